@@ -1,0 +1,26 @@
+"""`Artifact`: the one currency between the makers (which return data) and the writer (`host.store`)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file to be: where it goes, its bytes, its permission bits, and whether it holds a secret.
+
+    `path` is relative to the cluster's folder for host files and absolute for files inside the guest.
+    A secret is always 0600 on the host; its bytes are kept out of `repr` so that no log or traceback shows them.
+    """
+
+    path: PurePosixPath
+    data: bytes = field(repr=False)
+    mode: int = 0o644
+    secret: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the content."""
+        return hashlib.sha256(self.data).hexdigest()

@@ -1,0 +1,1 @@
+"""What touches this machine: every side effect of the package lives here."""
