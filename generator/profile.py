@@ -1,0 +1,203 @@
+"""Profile, cluster file and flags, laid over each other, become a `ClusterSpec` — or every problem at once.
+
+Flags win over the file, the file over the profile. Each value remembers where it came from, so a problem
+points at the line or the flag that caused it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from generator import yaml12
+from generator.errors import InputError, Problem
+from generator.rules import check_spec
+from generator.spec import ClusterSpec
+
+_Path = tuple[str | int, ...]
+_HERE = Path(__file__).parent
+# In the source tree the profiles lie beside the package; in a wheel, inside it.
+PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles", _HERE) if path.is_dir())
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A spec, and what is allowed but deserves a word (such as an even number of members)."""
+
+    spec: ClusterSpec
+    warnings: tuple[Problem, ...]
+
+
+@dataclass(slots=True)
+class _Layers:
+    """The raw values laid over each other, and the origin of each: `file:line:col` or a flag."""
+
+    value: dict[str, Any] = field(default_factory=dict)
+    origins: dict[_Path, str] = field(default_factory=dict)
+
+    def lay(self, value: Mapping[str, Any], origins: Mapping[_Path, str], path: _Path = ()) -> None:
+        target = self.value
+        for key in path:
+            target = target[key]  # type: ignore[index]
+        for key, item in value.items():
+            here = (*path, key)
+            if isinstance(item, dict) and isinstance(target.get(key), dict):
+                self.lay(item, origins, here)
+            else:
+                target[key] = item
+            self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
+
+    def where(self, path: _Path) -> str:
+        """`origin: dotted.field`, the origin being that of the value or of the nearest thing around it."""
+        dotted = dotted_path(path)
+        for length in range(len(path), 0, -1):
+            if origin := self.origins.get(path[:length]):
+                return origin if origin.startswith("-") else f"{origin}: {dotted}"
+        return dotted
+
+
+def dotted_path(path: _Path) -> str:
+    """`nodes[2].address` for `("nodes", 2, "address")`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+def profile_names() -> list[str]:
+    """The names that `--profile` knows without a path."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def profile_path(name: str) -> Path:
+    """The file of a profile given by name, or by a path that has a `/` or ends in `.yaml`."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        return Path(name)
+    if name in profile_names():
+        return PROFILES / f"{name}.yaml"
+    known = ", ".join(profile_names())
+    raise InputError.one("--profile", f"there is no profile {name!r}", f"one of {known}, or the path of a file")
+
+
+def load(
+    *, profile: str = "default", config: Path | None = None, flags: Mapping[str, tuple[_Path, Any]] | None = None
+) -> Loaded:
+    """Lay profile, cluster file and flags over each other and check the result.
+
+    `flags` maps a flag (`--nodes`) to the path of the field it sets and its value.
+    Raises InputError with every problem found.
+    """
+    layers = _Layers()
+    for path in filter(None, (profile_path(profile), config)):
+        document = yaml12.load_file(path)
+        if not isinstance(document.value, dict):
+            raise InputError.one(f"{path}:1:1", "is not a mapping", "begin with `apiVersion: bake/v1`")
+        layers.lay(document.value, document.positions)
+    for flag, (field_path, value) in (flags or {}).items():
+        nested: dict[str, Any] = {}
+        inner = nested
+        for key in field_path[:-1]:
+            inner = inner.setdefault(str(key), {})
+        inner[str(field_path[-1])] = value
+        for depth in range(1, len(field_path)):  # a scalar in the file where a section should be: its own problem
+            _make_section(layers.value, field_path[:depth])
+        layers.lay(nested, {field_path: flag})
+    return _check(layers)
+
+
+def _make_section(value: dict[str, Any], path: _Path) -> None:
+    for key in path:
+        value = value.setdefault(str(key), {})
+        if not isinstance(value, dict):
+            raise InputError.one(dotted_path(path), f"{value!r} is not a section", "write its fields below it")
+
+
+def _check(layers: _Layers) -> Loaded:
+    problems: list[Problem] = []
+    raw = layers.value
+    for _ in range(3):  # what is wrong is taken out, so that the rest can be checked against each other too
+        try:
+            spec = ClusterSpec.model_validate(raw)
+            break
+        except ValidationError as error:
+            found = list(_problems(error, layers))
+            problems += [problem for _, problem in found]
+            raw = _without(raw, [path for path, _ in found])
+    else:
+        raise InputError(problems)
+    refused, warnings = check_spec(spec)
+    problems += [Problem(layers.where(path), message, hint) for path, message, hint in refused]
+    if problems:
+        raise InputError(sorted(dict.fromkeys(problems), key=lambda problem: _order(problem.where)))
+    return Loaded(spec, tuple(Problem(layers.where(path), message, hint) for path, message, hint in warnings))
+
+
+def _order(where: str) -> tuple[str, int, int]:
+    file, _, rest = where.partition(":")
+    line, _, rest = rest.partition(":")
+    column = rest.partition(":")[0]
+    return (file, int(line), int(column)) if line.isdigit() and column.isdigit() else (file, 0, 0)
+
+
+def _problems(error: ValidationError, layers: _Layers) -> Iterator[tuple[_Path, Problem]]:
+    for detail in error.errors(include_url=False):
+        path = tuple(part for part in detail["loc"] if part not in ("count", "list"))
+        message, hint = _explain(detail, path)
+        yield path, Problem(layers.where(path), message, hint)
+
+
+def _explain(detail: Any, path: _Path) -> tuple[str, str | None]:
+    section, description = _lookup(path)
+    if detail["type"] == "extra_forbidden":
+        close = get_close_matches(str(path[-1]), section, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(section)}"
+        return f"there is no field {str(path[-1])!r}", hint
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"]), description
+    if detail["type"] == "missing":
+        return "is missing", description
+    rule = detail["msg"].removeprefix("Input should be ")
+    return f"{detail['input']!r} is not {rule}", description
+
+
+def _lookup(path: _Path) -> tuple[list[str], str | None]:
+    """The field names known at `path`'s section, and the description of the field itself."""
+    model: type[BaseModel] | None = ClusterSpec
+    description: str | None = None
+    names: list[str] = []
+    for part in path:
+        if isinstance(part, int) or model is None:
+            continue
+        fields = {info.alias or name: info for name, info in model.model_fields.items()}
+        names = list(fields)
+        info = fields.get(part)
+        description = (info.description or description) if info else description
+        model = _section_of(info.annotation) if info else None
+    return names, description
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if found := _section_of(inner):
+            return found
+    return None
+
+
+def _without(value: Any, paths: list[_Path]) -> Any:
+    """A copy of `value` lacking what stands at `paths`; a list loses the whole item that has a wrong part."""
+    here = {path[0] for path in paths if len(path) == 1}
+    if isinstance(value, dict):
+        return {
+            key: _without(item, [path[1:] for path in paths if len(path) > 1 and path[0] == key])
+            for key, item in value.items()
+            if key not in here
+        }
+    if isinstance(value, list):
+        broken = {path[0] for path in paths if path}
+        return [item for index, item in enumerate(value) if index not in broken]
+    return value

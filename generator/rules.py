@@ -1,0 +1,153 @@
+"""The rules that concern more than one value of a spec. Each finding is (path, message with value and rule, remedy)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network
+
+from generator.etcd_options import check_options
+from generator.plan import gateway_of, name_nodes, place_nodes
+from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, InstallMethod
+
+Finding = tuple[tuple[str | int, ...], str, str | None]
+
+
+def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
+    """Everything that must be refused, and everything that deserves a warning."""
+    refused = [
+        *_count(spec),
+        *_names(spec),
+        *_addresses(spec),
+        *_network(spec),
+        *_etcd(spec),
+        *_pki(spec),
+        *_install(spec),
+        *_image(spec),
+    ]
+    return refused, list(_warnings(spec))
+
+
+def node_count(spec: ClusterSpec) -> int:
+    return spec.nodes if isinstance(spec.nodes, int) else len(spec.nodes)
+
+
+def _count(spec: ClusterSpec) -> Iterator[Finding]:
+    count = node_count(spec)
+    if not 1 <= count <= MAX_MEMBERS:
+        yield ("nodes",), f"{count} is not 1 to {MAX_MEMBERS} members", "an etcd cluster has 3 or 5 members, at most 7"
+
+
+def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
+    count = node_count(spec)
+    if count % 2 == 0:
+        message = f"{count} is an even number of members: it survives no more failures than {count - 1}"
+        yield ("nodes",), message, f"{count - 1} or {count + 1} members"
+    if spec.join == "voter" and count > 1:
+        yield ("join",), "voter: each join stops writes until the new node has started", "learner joins do not"
+
+
+def _names(spec: ClusterSpec) -> Iterator[Finding]:
+    names = name_nodes(spec) if _reasonable(spec) else []
+    for index, first in _repeats(names):
+        yield ("nodes", index, "name"), f"{names[index]!r} is already the name of nodes[{first}]", "every node needs its own"
+    if len(spec.name) > 40:
+        yield ("name",), f"{spec.name!r} is longer than 40 characters; libvirt names are built from it", "a shorter name"
+
+
+def _reasonable(spec: ClusterSpec) -> bool:
+    return 1 <= node_count(spec) <= MAX_MEMBERS
+
+
+def _repeats(values: Iterable[object]) -> Iterator[tuple[int, int]]:
+    seen: dict[object, int] = {}
+    for index, value in enumerate(values):
+        if value in seen:
+            yield index, seen[value]
+        seen.setdefault(value, index)
+
+
+def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
+    if not _reasonable(spec) or list(_family(spec)):
+        return
+    addresses = place_nodes(spec)
+    counted = isinstance(spec.nodes, int)
+    for index, first in _repeats(addresses):
+        yield ("nodes", index, "address"), f"{addresses[index]} is already the address of nodes[{first}]", (
+            "every node needs its own address"
+        )
+    for index, address in enumerate(addresses):
+        if rule := _misplaced(spec, address):
+            where = ("network", "firstIp") if counted else ("nodes", index, "address")
+            yield where, f"{address} (node {name_nodes(spec)[index]}) {rule}", f"a host address inside {spec.network.subnet}"
+
+
+def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
+    """Why a node cannot have this address, or None."""
+    subnet = spec.network.subnet
+    if address.is_loopback:
+        return "is a loopback address"
+    if address.is_multicast or address.is_unspecified:
+        return "is not a host address"
+    if address not in subnet:
+        return f"is outside the subnet {subnet}"
+    if address == subnet.network_address and subnet.num_addresses > 2:
+        return "is the subnet's network address"
+    if isinstance(subnet, IPv4Network) and address == subnet.broadcast_address and subnet.num_addresses > 2:
+        return "is the subnet's broadcast address"
+    return "is the gateway's address" if address == gateway_of(spec) else None
+
+
+def _family(spec: ClusterSpec) -> Iterator[Finding]:
+    """One family throughout: etcd members must all reach each other (and mixed subnets cannot be planned)."""
+    subnet = spec.network.subnet
+    listed = [] if isinstance(spec.nodes, int) else [(("nodes", i, "address"), n.address) for i, n in enumerate(spec.nodes)]
+    others = [(("network", "firstIp"), spec.network.first_ip), (("network", "gateway"), spec.network.gateway)]
+    for path, address in [*listed, *others]:
+        if address is not None and address.version != subnet.version:
+            yield path, f"{address} is IPv{address.version}, the subnet {subnet} is IPv{subnet.version}", (
+                "use one address family"
+            )
+
+
+def _network(spec: ClusterSpec) -> Iterator[Finding]:
+    yield from _family(spec)
+    subnet, gateway = spec.network.subnet, gateway_of(spec)
+    if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
+        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "a private network such as 192.168.20.0/24"
+    if subnet.num_addresses < 4:
+        yield ("network", "subnet"), f"{subnet} has no room for nodes and a gateway", "a /24, for example"
+    elif gateway.version == subnet.version and (gateway not in subnet or gateway == subnet.network_address):
+        yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "an address inside the subnet"
+    elif isinstance(subnet, IPv4Network) and gateway == subnet.broadcast_address:
+        yield ("network", "gateway"), f"{gateway} is the broadcast address of {subnet}", "an address inside the subnet"
+
+
+def _etcd(spec: ClusterSpec) -> Iterator[Finding]:
+    if spec.etcd.client_port == spec.etcd.peer_port:
+        yield ("etcd", "peerPort"), f"{spec.etcd.peer_port} is the client port too", "two different ports"
+    for name, message, hint in check_options(spec.etcd.options, spec.etcd.version):
+        yield ("etcd", "options", name), message, hint
+
+
+def _pki(spec: ClusterSpec) -> Iterator[Finding]:
+    if spec.pki.leaf_days > spec.pki.ca_days:
+        yield ("pki", "leafDays"), f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days", (
+            "a certificate cannot outlive its CA"
+        )
+
+
+def _install(spec: ClusterSpec) -> Iterator[Finding]:
+    install = spec.install
+    archive = install.method is InstallMethod.ARCHIVE
+    for field, value in (("archive", install.archive), ("sha256", install.sha256)):
+        if archive and value is None:
+            yield ("install", field), "is missing, and install.method is archive", "the tarball's path and its sha256"
+        if not archive and value is not None:
+            yield ("install", field), f"has no meaning with install.method {install.method}", "method: archive"
+
+
+def _image(spec: ClusterSpec) -> Iterator[Finding]:
+    if spec.vm.image and "://" in spec.vm.image and not spec.vm.sha256:
+        yield ("vm", "sha256"), "is missing, and vm.image is a URL", "the sha256 that the image's publisher states"
+    if spec.vm.sha256 and not spec.vm.image:
+        yield ("vm", "sha256"), "has no meaning without vm.image", "state the image as well"

@@ -1,0 +1,152 @@
+"""Reads YAML the way its users think it works: the 1.2 core schema, strictly, with the position of every value.
+
+PyYAML's own loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and let a duplicate key win
+silently; aliases and merge keys are where its memory blow-ups come from. None of that is accepted here.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from generator.errors import InputError, Problem
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 20
+Path_ = tuple[str | int, ...]
+
+# YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
+_NULL = {"", "~", "null", "Null", "NULL"}
+_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The value of a YAML document, and where each part of it stands.
+
+    `positions` maps a path such as `("nodes", 0, "name")` to `file:line:col`, both counted from 1.
+    """
+
+    value: Any
+    positions: dict[Path_, str]
+
+
+class _Refused(Exception):
+    def __init__(self, mark: Any, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.mark, self.message, self.hint = mark, message, hint
+
+
+def load_file(path: Path) -> Document:
+    """Read one YAML file. Raises InputError for what is not a small, regular UTF-8 file of plain YAML."""
+    return load_text(_read(path), str(path))
+
+
+def load_text(text: str, source: str) -> Document:
+    """Read one YAML document; `source` is the name that positions begin with."""
+    reader = _Reader(source)
+    try:
+        value = reader.read(text)
+    except _Refused as refused:
+        raise InputError([Problem(reader.where(refused.mark), refused.message, refused.hint)]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        message = getattr(error, "problem", None) or "cannot be read"
+        raise InputError.one(reader.where(mark), f"is not YAML: {message}") from None
+    if reader.problems:
+        raise InputError(reader.problems)
+    return Document(value, reader.positions)
+
+
+def _read(path: Path) -> str:
+    where = str(path)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError.one(where, f"cannot be read: {error.strerror}", "check the path") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError.one(where, "is not a regular file", "give the path of a YAML file")
+    if status.st_size > MAX_BYTES:
+        raise InputError.one(where, f"has {status.st_size} bytes; a cluster file has at most {MAX_BYTES}")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError.one(where, f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError.one(where, f"is not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
+
+
+class _Reader:
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.positions: dict[Path_, str] = {}
+        self.problems: list[Problem] = []
+        self.events: Iterator[Any] = iter(())
+
+    def where(self, mark: Any) -> str:
+        return f"{self.source}:{mark.line + 1}:{mark.column + 1}" if mark else self.source
+
+    def read(self, text: str) -> Any:
+        self.events = iter(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        next(self.events)  # StreamStart
+        if isinstance(next(self.events), yaml.StreamEndEvent):
+            return None
+        value = self._node(next(self.events), ())
+        next(self.events)  # DocumentEnd
+        end = next(self.events)
+        if isinstance(end, yaml.DocumentStartEvent):
+            raise _Refused(end.start_mark, "begins a second document", "keep one document in the file")
+        return value
+
+    def _node(self, event: Any, path: Path_) -> Any:
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise _Refused(event.start_mark, "uses an anchor or alias", "write the value out")
+        if event.tag and event.tag != "!":
+            raise _Refused(event.start_mark, f"uses the tag {event.tag}", "remove the tag")
+        if len(path) > MAX_DEPTH:
+            raise _Refused(event.start_mark, f"is nested deeper than {MAX_DEPTH} levels")
+        self.positions.setdefault(path, self.where(event.start_mark))
+        if isinstance(event, yaml.ScalarEvent):
+            return _scalar(event) if event.implicit[0] else event.value
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(path)
+        return self._mapping(path)
+
+    def _sequence(self, path: Path_) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self._node(event, (*path, len(items))))
+        return items
+
+    def _mapping(self, path: Path_) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent) or event.anchor:
+                raise _Refused(event.start_mark, "is not a plain key", "write the key as a word")
+            key, where = event.value, self.where(event.start_mark)
+            if key in found:
+                self.problems.append(Problem(where, f"the key {key!r} is here twice", "keep one of them"))
+            self.positions[*path, key] = where
+            found[key] = self._node(next(self.events), (*path, key))
+        return found
+
+
+def _scalar(event: Any) -> Any:
+    text = event.value
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if len(text) <= 20 and _INT.fullmatch(text):  # longer ones stay text and are refused as such
+        return int(text)
+    if len(text) <= 40 and _FLOAT.fullmatch(text) and not (text.isdigit() and text.startswith("0")):
+        return float(text)
+    return text
