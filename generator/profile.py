@@ -189,15 +189,23 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _without(value: Any, paths: list[_Path]) -> Any:
-    """A copy of `value` lacking what stands at `paths`; a list loses the whole item that has a wrong part."""
+    """A copy of `value` lacking what stands at `paths`.
+
+    A listed node keeps its place, so that the other findings count the nodes as the file does.
+    """
     here = {path[0] for path in paths if len(path) == 1}
     if isinstance(value, dict):
-        return {
-            key: _without(item, [path[1:] for path in paths if len(path) > 1 and path[0] == key])
-            for key, item in value.items()
-            if key not in here
-        }
+        return {key: _without(item, _below(paths, key)) for key, item in value.items() if key not in here}
     if isinstance(value, list):
+        items = [(index, _without(item, _below(paths, index))) for index, item in enumerate(value)]
         broken = {path[0] for path in paths if path}
-        return [item for index, item in enumerate(value) if index not in broken]
+        return [
+            {"name": f"unnamed{index}", **item} if index in broken and isinstance(item, dict) else item
+            for index, item in items
+            if index not in here
+        ]
     return value
+
+
+def _below(paths: list[_Path], key: str | int) -> list[_Path]:
+    return [path[1:] for path in paths if len(path) > 1 and path[0] == key]

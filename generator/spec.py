@@ -41,6 +41,13 @@ class Certificates(StrEnum):
     SHARED = "shared"
 
 
+class Extensions(StrEnum):
+    """`strict`: what RFC 5280 and its linters want. `document`: the document's extensions to the letter."""
+
+    STRICT = "strict"
+    DOCUMENT = "document"
+
+
 class FirewallKind(StrEnum):
     NONE = "none"
     FIREWALLD = "firewalld"
@@ -241,6 +248,9 @@ class PkiSpec(_Section):
     leaf_days: Days = Field(default=365, description="validity of the other certificates in days, at most caDays")
     certificates: _one_of(Certificates) = Field(  # type: ignore[valid-type]
         default=Certificates.PER_NODE, description="per-node (each names only its node) or shared"
+    )
+    extensions: _one_of(Extensions) = Field(  # type: ignore[valid-type]
+        default=Extensions.STRICT, description="strict (RFC 5280) or document (the document's, to the letter)"
     )
     domain: Domain | None = Field(
         default=None, description="the nodes' domain, such as etcd.internal: node etcd1 is etcd1.etcd.internal"
