@@ -1,0 +1,142 @@
+"""The story of each command, top to bottom; the details live in the modules it calls."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from generator import pki, render, seed
+from generator.archive import read_archive
+from generator.artifact import Artifact
+from generator.errors import InputError
+from generator.host.store import Store
+from generator.plan import ClusterPlan, NodePlan, plan_cluster
+from generator.spec import ClusterSpec
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Baked:
+    """A baked cluster: its plan, its folder, and the files that this run changed."""
+
+    plan: ClusterPlan
+    folder: Path
+    changed: tuple[str, ...]
+
+
+def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> Baked:
+    """Make everything a cluster needs to boot, and write it below the store's folder."""
+    plan = plan_cluster(spec)
+    extras = read_archive(spec.install)
+    store.check()
+    with store.locked(report):
+        store.check()
+        authority = load_authority(store, now=now) or pki.create_authority(plan, now=now)
+        client = pki.issue_client(plan, authority, now=now, kept=load_client(store, authority))
+        nodes = pki.issue_nodes(plan, authority, now=now, kept=kept_nodes(store, plan), workers=_workers(spec))
+        with store.replacing() as folder:
+            for artifact in operator_files(plan, authority, client, store.folder):
+                folder.write(artifact)
+            for node, credentials in zip(plan.nodes, nodes, strict=True):
+                for artifact in node_files(plan, node, authority.cert_pem, credentials, extras):
+                    folder.write(artifact)
+    return Baked(plan, store.folder, tuple(folder.changed))
+
+
+def _workers(spec: ClusterSpec) -> int:
+    """RSA keys are worth a thread per core; an EC key costs less than handing it over."""
+    return (os.cpu_count() or 1) if spec.pki.key_type.startswith("rsa") else 1
+
+
+def node_files(
+    plan: ClusterPlan, node: NodePlan, ca_pem: bytes, credentials: pki.NodePki, extras: tuple[Artifact, ...]
+) -> Iterator[Artifact]:
+    """One node's folder: the seed's files, and the ISO made of them."""
+    files = seed.seed_files(plan, node, render.guest_files(plan, node, ca_pem, credentials))
+    for file in (*files, seed.pack((*files, *extras))):
+        yield Artifact(node.name / file.path, file.data, file.mode, file.secret)
+
+
+def operator_files(
+    plan: ClusterPlan, authority: pki.Credential, client: pki.Credential, folder: Path
+) -> Iterator[Artifact]:
+    """What the operator keeps: the CA, a client certificate, the resolved spec and an environment for etcdctl."""
+    for role, credential in ((pki.Role.CA, authority), (pki.Role.CLIENT, client)):
+        yield Artifact(_pem(role), credential.cert_pem)
+        yield Artifact(_key(role), credential.key_pem, mode=0o600, secret=True)
+    spec = plan.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    yield Artifact(PurePosixPath("cluster.yaml"), yaml.safe_dump(spec, sort_keys=False).encode())
+    yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan, folder))
+
+
+def _etcdctl_env(plan: ClusterPlan, folder: Path) -> bytes:
+    values = {
+        "ETCDCTL_API": "3",
+        "ETCDCTL_ENDPOINTS": ",".join(node.client_url for node in plan.nodes),
+        "ETCDCTL_CACERT": str(folder / _pem(pki.Role.CA)),
+        "ETCDCTL_CERT": str(folder / _pem(pki.Role.CLIENT)),
+        "ETCDCTL_KEY": str(folder / _key(pki.Role.CLIENT)),
+    }
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
+
+
+def _pem(role: pki.Role) -> PurePosixPath:
+    return PurePosixPath("pki", f"{role}.pem")
+
+
+def _key(role: pki.Role) -> PurePosixPath:
+    return PurePosixPath("pki", f"{role}.key")
+
+
+def load_authority(store: Store, *, now: datetime) -> pki.Credential | None:
+    """The CA of an earlier bake, or one that the user put into `pki/`; None where there is none."""
+    authority = _load(store, pki.Role.CA)
+    if authority:
+        where = str(store.folder / _pem(pki.Role.CA))
+        if problems := pki.check_authority(authority, now=now, where=where):
+            raise InputError(problems)
+    return authority
+
+
+def load_client(store: Store, authority: pki.Credential) -> pki.Credential | None:
+    """The operator's client certificate of an earlier bake. One that another CA issued betrays a foreign CA."""
+    client = _load(store, pki.Role.CLIENT)
+    if client and not pki.is_issued_by(client.certificate, authority.certificate):
+        raise InputError.one(
+            str(store.folder / _pem(pki.Role.CA)),
+            "is a foreign CA: it did not issue this cluster's certificates",
+            "restore the cluster's CA, or remove the cluster's folder to begin a new cluster",
+        )
+    return client
+
+
+def _load(store: Store, role: pki.Role) -> pki.Credential | None:
+    pem, key = store.read(_pem(role)), store.read(_key(role))
+    where = str(store.folder / _pem(role)), str(store.folder / _key(role))
+    if pem is None and key is None:
+        return None
+    if pem is None or key is None:
+        raise InputError.one(where[pem is not None], "is missing, and its other half is there", "restore the pair")
+    return pki.parse_credential(pem, key, where=where)
+
+
+def kept_nodes(store: Store, plan: ClusterPlan) -> Iterator[pki.NodePki]:
+    """Each node's certificates as its existing seed has them; empty for a node that has none yet.
+
+    The seed is their only copy on this machine: what need not exist twice cannot leak twice.
+    """
+    for node in plan.nodes:
+        path = PurePosixPath(node.name) / seed.USER_DATA
+        user_data = store.read(path)
+        pairs = render.node_credentials(seed.written_files(user_data)) if user_data else {}
+        where = (str(store.folder / path),) * 2
+        yield {role: pki.parse_credential(*pair, where=where) for role, pair in pairs.items()}
+
+

@@ -1,0 +1,254 @@
+"""The commands: the only module that prints and exits. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from generator import __version__
+
+if TYPE_CHECKING:
+    from generator.profile import Loaded
+    from generator.spec import ClusterSpec
+
+FORMAT_VERSION = "1.0"  # of every -o json: the major number changes when a reader would break
+EXIT_CODES = """
+\b
+Exit codes:
+  0  ok              3    the cluster is unhealthy
+  1  failed          4    timed out
+  2  wrong input     130  interrupted
+"""
+
+# Flag → (field of the spec, type, help). A flag says what the cluster file would say, and wins over it.
+SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
+    "--name": (("name",), str, "Name of the cluster."),
+    "--nodes": (("nodes",), int, "How many nodes: 1 to 7, best 3 or 5."),
+    "--subnet": (("network", "subnet"), str, "The cluster's network, such as 192.168.20.0/24."),
+    "--first-ip": (("network", "firstIp"), str, "Address of the first node; the others follow."),
+    "--network-mode": (("network", "mode"), str, "nat or isolated."),
+    "--key-type": (("pki", "keyType"), str, "ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
+    "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
+    "--image": (("vm", "image"), str, "A cloud image, file or URL, instead of bake's own."),
+    "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
+    "--memory": (("vm", "memory"), int, "Memory of each VM in MiB."),
+    "--cpus": (("vm", "cpus"), int, "Virtual CPUs of each VM."),
+}
+
+
+def _parameter(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _variable(flag: str) -> str:
+    return "BAKE_" + _parameter(flag).upper()
+
+
+def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _option(flag: str, *names: str, **settings: Any) -> Callable[[Any], Any]:
+    return click.option(flag, *names, envvar=_variable(flag), show_envvar=True, **settings)
+
+
+out_option = _option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
+output_option = _option(
+    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What stdout gets."
+)
+quiet_option = _stack(
+    click.option("-q", "--quiet", is_flag=True, help="Only errors."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more."),
+)
+name_option = _option("--name", default="etcd", show_default=True, help="Name of the cluster.")
+connect_option = _option("--connect", help="libvirt URI; left out, libvirt's own rules decide.")
+spec_options = _stack(
+    _option("--profile", default="default", show_default=True, help="A profile's name or file."),
+    _option("--config", type=click.Path(path_type=Path), help="A cluster.yaml."),
+    *(_option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
+    out_option,
+    output_option,
+    quiet_option,
+)
+up_options = _stack(
+    connect_option,
+    _option(
+        "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
+        help="auto: KVM where it truly works, else emulation.",
+    ),
+    _option("--wait", type=int, default=900, show_default=True, help="Seconds to wait for the cluster."),
+)  # fmt: skip
+cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)
+
+
+class _Group(click.Group):
+    """Bare `bake` bakes; options go behind a command's name."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(EXIT_CODES.replace("\b\n", ""))
+
+
+@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@spec_options
+@click.version_option(__version__, prog_name="bake")
+@click.pass_context
+def bake(ctx: click.Context, **options: Any) -> None:
+    """Bake NoCloud ISOs that assemble themselves into a TLS-only etcd cluster.
+
+    \b
+    Examples:
+      bake --nodes 3                     make three ISOs below out/etcd/
+      bake --nodes 3 --profile classic   the same, to the letter of the document
+      bake check --config cluster.yaml   show what would be made, and every problem
+      bake up --nodes 3                  bake, boot, wait and verify
+      bake verify                        ask the running cluster everything
+      bake destroy                       remove the VMs, disks and network
+    """
+    if ctx.invoked_subcommand is None:
+        _bake(options)
+        return
+    given = [p for p in options if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        raise click.UsageError(f"{flag} goes behind the command: bake {ctx.invoked_subcommand} {flag} …")
+
+
+def _bake(options: Mapping[str, Any]) -> None:
+    from generator.bake import bake as run
+    from generator.host.store import Store
+
+    loaded = _load(options)
+    store = Store(options["out"], loaded.spec.name)
+    baked = run(loaded.spec, store, now=datetime.now(UTC), report=_reporter(options))
+    nodes = [
+        {"name": node.name, "address": str(node.address), "iso": str(baked.folder / node.name / "seed.iso")}
+        for node in baked.plan.nodes
+    ]
+    if options["output"] == "json":
+        _print_json(cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed))
+    elif not options["quiet"]:
+        _print_table(nodes)
+        click.echo(_next_step(baked.changed), err=True)
+
+
+def _next_step(changed: tuple[str, ...]) -> str:
+    if not changed:
+        return "Nothing changed: these are the ISOs of the last bake."
+    return "Attach each ISO to its VM as a CD-ROM, or let `bake up` boot them. They hold private keys."
+
+
+@bake.command()
+@spec_options
+def check(**options: Any) -> None:
+    """Show the resolved spec, and every problem. Writes nothing.
+
+    \b
+    Examples:
+      bake check --config cluster.yaml
+      bake check --nodes 5 --profile classic -o json
+    """
+    loaded = _load(options)
+    spec = _spec_data(loaded.spec)
+    if options["output"] == "json":
+        _print_json(spec=spec, warnings=[_problem_data(warning) for warning in loaded.warnings])
+    elif not options["quiet"]:
+        import yaml
+
+        click.echo(yaml.safe_dump(spec, sort_keys=False), nl=False)
+
+
+def _spec_data(spec: ClusterSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _problem_data(problem: Any) -> dict[str, Any]:
+    return {"where": problem.where, "message": problem.message, "hint": problem.hint}
+
+
+def _load(options: Mapping[str, Any]) -> Loaded:
+    from generator.profile import load
+
+    flags = {
+        flag: (path, options[_parameter(flag)])
+        for flag, (path, _, _) in SPEC_FLAGS.items()
+        if options.get(_parameter(flag)) is not None
+    }
+    loaded = load(profile=options["profile"], config=options["config"], flags=flags)
+    for warning in loaded.warnings if not options["quiet"] else ():
+        click.echo(f"warning: {warning}", err=True)
+    return loaded
+
+
+def _reporter(options: Mapping[str, Any]) -> Callable[[str], None]:
+    def report(line: str) -> None:
+        if not options["quiet"]:
+            click.echo(line, err=True)
+
+    return report
+
+
+def _print_json(**values: Any) -> None:
+    click.echo(json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2))
+
+
+def _print_table(rows: list[dict[str, str]]) -> None:
+    if not rows:
+        return
+    columns = list(rows[0])
+    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
+    for cells in ([column.upper() for column in columns], *([row[column] for column in columns] for row in rows)):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; every error becomes one message and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.umask(0o077)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    from generator.errors import BakeError, InputError
+
+    try:
+        bake.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        return 130
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except InputError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        return error.exit_code
+    except BakeError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""`out/<cluster>/`: the only writer. At any moment the folder is the complete old one or the complete new one.
+
+A bake writes a whole new folder beside the old one and swaps the two in one step (renameat2(2), RENAME_EXCHANGE). Files
+that did not change are hard links to the old ones; files that bake did not make are carried over the same way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from generator.artifact import Artifact
+from generator.errors import BakeError, InputError
+
+MANIFEST = PurePosixPath("manifest.json")
+FORMAT_VERSION = "1.0"
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+class Store:
+    """One cluster's folder below the output folder."""
+
+    def __init__(self, out: Path, cluster: str) -> None:
+        self.out = out.absolute()
+        self.cluster = cluster
+        self.folder = self.out / cluster
+
+    def read(self, path: str | PurePosixPath) -> bytes | None:
+        """A file's content, or None where there is none."""
+        try:
+            return (self.folder / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise InputError.one(str(self.folder / path), f"cannot be read: {error.strerror}", "check its owner") from None
+
+    def manifest(self) -> dict[str, Any]:
+        """The files of the last bake with sha256 and mode; empty where there was none."""
+        raw = self.read(MANIFEST)
+        try:
+            return json.loads(raw)["files"] if raw else {}
+        except (ValueError, KeyError, TypeError):
+            raise InputError.one(str(self.folder / MANIFEST), "is not bake's manifest", "restore or remove it") from None
+
+    def check(self) -> None:
+        """Refuse a folder that is not this cluster's. Nothing is written."""
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise InputError.one(str(self.folder), "is not a folder of its own", "give another --out")
+        raw = self.read(MANIFEST)
+        if raw is None and self.folder.is_dir() and {entry.name for entry in self.folder.iterdir()} - {"pki"}:
+            raise InputError.one(
+                str(self.folder), "is not empty and was not made by bake", "give another --out or --name"
+            )
+        owner = json.loads(raw).get("cluster") if raw and self.manifest() is not None else self.cluster
+        if owner != self.cluster:
+            raise InputError.one(
+                str(self.folder), f"belongs to the cluster {owner!r}, not {self.cluster!r}", f"--name {owner}"
+            )
+
+    @contextmanager
+    def locked(self, report: Callable[[str], None]) -> Iterator[None]:
+        """Hold the cluster's folder against other runs; waits, and says so, while another run has it."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.out / f".{self.cluster}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                report(f"waiting: another bake is at work on {self.folder}")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def replacing(self) -> Iterator[Staging]:
+        """Write a new folder; it takes the old one's place when the block ends without an error."""
+        self._sweep()
+        try:
+            staging = Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
+        except OSError as error:
+            raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
+        try:
+            yield staging
+            staging.finish()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BakeError(f"{self.out}: the disk is full; nothing has changed", hint="make room") from None
+            raise BakeError(f"{self.out}: {error.strerror}; nothing has changed") from error
+        finally:
+            shutil.rmtree(staging.folder, ignore_errors=True)
+
+    @property
+    def _staging_prefix(self) -> str:
+        return f".{self.cluster}.new-"
+
+    def _sweep(self) -> None:
+        """Remove what a killed run left; the lock is held, so nobody is at work on it."""
+        for left in self.out.glob(f"{self._staging_prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+class Staging:
+    """The folder to be. `changed` names the files that differ from the old folder's."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store = store
+        self.folder = folder
+        self.changed: list[str] = []
+        self._files: dict[str, dict[str, str]] = {}
+        self._old = store.manifest()
+        self._made: set[Path] = set()
+
+    def write(self, artifact: Artifact) -> None:
+        """Add a file; secrets are 0600, folders 0700."""
+        path = artifact.path
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{path} is outside the cluster's folder")
+        mode = 0o600 if artifact.secret else artifact.mode
+        target = self.folder / path
+        self._make_parents(target.parent)
+        self._files[str(path)] = {"sha256": artifact.sha256, "mode": f"{mode:04o}"}
+        if not self._keep(path, artifact.data, mode, target):
+            _write_new(target, artifact.data, mode)
+            self.changed.append(str(path))
+
+    def _make_parents(self, folder: Path) -> None:
+        if folder not in self._made:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._made.add(folder)
+
+    def _keep(self, path: PurePosixPath, data: bytes, mode: int, target: Path) -> bool:
+        """Link the old file, if it is the same to the last byte and bit."""
+        if str(path) not in self._old and path != MANIFEST:
+            return False
+        old = self.store.folder / path
+        with suppress(OSError):
+            if old.is_symlink() or old.stat().st_mode & 0o7777 != mode or old.read_bytes() != data:
+                return False
+            os.link(old, target)
+            return True
+        return False
+
+    def finish(self) -> None:
+        """Add the manifest, carry over what is not ours, and swap — unless nothing differs at all."""
+        ours = {"format_version": FORMAT_VERSION, "cluster": self.store.cluster, "files": self._files}
+        self.write(Artifact(MANIFEST, json.dumps(ours, indent=1).encode() + b"\n"))
+        if not self.changed and not set(self._old) - set(self._files):
+            return
+        if self.store.folder.is_dir():
+            self._carry_over(self.store.folder, self.folder)
+        _sync(self.folder)
+        _exchange(self.folder, self.store.folder)
+        _sync(self.store.out)
+
+    def _carry_over(self, old: Path, new: Path) -> None:
+        for entry in os.scandir(old):
+            target = new / entry.name
+            relative = str(Path(entry.path).relative_to(self.store.folder))
+            if entry.is_dir(follow_symlinks=False):
+                existed = target.is_dir()
+                target.mkdir(mode=0o700, exist_ok=True)
+                self._carry_over(Path(entry.path), target)
+                if not existed:
+                    with suppress(OSError):
+                        target.rmdir()  # a folder of files that are no longer ours to make
+            elif relative not in self._old and not target.exists():
+                os.link(entry.path, target, follow_symlinks=False)
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    """Create a file that nobody else could read at any moment, whatever the umask."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        os.fchmod(file.fileno(), mode)
+
+
+def _sync(folder: Path) -> None:
+    """Everything on the folder's file system, in one call: thousands of fsyncs would cost seconds."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        syncfs = getattr(_libc(), "syncfs", None)
+        if syncfs is None:
+            os.sync()
+        elif syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step, or give the new one its name where there is no old one."""
+    if not old.exists():
+        new.rename(old)
+        return
+    renameat2 = getattr(_libc(), "renameat2", None)
+    arguments = (_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE)
+    if renameat2 is not None and renameat2(*arguments) == 0:
+        return
+    code = ctypes.get_errno()
+    raise OSError(code, f"{old}: this file system cannot swap two folders ({os.strerror(code)})")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,147 @@
+"""Plan and certificates → the files a node needs, each at its path inside the guest, in the document's order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jinja2
+
+from generator.artifact import Artifact
+from generator.etcd_options import variable
+from generator.pki import NODE_ROLES, NodePki, Role
+from generator.plan import ClusterPlan, NodePlan
+from generator.spec import FirewallKind, InstallMethod
+
+PKI_DIR = PurePosixPath("/etc/etcd/pki")
+CONF = PurePosixPath("/etc/etcd/etcd.conf")
+ENV = PurePosixPath("/etc/etcd/bake.env")
+LIBEXEC = PurePosixPath("/usr/local/libexec/bake")
+UNITS = PurePosixPath("/etc/systemd/system")
+_GUEST = Path(__file__).parent / "guest"
+
+
+def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) -> Iterator[Artifact]:
+    """Everything that `write_files` puts onto the node. Secrets are 0600 and root's; ACLs come later."""
+    if plan.spec.firewall.kind is not FirewallKind.NONE:
+        yield _script("etcd-firewall")
+        yield _unit("etcd-firewall.service")
+    yield Artifact(PKI_DIR / f"{Role.CA}.pem", ca_pem)
+    for role in NODE_ROLES:
+        yield Artifact(PKI_DIR / f"{role}.pem", pki[role].cert_pem)
+        yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
+    if plan.spec.install.method is InstallMethod.ARCHIVE:
+        yield _script("etcd-install")
+    yield Artifact(CONF, _render("etcd.conf.j2", **_conf_values(plan, node, ca_pem)))
+    yield Artifact(ENV, env_file(hook_values(plan, node)))
+    yield Artifact(UNITS / "etcd.service", _render("etcd.service.j2", **_unit_values(plan)))
+    yield _script("etcd-join")
+    yield _script("etcd-promote")
+    yield _unit("etcd-promote.service")
+    yield _script("first-boot-done")
+
+
+def cluster_token(plan: ClusterPlan, ca_pem: bytes) -> str:
+    """`initial-cluster-token`: the stated one, else one that no other cluster has, for no other has this CA."""
+    return plan.spec.etcd.token or f"{plan.name}-{hashlib.sha256(ca_pem).hexdigest()[:16]}"
+
+
+def hook_values(plan: ClusterPlan, node: NodePlan) -> dict[str, str]:
+    """What the scripts on the node need to know; they carry no values themselves."""
+    spec = plan.spec
+    peers = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
+    values = {
+        "BAKE_NAME": node.name,
+        "BAKE_PEER_URL": node.peer_url,
+        "BAKE_CLIENT_URL": node.client_url,
+        "BAKE_MEMBERS": " ".join(f"{other.name}={other.peer_url}" for other in plan.nodes),
+        "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
+        "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
+        "BAKE_JOIN": str(spec.join),
+        "BAKE_DATA_DIR": spec.etcd.data_dir,
+        "BAKE_RUN_DIR": "/run/etcd",
+        "BAKE_ETCDCTL": f"{plan.binary_dir}/etcdctl",
+        "BAKE_FIREWALL": str(spec.firewall.kind),
+        "BAKE_CLIENT_PORT": str(spec.etcd.client_port),
+        "BAKE_PEER_PORT": str(spec.etcd.peer_port),
+        "BAKE_CLIENT_CIDRS": " ".join(map(str, spec.firewall.client_cidrs)) or peers,
+        "BAKE_PEER_CIDRS": " ".join(str(other.address) for other in plan.nodes),
+        "ETCDCTL_API": "3",
+        "ETCDCTL_CACERT": f"{PKI_DIR}/{Role.CA}.pem",
+        "ETCDCTL_CERT": f"{PKI_DIR}/{Role.CLIENT}.pem",
+        "ETCDCTL_KEY": f"{PKI_DIR}/{Role.CLIENT}.key",
+    }
+    if spec.install.archive:
+        values["BAKE_ARCHIVE_NAME"] = ARCHIVE_NAME
+        values["BAKE_ARCHIVE_SHA256"] = spec.install.sha256 or ""
+    return values
+
+
+ARCHIVE_NAME = "etcd.tar.gz"  # on the ISO; a constant, so that no file name of the user's has to be quoted
+
+
+def env_file(values: Mapping[str, str]) -> bytes:
+    """A systemd EnvironmentFile. The spec admits no character that its quoting would have to escape."""
+    unfit = [name for name, value in values.items() if not value.isprintable() or set(value) & set('"\\$`')]
+    if unfit:
+        raise ValueError(f"not fit for an env file: {', '.join(unfit)}")
+    return "".join(f'{name}="{value}"\n' for name, value in values.items()).encode()
+
+
+def _conf_values(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> dict[str, Any]:
+    options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
+    return {
+        "node": node,
+        "etcd": plan.spec.etcd,
+        "token": cluster_token(plan, ca_pem),
+        "pki_dir": PKI_DIR,
+        "options": options,
+    }
+
+
+def _option_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _unit_values(plan: ClusterPlan) -> dict[str, Any]:
+    return {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "libexec": LIBEXEC, "user": "etcd"}
+
+
+def _script(name: str) -> Artifact:
+    return Artifact(LIBEXEC / name, guest_source(name), mode=0o755)
+
+
+def _unit(name: str) -> Artifact:
+    return Artifact(UNITS / name, guest_source(name))
+
+
+@cache
+def guest_source(name: str) -> bytes:
+    """A guest file as it is shipped."""
+    return (_GUEST / name).read_bytes()
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_GUEST),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  env files and units, not HTML; the spec admits nothing that needs quoting
+    )
+
+
+def _render(template: str, **values: object) -> bytes:
+    return _environment().get_template(template).render(**values).encode()
+
+
+def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:
+    """The certificates and keys among a node's files (guest path → content), to be kept by the next bake."""
+    paths = {role: (f"{PKI_DIR}/{role}.pem", f"{PKI_DIR}/{role}.key") for role in NODE_ROLES}
+    return {role: (files[pem], files[key]) for role, (pem, key) in paths.items() if pem in files and key in files}
+

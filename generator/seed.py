@@ -1,0 +1,166 @@
+"""Guest files → user-data, meta-data and network-config → the NoCloud ISO.
+
+cloud-config is built as data and dumped, never typed as text, then loaded back and compared: what a quoting mistake
+would break is found here and not at a guest's first boot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from generator.artifact import Artifact
+from generator.plan import ClusterPlan, NodePlan
+from generator.spec import InstallMethod, NetworkMode
+from generator.steps import boot_commands, first_boot_commands
+
+ISO_LABEL = "cidata"  # NoCloud finds the medium by this label (cloud-init, NoCloud datasource)
+USER_DATA = PurePosixPath("user-data")
+# ISO 9660 volume dates; any fixed moment makes two bakes the same bytes. 0 would mean "not specified".
+_EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
+
+
+def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> tuple[Artifact, ...]:
+    """The three files of a NoCloud seed. user-data holds the node's private keys."""
+    user_data = _cloud_config(plan, node, _user_data(plan, node, guest))
+    network_config = _dump(_network_config(plan, node))
+    meta_data = _dump(
+        {"instance-id": _instance_id(node, user_data, network_config), "local-hostname": node.name}
+    )
+    return (
+        Artifact(USER_DATA, user_data, mode=0o600, secret=True),
+        Artifact(PurePosixPath("meta-data"), meta_data),
+        Artifact(PurePosixPath("network-config"), network_config),
+    )
+
+
+def written_files(user_data: bytes) -> dict[str, bytes]:
+    """What an existing user-data writes: guest path → content."""
+    config = yaml.load(user_data, Loader=_Loader)
+    files = config.get("write_files", []) if isinstance(config, dict) else []
+    return {file["path"]: file["content"].encode() for file in files}
+
+
+def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "hostname": node.name,
+        "fqdn": node.fqdn,
+        "bootcmd": boot_commands(),
+        # root's and not owner: etcd, as write_files runs before users exist and gives up at the first that fails.
+        "write_files": [
+            {"path": str(file.path), "permissions": f"{file.mode:04o}", "content": file.data.decode()}
+            for file in guest
+        ],
+    }
+    if plan.spec.install.method is InstallMethod.PACKAGE:
+        config |= {"package_update": True, "packages": list(plan.spec.install.packages)}
+    return config | {"runcmd": list(first_boot_commands(plan))}
+
+
+def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
+    """Version 2, matched by MAC: names such as en* match nothing under networkd's renderer."""
+    network = plan.network
+    ethernet: dict[str, Any] = {
+        "match": {"macaddress": node.mac},
+        "set-name": "eth0",
+        "dhcp4": False,
+        "dhcp6": False,
+        "addresses": [f"{node.address}/{network.subnet.prefixlen}"],
+    }
+    if network.mode is NetworkMode.NAT:
+        # Not "default": cloud-init 25.1's own renderers refuse that word.
+        everywhere = "::/0" if network.subnet.version == 6 else "0.0.0.0/0"
+        ethernet["routes"] = [{"to": everywhere, "via": str(network.gateway)}]
+    if network.dns:
+        ethernet["nameservers"] = {"addresses": [str(server) for server in network.dns]}
+    return {"version": 2, "ethernets": {"eth0": ethernet}}
+
+
+def _instance_id(node: NodePlan, user_data: bytes, network_config: bytes) -> str:
+    """From the content, not the clock: the same seed never runs twice, a changed one does."""
+    digest = hashlib.sha256(b"\0".join((node.name.encode(), user_data, network_config)))
+    return f"{node.name}-{digest.hexdigest()[:16]}"
+
+
+def _cloud_config(plan: ClusterPlan, node: NodePlan, config: Mapping[str, Any]) -> bytes:
+    head = f"#cloud-config\n# {node.name} of the etcd cluster {plan.name}. Holds private keys: keep it 0600.\n"
+    return head.encode() + _dump(config)
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """libyaml's, ten times faster; text of several lines as a block, so that a person can read it."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    style = "|" if "\n" in text else None
+    # cloud-init reads YAML 1.1, where a MAC of digits is a sexagesimal number and 0640 is 416.
+    if text and text[0].isdigit():
+        style = '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _dump(config: Mapping[str, Any]) -> bytes:
+    text: str = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=False)
+    if yaml.load(text, Loader=_Loader) != config:
+        raise AssertionError("what was dumped does not load back equal: a bug in bake")
+    return text.encode()
+
+
+class _FrozenTime:
+    """Stands in for `time` inside pycdlib, which stamps volumes with the clock and has no option for it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    @staticmethod
+    def time() -> float:
+        return _EPOCH
+
+    @staticmethod
+    def localtime(_seconds: float | None = None) -> time.struct_time:
+        return time.gmtime(_EPOCH)
+
+
+@cache
+def _pycdlib() -> Any:
+    import sys
+
+    import pycdlib
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("pycdlib") and getattr(module, "time", None) is time:
+            module.time = _FrozenTime()  # type: ignore[attr-defined]
+    return pycdlib
+
+
+def pack(files: Iterable[Artifact], *, path: PurePosixPath = PurePosixPath("seed.iso")) -> Artifact:
+    """A NoCloud ISO of these files: label `cidata`, Rock Ridge and Joliet, the same bytes for the same input."""
+    iso = _pycdlib().PyCdlib()
+    iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=ISO_LABEL, sys_ident="LINUX")
+    for number, file in enumerate(files):
+        iso.add_fp(
+            io.BytesIO(file.data),
+            len(file.data),
+            f"/FILE{number}.;1",
+            rr_name=file.path.name,
+            joliet_path=f"/{file.path.name}",
+            file_mode=0o100444,
+        )
+    image = io.BytesIO()
+    iso.write_fp(image)
+    iso.close()
+    return Artifact(path, image.getvalue(), mode=0o600, secret=True)

@@ -1,0 +1,38 @@
+"""The document's steps in the document's order, as the commands that cloud-init runs on a node's first boot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from generator.plan import ETCD_UID, ClusterPlan
+from generator.render import LIBEXEC, PKI_DIR, guest_source
+from generator.spec import FirewallKind, InstallMethod
+
+HOME = PurePosixPath("/var/lib/etcd")
+
+
+def boot_commands() -> list[str]:
+    """`bootcmd`: before anything is written, on every boot."""
+    return [guest_source("bootcmd").decode()]
+
+
+def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
+    """`runcmd`: one line per step of the document. Each may run again without harm."""
+    if plan.spec.firewall.kind is not FirewallKind.NONE:
+        yield "systemctl enable etcd-firewall.service"
+        yield "systemctl start etcd-firewall.service"
+    if plan.spec.install.method is InstallMethod.ARCHIVE:
+        yield f"{LIBEXEC}/etcd-install"
+    # A package may have made the user already.
+    yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
+    yield f"setfacl -m u:etcd:rx {PKI_DIR}"
+    yield f"cd {PKI_DIR} && setfacl -m u:etcd:r etcd-server.key etcd-peer.key etcd-client.key"
+    yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
+    # SELinux stays enforcing; what was written before the policy's labels were known gets them now.
+    yield f"if command -v restorecon >/dev/null; then restorecon -RF /etc/etcd {LIBEXEC} {HOME}; fi"
+    yield "systemctl daemon-reload"
+    yield f"{LIBEXEC}/first-boot-done"
+    yield "systemctl enable etcd"
+    # Never wait here: a node that joins would hold cloud-init's final stage until the others are there.
+    yield "systemctl start --no-block etcd"
