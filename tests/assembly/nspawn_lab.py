@@ -1,0 +1,184 @@
+"""Boots nodes from their real seeds as systemd-nspawn containers: real systemd, cloud-init and etcd at native speed.
+
+Each node has its own network namespace with a veth to a bridge in the lab's hub namespace; nothing leaves them. What is
+not shown here is the kernel, virtual hardware and lost page cache: that is what tests/vm is for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from generator.plan import ClusterPlan, NodePlan
+
+RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
+
+# Runs in a mount namespace of its own: a writable layer over the shared root, a cgroup2 hierarchy, the seed, and then
+# nspawn. When the container ends, the namespace and every mount in it are gone.
+_BOOT = """
+set -eu
+mount -t tmpfs tmpfs "$WORK/mnt"
+mkdir "$WORK/mnt/root" "$WORK/mnt/cgroup"
+mount -t overlay overlay -o "lowerdir=$ROOT,upperdir=$WORK/upper,workdir=$WORK/overlay" "$WORK/mnt/root"
+mount -t tmpfs tmpfs /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mkdir -p "/sys/fs/cgroup/$MACHINE"
+echo $$ > "/sys/fs/cgroup/$MACHINE/cgroup.procs"
+exec systemd-nspawn --quiet --directory="$WORK/mnt/root" --machine="$MACHINE" --boot --register=no --keep-unit \
+    --network-namespace-path="/run/netns/$NETNS" --console=read-only --link-journal=no --resolv-conf=off --timezone=off
+"""
+
+
+class NspawnLab:
+    """The nodes of one plan. Use as a context manager; leaving it ends and removes everything."""
+
+    def __init__(self, plan: ClusterPlan, folder: Path, *, root: Path, work: Path) -> None:
+        self.plan, self.folder, self.root, self.work = plan, folder, root, work
+        self.prefix = f"bk{os.getpid() % 100000}"
+        self.hub = f"{self.prefix}-hub"
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> NspawnLab:
+        ip("netns", "add", self.hub)
+        self._in_hub("link", "set", "lo", "up")
+        self._in_hub("link", "add", "br0", "type", "bridge")
+        subnet = self.plan.network.subnet
+        self._in_hub("address", "add", f"{self.plan.network.gateway}/{subnet.prefixlen}", "dev", "br0", "nodad")
+        self._in_hub("link", "set", "br0", "up")
+        for number, node in enumerate(self.plan.nodes):
+            self._connect(node, number)
+            self._prepare(node)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in list(self.running):
+            self.cut_power(node)
+        for name in (*(self._netns(node.name) for node in self.plan.nodes), self.hub):
+            with suppress(subprocess.CalledProcessError):
+                ip("netns", "delete", name)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _netns(self, node: str) -> str:
+        return f"{self.prefix}-{node}"
+
+    def _in_hub(self, *arguments: str) -> None:
+        ip("-n", self.hub, *arguments)
+
+    def _connect(self, node: NodePlan, number: int) -> None:
+        netns, subnet = self._netns(node.name), self.plan.network.subnet
+        ip("netns", "add", netns)
+        ip("-n", netns, "link", "set", "lo", "up")
+        ip("-n", netns, "link", "add", "host0", "type", "veth", "peer", "name", f"v{number}", "netns", self.hub)
+        ip("-n", netns, "address", "add", f"{node.address}/{subnet.prefixlen}", "dev", "host0", "nodad")
+        ip("-n", netns, "link", "set", "host0", "up")
+        self._in_hub("link", "set", f"v{number}", "master", "br0", "up")
+
+    def _prepare(self, node: NodePlan) -> None:
+        """A fresh disk: an empty upper layer with the seed in it."""
+        work = self.work / node.name
+        for name in ("upper", "overlay", "mnt"):
+            (work / name).mkdir(parents=True)
+        upper = work / "upper"
+        seed = upper / "var/lib/cloud/seed/nocloud"
+        seed.mkdir(parents=True)
+        for name in ("user-data", "meta-data"):
+            shutil.copy(self.folder / node.name / name, seed / name)
+        # cloud-init refuses a veth as "not a physical device"; the address is set from outside.
+        config = upper / "etc/cloud/cloud.cfg.d/99-nspawn.cfg"
+        config.parent.mkdir(parents=True)
+        config.write_text("network: {config: disabled}\n")
+        units = upper / "etc/systemd/system"
+        units.mkdir(parents=True)
+        for unit in ("systemd-networkd.service", "systemd-networkd.socket", "systemd-networkd-wait-online.service"):
+            (units / unit).symlink_to("/dev/null")
+        (upper / "root").mkdir(mode=0o700)
+
+    def start(self, *nodes: str) -> None:
+        """Power on."""
+        for node in nodes:
+            work = self.work / node
+            environment = {
+                "PATH": os.environ["PATH"],
+                "WORK": str(work),
+                "ROOT": str(self.root),
+                "MACHINE": self._netns(node),
+                "NETNS": self._netns(node),
+            }
+            with self.console_path(node).open("ab") as console:
+                self.running[node] = subprocess.Popen(
+                    ["unshare", "--mount", "--propagation=private", "sh", "-c", _BOOT],
+                    env=environment, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
+                )  # fmt: skip
+
+    def cut_power(self, node: str) -> None:
+        """SIGKILL to the container's PID 1: killing nspawn itself would leave the container running."""
+        process = self.running.pop(node)
+        for child in _children(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def console_path(self, node: str) -> Path:
+        return self.work / node / "console.log"
+
+    def console(self, node: str) -> str:
+        return self.console_path(node).read_text(errors="replace")
+
+    def phases(self, node: str) -> list[str]:
+        """The phases that the node has reported on its console, oldest first."""
+        found = RECORD.findall(self.console_path(node).read_bytes())
+        return [phase.decode() for name, phase in found if name.decode() == node]
+
+    def wait_for(self, phase: str, *nodes: str, times: int = 1, timeout: float = 60) -> float:
+        """Seconds until each node has reported the phase so many times. Raises TimeoutError with the consoles' ends."""
+        start = time.monotonic()
+        while any(self.phases(node).count(phase) < times for node in nodes):
+            if time.monotonic() - start > timeout:
+                tails = "\n".join(f"--- {node}\n{self.console(node)[-3000:]}" for node in nodes)
+                raise TimeoutError(f"no {phase!r} within {timeout} s\n{tails}")
+            time.sleep(0.1)
+        return time.monotonic() - start
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command where the operator would be: on the nodes' network."""
+        return subprocess.run(
+            ["ip", "netns", "exec", self.hub, *command], capture_output=True, text=True, check=check, timeout=120
+        )
+
+    def shell(self, node: str, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a shell script inside a node, as root."""
+        leader = _children(self.running[node].pid)[0]
+        return subprocess.run(
+            ["nsenter", "--target", str(leader), "--all", "--root", "--wd", "/bin/sh", "-c", script],
+            capture_output=True, text=True, check=check, timeout=120, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )  # fmt: skip
+
+
+def extract_root(archive: Path, target: Path) -> Path:
+    """The base image's root file system, once per machine; a killed extraction is never taken for a whole one."""
+    if not target.is_dir():
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        with tarfile.open(archive) as tar:
+            tar.extractall(partial, numeric_owner=True, filter="fully_trusted")  # noqa: S202  bake built it
+        partial.rename(target)
+    return target
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
