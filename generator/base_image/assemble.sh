@@ -31,6 +31,7 @@ main() {
     tar -C "$root" --numeric-owner -xf "$tarball"
     cp "$root"/boot/vmlinuz-* "$output/vmlinuz"
     cp "$root"/usr/bin/etcd "$root"/usr/bin/etcdctl "$root"/usr/bin/etcdutl "$output/bin/"
+    # shellcheck disable=SC2016
     chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' >"$output/packages"
     case $variant in
         tuned) pack_initrd "$root" "$output" ;;

@@ -1,0 +1,75 @@
+"""The disk that nodes boot from: the base image, built once per recipe and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from generator.errors import BakeError
+from generator.host import image_build
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootImage:
+    """A disk and what it takes to boot it; `kernel` None means that it boots by its own boot loader."""
+
+    disk: Path
+    format: str
+    virtual_size: int
+    digest: str
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str = ""
+    bin_dir: Path | None = None
+    root_tar: Path | None = None
+
+
+def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootImage:
+    """The base image, built if the cache does not have it. `plain`: the same packages without the tuning."""
+    digest = recipe_digest(image_build.RECIPE, plain=plain)
+    folder = cache.absolute() / "images" / digest
+    image = load_image(folder)
+    if image is None:
+        image_build.check_machine()
+        with image_build.exclusive(folder, report) as lock:
+            # Whoever held the lock before may have built it.
+            if load_image(folder) is None:
+                image_build.build(folder, lock, report, plain=plain)
+        image = load_image(folder)
+    if image is None:
+        raise BakeError(f"{folder} is not complete after its build", hint="remove the folder and try again")
+    return image
+
+
+def recipe_digest(recipe: Path, *, plain: bool) -> str:
+    """Sixteen hex digits over every file of the recipe, the release, the architecture and the variant."""
+    total = hashlib.sha256(json.dumps([*image_build.PARAMETERS, image_build.architecture(), plain]).encode())
+    for path in sorted(path for path in recipe.rglob("*") if path.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(recipe)} {os.access(path, os.X_OK)} {content}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def load_image(folder: Path) -> BootImage | None:
+    """The image of a folder, which appears under its name only when it is complete."""
+    try:
+        facts = json.loads((folder / "image.json").read_text())
+    except FileNotFoundError:
+        return None
+    return BootImage(
+        disk=folder / facts["disk"],
+        format=facts["format"],
+        virtual_size=facts["virtual_size"],
+        digest=facts["digest"],
+        kernel=folder / facts["kernel"],
+        initrd=folder / facts["initrd"],
+        cmdline=facts["cmdline"],
+        bin_dir=folder / "bin",
+        root_tar=folder / "root.tar",
+    )
