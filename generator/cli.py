@@ -37,6 +37,8 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--network-mode": (("network", "mode"), str, "nat or isolated."),
     "--key-type": (("pki", "keyType"), str, "ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
+    "--archive": (("install", "archive"), str, "An etcd release tarball, put onto each ISO (profile rhel)."),
+    "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
     "--image": (("vm", "image"), str, "A cloud image, file or URL, instead of bake's own."),
     "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
     "--memory": (("vm", "memory"), int, "Memory of each VM in MiB."),

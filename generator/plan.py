@@ -184,9 +184,14 @@ def _plan_network(spec: ClusterSpec) -> NetworkPlan:
         mac=_mac(spec.name, 0),
         subnet=spec.network.subnet,
         gateway=gateway_of(spec),
-        dns=spec.network.dns,
+        dns=spec.network.dns or _gateway_dns(spec),
         mode=spec.network.mode,
     )
+
+
+def _gateway_dns(spec: ClusterSpec) -> tuple[AnyAddress, ...]:
+    """Behind NAT the gateway answers name queries too (libvirt's dnsmasq does); nodes that install packages need it."""
+    return (gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()
 
 
 def _mac(cluster: str, index: int) -> str:

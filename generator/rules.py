@@ -138,10 +138,14 @@ def _pki(spec: ClusterSpec) -> Iterator[Finding]:
 
 def _install(spec: ClusterSpec) -> Iterator[Finding]:
     install = spec.install
+    if install.method is InstallMethod.PACKAGE and not install.packages:
+        yield ("install", "packages"), "is empty, and install.method is package", "the packages that hold etcd"
     archive = install.method is InstallMethod.ARCHIVE
     for field, value in (("archive", install.archive), ("sha256", install.sha256)):
         if archive and value is None:
-            yield ("install", field), "is missing, and install.method is archive", "the tarball's path and its sha256"
+            yield ("install", field), "is missing, and install.method is archive", (
+                "the tarball's path and its sha256: --archive FILE --archive-sha256 HEX"
+            )
         if not archive and value is not None:
             yield ("install", field), f"has no meaning with install.method {install.method}", "method: archive"
 

@@ -18,7 +18,7 @@ import yaml
 
 from generator.artifact import Artifact
 from generator.plan import ClusterPlan, NodePlan
-from generator.spec import InstallMethod, NetworkMode
+from generator.spec import NetworkMode
 from generator.steps import boot_commands, first_boot_commands
 
 ISO_LABEL = "cidata"  # NoCloud finds the medium by this label (cloud-init, NoCloud datasource)
@@ -59,7 +59,7 @@ def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
             for file in guest
         ],
     }
-    if plan.spec.install.method is InstallMethod.PACKAGE:
+    if plan.spec.install.packages:
         config |= {"package_update": True, "packages": list(plan.spec.install.packages)}
     return config | {"runcmd": list(first_boot_commands(plan))}
 

@@ -221,7 +221,7 @@ class NetworkSpec(_Section):
         default=None, description="the gateway inside subnet; left out, the subnet's first address"
     )
     dns: Annotated[tuple[Address, ...], BeforeValidator(_list_to_tuple)] = Field(
-        default=(), description="name servers for the guests, a list of addresses"
+        default=(), description="name servers for the guests, a list of addresses; left out, with mode nat the gateway"
     )
     mode: _one_of(NetworkMode) = Field(  # type: ignore[valid-type]
         default=NetworkMode.NAT, description="nat (guests reach the outside) or isolated"
@@ -290,7 +290,8 @@ class InstallSpec(_Section):
         default=InstallMethod.PREINSTALLED, description=f"one of {', '.join(InstallMethod)}"
     )
     packages: Annotated[tuple[Text64, ...], BeforeValidator(_list_to_tuple)] = Field(
-        default=("etcd",), description="with method package: the packages to install"
+        default=(),
+        description="what the nodes install from their repositories: etcd itself (method package), acl, a firewall",
     )
     archive: PathText | None = Field(
         default=None, description="with method archive: the path of an etcd release tarball (.tar.gz)"
