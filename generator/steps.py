@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from generator.plan import ETCD_UID, ClusterPlan
-from generator.render import LIBEXEC, PKI_DIR, guest_source
+from generator.render import ENV, LIBEXEC, PKI_DIR, guest_source
 from generator.spec import FirewallKind, InstallMethod
 
 HOME = PurePosixPath("/var/lib/etcd")
@@ -23,10 +23,10 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
         yield "systemctl enable etcd-firewall.service"
         yield "systemctl start etcd-firewall.service"
     if plan.spec.install.method is InstallMethod.ARCHIVE:
-        yield f"{LIBEXEC}/etcd-install"
+        yield f"sh -ac '. {ENV} && {LIBEXEC}/etcd-install'"
     # A package may have made the user already.
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
-    yield f"setfacl -m u:etcd:rx {PKI_DIR}"
+    yield f"setfacl -m u:etcd:x {PKI_DIR.parent} {PKI_DIR}"
     yield f"cd {PKI_DIR} && setfacl -m u:etcd:r etcd-server.key etcd-peer.key etcd-client.key"
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     # SELinux stays enforcing; what was written before the policy's labels were known gets them now.
