@@ -1,0 +1,241 @@
+"""A plan as libvirt XML: network, pool, volumes, domains. No policy, no libvirt: every choice is an argument.
+
+Whatever can carry metadata says which cluster it belongs to (`Owner`); a pool cannot, so its UUID does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from ipaddress import IPv6Address
+from uuid import UUID, uuid5
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from generator.plan import ClusterPlan, NetworkPlan, NodePlan
+
+TAG_NAMESPACE = "urn:bake:owner:1"
+ElementTree.register_namespace("bake", TAG_NAMESPACE)
+_POOLS = UUID("5f1cbb43-6a0e-5cb5-8ab2-8d4a3c0f8e11")
+
+# One guest's translated code under emulation. QEMU's own default is 1 GiB for each of several guests.
+TB_CACHE_MIB = 512
+
+
+class Accel(StrEnum):
+    """What executes the guest's instructions; the values are libvirt's domain types."""
+
+    KVM = "kvm"
+    TCG = "qemu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """The tag on everything that is ours. `cluster_id` tells two clusters of one name apart."""
+
+    cluster: str
+    cluster_id: str
+    version: str
+    node: str = ""
+    image: str = ""  # digest of what the disk was made from
+    seed: str = ""  # digest of the ISO
+    config: str = ""  # digest of the rest of the definition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where a node's files are on the machine that runs it."""
+
+    disk: str
+    seed: str
+    console: str
+    kernel: str | None = None
+    initrd: str | None = None
+    cmdline: str | None = None
+
+
+def pool_name(cluster: str) -> str:
+    return f"bake-{cluster}"
+
+
+def pool_uuid(cluster: str) -> UUID:
+    return uuid5(_POOLS, cluster)
+
+
+def to_text(root: Element) -> str:
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _child(parent: Element, tag: str, text: object = None, /, **attributes: object) -> Element:
+    child = SubElement(parent, tag, {key: str(value) for key, value in attributes.items()})
+    child.text = None if text is None else str(text)
+    return child
+
+
+def _add_owner(parent: Element, owner: Owner) -> None:
+    tag = f"{{{TAG_NAMESPACE}}}owner"
+    SubElement(_child(parent, "metadata"), tag, {key: value for key, value in asdict(owner).items() if value})
+
+
+def read_owner(xml: str) -> Owner | None:
+    """The tag in a definition that libvirt returned, or None when it is not ours."""
+    tag = ElementTree.fromstring(xml).find(f"metadata/{{{TAG_NAMESPACE}}}owner")  # noqa: S314  libvirt wrote it
+    if tag is None or not tag.get("cluster"):
+        return None
+    return Owner(**{field: tag.get(field, "") for field in Owner.__dataclass_fields__})
+
+
+def network_xml(plan: NetworkPlan, owner: Owner) -> str:
+    """A bridge with the gateway's address on it. Guests have static addresses, so no DHCP."""
+    root = Element("network")
+    _child(root, "name", plan.name)
+    _child(root, "uuid", plan.uuid)
+    _add_owner(root, owner)
+    if plan.mode == "nat":
+        forward = _child(root, "forward", mode="nat")
+        if plan.subnet.version == 6:
+            _child(forward, "nat", ipv6="yes")
+    _child(root, "bridge", name=plan.bridge, stp="off", delay="0")
+    _child(root, "mac", address=plan.mac)
+    # Without DHCP and DNS libvirt starts no dnsmasq; guests that are told to ask the gateway need one.
+    _child(root, "dns", enable="yes" if plan.gateway in plan.dns else "no")
+    family = "ipv6" if isinstance(plan.gateway, IPv6Address) else "ipv4"
+    _child(root, "ip", family=family, address=plan.gateway, prefix=plan.subnet.prefixlen)
+    return to_text(root)
+
+
+def pool_xml(cluster: str, folder: str) -> str:
+    """QEMU's user passes through the folder, and reads only the volumes that libvirt lends it."""
+    root = Element("pool", type="dir")
+    _child(root, "name", pool_name(cluster))
+    _child(root, "uuid", pool_uuid(cluster))
+    target = _child(root, "target")
+    _child(target, "path", folder)
+    _child(_child(target, "permissions"), "mode", "0711")
+    return to_text(root)
+
+
+def volume_xml(name: str, size: int) -> str:
+    """A file of `size` bytes to upload into; raw until libvirt looks at its content."""
+    return to_text(_volume(name, size, "raw"))
+
+
+def overlay_xml(name: str, size: int, base: str, base_format: str) -> str:
+    """A node's disk: it records what differs from the base. The base's format is said, never guessed."""
+    root = _volume(name, size, "qcow2")
+    backing = _child(root, "backingStore")
+    _child(backing, "path", base)
+    _child(backing, "format", type=base_format)
+    return to_text(root)
+
+
+def _volume(name: str, size: int, kind: str) -> Element:
+    root = Element("volume", type="file")
+    _child(root, "name", name)
+    _child(root, "capacity", size, unit="bytes")
+    _child(root, "allocation", 0, unit="bytes")
+    target = _child(root, "target")
+    _child(target, "format", type=kind)
+    _child(_child(target, "permissions"), "mode", "0600")  # seeds hold keys, disks hold data
+    return root
+
+
+def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, owner: Owner) -> str:
+    """One node's VM: virtio throughout, a seed on a SATA CD, a serial console that is kept."""
+    root = Element("domain", type=str(accel))
+    _child(root, "name", node.domain)
+    _child(root, "uuid", node.uuid)
+    _child(root, "title", f"bake: node {node.name} of cluster {plan.name}")
+    _add_owner(root, owner)
+    _child(root, "memory", plan.vm.memory_mib, unit="MiB")
+    _child(root, "vcpu", plan.vm.cpus)
+    _add_os(root, plan, files)
+    _add_processor(root, accel)
+    _add_clock(root)
+    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
+        _child(root, f"on_{event}", action)
+    devices = _child(root, "devices")
+    _add_disks(devices, files)
+    _add_interface(devices, plan.network, node)
+    _add_console(devices, files)
+    _add_small_devices(devices)
+    return to_text(root)
+
+
+def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
+    """The kernel is loaded directly when the image brings one, else the image's boot loader starts it."""
+    by_loader = files.kernel is None
+    system = _child(root, "os", **({"firmware": "efi"} if by_loader and plan.vm.firmware == "efi" else {}))
+    _child(system, "type", "hvm", arch="x86_64", machine="q35")
+    for tag in ("kernel", "initrd", "cmdline"):
+        if not by_loader and getattr(files, tag):
+            _child(system, tag, getattr(files, tag))
+    if by_loader:
+        _child(system, "boot", dev="hd")
+
+
+def _add_processor(root: Element, accel: Accel) -> None:
+    features = _child(root, "features")
+    _child(features, "acpi")
+    _child(features, "apic")
+    if accel is Accel.TCG:
+        _child(_child(features, "tcg"), "tb-cache", TB_CACHE_MIB, unit="MiB")
+    _child(root, "cpu", mode="maximum" if accel is Accel.TCG else "host-passthrough")
+
+
+def _add_clock(root: Element) -> None:
+    clock = _child(root, "clock", offset="utc")
+    _child(clock, "timer", name="rtc", tickpolicy="catchup")
+    _child(clock, "timer", name="pit", tickpolicy="delay")
+    _child(clock, "timer", name="hpet", present="no")
+
+
+def _add_disks(devices: Element, files: Files) -> None:
+    # Paths, not pool and volume: AppArmor's helper does not resolve those and would deny them.
+    disk = _child(devices, "disk", type="file", device="disk")
+    _child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
+    _child(disk, "source", file=files.disk)
+    _child(disk, "target", dev="vda", bus="virtio")
+    seed = _child(devices, "disk", type="file", device="cdrom")
+    _child(seed, "driver", name="qemu", type="raw")
+    _child(seed, "source", file=files.seed)
+    _child(seed, "target", dev="sda", bus="sata")  # q35 has no IDE
+    _child(seed, "readonly")
+
+
+def _add_interface(devices: Element, network: NetworkPlan, node: NodePlan) -> None:
+    interface = _child(devices, "interface", type="network")
+    _child(interface, "mac", address=node.mac)
+    _child(interface, "source", network=network.name)
+    _child(interface, "model", type="virtio")
+    _child(interface, "rom", enabled="no")
+
+
+def _add_console(devices: Element, files: Files) -> None:
+    serial = _child(devices, "serial", type="pty")
+    _child(serial, "log", file=files.console, append="off")
+    _child(serial, "target", type="isa-serial", port="0")
+    _child(_child(devices, "console", type="pty"), "target", type="serial", port="0")
+
+
+def _add_small_devices(devices: Element) -> None:
+    rng = _child(devices, "rng", model="virtio")
+    _child(rng, "backend", "/dev/urandom", model="random")
+    _child(devices, "controller", type="usb", model="none")
+    _child(devices, "watchdog", model="itco", action="none")  # q35 has one built in
+    _child(devices, "audio", id="1", type="none")
+    _child(_child(devices, "video"), "model", type="none")
+    _child(devices, "memballoon", model="none")
+
+
+def swap_seed(xml: str, seed_path: str, seed: str) -> str:
+    """A definition with another ISO in its drive, and nothing else changed."""
+    root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
+    source = root.find("devices/disk[@device='cdrom']/source")
+    tag = root.find(f"metadata/{{{TAG_NAMESPACE}}}owner")
+    if source is None or tag is None:
+        raise ValueError("not a node's definition")
+    source.set("file", seed_path)
+    tag.set("seed", seed)
+    return to_text(root)

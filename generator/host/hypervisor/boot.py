@@ -1,0 +1,257 @@
+"""From a baked cluster to running VMs. Running it again completes what is missing and changes no more."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+from generator import __version__
+from generator.domain import Accel, Files, Owner, domain_xml, swap_seed
+from generator.errors import BakeError
+from generator.host.hypervisor import network, pool
+from generator.host.hypervisor.accel import choose_accel, lives
+from generator.host.hypervisor.connection import Connection, Domain, Pool, asking, is_local, libvirt
+from generator.host.hypervisor.ownership import Claim, claim_domains
+from generator.host.image import BootImage
+from generator.plan import ClusterPlan, NodePlan
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every step of a boot needs to know."""
+
+    connection: Connection
+    plan: ClusterPlan
+    claim: Claim
+    pool: Pool
+    report: Report
+
+    def owner(self, **facts: str) -> Owner:
+        return Owner(
+            cluster=self.claim.cluster, cluster_id=self.claim.cluster_id, version=__version__, **facts
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A node's VM as it is defined now."""
+
+    node: NodePlan
+    domain: Domain
+    accel: Accel
+    files: Files
+    owner: Owner
+
+
+def boot(
+    connection: Connection,
+    plan: ClusterPlan,
+    image: BootImage,
+    seeds: Mapping[str, Path | bytes],
+    *,
+    cluster_id: str,
+    accel: str = "auto",
+    report: Report,
+) -> tuple[str, ...]:
+    """Make what is missing and start what is stopped; returns the names of the nodes that were started."""
+    claim = Claim(cluster=plan.name, cluster_id=cluster_id)
+    existing = claim_domains(connection, plan, claim)
+    pool.find_pool(connection, claim)
+    network.check_network(connection, plan, claim)
+    _refuse_small_disk(plan, image)
+    _refuse_alive(connection, plan, existing)
+    kind = choose_accel(connection, accel, report)
+    owner = Owner(cluster=plan.name, cluster_id=cluster_id, version=__version__)
+    network.ensure_network(connection, plan, claim, owner)
+    with asking(f"boot the cluster {plan.name}"):
+        job = Job(
+            connection=connection,
+            plan=plan,
+            claim=claim,
+            pool=pool.ensure_pool(connection, claim),
+            report=report,
+        )
+        machines = _define_all(job, image, seeds, existing, kind, keep_kind=accel == "auto")
+        started = [machine for machine in machines if _start(machine)]
+        if accel == "auto":
+            _fall_back(job, [machine for machine in started if machine.accel is Accel.KVM])
+        _remove_old_seeds(job, machines)
+    return tuple(machine.node.name for machine in started)
+
+
+def _refuse_small_disk(plan: ClusterPlan, image: BootImage) -> None:
+    if image.virtual_size > plan.vm.disk_gib << 30:
+        size = f"{image.virtual_size / (1 << 30):.1f} GiB"
+        raise BakeError(
+            f"the image is {size}, the VMs' disks are {plan.vm.disk_gib} GiB",
+            hint="set vm.disk to at least the image's size",
+        )
+
+
+def _refuse_alive(
+    connection: Connection, plan: ClusterPlan, existing: Mapping[str, tuple[Domain, Owner]]
+) -> None:
+    running = {name for name, (domain, _) in existing.items() if domain.isActive()}
+    if is_local(connection):
+        network.refuse_alive(node.address for node in plan.nodes if node.name not in running)
+
+
+# --- definitions -------------------------------------------------------------------------------------------
+
+
+def _define_all(
+    job: Job,
+    image: BootImage,
+    seeds: Mapping[str, Path | bytes],
+    existing: Mapping[str, tuple[Domain, Owner]],
+    kind: Accel,
+    *,
+    keep_kind: bool,
+) -> list[Machine]:
+    is_known = any(owner.image == image.digest for _, owner in existing.values())
+    if not is_known and len(existing) < len(job.plan.nodes):
+        _upload_image(job, image)
+    machines = []
+    for node in job.plan.nodes:
+        domain, owner = existing.get(node.name, (None, None))
+        # One that fell back to emulation stays there.
+        accel = _accel_of(domain) if domain is not None and keep_kind else kind
+        machine_of = _Definer(job=job, node=node, image=image, accel=accel, seed=seeds[node.name])
+        machines.append(machine_of.new() if owner is None else machine_of.again(domain, owner))
+    return machines
+
+
+def _upload_image(job: Job, image: BootImage) -> None:
+    for kind, path in (("base", image.disk), ("kernel", image.kernel), ("initrd", image.initrd)):
+        if path is not None:
+            job.report(f"uploading the image's {kind} ({path.stat().st_blocks >> 11} MiB)")
+            pool.put(job.pool, _image_volume(kind, image), path)
+
+
+def _image_volume(kind: str, image: BootImage) -> str:
+    return f"{kind}-{hashlib.sha256(image.digest.encode()).hexdigest()[:16]}"
+
+
+def _accel_of(domain: Domain) -> Accel:
+    return Accel(ElementTree.fromstring(domain.XMLDesc()).get("type", ""))  # noqa: S314  libvirt wrote it
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Definer:
+    """One node's definition: new, or what has to change in the one that is there."""
+
+    job: Job
+    node: NodePlan
+    image: BootImage
+    accel: Accel
+    seed: Path | bytes
+
+    @property
+    def seed_digest(self) -> str:
+        data = self.seed if isinstance(self.seed, bytes) else self.seed.read_bytes()
+        return hashlib.sha256(data).hexdigest()
+
+    @property
+    def seed_volume(self) -> str:
+        return f"{self.node.name}.seed-{self.seed_digest[:16]}.iso"
+
+    def path(self, name: str) -> str:
+        return pool.path_of(self.job.pool, name)
+
+    def files(self) -> Files:
+        image = self.image
+        return Files(
+            disk=self.path(f"{self.node.name}.qcow2"),
+            seed=self.path(self.seed_volume),
+            console=self.path(console_volume(self.node.name)),
+            kernel=self.path(_image_volume("kernel", image)) if image.kernel else None,
+            initrd=self.path(_image_volume("initrd", image)) if image.initrd else None,
+            cmdline=image.cmdline or None,
+        )
+
+    def machine(self, domain: Domain, owner: Owner) -> Machine:
+        return Machine(node=self.node, domain=domain, accel=self.accel, files=self.files(), owner=owner)
+
+    def owner(self) -> Owner:
+        blank = self.job.owner(node=self.node.name)
+        text = domain_xml(self.job.plan, self.node, replace(self.files(), seed=""), self.accel, blank)
+        config = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return replace(blank, image=self.image.digest, seed=self.seed_digest, config=config)
+
+    def define(self, xml: str) -> Domain:
+        with asking(f"define the VM {self.node.domain}"):
+            return self.job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+
+    def new(self) -> Machine:
+        """Volumes first: a definition vouches for what it names."""
+        base = self.job.pool.storageVolLookupByName(_image_volume("base", self.image))
+        pool.put(self.job.pool, self.seed_volume, self.seed)
+        size = self.job.plan.vm.disk_gib << 30
+        pool.make_overlay(self.job.pool, f"{self.node.name}.qcow2", size, base)
+        owner = self.owner()
+        xml = domain_xml(self.job.plan, self.node, self.files(), self.accel, owner)
+        return self.machine(self.define(xml), owner)
+
+    def again(self, domain: Domain, old: Owner) -> Machine:
+        wanted = self.owner()
+        if replace(old, version="") == replace(wanted, version=""):
+            return self.machine(domain, old)
+        if old.seed != wanted.seed:
+            pool.put(self.job.pool, self.seed_volume, self.seed)
+        if old.image != wanted.image:
+            self.job.report(f"{self.node.name}: keeps the image that its disk was made from")
+            inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            xml = swap_seed(inactive, self.path(self.seed_volume), wanted.seed)
+        else:
+            xml = domain_xml(self.job.plan, self.node, self.files(), self.accel, wanted)
+        if domain.isActive():
+            self.job.report(f"{self.node.name}: is running; bake down and bake up apply what changed")
+        return self.machine(self.define(xml), wanted)
+
+
+def console_volume(node: str) -> str:
+    """The log of a node's console lies beside its disk: where libvirt can read it from afar."""
+    return f"{node}.console.log"
+
+
+# --- starting ----------------------------------------------------------------------------------------------
+
+
+def _start(machine: Machine) -> bool:
+    domain = machine.domain
+    if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+        domain.resume()
+    if domain.isActive():
+        return False
+    with asking(f"start the VM {domain.name()}", hint="the log is in /var/log/libvirt/qemu on that machine"):
+        domain.create()
+    return True
+
+
+def _fall_back(job: Job, machines: list[Machine]) -> None:
+    """Give VMs that die under KVM at once a second life under emulation."""
+    for machine in machines:
+        if lives(machine.domain):
+            continue
+        job.report(f"{machine.node.name}: died under KVM within seconds; emulating it, which is slow")
+        if machine.domain.isActive():
+            machine.domain.destroy()
+        xml = domain_xml(job.plan, machine.node, machine.files, Accel.TCG, machine.owner)
+        with asking(f"start the VM {machine.node.domain} under emulation"):
+            job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).create()
+
+
+def _remove_old_seeds(job: Job, machines: list[Machine]) -> None:
+    """A seed holds keys: one that no definition names any more goes."""
+    job.pool.refresh()
+    names = job.pool.listVolumes()
+    for machine in machines:
+        in_use = machine.domain.XMLDesc() + machine.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        for name in names:
+            if name.startswith(f"{machine.node.name}.seed-") and name not in in_use:
+                pool.remove(job.pool, name)

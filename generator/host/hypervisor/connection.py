@@ -1,0 +1,101 @@
+"""The connection to libvirt, and the only `import libvirt`: the other modules take it from this one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from generator.errors import BakeError
+
+try:
+    import libvirt
+except ImportError:  # bake makes ISOs without it; `connect` says what to install
+    libvirt = None
+
+__all__ = [
+    "Connection",
+    "Domain",
+    "Pool",
+    "Volume",
+    "asking",
+    "connect",
+    "libvirt",
+    "message_of",
+    "tolerating",
+]
+
+# libvirt-python has no type stubs; the names say what is meant.
+Connection = Any
+Domain = Any
+Pool = Any
+Volume = Any
+
+_INSTALL = (
+    "scripts/setup vm, or: apt-get install libvirt-dev gcc pkg-config python3-dev && pip install 'bake[vm]'"
+)
+
+
+def connect(uri: str | None = None) -> Connection:
+    """Open `uri`, or what libvirt itself would choose (LIBVIRT_DEFAULT_URI, its own configuration)."""
+    if libvirt is None:
+        raise BakeError("the Python module libvirt is not installed", hint=_INSTALL)
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # else it prints to stderr by itself
+    try:
+        connection = libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        raise _explain(uri or os.environ.get("LIBVIRT_DEFAULT_URI") or "libvirt", error) from error
+    if urlsplit(connection.getURI()).path == "/session":
+        raise BakeError(
+            f"{connection.getURI()} cannot make networks: it is the unprivileged libvirt",
+            hint="use --connect qemu:///system, as root or as a member of the group libvirt",
+        )
+    return connection
+
+
+def is_local(connection: Connection) -> bool:
+    """Whether the VMs run on this machine, so that its /proc and its routes are theirs too."""
+    return not urlsplit(connection.getURI()).netloc
+
+
+def _explain(target: str, error: Any) -> BakeError:
+    text = message_of(error)
+    hints = (
+        ("No such file or directory", "start libvirtd; in a container, as root: scripts/lab start"),
+        ("Connection refused", "start libvirtd; in a container, as root: scripts/lab start"),
+        ("Permission denied", "become root, or a member of the group libvirt (and log in again)"),
+        ("authentication", "become root, or a member of the group libvirt (and log in again)"),
+    )
+    hint = next((hint for word, hint in hints if word in text), None)
+    unknown = (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT)
+    if hint is None and error.get_error_code() in unknown:
+        hint = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
+    return BakeError(f"cannot connect to {target}: {text}", hint=hint)
+
+
+def message_of(error: Any) -> str:
+    """What libvirt says, on one line."""
+    return " ".join(str(error.get_error_message() or error).split())
+
+
+@contextmanager
+def asking(what: str, hint: str | None = None) -> Iterator[None]:
+    """Turn libvirt's refusal to do `what` into an error for a person. Works as a decorator, too."""
+    try:
+        yield
+    except Exception as error:
+        if libvirt is None or not isinstance(error, libvirt.libvirtError):
+            raise
+        raise BakeError(f"could not {what}: {message_of(error)}", hint=hint) from error
+
+
+@contextmanager
+def tolerating(*codes: str) -> Iterator[None]:
+    """Let libvirt's errors of these codes (`VIR_ERR_…`) pass: what they report is what was wanted."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in {getattr(libvirt, code) for code in codes}:
+            raise
