@@ -1,0 +1,106 @@
+"""What every test may use: a fixed clock, plans, the command line in this process, pictures of folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.plan import ClusterPlan, plan_cluster
+from generator.spec import ClusterSpec
+
+TIERS = ("etcd", "nspawn", "vm")  # the dearer, the later
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="rewrite tests/golden from what is made now")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def tier(item: pytest.Item) -> int:
+        return max((TIERS.index(mark.name) + 1 for mark in item.iter_markers() if mark.name in TIERS), default=0)
+
+    items.sort(key=tier)
+
+
+@pytest.fixture(scope="session")
+def now() -> datetime:
+    return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def plan() -> Callable[..., ClusterPlan]:
+    """`plan(nodes=5, pki={"keyType": "rsa-2048"})`: a plan from what a cluster file would say."""
+
+    def make(**fields: Any) -> ClusterPlan:
+        return plan_cluster(ClusterSpec.model_validate(fields))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """The path of a program; without it the test is skipped, but in CI it fails: there, everything is installed."""
+
+    def find(name: str) -> str:
+        if path := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
+            return path
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed")
+
+    return find
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of the command line left: its exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def bake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """`bake("--nodes", 3)`: the command line, in this process, inside an empty folder."""
+    from generator import cli
+
+    for name in [name for name in os.environ if name.startswith("BAKE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    umask, handler = os.umask(0o022), signal.getsignal(signal.SIGTERM)
+
+    def run(*words: object) -> Result:
+        monkeypatch.setattr("sys.argv", ["bake", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert isinstance(end.value.code, int)
+        return Result(end.value.code, *capsys.readouterr())
+
+    yield run
+    os.umask(umask)
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[[Path], dict[str, tuple[object, ...]]]:
+    """Everything below a folder: name → mode, time of change, and what is in it. Two equal ones: nothing was touched."""
+
+    def take(folder: Path) -> dict[str, tuple[object, ...]]:
+        found: dict[str, tuple[object, ...]] = {}
+        for path in sorted(folder.rglob("*")):
+            status = path.lstat()
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            found[str(path.relative_to(folder))] = (oct(status.st_mode), status.st_mtime_ns, content)
+        return found
+
+    return take

@@ -1,0 +1,88 @@
+"""The map of the code: who may import whom, and who owns which library."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "generator"
+
+# Each line imports only from the lines above it, and a module of a line may import its neighbours to the left.
+LAYERS = """
+    errors artifact progress
+    spec yaml12 etcd_options
+    plan rules profile
+    pki render steps seed archive domain
+    host.apt_sources host.store host.image_build host.image host.image_custom
+    host.console host.etcd
+    host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership
+    host.hypervisor.network host.hypervisor.pool host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor
+    bake cli
+""".split()
+
+OWNERS = {
+    "click": {"cli"},
+    "cryptography": {"pki"},
+    "jinja2": {"render"},
+    "libvirt": {"host.hypervisor.connection"},
+    "pycdlib": {"seed"},
+    "pydantic": {"spec", "profile"},
+    "requests": {"host.etcd", "host.image_custom"},
+    "rich": {"progress"},
+    "yaml": {"yaml12", "seed"},  # YAML 1.2 for people, 1.1 for cloud-init
+}
+STANDARD = sys.stdlib_module_names | {"generator"}
+
+
+def modules() -> list[str]:
+    files = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    names = (".".join(path.parts).removesuffix(".__init__") for path in files)
+    return sorted(name for name in names if name not in ("__init__", "host"))
+
+
+def imports(module: str) -> Iterator[str]:
+    path = PACKAGE.joinpath(*module.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(name: str) -> str | None:
+    """The module of the package that an imported name is or lives in."""
+    parts = name.split(".")
+    candidates = (".".join(parts[1:length]) for length in range(len(parts), 1, -1))
+    return next((name for name in candidates if name in LAYERS), None) if parts[0] == "generator" else None
+
+
+def test_every_module_has_its_place_on_the_map() -> None:
+    assert set(modules()) <= set(LAYERS)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_only_what_stands_above_it(module: str) -> None:
+    above = LAYERS[: LAYERS.index(module)]
+    assert {name for name in map(own, imports(module)) if name and name != module} <= set(above)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_uses_only_the_libraries_it_owns(module: str) -> None:
+    used = {name.partition(".")[0] for name in imports(module)} - STANDARD
+    assert {library for library in used if module not in OWNERS.get(library, ())} == set()
+
+
+def test_help_loads_no_heavy_library() -> None:
+    heavy = set(OWNERS) - {"click"}
+    script = "import sys; sys.argv[1:] = ['--help']; from generator.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    script += "print(*sys.modules, file=sys.stderr)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr.split()
+    assert heavy.isdisjoint(name.partition(".")[0] for name in loaded)
+    assert "generator.cli" in loaded

@@ -1,0 +1,54 @@
+"""Linters, as tests: one command shows everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHELL = sorted(
+    path
+    for folder in (".ci", "scripts", "generator/guest", "generator/base_image", "tests")
+    for path in (ROOT / folder).rglob("*")
+    if path.is_file() and path.read_bytes()[:64].partition(b"\n")[0].endswith(b"sh") and path.read_bytes()[:2] == b"#!"
+)
+
+
+def complaints(*command: str | Path) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+def show(text: str) -> None:
+    if text:
+        pytest.fail(text, pytrace=False)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("command", ["ruff check generator tests", "mypy"])
+def test_python_is_clean(command: str) -> None:
+    module, *arguments = command.split()
+    show(complaints(sys.executable, "-m", module, *arguments))
+
+
+@pytest.mark.parametrize("script", SHELL, ids=name)
+def test_shell_is_clean(script: Path) -> None:
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    show(complaints(shellcheck, "--external-sources", "--source-path=SCRIPTDIR", script))
+
+
+@pytest.mark.parametrize("shell", ["dash", "busybox"])
+def test_shell_is_posix(shell: str, tool: Callable[[str], str]) -> None:
+    words = [tool(shell), "sh"] if shell == "busybox" else [tool(shell)]
+    show("".join(complaints(*words, "-n", script) for script in SHELL))
+
+
+def test_finds_the_shell_scripts() -> None:
+    assert {"scripts/setup", "scripts/test", ".ci/run"} <= set(map(name, SHELL))
