@@ -1,0 +1,142 @@
+"""Three booted nodes from the real seed: they assemble, survive a reboot and a power cut, and verify."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from nspawn_lab import NspawnLab, extract_root
+
+from generator.bake import bake
+from generator.host.image import cache_folder, default_image
+from generator.host.store import Store
+from generator.profile import load
+
+pytestmark = [
+    pytest.mark.nspawn,
+    pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="booting nodes needs root"),
+]
+NODES = ("etcd1", "etcd2", "etcd3")
+
+
+@pytest.fixture(scope="module")
+def root() -> Path:
+    """The base image's root file system, shared read-only by all nodes."""
+    image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
+    assert image.root_tar is not None
+    return extract_root(image.root_tar, image.root_tar.with_name("root"))
+
+
+@pytest.fixture(scope="module")
+def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NspawnLab]:
+    """Three nodes that have assembled themselves; `assembly_seconds` is how long that took from power-on."""
+    work = tmp_path_factory.mktemp("nspawn")
+    baked = bake(load().spec, Store(work / "out", "etcd"), now=datetime.now(UTC), report=print)
+    with NspawnLab(baked.plan, baked.folder, root=root, work=work / "nodes") as lab:
+        lab.start(*NODES)
+        lab.assembly_seconds = lab.wait_for("voting", *NODES, timeout=120)
+        yield lab
+
+
+def verify(lab: NspawnLab) -> subprocess.CompletedProcess[str]:
+    return lab.run(sys.executable, "-m", "generator.cli", "verify", "--out", str(lab.folder.parent), check=False)
+
+
+def test_three_nodes_assemble_within_twenty_seconds(lab: NspawnLab) -> None:
+    print(f"3 nspawn nodes: {lab.assembly_seconds:.1f} s from power-on to three voting members")
+
+    assert lab.assembly_seconds <= 20 * float(os.environ.get("BAKE_SLOW", "1"))
+
+
+def test_the_cluster_verifies(lab: NspawnLab) -> None:
+    result = verify(lab)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_cloud_init_ends_without_any_error(lab: NspawnLab) -> None:
+    for node in NODES:
+        status = lab.shell(node, "cloud-init status --wait --long", check=False)
+
+        assert status.returncode == 0, status.stdout  # 2 would be "recoverable errors": a failure for us
+
+
+def test_no_unit_has_failed(lab: NspawnLab) -> None:
+    for node in NODES:
+        failed = lab.shell(node, "systemctl list-units --failed --no-legend --plain").stdout
+
+        assert failed == ""
+
+
+def test_every_step_of_the_document_took_effect(lab: NspawnLab) -> None:
+    for node in NODES:
+        assert lab.shell(node, "systemctl is-enabled etcd").stdout.strip() == "enabled"
+        assert lab.shell(node, "id -u etcd").stdout.strip() == "2380"
+        assert lab.shell(node, "stat -c %U /var/lib/etcd").stdout.strip() == "etcd"
+        for key in ("server", "peer", "client"):
+            assert "user:etcd:r--" in lab.shell(node, f"getfacl -p /etc/etcd/pki/etcd-{key}.key").stdout
+        rules = lab.shell(node, "nft list ruleset").stdout
+        assert "tcp dport 2379 accept" in rules
+        assert "tcp dport 2380 accept" in rules
+
+
+def test_an_unprivileged_user_can_read_no_key(lab: NspawnLab) -> None:
+    look = "setpriv --reuid 65534 --regid 65534 --clear-groups cat /etc/etcd/pki/*.key /var/lib/cloud/instance/*"
+
+    assert "PRIVATE" not in lab.shell("etcd1", look, check=False).stdout
+
+
+def test_the_ca_key_is_on_no_node(lab: NspawnLab) -> None:
+    key = (lab.folder / "pki" / "etcd-ca.key").read_text().splitlines()[1]
+
+    for node in NODES:
+        assert lab.shell(node, f"grep -rlF '{key}' /etc /var/lib/cloud /run", check=False).stdout == ""
+
+
+def test_a_rebooted_node_comes_back_as_the_member_it_was(lab: NspawnLab) -> None:
+    before = members(lab)
+    reboots = lab.phases("etcd2").count("voting")
+
+    lab.shell("etcd2", "systemctl reboot", check=False)
+    wait_until_off(lab, "etcd2")
+    lab.start("etcd2")
+    lab.wait_for("voting", "etcd2", times=reboots + 1)
+
+    assert members(lab) == before
+
+
+def test_a_node_whose_power_was_cut_comes_back_as_the_member_it_was(lab: NspawnLab) -> None:
+    before = members(lab)
+    seen = lab.phases("etcd1").count("voting")
+
+    lab.cut_power("etcd1")
+    lab.start("etcd1")
+    lab.wait_for("voting", "etcd1", times=seen + 1)
+
+    assert members(lab) == before
+    assert verify(lab).returncode == 0
+
+
+def members(lab: NspawnLab) -> list[str]:
+    """Member ids, names and roles, as etcdctl lists them."""
+    script = f". {lab.folder}/etcdctl.env; etcdctl member list -w simple | cut -d, -f1-4,6 | sort"
+    environment = {"PATH": f"{default_image(cache_folder(), report=print).bin_dir}:{os.environ['PATH']}"}
+    return lab.run("env", *(f"{k}={v}" for k, v in environment.items()), "sh", "-c", script).stdout.splitlines()
+
+
+def wait_until_off(lab: NspawnLab, node: str) -> None:
+    """nspawn exits when its container asks for a reboot and it has no registration to come back under."""
+    process = lab.running[node]
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    lab.running.pop(node)
+    if process.poll() is None:
+        process.kill()
+        raise TimeoutError(f"{node} did not go down\n{lab.console(node)[-2000:]}")
