@@ -1,0 +1,141 @@
+"""Knocks at a TLS port: who is let in, and which certificate answers. A refusal is what the server does, not what we do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from generator.host.etcd import ClientFiles
+
+TIMEOUT_SECONDS = 3.0
+
+
+class Guest(StrEnum):
+    """Who knocks."""
+
+    OPERATOR = "the operator's certificate"
+    NOBODY = "no certificate"
+    FOREIGN = "a foreign CA's certificate"
+    PLAIN = "no TLS"
+
+
+class Reply(StrEnum):
+    """What came of it. `UNREACHABLE`: there was no TCP connection, or nothing came in time."""
+
+    SERVED = "served"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What a server's certificate says, once our CA and the address we asked for have been checked."""
+
+    names: tuple[str, ...]  # the subject alternative names
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knock:
+    reply: Reply
+    detail: str
+    certificate: Certificate | None = None
+    distrusted: str | None = None  # why we refuse the server's certificate
+
+
+def operator_context(files: ClientFiles) -> ssl.SSLContext:
+    """Checks the server against our CA and the address asked for, and shows the operator's certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cafile=files.ca)
+    context.load_cert_chain(files.cert, files.key)
+    return context
+
+
+def stranger_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
+    """Trusts any server, so that only the server can refuse; `pair` is the PEM certificate and key to show."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if pair:
+        with _in_memory(pair[0]) as cert, _in_memory(pair[1]) as key:
+            context.load_cert_chain(cert, key)
+    return context
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[str]:
+    """A path for an API that reads files only; the bytes never reach a disk."""
+    descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, data)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def knock(address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS) -> Knock:
+    """Connect (without TLS if there is no context), ask for /version, and see whether an HTTP answer comes."""
+    try:
+        sock = socket.create_connection((address, port), timeout)
+    except OSError as error:
+        return Knock(reply=Reply.UNREACHABLE, detail=_words(error))
+    with sock:
+        if context is None:
+            return _converse(sock, address)
+        try:
+            stream = context.wrap_socket(sock, server_hostname=address)
+        except OSError as error:
+            return _failed(error)
+        with stream:
+            return _converse(stream, address, _certificate(stream))
+
+
+def _converse(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Knock:
+    """With TLS 1.3 a server refuses a client's certificate after the client's handshake is done (RFC 8446, 4.4.2.4
+    and appendix E.1.2), so a refusal is only seen when reading."""
+    host = f"[{address}]" if ":" in address else address
+    try:
+        with suppress(ConnectionError, ssl.SSLError):  # refused already: the alert is still there to be read
+            sock.sendall(f"GET /version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = sock.recv(64)
+    except OSError as error:
+        return _failed(error, certificate)
+    status = answer.split(b"\r\n")[0].decode("ascii", "replace")
+    # Go's TLS server answers plain HTTP with a 400, etcd's listener closes the connection: both let nobody in.
+    if not answer.startswith(b"HTTP/") or answer.split()[1:2] == [b"400"]:
+        return Knock(reply=Reply.REFUSED, detail=status or "the connection was closed", certificate=certificate)
+    return Knock(reply=Reply.SERVED, detail=status, certificate=certificate)
+
+
+def _failed(error: OSError, certificate: Certificate | None = None) -> Knock:
+    distrusted = _words(error) if isinstance(error, ssl.SSLCertVerificationError) else None
+    silent = isinstance(error, TimeoutError) or distrusted
+    reply = Reply.UNREACHABLE if silent else Reply.REFUSED
+    return Knock(reply=reply, detail=_words(error), certificate=certificate, distrusted=distrusted)
+
+
+def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
+    """Empty for a stranger: Python decodes only what it has verified."""
+    found = stream.getpeercert()
+    if not found:
+        return None
+    names = tuple(str(value) for _, value in found.get("subjectAltName", ()))
+    seconds = ssl.cert_time_to_seconds(str(found["notAfter"]))
+    return Certificate(names=names, not_after=datetime.fromtimestamp(seconds, UTC))
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionError | ssl.SSLEOFError) and not isinstance(error, ConnectionRefusedError):
+        return "the connection was closed"
+    text = getattr(error, "reason", None) or error.strerror or str(error)
+    return str(text).replace("_", " ").lower()
