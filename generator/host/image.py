@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,13 @@ class BootImage:
     cmdline: str = ""
     bin_dir: Path | None = None
     root_tar: Path | None = None
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where images are kept: `BAKE_CACHE`, else `bake` in the XDG cache folder (XDG Base Directory specification)."""
+    if own := environment.get("BAKE_CACHE"):
+        return Path(own)
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bake"
 
 
 def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootImage:
