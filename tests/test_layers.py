@@ -21,7 +21,8 @@ LAYERS = """
     host.apt_sources host.store host.image_build host.image host.image_custom
     host.console host.etcd
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership
-    host.hypervisor.network host.hypervisor.pool host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor
+    host.hypervisor.network host.hypervisor.pool host.hypervisor.boot host.hypervisor.lifecycle
+    host.hypervisor.terminal host.hypervisor
     bake cli
 """.split()
 

@@ -3,5 +3,18 @@
 from generator.host.hypervisor.boot import boot
 from generator.host.hypervisor.connection import connect
 from generator.host.hypervisor.lifecycle import NodeStatus, State, destroy, down, status
+from generator.host.hypervisor.terminal import ConsoleLog, attach_console, console_logs, follow_console
 
-__all__ = ["NodeStatus", "State", "boot", "connect", "destroy", "down", "status"]
+__all__ = [
+    "ConsoleLog",
+    "NodeStatus",
+    "State",
+    "attach_console",
+    "boot",
+    "connect",
+    "console_logs",
+    "destroy",
+    "down",
+    "follow_console",
+    "status",
+]

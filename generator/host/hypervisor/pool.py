@@ -133,8 +133,8 @@ def _read(_stream: Any, count: int, source: BinaryIO) -> bytes:
     return source.read(count)
 
 
-def _skip(_stream: Any, count: int, source: BinaryIO) -> None:
-    source.seek(count, io.SEEK_CUR)
+def _skip(_stream: Any, count: int, source: BinaryIO) -> int:
+    return source.seek(count, io.SEEK_CUR)
 
 
 def _hole(size: int) -> Callable[[Any, BinaryIO], tuple[bool, int]]:

@@ -1,0 +1,146 @@
+"""What the nodes say on their serial consoles: records for progress, and all of it kept for a post-mortem."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from generator.errors import WaitTimeoutError
+
+_RECORD = re.compile(
+    r"bake: node=(?P<node>[a-z0-9][a-z0-9-]{0,62}) phase=(?P<phase>[a-z][a-z-]{0,30})(?![^\s\x00-\x1f])"
+    r'(?: detail="(?P<detail>[^"]*)")?'
+)
+_DEATHS = re.compile(r"(Kernel panic - not syncing: .*|You are in emergency mode.*)")
+# ECMA-48 control sequences and other escapes; systemd colours its lines.
+_ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/]*[0-~])")
+_MAX_LINE = 16384
+_MAX_DETAIL = 500
+_HEALTH_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A node got somewhere. `detail` is for people."""
+
+    node: str
+    phase: str
+    detail: str = ""
+
+
+def parse_line(line: str, node: str) -> list[Event]:
+    """The records in one console line. Kernel and service manager may have put text around them, or cut them.
+
+    A record of another node's name has no business on this console, and is none.
+    """
+    text = _ESCAPE.sub("", line)
+    events = [
+        Event(node=node, phase=match["phase"], detail=(match["detail"] or "")[:_MAX_DETAIL])
+        for match in _RECORD.finditer(text)
+        if match["node"] == node
+    ]
+    death = _DEATHS.search(text)
+    return (
+        [*events, Event(node=node, phase="failed", detail=death[1].strip()[:_MAX_DETAIL])]
+        if death
+        else events
+    )
+
+
+@dataclass
+class LineReader:
+    """Cuts a console's bytes into lines, wherever the pieces end."""
+
+    node: str
+    _rest: bytes = field(default=b"", repr=False)
+
+    def feed(self, data: bytes) -> list[Event]:
+        *lines, rest = re.split(rb"[\r\n]+", self._rest + data)
+        self._rest = rest[-_MAX_LINE:]
+        return [event for line in lines for event in parse_line(line.decode(errors="replace"), self.node)]
+
+
+class Source(Protocol):
+    """Where a console's bytes come from (`hypervisor.ConsoleLog`)."""
+
+    def read(self) -> bytes: ...
+
+
+class Journal:
+    """Keeps what was read: each node's `console.log`, and `events.ndjson`. Both may quote secrets: 0600."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def keep_output(self, node: str, data: bytes) -> None:
+        _append(self.folder / node / "console.log", data)
+
+    def keep_event(self, event: Event, seconds: float) -> None:
+        record = {"time": round(seconds, 3), "node": event.node, "phase": event.phase, "detail": event.detail}
+        _append(self.folder / "events.ndjson", json.dumps(record).encode() + b"\n")
+
+    def tail(self, node: str, lines: int = 15) -> list[str]:
+        """The last lines of a console, readable: no escapes, no empty lines."""
+        try:
+            raw = (self.folder / node / "console.log").read_bytes()[-65536:]
+        except FileNotFoundError:
+            return []
+        text = _ESCAPE.sub("", raw.decode(errors="replace"))
+        clean = ("".join(c for c in line if c.isprintable()).rstrip() for line in re.split(r"[\r\n]+", text))
+        return [line for line in clean if line][-lines:]
+
+
+def _append(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        file.write(data)
+
+
+def follow(
+    sources: Mapping[str, Source],
+    journal: Journal,
+    *,
+    timeout: float,
+    health: Callable[[], Mapping[str, str]] = dict,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+    poll: float = 0.25,
+) -> Iterator[Event]:
+    """Every node's events as they come, until the caller has seen enough; raises when the time is up.
+
+    `health` names the nodes whose VM does not run, and what it does instead; each is an event `failed`, once.
+    """
+    readers = {node: LineReader(node) for node in sources}
+    last = dict.fromkeys(sources, "")
+    start = checked = clock()
+    while clock() - start < timeout:
+        events = [event for node in sources for event in _read_node(sources[node], readers[node], journal)]
+        if clock() - checked >= _HEALTH_SECONDS:
+            checked = clock()
+            sick = [Event(node=node, phase="failed", detail=text) for node, text in health().items()]
+            events += [event for event in sick if last[event.node] != event.phase]
+        for event in events:
+            last[event.node] = event.phase
+            journal.keep_event(event, clock())
+            yield event
+        if not events:
+            sleep(poll)
+    where = ", ".join(f"{node}: {phase or 'nothing'}" for node, phase in last.items())
+    raise WaitTimeoutError(
+        f"not there after {timeout:.0f} s; the nodes said last: {where}",
+        hint=f"their consoles are in {journal.folder}/<node>/console.log",
+    )
+
+
+def _read_node(source: Source, reader: LineReader, journal: Journal) -> list[Event]:
+    data = source.read()
+    if data:
+        journal.keep_output(reader.node, data)
+    return reader.feed(data)
