@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
-import yaml
-
-from generator import pki, render, seed
+from generator import pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.errors import InputError
@@ -40,7 +38,9 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
         store.check()
         authority = load_authority(store, now=now) or pki.create_authority(plan, now=now)
         client = pki.issue_client(plan, authority, now=now, kept=load_client(store, authority))
-        nodes = pki.issue_nodes(plan, authority, now=now, kept=kept_nodes(store, plan), workers=_workers(spec))
+        nodes = pki.issue_nodes(
+            plan, authority, now=now, client=client, kept=kept_nodes(store, plan), workers=_workers(spec)
+        )
         with store.replacing() as folder:
             for artifact in operator_files(plan, authority, client, store.folder):
                 folder.write(artifact)
@@ -72,7 +72,7 @@ def operator_files(
         yield Artifact(_pem(role), credential.cert_pem)
         yield Artifact(_key(role), credential.key_pem, mode=0o600, secret=True)
     spec = plan.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    yield Artifact(PurePosixPath("cluster.yaml"), yaml.safe_dump(spec, sort_keys=False).encode())
+    yield Artifact(PurePosixPath("cluster.yaml"), yaml12.dump(spec).encode())
     yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan, folder))
 
 

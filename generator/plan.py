@@ -106,8 +106,8 @@ def place_nodes(spec: ClusterSpec) -> list[AnyAddress]:
     for address in given:
         if address is None:
             while candidate in taken:
-                candidate += 1
-            address, candidate = candidate, candidate + 1
+                candidate = _after(candidate)
+            address, candidate = candidate, _after(candidate)
         placed.append(address)
     return placed
 
@@ -117,12 +117,24 @@ def first_address(spec: ClusterSpec) -> AnyAddress:
     subnet = spec.network.subnet
     if spec.network.first_ip:
         return spec.network.first_ip
-    return subnet.network_address + (FIRST_HOST if subnet.num_addresses > 64 else 2)
+    if subnet.num_addresses > 64:
+        return subnet.network_address + FIRST_HOST
+    return _after(_after(subnet.network_address))
 
 
 def gateway_of(spec: ClusterSpec) -> AnyAddress:
     """The gateway, by default the subnet's first host address."""
-    return spec.network.gateway or spec.network.subnet.network_address + 1
+    return spec.network.gateway or _after(spec.network.subnet.network_address)
+
+
+def _after(address: AnyAddress) -> AnyAddress:
+    """The next address; after the family's last one comes its first, which no rule accepts."""
+    return type(address)((int(address) + 1) % (1 << address.max_prefixlen))
+
+
+def domain_of(spec: ClusterSpec) -> str:
+    """The nodes' DNS domain; `.internal` is reserved for private use (ICANN, 2024)."""
+    return spec.pki.domain or f"{spec.name}.internal"
 
 
 def url(address: AnyAddress, port: int) -> str:
@@ -153,7 +165,7 @@ def _plan_node(
     spec: ClusterSpec, index: int, address: AnyAddress, peers: list[tuple[str, str]]
 ) -> NodePlan:
     name, peer_url = peers[index]
-    fqdn = f"{name}.{spec.pki.domain or f'{spec.name}.internal'}"
+    fqdn = f"{name}.{domain_of(spec)}"
     # The document's "member add" prints the new member first, then those that are there already. A node that
     # joins computes the real list just before it starts; this one is what a reader of etcd.conf expects.
     initial = (peers[index], *reversed(peers[:index])) if index < 8 else (peers[index], peers[0])

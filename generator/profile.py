@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from generator import yaml12
 from generator.errors import InputError, Problem
 from generator.rules import check_spec
-from generator.spec import ClusterSpec
+from generator.spec import ClusterSpec, shown
 
 _Path = tuple[str | int, ...]
 _HERE = Path(__file__).parent
@@ -112,7 +112,7 @@ def _make_section(value: dict[str, Any], path: _Path) -> None:
     for key in path:
         value = value.setdefault(str(key), {})
         if not isinstance(value, dict):
-            raise InputError.one(dotted_path(path), f"{value!r} is not a section", "write its fields below it")
+            raise InputError.one(dotted_path(path), f"{shown(value)} is not a section of fields", "write its fields below it")
 
 
 def _check(layers: _Layers) -> Loaded:
@@ -159,8 +159,11 @@ def _explain(detail: Any, path: _Path) -> tuple[str, str | None]:
         return str(detail["ctx"]["error"]), description
     if detail["type"] == "missing":
         return "is missing", description
-    rule = detail["msg"].removeprefix("Input should be ")
-    return f"{detail['input']!r} is not {rule}", description
+    rule = _RULES.get(detail["type"]) or detail["msg"].removeprefix("Input should be ")
+    return f"{shown(detail['input'])} is not {rule}", description
+
+
+_RULES = {"model_type": "a section of fields", "dict_type": "a section of fields", "tuple_type": "a list"}
 
 
 def _lookup(path: _Path) -> tuple[list[str], str | None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
 from generator.etcd_options import check_options
-from generator.plan import gateway_of, name_nodes, place_nodes
+from generator.plan import domain_of, gateway_of, name_nodes, place_nodes
 from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, InstallMethod
 
 Finding = tuple[tuple[str | int, ...], str, str | None]
@@ -19,6 +19,7 @@ def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
         *_names(spec),
         *_addresses(spec),
         *_network(spec),
+        *_firewall(spec),
         *_etcd(spec),
         *_pki(spec),
         *_install(spec),
@@ -50,6 +51,9 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
     names = name_nodes(spec) if _reasonable(spec) else []
     for index, first in _repeats(names):
         yield ("nodes", index, "name"), f"{names[index]!r} is already the name of nodes[{first}]", "every node needs its own"
+    for index, name in enumerate(names):
+        if len(f"{name}.{domain_of(spec)}") > 253:  # RFC 1035, 2.3.4, as text
+            yield ("nodes", index, "name"), f"{name}.{domain_of(spec)} is longer than 253 characters", "a shorter name"
     if len(spec.name) > 40:
         yield ("name",), f"{spec.name!r} is longer than 40 characters; libvirt names are built from it", "a shorter name"
 
@@ -86,7 +90,9 @@ def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
     subnet = spec.network.subnet
     if address.is_loopback:
         return "is a loopback address"
-    if address.is_multicast or address.is_unspecified:
+    if address.is_link_local:
+        return "is a link-local address"
+    if address.is_multicast or address.is_reserved or address in _THIS_NETWORK:
         return "is not a host address"
     if address not in subnet:
         return f"is outside the subnet {subnet}"
@@ -95,6 +101,9 @@ def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
     if isinstance(subnet, IPv4Network) and address == subnet.broadcast_address and subnet.num_addresses > 2:
         return "is the subnet's broadcast address"
     return "is the gateway's address" if address == gateway_of(spec) else None
+
+
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3
 
 
 def _family(spec: ClusterSpec) -> Iterator[Finding]:
@@ -120,6 +129,15 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "an address inside the subnet"
     elif isinstance(subnet, IPv4Network) and gateway == subnet.broadcast_address:
         yield ("network", "gateway"), f"{gateway} is the broadcast address of {subnet}", "an address inside the subnet"
+
+
+def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
+    subnet = spec.network.subnet
+    for index, cidr in enumerate(spec.firewall.client_cidrs):
+        if cidr.version != subnet.version:
+            yield ("firewall", "clientCidrs", index), f"{cidr} is IPv{cidr.version}, the subnet {subnet} is not", (
+                "use one address family"
+            )
 
 
 def _etcd(spec: ClusterSpec) -> Iterator[Finding]:

@@ -18,7 +18,6 @@ from pydantic.alias_generators import to_camel
 AnyAddress = IPv4Address | IPv6Address
 AnyNetwork = IPv4Network | IPv6Network
 
-API_VERSION = "bake/v1"
 MAX_MEMBERS = 7  # etcd FAQ, "What is maximum cluster size?": no more than seven nodes
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
@@ -76,9 +75,14 @@ class NetworkMode(StrEnum):
     ISOLATED = "isolated"
 
 
+def shown(value: object) -> str:
+    """A value as a message shows it: in quotes, everything unprintable escaped, cut to a sensible length."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _refuse(value: object, rule: str) -> ValueError:
-    shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-    return ValueError(f"{shown} {rule}")
+    return ValueError(f"{shown(value)} {rule}")
 
 
 def parse_name(value: object) -> str:
@@ -152,6 +156,30 @@ def parse_token(value: object) -> str:
     return value
 
 
+def parse_country(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Z]{2}", value):
+        raise _refuse(value, "is not two capital letters (ISO 3166)")
+    return value
+
+
+def parse_package(value: object) -> str:
+    """A package's name as dpkg and rpm have them, with a version or an architecture; never an option of apt's."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", value):
+        raise _refuse(value, "is not a package's name")
+    return value
+
+
+def parse_option(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise _refuse(value, "is not a number, true, false or text")
+    return value
+
+
+def parse_version(value: object) -> object:
+    """Without quotes, 3.6 is a number in YAML."""
+    return str(value) if isinstance(value, float) else value
+
+
 def parse_data_dir(value: object) -> str:
     """Below etcd's home, where the unit's sandbox lets etcd write and where nothing else lives."""
     if not isinstance(value, str) or not re.fullmatch(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", value):
@@ -183,12 +211,13 @@ Address = Annotated[AnyAddress, BeforeValidator(parse_address), _as_text]
 Network = Annotated[AnyNetwork, BeforeValidator(parse_network), _as_text]
 Text64 = Annotated[str, BeforeValidator(partial(parse_text, limit=64))]
 PathText = Annotated[str, BeforeValidator(partial(parse_text, limit=1024))]
-Country = Annotated[str, BeforeValidator(partial(parse_text, limit=2)), Field(min_length=2)]
+Country = Annotated[str, BeforeValidator(parse_country)]
+Package = Annotated[str, BeforeValidator(parse_package)]
 Sha256 = Annotated[str, BeforeValidator(parse_sha256)]
 Token = Annotated[str, BeforeValidator(parse_token)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Days = Annotated[int, Field(ge=1, le=36500)]
-Scalar = bool | int | float | str
+Days = Annotated[int, Field(ge=2, le=36500)]  # the first day lies in the past: certificates are backdated
+OptionValue = Annotated[Any, BeforeValidator(parse_option)]
 
 
 def _nodes_kind(value: object) -> str:
@@ -244,8 +273,8 @@ class PkiSpec(_Section):
     key_type: _one_of(KeyType) = Field(  # type: ignore[valid-type]
         default=KeyType.ECDSA_P256, description=f"one of {', '.join(KeyType)}"
     )
-    ca_days: Days = Field(default=3650, description="validity of the CA in days, 1 to 36500")
-    leaf_days: Days = Field(default=365, description="validity of the other certificates in days, at most caDays")
+    ca_days: Days = Field(default=3650, description="validity of the CA in days, 2 to 36500")
+    leaf_days: Days = Field(default=365, description="validity of the other certificates in days, 2 to caDays")
     certificates: _one_of(Certificates) = Field(  # type: ignore[valid-type]
         default=Certificates.PER_NODE, description="per-node (each names only its node) or shared"
     )
@@ -262,7 +291,9 @@ class PkiSpec(_Section):
 
 
 class EtcdSpec(_Section):
-    version: Literal["3.5", "3.6"] = Field(default="3.5", description="the etcd release series on the nodes: 3.5 or 3.6")
+    version: Annotated[Literal["3.5", "3.6"], BeforeValidator(parse_version)] = Field(
+        default="3.5", description="the etcd release series on the nodes: 3.5 or 3.6"
+    )
     client_port: Port = Field(default=2379, description="the port for clients, 1 to 65535")
     peer_port: Port = Field(default=2380, description="the port for peers, 1 to 65535, not the client port")
     data_dir: Annotated[str, BeforeValidator(parse_data_dir)] = Field(
@@ -271,7 +302,7 @@ class EtcdSpec(_Section):
     token: Token | None = Field(
         default=None, description="initial-cluster-token; left out, a value that belongs to this cluster's CA alone"
     )
-    options: dict[str, Scalar] = Field(
+    options: dict[str, OptionValue] = Field(
         default_factory=dict, description="further etcd options by flag name, such as heartbeat-interval: 200"
     )
 
@@ -289,7 +320,7 @@ class InstallSpec(_Section):
     method: _one_of(InstallMethod) = Field(  # type: ignore[valid-type]
         default=InstallMethod.PREINSTALLED, description=f"one of {', '.join(InstallMethod)}"
     )
-    packages: Annotated[tuple[Text64, ...], BeforeValidator(_list_to_tuple)] = Field(
+    packages: Annotated[tuple[Package, ...], BeforeValidator(_list_to_tuple)] = Field(
         default=(),
         description="what the nodes install from their repositories: etcd itself (method package), acl, a firewall",
     )
@@ -313,7 +344,7 @@ class VmSpec(_Section):
 class ClusterSpec(_Section):
     """A whole `cluster.yaml`."""
 
-    api_version: Literal["bake/v1"] = Field(default=API_VERSION, description=f"write {API_VERSION}")
+    api_version: Literal["bake/v1"] = Field(default="bake/v1", description="write bake/v1")
     name: Name = Field(default="etcd", description="the cluster's name, a host name label such as etcd")
     nodes: Annotated[
         Annotated[int, Tag("count")]

@@ -1,4 +1,4 @@
-"""Reads YAML the way its users think it works: the 1.2 core schema, strictly, with the position of every value.
+"""YAML as its users think it works: the 1.2 core schema, strictly, with the position of every value.
 
 PyYAML's own loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and let a duplicate key win
 silently; aliases and merge keys are where its memory blow-ups come from. None of that is accepted here.
@@ -39,7 +39,7 @@ class Document:
     positions: dict[Path_, str]
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     def __init__(self, mark: Any, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.mark, self.message, self.hint = mark, message, hint
@@ -55,7 +55,7 @@ def load_text(text: str, source: str) -> Document:
     reader = _Reader(source)
     try:
         value = reader.read(text)
-    except _Refused as refused:
+    except _RefusedError as refused:
         raise InputError([Problem(reader.where(refused.mark), refused.message, refused.hint)]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -103,19 +103,19 @@ class _Reader:
         next(self.events)  # DocumentEnd
         end = next(self.events)
         if isinstance(end, yaml.DocumentStartEvent):
-            raise _Refused(end.start_mark, "begins a second document", "keep one document in the file")
+            raise _RefusedError(end.start_mark, "begins a second document", "keep one document in the file")
         return value
 
     def _node(self, event: Any, path: Path_) -> Any:
         if isinstance(event, yaml.AliasEvent) or event.anchor:
-            raise _Refused(event.start_mark, "uses an anchor or alias", "write the value out")
+            raise _RefusedError(event.start_mark, "uses an anchor or alias", "write the value out")
         if event.tag and event.tag != "!":
-            raise _Refused(event.start_mark, f"uses the tag {event.tag}", "remove the tag")
+            raise _RefusedError(event.start_mark, f"uses the tag {event.tag}", "remove the tag")
         if len(path) > MAX_DEPTH:
-            raise _Refused(event.start_mark, f"is nested deeper than {MAX_DEPTH} levels")
+            raise _RefusedError(event.start_mark, f"is nested deeper than {MAX_DEPTH} levels")
         self.positions.setdefault(path, self.where(event.start_mark))
         if isinstance(event, yaml.ScalarEvent):
-            return _scalar(event) if event.implicit[0] else event.value
+            return _resolve(event.value) if event.implicit[0] else event.value
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(path)
         return self._mapping(path)
@@ -129,8 +129,8 @@ class _Reader:
     def _mapping(self, path: Path_) -> dict[str, Any]:
         found: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            if not isinstance(event, yaml.ScalarEvent) or event.anchor:
-                raise _Refused(event.start_mark, "is not a plain key", "write the key as a word")
+            if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
+                raise _RefusedError(event.start_mark, "is not a plain key", "write the key as a word")
             key, where = event.value, self.where(event.start_mark)
             if key in found:
                 self.problems.append(Problem(where, f"the key {key!r} is here twice", "keep one of them"))
@@ -139,14 +139,32 @@ class _Reader:
         return found
 
 
-def _scalar(event: Any) -> Any:
-    text = event.value
+def _resolve(text: str) -> Any:
+    """What a plain scalar means."""
     if text in _NULL:
         return None
     if text in _BOOL:
         return _BOOL[text]
     if len(text) <= 20 and _INT.fullmatch(text):  # longer ones stay text and are refused as such
         return int(text)
-    if len(text) <= 40 and _FLOAT.fullmatch(text) and not (text.isdigit() and text.startswith("0")):
+    if len(text) <= 40 and set(text) & set(".eE") and _FLOAT.fullmatch(text):
         return float(text)
+    return text
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Quotes what YAML 1.1 would misread, and what 1.2 would (`1e3` is text to the one and 1000 to the other)."""
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    style = None if _resolve(text) is text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def dump(value: Any) -> str:
+    """A YAML document that loads back as the same value, here and in any other reader."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
     return text
