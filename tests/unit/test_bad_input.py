@@ -1,0 +1,351 @@
+"""Wrong words in flags and cluster files: refused by field, value and rule, with exit code 2 and nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Bake = Callable[..., Any]
+# What a name may not be; each is tried as the cluster's and as a node's.
+NAMES = {
+    "empty": "",
+    "64 characters": "a" * 64,
+    "254 characters": "a" * 254,
+    "upper case": "Etcd1",
+    "underscore": "etcd_1",
+    "leading hyphen": "-etcd",
+    "trailing hyphen": "etcd-",
+    "a flag": "--help",
+    "two labels": "etcd.one",
+    "dot": ".",
+    "parent": "..",
+    "path": "../etcd",
+    "absolute path": "/etc/passwd",
+    "NUL": "etcd\0",
+    "newline": "etcd\n",
+    "newline and command": "etcd\nruncmd: [id]",
+    "carriage return": "etcd\r",
+    "tab": "et\tcd",
+    "space": "etcd 1",
+    "single quote": "etcd'",
+    "double quote": 'etcd"',
+    "backtick": "`id`",
+    "command": "$(id)",
+    "variable": "$HOME",
+    "semicolon": "etcd;id",
+    "pipe": "etcd|id",
+    "ampersand": "etcd&",
+    "format": "%n",
+    "unit specifier": "etcd%i",
+    "template": "{{7*7}}",
+    "template statement": "{% raw %}",
+    "glob": "etcd*",
+    "equals sign": "a=b",
+    "comma": "a,b",
+    "emoji": "etcd😀",
+    "homoglyph": "еtcd",
+    "right to left": "\u202eetcd",
+    "zero width": "et\u200bcd",
+    "combining": "etcd\u0301",
+    "full-width": "etcd１",  # noqa: RUF001
+    "only digits": "123",
+}
+
+ADDRESSES = {  # a node's, in 192.168.20.0/24 with the gateway .1
+    "outside the subnet": ("192.168.21.31", "is outside the subnet 192.168.20.0/24"),
+    "network": ("192.168.20.0", "is the subnet's network address"),
+    "broadcast": ("192.168.20.255", "is the subnet's broadcast address"),
+    "gateway": ("192.168.20.1", "is the gateway's address"),
+    "unspecified": ("0.0.0.0", "is not a host address"),  # noqa: S104
+    "multicast": ("224.0.0.1", "is not a host address"),
+    "limited broadcast": ("255.255.255.255", "is not a host address"),
+    "reserved": ("240.0.0.1", "is not a host address"),
+    "loopback": ("127.0.0.1", "is a loopback address"),
+    "link-local": ("169.254.1.1", "is a link-local address"),
+    "other family": ("fd00::31", "is IPv6, the subnet 192.168.20.0/24 is IPv4"),
+    "leading zero": ("192.168.20.010", "is not an IP address"),
+    "hexadecimal": ("0xc0a8141f", "is not an IP address"),
+    "short": ("127.1", "is not an IP address"),
+    "full-width digits": ("192.168.20.３１", "is not an IP address"),  # noqa: RUF001
+    "prefix length": ("192.168.20.31/24", "is not an IP address"),
+    "zone": ("fe80::1%eth0", "is not an IP address"),
+    "brackets": ("[fd00::31]", "is not an IP address"),
+    "IPv4-mapped": ("::ffff:192.168.20.31", "is an IPv4-mapped IPv6 address"),
+    "a name": ("etcd1", "is not an IP address"),
+    "a newline": ("192.168.20.31\n", "is not an IP address"),
+    "a number": (3232240671, "is not an IP address"),
+}
+
+# Cluster file → field, value and rule that the message names.
+FILES: dict[str, tuple[str, str, str, str]] = {
+    # counts and numbers
+    "no members": ("nodes: 0", "nodes", "0", "is not 1 to 7 members"),
+    "empty list of nodes": ("nodes: []", "nodes", "0", "is not 1 to 7 members"),
+    "eight members": ("nodes: 8", "nodes", "8", "is not 1 to 7 members"),
+    "nine members": ("nodes: 9", "nodes", "9", "is not 1 to 7 members"),
+    "minus one member": ("nodes: -1", "nodes", "-1", "is not 1 to 7 members"),
+    "a billion members": ("nodes: 1000000000", "nodes", "1000000000", "is not 1 to 7 members"),
+    "a count of 30 digits": (f"nodes: {'1' * 30}", "nodes", "1" * 30, "is not a valid integer"),
+    "count as text": ('nodes: "3"', "nodes", "'3'", "is not a valid integer"),
+    "count as fraction": ("nodes: 3.0", "nodes", "3.0", "is not a valid integer"),
+    "count as bool": ("nodes: true", "nodes", "True", "is not a valid integer"),
+    "count missing": ("nodes:", "nodes", "None", "is not a valid integer"),
+    "count not a number": ("nodes: .nan", "nodes", "'.nan'", "is not a valid integer"),
+    "count infinite": ("nodes: 1e309", "nodes", "inf", "is not a valid integer"),
+    "count octal": ("nodes: 0o3", "nodes", "'0o3'", "is not a valid integer"),
+    "memory beyond all bounds": ("vm: {memory: 10000000000}", "vm.memory", "10000000000", "is not less than or equal to"),
+    "memory negative": ("vm: {memory: -1}", "vm.memory", "-1", "is not greater than or equal to 256"),
+    "disk beyond all bounds": ("vm: {disk: 10000000000}", "vm.disk", "10000000000", "is not less than or equal to"),
+    "no CPU": ("vm: {cpus: 0}", "vm.cpus", "0", "is not greater than or equal to 1"),
+    "port 0": ("etcd: {clientPort: 0}", "etcd.clientPort", "0", "is not greater than or equal to 1"),
+    "port 65536": ("etcd: {peerPort: 65536}", "etcd.peerPort", "65536", "is not less than or equal to 65535"),
+    "equal ports": ("etcd: {peerPort: 2379}", "etcd.peerPort", "2379", "is the client port too"),
+    # nodes
+    "duplicate name": ("nodes: [{name: a}, {name: b}, {name: a}]", "nodes[2].name", "'a'", "already the name of nodes[0]"),
+    "duplicate address": (
+        "nodes: [{name: a, address: 192.168.20.31}, {name: b, address: 192.168.20.31}, {name: c}]",
+        "nodes[1].address", "192.168.20.31", "is already the address of nodes[0]",
+    ),
+    "duplicate address, other notation": (
+        "network: {subnet: 'fd00::/64'}\nnodes: [{name: a, address: 'fd00::31'}, {name: b, address: 'fd00:0::0031'}, {name: c}]",
+        "nodes[1].address", "fd00::31", "is already the address of nodes[0]",
+    ),
+    "node without a name": ("nodes: [{address: 192.168.20.31}]", "nodes[0].name", "", "is missing"),
+    "node is text": ("nodes: [etcd1]", "nodes[0]", "'etcd1'", "is not a section of fields"),
+    "nodes is a mapping": ("nodes: {a: 1}", "nodes", "{'a': 1}", "is not a valid integer"),
+    # network
+    "subnet with host bits": ("network: {subnet: 10.0.0.1/24}", "network.subnet", "'10.0.0.1/24'", "has host bits set"),
+    "subnet without prefix": ("network: {subnet: 10.0.0.0}", "network.subnet", "'10.0.0.0'", "is not a network"),
+    "subnet too narrow": ("network: {subnet: 10.0.0.0/31}", "network.subnet", "10.0.0.0/31", "has no room"),
+    "subnet of one address": ("network: {subnet: 10.0.0.1/32}", "network.subnet", "10.0.0.1/32", "has no room"),
+    "the last subnet of one": ("network: {subnet: 255.255.255.255/32}", "network.subnet", "255.255.255.255/32", ""),
+    "subnet too small for all": ("network: {subnet: 10.0.0.0/30}", "network.firstIp", "10.0.0.4", "is outside the subnet"),
+    "subnet is everything": ("network: {subnet: 0.0.0.0/0}", "network.firstIp", "0.0.0.31", "is not a host address"),
+    "subnet is loopback": ("network: {subnet: 127.0.0.0/8}", "network.subnet", "127.0.0.0/8", "is not a network for hosts"),
+    "subnet is multicast": ("network: {subnet: 224.0.0.0/24}", "network.subnet", "224.0.0.0/24", "is not a network for hosts"),
+    "subnet is link-local": ("network: {subnet: 'fe80::/64'}", "network.firstIp", "fe80::1f", "is a link-local address"),
+    "first address outside": ("network: {firstIp: 10.0.0.1}", "network.firstIp", "10.0.0.1", "is outside the subnet"),
+    "counting beyond the last address": (
+        "network: {subnet: 255.255.255.0/24, firstIp: 255.255.255.254}", "network.firstIp", "255.255.255.255", "is not",
+    ),
+    "counting beyond the last IPv6 address": (
+        "network: {subnet: 'fd00::/120', firstIp: 'fd00::ff'}", "network.firstIp", "fd00::100", "is outside the subnet",
+    ),
+    "gateway outside": ("network: {gateway: 10.0.0.1}", "network.gateway", "10.0.0.1", "is not a host address of"),
+    "gateway is the broadcast address": (
+        "network: {gateway: 192.168.20.255}", "network.gateway", "192.168.20.255", "is the broadcast address",
+    ),
+    "gateway of the other family": ("network: {gateway: 'fd00::1'}", "network.gateway", "fd00::1", "is IPv6"),
+    "client network of the other family": (
+        "firewall: {clientCidrs: ['fd00::/64']}", "firewall.clientCidrs[0]", "fd00::/64", "is IPv6, the subnet 192.168.20.0/24 is not",
+    ),
+    "network mode unknown": ("network: {mode: bridge}", "network.mode", "'bridge'", "is not one of nat, isolated"),
+    # types and keys
+    "unknown key": ("node: 3", "node", "'node'", "there is no field"),
+    "unknown key, the remedy": ("node: 3", "node", "", "did you mean nodes?"),
+    "unknown key inside": ("pki: {keytype: rsa-2048}", "pki.keytype", "'keytype'", "did you mean keyType?"),
+    "duplicate key": ("nodes: 3\nnodes: 5", "cluster.yaml:2:1", "'nodes'", "is here twice"),
+    "duplicate key inside": ("vm: {cpus: 1, cpus: 2}", "cluster.yaml:1:15", "'cpus'", "is here twice"),
+    "section is text": ("network: nat", "network", "'nat'", "is not a section of fields"),
+    "section is empty": ("network:", "network", "None", "is not a section of fields"),
+    "section is a list": ("pki: [a]", "pki", "['a']", "is not a section of fields"),
+    "list is text": ("network: {dns: 9.9.9.9}", "network.dns", "'9.9.9.9'", "is not a list"),
+    "Norway": ("pki: {subject: {country: no}}", "pki.subject.country", "'no'", "is not two capital letters"),
+    "country of three": ("pki: {subject: {country: CHN}}", "pki.subject.country", "'CHN'", "is not two capital letters"),
+    "sexagesimal": ("nodes: 12:30", "nodes", "'12:30'", "is not a valid integer"),
+    "version of the file": ("apiVersion: bake/v2", "apiVersion", "'bake/v2'", "is not 'bake/v1'"),
+    "an endless value": (f"nodes: {'x' * 900_000}", "nodes", "'xxxx", "is not a valid integer"),
+    # PKI
+    "validity 0": ("pki: {leafDays: 0}", "pki.leafDays", "0", "is not greater than or equal to 2"),
+    "validity of the backdated day": ("pki: {leafDays: 1}", "pki.leafDays", "1", "is not greater than or equal to 2"),
+    "validity negative": ("pki: {caDays: -1}", "pki.caDays", "-1", "is not greater than or equal to 2"),
+    "validity of a million years": ("pki: {caDays: 365000000}", "pki.caDays", "365000000", "less than or equal to 36500"),
+    "leaf outlives its CA": ("pki: {caDays: 30, leafDays: 31}", "pki.leafDays", "31", "is more than the CA's 30 days"),
+    "key type unknown": ("pki: {keyType: dsa-1024}", "pki.keyType", "'dsa-1024'", "is not one of ecdsa-p256"),
+    "domain of one label": ("pki: {domain: internal}", "pki.domain", "'internal'", "is not a domain"),
+    "domain with a bad label": ("pki: {domain: a..b}", "pki.domain", "'a..b'", "has a label that is not"),
+    "a name too long for DNS": (
+        f"pki: {{domain: {'.'.join(['a' * 63] * 3)}}}\nnodes: [{{name: {'b' * 63}}}]",
+        "nodes[0].name", "b" * 63, "is longer than 253 characters",
+    ),
+    "subject with a newline": ('pki: {subject: {organization: "a\\nb"}}', "pki.subject.organization", "'a\\nb'", "printable"),
+    "subject too long": (f"pki: {{subject: {{state: {'a' * 65}}}}}", "pki.subject.state", "aaa", "is not 1 to 64"),
+    # etcd
+    "etcd version": ("etcd: {version: '3.4'}", "etcd.version", "'3.4'", "is not '3.5' or '3.6'"),
+    "etcd option unknown": (
+        "etcd: {options: {heartbeat-intervall: 100}}", "etcd.options.heartbeat-intervall", "'heartbeat-intervall'", "has no option",
+    ),
+    "etcd option of the other version": (
+        "etcd: {options: {feature-gates: a=true}}", "etcd.options.feature-gates", "'feature-gates'", "has no option",
+    ),
+    "etcd option that is bake's": ("etcd: {options: {name: x}}", "etcd.options.name", "'name'", "is set by bake"),
+    "etcd option of a wrong type": (
+        "etcd: {options: {heartbeat-interval: fast}}", "etcd.options.heartbeat-interval", "'fast'", "is not a whole number",
+    ),
+    "etcd option with a command": (
+        "etcd: {options: {log-level: $(id)}}", "etcd.options.log-level", "'$(id)'", "is not plain text",
+    ),
+    "etcd option is a list": ("etcd: {options: {cors: [a]}}", "etcd.options.cors", "['a']", "is not a number, true, false or text"),
+    "etcd option is empty": ("etcd: {options: {cors: }}", "etcd.options.cors", "None", "is not a number, true, false or text"),
+    "data outside etcd's home": ("etcd: {dataDir: /}", "etcd.dataDir", "'/'", "is not a path below /var/lib/etcd"),
+    "data in a parent": (
+        "etcd: {dataDir: /var/lib/etcd/../x}", "etcd.dataDir", "'/var/lib/etcd/../x'", "is not a path below /var/lib/etcd",
+    ),
+    "token with quotes": ("etcd: {token: 'a\"b'}", "etcd.token", "'a\"b'", "is not 1 to 64 of letters"),
+    # installation, firewall, VM
+    "join mode": ("join: follower", "join", "'follower'", "is not one of learner, voter"),
+    "firewall kind": ("firewall: {kind: pf}", "firewall.kind", "'pf'", "is not one of none, firewalld"),
+    "archive without its digest": (
+        "install: {method: archive, archive: etcd.tar.gz}", "install.sha256", "", "is missing, and install.method is archive",
+    ),
+    "archive with another method": ("install: {archive: x.tar.gz}", "install.archive", "", "has no meaning with install.method"),
+    "a package that is an option": (
+        "install: {method: package, packages: ['-oDebug=1']}", "install.packages[0]", "'-oDebug=1'", "is not a package's name",
+    ),
+    "a digest that is none": ("vm: {image: x, sha256: abc}", "vm.sha256", "'abc'", "is not a sha256 in hex"),
+    "image from afar without a digest": ("vm: {image: 'https://x/y'}", "vm.sha256", "", "is missing, and vm.image is a URL"),
+    # YAML
+    "list at the top": ("- nodes", "cluster.yaml:1:1", "", "is not a mapping"),
+    "text at the top": ("three", "cluster.yaml:1:1", "", "is not a mapping"),
+    "empty": ("", "cluster.yaml:1:1", "", "is not a mapping"),
+    "not YAML": ("nodes: [", "cluster.yaml", "", "is not YAML"),
+    "a tab": ("vm:\n\tcpus: 1", "cluster.yaml:2:1", "", "is not YAML"),
+    "anchor": ("vm: &a {cpus: 1}", "cluster.yaml:1:5", "", "uses an anchor or alias"),
+    "alias": ("vm: *a", "cluster.yaml:1:5", "", "uses an anchor or alias"),
+    "alias as key": ("*a : 1", "cluster.yaml:1:1", "", "is not a plain key"),
+    "alias to itself": ("vm: &a [*a]", "cluster.yaml:1:5", "", "uses an anchor or alias"),
+    "merge key": ("vm: {<<: {cpus: 1}}", "vm.<<", "'<<'", "there is no field"),
+    "tag": ("nodes: !!python/object/apply:os.getcwd []", "cluster.yaml:1:8", "python/object/apply:os.getcwd", "uses the tag"),
+    "tag on a key": ("!!binary nodes: 3", "cluster.yaml:1:1", "", "is not a plain key"),
+    "binary": ("name: !!binary aGk=", "cluster.yaml:1:7", "tag:yaml.org,2002:binary", "uses the tag"),
+    "two documents": ("nodes: 3\n---\nnodes: 5", "cluster.yaml:2:1", "", "begins a second document"),
+    "key is a mapping": ("? {a: 1}\n: 2", "cluster.yaml:1:3", "", "is not a plain key"),
+    "deep": ("a: " + "[" * 10_000, "cluster.yaml:1:", "", "is nested deeper than 20 levels"),
+    "control character": ("name: \x07", "cluster.yaml", "", "is not YAML"),
+}  # fmt: skip
+
+BYTES: dict[str, tuple[bytes, str]] = {
+    "UTF-16": ("nodes: 3".encode("utf-16"), "is not UTF-8 (byte 0)"),
+    "Latin-1": ("name: é".encode("latin-1"), "is not UTF-8 (byte 6)"),
+    "huge": (b"#" * (1 << 20) + b"\n", "has 1048577 bytes; a cluster file has at most 1048576"),
+    "aliases that multiply": (b"a: &a [x,x]\nb: &b [*a,*a]\n", "uses an anchor or alias"),
+}
+
+FLAGS: dict[str, tuple[list[str], str, str]] = {
+    "count": (["--nodes", "9"], "--nodes: 9", "is not 1 to 7 members"),
+    "count is text": (["--nodes", "three"], "--nodes", "'three' is not a valid integer"),
+    "cluster name": (["--name", "../x"], "--name: '../x'", "is not a host name label"),
+    "subnet": (["--subnet", "10.0.0.1/24"], "--subnet: '10.0.0.1/24'", "has host bits set"),
+    "first address": (["--first-ip", "10.9.9.9"], "--first-ip: 10.9.9.9", "is outside the subnet"),
+    "key type": (["--key-type", "md5"], "--key-type: 'md5'", "is not one of ecdsa-p256"),
+    "profile": (["--profile", "debain"], "--profile", "there is no profile 'debain'"),
+    "profile file": (["--profile", "./none.yaml"], "none.yaml", "cannot be read: No such file"),
+    "cluster file": (["--config", "none.yaml"], "none.yaml", "cannot be read: No such file"),
+    "a folder as cluster file": (["--config", "/"], "/", "is not a regular file"),
+    "a device as cluster file": (["--config", "/dev/zero"], "/dev/zero", "is not a regular file"),
+    "unknown flag": (["--node", "3"], "--node", "No such option"),
+    "unknown command": (["up3"], "'up3'", "No such command"),
+    "flag before the command": (["--nodes", "3", "check"], "--nodes", "goes behind the command"),
+    "archive": (
+        ["--profile", "rhel", "--archive", "none.tar.gz", "--archive-sha256", "0" * 64], "none.tar.gz", "cannot be read",
+    ),
+}  # fmt: skip
+
+
+def refuse(result: Any, *words: str) -> None:
+    """It ended in 2, with one message that has all these words, and left nothing."""
+    assert result.code == 2, result
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in result.err
+    assert max(map(len, result.err.splitlines())) < 2000
+    assert not Path("out").exists()
+
+
+def refuse_file(bake: Bake, text: str, *words: str) -> None:
+    Path("cluster.yaml").write_text(text)
+    refuse(bake("--config", "cluster.yaml"), *words)
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("field", ["name", "nodes[0].name"])
+def test_a_bad_name_is_refused(bake: Bake, field: str, name: str) -> None:
+    quoted = json.dumps(name, ensure_ascii=False)
+    text = f"name: {quoted}" if field == "name" else f"nodes:\n- name: {quoted}"
+    shown = repr(name) if len(repr(name)) <= 80 else repr(name)[:77]
+    refuse_file(bake, text, f"cluster.yaml:{1 + (field != 'name')}:", f" {field}: {shown}", "hint: ")
+
+
+@pytest.mark.parametrize(("address", "rule"), ADDRESSES.values(), ids=ADDRESSES)
+def test_a_bad_address_is_refused(bake: Bake, address: object, rule: str) -> None:
+    text = f"nodes:\n- {{name: a}}\n- name: b\n  address: {json.dumps(address, ensure_ascii=False)}\n- {{name: c}}"
+    shown = str(address) if rule.startswith(("is the ", "is outside")) else str(address).strip()
+    refuse_file(bake, text, "cluster.yaml:4:3: nodes[1].address: ", shown, rule)
+
+
+@pytest.mark.parametrize(("text", "field", "value", "rule"), FILES.values(), ids=FILES)
+def test_a_bad_file_is_refused(bake: Bake, text: str, field: str, value: str, rule: str) -> None:
+    refuse_file(bake, text, field, value, rule)
+
+
+@pytest.mark.parametrize(("content", "rule"), BYTES.values(), ids=BYTES)
+def test_bad_bytes_are_refused(bake: Bake, content: bytes, rule: str) -> None:
+    Path("cluster.yaml").write_bytes(content)
+    refuse(bake("--config", "cluster.yaml"), "cluster.yaml", rule)
+
+
+@pytest.mark.parametrize(("words", "where", "rule"), FLAGS.values(), ids=FLAGS)
+def test_a_bad_flag_is_refused(bake: Bake, words: list[str], where: str, rule: str) -> None:
+    refuse(bake(*words), where, rule)
+
+
+def test_a_bad_variable_is_refused(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAKE_SUBNET", "10.0.0.1/24")
+    refuse(bake(), "--subnet", "'10.0.0.1/24'", "has host bits set")
+
+
+def test_a_fifo_as_cluster_file_is_refused_and_not_waited_for(bake: Bake) -> None:
+    os.mkfifo("cluster.yaml")
+    refuse(bake("--config", "cluster.yaml"), "cluster.yaml", "is not a regular file")
+
+
+def test_every_problem_is_named_at_once(bake: Bake) -> None:
+    text = "name: A_b\nnodes: [{name: a}, {name: a}, {name: '$(x)'}]\nvm: {memory: lots, cpuz: 2}\npki: {keyType: x}"
+    Path("cluster.yaml").write_text(text)
+    result = bake("--config", "cluster.yaml")
+    fields = ("name", "nodes[1].name", "nodes[2].name", "vm.memory", "vm.cpuz", "pki.keyType")
+    refuse(result, *(f" {field}: " for field in fields))
+    assert result.err.count("error: ") == len(fields)
+
+
+def test_a_problem_is_named_once(bake: Bake) -> None:
+    Path("cluster.yaml").write_text("etcd: {options: {cors: [a]}}\nnodes: {a: 1}")
+    assert bake("--config", "cluster.yaml").err.count("error: ") == 2
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_an_even_count_is_only_a_warning(bake: Bake, count: int) -> None:
+    result = bake("--nodes", count)
+    assert result.code == 0
+    assert f"warning: --nodes: {count} is an even number of members" in result.err
+
+
+def test_a_byte_order_mark_is_harmless(bake: Bake) -> None:
+    Path("cluster.yaml").write_bytes(b"\xef\xbb\xbfnodes: 1\n")
+    assert bake("check", "--config", "cluster.yaml").code == 0
+
+
+def test_an_etcd_version_needs_no_quotes(bake: Bake) -> None:
+    Path("cluster.yaml").write_text("etcd: {version: 3.6}")
+    assert json.loads(bake("check", "--config", "cluster.yaml", "-o", "json").out)["spec"]["etcd"]["version"] == "3.6"
+
+
+def test_check_writes_nothing(bake: Bake, tmp_path: Path) -> None:
+    assert bake("check", "--nodes", 3).code == 0
+    assert list(tmp_path.iterdir()) == []
