@@ -102,17 +102,19 @@ def issue_nodes(
     authority: Credential,
     *,
     now: datetime,
+    client: Credential | None = None,
     kept: Iterable[NodePki] = (),
     new_key: NewKey = generate_key,
     workers: int = 1,
 ) -> Iterator[NodePki]:
     """Each node's certificates, in the plan's order; one at a time, so that memory stays flat.
 
-    `kept` are the sets that exist already, in the same order; what is still right in them stays.
+    `kept` are the sets that exist already, in the same order; what is still right in them stays. A set that is
+    shared is shared with the operator too, as in the document: then it holds his `client` certificate.
     With `workers`, keys are generated ahead on that many threads (RSA generation leaves the interpreter's lock).
     """
     if plan.spec.pki.certificates is Certificates.SHARED:
-        shared = next(iter(kept), {})
+        shared = {**next(iter(kept), {}), **({Role.CLIENT: client} if client else {})}
         one = _issue(shared_profiles(plan), authority, shared, now=now, new_key=new_key)
         yield from (one for _ in plan.nodes)
         return
@@ -199,8 +201,7 @@ def _leaf(
 ) -> CertProfile:
     pki = plan.spec.pki
     usages = (ExtendedKeyUsageOID.CLIENT_AUTH,) if role is Role.CLIENT else _SERVER_AND_CLIENT
-    extensions: list[tuple[x509.ExtensionType, bool]] = [*_usage_extensions(pki, role)]
-    extensions.append((x509.ExtendedKeyUsage(usages), False))
+    extensions = [*_usage_extensions(pki, role), (x509.ExtendedKeyUsage(usages), False)]
     if sans is not None:
         extensions.append((sans, False))
     return CertProfile(

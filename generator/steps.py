@@ -20,6 +20,9 @@ def boot_commands() -> list[str]:
 def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     """`runcmd`: one line per step of the document. Each may run again without harm."""
     if plan.spec.firewall.kind is not FirewallKind.NONE:
+        if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
+            # Just installed it is not running yet, and only a running one takes rules.
+            yield "systemctl enable --now firewalld.service"
         yield "systemctl enable etcd-firewall.service"
         yield "systemctl start etcd-firewall.service"
     if plan.spec.install.method is InstallMethod.ARCHIVE:
