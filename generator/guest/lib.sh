@@ -7,7 +7,7 @@
 : "${BAKE_NAME:?}" "${BAKE_PEER_URL:?}" "${BAKE_CLIENT_URL:?}" "${BAKE_MEMBERS:?}" "${BAKE_CLIENT_URLS:?}"
 : "${BAKE_RUN_DIR:?}" "${BAKE_ETCDCTL:?}"
 
-pause=${BAKE_POLL_SECONDS:-1}
+pause=${BAKE_POLL_SECONDS:-0.5}
 complaint=$BAKE_RUN_DIR/${0##*/}.err # what etcdctl said last on stderr
 last_said=
 
@@ -66,7 +66,7 @@ other_peer_urls() {
 ctl() { # URL ARGUMENT...
     endpoint=$1
     shift
-    "$BAKE_ETCDCTL" --endpoints="$endpoint" --dial-timeout=2s --command-timeout=5s -w simple "$@" 2>"$complaint"
+    "$BAKE_ETCDCTL" --endpoints="$endpoint" --dial-timeout=2s --command-timeout=5s "$@" 2>"$complaint"
 }
 
 # What etcdctl complained about, without the wrapping. A timeout's cause is only in the log line before "Error:".
