@@ -47,40 +47,60 @@ class Store:
 
     def manifest(self) -> dict[str, Any]:
         """The files of the last bake with sha256 and mode; empty where there was none."""
+        record = self._record()
+        return record["files"] if record else {}
+
+    def _record(self) -> dict[str, Any] | None:
         raw = self.read(MANIFEST)
+        if raw is None:
+            return None
         try:
-            return json.loads(raw)["files"] if raw else {}
-        except (ValueError, KeyError, TypeError):
-            raise InputError.one(str(self.folder / MANIFEST), "is not bake's manifest", "restore or remove it") from None
+            record = json.loads(raw)
+        except (ValueError, RecursionError):
+            record = None
+        match record:
+            case {"cluster": str(), "files": dict()}:
+                return dict(record)
+        raise InputError.one(str(self.folder / MANIFEST), "is not bake's manifest", "restore or remove it")
 
     def check(self) -> None:
         """Refuse a folder that is not this cluster's. Nothing is written."""
-        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise InputError.one(str(self.folder), "is not a folder of its own", "give another --out")
-        raw = self.read(MANIFEST)
-        if raw is None and self.folder.is_dir() and {entry.name for entry in self.folder.iterdir()} - {"pki"}:
+        try:
+            names = self._names()
+        except OSError as error:
+            raise InputError.one(str(self.folder), f"cannot be read: {error.strerror}", "give another --out") from None
+        record = self._record()
+        if record is None and names - {"pki"}:
             raise InputError.one(
                 str(self.folder), "is not empty and was not made by bake", "give another --out or --name"
             )
-        owner = json.loads(raw).get("cluster") if raw and self.manifest() is not None else self.cluster
+        owner = record["cluster"] if record else self.cluster
         if owner != self.cluster:
             raise InputError.one(
                 str(self.folder), f"belongs to the cluster {owner!r}, not {self.cluster!r}", f"--name {owner}"
             )
 
+    def _names(self) -> set[str]:
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise InputError.one(str(self.folder), "is not a folder of its own", "give another --out")
+        return {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
+
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Hold the cluster's folder against other runs; waits, and says so, while another run has it."""
+        """Hold the output folder against other runs; waits, and says so, while another run has it.
+
+        The lock is on the folder itself: there is no file that could go stale.
+        """
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.out / f".{self.cluster}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                report(f"waiting: another bake is at work on {self.folder}")
+                report(f"waiting: another bake is at work on {self.out}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:

@@ -1,0 +1,237 @@
+"""The writer: complete old or complete new, nobody else's files touched, secrets for one pair of eyes."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from generator.artifact import Artifact
+from generator.errors import BakeError, InputError
+from generator.host.store import Store
+
+Picture = Callable[[Path], dict[str, tuple[object, ...]]]
+
+
+def artifact(path: str, text: str = "x", **more: Any) -> Artifact:
+    return Artifact(PurePosixPath(path), text.encode(), **more)
+
+
+def write(store: Store, *artifacts: Artifact) -> list[str]:
+    """A whole run of the writer; returns what it changed."""
+    store.check()
+    with store.locked(pytest.fail), store.replacing() as staging:
+        for each in artifacts:
+            staging.write(each)
+    return staging.changed
+
+
+def refused(action: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as error:
+        action()
+    return str(error.value)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "out", "etcd")
+
+
+def test_writes_files_and_a_manifest(store: Store) -> None:
+    changed = write(store, artifact("etcd1/meta-data", "m"), artifact("pki/ca.key", "k", secret=True))
+    assert changed == ["etcd1/meta-data", "pki/ca.key", "manifest.json"]
+    manifest = json.loads((store.folder / "manifest.json").read_text())
+    assert manifest["cluster"] == "etcd"
+    assert {path: entry["mode"] for path, entry in manifest["files"].items()} == {
+        "etcd1/meta-data": "0644",
+        "pki/ca.key": "0600",
+    }
+    assert manifest["files"]["pki/ca.key"]["sha256"] == artifact("", "k").sha256
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_secrets_and_folders_are_for_their_owner_alone(store: Store, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write(store, artifact("pki/ca.key", secret=True, mode=0o644), artifact("pki/ca.pem"))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (store.folder, *store.folder.rglob("*"))}
+    assert modes == {"etcd": 0o700, "pki": 0o700, "ca.key": 0o600, "ca.pem": 0o644, "manifest.json": 0o644}
+
+
+def test_the_same_again_touches_nothing(store: Store, picture: Picture) -> None:
+    files = artifact("a/b", "1"), artifact("c", "2", secret=True)
+    write(store, *files)
+    before = picture(store.out)
+    assert write(store, *files) == []
+    assert picture(store.out) == before
+
+
+def test_leaves_nothing_but_the_folder(store: Store) -> None:
+    write(store, artifact("a"))
+    write(store, artifact("a", "other"))
+    assert [path.name for path in store.out.iterdir()] == ["etcd"]
+
+
+def test_what_did_not_change_keeps_its_inode(store: Store) -> None:
+    write(store, artifact("same"), artifact("other", "1"))
+    before = (store.folder / "same").stat()
+    assert write(store, artifact("same"), artifact("other", "2")) == ["other", "manifest.json"]
+    assert (store.folder / "same").stat().st_ino == before.st_ino
+    assert (store.folder / "other").read_text() == "2"
+
+
+def test_a_loosened_mode_or_changed_byte_is_mended(store: Store) -> None:
+    write(store, artifact("key", secret=True), artifact("conf"))
+    (store.folder / "key").chmod(0o644)
+    (store.folder / "conf").write_text("y")
+    assert write(store, artifact("key", secret=True), artifact("conf")) == ["key", "conf"]
+    assert (store.folder / "key").stat().st_mode & 0o777 == 0o600
+    assert (store.folder / "conf").read_text() == "x"
+
+
+def test_what_is_no_longer_made_goes(store: Store) -> None:
+    write(store, artifact("etcd1/iso"), artifact("etcd2/iso"))
+    write(store, artifact("etcd1/iso"))
+    assert sorted(path.name for path in store.folder.iterdir()) == ["etcd1", "manifest.json"]
+
+
+def test_what_others_put_there_stays(store: Store) -> None:
+    write(store, artifact("etcd1/iso"), artifact("etcd2/iso"))
+    (store.folder / "etcd2" / "console.log").write_text("log")
+    (store.folder / "notes").mkdir()
+    (store.folder / "notes" / "todo").write_text("todo")
+    (store.folder / "notes" / "link").symlink_to("/nowhere")
+    write(store, artifact("etcd1/iso", "new"))
+    assert (store.folder / "etcd2" / "console.log").read_text() == "log"
+    assert not (store.folder / "etcd2" / "iso").exists()
+    assert (store.folder / "notes" / "todo").read_text() == "todo"
+    assert (store.folder / "notes" / "link").is_symlink()
+
+
+def test_a_failure_leaves_the_old_folder(store: Store, picture: Picture) -> None:
+    write(store, artifact("a", "old"))
+    before = picture(store.out)
+    with pytest.raises(RuntimeError), store.replacing() as staging:
+        staging.write(artifact("a", "new"))
+        raise RuntimeError
+    assert picture(store.out) == before
+
+
+def test_a_file_name_too_long_is_a_failure_and_not_a_crash(store: Store, picture: Picture) -> None:
+    write(store, artifact("a"))
+    before = picture(store.out)
+    with pytest.raises(BakeError, match="File name too long; nothing has changed"):
+        write(store, artifact("b" * 300))
+    assert picture(store.out) == before
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other", "a/../../b"])
+def test_nothing_is_written_outside_the_folder(store: Store, path: str) -> None:
+    with pytest.raises(ValueError, match="outside the cluster's folder"), store.locked(print), store.replacing() as staging:
+        staging.write(artifact(path))
+
+
+def test_what_a_killed_run_left_is_swept(store: Store) -> None:
+    write(store, artifact("a"))
+    left = store.out / ".etcd.new-left"
+    left.mkdir()
+    (left / "key").write_text("secret")
+    foreign = store.out / ".other.new-running"
+    foreign.mkdir()
+    write(store, artifact("a"))
+    assert not left.exists()
+    assert foreign.exists()
+
+
+# ── folders that are not this cluster's ─────────────────────────────────────────────────────────────────────────────
+
+
+def is_a_file(store: Store) -> None:
+    store.out.mkdir()
+    store.folder.write_text("")
+
+
+def is_a_symlink(store: Store) -> None:
+    (store.out / "elsewhere").mkdir(parents=True)
+    store.folder.symlink_to("elsewhere")
+
+
+def holds_other_things(store: Store) -> None:
+    store.folder.mkdir(parents=True)
+    (store.folder / "thesis.tex").write_text("")
+
+
+def has_the_manifest(text: str) -> Callable[[Store], None]:
+    def prepare(store: Store) -> None:
+        store.folder.mkdir(parents=True)
+        (store.folder / "manifest.json").write_text(text)
+
+    return prepare
+
+
+NOT_OURS: dict[str, tuple[Callable[[Store], None], str]] = {
+    "a file": (is_a_file, "is not a folder of its own"),
+    "a symlink": (is_a_symlink, "is not a folder of its own"),
+    "other things": (holds_other_things, "is not empty and was not made by bake"),
+    "another cluster's": (has_the_manifest('{"cluster": "prod", "files": {}}'), "belongs to the cluster 'prod', not 'etcd'"),
+    "empty manifest": (has_the_manifest(""), "is not bake's manifest"),
+    "no JSON": (has_the_manifest("{"), "is not bake's manifest"),
+    "a list": (has_the_manifest("[]"), "is not bake's manifest"),
+    "no files": (has_the_manifest("{}"), "is not bake's manifest"),
+    "files are a list": (has_the_manifest('{"cluster": "etcd", "files": []}'), "is not bake's manifest"),
+    "no cluster": (has_the_manifest('{"files": {}}'), "is not bake's manifest"),
+    "binary": (has_the_manifest("\0\x01"), "is not bake's manifest"),
+    "deep": (has_the_manifest("[" * 100_000), "is not bake's manifest"),
+}
+
+
+@pytest.mark.parametrize(("prepare", "rule"), NOT_OURS.values(), ids=NOT_OURS)
+def test_a_folder_that_is_not_this_clusters_is_refused(
+    store: Store, picture: Picture, prepare: Callable[[Store], None], rule: str
+) -> None:
+    prepare(store)
+    before = picture(store.out)
+    message = refused(store.check)
+    assert str(store.folder) in message
+    assert rule in message
+    assert picture(store.out) == before
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    assert "cannot be written" in refused(lambda: write(Store(tmp_path / "out", "etcd"), artifact("a")))
+
+
+def test_an_out_with_a_name_too_long_is_refused(tmp_path: Path) -> None:
+    assert "File name too long" in refused(lambda: write(Store(tmp_path / ("o" * 300), "etcd"), artifact("a")))
+
+
+def test_an_out_that_is_a_dangling_symlink_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("nowhere")
+    assert "cannot be written" in refused(lambda: write(Store(tmp_path / "out", "etcd"), artifact("a")))
+
+
+def test_a_second_run_waits_and_says_so(store: Store) -> None:
+    said: list[str] = []
+    order: list[str] = []
+
+    def second() -> None:
+        with store.locked(said.append):
+            order.append("second")
+
+    with store.locked(pytest.fail):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while not said:
+            thread.join(0.01)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert said == [f"waiting: another bake is at work on {store.out}"]
