@@ -101,7 +101,7 @@ def _refuse_alive(
         network.refuse_alive(node.address for node in plan.nodes if node.name not in running)
 
 
-# --- definitions -------------------------------------------------------------------------------------------
+# --- definitions --------------------------------------------------------------------------------------------
 
 
 def _define_all(
@@ -219,7 +219,7 @@ def console_volume(node: str) -> str:
     return f"{node}.console.log"
 
 
-# --- starting ----------------------------------------------------------------------------------------------
+# --- starting -----------------------------------------------------------------------------------------------
 
 
 def _start(machine: Machine) -> bool:

@@ -37,6 +37,8 @@ _INSTALL = (
     "scripts/setup vm, or: apt-get install libvirt-dev gcc pkg-config python3-dev && pip install 'bake[vm]'"
 )
 
+_URI = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
+
 
 def connect(uri: str | None = None) -> Connection:
     """Open `uri`, or what libvirt itself would choose (LIBVIRT_DEFAULT_URI, its own configuration)."""
@@ -62,16 +64,17 @@ def is_local(connection: Connection) -> bool:
 
 def _explain(target: str, error: Any) -> BakeError:
     text = message_of(error)
+    # A driver that it does not know libvirt looks for in the daemon, so that the message is about a socket.
+    if "://" in target and urlsplit(target).scheme.partition("+")[0] not in ("qemu", "test"):
+        return BakeError(f"cannot connect to {target}: not a driver that bake knows", hint=_URI)
     hints = (
+        ("Unable to parse URI", _URI),
         ("No such file or directory", "start libvirtd; in a container, as root: scripts/lab start"),
         ("Connection refused", "start libvirtd; in a container, as root: scripts/lab start"),
         ("Permission denied", "become root, or a member of the group libvirt (and log in again)"),
         ("authentication", "become root, or a member of the group libvirt (and log in again)"),
     )
     hint = next((hint for word, hint in hints if word in text), None)
-    unknown = (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT)
-    if hint is None and error.get_error_code() in unknown:
-        hint = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
     return BakeError(f"cannot connect to {target}: {text}", hint=hint)
 
 

@@ -1,0 +1,182 @@
+"""Records are found whatever surrounds them, never invented; everything that was read is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generator.errors import WaitTimeoutError
+from generator.host.console import Event, Journal, LineReader, follow, parse_line
+
+LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
+PHASE = st.sampled_from(["cloud-init", "configured", "joining", "learner", "voting", "waiting", "failed"])
+DETAIL = st.text(
+    st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters='"'), max_size=60
+)
+NOISE = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=30).filter(
+    lambda text: "bake:" not in text and "Kernel panic" not in text and "emergency" not in text
+)
+
+
+def record(event: Event) -> str:
+    detail = f' detail="{event.detail}"' if event.detail else ""
+    return f"bake: node={event.node} phase={event.phase}{detail}"
+
+
+EVENT = st.builds(Event, node=LABEL, phase=PHASE, detail=DETAIL)
+
+
+@given(
+    EVENT,
+    st.sampled_from(["", "[   12.345678] ", "[   60.1] etcd-join[512]: ", "etcd1 etcd-join[9]: ", "\x1b[0m"]),
+)
+def test_a_record_is_read_back_behind_any_prefix(event: Event, prefix: str) -> None:
+    assert parse_line(prefix + record(event), event.node) == [event]
+
+
+@given(st.lists(EVENT.map(lambda e: Event(node="n1", phase=e.phase, detail=e.detail)), max_size=8), st.data())
+def test_pieces_may_end_anywhere(events: list[Event], data: st.DataObject) -> None:
+    stream = "".join(f"{record(event)}\r\n" for event in events).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    reader, found = LineReader("n1"), []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        found += reader.feed(stream[start:end])
+    assert found == events
+
+
+@given(NOISE)
+def test_noise_is_no_event(noise: str) -> None:
+    assert parse_line(noise, "n1") == []
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_break_the_reader(data: bytes) -> None:
+    for event in LineReader("n1").feed(data + b"\n"):
+        assert event.node == "n1"
+
+
+@given(EVENT, st.integers(0, 200))
+def test_a_cut_record_gives_no_other_phase(event: Event, length: int) -> None:
+    for found in parse_line(record(event)[:length], event.node):
+        assert event.phase.startswith(found.phase)
+        assert event.detail.startswith(found.detail)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bake: node=n2 phase=voting",  # another node's
+        "bake: node=n1 phase=Voting",
+        "bake: node=n1 phase=vot[   61.2] random: crng init done",  # the kernel spoke in the middle
+        "bake: node=n1",
+        "ake: node=n1 phase=voting",
+        "bake: node=n1phase=voting",
+    ],
+)
+def test_what_is_not_wholly_a_record_is_none(line: str) -> None:
+    assert parse_line(line, "n1") == []
+
+
+def test_two_records_on_one_line_are_two_events() -> None:
+    line = 'bake: node=n1 phase=joining detail="asks n2"bake: node=n1 phase=learner'
+    assert [event.phase for event in parse_line(line, "n1")] == ["joining", "learner"]
+
+
+@pytest.mark.parametrize("text", ["Kernel panic - not syncing: no root", "You are in emergency mode. After"])
+def test_a_dead_kernel_or_system_is_a_failure(text: str) -> None:
+    (event,) = parse_line(f"[    9.1] {text}", "n1")
+    assert (event.phase, event.detail) == ("failed", text)
+
+
+class Script:
+    """A console that says one piece per read."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces: Iterator[bytes] = iter(pieces)
+
+    def read(self) -> bytes:
+        return next(self.pieces, b"")
+
+
+class Clock:
+    """Time passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_follow_yields_all_nodes_events_and_keeps_everything(tmp_path: Path) -> None:
+    clock = Clock()
+    sources = {
+        "n1": Script(b"Linux\nbake: node=n1 pha", b"", b"se=joining\n"),
+        "n2": Script(b'bake: node=n2 phase=waiting detail="quorum"\n'),
+    }
+    events = follow(sources, Journal(tmp_path), timeout=10, clock=clock, sleep=clock.sleep)
+    assert [next(events), next(events)] == [
+        Event(node="n2", phase="waiting", detail="quorum"),
+        Event(node="n1", phase="joining"),
+    ]
+    assert (tmp_path / "n1/console.log").read_bytes() == b"Linux\nbake: node=n1 phase=joining\n"
+    records = [json.loads(line) for line in (tmp_path / "events.ndjson").read_text().splitlines()]
+    assert [(r["node"], r["phase"], r["detail"]) for r in records] == [
+        ("n2", "waiting", "quorum"),
+        ("n1", "joining", ""),
+    ]
+    for path in (tmp_path / "n1/console.log", tmp_path / "events.ndjson"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_follow_says_who_got_how_far_when_the_time_is_up(tmp_path: Path) -> None:
+    clock = Clock()
+    sources = {"n1": Script(b"bake: node=n1 phase=learner\n"), "n2": Script()}
+    events = follow(sources, Journal(tmp_path), timeout=5, clock=clock, sleep=clock.sleep)
+    assert next(events).phase == "learner"
+    with pytest.raises(
+        WaitTimeoutError, match=re.escape("after 5 s; the nodes said last: n1: learner, n2: nothing")
+    ):
+        next(events)
+    assert clock.now == pytest.approx(1005, abs=0.5)
+
+
+def test_a_vm_that_stopped_is_one_failure(tmp_path: Path) -> None:
+    clock = Clock()
+    events = follow(
+        {"n1": Script()},
+        Journal(tmp_path),
+        timeout=20,
+        health=lambda: {"n1": "its VM crashed"},
+        clock=clock,
+        sleep=clock.sleep,
+    )
+    assert next(events) == Event(node="n1", phase="failed", detail="its VM crashed")
+    with pytest.raises(WaitTimeoutError):
+        next(events)
+
+
+def test_the_tail_is_readable_text(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.keep_output("n1", b"one\r\n\r\n\x1b[0;32mtwo\x1b[0m\x07\r\nthr\xffee")
+    assert journal.tail("n1", 2) == ["two", "thr\N{REPLACEMENT CHARACTER}ee"]
+    assert journal.tail("n2") == []
+
+
+def test_a_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (tmp_path / "n1").mkdir()
+    (tmp_path / "n1/console.log").symlink_to(target)
+    with pytest.raises(OSError, match="symbolic"):
+        Journal(tmp_path).keep_output("n1", b"x")
+    assert not target.exists()

@@ -1,0 +1,147 @@
+"""The XML is what libvirt accepts, says what the plan says, and carries the owner's tag there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from generator.domain import (
+    Accel,
+    Files,
+    Owner,
+    domain_xml,
+    network_xml,
+    overlay_xml,
+    pool_uuid,
+    pool_xml,
+    read_owner,
+    swap_seed,
+    volume_xml,
+)
+from generator.plan import ClusterPlan
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "domain"
+Make = Callable[..., ClusterPlan]
+
+OWNER = Owner(
+    cluster="etcd", cluster_id="0123", version="1.2.3", node="etcd1", image="aa", seed="bb", config="cc"
+)
+DIRECT = Files(
+    disk="/pool/etcd1.qcow2",
+    seed="/pool/etcd1.iso",
+    console="/pool/etcd1.log",
+    kernel="/pool/kernel",
+    initrd="/pool/initrd",
+    cmdline="root=/dev/vda console=ttyS0",
+)
+LOADER = Files(disk="/pool/etcd1.qcow2", seed="/pool/etcd1.iso", console="/pool/etcd1.log")
+
+
+def made(plan: Make) -> dict[str, str]:
+    cluster, six = plan(), plan(network={"subnet": "fd00:20::/64"})
+    efi = plan(vm={"firmware": "efi", "memory": 2048, "cpus": 2})
+    isolated = plan(network={"mode": "isolated", "dns": ["192.168.20.1"]})
+    return {
+        "domain-direct-tcg": domain_xml(cluster, cluster.nodes[0], DIRECT, Accel.TCG, OWNER),
+        "domain-direct-kvm": domain_xml(cluster, cluster.nodes[0], DIRECT, Accel.KVM, OWNER),
+        "domain-bios-tcg": domain_xml(cluster, cluster.nodes[0], LOADER, Accel.TCG, OWNER),
+        "domain-efi-kvm": domain_xml(efi, efi.nodes[0], LOADER, Accel.KVM, OWNER),
+        "network-nat": network_xml(cluster.network, OWNER),
+        "network-nat-ipv6": network_xml(six.network, OWNER),
+        "network-isolated-dns": network_xml(isolated.network, OWNER),
+        "pool": pool_xml("etcd", "/images/bake-etcd"),
+        "volume": volume_xml("seed.iso", 374784),
+        "overlay": overlay_xml("etcd1.qcow2", 8 << 30, "/pool/base", "qcow2"),
+    }
+
+
+DOMAINS = ["domain-direct-tcg", "domain-direct-kvm", "domain-bios-tcg", "domain-efi-kvm"]
+NETWORKS = ["network-nat", "network-nat-ipv6", "network-isolated-dns"]
+NAMES = [*DOMAINS, *NETWORKS, "pool", "volume", "overlay"]
+
+
+def parse(xml: str) -> ElementTree.Element:
+    return ElementTree.fromstring(xml)  # noqa: S314  made a moment ago
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_xml_is_the_golden_one(name: str, plan: Make, request: pytest.FixtureRequest) -> None:
+    text, path = made(plan)[name], GOLDEN / f"{name}.xml"
+    if request.config.getoption("--golden"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_every_golden_file_has_its_maker(plan: Make) -> None:
+    assert sorted(made(plan)) == sorted(path.stem for path in GOLDEN.glob("*.xml")) == sorted(NAMES)
+
+
+@pytest.fixture
+def driver() -> Any:
+    libvirt = pytest.importorskip("libvirt")
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    return libvirt.open("test:///default")
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_libvirt_validates_the_domain_and_keeps_the_tag(name: str, plan: Make, driver: Any) -> None:
+    import libvirt
+
+    domain = driver.defineXMLFlags(made(plan)[name], libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    assert read_owner(domain.XMLDesc()) == OWNER
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_libvirt_validates_the_network_and_keeps_the_tag(name: str, plan: Make, driver: Any) -> None:
+    import libvirt
+
+    network = driver.networkDefineXMLFlags(made(plan)[name], libvirt.VIR_NETWORK_DEFINE_VALIDATE)
+    assert read_owner(network.XMLDesc()) == OWNER
+
+
+def test_libvirt_validates_pool_and_volumes(plan: Make, driver: Any) -> None:
+    import libvirt
+
+    pool = driver.storagePoolDefineXML(made(plan)["pool"], libvirt.VIR_STORAGE_POOL_DEFINE_VALIDATE)
+    pool.create()
+    for name in ("volume", "overlay"):
+        pool.createXML(made(plan)[name], libvirt.VIR_STORAGE_VOL_CREATE_VALIDATE)
+    assert pool.UUIDString() == str(pool_uuid("etcd"))
+    assert sorted(pool.listVolumes()) == ["etcd1.qcow2", "seed.iso"]
+
+
+def test_a_definition_without_our_tag_has_no_owner() -> None:
+    assert read_owner("<domain><metadata><owner cluster='etcd'/></metadata></domain>") is None
+    assert read_owner("<domain/>") is None
+
+
+def test_volumes_are_readable_by_their_owner_only(plan: Make) -> None:
+    for name in ("volume", "overlay"):
+        assert parse(made(plan)[name]).findtext("target/permissions/mode") == "0600"
+
+
+def test_the_format_of_a_backing_file_is_said(plan: Make) -> None:
+    backing = parse(made(plan)["overlay"]).find("backingStore/format")
+    assert backing is not None
+    assert backing.get("type") == "qcow2"
+
+
+def test_a_swapped_seed_changes_the_drive_and_the_tag_only(plan: Make, driver: Any) -> None:
+    before = driver.defineXMLFlags(made(plan)["domain-direct-tcg"]).XMLDesc()
+    after = swap_seed(before, "/pool/new.iso", "dd")
+    same = ElementTree.tostring(parse(after)).decode()
+    assert same.replace("/pool/new.iso", "/pool/etcd1.iso").replace('seed="dd"', 'seed="bb"').split() == (
+        ElementTree.tostring(parse(before)).decode().split()
+    )
+    owner = read_owner(after)
+    assert owner is not None
+    assert owner.seed == "dd"
+
+
+def test_a_swapped_seed_needs_a_definition_of_ours() -> None:
+    with pytest.raises(ValueError, match="not a node's definition"):
+        swap_seed("<domain/>", "/pool/new.iso", "dd")

@@ -1,0 +1,332 @@
+"""On libvirt's own test driver: what is not ours is refused and stays untouched; what is ours goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.domain import Accel, Files, Owner, domain_xml, network_xml, pool_xml
+from generator.errors import BakeError
+from generator.plan import ClusterPlan
+
+libvirt = pytest.importorskip("libvirt")
+
+from generator.host import hypervisor  # noqa: E402
+from generator.host.hypervisor import accel, connection, network, pool  # noqa: E402
+from generator.host.hypervisor.boot import boot  # noqa: E402
+from generator.host.hypervisor.ownership import Claim  # noqa: E402
+from generator.host.image import BootImage  # noqa: E402
+
+Make = Callable[..., ClusterPlan]
+FILES = Files(disk="/pool/d.qcow2", seed="/pool/s.iso", console="/pool/c.log")
+CLAIM = Claim(cluster="etcd", cluster_id="id1")
+
+
+@pytest.fixture
+def driver() -> Iterator[Any]:
+    """A test driver of our own: the default one's state is shared within a process."""
+    connected = hypervisor.connect("test:///default")
+    yield connected
+    for domain in connected.listAllDomains():
+        if domain.name() != "test":
+            domain.destroy() if domain.isActive() else None
+            domain.undefine()
+    for kind in (connected.listAllNetworks(), connected.listAllStoragePools()):
+        for thing in kind:
+            if thing.name() not in ("default", "default-pool"):
+                thing.destroy() if thing.isActive() else None
+                thing.undefine()
+
+
+def owner(node: str = "", **changes: str) -> Owner:
+    return Owner(**{"cluster": "etcd", "cluster_id": "id1", "version": "1", "node": node, **changes})  # type: ignore[arg-type]
+
+
+def define(driver: Any, plan: ClusterPlan, tag: Owner | None, *, start: bool = False) -> Any:
+    xml = domain_xml(plan, plan.nodes[0], FILES, Accel.TCG, tag or owner())
+    if tag is None:
+        xml = xml[: xml.index("<metadata>")] + xml[xml.index("</metadata>") + len("</metadata>") :]
+    domain = driver.defineXML(xml)
+    if start:
+        domain.create()
+    return domain
+
+
+def picture(driver: Any) -> list[tuple[str, str, bool]]:
+    """Everything this libvirt has, as it is defined."""
+    things = [*driver.listAllDomains(), *driver.listAllNetworks(), *driver.listAllStoragePools()]
+    return sorted((thing.name(), thing.XMLDesc(), bool(thing.isActive())) for thing in things)
+
+
+def try_boot(driver: Any, plan: ClusterPlan, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"disk")
+    image = BootImage(disk=disk, format="raw", virtual_size=4, digest="aa")
+    boot(driver, plan, image, {n.name: b"" for n in plan.nodes}, cluster_id="id1", accel="tcg", report=print)
+
+
+# --- whose is it --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        (None, "etcd-etcd1 that is there already belongs to somebody else"),
+        (owner("etcd1", cluster="other"), "belongs to cluster other"),
+        (owner("etcd1", cluster_id="id2"), "belongs to another cluster named etcd, with another CA"),
+    ],
+    ids=["untagged", "another cluster's", "another CA's"],
+)
+def test_a_vm_that_is_not_ours_is_refused_and_untouched(
+    tag: Owner | None, message: str, driver: Any, plan: Make, tmp_path: Path
+) -> None:
+    define(driver, plan(), tag, start=True)
+    before = picture(driver)
+    with pytest.raises(BakeError, match=message):
+        try_boot(driver, plan(), tmp_path)
+    with pytest.raises(BakeError, match=message):
+        hypervisor.down(driver, plan(), cluster_id="id1", report=print)
+    assert hypervisor.destroy(driver, "etcd", cluster_id="id1") == ()
+    assert picture(driver) == before
+    assert hypervisor.status(driver, plan(), cluster_id="id1")[0].state == hypervisor.State.FOREIGN
+
+
+def test_a_vm_with_our_uuid_and_another_name_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+    node = plan().nodes[0]
+    rest = "<memory>1</memory><os><type>hvm</type></os>"
+    driver.defineXML(f"<domain type='test'><name>x</name><uuid>{node.uuid}</uuid>{rest}</domain>")
+    with pytest.raises(BakeError, match="the VM x that is there already belongs to somebody else"):
+        try_boot(driver, plan(), tmp_path)
+
+
+def test_a_network_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+    driver.networkDefineXML("<network><name>bake-etcd</name><ip address='10.9.9.1' prefix='24'/></network>")
+    before = picture(driver)
+    with pytest.raises(
+        BakeError, match="the network bake-etcd that is there already belongs to somebody else"
+    ):
+        try_boot(driver, plan(), tmp_path)
+    assert hypervisor.destroy(driver, "etcd") == ()
+    assert picture(driver) == before
+
+
+def test_a_pool_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+    driver.storagePoolDefineXML(
+        "<pool type='dir'><name>bake-etcd</name><target><path>/x</path></target></pool>"
+    )
+    before = picture(driver)
+    with pytest.raises(BakeError, match="the storage pool bake-etcd is somebody else's"):
+        try_boot(driver, plan(), tmp_path)
+    with pytest.raises(BakeError, match="is somebody else's"):
+        hypervisor.destroy(driver, "etcd")
+    assert picture(driver) == before
+
+
+def test_a_pool_of_another_ca_is_refused(driver: Any) -> None:
+    pool.ensure_pool(driver, CLAIM)
+    with pytest.raises(BakeError, match="another cluster named etcd, with another CA"):
+        pool.find_pool(driver, Claim(cluster="etcd", cluster_id="id2"))
+    assert pool.find_pool(driver, Claim(cluster="etcd")) is not None
+
+
+def test_destroy_removes_all_of_ours_and_nothing_else(driver: Any, plan: Make) -> None:
+    before = picture(driver)
+    define(driver, plan(), owner("etcd1"), start=True)
+    driver.networkDefineXML(network_xml(plan().network, owner())).create()
+    pool.ensure_pool(driver, CLAIM)
+    other = plan(name="other", network={"subnet": "10.7.0.0/24"})
+    define(driver, other, owner("etcd1", cluster="other"), start=True)
+    removed = hypervisor.destroy(driver, "etcd", cluster_id="id1")
+    assert {"etcd-etcd1", "bake-etcd"} <= set(removed)
+    left = [thing for thing in picture(driver) if thing not in before]
+    assert [name for name, _, _ in left] == ["other-etcd1"]
+    assert hypervisor.destroy(driver, "etcd", cluster_id="id1") == ()
+
+
+def test_destroy_finds_vms_that_no_plan_knows_any_more(driver: Any, plan: Make) -> None:
+    define(driver, plan(nodes=[{"name": "gone"}]), owner("gone"), start=True)
+    assert hypervisor.destroy(driver, "etcd") == ("etcd-gone",)
+
+
+def test_destroy_leaves_a_file_that_bake_did_not_make(driver: Any) -> None:
+    made = pool.ensure_pool(driver, CLAIM)
+    made.createXML("<volume><name>holiday.jpg</name><capacity>1</capacity></volume>")
+    with pytest.raises(BakeError, match=r"not ours: holiday\.jpg"):
+        hypervisor.destroy(driver, "etcd")
+    assert "holiday.jpg" in made.listVolumes()
+
+
+def test_destroy_leaves_a_network_that_somebody_elses_vm_uses(driver: Any, plan: Make) -> None:
+    driver.networkDefineXML(network_xml(plan().network, owner())).create()
+    other = plan(name="other")
+    xml = domain_xml(other, other.nodes[0], FILES, Accel.TCG, owner(cluster="other"))
+    driver.defineXML(xml.replace('"bake-other"', '"bake-etcd"')).create()
+    with pytest.raises(BakeError, match="other-etcd1 run on the network bake-etcd"):
+        hypervisor.destroy(driver, "etcd")
+
+
+def test_the_pool_lies_beside_the_one_named_default(driver: Any) -> None:
+    driver.storagePoolDefineXML(
+        "<pool type='dir'><name>default</name><target><path>/srv/vms</path></target></pool>"
+    )
+    made = pool.ensure_pool(driver, CLAIM)
+    driver.storagePoolLookupByName("default").undefine()
+    assert pool.path_of(made, "x") == "/srv/vms/bake-etcd/x"
+
+
+def test_a_pool_that_is_there_is_taken_as_it_is(driver: Any) -> None:
+    driver.storagePoolDefineXML(pool_xml("etcd", "/elsewhere"))  # a boot that was interrupted here
+    assert pool.path_of(pool.ensure_pool(driver, CLAIM), "x") == "/elsewhere/x"
+    assert pool.ensure_pool(driver, CLAIM).listVolumes() == ["bake-owner-id1"]
+
+
+# --- the network --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subnet", ["192.168.122.0/24", "192.168.122.128/25", "192.168.0.0/16"])
+def test_a_subnet_of_another_network_is_refused(subnet: str, driver: Any, plan: Make) -> None:
+    cluster = plan(network={"subnet": subnet}, nodes=1)
+    with pytest.raises(BakeError, match=r"overlaps with 192\.168\.122\.0/24 of the network default"):
+        network.refuse_overlap(driver, cluster.network)
+
+
+def test_a_bridge_of_another_network_is_refused(driver: Any, plan: Make) -> None:
+    cluster = plan()
+    driver.networkDefineXML(f"<network><name>x</name><bridge name='{cluster.network.bridge}'/></network>")
+    with pytest.raises(BakeError, match=r"the bridge .* belongs to the network x"):
+        network.refuse_overlap(driver, cluster.network)
+
+
+def test_the_network_is_made_once(driver: Any, plan: Make) -> None:
+    cluster = plan()
+    network.ensure_network(driver, cluster, CLAIM, owner())
+    before = picture(driver)
+    network.ensure_network(driver, cluster, CLAIM, owner())
+    assert picture(driver) == before
+
+
+def test_a_changed_network_is_made_anew_only_while_nobody_is_on_it(driver: Any, plan: Make) -> None:
+    network.ensure_network(driver, plan(), CLAIM, owner())
+    changed = plan(network={"subnet": "10.8.0.0/24"})
+    domain = define(driver, plan(), owner("etcd1"), start=True)
+    with pytest.raises(BakeError, match="bake-etcd is to change while etcd-etcd1 use it"):
+        network.ensure_network(driver, changed, CLAIM, owner())
+    domain.destroy()
+    network.ensure_network(driver, changed, CLAIM, owner())
+    assert "10.8.0.1" in driver.networkLookupByName("bake-etcd").XMLDesc()
+
+
+def test_an_address_that_answers_is_refused() -> None:
+    with pytest.raises(BakeError, match=r"somebody answers at 127\.0\.0\.77 already"):
+        network.refuse_alive([ip_address("127.0.0.77")])
+
+
+def test_an_ipv6_address_that_answers_is_refused() -> None:
+    with pytest.raises(BakeError, match="somebody answers at ::1 already"):
+        network.refuse_alive([ip_address("::1")])
+
+
+def test_silence_and_no_route_are_no_answer() -> None:
+    network.refuse_alive([])
+    network.refuse_alive([ip_address("127.255.255.255")])
+
+
+# --- the connection and the accelerator ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "hint"),
+    [
+        ("qemu+unix:///system?socket=/nonexistent/socket", "start libvirtd"),
+        ("nonsense:///x", "--connect takes a libvirt URI"),
+        (":/:", "--connect takes a libvirt URI"),
+    ],
+)
+def test_no_connection_is_explained(uri: str, hint: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BakeError, match="cannot connect to") as error:
+        hypervisor.connect(uri)
+    assert error.value.hint is not None
+    assert hint in error.value.hint
+    assert capfd.readouterr() == ("", "")  # libvirt itself is silent
+
+
+def test_a_socket_that_may_not_be_opened_says_who_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = libvirt.libvirtError("x")
+    refusal.err = (
+        38,
+        7,
+        "Failed to connect socket to '/run/x': Permission denied",
+        2,
+        "",
+        None,
+        None,
+        13,
+        -1,
+    )
+    monkeypatch.setattr(connection.libvirt, "open", lambda _uri: (_ for _ in ()).throw(refusal))
+    with pytest.raises(BakeError) as error:
+        hypervisor.connect(None)
+    assert error.value.hint is not None
+    assert "group libvirt" in error.value.hint
+
+
+def test_without_the_library_the_install_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "libvirt", None)
+    with pytest.raises(BakeError, match="libvirt is not installed") as error:
+        hypervisor.connect(None)
+    assert "apt-get install" in (error.value.hint or "")
+
+
+def test_the_package_can_be_imported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("generator.host.hypervisor")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    import generator.host.hypervisor as fresh
+
+    with pytest.raises(BakeError, match="libvirt is not installed"):
+        fresh.connect(None)
+
+
+class Capable:
+    """A local libvirt whose capabilities list KVM."""
+
+    def getDomainCapabilities(self, *_arguments: object) -> str:  # noqa: N802  libvirt's name
+        return "<domainCapabilities/>"
+
+    def getURI(self) -> str:  # noqa: N802
+        return "qemu:///system"
+
+
+@pytest.mark.parametrize(
+    ("flags", "wish", "chosen"),
+    [
+        ("vmx sse2", "auto", Accel.KVM),
+        ("svm", "kvm", Accel.KVM),
+        ("sse2", "auto", Accel.TCG),
+        ("vmx", "tcg", Accel.TCG),
+    ],
+)
+def test_kvm_needs_a_cpu_that_says_so(flags: str, wish: str, chosen: Accel, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
+    assert accel.choose_accel(Capable(), wish, print, cpuinfo) is chosen
+
+
+def test_kvm_that_was_asked_for_and_cannot_be_is_an_error(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags : sse2\n")
+    with pytest.raises(BakeError, match="neither vmx nor svm"):
+        accel.choose_accel(Capable(), "kvm", print, cpuinfo)
+
+
+def test_an_image_larger_than_the_disks_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+    image = BootImage(disk=tmp_path / "d", format="raw", virtual_size=9 << 30, digest="aa")
+    before = picture(driver)
+    with pytest.raises(BakeError, match=r"the image is 9\.0 GiB"):
+        boot(driver, plan(vm={"disk": 8}), image, {}, cluster_id="id1", report=print)
+    assert picture(driver) == before
