@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from generator.errors import BakeError
+from generator.host.tls import ClientFiles, reason
 
-# etcd gives up on a request after 5 s plus two election timeouts, 7 s by default ("etcdserver: request timed out",
-# server/config, ReqTimeout): waiting a little longer lets it say so itself.
-CONNECT_SECONDS, READ_SECONDS = 3.0, 8.0
+# etcd gives up on a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout):
+# waiting a little longer lets it say so itself.
+Timeout = tuple[float, float]  # seconds to connect, and to wait for an answer
+TIMEOUT: Timeout = (3.0, 8.0)
+T = TypeVar("T")
+_NOT_ETCD = "an answer that is not etcd's"
 EVERY_KEY = b"\0"  # as key and as range_end: the whole keyspace (etcd API, "RangeRequest")
 
 
@@ -41,15 +43,6 @@ class RefusedError(EtcdError):
     def __init__(self, endpoint: str, cause: str, *, status: int) -> None:
         super().__init__(endpoint, cause)
         self.status = status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientFiles:
-    """Where the CA certificate and the client's certificate and key are. The key's bytes stay in their file."""
-
-    ca: Path
-    cert: Path
-    key: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +109,7 @@ class Keys:
 class Etcd:
     """One endpoint such as `https://192.168.20.31:2379`. Not for use by several threads at once."""
 
-    def __init__(
-        self, endpoint: str, files: ClientFiles, *, timeout: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS)
-    ) -> None:
+    def __init__(self, endpoint: str, files: ClientFiles, *, timeout: Timeout = TIMEOUT) -> None:
         self.endpoint = endpoint
         self.files = files
         self.timeout = timeout
@@ -126,7 +117,7 @@ class Etcd:
     def __enter__(self) -> Etcd:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -152,7 +143,7 @@ class Etcd:
         return self._parsed(parse_hash, self._call("maintenance/hashkv", {"revision": str(revision)}))
 
     def get(self, key: bytes, *, prefix: bool = False, keys_only: bool = False, limit: int = 0) -> Keys:
-        """Read a key, or all keys that begin with it. Linearizable, so only a member with a quorum answers."""
+        """Read a key, or all keys that begin with it. Linearizable: without a quorum there is no answer."""
         body: dict[str, Any] = {"key": _encode(key), "keys_only": keys_only, "limit": str(limit)}
         if prefix:
             body |= {"key": _encode(key or EVERY_KEY), "range_end": _encode(prefix_end(key))}
@@ -171,7 +162,8 @@ class Etcd:
 
     def grant_lease(self, seconds: int) -> int:
         """A lease: what is written with it vanishes after so many seconds, whatever becomes of us."""
-        return self._parsed(lambda answer: int(answer["ID"]), self._call("lease/grant", {"TTL": str(seconds)}))
+        answer = self._call("lease/grant", {"TTL": str(seconds)})
+        return self._parsed(lambda answer: int(answer["ID"]), answer)
 
     def revoke_lease(self, lease: int) -> None:
         """End a lease and delete every key that was written with it."""
@@ -203,13 +195,13 @@ class Etcd:
             return answer
         if reply.status_code != 200:
             return {}
-        raise NoAnswerError(self.endpoint, "an empty answer" if not reply.content else "an answer that is not etcd's")
+        raise NoAnswerError(self.endpoint, "an empty answer" if not reply.content else _NOT_ETCD)
 
-    def _parsed(self, parse: Any, answer: Any) -> Any:
+    def _parsed(self, parse: Callable[[Mapping[str, Any]], T], answer: Mapping[str, Any]) -> T:
         try:
             return parse(answer)
         except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
-            raise NoAnswerError(self.endpoint, "an answer that is not etcd's") from error
+            raise NoAnswerError(self.endpoint, _NOT_ETCD) from error
 
     @cached_property
     def _session(self) -> Any:
@@ -255,8 +247,10 @@ def parse_hash(answer: Mapping[str, Any]) -> HashKv:
 
 
 def parse_keys(answer: Mapping[str, Any]) -> Keys:
-    items = (KeyValue(key=_decode(kv["key"]), value=_decode(kv.get("value", ""))) for kv in answer.get("kvs", ()))
-    return Keys(count=int(answer.get("count", 0)), revision=int(answer["header"]["revision"]), items=tuple(items))
+    items = tuple(
+        KeyValue(key=_decode(kv["key"]), value=_decode(kv.get("value", ""))) for kv in answer.get("kvs", ())
+    )
+    return Keys(count=int(answer.get("count", 0)), revision=int(answer["header"]["revision"]), items=items)
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -283,29 +277,16 @@ def _requests() -> Any:
 
 def _cause(error: BaseException) -> str:
     """The innermost reason in a few words; requests wraps it several layers deep."""
+    requests = _requests()
+    if isinstance(error, requests.ConnectTimeout):
+        return "no connection in time"
     chain = list(_chain(error))
-    for link in chain:
-        if link.__class__.__name__ in ("ConnectTimeout", "ConnectTimeoutError"):
-            return "no connection in time"
-        if link.__class__.__name__ in ("ReadTimeout", "ReadTimeoutError") or isinstance(link, TimeoutError):
-            return "no answer in time"
-    for link in reversed(chain):
-        if isinstance(link, OSError) and (text := getattr(link, "verify_message", None)):
-            return f"the server's certificate is refused: {text}"
-        if isinstance(link, OSError) and (text := getattr(link, "reason", None) or link.strerror):
-            return str(text).replace("_", " ").lower()
-    return str(chain[-1]) or chain[-1].__class__.__name__
+    if isinstance(error, requests.Timeout) or any(isinstance(link, TimeoutError) for link in chain):
+        return "no answer in time"
+    return next((text for link in reversed(chain) if (text := reason(link))), str(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while isinstance(error, BaseException):
+    while error is not None:
         yield error
-        inner = error.args[0] if error.args else None
-        error = next(
-            (
-                link
-                for link in (getattr(error, "reason", None), error.__cause__, error.__context__, inner)
-                if isinstance(link, BaseException)
-            ),
-            None,
-        )
+        error = error.__cause__ or error.__context__

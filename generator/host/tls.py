@@ -1,4 +1,4 @@
-"""Knocks at a TLS port: who is let in, and which certificate answers. A refusal is what the server does, not what we do."""
+"""Knocks at a TLS port: who is let in, and which certificate answers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-
-from generator.host.etcd import ClientFiles
+from pathlib import Path
+from typing import Any
 
 TIMEOUT_SECONDS = 3.0
+_CLOSED = "the connection was closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientFiles:
+    """Where the CA certificate and the client's certificate and key are. The key's bytes stay there."""
+
+    ca: Path
+    cert: Path
+    key: Path
 
 
 class Guest(StrEnum):
@@ -58,7 +68,7 @@ def operator_context(files: ClientFiles) -> ssl.SSLContext:
 
 
 def stranger_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
-    """Trusts any server, so that only the server can refuse; `pair` is the PEM certificate and key to show."""
+    """Trusts any server, so that only the server can refuse; `pair` is the certificate and key to show."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -79,8 +89,10 @@ def _in_memory(data: bytes) -> Iterator[str]:
         os.close(descriptor)
 
 
-def knock(address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS) -> Knock:
-    """Connect (without TLS if there is no context), ask for /version, and see whether an HTTP answer comes."""
+def knock(
+    address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
+) -> Knock:
+    """Connect (without TLS if there is no context), ask for /version, and see whether HTTP comes back."""
     try:
         sock = socket.create_connection((address, port), timeout)
     except OSError as error:
@@ -97,8 +109,8 @@ def knock(address: str, port: int, context: ssl.SSLContext | None, *, timeout: f
 
 
 def _converse(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Knock:
-    """With TLS 1.3 a server refuses a client's certificate after the client's handshake is done (RFC 8446, 4.4.2.4
-    and appendix E.1.2), so a refusal is only seen when reading."""
+    # With TLS 1.3 a server judges the client's certificate after the client's handshake is done (RFC 8446,
+    # appendix E.1.2), so a refusal is only seen when reading.
     host = f"[{address}]" if ":" in address else address
     try:
         with suppress(ConnectionError, ssl.SSLError):  # refused already: the alert is still there to be read
@@ -107,10 +119,10 @@ def _converse(sock: socket.socket, address: str, certificate: Certificate | None
     except OSError as error:
         return _failed(error, certificate)
     status = answer.split(b"\r\n")[0].decode("ascii", "replace")
-    # Go's TLS server answers plain HTTP with a 400, etcd's listener closes the connection: both let nobody in.
-    if not answer.startswith(b"HTTP/") or answer.split()[1:2] == [b"400"]:
-        return Knock(reply=Reply.REFUSED, detail=status or "the connection was closed", certificate=certificate)
-    return Knock(reply=Reply.SERVED, detail=status, certificate=certificate)
+    # Go's TLS server answers plain HTTP with a 400, etcd's closes the connection: both let nobody in.
+    served = answer.startswith(b"HTTP/") and answer.split()[1:2] != [b"400"]
+    reply = Reply.SERVED if served else Reply.REFUSED
+    return Knock(reply=reply, detail=status or _CLOSED, certificate=certificate)
 
 
 def _failed(error: OSError, certificate: Certificate | None = None) -> Knock:
@@ -125,17 +137,25 @@ def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
     found = stream.getpeercert()
     if not found:
         return None
-    names = tuple(str(value) for _, value in found.get("subjectAltName", ()))
+    alternatives: Any = found.get("subjectAltName", ())
+    names = tuple(str(value) for _, value in alternatives)
     seconds = ssl.cert_time_to_seconds(str(found["notAfter"]))
     return Certificate(names=names, not_after=datetime.fromtimestamp(seconds, UTC))
 
 
 def _words(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, ConnectionError | ssl.SSLEOFError) and not isinstance(error, ConnectionRefusedError):
-        return "the connection was closed"
-    text = getattr(error, "reason", None) or error.strerror or str(error)
-    return str(text).replace("_", " ").lower()
+    if isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError):
+        return _CLOSED
+    return reason(error) or str(error)
+
+
+def reason(error: BaseException) -> str | None:
+    """What an operating system's or a TLS library's error says, in plain words; None for other errors."""
+    if not isinstance(error, OSError):
+        return None
+    if refusal := getattr(error, "verify_message", None):
+        return f"the server's certificate is refused: {refusal}"
+    text = getattr(error, "reason", None) or error.strerror
+    return str(text).replace("_", " ").lower() if isinstance(text, str) else None

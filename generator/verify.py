@@ -1,0 +1,174 @@
+"""`bake verify` and `bake status`: a running cluster seen from outside, through every node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from generator import checks, pki
+from generator.checks import Check, Result
+from generator.host import observe, tls
+from generator.host.etcd import Etcd, Member, Status
+from generator.host.tls import ClientFiles, Guest
+from generator.plan import ClusterPlan, NodePlan, plan_cluster
+from generator.spec import Certificates, KeyType
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The outcome of every check. Warnings do not make a cluster unhealthy."""
+
+    cluster: str
+    checks: tuple[Check, ...]
+
+    @property
+    def healthy(self) -> bool:
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.result is Result.FAILED)
+
+
+def client_files(folder: Path) -> ClientFiles:
+    """The operator's files in a cluster's folder."""
+    ca, client = folder / "pki" / str(pki.Role.CA), folder / "pki" / str(pki.Role.CLIENT)
+    return ClientFiles(
+        ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key")
+    )
+
+
+def verify(
+    plan: ClusterPlan, files: ClientFiles, *, now: datetime, token: str, report: Report
+) -> Verification:
+    """Check a running cluster. `token` is a random word: the trial writes below `/bake/verify/<token>/`."""
+    contexts = {
+        Guest.OPERATOR: tls.operator_context(files),
+        Guest.NOBODY: tls.stranger_context(),
+        Guest.FOREIGN: tls.stranger_context(foreign_pair(plan, now=now)),
+        Guest.PLAIN: None,
+    }
+    report(f"asking {', '.join(node.name for node in plan.nodes)}")
+    views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
+    alive = [view.node for view in views if view.health.error is None]
+    report(f"writing and reading through {', '.join(node.name for node in alive) or 'no node'}")
+    keys = observe.list_keys(alive, files)
+    writes, left_behind = observe.try_writes(alive, files, token)
+    hashes = observe.hash_nodes(alive, files)
+    seen = observe.Observation(
+        nodes=tuple(views), keys=keys, writes=writes, left_behind=left_behind, hashes=hashes
+    )
+    return Verification(cluster=plan.name, checks=checks.judge(plan, seen, now=now))
+
+
+def foreign_pair(plan: ClusterPlan, *, now: datetime) -> tuple[bytes, bytes]:
+    """A client certificate and key of a CA that has the name of ours and another key. It names no address, so
+    that nothing but its issuer can be the reason to refuse it."""
+    own = {"certificates": Certificates.PER_NODE, "key_type": KeyType.ECDSA_P256}
+    spec = plan.spec.model_copy(update={"pki": plan.spec.pki.model_copy(update=own)})
+    other = plan_cluster(spec)
+    client = pki.issue_client(other, pki.create_authority(other, now=now), now=now)
+    return client.cert_pem, client.key_pem
+
+
+class Part(StrEnum):
+    """A member's part in the cluster."""
+
+    LEADER = "leader"
+    VOTER = "voter"
+    LEARNER = "learner"
+    UNSTARTED = "unstarted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """A node at a glance. Of a node that does not answer, the others know id and part."""
+
+    name: str
+    address: str
+    reachable: bool
+    member_id: str | None = None  # hex, as etcdctl shows it
+    part: Part | None = None
+    version: str | None = None
+    db_size: int | None = None
+    raft_index: int | None = None
+    error: str | None = None
+
+
+def cluster_status(plan: ClusterPlan, files: ClientFiles) -> tuple[NodeStatus, ...]:
+    """Every node at a glance, for `bake status`."""
+    told = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
+    led = [node for node, one in zip(plan.nodes, told, strict=True) if one.value and one.value.leader]
+    members = observe.first_told(led, files, Etcd.members).value or ()
+    return tuple(_node_status(node, one, members) for node, one in zip(plan.nodes, told, strict=True))
+
+
+def _node_status(node: NodePlan, told: observe.Told[Status], members: Iterable[Member]) -> NodeStatus:
+    status = told.value
+    listed = next((member for member in members if node.peer_url in member.peer_urls), None)
+    number = status.member_id if status else listed.id if listed else None
+    return NodeStatus(
+        name=node.name,
+        address=str(node.address),
+        reachable=status is not None,
+        member_id=None if number is None else f"{number:x}",
+        part=_part(status, listed),
+        version=status.version if status else None,
+        db_size=status.db_size if status else None,
+        raft_index=status.raft_index if status else None,
+        error=told.error or (status and "; ".join(status.errors)) or None,
+    )
+
+
+def _part(status: Status | None, listed: Member | None) -> Part | None:
+    if status and status.leader == status.member_id:
+        return Part.LEADER
+    if (status and status.is_learner) or (listed and listed.is_learner):
+        return Part.LEARNER
+    if listed and not listed.started:
+        return Part.UNSTARTED
+    return Part.VOTER if status or listed else None
+
+
+def as_rows(found: Verification) -> list[dict[str, str]]:
+    """For a table."""
+    return [
+        {"check": check.name, "result": str(check.result), "detail": check.detail} for check in found.checks
+    ]
+
+
+def as_data(found: Verification) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "cluster": found.cluster,
+        "healthy": found.healthy,
+        "checks": [asdict(check) for check in found.checks],
+    }
+
+
+def status_rows(nodes: Iterable[NodeStatus]) -> list[dict[str, str]]:
+    """For a table."""
+    return [
+        {
+            "node": node.name,
+            "address": node.address,
+            "state": str(node.part or "unknown") if node.reachable else "unreachable",
+            "id": node.member_id or "-",
+            "version": node.version or "-",
+            "db": "-" if node.db_size is None else f"{node.db_size / 1024:.0f} KiB",
+            "raft index": "-" if node.raft_index is None else str(node.raft_index),
+            "error": node.error or "",
+        }
+        for node in nodes
+    ]
+
+
+def status_data(nodes: Iterable[NodeStatus]) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [asdict(node) for node in nodes]
