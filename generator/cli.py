@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from generator import __version__
 
 if TYPE_CHECKING:
     from generator.profile import Loaded
+    from generator.progress import Progress
     from generator.spec import ClusterSpec
 
 FORMAT_VERSION = "1.0"  # of every -o json: the major number changes when a reader would break
@@ -167,9 +169,192 @@ def check(**options: Any) -> None:
     if options["output"] == "json":
         _print_json(spec=spec, warnings=[_problem_data(warning) for warning in loaded.warnings])
     elif not options["quiet"]:
-        import yaml
+        from generator import yaml12
 
-        click.echo(yaml.safe_dump(spec, sort_keys=False), nl=False)
+        click.echo(yaml12.dump(spec), nl=False)
+
+
+@bake.command()
+@_option("--cache", type=click.Path(path_type=Path), help="Where images are kept.  [default: the user's cache folder]")
+@click.option("--plain", is_flag=True, help="The same packages without the tuning: what figures are compared with.")
+@output_option
+@quiet_option
+def image(**options: Any) -> None:
+    """Build the base image, unless it is there already.
+
+    \b
+    Examples:
+      bake image
+      bake image -o json
+    """
+    from dataclasses import asdict
+
+    from generator.host.image import default_image
+
+    with _progress((), options) as progress:
+        built = default_image(_cache(options), report=progress.line, plain=options["plain"])
+    if options["output"] == "json":
+        _print_json(**{key: value if value is None else str(value) for key, value in asdict(built).items()})
+    elif not options["quiet"]:
+        click.echo(built.disk)
+
+
+@bake.command()
+@spec_options
+@up_options
+def up(**options: Any) -> None:
+    """Bake, boot under libvirt, wait until every member votes, and verify.
+
+    Running it again completes what is missing and changes no more.
+
+    \b
+    Examples:
+      bake up --nodes 3
+      bake up --nodes 5 --memory 2048 --connect qemu+ssh://host/system
+      bake up --config cluster.yaml --wait 300 -o json
+    """
+    from generator import cluster
+    from generator.host.store import Store
+    from generator.plan import name_nodes
+
+    loaded = _load(options)
+    store = Store(options["out"], loaded.spec.name)
+    boot = cluster.Boot(
+        uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=_cache(options)
+    )
+    with _progress(name_nodes(loaded.spec), options) as progress:
+        result = cluster.up(loaded.spec, store, boot, now=datetime.now(UTC), progress=progress)
+    _show_verification(result, options)
+    if options["output"] == "text" and not options["quiet"]:
+        click.echo(f"To use it: . {store.folder}/etcdctl.env; etcdctl member list", err=True)
+
+
+@bake.command()
+@cluster_options
+def status(**options: Any) -> None:
+    """Show each node: its VM, and what etcd says of it.
+
+    \b
+    Examples:
+      bake status
+      bake status --name prod -o json
+    """
+    from generator import cluster
+
+    rows = cluster.status(_open(options), uri=options["connect"])
+    if options["output"] == "json":
+        _print_json(nodes=rows)
+    elif not options["quiet"]:
+        _print_table(rows)
+
+
+@bake.command()
+@cluster_options
+def verify(**options: Any) -> None:
+    """Check the running cluster: members, health, keys, every member's writes and reads, refused strangers.
+
+    \b
+    Examples:
+      bake verify
+      bake verify -o json
+    """
+    from generator import cluster
+
+    with _progress((), options) as progress:
+        result = cluster.verify_cluster(_open(options), now=datetime.now(UTC), report=progress.line)
+    _show_verification(result, options)
+
+
+@bake.command()
+@click.argument("node")
+@cluster_options
+def console(node: str, **options: Any) -> None:
+    """Connect to a node's serial console. Ctrl-] leaves it; without a terminal it follows the log.
+
+    \b
+    Examples:
+      bake console etcd1
+    """
+    from generator import cluster
+
+    cluster.console(_open(options), node, uri=options["connect"])
+
+
+@bake.command()
+@cluster_options
+def down(**options: Any) -> None:
+    """Shut the VMs down. `bake up` starts them again.
+
+    \b
+    Examples:
+      bake down
+    """
+    from generator import cluster
+
+    with _progress((), options) as progress:
+        stopped = cluster.down(_open(options), uri=options["connect"], progress=progress)
+    _show_names("stopped", stopped, options)
+
+
+@bake.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@cluster_options
+def destroy(yes: bool, **options: Any) -> None:
+    """Remove the cluster's VMs, disks and network, and nothing that is not its own. Keeps the baked files.
+
+    \b
+    Examples:
+      bake destroy
+      bake destroy --name prod --yes
+    """
+    from generator import cluster
+    from generator.host.store import Store
+
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Remove the VMs and disks of the cluster {options['name']!r}, with all its data?", abort=True)
+    removed = cluster.destroy(Store(options["out"], options["name"]), uri=options["connect"])
+    _show_names("removed", removed, options)
+
+
+def _open(options: Mapping[str, Any]) -> Any:
+    from generator.cluster import open_cluster
+    from generator.host.store import Store
+
+    return open_cluster(Store(options["out"], options["name"]))
+
+
+def _cache(options: Mapping[str, Any]) -> Path:
+    from generator.host.image import cache_folder
+
+    return options.get("cache") or cache_folder()
+
+
+def _progress(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractContextManager[Progress]:
+    from generator.progress import show_progress
+
+    return show_progress(nodes, quiet=options["quiet"])
+
+
+def _show_verification(result: Any, options: Mapping[str, Any]) -> None:
+    from generator.errors import UnhealthyError
+    from generator.checks import as_rows
+    from generator.verify import verification_data
+
+    if options["output"] == "json":
+        _print_json(**verification_data(result))
+    elif not options["quiet"]:
+        _print_table(as_rows(result.checks))
+    if not result.healthy:
+        failed = ", ".join(check.name for check in result.failed)
+        raise UnhealthyError(f"the cluster is not healthy: {failed}", hint="bake status; bake console NODE")
+
+
+def _show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> None:
+    names = list(names)
+    if options["output"] == "json":
+        _print_json(**{verb: names})
+    elif not options["quiet"]:
+        click.echo(f"{verb}: {', '.join(names) or 'nothing; there was nothing to do'}")
 
 
 def _spec_data(spec: ClusterSpec) -> dict[str, Any]:

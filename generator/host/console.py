@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -77,6 +77,13 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def begin(self, nodes: Iterable[str]) -> None:
+        """Make room for the logs of this run; those of the run before stay as `console.log.1`."""
+        for node in nodes:
+            path = self.folder / node / "console.log"
+            if path.exists():
+                path.replace(path.with_name("console.log.1"))
 
     def keep_output(self, node: str, data: bytes) -> None:
         _append(self.folder / node / "console.log", data)
