@@ -289,3 +289,8 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
 def _lacks_name(plan: ClusterPlan, node: NodePlan, names: Iterable[str]) -> bool:
     """The address was checked with the handshake; the document's shared set names addresses only."""
     return plan.spec.pki.certificates is Certificates.PER_NODE and node.fqdn not in set(names)
+
+
+def as_rows(found: Iterable[Check]) -> list[dict[str, str]]:
+    """For a table."""
+    return [{"check": check.name, "result": str(check.result), "detail": check.detail} for check in found]

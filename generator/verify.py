@@ -136,14 +136,7 @@ def _part(status: Status | None, listed: Member | None) -> Part | None:
     return Part.VOTER if status or listed else None
 
 
-def as_rows(found: Verification) -> list[dict[str, str]]:
-    """For a table."""
-    return [
-        {"check": check.name, "result": str(check.result), "detail": check.detail} for check in found.checks
-    ]
-
-
-def as_data(found: Verification) -> dict[str, Any]:
+def verification_data(found: Verification) -> dict[str, Any]:
     """For JSON."""
     return {
         "cluster": found.cluster,
