@@ -93,6 +93,7 @@ up_options = _stack(
         "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
         help="auto: KVM where it truly works, else emulation.",
     ),
+    _option("--cache", type=click.Path(path_type=Path), help="Where images are kept; left out, the user's cache."),
     _option("--wait", type=int, default=900, show_default=True, help="Seconds to wait for the cluster."),
 )  # fmt: skip
 cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)
@@ -109,7 +110,7 @@ class _Group(click.Group):
 @spec_options
 @click.version_option(__version__, prog_name="bake")
 @click.pass_context
-def bake(ctx: click.Context, **options: Any) -> None:
+def bake(ctx: click.Context, /, **options: Any) -> None:
     """Bake NoCloud ISOs that assemble themselves into a TLS-only etcd cluster.
 
     \b
@@ -175,24 +176,26 @@ def check(**options: Any) -> None:
 
 
 @bake.command()
-@_option("--cache", type=click.Path(path_type=Path), help="Where images are kept.  [default: the user's cache folder]")
-@click.option("--plain", is_flag=True, help="The same packages without the tuning: what figures are compared with.")
-@output_option
-@quiet_option
-def image(**options: Any) -> None:
-    """Build the base image, unless it is there already.
+@spec_options
+@up_options
+@click.option("--plain", is_flag=True, help="The base image without its tuning: what figures are compared with.")
+def image(plain: bool, **options: Any) -> None:
+    """Build or fetch the image that `up` with the same options needs, unless it is there already.
 
     \b
     Examples:
       bake image
-      bake image -o json
+      bake image --image debian-13-genericcloud-amd64.qcow2 -o json
     """
     from dataclasses import asdict
 
+    from generator.cluster import boot_image
     from generator.host.image import default_image
 
+    spec = _load(options).spec
     with _progress((), options) as progress:
-        built = default_image(_cache(options), report=progress.line, plain=options["plain"])
+        cache, report = options["cache"] or _cache(), progress.line
+        built = default_image(cache, report=report, plain=True) if plain else boot_image(spec, cache, report)
     if options["output"] == "json":
         _print_json(**{key: value if value is None else str(value) for key, value in asdict(built).items()})
     elif not options["quiet"]:
@@ -220,7 +223,7 @@ def up(**options: Any) -> None:
     loaded = _load(options)
     store = Store(options["out"], loaded.spec.name)
     boot = cluster.Boot(
-        uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=_cache(options)
+        uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=options["cache"] or _cache()
     )
     with _progress(name_nodes(loaded.spec), options) as progress:
         result = cluster.up(loaded.spec, store, boot, now=datetime.now(UTC), progress=progress)
@@ -323,10 +326,10 @@ def _open(options: Mapping[str, Any]) -> Any:
     return open_cluster(Store(options["out"], options["name"]))
 
 
-def _cache(options: Mapping[str, Any]) -> Path:
+def _cache() -> Path:
     from generator.host.image import cache_folder
 
-    return options.get("cache") or cache_folder()
+    return cache_folder()
 
 
 def _progress(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractContextManager[Progress]:
