@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from generator.errors import InputError
+
 TIMEOUT_SECONDS = 3.0
 _CLOSED = "the connection was closed"
 
@@ -60,10 +62,14 @@ class Knock:
 
 
 def operator_context(files: ClientFiles) -> ssl.SSLContext:
-    """Checks the server against our CA and the address asked for, and shows the operator's certificate."""
+    """Checks the server by our CA and the address asked for, and shows the operator's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cafile=files.ca)
-    context.load_cert_chain(files.cert, files.key)
+    try:
+        context.load_verify_locations(cafile=files.ca)
+        context.load_cert_chain(files.cert, files.key)
+    except OSError as error:
+        where = f"{files.ca}, {files.cert}, {files.key}"
+        raise InputError.one(where, f"cannot be used: {reason(error)}", "restore the three files") from None
     return context
 
 
