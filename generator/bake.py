@@ -84,7 +84,7 @@ def _etcdctl_env(plan: ClusterPlan, folder: Path) -> bytes:
         "ETCDCTL_CERT": str(folder / _pem(pki.Role.CLIENT)),
         "ETCDCTL_KEY": str(folder / _key(pki.Role.CLIENT)),
     }
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
+    return b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in values.items())
 
 
 def _pem(role: pki.Role) -> PurePosixPath:
@@ -135,8 +135,8 @@ def kept_nodes(store: Store, plan: ClusterPlan) -> Iterator[pki.NodePki]:
     for node in plan.nodes:
         path = PurePosixPath(node.name) / seed.USER_DATA
         user_data = store.read(path)
-        pairs = render.node_credentials(seed.written_files(user_data)) if user_data else {}
-        where = (str(store.folder / path),) * 2
-        yield {role: pki.parse_credential(*pair, where=where) for role, pair in pairs.items()}
+        where = str(store.folder / path)
+        pairs = render.node_credentials(seed.written_files(user_data, where=where)) if user_data else {}
+        yield {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in pairs.items()}
 
 

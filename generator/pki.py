@@ -143,11 +143,14 @@ def issue_client(
 def _ahead(work: Callable[[Any], NodePki], jobs: Iterable[Any], workers: int) -> Iterator[NodePki]:
     """`map` on threads, with at most a few jobs ahead of the consumer."""
     jobs = iter(jobs)
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         running = deque(pool.submit(work, job) for job in islice(jobs, 2 * workers))
         while running:
             yield running.popleft().result()
             running.extend(pool.submit(work, job) for job in islice(jobs, 1))
+    finally:  # an interrupt waits for the keys in the making, not for those to come
+        pool.shutdown(cancel_futures=True)
 
 
 def _issue(

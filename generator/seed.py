@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from generator.artifact import Artifact
+from generator.errors import InputError
 from generator.plan import ClusterPlan, NodePlan
 from generator.spec import NetworkMode
 from generator.steps import boot_commands, first_boot_commands
@@ -41,11 +42,13 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     )
 
 
-def written_files(user_data: bytes) -> dict[str, bytes]:
-    """What an existing user-data writes: guest path → content."""
-    config = yaml.load(user_data, Loader=_Loader)
-    files = config.get("write_files", []) if isinstance(config, dict) else []
-    return {file["path"]: file["content"].encode() for file in files}
+def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
+    """What an existing user-data writes: guest path → content. Raises InputError for one that bake did not make."""
+    try:
+        files = yaml.load(user_data, Loader=_Loader)["write_files"]  # noqa: S506  derived from SafeLoader
+        return {file["path"]: file["content"].encode() for file in files}
+    except (yaml.YAMLError, UnicodeError, LookupError, TypeError, AttributeError):
+        raise InputError.one(where, "is not a user-data that bake made", "restore or remove it") from None
 
 
 def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> dict[str, Any]:
@@ -115,7 +118,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def _dump(config: Mapping[str, Any]) -> bytes:
     text: str = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=False)
-    if yaml.load(text, Loader=_Loader) != config:
+    if yaml.load(text, Loader=_Loader) != config:  # noqa: S506  derived from SafeLoader
         raise AssertionError("what was dumped does not load back equal: a bug in bake")
     return text.encode()
 

@@ -1,0 +1,341 @@
+"""A whole bake: what lies in the folder, what a second one changes, and what no accident may break."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+
+from generator import pki
+from generator.pki import Credential
+
+Bake = Callable[..., Any]
+Picture = Callable[[Path], dict[str, tuple[object, ...]]]
+FOLDER = Path("out/etcd")
+NODE_FILES = ("user-data", "meta-data", "network-config", "seed.iso")
+
+
+def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None:
+    result = bake("--nodes", 3, "-o", "json")
+    assert result.code == 0
+    nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
+    pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "client") for kind in ("pem", "key")]
+    made = {*nodes, *pems, "cluster.yaml", "etcdctl.env", "manifest.json"}
+    assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == made
+    assert set(json.loads(result.out)["changed"]) == made
+    assert [node["address"] for node in json.loads(result.out)["nodes"]] == [f"192.168.20.{last}" for last in (31, 32, 33)]
+
+
+def test_private_keys_are_for_their_owner_alone(bake: Bake) -> None:
+    os.umask(0o000)
+    bake("--nodes", 1)
+    secrets = {path for path in FOLDER.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()}
+    assert {path.name for path in secrets} == {"etcd-ca.key", "etcd-client.key", "user-data", "seed.iso"}
+    assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (Path("out"), *Path("out").rglob("*")) if path.is_dir()} == {0o700}
+
+
+def test_the_key_of_the_ca_goes_onto_no_iso(bake: Bake) -> None:
+    bake("--nodes", 3)
+    lines = (FOLDER / "pki/etcd-ca.key").read_bytes().splitlines()[1:3]  # what follows is the public key
+    others = [path for path in FOLDER.rglob("*") if path.is_file() and path.name != "etcd-ca.key"]
+    assert [path for path in others if any(line in path.read_bytes() for line in lines)] == []
+
+
+def test_the_same_again_touches_nothing(bake: Bake, picture: Picture) -> None:
+    bake("--nodes", 3)
+    before = picture(Path("out"))
+    result = bake("--nodes", 3)
+    assert result.code == 0
+    assert "Nothing changed" in result.err
+    assert picture(Path("out")) == before
+
+
+@pytest.mark.parametrize("profile", [path.stem for path in Path("profiles").glob("*.yaml") if path.stem != "rhel"])
+def test_every_profile_bakes_and_is_stable(bake: Bake, picture: Picture, profile: str) -> None:
+    words = ("--profile", profile, *(("--key-type", "rsa-2048") if profile == "classic" else ()))
+    assert bake(*words).code == 0
+    before = picture(Path("out"))
+    assert bake(*words).code == 0
+    assert picture(Path("out")) == before
+
+
+def test_the_resolved_spec_bakes_the_same(bake: Bake, picture: Picture) -> None:
+    bake("--nodes", 3, "--subnet", "10.1.2.0/24", "--leaf-days", 90)
+    before = picture(Path("out"))
+    assert bake("--config", FOLDER / "cluster.yaml").code == 0
+    assert picture(Path("out")) == before
+
+
+def keys_of(node: str) -> dict[str, str]:
+    files = yaml.safe_load((FOLDER / node / "user-data").read_text())["write_files"]
+    return {file["path"]: file["content"] for file in files if file["path"].endswith((".key", ".pem"))}
+
+
+def test_two_more_nodes_leave_the_first_ones_their_certificates(bake: Bake) -> None:
+    bake("--nodes", 3)
+    before = {node: keys_of(node) for node in ("etcd1", "etcd2", "etcd3")}
+    assert bake("--nodes", 5).code == 0
+    assert {node: keys_of(node) for node in before} == before
+    assert keys_of("etcd5")
+
+
+def test_another_address_renews_that_nodes_certificates_only(bake: Bake) -> None:
+    bake("--nodes", 3)
+    before = {node: keys_of(node) for node in ("etcd1", "etcd2", "etcd3")}
+    Path("cluster.yaml").write_text("nodes: [{name: etcd1}, {name: etcd2, address: 192.168.20.99}, {name: etcd3, address: 192.168.20.33}]")
+    assert bake("--config", "cluster.yaml").code == 0
+    assert keys_of("etcd1") == before["etcd1"]
+    assert keys_of("etcd3") == before["etcd3"]
+    changed = {path for path, content in keys_of("etcd2").items() if before["etcd2"][path] != content}
+    assert changed == {f"/etc/etcd/pki/etcd-{role}.{kind}" for role in ("server", "peer", "client") for kind in ("pem", "key")}
+
+
+def test_an_authority_of_the_users_is_used(bake: Bake, authority: Credential, picture: Picture) -> None:
+    put(authority)
+    assert bake("--nodes", 1).code == 0
+    assert keys_of("etcd1")["/etc/etcd/pki/etcd-ca.pem"].encode() == authority.cert_pem
+    before = picture(Path("out"))
+    assert bake("--nodes", 1).code == 0
+    assert picture(Path("out")) == before
+
+
+# ── what is wrong in pki/ and in the folder ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def authority(plan: Any) -> Credential:
+    return pki.create_authority(plan(), now=datetime.now(UTC))
+
+
+@pytest.fixture
+def expired(plan: Any) -> Credential:
+    return pki.create_authority(plan(pki={"caDays": 2, "leafDays": 2}), now=datetime.now(UTC) - timedelta(days=9))
+
+
+@pytest.fixture
+def not_yet(plan: Any) -> Credential:
+    return pki.create_authority(plan(), now=datetime.now(UTC) + timedelta(days=9))
+
+
+@pytest.fixture
+def leaf(plan: Any, authority: Credential) -> Credential:
+    return pki.issue_client(plan(), authority, now=datetime.now(UTC))
+
+
+def put(credential: Credential, *, cert: bytes | None = None, key: bytes | None = None) -> None:
+    (FOLDER / "pki").mkdir(parents=True, exist_ok=True)
+    (FOLDER / "pki/etcd-ca.pem").write_bytes(cert or credential.cert_pem)
+    (FOLDER / "pki/etcd-ca.key").write_bytes(key or credential.key_pem)
+
+
+def encrypted(credential: Credential) -> bytes:
+    return credential.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+
+
+ED25519 = ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+WRONG_AUTHORITY: dict[str, tuple[Callable[[Any], None], str, str]] = {
+    "expired": (lambda get: put(get("expired")), "etcd-ca.pem", "expired on 20"),
+    "not yet valid": (lambda get: put(get("not_yet")), "etcd-ca.pem", "is not valid before 20"),
+    "no CA": (lambda get: put(get("leaf")), "etcd-ca.pem", "is not a CA certificate"),
+    "another's key": (lambda get: put(get("authority"), key=get("leaf").key_pem), "etcd-ca.key", "does not match"),
+    "encrypted": (lambda get: put(get("authority"), key=encrypted(get("authority"))), "etcd-ca.key", "is encrypted"),
+    "Ed25519": (lambda get: put(get("authority"), key=ED25519), "etcd-ca.key", "is neither an RSA nor an EC key"),
+    "no certificate": (lambda get: put(get("authority"), cert=b"hello"), "etcd-ca.pem", "is not a PEM certificate"),
+    "no key": (lambda get: put(get("authority"), key=b"hello"), "etcd-ca.key", "is not a PEM private key"),
+    "a lost key": (lambda get: (put(get("authority")), Path(FOLDER / "pki/etcd-ca.key").unlink())[0], "etcd-ca.key", "is missing"),
+    "a lost certificate": (
+        lambda get: (put(get("authority")), Path(FOLDER / "pki/etcd-ca.pem").unlink())[0], "etcd-ca.pem", "is missing",
+    ),
+    "a folder": (lambda _: (FOLDER / "pki/etcd-ca.pem").mkdir(parents=True), "etcd-ca.pem", "cannot be read: Is a directory"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("prepare", "where", "rule"), WRONG_AUTHORITY.values(), ids=WRONG_AUTHORITY)
+def test_a_wrong_authority_is_refused(
+    bake: Bake, picture: Picture, request: pytest.FixtureRequest, prepare: Callable[[Any], None], where: str, rule: str
+) -> None:
+    prepare(request.getfixturevalue)
+    before = picture(Path("out"))
+    result = bake("--nodes", 3)
+    assert result.code == 2
+    assert f"{FOLDER}/pki/{where}: {rule}" in result.err
+    assert "PRIVATE" not in result.err
+    assert picture(Path("out")) == before
+
+
+def test_a_foreign_authority_is_refused(bake: Bake, picture: Picture, authority: Credential) -> None:
+    bake("--nodes", 3)
+    put(authority)
+    before = picture(Path("out"))
+    result = bake("--nodes", 3)
+    assert result.code == 2
+    assert f"{FOLDER}/pki/etcd-ca.pem: is a foreign CA" in result.err
+    assert picture(Path("out")) == before
+
+
+def damage(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: data.replace(old, new, 1)
+
+
+SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "no YAML": lambda _: b"#cloud-config\nwrite_files: [",
+    "binary": lambda _: b"\xff\xfe\0",
+    "a list": lambda _: b"- a",
+    "nameless files": damage(b"path: /etc/etcd/pki/etcd-server.pem", b"paths: /x"),
+    "files that are text": lambda _: b"write_files: none",
+    "content that is a number": lambda _: b"write_files: [{path: /etc/etcd/pki/etcd-server.pem, content: 3}]",
+    "a spoilt key": damage(b"-----BEGIN PRIVATE", b"-----BEGIN DIRTY"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_a_spoilt_seed_is_named_and_left_alone(bake: Bake, picture: Picture, spoil: Callable[[bytes], bytes]) -> None:
+    bake("--nodes", 3)
+    seed = FOLDER / "etcd2/user-data"
+    seed.write_bytes(spoil(seed.read_bytes()))
+    before = picture(Path("out"))
+    result = bake("--nodes", 3)
+    assert result.code == 2
+    assert f"{FOLDER}/etcd2/user-data: " in result.err
+    assert picture(Path("out")) == before
+
+
+def test_a_lost_seed_is_made_anew(bake: Bake) -> None:
+    bake("--nodes", 3)
+    (FOLDER / "etcd2/user-data").unlink()
+    assert bake("--nodes", 3).code == 0
+    assert (FOLDER / "etcd2/user-data").exists()
+
+
+def test_another_clusters_folder_is_refused(bake: Bake, picture: Picture) -> None:
+    bake("--name", "prod", "--nodes", 1)
+    Path("out/prod").rename("out/etcd")
+    before = picture(Path("out"))
+    result = bake("--nodes", 1)
+    assert result.code == 2
+    assert "out/etcd: belongs to the cluster 'prod', not 'etcd'" in result.err
+    assert picture(Path("out")) == before
+
+
+@pytest.mark.parametrize("out", ["$(touch canary)", "a b'c\"d", "line\nbreak", "\udcff"], ids=repr)
+def test_any_folder_name_is_fit_for_etcdctl_env(bake: Bake, out: str) -> None:
+    assert bake("--nodes", 1, "--out", out, "-o", "json").code == 0
+    script = '. "$1"; printf %s "$ETCDCTL_CACERT"'
+    env = Path(out) / "etcd/etcdctl.env"
+    shown = subprocess.run(["sh", "-c", script, "sh", env.absolute()], capture_output=True, check=True).stdout
+    assert os.path.samefile(shown, FOLDER.parent.parent / out / "etcd/pki/etcd-ca.pem")
+    assert not Path("canary").exists()
+
+
+# ── the machine's own troubles: real processes ──────────────────────────────────────────────────────────────────────
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount or to change the user")
+BAKE = [sys.executable, "-m", "generator.cli"]
+
+
+def run(*words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BAKE, *map(str, words)], capture_output=True, text=True, check=False, **more)
+
+
+def in_a_mount(script: str, folder: Path) -> list[str]:
+    """What a shell script prints in a mount namespace of its own, the words of `bake` being its arguments."""
+    words = ["unshare", "--mount", "sh", "-euc", script, "sh", *BAKE]
+    folder.mkdir()
+    done = subprocess.run(words, cwd=folder.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return (done.stdout + done.stderr).splitlines()
+
+
+@root_only
+def test_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o ro none out; "$@" --nodes 1 && exit 9; echo "code $?"; find out -mindepth 1'
+    lines = in_a_mount(script, tmp_path / "out")
+    assert lines[0] == "code 2"
+    assert lines[1].endswith("/out: cannot be written: Read-only file system")
+    assert len(lines) == 3
+
+
+@root_only
+def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
+    script = """
+        mount -t tmpfs -o size=2m none out; "$@" -q --nodes 1; sum() { find out -type f -exec sha256sum {} + | sort; }
+        before=$(sum); head -c 1m /dev/zero >out/etcd/other || :
+        "$@" --nodes 7 --leaf-days 9 && exit 9; echo "code $?"
+        rm out/etcd/other; [ "$before" = "$(sum)" ] && echo same; find out -maxdepth 1 -mindepth 1"""
+    lines = in_a_mount(script, tmp_path / "out")
+    assert lines[:3] == ["code 1", "same", "out/etcd"]
+    assert "/out: the disk is full; nothing has changed" in lines[3]
+
+
+@root_only
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+def test_a_folder_without_permission_is_refused(tmp_path: Path, mode: int) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    out.chmod(mode)
+    script = "import os, sys; from generator import bake, cli, pki, profile; from generator.host import store\n"
+    script += "os.setuid(65534); sys.argv[1:] = ['--nodes', '1', '--out', sys.argv[1]]; cli.main()"
+    for parent in list(tmp_path.parents)[:3]:
+        parent.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", script, out], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(out.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    words = [*BAKE, "--nodes", "7", "--key-type", "rsa-4096", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("out/.etcd.new-*")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.strip() == "interrupted"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def assert_complete(folder: Path) -> int:
+    """The folder is one run's whole work; returns how many nodes that run made."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == {*manifest["files"], "manifest.json"}
+    for name, entry in manifest["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"]
+    return sum(name.endswith("seed.iso") for name in found)
+
+
+def test_runs_at_the_same_time_mix_nothing(tmp_path: Path) -> None:
+    counts = [1, 2, 3, 5]
+    words = [[*BAKE, "-q", "--nodes", str(count), "--out", str(tmp_path / "out")] for count in counts]
+    processes = [subprocess.Popen(each) for each in words]
+    assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
+    assert assert_complete(tmp_path / "out/etcd") in counts
+    assert run("--nodes", "3", "--out", tmp_path / "out").returncode == 0
+
+
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    driver = Path(__file__).with_name("kill_everywhere.py")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run([sys.executable, driver, tmp_path / "work"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    outcomes = [line.split() for line in done.stdout.splitlines()]
+    assert {outcome for _, outcome in outcomes} == {"old", "new"}
+    assert len(outcomes) >= 50
+    assert list(temporary.iterdir()) == []
