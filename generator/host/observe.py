@@ -169,16 +169,19 @@ def _write_and_read(
 
     written = everywhere(write, nodes)
     wanted = {node.name for node, told in zip(nodes, written, strict=True) if told.error is None}
-    errors: dict[str, str | None] = {}
-    for node, put, got in zip(nodes, written, everywhere(read, nodes), strict=True):
-        found = {item.value.decode(errors="replace") for item in got.value.items} if got.value else set()
-        missing = ", ".join(sorted(wanted - found))
-        errors[node.name] = (
-            (put.error and f"write: {put.error}")
-            or (got.error and f"read: {got.error}")
-            or (f"does not see what was written through {missing}" if missing else None)
-        )
-    return errors
+    trials = zip(nodes, written, everywhere(read, nodes), strict=True)
+    return {node.name: _node_trial(wanted, put, got) for node, put, got in trials}
+
+
+def _node_trial(wanted: set[str], put: Told[None], got: Told[Keys]) -> str | None:
+    """What went wrong with one node's write or read; None if nothing did."""
+    if put.error:
+        return f"write: {put.error}"
+    if got.value is None:
+        return f"read: {got.error}"
+    found = {item.value.decode(errors="replace") for item in got.value.items}
+    missing = ", ".join(sorted(wanted - found))
+    return f"does not see what was written through {missing}" if missing else None
 
 
 def hash_nodes(nodes: Sequence[NodePlan], files: ClientFiles, *, tries: int = 3) -> dict[str, Told[HashKv]]:

@@ -1,0 +1,257 @@
+"""`verify` and `cluster_status` on real etcd: a healthy cluster passes, each kind of sickness is seen."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from generator import pki
+from generator.checks import Result
+from generator.host import observe
+from generator.host.etcd import Etcd, Keys
+from generator.host.tls import ClientFiles
+from generator.plan import ClusterPlan, plan_cluster
+from generator.spec import ClusterSpec, NetworkSpec
+from generator.verify import Part, Verification, cluster_status, verify
+from tests.assembly.miniature import Miniature, Node
+
+pytestmark = pytest.mark.etcd
+ClusterOf = Callable[..., Miniature]
+
+
+def plan_of(cluster: Miniature) -> ClusterPlan:
+    first = cluster.nodes[0].plan.address
+    subnet = ip_network(f"{first}/24", strict=False)
+    network = NetworkSpec(subnet=subnet, first_ip=first)
+    plan = plan_cluster(ClusterSpec(nodes=len(cluster.nodes), network=network))
+    assert [node.plan for node in cluster.nodes] == list(plan.nodes)
+    return plan
+
+
+def files_of(cluster: Miniature) -> ClientFiles:
+    folder = cluster.nodes[0].root / "etc/etcd/pki"
+    return ClientFiles(
+        ca=folder / "etcd-ca.pem", cert=folder / "etcd-client.pem", key=folder / "etcd-client.key"
+    )
+
+
+def check(cluster: Miniature, files: ClientFiles | None = None) -> Verification:
+    return verify(
+        plan_of(cluster), files or files_of(cluster), now=datetime.now(UTC), token=secrets.token_hex(8),
+        report=print,
+    )  # fmt: skip
+
+
+def failed(found: Verification) -> dict[str, tuple[str, ...]]:
+    """The failed checks and the nodes each names."""
+    print(*found.checks, sep="\n")
+    assert found.healthy == (not found.failed)
+    return {check.name: check.nodes for check in found.failed}
+
+
+def configure(node: Node, **values: str) -> None:
+    """Change settings of etcd.conf; an empty one is removed."""
+    path = node.root / "etc/etcd/etcd.conf"
+    text = path.read_text()
+    for name, value in values.items():
+        line = f'{name}="{value}"' if value else ""
+        text, count = re.subn(rf"^{name}=.*$", line, text, flags=re.MULTILINE)
+        assert count == 1, f"no {name} in etcd.conf"
+    path.write_text(text)
+
+
+def keys(cluster: Miniature, prefix: bytes = b"") -> Keys:
+    with Etcd(cluster.nodes[0].plan.client_url, files_of(cluster)) as etcd:
+        return etcd.get(prefix, prefix=True)
+
+
+@pytest.fixture
+def three(cluster_of: ClusterOf) -> Miniature:
+    cluster = cluster_of(3)
+    cluster.start()
+    cluster.wait_all_voting(30)
+    return cluster
+
+
+@pytest.fixture
+def one(cluster_of: ClusterOf) -> Callable[..., Miniature]:
+    def start(**settings: str) -> Miniature:
+        cluster = cluster_of(1)
+        configure(cluster.nodes[0], **settings)
+        cluster.start()
+        log = cluster.nodes[0].root / "log"
+        ready = "ready to serve client requests"
+        cluster.wait(lambda: log.exists() and ready in log.read_text(), 20, "etcd serves")
+        return cluster
+
+    return start
+
+
+def test_a_healthy_cluster_passes_everything_and_loses_nothing(three: Miniature) -> None:
+    with Etcd(three.nodes[1].plan.client_url, files_of(three)) as etcd:
+        etcd.put(b"/registry/x", b"1")
+    before = keys(three)
+    found = check(three)
+    assert failed(found) == {}
+    assert {check.result for check in found.checks} == {Result.OK}
+    assert keys(three).items == before.items
+
+    parts = cluster_status(plan_of(three), files_of(three))
+    assert sorted(str(node.part) for node in parts) == ["leader", "voter", "voter"]
+    assert all(node.reachable and node.version and node.error is None for node in parts)
+
+
+def test_a_node_that_is_down_is_named_and_its_member_still_known(three: Miniature) -> None:
+    three.nodes[1].kill()
+    three.wait(lambda: observe.list_keys([three.nodes[0].plan], files_of(three)).value, 20, "a new leader")
+    assert failed(check(three)) == {"endpoint health": ("etcd2",), "write and read": ("etcd2",)}
+    down = cluster_status(plan_of(three), files_of(three))[1]
+    assert (down.reachable, down.part, down.error) == (False, Part.VOTER, "connection refused")
+    assert down.member_id
+
+
+def test_without_a_majority_it_is_unhealthy_within_one_time_limit(three: Miniature) -> None:
+    """The two others are frozen: they take connections and say nothing."""
+    for node in three.nodes[1:]:
+        for process in node._processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGSTOP)
+    plan, files = plan_of(three), files_of(three)
+    three.wait(lambda: "no leader" in str(cluster_status(plan, files)[0].error), 30, "the leader is missed")
+    start = time.monotonic()
+    found = failed(check(three))
+    assert time.monotonic() - start < 6  # one time limit of 3 s, not one for each node and question
+    assert found["endpoint health"] == ("etcd1", "etcd2", "etcd3")
+    assert {"member list", "all keys", "one cluster", "write and read"} <= set(found)
+
+
+def test_a_learner_is_not_enough(cluster_of: ClusterOf) -> None:
+    cluster = cluster_of(2)
+    cluster.nodes[1].promotes = False
+    cluster.start()
+    plan, files = plan_of(cluster), files_of(cluster)
+
+    def is_learner() -> bool:
+        return (
+            cluster_status(plan, files)[1].part is Part.LEARNER and cluster_status(plan, files)[1].reachable
+        )
+
+    cluster.wait(is_learner, 20, "the second node learns")
+    found = failed(check(cluster))
+    assert found["planned members"] == ("etcd2",)
+    assert {"endpoint health", "write and read"} <= set(found)
+
+
+def test_a_member_outside_the_plan_is_seen(one: Callable[..., Miniature]) -> None:
+    cluster = one()
+    cluster.etcdctl(
+        cluster.nodes[0], "member", "add", "evil", "--learner", "--peer-urls=https://127.255.0.9:2380"
+    )
+    assert "planned members" in failed(check(cluster))
+
+
+def test_a_client_port_without_client_certificates_is_caught(one: Callable[..., Miniature]) -> None:
+    cluster = one(ETCD_CLIENT_CERT_AUTH="", ETCD_TRUSTED_CA_FILE="")
+    found = failed(check(cluster))
+    assert {"no certificate", "foreign certificate"} <= set(found)
+    assert "no TLS" not in found
+
+
+def test_a_peer_port_without_client_certificates_is_caught(one: Callable[..., Miniature]) -> None:
+    cluster = one(ETCD_PEER_CLIENT_CERT_AUTH="", ETCD_PEER_TRUSTED_CA_FILE="")
+    assert set(failed(check(cluster))) == {"no certificate", "foreign certificate"}
+
+
+def test_a_client_port_without_tls_is_caught(one: Callable[..., Miniature]) -> None:
+    cluster = one()
+    url = cluster.nodes[0].plan.client_url.replace("https", "http")
+    cluster.nodes[0].kill()
+    configure(cluster.nodes[0], ETCD_LISTEN_CLIENT_URLS=url, ETCD_ADVERTISE_CLIENT_URLS=url)
+    log = cluster.nodes[0].root / "log"
+    log.unlink()
+    cluster.start()
+    cluster.wait(
+        lambda: log.exists() and "serving client traffic insecurely" in log.read_text(), 20, "etcd serves"
+    )
+    assert {"no TLS", "endpoint health"} <= set(failed(check(cluster)))
+
+
+def test_the_ca_of_another_cluster_is_of_no_use(one: Callable[..., Miniature], tmp_path: Path) -> None:
+    cluster, now = one(), datetime.now(UTC)
+    other = pki.create_authority(plan_of(cluster), now=now)
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_bytes(other.cert_pem)
+    files = files_of(cluster)
+    found = check(cluster, ClientFiles(ca=wrong, cert=files.cert, key=files.key))
+    assert failed(found)["server certificates"] == ("etcd1",)
+    assert "the server's certificate is refused" in next(
+        c.detail for c in found.failed if c.name == "endpoint health"
+    )
+
+
+def test_a_database_without_space_raises_an_alarm(one: Callable[..., Miniature]) -> None:
+    cluster = one()
+    path = cluster.nodes[0].root / "etc/etcd/etcd.conf"
+    cluster.nodes[0].kill()
+    path.write_text(path.read_text() + '\nETCD_QUOTA_BACKEND_BYTES="16384"\n')
+    cluster.start()
+    plan, files = plan_of(cluster), files_of(cluster)
+    cluster.wait(lambda: cluster_status(plan, files)[0].reachable, 20, "etcd serves")
+    cluster.etcdctl(cluster.nodes[0], "put", "a", "b", check=False)
+    found = failed(check(cluster))
+    assert found["alarms"] == ("etcd1",)
+    assert "write and read" in found
+
+
+def test_an_interrupted_trial_leaves_no_key(
+    one: Callable[..., Miniature], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = one()
+    real, written = observe._write_and_read, []
+
+    def interrupted(*arguments: object) -> dict[str, str | None]:
+        real(*arguments)  # type: ignore[arg-type]
+        written.append(keys(cluster, b"/bake/verify/").count)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(observe, "_write_and_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        check(cluster)
+    assert written == [1]
+    assert keys(cluster, b"/bake/").count == 0
+
+
+def test_a_killed_trial_leaves_its_keys_on_a_lease(one: Callable[..., Miniature]) -> None:
+    cluster = one()
+    with Etcd(cluster.nodes[0].plan.client_url, files_of(cluster)) as etcd:
+        etcd.put(b"/bake/verify/killed/etcd1", b"etcd1", lease=etcd.grant_lease(1))
+        assert keys(cluster, b"/bake/").count == 1
+        cluster.wait(lambda: keys(cluster, b"/bake/").count == 0, 10, "the lease ends")
+
+
+def test_three_dead_nodes_cost_one_time_limit() -> None:
+    """No etcd at all: three sockets that take connections and say nothing."""
+    subnet = ip_network("127.99.7.0/24")
+    plan = plan_cluster(ClusterSpec(nodes=3, network=NetworkSpec(subnet=subnet)))
+    sockets = [socket.create_server((str(node.address), 2379)) for node in plan.nodes]
+    start = time.monotonic()
+    told = observe.everywhere(
+        lambda node: observe.view_node(plan, node, NOWHERE, dict.fromkeys(observe.Guest)), plan.nodes
+    )
+    for one in sockets:
+        one.close()
+    assert [view.health.error for view in told] == ["no answer in time"] * 3
+    assert time.monotonic() - start < 4.5
+
+
+NOWHERE = ClientFiles(ca=Path("/dev/null"), cert=Path("/dev/null"), key=Path("/dev/null"))

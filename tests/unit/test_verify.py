@@ -1,0 +1,303 @@
+"""Each check passes on what a healthy cluster shows, and fails on the one thing it is there for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from generator import checks, verify
+from generator.checks import Check, Result
+from generator.host.etcd import Alarm, HashKv, Keys, KeyValue, Member, Status
+from generator.host.observe import NodeView, Observation, Port, Told, _node_trial
+from generator.host.tls import Certificate, Guest, Knock, Reply
+from generator.plan import ClusterPlan, NodePlan
+from generator.verify import Part, Verification
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+DEAD = Knock(reply=Reply.UNREACHABLE, detail="connection refused")
+See = Callable[..., Observation]
+
+
+@pytest.fixture(scope="session")
+def cluster(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
+    return plan(nodes=3)
+
+
+def member(node: NodePlan, number: int) -> Member:
+    return Member(
+        id=number,
+        name=node.name,
+        peer_urls=(node.peer_url,),
+        client_urls=(node.client_url,),
+        is_learner=False,
+    )
+
+
+def status(number: int, **changes: Any) -> Status:
+    healthy = Status(
+        cluster_id=99, member_id=number, leader=1, raft_term=2, raft_index=8, revision=3,
+        db_size=2048, version="3.5.16", is_learner=False, errors=(),
+    )  # fmt: skip
+    return replace(healthy, **changes)
+
+
+def knocks(node: NodePlan, *, days: int = 300) -> dict[tuple[Port, Guest], Knock]:
+    certificate = Certificate(names=(node.fqdn, str(node.address)), not_after=NOW + timedelta(days=days))
+    found = {(port, guest): Knock(reply=Reply.REFUSED, detail="alert") for port in Port for guest in Guest}
+    served = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=certificate)
+    return found | {(port, Guest.OPERATOR): served for port in Port}
+
+
+@pytest.fixture
+def healthy(cluster: ClusterPlan) -> Observation:
+    members = tuple(member(node, number) for number, node in enumerate(cluster.nodes, 1))
+    views = [
+        NodeView(
+            node=node, status=Told(status(number)), members=Told(members), alarms=Told(()), health=Told(0.004),
+            knocks=knocks(node),
+        )
+        for number, node in enumerate(cluster.nodes, 1)
+    ]  # fmt: skip
+    names = [node.name for node in cluster.nodes]
+    return Observation(
+        nodes=tuple(views), keys=Told(Keys(count=0, revision=3, items=())), writes=dict.fromkeys(names),
+        left_behind=None,
+        hashes=dict.fromkeys(names, Told(HashKv(hash=7, compact_revision=-1))),
+    )  # fmt: skip
+
+
+def with_node(seen: Observation, index: int, **changes: Any) -> Observation:
+    views = list(seen.nodes)
+    views[index] = replace(views[index], **changes)
+    return replace(seen, nodes=tuple(views))
+
+
+def with_members(seen: Observation, members: tuple[Member, ...]) -> Observation:
+    return replace(seen, nodes=tuple(replace(view, members=Told(members)) for view in seen.nodes))
+
+
+def members_of(seen: Observation) -> list[Member]:
+    return list(seen.nodes[0].members.value or ())
+
+
+@pytest.fixture
+def judged(cluster: ClusterPlan) -> Callable[[Observation], dict[str, Check]]:
+    """The checks that are not ok, by name."""
+
+    def judge(seen: Observation) -> dict[str, Check]:
+        found = checks.judge(cluster, seen, now=NOW)
+        return {check.name: check for check in found if check.result is not Result.OK}
+
+    return judge
+
+
+Judged = Callable[[Observation], dict[str, Check]]
+
+
+def only(found: dict[str, Check], name: str, result: Result = Result.FAILED) -> Check:
+    assert {check.name: check.result for check in found.values()} == {name: result}
+    assert found[name].remedy
+    return found[name]
+
+
+def test_a_healthy_cluster_passes_every_check(healthy: Observation, judged: Judged) -> None:
+    assert judged(healthy) == {}
+
+
+def test_a_member_list_that_differs_is_named(healthy: Observation, judged: Judged) -> None:
+    fewer = tuple(members_of(healthy)[:2])
+    assert only(judged(with_node(healthy, 2, members=Told(fewer))), "member list").nodes == ("etcd3",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"is_learner": True}, "etcd2: is still a learner"),
+        ({"name": "", "client_urls": ()}, "etcd2: has not started"),
+        ({"name": "other"}, "etcd2: has the name 'other', planned is 'etcd2'"),
+        (
+            {"client_urls": ("http://192.168.20.32:2379",)},
+            "etcd2: has the client URL 'http://192.168.20.32:2379'",
+        ),
+        (
+            {"peer_urls": ("https://192.168.20.99:2380",)},
+            "etcd2: is not a member; etcd2 (2, https://192.168.20.99",
+        ),
+    ],
+)
+def test_a_member_that_is_not_as_planned_is_named(
+    healthy: Observation, judged: Judged, changes: dict[str, Any], detail: str
+) -> None:
+    members = members_of(healthy)
+    members[1] = replace(members[1], **changes)
+    found = only(judged(with_members(healthy, tuple(members))), "planned members")
+    assert found.detail.startswith(detail)
+    assert found.nodes == ("etcd2",)
+
+
+def test_a_member_that_nobody_planned_is_named(healthy: Observation, judged: Judged) -> None:
+    stranger = replace(members_of(healthy)[0], id=255, name="evil", peer_urls=("https://192.0.2.1:2380",))
+    found = only(judged(with_members(healthy, (*members_of(healthy), stranger))), "planned members")
+    assert found.detail == "evil (ff, https://192.0.2.1:2380) is not in the plan"
+
+
+def test_two_clusters_are_told_apart(healthy: Observation, judged: Judged) -> None:
+    found = only(judged(with_node(healthy, 2, status=Told(status(3, cluster_id=98)))), "one cluster")
+    assert found.detail == "etcd1, etcd2: is of the cluster 63; etcd3: is of the cluster 62"
+
+
+def test_two_leaders_are_told_apart(healthy: Observation, judged: Judged) -> None:
+    found = only(judged(with_node(healthy, 2, status=Told(status(3, leader=3)))), "one cluster")
+    assert "etcd3: follows the leader 3" in found.detail
+
+
+def test_an_alarm_is_laid_at_the_node_that_raised_it(healthy: Observation, judged: Judged) -> None:
+    alarms = (Alarm(member_id=2, kind="NOSPACE"),)
+    assert only(judged(with_node(healthy, 0, alarms=Told(alarms))), "alarms").detail == "etcd2: NOSPACE"
+
+
+def test_data_that_differs_fails(healthy: Observation, judged: Judged) -> None:
+    hashes = dict(healthy.hashes) | {"etcd2": Told(HashKv(hash=8, compact_revision=-1))}
+    found = only(judged(replace(healthy, hashes=hashes)), "equal data")
+    assert found.detail == "etcd1, etcd3: has the digest 00000007; etcd2: has the digest 00000008"
+
+
+def test_digests_of_different_compactions_are_not_compared(healthy: Observation, judged: Judged) -> None:
+    hashes = dict(healthy.hashes) | {"etcd2": Told(HashKv(hash=8, compact_revision=2))}
+    only(judged(replace(healthy, hashes=hashes)), "equal data", Result.SKIPPED)
+
+
+def test_a_write_that_fails_is_named(healthy: Observation, judged: Judged) -> None:
+    writes = dict(healthy.writes) | {"etcd3": "write: etcdserver: rpc not supported for learner"}
+    assert only(judged(replace(healthy, writes=writes)), "write and read").nodes == ("etcd3",)
+
+
+def test_what_the_trial_left_behind_is_a_warning(healthy: Observation, judged: Judged) -> None:
+    only(judged(replace(healthy, left_behind="no node answers")), "write and read", Result.WARNING)
+
+
+def test_a_trial_that_misses_anothers_write_says_so() -> None:
+    got = Told(Keys(count=1, revision=1, items=(KeyValue(key=b"k", value=b"etcd1"),)))
+    assert _node_trial({"etcd1", "etcd2"}, Told(), got) == "does not see what was written through etcd2"
+    assert _node_trial({"etcd1"}, Told(), got) is None
+
+
+@pytest.mark.parametrize(
+    ("guest", "name"),
+    [(Guest.NOBODY, "no certificate"), (Guest.FOREIGN, "foreign certificate"), (Guest.PLAIN, "no TLS")],
+)
+@pytest.mark.parametrize("port", Port)
+def test_a_port_that_lets_a_stranger_in_fails(
+    healthy: Observation, judged: Judged, guest: Guest, name: str, port: Port
+) -> None:
+    served = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
+    view = {**healthy.nodes[1].knocks, (port, guest): served}
+    assert only(judged(with_node(healthy, 1, knocks=view)), name).detail.startswith(
+        f"etcd2: the {port} lets it in"
+    )
+
+
+def test_a_peer_port_that_cannot_be_reached_is_not_called_strict(
+    healthy: Observation, judged: Judged
+) -> None:
+    closed = {(Port.PEER, guest): DEAD for guest in Guest}
+    found = judged(with_node(healthy, 1, knocks={**healthy.nodes[1].knocks, **closed}))
+    assert {check.result for check in found.values()} == {Result.SKIPPED}
+    assert set(found) == {"no certificate", "foreign certificate", "no TLS", "server certificates"}
+
+
+def test_a_port_that_refuses_the_operator_too_is_not_called_strict(
+    healthy: Observation, judged: Judged
+) -> None:
+    view = dict(healthy.nodes[1].knocks)
+    view[Port.CLIENT, Guest.OPERATOR] = Knock(reply=Reply.REFUSED, detail="alert", certificate=None)
+    assert judged(with_node(healthy, 1, knocks=view))["foreign certificate"].result is Result.SKIPPED
+
+
+@pytest.mark.parametrize(("days", "result"), [(30, None), (29, Result.WARNING), (0, Result.WARNING)])
+def test_a_certificate_that_ends_soon_is_a_warning(
+    healthy: Observation, judged: Judged, cluster: ClusterPlan, days: int, result: Result | None
+) -> None:
+    found = judged(with_node(healthy, 0, knocks=knocks(cluster.nodes[0], days=days)))
+    assert {check.result for check in found.values()} == ({result} if result else set())
+
+
+def test_a_certificate_of_another_ca_fails(healthy: Observation, judged: Judged) -> None:
+    distrusted = Knock(reply=Reply.UNREACHABLE, detail="x", distrusted="self-signed certificate in chain")
+    view = {**healthy.nodes[0].knocks, (Port.PEER, Guest.OPERATOR): distrusted}
+    found = only(judged(with_node(healthy, 0, knocks=view)), "server certificates")
+    assert found.detail == "etcd1: peer port: self-signed certificate in chain"
+
+
+def test_a_certificate_of_another_node_fails_unless_it_is_shared(
+    healthy: Observation, judged: Judged, cluster: ClusterPlan, plan: Callable[..., ClusterPlan]
+) -> None:
+    seen = with_node(healthy, 0, knocks=knocks(cluster.nodes[1]))
+    assert "does not name etcd1.etcd.internal" in only(judged(seen), "server certificates").detail
+    shared = plan(nodes=3, pki={"certificates": "shared"})
+    assert all(check.result is Result.OK for check in checks.judge(shared, seen, now=NOW))
+
+
+def test_a_dead_node_fails_the_checks_that_need_it_and_skips_the_others(
+    healthy: Observation, judged: Judged, cluster: ClusterPlan
+) -> None:
+    gone: Told[Any] = Told(error="connection refused")
+    nothing = {(Port.CLIENT, guest): DEAD for guest in Guest}
+    seen = with_node(healthy, 1, status=gone, members=gone, alarms=gone, health=gone, knocks=nothing)
+    without = {name: value for name, value in healthy.writes.items() if name != "etcd2"}
+    hashes = {name: value for name, value in healthy.hashes.items() if name != "etcd2"}
+    found = judged(replace(seen, writes=without, hashes=hashes))
+    failed = {name for name, check in found.items() if check.result is Result.FAILED}
+    assert failed == {"endpoint health", "write and read"}
+    assert {check.result for name, check in found.items() if name not in failed} == {Result.SKIPPED}
+    assert {check.nodes for check in found.values()} == {("etcd2",)}
+
+
+def test_names_of_keys_cannot_move_the_cursor(healthy: Observation, cluster: ClusterPlan) -> None:
+    keys = Keys(count=1, revision=3, items=(KeyValue(key=b"/a\x1b[2J\n", value=b""),))
+    found = checks.all_keys(replace(healthy, keys=Told(keys)))
+    assert found.detail == r"1 key: /a\x1b[2J\n"
+
+
+def test_only_a_failed_check_is_unhealthy() -> None:
+    def one(result: Result) -> Verification:
+        return Verification(cluster="etcd", checks=(Check(name="x", result=result, detail=""),))
+
+    assert [one(result).healthy for result in Result] == [True, True, False, True]
+
+
+def test_data_for_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> None:
+    found = Verification(cluster="etcd", checks=checks.judge(cluster, healthy, now=NOW))
+    data = json.loads(json.dumps(verify.verification_data(found)))
+    assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 12)
+    assert data["checks"][0] == {
+        "name": "member list", "result": "ok", "detail": "etcd1, etcd2, etcd3", "remedy": None, "nodes": [],
+    }  # fmt: skip
+
+
+def test_a_nodes_part_comes_from_itself_or_from_the_others(cluster: ClusterPlan) -> None:
+    node = cluster.nodes[1]
+    listed = member(node, 2)
+
+    def part(told: Told[Status], *members: Member) -> Part | None:
+        return verify._node_status(node, told, members).part
+
+    gone: Told[Status] = Told(error="connection refused")
+    assert part(Told(status(2, leader=2))) is Part.LEADER
+    assert part(Told(status(2)), listed) is Part.VOTER
+    assert part(Told(status(2, is_learner=True))) is Part.LEARNER
+    assert part(gone, listed) is Part.VOTER
+    assert part(gone, replace(listed, name="")) is Part.UNSTARTED
+    assert part(gone) is None
+
+
+def test_ids_are_hex_as_etcdctl_shows_them(cluster: ClusterPlan) -> None:
+    found = verify._node_status(cluster.nodes[0], Told(status(0x4BB3BF120CD9D667)), ())
+    row = verify.status_rows([found])[0]
+    assert (row["id"], row["state"], row["db"]) == ("4bb3bf120cd9d667", "voter", "2 KiB")
+    assert json.loads(json.dumps(verify.status_data([found])))[0]["reachable"] is True
