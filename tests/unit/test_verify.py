@@ -58,8 +58,8 @@ def healthy(cluster: ClusterPlan) -> Observation:
     members = tuple(member(node, number) for number, node in enumerate(cluster.nodes, 1))
     views = [
         NodeView(
-            node=node, status=Told(status(number)), members=Told(members), alarms=Told(()), health=Told(0.004),
-            knocks=knocks(node),
+            node=node, status=Told(status(number)), members=Told(members), alarms=Told(()),
+            health=Told(0.004), knocks=knocks(node),
         )
         for number, node in enumerate(cluster.nodes, 1)
     ]  # fmt: skip
