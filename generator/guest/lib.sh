@@ -79,7 +79,7 @@ complaint() {
 # An answer that is not a member list is no answer; an empty one must never read as "you are not in it".
 ask() { # URL...
     for informant in "$@"; do
-        members=$(ctl "$informant" member list) || continue
+        members=$(ctl "$informant" member list -w simple) || continue
         printf '%s\n' "$members" | grep -qvE '^[0-9a-f]+, (un)?started, .*, (true|false)$' || return 0
         echo "not a member list" >"$complaint"
     done

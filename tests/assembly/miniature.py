@@ -1,0 +1,257 @@
+"""A cluster on loopback addresses: real etcd, the real guest hooks, real certificates, and a miniature of systemd.
+
+Each node runs what its unit would: etcd-join, then etcd with the hook's answer in its environment, then, once it has
+sent READY, etcd-promote; an exit with an error starts it all again. Nothing else stands in for the guest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, ip_network
+from pathlib import Path
+from typing import Any
+
+from generator.pki import create_authority, issue_nodes
+from generator.plan import NodePlan, plan_cluster
+from generator.render import guest_files
+from generator.spec import ClusterSpec, EtcdSpec, JoinMode, NetworkSpec
+
+GUEST = Path(__file__).parents[2] / "generator" / "guest"
+RESTART_DELAY = 0.2  # the unit's RestartSec, scaled to loopback
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """Where etcd is, and the shell that runs the hooks with the PATH it gets."""
+
+    bin_dir: Path
+    shell: tuple[str, ...] = ("dash",)
+    path: str = os.environ["PATH"]
+
+
+class Node:
+    """One node and its units. `start` and `kill` are the power switch; `promotes` is whether etcd-promote runs."""
+
+    def __init__(self, plan: NodePlan, files: dict[str, bytes], root: Path, tools: Tools) -> None:
+        self.plan, self.root, self.tools = plan, root, tools
+        self.records: list[str] = []
+        self.on = False
+        self.promotes = True
+        self._processes: list[subprocess.Popen[Any]] = []
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._write(files)
+
+    @property
+    def data_dir(self) -> Path:
+        return self.root / "var/lib/etcd/etcd"
+
+    def _write(self, files: dict[str, bytes]) -> None:
+        moved = {"/etc/etcd/": f"{self.root}/etc/etcd/", "/var/lib/etcd": f"{self.root}/var/lib/etcd"}
+        moved |= {"/run/etcd": f"{self.root}/run/etcd", "/usr/bin/etcdctl": str(self.tools.bin_dir / "etcdctl")}
+        moved |= {"systemd/journal": "stderr"}  # no journal here
+        for path, data in files.items():
+            target = self.root / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = data.decode()
+            for old, new in moved.items():
+                text = text.replace(old, new)
+            target.write_text(text)
+        (self.root / "run/etcd").mkdir(parents=True)
+        (self.root / "var/lib/etcd").mkdir(parents=True)
+
+    def environment(self, *names: str) -> dict[str, str]:
+        """What the unit's EnvironmentFiles amount to: later files win."""
+        found = {"PATH": self.tools.path}
+        for name in names or ("etc/etcd/etcd.conf", "etc/etcd/bake.env", "run/etcd/join.env"):
+            path = self.root / name
+            lines = path.read_text().splitlines() if path.exists() else []
+            found |= dict("".join(shlex.split(line)).split("=", 1) for line in lines if line and line[0] != "#")
+        return found
+
+    def hook(self, name: str) -> list[str]:
+        return [*self.tools.shell, str(GUEST / name)]
+
+    def start(self) -> None:
+        self.on = True
+        self._thread = threading.Thread(target=self._unit, daemon=True)
+        self._thread.start()
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Every process of the node, at once."""
+        with self._lock:
+            self.on = False
+            for process in self._processes:
+                if process.poll() is None:
+                    os.killpg(process.pid, signum)
+        if self._thread:
+            self._thread.join(10)
+        for process in self._processes:
+            process.wait(10)
+        self._processes.clear()
+
+    def cut_power(self) -> None:
+        """/run does not survive it."""
+        self.kill()
+        shutil.rmtree(self.root / "run/etcd")
+        (self.root / "run/etcd").mkdir()
+
+    def wipe(self) -> None:
+        """A new disk."""
+        self.cut_power()
+        shutil.rmtree(self.data_dir)
+        self.records.clear()
+
+    def join_only(self) -> None:
+        """etcd-join to its end, and no etcd after it."""
+        subprocess.run(self.hook("etcd-join"), env=self.environment(), check=True, timeout=30, stdout=subprocess.DEVNULL)
+
+    def running(self) -> bool:
+        """Whether its unit is: after an exit with 0 it is not."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def says(self, text: str) -> bool:
+        return text in "\n".join(self.records)
+
+    def _unit(self) -> None:
+        while self.on:
+            if self._start_once() == 0:
+                return  # Restart=on-failure
+            time.sleep(RESTART_DELAY)
+
+    def _start_once(self) -> int:
+        if code := self._run(self.hook("etcd-join"), self.environment()):
+            return code
+        notify = self.root / "run/notify"
+        notify.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(str(notify))
+            env = {**self.environment(), "NOTIFY_SOCKET": str(notify)}
+            etcd = self._spawn([str(self.tools.bin_dir / "etcd")], env, log=True)
+            if etcd is None:
+                return 0
+            ready.settimeout(0.1)
+            while etcd.poll() is None and not self._is_ready(ready):
+                pass
+        if self.promotes and etcd.poll() is None:
+            threading.Thread(target=self._promote, daemon=True).start()
+        return etcd.wait()
+
+    def _promote(self) -> None:
+        self._run(self.hook("etcd-promote"), self.environment("etc/etcd/bake.env"))
+
+    def _is_ready(self, ready: socket.socket) -> bool:
+        try:
+            return b"READY=1" in ready.recv(4096)
+        except TimeoutError:
+            return False
+
+    def _run(self, command: list[str], env: dict[str, str]) -> int:
+        """A hook to its end; its stdout goes to the console."""
+        process = self._spawn(command, env)
+        if process is None:
+            return 0
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.records.append(line.rstrip("\n"))
+        process.stdout.close()
+        return process.wait()
+
+    def _spawn(self, command: list[str], env: dict[str, str], *, log: bool = False) -> subprocess.Popen[Any] | None:
+        with self._lock, (self.root / "log").open("a") as stderr:
+            if not self.on:
+                return None
+            out = stderr if log else subprocess.PIPE
+            process = subprocess.Popen(command, env=env, stdout=out, stderr=stderr, text=True, process_group=0)
+            self._processes.append(process)
+            return process
+
+    def phases(self) -> list[str]:
+        return re.findall(r"phase=(\S+)", "\n".join(self.records))
+
+    def __repr__(self) -> str:
+        return f"{self.plan.name}: {self.records[-3:]}"
+
+
+@dataclass
+class Miniature:
+    """Some nodes, and an operator with a client certificate."""
+
+    nodes: list[Node]
+    root: Path
+    tools: Tools
+    started: float = field(default=0.0)
+
+    def start(self, order: Sequence[Node] | None = None) -> None:
+        self.started = time.monotonic()
+        for node in order if order is not None else random.sample(self.nodes, len(self.nodes)):
+            node.start()
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+    def etcdctl(self, node: Node, *words: str, check: bool = True) -> str:
+        env = node.environment("etc/etcd/bake.env")
+        command = [str(self.tools.bin_dir / "etcdctl"), "--endpoints", node.plan.client_url, *words]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0 or not check, done.stderr
+        return done.stdout + done.stderr
+
+    def members(self, node: Node) -> list[dict[str, Any]]:
+        """As that node sees them; empty while it does not answer."""
+        answer = self.etcdctl(node, "--command-timeout=2s", "member", "list", "-w", "json", check=False)
+        found: list[dict[str, Any]] = [] if "Error:" in answer else json.loads(answer)["members"]
+        return found
+
+    def voters(self, node: Node) -> set[str]:
+        return {m.get("name", "") for m in self.members(node) if not m.get("isLearner")}
+
+    def cluster_ids(self) -> set[int]:
+        answers = (self.etcdctl(node, "endpoint", "status", "-w", "json") for node in self.nodes)
+        return {json.loads(answer)[0]["Status"]["header"]["cluster_id"] for answer in answers}
+
+    def wait(self, condition: Callable[[], object], seconds: float, what: str) -> float:
+        """Seconds since the start at which the condition held."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n" + "\n".join(map(repr, self.nodes))
+            time.sleep(0.05)
+        return time.monotonic() - self.started
+
+    def wait_all_voting(self, seconds: float) -> float:
+        """Until each node has reported that it votes; then the member list must agree."""
+        took = self.wait(lambda: all(n.phases()[-1:] == ["voting"] for n in self.nodes), seconds, "all vote")
+        names = {node.plan.name for node in self.nodes}
+        assert all(self.voters(node) == names for node in self.nodes)
+        assert len(self.members(self.nodes[0])) == len(self.nodes)
+        return took
+
+
+def bake_miniature(
+    root: Path, subnet: str, count: int, tools: Tools, *, join: JoinMode = JoinMode.LEARNER
+) -> Miniature:
+    """The nodes of a real plan with their real rendered files, each below a folder of its own."""
+    network = NetworkSpec(subnet=ip_network(subnet), first_ip=IPv4Address(ip_network(subnet)[11]))
+    spec = ClusterSpec(nodes=count, network=network, join=join, etcd=EtcdSpec())
+    plan, now = plan_cluster(spec), datetime.now(tz=UTC)
+    authority = create_authority(plan, now=now)
+    nodes = []
+    for node, pki in zip(plan.nodes, issue_nodes(plan, authority, now=now), strict=True):
+        files = {str(file.path): file.data for file in guest_files(plan, node, authority.cert_pem, pki)}
+        wanted = {path: data for path, data in files.items() if path.startswith("/etc/etcd/")}
+        nodes.append(Node(node, wanted, root / node.name, tools))
+    return Miniature(nodes, root, tools)

@@ -1,0 +1,169 @@
+"""Whatever stops a node at whatever moment: the cluster comes to the same end, and never to two."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from generator.spec import JoinMode
+from tests.assembly.miniature import Miniature, Node
+
+pytestmark = pytest.mark.etcd
+ClusterOf = Callable[..., Miniature]
+
+
+@pytest.fixture
+def pair(cluster_of: ClusterOf) -> Miniature:
+    """Two nodes, the first of which is a cluster already."""
+    cluster = cluster_of(2)
+    cluster.start([cluster.nodes[0]])
+    cluster.wait(lambda: cluster.nodes[0].phases()[-1:] == ["voting"], 10, "the first node votes")
+    return cluster
+
+
+@pytest.fixture
+def trio(cluster_of: ClusterOf) -> Miniature:
+    cluster = cluster_of(3)
+    cluster.start()
+    cluster.wait_all_voting(30)
+    return cluster
+
+
+def the_wal(node: Node) -> Path:
+    return node.data_dir / "member/wal"
+
+
+def kill_after_wal(node: Node, delay: float) -> None:
+    """Power off that long after etcd's first log appears."""
+    node.start()
+    while not the_wal(node).exists():
+        pass
+    time.sleep(delay)
+    node.cut_power()
+
+
+def remove(cluster: Miniature, via: Node, gone: Node) -> None:
+    """What an operator does about a lost disk; refused until all others are connected for five seconds."""
+    (member,) = (m for m in cluster.members(via) if m.get("name") == gone.plan.name)
+    command = ("member", "remove", f"{member['ID']:x}")
+    cluster.wait(lambda: "removed" in cluster.etcdctl(via, *command, check=False), 15, "the member is removed")
+
+
+def test_a_power_cut_of_all_nodes_loses_nothing(trio: Miniature) -> None:
+    trio.etcdctl(trio.nodes[0], "put", "key", "kept")
+    before = trio.members(trio.nodes[0])
+    for node in trio.nodes:
+        node.cut_power()
+        node.records.clear()
+    trio.start()
+    trio.wait_all_voting(20)
+    assert trio.members(trio.nodes[0]) == before
+    assert all("kept" in trio.etcdctl(node, "get", "key") for node in trio.nodes)
+    assert all(node.phases() == ["voting"] for node in trio.nodes), "members that are back ask nobody"
+
+
+def test_a_lost_voter_is_not_removed_and_not_replaced_until_an_operator_removes_it(trio: Miniature) -> None:
+    """Above all the first node: its seed still says that it may bootstrap."""
+    first, second, _ = trio.nodes
+    before = trio.members(second)
+    cluster_id = trio.cluster_ids()
+    trio.etcdctl(second, "put", "key", "kept")
+    first.wipe()
+    first.start()
+    trio.wait(lambda: first.says("etcdctl member remove"), 20, "the wiped node asks for an operator")
+    time.sleep(2)
+    assert trio.members(second) == before
+    assert not first.data_dir.exists()
+    remove(trio, second, first)
+    trio.wait_all_voting(30)
+    assert trio.cluster_ids() == cluster_id
+    assert "kept" in trio.etcdctl(first, "get", "key")
+
+
+def test_a_wiped_first_node_does_not_bootstrap_beside_a_member_without_quorum(trio: Miniature) -> None:
+    first, second, third = trio.nodes
+    third.cut_power()
+    first.wipe()
+    first.start()
+    trio.wait(lambda: first.says("alive but gives no answer"), 30, "the wiped node waits")
+    assert second.on
+    assert not first.data_dir.exists()
+    third.start()
+    trio.wait(lambda: first.says("etcdctl member remove"), 30, "it sees its old self")
+
+
+def test_a_removed_member_ends_and_stays_out(pair: Miniature) -> None:
+    first, gone = pair.nodes
+    gone.start()
+    pair.wait_all_voting(20)
+    remove(pair, first, gone)
+    gone.cut_power()
+    gone.start()
+    pair.wait(lambda: not gone.running(), 30, "the removed member's unit ends")
+    assert len(pair.members(first)) == 1
+
+
+def test_a_joiner_stopped_between_add_and_start_takes_its_entry(pair: Miniature) -> None:
+    first, second = pair.nodes
+    second.join_only()
+    (added,) = (m["ID"] for m in pair.members(first) if not m.get("name"))
+    second.cut_power()
+    second.start()
+    pair.wait_all_voting(20)
+    assert added in {m["ID"] for m in pair.members(first)}
+
+
+def test_a_voter_stopped_between_add_and_start_still_joins(cluster_of: ClusterOf) -> None:
+    """The first node has lost its quorum to the add and gives no answers."""
+    pair = cluster_of(2, join=JoinMode.VOTER)
+    first, second = pair.nodes
+    pair.start([first])
+    pair.wait(lambda: first.phases()[-1:] == ["voting"], 10, "the first node votes")
+    second.join_only()
+    second.cut_power()
+    assert pair.members(first) == []
+    second.start()
+    pair.wait_all_voting(40)
+
+
+def test_a_learner_that_lost_its_disk_is_replaced(pair: Miniature) -> None:
+    first, second = pair.nodes
+    second.promotes = False
+    second.start()
+    pair.wait(lambda: {"etcd2"} & {m.get("name") for m in pair.members(first)}, 20, "the learner has started")
+    (lost,) = (m["ID"] for m in pair.members(first) if m.get("name") == "etcd2")
+    second.wipe()
+    second.promotes = True
+    second.start()
+    pair.wait_all_voting(30)
+    assert lost not in {m["ID"] for m in pair.members(first)}
+
+
+def test_an_unfinished_first_start_is_begun_again_and_kept_aside(cluster_of: ClusterOf) -> None:
+    cluster = cluster_of(1)
+    (node,) = cluster.nodes
+    kill_after_wal(node, 0)
+    assert the_wal(node).exists()
+    node.start()
+    cluster.wait_all_voting(20)
+    assert (node.data_dir.parent / "etcd.unfinished-1/member/wal").exists()
+
+
+@pytest.mark.parametrize("join", list(JoinMode))
+def test_kills_around_the_first_log_never_leave_a_node_behind(cluster_of: ClusterOf, join: JoinMode) -> None:
+    """The first 30 ms hold all there is: no log, a log without a member, a member that is not ready, a ready one."""
+    chance = random.Random(1)  # noqa: S311
+    clusters = [cluster_of(2, join=join) for _ in range(5)]
+    for place in (0, 1):
+        for node in (cluster.nodes[place] for cluster in clusters):
+            kill_after_wal(node, chance.uniform(0, 0.03))
+        for cluster in clusters:
+            cluster.nodes[place].start()
+        for cluster in clusters:
+            cluster.wait(lambda c=cluster: c.nodes[place].phases()[-1:] == ["voting"], 40, "it votes")  # type: ignore[misc]
+    for cluster in clusters:
+        cluster.wait_all_voting(10)

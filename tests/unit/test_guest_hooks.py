@@ -1,0 +1,481 @@
+"""The scripts that run inside the guest, each under dash and busybox sh, with stand-ins for the programs they call."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+GUEST = Path(__file__).parents[2] / "generator" / "guest"
+A, B = "1111111111111111", "2222222222222222"  # member ids
+# Records how it was called, then answers what answers/<n> says for the n-th call; the last one goes on for ever.
+ETCDCTL = """#!/bin/sh
+echo "$*" >>"$DESK/calls"
+n=$(wc -l <"$DESK/calls")
+while [ ! -e "$DESK/answers/$n" ]; do n=$((n - 1)); done
+. "$DESK/answers/$n"
+"""
+
+
+@dataclass
+class Desk:
+    """A folder with stand-ins on PATH, and what a hook did there."""
+
+    root: Path
+    shell: list[str]
+    env: dict[str, str]
+    answers: list[str] = field(default_factory=list)
+
+    def program(self, name: str, text: str) -> None:
+        path = self.root / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def answer(self, text: str = "", *, error: str = "") -> None:
+        """The next answer of etcdctl: a text, or an error with exit code 1."""
+        body = f"echo 'Error: {error}' >&2; exit 1\n" if error else f"cat <<'END'\n{text}\nEND\n"
+        self.answers.append(body)
+        folder = self.root / "answers"
+        folder.mkdir(exist_ok=True)
+        (folder / str(len(self.answers))).write_text(body)
+
+    def run(self, hook: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [*self.shell, str(GUEST / hook)]
+        return subprocess.run(
+            command, env=self.env | env, capture_output=True, text=True, timeout=20, cwd=self.root, check=False
+        )
+
+    def watch(self, hook: str, seconds: float = 0.4, **env: str) -> str:
+        """What a hook has said while it still waits; then it is ended."""
+        env = self.env | {"BAKE_POLL_SECONDS": "0.05"} | env
+        command = [*self.shell, str(GUEST / hook)]
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, process_group=0) as process:
+            time.sleep(seconds)
+            assert process.poll() is None, "it does not wait"
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.communicate()[0]
+
+    @property
+    def calls(self) -> list[str]:
+        """etcdctl's arguments without the options that never change."""
+        path = self.root / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [" ".join(word for word in line.split() if "timeout" not in word and "endpoints" not in word) for line in lines]
+
+    @property
+    def join_env(self) -> dict[str, str]:
+        lines = (self.root / "run/join.env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    @property
+    def data(self) -> Path:
+        return self.root / "lib/etcd"
+
+    def write_wal(self, content: bytes) -> None:
+        wal = self.data / "member/wal/0000000000000000-0000000000000000.wal"
+        wal.parent.mkdir(parents=True)
+        (self.data / "member/snap").mkdir()
+        with wal.open("wb") as file:
+            file.write(b"\x04\x00\x00\x84" + content)
+            file.truncate(64 << 20)
+
+
+@pytest.fixture(params=["dash", "busybox"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path, tool: Callable[[str], str]) -> Desk:
+    """Node etcd2 of two. Nobody listens anywhere: see `member`."""
+    shell = [tool("busybox"), "sh"] if request.param == "busybox" else [tool("dash")]
+    for name in ("bin", "run", "lib"):
+        (tmp_path / name).mkdir()
+    desk = Desk(tmp_path, shell, {})
+    desk.program("etcdctl", ETCDCTL)
+    desk.env |= {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "DESK": str(tmp_path),
+        "BAKE_NAME": "etcd2",
+        "BAKE_PEER_URL": "https://127.0.0.2:2380",
+        "BAKE_CLIENT_URL": "https://127.0.0.2:2379",
+        "BAKE_MEMBERS": "etcd1=https://127.0.0.1:1 etcd2=https://127.0.0.2:2380",
+        "BAKE_CLIENT_URLS": "https://127.0.0.1:1 https://127.0.0.2:2379",
+        "BAKE_BOOTSTRAP": "no",
+        "BAKE_JOIN": "learner",
+        "BAKE_DATA_DIR": f"{tmp_path}/lib/etcd",
+        "BAKE_RUN_DIR": f"{tmp_path}/run",
+        "BAKE_ETCDCTL": f"{tmp_path}/bin/etcdctl",
+        "BAKE_POLL_SECONDS": "0",
+    }
+    return desk
+
+
+@pytest.fixture
+def member(desk: Desk) -> Iterator[str]:
+    """Something listens where etcd1's client port should be. Its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"https://127.0.0.1:{server.getsockname()[1]}"
+        desk.env["BAKE_CLIENT_URLS"] = f"{url} https://127.0.0.2:2379"
+        yield url
+
+
+def row(member_id: str, name: str, url: str, *, learner: bool = False) -> str:
+    """A line of `etcdctl member list`."""
+    state = "started" if name else "unstarted"
+    return f"{member_id}, {state}, {name}, {url}, {url[:-1] + '9' if name else ''}, {str(learner).lower()}"
+
+
+FIRST = row(A, "etcd1", "https://127.0.0.1:1")
+ME = "https://127.0.0.2:2380"
+
+# ── etcd-join ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("member")
+def test_a_node_that_is_not_listed_adds_itself_as_a_learner(desk: Desk) -> None:
+    desk.answer(FIRST)
+    desk.answer("added")
+    assert desk.run("etcd-join").returncode == 0
+    assert desk.calls == ["member list -w simple", f"member add etcd2 --peer-urls={ME} --learner=true"]
+    assert desk.join_env == {
+        "ETCD_NAME": "etcd2",
+        "ETCD_INITIAL_CLUSTER_STATE": "existing",
+        "ETCD_INITIAL_CLUSTER": f"etcd1=https://127.0.0.1:1,etcd2={ME}",
+    }
+
+
+@pytest.mark.usefixtures("member")
+def test_a_voter_join_adds_a_voter(desk: Desk) -> None:
+    desk.answer(FIRST)
+    desk.answer("added")
+    assert desk.run("etcd-join", BAKE_JOIN="voter").returncode == 0
+    assert desk.calls[1].endswith("--learner=false")
+
+
+@pytest.mark.usefixtures("member")
+def test_an_unstarted_entry_is_taken_without_another_add(desk: Desk) -> None:
+    desk.answer(f"{FIRST}\n{row(B, '', ME, learner=True)}")
+    assert desk.run("etcd-join").returncode == 0
+    assert desk.calls == ["member list -w simple"]
+    assert desk.join_env["ETCD_INITIAL_CLUSTER"] == f"etcd1=https://127.0.0.1:1,etcd2={ME}"
+
+
+@pytest.mark.usefixtures("member")
+def test_other_unstarted_members_go_by_their_planned_name_or_their_id(desk: Desk) -> None:
+    planned = desk.env["BAKE_MEMBERS"] + " etcd3=https://127.0.0.3:2380"
+    rows = [FIRST, row("33", "", "https://127.0.0.3:2380"), row("44", "", "https://127.0.0.9:2380"), row(B, "", ME)]
+    desk.answer("\n".join(rows))
+    assert desk.run("etcd-join", BAKE_MEMBERS=planned).returncode == 0
+    assert desk.join_env["ETCD_INITIAL_CLUSTER"] == (
+        f"etcd1=https://127.0.0.1:1,etcd3=https://127.0.0.3:2380,44=https://127.0.0.9:2380,etcd2={ME}"
+    )
+
+
+@pytest.mark.usefixtures("member")
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "etcdserver: unhealthy cluster",
+        "etcdserver: re-configuration failed due to not enough started members",
+        "etcdserver: too many learner members in cluster",
+        "etcdserver: member ID already exist",
+        "etcdserver: Peer URLs already exists",
+        "etcdserver: request timed out",
+        "etcdserver: leader changed",
+        "context deadline exceeded",
+    ],
+)
+def test_every_refusal_of_an_add_is_a_wait_and_then_a_look_at_the_list(desk: Desk, refusal: str) -> None:
+    desk.answer(FIRST)
+    desk.answer(error=refusal)
+    desk.answer(f"{FIRST}\n{row(B, '', ME, learner=True)}")
+    done = desk.run("etcd-join")
+    assert done.returncode == 0
+    assert f'phase=waiting detail="the cluster refuses to add this node: {refusal}"' in done.stdout
+    assert [call.split()[1] for call in desk.calls] == ["list", "add", "list"]
+
+
+@pytest.mark.usefixtures("member")
+@pytest.mark.parametrize("noise", ["", "ok", f"{A}, started, etcd1, https://127.0.0"])
+def test_an_answer_that_is_no_member_list_is_no_answer(desk: Desk, noise: str) -> None:
+    desk.answer(noise)
+    desk.answer(f"{FIRST}\n{row(B, '', ME, learner=True)}")
+    done = desk.run("etcd-join")
+    assert "gives no answer: not a member list" in done.stdout
+    assert not any("add" in call for call in desk.calls)
+
+
+@pytest.mark.usefixtures("member")
+def test_a_learner_without_its_data_is_removed_and_added_again(desk: Desk) -> None:
+    desk.answer(f"{FIRST}\n{row(B, 'etcd2', ME, learner=True)}")
+    desk.answer("removed")
+    desk.answer(FIRST)
+    desk.answer("added")
+    assert desk.run("etcd-join").returncode == 0
+    assert [call.split()[1] for call in desk.calls] == ["list", "remove", "list", "add"]
+    assert desk.calls[1] == f"member remove {B}"
+
+
+@pytest.mark.usefixtures("member")
+@pytest.mark.parametrize(
+    ("mine", "words"),
+    [
+        (row(B, "etcd2", ME), f"etcdctl member remove {B}"),
+        (row(B, "other", ME), "under another name"),
+        (row(B, "other", ME, learner=True), "under another name"),
+        (row(B, "etcd2", "https://127.0.0.7:2380"), "is at https://127.0.0.7:2380"),
+        (row(B, "etcd9", "https://127.0.0.9:2380", learner=True), "is joining"),
+    ],
+)
+def test_what_belongs_to_somebody_else_or_to_the_operator_is_only_waited_for(desk: Desk, mine: str, words: str) -> None:
+    desk.answer(f"{FIRST}\n{mine}")
+    assert desk.watch("etcd-join").count(words) == 1, "said once"
+    assert len(desk.calls) > 1
+    assert set(desk.calls) == {"member list -w simple"}
+    assert not (desk.root / "run/join.env").exists()
+
+
+def test_the_bootstrap_node_starts_a_cluster_when_nobody_is_alive(desk: Desk) -> None:
+    found = [desk.run("etcd-join", BAKE_BOOTSTRAP="yes", ETCD_INITIAL_CLUSTER_TOKEN="t") and desk.join_env for _ in "12"]
+    first, second = found
+    assert first["ETCD_INITIAL_CLUSTER_STATE"] == "new"
+    assert first["ETCD_INITIAL_CLUSTER"] == f"etcd2={ME}"
+    assert first["ETCD_INITIAL_CLUSTER_TOKEN"].startswith("t-")
+    assert first["ETCD_INITIAL_CLUSTER_TOKEN"] != second["ETCD_INITIAL_CLUSTER_TOKEN"]
+    assert desk.calls == []
+
+
+def test_another_node_waits_when_nobody_is_alive(desk: Desk) -> None:
+    assert "no member is alive yet" in desk.watch("etcd-join")
+    assert not (desk.root / "run/join.env").exists()
+
+
+@pytest.mark.parametrize("port", ["client", "peer"])
+def test_no_second_cluster_while_any_port_of_another_node_is_open(desk: Desk, port: str) -> None:
+    desk.answer(error="context deadline exceeded")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"https://127.0.0.1:{server.getsockname()[1]}"
+        if port == "client":
+            desk.env["BAKE_CLIENT_URLS"] = url
+        else:
+            desk.env["BAKE_MEMBERS"] = f"etcd1={url} etcd2={ME}"
+        assert "a member is alive but" in desk.watch("etcd-join", BAKE_BOOTSTRAP="yes")
+    assert not (desk.root / "run/join.env").exists()
+
+
+@pytest.mark.parametrize("proof", ["wal", "snapshot"])
+def test_a_member_on_disk_goes_on_without_asking(desk: Desk, proof: str) -> None:
+    desk.write_wal(b'{"id":1,"peerURLs":["https://127.0.0.2:2380"]}' if proof == "wal" else b"")
+    if proof == "snapshot":
+        (desk.data / "member/snap/0000000000000002-0000000000000005.snap").touch()
+    done = desk.run("etcd-join")
+    assert (done.returncode, done.stdout, desk.calls) == (0, "", [])
+
+
+@pytest.mark.usefixtures("member")
+def test_data_that_is_no_member_is_set_aside_and_kept(desk: Desk) -> None:
+    desk.write_wal(b"metadata")
+    (desk.root / "lib/etcd.unfinished-1").mkdir()
+    desk.answer(f"{FIRST}\n{row(B, '', ME, learner=True)}")
+    assert desk.run("etcd-join").returncode == 0
+    assert (desk.root / "lib/etcd.unfinished-2/member/wal").is_dir()
+    assert not desk.data.exists()
+
+
+@pytest.mark.usefixtures("member")
+def test_a_voter_keeps_the_data_of_its_first_start(desk: Desk) -> None:
+    """It may hold a vote."""
+    desk.write_wal(b"metadata")
+    desk.answer(f"{FIRST}\n{row(B, '', ME)}")
+    assert desk.run("etcd-join").returncode == 0
+    assert (desk.data / "member/wal").is_dir()
+
+
+def test_data_that_cannot_be_read_is_a_failure_and_not_an_empty_disk(desk: Desk) -> None:
+    desk.data.mkdir()
+    (desk.data / "member").touch()  # nothing to look into, for root neither
+    done = desk.run("etcd-join")
+    assert done.returncode == 1
+    assert "phase=failed" in done.stdout
+
+
+# ── etcd-promote ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "etcdserver: can only promote a learner member which is in sync with leader",
+        "etcdserver: can only promote a learner member",
+        "etcdserver: unhealthy cluster",
+        "etcdserver: member not found",
+        "context deadline exceeded",
+    ],
+)
+def test_every_refusal_of_a_promotion_is_a_wait(desk: Desk, member: str, refusal: str) -> None:
+    desk.answer(f"{FIRST}\n{row(B, 'etcd2', ME, learner=True)}")
+    desk.answer(error=refusal)
+    desk.answer(f"{FIRST}\n{row(B, 'etcd2', ME)}")
+    done = desk.run("etcd-promote")
+    assert done.returncode == 0
+    assert desk.calls == ["member list -w simple", f"member promote {B}", "member list -w simple"]
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["phase=learner", "phase=voting"]
+    assert all(member in call for call in (desk.root / "calls").read_text().splitlines())
+
+
+def test_a_learner_does_not_answer_for_itself(desk: Desk, member: str) -> None:
+    desk.answer(error="etcdserver: rpc not supported for learner")
+    desk.answer(f"{FIRST}\n{row(B, 'etcd2', ME)}")
+    desk.env["BAKE_CLIENT_URLS"] += f" {member}/"
+    assert "phase=voting" in desk.run("etcd-promote").stdout
+
+
+@pytest.mark.usefixtures("member")
+def test_a_node_that_was_removed_says_so_and_ends(desk: Desk) -> None:
+    desk.answer(FIRST)
+    done = desk.run("etcd-promote")
+    assert done.returncode == 0
+    assert 'phase=failed detail="this node was removed from the cluster"' in done.stdout
+
+
+def test_a_record_is_one_line_whatever_etcdctl_says(desk: Desk, member: str) -> None:
+    desk.answer(FIRST)
+    desk.answer(error='x "quoted" \\"twice\\"')
+    desk.answer(f"{FIRST}\n{row(B, '', ME, learner=True)}")
+    (line,) = (line for line in desk.run("etcd-join").stdout.splitlines() if "refuses" in line)
+    assert line.count('"') == 2
+    assert line.endswith('x quoted twice"')
+    assert member not in line
+
+
+# ── etcd-firewall ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+OPENINGS = {
+    "BAKE_CLIENT_PORT": "2379",
+    "BAKE_PEER_PORT": "2380",
+    "BAKE_CLIENT_CIDRS": "0.0.0.0/0 ::/0",
+    "BAKE_PEER_CIDRS": "192.168.20.0/24",
+}
+
+
+def firewall(desk: Desk, kind: str, **programs: str) -> list[str]:
+    """The commands the script runs."""
+    log = f'#!/bin/sh\necho "${{0##*/}} $*" >>"{desk.root}/log"\n'
+    for name in ("firewall-cmd", "iptables", "ip6tables", "ufw"):
+        desk.program(name, log + programs.get(name, ""))
+    done = desk.run("etcd-firewall", BAKE_FIREWALL=kind, **OPENINGS)
+    assert done.returncode == 0, done.stderr
+    return (desk.root / "log").read_text().splitlines()
+
+
+def test_firewalld_rules_are_permanent_and_then_loaded(desk: Desk) -> None:
+    *rules, last = firewall(desk, "firewalld")
+    assert last == "firewall-cmd --reload"
+    assert all(rule.startswith("firewall-cmd --permanent --zone=public --add-rich-rule=rule family=") for rule in rules)
+    assert '"ipv4" source address="192.168.20.0/24" port port="2380" protocol="tcp" accept' in rules[2]
+
+
+def test_iptables_rules_go_in_front_unless_they_are_there(desk: Desk) -> None:
+    missing = 'case $* in *"-C "*) exit 1 ;; esac\n'
+    assert firewall(desk, "iptables", iptables=missing) == [
+        "iptables -w -C INPUT -p tcp -s 0.0.0.0/0 --dport 2379 -j ACCEPT",
+        "iptables -w -I INPUT -p tcp -s 0.0.0.0/0 --dport 2379 -j ACCEPT",
+        "ip6tables -w -C INPUT -p tcp -s ::/0 --dport 2379 -j ACCEPT",
+        "iptables -w -C INPUT -p tcp -s 192.168.20.0/24 --dport 2380 -j ACCEPT",
+        "iptables -w -I INPUT -p tcp -s 192.168.20.0/24 --dport 2380 -j ACCEPT",
+    ]
+
+
+def test_ufw_opens_both_ports(desk: Desk) -> None:
+    assert firewall(desk, "ufw")[-1] == "ufw allow proto tcp from 192.168.20.0/24 to any port 2380 comment etcd"
+
+
+def test_an_unknown_firewall_is_an_error(desk: Desk) -> None:
+    assert desk.run("etcd-firewall", BAKE_FIREWALL="pf", **OPENINGS).returncode == 1
+
+
+# ── etcd-install, first-boot-done, bootcmd ──────────────────────────────────────────────────────────────────────────
+
+
+def seed_with_archive(desk: Desk) -> dict[str, str]:
+    release = desk.root / "etcd-v3.5.33-linux-amd64"
+    release.mkdir()
+    for name in ("etcd", "etcdctl", "etcdutl", "README.md"):
+        (release / name).write_text(name)
+    seed = desk.root / "seed"
+    seed.mkdir()
+    with tarfile.open(seed / "etcd.tar.gz", "w:gz") as archive:
+        archive.add(release, release.name)
+    digest = hashlib.sha256((seed / "etcd.tar.gz").read_bytes()).hexdigest()
+    where = {"BAKE_SEED_DIR": str(seed), "BAKE_BIN_DIR": str(desk.root / "usr/bin")}
+    return where | {"BAKE_ARCHIVE_NAME": "etcd.tar.gz", "BAKE_ARCHIVE_SHA256": digest}
+
+
+def no_chown(desk: Desk) -> None:
+    desk.program("chown", f'#!/bin/sh\necho "$*" >>"{desk.root}/chowned"\n')
+
+
+def test_the_archive_is_installed_and_again_without_harm(desk: Desk) -> None:
+    env = seed_with_archive(desk)
+    no_chown(desk)
+    for _ in "12":
+        done = desk.run("etcd-install", **env)
+        assert done.returncode == 0, done.stderr
+    installed = {path.name: path.stat().st_mode & 0o777 for path in (desk.root / "usr/bin").iterdir()}
+    assert installed == {"etcd": 0o755, "etcdctl": 0o755, "etcdutl": 0o755}
+
+
+def test_an_archive_with_another_sha256_installs_nothing(desk: Desk) -> None:
+    env = seed_with_archive(desk) | {"BAKE_ARCHIVE_SHA256": "0" * 64}
+    done = desk.run("etcd-install", **env)
+    assert done.returncode == 1
+    assert "does not have the sha256" in done.stderr
+    assert list((desk.root / "usr/bin").iterdir()) == []
+
+
+def test_a_seed_is_mounted_by_its_label_and_unmounted(desk: Desk) -> None:
+    env = seed_with_archive(desk)
+    archive, real = Path(env["BAKE_SEED_DIR"]) / "etcd.tar.gz", desk.root / "medium.tar.gz"
+    shutil.move(archive, real)
+    no_chown(desk)
+    desk.program("mount", f'#!/bin/sh\necho "mount $*" >>"$DESK/log"; cp {real} {archive}\n')
+    desk.program("umount", '#!/bin/sh\necho "umount $*" >>"$DESK/log"\n')
+    assert desk.run("etcd-install", **env).returncode == 0
+    seed = env["BAKE_SEED_DIR"]
+    assert (desk.root / "log").read_text().splitlines() == [f"mount -o ro LABEL=cidata {seed}", f"umount {seed}"]
+
+
+def test_the_end_of_the_first_boot_is_marked_with_its_instance_id(desk: Desk) -> None:
+    (desk.root / "instance-id").write_text("iid-1\n")
+    places = {"BAKE_STATE_DIR": f"{desk.root}/state", "BAKE_INSTANCE_FILE": f"{desk.root}/instance-id"}
+    done = desk.run("first-boot-done", BAKE_CONSOLE=f"{desk.root}/console", **places)
+    assert done.returncode == 0, done.stderr
+    assert (desk.root / "state/configured").read_text() == "iid-1\n"
+    assert "phase=configured" in (desk.root / "console").read_text()
+
+
+@pytest.mark.parametrize(("mark", "again"), [(None, True), ("iid-0", True), ("iid-1", False)])
+def test_an_unfinished_first_boot_runs_every_module_again(desk: Desk, mark: str | None, again: bool) -> None:
+    """The text as cloud-init runs it, with its absolute paths moved below the desk."""
+    text = (GUEST / "bootcmd").read_text()
+    for path in ("/var/lib/", "/run/bake", "/etc/etcd", "/dev/console"):
+        text = text.replace(path, f"{desk.root}{path}")
+    done_mark = desk.root / "var/lib/bake/configured"
+    semaphore = desk.root / "var/lib/cloud/instances/iid-1/sem/config_runcmd"
+    for path in (done_mark, semaphore, desk.root / "dev/console"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    semaphore.touch()
+    if mark:
+        done_mark.write_text(f"{mark}\n")
+    done = subprocess.run([*desk.shell, "-c", text], env=desk.env | {"INSTANCE_ID": "iid-1"}, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert semaphore.exists() is not again
+    assert done_mark.exists() is not again
+    assert (desk.root / "run/bake/instance-id").read_text() == "iid-1\n"
+    assert "phase=cloud-init" in (desk.root / "dev/console").read_text()
