@@ -1,0 +1,246 @@
+"""The figures of docs/performance.md: each is measured against something that runs in turn with it, in one run.
+
+`FIGURES` is the list; a figure yields one `Sample` a round. Results are kept in docs/performance.json, from which the
+table on the page is made, so measuring one figure anew leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BAKE = Path(sys.executable).with_name("bake")
+WORK = ROOT / "scripts" / "bench_work.py"
+RESULTS = ROOT / "docs" / "performance.json"
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- figures: made by scripts/bench --write -->", "<!-- /figures -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One process, from its start to its end."""
+
+    seconds: float
+    rss_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One round of a figure: the value that the goal is about, and what it was made from."""
+
+    value: float
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """`goal` is (comparison, limit) on the median of the samples' values."""
+
+    title: str
+    unit: str
+    goal: tuple[str, float]
+    rounds: int
+    sample: Callable[[Path], Sample]
+
+    def holds(self, value: float) -> bool:
+        comparison, limit = self.goal
+        return value >= limit if comparison == "≥" else value <= limit
+
+
+def run(*command: str | Path, cwd: Path) -> Run:
+    """Run a command; its memory is the peak of its largest process."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BAKE_")}
+    started = time.perf_counter()
+    with subprocess.Popen(command, cwd=cwd, env=clean, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        errors = process.stderr.read() if process.stderr else b""
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"bench: {command} failed:\n{errors.decode()}")
+    return Run(seconds, usage.ru_maxrss / 1024)
+
+
+def versus(ours: Run, theirs: Run, *, faster: bool = False) -> Sample:
+    value = theirs.seconds / ours.seconds if faster else ours.seconds / theirs.seconds
+    return Sample(value, {"bake_s": ours.seconds, "other_s": theirs.seconds, "bake_mib": ours.rss_mib})
+
+
+# ── the figures ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def against_document(folder: Path) -> Sample:
+    theirs = run(ROOT / "scripts/baseline-document.sh", folder / "shell", cwd=folder)
+    return versus(bake(folder, "--nodes", "3"), theirs, faster=True)
+
+
+def against_p256(folder: Path) -> Sample:
+    theirs = run(ROOT / "scripts/baseline-p256.sh", folder / "shell", "3", cwd=folder)
+    return versus(bake(folder, "--nodes", "3"), theirs)
+
+
+def hundred_nodes(folder: Path) -> Sample:
+    theirs = run(ROOT / "scripts/baseline-p256.sh", folder / "shell", "100", cwd=folder)
+    return versus(fleet(folder, 100), theirs, faster=True)
+
+
+def thousand_nodes(folder: Path) -> Sample:
+    """Per node, after the start-up that both pay once, which a single node tells."""
+    start, hundred, thousand = (fleet(folder / str(count), count) for count in (1, 100, 1000))
+    per_node = [(some.seconds - start.seconds) / (count - 1) for some, count in ((hundred, 100), (thousand, 1000))]
+    parts = {"ms_each_of_100": per_node[0] * 1000, "ms_each_of_1000": per_node[1] * 1000, "bake_mib": thousand.rss_mib}
+    return Sample(per_node[1] / per_node[0], parts)
+
+
+def memory(folder: Path) -> Sample:
+    runs = {count: fleet(folder / str(count), count) for count in (100, 1000)}
+    return Sample(runs[1000].rss_mib, {f"mib_of_{count}": some.rss_mib for count, some in runs.items()})
+
+
+def rsa(folder: Path) -> Sample:
+    """Seven nodes are 23 keys: how long one takes is a matter of luck, so the more, the steadier."""
+    theirs = run(sys.executable, WORK, "keys", "23", cwd=folder)
+    return versus(bake(folder, "--nodes", "7", "--key-type", "rsa-4096"), theirs)
+
+
+def help_text(folder: Path) -> Sample:
+    ours = run(BAKE, "--help", cwd=folder)
+    return Sample(ours.seconds, {"bake_mib": ours.rss_mib})
+
+
+def bake(folder: Path, *options: str) -> Run:
+    return run(BAKE, *options, "--out", folder / "out", cwd=folder)
+
+
+def fleet(folder: Path, nodes: int) -> Run:
+    folder.mkdir(exist_ok=True)
+    return run(sys.executable, WORK, "fleet", str(nodes), folder / "out", cwd=folder)
+
+
+FIGURES = {
+    "document": Figure(
+        "3 nodes, whole process: times faster than the procedure's own commands in shell (RSA-4096)",
+        "×", ("≥", 20), 7, against_document,
+    ),
+    "p256": Figure(
+        "3 nodes, whole process: share of the time of the same shell with P-256 and a set for each node",
+        "", ("≤", 0.8), 15, against_p256,
+    ),
+    "hundred": Figure("100 nodes: times faster than that shell", "×", ("≥", 25), 3, hundred_nodes),
+    "thousand": Figure("1,000 nodes: time of each, against each of 100", "", ("≤", 1.1), 5, thousand_nodes),
+    "memory": Figure("1,000 nodes: peak memory", " MiB", ("≤", 120), 1, memory),
+    "rsa": Figure("rsa-4096, 7 nodes: time against generating the 23 keys alone", "", ("≤", 1.2), 7, rsa),
+    "help": Figure("bake --help", " s", ("≤", 0.2), 15, help_text),
+}  # fmt: skip
+
+
+# ── measuring, and telling ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def measure(name: str, rounds: int | None) -> dict[str, object]:
+    """All rounds of a figure, each in a new folder; one round before them fills the caches and does not count."""
+    figure = FIGURES[name]
+    samples = list(_samples(figure, (rounds or figure.rounds) + 1))[1:]
+    values = sorted(sample.value for sample in samples)
+    parts = {part: [sample.parts[part] for sample in samples] for part in samples[0].parts}
+    value = statistics.median(values)
+    return {
+        "value": round(value, 3),
+        "low": round(values[0], 3),
+        "high": round(values[-1], 3),
+        "holds": figure.holds(value),
+        "rounds": len(samples),
+        "medians": {part: round(statistics.median(numbers), 3) for part, numbers in parts.items()},
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+
+
+def _samples(figure: Figure, rounds: int) -> Iterator[Sample]:
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="bake-bench-") as folder:
+            yield figure.sample(Path(folder))
+
+
+def conditions() -> dict[str, str]:
+    """What a reader needs to know to compare."""
+    cpu = next((line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    openssl = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True).stdout
+    from cryptography import __version__ as cryptography
+    from pydantic import __version__ as pydantic
+
+    return {
+        "cpu": f"{cpu.strip()}, {os.cpu_count()} cores",
+        "system": platform.freedesktop_os_release()["PRETTY_NAME"],
+        "versions": f"Python {platform.python_version()}, cryptography {cryptography}, pydantic {pydantic}, "
+        f"{' '.join(openssl.split()[:2])}",
+        "command": "scripts/bench --write",
+    }
+
+
+def row(name: str, result: dict[str, object]) -> str:
+    figure = FIGURES[name]
+    comparison, limit = figure.goal
+    medians = result["medians"]
+    assert isinstance(medians, dict)
+    shown = ", ".join(f"{part.replace('_', ' ')} {value:g}" for part, value in medians.items())
+    verdict = "yes" if result["holds"] else "**no**"
+    return (
+        f"| `{name}` | {figure.title} | {comparison} {limit:g}{figure.unit} | {result['value']:g}{figure.unit} "
+        f"| {result['low']:g}–{result['high']:g} | {verdict} | {shown} | {result['rounds']} rounds, {result['date']} |"
+    )
+
+
+def table(results: dict[str, dict[str, object]]) -> str:
+    head = ["| name | what | goal | median | range | holds | medians of the parts | measured |", "| --- " * 8 + "|"]
+    return "\n".join(head + [row(name, results[name]) for name in FIGURES if name in results])
+
+
+def write(results: dict[str, dict[str, object]]) -> None:
+    """Put new results beside the kept ones, and the table of all into the page."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"figures": {}}
+    kept = {"format_version": "1.0", "conditions": conditions(), "figures": {**kept["figures"], **results}}
+    RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    facts = "\n".join(f"- {name}: {value}" for name, value in kept["conditions"].items())
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{facts}\n\n{table(kept['figures'])}\n\n{END}{after}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--only", action="append", choices=FIGURES, metavar="NAME", help=f"of {', '.join(FIGURES)}")
+    parser.add_argument("--rounds", type=int, help="instead of each figure's own number")
+    parser.add_argument("--write", action="store_true", help=f"keep the results in {RESULTS.relative_to(ROOT)} and the page")
+    parser.add_argument("--list", action="store_true", help="the figures and their goals")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(f"{name:10} {figure.title}" for name, figure in FIGURES.items()))
+        return 0
+    for tool in ("openssl", "cloud-localds"):
+        if shutil.which(tool) is None:
+            raise SystemExit(f"bench: {tool} is not installed (Debian: openssl, cloud-image-utils)")
+    results: dict[str, dict[str, object]] = {}
+    for name in options.only or FIGURES:
+        results[name] = measure(name, options.rounds)
+        print(f"{name}: {json.dumps(results[name])}", file=sys.stderr)
+    if options.write:
+        write(results)
+    print(json.dumps({"format_version": "1.0", "conditions": conditions(), "figures": results}, ensure_ascii=False))
+    return 0 if all(result["holds"] for result in results.values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""Work that `scripts/bench` measures and no command does: each run of this file is one whole new process.
+
+    bench_work.py fleet NODES FOLDER    many clusters of five under one CA, through the lower layers
+    bench_work.py keys COUNT            RSA-4096 keys and nothing else, spread over the cores
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Network
+from pathlib import Path
+
+MEMBERS = 5
+
+
+def fleet(nodes: int, out: Path) -> None:
+    """What `bake` does, without its limit of seven nodes: plan, certificates, guest files, seeds, files on disk."""
+    from generator.bake import node_files, operator_files
+    from generator.host.store import Store
+    from generator.pki import create_authority, issue_client, issue_nodes
+    from generator.plan import plan_cluster
+    from generator.spec import ClusterSpec, NetworkSpec
+
+    spec = ClusterSpec(nodes=nodes, network=NetworkSpec(subnet=IPv4Network("10.20.0.0/16")))
+    plan = plan_cluster(spec)
+    store = Store(out, plan.name)
+    now = datetime.now(UTC)
+    authority = create_authority(plan, now=now)
+    client = issue_client(plan, authority, now=now)
+    with store.locked(lambda _: None), store.replacing() as folder:
+        for artifact in operator_files(plan, authority, client, store.folder):
+            folder.write(artifact)
+        for start in range(0, nodes, MEMBERS):
+            part = replace(plan, nodes=plan.nodes[start : start + MEMBERS])
+            for node, credentials in zip(part.nodes, issue_nodes(part, authority, now=now), strict=True):
+                for artifact in node_files(part, node, authority.cert_pem, credentials, ()):
+                    folder.write(artifact)
+
+
+def keys(count: int) -> None:
+    from generator.pki import generate_key
+    from generator.spec import KeyType
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(generate_key, [KeyType.RSA_4096] * count))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "fleet":
+        fleet(int(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        keys(int(sys.argv[2]))
