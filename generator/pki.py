@@ -80,7 +80,6 @@ class CertProfile:
     subject: x509.Name
     days: int
     extensions: tuple[tuple[x509.ExtensionType, bool], ...]  # (extension, critical)
-    strict: bool
 
 
 def generate_key(key_type: KeyType) -> PrivateKey:
@@ -176,7 +175,6 @@ def ca_profile(plan: ClusterPlan) -> CertProfile:
         subject=_subject(plan, str(Role.CA)),
         days=plan.spec.pki.ca_days,
         extensions=((basic, True), (usage, True)),
-        strict=strict,
     )
 
 
@@ -212,7 +210,6 @@ def _leaf(
         subject=_subject(plan, node or str(role), unit=str(role) if node else None, client=role is Role.CLIENT),
         days=pki.leaf_days,
         extensions=tuple(extensions),
-        strict=not _is_document(pki),
     )
 
 
@@ -273,10 +270,11 @@ def _subject(plan: ClusterPlan, common_name: str, *, unit: str | None = None, cl
 def _sign(profile: CertProfile, key: PrivateKey, authority: Credential | None, *, now: datetime) -> Credential:
     """A certificate for `key`; self-signed without an authority. It never outlives its authority."""
     start = (now - BACKDATE).replace(microsecond=0)
-    end = start + timedelta(days=profile.days)
     issuer = authority.certificate.subject if authority else profile.subject
     if authority:
         start = max(start, authority.certificate.not_valid_before_utc)
+    end = start + timedelta(days=profile.days)
+    if authority:
         end = min(end, authority.certificate.not_valid_after_utc)
     builder = (
         x509.CertificateBuilder()
@@ -322,7 +320,10 @@ def is_current(credential: Credential, profile: CertProfile, authority: Credenti
 
 def key_type_of(key: PrivateKey) -> KeyType | None:
     """The key's type, or None for one that bake does not offer."""
-    text = f"rsa-{key.key_size}" if isinstance(key, rsa.RSAPrivateKey) else f"ecdsa-p{key.key_size}"
+    if isinstance(key, rsa.RSAPrivateKey):
+        text = f"rsa-{key.key_size}"
+    else:
+        text = {"secp256r1": "ecdsa-p256", "secp384r1": "ecdsa-p384"}.get(key.curve.name, "")
     return KeyType(text) if text in list(KeyType) else None
 
 
@@ -345,6 +346,7 @@ def parse_credential(cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str])
     cert_file, key_file = where
     try:
         certificate = x509.load_pem_x509_certificate(cert_pem)
+        certificate.extensions  # noqa: B018  parsed only when asked for: a malformed one shows here
     except ValueError:
         raise InputError.one(cert_file, "is not a PEM certificate", "restore the file") from None
     try:
@@ -369,15 +371,28 @@ def check_authority(authority: Credential, *, now: datetime, where: str) -> list
         problems.append(Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", _NEW_CA))
     if certificate.not_valid_before_utc > now:
         problems.append(Problem(where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock"))
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        is_ca = constraints.ca
-        certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except x509.ExtensionNotFound:
-        is_ca = False
-    if not is_ca:
-        problems.append(Problem(where, "is not a CA certificate (basicConstraints CA:true, with a key identifier)", _NEW_CA))
+    if rule := _unfit_extensions(certificate) or _unfit_key(authority.key):
+        problems.append(Problem(where, rule, _NEW_CA))
     return problems
+
+
+def _unfit_extensions(certificate: x509.Certificate) -> str | None:
+    found = {type(extension.value): extension.value for extension in certificate.extensions}
+    constraints, usage = found.get(x509.BasicConstraints), found.get(x509.KeyUsage)
+    is_ca = isinstance(constraints, x509.BasicConstraints) and constraints.ca
+    if not is_ca or x509.SubjectKeyIdentifier not in found:
+        return "is not a CA certificate (basicConstraints CA:true, with a key identifier)"
+    if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
+        return "may not sign certificates (its key usage lacks keyCertSign)"
+    return None
+
+
+def _unfit_key(key: PrivateKey) -> str | None:
+    """etcd is written in Go, whose crypto/x509 knows only these curves and refuses short RSA keys."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return f"has a key of {key.key_size} bits; RSA needs 2048" if key.key_size < 2048 else None
+    name = key.curve.name
+    return None if name in ("secp256r1", "secp384r1", "secp521r1") else f"has a {name} key; EC needs P-256, P-384 or P-521"
 
 
 _NEW_CA = "restore the cluster's CA, or remove the cluster's folder to begin a new cluster"

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -298,10 +299,11 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path, mode: int) -> No
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
-    words = [*BAKE, "--nodes", "7", "--key-type", "rsa-4096", "--out", str(tmp_path / "out")]
+    words = [*BAKE, "--nodes", "7", "--key-type", "rsa-3072", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("out/.etcd.new-*")):
         assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -1,0 +1,387 @@
+"""Certificates: what each kind says, what OpenSSL and a real handshake make of it, when one is kept."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
+
+from generator import pki
+from generator.pki import Credential, Role
+from generator.plan import ClusterPlan
+from generator.spec import KeyType
+
+Plan = Callable[..., ClusterPlan]
+RENEWED = {Role.SERVER, Role.PEER, Role.CLIENT}
+
+
+@pytest.fixture(scope="module")
+def authority(plan: Plan, now: datetime) -> Credential:
+    return pki.create_authority(plan(), now=now)
+
+
+@pytest.fixture(scope="module")
+def nodes(plan: Plan, authority: Credential, now: datetime) -> list[pki.NodePki]:
+    return list(pki.issue_nodes(plan(), authority, now=now))
+
+
+def extension(credential: Credential, kind: type[Any]) -> Any:
+    return credential.certificate.extensions.get_extension_for_class(kind)
+
+
+def usages(credential: Credential) -> set[str]:
+    """The key usages that a certificate states."""
+    usage = extension(credential, x509.KeyUsage)
+    assert usage.critical
+    return {name.removeprefix("_") for name, value in vars(usage.value).items() if value}
+
+
+# ── what each kind says ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_authority_signs_and_does_nothing_else(authority: Credential) -> None:
+    constraints = extension(authority, x509.BasicConstraints)
+    assert constraints.critical
+    assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
+    assert usages(authority) == {"key_cert_sign", "crl_sign"}
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"),
+    [
+        (Role.SERVER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),  # the gRPC gateway dials the server with it
+        (Role.PEER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),
+        (Role.CLIENT, {Usage.CLIENT_AUTH}),
+    ],
+)
+def test_a_nodes_certificate_is_for_its_role(nodes: list[pki.NodePki], role: Role, expected: set[Any]) -> None:
+    credential = nodes[0][role]
+    assert set(extension(credential, x509.ExtendedKeyUsage).value) == expected
+    constraints = extension(credential, x509.BasicConstraints)
+    assert (constraints.critical, constraints.value.ca) == (True, False)
+    assert usages(credential) == {"digital_signature"}
+
+
+@pytest.mark.parametrize("role", pki.NODE_ROLES)
+def test_a_nodes_certificate_names_that_node_alone(nodes: list[pki.NodePki], role: Role) -> None:
+    names = extension(nodes[1][role], x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["etcd2.etcd.internal"]
+    assert names.get_values_for_type(x509.IPAddress) == [*map(ip_address, ("192.168.20.32", "127.0.0.1", "::1"))]
+
+
+def test_the_operators_certificate_names_no_node(plan: Plan, authority: Credential, now: datetime) -> None:
+    client = pki.issue_client(plan(), authority, now=now)
+    assert set(extension(client, x509.ExtendedKeyUsage).value) == {Usage.CLIENT_AUTH}
+    with pytest.raises(x509.ExtensionNotFound):
+        extension(client, x509.SubjectAlternativeName)
+
+
+def test_single_label_names_are_there_when_asked_for(plan: Plan, authority: Credential, now: datetime) -> None:
+    asked = plan(nodes=1, pki={"singleLabelNames": True})
+    server = next(pki.issue_nodes(asked, authority, now=now))[Role.SERVER]
+    names = extension(server, x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["etcd1.etcd.internal", "etcd1", "localhost"]
+
+
+def test_a_shared_set_names_every_node(plan: Plan, authority: Credential, now: datetime) -> None:
+    first, second, _ = pki.issue_nodes(plan(pki={"certificates": "shared"}), authority, now=now)
+    assert first is second
+    addresses = extension(first[Role.PEER], x509.SubjectAlternativeName).value.get_values_for_type(x509.IPAddress)
+    assert {ip_address(f"192.168.20.{last}") for last in (31, 32, 33)} <= set(addresses)
+
+
+def test_serials_are_random_and_keys_are_not_shared(nodes: list[pki.NodePki]) -> None:
+    every = [node[role] for node in nodes for role in node]
+    assert len({each.certificate.serial_number for each in every}) == len(every)
+    assert len({each.key_pem for each in every}) == len(every)
+    assert max(each.certificate.serial_number for each in every).bit_length() > 64
+
+
+@pytest.mark.parametrize("key_type", KeyType)
+def test_every_key_type_is_what_it_says(plan: Plan, now: datetime, key_type: KeyType) -> None:
+    authority = pki.create_authority(plan(pki={"keyType": key_type}), now=now)
+    kind, size = key_type.split("-")
+    assert isinstance(authority.key, rsa.RSAPrivateKey if kind == "rsa" else ec.EllipticCurvePrivateKey)
+    assert str(authority.key.key_size) == size.removeprefix("p")
+    expected = hashes.SHA384 if key_type is KeyType.ECDSA_P384 else hashes.SHA256
+    assert isinstance(authority.certificate.signature_hash_algorithm, expected)
+    assert pki.is_issued_by(authority.certificate, authority.certificate)
+
+
+def test_key_encipherment_is_for_rsa_alone(plan: Plan, now: datetime) -> None:
+    of_rsa = plan(nodes=1, pki={"keyType": "rsa-2048"})
+    server = next(pki.issue_nodes(of_rsa, pki.create_authority(of_rsa, now=now), now=now))[Role.SERVER]
+    assert usages(server) == {"digital_signature", "key_encipherment"}
+
+
+def test_repr_shows_no_secret(authority: Credential) -> None:
+    assert authority.key_pem.decode() not in f"{authority!r} {[authority]!r} {authority!s}"
+    assert repr(authority) == "Credential()"
+
+
+# ── validity ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_certificates_are_backdated_by_a_day_for_guests_whose_clock_is_behind(
+    plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
+) -> None:
+    for credential, days in ((authority, 3650), (nodes[0][Role.PEER], 365)):
+        start, end = credential.certificate.not_valid_before_utc, credential.certificate.not_valid_after_utc
+        assert start == now - timedelta(days=1)
+        assert end - start == timedelta(days=days)
+
+
+def test_the_shortest_validity_is_in_force(plan: Plan, now: datetime) -> None:
+    short = plan(pki={"leafDays": 2, "caDays": 2})
+    authority = pki.create_authority(short, now=now)
+    assert pki.check_authority(authority, now=now + timedelta(hours=23), where="") == []
+    assert pki.issue_client(short, authority, now=now).certificate.not_valid_after_utc == now + timedelta(days=1)
+
+
+def test_a_certificate_never_outlives_its_authority(plan: Plan, authority: Credential, now: datetime) -> None:
+    late = now + timedelta(days=3600)
+    client = pki.issue_client(plan(), authority, now=late)
+    assert client.certificate.not_valid_after_utc == authority.certificate.not_valid_after_utc
+    assert pki.issue_client(plan(), authority, now=late, kept=client) is client
+
+
+def test_validity_beyond_2050_is_written(plan: Plan, now: datetime) -> None:
+    long = plan(pki={"caDays": 36500})
+    assert pki.create_authority(long, now=now).certificate.not_valid_after_utc.year == 2125
+
+
+def test_the_first_day_of_the_epoch_is_a_day(plan: Plan) -> None:
+    assert pki.create_authority(plan(), now=datetime(1970, 1, 1, tzinfo=UTC)).certificate.not_valid_before_utc.year == 1969
+
+
+# ── kept when right, renewed when wrong ─────────────────────────────────────────────────────────────────────────────
+
+
+def no_key(_: KeyType) -> pki.PrivateKey:
+    pytest.fail("made a key where none was needed")
+
+
+def test_what_is_right_is_kept(plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime) -> None:
+    later = now + timedelta(days=300)
+    again = list(pki.issue_nodes(plan(), authority, now=later, kept=nodes, new_key=no_key))
+    assert [dict(node) for node in again] == [dict(node) for node in nodes]
+
+
+def test_what_a_fresh_authority_of_the_users_issued_is_kept(plan: Plan, now: datetime) -> None:
+    fresh = pki.create_authority(plan(), now=now + pki.BACKDATE)  # valid from this very moment
+    client = pki.issue_client(plan(), fresh, now=now)
+    assert pki.issue_client(plan(), fresh, now=now, kept=client, new_key=no_key) is client
+
+
+WRONG: dict[str, tuple[dict[str, Any], timedelta, set[Role]]] = {
+    "another address": ({"network": {"firstIp": "192.168.20.41"}}, timedelta(), RENEWED),
+    "another domain": ({"pki": {"domain": "example.test"}}, timedelta(), RENEWED),
+    "another subject": ({"pki": {"subject": {"organization": "other"}}}, timedelta(), RENEWED),
+    "another subject of clients": ({"pki": {"subject": {"clientOrganization": "other"}}}, timedelta(), {Role.CLIENT}),
+    "another validity": ({"pki": {"leafDays": 364}}, timedelta(), RENEWED),
+    "another key type": ({"pki": {"keyType": "ecdsa-p384"}}, timedelta(), RENEWED),
+    "other extensions": ({"pki": {"extensions": "document"}}, timedelta(), RENEWED),
+    "expired": ({}, timedelta(days=365), RENEWED),
+    "not yet valid": ({}, timedelta(days=-2), RENEWED),
+}
+
+
+@pytest.mark.parametrize(("fields", "passed", "renewed"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_renewed(
+    plan: Plan,
+    authority: Credential,
+    nodes: list[pki.NodePki],
+    now: datetime,
+    fields: Mapping[str, Any],
+    passed: timedelta,
+    renewed: set[Role],
+) -> None:
+    again = next(pki.issue_nodes(plan(**fields), authority, now=now + passed, kept=nodes))
+    assert {role for role in again if again[role] is not nodes[0][role]} == renewed
+
+
+def test_what_another_authority_issued_is_renewed(plan: Plan, nodes: list[pki.NodePki], now: datetime) -> None:
+    other = pki.create_authority(plan(), now=now)
+    again = next(pki.issue_nodes(plan(), other, now=now, kept=nodes))
+    assert {role for role in again if again[role] is not nodes[0][role]} == RENEWED
+    assert all(pki.is_issued_by(credential.certificate, other.certificate) for credential in again.values())
+
+
+def test_a_certificate_in_the_wrong_place_is_renewed(
+    plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
+) -> None:
+    swapped = {Role.SERVER: nodes[0][Role.PEER], Role.PEER: nodes[0][Role.SERVER], Role.CLIENT: nodes[1][Role.CLIENT]}
+    again = next(pki.issue_nodes(plan(), authority, now=now, kept=[swapped]))
+    assert {role for role in again if again[role] is not swapped[role]} == RENEWED
+
+
+def test_threads_keep_the_order(plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime) -> None:
+    again = list(pki.issue_nodes(plan(), authority, now=now, kept=nodes, new_key=no_key, workers=3))
+    assert [dict(node) for node in again] == [dict(node) for node in nodes]
+
+
+# ── an authority that cannot be used ────────────────────────────────────────────────────────────────────────────────
+
+
+def authority_with(
+    now: datetime,
+    *,
+    key: Any = None,
+    usage: x509.KeyUsage | None = None,
+    constraints: x509.BasicConstraints | None = None,
+    identifier: bool = True,
+) -> Credential:
+    """A self-signed certificate of somebody else's making."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "theirs")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=9))
+    if constraints:
+        builder = builder.add_extension(constraints, critical=True)
+    if usage:
+        builder = builder.add_extension(usage, critical=True)
+    if identifier:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    return Credential(builder.sign(key, hashes.SHA256()), key)
+
+
+CA = x509.BasicConstraints(ca=True, path_length=None)
+SIGNS_CRLS_ONLY = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+USELESS: dict[str, tuple[dict[str, Any], str]] = {
+    "no constraints": ({}, "is not a CA certificate"),
+    "no CA": ({"constraints": x509.BasicConstraints(ca=False, path_length=None)}, "is not a CA certificate"),
+    "no identifier": ({"constraints": CA, "identifier": False}, "is not a CA certificate"),
+    "may not sign": ({"constraints": CA, "usage": SIGNS_CRLS_ONLY}, "may not sign certificates"),
+    "a curve Go does not know": ({"constraints": CA, "key": ec.generate_private_key(ec.SECP256K1())}, "has a secp256k1 key"),
+    "a weak key": (
+        {"constraints": CA, "key": rsa.generate_private_key(public_exponent=65537, key_size=1024)}, "has a key of 1024 bits",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "rule"), USELESS.values(), ids=USELESS)
+def test_a_useless_authority_is_refused(now: datetime, fields: dict[str, Any], rule: str) -> None:
+    problems = pki.check_authority(authority_with(now, **fields), now=now, where="ca.pem")
+    assert [str(problem).split("\n")[0].startswith(f"ca.pem: {rule}") for problem in problems] == [True]
+
+
+def test_an_authority_of_the_users_without_key_usage_is_fine(now: datetime) -> None:
+    assert pki.check_authority(authority_with(now, constraints=CA), now=now, where="") == []
+
+
+# ── what others make of them ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def save(folder: Path, authority: Credential, **credentials: Credential) -> None:
+    (folder / "ca.pem").write_bytes(authority.cert_pem)
+    for name, credential in credentials.items():
+        (folder / f"{name}.pem").write_bytes(credential.cert_pem + credential.key_pem)
+
+
+@pytest.mark.parametrize("fields", [{}, {"keyType": "rsa-2048"}, {"certificates": "shared"}], ids=str)
+@pytest.mark.parametrize("subnet", ["192.168.20.0/24", "fd00:20::/64"])
+def test_openssl_accepts_every_certificate_strictly(
+    plan: Plan, now: datetime, tmp_path: Path, tool: Callable[[str], str], fields: dict[str, str], subnet: str
+) -> None:
+    wanted = plan(nodes=1, pki=fields, network={"subnet": subnet})
+    authority = pki.create_authority(wanted, now=now)
+    node = next(pki.issue_nodes(wanted, authority, now=now))
+    save(tmp_path, authority, operator=pki.issue_client(wanted, authority, now=now), **{r.name: node[r] for r in node})
+    verify = [tool("openssl"), "verify", "-x509_strict", "-attime", str(int(now.timestamp())), "-CAfile", "ca.pem"]
+    purposes = {"SERVER": "sslserver", "PEER": "sslserver", "CLIENT": "sslclient", "operator": "sslclient"}
+    for name, purpose in (*purposes.items(), ("PEER", "sslclient"), ("SERVER", "sslclient")):
+        words = [*verify, "-purpose", purpose, f"{name}.pem"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stdout == f"{name}.pem: OK\n", done.stderr
+
+
+def context(side: int, folder: Path, who: str | None) -> ssl.SSLContext:
+    made = ssl.SSLContext(side)
+    made.load_verify_locations(folder / "ca.pem")
+    made.verify_mode = ssl.CERT_REQUIRED
+    if who:
+        made.load_cert_chain(folder / f"{who}.pem")
+    return made
+
+
+def shake_hands(folder: Path, server: str, client: str | None, address: str) -> None:
+    """A mutual TLS handshake in memory, and a word each way. Raises SSLError where a side refuses the other."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    served = context(ssl.PROTOCOL_TLS_SERVER, folder, server).wrap_bio(up, down, server_side=True)
+    asking = context(ssl.PROTOCOL_TLS_CLIENT, folder, client).wrap_bio(down, up, server_hostname=address)
+    for _ in range(4):
+        for side in (asking, served):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    asking.write(b"ping")
+    assert served.read() == b"ping"
+
+
+@pytest.fixture(scope="module")
+def keyring(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca.pem, and each party's certificate with its key, valid today."""
+    folder, now = tmp_path_factory.mktemp("keyring"), datetime.now(UTC)
+    authority = pki.create_authority(plan(), now=now)
+    operator = pki.issue_client(plan(), authority, now=now)
+    foreign = pki.issue_client(plan(), pki.create_authority(plan(), now=now), now=now)
+    long_ago = pki.create_authority(plan(), now=now - timedelta(days=500))
+    forged = pki.issue_client(plan(), Credential(authority.certificate, long_ago.key), now=now)
+    nodes = pki.issue_nodes(plan(), authority, now=now)
+    every = {f"{role.name.lower()}{number}": node[role] for number, node in enumerate(nodes, 1) for role in node}
+    save(folder, authority, operator=operator, foreign=foreign, forged=forged, **every)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("server", "client", "address"),
+    [
+        ("server1", "operator", "192.168.20.31"),
+        ("server1", "client2", "192.168.20.31"),
+        ("server1", "server1", "127.0.0.1"),  # the gRPC gateway
+        ("server1", "operator", "::1"),
+        ("server1", "operator", "etcd1.etcd.internal"),
+        ("peer1", "peer2", "192.168.20.31"),
+        ("peer2", "peer1", "192.168.20.32"),
+    ],
+)
+def test_those_who_belong_together_shake_hands(keyring: Path, server: str, client: str, address: str) -> None:
+    shake_hands(keyring, server, client, address)
+
+
+@pytest.mark.parametrize(
+    ("server", "client", "address", "reason"),
+    [
+        ("server2", "operator", "192.168.20.31", "IP address mismatch"),
+        ("peer3", "peer2", "192.168.20.31", "IP address mismatch"),
+        ("server1", "operator", "etcd2.etcd.internal", "Hostname mismatch"),
+        ("client1", "operator", "192.168.20.31", "unsuitable certificate purpose|unsupported certificate purpose"),
+        ("server1", None, "192.168.20.31", "peer did not return a certificate"),
+        ("server1", "foreign", "192.168.20.31", "signature failure|unable to get local issuer|self-signed|verify failed"),
+        ("server1", "forged", "192.168.20.31", "certificate signature failure|verify failed"),
+    ],
+)
+def test_those_who_do_not_are_refused(keyring: Path, server: str, client: str | None, address: str, reason: str) -> None:
+    with pytest.raises(ssl.SSLError, match=f"(?i){reason}"):
+        shake_hands(keyring, server, client, address)
