@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator import __version__
+from generator.options import SPEC_FLAGS, cluster_options, parameter, spec_options, up_options
 
 if TYPE_CHECKING:
     from generator.profile import Loaded
@@ -29,75 +31,6 @@ Exit codes:
   1  failed          4    timed out
   2  wrong input     130  interrupted
 """
-
-# Flag → (field of the spec, type, help). A flag says what the cluster file would say, and wins over it.
-SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
-    "--name": (("name",), str, "Name of the cluster."),
-    "--nodes": (("nodes",), int, "How many nodes: 1 to 7, best 3 or 5."),
-    "--subnet": (("network", "subnet"), str, "The cluster's network, such as 192.168.20.0/24."),
-    "--first-ip": (("network", "firstIp"), str, "Address of the first node; the others follow."),
-    "--network-mode": (("network", "mode"), str, "nat or isolated."),
-    "--key-type": (("pki", "keyType"), str, "ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
-    "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
-    "--archive": (("install", "archive"), str, "An etcd release tarball, put onto each ISO (profile rhel)."),
-    "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
-    "--image": (("vm", "image"), str, "A cloud image, file or URL, instead of bake's own."),
-    "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
-    "--memory": (("vm", "memory"), int, "Memory of each VM in MiB."),
-    "--cpus": (("vm", "cpus"), int, "Virtual CPUs of each VM."),
-}
-
-
-def _parameter(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")
-
-
-def _variable(flag: str) -> str:
-    return "BAKE_" + _parameter(flag).upper()
-
-
-def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def _option(flag: str, *names: str, **settings: Any) -> Callable[[Any], Any]:
-    return click.option(flag, *names, envvar=_variable(flag), show_envvar=True, **settings)
-
-
-out_option = _option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
-output_option = _option(
-    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What stdout gets."
-)
-quiet_option = _stack(
-    click.option("-q", "--quiet", is_flag=True, help="Only errors."),
-    click.option("-v", "--verbose", is_flag=True, help="Say more."),
-)
-name_option = _option("--name", default="etcd", show_default=True, help="Name of the cluster.")
-connect_option = _option("--connect", help="libvirt URI; left out, libvirt's own rules decide.")
-spec_options = _stack(
-    _option("--profile", default="default", show_default=True, help="A profile's name or file."),
-    _option("--config", type=click.Path(path_type=Path), help="A cluster.yaml."),
-    *(_option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
-    out_option,
-    output_option,
-    quiet_option,
-)
-up_options = _stack(
-    connect_option,
-    _option(
-        "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
-        help="auto: KVM where it truly works, else emulation.",
-    ),
-    _option("--cache", type=click.Path(path_type=Path), help="Where images are kept; left out, the user's cache."),
-    _option("--wait", type=int, default=900, show_default=True, help="Seconds to wait for the cluster."),
-)  # fmt: skip
-cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)
-
 
 class _Group(click.Group):
     """Bare `bake` bakes; options go behind a command's name."""
@@ -372,9 +305,9 @@ def _load(options: Mapping[str, Any]) -> Loaded:
     from generator.profile import load
 
     flags = {
-        flag: (path, options[_parameter(flag)])
+        flag: (path, options[parameter(flag)])
         for flag, (path, _, _) in SPEC_FLAGS.items()
-        if options.get(_parameter(flag)) is not None
+        if options.get(parameter(flag)) is not None
     }
     loaded = load(profile=options["profile"], config=options["config"], flags=flags)
     for warning in loaded.warnings if not options["quiet"] else ():
@@ -428,12 +361,11 @@ def _run() -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except InputError as error:
-        for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
-        return error.exit_code
     except BakeError as error:
-        click.echo(f"error: {error}", err=True)
+        if {"-v", "--verbose"} & set(sys.argv):
+            click.echo("".join(traceback.format_exception(error)), err=True)
+        for problem in error.problems if isinstance(error, InputError) else (error,):
+            click.echo(f"error: {problem}", err=True)
         return error.exit_code
     except BrokenPipeError:
         return 1

@@ -1,0 +1,77 @@
+"""The options of the commands. Each can be a `BAKE_*` environment variable as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Flag → (field of the spec, type, help). A flag says what the cluster file would say, and wins over it.
+SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
+    "--name": (("name",), str, "Name of the cluster."),
+    "--nodes": (("nodes",), int, "How many nodes: 1 to 7, best 3 or 5."),
+    "--subnet": (("network", "subnet"), str, "The cluster's network, such as 192.168.20.0/24."),
+    "--first-ip": (("network", "firstIp"), str, "Address of the first node; the others follow."),
+    "--network-mode": (("network", "mode"), str, "nat or isolated."),
+    "--key-type": (("pki", "keyType"), str, "ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
+    "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
+    "--archive": (("install", "archive"), str, "An etcd release tarball, put onto each ISO (profile rhel)."),
+    "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
+    "--image": (("vm", "image"), str, "A cloud image, file or URL, instead of bake's own."),
+    "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
+    "--memory": (("vm", "memory"), int, "Memory of each VM in MiB."),
+    "--cpus": (("vm", "cpus"), int, "Virtual CPUs of each VM."),
+}
+
+
+def parameter(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _variable(flag: str) -> str:
+    return "BAKE_" + parameter(flag).upper()
+
+
+def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def option(flag: str, *names: str, **settings: Any) -> Callable[[Any], Any]:
+    return click.option(flag, *names, envvar=_variable(flag), show_envvar=True, **settings)
+
+
+out_option = option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
+output_option = option(
+    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What stdout gets."
+)
+quiet_option = _stack(
+    click.option("-q", "--quiet", is_flag=True, help="Only errors."),
+    click.option("-v", "--verbose", is_flag=True, help="With an error, show where it comes from."),
+)
+name_option = option("--name", default="etcd", show_default=True, help="Name of the cluster.")
+connect_option = option("--connect", help="libvirt URI; left out, libvirt's own rules decide.")
+spec_options = _stack(
+    option("--profile", default="default", show_default=True, help="A profile's name or file."),
+    option("--config", type=click.Path(path_type=Path), help="A cluster.yaml."),
+    *(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
+    out_option,
+    output_option,
+    quiet_option,
+)
+up_options = _stack(
+    connect_option,
+    option(
+        "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
+        help="auto: KVM where it truly works, else emulation.",
+    ),
+    option("--cache", type=click.Path(path_type=Path), help="Where images are kept; left out, the user's cache."),
+    option("--wait", type=int, default=900, show_default=True, help="Seconds to wait for the cluster."),
+)  # fmt: skip
+cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)
