@@ -153,11 +153,14 @@ def test_an_unfinished_first_start_is_begun_again_and_kept_aside(cluster_of: Clu
     assert (node.data_dir.parent / "etcd.unfinished-1/member/wal").exists()
 
 
-@pytest.mark.parametrize("join", list(JoinMode))
-def test_kills_around_the_first_log_never_leave_a_node_behind(cluster_of: ClusterOf, join: JoinMode) -> None:
+# A second voter takes seven seconds to create its log: it asks the first one, which has no quorum until then.
+@pytest.mark.parametrize(("join", "trials"), [(JoinMode.LEARNER, 5), (JoinMode.VOTER, 1)])
+def test_kills_around_the_first_log_never_leave_a_node_behind(
+    cluster_of: ClusterOf, join: JoinMode, trials: int
+) -> None:
     """The first 30 ms hold all there is: no log, a log without a member, a member that is not ready, a ready one."""
     chance = random.Random(1)  # noqa: S311
-    clusters = [cluster_of(2, join=join) for _ in range(5)]
+    clusters = [cluster_of(2, join=join) for _ in range(trials)]
     for place in (0, 1):
         for node in (cluster.nodes[place] for cluster in clusters):
             kill_after_wal(node, chance.uniform(0, 0.03))
