@@ -6,9 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import jinja2
+from string import Template
 
 from generator.artifact import Artifact
 from generator.etcd_options import variable
@@ -35,9 +33,9 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
         yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
-    yield Artifact(CONF, _render("etcd.conf.j2", **_conf_values(plan, node, ca_pem)))
+    yield Artifact(CONF, _conf(plan, node, ca_pem))
     yield Artifact(ENV, env_file(hook_values(plan, node)))
-    yield Artifact(UNITS / "etcd.service", _render("etcd.service.j2", **_unit_values(plan)))
+    yield Artifact(UNITS / "etcd.service", _etcd_unit(plan))
     yield Artifact(LIBEXEC / "lib.sh", guest_source("lib.sh"))
     yield _script("etcd-join")
     yield _script("etcd-promote")
@@ -92,23 +90,29 @@ def env_file(values: Mapping[str, str]) -> bytes:
     return "".join(f'{name}="{value}"\n' for name, value in values.items()).encode()
 
 
-def _conf_values(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> dict[str, Any]:
+def _conf(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> bytes:
+    text = _fill(
+        "etcd.conf",
+        name=node.name,
+        data_dir=plan.spec.etcd.data_dir,
+        peer_url=node.peer_url,
+        client_url=node.client_url,
+        initial_cluster=",".join(f"{name}={peer_url}" for name, peer_url in node.initial_cluster),
+        initial_cluster_state="new" if node.bootstrap else "existing",
+        token=cluster_token(plan, ca_pem),
+        pki_dir=str(PKI_DIR),
+    )
     options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
-    return {
-        "node": node,
-        "etcd": plan.spec.etcd,
-        "token": cluster_token(plan, ca_pem),
-        "pki_dir": PKI_DIR,
-        "options": options,
-    }
+    return text + (b"#[options]\n" + env_file(options) if options else b"")
 
 
 def _option_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _unit_values(plan: ClusterPlan) -> dict[str, Any]:
-    return {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "libexec": LIBEXEC, "user": "etcd"}
+def _etcd_unit(plan: ClusterPlan) -> bytes:
+    data_dir = plan.spec.etcd.data_dir
+    return _fill("etcd.service", binary_dir=plan.binary_dir, data_dir=data_dir, libexec=str(LIBEXEC), user="etcd")
 
 
 def _script(name: str) -> Artifact:
@@ -125,20 +129,9 @@ def guest_source(name: str) -> bytes:
     return (_GUEST / name).read_bytes()
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_GUEST),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  env files and units, not HTML; the spec admits nothing that needs quoting
-    )
-
-
-def _render(template: str, **values: object) -> bytes:
-    return _environment().get_template(template).render(**values).encode()
+def _fill(template: str, /, **values: str) -> bytes:
+    """A template of the guest's with its values; a value that is missing is a KeyError."""
+    return Template(guest_source(f"{template}.template").decode()).substitute(values).encode()
 
 
 def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:

@@ -29,7 +29,6 @@ LAYERS = """
 OWNERS = {
     "click": {"cli"},
     "cryptography": {"pki"},
-    "jinja2": {"render"},
     "libvirt": {"host.hypervisor.connection"},
     "pycdlib": {"seed"},
     "pydantic": {"spec", "profile"},
