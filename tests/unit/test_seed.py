@@ -1,0 +1,189 @@
+"""The seed: what PyYAML, cloud-init's schema, xorriso and blkid read in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generator import pki, render, seed
+from generator.artifact import Artifact
+from generator.errors import InputError
+from generator.plan import ClusterPlan, plan_cluster
+from generator.profile import load, profile_names
+
+Plan = Callable[..., ClusterPlan]
+ROOT = Path(__file__).parents[2]
+ARCHIVE = {
+    "--archive": (("install", "archive"), "etcd.tar.gz"),
+    "--archive-sha256": (("install", "sha256"), "0" * 64),
+}
+KEYS = ("--key-type", (("pki", "keyType"), "ecdsa-p256"))
+
+
+def seed_of(plan: ClusterPlan, now: Any, index: int = 0) -> tuple[Artifact, ...]:
+    authority = pki.create_authority(plan, now=now)
+    credentials = list(pki.issue_nodes(plan, authority, now=now))[index]
+    node = plan.nodes[index]
+    return seed.seed_files(plan, node, render.guest_files(plan, node, authority.cert_pem, credentials))
+
+
+@pytest.fixture(scope="module")
+def files(plan: Plan, now: Any) -> tuple[Artifact, ...]:
+    return seed_of(plan(), now)
+
+
+@pytest.fixture
+def iso(files: tuple[Artifact, ...], tmp_path: Path) -> Path:
+    path = tmp_path / "seed.iso"
+    path.write_bytes(seed.pack(files).data)
+    return path
+
+
+def content(files: tuple[Artifact, ...], name: str) -> Any:
+    return yaml.safe_load(next(file.data for file in files if file.path.name == name))
+
+
+# ── the three files ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_user_data_is_a_cloud_config_and_a_secret(files: tuple[Artifact, ...]) -> None:
+    user_data = files[0]
+    assert user_data.data.startswith(b"#cloud-config\n")
+    assert (user_data.mode, user_data.secret) == (0o600, True)
+    assert "PRIVATE" not in repr(user_data)
+
+
+def test_user_data_writes_the_guest_files_as_they_are(plan: Plan, now: Any) -> None:
+    wanted = plan(nodes=1)
+    authority = pki.create_authority(wanted, now=now)
+    guest = list(render.guest_files(wanted, wanted.nodes[0], authority.cert_pem, next(pki.issue_nodes(wanted, authority, now=now))))
+    user_data = seed.seed_files(wanted, wanted.nodes[0], guest)[0].data
+    assert seed.written_files(user_data, where="") == {str(file.path): file.data for file in guest}
+    modes = {file["path"]: file["permissions"] for file in yaml.safe_load(user_data)["write_files"]}
+    assert modes == {str(file.path): f"{file.mode:04o}" for file in guest}
+    assert {mode for path, mode in modes.items() if path.endswith(".key")} == {"0600"}
+
+
+def test_the_network_is_matched_by_a_quoted_lower_case_mac(files: tuple[Artifact, ...], plan: Plan) -> None:
+    node = plan().nodes[0]
+    network = content(files, "network-config")
+    assert network["version"] == 2
+    ethernet = network["ethernets"]["eth0"]
+    assert ethernet["match"] == {"macaddress": node.mac}
+    assert node.mac == node.mac.lower()
+    assert f'"{node.mac}"'.encode() in files[2].data
+    assert ethernet["addresses"] == ["192.168.20.31/24"]
+    assert ethernet["routes"] == [{"to": "0.0.0.0/0", "via": "192.168.20.1"}]
+
+
+@pytest.mark.parametrize(
+    ("network", "to"), [({"subnet": "fd00::/64"}, "::/0"), ({"mode": "isolated"}, None)], ids=["IPv6", "isolated"]
+)
+def test_routes_follow_the_network(plan: Plan, now: Any, network: dict[str, str], to: str | None) -> None:
+    ethernet = content(seed_of(plan(network=network), now), "network-config")["ethernets"]["eth0"]
+    assert [route["to"] for route in ethernet.get("routes", [])] == ([to] if to else [])
+
+
+def test_the_instance_id_is_of_the_content_and_the_node(plan: Plan, now: Any) -> None:
+    wanted, guest = plan(), [Artifact(PurePosixPath("/a"), b"1")]
+    ids = [content(seed.seed_files(wanted, node, guest), "meta-data")["instance-id"] for node in wanted.nodes]
+    assert len(set(ids)) == 3
+    assert content(seed.seed_files(wanted, wanted.nodes[0], guest), "meta-data")["instance-id"] == ids[0]
+    changed = seed.seed_files(wanted, wanted.nodes[0], [Artifact(PurePosixPath("/a"), b"2")])
+    assert content(changed, "meta-data")["instance-id"] != ids[0]
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_user_data_passes_the_schema_of_the_oldest_cloud_init(profile: str, now: Any) -> None:
+    flags = dict([KEYS, *(ARCHIVE.items() if profile == "rhel" else ())])
+    user_data = content(seed_of(plan_cluster(load(profile=profile, flags=flags).spec), now), "user-data")
+    schema = json.loads((ROOT / "tests/data/cloud-config-22.4.2.schema.json").read_text())
+    jsonschema.Draft4Validator(schema).validate(user_data)
+    known = {name for part in schema["allOf"] for name in schema["$defs"][part["$ref"].rpartition("/")[2]]["properties"]}
+    assert set(user_data) <= known
+
+
+def test_the_schema_refuses_what_cloud_init_would() -> None:
+    schema = json.loads((ROOT / "tests/data/cloud-config-22.4.2.schema.json").read_text())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft4Validator(schema).validate({"write_files": [{"path": "/a", "permissions": 420}]})
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+TRICKY = st.sampled_from("no 0640 12:30 1e3 ~ null = << - ? #x 0x1F .inf 2020-01-01 !!x &a *a {a} [a] %x `x @x | > ''".split(" "))
+
+
+@given(st.lists(st.one_of(TEXT, TRICKY, TEXT.map("a\n{}\n".format)), max_size=8))
+def test_every_text_loads_back_as_the_same_text(texts: list[str]) -> None:
+    dumped = seed._dump({"texts": texts})
+    assert yaml.safe_load(dumped) == {"texts": texts}
+    assert yaml.load(dumped, Loader=yaml.SafeLoader) == {"texts": texts}
+    assert dumped.isascii()
+
+
+@pytest.mark.parametrize("data", [b"", b"[", b"- a", b"a: 1", b"\xff", b"write_files: [{path: /a}]"], ids=repr)
+def test_a_user_data_of_others_is_named(data: bytes) -> None:
+    with pytest.raises(InputError, match="etcd1/user-data: is not a user-data that bake made"):
+        seed.written_files(data, where="etcd1/user-data")
+
+
+# ── the ISO ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_blkid_finds_the_label_that_nocloud_looks_for(iso: Path, tool: Callable[[str], str]) -> None:
+    shown = subprocess.run([tool("blkid"), "-p", "-o", "export", iso], capture_output=True, text=True, check=True).stdout
+    assert {"LABEL=cidata", "TYPE=iso9660"} <= set(shown.splitlines())
+
+
+@pytest.mark.parametrize("without", ["nojoliet", "norock"])
+def test_xorriso_reads_the_files_back(
+    iso: Path, files: tuple[Artifact, ...], tool: Callable[[str], str], tmp_path: Path, without: str
+) -> None:
+    words = [tool("xorriso"), "-read_fs", without, "-osirrox", "on", "-indev", iso, "-extract", "/", tmp_path / "read"]
+    subprocess.run(words, capture_output=True, check=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "read").iterdir()} == {
+        file.path.name: file.data for file in files
+    }
+
+
+@pytest.fixture
+def elsewhen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another day in another time zone."""
+    later = time.time() + 400 * 86400
+    monkeypatch.setattr(time, "time", lambda: later)
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    os.environ.pop("TZ", None)
+    time.tzset()
+
+
+@pytest.fixture
+def packed_today(files: tuple[Artifact, ...]) -> bytes:
+    return seed.pack(files).data
+
+
+def test_an_iso_of_another_day_and_time_zone_is_the_same(
+    packed_today: bytes, elsewhen: None, files: tuple[Artifact, ...]
+) -> None:
+    assert time.localtime().tm_gmtoff == 20700
+    assert seed.pack(files).data == packed_today
+
+
+def test_an_iso_is_a_secret_and_has_what_else_is_given(files: tuple[Artifact, ...]) -> None:
+    extra = Artifact(PurePosixPath("etcd.tar.gz"), os.urandom(100_000))
+    packed = seed.pack((*files, extra))
+    assert (packed.mode, packed.secret) == (0o600, True)
+    assert extra.data in packed.data
