@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,7 +30,7 @@ _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
 
 def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> tuple[Artifact, ...]:
     """The three files of a NoCloud seed. user-data holds the node's private keys."""
-    user_data = _cloud_config(plan, node, _user_data(plan, node, guest))
+    user_data = b"".join(_user_data(plan, node, guest))
     network_config = _dump(_network_config(plan, node))
     meta_data = _dump(
         {"instance-id": _instance_id(node, user_data, network_config), "local-hostname": node.name}
@@ -51,20 +51,37 @@ def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
         raise InputError.one(where, "is not a user-data that bake made", "restore or remove it") from None
 
 
-def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "hostname": node.name,
-        "fqdn": node.fqdn,
-        "bootcmd": boot_commands(),
-        # root's and not owner: etcd, as write_files runs before users exist and gives up at the first that fails.
-        "write_files": [
-            {"path": str(file.path), "permissions": f"{file.mode:04o}", "content": file.data.decode()}
-            for file in guest
-        ],
-    }
+def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> Iterator[bytes]:
+    """cloud-config in pieces, each dumped and loaded back by itself.
+
+    Most of it is the same for every node (scripts, units, commands): dumping such a piece once and not for each
+    node takes two thirds of the time away. Block mappings and sequences may be put one after the other.
+    """
+    yield b"#cloud-config\n"
+    yield f"# {node.name} of the etcd cluster {plan.name}. Holds private keys: keep it 0600.\n".encode()
+    yield _dump({"hostname": node.name, "fqdn": node.fqdn})
+    yield _dump_list("bootcmd", tuple(boot_commands()))
+    # root's and not owner: etcd, as write_files runs before users exist and gives up at the first that fails.
+    yield b"write_files:\n"
+    for file in guest:
+        yield _dump_file(file) if file.secret else _dump_known_file(file)
     if plan.spec.install.packages:
-        config |= {"package_update": True, "packages": list(plan.spec.install.packages)}
-    return config | {"runcmd": list(first_boot_commands(plan))}
+        yield _dump({"package_update": True, "packages": list(plan.spec.install.packages)})
+    yield _dump_list("runcmd", tuple(first_boot_commands(plan)))
+
+
+@lru_cache(maxsize=8)
+def _dump_list(key: str, items: tuple[str, ...]) -> bytes:
+    return _dump({key: list(items)})
+
+
+def _dump_file(file: Artifact) -> bytes:
+    """An entry of `write_files`."""
+    return _dump([{"path": str(file.path), "permissions": f"{file.mode:04o}", "content": file.data.decode()}])
+
+
+# Holds what all nodes have in common, and nothing secret; a node's own few files push each other out.
+_dump_known_file = lru_cache(maxsize=64)(_dump_file)
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
@@ -92,11 +109,6 @@ def _instance_id(node: NodePlan, user_data: bytes, network_config: bytes) -> str
     return f"{node.name}-{digest.hexdigest()[:16]}"
 
 
-def _cloud_config(plan: ClusterPlan, node: NodePlan, config: Mapping[str, Any]) -> bytes:
-    head = f"#cloud-config\n# {node.name} of the etcd cluster {plan.name}. Holds private keys: keep it 0600.\n"
-    return head.encode() + _dump(config)
-
-
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """libyaml's, ten times faster; text of several lines as a block, so that a person can read it."""
 
@@ -116,8 +128,8 @@ _Dumper.add_representer(str, _represent_text)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _dump(config: Mapping[str, Any]) -> bytes:
-    text: str = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=False)
+def _dump(config: Any) -> bytes:
+    text: str = yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=False)
     if yaml.load(text, Loader=_Loader) != config:  # noqa: S506  derived from SafeLoader
         raise AssertionError("what was dumped does not load back equal: a bug in bake")
     return text.encode()
