@@ -1,0 +1,164 @@
+"""A private libvirt for the session, and a guest that boots in seconds: a kernel, busybox, a shell script."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.host.image import BootImage, cache_folder, default_image
+from generator.plan import ClusterPlan
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = ROOT / "scripts" / "lab"
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """`scripts/lab` with a folder of its own, whose socket and disks are reachable as files from outside."""
+
+    folder: Path
+
+    @property
+    def uri(self) -> str:
+        return f"qemu+unix:///system?socket={self.folder}/run/libvirt/libvirt-sock"
+
+    def run(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {key: value for key, value in os.environ.items() if key != "BAKE_IN_LAB"}
+        environment["BAKE_LAB"] = str(self.folder)
+        command = [SCRIPT, *map(str, words)]
+        return subprocess.run(
+            command, check=check, text=True, capture_output=True, env=environment, timeout=120
+        )
+
+    def process_id(self) -> int:
+        return int((self.folder / "pid").read_text().split()[0])
+
+    def cut_power(self, domain: str) -> None:
+        """SIGKILL. (libvirt's destroy asks QEMU to end first, which then flushes its caches.)"""
+        pid = (self.folder / "run" / "libvirt" / "qemu" / f"{domain}.pid").read_text().strip()
+        self.run("exec", "kill", "-KILL", pid)
+
+
+def enter_network(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@pytest.fixture(scope="session")
+def base_image() -> BootImage:
+    return default_image(cache_folder(), report=print)
+
+
+@pytest.fixture(scope="session")
+def lab(tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
+    """The lab, with this thread inside its network: whatever a test talks to is in there.
+
+    The image comes first: its packages are out of reach from inside.
+    """
+    for program in ("libvirtd", "qemu-system-x86_64", "qemu-img"):
+        tool(program)
+    if os.geteuid() != 0:
+        pytest.skip("VM tests need root")
+    assert base_image.disk.exists()
+    private = Lab(ROOT / "build" / "test-lab")
+    private.run("stop")
+    private.run("start")
+    home = os.open("/proc/self/ns/net", os.O_RDONLY)
+    there = os.open(f"/proc/{private.process_id()}/ns/net", os.O_RDONLY)
+    try:
+        enter_network(there)
+        yield private
+    finally:
+        enter_network(home)
+        os.close(there)
+        os.close(home)
+        private.run("stop")
+    assert not private.folder.exists()
+
+
+# Says its records as a node would, then does as it is told on its console.
+INIT = """#!/bin/busybox sh
+/bin/busybox --install /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
+node=$(sed -n "s/^$(cat /sys/class/dmi/id/product_uuid) //p" /nodes)
+echo
+echo "bake: node=$node phase=configured detail=\\"tiny\\""
+while read -r word; do
+    echo "you said $word"
+    case $word in
+        reboot) reboot -f ;;
+        off) poweroff -f ;;
+        panic) echo c >/proc/sysrq-trigger ;;
+    esac
+done
+"""
+
+
+def newc(files: dict[str, tuple[int, bytes]]) -> bytes:
+    """A cpio archive as the kernel wants it (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    archive = b""
+    for number, (name, (mode, data)) in enumerate([*files.items(), ("TRAILER!!!", (0, b""))]):
+        fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        head = b"070701" + b"".join(b"%08X" % value for value in fields) + name.encode() + b"\0"
+        archive += head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
+    return archive
+
+
+@pytest.fixture(scope="session")
+def tiny(
+    base_image: BootImage, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[ClusterPlan], BootImage]:
+    """`tiny(plan)`: an image whose initrd knows the plan's nodes by their UUID, over an empty disk."""
+    assert base_image.root_tar is not None
+    with tarfile.open(base_image.root_tar) as root:
+        member = root.extractfile("./usr/bin/busybox")
+        assert member is not None
+        busybox = member.read()
+
+    def make(plan: ClusterPlan) -> BootImage:
+        folder = tmp_path_factory.mktemp("tiny")
+        folders = dict.fromkeys(("bin", "dev", "proc", "sys"), (0o040755, b""))
+        nodes = "".join(f"{node.uuid} {node.name}\n" for node in plan.nodes).encode()
+        files = {
+            "bin/busybox": (0o100755, busybox),
+            "init": (0o100755, INIT.encode()),
+            "nodes": (0o100644, nodes),
+        }
+        (folder / "initrd").write_bytes(newc({**folders, **files}))
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", folder / "disk", "64M"], check=True)
+        return replace(
+            base_image,
+            disk=folder / "disk",
+            virtual_size=64 << 20,
+            digest=f"tiny-{plan.name}",
+            initrd=folder / "initrd",
+            cmdline="console=ttyS0 quiet panic=1 no_timer_check",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def connection(lab: Lab) -> Any:
+    from generator.host import hypervisor
+
+    return hypervisor.connect(lab.uri)

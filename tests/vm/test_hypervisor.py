@@ -1,0 +1,376 @@
+"""Under the real driver: three tiny guests are booted, disturbed, and removed without a trace."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pty
+import re
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.domain import Accel
+from generator.errors import BakeError
+from generator.host import hypervisor
+from generator.host.console import Event, Journal, follow
+from generator.host.hypervisor import accel
+from generator.host.hypervisor import pool as pool_module
+from generator.host.image import BootImage
+from generator.plan import ClusterPlan
+
+Make = Callable[..., ClusterPlan]
+boot_module = importlib.import_module(
+    "generator.host.hypervisor.boot"
+)  # the package has a function of that name
+NODES = ("etcd1", "etcd2", "etcd3")
+
+
+class World:
+    """A cluster of tiny guests in the lab, and everything a test wants to see of it."""
+
+    def __init__(self, lab: Any, connection: Any, plan: ClusterPlan, image: BootImage) -> None:
+        self.lab, self.connection, self.plan, self.image = lab, connection, plan, image
+        self.said: list[str] = []
+        self.ready = {Event(node=node.name, phase="configured", detail="tiny") for node in plan.nodes}
+        self.folder = lab.folder / "lib" / "images" / f"bake-{plan.name}"
+
+    def seeds(self, **changes: bytes) -> Mapping[str, bytes]:
+        return {node: changes.get(node, f"seed of {node}".encode() * 1000) for node in NODES}
+
+    def boot(
+        self, seeds: Mapping[str, bytes] | None = None, *, image: BootImage | None = None
+    ) -> tuple[str, ...]:
+        return hypervisor.boot(
+            self.connection,
+            self.plan,
+            image or self.image,
+            seeds or self.seeds(),
+            cluster_id="id1",
+            report=self.said.append,
+        )
+
+    def down(self) -> tuple[str, ...]:
+        return hypervisor.down(
+            self.connection, self.plan, cluster_id="id1", timeout=1, report=self.said.append
+        )
+
+    def destroy(self) -> tuple[str, ...]:
+        return hypervisor.destroy(self.connection, self.plan.name, cluster_id="id1")
+
+    def states(self) -> list[str]:
+        return [str(node.state) for node in hypervisor.status(self.connection, self.plan, cluster_id="id1")]
+
+    def events(self, folder: Path) -> Iterator[Event]:
+        return follow(hypervisor.console_logs(self.connection, self.plan), Journal(folder), timeout=60)
+
+    def wait_ready(self, folder: Path) -> None:
+        seen: set[Event] = set()
+        for event in self.events(folder):
+            seen.add(event)
+            if seen >= self.ready:
+                return
+
+    def domain(self, node: str) -> Any:
+        return self.connection.lookupByName(f"{self.plan.name}-{node}")
+
+    def type(self, node: str, text: str) -> None:
+        stream = self.connection.newStream()
+        self.domain(node).openConsole(None, stream, 0)
+        stream.send(f"{text}\n".encode())
+        heard = b""
+        while text.encode() not in heard:  # what the guest's terminal has taken, it echoes
+            heard += stream.recv(1024)
+        stream.abort()
+
+    def picture(self) -> dict[str, object]:
+        """Definitions and files. Equal pictures: nothing was changed, nothing was left."""
+        things = [*self.connection.listAllDomains(), *self.connection.listAllNetworks()]
+        seen: dict[str, object] = {thing.name(): thing.XMLDesc() for thing in things}
+        seen.update({pool.name(): pool.UUIDString() for pool in self.connection.listAllStoragePools()})
+        images = self.lab.folder / "lib" / "images"
+        for path in sorted(images.rglob("*")) if images.exists() else []:
+            if "console.log" not in path.name and path.suffix != ".qcow2":
+                seen[str(path)] = (path.stat().st_ino, path.stat().st_mtime_ns if path.is_file() else 0)
+        return seen
+
+    def links(self) -> list[str]:
+        return sorted(name for _, name in socket.if_nameindex())
+
+
+@pytest.fixture
+def build(lab: Any, connection: Any, plan: Make, tiny: Callable[[ClusterPlan], BootImage]) -> Iterator[Any]:
+    """`build(nodes)`: a cluster. Afterwards nothing of it may be left, whatever the test did to it."""
+    worlds: list[World] = []
+
+    def make(nodes: int) -> World:
+        vm, network = {"memory": 256, "disk": 2}, {"subnet": "10.123.0.0/24"}
+        cluster = plan(name="tiny", nodes=nodes, vm=vm, network=network)
+        worlds.append(World(lab, connection, cluster, tiny(cluster)))
+        return worlds[0]
+
+    links = sorted(name for _, name in socket.if_nameindex())
+    yield make
+    (made,) = worlds
+    made.destroy()
+    assert made.links() == links
+    assert [name for name in made.picture() if "tiny" in name] == []
+    assert subprocess.run(["pgrep", "-f", "guest=tiny-"], check=False).returncode == 1
+
+
+@pytest.fixture
+def world(build: Callable[[int], World]) -> World:
+    return build(3)
+
+
+@pytest.fixture
+def one(build: Callable[[int], World]) -> World:
+    """A single guest, for what does not take three."""
+    return build(1)
+
+
+def test_three_guests_boot_and_a_second_boot_changes_nothing(world: World, tmp_path: Path) -> None:
+    assert world.boot() == NODES
+    world.wait_ready(tmp_path)
+    assert world.states() == ["running"] * 3
+    before = world.picture()
+    assert world.boot() == ()
+    assert world.picture() == before
+    for node in NODES:
+        assert b"bake: node=" + node.encode() in (tmp_path / node / "console.log").read_bytes()
+
+
+def test_every_file_of_a_cluster_is_its_owners_alone(world: World) -> None:
+    world.boot()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in world.folder.iterdir()}
+    assert len(modes) == 1 + 3 + 3 * 3  # mark; base, kernel, initrd; disk, seed, console log
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_power_cut_is_seen_and_only_that_vm_is_started_again(world: World, tmp_path: Path) -> None:
+    world.boot()
+    world.wait_ready(tmp_path)
+    disk = (world.folder / "etcd2.qcow2").stat().st_ino
+    world.lab.cut_power("tiny-etcd2")
+    while world.states() != ["running", "crashed", "running"]:
+        time.sleep(0.1)
+    assert world.boot() == ("etcd2",)
+    assert (world.folder / "etcd2.qcow2").stat().st_ino == disk
+    world.wait_ready(tmp_path)
+
+
+def test_a_reboot_inside_the_guest_is_a_second_set_of_records(one: World, tmp_path: Path) -> None:
+    one.boot()
+    events = one.events(tmp_path)
+    assert next(events) in one.ready
+    one.type("etcd1", "reboot")
+    assert next(events) in one.ready
+
+
+def test_a_panic_is_reported_with_its_reason(one: World, tmp_path: Path) -> None:
+    one.boot()
+    events = one.events(tmp_path)
+    assert next(events) in one.ready
+    one.type("etcd1", "panic")
+    event = next(events)
+    assert event.phase == "failed"
+    assert "sysrq triggered crash" in event.detail
+
+
+def test_down_cuts_the_power_of_guests_that_do_not_listen(one: World, tmp_path: Path) -> None:
+    one.boot()
+    one.wait_ready(tmp_path)
+    assert one.down() == ("etcd1",)
+    assert one.states() == ["stopped"]
+    assert any("etcd1: did not shut down within 1 s" in line for line in one.said)
+    assert one.down() == ()
+    assert one.boot() == ("etcd1",)
+    one.wait_ready(tmp_path)
+
+
+def test_a_new_seed_of_a_stopped_vm_replaces_the_old_one(one: World) -> None:
+    one.boot()
+    one.down()
+    new = one.seeds(etcd1=b"another seed" * 500)
+    one.boot(new)
+    (seed,) = one.folder.glob("etcd1.seed-*.iso")
+    assert seed.read_bytes() == new["etcd1"]
+    assert str(seed.name) in one.domain("etcd1").XMLDesc()
+
+
+def test_a_new_seed_of_a_running_vm_waits_for_its_next_start(one: World) -> None:
+    one.boot()
+    new = one.seeds(etcd1=b"another seed" * 500)
+    assert one.boot(new) == ()
+    assert any("etcd1: is running" in line for line in one.said)
+    assert len(list(one.folder.glob("etcd1.seed-*.iso"))) == 2
+    one.down()
+    one.boot(new)
+    (seed,) = one.folder.glob("etcd1.seed-*.iso")
+    assert seed.read_bytes() == new["etcd1"]
+
+
+def test_another_image_does_not_touch_the_disks_that_are_there(one: World) -> None:
+    one.boot()
+    one.down()
+    before = one.picture()
+    one.boot(image=replace(one.image, digest="other"))
+    assert one.picture().keys() == before.keys()
+    assert any("keeps the image" in line for line in one.said)
+
+
+STEPS = [
+    (pool_module, "put", 0),
+    (pool_module, "put", 3),
+    (pool_module, "make_overlay", 2),
+    (boot_module, "_start", 1),
+    (pool_module, "_send", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "step", "times"), STEPS, ids=[f"{step}-{times}" for _, step, times in STEPS]
+)
+@pytest.mark.parametrize("then", ["boot", "destroy"])
+def test_ctrl_c_at_any_step_leaves_what_boot_completes_and_destroy_removes(
+    module: Any,
+    step: str,
+    times: int,
+    then: str,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, calls = getattr(module, step), []
+
+    def interrupted(*words: Any, **options: Any) -> Any:
+        calls.append(step)
+        if len(calls) > times:
+            raise KeyboardInterrupt
+        return real(*words, **options)
+
+    monkeypatch.setattr(module, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.boot()
+    monkeypatch.undo()
+    if then == "boot":
+        world.boot()
+        assert world.states() == ["running"] * 3
+    # The fixture destroys, and looks for what is left.
+
+
+def test_a_disk_whose_vm_is_gone_is_not_overwritten(world: World) -> None:
+    world.boot()
+    world.down()
+    world.domain("etcd2").undefine()
+    with (world.folder / "etcd2.qcow2").open("ab") as disk:
+        disk.write(b"data" * (1 << 20))
+    with pytest.raises(BakeError, match=r"etcd2\.qcow2 is in use or was, and its VM is gone"):
+        world.boot()
+    assert (world.folder / "etcd2.qcow2").stat().st_size > 4 << 20
+
+
+def test_a_foreign_vm_of_the_same_name_is_refused_and_untouched(world: World) -> None:
+    foreign = (
+        "<domain type='qemu'><name>tiny-etcd2</name><memory>8192</memory><os><type>hvm</type></os></domain>"
+    )
+    domain = world.connection.defineXML(foreign)
+    try:
+        before = world.picture()
+        with pytest.raises(
+            BakeError, match="the VM tiny-etcd2 that is there already belongs to somebody else"
+        ):
+            world.boot()
+        world.destroy()
+        assert world.picture() == before
+    finally:
+        domain.undefine()
+
+
+def test_a_subnet_that_the_host_has_is_refused_and_nothing_is_left(world: World) -> None:
+    subprocess.run(["ip", "link", "add", "lan0", "type", "bridge"], check=True)
+    subprocess.run(["ip", "addr", "add", "10.123.0.9/24", "dev", "lan0"], check=True)
+    subprocess.run(["ip", "link", "set", "lan0", "up"], check=True)
+    try:
+        before = world.picture()
+        with pytest.raises(BakeError, match="already in use by interface lan0") as error:
+            world.boot()
+        assert "--subnet" in (error.value.hint or "")
+        assert world.picture() == before
+    finally:
+        subprocess.run(["ip", "link", "del", "lan0"], check=True)
+
+
+def test_an_address_that_somebody_has_is_refused_before_anything_is_made(world: World) -> None:
+    subprocess.run(["ip", "addr", "add", "10.123.0.32/32", "dev", "lo"], check=True)
+    try:
+        before = world.picture()
+        with pytest.raises(BakeError, match=r"somebody answers at 10\.123\.0\.32 already"):
+            world.boot()
+        assert world.picture() == before
+    finally:
+        subprocess.run(["ip", "addr", "del", "10.123.0.32/32", "dev", "lo"], check=True)
+
+
+def test_a_guest_that_dies_under_kvm_lives_on_emulated(
+    one: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if accel._VIRTUALISES.search(Path("/proc/cpuinfo").read_text()) or not Path("/dev/kvm").exists():
+        pytest.skip("needs a machine whose /dev/kvm is there and does not work")
+    monkeypatch.setattr(boot_module, "choose_accel", lambda *_: Accel.KVM)
+    one.boot()
+    one.wait_ready(tmp_path)
+    assert [node.accel for node in hypervisor.status(one.connection, one.plan)] == ["tcg"]
+    assert any("died under KVM" in line for line in one.said)
+    before = one.picture()
+    assert one.boot() == ()  # what fell back stays
+    assert one.picture() == before
+
+
+def test_the_console_is_a_terminal_that_ctrl_bracket_leaves(one: World, tmp_path: Path) -> None:
+    one.boot()
+    one.wait_ready(tmp_path)
+    master, slave = pty.openpty()
+    heard = bytearray()
+
+    def person() -> None:
+        os.write(master, b"hello\r")
+        while b"you said hello" not in heard:
+            heard.extend(os.read(master, 4096))
+        os.write(master, b"\x1d")
+
+    typist = threading.Thread(target=person)
+    typist.start()
+    hypervisor.attach_console(one.lab.uri, one.plan, "etcd1", keyboard=slave, screen=slave)
+    typist.join(timeout=30)
+    assert not typist.is_alive()
+    assert re.search(rb"bake: node=etcd1 phase=configured.*you said hello", bytes(heard), re.DOTALL)
+
+
+def test_without_a_terminal_the_console_is_followed_to_the_end(world: World, tmp_path: Path) -> None:
+    world.boot()
+    world.wait_ready(tmp_path)
+    pieces = hypervisor.follow_console(world.connection, world.plan, "etcd2")
+    text = next(pieces)
+    world.type("etcd2", "off")
+    text += b"".join(pieces)
+    assert b"phase=configured" in text
+    assert b"you said off" in text
+    assert world.states() == ["running", "stopped", "running"]
+
+
+@pytest.mark.parametrize(
+    ("node", "message"), [("etcd9", "etcd9 has no VM"), ("etcd1", "VM of etcd1 is not running")]
+)
+def test_a_console_that_cannot_be_is_explained(node: str, message: str, one: World) -> None:
+    one.boot()
+    one.down()
+    with pytest.raises(BakeError, match=message):
+        next(hypervisor.follow_console(one.connection, one.plan, node))
