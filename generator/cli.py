@@ -158,8 +158,12 @@ def up(**options: Any) -> None:
     boot = cluster.Boot(
         uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=options["cache"] or _cache()
     )
-    with _progress(name_nodes(loaded.spec), options) as progress:
-        result = cluster.up(loaded.spec, store, boot, now=datetime.now(UTC), progress=progress)
+    try:
+        with _progress(name_nodes(loaded.spec), options) as progress:
+            result = cluster.up(loaded.spec, store, boot, now=datetime.now(UTC), progress=progress)
+    except KeyboardInterrupt:
+        click.echo("The same command goes on from here; bake destroy removes what is there.", err=True)
+        raise
     _show_verification(result, options)
     if options["output"] == "text" and not options["quiet"]:
         click.echo(f"To use it: . {store.folder}/etcdctl.env; etcdctl member list", err=True)

@@ -72,7 +72,7 @@ class Live:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
         for node, (phase, detail) in self.states.items():
             done = self.reached[node] + 1
-            bar = Text("━" * (3 * done), style="green") + Text("━" * (3 * (len(PHASES) - done)), style="dim")
+            bar = Text("━" * (3 * done), style="green") + Text("─" * (3 * (len(PHASES) - done)), style="dim")
             style = "red" if phase == "failed" else "bold green" if phase == PHASES[-1] else "bold"
             table.add_row(node, bar, Text(phase, style=style), Text(detail, style="dim", overflow="ellipsis", no_wrap=True))
         table.add_row("", f"[dim]{time.monotonic() - self.start:.0f} s[/dim]")
