@@ -1,4 +1,4 @@
-"""Where the parts of a loopback cluster come from: etcd's programs, the shells, addresses of its own for each test."""
+"""Where the parts of a loopback cluster come from: etcd's programs, the shells, addresses for each test."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tools_of(shell: str, bin_dir: Path, folder: Path) -> Tools:
     for name in ("timeout", "sed", "grep", "head", "tr", "mv", "paste", "sleep", "sync"):
         (applets / name).symlink_to(busybox)
     (applets / "bash").symlink_to(bash)
-    return Tools(bin_dir=bin_dir, shell=(busybox, "sh"), path=str(applets))
+    return Tools(bin_dir=bin_dir, interpreter=(busybox, "sh"), path=str(applets))
 
 
 @pytest.fixture

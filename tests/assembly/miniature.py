@@ -1,7 +1,7 @@
-"""A cluster on loopback addresses: real etcd, the real guest hooks, real certificates, and a miniature of systemd.
+"""A cluster on loopback: real etcd, the real guest hooks, real certificates, and a miniature of systemd.
 
-Each node runs what its unit would: etcd-join, then etcd with the hook's answer in its environment, then, once it has
-sent READY, etcd-promote; an exit with an error starts it all again. Nothing else stands in for the guest.
+Each node runs what its unit would: etcd-join, then etcd with the hook's answer in its environment, then, once
+it has sent READY, etcd-promote; an exit with an error starts all again. Nothing else is pretended.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from generator.render import guest_files
 from generator.spec import ClusterSpec, EtcdSpec, JoinMode, NetworkSpec
 
 GUEST = Path(__file__).parents[2] / "generator" / "guest"
+Process = subprocess.Popen[Any]
 RESTART_DELAY = 0.2  # the unit's RestartSec, scaled to loopback
 
 
@@ -38,19 +39,19 @@ class Tools:
     """Where etcd is, and the shell that runs the hooks with the PATH it gets."""
 
     bin_dir: Path
-    shell: tuple[str, ...] = ("dash",)
+    interpreter: tuple[str, ...] = ("dash",)
     path: str = os.environ["PATH"]
 
 
 class Node:
-    """One node and its units. `start` and `kill` are the power switch; `promotes` is whether etcd-promote runs."""
+    """One node and its units. `start` and `kill` switch it; `promotes`: whether etcd-promote runs."""
 
     def __init__(self, plan: NodePlan, files: dict[str, bytes], root: Path, tools: Tools) -> None:
         self.plan, self.root, self.tools = plan, root, tools
         self.records: list[str] = []
         self.on = False
         self.promotes = True
-        self._processes: list[subprocess.Popen[Any]] = []
+        self._processes: list[Process] = []
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._write(files)
@@ -60,9 +61,9 @@ class Node:
         return self.root / "var/lib/etcd/etcd"
 
     def _write(self, files: dict[str, bytes]) -> None:
-        moved = {"/etc/etcd/": f"{self.root}/etc/etcd/", "/var/lib/etcd": f"{self.root}/var/lib/etcd"}
-        moved |= {"/run/etcd": f"{self.root}/run/etcd", "/usr/bin/etcdctl": str(self.tools.bin_dir / "etcdctl")}
-        moved |= {"systemd/journal": "stderr"}  # no journal here
+        moved = {place: f"{self.root}{place}" for place in ("/etc/etcd/", "/var/lib/etcd", "/run/etcd")}
+        moved["/usr/bin/etcdctl"] = str(self.tools.bin_dir / "etcdctl")
+        moved["systemd/journal"] = "stderr"  # no journal here
         for path, data in files.items():
             target = self.root / path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,11 +80,12 @@ class Node:
         for name in names or ("etc/etcd/etcd.conf", "etc/etcd/bake.env", "run/etcd/join.env"):
             path = self.root / name
             lines = path.read_text().splitlines() if path.exists() else []
-            found |= dict("".join(shlex.split(line)).split("=", 1) for line in lines if line and line[0] != "#")
+            settings = ("".join(shlex.split(line)) for line in lines if line and line[0] != "#")
+            found |= dict(setting.split("=", 1) for setting in settings)
         return found
 
     def hook(self, name: str) -> list[str]:
-        return [*self.tools.shell, str(GUEST / name)]
+        return [*self.tools.interpreter, str(GUEST / name)]
 
     def start(self) -> None:
         self.on = True
@@ -117,7 +119,9 @@ class Node:
 
     def join_only(self) -> None:
         """etcd-join to its end, and no etcd after it."""
-        subprocess.run(self.hook("etcd-join"), env=self.environment(), check=True, timeout=30, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            self.hook("etcd-join"), env=self.environment(), check=True, timeout=30, capture_output=True
+        )
 
     def running(self) -> bool:
         """Whether its unit is: after an exit with 0 it is not."""
@@ -170,14 +174,18 @@ class Node:
         process.stdout.close()
         return process.wait()
 
-    def _spawn(self, command: list[str], env: dict[str, str], *, log: bool = False) -> subprocess.Popen[Any] | None:
+    def _spawn(self, command: list[str], env: dict[str, str], *, log: bool = False) -> Process | None:
         with self._lock, (self.root / "log").open("a") as stderr:
             if not self.on:
                 return None
             out = stderr if log else subprocess.PIPE
-            process = subprocess.Popen(command, env=env, stdout=out, stderr=stderr, text=True, process_group=0)
-            self._processes.append(process)
-            return process
+            self._processes.append(
+                subprocess.Popen(command, env=env, stdout=out, stderr=stderr, text=True, process_group=0)
+            )
+            return self._processes[-1]
+
+    def votes(self) -> bool:
+        return self.phases()[-1:] == ["voting"]
 
     def phases(self) -> list[str]:
         return re.findall(r"phase=(\S+)", "\n".join(self.records))
@@ -228,13 +236,13 @@ class Miniature:
         """Seconds since the start at which the condition held."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n" + "\n".join(map(repr, self.nodes))
+            assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{self.nodes}"
             time.sleep(0.05)
         return time.monotonic() - self.started
 
     def wait_all_voting(self, seconds: float) -> float:
         """Until each node has reported that it votes; then the member list must agree."""
-        took = self.wait(lambda: all(n.phases()[-1:] == ["voting"] for n in self.nodes), seconds, "all vote")
+        took = self.wait(lambda: all(node.votes() for node in self.nodes), seconds, "all vote")
         names = {node.plan.name for node in self.nodes}
         assert all(self.voters(node) == names for node in self.nodes)
         assert len(self.members(self.nodes[0])) == len(self.nodes)

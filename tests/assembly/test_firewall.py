@@ -1,4 +1,4 @@
-"""The firewall script against the kernel, in a network namespace of its own: what it opens is open, and only that."""
+"""The firewall script against the kernel, in a network namespace: what it opens is open, and only that."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ import pytest
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="namespaces need root")
 SCRIPT = Path(__file__).parents[2] / "generator/guest/etcd-firewall"
 CLOSED = {
-    "iptables": "iptables -A INPUT -m state --state ESTABLISHED,RELATED -j ACCEPT; iptables -A INPUT -p tcp -j REJECT --reject-with tcp-reset",
-    "nftables": "printf '%s\\n' 'table inet filter {' 'chain input {' 'type filter hook input priority 0; policy drop' "
-    "'ct state established,related accept' 'tcp dport 1-65535 reject with tcp reset' '}' '}' | nft -f -",
+    "iptables": """
+iptables -A INPUT -m state --state ESTABLISHED,RELATED -j ACCEPT
+iptables -A INPUT -p tcp -j REJECT --reject-with tcp-reset
+""",
+    "nftables": """
+nft -f - <<END
+table inet filter {
+    chain input {
+        type filter hook input priority 0; policy drop
+        ct state established,related accept
+        tcp dport 1-65535 reject with tcp reset
+    }
+}
+END
+""",
 }
 # Listens on all three ports; "open" lines name those that let a client in.
 TRIAL = """
@@ -57,7 +69,7 @@ def test_only_the_stated_openings_are_open_before_a_reject(
         "BAKE_PEER_CIDRS": "192.168.20.31 fd00::1",
     }
     command = ["unshare", "--net", "sh", "-c", TRIAL]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     before = ["without-rules 2379", "without-rules 2380", "without-rules 2381"]
     rules = "1" if kind == "iptables" else "2"  # nft lists both families

@@ -21,7 +21,7 @@ def pair(cluster_of: ClusterOf) -> Miniature:
     """Two nodes, the first of which is a cluster already."""
     cluster = cluster_of(2)
     cluster.start([cluster.nodes[0]])
-    cluster.wait(lambda: cluster.nodes[0].phases()[-1:] == ["voting"], 10, "the first node votes")
+    cluster.wait(cluster.nodes[0].votes, 10, "the first node votes")
     return cluster
 
 
@@ -50,7 +50,7 @@ def remove(cluster: Miniature, via: Node, gone: Node) -> None:
     """What an operator does about a lost disk; refused until all others are connected for five seconds."""
     (member,) = (m for m in cluster.members(via) if m.get("name") == gone.plan.name)
     command = ("member", "remove", f"{member['ID']:x}")
-    cluster.wait(lambda: "removed" in cluster.etcdctl(via, *command, check=False), 15, "the member is removed")
+    cluster.wait(lambda: "removed" in cluster.etcdctl(via, *command, check=False), 15, "it is removed")
 
 
 def test_a_power_cut_of_all_nodes_loses_nothing(trio: Miniature) -> None:
@@ -122,7 +122,7 @@ def test_a_voter_stopped_between_add_and_start_still_joins(cluster_of: ClusterOf
     pair = cluster_of(2, join=JoinMode.VOTER)
     first, second = pair.nodes
     pair.start([first])
-    pair.wait(lambda: first.phases()[-1:] == ["voting"], 10, "the first node votes")
+    pair.wait(first.votes, 10, "the first node votes")
     second.join_only()
     second.cut_power()
     assert pair.members(first) == []
@@ -158,7 +158,7 @@ def test_an_unfinished_first_start_is_begun_again_and_kept_aside(cluster_of: Clu
 def test_kills_around_the_first_log_never_leave_a_node_behind(
     cluster_of: ClusterOf, join: JoinMode, trials: int
 ) -> None:
-    """The first 30 ms hold all there is: no log, a log without a member, a member that is not ready, a ready one."""
+    """The first 30 ms hold all there is: a log without a member, one with a member, and a member at work."""
     chance = random.Random(1)  # noqa: S311
     clusters = [cluster_of(2, join=join) for _ in range(trials)]
     for place in (0, 1):
@@ -167,6 +167,6 @@ def test_kills_around_the_first_log_never_leave_a_node_behind(
         for cluster in clusters:
             cluster.nodes[place].start()
         for cluster in clusters:
-            cluster.wait(lambda c=cluster: c.nodes[place].phases()[-1:] == ["voting"], 40, "it votes")  # type: ignore[misc]
+            cluster.wait(cluster.nodes[place].votes, 40, "it votes")
     for cluster in clusters:
         cluster.wait_all_voting(10)
