@@ -40,7 +40,7 @@ def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
 def _check_content(path: Path, data: bytes) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-            names = {PurePosixPath(name).name for name in archive.getnames()}
+            names = {PurePosixPath(member.name).name for member in archive if member.isfile()}
     except (tarfile.TarError, OSError, EOFError):
         raise _refuse(path, "is not a .tar.gz archive") from None
     if missing := {"etcd", "etcdctl"} - names:

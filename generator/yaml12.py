@@ -109,7 +109,7 @@ class _Reader:
     def _node(self, event: Any, path: Path_) -> Any:
         if isinstance(event, yaml.AliasEvent) or event.anchor:
             raise _RefusedError(event.start_mark, "uses an anchor or alias", "write the value out")
-        if event.tag and event.tag != "!":
+        if event.tag:
             raise _RefusedError(event.start_mark, f"uses the tag {event.tag}", "remove the tag")
         if len(path) > MAX_DEPTH:
             raise _RefusedError(event.start_mark, f"is nested deeper than {MAX_DEPTH} levels")

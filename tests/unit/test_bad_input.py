@@ -222,6 +222,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "merge key": ("vm: {<<: {cpus: 1}}", "vm.<<", "'<<'", "there is no field"),
     "tag": ("nodes: !!python/object/apply:os.getcwd []", "cluster.yaml:1:8", "python/object/apply:os.getcwd", "uses the tag"),
     "tag on a key": ("!!binary nodes: 3", "cluster.yaml:1:1", "", "is not a plain key"),
+    "tag that says nothing": ("nodes: ! 3", "cluster.yaml:1:8", "!", "uses the tag"),
     "binary": ("name: !!binary aGk=", "cluster.yaml:1:7", "tag:yaml.org,2002:binary", "uses the tag"),
     "two documents": ("nodes: 3\n---\nnodes: 5", "cluster.yaml:2:1", "", "begins a second document"),
     "key is a mapping": ("? {a: 1}\n: 2", "cluster.yaml:1:3", "", "is not a plain key"),

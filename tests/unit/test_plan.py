@@ -1,0 +1,79 @@
+"""Every derived fact, computed once and always the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from generator.plan import ClusterPlan
+
+Plan = Callable[..., ClusterPlan]
+
+
+def test_three_nodes_are_the_documents_cluster(plan: Plan) -> None:
+    nodes = plan(nodes=3).nodes
+    assert [node.name for node in nodes] == ["etcd1", "etcd2", "etcd3"]
+    assert [str(node.address) for node in nodes] == ["192.168.20.31", "192.168.20.32", "192.168.20.33"]
+    assert nodes[0].client_url == "https://192.168.20.31:2379"
+    assert nodes[2].peer_url == "https://192.168.20.33:2380"
+    assert nodes[1].fqdn == "etcd2.etcd.internal"
+
+
+def test_the_first_node_alone_may_begin_the_cluster(plan: Plan) -> None:
+    assert [node.bootstrap for node in plan(nodes=5).nodes] == [True, False, False, False, False]
+
+
+def test_each_joins_those_before_it(plan: Plan) -> None:
+    clusters = [[name for name, _ in node.initial_cluster] for node in plan(nodes=3).nodes]
+    assert clusters == [["etcd1"], ["etcd2", "etcd1"], ["etcd3", "etcd2", "etcd1"]]
+
+
+PLACES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "from .31": ({}, ["192.168.20.31", "192.168.20.32", "192.168.20.33"]),
+    "from the first address": ({"network": {"firstIp": "192.168.20.100"}}, [f"192.168.20.{i}" for i in (100, 101, 102)]),
+    "in a small subnet": ({"network": {"subnet": "10.0.0.0/29"}}, ["10.0.0.2", "10.0.0.3", "10.0.0.4"]),
+    "around the gateway": (
+        {"network": {"firstIp": "192.168.20.8", "gateway": "192.168.20.9"}}, [f"192.168.20.{i}" for i in (8, 10, 11)],
+    ),
+    "around stated ones": (
+        {"nodes": [{"name": "a"}, {"name": "b", "address": "192.168.20.32"}, {"name": "c"}]},
+        ["192.168.20.31", "192.168.20.32", "192.168.20.33"],
+    ),
+    "IPv6": ({"network": {"subnet": "fd00::/64"}}, ["fd00::1f", "fd00::20", "fd00::21"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "addresses"), PLACES.values(), ids=PLACES)
+def test_nodes_have_addresses(plan: Plan, fields: dict[str, Any], addresses: list[str]) -> None:
+    assert [node.address for node in plan(**fields).nodes] == [ip_address(each) for each in addresses]
+
+
+def test_ipv6_stands_in_brackets(plan: Plan) -> None:
+    assert plan(network={"subnet": "fd00::/64"}).nodes[0].client_url == "https://[fd00::1f]:2379"
+
+
+def test_names_for_the_hypervisor_are_stable_and_apart(plan: Plan) -> None:
+    plans = [plan(name=name, nodes=7) for name in ("etcd", "etcd", "prod")]
+    assert plans[0] == plans[1]
+    for fact in ("mac", "uuid", "domain"):
+        values = {getattr(each, fact) for made in plans for each in made.nodes}
+        assert len(values) == 14, fact
+    assert plans[0].network.uuid != plans[2].network.uuid
+    assert plans[0].network.bridge != plans[2].network.bridge
+
+
+def test_libvirt_and_the_kernel_accept_them(plan: Plan) -> None:
+    made = plan(name="a" * 40)
+    assert len(made.network.bridge) <= 15
+    assert all(re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", node.mac) for node in made.nodes)
+    assert made.network.mac not in {node.mac for node in made.nodes}
+
+
+def test_an_archive_goes_where_packages_do_not(plan: Plan) -> None:
+    archive = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}
+    assert plan(install=archive).binary_dir == "/usr/local/bin"
+    assert plan().binary_dir == "/usr/bin"

@@ -1,0 +1,120 @@
+"""The files inside the guest: which, where, for whom, and that no value can break out of its place."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator import pki, render
+from generator.artifact import Artifact
+from generator.plan import ClusterPlan
+
+Plan = Callable[..., ClusterPlan]
+CA_PEM = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+
+
+@pytest.fixture(scope="module")
+def guest(plan: Plan, now: Any) -> Callable[..., dict[str, Artifact]]:
+    def make(index: int = 0, **fields: Any) -> dict[str, Artifact]:
+        wanted = plan(**fields)
+        credentials = list(pki.issue_nodes(wanted, pki.create_authority(wanted, now=now), now=now))[index]
+        return {str(file.path): file for file in render.guest_files(wanted, wanted.nodes[index], CA_PEM, credentials)}
+
+    return make
+
+
+def settings(file: Artifact) -> dict[str, str]:
+    """What systemd, and sh too, read in an env file."""
+    lines = [line for line in file.data.decode().splitlines() if line and not line.startswith("#")]
+    return dict(shlex.split(line)[0].split("=", 1) for line in lines)
+
+
+def test_private_keys_are_secret_and_nothing_else_is(guest: Any) -> None:
+    files = guest()
+    secret = {path for path, file in files.items() if file.secret}
+    assert secret == {path for path, file in files.items() if b"PRIVATE KEY" in file.data}
+    assert secret == {f"/etc/etcd/pki/etcd-{role}.key" for role in ("server", "peer", "client")}
+    assert {files[path].mode for path in secret} == {0o600}
+
+
+def test_scripts_are_executable_and_units_are_not(guest: Any) -> None:
+    for path, file in guest().items():
+        assert (file.mode == 0o755) == file.data.startswith(b"#!"), path
+
+
+def test_each_node_has_its_own_settings(guest: Any) -> None:
+    first, second = (settings(guest(index)["/etc/etcd/etcd.conf"]) for index in (0, 1))
+    assert (first["ETCD_NAME"], second["ETCD_NAME"]) == ("etcd1", "etcd2")
+    assert (first["ETCD_INITIAL_CLUSTER_STATE"], second["ETCD_INITIAL_CLUSTER_STATE"]) == ("new", "existing")
+    assert second["ETCD_LISTEN_PEER_URLS"] == "https://192.168.20.32:2380"
+    assert first["ETCD_INITIAL_CLUSTER_TOKEN"] == second["ETCD_INITIAL_CLUSTER_TOKEN"]
+
+
+def test_nothing_is_served_in_the_clear(guest: Any) -> None:
+    conf = settings(guest()["/etc/etcd/etcd.conf"])
+    assert "http://" not in str(conf)
+    assert conf["ETCD_CLIENT_CERT_AUTH"] == conf["ETCD_PEER_CLIENT_CERT_AUTH"] == "true"
+    assert not {"ETCD_AUTO_TLS", "ETCD_PEER_AUTO_TLS"} & set(conf)
+
+
+def test_every_file_that_the_settings_name_is_written(guest: Any) -> None:
+    files = guest()
+    named = re.findall(r"/etc/etcd/pki/[^\"\n]+", (files["/etc/etcd/etcd.conf"].data + files["/etc/etcd/bake.env"].data).decode())
+    assert len(set(named)) == 7
+    assert set(named) <= set(files)
+
+
+def test_the_token_is_of_this_authority_alone(plan: Plan) -> None:
+    assert render.cluster_token(plan(), b"one") != render.cluster_token(plan(), b"two")
+    assert render.cluster_token(plan(etcd={"token": "mine"}), b"one") == "mine"
+
+
+def test_options_are_settings_too(guest: Any) -> None:
+    options = {"heartbeat-interval": 200, "pre-vote": False, "auto-compaction-retention": "1h"}
+    conf = settings(guest(etcd={"options": options})["/etc/etcd/etcd.conf"])
+    assert conf["ETCD_HEARTBEAT_INTERVAL"] == "200"
+    assert conf["ETCD_PRE_VOTE"] == "false"
+    assert conf["ETCD_AUTO_COMPACTION_RETENTION"] == "1h"
+
+
+def test_the_hooks_know_every_member(guest: Any) -> None:
+    env = settings(guest(1)["/etc/etcd/bake.env"])
+    assert env["BAKE_NAME"] == "etcd2"
+    assert env["BAKE_BOOTSTRAP"] == "no"
+    assert env["BAKE_MEMBERS"].split() == [f"etcd{number}=https://192.168.20.3{number}:2380" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("kind", ["none", "firewalld", "iptables", "nftables", "ufw"])
+def test_a_firewall_has_its_script_and_none_has_none(guest: Any, kind: str) -> None:
+    files = guest(firewall={"kind": kind})
+    assert ("/usr/local/libexec/bake/etcd-firewall" in files) == (kind != "none")
+    assert settings(files["/etc/etcd/bake.env"])["BAKE_FIREWALL"] == kind
+
+
+@pytest.mark.parametrize("shell", ["dash", "busybox"])
+def test_a_shell_reads_the_same_settings(guest: Any, tool: Callable[[str], str], tmp_path: Path, shell: str) -> None:
+    (tmp_path / "env").write_bytes(guest()["/etc/etcd/bake.env"].data)
+    words = [tool(shell), *(["sh"] if shell == "busybox" else []), "-euc", '. ./env; printf "%s" "$BAKE_MEMBERS"']
+    shown = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert shown == settings(guest()["/etc/etcd/bake.env"])["BAKE_MEMBERS"]
+
+
+@pytest.mark.parametrize("value", ['a"b', "a\\b", "$HOME", "`id`", "a\nb", "a\0b"], ids=repr)
+def test_an_env_file_refuses_what_it_would_have_to_quote(value: str) -> None:
+    with pytest.raises(ValueError, match="not fit for an env file: A"):
+        render.env_file({"A": value, "B": "good"})
+
+
+def test_credentials_come_back_from_the_files(guest: Any) -> None:
+    files = {path: file.data for path, file in guest().items()}
+    found = render.node_credentials(files)
+    assert set(found) == {"etcd-server", "etcd-peer", "etcd-client"}
+    assert found[pki.Role.PEER] == (files["/etc/etcd/pki/etcd-peer.pem"], files["/etc/etcd/pki/etcd-peer.key"])
+    del files["/etc/etcd/pki/etcd-peer.key"]
+    assert pki.Role.PEER not in render.node_credentials(files)

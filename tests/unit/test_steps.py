@@ -1,0 +1,49 @@
+"""The first boot's commands: the document's steps, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from generator.plan import ClusterPlan
+from generator.steps import boot_commands, first_boot_commands
+
+Plan = Callable[..., ClusterPlan]
+ARCHIVE = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}
+
+
+def test_steps_come_in_the_documents_order(plan: Plan) -> None:
+    commands = "\n".join(first_boot_commands(plan(install=ARCHIVE)))
+    steps = ["etcd-firewall", "etcd-install", "useradd", "setfacl", "chown", "daemon-reload", "enable etcd\n", "start --no-block"]
+    assert sorted(steps, key=commands.index) == steps
+
+
+def test_the_user_is_made_only_where_no_package_made_it(plan: Plan) -> None:
+    (line,) = (line for line in first_boot_commands(plan()) if "useradd" in line)
+    assert line.startswith("getent passwd etcd >/dev/null || useradd")
+    assert " -u 2380 " in line
+
+
+def test_every_node_enables_etcd_and_waits_for_nothing(plan: Plan) -> None:
+    commands = list(first_boot_commands(plan()))
+    assert "systemctl enable etcd" in commands
+    assert commands[-1] == "systemctl start --no-block etcd"
+
+
+@pytest.mark.parametrize(
+    ("fields", "word", "there"),
+    [
+        ({"firewall": {"kind": "none"}}, "firewall", False),
+        ({"firewall": {"kind": "ufw"}}, "etcd-firewall", True),
+        ({}, "etcd-install", False),
+        ({"install": ARCHIVE}, "etcd-install", True),
+    ],
+)
+def test_what_the_spec_does_not_ask_for_is_not_done(plan: Plan, fields: dict[str, object], word: str, there: bool) -> None:
+    assert any(word in line for line in first_boot_commands(plan(**fields))) == there
+
+
+def test_the_boot_command_runs_before_the_keys_are_written(plan: Plan) -> None:
+    (script,) = boot_commands()
+    assert "chmod 0700 /etc/etcd/pki" in script

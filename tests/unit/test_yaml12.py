@@ -1,0 +1,90 @@
+"""YAML 1.2's core schema, and nothing that surprises. (What is refused: test_bad_input.)"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generator import yaml12
+from generator.errors import InputError
+
+SCALARS: dict[str, Any] = {
+    "3": 3,
+    "-3": -3,
+    "+3": 3,
+    "0": 0,
+    "3.5": 3.5,
+    "1e3": 1000.0,
+    ".5": 0.5,
+    "true": True,
+    "False": False,
+    "null": None,
+    "~": None,
+    "": None,
+    # text to YAML 1.2, although 1.1 makes something else of each
+    "no": "no",
+    "on": "on",
+    "yes": "yes",
+    "0644": "0644",
+    "-0644": "-0644",
+    "12:30": "12:30",
+    "1_000": "1_000",
+    "0x1F": "0x1F",
+    "2020-01-01": "2020-01-01",
+    "<<": "<<",
+    "=": "=",
+    '"3"': "3",
+    "'true'": "true",
+    "1" * 30: "1" * 30,
+    ".inf": ".inf",
+    ".": ".",
+    "e3": "e3",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), SCALARS.items())
+def test_a_scalar_means_what_it_looks_like(text: str, value: object) -> None:
+    loaded = yaml12.load_text(f"a: {text}", "x").value["a"]
+    assert (loaded, type(loaded)) == (value, type(value))
+
+
+def test_every_value_has_its_position() -> None:
+    positions = yaml12.load_text("a: 1\nb:\n  - c: 2\n  - 3\n", "f.yaml").positions
+    assert positions[("a",)] == "f.yaml:1:1"
+    assert positions["b", 0, "c"] == "f.yaml:3:5"
+    assert positions["b", 1] == "f.yaml:4:5"
+
+
+def test_nothing_is_none() -> None:
+    assert yaml12.load_text("", "x").value is None
+    assert yaml12.load_text("# only a comment\n", "x").value is None
+
+
+TEXT = st.one_of(st.text(max_size=30), st.sampled_from([text for text in SCALARS if text]))
+NUMBERS = st.one_of(st.integers(-(10**18), 10**18), st.floats(allow_nan=False, allow_infinity=False))
+VALUES = st.recursive(
+    st.one_of(TEXT, NUMBERS, st.booleans(), st.none()),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXT, inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+def test_what_is_dumped_loads_back_here_and_in_yaml_1_1(value: object) -> None:
+    text = yaml12.dump({"value": value})
+    assert yaml12.load_text(text, "x").value == {"value": value}
+    assert yaml.safe_load(text) == {"value": value}
+
+
+@given(st.text(max_size=80))
+def test_any_text_loads_or_is_refused(text: str) -> None:
+    try:
+        loaded = yaml12.load_text(text, "x").value
+    except InputError:
+        return
+    assert not (isinstance(loaded, float) and math.isnan(loaded))
