@@ -1,0 +1,76 @@
+"""What each profile bakes, for reading in a diff. `pytest --golden tests/unit/test_golden.py` writes it anew.
+
+Keys and certificates are cut, and scripts that go to the guest as they are stand there by their names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import indent
+
+import pytest
+
+from generator import bake, render, seed
+from generator.pki import NODE_ROLES
+from generator.plan import plan_cluster
+from generator.profile import load, profile_names
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/golden"
+ARCHIVE = {"--archive": (("install", "archive"), "etcd.tar.gz"), "--archive-sha256": (("install", "sha256"), "0" * 64)}
+SHIPPED = [path for path in (ROOT / "generator/guest").iterdir() if path.is_file() and path.suffix != ".template"]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Looks like a credential to those who only copy it."""
+
+    cert_pem: bytes = b"-----BEGIN CERTIFICATE-----\n(cut)\n-----END CERTIFICATE-----\n"
+    key_pem: bytes = b"-----BEGIN PRIVATE KEY-----\n(cut)\n-----END PRIVATE KEY-----\n"
+
+
+def baked(profile: str) -> Iterator[tuple[Path, str]]:
+    """The readable files of a cluster of three."""
+    plan = plan_cluster(load(profile=profile, flags=ARCHIVE if profile == "rhel" else {}).spec)
+    paper, credentials = Paper(), dict.fromkeys(NODE_ROLES, Paper())
+    for file in bake.operator_files(plan, paper, paper, Path("/out/etcd")):  # type: ignore[arg-type]
+        if file.path.parent.name != "pki":
+            yield Path(file.path), file.data.decode()
+    for node in plan.nodes[:2]:  # the one that begins, and one that joins
+        guest = render.guest_files(plan, node, paper.cert_pem, credentials)  # type: ignore[arg-type]
+        for file in seed.seed_files(plan, node, guest):
+            yield Path(node.name, file.path), file.data.decode()
+
+
+def readable(text: str) -> str:
+    for path in SHIPPED:
+        for margin in ("    ", "  "):
+            text = text.replace(indent(path.read_text(), margin), f"{margin}(generator/guest/{path.name})\n")
+    return re.sub(r"(instance-id: \S+-)[0-9a-f]{16}\n", r"\1(digest)\n", text)
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_a_profile_bakes_what_is_on_file(profile: str, request: pytest.FixtureRequest) -> None:
+    folder = GOLDEN / profile
+    made = {path: readable(text) for path, text in baked(profile)}
+    if request.config.getoption("--golden"):
+        for path, text in made.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+    on_file = {path.relative_to(folder): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert set(on_file) == set(made)
+    for path, text in made.items():
+        assert text == on_file[path], path
+
+
+def test_no_profile_that_is_gone_is_on_file() -> None:
+    assert {path.name for path in GOLDEN.iterdir()} - {"domain"} == set(profile_names())
+
+
+def test_every_shipped_file_stands_by_its_name_alone() -> None:
+    every = "".join(readable(text) for profile in profile_names() for _, text in baked(profile))
+    assert "#!/bin/sh" not in every
+    assert set(re.findall(r"\(generator/guest/(\S+)\)", every)) == {path.name for path in SHIPPED}
