@@ -112,6 +112,12 @@ def place_nodes(spec: ClusterSpec) -> list[AnyAddress]:
     return placed
 
 
+def place_macs(spec: ClusterSpec) -> list[str]:
+    """The MACs of the nodes: the stated ones, else ones made from the cluster's name."""
+    given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.mac for node in spec.nodes]
+    return [mac or _mac(spec.name, index) for index, mac in enumerate(given, start=1)]
+
+
 def first_address(spec: ClusterSpec) -> AnyAddress:
     """Where counting starts: `firstIp`, else .31, else (in a small subnet) the one after the first host."""
     subnet = spec.network.subnet
@@ -145,14 +151,14 @@ def url(address: AnyAddress, port: int) -> str:
 
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
     """Derive everything from a spec that `rules.check_spec` accepts."""
-    names, addresses = name_nodes(spec), place_nodes(spec)
+    names, addresses, macs = name_nodes(spec), place_nodes(spec), place_macs(spec)
     peers = [
         (name, url(address, spec.etcd.peer_port)) for name, address in zip(names, addresses, strict=True)
     ]
     return ClusterPlan(
         spec=spec,
         name=spec.name,
-        nodes=tuple(_plan_node(spec, index, addresses[index], peers) for index in range(len(names))),
+        nodes=tuple(_plan_node(spec, index, addresses[index], macs[index], peers) for index in range(len(names))),
         network=_plan_network(spec),
         vm=VmPlan(
             memory_mib=spec.vm.memory, cpus=spec.vm.cpus, disk_gib=spec.vm.disk, firmware=spec.vm.firmware
@@ -162,7 +168,7 @@ def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
 
 
 def _plan_node(
-    spec: ClusterSpec, index: int, address: AnyAddress, peers: list[tuple[str, str]]
+    spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]
 ) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
@@ -172,7 +178,7 @@ def _plan_node(
     return NodePlan(
         name=name,
         address=address,
-        mac=_mac(spec.name, index + 1),
+        mac=mac,
         domain=f"{spec.name}-{name}",
         uuid=uuid5(_NAMESPACE, f"{spec.name}/node/{name}"),
         fqdn=fqdn,

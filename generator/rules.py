@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
 from generator.etcd_options import check_options
-from generator.plan import domain_of, gateway_of, name_nodes, place_nodes
+from generator.plan import domain_of, gateway_of, name_nodes, place_macs, place_nodes
 from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, InstallMethod
 
 Finding = tuple[tuple[str | int, ...], str, str | None]
@@ -18,6 +18,7 @@ def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
         *_count(spec),
         *_names(spec),
         *_addresses(spec),
+        *_macs(spec),
         *_network(spec),
         *_firewall(spec),
         *_etcd(spec),
@@ -83,6 +84,12 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
         if rule := _misplaced(spec, address):
             where = ("network", "firstIp") if counted else ("nodes", index, "address")
             yield where, f"{address} (node {name_nodes(spec)[index]}) {rule}", f"a host address inside {spec.network.subnet}"
+
+
+def _macs(spec: ClusterSpec) -> Iterator[Finding]:
+    macs = place_macs(spec) if _reasonable(spec) else []
+    for index, first in _repeats(macs):
+        yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", "every node needs its own"
 
 
 def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:

@@ -144,6 +144,15 @@ def parse_text(value: object, *, limit: int) -> str:
     return value
 
 
+def parse_mac(value: object) -> str:
+    """A unicast MAC address in lower case: networkd compares it as text."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", value):
+        raise _refuse(value, "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons")
+    if int(value[:2], 16) & 1 or value == "00:00:00:00:00:00":
+        raise _refuse(value, "is not the address of one network card")
+    return value
+
+
 def parse_sha256(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
         raise _refuse(value, "is not a sha256 in hex: 64 of 0-9 and a-f")
@@ -213,6 +222,7 @@ Text64 = Annotated[str, BeforeValidator(partial(parse_text, limit=64))]
 PathText = Annotated[str, BeforeValidator(partial(parse_text, limit=1024))]
 Country = Annotated[str, BeforeValidator(parse_country)]
 Package = Annotated[str, BeforeValidator(parse_package)]
+Mac = Annotated[str, BeforeValidator(parse_mac)]
 Sha256 = Annotated[str, BeforeValidator(parse_sha256)]
 Token = Annotated[str, BeforeValidator(parse_token)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -236,6 +246,9 @@ class NodeSpec(_Section):
     name: Name = Field(description="a host name label such as etcd1")
     address: Address | None = Field(
         default=None, description="an address inside network.subnet; left out, the next free one"
+    )
+    mac: Mac | None = Field(
+        default=None, description="a MAC such as 52:54:00:12:34:56, of a machine that has its own; left out, bake's"
     )
 
 

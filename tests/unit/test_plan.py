@@ -77,3 +77,12 @@ def test_an_archive_goes_where_packages_do_not(plan: Plan) -> None:
     archive = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}
     assert plan(install=archive).binary_dir == "/usr/local/bin"
     assert plan().binary_dir == "/usr/bin"
+
+
+def test_a_stated_mac_wins_and_the_others_are_bakes_own() -> None:
+    nodes = [{"name": "a", "mac": "3c:ec:ef:12:34:56"}, {"name": "b"}]
+
+    plan = plan_cluster(ClusterSpec.model_validate({"nodes": nodes}))
+
+    assert plan.nodes[0].mac == "3c:ec:ef:12:34:56"
+    assert plan.nodes[1].mac.startswith("52:54:00:")
