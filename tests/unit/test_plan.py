@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from generator.plan import ClusterPlan
+from generator.plan import ClusterPlan, plan_cluster
+from generator.spec import ClusterSpec
 
 Plan = Callable[..., ClusterPlan]
 
