@@ -52,6 +52,15 @@ class _Layers:
                 target[key] = item
             self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
 
+    def has_room(self, path: _Path) -> bool:
+        """Whether a section is at `path`, or nothing; what a file has there instead must stay, to be refused."""
+        value: Any = self.value
+        for key in path:
+            value = value.get(key, {})
+            if not isinstance(value, dict):
+                return False
+        return True
+
     def where(self, path: _Path) -> str:
         """`origin: dotted.field`, the origin being that of the value or of the nearest thing around it."""
         dotted = dotted_path(path)
@@ -102,17 +111,9 @@ def load(
         for key in field_path[:-1]:
             inner = inner.setdefault(str(key), {})
         inner[str(field_path[-1])] = value
-        for depth in range(1, len(field_path)):  # a scalar in the file where a section should be: its own problem
-            _make_section(layers.value, field_path[:depth])
-        layers.lay(nested, {field_path: flag})
+        if layers.has_room(field_path[:-1]):
+            layers.lay(nested, {field_path: flag})
     return _check(layers)
-
-
-def _make_section(value: dict[str, Any], path: _Path) -> None:
-    for key in path:
-        value = value.setdefault(str(key), {})
-        if not isinstance(value, dict):
-            raise InputError.one(dotted_path(path), f"{shown(value)} is not a section of fields", "write its fields below it")
 
 
 def _check(layers: _Layers) -> Loaded:

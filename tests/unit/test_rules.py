@@ -1,0 +1,53 @@
+"""Rules across values: what is fine, and what is fine but deserves a word. (What is refused: test_bad_input.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from generator.rules import check_spec, node_count
+from generator.spec import ClusterSpec
+
+FINE: dict[str, dict[str, Any]] = {
+    "the defaults": {},
+    "one node": {"nodes": 1},
+    "seven nodes": {"nodes": 7},
+    "the smallest subnet": {"nodes": 1, "network": {"subnet": "10.0.0.0/30"}},
+    "the last host": {"nodes": 1, "network": {"firstIp": "192.168.20.254"}},
+    "IPv6": {"network": {"subnet": "fd00::/64"}},
+    "IPv6, the first and last address": {
+        "nodes": [{"name": "a", "address": "fd00::2"}, {"name": "b", "address": "fd00::ffff:ffff:ffff:ffff"}, {"name": "c"}],
+        "network": {"subnet": "fd00::/64"},
+    },
+    "the gateway at the end": {"network": {"gateway": "192.168.20.254", "firstIp": "192.168.20.1"}},
+    "the longest names": {"nodes": [{"name": "a" * 63}], "pki": {"domain": ".".join(["b" * 63, "c" * 63, "d" * 60])}},
+    "leaf and CA end together": {"pki": {"caDays": 30, "leafDays": 30}},
+    "an image by its path": {"vm": {"image": "debian.qcow2"}},
+    "one client network per family": {"firewall": {"clientCidrs": ["10.0.0.0/8"]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", FINE.values(), ids=FINE)
+def test_is_fine(fields: dict[str, Any]) -> None:
+    assert check_spec(ClusterSpec.model_validate(fields))[0] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"nodes": 3}, []),
+        ({"nodes": 4}, ["4 is an even number of members: it survives no more failures than 3"]),
+        ({"join": "voter"}, ["each join stops writes"]),
+        ({"join": "voter", "nodes": 1}, []),
+    ],
+)
+def test_deserves_a_word(fields: dict[str, Any], words: list[str]) -> None:
+    warnings = [message for _, message, _ in check_spec(ClusterSpec.model_validate(fields))[1]]
+    assert len(warnings) == len(words)
+    assert all(word in warning for word, warning in zip(words, warnings, strict=True))
+
+
+def test_counts_nodes_however_they_are_given() -> None:
+    assert node_count(ClusterSpec(nodes=5)) == 5
+    assert node_count(ClusterSpec.model_validate({"nodes": [{"name": "a"}, {"name": "b"}]})) == 2
