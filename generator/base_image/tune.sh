@@ -20,6 +20,13 @@ main() {
     for rules in $(words_of masked-udev-rules); do
         ln -sfn /dev/null "$root/etc/udev/rules.d/$rules"
     done
+    mkdir -p "$root/etc/tmpfiles.d"
+    for entry in $(words_of masked-tmpfiles); do
+        ln -sfn /dev/null "$root/etc/tmpfiles.d/$entry"
+    done
+    ln -sfn /usr/lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
+    # Comments only; each would start a unit that finds nothing to do.
+    rm -f -- "$root/etc/fstab" "$root/etc/modules-load.d/modules.conf"
     # What cloud-init's generator would have decided at every boot.
     mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
     ln -sfn /usr/lib/systemd/system/cloud-init.target \

@@ -1,0 +1,195 @@
+"""The base image's recipe and cache, and what `--image` refuses."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from generator.errors import BakeError, InputError
+from generator.host import image, image_build, image_custom
+
+needs_qemu_img = pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed")
+
+
+def quiet(_: str) -> None:
+    return
+
+
+def make_qcow2(path: Path, *options: str) -> Path:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), "1M"], check=True)
+    return path
+
+
+def make_raw(path: Path) -> Path:
+    content = bytearray(1 << 20)
+    content[510:512] = b"\x55\xaa"
+    path.write_bytes(content)
+    return path
+
+
+def complete_image(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    facts = {
+        "disk": "disk.qcow2",
+        "format": "qcow2",
+        "virtual_size": 1,
+        "digest": folder.name,
+        "cmdline": "quiet",
+    }
+    (folder / "image.json").write_text(json.dumps({**facts, "kernel": "vmlinuz", "initrd": "initrd.img"}))
+    return folder
+
+
+def refusal(source: Path | str, tmp_path: Path, sha256: str | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        image_custom.custom_image(str(source), sha256, tmp_path / "cache", report=quiet)
+    [problem] = caught.value.problems
+    assert problem.hint
+    return str(problem)
+
+
+# --- the default image ---
+
+
+def test_digest_changes_with_every_file_of_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe"
+    (recipe / "files").mkdir(parents=True)
+    (recipe / "files" / "a").write_text("1")
+    before = image.recipe_digest(recipe, plain=False)
+    assert image.recipe_digest(recipe, plain=False) == before
+    (recipe / "files" / "a").write_text("2")
+    changed = image.recipe_digest(recipe, plain=False)
+    (recipe / "files" / "a").rename(recipe / "files" / "b")
+    renamed = image.recipe_digest(recipe, plain=False)
+    assert len({before, changed, renamed, image.recipe_digest(recipe, plain=True)}) == 4
+
+
+def test_a_cached_image_is_not_built_again(tmp_path: Path) -> None:
+    digest = image.recipe_digest(image_build.RECIPE, plain=False)
+    folder = complete_image(tmp_path / "images" / digest)
+    found = image.default_image(tmp_path, report=lambda text: pytest.fail(text))
+    assert (found.disk, found.digest, found.cmdline) == (folder / "disk.qcow2", digest, "quiet")
+
+
+def test_a_folder_without_its_facts_is_no_image(tmp_path: Path) -> None:
+    assert image.load_image(tmp_path) is None
+
+
+def test_a_failed_build_leaves_nothing_and_says_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        image_build, "mmdebstrap_command", lambda *_, **__: ["sh", "-c", "echo E: no mirror; exit 9"]
+    )
+    folder = tmp_path / "images" / "abc"
+    with image_build.exclusive(folder, quiet) as lock, pytest.raises(BakeError, match="E: no mirror"):
+        image_build.build(folder, lock, quiet, plain=False)
+    assert [path.name for path in folder.parent.iterdir()] == [".abc.lock"]
+
+
+def test_the_next_build_sweeps_what_an_interrupted_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_build, "mmdebstrap_command", lambda *_, **__: ["false"])
+    images = tmp_path / "images"
+    for name in (".abc.building", ".dead.building", ".alive.building"):
+        (images / name / "half").mkdir(parents=True)
+    with (images / ".alive.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with image_build.exclusive(images / "abc", quiet) as lock, pytest.raises(BakeError):
+            image_build.build(images / "abc", lock, quiet, plain=False)
+    assert [path.name for path in images.glob("*.building")] == [".alive.building"]
+
+
+def test_the_builds_programs_hold_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = f"flock --nonblock {tmp_path}/images/.abc.lock true || echo E: taken; exit 1"
+    monkeypatch.setattr(image_build, "mmdebstrap_command", lambda *_, **__: ["sh", "-c", probe])
+    with (
+        image_build.exclusive(tmp_path / "images" / "abc", quiet) as lock,
+        pytest.raises(BakeError, match="E: taken"),
+    ):
+        image_build.build(tmp_path / "images" / "abc", lock, quiet, plain=False)
+
+
+def test_only_the_default_variant_is_tuned() -> None:
+    def hooks(*, plain: bool) -> list[str]:
+        command = image_build.mmdebstrap_command(Path("root.tar"), [], [], plain=plain)
+        return [word for word in command if word.startswith("--customize-hook")]
+
+    assert any("tune.sh" in hook for hook in hooks(plain=False))
+    assert not any("tune.sh" in hook for hook in hooks(plain=True))
+
+
+# --- an image of the user's own ---
+
+
+@needs_qemu_img
+def test_a_qcow2_image_boots_by_its_own_boot_loader(tmp_path: Path) -> None:
+    path = make_qcow2(tmp_path / "own.qcow2")
+    found = image_custom.custom_image(str(path), None, tmp_path / "cache", report=quiet)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (found.disk, found.format, found.virtual_size, found.digest) == (path, "qcow2", 1 << 20, digest)
+    assert found.kernel is None
+
+
+@needs_qemu_img
+def test_a_raw_image_with_a_partition_table_is_taken(tmp_path: Path) -> None:
+    path = make_raw(tmp_path / "own.raw")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest().upper()
+    assert image_custom.custom_image(str(path), digest, tmp_path / "cache", report=quiet).format == "raw"
+
+
+@needs_qemu_img
+def test_a_text_file_is_not_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_text("<html>404</html>" * 100)
+    assert "is not a disk image" in refusal(path, tmp_path)
+
+
+@needs_qemu_img
+def test_a_backing_file_is_refused(tmp_path: Path) -> None:
+    base = make_qcow2(tmp_path / "base.qcow2")
+    assert "backing file" in refusal(
+        make_qcow2(tmp_path / "top.qcow2", "-b", str(base), "-F", "qcow2"), tmp_path
+    )
+
+
+@needs_qemu_img
+def test_an_external_data_file_is_refused(tmp_path: Path) -> None:
+    path = make_qcow2(tmp_path / "own.qcow2", "-o", f"data_file={tmp_path / 'data.raw'}")
+    assert "data file" in refusal(path, tmp_path)
+
+
+@needs_qemu_img
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.vmdk"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", str(path), "1M"], check=True)
+    assert "vmdk" in refusal(path, tmp_path)
+
+
+def test_a_wrong_sha256_is_refused(tmp_path: Path) -> None:
+    path = make_raw(tmp_path / "own.raw")
+    assert "sha256" in refusal(path, tmp_path, "0" * 64)
+
+
+def test_a_malformed_sha256_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    assert "64 hexadecimal digits" in refusal(tmp_path / "nowhere", tmp_path, "abc")
+
+
+def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
+    fifo = tmp_path / "pipe"
+    subprocess.run(["mkfifo", str(fifo)], check=True)
+    assert "not a regular file" in refusal(fifo, tmp_path)
+    assert "a directory" in refusal(tmp_path, tmp_path)
+    assert "does not exist" in refusal(tmp_path / "nowhere", tmp_path)
+
+
+def test_only_http_is_downloaded_and_plain_http_only_with_a_sha256(tmp_path: Path) -> None:
+    assert "ftp" in refusal("ftp://127.0.0.1/own.qcow2", tmp_path)
+    assert "--sha256" in refusal("http://127.0.0.1/own.qcow2", tmp_path)
