@@ -80,8 +80,9 @@ class Live:
 
 
 @contextmanager
-def show_progress(nodes: Iterable[str], *, quiet: bool, stream: TextIO = sys.stderr) -> Iterator[Progress]:
-    """The fitting view for this stream; a terminal gets the live one unless TERM is dumb."""
+def show_progress(nodes: Iterable[str], *, quiet: bool, stream: TextIO | None = None) -> Iterator[Progress]:
+    """The fitting view for this stream, by default stderr; a terminal gets the live one unless TERM is dumb."""
+    stream = stream or sys.stderr
     if quiet:
         yield Silent()
     elif stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":

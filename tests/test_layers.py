@@ -19,15 +19,16 @@ LAYERS = """
     plan rules profile
     pki render steps seed archive domain
     host.apt_sources host.store host.image_build host.image host.image_custom
-    host.console host.etcd
+    host.console host.tls host.etcd host.observe
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership
     host.hypervisor.network host.hypervisor.pool host.hypervisor.boot host.hypervisor.lifecycle
     host.hypervisor.terminal host.hypervisor
-    bake cli
+    bake checks verify cluster
+    options cli
 """.split()
 
 OWNERS = {
-    "click": {"cli"},
+    "click": {"options", "cli"},
     "cryptography": {"pki"},
     "libvirt": {"host.hypervisor.connection"},
     "pycdlib": {"seed"},
@@ -40,7 +41,7 @@ STANDARD = sys.stdlib_module_names | {"generator"}
 
 
 def modules() -> list[str]:
-    files = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    files = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py") if "base_image" not in path.parts)
     names = (".".join(path.parts).removesuffix(".__init__") for path in files)
     return sorted(name for name in names if name not in ("__init__", "host"))
 

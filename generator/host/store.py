@@ -21,6 +21,7 @@ from typing import Any
 
 from generator.artifact import Artifact
 from generator.errors import BakeError, InputError
+from generator.spec import parse_name
 
 MANIFEST = PurePosixPath("manifest.json")
 FORMAT_VERSION = "1.0"
@@ -32,6 +33,10 @@ class Store:
     """One cluster's folder below the output folder."""
 
     def __init__(self, out: Path, cluster: str) -> None:
+        try:
+            parse_name(cluster)  # it becomes part of paths
+        except ValueError as error:
+            raise InputError.one("--name", str(error), "the name of a cluster that was baked") from None
         self.out = out.absolute()
         self.cluster = cluster
         self.folder = self.out / cluster

@@ -1,0 +1,124 @@
+"""The command line: data on stdout, the rest on stderr, and the documented exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator import __version__, cli
+from generator.options import SPEC_FLAGS
+
+Bake = Callable[..., Any]
+COMMANDS = sorted(cli.bake.commands)
+VALUES = {  # one good value for every flag of the spec
+    "--name": "prod",
+    "--nodes": 5,
+    "--subnet": "10.0.0.0/24",
+    "--first-ip": "192.168.20.99",
+    "--network-mode": "isolated",
+    "--key-type": "ecdsa-p384",
+    "--leaf-days": 90,
+    "--archive": "etcd.tar.gz",
+    "--archive-sha256": "0" * 64,
+    "--image": "debian.qcow2",
+    "--sha256": "1" * 64,
+    "--memory": 2048,
+    "--cpus": 2,
+}
+COMPANIONS = {  # a flag that has no meaning alone
+    "--archive": ["--profile", "rhel", "--archive-sha256", "0" * 64],
+    "--archive-sha256": ["--profile", "rhel", "--archive", "x"],
+    "--sha256": ["--image", "x"],
+}
+
+
+def at(spec: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        spec = spec[key]
+    return spec
+
+
+@pytest.mark.parametrize("flag", SPEC_FLAGS)
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_a_flag_and_its_variable_set_the_field(bake: Bake, monkeypatch: pytest.MonkeyPatch, flag: str, how: str) -> None:
+    words = ["check", "-o", "json", *COMPANIONS.get(flag, [])]
+    if how == "flag":
+        words += [flag, str(VALUES[flag])]
+    else:
+        monkeypatch.setenv("BAKE_" + flag[2:].upper().replace("-", "_"), str(VALUES[flag]))
+    result = bake(*words)
+    assert result.code == 0, result.err
+    assert at(json.loads(result.out)["spec"], SPEC_FLAGS[flag][0]) == VALUES[flag]
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_has_examples_that_name_the_command(bake: Bake, command: str | None) -> None:
+    result = bake(*filter(None, [command, "--help"]))
+    assert result.code == 0
+    examples = re.findall(r"^  +(bake.*)", result.out.partition("Examples:")[2], flags=re.M)
+    assert examples
+    assert all(command in example.split() for example in examples if command)
+
+
+def test_help_lists_the_exit_codes(bake: Bake) -> None:
+    shown = bake("--help").out
+    assert all(re.search(rf"\b{code}\b", shown.partition("Exit codes:")[2]) for code in (0, 1, 2, 3, 4, 130))
+
+
+def test_version_is_the_packages(bake: Bake) -> None:
+    assert bake("--version").out == f"bake, version {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["check"], ["--nodes", "1"]], ids=["check", "bake"])
+def test_json_has_a_format_version_and_nothing_beside_it(bake: Bake, words: list[str]) -> None:
+    assert json.loads(bake(*words, "-o", "json").out)["format_version"] == cli.FORMAT_VERSION
+
+
+def test_quiet_says_nothing(bake: Bake) -> None:
+    result = bake("-q", "--nodes", 2)
+    assert (result.code, result.out, result.err) == (0, "", "")
+
+
+def test_warnings_go_to_stderr(bake: Bake) -> None:
+    result = bake("check", "--nodes", 2)
+    assert result.err.startswith("warning: ")
+    assert "warning" not in result.out
+
+
+def test_what_check_shows_is_a_cluster_file(bake: Bake) -> None:
+    shown = bake("check", "--nodes", 5, "--subnet", "10.0.0.0/24").out
+    Path("cluster.yaml").write_text(shown)
+    assert bake("check", "--config", "cluster.yaml").out == shown
+
+
+def test_the_table_names_every_iso(bake: Bake) -> None:
+    lines = bake("--nodes", 3).out.splitlines()
+    assert lines[0].split() == ["NAME", "ADDRESS", "ISO"]
+    assert all(Path(line.split()[2]).is_file() for line in lines[1:])
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "down", "destroy"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "A"])
+def test_a_bad_name_reaches_no_command(bake: Bake, command: str, name: str) -> None:
+    result = bake(command, "--name", name)
+    assert result.code == 2
+    assert f"error: --name: {name!r} is not a host name label" in result.err
+
+
+def test_verbose_shows_where_an_error_comes_from(bake: Bake) -> None:
+    assert "Traceback" not in bake("--nodes", 9).err
+    assert "Traceback" in bake("--nodes", 9, "-v").err
+
+
+def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m generator.cli check 2>errors | true"
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True)
+    assert (tmp_path / "errors").read_text() == ""
