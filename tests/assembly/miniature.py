@@ -18,6 +18,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_network
@@ -97,8 +98,9 @@ class Node:
         with self._lock:
             self.on = False
             for process in self._processes:
-                if process.poll() is None:
-                    os.killpg(process.pid, signum)
+                with suppress(ProcessLookupError):  # its own thread may be quicker to notice its end
+                    if process.poll() is None:
+                        os.killpg(process.pid, signum)
         if self._thread:
             self._thread.join(10)
         for process in self._processes:

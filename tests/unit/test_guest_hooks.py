@@ -350,6 +350,14 @@ def test_a_node_that_was_removed_says_so_and_ends(desk: Desk) -> None:
     assert 'phase=failed detail="this node was removed from the cluster"' in done.stdout
 
 
+def test_a_voter_believes_its_own_etcd_over_a_member_of_another_cluster(desk: Desk, member: str) -> None:
+    desk.answer(FIRST)
+    desk.answer(f"{FIRST}\n{row(B, 'etcd2', ME)}")
+    assert "phase=voting" in desk.run("etcd-promote").stdout
+    asked = [line.split()[0] for line in (desk.root / "calls").read_text().splitlines()]
+    assert asked == [f"--endpoints={member}", "--endpoints=https://127.0.0.2:2379"]
+
+
 def test_a_record_is_one_line_whatever_etcdctl_says(desk: Desk, member: str) -> None:
     desk.answer(FIRST)
     desk.answer(error='x "quoted" \\"twice\\"')
