@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from nspawn_lab import NspawnLab, extract_root
 
 from generator.bake import bake
 from generator.host.image import cache_folder, default_image
 from generator.host.store import Store
 from generator.profile import load
+from tests.assembly.nspawn_lab import NspawnLab, extract_root
 
 pytestmark = [
     pytest.mark.nspawn,
