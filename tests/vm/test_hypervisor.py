@@ -346,7 +346,7 @@ def test_the_console_is_a_terminal_that_ctrl_bracket_leaves(one: World, tmp_path
             heard.extend(os.read(master, 4096))
         os.write(master, b"\x1d")
 
-    typist = threading.Thread(target=person)
+    typist = threading.Thread(target=person, daemon=True)
     typist.start()
     hypervisor.attach_console(one.lab.uri, one.plan, "etcd1", keyboard=slave, screen=slave)
     typist.join(timeout=30)
