@@ -14,7 +14,9 @@ SHELL = sorted(
     path
     for folder in (".ci", "scripts", "generator/guest", "generator/base_image", "tests")
     for path in (ROOT / folder).rglob("*")
-    if path.is_file() and path.read_bytes()[:64].partition(b"\n")[0].endswith(b"sh") and path.read_bytes()[:2] == b"#!"
+    if path.is_file()
+    and path.read_bytes()[:64].partition(b"\n")[0].endswith(b"sh")
+    and path.read_bytes()[:2] == b"#!"
 )
 
 

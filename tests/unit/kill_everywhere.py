@@ -1,8 +1,8 @@
 """Bakes over an existing cluster again and again, killed with SIGKILL at another moment each time.
 
-    kill_everywhere.py FOLDER [EVERY]     prints `MOMENT old|new` for each kill; fails at the first mixed folder
+    kill_everywhere.py FOLDER [EVERY]    prints `MOMENT old|new` for each kill; fails at a mixed folder
 
-A moment is anything the interpreter does below the output folder (its audit events: open, link, mkdir, rename, …).
+A moment is anything the interpreter does below the output folder: open, link, mkdir, rename, …
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def run_bake(out: Path, nodes: int, subnet: str, die_at: int | None = None) -> i
 
     def count(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal moments
-        if event == "ctypes.dlsym" or any(isinstance(each, str | Path) and str(out) in str(each) for each in arguments):
+        if event == "ctypes.dlsym" or any(
+            isinstance(each, str | Path) and str(out) in str(each) for each in arguments
+        ):
             moments += 1
             if moments == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -53,7 +55,10 @@ def digest(path: Path) -> str:
 
 
 def is_complete(folder: Path) -> bool:
-    files = {name: entry["sha256"] for name, entry in json.loads((folder / "manifest.json").read_text())["files"].items()}
+    files = {
+        name: entry["sha256"]
+        for name, entry in json.loads((folder / "manifest.json").read_text())["files"].items()
+    }
     return look(folder) == {**files, "manifest.json": digest(folder / "manifest.json")}
 
 
@@ -71,7 +76,8 @@ def main(work: Path, every: int) -> None:
         assert is_complete(out / "etcd"), f"mixed after a kill at moment {moment}"
         print(moment, "new" if new else "old")
         assert run_bake(out, 3, "10.9.9.0/24") == 0
-        assert os.listdir(out) == ["etcd"], f"left after a kill at moment {moment}: {os.listdir(out)}"
+        left = [path.name for path in out.iterdir()]
+        assert left == ["etcd"], f"left after a kill at moment {moment}: {left}"
         assert is_complete(out / "etcd")
 
 

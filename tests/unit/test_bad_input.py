@@ -1,4 +1,5 @@
-"""Wrong words in flags and cluster files: refused by field, value and rule, with exit code 2 and nothing written."""
+"""Wrong words in flags and cluster files: refused by field, value and rule, in exit code 2, with nothing written."""
+# ruff: noqa: E501  a table reads best with one row on a line
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ NAMES = {
     "right to left": "\u202eetcd",
     "zero width": "et\u200bcd",
     "combining": "etcd\u0301",
-    "full-width": "etcd１",  # noqa: RUF001
+    "full-width": "etcd１",
     "only digits": "123",
 }
 
@@ -71,7 +72,7 @@ ADDRESSES = {  # a node's, in 192.168.20.0/24 with the gateway .1
     "leading zero": ("192.168.20.010", "is not an IP address"),
     "hexadecimal": ("0xc0a8141f", "is not an IP address"),
     "short": ("127.1", "is not an IP address"),
-    "full-width digits": ("192.168.20.３１", "is not an IP address"),  # noqa: RUF001
+    "full-width digits": ("192.168.20.３１", "is not an IP address"),
     "prefix length": ("192.168.20.31/24", "is not an IP address"),
     "zone": ("fe80::1%eth0", "is not an IP address"),
     "brackets": ("[fd00::31]", "is not an IP address"),
@@ -344,7 +345,10 @@ def test_a_byte_order_mark_is_harmless(bake: Bake) -> None:
 
 def test_an_etcd_version_needs_no_quotes(bake: Bake) -> None:
     Path("cluster.yaml").write_text("etcd: {version: 3.6}")
-    assert json.loads(bake("check", "--config", "cluster.yaml", "-o", "json").out)["spec"]["etcd"]["version"] == "3.6"
+    assert (
+        json.loads(bake("check", "--config", "cluster.yaml", "-o", "json").out)["spec"]["etcd"]["version"]
+        == "3.6"
+    )
 
 
 def test_check_writes_nothing(bake: Bake, tmp_path: Path) -> None:

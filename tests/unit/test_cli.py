@@ -47,7 +47,9 @@ def at(spec: Any, path: tuple[str, ...]) -> Any:
 
 @pytest.mark.parametrize("flag", SPEC_FLAGS)
 @pytest.mark.parametrize("how", ["flag", "variable"])
-def test_a_flag_and_its_variable_set_the_field(bake: Bake, monkeypatch: pytest.MonkeyPatch, flag: str, how: str) -> None:
+def test_a_flag_and_its_variable_set_the_field(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch, flag: str, how: str
+) -> None:
     words = ["check", "-o", "json", *COMPANIONS.get(flag, [])]
     if how == "flag":
         words += [flag, str(VALUES[flag])]

@@ -15,7 +15,10 @@ def test_exit_codes_are_the_documented_ones(kind: type[BakeError], code: int) ->
 
 
 def test_a_problem_reads_as_place_message_and_remedy() -> None:
-    assert str(Problem("a.yaml:1:2: nodes", "0 is too few", "try 3")) == "a.yaml:1:2: nodes: 0 is too few\n  hint: try 3"
+    assert (
+        str(Problem("a.yaml:1:2: nodes", "0 is too few", "try 3"))
+        == "a.yaml:1:2: nodes: 0 is too few\n  hint: try 3"
+    )
     assert str(Problem("", "no place")) == "no place"
 
 

@@ -20,8 +20,13 @@ from generator.profile import load, profile_names
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"
-ARCHIVE = {"--archive": (("install", "archive"), "etcd.tar.gz"), "--archive-sha256": (("install", "sha256"), "0" * 64)}
-SHIPPED = [path for path in (ROOT / "generator/guest").iterdir() if path.is_file() and path.suffix != ".template"]
+ARCHIVE = {
+    "--archive": (("install", "archive"), "etcd.tar.gz"),
+    "--archive-sha256": (("install", "sha256"), "0" * 64),
+}
+SHIPPED = [
+    path for path in (ROOT / "generator/guest").iterdir() if path.is_file() and path.suffix != ".template"
+]
 
 
 @dataclass(frozen=True)

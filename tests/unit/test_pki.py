@@ -46,7 +46,7 @@ def usages(credential: Credential) -> set[str]:
     return {name.removeprefix("_") for name, value in vars(usage.value).items() if value}
 
 
-# ── what each kind says ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── what each kind says ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_authority_signs_and_does_nothing_else(authority: Credential) -> None:
@@ -64,7 +64,9 @@ def test_the_authority_signs_and_does_nothing_else(authority: Credential) -> Non
         (Role.CLIENT, {Usage.CLIENT_AUTH}),
     ],
 )
-def test_a_nodes_certificate_is_for_its_role(nodes: list[pki.NodePki], role: Role, expected: set[Any]) -> None:
+def test_a_nodes_certificate_is_for_its_role(
+    nodes: list[pki.NodePki], role: Role, expected: set[Any]
+) -> None:
     credential = nodes[0][role]
     assert set(extension(credential, x509.ExtendedKeyUsage).value) == expected
     constraints = extension(credential, x509.BasicConstraints)
@@ -76,7 +78,9 @@ def test_a_nodes_certificate_is_for_its_role(nodes: list[pki.NodePki], role: Rol
 def test_a_nodes_certificate_names_that_node_alone(nodes: list[pki.NodePki], role: Role) -> None:
     names = extension(nodes[1][role], x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["etcd2.etcd.internal"]
-    assert names.get_values_for_type(x509.IPAddress) == [*map(ip_address, ("192.168.20.32", "127.0.0.1", "::1"))]
+    assert names.get_values_for_type(x509.IPAddress) == [
+        *map(ip_address, ("192.168.20.32", "127.0.0.1", "::1"))
+    ]
 
 
 def test_the_operators_certificate_names_no_node(plan: Plan, authority: Credential, now: datetime) -> None:
@@ -86,7 +90,9 @@ def test_the_operators_certificate_names_no_node(plan: Plan, authority: Credenti
         extension(client, x509.SubjectAlternativeName)
 
 
-def test_single_label_names_are_there_when_asked_for(plan: Plan, authority: Credential, now: datetime) -> None:
+def test_single_label_names_are_there_when_asked_for(
+    plan: Plan, authority: Credential, now: datetime
+) -> None:
     asked = plan(nodes=1, pki={"singleLabelNames": True})
     server = next(pki.issue_nodes(asked, authority, now=now))[Role.SERVER]
     names = extension(server, x509.SubjectAlternativeName).value
@@ -96,7 +102,9 @@ def test_single_label_names_are_there_when_asked_for(plan: Plan, authority: Cred
 def test_a_shared_set_names_every_node(plan: Plan, authority: Credential, now: datetime) -> None:
     first, second, _ = pki.issue_nodes(plan(pki={"certificates": "shared"}), authority, now=now)
     assert first is second
-    addresses = extension(first[Role.PEER], x509.SubjectAlternativeName).value.get_values_for_type(x509.IPAddress)
+    addresses = extension(first[Role.PEER], x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.IPAddress
+    )
     assert {ip_address(f"192.168.20.{last}") for last in (31, 32, 33)} <= set(addresses)
 
 
@@ -129,7 +137,7 @@ def test_repr_shows_no_secret(authority: Credential) -> None:
     assert repr(authority) == "Credential()"
 
 
-# ── validity ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── validity ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_certificates_are_backdated_by_a_day_for_guests_whose_clock_is_behind(
@@ -145,7 +153,9 @@ def test_the_shortest_validity_is_in_force(plan: Plan, now: datetime) -> None:
     short = plan(pki={"leafDays": 2, "caDays": 2})
     authority = pki.create_authority(short, now=now)
     assert pki.check_authority(authority, now=now + timedelta(hours=23), where="") == []
-    assert pki.issue_client(short, authority, now=now).certificate.not_valid_after_utc == now + timedelta(days=1)
+    assert pki.issue_client(short, authority, now=now).certificate.not_valid_after_utc == now + timedelta(
+        days=1
+    )
 
 
 def test_a_certificate_never_outlives_its_authority(plan: Plan, authority: Credential, now: datetime) -> None:
@@ -161,17 +171,24 @@ def test_validity_beyond_2050_is_written(plan: Plan, now: datetime) -> None:
 
 
 def test_the_first_day_of_the_epoch_is_a_day(plan: Plan) -> None:
-    assert pki.create_authority(plan(), now=datetime(1970, 1, 1, tzinfo=UTC)).certificate.not_valid_before_utc.year == 1969
+    assert (
+        pki.create_authority(
+            plan(), now=datetime(1970, 1, 1, tzinfo=UTC)
+        ).certificate.not_valid_before_utc.year
+        == 1969
+    )
 
 
-# ── kept when right, renewed when wrong ─────────────────────────────────────────────────────────────────────────────
+# ── kept when right, renewed when wrong ─────────────────────────────────────────────────────────────────────
 
 
 def no_key(_: KeyType) -> pki.PrivateKey:
     pytest.fail("made a key where none was needed")
 
 
-def test_what_is_right_is_kept(plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime) -> None:
+def test_what_is_right_is_kept(
+    plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
+) -> None:
     later = now + timedelta(days=300)
     again = list(pki.issue_nodes(plan(), authority, now=later, kept=nodes, new_key=no_key))
     assert [dict(node) for node in again] == [dict(node) for node in nodes]
@@ -187,7 +204,11 @@ WRONG: dict[str, tuple[dict[str, Any], timedelta, set[Role]]] = {
     "another address": ({"network": {"firstIp": "192.168.20.41"}}, timedelta(), RENEWED),
     "another domain": ({"pki": {"domain": "example.test"}}, timedelta(), RENEWED),
     "another subject": ({"pki": {"subject": {"organization": "other"}}}, timedelta(), RENEWED),
-    "another subject of clients": ({"pki": {"subject": {"clientOrganization": "other"}}}, timedelta(), {Role.CLIENT}),
+    "another subject of clients": (
+        {"pki": {"subject": {"clientOrganization": "other"}}},
+        timedelta(),
+        {Role.CLIENT},
+    ),
     "another validity": ({"pki": {"leafDays": 364}}, timedelta(), RENEWED),
     "another key type": ({"pki": {"keyType": "ecdsa-p384"}}, timedelta(), RENEWED),
     "other extensions": ({"pki": {"extensions": "document"}}, timedelta(), RENEWED),
@@ -210,7 +231,9 @@ def test_what_is_wrong_is_renewed(
     assert {role for role in again if again[role] is not nodes[0][role]} == renewed
 
 
-def test_what_another_authority_issued_is_renewed(plan: Plan, nodes: list[pki.NodePki], now: datetime) -> None:
+def test_what_another_authority_issued_is_renewed(
+    plan: Plan, nodes: list[pki.NodePki], now: datetime
+) -> None:
     other = pki.create_authority(plan(), now=now)
     again = next(pki.issue_nodes(plan(), other, now=now, kept=nodes))
     assert {role for role in again if again[role] is not nodes[0][role]} == RENEWED
@@ -220,17 +243,23 @@ def test_what_another_authority_issued_is_renewed(plan: Plan, nodes: list[pki.No
 def test_a_certificate_in_the_wrong_place_is_renewed(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
-    swapped = {Role.SERVER: nodes[0][Role.PEER], Role.PEER: nodes[0][Role.SERVER], Role.CLIENT: nodes[1][Role.CLIENT]}
+    swapped = {
+        Role.SERVER: nodes[0][Role.PEER],
+        Role.PEER: nodes[0][Role.SERVER],
+        Role.CLIENT: nodes[1][Role.CLIENT],
+    }
     again = next(pki.issue_nodes(plan(), authority, now=now, kept=[swapped]))
     assert {role for role in again if again[role] is not swapped[role]} == RENEWED
 
 
-def test_threads_keep_the_order(plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime) -> None:
+def test_threads_keep_the_order(
+    plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
+) -> None:
     again = list(pki.issue_nodes(plan(), authority, now=now, kept=nodes, new_key=no_key, workers=3))
     assert [dict(node) for node in again] == [dict(node) for node in nodes]
 
 
-# ── an authority that cannot be used ────────────────────────────────────────────────────────────────────────────────
+# ── an authority that cannot be used ────────────────────────────────────────────────────────────────────────
 
 
 def authority_with(
@@ -251,7 +280,9 @@ def authority_with(
     if usage:
         builder = builder.add_extension(usage, critical=True)
     if identifier:
-        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
     return Credential(builder.sign(key, hashes.SHA256()), key)
 
 
@@ -267,16 +298,16 @@ SIGNS_CRLS_ONLY = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
+SECP256K1 = ec.generate_private_key(ec.SECP256K1())
+RSA_1024 = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505  to be refused
 USELESS: dict[str, tuple[dict[str, Any], str]] = {
     "no constraints": ({}, "is not a CA certificate"),
     "no CA": ({"constraints": x509.BasicConstraints(ca=False, path_length=None)}, "is not a CA certificate"),
     "no identifier": ({"constraints": CA, "identifier": False}, "is not a CA certificate"),
     "may not sign": ({"constraints": CA, "usage": SIGNS_CRLS_ONLY}, "may not sign certificates"),
-    "a curve Go does not know": ({"constraints": CA, "key": ec.generate_private_key(ec.SECP256K1())}, "has a secp256k1 key"),
-    "a weak key": (
-        {"constraints": CA, "key": rsa.generate_private_key(public_exponent=65537, key_size=1024)}, "has a key of 1024 bits",
-    ),
-}  # fmt: skip
+    "a curve Go does not know": ({"constraints": CA, "key": SECP256K1}, "has a secp256k1 key"),
+    "a weak key": ({"constraints": CA, "key": RSA_1024}, "has a key of 1024 bits"),
+}
 
 
 @pytest.mark.parametrize(("fields", "rule"), USELESS.values(), ids=USELESS)
@@ -289,7 +320,7 @@ def test_an_authority_of_the_users_without_key_usage_is_fine(now: datetime) -> N
     assert pki.check_authority(authority_with(now, constraints=CA), now=now, where="") == []
 
 
-# ── what others make of them ────────────────────────────────────────────────────────────────────────────────────────
+# ── what others make of them ────────────────────────────────────────────────────────────────────────────────
 
 
 def save(folder: Path, authority: Credential, **credentials: Credential) -> None:
@@ -306,8 +337,21 @@ def test_openssl_accepts_every_certificate_strictly(
     wanted = plan(nodes=1, pki=fields, network={"subnet": subnet})
     authority = pki.create_authority(wanted, now=now)
     node = next(pki.issue_nodes(wanted, authority, now=now))
-    save(tmp_path, authority, operator=pki.issue_client(wanted, authority, now=now), **{r.name: node[r] for r in node})
-    verify = [tool("openssl"), "verify", "-x509_strict", "-attime", str(int(now.timestamp())), "-CAfile", "ca.pem"]
+    save(
+        tmp_path,
+        authority,
+        operator=pki.issue_client(wanted, authority, now=now),
+        **{r.name: node[r] for r in node},
+    )
+    verify = [
+        tool("openssl"),
+        "verify",
+        "-x509_strict",
+        "-attime",
+        str(int(now.timestamp())),
+        "-CAfile",
+        "ca.pem",
+    ]
     purposes = {"SERVER": "sslserver", "PEER": "sslserver", "CLIENT": "sslclient", "operator": "sslclient"}
     for name, purpose in (*purposes.items(), ("PEER", "sslclient"), ("SERVER", "sslclient")):
         words = [*verify, "-purpose", purpose, f"{name}.pem"]
@@ -325,7 +369,7 @@ def context(side: int, folder: Path, who: str | None) -> ssl.SSLContext:
 
 
 def shake_hands(folder: Path, server: str, client: str | None, address: str) -> None:
-    """A mutual TLS handshake in memory, and a word each way. Raises SSLError where a side refuses the other."""
+    """A mutual TLS handshake in memory, and a word. Raises SSLError where a side refuses the other."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     served = context(ssl.PROTOCOL_TLS_SERVER, folder, server).wrap_bio(up, down, server_side=True)
     asking = context(ssl.PROTOCOL_TLS_CLIENT, folder, client).wrap_bio(down, up, server_hostname=address)
@@ -349,7 +393,9 @@ def keyring(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     long_ago = pki.create_authority(plan(), now=now - timedelta(days=500))
     forged = pki.issue_client(plan(), Credential(authority.certificate, long_ago.key), now=now)
     nodes = pki.issue_nodes(plan(), authority, now=now)
-    every = {f"{role.name.lower()}{number}": node[role] for number, node in enumerate(nodes, 1) for role in node}
+    every = {
+        f"{role.name.lower()}{number}": node[role] for number, node in enumerate(nodes, 1) for role in node
+    }
     save(folder, authority, operator=operator, foreign=foreign, forged=forged, **every)
     return folder
 
@@ -376,12 +422,24 @@ def test_those_who_belong_together_shake_hands(keyring: Path, server: str, clien
         ("server2", "operator", "192.168.20.31", "IP address mismatch"),
         ("peer3", "peer2", "192.168.20.31", "IP address mismatch"),
         ("server1", "operator", "etcd2.etcd.internal", "Hostname mismatch"),
-        ("client1", "operator", "192.168.20.31", "unsuitable certificate purpose|unsupported certificate purpose"),
+        (
+            "client1",
+            "operator",
+            "192.168.20.31",
+            "unsuitable certificate purpose|unsupported certificate purpose",
+        ),
         ("server1", None, "192.168.20.31", "peer did not return a certificate"),
-        ("server1", "foreign", "192.168.20.31", "signature failure|unable to get local issuer|self-signed|verify failed"),
+        (
+            "server1",
+            "foreign",
+            "192.168.20.31",
+            "signature failure|unable to get local issuer|self-signed|verify failed",
+        ),
         ("server1", "forged", "192.168.20.31", "certificate signature failure|verify failed"),
     ],
 )
-def test_those_who_do_not_are_refused(keyring: Path, server: str, client: str | None, address: str, reason: str) -> None:
+def test_those_who_do_not_are_refused(
+    keyring: Path, server: str, client: str | None, address: str, reason: str
+) -> None:
     with pytest.raises(ssl.SSLError, match=f"(?i){reason}"):
         shake_hands(keyring, server, client, address)

@@ -22,11 +22,18 @@ def layered(folder: Path, profile: str, config: str, **flags: Any) -> Loaded:
 def problems(folder: Path, *layers: str, **flags: Any) -> list[str]:
     with pytest.raises(InputError) as error:
         layered(folder, *layers, **flags)
-    return [f"{problem.where}: {problem.message}".replace(f"{folder}/", "") for problem in error.value.problems]
+    return [
+        f"{problem.where}: {problem.message}".replace(f"{folder}/", "") for problem in error.value.problems
+    ]
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_profile(tmp_path: Path) -> None:
-    spec = layered(tmp_path, "nodes: 1\nvm: {cpus: 1, memory: 300, disk: 9}", "nodes: 5\nvm: {cpus: 2, memory: 400}", cpus=3).spec
+    spec = layered(
+        tmp_path,
+        "nodes: 1\nvm: {cpus: 1, memory: 300, disk: 9}",
+        "nodes: 5\nvm: {cpus: 2, memory: 400}",
+        cpus=3,
+    ).spec
     assert (spec.nodes, spec.vm.cpus, spec.vm.memory, spec.vm.disk) == (5, 3, 400, 9)
 
 
@@ -40,7 +47,12 @@ def test_a_flag_replaces_a_list_of_nodes(tmp_path: Path) -> None:
         ("nodes: 1", "nodes: 9", {}, "c.yaml:1:1: nodes: 9 is not 1 to 7 members"),
         ("nodes: 9", "join: learner", {}, "p.yaml:1:1: nodes: 9 is not 1 to 7 members"),
         ("nodes: 1", "nodes: 3", {"nodes": 8}, "--nodes: 8 is not 1 to 7 members"),
-        ("vm:\n  cpus: 0", "vm: {memory: 300}", {}, "p.yaml:2:3: vm.cpus: 0 is not greater than or equal to 1"),
+        (
+            "vm:\n  cpus: 0",
+            "vm: {memory: 300}",
+            {},
+            "p.yaml:2:3: vm.cpus: 0 is not greater than or equal to 1",
+        ),
         ("vm: {cpus: 1}", "vm: {memory: 300}", {"cpus": 0}, "--cpus: 0 is not greater than or equal to 1"),
     ],
 )

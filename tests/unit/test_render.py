@@ -24,7 +24,10 @@ def guest(plan: Plan, now: Any) -> Callable[..., dict[str, Artifact]]:
     def make(index: int = 0, **fields: Any) -> dict[str, Artifact]:
         wanted = plan(**fields)
         credentials = list(pki.issue_nodes(wanted, pki.create_authority(wanted, now=now), now=now))[index]
-        return {str(file.path): file for file in render.guest_files(wanted, wanted.nodes[index], CA_PEM, credentials)}
+        return {
+            str(file.path): file
+            for file in render.guest_files(wanted, wanted.nodes[index], CA_PEM, credentials)
+        }
 
     return make
 
@@ -65,7 +68,10 @@ def test_nothing_is_served_in_the_clear(guest: Any) -> None:
 
 def test_every_file_that_the_settings_name_is_written(guest: Any) -> None:
     files = guest()
-    named = re.findall(r"/etc/etcd/pki/[^\"\n]+", (files["/etc/etcd/etcd.conf"].data + files["/etc/etcd/bake.env"].data).decode())
+    named = re.findall(
+        r"/etc/etcd/pki/[^\"\n]+",
+        (files["/etc/etcd/etcd.conf"].data + files["/etc/etcd/bake.env"].data).decode(),
+    )
     assert len(set(named)) == 7
     assert set(named) <= set(files)
 
@@ -87,7 +93,9 @@ def test_the_hooks_know_every_member(guest: Any) -> None:
     env = settings(guest(1)["/etc/etcd/bake.env"])
     assert env["BAKE_NAME"] == "etcd2"
     assert env["BAKE_BOOTSTRAP"] == "no"
-    assert env["BAKE_MEMBERS"].split() == [f"etcd{number}=https://192.168.20.3{number}:2380" for number in (1, 2, 3)]
+    assert env["BAKE_MEMBERS"].split() == [
+        f"etcd{number}=https://192.168.20.3{number}:2380" for number in (1, 2, 3)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["none", "firewalld", "iptables", "nftables", "ufw"])
@@ -98,9 +106,16 @@ def test_a_firewall_has_its_script_and_none_has_none(guest: Any, kind: str) -> N
 
 
 @pytest.mark.parametrize("shell", ["dash", "busybox"])
-def test_a_shell_reads_the_same_settings(guest: Any, tool: Callable[[str], str], tmp_path: Path, shell: str) -> None:
+def test_a_shell_reads_the_same_settings(
+    guest: Any, tool: Callable[[str], str], tmp_path: Path, shell: str
+) -> None:
     (tmp_path / "env").write_bytes(guest()["/etc/etcd/bake.env"].data)
-    words = [tool(shell), *(["sh"] if shell == "busybox" else []), "-euc", '. ./env; printf "%s" "$BAKE_MEMBERS"']
+    words = [
+        tool(shell),
+        *(["sh"] if shell == "busybox" else []),
+        "-euc",
+        '. ./env; printf "%s" "$BAKE_MEMBERS"',
+    ]
     shown = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert shown == settings(guest()["/etc/etcd/bake.env"])["BAKE_MEMBERS"]
 
@@ -115,6 +130,9 @@ def test_credentials_come_back_from_the_files(guest: Any) -> None:
     files = {path: file.data for path, file in guest().items()}
     found = render.node_credentials(files)
     assert set(found) == {"etcd-server", "etcd-peer", "etcd-client"}
-    assert found[pki.Role.PEER] == (files["/etc/etcd/pki/etcd-peer.pem"], files["/etc/etcd/pki/etcd-peer.key"])
+    assert found[pki.Role.PEER] == (
+        files["/etc/etcd/pki/etcd-peer.pem"],
+        files["/etc/etcd/pki/etcd-peer.key"],
+    )
     del files["/etc/etcd/pki/etcd-peer.key"]
     assert pki.Role.PEER not in render.node_credentials(files)

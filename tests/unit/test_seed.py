@@ -54,7 +54,7 @@ def content(files: tuple[Artifact, ...], name: str) -> Any:
     return yaml.safe_load(next(file.data for file in files if file.path.name == name))
 
 
-# ── the three files ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the three files ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_user_data_is_a_cloud_config_and_a_secret(files: tuple[Artifact, ...]) -> None:
@@ -67,7 +67,11 @@ def test_user_data_is_a_cloud_config_and_a_secret(files: tuple[Artifact, ...]) -
 def test_user_data_writes_the_guest_files_as_they_are(plan: Plan, now: Any) -> None:
     wanted = plan(nodes=1)
     authority = pki.create_authority(wanted, now=now)
-    guest = list(render.guest_files(wanted, wanted.nodes[0], authority.cert_pem, next(pki.issue_nodes(wanted, authority, now=now))))
+    guest = list(
+        render.guest_files(
+            wanted, wanted.nodes[0], authority.cert_pem, next(pki.issue_nodes(wanted, authority, now=now))
+        )
+    )
     user_data = seed.seed_files(wanted, wanted.nodes[0], guest)[0].data
     assert seed.written_files(user_data, where="") == {str(file.path): file.data for file in guest}
     modes = {file["path"]: file["permissions"] for file in yaml.safe_load(user_data)["write_files"]}
@@ -88,7 +92,9 @@ def test_the_network_is_matched_by_a_quoted_lower_case_mac(files: tuple[Artifact
 
 
 @pytest.mark.parametrize(
-    ("network", "to"), [({"subnet": "fd00::/64"}, "::/0"), ({"mode": "isolated"}, None)], ids=["IPv6", "isolated"]
+    ("network", "to"),
+    [({"subnet": "fd00::/64"}, "::/0"), ({"mode": "isolated"}, None)],
+    ids=["IPv6", "isolated"],
 )
 def test_routes_follow_the_network(plan: Plan, now: Any, network: dict[str, str], to: str | None) -> None:
     ethernet = content(seed_of(plan(network=network), now), "network-config")["ethernets"]["eth0"]
@@ -110,7 +116,11 @@ def test_user_data_passes_the_schema_of_the_oldest_cloud_init(profile: str, now:
     user_data = content(seed_of(plan_cluster(load(profile=profile, flags=flags).spec), now), "user-data")
     schema = json.loads((ROOT / "tests/data/cloud-config-22.4.2.schema.json").read_text())
     jsonschema.Draft4Validator(schema).validate(user_data)
-    known = {name for part in schema["allOf"] for name in schema["$defs"][part["$ref"].rpartition("/")[2]]["properties"]}
+    known = {
+        name
+        for part in schema["allOf"]
+        for name in schema["$defs"][part["$ref"].rpartition("/")[2]]["properties"]
+    }
     assert set(user_data) <= known
 
 
@@ -121,7 +131,9 @@ def test_the_schema_refuses_what_cloud_init_would() -> None:
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-TRICKY = st.sampled_from("no 0640 12:30 1e3 ~ null = << - ? #x 0x1F .inf 2020-01-01 !!x &a *a {a} [a] %x `x @x | > ''".split(" "))
+TRICKY = st.sampled_from(
+    "no 0640 12:30 1e3 ~ null = << - ? #x 0x1F .inf 2020-01-01 !!x &a *a {a} [a] %x `x @x | > ''".split()  # noqa: SIM905
+)
 
 
 @given(st.lists(st.one_of(TEXT, TRICKY, TEXT.map("a\n{}\n".format)), max_size=8))
@@ -132,17 +144,21 @@ def test_every_text_loads_back_as_the_same_text(texts: list[str]) -> None:
     assert dumped.isascii()
 
 
-@pytest.mark.parametrize("data", [b"", b"[", b"- a", b"a: 1", b"\xff", b"write_files: [{path: /a}]"], ids=repr)
+@pytest.mark.parametrize(
+    "data", [b"", b"[", b"- a", b"a: 1", b"\xff", b"write_files: [{path: /a}]"], ids=repr
+)
 def test_a_user_data_of_others_is_named(data: bytes) -> None:
     with pytest.raises(InputError, match="etcd1/user-data: is not a user-data that bake made"):
         seed.written_files(data, where="etcd1/user-data")
 
 
-# ── the ISO ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the ISO ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_blkid_finds_the_label_that_nocloud_looks_for(iso: Path, tool: Callable[[str], str]) -> None:
-    shown = subprocess.run([tool("blkid"), "-p", "-o", "export", iso], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [tool("blkid"), "-p", "-o", "export", iso], capture_output=True, text=True, check=True
+    ).stdout
     assert {"LABEL=cidata", "TYPE=iso9660"} <= set(shown.splitlines())
 
 
@@ -150,7 +166,18 @@ def test_blkid_finds_the_label_that_nocloud_looks_for(iso: Path, tool: Callable[
 def test_xorriso_reads_the_files_back(
     iso: Path, files: tuple[Artifact, ...], tool: Callable[[str], str], tmp_path: Path, without: str
 ) -> None:
-    words = [tool("xorriso"), "-read_fs", without, "-osirrox", "on", "-indev", iso, "-extract", "/", tmp_path / "read"]
+    words = [
+        tool("xorriso"),
+        "-read_fs",
+        without,
+        "-osirrox",
+        "on",
+        "-indev",
+        iso,
+        "-extract",
+        "/",
+        tmp_path / "read",
+    ]
     subprocess.run(words, capture_output=True, check=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "read").iterdir()} == {
         file.path.name: file.data for file in files

@@ -15,7 +15,16 @@ ARCHIVE = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}
 
 def test_steps_come_in_the_documents_order(plan: Plan) -> None:
     commands = "\n".join(first_boot_commands(plan(install=ARCHIVE)))
-    steps = ["etcd-firewall", "etcd-install", "useradd", "setfacl", "chown", "daemon-reload", "enable etcd\n", "start --no-block"]
+    steps = [
+        "etcd-firewall",
+        "etcd-install",
+        "useradd",
+        "setfacl",
+        "chown",
+        "daemon-reload",
+        "enable etcd\n",
+        "start --no-block",
+    ]
     assert sorted(steps, key=commands.index) == steps
 
 
@@ -40,7 +49,9 @@ def test_every_node_enables_etcd_and_waits_for_nothing(plan: Plan) -> None:
         ({"install": ARCHIVE}, "etcd-install", True),
     ],
 )
-def test_what_the_spec_does_not_ask_for_is_not_done(plan: Plan, fields: dict[str, object], word: str, there: bool) -> None:
+def test_what_the_spec_does_not_ask_for_is_not_done(
+    plan: Plan, fields: dict[str, object], word: str, there: bool
+) -> None:
     assert any(word in line for line in first_boot_commands(plan(**fields))) == there
 
 

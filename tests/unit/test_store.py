@@ -118,9 +118,14 @@ def test_what_others_put_there_stays(store: Store) -> None:
 def test_a_failure_leaves_the_old_folder(store: Store, picture: Picture) -> None:
     write(store, artifact("a", "old"))
     before = picture(store.out)
-    with pytest.raises(RuntimeError), store.replacing() as staging:
-        staging.write(artifact("a", "new"))
-        raise RuntimeError
+
+    def fail() -> None:
+        with store.replacing() as staging:
+            staging.write(artifact("a", "new"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert picture(store.out) == before
 
 
@@ -134,7 +139,11 @@ def test_a_file_name_too_long_is_a_failure_and_not_a_crash(store: Store, picture
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../other", "a/../../b"])
 def test_nothing_is_written_outside_the_folder(store: Store, path: str) -> None:
-    with pytest.raises(ValueError, match="outside the cluster's folder"), store.locked(print), store.replacing() as staging:
+    with (
+        pytest.raises(ValueError, match="outside the cluster's folder"),
+        store.locked(print),
+        store.replacing() as staging,
+    ):
         staging.write(artifact(path))
 
 
@@ -150,7 +159,7 @@ def test_what_a_killed_run_left_is_swept(store: Store) -> None:
     assert foreign.exists()
 
 
-# ── folders that are not this cluster's ─────────────────────────────────────────────────────────────────────────────
+# ── folders that are not this cluster's ─────────────────────────────────────────────────────────────────────
 
 
 def is_a_file(store: Store) -> None:
@@ -180,7 +189,10 @@ NOT_OURS: dict[str, tuple[Callable[[Store], None], str]] = {
     "a file": (is_a_file, "is not a folder of its own"),
     "a symlink": (is_a_symlink, "is not a folder of its own"),
     "other things": (holds_other_things, "is not empty and was not made by bake"),
-    "another cluster's": (has_the_manifest('{"cluster": "prod", "files": {}}'), "belongs to the cluster 'prod', not 'etcd'"),
+    "another cluster's": (
+        has_the_manifest('{"cluster": "prod", "files": {}}'),
+        "belongs to the cluster 'prod', not 'etcd'",
+    ),
     "empty manifest": (has_the_manifest(""), "is not bake's manifest"),
     "no JSON": (has_the_manifest("{"), "is not bake's manifest"),
     "a list": (has_the_manifest("[]"), "is not bake's manifest"),
@@ -210,7 +222,9 @@ def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_out_with_a_name_too_long_is_refused(tmp_path: Path) -> None:
-    assert "File name too long" in refused(lambda: write(Store(tmp_path / ("o" * 300), "etcd"), artifact("a")))
+    assert "File name too long" in refused(
+        lambda: write(Store(tmp_path / ("o" * 300), "etcd"), artifact("a"))
+    )
 
 
 def test_an_out_that_is_a_dangling_symlink_is_refused(tmp_path: Path) -> None:
