@@ -13,6 +13,7 @@ from generator import pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.errors import InputError
+from generator.fields import plain
 from generator.host.store import Store
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.spec import ClusterSpec
@@ -71,7 +72,7 @@ def operator_files(
     for role, credential in ((pki.Role.CA, authority), (pki.Role.CLIENT, client)):
         yield Artifact(_pem(role), credential.cert_pem)
         yield Artifact(_key(role), credential.key_pem, mode=0o600, secret=True)
-    spec = plan.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    spec = plain(plan.spec)
     yield Artifact(PurePosixPath("cluster.yaml"), yaml12.dump(spec).encode())
     yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan, folder))
 

@@ -298,7 +298,10 @@ def _show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> 
 
 
 def _spec_data(spec: ClusterSpec) -> dict[str, Any]:
-    return spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    from generator.fields import plain
+
+    data: dict[str, Any] = plain(spec)
+    return data
 
 
 def _problem_data(problem: Any) -> dict[str, Any]:

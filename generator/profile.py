@@ -6,18 +6,17 @@ points at the line or the flag that caused it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from generator import yaml12
 from generator.errors import InputError, Problem
+from generator.fields import Wrong
 from generator.rules import check_spec
-from generator.spec import ClusterSpec, shown
+from generator.spec import ClusterSpec, read_spec
 
 _Path = tuple[str | int, ...]
 _HERE = Path(__file__).parent
@@ -117,18 +116,8 @@ def load(
 
 
 def _check(layers: _Layers) -> Loaded:
-    problems: list[Problem] = []
-    raw = layers.value
-    for _ in range(3):  # what is wrong is taken out, so that the rest can be checked against each other too
-        try:
-            spec = ClusterSpec.model_validate(raw)
-            break
-        except ValidationError as error:
-            found = list(_problems(error, layers))
-            problems += [problem for _, problem in found]
-            raw = _without(raw, [path for path, _ in found])
-    else:
-        raise InputError(problems)
+    spec, wrong = read_spec(layers.value)
+    problems = [Problem(layers.where(each.path), each.message, _hint(each)) for each in wrong]
     refused, warnings = check_spec(spec)
     problems += [Problem(layers.where(path), message, hint) for path, message, hint in refused]
     if problems:
@@ -143,73 +132,8 @@ def _order(where: str) -> tuple[str, int, int]:
     return (file, int(line), int(column)) if line.isdigit() and column.isdigit() else (file, 0, 0)
 
 
-def _problems(error: ValidationError, layers: _Layers) -> Iterator[tuple[_Path, Problem]]:
-    for detail in error.errors(include_url=False):
-        path = tuple(part for part in detail["loc"] if part not in ("count", "list"))
-        message, hint = _explain(detail, path)
-        yield path, Problem(layers.where(path), message, hint)
-
-
-def _explain(detail: Any, path: _Path) -> tuple[str, str | None]:
-    section, description = _lookup(path)
-    if detail["type"] == "extra_forbidden":
-        close = get_close_matches(str(path[-1]), section, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(section)}"
-        return f"there is no field {str(path[-1])!r}", hint
-    if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"]), description
-    if detail["type"] == "missing":
-        return "is missing", description
-    rule = _RULES.get(detail["type"]) or detail["msg"].removeprefix("Input should be ")
-    return f"{shown(detail['input'])} is not {rule}", description
-
-
-_RULES = {"model_type": "a section of fields", "dict_type": "a section of fields", "tuple_type": "a list"}
-
-
-def _lookup(path: _Path) -> tuple[list[str], str | None]:
-    """The field names known at `path`'s section, and the description of the field itself."""
-    model: type[BaseModel] | None = ClusterSpec
-    description: str | None = None
-    names: list[str] = []
-    for part in path:
-        if isinstance(part, int) or model is None:
-            continue
-        fields = {info.alias or name: info for name, info in model.model_fields.items()}
-        names = list(fields)
-        info = fields.get(part)
-        description = (info.description or description) if info else description
-        model = _section_of(info.annotation) if info else None
-    return names, description
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if found := _section_of(inner):
-            return found
-    return None
-
-
-def _without(value: Any, paths: list[_Path]) -> Any:
-    """A copy of `value` lacking what stands at `paths`.
-
-    A listed node keeps its place, so that the other findings count the nodes as the file does.
-    """
-    here = {path[0] for path in paths if len(path) == 1}
-    if isinstance(value, dict):
-        return {key: _without(item, _below(paths, key)) for key, item in value.items() if key not in here}
-    if isinstance(value, list):
-        items = [(index, _without(item, _below(paths, index))) for index, item in enumerate(value)]
-        broken = {path[0] for path in paths if path}
-        return [
-            {"name": f"unnamed{index}", **item} if index in broken and isinstance(item, dict) else item
-            for index, item in items
-            if index not in here
-        ]
-    return value
-
-
-def _below(paths: list[_Path], key: str | int) -> list[_Path]:
-    return [path[1:] for path in paths if len(path) > 1 and path[0] == key]
+def _hint(wrong: Wrong) -> str | None:
+    if not wrong.known:
+        return wrong.hint
+    close = get_close_matches(str(wrong.path[-1]), wrong.known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(wrong.known)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -70,9 +70,8 @@ def verify(
 def foreign_pair(plan: ClusterPlan, *, now: datetime) -> tuple[bytes, bytes]:
     """A client certificate and key of a CA that has the name of ours and another key. It names no address, so
     that nothing but its issuer can be the reason to refuse it."""
-    own = {"certificates": Certificates.PER_NODE, "key_type": KeyType.ECDSA_P256}
-    spec = plan.spec.model_copy(update={"pki": plan.spec.pki.model_copy(update=own)})
-    other = plan_cluster(spec)
+    own = replace(plan.spec.pki, certificates=Certificates.PER_NODE, key_type=KeyType.ECDSA_P256)
+    other = plan_cluster(replace(plan.spec, pki=own))
     client = pki.issue_client(other, pki.create_authority(other, now=now), now=now)
     return client.cert_pem, client.key_pem
 

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from generator.plan import ClusterPlan, plan_cluster
-from generator.spec import ClusterSpec
+from generator.spec import read_spec
 
+# No deadlines, for machines are slow at times; in CI the same examples every time, elsewhere new ones.
+settings.register_profile("bake", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("bake")
 TIERS = ("etcd", "nspawn", "vm")  # the dearer, the later
 
 
@@ -26,7 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def tier(item: pytest.Item) -> int:
-        return max((TIERS.index(mark.name) + 1 for mark in item.iter_markers() if mark.name in TIERS), default=0)
+        return max(
+            (TIERS.index(mark.name) + 1 for mark in item.iter_markers() if mark.name in TIERS), default=0
+        )
 
     items.sort(key=tier)
 
@@ -41,14 +47,14 @@ def plan() -> Callable[..., ClusterPlan]:
     """`plan(nodes=5, pki={"keyType": "rsa-2048"})`: a plan from what a cluster file would say."""
 
     def make(**fields: Any) -> ClusterPlan:
-        return plan_cluster(ClusterSpec.model_validate(fields))
+        return plan_cluster(read_spec(fields)[0])
 
     return make
 
 
 @pytest.fixture(scope="session")
 def tool() -> Callable[[str], str]:
-    """The path of a program; without it the test is skipped, but in CI it fails: there, everything is installed."""
+    """The path of a program; without it a test is skipped, but fails in CI, where everything is installed."""
 
     def find(name: str) -> str:
         if path := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
@@ -70,7 +76,9 @@ class Result:
 
 
 @pytest.fixture
-def bake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+def bake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Any]:
     """`bake("--nodes", 3)`: the command line, in this process, inside an empty folder."""
     from generator import cli
 
@@ -93,7 +101,7 @@ def bake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
 
 @pytest.fixture(scope="session")
 def picture() -> Callable[[Path], dict[str, tuple[object, ...]]]:
-    """Everything below a folder: name → mode, time of change, and what is in it. Two equal ones: nothing was touched."""
+    """Everything below a folder: name → mode, time of change, content. Equal ones: nothing was touched."""
 
     def take(folder: Path) -> dict[str, tuple[object, ...]]:
         found: dict[str, tuple[object, ...]] = {}

@@ -21,7 +21,7 @@ from typing import Any
 
 from generator.artifact import Artifact
 from generator.errors import BakeError, InputError
-from generator.spec import parse_name
+from generator.values import name as parse_name
 
 MANIFEST = PurePosixPath("manifest.json")
 FORMAT_VERSION = "1.0"

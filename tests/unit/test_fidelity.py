@@ -1,5 +1,5 @@
-"""`--profile classic` makes what the document's own commands make. Every difference that is meant stands in a table
-here, and in docs/fidelity.md with its reason; nothing else may differ."""
+"""`--profile classic` makes what the document's own commands make. Every difference that is meant stands in a
+table here, and in docs/fidelity.md with its reason; nothing else may differ."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ PRINTED = {
     ),
 }
 
-# ── the differences that are meant ──────────────────────────────────────────────────────────────────────────────────
+# ── the differences that are meant ───────────────────────────────────────────────────────────
 
-IDENTIFIERS = {ExtensionOID.SUBJECT_KEY_IDENTIFIER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER}  # openssl < 3.2 adds none
+IDENTIFIERS = {
+    ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+    ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+}  # openssl < 3.2 adds none
 CONF_LEFT_OUT = {"ETCD_AUTO_TLS", "ETCD_PEER_AUTO_TLS"}
 CONF_ADDED = {"ETCD_LOG_OUTPUTS": "systemd/journal"}
 UNIT_ADDED = {
@@ -58,7 +61,7 @@ UNIT_ADDED = {
 }  # fmt: skip
 
 
-# ── both, made ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── both, made ───────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +101,7 @@ def certificate(classic: Path, role: str, node: str = "etcd1") -> x509.Certifica
     return x509.load_pem_x509_certificate(guest_file(classic, f"/etc/etcd/pki/{role}.pem", node).encode())
 
 
-# ── certificates ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── certificates ─────────────────────────────────────────────────────────────────────────────
 
 
 def said(cert: x509.Certificate) -> dict[str, Any]:
@@ -114,7 +117,9 @@ def said(cert: x509.Certificate) -> dict[str, Any]:
         "validity": cert.not_valid_after_utc - cert.not_valid_before_utc,
         "serial": "long and positive" if 64 < cert.serial_number.bit_length() <= 159 else cert.serial_number,
         "extensions": {
-            ext.oid.dotted_string: (ext.critical, ext.value) for ext in cert.extensions if ext.oid not in IDENTIFIERS
+            ext.oid.dotted_string: (ext.critical, ext.value)
+            for ext in cert.extensions
+            if ext.oid not in IDENTIFIERS
         },
     }
 
@@ -125,13 +130,17 @@ def name(subject: x509.Name) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_certificate_says_what_the_documents_certificate_says(document: Path, classic: Path, role: str) -> None:
+def test_certificate_says_what_the_documents_certificate_says(
+    document: Path, classic: Path, role: str
+) -> None:
     theirs = x509.load_pem_x509_certificate((document / f"{role}.pem").read_bytes())
     assert said(certificate(classic, role)) == said(theirs)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_certificate_differs_by_key_identifiers_and_a_day_of_backdating_only(classic: Path, role: str) -> None:
+def test_certificate_differs_by_key_identifiers_and_a_day_of_backdating_only(
+    classic: Path, role: str
+) -> None:
     cert = certificate(classic, role)
     assert {ext.oid for ext in cert.extensions} & IDENTIFIERS == (
         {ExtensionOID.SUBJECT_KEY_IDENTIFIER} if role == "etcd-ca" else IDENTIFIERS
@@ -142,7 +151,11 @@ def test_certificate_differs_by_key_identifiers_and_a_day_of_backdating_only(cla
 
 def test_one_set_serves_all_nodes_and_the_operator(classic: Path) -> None:
     sets = {
-        tuple(guest_file(classic, f"/etc/etcd/pki/{role}.{kind}", node) for role in ROLES[1:] for kind in ("pem", "key"))
+        tuple(
+            guest_file(classic, f"/etc/etcd/pki/{role}.{kind}", node)
+            for role in ROLES[1:]
+            for kind in ("pem", "key")
+        )
         for node in NODES
     }
     assert len(sets) == 1
@@ -151,14 +164,18 @@ def test_one_set_serves_all_nodes_and_the_operator(classic: Path) -> None:
         assert operators == guest_file(classic, f"/etc/etcd/pki/etcd-client.{kind}")
 
 
-def test_keys_are_pem_files_that_openssl_accepts_with_the_documents_size(classic: Path, tmp_path: Path) -> None:
+def test_keys_are_pem_files_that_openssl_accepts_with_the_documents_size(
+    classic: Path, tmp_path: Path
+) -> None:
     key = tmp_path / "key"
     key.write_text(guest_file(classic, "/etc/etcd/pki/etcd-server.key"))
-    shown = subprocess.run(["openssl", "pkey", "-in", key, "-noout", "-text"], check=True, capture_output=True, text=True)
+    shown = subprocess.run(
+        ["openssl", "pkey", "-in", key, "-noout", "-text"], check=True, capture_output=True, text=True
+    )
     assert "Private-Key: (4096 bit" in shown.stdout
 
 
-# ── etcd.conf ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── etcd.conf ────────────────────────────────────────────────────────────────────────────────
 
 
 def variables(text: str) -> dict[str, str]:
@@ -176,7 +193,9 @@ def test_etcd_conf_has_the_documents_settings(classic: Path, node: str) -> None:
     assert variables(guest_file(classic, "/etc/etcd/etcd.conf", node)) == expected | CONF_ADDED
 
 
-def test_etcd_conf_has_the_documents_settings_in_its_order_and_its_headings_as_comments(classic: Path) -> None:
+def test_etcd_conf_has_the_documents_settings_in_its_order_and_its_headings_as_comments(
+    classic: Path,
+) -> None:
     def order(text: str) -> list[str]:
         names = [re.split("[=]", line.lstrip("#"))[0] for line in text.splitlines()]
         return [part for part in names if part and part not in CONF_LEFT_OUT]
@@ -187,7 +206,7 @@ def test_etcd_conf_has_the_documents_settings_in_its_order_and_its_headings_as_c
     assert not re.search(r"^\[", guest_file(classic, "/etc/etcd/etcd.conf"), re.MULTILINE)
 
 
-# ── the unit ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the unit ─────────────────────────────────────────────────────────────────────────────────
 
 
 def directives(text: str) -> dict[str, list[str]]:
@@ -205,9 +224,9 @@ def directives(text: str) -> dict[str, list[str]]:
 def test_unit_has_every_directive_of_the_document(classic: Path) -> None:
     theirs = directives((DOCUMENT / "etcd.service").read_text())
     ours = directives(guest_file(classic, "/etc/systemd/system/etcd.service"))
-    assert {section: [line for line in lines if line not in ours[section]] for section, lines in theirs.items()} == {
-        section: [] for section in theirs
-    }
+    assert {
+        section: [line for line in lines if line not in ours[section]] for section, lines in theirs.items()
+    } == {section: [] for section in theirs}
 
 
 def test_unit_adds_only_what_is_listed(classic: Path) -> None:
@@ -220,7 +239,7 @@ def test_unit_adds_only_what_is_listed(classic: Path) -> None:
         assert [entry for entry in listed if entry not in keys] == [], "no longer there"
 
 
-# ── the steps ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the steps ────────────────────────────────────────────────────────────────────────────────
 
 # The document's commands, in its order, each as it stands in what a person reads in user-data.
 STEPS = (
@@ -258,7 +277,11 @@ def test_firewall_commands_are_the_documents_in_the_same_zone_and_permanent(clas
     values = variables(guest_file(classic, "/etc/etcd/bake.env"))
     assert "firewall-cmd --permanent --zone=public" in script
     assert "firewall-cmd --reload" in script
-    assert (values["BAKE_FIREWALL"], values["BAKE_CLIENT_PORT"], values["BAKE_PEER_PORT"]) == ("firewalld", "2379", "2380")
+    assert (values["BAKE_FIREWALL"], values["BAKE_CLIENT_PORT"], values["BAKE_PEER_PORT"]) == (
+        "firewalld",
+        "2379",
+        "2380",
+    )
 
 
 def test_nodes_join_as_voters_with_the_first_as_the_only_one_that_may_begin(classic: Path) -> None:
@@ -279,7 +302,7 @@ def test_operators_environment_is_the_documents_etcdctl_options(classic: Path) -
     }
 
 
-# ── the page that explains it ───────────────────────────────────────────────────────────────────────────────────────
+# ── the page that explains it ────────────────────────────────────────────────────────────────
 
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 

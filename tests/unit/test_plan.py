@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from generator.plan import ClusterPlan, plan_cluster
-from generator.spec import ClusterSpec
+from generator.spec import read_spec
 
 Plan = Callable[..., ClusterPlan]
 
@@ -35,10 +35,14 @@ def test_each_joins_those_before_it(plan: Plan) -> None:
 
 PLACES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "from .31": ({}, ["192.168.20.31", "192.168.20.32", "192.168.20.33"]),
-    "from the first address": ({"network": {"firstIp": "192.168.20.100"}}, [f"192.168.20.{i}" for i in (100, 101, 102)]),
+    "from the first address": (
+        {"network": {"firstIp": "192.168.20.100"}},
+        ["192.168.20.100", "192.168.20.101", "192.168.20.102"],
+    ),
     "in a small subnet": ({"network": {"subnet": "10.0.0.0/29"}}, ["10.0.0.2", "10.0.0.3", "10.0.0.4"]),
     "around the gateway": (
-        {"network": {"firstIp": "192.168.20.8", "gateway": "192.168.20.9"}}, [f"192.168.20.{i}" for i in (8, 10, 11)],
+        {"network": {"firstIp": "192.168.20.8", "gateway": "192.168.20.9"}},
+        ["192.168.20.8", "192.168.20.10", "192.168.20.11"],
     ),
     "around stated ones": (
         {"nodes": [{"name": "a"}, {"name": "b", "address": "192.168.20.32"}, {"name": "c"}]},
@@ -83,7 +87,7 @@ def test_an_archive_goes_where_packages_do_not(plan: Plan) -> None:
 def test_a_stated_mac_wins_and_the_others_are_bakes_own() -> None:
     nodes = [{"name": "a", "mac": "3c:ec:ef:12:34:56"}, {"name": "b"}]
 
-    plan = plan_cluster(ClusterSpec.model_validate({"nodes": nodes}))
+    plan = plan_cluster(read_spec({"nodes": nodes})[0])
 
     assert plan.nodes[0].mac == "3c:ec:ef:12:34:56"
     assert plan.nodes[1].mac.startswith("52:54:00:")

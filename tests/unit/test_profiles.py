@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
+from dataclasses import MISSING, Field, is_dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from generator import yaml12
+from generator.fields import plain, settings_of
 from generator.profile import PROFILES, Loaded, load, profile_names
 from generator.spec import ClusterSpec
 
@@ -53,8 +51,10 @@ def test_profile_begins_with_its_purpose_and_a_command(name: str) -> None:
 @pytest.mark.parametrize("name", profile_names())
 def test_profile_says_only_what_differs_from_the_defaults(name: str) -> None:
     stated = yaml12.load_file(PROFILES / f"{name}.yaml").value
-    defaults = ClusterSpec().model_dump(mode="json", by_alias=True)
-    repeated = [path for path, value in _leaves(stated) if path != "apiVersion" and _at(defaults, path) == value]
+    defaults = plain(ClusterSpec(), with_none=True)
+    repeated = [
+        path for path, value in _leaves(stated) if path != "apiVersion" and _at(defaults, path) == value
+    ]
     assert repeated == []
 
 
@@ -75,7 +75,9 @@ def test_rhel_without_its_tarball_is_refused_with_the_flags_that_name_it() -> No
 
 
 def test_the_readme_has_one_row_for_every_field_of_the_spec() -> None:
-    expected = "\n".join(["| field | type | default | meaning |", "| --- | --- | --- | --- |", *_rows(ClusterSpec)])
+    expected = "\n".join(
+        ["| field | type | default | meaning |", "| --- | --- | --- | --- |", *_rows(ClusterSpec)]
+    )
     assert expected in README.read_text(), f"profiles/README.md needs this table:\n{expected}"
 
 
@@ -84,64 +86,53 @@ def test_the_readme_names_every_profile() -> None:
     assert [name for name in profile_names() if f"[{name}]({name}.yaml)" not in text] == []
 
 
-# ── the table, made from the spec ───────────────────────────────────────────────────────────────────────────────────
+# ── the table, made from the spec ─────────────────────────────────────────────────────────────────
 
 
-def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, info in model.model_fields.items():
-        path = f"{prefix}{info.alias or name}"
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _rows(info.annotation, f"{path}.")
+def _rows(kind: type, prefix: str = "") -> Iterator[str]:
+    hints = get_type_hints(kind)
+    for key, info in settings_of(kind).items():
+        hint, path = hints[info.name], f"{prefix}{key}"
+        if is_dataclass(hint):
+            yield from _rows(hint, f"{path}.")
         else:
-            yield f"| `{path}` | {_kind(info.annotation)} | {_default(info)} | {info.description} |"
-            for listed in _listed(info.annotation):
+            yield f"| `{path}` | {_kind(hint)} | {_default(info)} | {info.metadata['description']} |"
+            for listed in _listed(hint):
                 yield from _rows(listed, f"{path}[].")
 
 
-def _listed(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
+def _listed(hint: Any) -> Iterator[type]:
+    if is_dataclass(hint):
+        yield hint
+    for inner in get_args(hint):
         yield from _listed(inner)
 
 
-def _kind(annotation: Any) -> str:
-    return _kind_of(annotation).removesuffix(" or nothing")
+_WORDS = {
+    "str": "text", "int": "number", "bool": "true or false", "NoneType": "nothing", "Mapping": "mapping",
+    "IPv4Address": "address", "IPv6Address": "address", "IPv4Network": "network", "IPv6Network": "network",
+}  # fmt: skip
 
 
-def _kind_of(annotation: Any) -> str:
-    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+def _kind(hint: Any) -> str:
+    """A type as the table's readers know it; that nothing is allowed is said by the default."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
         return "word"
-    if isinstance(annotation, type):
-        return {str: "text", int: "number", bool: "true or false"}.get(annotation) or {
-            "IPv4Address": "address", "IPv6Address": "address", "IPv4Network": "network", "IPv6Network": "network",
-            "NoneType": "nothing", "float": "number",
-        }.get(annotation.__name__, annotation.__name__)  # fmt: skip
-    origin, inner = get_origin(annotation), get_args(annotation)
     if origin is tuple:
-        return "list" if _listed_or_none(inner[0]) else f"list ({_kind_of(inner[0])})"
-    if origin is dict:
-        return "mapping"
-    if origin is not None and origin.__name__ == "Literal":
-        return "text"
-    if origin is types.UnionType or origin is not None and origin.__name__ in ("Union", "UnionType"):
-        return " or ".join(dict.fromkeys(map(_kind_of, inner)))
-    return _kind_of(inner[0])
+        return "list" if any(_listed(inner[0])) else f"list ({_kind(inner[0])})"
+    if origin is types.UnionType:
+        return " or ".join(word for word in dict.fromkeys(map(_kind, inner)) if word != "nothing")
+    return _WORDS[(origin or hint).__name__]
 
 
-def _listed_or_none(annotation: Any) -> bool:
-    return any(True for _ in _listed(annotation))
-
-
-def _default(info: FieldInfo) -> str:
-    value = info.get_default(call_default_factory=True, validated_data={})
-    if value is PydanticUndefined:
-        return "needed"
-    if value is None or value == () or value == {}:
+def _default(info: Field[Any]) -> str:
+    if info.default is MISSING:
+        return "needed" if info.default_factory is MISSING else "–"
+    value = plain(info.default)
+    if value is None or value == []:
         return "–"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f"`{value}`" if isinstance(value, str | int | IPv4Network | IPv4Address) else f"`{value!r}`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
