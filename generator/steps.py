@@ -18,7 +18,8 @@ def boot_commands() -> list[str]:
 
 
 def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
-    """`runcmd`: one line per step of the document. Each may run again without harm."""
+    """`runcmd`: a line per step of the document. Each may run again without harm; one that fails stops the rest."""
+    yield "set -e"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
             # Just installed it is not running yet, and only a running one takes rules.
@@ -35,7 +36,8 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     # SELinux stays enforcing; what was written before the policy's labels were known gets them now.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF /etc/etcd {LIBEXEC} {HOME}; fi"
     yield "systemctl daemon-reload"
-    yield f"{LIBEXEC}/first-boot-done"
     yield "systemctl enable etcd"
+    # From here on a power cut costs nothing: the unit is enabled, and its condition holds.
+    yield f"{LIBEXEC}/first-boot-done"
     # Never wait here: a node that joins would hold cloud-init's final stage until the others are there.
     yield "systemctl start --no-block etcd"
