@@ -24,18 +24,35 @@ pack_initrd() {
     rm -rf -- "$tree"
 }
 
+# The kernel unpacks itself into the very ELF file that QEMU can start at once (PVH), which saves an emulated CPU more
+# than a second. Offsets: Linux, Documentation/arch/x86/boot.rst, setup_sects and payload_*; the last four bytes of
+# the payload are its unpacked length.
+unpack_kernel() {
+    sectors=$(od -An -tu1 -j 497 -N 1 "$1")
+    start=$(od -An -tu4 -j 584 -N 4 "$1")
+    length=$(od -An -tu4 -j 588 -N 4 "$1")
+    start=$(((sectors + 1) * 512 + start))
+    tail -c "+$((start + 1))" "$1" | head -c "$((length - 4))" | zstd -q -dc >"$2"
+    [ "$(head -c 4 "$2" | tail -c 3)" = ELF ]
+}
+
 main() {
     tarball=$1 output=$2 size=$3 variant=$4
     root=$output/root
     mkdir "$root" "$output/bin"
     tar -C "$root" --numeric-owner -xf "$tarball"
-    cp "$root"/boot/vmlinuz-* "$output/vmlinuz"
     cp "$root"/usr/bin/etcd "$root"/usr/bin/etcdctl "$root"/usr/bin/etcdutl "$output/bin/"
     # shellcheck disable=SC2016
     chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' >"$output/packages"
     case $variant in
-        tuned) pack_initrd "$root" "$output" ;;
-        *) cp "$root"/boot/initrd.img-* "$output/initrd.img" ;;
+        tuned)
+            pack_initrd "$root" "$output"
+            unpack_kernel "$root"/boot/vmlinuz-* "$output/vmlinux" || cp "$root"/boot/vmlinuz-* "$output/vmlinux"
+            ;;
+        *)
+            cp "$root"/boot/initrd.img-* "$output/initrd.img"
+            cp "$root"/boot/vmlinuz-* "$output/vmlinux"
+            ;;
     esac
     rm -f -- "$root"/boot/initrd.img-* "$root"/boot/vmlinuz-*
     mke2fs -q -t ext4 -L root -m 0 -E lazy_itable_init=1,lazy_journal_init=1 -d "$root" "$output/disk.raw" "$size"

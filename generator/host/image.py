@@ -31,7 +31,7 @@ class BootImage:
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where images are kept: `BAKE_CACHE`, else `bake` in the XDG cache folder (XDG Base Directory specification)."""
+    """Where images are kept: `BAKE_CACHE`, else `bake` in the user's cache folder (XDG Base Directory)."""
     if own := environment.get("BAKE_CACHE"):
         return Path(own)
     return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bake"

@@ -26,7 +26,7 @@ PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
 _QCOW2 = ("-c", "-o", "compression_type=zstd")
-_NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "xz", "tar")
+_NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "xz", "zstd", "tar")
 _DEBIAN_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 # This machine's way to the archive; mmdebstrap's apt does not read this machine's apt.conf.
 _APT_ACCESS = ("Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::https::CAInfo ")
@@ -195,7 +195,7 @@ def _facts(scratch: Path, digest: str, *, plain: bool) -> dict[str, object]:
         "disk": "disk.qcow2",
         "format": "qcow2",
         "virtual_size": json.loads(info.stdout)["virtual-size"],
-        "kernel": "vmlinuz",
+        "kernel": "vmlinux",
         "initrd": "initrd.img",
         "cmdline": cmdline,
         "packages": packages,
