@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import stat
-import tarfile
 from pathlib import Path, PurePosixPath
 
 from generator.artifact import Artifact
@@ -38,6 +37,8 @@ def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
 
 
 def _check_content(path: Path, data: bytes) -> None:
+    import tarfile  # only a tarball is worth its import
+
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
             names = {PurePosixPath(member.name).name for member in archive if member.isfile()}

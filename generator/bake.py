@@ -37,23 +37,23 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
     store.check()
     with store.locked(report):
         store.check()
-        authority = load_authority(store, now=now) or pki.create_authority(plan, now=now)
-        client = pki.issue_client(plan, authority, now=now, kept=load_client(store, authority))
-        nodes = pki.issue_nodes(
-            plan, authority, now=now, client=client, kept=kept_nodes(store, plan), workers=_workers(spec)
-        )
-        with store.replacing() as folder:
+        authority = load_authority(store, now=now)
+        client = load_client(store, authority)
+        kept = list(kept_nodes(store, plan))
+        count = pki.count_missing(plan, authority, now=now, client=client, kept=kept)
+        with (
+            pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
+            store.replacing() as folder,
+        ):
+            authority = authority or pki.create_authority(plan, now=now, new_key=new_key)
+            client = pki.issue_client(plan, authority, now=now, kept=client, new_key=new_key)
+            nodes = pki.issue_nodes(plan, authority, now=now, client=client, kept=kept, new_key=new_key)
             for artifact in operator_files(plan, authority, client, store.folder):
                 folder.write(artifact)
             for node, credentials in zip(plan.nodes, nodes, strict=True):
                 for artifact in node_files(plan, node, authority.cert_pem, credentials, extras):
                     folder.write(artifact)
     return Baked(plan, store.folder, tuple(folder.changed))
-
-
-def _workers(spec: ClusterSpec) -> int:
-    """RSA keys are worth a thread per core; an EC key costs less than handing it over."""
-    return (os.cpu_count() or 1) if spec.pki.key_type.startswith("rsa") else 1
 
 
 def node_files(
@@ -106,13 +106,14 @@ def load_authority(store: Store, *, now: datetime) -> pki.Credential | None:
     return authority
 
 
-def load_client(store: Store, authority: pki.Credential) -> pki.Credential | None:
+def load_client(store: Store, authority: pki.Credential | None) -> pki.Credential | None:
     """The operator's client certificate of an earlier bake. One that another CA issued betrays a foreign CA."""
     client = _load(store, pki.Role.CLIENT)
-    if client and not pki.is_issued_by(client.certificate, authority.certificate):
+    if client and (authority is None or not pki.is_issued_by(client.certificate, authority.certificate)):
+        message = "is a foreign CA: it did not issue this cluster's certificates"
         raise InputError.one(
             str(store.folder / _pem(pki.Role.CA)),
-            "is a foreign CA: it did not issue this cluster's certificates",
+            message if authority else "is missing, and certificates that it issued are here",
             "restore the cluster's CA, or remove the cluster's folder to begin a new cluster",
         )
     return client
@@ -124,7 +125,9 @@ def _load(store: Store, role: pki.Role) -> pki.Credential | None:
     if pem is None and key is None:
         return None
     if pem is None or key is None:
-        raise InputError.one(where[pem is not None], "is missing, and its other half is there", "restore the pair")
+        raise InputError.one(
+            where[pem is not None], "is missing, and its other half is there", "restore the pair"
+        )
     return pki.parse_credential(pem, key, where=where)
 
 
@@ -139,5 +142,3 @@ def kept_nodes(store: Store, plan: ClusterPlan) -> Iterator[pki.NodePki]:
         where = str(store.folder / path)
         pairs = render.node_credentials(seed.written_files(user_data, where=where)) if user_data else {}
         yield {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in pairs.items()}
-
-

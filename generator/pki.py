@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
-from itertools import islice
-from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -104,13 +102,11 @@ def issue_nodes(
     client: Credential | None = None,
     kept: Iterable[NodePki] = (),
     new_key: NewKey = generate_key,
-    workers: int = 1,
 ) -> Iterator[NodePki]:
     """Each node's certificates, in the plan's order; one at a time, so that memory stays flat.
 
     `kept` are the sets that exist already, in the same order; what is still right in them stays. A set that is
     shared is shared with the operator too, as in the document: then it holds his `client` certificate.
-    With `workers`, keys are generated ahead on that many threads (RSA generation leaves the interpreter's lock).
     """
     if plan.spec.pki.certificates is Certificates.SHARED:
         shared = {**next(iter(kept), {}), **({Role.CLIENT: client} if client else {})}
@@ -118,12 +114,8 @@ def issue_nodes(
         yield from (one for _ in plan.nodes)
         return
     olds = iter(kept)
-    jobs = ((node_profiles(plan, node), next(olds, {})) for node in plan.nodes)
-
-    def work(job: tuple[Mapping[Role, CertProfile], NodePki]) -> NodePki:
-        return _issue(job[0], authority, job[1], now=now, new_key=new_key)
-
-    yield from map(work, jobs) if workers == 1 else _ahead(work, jobs, workers)
+    for node in plan.nodes:
+        yield _issue(node_profiles(plan, node), authority, next(olds, {}), now=now, new_key=new_key)
 
 
 def issue_client(
@@ -139,21 +131,64 @@ def issue_client(
     return _issue({Role.CLIENT: client_profile(plan)}, authority, old, now=now, new_key=new_key)[Role.CLIENT]
 
 
-def _ahead(work: Callable[[Any], NodePki], jobs: Iterable[Any], workers: int) -> Iterator[NodePki]:
-    """`map` on threads, with at most a few jobs ahead of the consumer."""
-    jobs = iter(jobs)
+@contextmanager
+def keys_ahead(
+    key_type: KeyType, count: int, *, workers: int, new_key: NewKey = generate_key
+) -> Iterator[NewKey]:
+    """`new_key`, with `count` keys in the making on threads (RSA generation leaves the interpreter's lock).
+
+    An EC key costs less than handing it over, so those are made when they are asked for.
+    """
+    if count < 2 or not key_type.startswith("rsa"):
+        yield new_key
+        return
+    from concurrent.futures import ThreadPoolExecutor  # only RSA keys are worth its import
+
     pool = ThreadPoolExecutor(workers)
+    made = deque(pool.submit(new_key, key_type) for _ in range(count))
     try:
-        running = deque(pool.submit(work, job) for job in islice(jobs, 2 * workers))
-        while running:
-            yield running.popleft().result()
-            running.extend(pool.submit(work, job) for job in islice(jobs, 1))
+        yield lambda wanted: made.popleft().result() if made and wanted is key_type else new_key(wanted)
     finally:  # an interrupt waits for the keys in the making, not for those to come
         pool.shutdown(cancel_futures=True)
 
 
+def count_missing(
+    plan: ClusterPlan,
+    authority: Credential | None,
+    *,
+    now: datetime,
+    client: Credential | None,
+    kept: Iterable[NodePki],
+) -> int:
+    """How many keys the cluster still needs, when these are the certificates that exist."""
+    wanted = list(_wanted(plan, client, kept))
+    if authority is None:
+        return 1 + len(wanted)
+    return sum(old is None or not is_current(old, profile, authority, now=now) for profile, old in wanted)
+
+
+def _wanted(
+    plan: ClusterPlan, client: Credential | None, kept: Iterable[NodePki]
+) -> Iterator[tuple[CertProfile, Credential | None]]:
+    yield client_profile(plan), client
+    olds = iter(kept)
+    if plan.spec.pki.certificates is Certificates.SHARED:
+        old = next(olds, {})
+        profiles = shared_profiles(plan)
+        yield from ((profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER))
+        return
+    for node in plan.nodes:
+        old = next(olds, {})
+        yield from ((profile, old.get(role)) for role, profile in node_profiles(plan, node).items())
+
+
 def _issue(
-    profiles: Mapping[Role, CertProfile], authority: Credential, kept: NodePki, *, now: datetime, new_key: NewKey
+    profiles: Mapping[Role, CertProfile],
+    authority: Credential,
+    kept: NodePki,
+    *,
+    now: datetime,
+    new_key: NewKey,
 ) -> NodePki:
     return {
         role: kept[role]
@@ -168,7 +203,11 @@ def _issue(
 
 def ca_profile(plan: ClusterPlan) -> CertProfile:
     strict = plan.spec.pki.extensions is Extensions.STRICT
-    usage = _key_usage("cert_sign", "crl_sign") if strict else _key_usage("cert_sign", "digital_signature", "encipherment")
+    usage = (
+        _key_usage("cert_sign", "crl_sign")
+        if strict
+        else _key_usage("cert_sign", "digital_signature", "encipherment")
+    )
     basic = x509.BasicConstraints(ca=True, path_length=0 if strict else None)
     return CertProfile(
         key_type=plan.spec.pki.key_type,
@@ -207,7 +246,9 @@ def _leaf(
         extensions.append((sans, False))
     return CertProfile(
         key_type=pki.key_type,
-        subject=_subject(plan, node or str(role), unit=str(role) if node else None, client=role is Role.CLIENT),
+        subject=_subject(
+            plan, node or str(role), unit=str(role) if node else None, client=role is Role.CLIENT
+        ),
         days=pki.leaf_days,
         extensions=tuple(extensions),
     )
@@ -250,7 +291,9 @@ def _sans(names: Iterable[str], addresses: Iterable[AnyAddress]) -> x509.Subject
     return x509.SubjectAlternativeName([*map(x509.DNSName, names), *map(x509.IPAddress, addresses)])
 
 
-def _subject(plan: ClusterPlan, common_name: str, *, unit: str | None = None, client: bool = False) -> x509.Name:
+def _subject(
+    plan: ClusterPlan, common_name: str, *, unit: str | None = None, client: bool = False
+) -> x509.Name:
     subject = plan.spec.pki.subject
     organization = subject.organization or plan.name
     parts = [
@@ -267,7 +310,9 @@ def _subject(plan: ClusterPlan, common_name: str, *, unit: str | None = None, cl
 # ── signing, and judging what was signed before ─────────────────────────────────────────────────────────────────────
 
 
-def _sign(profile: CertProfile, key: PrivateKey, authority: Credential | None, *, now: datetime) -> Credential:
+def _sign(
+    profile: CertProfile, key: PrivateKey, authority: Credential | None, *, now: datetime
+) -> Credential:
     """A certificate for `key`; self-signed without an authority. It never outlives its authority."""
     start = (now - BACKDATE).replace(microsecond=0)
     issuer = authority.certificate.subject if authority else profile.subject
@@ -305,7 +350,8 @@ def is_current(credential: Credential, profile: CertProfile, authority: Credenti
     certificate = credential.certificate
     found = {(ext.value, ext.critical) for ext in certificate.extensions}
     end = min(
-        certificate.not_valid_before_utc + timedelta(days=profile.days), authority.certificate.not_valid_after_utc
+        certificate.not_valid_before_utc + timedelta(days=profile.days),
+        authority.certificate.not_valid_after_utc,
     )
     return (
         certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc == end
@@ -338,7 +384,9 @@ def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> 
 
 def _same_key(credential: Credential) -> bool:
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    return credential.certificate.public_key().public_bytes(*form) == credential.key.public_key().public_bytes(*form)
+    return credential.certificate.public_key().public_bytes(
+        *form
+    ) == credential.key.public_key().public_bytes(*form)
 
 
 def parse_credential(cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str]) -> Credential:
@@ -352,7 +400,9 @@ def parse_credential(cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str])
     try:
         key = load_pem_private_key(key_pem, password=None)
     except TypeError:
-        raise InputError.one(key_file, "is encrypted; bake needs it in plain PEM", "decrypt it first") from None
+        raise InputError.one(
+            key_file, "is encrypted; bake needs it in plain PEM", "decrypt it first"
+        ) from None
     except ValueError:
         raise InputError.one(key_file, "is not a PEM private key", "restore the file") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
@@ -370,7 +420,11 @@ def check_authority(authority: Credential, *, now: datetime, where: str) -> list
     if certificate.not_valid_after_utc <= now:
         problems.append(Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", _NEW_CA))
     if certificate.not_valid_before_utc > now:
-        problems.append(Problem(where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock"))
+        problems.append(
+            Problem(
+                where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock"
+            )
+        )
     if rule := _unfit_extensions(certificate) or _unfit_key(authority.key):
         problems.append(Problem(where, rule, _NEW_CA))
     return problems
@@ -392,7 +446,11 @@ def _unfit_key(key: PrivateKey) -> str | None:
     if isinstance(key, rsa.RSAPrivateKey):
         return f"has a key of {key.key_size} bits; RSA needs 2048" if key.key_size < 2048 else None
     name = key.curve.name
-    return None if name in ("secp256r1", "secp384r1", "secp521r1") else f"has a {name} key; EC needs P-256, P-384 or P-521"
+    return (
+        None
+        if name in ("secp256r1", "secp384r1", "secp521r1")
+        else f"has a {name} key; EC needs P-256, P-384 or P-521"
+    )
 
 
 _NEW_CA = "restore the cluster's CA, or remove the cluster's folder to begin a new cluster"

@@ -252,11 +252,34 @@ def test_a_certificate_in_the_wrong_place_is_renewed(
     assert {role for role in again if again[role] is not swapped[role]} == RENEWED
 
 
-def test_threads_keep_the_order(
+def test_as_many_keys_are_made_ahead_as_certificates_are_missing(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
-    again = list(pki.issue_nodes(plan(), authority, now=now, kept=nodes, new_key=no_key, workers=3))
-    assert [dict(node) for node in again] == [dict(node) for node in nodes]
+    def missing(
+        authority: Credential | None, kept: list[pki.NodePki], client: Credential | None = None
+    ) -> int:
+        return pki.count_missing(plan(), authority, now=now, client=client, kept=kept)
+
+    client = pki.issue_client(plan(), authority, now=now)
+    assert missing(None, []) == 2 + 3 * len(nodes)
+    assert missing(authority, []) == 1 + 3 * len(nodes)
+    assert missing(authority, nodes, client) == 0
+    assert missing(authority, nodes[1:], client) == 3 * len(nodes), "sets in the wrong place do not count"
+    shared = pki.count_missing(plan(pki={"certificates": "shared"}), None, now=now, client=None, kept=[])
+    assert shared == 4
+
+
+def test_keys_of_another_type_than_those_made_ahead_are_made_when_asked_for() -> None:
+    asked: list[KeyType] = []
+
+    def new_key(key_type: KeyType) -> pki.PrivateKey:
+        asked.append(key_type)
+        return pki.generate_key(KeyType.ECDSA_P256)
+
+    with pki.keys_ahead(KeyType.RSA_4096, 2, workers=2, new_key=new_key) as take:
+        for kind in (KeyType.ECDSA_P384, KeyType.RSA_4096, KeyType.RSA_4096, KeyType.RSA_4096):
+            take(kind)
+    assert sorted(asked) == [KeyType.ECDSA_P384, *[KeyType.RSA_4096] * 3]
 
 
 # ── an authority that cannot be used ────────────────────────────────────────────────────────────────────────
