@@ -179,12 +179,11 @@ def conditions() -> dict[str, str]:
     cpu = next((line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     openssl = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True).stdout
     from cryptography import __version__ as cryptography
-    from pydantic import __version__ as pydantic
 
     return {
         "cpu": f"{cpu.strip()}, {os.cpu_count()} cores",
         "system": platform.freedesktop_os_release()["PRETTY_NAME"],
-        "versions": f"Python {platform.python_version()}, cryptography {cryptography}, pydantic {pydantic}, "
+        "versions": f"Python {platform.python_version()}, cryptography {cryptography}, "
         f"{' '.join(openssl.split()[:2])}",
         "command": "scripts/bench --write",
     }
