@@ -19,7 +19,7 @@ RESERVED = frozenset(
     log-outputs config-file force-new-cluster enable-v2 discovery discovery-srv discovery-fallback discovery-proxy
     discovery-srv-name strict-reconfig-check client-cert-file client-key-file peer-client-cert-file
     peer-client-key-file version help unsafe-no-fsync listen-client-http-urls log-output
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 _BOTH = {
@@ -27,8 +27,10 @@ _BOTH = {
     heartbeat-interval election-timeout snapshot-count max-snapshots max-wals quota-backend-bytes max-txn-ops
     max-request-bytes max-concurrent-streams backend-batch-limit self-signed-cert-validity
     """,
-    bool: "pre-vote initial-election-tick-advance enable-pprof enable-grpc-gateway socket-reuse-port socket-reuse-address "
-    "enable-log-rotation",
+    bool: """
+    pre-vote initial-election-tick-advance enable-pprof enable-grpc-gateway socket-reuse-port
+    socket-reuse-address enable-log-rotation
+    """,
     str: """
     wal-dir auto-compaction-mode auto-compaction-retention listen-metrics-urls metrics cors host-whitelist logger
     log-level log-rotation-config-json cipher-suites tls-min-version tls-max-version auth-token bcrypt-cost

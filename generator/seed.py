@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from pathlib import PurePosixPath
+from time import struct_time
 from typing import Any
 
 import yaml
@@ -24,6 +25,7 @@ from generator.steps import boot_commands, first_boot_commands
 
 ISO_LABEL = "cidata"  # NoCloud finds the medium by this label (cloud-init, NoCloud datasource)
 USER_DATA = PurePosixPath("user-data")
+SEED_ISO = PurePosixPath("seed.iso")
 # ISO 9660 volume dates; any fixed moment makes two bakes the same bytes. 0 would mean "not specified".
 _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
 
@@ -146,7 +148,7 @@ class _FrozenTime:
         return _EPOCH
 
     @staticmethod
-    def localtime(_seconds: float | None = None) -> time.struct_time:
+    def localtime(_seconds: float | None = None) -> struct_time:
         return time.gmtime(_EPOCH)
 
 
@@ -162,7 +164,7 @@ def _pycdlib() -> Any:
     return pycdlib
 
 
-def pack(files: Iterable[Artifact], *, path: PurePosixPath = PurePosixPath("seed.iso")) -> Artifact:
+def pack(files: Iterable[Artifact]) -> Artifact:
     """A NoCloud ISO of these files: label `cidata`, Rock Ridge and Joliet, the same bytes for the same input."""
     iso = _pycdlib().PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=ISO_LABEL, sys_ident="LINUX")
@@ -178,4 +180,4 @@ def pack(files: Iterable[Artifact], *, path: PurePosixPath = PurePosixPath("seed
     image = io.BytesIO()
     iso.write_fp(image)
     iso.close()
-    return Artifact(path, image.getvalue(), mode=0o600, secret=True)
+    return Artifact(SEED_ISO, image.getvalue(), mode=0o600, secret=True)

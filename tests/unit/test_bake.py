@@ -367,7 +367,7 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     done = subprocess.run(
-        [sys.executable, driver, tmp_path / "work"],
+        [sys.executable, driver, tmp_path / "work", "2"],
         capture_output=True,
         text=True,
         check=False,
@@ -376,5 +376,5 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     outcomes = [line.split() for line in done.stdout.splitlines()]
     assert {outcome for _, outcome in outcomes} == {"old", "new"}
-    assert len(outcomes) >= 50
+    assert len(outcomes) >= 30
     assert list(temporary.iterdir()) == []
