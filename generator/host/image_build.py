@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -120,7 +120,9 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
     report(f"building the base image (Debian {RELEASE}), about a minute")
     own_release = apt_sources.own_release(Path("/etc/os-release").read_text())
     mirrors = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), own_release, RELEASE)
-    run = _Runner(scratch=scratch, lock=lock, report=report)
+    # The tuned variant packs an initrd of its own; /etc/kernel/postinst.d would spend seconds on Debian's.
+    settings = {"TMPDIR": str(scratch), **({} if plain else {"INITRD": "No"})}
+    run = _Runner(settings=settings, lock=lock, report=report)
     run(mmdebstrap_command(scratch / "root.tar", mirrors, _apt_access(), plain=plain))
     report("making its file system")
     variant = "plain" if plain else "tuned"
@@ -133,15 +135,15 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
 class _Runner:
     """Runs the build's programs: their output is kept for the error message, the lock goes with them."""
 
-    def __init__(self, *, scratch: Path, lock: IO[str], report: Report) -> None:
-        self.scratch = scratch
+    def __init__(self, *, settings: Mapping[str, str], lock: IO[str], report: Report) -> None:
+        self.settings = settings
         self.lock = lock
         self.report = report
 
     def __call__(self, command: list[str]) -> None:
         # Should bake be killed, the program ends too; until it has, its lock keeps the next build waiting.
         guarded = ["setpriv", "--pdeathsig", "TERM", "--", *command]
-        environment = _environment() | {"TMPDIR": str(self.scratch)}
+        environment = {**_environment(), **self.settings}
         with subprocess.Popen(
             guarded,
             stdin=subprocess.DEVNULL,

@@ -2,13 +2,14 @@
 
 Under emulation they are half of the time to its first line. `requests` is imported when a URL is first read.
 `jsonschema` is hidden, which cloud-init takes as "not installed": a boot does not warn of unknown keys, while
-`cloud-init schema --system`, a process of its own, still reports them. PyYAML's own loader is written in Python and
+`cloud-init schema --system`, a process of its own, still reports them. PyYAML's own loader is
 an order of magnitude slower than libyaml's, and cloud-init parses its configuration in every stage.
 """
 
 import sys
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 
 class Deferred(ModuleType):
@@ -36,7 +37,7 @@ def main() -> int:
     """What /usr/bin/cloud-init does, with its entry point named instead of searched for."""
     sys.modules["jsonschema"] = None  # type: ignore[assignment]
     sys.modules.update({name: Deferred(name) for name in STAND_INS})
-    yaml = import_module("yaml")
+    yaml: Any = import_module("yaml")
     yaml.SafeLoader = yaml.CSafeLoader
     return int(import_module("cloudinit.cmd.main").main() or 0)
 
