@@ -76,8 +76,10 @@ def lab(tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
     if os.geteuid() != 0:
         pytest.skip("VM tests need root")
     assert base_image.disk.exists()
-    private = Lab(ROOT / "build" / "test-lab")
-    private.run("stop")
+    for left in (ROOT / "build").glob("test-lab-*"):
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():  # its session was killed
+            Lab(left).run("stop")
+    private = Lab(ROOT / "build" / f"test-lab-{os.getpid()}")
     private.run("start")
     home = os.open("/proc/self/ns/net", os.O_RDONLY)
     there = os.open(f"/proc/{private.process_id()}/ns/net", os.O_RDONLY)

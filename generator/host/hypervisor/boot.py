@@ -77,9 +77,10 @@ def boot(
             report=report,
         )
         machines = _define_all(job, image, seeds, existing, kind, keep_kind=accel == "auto")
-        started = [machine for machine in machines if _start(machine)]
-        if accel == "auto":
-            _fall_back(job, [machine for machine in started if machine.accel is Accel.KVM])
+        started = [
+            machine for machine in machines if _start(machine, may_fail=_may_fall_back(machine, accel))
+        ]
+        _fall_back(job, [machine for machine in started if _may_fall_back(machine, accel)])
         _remove_old_seeds(job, machines)
     return tuple(machine.node.name for machine in started)
 
@@ -222,14 +223,23 @@ def console_volume(node: str) -> str:
 # --- starting -----------------------------------------------------------------------------------------------
 
 
-def _start(machine: Machine) -> bool:
+def _may_fall_back(machine: Machine, wish: str) -> bool:
+    return wish == "auto" and machine.accel is Accel.KVM
+
+
+def _start(machine: Machine, *, may_fail: bool) -> bool:
+    """Start a VM that does not run. Broken KVM shows at once (QEMU aborts) or when the guest executes."""
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
         domain.resume()
     if domain.isActive():
         return False
     with asking(f"start the VM {domain.name()}", hint="the log is in /var/log/libvirt/qemu on that machine"):
-        domain.create()
+        try:
+            domain.create()
+        except libvirt.libvirtError:
+            if not may_fail:
+                raise
     return True
 
 

@@ -122,7 +122,7 @@ def attach_console(
 def _raw(keyboard: int) -> Iterator[None]:
     """Every key goes to the guest, Ctrl-C too."""
     before = termios.tcgetattr(keyboard)
-    tty.setraw(keyboard)
+    tty.setraw(keyboard, termios.TCSANOW)  # the default throws away what was typed ahead
     try:
         yield
     finally:
