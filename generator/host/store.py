@@ -190,7 +190,7 @@ class Staging:
             self._carry_over(self.store.folder, self.folder)
         _sync(self.folder)
         _exchange(self.folder, self.store.folder)
-        _sync(self.store.out)
+        _sync_names(self.store.out)
 
     def _carry_over(self, old: Path, new: Path) -> None:
         for entry in os.scandir(old):
@@ -224,6 +224,15 @@ def _sync(folder: Path) -> None:
             os.sync()
         elif syncfs(descriptor) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)
+
+
+def _sync_names(folder: Path) -> None:
+    """Only the folder itself, so the swap: what is in the new one is on the disk already."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
