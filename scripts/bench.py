@@ -34,6 +34,7 @@ class Run:
     """One process, from its start to its end."""
 
     seconds: float
+    cpu: float  # of all its processes
     rss_mib: float
 
 
@@ -71,12 +72,13 @@ def run(*command: str | Path, cwd: Path) -> Run:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"bench: {command} failed:\n{errors.decode()}")
-    return Run(seconds, usage.ru_maxrss / 1024)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def versus(ours: Run, theirs: Run, *, faster: bool = False) -> Sample:
     value = theirs.seconds / ours.seconds if faster else ours.seconds / theirs.seconds
-    return Sample(value, {"bake_s": ours.seconds, "other_s": theirs.seconds, "bake_mib": ours.rss_mib})
+    parts = {"bake_s": ours.seconds, "other_s": theirs.seconds, "bake_cpu_s": ours.cpu, "other_cpu_s": theirs.cpu}
+    return Sample(value, {**parts, "bake_mib": ours.rss_mib})
 
 
 # ── the figures ─────────────────────────────────────────────────────────────────────────────────────────────────────
