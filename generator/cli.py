@@ -276,8 +276,8 @@ def _progress(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractConte
 
 
 def _show_verification(result: Any, options: Mapping[str, Any]) -> None:
-    from generator.errors import UnhealthyError
     from generator.checks import as_rows
+    from generator.errors import UnhealthyError
     from generator.verify import verification_data
 
     if options["output"] == "json":

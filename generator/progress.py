@@ -53,7 +53,7 @@ class Live:
         from rich.live import Live as RichLive
 
         self.start = time.monotonic()
-        self.states = {node: ("", "") for node in nodes}
+        self.states = dict.fromkeys(nodes, ("", ""))
         self.reached = dict.fromkeys(self.states, -1)
         self.live = RichLive(get_renderable=self._table, console=Console(file=stream), refresh_per_second=4)
 
