@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
-from string import Template
+
+import jinja2
 
 from generator.artifact import Artifact
 from generator.etcd_options import variable
@@ -91,19 +92,15 @@ def env_file(values: Mapping[str, str]) -> bytes:
 
 
 def _conf(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> bytes:
-    text = _fill(
-        "etcd.conf",
-        name=node.name,
-        data_dir=plan.spec.etcd.data_dir,
-        peer_url=node.peer_url,
-        client_url=node.client_url,
-        initial_cluster=",".join(f"{name}={peer_url}" for name, peer_url in node.initial_cluster),
-        initial_cluster_state="new" if node.bootstrap else "existing",
-        token=cluster_token(plan, ca_pem),
-        pki_dir=str(PKI_DIR),
-    )
     options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
-    return text + (b"#[options]\n" + env_file(options) if options else b"")
+    return _fill(
+        "etcd.conf",
+        node=node,
+        etcd=plan.spec.etcd,
+        token=cluster_token(plan, ca_pem),
+        pki_dir=PKI_DIR,
+        options=options,
+    )
 
 
 def _option_text(value: object) -> str:
@@ -112,7 +109,7 @@ def _option_text(value: object) -> str:
 
 def _etcd_unit(plan: ClusterPlan) -> bytes:
     data_dir = plan.spec.etcd.data_dir
-    return _fill("etcd.service", binary_dir=plan.binary_dir, data_dir=data_dir, libexec=str(LIBEXEC), user="etcd")
+    return _fill("etcd.service", binary_dir=plan.binary_dir, data_dir=data_dir, libexec=LIBEXEC, user="etcd")
 
 
 def _script(name: str) -> Artifact:
@@ -129,9 +126,21 @@ def guest_source(name: str) -> bytes:
     return (_GUEST / name).read_bytes()
 
 
-def _fill(template: str, /, **values: str) -> bytes:
-    """A template of the guest's with its values; a value that is missing is a KeyError."""
-    return Template(guest_source(f"{template}.template").decode()).substitute(values).encode()
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_GUEST),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  an env file and a unit, not HTML; the spec admits nothing that needs quoting
+    )
+
+
+def _fill(template: str, /, **values: object) -> bytes:
+    """A template of the guest's with its values; a value that is missing is an error."""
+    return _environment().get_template(f"{template}.j2").render(values).encode()
 
 
 def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:

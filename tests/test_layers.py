@@ -30,6 +30,7 @@ LAYERS = """
 OWNERS = {
     "click": {"options", "cli"},
     "cryptography": {"pki"},
+    "jinja2": {"render"},
     "libvirt": {"host.hypervisor.connection"},
     "pycdlib": {"seed"},
     "requests": {"host.etcd", "host.image_custom"},

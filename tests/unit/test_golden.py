@@ -25,7 +25,7 @@ ARCHIVE = {
     "--archive-sha256": (("install", "sha256"), "0" * 64),
 }
 SHIPPED = [
-    path for path in (ROOT / "generator/guest").iterdir() if path.is_file() and path.suffix != ".template"
+    path for path in (ROOT / "generator/guest").iterdir() if path.is_file() and path.suffix != ".j2"
 ]
 
 
