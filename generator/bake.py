@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from generator import pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
-from generator.errors import InputError
+from generator.errors import InputError, Problem
 from generator.fields import plain
 from generator.host.store import Store
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
@@ -39,7 +39,7 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
         store.check()
         authority = load_authority(store, now=now)
         client = load_client(store, authority)
-        kept = list(kept_nodes(store, plan))
+        kept = list(kept_nodes(store, plan, authority))
         count = pki.count_missing(plan, authority, now=now, client=client, kept=kept)
         with (
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
@@ -54,6 +54,22 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
                 for artifact in node_files(plan, node, authority.cert_pem, credentials, extras):
                     folder.write(artifact)
     return Baked(plan, store.folder, tuple(folder.changed))
+
+
+def check(spec: ClusterSpec, store: Store, *, now: datetime) -> None:
+    """Find every reason why `bake` would refuse, and write nothing. Raises InputError with all of them."""
+    problems: list[Problem] = []
+    for look in (
+        lambda: read_archive(spec.install),
+        store.check,
+        lambda: load_client(store, load_authority(store, now=now)),
+    ):
+        try:
+            look()
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(dict.fromkeys(problems))
 
 
 def node_files(
@@ -107,16 +123,22 @@ def load_authority(store: Store, *, now: datetime) -> pki.Credential | None:
 
 
 def load_client(store: Store, authority: pki.Credential | None) -> pki.Credential | None:
-    """The operator's client certificate of an earlier bake. One that another CA issued betrays a foreign CA."""
+    """The operator's client certificate of an earlier bake."""
     client = _load(store, pki.Role.CLIENT)
-    if client and (authority is None or not pki.is_issued_by(client.certificate, authority.certificate)):
+    if client:
+        _refuse_foreign(store, authority, client)
+    return client
+
+
+def _refuse_foreign(store: Store, authority: pki.Credential | None, issued: pki.Credential) -> None:
+    """A certificate of an earlier bake that another CA issued betrays a foreign or a lost CA."""
+    if authority is None or not pki.is_issued_by(issued.certificate, authority.certificate):
         message = "is a foreign CA: it did not issue this cluster's certificates"
         raise InputError.one(
             str(store.folder / _pem(pki.Role.CA)),
             message if authority else "is missing, and certificates that it issued are here",
             "restore the cluster's CA, or remove the cluster's folder to begin a new cluster",
         )
-    return client
 
 
 def _load(store: Store, role: pki.Role) -> pki.Credential | None:
@@ -131,7 +153,7 @@ def _load(store: Store, role: pki.Role) -> pki.Credential | None:
     return pki.parse_credential(pem, key, where=where)
 
 
-def kept_nodes(store: Store, plan: ClusterPlan) -> Iterator[pki.NodePki]:
+def kept_nodes(store: Store, plan: ClusterPlan, authority: pki.Credential | None) -> Iterator[pki.NodePki]:
     """Each node's certificates as its existing seed has them; empty for a node that has none yet.
 
     The seed is their only copy on this machine: what need not exist twice cannot leak twice.
@@ -141,4 +163,7 @@ def kept_nodes(store: Store, plan: ClusterPlan) -> Iterator[pki.NodePki]:
         user_data = store.read(path)
         where = str(store.folder / path)
         pairs = render.node_credentials(seed.written_files(user_data, where=where)) if user_data else {}
-        yield {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in pairs.items()}
+        kept = {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in pairs.items()}
+        if server := kept.get(pki.Role.SERVER):
+            _refuse_foreign(store, authority, server)
+        yield kept

@@ -98,7 +98,11 @@ def check(**options: Any) -> None:
       bake check --config cluster.yaml
       bake check --nodes 5 --profile classic -o json
     """
+    from generator.bake import check as look
+    from generator.host.store import Store
+
     loaded = _load(options)
+    look(loaded.spec, Store(options["out"], loaded.spec.name), now=datetime.now(UTC))
     spec = _spec_data(loaded.spec)
     if options["output"] == "json":
         _print_json(spec=spec, warnings=[_problem_data(warning) for warning in loaded.warnings])

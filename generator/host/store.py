@@ -197,12 +197,12 @@ class Staging:
             target = new / entry.name
             relative = str(Path(entry.path).relative_to(self.store.folder))
             if entry.is_dir(follow_symlinks=False):
-                existed = target.is_dir()
+                was_ours = not target.is_dir() and any(path.startswith(f"{relative}/") for path in self._old)
                 target.mkdir(mode=0o700, exist_ok=True)
                 self._carry_over(Path(entry.path), target)
-                if not existed:
+                if was_ours:
                     with suppress(OSError):
-                        target.rmdir()  # a folder of files that are no longer ours to make
+                        target.rmdir()  # its files are no longer ours to make
             elif relative not in self._old and not target.exists():
                 os.link(entry.path, target, follow_symlinks=False)
 

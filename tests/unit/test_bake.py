@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,27 @@ def test_a_foreign_authority_is_refused(bake: Bake, picture: Picture, good: Cred
     result = bake("--nodes", 3)
     assert result.code == 2
     assert f"{FOLDER}/pki/etcd-ca.pem: is a foreign CA" in result.err
+    assert picture(Path("out")) == before
+
+
+def test_a_lost_authority_is_not_replaced(bake: Bake, picture: Picture) -> None:
+    bake("--nodes", 3)
+    shutil.rmtree(FOLDER / "pki")
+    before = picture(Path("out"))
+    result = bake("--nodes", 3)
+    assert result.code == 2
+    assert f"{FOLDER}/pki/etcd-ca.pem: is missing, and certificates that it issued are here" in result.err
+    assert picture(Path("out")) == before
+
+
+def test_check_finds_what_bake_would_refuse(bake: Bake, picture: Picture, good: Credential) -> None:
+    bake("--nodes", 3)
+    put(good)
+    before = picture(Path("out"))
+    result = bake("check", "--profile", "rhel", "--archive", "/none.tar.gz", "--archive-sha256", "0" * 64)
+    assert result.code == 2
+    assert "is a foreign CA" in result.err
+    assert "/none.tar.gz cannot be read" in result.err
     assert picture(Path("out")) == before
 
 

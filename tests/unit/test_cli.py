@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from generator.options import SPEC_FLAGS
 
 Bake = Callable[..., Any]
 COMMANDS = sorted(cli.bake.commands)
+ARCHIVE = Path(__file__).parents[1] / "data" / "etcd.tar.gz"  # of the right names, and empty files
 VALUES = {  # one good value for every flag of the spec
     "--name": "prod",
     "--nodes": 5,
@@ -25,16 +27,16 @@ VALUES = {  # one good value for every flag of the spec
     "--network-mode": "isolated",
     "--key-type": "ecdsa-p384",
     "--leaf-days": 90,
-    "--archive": "etcd.tar.gz",
-    "--archive-sha256": "0" * 64,
+    "--archive": str(ARCHIVE),
+    "--archive-sha256": sha256(ARCHIVE.read_bytes()).hexdigest(),
     "--image": "debian.qcow2",
     "--sha256": "1" * 64,
     "--memory": 2048,
     "--cpus": 2,
 }
 COMPANIONS = {  # a flag that has no meaning alone
-    "--archive": ["--profile", "rhel", "--archive-sha256", "0" * 64],
-    "--archive-sha256": ["--profile", "rhel", "--archive", "x"],
+    "--archive": ["--profile", "rhel", "--archive-sha256", VALUES["--archive-sha256"]],
+    "--archive-sha256": ["--profile", "rhel", "--archive", str(ARCHIVE)],
     "--sha256": ["--image", "x"],
 }
 

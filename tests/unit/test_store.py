@@ -249,3 +249,10 @@ def test_a_second_run_waits_and_says_so(store: Store) -> None:
     thread.join()
     assert order == ["first", "second"]
     assert said == [f"waiting: another bake is at work on {store.out}"]
+
+
+def test_an_empty_folder_of_the_users_stays_and_one_of_ours_goes(store: Store) -> None:
+    write(store, artifact("etcd1/meta-data"), artifact("etcd2/meta-data"))
+    (store.folder / "notes").mkdir()
+    write(store, artifact("etcd1/meta-data", "changed"))
+    assert sorted(entry.name for entry in store.folder.iterdir()) == ["etcd1", "manifest.json", "notes"]
