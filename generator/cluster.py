@@ -1,4 +1,4 @@
-"""The stories of a cluster that runs: up, status, verify, console, down, destroy. Each reads like a table of contents."""
+"""The stories of a cluster that runs: up, status, verify, console, down, destroy."""
 
 from __future__ import annotations
 

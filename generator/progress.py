@@ -74,7 +74,9 @@ class Live:
             done = self.reached[node] + 1
             bar = Text("━" * (3 * done), style="green") + Text("─" * (3 * (len(PHASES) - done)), style="dim")
             style = "red" if phase == "failed" else "bold green" if phase == PHASES[-1] else "bold"
-            table.add_row(node, bar, Text(phase, style=style), Text(detail, style="dim", overflow="ellipsis", no_wrap=True))
+            table.add_row(
+                node, bar, Text(phase, style=style), Text(detail, style="dim", overflow="ellipsis", no_wrap=True)
+            )
         table.add_row("", f"[dim]{time.monotonic() - self.start:.0f} s[/dim]")
         return table
 

@@ -51,12 +51,20 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
 def _names(spec: ClusterSpec) -> Iterator[Finding]:
     names = name_nodes(spec) if _reasonable(spec) else []
     for index, first in _repeats(names):
-        yield ("nodes", index, "name"), f"{names[index]!r} is already the name of nodes[{first}]", "every node needs its own"
+        yield (
+            ("nodes", index, "name"),
+            f"{names[index]!r} is already the name of nodes[{first}]",
+            "every node needs its own",
+        )
     for index, name in enumerate(names):
         if len(f"{name}.{domain_of(spec)}") > 253:  # RFC 1035, 2.3.4, as text
             yield ("nodes", index, "name"), f"{name}.{domain_of(spec)} is longer than 253 characters", "a shorter name"
     if len(spec.name) > 40:
-        yield ("name",), f"{spec.name!r} is longer than 40 characters; libvirt names are built from it", "a shorter name"
+        yield (
+            ("name",),
+            f"{spec.name!r} is longer than 40 characters; libvirt names are built from it",
+            "a shorter name",
+        )
 
 
 def _reasonable(spec: ClusterSpec) -> bool:
@@ -77,13 +85,19 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
     addresses = place_nodes(spec)
     counted = isinstance(spec.nodes, int)
     for index, first in _repeats(addresses):
-        yield ("nodes", index, "address"), f"{addresses[index]} is already the address of nodes[{first}]", (
-            "every node needs its own address"
+        yield (
+            ("nodes", index, "address"),
+            f"{addresses[index]} is already the address of nodes[{first}]",
+            ("every node needs its own address"),
         )
     for index, address in enumerate(addresses):
         if rule := _misplaced(spec, address):
             where = ("network", "firstIp") if counted else ("nodes", index, "address")
-            yield where, f"{address} (node {name_nodes(spec)[index]}) {rule}", f"a host address inside {spec.network.subnet}"
+            yield (
+                where,
+                f"{address} (node {name_nodes(spec)[index]}) {rule}",
+                f"a host address inside {spec.network.subnet}",
+            )
 
 
 def _macs(spec: ClusterSpec) -> Iterator[Finding]:
@@ -116,12 +130,16 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3
 def _family(spec: ClusterSpec) -> Iterator[Finding]:
     """One family throughout: etcd members must all reach each other (and mixed subnets cannot be planned)."""
     subnet = spec.network.subnet
-    listed = [] if isinstance(spec.nodes, int) else [(("nodes", i, "address"), n.address) for i, n in enumerate(spec.nodes)]
+    listed = (
+        [] if isinstance(spec.nodes, int) else [(("nodes", i, "address"), n.address) for i, n in enumerate(spec.nodes)]
+    )
     others = [(("network", "firstIp"), spec.network.first_ip), (("network", "gateway"), spec.network.gateway)]
     for path, address in [*listed, *others]:
         if address is not None and address.version != subnet.version:
-            yield path, f"{address} is IPv{address.version}, the subnet {subnet} is IPv{subnet.version}", (
-                "use one address family"
+            yield (
+                path,
+                f"{address} is IPv{address.version}, the subnet {subnet} is IPv{subnet.version}",
+                ("use one address family"),
             )
 
 
@@ -142,8 +160,10 @@ def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
     subnet = spec.network.subnet
     for index, cidr in enumerate(spec.firewall.client_cidrs):
         if cidr.version != subnet.version:
-            yield ("firewall", "clientCidrs", index), f"{cidr} is IPv{cidr.version}, the subnet {subnet} is not", (
-                "use one address family"
+            yield (
+                ("firewall", "clientCidrs", index),
+                f"{cidr} is IPv{cidr.version}, the subnet {subnet} is not",
+                ("use one address family"),
             )
 
 
@@ -156,8 +176,10 @@ def _etcd(spec: ClusterSpec) -> Iterator[Finding]:
 
 def _pki(spec: ClusterSpec) -> Iterator[Finding]:
     if spec.pki.leaf_days > spec.pki.ca_days:
-        yield ("pki", "leafDays"), f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days", (
-            "a certificate cannot outlive its CA"
+        yield (
+            ("pki", "leafDays"),
+            f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days",
+            ("a certificate cannot outlive its CA"),
         )
 
 
@@ -168,8 +190,10 @@ def _install(spec: ClusterSpec) -> Iterator[Finding]:
     archive = install.method is InstallMethod.ARCHIVE
     for field, value in (("archive", install.archive), ("sha256", install.sha256)):
         if archive and value is None:
-            yield ("install", field), "is missing, and install.method is archive", (
-                "the tarball's path and its sha256: --archive FILE --archive-sha256 HEX"
+            yield (
+                ("install", field),
+                "is missing, and install.method is archive",
+                ("the tarball's path and its sha256: --archive FILE --archive-sha256 HEX"),
             )
         if not archive and value is not None:
             yield ("install", field), f"has no meaning with install.method {install.method}", "method: archive"

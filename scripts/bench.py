@@ -178,15 +178,16 @@ def _samples(figure: Figure, rounds: int) -> Iterator[Sample]:
 
 def conditions() -> dict[str, str]:
     """What a reader needs to know to compare."""
-    cpu = next((line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    cpu = next(
+        (line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
+    )
     openssl = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True).stdout
     from cryptography import __version__ as cryptography
 
     return {
         "cpu": f"{cpu.strip()}, {os.cpu_count()} cores",
         "system": platform.freedesktop_os_release()["PRETTY_NAME"],
-        "versions": f"Python {platform.python_version()}, cryptography {cryptography}, "
-        f"{' '.join(openssl.split()[:2])}",
+        "versions": f"Python {platform.python_version()}, cryptography {cryptography}, {' '.join(openssl.split()[:2])}",
         "command": "scripts/bench --write",
     }
 
@@ -224,7 +225,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=FIGURES, metavar="NAME", help=f"of {', '.join(FIGURES)}")
     parser.add_argument("--rounds", type=int, help="instead of each figure's own number")
-    parser.add_argument("--write", action="store_true", help=f"keep the results in {RESULTS.relative_to(ROOT)} and the page")
+    parser.add_argument(
+        "--write", action="store_true", help=f"keep the results in {RESULTS.relative_to(ROOT)} and the page"
+    )
     parser.add_argument("--list", action="store_true", help="the figures and their goals")
     options = parser.parse_args()
     if options.list:

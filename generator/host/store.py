@@ -48,7 +48,9 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise InputError.one(str(self.folder / path), f"cannot be read: {error.strerror}", "check its owner") from None
+            raise InputError.one(
+                str(self.folder / path), f"cannot be read: {error.strerror}", "check its owner"
+            ) from None
 
     def manifest(self) -> dict[str, Any]:
         """The files of the last bake with sha256 and mode; empty where there was none."""

@@ -32,7 +32,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p "/sys/fs/cgroup/$MACHINE"
 echo $$ > "/sys/fs/cgroup/$MACHINE/cgroup.procs"
 exec systemd-nspawn --quiet --directory="$WORK/mnt/root" --machine="$MACHINE" --boot --register=no --keep-unit \
-    --network-namespace-path="/run/netns/$NETNS" --console=read-only --link-journal=no --resolv-conf=off --capability=CAP_NET_ADMIN --timezone=off
+    --network-namespace-path="/run/netns/$NETNS" --console=read-only --link-journal=no --resolv-conf=off \
+    --capability=CAP_NET_ADMIN --timezone=off
 """
 
 

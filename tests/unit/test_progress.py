@@ -22,7 +22,9 @@ def test_without_a_terminal_each_event_is_one_plain_line_with_its_time() -> None
         progress.event("etcd1", "joining", "asking etcd2")
         progress.event("etcd1", "voting", "")
 
-    assert re.fullmatch(r" +\d+\.\d s  etcd1: joining \(asking etcd2\)\n +\d+\.\d s  etcd1: voting\n", stream.getvalue())
+    assert re.fullmatch(
+        r" +\d+\.\d s  etcd1: joining \(asking etcd2\)\n +\d+\.\d s  etcd1: voting\n", stream.getvalue()
+    )
     assert "\x1b" not in stream.getvalue()
 
 
