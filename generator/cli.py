@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -374,6 +373,8 @@ def _run() -> int:
         return 2
     except BakeError as error:
         if {"-v", "--verbose"} & set(sys.argv):
+            import traceback
+
             click.echo("".join(traceback.format_exception(error)), err=True)
         for problem in error.problems if isinstance(error, InputError) else (error,):
             click.echo(f"error: {problem}", err=True)

@@ -63,7 +63,8 @@ class Figure:
 
 def run(*command: str | Path, cwd: Path) -> Run:
     """Run a command; its memory is the peak of its largest process."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BAKE_")}
+    # Without this machine's settings: some switch off what Python does by default, such as keeping bytecode.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("BAKE_", "PYTHON"))}
     started = time.perf_counter()
     with subprocess.Popen(command, cwd=cwd, env=clean, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         errors = process.stderr.read() if process.stderr else b""
