@@ -26,7 +26,13 @@ PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
 _QCOW2 = ("-c", "-o", "compression_type=zstd")
-_NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "xz", "zstd", "tar")
+# The root's /proc, /sys and /dev are mounted in a namespace of the build's own; everything in it ends with
+# bake, however bake ends; until it has, the lock that it inherits keeps the next build waiting.
+_GUARD = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"),
+)
+_NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "xz", "zstd", "tar")
 _DEBIAN_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 # This machine's way to the archive; mmdebstrap's apt does not read this machine's apt.conf.
 _APT_ACCESS = ("Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::https::CAInfo ")
@@ -72,7 +78,8 @@ def build(folder: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
         (scratch / "image.json").write_text(facts + "\n")
         scratch.rename(folder)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch.exists():
+            _remove(scratch)
 
 
 def mmdebstrap_command(tarball: Path, mirrors: list[str], apt: list[str], *, plain: bool) -> list[str]:
@@ -113,7 +120,15 @@ def _sweep(images: Path, own: Path) -> None:
     for stale in images.glob(".*.building"):
         with _lock_of(images, stale.name.split(".")[1]).open("w") as lock:
             if stale == own or _try_lock(lock):
-                shutil.rmtree(stale)
+                _remove(stale)
+
+
+def _remove(scratch: Path) -> None:
+    """Remove a build's folder, never through a mount: behind one is this machine's /dev, /proc or /sys."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    if inside := [point for point in mounted if point.startswith(f"{scratch}/")]:
+        raise BakeError(f"{inside[0]} is still mounted", hint=f"unmount it, then remove {scratch}")
+    shutil.rmtree(scratch)
 
 
 def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
@@ -141,8 +156,7 @@ class _Runner:
         self.report = report
 
     def __call__(self, command: list[str]) -> None:
-        # Should bake be killed, the program ends too; until it has, its lock keeps the next build waiting.
-        guarded = ["setpriv", "--pdeathsig", "TERM", "--", *command]
+        guarded = [*_GUARD, *command]
         environment = {**_environment(), **self.settings}
         with subprocess.Popen(
             guarded,
@@ -154,7 +168,11 @@ class _Runner:
             env=environment,
             pass_fds=[self.lock.fileno()],
         ) as process:
-            tail = self._follow(process)
+            try:
+                tail = self._follow(process)
+            except BaseException:
+                process.kill()
+                raise
         if process.returncode != 0:
             lines = "\n".join(tail[-15:])
             hint = "the lines above are the program's; a network or disk problem is the usual reason"

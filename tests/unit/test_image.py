@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,10 @@ from generator.errors import BakeError, InputError
 from generator.host import image, image_build, image_custom
 
 needs_qemu_img = pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed")
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="a build runs in namespaces of its own, which needs root"
+)
 
 
 def quiet(_: str) -> None:
@@ -81,6 +86,7 @@ def test_a_folder_without_its_facts_is_no_image(tmp_path: Path) -> None:
     assert image.load_image(tmp_path) is None
 
 
+@needs_root
 def test_a_failed_build_leaves_nothing_and_says_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +99,7 @@ def test_a_failed_build_leaves_nothing_and_says_what_failed(
     assert [path.name for path in folder.parent.iterdir()] == [".abc.lock"]
 
 
+@needs_root
 def test_the_next_build_sweeps_what_an_interrupted_one_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +114,7 @@ def test_the_next_build_sweeps_what_an_interrupted_one_left(
     assert [path.name for path in images.glob("*.building")] == [".alive.building"]
 
 
+@needs_root
 def test_the_builds_programs_hold_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = f"flock --nonblock {tmp_path}/images/.abc.lock true || echo E: taken; exit 1"
     monkeypatch.setattr(image_build, "mmdebstrap_command", lambda *_, **__: ["sh", "-c", probe])
@@ -115,6 +123,22 @@ def test_the_builds_programs_hold_its_lock(tmp_path: Path, monkeypatch: pytest.M
         pytest.raises(BakeError, match="E: taken"),
     ):
         image_build.build(tmp_path / "images" / "abc", lock, quiet, plain=False)
+
+
+def test_nothing_is_removed_through_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = tmp_path / "images" / ".abc.building"
+    (stale / "root" / "proc").mkdir(parents=True)
+    mountinfo = f"36 35 0:5 / {stale}/root/proc rw - proc proc rw\n"
+    read_text = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, *a: mountinfo if path.name == "mountinfo" else read_text(path, *a)
+    )
+    with (
+        image_build.exclusive(tmp_path / "images" / "abc", quiet) as lock,
+        pytest.raises(BakeError, match="mounted"),
+    ):
+        image_build.build(tmp_path / "images" / "abc", lock, quiet, plain=False)
+    assert (stale / "root" / "proc").exists()
 
 
 def test_only_the_default_variant_is_tuned() -> None:
