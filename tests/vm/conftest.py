@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import lzma
 import os
 import subprocess
 import tarfile
@@ -41,9 +42,7 @@ class Lab:
         environment = {key: value for key, value in os.environ.items() if key != "BAKE_IN_LAB"}
         environment["BAKE_LAB"] = str(self.folder)
         command = [SCRIPT, *map(str, words)]
-        return subprocess.run(
-            command, check=check, text=True, capture_output=True, env=environment, timeout=120
-        )
+        return subprocess.run(command, check=check, text=True, capture_output=True, env=environment, timeout=120)
 
     def process_id(self) -> int:
         return int((self.folder / "pid").read_text().split()[0])
@@ -100,6 +99,15 @@ INIT = """#!/bin/busybox sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+listen() { # to the power button: its first event ends the guest
+    insmod /button.ko
+    insmod /evdev.ko
+    for event in /sys/class/input/event*; do
+        [ "$(cat "$event/device/name")" = "Power Button" ] || continue
+        (dd bs=24 count=1 <"/dev/input/${event##*/}" >/dev/null 2>&1 && poweroff -f) &
+        echo listening
+    done
+}
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 node=$(sed -n "s/^$(cat /sys/class/dmi/id/product_uuid) //p" /nodes)
 echo
@@ -109,6 +117,7 @@ while read -r word; do
     case $word in
         reboot) reboot -f ;;
         off) poweroff -f ;;
+        listen) listen ;;
         panic) echo c >/proc/sysrq-trigger ;;
     esac
 done
@@ -125,22 +134,28 @@ def newc(files: dict[str, tuple[int, bytes]]) -> bytes:
     return archive
 
 
+def read_member(archive: tarfile.TarFile, name: str) -> bytes:
+    member = archive.extractfile(name)
+    assert member is not None
+    return member.read()
+
+
 @pytest.fixture(scope="session")
-def tiny(
-    base_image: BootImage, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[ClusterPlan], BootImage]:
+def tiny(base_image: BootImage, tmp_path_factory: pytest.TempPathFactory) -> Callable[[ClusterPlan], BootImage]:
     """`tiny(plan)`: an image whose initrd knows the plan's nodes by their UUID, over an empty disk."""
     assert base_image.root_tar is not None
     with tarfile.open(base_image.root_tar) as root:
-        member = root.extractfile("./usr/bin/busybox")
-        assert member is not None
-        busybox = member.read()
+        names = {Path(name).name: name for name in root.getnames()}
+        busybox = read_member(root, "./usr/bin/busybox")
+        button, evdev = (lzma.decompress(read_member(root, names[f"{name}.ko.xz"])) for name in ("button", "evdev"))
 
     def make(plan: ClusterPlan) -> BootImage:
         folder = tmp_path_factory.mktemp("tiny")
         folders = dict.fromkeys(("bin", "dev", "proc", "sys"), (0o040755, b""))
         nodes = "".join(f"{node.uuid} {node.name}\n" for node in plan.nodes).encode()
         files = {
+            "button.ko": (0o100644, button),
+            "evdev.ko": (0o100644, evdev),
             "bin/busybox": (0o100755, busybox),
             "init": (0o100755, INIT.encode()),
             "nodes": (0o100644, nodes),

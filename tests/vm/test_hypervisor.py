@@ -28,9 +28,7 @@ from generator.host.image import BootImage
 from generator.plan import ClusterPlan
 
 Make = Callable[..., ClusterPlan]
-boot_module = importlib.import_module(
-    "generator.host.hypervisor.boot"
-)  # the package has a function of that name
+boot_module = importlib.import_module("generator.host.hypervisor.boot")  # the package has a function of that name
 NODES = ("etcd1", "etcd2", "etcd3")
 
 
@@ -46,9 +44,7 @@ class World:
     def seeds(self, **changes: bytes) -> Mapping[str, bytes]:
         return {node: changes.get(node, f"seed of {node}".encode() * 1000) for node in NODES}
 
-    def boot(
-        self, seeds: Mapping[str, bytes] | None = None, *, image: BootImage | None = None
-    ) -> tuple[str, ...]:
+    def boot(self, seeds: Mapping[str, bytes] | None = None, *, image: BootImage | None = None) -> tuple[str, ...]:
         return hypervisor.boot(
             self.connection,
             self.plan,
@@ -58,10 +54,8 @@ class World:
             report=self.said.append,
         )
 
-    def down(self) -> tuple[str, ...]:
-        return hypervisor.down(
-            self.connection, self.plan, cluster_id="id1", timeout=1, report=self.said.append
-        )
+    def down(self, timeout: float = 1) -> tuple[str, ...]:
+        return hypervisor.down(self.connection, self.plan, cluster_id="id1", timeout=timeout, report=self.said.append)
 
     def destroy(self) -> tuple[str, ...]:
         return hypervisor.destroy(self.connection, self.plan.name, cluster_id="id1")
@@ -82,13 +76,15 @@ class World:
     def domain(self, node: str) -> Any:
         return self.connection.lookupByName(f"{self.plan.name}-{node}")
 
-    def type(self, node: str, text: str) -> None:
+    def type(self, node: str, text: str, until: str = "") -> None:
         stream = self.connection.newStream()
         self.domain(node).openConsole(None, stream, 0)
         stream.send(f"{text}\n".encode())
         heard = b""
-        while text.encode() not in heard:  # what the guest's terminal has taken, it echoes
-            heard += stream.recv(1024)
+        while (until or text).encode() not in heard:  # what the guest's terminal has taken, it echoes
+            piece = stream.recv(1024)
+            assert piece, f"the console ended after {heard!r}"
+            heard += piece
         stream.abort()
 
     def picture(self) -> dict[str, object]:
@@ -196,6 +192,15 @@ def test_down_cuts_the_power_of_guests_that_do_not_listen(one: World, tmp_path: 
     one.wait_ready(tmp_path)
 
 
+def test_down_is_a_press_of_the_power_button(one: World, tmp_path: Path) -> None:
+    one.boot()
+    one.wait_ready(tmp_path)
+    one.type("etcd1", "listen", until="listening\r")
+    assert one.down(timeout=30) == ("etcd1",)
+    assert one.states() == ["stopped"]
+    assert not any("cutting its power" in line for line in one.said)
+
+
 def test_a_new_seed_of_a_stopped_vm_replaces_the_old_one(one: World) -> None:
     one.boot()
     one.down()
@@ -236,9 +241,7 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("module", "step", "times"), STEPS, ids=[f"{step}-{times}" for _, step, times in STEPS]
-)
+@pytest.mark.parametrize(("module", "step", "times"), STEPS, ids=[f"{step}-{times}" for _, step, times in STEPS])
 @pytest.mark.parametrize("then", ["boot", "destroy"])
 def test_ctrl_c_at_any_step_leaves_what_boot_completes_and_destroy_removes(
     module: Any,
@@ -278,15 +281,11 @@ def test_a_disk_whose_vm_is_gone_is_not_overwritten(world: World) -> None:
 
 
 def test_a_foreign_vm_of_the_same_name_is_refused_and_untouched(world: World) -> None:
-    foreign = (
-        "<domain type='qemu'><name>tiny-etcd2</name><memory>8192</memory><os><type>hvm</type></os></domain>"
-    )
+    foreign = "<domain type='qemu'><name>tiny-etcd2</name><memory>8192</memory><os><type>hvm</type></os></domain>"
     domain = world.connection.defineXML(foreign)
     try:
         before = world.picture()
-        with pytest.raises(
-            BakeError, match="the VM tiny-etcd2 that is there already belongs to somebody else"
-        ):
+        with pytest.raises(BakeError, match="the VM tiny-etcd2 that is there already belongs to somebody else"):
             world.boot()
         world.destroy()
         assert world.picture() == before
@@ -366,9 +365,7 @@ def test_without_a_terminal_the_console_is_followed_to_the_end(world: World, tmp
     assert world.states() == ["running", "stopped", "running"]
 
 
-@pytest.mark.parametrize(
-    ("node", "message"), [("etcd9", "etcd9 has no VM"), ("etcd1", "VM of etcd1 is not running")]
-)
+@pytest.mark.parametrize(("node", "message"), [("etcd9", "etcd9 has no VM"), ("etcd1", "VM of etcd1 is not running")])
 def test_a_console_that_cannot_be_is_explained(node: str, message: str, one: World) -> None:
     one.boot()
     one.down()

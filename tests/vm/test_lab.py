@@ -97,9 +97,7 @@ def test_two_starts_at_once_make_one_lab(own: Lab) -> None:
     command: list[Any] = [Path(__file__).parents[2] / "scripts" / "lab", "start"]
     starts = [subprocess.Popen(command, env=environment) for _ in range(3)]
     assert [start.wait(60) for start in starts] == [0, 0, 0]
-    shells = subprocess.run(
-        ["pgrep", "-P", str(own.process_id())], text=True, capture_output=True, check=True
-    )
+    shells = subprocess.run(["pgrep", "-P", str(own.process_id())], text=True, capture_output=True, check=True)
     assert len(shells.stdout.split()) == 1  # one libvirtd below one first process
 
 
@@ -113,9 +111,7 @@ def test_two_labs_do_not_meet(own: Lab, tmp_path: Path) -> None:
 
 def test_a_lab_inside_the_lab_is_the_lab(own: Lab) -> None:
     own.run("start")
-    inside = own.run(
-        "exec", "sh", "-c", f"{Path.cwd()}/scripts/lab start && {Path.cwd()}/scripts/lab exec virsh uri"
-    )
+    inside = own.run("exec", "sh", "-c", f"{Path.cwd()}/scripts/lab start && {Path.cwd()}/scripts/lab exec virsh uri")
     assert inside.stdout.strip() == "qemu:///system"
 
 

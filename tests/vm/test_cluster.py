@@ -1,0 +1,111 @@
+"""The main job on real parts: three VMs become a cluster, outlive a power cut and a shutdown, leave nothing.
+
+The tests go through one cluster's life in the order in which they stand here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.host.image import BootImage
+from tests.vm.conftest import Lab
+
+CALL = "from generator.cli import main; main()"
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cluster") / "out"
+
+
+@pytest.fixture(scope="module")
+def bake_in_lab(lab: Lab, out: Path) -> Iterator[Run]:
+    """`bake_in_lab("up", "--nodes", 3)`: the command line in a process of its own, in the lab's network."""
+
+    def run(command: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        common = ("--name", "life", "--out", str(out))
+        connect = ("--connect", lab.uri) if command != "verify" else ()
+        line = [sys.executable, "-c", CALL, command, *common, *connect, *map(str, words)]
+        result = subprocess.run(line, text=True, capture_output=True, check=False)
+        assert result.returncode == code, f"bake {command}: {result.returncode}\n{result.stdout}{result.stderr}"
+        return result
+
+    yield run
+    run("destroy")
+
+
+def etcdctl(out: Path, image: BootImage, *words: str) -> Any:
+    """A stock etcdctl with nothing but `etcdctl.env`."""
+    assert image.bin_dir is not None
+    env = shlex.quote(str(out / "life" / "etcdctl.env"))
+    script = f". {env} && exec {image.bin_dir}/etcdctl -w json {shlex.join(words)}"
+    environment = {"PATH": os.environ["PATH"]}
+    result = subprocess.run(["sh", "-c", script], text=True, capture_output=True, check=True, env=environment)
+    return json.loads(result.stdout)
+
+
+def members(out: Path, image: BootImage) -> dict[str, int]:
+    return {member["name"]: member["ID"] for member in etcdctl(out, image, "member", "list")["members"]}
+
+
+def test_three_vms_become_a_verified_cluster(bake_in_lab: Run, out: Path, base_image: BootImage) -> None:
+    bake_in_lab("up", "--nodes", 3, "--wait", 600)
+    assert sorted(members(out, base_image)) == ["etcd1", "etcd2", "etcd3"]
+    etcdctl(out, base_image, "put", "kept", "yes")
+
+
+def test_up_again_changes_nothing(bake_in_lab: Run, out: Path, base_image: BootImage) -> None:
+    before = members(out, base_image), (out / "life" / "manifest.json").stat().st_mtime_ns
+    bake_in_lab("up", "--nodes", 3, "--wait", 120)
+    assert (members(out, base_image), (out / "life" / "manifest.json").stat().st_mtime_ns) == before
+
+
+def test_a_node_whose_power_was_cut_comes_back_as_the_same_member(
+    bake_in_lab: Run, lab: Lab, out: Path, base_image: BootImage
+) -> None:
+    before = members(out, base_image)
+    lab.cut_power("life-etcd2")
+    bake_in_lab("up", "--nodes", 3, "--wait", 600)
+    assert members(out, base_image) == before
+    bake_in_lab("verify")
+
+
+def test_down_shuts_every_vm_down_in_order(bake_in_lab: Run, connection: Any) -> None:
+    said = bake_in_lab("down").stderr
+    assert "cutting its power" not in said
+    assert [domain.name() for domain in connection.listAllDomains() if domain.isActive()] == []
+
+
+def test_up_after_down_finds_data_and_members_again(bake_in_lab: Run, out: Path, base_image: BootImage) -> None:
+    bake_in_lab("up", "--nodes", 3, "--wait", 600)
+    assert sorted(members(out, base_image)) == ["etcd1", "etcd2", "etcd3"]
+    assert etcdctl(out, base_image, "get", "kept")["count"] == 1
+
+
+def test_no_private_key_reaches_a_console_or_the_events(out: Path) -> None:
+    texts = [path.read_bytes() for path in (*out.rglob("console.log*"), *out.rglob("events.ndjson"))]
+    assert len(texts) >= 4
+    assert not any(b"PRIVATE KEY" in text for text in texts)
+
+
+def test_destroy_leaves_no_vm_network_disk_or_process(bake_in_lab: Run, lab: Lab, connection: Any) -> None:
+    bake_in_lab("destroy")
+    assert connection.listAllDomains() == connection.listAllNetworks() == connection.listAllStoragePools() == []
+    assert not (lab.folder / "lib" / "images" / "bake-life").exists()
+    assert [name for _, name in socket.if_nameindex()] == ["lo"]
+    deadline = time.monotonic() + 5
+    while subprocess.run(["pgrep", "-f", "guest=life-"], check=False, capture_output=True).returncode == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
