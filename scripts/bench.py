@@ -156,6 +156,7 @@ FIGURES = {
 def measure(name: str, rounds: int | None) -> dict[str, object]:
     """All rounds of a figure, each in a new folder; one round before them fills the caches and does not count."""
     figure = FIGURES[name]
+    load = os.getloadavg()[0]
     samples = list(_samples(figure, (rounds or figure.rounds) + 1))[1:]
     values = sorted(sample.value for sample in samples)
     parts = {part: [sample.parts[part] for sample in samples] for part in samples[0].parts}
@@ -168,6 +169,8 @@ def measure(name: str, rounds: int | None) -> dict[str, object]:
         "rounds": len(samples),
         "medians": {part: round(statistics.median(numbers), 3) for part, numbers in parts.items()},
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "load": round(load, 1),  # before it began, so other work's
+        "priority": "real time" if os.sched_getscheduler(0) == os.SCHED_FIFO else "normal",
     }
 
 
@@ -200,9 +203,10 @@ def row(name: str, result: dict[str, object]) -> str:
     assert isinstance(medians, dict)
     shown = ", ".join(f"{part.replace('_', ' ')} {value:g}" for part, value in medians.items())
     verdict = "yes" if result["holds"] else "**no**"
+    measured = f"{result['rounds']} rounds, {result['date']}, load {result['load']:g}, {result['priority']} priority"
     return (
         f"| `{name}` | {figure.title} | {comparison} {limit:g}{figure.unit} | {result['value']:g}{figure.unit} "
-        f"| {result['low']:g}–{result['high']:g} | {verdict} | {shown} | {result['rounds']} rounds, {result['date']} |"
+        f"| {result['low']:g}–{result['high']:g} | {verdict} | {shown} | {measured} |"
     )
 
 

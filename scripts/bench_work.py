@@ -1,7 +1,7 @@
 """Work that `scripts/bench` measures and no command does: each run of this file is one whole new process.
 
-    bench_work.py fleet NODES FOLDER    many clusters of five under one CA, through the lower layers
-    bench_work.py keys COUNT            RSA-4096 keys and nothing else, spread over the cores
+bench_work.py fleet NODES FOLDER    many clusters of five under one CA, through the lower layers
+bench_work.py keys COUNT            RSA-4096 keys and nothing else, spread over the cores
 """
 
 from __future__ import annotations
