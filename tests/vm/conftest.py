@@ -104,7 +104,8 @@ listen() { # to the power button: its first event ends the guest
     insmod /evdev.ko
     for event in /sys/class/input/event*; do
         [ "$(cat "$event/device/name")" = "Power Button" ] || continue
-        (dd bs=24 count=1 <"/dev/input/${event##*/}" >/dev/null 2>&1 && poweroff -f) &
+        exec 4<"/dev/input/${event##*/}" # from here on events are kept
+        (dd bs=24 count=1 <&4 >/dev/null 2>&1 && poweroff -f) &
         echo listening
     done
 }
