@@ -31,6 +31,8 @@ main() {
     mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
     ln -sfn /usr/lib/systemd/system/cloud-init.target \
         "$root/etc/systemd/system/multi-user.target.wants/cloud-init.target"
+    mkdir -p "$root/etc/systemd/system/cloud-init.target.wants"
+    ln -sfn ../power-button.service "$root/etc/systemd/system/cloud-init.target.wants/power-button.service"
     # The caches of ld.so, hwdb, the journal's catalog and sysusers are as new as /usr: no first boot has to check.
     touch -r "$root/usr" "$root/etc/.updated" "$root/var/.updated"
 }
