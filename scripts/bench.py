@@ -55,6 +55,7 @@ class Figure:
     goal: tuple[str, float]
     rounds: int
     sample: Callable[[Path], Sample]
+    warm_up: bool = True  # a round before the others that fills the caches and does not count
 
     def holds(self, value: float) -> bool:
         comparison, limit = self.goal
@@ -124,6 +125,70 @@ def help_text(folder: Path) -> Sample:
     return Sample(ours.seconds, {"bake_mib": ours.rss_mib})
 
 
+def loopback(folder: Path) -> Sample:
+    """The tests' own cluster: the real hooks and three real etcd processes, started at once."""
+    sys.path.insert(0, str(ROOT))
+    from generator.host.image import cache_folder, default_image
+    from tests.assembly.miniature import Tools, bake_miniature
+
+    bin_dir = default_image(cache_folder(), report=say).bin_dir
+    assert bin_dir is not None
+    cluster = bake_miniature(folder, "127.90.0.0/24", 3, Tools(bin_dir=bin_dir))
+    try:
+        cluster.start()
+        return Sample(cluster.wait_all_voting(60), {})
+    finally:
+        cluster.stop()
+
+
+def nspawn(folder: Path) -> Sample:
+    """Three booted nodes, from power-on to three voting members."""
+    sys.path.insert(0, str(ROOT))
+    from generator.bake import bake as bake_files
+    from generator.host.image import cache_folder, default_image
+    from generator.host.store import Store
+    from generator.profile import load
+    from tests.assembly.nspawn_lab import NspawnLab, extract_root
+
+    archive = default_image(cache_folder(), report=say).root_tar
+    assert archive is not None
+    baked = bake_files(load().spec, Store(folder / "out", "etcd"), now=datetime.now(UTC), report=say)
+    names = [node.name for node in baked.plan.nodes]
+    root = extract_root(archive, archive.with_name("root"))
+    with NspawnLab(baked.plan, baked.folder, root=root, work=folder / "nodes") as lab:
+        lab.start(*names)
+        return Sample(lab.wait_for("voting", *names, timeout=120), {})
+
+
+def boot(kind: str, folder: Path) -> float:
+    """Seconds that three VMs take, in a lab of their own; the image is built first, for the lab reaches no archive."""
+    images = [sys.executable, "-m", "generator.cli", "image", "-q", *(["--plain"] if kind == "plain" else [])]
+    subprocess.run(images, cwd=ROOT, check=True)
+    lab = ROOT / "scripts" / "lab"
+    environment = {**os.environ, "BAKE_LAB": str(folder / "lab")}
+    subprocess.run([lab, "start"], check=True, env=environment)
+    try:
+        command = [lab, "exec", sys.executable, ROOT / "scripts" / "bench_boot.py", kind, folder / kind]
+        done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+        return float(done.stdout)
+    finally:
+        subprocess.run([lab, "stop"], check=True, env=environment)
+
+
+def vms(folder: Path) -> Sample:
+    floor, cluster = boot("floor", folder), boot("cluster", folder)
+    return Sample(cluster / floor, {"cluster_s": cluster, "floor_s": floor})
+
+
+def floor(folder: Path) -> Sample:
+    tuned, plain = boot("floor", folder), boot("plain", folder)
+    return Sample(tuned / plain, {"floor_s": tuned, "plain_s": plain})
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def bake(folder: Path, *options: str) -> Run:
     return run(BAKE, *options, "--out", folder / "out", cwd=folder)
 
@@ -147,17 +212,24 @@ FIGURES = {
     "memory": Figure("1,000 nodes: peak memory", " MiB", ("≤", 120), 1, memory),
     "rsa": Figure("rsa-4096, 7 nodes: time against generating the 23 keys alone", "", ("≤", 1.2), 7, rsa),
     "help": Figure("bake --help", " s", ("≤", 0.2), 15, help_text),
+    "loopback": Figure("3 real etcd processes on loopback, started at once: to three voters", " s", ("≤", 8), 5, loopback),
+    "nspawn": Figure("3 booted nspawn nodes: from power-on to three voters", " s", ("≤", 20), 3, nspawn),
+    "vms": Figure("3 VMs, emulated: start to three voters, against the floor", "", ("≤", 1.25), 1, vms, warm_up=False),
+    "floor": Figure(
+        "the floor: 3 VMs with an empty user-data to cloud-init's end, against the same packages without tuning",
+        "", ("≤", 0.8), 1, floor, warm_up=False,
+    ),
 }  # fmt: skip
 
 
 # ── measuring, and telling ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def measure(name: str, rounds: int | None) -> dict[str, object]:
-    """All rounds of a figure, each in a new folder; one round before them fills the caches and does not count."""
+def measure(name: str, rounds: int | None, scratch: Path) -> dict[str, object]:
+    """All rounds of a figure, each in a new folder."""
     figure = FIGURES[name]
     load = os.getloadavg()[0]
-    samples = list(_samples(figure, (rounds or figure.rounds) + 1))[1:]
+    samples = list(_samples(figure, (rounds or figure.rounds) + figure.warm_up, scratch))[figure.warm_up :]
     values = sorted(sample.value for sample in samples)
     parts = {part: [sample.parts[part] for sample in samples] for part in samples[0].parts}
     value = statistics.median(values)
@@ -174,10 +246,10 @@ def measure(name: str, rounds: int | None) -> dict[str, object]:
     }
 
 
-def _samples(figure: Figure, rounds: int) -> Iterator[Sample]:
+def _samples(figure: Figure, rounds: int, scratch: Path) -> Iterator[Sample]:
+    """Nothing is removed in between: ext4 goes through lately freed inodes, one by one, whenever it makes a file."""
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="bake-bench-") as folder:
-            yield figure.sample(Path(folder))
+        yield figure.sample(Path(tempfile.mkdtemp(dir=scratch)))
 
 
 def conditions() -> dict[str, str]:
@@ -242,9 +314,10 @@ def main() -> int:
         if shutil.which(tool) is None:
             raise SystemExit(f"bench: {tool} is not installed (Debian: openssl, cloud-image-utils)")
     results: dict[str, dict[str, object]] = {}
-    for name in options.only or FIGURES:
-        results[name] = measure(name, options.rounds)
-        print(f"{name}: {json.dumps(results[name])}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="bake-bench-") as scratch:
+        for name in options.only or FIGURES:
+            results[name] = measure(name, options.rounds, Path(scratch))
+            print(f"{name}: {json.dumps(results[name])}", file=sys.stderr)
     if options.write:
         write(results)
     print(json.dumps({"format_version": "1.0", "conditions": conditions(), "figures": results}, ensure_ascii=False))
