@@ -212,7 +212,7 @@ FIGURES = {
     "memory": Figure("1,000 nodes: peak memory", " MiB", ("≤", 120), 1, memory),
     "rsa": Figure("rsa-4096, 7 nodes: time against generating the 23 keys alone", "", ("≤", 1.2), 7, rsa),
     "help": Figure("bake --help", " s", ("≤", 0.2), 15, help_text),
-    "loopback": Figure("3 real etcd processes on loopback, started at once: to three voters", " s", ("≤", 8), 5, loopback),
+    "loopback": Figure("3 real etcd processes on loopback, from their start to 3 voters", " s", ("≤", 8), 5, loopback),
     "nspawn": Figure("3 booted nspawn nodes: from power-on to three voters", " s", ("≤", 20), 3, nspawn),
     "vms": Figure("3 VMs, emulated: start to three voters, against the floor", "", ("≤", 1.25), 1, vms, warm_up=False),
     "floor": Figure(
@@ -275,7 +275,8 @@ def row(name: str, result: dict[str, object]) -> str:
     assert isinstance(medians, dict)
     shown = ", ".join(f"{part.replace('_', ' ')} {value:g}" for part, value in medians.items())
     verdict = "yes" if result["holds"] else "**no**"
-    measured = f"{result['rounds']} rounds, {result['date']}, load {result['load']:g}, {result['priority']} priority"
+    when = f"{result['rounds']} rounds, {result['date']}"
+    measured = f"{when}, load {result['load']:g}, {result['priority']} priority"
     return (
         f"| `{name}` | {figure.title} | {comparison} {limit:g}{figure.unit} | {result['value']:g}{figure.unit} "
         f"| {result['low']:g}–{result['high']:g} | {verdict} | {shown} | {measured} |"

@@ -1,0 +1,68 @@
+"""Boots three VMs under libvirt and prints the seconds from their start to the goal. `scripts/bench` runs it in a lab.
+
+bench_boot.py cluster FOLDER      the goal: three voting members, from the seeds of a fresh bake
+bench_boot.py floor FOLDER        the goal: cloud-init's end, with an empty user-data
+bench_boot.py plain FOLDER        the same with the image that has the same packages and no tuning
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from generator.artifact import Artifact
+from generator.bake import Baked, bake
+from generator.host import hypervisor
+from generator.host.image import cache_folder, default_image
+from generator.host.store import Store
+from generator.profile import load
+from generator.seed import pack
+
+END = {"cluster": re.compile(rb"phase=voting"), "floor": re.compile(rb"Cloud-init v\. \S+ finished")}
+END["plain"] = END["floor"]
+LIMIT = 600.0
+
+
+def empty_seed(folder: Path) -> bytes:
+    """The node's own seed with nothing in its user-data."""
+    kept = [Artifact(PurePosixPath(name), (folder / name).read_bytes()) for name in ("meta-data", "network-config")]
+    return pack([Artifact(PurePosixPath("user-data"), b"#cloud-config\n{}\n"), *kept]).data
+
+
+def seconds_to(pattern: re.Pattern[bytes], logs: Mapping[str, hypervisor.ConsoleLog]) -> float:
+    """Seconds until every console has said it."""
+    started, said = time.monotonic(), dict.fromkeys(logs, b"")
+    while not all(pattern.search(text) for text in said.values()):
+        if time.monotonic() - started > LIMIT:
+            ends = "\n".join(text[-500:].decode(errors="replace") for text in said.values())
+            raise SystemExit(f"bench: not there after {LIMIT:.0f} s:\n{ends}")
+        for node, log in logs.items():
+            said[node] += log.read()
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+def measure(kind: str, baked: Baked) -> float:
+    image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr), plain=kind == "plain")
+    connection = hypervisor.connect(None)
+    nodes = [baked.folder / node.name for node in baked.plan.nodes]
+    seeds = {folder.name: folder / "seed.iso" if kind == "cluster" else empty_seed(folder) for folder in nodes}
+    try:
+        hypervisor.boot(connection, baked.plan, image, seeds, cluster_id="bench", accel="tcg", report=lambda _: None)
+        return seconds_to(END[kind], hypervisor.console_logs(connection, baked.plan, cluster_id="bench"))
+    finally:
+        hypervisor.destroy(connection, baked.plan.name, cluster_id="bench")
+
+
+def main(kind: str, folder: str) -> None:
+    spec = load(flags={"--name": (("name",), f"bench-{kind}")}).spec
+    baked = bake(spec, Store(Path(folder), spec.name), now=datetime.now(UTC), report=lambda _: None)
+    print(f"{measure(kind, baked):.2f}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
