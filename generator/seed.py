@@ -11,6 +11,7 @@ import io
 import time
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
+from itertools import groupby
 from pathlib import PurePosixPath
 from time import struct_time
 from typing import Any
@@ -65,8 +66,9 @@ def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     yield _dump_list("bootcmd", tuple(boot_commands()))
     # root's and not owner: etcd, as write_files runs before users exist and gives up at the first that fails.
     yield b"write_files:\n"
-    for file in guest:
-        yield _dump_file(file) if file.secret else _dump_known_file(file)
+    for is_own, files in groupby(guest, lambda file: file.path.is_relative_to(_OWN)):
+        dump = _dump_files if is_own else _dump_common_files
+        yield dump(tuple(files))
     if plan.spec.install.packages:
         yield _dump({"package_update": True, "packages": list(plan.spec.install.packages)})
     yield _dump_list("runcmd", tuple(first_boot_commands(plan)))
@@ -77,13 +79,17 @@ def _dump_list(key: str, items: tuple[str, ...]) -> bytes:
     return _dump({key: list(items)})
 
 
-def _dump_file(file: Artifact) -> bytes:
-    """An entry of `write_files`."""
-    return _dump([{"path": str(file.path), "permissions": f"{file.mode:04o}", "content": file.data.decode()}])
+_OWN = PurePosixPath("/etc/etcd")  # a node's own: names, addresses, certificates, keys
 
 
-# Holds what all nodes have in common, and nothing secret; a node's own few files push each other out.
-_dump_known_file = lru_cache(maxsize=64)(_dump_file)
+def _dump_files(files: tuple[Artifact, ...]) -> bytes:
+    """Entries of `write_files`."""
+    entries = [(str(file.path), f"{file.mode:04o}", file.data.decode()) for file in files]
+    return _dump([{"path": path, "permissions": mode, "content": text} for path, mode, text in entries])
+
+
+# Holds what all nodes have in common, and so nothing secret.
+_dump_common_files = lru_cache(maxsize=8)(_dump_files)
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
