@@ -25,6 +25,8 @@ main() {
         ln -sfn /dev/null "$root/etc/tmpfiles.d/$entry"
     done
     ln -sfn /usr/lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
+    # Beside a unit of the same name it only makes `systemctl enable etcd` run Perl for seconds.
+    rm -f -- "$root/etc/init.d/etcd"
     # Comments only; each would start a unit that finds nothing to do.
     rm -f -- "$root/etc/fstab" "$root/etc/modules-load.d/modules.conf"
     # What cloud-init's generator would have decided at every boot.
