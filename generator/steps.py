@@ -24,8 +24,8 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
             # Just installed it is not running yet, and only a running one takes rules.
             yield "systemctl enable --now firewalld.service"
-        yield "systemctl enable etcd-firewall.service"
-        yield "systemctl start etcd-firewall.service"
+        # etcd.service starts it; one reload below serves both.
+        yield "systemctl --no-reload enable etcd-firewall"
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield f"sh -ac '. {ENV} && {LIBEXEC}/etcd-install'"
     # A package may have made the user already.
@@ -36,7 +36,7 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     # SELinux stays enforcing; what was written before the policy's labels were known gets them now.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF /etc/etcd {LIBEXEC} {HOME}; fi"
     yield "systemctl daemon-reload"
-    yield "systemctl enable etcd"
+    yield "systemctl --no-reload enable etcd"
     # From here on a power cut costs nothing: the unit is enabled, and its condition holds.
     yield f"{LIBEXEC}/first-boot-done"
     # Never wait here: a node that joins would hold cloud-init's final stage until the others are there.

@@ -47,7 +47,7 @@ CONF_ADDED = {"ETCD_LOG_OUTPUTS": "systemd/journal"}
 UNIT_ADDED = {
     "Unit": {
         "Documentation", "ConditionPathExists", "RequiresMountsFor", "StartLimitIntervalSec",
-        "After=etcd-firewall.service", "Wants=etcd-promote.service",
+        "After=etcd-firewall.service", "Wants=etcd-firewall.service", "Wants=etcd-promote.service",
     },
     "Service": {
         "EnvironmentFile=/etc/etcd/bake.env", "EnvironmentFile=-/run/etcd/join.env",
@@ -244,12 +244,12 @@ def test_unit_adds_only_what_is_listed(classic: Path) -> None:
 # The document's commands, in its order, each as it stands in what a person reads in user-data.
 STEPS = (
     r"systemctl enable --now firewalld",
-    r"systemctl start etcd-firewall",
+    r"systemctl --no-reload enable etcd-firewall",
     r"useradd .*-u 2380 .*etcd",
     r"setfacl -m u:etcd:r .*etcd-server\.key .*etcd-peer\.key",
     r"chown etcd: /var/lib/etcd",
     r"systemctl daemon-reload",
-    r"systemctl enable etcd$",
+    r"systemctl --no-reload enable etcd$",
     r"systemctl start --no-block etcd$",
 )
 

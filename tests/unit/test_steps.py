@@ -36,7 +36,7 @@ def test_the_user_is_made_only_where_no_package_made_it(plan: Plan) -> None:
 
 def test_every_node_enables_etcd_and_waits_for_nothing(plan: Plan) -> None:
     commands = list(first_boot_commands(plan()))
-    assert "systemctl enable etcd" in commands
+    assert "systemctl --no-reload enable etcd" in commands
     assert commands[-1] == "systemctl start --no-block etcd"
 
 
