@@ -42,7 +42,7 @@ STANDARD = sys.stdlib_module_names | {"generator"}
 
 def modules() -> list[str]:
     files = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
-    parts = (path.parts for path in files if path.parts[0] != "base_image")
+    parts = (path.parts for path in files if path.parts[0] not in ("base_image", "guest"))
     names = {".".join(each).removesuffix(".__init__") for each in parts}
     return sorted(names - {"__init__", "host"})
 

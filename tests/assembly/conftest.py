@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -28,37 +27,17 @@ def bin_dir() -> Path:
     return image.bin_dir
 
 
-@pytest.fixture(params=["dash", "busybox"])
-def shell(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-def tools_of(shell: str, bin_dir: Path, folder: Path) -> Tools:
-    """busybox stands in for every tool of the guest but bash."""
-    if shell == "dash":
-        return Tools(bin_dir=bin_dir)
-    busybox, bash = shutil.which("busybox"), shutil.which("bash")
-    if not busybox or not bash:
-        pytest.fail("busybox and bash are needed")
-    applets = folder / "applets"
-    applets.mkdir()
-    for name in ("timeout", "sed", "grep", "head", "tr", "mv", "paste", "sleep", "sync"):
-        (applets / name).symlink_to(busybox)
-    (applets / "bash").symlink_to(bash)
-    return Tools(bin_dir=bin_dir, interpreter=(busybox, "sh"), path=str(applets))
-
-
 @pytest.fixture
 def cluster_of(bin_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Miniature]]:
     """Makes clusters, each in a loopback subnet of its own, and switches them off in the end."""
     clusters: list[Miniature] = []
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
-    def make(nodes: int, *, shell: str = "dash", join: JoinMode = JoinMode.LEARNER) -> Miniature:
+    def make(nodes: int, *, join: JoinMode = JoinMode.LEARNER) -> Miniature:
         subnet = f"127.{100 + worker}.{next(_numbers)}.0/24"
         folder = tmp_path / str(len(clusters))
         folder.mkdir()
-        clusters.append(bake_miniature(folder, subnet, nodes, tools_of(shell, bin_dir, folder), join=join))
+        clusters.append(bake_miniature(folder, subnet, nodes, Tools(bin_dir=bin_dir), join=join))
         return clusters[-1]
 
     yield make

@@ -15,10 +15,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_network
@@ -37,10 +38,10 @@ RESTART_DELAY = 0.2  # the unit's RestartSec, scaled to loopback
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """Where etcd is, and the shell that runs the hooks with the PATH it gets."""
+    """Where etcd is, and what runs the hooks (as their first lines have it)."""
 
     bin_dir: Path
-    interpreter: tuple[str, ...] = ("dash",)
+    interpreter: tuple[str, ...] = (sys.executable, "-EsS")
     path: str = os.environ["PATH"]
 
 
@@ -62,7 +63,7 @@ class Node:
         return self.root / "var/lib/etcd/etcd"
 
     def _write(self, files: dict[str, bytes]) -> None:
-        moved = {place: f"{self.root}{place}" for place in ("/etc/etcd/", "/var/lib/etcd", "/run/etcd")}
+        moved = {place: f"{self.root}{place}" for place in ("/etc/etcd/", "/var/lib/etcd", "/run/etcd", "/run/bake")}
         moved["/usr/bin/etcdctl"] = str(self.tools.bin_dir / "etcdctl")
         moved["systemd/journal"] = "stderr"  # no journal here
         for path, data in files.items():
@@ -74,6 +75,31 @@ class Node:
             target.write_text(text)
         (self.root / "run/etcd").mkdir(parents=True)
         (self.root / "var/lib/etcd").mkdir(parents=True)
+        if self.plan.bootstrap:
+            self.permit.parent.mkdir()
+            self.permit.write_text(self.environment("etc/etcd/bake.env")["BAKE_PERMIT"] + "\n")
+
+    @property
+    def permit(self) -> Path:
+        """The right to start the cluster, copied from the seed's medium at each boot."""
+        return self.root / "run/bake/bootstrap-permit"
+
+    def seal(self) -> None:
+        """The medium without the permit."""
+        self.permit.unlink(missing_ok=True)
+
+    @contextmanager
+    def waiting_empty(self) -> Iterator[None]:
+        """The node says that its disk is empty, as it does while it waits, and goes no further."""
+        code = "from node import read_settings; from peers import Attendant; import os, sys; "
+        code += "s = read_settings(dict(os.environ)); Attendant(s.me, s.permit).run()"
+        env = self.environment() | {"PYTHONPATH": str(GUEST)}
+        process = subprocess.Popen([sys.executable, "-c", code], env=env)
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
 
     def environment(self, *names: str) -> dict[str, str]:
         """What the unit's EnvironmentFiles amount to: later files win."""
@@ -209,6 +235,14 @@ class Miniature:
         self.started = time.monotonic()
         for node in order if order is not None else random.sample(self.nodes, len(self.nodes)):
             node.start()
+
+    def start_first(self) -> None:
+        """The first node is a cluster, the others are still off."""
+        with ExitStack() as waiting:
+            for node in self.nodes[1:]:
+                waiting.enter_context(node.waiting_empty())
+            self.start([self.nodes[0]])
+            self.wait(self.nodes[0].votes, 20, "the first node votes")
 
     def stop(self) -> None:
         for node in self.nodes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,7 @@ ClusterOf = Callable[..., Miniature]
 def pair(cluster_of: ClusterOf) -> Miniature:
     """Two nodes, the first of which is a cluster already."""
     cluster = cluster_of(2)
-    cluster.start([cluster.nodes[0]])
-    cluster.wait(cluster.nodes[0].votes, 10, "the first node votes")
+    cluster.start_first()
     return cluster
 
 
@@ -31,6 +31,10 @@ def trio(cluster_of: ClusterOf) -> Miniature:
     cluster.start()
     cluster.wait_all_voting(30)
     return cluster
+
+
+def ids(cluster: Miniature, via: Node) -> dict[str, int]:
+    return {member["name"]: member["ID"] for member in cluster.members(via)}
 
 
 def the_wal(node: Node) -> Path:
@@ -66,34 +70,78 @@ def test_a_power_cut_of_all_nodes_loses_nothing(trio: Miniature) -> None:
     assert all(node.phases() == ["voting"] for node in trio.nodes), "members that are back ask nobody"
 
 
-def test_a_lost_voter_is_not_removed_and_not_replaced_until_an_operator_removes_it(trio: Miniature) -> None:
+def test_a_voter_that_lost_its_disk_is_replaced_by_its_own_hook(trio: Miniature) -> None:
     """Above all the first node: its seed still says that it may bootstrap."""
     first, second, _ = trio.nodes
-    before = trio.members(second)
-    cluster_id = trio.cluster_ids()
+    before, cluster_id = ids(trio, second), trio.cluster_ids()
     trio.etcdctl(second, "put", "key", "kept")
     first.wipe()
     first.start()
-    trio.wait(lambda: first.says("etcdctl member remove"), 20, "the wiped node asks for an operator")
-    time.sleep(2)
-    assert trio.members(second) == before
-    assert not first.data_dir.exists()
-    remove(trio, second, first)
-    trio.wait_all_voting(30)
+    trio.wait_all_voting(40)
     assert trio.cluster_ids() == cluster_id
     assert "kept" in trio.etcdctl(first, "get", "key")
+    after = ids(trio, second)
+    assert after.pop("etcd1") != before.pop("etcd1")
+    assert after == before
 
 
-def test_a_wiped_first_node_does_not_bootstrap_beside_a_member_without_quorum(trio: Miniature) -> None:
+def test_a_lost_voter_is_not_replaced_while_another_is_down(trio: Miniature) -> None:
     first, second, third = trio.nodes
+    before = ids(trio, second)
     third.cut_power()
     first.wipe()
     first.start()
     trio.wait(lambda: first.says("alive but gives no answer"), 30, "the wiped node waits")
-    assert second.on
     assert not first.data_dir.exists()
     third.start()
-    trio.wait(lambda: first.says("etcdctl member remove"), 30, "it sees its old self")
+    trio.wait_all_voting(40)
+    assert before["etcd2"] == ids(trio, second)["etcd2"]
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_wiped_first_node_starts_no_second_cluster_while_all_others_are_off(trio: Miniature, sealed: bool) -> None:
+    first, *others = trio.nodes
+    cluster_id = trio.cluster_ids()
+    trio.etcdctl(first, "put", "key", "kept")
+    for node in trio.nodes:
+        node.cut_power()
+    first.wipe()
+    if sealed:
+        first.seal()
+    first.start()
+    why = "no permit to start a cluster" if sealed else "must say that none is on its disk"
+    trio.wait(lambda: first.says(why), 10, "the wiped node says why it waits")
+    time.sleep(3)
+    assert not first.data_dir.exists()
+    for node in others:
+        node.start()
+    trio.wait_all_voting(40)
+    assert trio.cluster_ids() == cluster_id
+    assert "kept" in trio.etcdctl(first, "get", "key")
+
+
+def test_a_first_node_starts_nothing_before_every_other_has_said_that_it_is_empty(cluster_of: ClusterOf) -> None:
+    cluster = cluster_of(3)
+    first, second, third = cluster.nodes
+    cluster.start([first, second])
+    cluster.wait(lambda: first.says("etcd3 must say that none is on its disk"), 10, "it waits for the third")
+    time.sleep(2)
+    assert not first.data_dir.exists()
+    third.start()
+    cluster.wait_all_voting(30)
+
+
+def test_a_stranger_at_the_peer_port_is_not_taken_for_an_empty_node(cluster_of: ClusterOf) -> None:
+    """A node of another cluster at a planned address: its certificate is another CA's."""
+    cluster, other = cluster_of(2), cluster_of(2)
+    stranger, address = other.nodes[1], cluster.nodes[1].plan
+    env = stranger.root / "etc/etcd/bake.env"
+    env.write_text(env.read_text().replace(stranger.plan.peer_url, address.peer_url))
+    with stranger.waiting_empty():
+        cluster.start([cluster.nodes[0]])
+        cluster.wait(lambda: cluster.nodes[0].says("etcd2 must say"), 10, "it does not believe the stranger")
+        time.sleep(2)
+        assert not cluster.nodes[0].data_dir.exists()
 
 
 def test_a_removed_member_ends_and_stays_out(pair: Miniature) -> None:
@@ -105,6 +153,31 @@ def test_a_removed_member_ends_and_stays_out(pair: Miniature) -> None:
     gone.start()
     pair.wait(lambda: not gone.running(), 30, "the removed member's unit ends")
     assert len(pair.members(first)) == 1
+
+
+def test_a_removed_member_stays_out_without_its_disk_too_until_an_operator_lets_it_in(pair: Miniature) -> None:
+    first, gone = pair.nodes
+    gone.start()
+    pair.wait_all_voting(20)
+    remove(pair, first, gone)
+    gone.wipe()
+    gone.start()
+    pair.wait(lambda: gone.says("was removed from the cluster"), 20, "it says that it was removed")
+    time.sleep(2)
+    assert len(pair.members(first)) == 1
+    pair.etcdctl(first, "del", "bake/members/etcd2")
+    pair.wait_all_voting(20)
+
+
+def test_a_node_that_was_cut_off_while_it_replaced_itself_comes_back(trio: Miniature) -> None:
+    """It has removed its lost entry, and is off before it could add itself again."""
+    first, second, _ = trio.nodes
+    first.wipe()
+    note = ("put", "bake/members/etcd1", "replacing")
+    trio.wait(lambda: "OK" in trio.etcdctl(second, *note, check=False), 20, "a leader is elected")
+    remove(trio, second, first)
+    first.start()
+    trio.wait_all_voting(40)
 
 
 def test_a_joiner_stopped_between_add_and_start_takes_its_entry(pair: Miniature) -> None:
@@ -121,8 +194,7 @@ def test_a_voter_stopped_between_add_and_start_still_joins(cluster_of: ClusterOf
     """The first node has lost its quorum to the add and gives no answers."""
     pair = cluster_of(2, join=JoinMode.VOTER)
     first, second = pair.nodes
-    pair.start([first])
-    pair.wait(first.votes, 10, "the first node votes")
+    pair.start_first()
     second.join_only()
     second.cut_power()
     assert pair.members(first) == []
@@ -162,11 +234,14 @@ def test_kills_around_the_first_log_never_leave_a_node_behind(
     chance = random.Random(1)  # noqa: S311
     clusters = [cluster_of(2, join=join) for _ in range(trials)]
     for place in (0, 1):
-        for node in (cluster.nodes[place] for cluster in clusters):
-            kill_after_wal(node, chance.uniform(0, 0.03))
-        for cluster in clusters:
-            cluster.nodes[place].start()
-        for cluster in clusters:
-            cluster.wait(cluster.nodes[place].votes, 40, "it votes")
+        with ExitStack() as others:
+            for other in (cluster.nodes[1] for cluster in clusters if place == 0):
+                others.enter_context(other.waiting_empty())
+            for node in (cluster.nodes[place] for cluster in clusters):
+                kill_after_wal(node, chance.uniform(0, 0.03))
+            for cluster in clusters:
+                cluster.nodes[place].start()
+            for cluster in clusters:
+                cluster.wait(cluster.nodes[place].votes, 40, "it votes")
     for cluster in clusters:
         cluster.wait_all_voting(10)

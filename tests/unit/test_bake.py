@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +354,9 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path, mode: int) -> No
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     words = [*BAKE, "--nodes", "7", "--key-type", "rsa-3072", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    # A shell without job control starts what it puts into the background with SIGINT ignored, and so would we be.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while not list(tmp_path.glob("out/.etcd.new-*")):
         assert process.poll() is None
         time.sleep(0.01)

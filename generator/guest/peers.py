@@ -1,0 +1,118 @@
+"""What nodes tell one another without an etcd between them, over mutual TLS.
+
+A node that waits with an empty disk says so at its peer URL, where its etcd will be. The first node starts a cluster
+only when every other node has said it: no answer, or anybody else's, may be a member with data that is not up yet.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+from membership import Member, Planned
+from node import CONNECT_SECONDS, address_of
+
+EMPTY = "/bake/empty"
+_LIMIT = 4 << 20  # bytes of an answer; etcd's metrics are a tenth of it
+
+
+def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
+    """TLS as etcd's settings have it: kind `ETCD_PEER`, or `ETCDCTL` for a client. Strangers are refused."""
+    names = ("CACERT", "CERT", "KEY") if kind == "ETCDCTL" else ("TRUSTED_CA_FILE", "CERT_FILE", "KEY_FILE")
+    ca, cert, key = (os.environ[f"{kind}_{name}"] for name in names)
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    made.load_verify_locations(ca)
+    made.load_cert_chain(cert, key)
+    made.verify_mode = ssl.CERT_REQUIRED
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    return made
+
+
+def get(url: str, path: str, tls: ssl.SSLContext) -> str:
+    """The body of what is there. Raises OSError, also for another status than 200."""
+    host, port = address_of(url)
+    plain = socket.create_connection((host, port), CONNECT_SECONDS)
+    with plain, tls.wrap_socket(plain, server_hostname=host) as connection:
+        connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        answer = b""
+        while len(answer) < _LIMIT and (part := connection.recv(65536)):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if head.split(b" ")[1:2] != [b"200"]:
+        raise OSError("another answer than 200")
+    return body.decode(errors="replace")
+
+
+# ── “my disk is empty” ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def statement(node: Planned, permit: str) -> str:
+    """What an empty node says: its name, and whose cluster it is."""
+    return f"{node.name} {permit}\n"
+
+
+class Attendant(threading.Thread):
+    """Says at the peer URL that this node's disk is empty, until the process ends."""
+
+    def __init__(self, node: Planned, permit: str) -> None:
+        super().__init__(daemon=True)
+        self.address = address_of(node.peer_url)
+        self.text = f"HTTP/1.0 200 OK\r\n\r\n{statement(node, permit)}".encode()
+        self.tls = context("ETCD_PEER", server=True)
+
+    def run(self) -> None:
+        family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
+        while True:
+            # The address may not be there yet, or taken by an etcd that is going.
+            with suppress(OSError), socket.create_server(self.address, family=family) as listener:
+                while True:
+                    threading.Thread(target=self._answer, args=listener.accept()[:1], daemon=True).start()
+            time.sleep(0.5)
+
+    def _answer(self, plain: socket.socket) -> None:
+        plain.settimeout(CONNECT_SECONDS)
+        with plain, suppress(OSError), self.tls.wrap_socket(plain, server_side=True) as connection:
+            path = connection.recv(4096).split(b" ")[1:2]
+            connection.sendall(self.text if path == [EMPTY.encode()] else b"HTTP/1.0 404 Not Found\r\n\r\n")
+
+
+def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:
+    """Those of the nodes that say that their disks are empty. All are asked at once."""
+    tls = context("ETCD_PEER")
+    found: list[Planned] = []
+
+    def ask(node: Planned) -> None:
+        with suppress(OSError):
+            if get(node.peer_url, EMPTY, tls) == statement(node, permit):
+                found.append(node)
+
+    threads = [threading.Thread(target=ask, args=(node,), daemon=True) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(3 * CONNECT_SECONDS)
+    return sorted(found)
+
+
+# ── “that member is connected with me” ──────────────────────────────────────────────────────────────────────────────
+
+
+def is_connected(voters: list[Member], member: Member) -> bool:
+    """Whether one of the voters still has a connection with the member, or none can tell (etcd's metrics)."""
+    tls = context("ETCDCTL")
+    told = []
+    for voter in voters:
+        for url in voter.client_urls[:1]:
+            with suppress(OSError):
+                told += [_has_peer(get(url, "/metrics", tls), member.id)]
+    return any(told) or not told
+
+
+def _has_peer(metrics: str, member_id: str) -> bool:
+    lines = (line for line in metrics.splitlines() if line.startswith("etcd_network_active_peers{"))
+    return any(f'Remote="{member_id}"' in line and not line.endswith(" 0") for line in lines)

@@ -1,0 +1,427 @@
+"""etcd-join and etcd-promote as programs, with a stand-in for etcdctl that answers what a test wants."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.assembly.miniature import Node, Tools, bake_miniature
+
+A, B = 0xA1, 0xB2  # member ids
+# Notes how it was called, then does what answers/<verb>/<n> says for the n-th call of that verb; the last one goes on.
+ETCDCTL = """#!/bin/sh
+words=
+for word; do
+    case $word in --endpoints=* | --dial-timeout=* | --command-timeout=*) ;; *) words="$words $word" ;; esac
+done
+echo "${words# }" >>"$DESK/calls"
+set -- $words
+case $1 in member | endpoint) verb=$2 ;; *) verb=$1 ;; esac
+echo . >>"$DESK/count-$verb"
+n=$(wc -l <"$DESK/count-$verb")
+while [ ! -e "$DESK/answers/$verb/$n" ]; do n=$((n - 1)); [ "$n" -gt 0 ] || exit 0; done
+. "$DESK/answers/$verb/$n"
+"""
+_numbers = count(1)
+
+
+@dataclass
+class Desk:
+    """Node etcd2 of two, with real certificates. Nobody listens anywhere: see `member`."""
+
+    node: Node
+    other: Node
+    root: Path
+    env: dict[str, str]
+    answers: dict[str, int] = field(default_factory=dict)
+
+    def answer(self, verb: str, value: object = "", *, error: str = "") -> None:
+        """etcdctl's next answer to the verb: data as JSON, a text, or an error with exit code 1."""
+        text = value if isinstance(value, str) else json.dumps(value)
+        body = f"echo 'Error: {error}' >&2; exit 1\n" if error else f"cat <<'END'\n{text}\nEND\n"
+        self.answers[verb] = self.answers.get(verb, 0) + 1
+        path = self.root / "answers" / verb / str(self.answers[verb])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(body)
+
+    def run(self, hook: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.node.hook(hook), env=self.env | env, capture_output=True, text=True, timeout=30)
+
+    def watch(self, hook: str, seconds: float = 1, **env: str) -> str:
+        """What a hook has said while it still waits; then it is ended."""
+        pipe = subprocess.PIPE
+        with subprocess.Popen(self.node.hook(hook), env=self.env | env, stdout=pipe, text=True) as process:
+            time.sleep(seconds)
+            assert process.poll() is None, "it does not wait"
+            process.kill()
+            return process.communicate()[0]
+
+    @property
+    def calls(self) -> list[str]:
+        path = self.root / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def join_env(self) -> dict[str, str]:
+        path = self.node.root / "run/etcd/join.env"
+        return dict(line.split("=", 1) for line in path.read_text().splitlines()) if path.exists() else {}
+
+    def write_log(self, content: bytes) -> None:
+        wal = self.node.data_dir / "member/wal/0000000000000000-0000000000000000.wal"
+        wal.parent.mkdir(parents=True)
+        (self.node.data_dir / "member/snap").mkdir()
+        with wal.open("wb") as file:
+            file.write(b"\x04\x00\x00\x84" + content)
+            file.truncate(64 << 20)
+
+    def me(self, name: str = "etcd2", *, url: str = "", learner: bool = False) -> dict[str, object]:
+        return row(B, name, url or self.node.plan.peer_url, learner=learner)
+
+    def first(self) -> dict[str, object]:
+        return row(A, "etcd1", self.other.plan.peer_url)
+
+
+def row(number: int, name: str, url: str, *, learner: bool = False) -> dict[str, object]:
+    """A member as etcdctl's JSON has it: what is empty or false is left out."""
+    entry: dict[str, object] = {"ID": number, "peerURLs": [url]}
+    if name:
+        entry |= {"name": name, "clientURLs": [url[:-1] + "9"]}
+    return entry | ({"isLearner": True} if learner else {})
+
+
+def listing(*members: dict[str, object]) -> dict[str, object]:
+    return {"header": {"cluster_id": 1}, "members": list(members)}
+
+
+def note(text: str | None) -> dict[str, object]:
+    value = [] if text is None else [{"key": "", "value": base64.b64encode(text.encode()).decode()}]
+    return {"kvs": value, "count": len(value)}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "etcdctl").write_text(ETCDCTL)
+    (programs / "etcdctl").chmod(0o755)
+    subnet = f"127.{200 + worker}.{next(_numbers)}.0/24"
+    first, second = bake_miniature(tmp_path, subnet, 2, Tools(bin_dir=programs)).nodes
+    desk = Desk(second, first, tmp_path, second.environment() | {"DESK": str(tmp_path), "BAKE_POLL_SECONDS": "0.05"})
+    desk.answer("get", note(None))
+    return desk
+
+
+@pytest.fixture
+def member(desk: Desk) -> Iterator[str]:
+    """Something listens at etcd1's client port. Its URL."""
+    url = desk.other.plan.client_url
+    with socket.create_server((str(desk.other.plan.address), 2379)):
+        yield url
+
+
+# ── joining ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("member")
+def test_a_node_that_is_not_listed_adds_itself_as_a_learner(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first()))
+    desk.answer("add", listing(desk.first(), desk.me("", learner=True)))
+    done = desk.run("etcd-join")
+    assert done.returncode == 0, done.stderr
+    me, first = desk.node.plan.peer_url, desk.other.plan.peer_url
+    assert desk.calls == [
+        "member list -w json",
+        "get bake/members/etcd2 -w json",
+        f"member add etcd2 --peer-urls={me} --learner=true -w json",
+    ]
+    assert desk.join_env == {
+        "ETCD_NAME": "etcd2",
+        "ETCD_INITIAL_CLUSTER_STATE": "existing",
+        "ETCD_INITIAL_CLUSTER": f"etcd1={first},etcd2={me}",
+    }
+
+
+@pytest.mark.usefixtures("member")
+def test_a_voter_join_adds_a_voter(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first()))
+    desk.answer("add", listing(desk.first(), desk.me("")))
+    assert desk.run("etcd-join", BAKE_JOIN="voter").returncode == 0
+    assert "--learner=false" in desk.calls[-1]
+
+
+@pytest.mark.usefixtures("member")
+def test_an_unstarted_entry_is_taken_without_another_add(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first(), desk.me("", learner=True)))
+    assert desk.run("etcd-join").returncode == 0
+    assert desk.calls == ["member list -w json"]
+    assert desk.node.plan.peer_url in desk.join_env["ETCD_INITIAL_CLUSTER"]
+
+
+@pytest.mark.usefixtures("member")
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "etcdserver: unhealthy cluster",
+        "etcdserver: re-configuration failed due to not enough started members",
+        "etcdserver: too many learner members in cluster",
+        "etcdserver: member ID already exist",
+        "etcdserver: Peer URLs already exists",
+        "etcdserver: request timed out",
+        "etcdserver: leader changed",
+        "context deadline exceeded",
+    ],
+)
+def test_every_refusal_of_an_add_is_a_wait_and_then_a_look_at_the_list(desk: Desk, refusal: str) -> None:
+    desk.answer("list", listing(desk.first()))
+    desk.answer("list", listing(desk.first(), desk.me("", learner=True)))
+    desk.answer("add", error=refusal)
+    done = desk.run("etcd-join")
+    assert done.returncode == 0
+    assert f'phase=waiting detail="the cluster refuses to add this node: {refusal}"' in done.stdout
+    assert sum("member add" in call for call in desk.calls) == 1
+
+
+@pytest.mark.usefixtures("member")
+@pytest.mark.parametrize(
+    ("verb", "noise"),
+    [
+        *((verb, noise) for verb in ("list", "add") for noise in ("", "ok", '{"members": []}', '{"members":[{"ID":1')),
+        *(("get", noise) for noise in ("", "ok", '{"kvs": [{}]}', '{"kvs": 1}', '{"kvs":[{"val')),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_no_answer(desk: Desk, verb: str, noise: str) -> None:
+    if verb != "list":
+        desk.answer("list", listing(desk.first()))
+    (desk.root / "answers/get/1").unlink()
+    desk.answers.clear()
+    desk.answer("get", noise if verb == "get" else note(None))
+    desk.answer(verb, noise)
+    assert "phase=waiting" in desk.watch("etcd-join")
+    assert desk.join_env == {}
+    assert any("member add" in call for call in desk.calls) == (verb == "add")
+
+
+@pytest.mark.usefixtures("member")
+def test_a_learner_without_its_data_is_removed_and_added_again(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first(), desk.me(learner=True)))
+    desk.answer("list", listing(desk.first()))
+    desk.answer("add", listing(desk.first(), desk.me("", learner=True)))
+    assert desk.run("etcd-join").returncode == 0
+    done = [call for call in desk.calls if call.split()[0] == "put" or call.split()[1] in ("remove", "add")]
+    assert done[:2] == ["put bake/members/etcd2 replacing", f"member remove {B:x}"]
+    assert len(done) == 3
+
+
+@pytest.mark.usefixtures("member")
+@pytest.mark.parametrize(
+    ("name", "url", "learner", "words"),
+    [
+        ("etcd2", "", False, f"voter {B:x} is on record but its data is not on this disk"),
+        ("other", "", False, "under another name"),
+        ("other", "", True, "under another name"),
+        ("etcd2", "https://127.0.0.7:2380", False, "is at https://127.0.0.7:2380"),
+        ("etcd9", "https://127.0.0.9:2380", True, "is joining, one at a time"),
+    ],
+)
+def test_what_is_not_this_nodes_to_change_is_only_waited_for(
+    desk: Desk, name: str, url: str, learner: bool, words: str
+) -> None:
+    desk.answer("list", listing(desk.first(), desk.me(name, url=url, learner=learner)))
+    desk.answer("health", error="unhealthy")
+    assert desk.watch("etcd-join").count(words) == 1, "said once"
+    assert {call.split()[1] for call in desk.calls} <= {"list", "bake/members/etcd2", "health"}
+    assert desk.join_env == {}
+
+
+@pytest.mark.usefixtures("member")
+def test_a_node_that_has_voted_and_is_not_listed_stays_out(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first()))
+    (desk.root / "answers/get/1").unlink()
+    desk.answers.clear()
+    desk.answer("get", note("b2"))
+    said = desk.watch("etcd-join")
+    assert said.count("phase=failed") == said.count("was removed from the cluster") == 1
+    assert not any("add" in call for call in desk.calls)
+
+
+# ── the right to start a cluster ─────────────────────────────────────────────────────────────
+
+
+def lone(desk: Desk) -> dict[str, str]:
+    """The settings of a cluster that has one node, the first, with its permit."""
+    env = desk.other.environment()
+    pair = env["BAKE_MEMBERS"].split()[0]
+    return env | {"BAKE_MEMBERS": pair, "BAKE_CLIENT_URLS": env["BAKE_CLIENT_URL"], "DESK": str(desk.root)}
+
+
+def started(desk: Desk) -> str:
+    return (desk.other.root / "run/etcd/join.env").read_text()
+
+
+def test_a_first_node_starts_a_cluster_under_a_new_token_each_time(desk: Desk) -> None:
+    results = []
+    for _ in range(2):
+        subprocess.run(desk.other.hook("etcd-join"), env=lone(desk), check=True, timeout=20)
+        results.append(started(desk))
+    assert "ETCD_INITIAL_CLUSTER_STATE=new\n" in results[0]
+    assert f"ETCD_INITIAL_CLUSTER=etcd1={desk.other.plan.peer_url}\n" in results[0]
+    assert results[0] != results[1]
+    assert desk.calls == []
+
+
+@pytest.mark.parametrize("permit", [None, "", "another-cluster-0123\n"])
+def test_without_the_permit_of_this_very_cluster_it_starts_none(desk: Desk, permit: str | None) -> None:
+    desk.other.seal()
+    if permit is not None:
+        desk.other.permit.write_text(permit)
+    desk.node, desk.env = desk.other, lone(desk)
+    assert "has no permit to start a cluster" in desk.watch("etcd-join")
+
+
+def test_it_starts_none_before_every_other_node_says_that_it_is_empty(desk: Desk) -> None:
+    first = desk.other
+    command, env = first.hook("etcd-join"), first.environment() | {"BAKE_POLL_SECONDS": "0.05"}
+    with ExitStack() as stack:
+        process = stack.enter_context(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
+        stack.callback(process.kill)
+        time.sleep(0.7)
+        assert process.poll() is None
+        stack.enter_context(desk.node.waiting_empty())
+        assert process.wait(10) == 0
+    assert "ETCD_INITIAL_CLUSTER_STATE=new" in started(desk)
+
+
+def test_an_open_port_that_says_nothing_is_not_an_empty_node(desk: Desk) -> None:
+    first = desk.other
+    desk.node, desk.env = first, first.environment() | {"BAKE_POLL_SECONDS": "0.05"}
+    with socket.create_server((desk.env["BAKE_MEMBERS"].split("//")[2].split(":")[0], 2380)):
+        assert "etcd2 must say that none is on its disk" in desk.watch("etcd-join", 4)
+
+
+def test_another_node_waits_when_nobody_is_alive(desk: Desk) -> None:
+    assert "no member is alive yet" in desk.watch("etcd-join")
+    assert desk.join_env == {}
+
+
+# ── the disk ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("proof", ["log", "snapshot"])
+def test_a_member_on_disk_goes_on_without_asking(desk: Desk, proof: str) -> None:
+    desk.write_log(b'{"id":1,"peerURLs":["https://127.0.0.2:2380"]}' if proof == "log" else b"")
+    if proof == "snapshot":
+        (desk.node.data_dir / "member/snap/0000000000000002-0000000000000005.snap").touch()
+    done = desk.run("etcd-join")
+    assert (done.returncode, done.stdout, desk.calls) == (0, "", [])
+
+
+@pytest.mark.usefixtures("member")
+def test_data_that_is_no_member_is_set_aside_and_kept(desk: Desk) -> None:
+    desk.write_log(b"metadata")
+    kept = desk.node.data_dir.with_name("etcd.unfinished-1")
+    kept.mkdir()
+    desk.answer("list", listing(desk.first(), desk.me("", learner=True)))
+    assert desk.run("etcd-join").returncode == 0
+    assert kept.with_name("etcd.unfinished-2").joinpath("member/wal").is_dir()
+    assert not desk.node.data_dir.exists()
+
+
+@pytest.mark.usefixtures("member")
+def test_a_voter_keeps_the_data_of_its_first_start(desk: Desk) -> None:
+    """It may hold a vote."""
+    desk.write_log(b"metadata")
+    desk.answer("list", listing(desk.first(), desk.me("")))
+    assert desk.run("etcd-join").returncode == 0
+    assert (desk.node.data_dir / "member/wal").is_dir()
+
+
+def test_data_that_cannot_be_read_is_a_failure_and_not_an_empty_disk(desk: Desk) -> None:
+    desk.node.data_dir.mkdir()
+    (desk.node.data_dir / "member").touch()  # nothing to look into, for root neither
+    done = desk.run("etcd-join")
+    assert done.returncode == 1
+    assert 'phase=failed detail="cannot read' in done.stdout
+
+
+# ── promotion ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("member")
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "etcdserver: can only promote a learner member which is in sync with leader",
+        "etcdserver: can only promote a learner member",
+        "etcdserver: unhealthy cluster",
+        "etcdserver: member not found",
+        "context deadline exceeded",
+    ],
+)
+def test_every_refusal_of_a_promotion_is_a_wait(desk: Desk, refusal: str) -> None:
+    desk.answer("list", listing(desk.first(), desk.me(learner=True)))
+    desk.answer("list", listing(desk.first(), desk.me()))
+    desk.answer("promote", error=refusal)
+    done = desk.run("etcd-promote")
+    assert done.returncode == 0, done.stderr
+    promote, put = f"member promote {B:x}", f"put bake/members/etcd2 {B:x}"
+    assert [call for call in desk.calls if "get" not in call and "list" not in call] == [promote, put]
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["phase=learner", "phase=voting"]
+
+
+@pytest.mark.usefixtures("member")
+def test_a_learner_does_not_answer_for_itself(desk: Desk) -> None:
+    desk.answer("list", error="etcdserver: rpc not supported for learner")
+    desk.answer("list", listing(desk.first(), desk.me()))
+    assert "phase=voting" in desk.run("etcd-promote").stdout
+
+
+@pytest.mark.usefixtures("member")
+def test_a_voter_that_is_noted_already_writes_nothing(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first(), desk.me()))
+    desk.answer("get", note(f"{B:x}"))
+    (desk.root / "answers/get/1").unlink()
+    (desk.root / "answers/get/2").rename(desk.root / "answers/get/1")
+    assert desk.run("etcd-promote").returncode == 0
+    assert not any(call.startswith("put") for call in desk.calls)
+
+
+@pytest.mark.usefixtures("member")
+def test_a_node_that_was_removed_says_so_and_ends(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first()))
+    done = desk.run("etcd-promote")
+    assert done.returncode == 0
+    assert 'phase=failed detail="this node was removed from the cluster"' in done.stdout
+
+
+@pytest.mark.usefixtures("member")
+def test_a_voter_believes_its_own_etcd_over_a_member_of_another_cluster(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first()))
+    desk.answer("list", listing(desk.first(), desk.me()))
+    assert "phase=voting" in desk.run("etcd-promote").stdout
+
+
+@pytest.mark.usefixtures("member")
+def test_a_record_is_one_line_whatever_etcdctl_says(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first()))
+    desk.answer("list", listing(desk.first(), desk.me("", learner=True)))
+    desk.answer("add", error='x "quoted" \\"twice\\"')
+    (line,) = (line for line in desk.run("etcd-join").stdout.splitlines() if "refuses" in line)
+    assert line.count('"') == 2
+
+
+def test_the_programs_begin_with_the_systems_python_and_nobodys_settings() -> None:
+    guest: Callable[[str], Path] = Path(__file__).parents[2].joinpath("generator/guest").joinpath
+    for name in ("etcd-join", "etcd-promote"):
+        assert guest(name).read_text().splitlines()[0] == "#!/usr/bin/python3 -EsS"
