@@ -10,7 +10,7 @@ import subprocess
 from membership import Member, parse_members
 from node import Settings, accepting
 
-NOTES = "bake/members/"  # the cluster's memory of who has voted: NOTES + name → member id, or `replacing`
+NOTES = "bake/members/"  # the cluster's memory of who has voted: NOTES + name: member id, or `replacing`
 
 # Only where there is something to read: etcdctl 3.5 has no JSON for a promotion and panics after a successful one.
 JSON = ("-w", "json")

@@ -48,7 +48,7 @@ def get(url: str, path: str, tls: ssl.SSLContext) -> str:
     return body.decode(errors="replace")
 
 
-# ── “my disk is empty” ──────────────────────────────────────────────────────────────────────────────────────────────
+# --- "my disk is empty" -------------------------------------------------------
 
 
 def statement(node: Planned, permit: str) -> str:
@@ -99,7 +99,7 @@ def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:
     return sorted(found)
 
 
-# ── “that member is connected with me” ──────────────────────────────────────────────────────────────────────────────
+# --- "that member is connected with me" ---------------------------------------
 
 
 def is_connected(voters: list[Member], member: Member) -> bool:
