@@ -19,6 +19,7 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.spec import ClusterSpec
 
 Report = Callable[[str], None]
+SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may start a cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
         authority = load_authority(store, now=now)
         client = load_client(store, authority)
         kept = list(kept_nodes(store, plan, authority))
+        sealed = load_seal(store)
         count = pki.count_missing(plan, authority, now=now, client=client, kept=kept)
         with (
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
@@ -48,10 +50,10 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
             authority = authority or pki.create_authority(plan, now=now, new_key=new_key)
             client = pki.issue_client(plan, authority, now=now, kept=client, new_key=new_key)
             nodes = pki.issue_nodes(plan, authority, now=now, client=client, kept=kept, new_key=new_key)
-            for artifact in operator_files(plan, authority, client, store.folder):
+            for artifact in (*operator_files(plan, authority, client, store.folder), *sealed):
                 folder.write(artifact)
             for node, credentials in zip(plan.nodes, nodes, strict=True):
-                for artifact in node_files(plan, node, authority.cert_pem, credentials, extras):
+                for artifact in node_files(plan, node, authority.cert_pem, credentials, extras, sealed=bool(sealed)):
                     folder.write(artifact)
     return Baked(plan, store.folder, tuple(folder.changed))
 
@@ -73,10 +75,18 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime) -> None:
 
 
 def node_files(
-    plan: ClusterPlan, node: NodePlan, ca_pem: bytes, credentials: pki.NodePki, extras: tuple[Artifact, ...]
+    plan: ClusterPlan,
+    node: NodePlan,
+    ca_pem: bytes,
+    credentials: pki.NodePki,
+    extras: tuple[Artifact, ...],
+    *,
+    sealed: bool,
 ) -> Iterator[Artifact]:
-    """One node's folder: the seed's files, and the ISO made of them."""
+    """One node's folder: the seed's files, the first node's permit, and the ISO made of them."""
     files = seed.seed_files(plan, node, render.guest_files(plan, node, ca_pem, credentials))
+    if node.bootstrap and not sealed:
+        files += (Artifact(seed.PERMIT, f"{render.permit(plan, ca_pem)}\n".encode()),)
     for file in (*files, seed.pack((*files, *extras))):
         yield Artifact(node.name / file.path, file.data, file.mode, file.secret)
 
@@ -120,6 +130,12 @@ def load_authority(store: Store, *, now: datetime) -> pki.Credential | None:
         if problems := pki.check_authority(authority, now=now, where=where):
             raise InputError(problems)
     return authority
+
+
+def load_seal(store: Store) -> tuple[Artifact, ...]:
+    """The mark of a cluster that was sealed, as it is: it is enough that it is there."""
+    mark = store.read(SEALED)
+    return () if mark is None else (Artifact(SEALED, mark),)
 
 
 def load_client(store: Store, authority: pki.Credential | None) -> pki.Credential | None:

@@ -20,6 +20,7 @@ CONF = PurePosixPath("/etc/etcd/etcd.conf")
 ENV = PurePosixPath("/etc/etcd/bake.env")
 LIBEXEC = PurePosixPath("/usr/local/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
+PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # memory: nothing of it stays on the node's disk
 _GUEST = Path(__file__).parent / "guest"
 
 
@@ -35,7 +36,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
     yield Artifact(CONF, _conf(plan, node, ca_pem))
-    yield Artifact(ENV, env_file(hook_values(plan, node)))
+    yield Artifact(ENV, env_file(hook_values(plan, node, ca_pem)))
     yield Artifact(UNITS / "etcd.service", _etcd_unit(plan))
     yield Artifact(LIBEXEC / "lib.sh", guest_source("lib.sh"))
     yield _script("etcd-join")
@@ -49,7 +50,12 @@ def cluster_token(plan: ClusterPlan, ca_pem: bytes) -> str:
     return plan.spec.etcd.token or f"{plan.name}-{hashlib.sha256(ca_pem).hexdigest()[:16]}"
 
 
-def hook_values(plan: ClusterPlan, node: NodePlan) -> dict[str, str]:
+def permit(plan: ClusterPlan, ca_pem: bytes) -> str:
+    """What gives the first node the right to start this cluster, and no other one: no other has this CA."""
+    return f"{plan.name}-{hashlib.sha256(ca_pem).hexdigest()[:32]}"
+
+
+def hook_values(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> dict[str, str]:
     """What the scripts on the node need to know; they carry no values themselves."""
     spec = plan.spec
     peers = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
@@ -60,6 +66,8 @@ def hook_values(plan: ClusterPlan, node: NodePlan) -> dict[str, str]:
         "BAKE_MEMBERS": " ".join(f"{other.name}={other.peer_url}" for other in plan.nodes),
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
+        "BAKE_PERMIT": permit(plan, ca_pem),
+        "BAKE_PERMIT_FILE": str(PERMIT),
         "BAKE_JOIN": str(spec.join),
         "BAKE_DATA_DIR": spec.etcd.data_dir,
         "BAKE_RUN_DIR": "/run/etcd",
