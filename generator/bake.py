@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -56,6 +57,37 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
                 for artifact in node_files(plan, node, authority.cert_pem, credentials, extras, sealed=bool(sealed)):
                     folder.write(artifact)
     return Baked(plan, store.folder, tuple(folder.changed))
+
+
+def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
+    """Take the permit off the first node's medium, for good and in one step; False if that was done already.
+
+    The ISO's other files stay as they are: what the node was configured with must not change by this.
+    """
+    first = next(node for node in plan.nodes if node.bootstrap)
+    permit, iso = PurePosixPath(first.name) / seed.PERMIT, PurePosixPath(first.name) / seed.SEED_ISO
+    with store.locked(report):
+        store.check()
+        mark = load_seal(store)
+        image = store.read(iso)
+        if image is None:
+            raise InputError.one(str(store.folder / iso), "is missing", "bake again, then: bake seal")
+        files = seed.unpack(image, where=str(store.folder / iso))
+        kept = [file for file in files if file.path != seed.PERMIT]
+        if mark and len(kept) == len(files) and store.read(permit) is None:
+            return False
+        with store.replacing() as folder:
+            packed = seed.pack(kept)
+            folder.write(Artifact(iso, packed.data, packed.mode, packed.secret))
+            for artifact in mark or (_seal_mark(first, now),):
+                folder.write(artifact)
+            folder.keep_others(permit)
+    return True
+
+
+def _seal_mark(node: NodePlan, now: datetime) -> Artifact:
+    record = {"format_version": "1.0", "node": node.name, "time": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return Artifact(SEALED, json.dumps(record, indent=1).encode() + b"\n")
 
 
 def check(spec: ClusterSpec, store: Store, *, now: datetime) -> None:

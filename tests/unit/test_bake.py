@@ -129,6 +129,92 @@ def test_what_is_sealed_stays_so_until_the_mark_is_deleted(bake: Bake, picture: 
     }
 
 
+@pytest.fixture
+def sealing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Bake:
+    """`bake seal` on a machine without libvirt and with no member in reach."""
+    monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
+    monkeypatch.setattr("generator.verify.answers", lambda *_: False)
+    return lambda *words: bake("seal", *words)
+
+
+def test_sealing_takes_the_permit_and_nothing_else(bake: Bake, sealing: Bake, picture: Picture) -> None:
+    bake("--nodes", 3)
+    before = picture(FOLDER)
+    result = sealing()
+    assert result.code == 0
+    assert result.out == "etcd is sealed\n"
+    after = picture(FOLDER)
+    assert set(before) - set(after) == {"etcd1/bootstrap-permit"}
+    assert set(after) - set(before) == {"sealed"}
+    changed = {name for name in before if name in after and before[name][2] != after[name][2]}
+    assert changed == {"etcd1/seed.iso", "manifest.json"}
+    assert json.loads((FOLDER / "sealed").read_text()).keys() == {"format_version", "node", "time"}
+    assert_complete(FOLDER)
+    files = seed.unpack((FOLDER / "etcd1/seed.iso").read_bytes())
+    assert {file.path.name: file.data for file in files} == {
+        name: (FOLDER / "etcd1" / name).read_bytes() for name in NODE_FILES if name != "seed.iso"
+    }
+    for again in (lambda: bake("--nodes", 3), sealing):
+        assert again().code == 0
+        assert picture(FOLDER) == after
+    assert sealing().out == "etcd is sealed already\n"
+
+
+def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:
+    bake("--nodes", 3)
+    result = sealing("-o", "json")
+    data = json.loads(result.out)
+    assert (data["node"], data["files"], data["vm"]) == ("etcd1", True, None)
+    assert "replace its ISO by hand where it runs" in data["warnings"][0]
+    assert data["warnings"][1].startswith("no member answers: sealed all the same")
+    assert result.err.count("warning: ") == 2
+
+
+def test_sealing_where_libvirt_was_named_and_is_not_changes_nothing(
+    bake: Bake, sealing: Bake, picture: Picture
+) -> None:
+    bake("--nodes", 3)
+    before = picture(Path("out"))
+    assert sealing("--connect", "qemu:///system").code == 1
+    assert picture(Path("out")) == before
+
+
+def test_an_archive_that_is_gone_does_not_keep_a_cluster_from_being_sealed(bake: Bake, sealing: Bake) -> None:
+    shutil.copy(Path(__file__).parents[1] / "data/etcd.tar.gz", "etcd.tar.gz")
+    digest = hashlib.sha256(Path("etcd.tar.gz").read_bytes()).hexdigest()
+    words = ("--profile", "rhel", "--archive", "etcd.tar.gz", "--archive-sha256", digest)
+    assert bake(*words).code == 0
+    archive = Path("etcd.tar.gz").read_bytes()
+    Path("etcd.tar.gz").unlink()
+    assert sealing().code == 0
+    sealed = (FOLDER / "etcd1/seed.iso").read_bytes()
+    assert [file.data for file in seed.unpack(sealed)][3:] == [archive]
+    Path("etcd.tar.gz").write_bytes(archive)
+    assert "Nothing changed" in bake(*words).err
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda iso: iso.write_bytes(b"x" * 40_000)], ids=["gone", "spoilt"])
+def test_an_iso_that_cannot_be_sealed_is_named(
+    bake: Bake, sealing: Bake, picture: Picture, spoil: Callable[[Path], object]
+) -> None:
+    bake("--nodes", 3)
+    spoil(FOLDER / "etcd1/seed.iso")
+    before = picture(Path("out"))
+    result = sealing()
+    assert result.code == 2
+    assert "etcd1/seed.iso: is " in result.err
+    assert picture(Path("out")) == before
+
+
+def test_what_is_not_bakes_stays_when_a_cluster_is_sealed(bake: Bake, sealing: Bake) -> None:
+    bake("--nodes", 3)
+    (FOLDER / "etcd1/console.log").write_text("hello")
+    (FOLDER / "notes").write_text("mine")
+    assert sealing().code == 0
+    assert (FOLDER / "etcd1/console.log").read_text() == "hello"
+    assert (FOLDER / "notes").read_text() == "mine"
+
+
 def keys_of(node: str) -> dict[str, str]:
     files = yaml.safe_load((FOLDER / node / "user-data").read_text())["write_files"]
     return {file["path"]: file["content"] for file in files if file["path"].endswith((".key", ".pem"))}
