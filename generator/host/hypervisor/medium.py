@@ -65,6 +65,7 @@ def _insert(domain: Domain, path: str) -> None:
             return
         try:
             domain.updateDeviceFlags(drive_xml(xml, path), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            return
         except libvirt.libvirtError as error:
             if not tries_left:
                 text = f"{domain.name()} does not let go of its medium: {message_of(error)}"
