@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.spec import ClusterSpec
 
 Report = Callable[[str], None]
+SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may start a cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
         authority = load_authority(store, now=now)
         client = load_client(store, authority)
         kept = list(kept_nodes(store, plan, authority))
+        sealed = load_seal(store)
         count = pki.count_missing(plan, authority, now=now, client=client, kept=kept)
         with (
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
@@ -48,12 +51,43 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
             authority = authority or pki.create_authority(plan, now=now, new_key=new_key)
             client = pki.issue_client(plan, authority, now=now, kept=client, new_key=new_key)
             nodes = pki.issue_nodes(plan, authority, now=now, client=client, kept=kept, new_key=new_key)
-            for artifact in operator_files(plan, authority, client, store.folder):
+            for artifact in (*operator_files(plan, authority, client, store.folder), *sealed):
                 folder.write(artifact)
             for node, credentials in zip(plan.nodes, nodes, strict=True):
-                for artifact in node_files(plan, node, authority.cert_pem, credentials, extras):
+                for artifact in node_files(plan, node, authority.cert_pem, credentials, extras, sealed=bool(sealed)):
                     folder.write(artifact)
     return Baked(plan, store.folder, tuple(folder.changed))
+
+
+def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
+    """Take the permit off the first node's medium, for good and in one step; False if that was done already.
+
+    The ISO's other files stay as they are: what the node was configured with must not change by this.
+    """
+    first = next(node for node in plan.nodes if node.bootstrap)
+    permit, iso = PurePosixPath(first.name) / seed.PERMIT, PurePosixPath(first.name) / seed.SEED_ISO
+    with store.locked(report):
+        store.check()
+        mark = load_seal(store)
+        image = store.read(iso)
+        if image is None:
+            raise InputError.one(str(store.folder / iso), "is missing", "bake again, then: bake seal")
+        files = seed.unpack(image, where=str(store.folder / iso))
+        kept = [file for file in files if file.path != seed.PERMIT]
+        if mark and len(kept) == len(files) and store.read(permit) is None:
+            return False
+        with store.replacing() as folder:
+            packed = seed.pack(kept)
+            folder.write(Artifact(iso, packed.data, packed.mode, packed.secret))
+            for artifact in mark or (_seal_mark(first, now),):
+                folder.write(artifact)
+            folder.keep_others(permit)
+    return True
+
+
+def _seal_mark(node: NodePlan, now: datetime) -> Artifact:
+    record = {"format_version": "1.0", "node": node.name, "time": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return Artifact(SEALED, json.dumps(record, indent=1).encode() + b"\n")
 
 
 def check(spec: ClusterSpec, store: Store, *, now: datetime) -> None:
@@ -73,10 +107,18 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime) -> None:
 
 
 def node_files(
-    plan: ClusterPlan, node: NodePlan, ca_pem: bytes, credentials: pki.NodePki, extras: tuple[Artifact, ...]
+    plan: ClusterPlan,
+    node: NodePlan,
+    ca_pem: bytes,
+    credentials: pki.NodePki,
+    extras: tuple[Artifact, ...],
+    *,
+    sealed: bool,
 ) -> Iterator[Artifact]:
-    """One node's folder: the seed's files, and the ISO made of them."""
+    """One node's folder: the seed's files, the first node's permit, and the ISO made of them."""
     files = seed.seed_files(plan, node, render.guest_files(plan, node, ca_pem, credentials))
+    if node.bootstrap and not sealed:
+        files += (Artifact(seed.PERMIT, f"{render.permit(plan, ca_pem)}\n".encode()),)
     for file in (*files, seed.pack((*files, *extras))):
         yield Artifact(node.name / file.path, file.data, file.mode, file.secret)
 
@@ -120,6 +162,12 @@ def load_authority(store: Store, *, now: datetime) -> pki.Credential | None:
         if problems := pki.check_authority(authority, now=now, where=where):
             raise InputError(problems)
     return authority
+
+
+def load_seal(store: Store) -> tuple[Artifact, ...]:
+    """The mark of a cluster that was sealed, as it is: it is enough that it is there."""
+    mark = store.read(SEALED)
+    return () if mark is None else (Artifact(SEALED, mark),)
 
 
 def load_client(store: Store, authority: pki.Credential | None) -> pki.Credential | None:

@@ -69,8 +69,8 @@ def _join(findings: Findings) -> str:
     return "; ".join(f"{', '.join(nodes)}: {text}" if any(nodes) else text for text, nodes in by_text.items())
 
 
-def judge(plan: ClusterPlan, seen: Observation, *, now: datetime) -> tuple[Check, ...]:
-    """Every check; the first three are the document's."""
+def judge(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) -> tuple[Check, ...]:
+    """Every check; the first three are the document's. `sealed`: no seed has the right to start a cluster any more."""
     return (
         member_list(seen),
         endpoint_health(seen),
@@ -82,6 +82,7 @@ def judge(plan: ClusterPlan, seen: Observation, *, now: datetime) -> tuple[Check
         equal_data(seen),
         *(refused(seen, guest) for guest in (Guest.NOBODY, Guest.FOREIGN, Guest.PLAIN)),
         server_certificates(plan, seen, now=now),
+        bootstrap_right(plan, sealed=sealed),
     )
 
 
@@ -284,6 +285,14 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
     if warning and not failed:
         remedy = "bake again before they expire, and give the nodes their new certificates"
     return _check("server certificates", good, failed=failed, warning=warning, unknown=unknown, remedy=remedy)
+
+
+def bootstrap_right(plan: ClusterPlan, *, sealed: bool) -> Check:
+    """A fact of the operator's files: no node can tell what will be in its drive at its next boot."""
+    first = next(node.name for node in plan.nodes if node.bootstrap)
+    text = "may start another cluster if it loses its disk: its seed still holds the right to (bake seal withdraws it)"
+    failed = [] if sealed else [(first, text)]
+    return _check("bootstrap right", "withdrawn", failed=failed, remedy="bake seal")
 
 
 def _lacks_name(plan: ClusterPlan, node: NodePlan, names: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
       bake --nodes 3 --profile classic   the same, to the letter of the document
       bake check --config cluster.yaml   show what would be made, and every problem
       bake up --nodes 3                  bake, boot, wait and verify
+      bake seal                          no node may start a cluster any more
       bake verify                        ask the running cluster everything
       bake destroy                       remove the VMs, disks and network
     """
@@ -123,8 +125,6 @@ def image(plain: bool, **options: Any) -> None:
       bake image
       bake image --image debian-13-genericcloud-amd64.qcow2 -o json
     """
-    from dataclasses import asdict
-
     from generator.cluster import boot_image
     from generator.host.image import default_image
 
@@ -174,8 +174,36 @@ def up(**options: Any) -> None:
 
 @bake.command()
 @cluster_options
+def seal(**options: Any) -> None:
+    """Withdraw the first node's right to start a cluster; `bake up` does it by itself.
+
+    Run it as soon as the cluster stands. From then on a first node that lost its disk joins the others, and never
+    starts a second cluster. Its VM's CD is exchanged, also while it runs. To undo it, for a cluster that is really
+    lost: delete the file `sealed` in the cluster's folder, and bake again.
+
+    \b
+    Examples:
+      bake seal
+      bake seal --name prod --connect qemu+ssh://host/system
+    """
+    from generator import cluster
+
+    opened = _open(options)
+    with _progress((), options) as progress:
+        done = cluster.seal(opened, uri=options["connect"], now=datetime.now(UTC), report=progress.line)
+    for warning in done.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if options["output"] == "json":
+        _print_json(**asdict(done))
+    elif not options["quiet"]:
+        text = f"{opened.plan.name} is sealed" + ("" if done.files or done.vm else " already")
+        click.echo(f"{text}; {done.node}'s CD was exchanged" if done.vm else text)
+
+
+@bake.command()
+@cluster_options
 def status(**options: Any) -> None:
-    """Show each node: its VM, and what etcd says of it.
+    """Show each node: its VM, and what etcd says of it; then what is left to do.
 
     \b
     Examples:
@@ -184,11 +212,13 @@ def status(**options: Any) -> None:
     """
     from generator import cluster
 
-    rows = cluster.status(_open(options), uri=options["connect"])
+    seen = cluster.status(_open(options), uri=options["connect"])
     if options["output"] == "json":
-        _print_json(nodes=rows)
+        _print_json(nodes=seen.rows, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
     elif not options["quiet"]:
-        _print_table(rows)
+        _print_table(seen.rows)
+        click.echo(f"\nsealed: {'yes' if seen.sealed else 'no'}")
+        _print_table([{"to do": task.what, "remedy": task.remedy} for task in seen.tasks])
 
 
 @bake.command()
@@ -289,7 +319,8 @@ def _show_verification(result: Any, options: Mapping[str, Any]) -> None:
         _print_table(as_rows(result.checks))
     if not result.healthy:
         failed = ", ".join(check.name for check in result.failed)
-        raise UnhealthyError(f"the cluster is not healthy: {failed}", hint="bake status; bake console NODE")
+        hint = result.failed[0].remedy if len(result.failed) == 1 else "bake status; bake console NODE"
+        raise UnhealthyError(f"the cluster is not healthy: {failed}", hint=hint)
 
 
 def _show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> None:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import secrets
 import sys
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+from generator import bake as baking
 from generator import verify as verification
-from generator.bake import Report, bake
+from generator.bake import SEALED, Report, bake
 from generator.errors import BakeError, InputError
 from generator.host import hypervisor
-from generator.host.console import Journal, follow
+from generator.host.console import Event, Journal, follow
 from generator.host.hypervisor.connection import Connection
 from generator.host.image import BootImage, default_image
 from generator.host.image_custom import custom_image
 from generator.host.store import Store
-from generator.plan import ClusterPlan, plan_cluster
+from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.profile import load
-from generator.progress import PHASES, Progress
+from generator.progress import PHASES, Progress, Silent
 from generator.spec import ClusterSpec
 from generator.verify import Verification
 
@@ -43,6 +45,15 @@ class Cluster:
     plan: ClusterPlan
     cluster_id: str
 
+    @property
+    def first(self) -> NodePlan:
+        """The node that may begin the cluster, until it is sealed."""
+        return next(node for node in self.plan.nodes if node.bootstrap)
+
+    @property
+    def sealed(self) -> bool:
+        return self.store.read(SEALED) is not None
+
 
 def open_cluster(store: Store) -> Cluster:
     """What an earlier bake left in the store's folder. Raises InputError where there is nothing."""
@@ -56,8 +67,9 @@ def open_cluster(store: Store) -> Cluster:
 
 
 def up(spec: ClusterSpec, store: Store, boot: Boot, *, now: datetime, progress: Progress) -> Verification:
-    """Bake, boot, wait until every member votes, verify."""
+    """Bake, boot, wait until every member votes, verify. The cluster is sealed as soon as its first node votes."""
     connection = hypervisor.connect(boot.uri)
+    _refuse_lost(connection, spec, store)
     image = boot_image(spec, boot.cache, progress.line)
     bake(spec, store, now=now, report=progress.line)
     cluster = open_cluster(store)
@@ -67,6 +79,18 @@ def up(spec: ClusterSpec, store: Store, boot: Boot, *, now: datetime, progress: 
     )  # fmt: skip
     wait_for_voters(connection, cluster, boot.wait, progress)
     return verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
+
+
+def _refuse_lost(connection: Connection, spec: ClusterSpec, store: Store) -> None:
+    """A sealed cluster that has no VM here would wait for its members for ever."""
+    if store.read(SEALED) is None:
+        return
+    if {one.state for one in hypervisor.status(connection, plan_cluster(spec))} == {hypervisor.State.MISSING}:
+        raise InputError.one(
+            str(store.folder / SEALED),
+            "this cluster cannot be started for the first time any more, and none of its VMs is here",
+            "give the --connect where they are; only if it is really lost, delete this file and begin a new one",
+        )
 
 
 def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
@@ -79,7 +103,21 @@ def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
 def wait_for_voters(
     connection: Connection, cluster: Cluster, seconds: float, progress: Progress
 ) -> None:
-    """Follow the consoles until every node has said that it votes."""
+    """Follow the consoles until every node has said that it votes. The first one's vote is the cluster's beginning:
+    it is sealed before anything else can happen to that node."""
+    awaited = cluster.first.name
+    for event in _follow_nodes(connection, cluster, seconds, progress):
+        if event.node == awaited and event.phase == PHASES[-1]:
+            awaited = ""
+            done = seal_everywhere(connection, cluster, now=datetime.now(UTC), report=progress.line)
+            if done.files or done.vm:
+                progress.line(f"{event.node}: sealed (its medium holds the right to start a cluster no more)")
+
+
+def _follow_nodes(
+    connection: Connection, cluster: Cluster, seconds: float, progress: Progress
+) -> Iterator[Event]:
+    """The nodes' events, until every node votes."""
     journal = Journal(cluster.store.folder)
     journal.begin(node.name for node in cluster.plan.nodes)
     logs = hypervisor.console_logs(connection, cluster.plan, cluster_id=cluster.cluster_id)
@@ -97,6 +135,7 @@ def wait_for_voters(
             progress.event(event.node, event.phase, event.detail)
             if event.phase == "failed":
                 raise BakeError(f"{event.node} failed: {event.detail}")
+            yield event
             if all(phase == PHASES[-1] for phase in last.values()):
                 return
     except BakeError as error:
@@ -108,14 +147,70 @@ def wait_for_voters(
         raise
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sealing:
+    """What sealing did: to the files, to the first node's VM (None: it has none here), and what to be warned of."""
+
+    node: str
+    files: bool
+    vm: bool | None
+    warnings: tuple[str, ...]
+
+
+def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: datetime, report: Report) -> Sealing:
+    """Withdraw the right to start a cluster: from the files first, then from the VM, if there is one."""
+    changed = baking.seal(cluster.store, cluster.plan, now=now, report=report)
+    node, vm = cluster.first, None
+    if connection is not None:
+        iso = cluster.store.folder / node.name / "seed.iso"
+        vm = hypervisor.replace_seed(connection, cluster.plan, node, iso, cluster_id=cluster.cluster_id)
+    return Sealing(node=node.name, files=changed, vm=vm, warnings=())
+
+
+def seal(cluster: Cluster, *, uri: str | None, now: datetime, report: Report) -> Sealing:
+    """Seal a cluster wherever it runs. Always safe: what stands needs no permit."""
+    connection = None
+    try:
+        connection = hypervisor.connect(uri)
+    except BakeError:
+        if uri is not None:
+            raise  # without --connect, a cluster may well run somewhere else
+    done = seal_everywhere(connection, cluster, now=now, report=report)
+    iso = cluster.store.folder / done.node / "seed.iso"
+    warnings = []
+    if done.vm is None:
+        warnings.append(f"{done.node} has no VM here: replace its ISO by hand where it runs, with {iso}")
+    try:
+        if not verification.answers(cluster.plan, verification.client_files(cluster.store.folder)):
+            warnings.append(_NOBODY)
+    except BakeError as error:  # what it takes to ask is not installed
+        warnings.append(f"cannot ask the members: {error.message}")
+    return replace(done, warnings=tuple(warnings))
+
+
+_NOBODY = "no member answers: sealed all the same; the cluster cannot be started for the first time any more"
+
+
 def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
     """Check the running cluster through every node."""
     files = verification.client_files(cluster.store.folder)
-    return verification.verify(cluster.plan, files, now=now, token=secrets.token_hex(8), report=report)
+    return verification.verify(
+        cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report
+    )
 
 
-def status(cluster: Cluster, *, uri: str | None) -> list[dict[str, str]]:
-    """A row for each node: its VM as libvirt sees it, and what etcd says."""
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """A row for each node: its VM as libvirt sees it, and what etcd says. Then whether a cluster can still be started
+    from the seeds, and what is not as it should stay."""
+
+    rows: list[dict[str, str]]
+    sealed: bool
+    tasks: tuple[verification.Task, ...]
+
+
+def status(cluster: Cluster, *, uri: str | None) -> Overview:
+    """The cluster at a glance."""
     states = dict.fromkeys((node.name for node in cluster.plan.nodes), "no libvirt")
     try:
         found = hypervisor.status(hypervisor.connect(uri), cluster.plan, cluster_id=cluster.cluster_id)
@@ -123,9 +218,10 @@ def status(cluster: Cluster, *, uri: str | None) -> list[dict[str, str]]:
     except BakeError:
         if uri is not None:
             raise  # without --connect, a cluster may well run somewhere else: ask etcd all the same
-    nodes = verification.cluster_status(cluster.plan, verification.client_files(cluster.store.folder))
-    rows = verification.status_rows(nodes)
-    return [{"node": row["node"], "vm": states[row["node"]], **row} for row in rows]
+    seen = verification.cluster_status(cluster.plan, verification.client_files(cluster.store.folder))
+    rows = [{"node": row["node"], "vm": states[row["node"]], **row} for row in verification.status_rows(seen.nodes)]
+    tasks = tuple(verification.tasks(cluster.plan, seen, sealed=cluster.sealed))
+    return Overview(rows=rows, sealed=cluster.sealed, tasks=tasks)
 
 
 def console(cluster: Cluster, node: str, *, uri: str | None) -> None:
@@ -150,4 +246,17 @@ def destroy(store: Store, *, uri: str | None) -> tuple[str, ...]:
     """Remove the cluster's VMs, disks and network; returns their names. Works when the baked files are gone."""
     ca_pem = store.read(PurePosixPath("pki/etcd-ca.pem"))
     cluster_id = hashlib.sha256(ca_pem).hexdigest()[:16] if ca_pem else ""
-    return hypervisor.destroy(hypervisor.connect(uri), store.cluster, cluster_id=cluster_id)
+    removed = hypervisor.destroy(hypervisor.connect(uri), store.cluster, cluster_id=cluster_id)
+    return (*removed, *_unseal_destroyed(store, removed))
+
+
+def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
+    """Allow the files to start a cluster again where every node of theirs, with its disk, was removed just now."""
+    try:
+        nodes = open_cluster(store).plan.nodes
+    except InputError:
+        return  # the baked files are gone, and the mark with them
+    if {node.domain for node in nodes} <= set(removed):
+        with store.locked(Silent().line):
+            if store.remove(SEALED):
+                yield str(store.folder / SEALED)

@@ -16,6 +16,7 @@ from generator.plan import ClusterPlan, NetworkPlan, NodePlan
 
 TAG_NAMESPACE = "urn:bake:owner:1"
 ElementTree.register_namespace("bake", TAG_NAMESPACE)
+_DRIVE = "devices/disk[@device='cdrom']"
 _POOLS = UUID("5f1cbb43-6a0e-5cb5-8ab2-8d4a3c0f8e11")
 
 # One guest's translated code under emulation. QEMU's own default is 1 GiB for each of several guests.
@@ -229,10 +230,27 @@ def _add_small_devices(devices: Element) -> None:
     _child(devices, "memballoon", model="none")
 
 
+def medium_of(xml: str) -> str:
+    """The path of the ISO that is in a VM's drive; empty for none."""
+    source = ElementTree.fromstring(xml).find(f"{_DRIVE}/source")  # noqa: S314  libvirt wrote it
+    return "" if source is None else source.get("file", "")
+
+
+def drive_xml(xml: str, seed_path: str) -> str:
+    """The drive of a VM with another ISO in it: what libvirt is told to exchange a medium."""
+    drive = ElementTree.fromstring(xml).find(_DRIVE)  # noqa: S314  libvirt wrote it
+    if drive is None:
+        raise ValueError("not a node's definition")
+    for source in drive.findall("source"):  # with what libvirt adds about the medium that is in now
+        drive.remove(source)
+    _child(drive, "source", file=seed_path)
+    return to_text(drive)
+
+
 def swap_seed(xml: str, seed_path: str, seed: str) -> str:
     """A definition with another ISO in its drive, and nothing else changed."""
     root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
-    source = root.find("devices/disk[@device='cdrom']/source")
+    source = root.find(f"{_DRIVE}/source")
     tag = root.find(f"metadata/{{{TAG_NAMESPACE}}}owner")
     if source is None or tag is None:
         raise ValueError("not a node's definition")

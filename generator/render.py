@@ -20,6 +20,7 @@ CONF = PurePosixPath("/etc/etcd/etcd.conf")
 ENV = PurePosixPath("/etc/etcd/bake.env")
 LIBEXEC = PurePosixPath("/usr/local/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
+PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # memory: nothing of it stays on the node's disk
 _GUEST = Path(__file__).parent / "guest"
 
 
@@ -51,7 +52,7 @@ def cluster_token(plan: ClusterPlan, ca_pem: bytes) -> str:
 
 
 def permit(plan: ClusterPlan, ca_pem: bytes) -> str:
-    """What the right to start this cluster says: bound to its CA, which is no other cluster's."""
+    """What gives the first node the right to start this cluster, and no other one: no other has this CA."""
     return f"{plan.name}-{hashlib.sha256(ca_pem).hexdigest()[:32]}"
 
 
@@ -68,7 +69,7 @@ def hook_values(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> dict[str, s
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
         "BAKE_TOKEN": cluster_token(plan, ca_pem),
         "BAKE_PERMIT": permit(plan, ca_pem),
-        "BAKE_PERMIT_FILE": "/run/bake/bootstrap-permit",
+        "BAKE_PERMIT_FILE": str(PERMIT),
         "BAKE_JOIN": str(spec.join),
         "BAKE_DATA_DIR": spec.etcd.data_dir,
         "BAKE_RUN_DIR": "/run/etcd",

@@ -27,6 +27,7 @@ from generator.steps import boot_commands, first_boot_commands
 ISO_LABEL = "cidata"  # NoCloud finds the medium by this label (cloud-init, NoCloud datasource)
 USER_DATA = PurePosixPath("user-data")
 SEED_ISO = PurePosixPath("seed.iso")
+PERMIT = PurePosixPath("bootstrap-permit")  # beside user-data and not in it: the instance-id does not depend on it
 # ISO 9660 volume dates; any fixed moment makes two bakes the same bytes. 0 would mean "not specified".
 _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
 
@@ -187,3 +188,29 @@ def pack(files: Iterable[Artifact]) -> Artifact:
     iso.write_fp(image)
     iso.close()
     return Artifact(SEED_ISO, image.getvalue(), mode=0o600, secret=True)
+
+
+def unpack(image: bytes, *, where: str = "") -> tuple[Artifact, ...]:
+    """What `pack` put into an ISO, in its order. Raises InputError for one that bake did not make, or a part of one."""
+    iso = _pycdlib().PyCdlib()
+    files: list[Artifact] = []
+    try:
+        iso.open_fp(io.BytesIO(image))
+        while record := _find(iso, path := f"/FILE{len(files)}.;1"):
+            content = io.BytesIO()
+            iso.get_file_from_iso_fp(content, iso_path=path)
+            if len(content.getvalue()) != record.get_data_length():
+                raise _pycdlib().pycdlibexception.PyCdlibInvalidISO("cut short")
+            name = PurePosixPath(record.rock_ridge.name().decode())
+            files.append(Artifact(name, content.getvalue(), mode=0o600, secret=True))
+    except _pycdlib().pycdlibexception.PyCdlibException:
+        raise InputError.one(where, "is not an ISO that bake made", "bake again") from None
+    return tuple(files)
+
+
+def _find(iso: Any, path: str) -> Any:
+    """The record of a file, or None where there is none."""
+    try:
+        return iso.get_record(iso_path=path)
+    except _pycdlib().pycdlibexception.PyCdlibInvalidInput:
+        return None

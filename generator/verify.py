@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -45,7 +45,7 @@ def client_files(folder: Path) -> ClientFiles:
 
 
 def verify(
-    plan: ClusterPlan, files: ClientFiles, *, now: datetime, token: str, report: Report
+    plan: ClusterPlan, files: ClientFiles, *, now: datetime, token: str, sealed: bool, report: Report
 ) -> Verification:
     """Check a running cluster. `token` is a random word: the trial writes below `/bake/verify/<token>/`."""
     contexts = {
@@ -64,7 +64,7 @@ def verify(
     seen = observe.Observation(
         nodes=tuple(views), keys=keys, writes=writes, left_behind=left_behind, hashes=hashes
     )
-    return Verification(cluster=plan.name, checks=checks.judge(plan, seen, now=now))
+    return Verification(cluster=plan.name, checks=checks.judge(plan, seen, now=now, sealed=sealed))
 
 
 def foreign_pair(plan: ClusterPlan, *, now: datetime) -> tuple[bytes, bytes]:
@@ -100,12 +100,56 @@ class NodeStatus:
     error: str | None = None
 
 
-def cluster_status(plan: ClusterPlan, files: ClientFiles) -> tuple[NodeStatus, ...]:
-    """Every node at a glance, for `bake status`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    """Every node at a glance, and etcd's member list; empty where no node knows it."""
+
+    nodes: tuple[NodeStatus, ...]
+    members: tuple[Member, ...]
+
+
+def cluster_status(plan: ClusterPlan, files: ClientFiles) -> ClusterStatus:
+    """What `bake status` shows."""
     told = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
     led = [node for node, one in zip(plan.nodes, told, strict=True) if one.value and one.value.leader]
     members = observe.first_told(led, files, Etcd.members).value or ()
-    return tuple(_node_status(node, one, members) for node, one in zip(plan.nodes, told, strict=True))
+    nodes = tuple(_node_status(node, one, members) for node, one in zip(plan.nodes, told, strict=True))
+    return ClusterStatus(nodes=nodes, members=members)
+
+
+def answers(plan: ClusterPlan, files: ClientFiles) -> bool:
+    """Whether any node serves as a member of the cluster."""
+    told = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
+    return any(one.value for one in told)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Something that should not stay as it is, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+def tasks(plan: ClusterPlan, seen: ClusterStatus, *, sealed: bool) -> Iterator[Task]:
+    """What is left to do for a cluster to be as planned."""
+    if not sealed:
+        stands = any(node.reachable for node in seen.nodes)
+        remedy = "bake seal" if stands else "bake seal, as soon as the cluster stands"
+        yield Task(what="the right to start a cluster is not withdrawn", remedy=remedy)
+    names = {node.peer_url: node.name for node in plan.nodes}
+    for member in seen.members:
+        name = next((names[url] for url in member.peer_urls if url in names), None)
+        remove = f"etcdctl member remove {member.id:x}"
+        if name is None:
+            text = f"unplanned member {member.name or '(not started)'} ({member.id:x}, {', '.join(member.peer_urls)})"
+            yield Task(what=text, remedy=f"add it to the plan, or: {remove}")
+        elif not member.started:
+            remedy = f"start its node: bake up; bake console {name}; if it will never come: {remove}"
+            yield Task(what=f"{name} is added, but has not started", remedy=remedy)
+        elif member.is_learner:
+            remedy = f"it is promoted when it has caught up; if it stays: bake console {name}"
+            yield Task(what=f"{name} is a learner", remedy=remedy)
 
 
 def _node_status(node: NodePlan, told: observe.Told[Status], members: Iterable[Member]) -> NodeStatus:

@@ -21,7 +21,7 @@ LAYERS = """
     host.apt_sources host.store host.image_build host.image host.image_custom
     host.console host.tls host.etcd host.observe
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
-    host.hypervisor.pool host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
+    host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
     bake checks verify cluster
     options cli

@@ -91,6 +91,15 @@ class Store:
             raise InputError.one(str(self.folder), "is not a folder of its own", "give another --out")
         return {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
 
+    def remove(self, path: PurePosixPath) -> bool:
+        """Delete one file that may be deleted without the others; whether it was there. The lock is held."""
+        try:
+            (self.folder / path).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        _sync_names(self.folder)
+        return True
+
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
         """Hold the output folder against other runs; waits, and says so, while another run has it.
@@ -164,6 +173,13 @@ class Staging:
             _write_new(target, artifact.data, mode)
             self.changed.append(str(path))
 
+    def keep_others(self, *dropped: PurePosixPath) -> None:
+        """Take over what the last bake made and this run does not make, all but `dropped`."""
+        for name, entry in self._old.items():
+            data = None if PurePosixPath(name) in dropped or name in self._files else self.store.read(name)
+            if data is not None:
+                self.write(Artifact(PurePosixPath(name), data, mode=int(entry["mode"], 8)))
+
     def _make_parents(self, folder: Path) -> None:
         if folder not in self._made:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,7 +199,8 @@ class Staging:
 
     def finish(self) -> None:
         """Add the manifest, carry over what is not ours, and swap — unless nothing differs at all."""
-        ours = {"format_version": FORMAT_VERSION, "cluster": self.store.cluster, "files": self._files}
+        files = dict(sorted(self._files.items()))  # whatever the order in which they were made
+        ours = {"format_version": FORMAT_VERSION, "cluster": self.store.cluster, "files": files}
         self.write(Artifact(MANIFEST, json.dumps(ours, indent=1).encode() + b"\n"))
         if not self.changed and not set(self._old) - set(self._files):
             return

@@ -33,7 +33,7 @@ mkdir -p "/sys/fs/cgroup/$MACHINE"
 echo $$ > "/sys/fs/cgroup/$MACHINE/cgroup.procs"
 exec systemd-nspawn --quiet --directory="$WORK/mnt/root" --machine="$MACHINE" --boot --register=no --keep-unit \
     --network-namespace-path="/run/netns/$NETNS" --console=read-only --link-journal=no --resolv-conf=off \
-    --capability=CAP_NET_ADMIN --timezone=off
+    --capability=CAP_NET_ADMIN --timezone=off --bind-ro="$WORK/medium:/run/bake/seed"
 """
 
 
@@ -84,8 +84,11 @@ class NspawnLab:
     def _prepare(self, node: NodePlan) -> None:
         """A fresh disk: an empty upper layer with the seed in it."""
         work = self.work / node.name
-        for name in ("upper", "overlay", "mnt"):
+        for name in ("upper", "overlay", "mnt", "medium"):
             (work / name).mkdir(parents=True)
+        for name in ("meta-data", "bootstrap-permit"):  # what bootcmd looks at; the seed proper is below
+            if (self.folder / node.name / name).exists():
+                shutil.copy(self.folder / node.name / name, work / "medium" / name)
         upper = work / "upper"
         seed = upper / "var/lib/cloud/seed/nocloud"
         seed.mkdir(parents=True)
@@ -129,6 +132,10 @@ class NspawnLab:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def seal(self, node: str) -> None:
+        """Withdraw the right to start a cluster from the node's medium, also while it runs."""
+        (self.work / node / "medium" / "bootstrap-permit").unlink(missing_ok=True)
 
     def console_path(self, node: str) -> Path:
         return self.work / node / "console.log"

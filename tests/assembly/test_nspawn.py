@@ -44,8 +44,12 @@ def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nspawn
         yield lab
 
 
+def bake_in_lab(lab: NspawnLab, command: str) -> subprocess.CompletedProcess[str]:
+    return lab.run(sys.executable, "-m", "generator.cli", command, "--out", str(lab.folder.parent), check=False)
+
+
 def verify(lab: NspawnLab) -> subprocess.CompletedProcess[str]:
-    return lab.run(sys.executable, "-m", "generator.cli", "verify", "--out", str(lab.folder.parent), check=False)
+    return bake_in_lab(lab, "verify")
 
 
 def test_three_nodes_assemble_within_twenty_seconds(lab: NspawnLab) -> None:
@@ -54,7 +58,18 @@ def test_three_nodes_assemble_within_twenty_seconds(lab: NspawnLab) -> None:
     assert lab.assembly_seconds <= 20 * float(os.environ.get("BAKE_SLOW", "1"))
 
 
-def test_the_cluster_verifies(lab: NspawnLab) -> None:
+def test_the_permit_is_in_the_first_nodes_memory_alone(lab: NspawnLab) -> None:
+    for node in NODES:
+        found = lab.shell(node, "find / -xdev -name bootstrap-permit; ls /run/bake", check=False).stdout.split()
+        assert ("bootstrap-permit" in found) is (node == NODES[0])
+        assert not any(path.startswith("/") for path in found)
+
+
+def test_the_cluster_verifies_once_it_is_sealed(lab: NspawnLab) -> None:
+    assert "bootstrap right" in verify(lab).stderr
+    lab.seal(NODES[0])
+    assert bake_in_lab(lab, "seal").returncode == 0
+
     result = verify(lab)
 
     assert result.returncode == 0, result.stdout + result.stderr

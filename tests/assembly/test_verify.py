@@ -48,7 +48,7 @@ def files_of(cluster: Miniature) -> ClientFiles:
 def check(cluster: Miniature, files: ClientFiles | None = None) -> Verification:
     return verify(
         plan_of(cluster), files or files_of(cluster), now=datetime.now(UTC), token=secrets.token_hex(8),
-        report=print,
+        sealed=True, report=print,
     )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_a_healthy_cluster_passes_everything_and_loses_nothing(three: Miniature)
     assert {check.result for check in found.checks} == {Result.OK}
     assert keys(three).items == before.items
 
-    parts = cluster_status(plan_of(three), files_of(three))
+    parts = cluster_status(plan_of(three), files_of(three)).nodes
     assert sorted(str(node.part) for node in parts) == ["leader", "voter", "voter"]
     assert all(node.reachable and node.version and node.error is None for node in parts)
 
@@ -115,7 +115,7 @@ def test_a_node_that_is_down_is_named_and_its_member_still_known(three: Miniatur
     three.nodes[1].kill()
     three.wait(lambda: observe.list_keys([three.nodes[0].plan], files_of(three)).value, 20, "a new leader")
     assert failed(check(three)) == {"endpoint health": ("etcd2",), "write and read": ("etcd2",)}
-    down = cluster_status(plan_of(three), files_of(three))[1]
+    down = cluster_status(plan_of(three), files_of(three)).nodes[1]
     assert (down.reachable, down.part, down.error) == (False, Part.VOTER, "connection refused")
     assert down.member_id
 
@@ -127,7 +127,7 @@ def test_without_a_majority_it_is_unhealthy_within_one_time_limit(three: Miniatu
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGSTOP)
     plan, files = plan_of(three), files_of(three)
-    three.wait(lambda: "no leader" in str(cluster_status(plan, files)[0].error), 30, "the leader is missed")
+    three.wait(lambda: "no leader" in str(cluster_status(plan, files).nodes[0].error), 30, "the leader is missed")
     start = time.monotonic()
     found = failed(check(three))
     assert time.monotonic() - start < 6  # one time limit of 3 s, not one for each node and question
@@ -143,7 +143,7 @@ def test_a_learner_is_not_enough(cluster_of: ClusterOf) -> None:
 
     def is_learner() -> bool:
         return (
-            cluster_status(plan, files)[1].part is Part.LEARNER and cluster_status(plan, files)[1].reachable
+            cluster_status(plan, files).nodes[1].part is Part.LEARNER and cluster_status(plan, files).nodes[1].reachable
         )
 
     cluster.wait(is_learner, 20, "the second node learns")
@@ -206,7 +206,7 @@ def test_a_database_without_space_raises_an_alarm(one: Callable[..., Miniature])
     path.write_text(path.read_text() + '\nETCD_QUOTA_BACKEND_BYTES="16384"\n')
     cluster.start()
     plan, files = plan_of(cluster), files_of(cluster)
-    cluster.wait(lambda: cluster_status(plan, files)[0].reachable, 20, "etcd serves")
+    cluster.wait(lambda: cluster_status(plan, files).nodes[0].reachable, 20, "etcd serves")
     cluster.etcdctl(cluster.nodes[0], "put", "a", "b", check=False)
     found = failed(check(cluster))
     assert found["alarms"] == ("etcd1",)

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from generator import pki
+from generator import pki, seed
 from generator.pki import Credential
 
 Bake = Callable[..., Any]
@@ -40,7 +40,7 @@ def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None
     assert result.code == 0
     nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
     pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "client") for kind in ("pem", "key")]
-    made = {*nodes, *pems, "cluster.yaml", "etcdctl.env", "manifest.json"}
+    made = {*nodes, "etcd1/bootstrap-permit", *pems, "cluster.yaml", "etcdctl.env", "manifest.json"}
     assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == made
     assert set(json.loads(result.out)["changed"]) == made
     assert [node["address"] for node in json.loads(result.out)["nodes"]] == [
@@ -91,6 +91,129 @@ def test_the_resolved_spec_bakes_the_same(bake: Bake, picture: Picture) -> None:
     before = picture(Path("out"))
     assert bake("--config", FOLDER / "cluster.yaml").code == 0
     assert picture(Path("out")) == before
+
+
+def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: Bake) -> None:
+    bake("--nodes", 3)
+    digest = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
+    permit = FOLDER / "etcd1/bootstrap-permit"
+    assert permit.read_text() == f"etcd-{digest[:32]}\n"
+    assert permit.stat().st_mode & 0o777 == 0o644
+    isos = {node: seed.unpack((FOLDER / node / "seed.iso").read_bytes()) for node in ("etcd1", "etcd2", "etcd3")}
+    assert {file.path.name: file.data for file in isos["etcd1"]}["bootstrap-permit"] == permit.read_bytes()
+    assert not any(file.path.name == "bootstrap-permit" for node in ("etcd2", "etcd3") for file in isos[node])
+    for node in isos:
+        env = yaml.safe_load((FOLDER / node / "user-data").read_text())["write_files"]
+        (text,) = (file["content"] for file in env if file["path"] == "/etc/etcd/bake.env")
+        assert f'BAKE_PERMIT="etcd-{digest[:32]}"\nBAKE_PERMIT_FILE="/run/bake/bootstrap-permit"\n' in text
+    before = (FOLDER / "etcd1/meta-data").read_bytes()
+    (FOLDER / "sealed").touch()
+    assert set(json.loads(bake("--nodes", 3, "-o", "json").out)["changed"]) == {
+        "sealed", "etcd1/seed.iso", "manifest.json"
+    }  # fmt: skip
+    assert not permit.exists()
+    assert (FOLDER / "etcd1/meta-data").read_bytes() == before
+
+
+def test_what_is_sealed_stays_so_until_the_mark_is_deleted(bake: Bake, picture: Picture) -> None:
+    bake("--nodes", 3)
+    before = picture(FOLDER)
+    (FOLDER / "sealed").write_bytes(b"of some day")
+    for count in (3, 3, 5, 3):
+        bake("--nodes", count)
+        assert (FOLDER / "sealed").read_bytes() == b"of some day"
+        assert not list(FOLDER.glob("*/bootstrap-permit"))
+    (FOLDER / "sealed").unlink()
+    bake("--nodes", 3)
+    assert {path: entry[2] for path, entry in picture(FOLDER).items()} == {
+        path: entry[2] for path, entry in before.items()
+    }
+
+
+@pytest.fixture
+def sealing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Bake:
+    """`bake seal` on a machine without libvirt and with no member in reach."""
+    monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
+    monkeypatch.setattr("generator.verify.answers", lambda *_: False)
+    return lambda *words: bake("seal", *words)
+
+
+def test_sealing_takes_the_permit_and_nothing_else(bake: Bake, sealing: Bake, picture: Picture) -> None:
+    bake("--nodes", 3)
+    before = picture(FOLDER)
+    result = sealing()
+    assert result.code == 0
+    assert result.out == "etcd is sealed\n"
+    after = picture(FOLDER)
+    assert set(before) - set(after) == {"etcd1/bootstrap-permit"}
+    assert set(after) - set(before) == {"sealed"}
+    changed = {name for name in before if name in after and before[name][2] != after[name][2]}
+    assert changed == {"etcd1/seed.iso", "manifest.json"}
+    assert json.loads((FOLDER / "sealed").read_text()).keys() == {"format_version", "node", "time"}
+    assert_complete(FOLDER)
+    files = seed.unpack((FOLDER / "etcd1/seed.iso").read_bytes())
+    assert {file.path.name: file.data for file in files} == {
+        name: (FOLDER / "etcd1" / name).read_bytes() for name in NODE_FILES if name != "seed.iso"
+    }
+    for again in (lambda: bake("--nodes", 3), sealing):
+        assert again().code == 0
+        assert picture(FOLDER) == after
+    assert sealing().out == "etcd is sealed already\n"
+
+
+def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:
+    bake("--nodes", 3)
+    result = sealing("-o", "json")
+    data = json.loads(result.out)
+    assert (data["node"], data["files"], data["vm"]) == ("etcd1", True, None)
+    assert "replace its ISO by hand where it runs" in data["warnings"][0]
+    assert data["warnings"][1].startswith("no member answers: sealed all the same")
+    assert result.err.count("warning: ") == 2
+
+
+def test_sealing_where_libvirt_was_named_and_is_not_changes_nothing(
+    bake: Bake, sealing: Bake, picture: Picture
+) -> None:
+    bake("--nodes", 3)
+    before = picture(Path("out"))
+    assert sealing("--connect", "qemu:///system").code == 1
+    assert picture(Path("out")) == before
+
+
+def test_an_archive_that_is_gone_does_not_keep_a_cluster_from_being_sealed(bake: Bake, sealing: Bake) -> None:
+    shutil.copy(Path(__file__).parents[1] / "data/etcd.tar.gz", "etcd.tar.gz")
+    digest = hashlib.sha256(Path("etcd.tar.gz").read_bytes()).hexdigest()
+    words = ("--profile", "rhel", "--archive", "etcd.tar.gz", "--archive-sha256", digest)
+    assert bake(*words).code == 0
+    archive = Path("etcd.tar.gz").read_bytes()
+    Path("etcd.tar.gz").unlink()
+    assert sealing().code == 0
+    sealed = (FOLDER / "etcd1/seed.iso").read_bytes()
+    assert [file.data for file in seed.unpack(sealed)][3:] == [archive]
+    Path("etcd.tar.gz").write_bytes(archive)
+    assert "Nothing changed" in bake(*words).err
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda iso: iso.write_bytes(b"x" * 40_000)], ids=["gone", "spoilt"])
+def test_an_iso_that_cannot_be_sealed_is_named(
+    bake: Bake, sealing: Bake, picture: Picture, spoil: Callable[[Path], object]
+) -> None:
+    bake("--nodes", 3)
+    spoil(FOLDER / "etcd1/seed.iso")
+    before = picture(Path("out"))
+    result = sealing()
+    assert result.code == 2
+    assert "etcd1/seed.iso: is " in result.err
+    assert picture(Path("out")) == before
+
+
+def test_what_is_not_bakes_stays_when_a_cluster_is_sealed(bake: Bake, sealing: Bake) -> None:
+    bake("--nodes", 3)
+    (FOLDER / "etcd1/console.log").write_text("hello")
+    (FOLDER / "notes").write_text("mine")
+    assert sealing().code == 0
+    assert (FOLDER / "etcd1/console.log").read_text() == "hello"
+    assert (FOLDER / "notes").read_text() == "mine"
 
 
 def keys_of(node: str) -> dict[str, str]:

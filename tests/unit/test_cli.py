@@ -109,7 +109,7 @@ def test_the_table_names_every_iso(bake: Bake) -> None:
     assert len(lines) == 4
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "down", "destroy"])
+@pytest.mark.parametrize("command", ["status", "verify", "seal", "down", "destroy"])
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "A"])
 def test_a_bad_name_reaches_no_command(bake: Bake, command: str, name: str) -> None:
     result = bake(command, "--name", name)

@@ -13,7 +13,7 @@ from textwrap import indent
 
 import pytest
 
-from generator import bake, render, seed
+from generator import bake, seed
 from generator.pki import NODE_ROLES
 from generator.plan import plan_cluster
 from generator.profile import load, profile_names
@@ -45,9 +45,9 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
         if file.path.parent.name != "pki":
             yield Path(file.path), file.data.decode()
     for node in plan.nodes[:2]:  # the one that begins, and one that joins
-        guest = render.guest_files(plan, node, paper.cert_pem, credentials)  # type: ignore[arg-type]
-        for file in seed.seed_files(plan, node, guest):
-            yield Path(node.name, file.path), file.data.decode()
+        for file in bake.node_files(plan, node, paper.cert_pem, credentials, (), sealed=False):  # type: ignore[arg-type]
+            if file.path.name != seed.SEED_ISO.name:
+                yield Path(file.path), file.data.decode()
 
 
 def readable(text: str) -> str:

@@ -226,23 +226,70 @@ def test_the_end_of_the_first_boot_is_marked_with_its_instance_id(desk: Desk) ->
     assert "phase=configured" in (desk.root / "console").read_text()
 
 
-@pytest.mark.parametrize(("mark", "again"), [(None, True), ("iid-0", True), ("iid-1", False)])
-def test_an_unfinished_first_boot_runs_every_module_again(desk: Desk, mark: str | None, again: bool) -> None:
-    """The text as cloud-init runs it, with its absolute paths moved below the desk."""
+def boot(desk: Desk, *, medium: dict[str, str] | None = None) -> list[str]:
+    """Run bootcmd's text as cloud-init does, with its absolute paths moved below the desk and `medium` as the files
+    that can be mounted. Returns how mount and umount were called."""
     text = (GUEST / "bootcmd").read_text()
     for place in ("/var/lib/", "/run/bake", "/etc/etcd", "/dev/console"):
         text = text.replace(place, f"{desk.root}{place}")
+    seed, log = desk.root / "run/bake/seed", desk.root / "mounts"
+    for name, content in (medium or {}).items():
+        (desk.root / "medium").mkdir(exist_ok=True)
+        (desk.root / "medium" / name).write_text(content)
+    mount = f"cp {desk.root}/medium/* {seed}" if medium else "echo 'no such device' >&2; exit 32"
+    desk.program("mount", f'#!/bin/sh\necho "mount $*" >>{log}; {mount}\n')
+    desk.program("umount", f'#!/bin/sh\necho "umount $*" >>{log}; rm {seed}/*\n')
+    (desk.root / "dev").mkdir(exist_ok=True)
+    done = subprocess.run([*desk.shell, "-c", text], env=desk.env | {"INSTANCE_ID": "iid-1"}, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return log.read_text().replace(f"{desk.root}", "").splitlines() if log.exists() else []
+
+
+@pytest.mark.parametrize(("mark", "again"), [(None, True), ("iid-0", True), ("iid-1", False)])
+def test_an_unfinished_first_boot_runs_every_module_again(desk: Desk, mark: str | None, again: bool) -> None:
     done_mark = desk.root / "var/lib/bake/configured"
     semaphore = desk.root / "var/lib/cloud/instances/iid-1/sem/config_runcmd"
-    for path in (done_mark, semaphore, desk.root / "dev/console"):
+    for path in (done_mark, semaphore):
         path.parent.mkdir(parents=True, exist_ok=True)
     semaphore.touch()
     if mark:
         done_mark.write_text(f"{mark}\n")
-    env = desk.env | {"INSTANCE_ID": "iid-1"}
-    done = subprocess.run([*desk.shell, "-c", text], env=env, capture_output=True)
-    assert (done.returncode, done.stderr) == (0, b"")
+    boot(desk)
     assert semaphore.exists() is not again
     assert done_mark.exists() is not again
     assert (desk.root / "run/bake/instance-id").read_text() == "iid-1\n"
     assert "phase=cloud-init" in (desk.root / "dev/console").read_text()
+
+
+SEED = {"user-data": "#cloud-config", "bootstrap-permit": "etcd-1234\n"}
+MOUNTED = ["mount -o ro LABEL=cidata /run/bake/seed", "umount /run/bake/seed"]
+
+
+def test_the_permit_is_copied_from_the_medium_into_memory_alone(desk: Desk) -> None:
+    for _ in "12":
+        assert boot(desk, medium=SEED)[-2:] == MOUNTED
+        assert (desk.root / "run/bake/bootstrap-permit").read_text() == "etcd-1234\n"
+        assert list((desk.root / "run/bake/seed").iterdir()) == []
+    shutil.rmtree(desk.root / "medium")
+    assert [str(path.relative_to(desk.root)) for path in desk.root.rglob("bootstrap-permit")] == [
+        "run/bake/bootstrap-permit"
+    ]
+
+
+@pytest.mark.parametrize("medium", [{"user-data": "#cloud-config"}, None], ids=["sealed", "no medium"])
+def test_without_a_permit_on_the_medium_there_is_none(desk: Desk, medium: dict[str, str] | None) -> None:
+    boot(desk, medium=SEED)
+    shutil.rmtree(desk.root / "medium")
+    (desk.root / "mounts").unlink()
+    assert boot(desk, medium=medium) == (MOUNTED if medium else MOUNTED[:1])
+    assert not (desk.root / "run/bake/bootstrap-permit").exists()
+
+
+@pytest.mark.parametrize("name", ["bootstrap-permit", "meta-data"])
+def test_a_medium_that_is_there_already_is_used_and_stays(desk: Desk, name: str) -> None:
+    there = desk.root / "run/bake/seed" / name
+    there.parent.mkdir(parents=True)
+    there.write_text("etcd-5678\n")
+    assert boot(desk, medium=SEED) == []
+    assert there.exists()
+    assert (desk.root / "run/bake/bootstrap-permit").exists() is (name == "bootstrap-permit")

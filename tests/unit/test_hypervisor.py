@@ -5,20 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from generator.domain import Accel, Files, Owner, domain_xml, network_xml, pool_xml
+from generator.domain import Accel, Files, Owner, domain_xml, medium_of, network_xml, pool_xml, read_owner
 from generator.errors import BakeError
 from generator.plan import ClusterPlan
 
 libvirt = pytest.importorskip("libvirt")
 
 from generator.host import hypervisor  # noqa: E402
-from generator.host.hypervisor import accel, connection, network, pool  # noqa: E402
+from generator.host.hypervisor import accel, connection, medium, network, pool  # noqa: E402
 from generator.host.hypervisor.boot import boot  # noqa: E402
 from generator.host.hypervisor.ownership import Claim  # noqa: E402
 from generator.host.image import BootImage  # noqa: E402
@@ -184,6 +185,97 @@ def test_a_pool_that_is_there_is_taken_as_it_is(driver: Any) -> None:
     driver.storagePoolDefineXML(pool_xml("etcd", "/elsewhere"))  # a boot that was interrupted here
     assert pool.path_of(pool.ensure_pool(driver, CLAIM), "x") == "/elsewhere/x"
     assert pool.ensure_pool(driver, CLAIM).listVolumes() == ["bake-owner-id1"]
+
+
+# --- the seed in the drive ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test driver has volumes, and nothing to send into them."""
+    monkeypatch.setattr(pool, "_send", lambda *_, **__: None)
+
+
+def volumes(driver: Any) -> list[str]:
+    made = pool.ensure_pool(driver, CLAIM)
+    return sorted(name for name in made.listVolumes() if name.endswith(".iso"))
+
+
+def first_seed(driver: Any, plan: ClusterPlan, *, cluster_id: str = "id1") -> Any:
+    """The VM of etcd1 with a seed that holds its permit."""
+    made = pool.ensure_pool(driver, CLAIM)
+    name = medium.seed_volume("etcd1", medium.seed_digest(b"with permit"))
+    pool.put(made, name, b"with permit")
+    files = replace(FILES, seed=pool.path_of(made, name))
+    tag = owner("etcd1", seed=medium.seed_digest(b"with permit"), config="c", image="i", cluster_id=cluster_id)
+    return driver.defineXML(domain_xml(plan, plan.nodes[0], files, Accel.TCG, tag))
+
+
+def exchange(driver: Any, plan: ClusterPlan, seed: bytes = b"without") -> bool | None:
+    return hypervisor.replace_seed(driver, plan, plan.nodes[0], seed, cluster_id="id1")
+
+
+@pytest.mark.usefixtures("uploads")
+def test_a_stopped_vm_gets_another_seed_and_the_old_one_goes(driver: Any, plan: Make) -> None:
+    before = first_seed(driver, plan()).XMLDesc()
+    old = read_owner(before)
+    assert exchange(driver, plan()) is True
+    xml = driver.lookupByName("etcd-etcd1").XMLDesc()
+    digest = medium.seed_digest(b"without")
+    (name,) = volumes(driver)
+    assert name == medium.seed_volume("etcd1", digest)
+    assert medium_of(xml).endswith(f"/{name}")
+    assert old is not None
+    assert read_owner(xml) == replace(old, seed=digest)
+    changed = [line for line in xml.splitlines() if line not in before.splitlines()]
+    assert len(changed) == 2  # the tag and the medium
+    before = picture(driver)
+    assert exchange(driver, plan()) is False
+    assert picture(driver) == before
+
+
+@pytest.mark.usefixtures("uploads")
+def test_a_running_vm_gets_another_seed_at_once_and_for_its_next_start(driver: Any, plan: Make) -> None:
+    first_seed(driver, plan()).create()
+    assert exchange(driver, plan()) is True
+    domain = driver.lookupByName("etcd-etcd1")
+    assert domain.isActive()
+    (name,) = volumes(driver)
+    assert name == medium.seed_volume("etcd1", medium.seed_digest(b"without"))
+    for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
+        assert medium_of(domain.XMLDesc(flags)).endswith(f"/{name}")
+    before = picture(driver)
+    assert exchange(driver, plan()) is False
+    assert picture(driver) == before
+
+
+@pytest.mark.usefixtures("uploads")
+def test_a_drive_that_stays_shut_is_an_error_with_a_remedy(
+    driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_seed(driver, plan()).create()
+
+    def refuse(*_: object) -> None:
+        raise libvirt.libvirtError("the tray is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("time.sleep", lambda _: None)
+        patch.setattr(libvirt.virDomain, "updateDeviceFlags", refuse)
+        with pytest.raises(BakeError, match="etcd-etcd1 does not let go of its medium: the tray is locked") as error:
+            exchange(driver, plan())
+    assert "bake seal" in (error.value.hint or "")
+    assert len(volumes(driver)) == 2  # what is in the drive is not pulled away
+    assert exchange(driver, plan()) is True
+    assert len(volumes(driver)) == 1
+
+
+@pytest.mark.usefixtures("uploads")
+def test_the_seed_of_a_vm_that_is_not_ours_is_not_exchanged(driver: Any, plan: Make) -> None:
+    assert exchange(driver, plan()) is None
+    first_seed(driver, plan(), cluster_id="id2")
+    before = picture(driver)
+    assert exchange(driver, plan()) is None
+    assert picture(driver) == before
 
 
 # --- the network --------------------------------------------------------------------------------------------

@@ -214,3 +214,15 @@ def test_an_iso_is_a_secret_and_has_what_else_is_given(files: tuple[Artifact, ..
     packed = seed.pack((*files, extra))
     assert (packed.mode, packed.secret) == (0o600, True)
     assert extra.data in packed.data
+
+
+def test_what_was_packed_is_unpacked_and_packs_the_same(files: tuple[Artifact, ...]) -> None:
+    given = (*files, Artifact(seed.PERMIT, b"etcd-1\n"), Artifact(PurePosixPath("etcd.tar.gz"), os.urandom(99_999)))
+    packed = seed.pack(given)
+    found = seed.unpack(packed.data)
+    assert [(file.path, file.data) for file in found] == [(file.path, file.data) for file in given]
+    assert all(file.secret for file in found)
+    assert seed.pack(found) == packed
+    for spoilt in (b"", b"x" * 40_000, packed.data[: packed.data.index(b"etcd-1") + 2]):
+        with pytest.raises(InputError, match=r"etcd1/seed\.iso: is not an ISO that bake made"):
+            seed.unpack(spoilt, where="etcd1/seed.iso")

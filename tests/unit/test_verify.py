@@ -16,7 +16,7 @@ from generator.host.etcd import Alarm, HashKv, Keys, KeyValue, Member, Status
 from generator.host.observe import NodeView, Observation, Port, Told, _node_trial
 from generator.host.tls import Certificate, Guest, Knock, Reply
 from generator.plan import ClusterPlan, NodePlan
-from generator.verify import Part, Verification
+from generator.verify import ClusterStatus, Part, Verification
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DEAD = Knock(reply=Reply.UNREACHABLE, detail="connection refused")
@@ -90,7 +90,7 @@ def judged(cluster: ClusterPlan) -> Callable[[Observation], dict[str, Check]]:
     """The checks that are not ok, by name."""
 
     def judge(seen: Observation) -> dict[str, Check]:
-        found = checks.judge(cluster, seen, now=NOW)
+        found = checks.judge(cluster, seen, now=NOW, sealed=True)
         return {check.name: check for check in found if check.result is not Result.OK}
 
     return judge
@@ -240,7 +240,15 @@ def test_a_certificate_of_another_node_fails_unless_it_is_shared(
     seen = with_node(healthy, 0, knocks=knocks(cluster.nodes[1]))
     assert "does not name etcd1.etcd.internal" in only(judged(seen), "server certificates").detail
     shared = plan(nodes=3, pki={"certificates": "shared"})
-    assert all(check.result is Result.OK for check in checks.judge(shared, seen, now=NOW))
+    assert all(check.result is Result.OK for check in checks.judge(shared, seen, now=NOW, sealed=True))
+
+
+def test_a_seed_that_may_still_start_a_cluster_fails(healthy: Observation, cluster: ClusterPlan) -> None:
+    found = {check.name: check for check in checks.judge(cluster, healthy, now=NOW, sealed=False)}
+    right = found.pop("bootstrap right")
+    assert (right.result, right.nodes, right.remedy) == (Result.FAILED, ("etcd1",), "bake seal")
+    assert "if it loses its disk" in right.detail
+    assert all(check.result is Result.OK for check in found.values())
 
 
 def test_a_dead_node_fails_the_checks_that_need_it_and_skips_the_others(
@@ -272,9 +280,9 @@ def test_only_a_failed_check_is_unhealthy() -> None:
 
 
 def test_data_for_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> None:
-    found = Verification(cluster="etcd", checks=checks.judge(cluster, healthy, now=NOW))
+    found = Verification(cluster="etcd", checks=checks.judge(cluster, healthy, now=NOW, sealed=True))
     data = json.loads(json.dumps(verify.verification_data(found)))
-    assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 12)
+    assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 13)
     assert data["checks"][0] == {
         "name": "member list", "result": "ok", "detail": "etcd1, etcd2, etcd3", "remedy": None, "nodes": [],
     }  # fmt: skip
@@ -301,3 +309,36 @@ def test_ids_are_hex_as_etcdctl_shows_them(cluster: ClusterPlan) -> None:
     row = verify.status_rows([found])[0]
     assert (row["id"], row["state"], row["db"]) == ("4bb3bf120cd9d667", "voter", "2 KiB")
     assert json.loads(json.dumps(verify.status_data([found])))[0]["reachable"] is True
+
+
+def seen(cluster: ClusterPlan, *members: Member) -> ClusterStatus:
+    told = [Told(status(number)) for number, _ in enumerate(cluster.nodes, 1)]
+    nodes = [verify._node_status(node, one, members) for node, one in zip(cluster.nodes, told, strict=True)]
+    return ClusterStatus(nodes=tuple(nodes), members=members)
+
+
+def test_a_cluster_as_planned_and_sealed_leaves_nothing_to_do(cluster: ClusterPlan) -> None:
+    members = [member(node, number) for number, node in enumerate(cluster.nodes, 1)]
+    assert list(verify.tasks(cluster, seen(cluster, *members), sealed=True)) == []
+
+
+def test_every_member_that_is_not_as_planned_has_a_remedy(cluster: ClusterPlan) -> None:
+    first, second, third = (member(node, number) for number, node in enumerate(cluster.nodes, 1))
+    evil = replace(first, id=255, name="evil", peer_urls=("https://192.0.2.1:2380",))
+    unstarted = replace(second, name="", client_urls=(), is_learner=True)
+    status = seen(cluster, first, unstarted, replace(third, is_learner=True), evil)
+    found = {task.what: task.remedy for task in verify.tasks(cluster, status, sealed=False)}
+    assert list(found) == [
+        "the right to start a cluster is not withdrawn",
+        "etcd2 is added, but has not started",
+        "etcd3 is a learner",
+        "unplanned member evil (ff, https://192.0.2.1:2380)",
+    ]
+    words = ["bake seal", "etcdctl member remove 2", "bake console etcd3", "etcdctl member remove ff"]
+    assert all(word in remedy for word, remedy in zip(words, found.values(), strict=True))
+
+
+def test_a_cluster_that_does_not_stand_yet_is_not_to_be_sealed_yet(cluster: ClusterPlan) -> None:
+    gone = [verify._node_status(node, Told(error="connection refused"), ()) for node in cluster.nodes]
+    (task,) = verify.tasks(cluster, ClusterStatus(nodes=tuple(gone), members=()), sealed=False)
+    assert task.remedy == "bake seal, as soon as the cluster stands"

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from generator import seed
+from generator.domain import medium_of
 from generator.host.image import BootImage
 from tests.vm.conftest import Lab
 
@@ -64,6 +66,21 @@ def test_three_vms_become_a_verified_cluster(bake_in_lab: Run, out: Path, base_i
     bake_in_lab("up", "--nodes", 3, "--wait", 600)
     assert sorted(members(out, base_image)) == ["etcd1", "etcd2", "etcd3"]
     etcdctl(out, base_image, "put", "kept", "yes")
+
+
+def test_the_right_to_start_a_cluster_is_withdrawn(bake_in_lab: Run, lab: Lab, out: Path, connection: Any) -> None:
+    assert (out / "life/sealed").exists()
+    assert list(out.glob("life/*/bootstrap-permit")) == []
+    (volume,) = (lab.folder / "lib/images/bake-life").glob("etcd1.seed-*.iso")
+    image = volume.read_bytes()
+    assert image == (out / "life/etcd1/seed.iso").read_bytes()
+    assert seed.PERMIT not in {file.path for file in seed.unpack(image)}
+    domain = connection.lookupByName("life-etcd1")
+    for flags in (0, 2):  # now, and (VIR_DOMAIN_XML_INACTIVE) after its next start
+        assert Path(medium_of(domain.XMLDesc(flags))).name == volume.name
+    told = json.loads(bake_in_lab("status", "-o", "json").stdout)
+    assert (told["sealed"], told["tasks"]) == (True, [])
+    assert "sealed already" in bake_in_lab("seal").stdout
 
 
 def test_up_again_changes_nothing(bake_in_lab: Run, out: Path, base_image: BootImage) -> None:

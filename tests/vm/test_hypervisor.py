@@ -223,6 +223,31 @@ def test_a_new_seed_of_a_running_vm_waits_for_its_next_start(one: World) -> None
     assert seed.read_bytes() == new["etcd1"]
 
 
+def test_sealing_exchanges_the_cd_of_a_running_vm_and_nothing_else(one: World, tmp_path: Path) -> None:
+    one.boot()
+    one.wait_ready(tmp_path)
+    new = one.seeds(etcd1=b"without a permit" * 500)
+    node, definition = one.plan.nodes[0], one.domain("etcd1").XMLDesc()
+    assert hypervisor.replace_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is True
+    (seed,) = one.folder.glob("etcd1.seed-*.iso")
+    assert seed.read_bytes() == new["etcd1"]
+    process = (one.lab.folder / "run/libvirt/qemu/tiny-etcd1.pid").read_text().strip()
+    files = one.lab.run("exec", "find", f"/proc/{process}/fd", "-lname", "*.iso*", "-printf", "%l\n").stdout
+    assert {Path(name).name for name in files.splitlines()} == {seed.name}
+    changed = set(one.domain("etcd1").XMLDesc().splitlines()) - set(definition.splitlines())
+    assert all("<source file=" in line or "<bake:owner" in line for line in changed)
+    one.type("etcd1", "still there")
+    before = one.picture()
+    assert hypervisor.replace_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is False
+    one.said.clear()
+    assert one.boot(new) == ()
+    assert not any("is running" in line for line in one.said)
+    assert one.picture() == before
+    one.down()
+    assert one.boot(new) == ("etcd1",)
+    one.wait_ready(tmp_path)
+
+
 def test_another_image_does_not_touch_the_disks_that_are_there(one: World) -> None:
     one.boot()
     one.down()

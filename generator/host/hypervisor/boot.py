@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from generator import __version__
 from generator.domain import Accel, Files, Owner, domain_xml, swap_seed
 from generator.errors import BakeError
-from generator.host.hypervisor import network, pool
+from generator.host.hypervisor import medium, network, pool
 from generator.host.hypervisor.accel import choose_accel, lives
 from generator.host.hypervisor.connection import Connection, Domain, Pool, asking, is_local, libvirt
 from generator.host.hypervisor.ownership import Claim, claim_domains
@@ -81,7 +81,8 @@ def boot(
             machine for machine in machines if _start(machine, may_fail=_may_fall_back(machine, accel))
         ]
         _fall_back(job, [machine for machine in started if _may_fall_back(machine, accel)])
-        _remove_old_seeds(job, machines)
+        for machine in machines:
+            medium.remove_old_seeds(job.pool, machine.node.name, machine.domain)
     return tuple(machine.node.name for machine in started)
 
 
@@ -154,12 +155,11 @@ class _Definer:
 
     @property
     def seed_digest(self) -> str:
-        data = self.seed if isinstance(self.seed, bytes) else self.seed.read_bytes()
-        return hashlib.sha256(data).hexdigest()
+        return medium.seed_digest(self.seed)
 
     @property
     def seed_volume(self) -> str:
-        return f"{self.node.name}.seed-{self.seed_digest[:16]}.iso"
+        return medium.seed_volume(self.node.name, self.seed_digest)
 
     def path(self, name: str) -> str:
         return pool.path_of(self.job.pool, name)
@@ -254,14 +254,3 @@ def _fall_back(job: Job, machines: list[Machine]) -> None:
         xml = domain_xml(job.plan, machine.node, machine.files, Accel.TCG, machine.owner)
         with asking(f"start the VM {machine.node.domain} under emulation"):
             job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).create()
-
-
-def _remove_old_seeds(job: Job, machines: list[Machine]) -> None:
-    """A seed holds keys: one that no definition names any more goes."""
-    job.pool.refresh()
-    names = job.pool.listVolumes()
-    for machine in machines:
-        in_use = machine.domain.XMLDesc() + machine.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-        for name in names:
-            if name.startswith(f"{machine.node.name}.seed-") and name not in in_use:
-                pool.remove(job.pool, name)

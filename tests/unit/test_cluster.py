@@ -1,0 +1,201 @@
+"""The stories of a cluster that runs, with stand-ins for libvirt and for the nodes: when and how it is sealed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator import cluster as stories
+from generator import verify
+from generator.bake import bake as make
+from generator.cluster import Boot, Cluster, open_cluster
+from generator.errors import BakeError, InputError
+from generator.host import hypervisor
+from generator.host.hypervisor import NodeStatus, State
+from generator.host.store import Store
+from generator.spec import ClusterSpec, read_spec
+
+Picture = Callable[[Path], dict[str, tuple[object, ...]]]
+NODES = ("etcd1", "etcd2")
+
+
+class Diary:
+    """A progress that is kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def event(self, node: str, phase: str, detail: str) -> None:
+        self.lines.append(f"{node}: {phase}")
+
+
+class Says:
+    """A console that says one piece each time it is read."""
+
+    def __init__(self, node: str, *phases: str) -> None:
+        self.pieces = [f"bake: node={node} phase={phase}\n".encode() if phase else b"" for phase in phases]
+
+    def read(self) -> bytes:
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+@pytest.fixture
+def spec() -> ClusterSpec:
+    return read_spec({"nodes": 2})[0]
+
+
+@pytest.fixture
+def baked(spec: ClusterSpec, now: datetime, tmp_path: Path) -> Cluster:
+    store = Store(tmp_path / "out", "etcd")
+    make(spec, store, now=now, report=print)
+    return open_cluster(store)
+
+
+@pytest.fixture
+def drive(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What was put into the first VM's drive."""
+    media: list[bytes] = []
+
+    def replace_seed(_connection: object, _plan: object, node: Any, seed: Path, *, cluster_id: str) -> bool:
+        assert (node.name, len(cluster_id)) == ("etcd1", 16)
+        media.append(seed.read_bytes())
+        return media.count(media[-1]) == 1
+
+    monkeypatch.setattr(hypervisor, "replace_seed", replace_seed)
+    return media
+
+
+def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Says) -> list[str]:
+    diary = Diary()
+    logs = dict(zip(NODES, consoles, strict=True))
+    monkeypatch.setattr(hypervisor, "console_logs", lambda *_, **__: logs)
+    stories.wait_for_voters(object(), cluster, 5, diary)
+    return diary.lines
+
+
+def test_the_vote_of_the_first_node_seals_the_cluster_before_the_others_are_there(
+    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = wait(baked, monkeypatch, Says("etcd1", "joining", "voting", "voting"), Says("etcd2", "", "", "", "voting"))
+    (sealed,) = (number for number, line in enumerate(lines) if "sealed" in line)
+    assert lines[sealed - 1] == "etcd1: voting"
+    assert "etcd2: voting" in lines[sealed:]
+    assert baked.sealed
+    assert drive == [baked.store.read("etcd1/seed.iso")]
+    assert b"voting" in (baked.store.read("etcd1/console.log") or b"")
+
+
+def test_another_nodes_vote_seals_nothing(
+    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BakeError, match="etcd1 failed"):
+        wait(baked, monkeypatch, Says("etcd1", "joining", "", "failed"), Says("etcd2", "voting"))
+    assert not baked.sealed
+    assert drive == []
+
+
+def test_waiting_again_changes_nothing(
+    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch, picture: Picture
+) -> None:
+    wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2", "voting"))
+
+    def made() -> dict[str, object]:
+        found = picture(baked.store.folder)
+        return {name: found[name] for name in (*baked.store.manifest(), "manifest.json")}
+
+    before = made()
+    lines = wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2", "voting"))
+    assert made() == before
+    assert not any("sealed" in line for line in lines)
+
+
+def test_what_was_cut_off_between_files_and_drive_is_completed(
+    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BakeError("the drive is stuck", hint="bake seal tries it again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hypervisor, "replace_seed", fail)
+        with pytest.raises(BakeError, match="the drive is stuck") as error:
+            wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2"))
+    assert "bake seal" in (error.value.hint or "")
+    assert baked.sealed
+    lines = wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2", "voting"))
+    assert any("sealed" in line for line in lines)
+    assert drive == [baked.store.read("etcd1/seed.iso")]
+
+
+# --- a sealed cluster that is gone --------------------------------------------------------------------------
+
+
+def seal(cluster: Cluster, now: datetime) -> None:
+    stories.seal_everywhere(None, cluster, now=now, report=print)
+
+
+def states(monkeypatch: pytest.MonkeyPatch, *found: State) -> None:
+    pairs = zip(NODES, found, strict=True)
+    nodes = [NodeStatus(node=name, domain=f"etcd-{name}", state=state) for name, state in pairs]
+    monkeypatch.setattr(hypervisor, "connect", lambda _: object())
+    monkeypatch.setattr(hypervisor, "status", lambda *_, **__: nodes)
+
+
+def test_up_does_not_wait_for_a_cluster_that_is_sealed_and_gone(
+    baked: Cluster, spec: ClusterSpec, now: datetime, monkeypatch: pytest.MonkeyPatch, picture: Picture, tmp_path: Path
+) -> None:
+    seal(baked, now)
+    states(monkeypatch, State.MISSING, State.MISSING)
+    before = picture(tmp_path)
+    boot = Boot(uri=None, accel="auto", wait=1, cache=tmp_path / "cache")
+    with pytest.raises(InputError, match="etcd/sealed: this cluster cannot be started for the first time any more"):
+        stories.up(spec, baked.store, boot, now=now, progress=Diary())
+    assert picture(tmp_path) == before
+    states(monkeypatch, State.MISSING, State.STOPPED)
+    stories._refuse_lost(object(), spec, baked.store)
+
+
+@pytest.mark.parametrize(
+    ("removed", "sealed"),
+    [(("etcd-etcd1", "etcd-etcd2", "bake-etcd"), False), (("etcd-etcd2",), True), ((), True)],
+    ids=["every node", "one of two", "nothing"],
+)
+def test_only_a_cluster_that_was_destroyed_whole_may_begin_again(
+    baked: Cluster, now: datetime, monkeypatch: pytest.MonkeyPatch, removed: tuple[str, ...], sealed: bool
+) -> None:
+    seal(baked, now)
+    states(monkeypatch, State.MISSING, State.MISSING)
+    monkeypatch.setattr(hypervisor, "destroy", lambda *_, **__: removed)
+    mark = () if sealed else (str(baked.store.folder / "sealed"),)
+    assert stories.destroy(baked.store, uri=None) == (*removed, *mark)
+    assert baked.sealed is sealed
+    make(baked.plan.spec, baked.store, now=now, report=print)
+    assert (baked.store.read("etcd1/bootstrap-permit") is None) is sealed
+
+
+# --- seeing it ----------------------------------------------------------------------------------------------
+
+
+def test_status_says_whether_the_cluster_is_sealed_and_what_is_left_to_do(
+    bake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bake("--nodes", 2)
+    monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
+    node = verify.NodeStatus(name="etcd1", address="192.168.20.31", reachable=True)
+    monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
+    monkeypatch.setattr(verify, "answers", lambda *_: True)
+    shown = bake("status").out
+    assert "\nsealed: no\nTO DO" in shown
+    assert " ".join(shown.splitlines()[-1].split()) == "the right to start a cluster is not withdrawn bake seal"
+    assert [task["remedy"] for task in json.loads(bake("status", "-o", "json").out)["tasks"]] == ["bake seal"]
+    assert "no member answers" not in bake("seal").err
+    assert bake("status").out.endswith("\nsealed: yes\n")
+    told = json.loads(bake("status", "-o", "json").out)
+    assert (told["sealed"], told["tasks"], told["nodes"][0]["node"]) == (True, [], "etcd1")
