@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -70,8 +71,9 @@ def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> b
         store.check()
         mark = load_seal(store)
         image = store.read(iso)
-        if image is None:
-            raise InputError.one(str(store.folder / iso), "is missing", "bake again, then: bake seal")
+        if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(iso), {}).get("sha256"):
+            text = "is missing" if image is None else "is not as it was baked"
+            raise InputError.one(str(store.folder / iso), text, "bake again, then: bake seal")
         files = seed.unpack(image, where=str(store.folder / iso))
         kept = [file for file in files if file.path != seed.PERMIT]
         if mark and len(kept) == len(files) and store.read(permit) is None:

@@ -191,7 +191,7 @@ def seal(**options: Any) -> None:
     opened = _open(options)
     with _progress((), options) as progress:
         done = cluster.seal(opened, uri=options["connect"], now=datetime.now(UTC), report=progress.line)
-    for warning in done.warnings:
+    for warning in done.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if options["output"] == "json":
         _print_json(**asdict(done))

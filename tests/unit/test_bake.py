@@ -169,6 +169,8 @@ def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:
     assert "replace its ISO by hand where it runs" in data["warnings"][0]
     assert data["warnings"][1].startswith("no member answers: sealed all the same")
     assert result.err.count("warning: ") == 2
+    quiet = sealing("-q")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 
 
 def test_sealing_where_libvirt_was_named_and_is_not_changes_nothing(
@@ -205,6 +207,8 @@ def test_an_iso_that_cannot_be_sealed_is_named(
     assert result.code == 2
     assert "etcd1/seed.iso: is " in result.err
     assert picture(Path("out")) == before
+    assert bake("--nodes", 3).code == 0
+    assert sealing().out == "etcd is sealed\n"
 
 
 def test_what_is_not_bakes_stays_when_a_cluster_is_sealed(bake: Bake, sealing: Bake) -> None:

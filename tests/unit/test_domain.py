@@ -14,6 +14,8 @@ from generator.domain import (
     Files,
     Owner,
     domain_xml,
+    drive_xml,
+    medium_of,
     network_xml,
     overlay_xml,
     pool_uuid,
@@ -145,3 +147,19 @@ def test_a_swapped_seed_changes_the_drive_and_the_tag_only(plan: Make, driver: A
 def test_a_swapped_seed_needs_a_definition_of_ours() -> None:
     with pytest.raises(ValueError, match="not a node's definition"):
         swap_seed("<domain/>", "/pool/new.iso", "dd")
+
+
+def test_a_drive_is_told_apart_and_keeps_all_but_its_medium(plan: Make) -> None:
+    xml = domain_xml(plan(), plan().nodes[0], DIRECT, Accel.TCG, OWNER)
+    assert medium_of(xml) == "/pool/etcd1.iso"
+    live = xml.replace('<source file="/pool/etcd1.iso" />', '<source file="/pool/etcd1.iso" index="1" />')
+    drive = parse(drive_xml(live, "/pool/new.iso"))
+    assert (drive.tag, drive.get("device")) == ("disk", "cdrom")
+    assert [source.attrib for source in drive.findall("source")] == [{"file": "/pool/new.iso"}]
+    assert [child.tag for child in drive if child.tag != "source"] == ["driver", "target", "readonly"]
+
+
+def test_a_definition_without_a_drive_has_no_medium() -> None:
+    assert medium_of("<domain/>") == ""
+    with pytest.raises(ValueError, match="not a node's definition"):
+        drive_xml("<domain/>", "/pool/new.iso")

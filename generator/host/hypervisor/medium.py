@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from pathlib import Path
 
 from generator.domain import drive_xml, medium_of, swap_seed
-from generator.errors import BakeError
 from generator.host.hypervisor import pool
-from generator.host.hypervisor.connection import Connection, Domain, Pool, asking, libvirt, message_of
+from generator.host.hypervisor.connection import Connection, Domain, Pool, asking, libvirt
 from generator.host.hypervisor.ownership import Claim, find_domain, owner_of
 from generator.plan import ClusterPlan, NodePlan
-
-_TRIES = 5  # a guest that reads its medium keeps the drive shut, for moments
 
 
 def seed_digest(seed: Path | bytes) -> str:
@@ -59,18 +55,14 @@ def _is_in(domain: Domain, path: str) -> bool:
 
 def _insert(domain: Domain, path: str) -> None:
     """Exchange the medium of a VM that runs; nothing else of it is touched."""
-    for tries_left in reversed(range(_TRIES)):
-        xml = domain.XMLDesc()
-        if not domain.isActive() or medium_of(xml) == path:
-            return
-        try:
-            domain.updateDeviceFlags(drive_xml(xml, path), libvirt.VIR_DOMAIN_AFFECT_LIVE)
-            return
-        except libvirt.libvirtError as error:
-            if not tries_left:
-                text = f"{domain.name()} does not let go of its medium: {message_of(error)}"
-                raise BakeError(text, hint="bake seal tries it again; its next start has the new one") from error
-            time.sleep(1)
+    xml = domain.XMLDesc()
+    if not domain.isActive() or medium_of(xml) == path:
+        return
+    # By force: udev in the guest locks the drive of a medium that nobody reads, and may not be there to be asked.
+    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
+    hint = "bake seal tries it again; its next start has the new one"
+    with asking(f"exchange the medium of the running VM {domain.name()}", hint=hint):
+        domain.updateDeviceFlags(drive_xml(xml, path), flags)
 
 
 def remove_old_seeds(place: Pool, node: str, domain: Domain) -> bool:
