@@ -119,7 +119,8 @@ def _option_text(value: object) -> str:
 
 def _etcd_unit(plan: ClusterPlan) -> bytes:
     data_dir = plan.spec.etcd.data_dir
-    return _fill("etcd.service", binary_dir=plan.binary_dir, data_dir=data_dir, libexec=LIBEXEC, user="etcd")
+    places = {"binary_dir": plan.binary_dir, "data_dir": data_dir, "libexec": LIBEXEC, "permit": PERMIT}
+    return _fill("etcd.service", user="etcd", **places)
 
 
 def _script(name: str) -> Artifact:

@@ -53,6 +53,7 @@ class Node:
         self.records: list[str] = []
         self.on = False
         self.promotes = True
+        self.sealed = False
         self._processes: list[Process] = []
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -75,18 +76,22 @@ class Node:
             target.write_text(text)
         (self.root / "run/etcd").mkdir(parents=True)
         (self.root / "var/lib/etcd").mkdir(parents=True)
-        if self.plan.bootstrap:
-            self.permit.parent.mkdir()
+        (self.root / "run/bake").mkdir()
+        self._copy_permit()
+
+    def _copy_permit(self) -> None:
+        """What bootcmd does at each boot."""
+        if self.plan.bootstrap and not self.sealed:
             self.permit.write_text(self.environment("etc/etcd/bake.env")["BAKE_PERMIT"] + "\n")
 
     @property
     def permit(self) -> Path:
-        """The right to start the cluster, copied from the seed's medium at each boot."""
+        """The right to start the cluster: the boot's copy of what is on the seed's medium."""
         return self.root / "run/bake/bootstrap-permit"
 
     def seal(self) -> None:
-        """The medium without the permit."""
-        self.permit.unlink(missing_ok=True)
+        """The medium without the permit, from the next boot on."""
+        self.sealed = True
 
     @contextmanager
     def waiting_empty(self) -> Iterator[None]:
@@ -136,8 +141,10 @@ class Node:
     def cut_power(self) -> None:
         """/run does not survive it."""
         self.kill()
-        shutil.rmtree(self.root / "run/etcd")
-        (self.root / "run/etcd").mkdir()
+        for name in ("etcd", "bake"):
+            shutil.rmtree(self.root / "run" / name)
+            (self.root / "run" / name).mkdir()
+        self._copy_permit()
 
     def wipe(self) -> None:
         """A new disk."""
@@ -178,6 +185,8 @@ class Node:
             ready.settimeout(0.1)
             while etcd.poll() is None and not self._is_ready(ready):
                 pass
+        if etcd.poll() is None:
+            self.permit.unlink(missing_ok=True)  # ExecStartPost
         if self.promotes and etcd.poll() is None:
             threading.Thread(target=self._promote, daemon=True).start()
         return etcd.wait()

@@ -105,9 +105,9 @@ def test_a_wiped_first_node_starts_no_second_cluster_while_all_others_are_off(tr
     trio.etcdctl(first, "put", "key", "kept")
     for node in trio.nodes:
         node.cut_power()
-    first.wipe()
     if sealed:
         first.seal()
+    first.wipe()
     first.start()
     why = "no permit to start a cluster" if sealed else "must say that none is on its disk"
     trio.wait(lambda: first.says(why), 10, "the wiped node says why it waits")

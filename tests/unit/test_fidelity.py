@@ -51,7 +51,8 @@ UNIT_ADDED = {
     },
     "Service": {
         "EnvironmentFile=/etc/etcd/bake.env", "EnvironmentFile=-/run/etcd/join.env",
-        "RuntimeDirectory", "RuntimeDirectoryPreserve", "ExecStartPre", "RestartSec", "TimeoutStartSec",
+        "RuntimeDirectory", "RuntimeDirectoryPreserve", "ExecStartPre", "ExecStartPost", "RestartSec",
+        "TimeoutStartSec",
         "StandardOutput", "StandardError",
         "UMask", "NoNewPrivileges", "ProtectSystem", "ReadWritePaths", "ProtectHome", "PrivateTmp", "PrivateDevices",
         "ProtectControlGroups", "ProtectKernelModules", "ProtectKernelTunables", "RestrictAddressFamilies",

@@ -283,7 +283,7 @@ def test_a_first_node_starts_a_cluster_under_a_new_token_each_time(desk: Desk) -
 
 @pytest.mark.parametrize("permit", [None, "", "another-cluster-0123\n"])
 def test_without_the_permit_of_this_very_cluster_it_starts_none(desk: Desk, permit: str | None) -> None:
-    desk.other.seal()
+    desk.other.permit.unlink()
     if permit is not None:
         desk.other.permit.write_text(permit)
     desk.node, desk.env = desk.other, lone(desk)
