@@ -83,11 +83,11 @@ class Attendant(threading.Thread):
 
 def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:
     """Those of the nodes that say that their disks are empty. All are asked at once."""
-    tls = context("ETCD_PEER")
     found: list[Planned] = []
 
     def ask(node: Planned) -> None:
         with suppress(OSError):
+            tls = context("ETCD_PEER")
             if get(node.peer_url, EMPTY, tls) == statement(node, permit):
                 found.append(node)
 
