@@ -118,6 +118,7 @@ ROWS = {
     ),
     "together": Row(
         what="3, 5 or 7 nodes switched on within a second, in any order",
-        goal="whole; about 5 s after the last start for each node after the second", trials=30, gate=2, run=together, alone=True,
+        goal="whole; about 5 s after the last start for each node after the second", trials=30, gate=2,
+        run=together, alone=True,
     ),
 }  # fmt: skip

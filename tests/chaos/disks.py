@@ -69,7 +69,7 @@ def _must_be_empty(world: World, node: Node) -> None:
 
 ROWS = {
     "wiped-first": Row(
-        what="the first node wiped and started again with all, none or one of the others up; with its first seed, and sealed",
+        what="the first node wiped and started again with all, none or one of the others up, seed sealed or not",
         goal="never a second cluster; nothing lost; whole once the others are up", trials=102, gate=6, run=wiped_first,
     ),
     "removed": Row(

@@ -21,7 +21,7 @@ exec "$REAL" "$@"
 """
 _FIRED = ': >"$DESK/fired"\n'
 # The hook leads its process group, and etcdctl is in it: the group is what systemd would kill.
-KILL = _FIRED + 'read -r stat </proc/$PPID/stat; stat=${stat##*) }; set -- $stat; kill -KILL -- "-$3"; exec sleep 60\n'
+KILL = _FIRED + 'read -r stat </proc/$PPID/stat; stat=${stat##*) }; set -- $stat; kill -KILL "-$3"; exec sleep 60\n'
 HANG_BEFORE = _FIRED + "exec sleep 60\n"
 HANG_AFTER = '"$REAL" "$@" >/dev/null 2>&1 || :\n' + HANG_BEFORE
 
