@@ -164,6 +164,8 @@ class World:
                     os.killpg(promoter.pid, signal.SIGTERM)
         elif promoter:
             serving[name] = etcd.pid, 0
+        elif name not in serving and any(self.desks[name].folder.glob("promote.*")):
+            serving[name] = etcd.pid, 0  # it has come and gone since the last look
         elif serving.get(name, (0, 0))[0] == etcd.pid:
             missed = serving[name][1] + 1
             serving[name] = etcd.pid, missed
