@@ -1,0 +1,62 @@
+"""The results as JSON, and as the table of docs/reliability.md."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+RESULTS = ROOT / "docs" / "reliability.json"
+BEGIN, END = "<!-- rows: made by scripts/chaos --write -->", "<!-- /rows -->"
+
+
+def versions(bin_dir: Path) -> dict[str, str]:
+    """What was tested: etcd and etcdctl say it in the first line."""
+    commands = {"etcd": ("etcd", "--version"), "etcdctl": ("etcdctl", "version")}
+    found = {}
+    for name, (program, word) in commands.items():
+        done = subprocess.run([bin_dir / program, word], capture_output=True, text=True, check=True)
+        found[name] = done.stdout.splitlines()[0].split()[-1]
+    return found
+
+
+def document(seed: int, bin_dir: Path, rows: dict[str, Any]) -> dict[str, Any]:
+    return {"format_version": "1.0", "seed": seed, "versions": versions(bin_dir), "rows": rows}
+
+
+def text(seed: int, bin_dir: Path, rows: dict[str, Any]) -> str:
+    return json.dumps(document(seed, bin_dir, rows), indent=1, ensure_ascii=False) + "\n"
+
+
+def bound(trials: int) -> str:
+    """The rule of three: what none of n trials tells, at 95 % confidence."""
+    return f"< {300 / trials:.2g} %" if trials >= 3 else "–"
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    failed = len(row["failures"])
+    times = row["converge_s"]
+    took = f"{times['p50']:g} / {times['p99']:g} / {times['max']:g} s" if times else "–"
+    verdict = f"0 of {row['trials']}" if not failed else f"**{failed} of {row['trials']}**"
+    rule = bound(row["trials"]) if not failed else "–"
+    return f"| `{name}` | {row['what']} | {verdict} | {rule} | {took} | seed {row['seed']}, {row['date']} |"
+
+
+def table(rows: dict[str, Any], order: list[str]) -> str:
+    head = ["| row | what | failed | so at most | whole after: p50 / p99 / max | run |", "| --- " * 6 + "|"]
+    return "\n".join(head + [line(name, rows[name]) for name in order if name in rows])
+
+
+def write(seed: int, bin_dir: Path, rows: dict[str, Any]) -> None:
+    """Put new results beside the kept ones, and the table of all into the page."""
+    from tests.chaos.rows import ROWS
+
+    kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    RESULTS.write_text(text(seed, bin_dir, merged := {**kept, **rows}))
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    facts = ", ".join(f"{name} {version}" for name, version in versions(bin_dir).items())
+    PAGE.write_text(f"{before}{BEGIN}\n\nWith {facts}.\n\n{table(merged, list(ROWS))}\n\n{END}{after}")

@@ -1,0 +1,314 @@
+"""One cluster on loopback, as the rows use it: all that they need of the miniature is in this file."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from generator.host.etcd import Etcd, EtcdError
+from generator.host.tls import ClientFiles
+from tests.assembly.miniature import GUEST, Miniature, Node, Tools, bake_miniature
+from tests.chaos import processes
+from tests.chaos.shim import Desk
+from tests.chaos.witness import PREFIX, Guard, Watch, Writer
+
+_subnets = count(1)
+_lock = threading.Lock()
+
+
+class TrialError(AssertionError):
+    """The cluster did what it must not, or not what it must."""
+
+
+class Interrupted(BaseException):
+    """The run was asked to end."""
+
+
+def next_subnet() -> str:
+    """A /24 that no other cluster of this process uses; two processes at once are rarely in the same /16."""
+    with _lock:
+        number = next(_subnets)
+    return f"127.{128 + os.getpid() % 100}.{number % 254 + 1}.0/24"
+
+
+class World:
+    """The nodes of one cluster, who looks on, and what a miniature of systemd still lacks.
+
+    `members` are those that the cluster is to consist of in the end. The miniature starts etcd-promote once for each
+    etcd; its unit also starts it again after a failure and ends it with etcd, which is done here.
+    """
+
+    def __init__(
+        self, folder: Path, nodes: int, tools: Tools, over: threading.Event, *, guest: Path | None, limit: float
+    ) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.over, self.limit = folder, over, limit
+        self.subnet = next_subnet()
+        self.cluster: Miniature = bake_miniature(folder, self.subnet, nodes, tools)
+        self.nodes: list[Node] = self.cluster.nodes
+        self.members: list[Node] = list(self.nodes)
+        self.planned = nodes  # more than that are never listed
+        self._always = False
+        if guest:
+            self._use(guest)
+        self.desks = {node.plan.name: Desk(node) for node in self.nodes}
+        pki = self.nodes[0].root / "etc/etcd/pki"
+        self.files = ClientFiles(
+            ca=pki / "etcd-ca.pem", cert=pki / "etcd-client.pem", key=pki / "etcd-client.key"
+        )
+        urls = [node.plan.client_url for node in self.nodes]
+        self.writer, self.watch = Writer(urls, self.files), Watch(urls, self.files)
+        self.guard = Guard(self.disk(node) for node in self.nodes)
+        self._minder = threading.Thread(target=self._mind, daemon=True)
+        self._closed = threading.Event()
+
+    def _use(self, guest: Path) -> None:
+        """Run the hooks of this folder instead, and restart as the unit in it says."""
+        for node in self.nodes:
+            node.hook = _hook_in(guest, node.hook)  # type: ignore[method-assign]
+        self._always = bool(re.search(r"^Restart=always$", (guest / "etcd.service.j2").read_text(), re.M))
+
+    # ── switching ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, order: Sequence[Node]) -> None:
+        if not self._minder.is_alive():
+            for witness in (self.writer, self.watch, self.guard, self._minder):
+                witness.start()
+        self.cluster.start(order)
+
+    def cut(self, node: Node) -> None:
+        """Power off. The seed stays attached."""
+        permitted = self.permitted(node)
+        node.cut_power()
+        processes.sweep(node.root)
+        if permitted is not None:
+            self.permit(node, permitted)
+
+    def disk(self, node: Node) -> Path:
+        return node.root / "var/lib/etcd"
+
+    def wipe(self, node: Node) -> None:
+        """A new disk, and no power."""
+        self.cut(node)
+        self.guard.forgive(self.disk(node))
+        shutil.rmtree(self.disk(node))
+        self.disk(node).mkdir()
+        node.records.clear()
+
+    def permitted(self, node: Node) -> bool | None:
+        """Whether its seed allows it to begin a cluster; None: these hooks know no permit."""
+        env = node.environment("etc/etcd/bake.env")
+        return Path(env["BAKE_PERMIT_FILE"]).exists() if "BAKE_PERMIT_FILE" in env else None
+
+    def permit(self, node: Node, allowed: bool) -> None:
+        """Attach the original seed, or the sealed one."""
+        env = node.environment("etc/etcd/bake.env")
+        if "BAKE_PERMIT_FILE" not in env:
+            return
+        path = Path(env["BAKE_PERMIT_FILE"])
+        if not path.is_relative_to(node.root):
+            raise TrialError(f"the permit's file {path} is not below {node.root}")
+        path.unlink(missing_ok=True)
+        if allowed:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(env["BAKE_PERMIT"])
+
+    def running(self, node: Node, *kinds: str) -> list[processes.Found]:
+        """Its processes of these kinds that can be killed one by one."""
+        found = processes.below(node.root)
+        return [some for some in found if some.kind in kinds and (some.leads or some.kind == "etcdctl")]
+
+    def close(self) -> None:
+        self._closed.set()
+        for witness in (self.writer, self.watch):
+            witness.over.set()
+        with suppress(Exception):
+            self.cluster.stop()
+        processes.sweep(self.folder)
+        for thread in (self.writer, self.watch, self.guard):
+            thread.stop()
+        if self._minder.is_alive():
+            self._minder.join(10)
+
+    # ── what systemd does beside ────────────────────────────────────────────────────────────────────────────────────
+
+    def _mind(self) -> None:
+        serving: dict[str, tuple[int, int]] = {}  # node → its etcd, and for how many looks it has had no promoter
+        while not self._closed.wait(0.25):
+            for node in self.nodes:
+                if not node.on:
+                    serving.pop(node.plan.name, None)
+                    continue
+                self._mind_node(node, serving)
+                if self._always and not node.running():
+                    node.start()
+
+    def _mind_node(self, node: Node, serving: dict[str, tuple[int, int]]) -> None:
+        name = node.plan.name
+        found = {some.kind: some for some in processes.below(node.root) if some.leads}
+        etcd, promoter = found.get("etcd"), found.get("etcd-promote")
+        if etcd is None:
+            serving.pop(name, None)
+            if promoter:
+                with suppress(ProcessLookupError):
+                    os.killpg(promoter.pid, signal.SIGTERM)
+        elif promoter:
+            serving[name] = etcd.pid, 0
+        elif name not in serving and any(self.desks[name].folder.glob("promote.*")):
+            serving[name] = etcd.pid, 0  # it has come and gone since the last look
+        elif serving.get(name, (0, 0))[0] == etcd.pid:
+            missed = serving[name][1] + 1
+            serving[name] = etcd.pid, missed
+            if missed >= 3 and node.phases()[-1:] not in (["voting"], ["failed"]):
+                threading.Thread(target=node._promote, daemon=True).start()
+
+    # ── waiting and asking ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def sleep(self, seconds: float) -> None:
+        if self.over.wait(seconds):
+            raise Interrupted
+
+    def wait(self, condition: Callable[[], object], seconds: float, what: str, *, pause: float = 0.05) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TrialError(f"not within {seconds:g} s: {what}\n{self.story()}")
+            self.sleep(pause)
+
+    def story(self) -> str:
+        """What the nodes said last."""
+        return "\n".join(f"{node.plan.name}{'' if node.on else ' (off)'}: {node.records[-4:]}" for node in self.nodes)
+
+    def ask(self, node: Node) -> Etcd:
+        return Etcd(node.plan.client_url, self.files, timeout=QUICK_CHECK)
+
+    def flaw(self, members: Iterable[Node] | None = None) -> str:
+        """Why the cluster is not whole yet; nothing when it is."""
+        nodes = list(members if members is not None else self.members)
+        planned = sorted(node.plan.name for node in nodes)
+        for node in nodes:
+            try:
+                with self.ask(node) as etcd:
+                    if etcd.status().is_learner:
+                        return f"{node.plan.name} is a learner"
+                    listed = etcd.members()
+            except EtcdError as error:
+                return str(error)
+            if sorted(member.name for member in listed) != planned or any(member.is_learner for member in listed):
+                return f"{node.plan.name} lists {[(m.name, m.is_learner) for m in listed]}"
+        return ""
+
+    def converge(self) -> float:
+        """Wait until the cluster is whole, then judge the end. Seconds that it took from now."""
+        took = self.become_whole()
+        self.judge()
+        return took
+
+    def become_whole(self) -> float:
+        """Seconds until each member answers, votes, and lists all of them and no other."""
+        started = time.monotonic()
+        flaw = ""
+
+        def whole() -> bool:
+            nonlocal flaw
+            flaw = self.flaw()
+            return not flaw
+
+        try:
+            self.wait(whole, self.limit, "the cluster is whole", pause=0.1)
+        except TrialError as failed:
+            raise TrialError(f"{flaw}: {failed}") from None
+        return time.monotonic() - started
+
+    def judge(self) -> None:
+        """The end check: whole, once, and nothing lost."""
+        self.sleep(0.3)
+        self.writer.stop()
+        self.watch.look()
+        self.guard.look()
+        problems = list(self._problems())
+        if problems:
+            raise TrialError("; ".join(problems) + f"\n{self.story()}")
+
+    def _problems(self) -> Iterable[str]:
+        if flaw := self.flaw():
+            yield flaw
+            return
+        clients = {node.plan.name: self.ask(node) for node in self.members}
+        try:
+            states = {name: client.status() for name, client in clients.items()}
+            if len(ids := {state.cluster_id for state in states.values()} | self.watch.cluster_ids) != 1:
+                yield f"{len(ids)} clusters: {', '.join(f'{some:x}' for some in sorted(ids))}"
+            kept = {name: client.get(PREFIX, prefix=True, keys_only=True) for name, client in clients.items()}
+            for name, keys in kept.items():
+                lost = self.writer.acknowledged.keys() - {item.key for item in keys.items}
+                if lost:
+                    yield f"{name} has lost {len(lost)} acknowledged writes, such as {min(lost).decode()}"
+            revision = max(keys.revision for keys in kept.values())
+            hashes = {name: client.hash_kv(revision).hash for name, client in clients.items()}
+            if len(set(hashes.values())) != 1:
+                yield f"data differ: {hashes}"
+        except EtcdError as error:
+            yield f"the end check got no answer: {error}"
+        finally:
+            for client in clients.values():
+                client.close()
+        if self.watch.most > self.planned:
+            yield f"there were {self.watch.most} members once, more than the {self.planned} planned"
+        if strange := self.watch.names - {node.plan.name for node in self.nodes} - {""}:
+            yield f"strangers were members: {sorted(strange)}"
+        if deleted := self.guard.deleted():
+            yield f"data was deleted: {', '.join(map(str, deleted))}"
+
+    def wait_for_writes(self) -> None:
+        """Until the first write is acknowledged: the cluster lives."""
+        self.wait(lambda: self.writer.acknowledged, self.limit, "a write is acknowledged")
+
+    # ── an operator, and changes to a seed ──────────────────────────────────────────────────────────────────────────
+
+    def remove(self, gone: Node, via: Node) -> None:
+        """etcdctl member remove; refused until all others have been connected for five seconds."""
+        with self.ask(via) as etcd:
+            (member,) = (some for some in etcd.members() if some.name == gone.plan.name)
+        words = ("member", "remove", f"{member.id:x}")
+        self.wait(lambda: "removed" in self.cluster.etcdctl(via, *words, check=False), 30, "it is removed", pause=0.5)
+
+    def rewrite(self, node: Node, *changes: tuple[str, str]) -> None:
+        """Replace texts in the node's settings, all at once; each must occur."""
+        texts = {path: path.read_text() for path in (node.root / "etc/etcd").iterdir() if path.is_file()}
+        new = dict(changes)
+        for old in new:
+            if not any(old in text for text in texts.values()):
+                raise TrialError(f"{old} is not in the settings of {node.plan.name}")
+        pattern = re.compile("|".join(re.escape(old) for old in new))
+        for path, text in texts.items():
+            path.write_text(pattern.sub(lambda match: new[match[0]], text))
+
+    def set(self, node: Node, file: str, name: str, value: str) -> None:
+        """Give one setting another value."""
+        path = node.root / "etc/etcd" / file
+        text, changed = re.subn(rf"^{name}=.*$", f"{name}={shlex.quote(value)}", path.read_text(), flags=re.M)
+        if changed != 1:
+            raise TrialError(f"{name} is not in {file}")
+        path.write_text(text)
+
+
+QUICK_CHECK = (2.0, 8.0)
+
+
+def _hook_in(guest: Path, stock: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    return lambda name: [word.replace(str(GUEST), str(guest)) for word in stock(name)]
+
+
+def shuffled(nodes: Sequence[Node], rng: random.Random) -> list[Node]:
+    return rng.sample(list(nodes), len(nodes))
