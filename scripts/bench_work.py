@@ -37,7 +37,7 @@ def fleet(nodes: int, out: Path) -> None:
         for start in range(0, nodes, MEMBERS):
             part = replace(plan, nodes=plan.nodes[start : start + MEMBERS])
             for node, credentials in zip(part.nodes, issue_nodes(part, authority, now=now), strict=True):
-                for artifact in node_files(part, node, authority.cert_pem, credentials, ()):
+                for artifact in node_files(part, node, authority.cert_pem, credentials, (), sealed=False):
                     folder.write(artifact)
 
 
