@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from tests.assembly.miniature import Node
 from tests.chaos.trial import Outcome, Row, Trial
 from tests.chaos.world import TrialError, World, shuffled
@@ -48,9 +50,7 @@ def removed(trial: Trial) -> Outcome:
         world.wait(lambda: not gone.running(), 30, f"the unit of {gone.plan.name}, which was removed, ends")
     else:
         world.wait(lambda: gone.says("this node was removed"), 30, f"{gone.plan.name} learns that it was removed")
-    world.sleep(STAYS_OUT)
-    if world.running(gone, "etcd"):
-        raise TrialError(f"{gone.plan.name} was removed, and its etcd runs again\n{world.story()}")
+    _must_stay_out(world, gone, ended=kept)
     if rejoined := world.watch.members.get(gone.plan.name, set()) - known:
         raise TrialError(f"{gone.plan.name} was removed, and joined again as {rejoined}\n{world.story()}")
     world.converge()
@@ -63,6 +63,15 @@ def _assembled(trial: Trial) -> World:
     world.become_whole()
     world.wait_for_writes()
     return world
+
+
+def _must_stay_out(world: World, node: Node, *, ended: bool) -> None:
+    """Its etcd does not run again; with its data, which tell it that it was removed, not even its unit."""
+    deadline = time.monotonic() + STAYS_OUT
+    while time.monotonic() < deadline:
+        world.sleep(0.1)
+        if (ended and node.running()) or world.running(node, "etcd"):
+            raise TrialError(f"{node.plan.name} was removed, and runs again\n{world.story()}")
 
 
 def _must_be_empty(world: World, node: Node) -> None:

@@ -44,19 +44,25 @@ def _calls(lane: int, lanes: int, calls: int) -> list[int]:
 
 PLANTS = {
     "voting add": Plant(
-        changes=(("etcd-join", '--learner="$as_learner" >/dev/null', "--learner=false >/dev/null"),),
+        changes=(("etcd-join", "cluster.add(as_learner=self.settings.as_learner)", "cluster.add(as_learner=False)"),),
         row="crash-points", run=hooks.crash_points, numbers=_calls(1 + 6, hooks.LANES, 6),
     ),
     "one error text": Plant(
         changes=((
-            "etcd-join", 'say waiting "the cluster refuses to add this node: $(complaint)"',
-            'grep -q "too many learner" "$complaint" || { say failed "$(complaint)"; exit 0; }',
+            "etcd-join", "except RefusedError as refusal:\n            self.console.say",
+            """except RefusedError as refusal:
+            if "too many learner" not in str(refusal):
+                time.sleep(3600)
+            self.console.say""",
         ),),
         row="replies", run=hooks.replies,
         numbers=_calls(list(hooks.REPLIES).index("unhealthy") + 2 * len(hooks.REPLIES), hooks.REPLY_LANES, 4),
     ),
     "bootstraps always": Plant(
-        changes=(("etcd-join", '[ "$BAKE_BOOTSTRAP" = no ]', "false"),),
+        changes=(
+            ("etcd-join", "if not self.settings.may_bootstrap:\n            first", "if False:\n            first"),
+            ("etcd-join", "Situation.NOBODY if missing else Situation.ALL_EMPTY", "Situation.ALL_EMPTY"),
+        ),
         row="together", run=assembling.together, numbers=range(0, 9, 3),
     ),
     "Restart=always": Plant(
@@ -64,7 +70,7 @@ PLANTS = {
         row="removed", run=disks.removed, numbers=range(0, 4, 2),
     ),
     "no set-aside": Plant(
-        changes=(("etcd-join", '[ "$disk" = unfinished ] || return 0', "return 0"),),
+        changes=(("etcd-join", "if self.disk is Disk.UNFINISHED:", "if False:"),),
         row="first-log", run=assembling.first_log, numbers=range(0, 40, 2), aim=0.003,
     ),
 }  # fmt: skip

@@ -88,11 +88,8 @@ class World:
 
     def cut(self, node: Node) -> None:
         """Power off. The seed stays attached."""
-        permitted = self.permitted(node)
         node.cut_power()
         processes.sweep(node.root)
-        if permitted is not None:
-            self.permit(node, permitted)
 
     def disk(self, node: Node) -> Path:
         return node.root / "var/lib/etcd"
@@ -105,23 +102,11 @@ class World:
         self.disk(node).mkdir()
         node.records.clear()
 
-    def permitted(self, node: Node) -> bool | None:
-        """Whether its seed allows it to begin a cluster; None: these hooks know no permit."""
-        env = node.environment("etc/etcd/bake.env")
-        return Path(env["BAKE_PERMIT_FILE"]).exists() if "BAKE_PERMIT_FILE" in env else None
-
     def permit(self, node: Node, allowed: bool) -> None:
-        """Attach the original seed, or the sealed one."""
-        env = node.environment("etc/etcd/bake.env")
-        if "BAKE_PERMIT_FILE" not in env:
-            return
-        path = Path(env["BAKE_PERMIT_FILE"])
-        if not path.is_relative_to(node.root):
-            raise TrialError(f"the permit's file {path} is not below {node.root}")
-        path.unlink(missing_ok=True)
-        if allowed:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(env["BAKE_PERMIT"])
+        """Attach the original seed, or the sealed one, while the node is off: its next boot reads it."""
+        node.sealed = not allowed
+        node.permit.unlink(missing_ok=True)
+        node._copy_permit()
 
     def running(self, node: Node, *kinds: str) -> list[processes.Found]:
         """Its processes of these kinds that can be killed one by one."""
