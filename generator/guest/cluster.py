@@ -64,10 +64,15 @@ class Cluster:
             raise RefusedError(str(error)) from None
 
     def remove(self, member: Member) -> None:
-        self.ctl("member", "remove", member.id)
+        self._do("removed from cluster", "member", "remove", member.id)
 
     def promote(self, member: Member) -> None:
-        self.ctl("member", "promote", member.id)
+        self._do("promoted in cluster", "member", "promote", member.id)
+
+    def _do(self, proof: str, *words: str) -> None:
+        """An exit code of 0 is not enough: what was done, etcdctl says. Raises RefusedError."""
+        if proof not in self.ctl(*words):
+            raise RefusedError(f"etcdctl does not say {proof!r}")
 
     def note(self) -> str | None:
         """What the cluster remembers of this node; None if nothing. Raises RefusedError."""
@@ -80,7 +85,7 @@ class Cluster:
     def take_note(self, text: str) -> None:
         """Makes the cluster remember. Raises RefusedError."""
         if self.note() != text:
-            self.ctl("put", NOTES + self.settings.me.name, text)
+            self._do("OK", "put", NOTES + self.settings.me.name, text)
 
     def healthy(self, members: list[Member]) -> int:
         """How many of them answer a read that needs a quorum, right now."""

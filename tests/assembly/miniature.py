@@ -55,6 +55,7 @@ class Node:
         self.promotes = True
         self.sealed = False
         self._processes: list[Process] = []
+        self._promoter: Process | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._write(files)
@@ -188,11 +189,21 @@ class Node:
         if etcd.poll() is None:
             self.permit.unlink(missing_ok=True)  # ExecStartPost
         if self.promotes and etcd.poll() is None:
-            threading.Thread(target=self._promote, daemon=True).start()
-        return etcd.wait()
+            threading.Thread(target=self._promote, args=[etcd], daemon=True).start()
+        code = etcd.wait()
+        if self._promoter and self._promoter.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._promoter.pid, signal.SIGTERM)
+        return code
 
-    def _promote(self) -> None:
-        self._run(self.hook("etcd-promote"), self.environment("etc/etcd/bake.env"))
+    def _promote(self, etcd: Process) -> None:
+        """etcd-promote.service: started again after a failure, and ended with etcd."""
+        command, env = self.hook("etcd-promote"), self.environment("etc/etcd/bake.env")
+        while etcd.poll() is None and (process := self._spawn(command, env)):
+            self._promoter = process
+            if self._follow(process) == 0:
+                return
+            time.sleep(RESTART_DELAY)
 
     def _is_ready(self, ready: socket.socket) -> bool:
         try:
@@ -203,8 +214,9 @@ class Node:
     def _run(self, command: list[str], env: dict[str, str]) -> int:
         """A hook to its end; its stdout goes to the console."""
         process = self._spawn(command, env)
-        if process is None:
-            return 0
+        return 0 if process is None else self._follow(process)
+
+    def _follow(self, process: Process) -> int:
         assert process.stdout is not None
         for line in process.stdout:
             self.records.append(line.rstrip("\n"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -117,13 +118,15 @@ class Guard(Witness):
                         status = os.fstat(descriptor)
                         self._held[status.st_dev, status.st_ino] = descriptor, path
 
-    def forgive(self, folder: Path) -> None:
-        """What is below it is about to be wiped by us."""
+    def wipe(self, folder: Path) -> None:
+        """Empties a disk, which is our doing and nobody's fault; not while it is looked at."""
         with self._lock:
             for key, (descriptor, path) in list(self._held.items()):
                 if path.is_relative_to(folder):
                     os.close(descriptor)
                     del self._held[key]
+            shutil.rmtree(folder)
+            folder.mkdir()
 
     def deleted(self) -> list[Path]:
         with self._lock:

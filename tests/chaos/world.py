@@ -6,8 +6,6 @@ import os
 import random
 import re
 import shlex
-import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -42,10 +40,9 @@ def next_subnet() -> str:
 
 
 class World:
-    """The nodes of one cluster, who looks on, and what a miniature of systemd still lacks.
+    """The nodes of one cluster, and who looks on.
 
-    `members` are those that the cluster is to consist of in the end. The miniature starts etcd-promote once for each
-    etcd; its unit also starts it again after a failure and ends it with etcd, which is done here.
+    `members` are those that the cluster is to consist of in the end.
     """
 
     def __init__(
@@ -83,7 +80,8 @@ class World:
     def start(self, order: Sequence[Node]) -> None:
         if not self._minder.is_alive():
             for witness in (self.writer, self.watch, self.guard, self._minder):
-                witness.start()
+                if witness is not self._minder or self._always:
+                    witness.start()
         self.cluster.start(order)
 
     def cut(self, node: Node) -> None:
@@ -97,9 +95,7 @@ class World:
     def wipe(self, node: Node) -> None:
         """A new disk, and no power."""
         self.cut(node)
-        self.guard.forgive(self.disk(node))
-        shutil.rmtree(self.disk(node))
-        self.disk(node).mkdir()
+        self.guard.wipe(self.disk(node))
         node.records.clear()
 
     def permit(self, node: Node, allowed: bool) -> None:
@@ -125,37 +121,12 @@ class World:
         if self._minder.is_alive():
             self._minder.join(10)
 
-    # ── what systemd does beside ────────────────────────────────────────────────────────────────────────────────────
-
     def _mind(self) -> None:
-        serving: dict[str, tuple[int, int]] = {}  # node → its etcd, and for how many looks it has had no promoter
+        """Restart=always, where the hooks' folder has it: the miniature restarts after a failure alone."""
         while not self._closed.wait(0.25):
             for node in self.nodes:
-                if not node.on:
-                    serving.pop(node.plan.name, None)
-                    continue
-                self._mind_node(node, serving)
-                if self._always and not node.running():
+                if node.on and not node.running():
                     node.start()
-
-    def _mind_node(self, node: Node, serving: dict[str, tuple[int, int]]) -> None:
-        name = node.plan.name
-        found = {some.kind: some for some in processes.below(node.root) if some.leads}
-        etcd, promoter = found.get("etcd"), found.get("etcd-promote")
-        if etcd is None:
-            serving.pop(name, None)
-            if promoter:
-                with suppress(ProcessLookupError):
-                    os.killpg(promoter.pid, signal.SIGTERM)
-        elif promoter:
-            serving[name] = etcd.pid, 0
-        elif name not in serving and any(self.desks[name].folder.glob("promote.*")):
-            serving[name] = etcd.pid, 0  # it has come and gone since the last look
-        elif serving.get(name, (0, 0))[0] == etcd.pid:
-            missed = serving[name][1] + 1
-            serving[name] = etcd.pid, missed
-            if missed >= 3 and node.phases()[-1:] not in (["voting"], ["failed"]):
-                threading.Thread(target=node._promote, daemon=True).start()
 
     # ── waiting and asking ──────────────────────────────────────────────────────────────────────────────────────────
 
