@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from generator.host.etcd import Etcd, EtcdError
@@ -117,13 +117,15 @@ class Guard(Witness):
                         status = os.fstat(descriptor)
                         self._held[status.st_dev, status.st_ino] = descriptor, path
 
-    def forgive(self, folder: Path) -> None:
-        """What is below it is about to be wiped by us."""
+    @contextmanager
+    def forgiving(self, folder: Path) -> Iterator[None]:
+        """What is below it is wiped by us meanwhile; nobody looks before that is done."""
         with self._lock:
             for key, (descriptor, path) in list(self._held.items()):
                 if path.is_relative_to(folder):
                     os.close(descriptor)
                     del self._held[key]
+            yield
 
     def deleted(self) -> list[Path]:
         with self._lock:

@@ -97,8 +97,8 @@ class World:
     def wipe(self, node: Node) -> None:
         """A new disk, and no power."""
         self.cut(node)
-        self.guard.forgive(self.disk(node))
-        shutil.rmtree(self.disk(node))
+        with self.guard.forgiving(self.disk(node)):
+            shutil.rmtree(self.disk(node))
         self.disk(node).mkdir()
         node.records.clear()
 
