@@ -63,7 +63,7 @@ PLANTS = {
             ("etcd-join", "if not self.settings.may_bootstrap:\n            first", "if False:\n            first"),
             ("etcd-join", "Situation.NOBODY if missing else Situation.ALL_EMPTY", "Situation.ALL_EMPTY"),
         ),
-        row="together", run=assembling.together, numbers=range(0, 9, 3),
+        row="wiped-first", run=disks.wiped_first, numbers=range(2),
     ),
     "Restart=always": Plant(
         changes=(("etcd.service.j2", "Restart=on-failure", "Restart=always"),),

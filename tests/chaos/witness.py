@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from generator.host.etcd import Etcd, EtcdError
@@ -118,15 +117,15 @@ class Guard(Witness):
                         status = os.fstat(descriptor)
                         self._held[status.st_dev, status.st_ino] = descriptor, path
 
-    def wipe(self, folder: Path) -> None:
-        """Empties a disk, which is our doing and nobody's fault; not while it is looked at."""
+    @contextmanager
+    def forgiving(self, folder: Path) -> Iterator[None]:
+        """What is below it is wiped by us meanwhile; nobody looks before that is done."""
         with self._lock:
             for key, (descriptor, path) in list(self._held.items()):
                 if path.is_relative_to(folder):
                     os.close(descriptor)
                     del self._held[key]
-            shutil.rmtree(folder)
-            folder.mkdir()
+            yield
 
     def deleted(self) -> list[Path]:
         with self._lock:
