@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
