@@ -39,7 +39,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="instead of each row's own number")
     parser.add_argument("--trial", type=int, help="that one alone, of one row")
     parser.add_argument("--seed", type=int, help="the same seed, the same trials (default: a new one)")
-    parser.add_argument("--gate", action="store_true", help="a few trials of every row on loopback: about six minutes")
+    parser.add_argument("--gate", action="store_true", help="a few trials of every row on loopback: about four minutes")
     parser.add_argument("--jobs", type=int, default=3, help="trials at a time (default 3: they mostly wait)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the result as JSON")
     parser.add_argument("--write", action="store_true", help=f"keep the results in {report.PAGE.name} and beside it")
