@@ -86,7 +86,10 @@ def _bake(options: Mapping[str, Any]) -> None:
 def _next_step(changed: tuple[str, ...]) -> str:
     if not changed:
         return "Nothing changed: these are the ISOs of the last bake."
-    return "Attach each ISO to its VM as a CD-ROM, or let `bake up` boot them. They hold private keys."
+    return (
+        "Attach each ISO to its VM as a CD-ROM, and run `bake seal` once the cluster stands; or let `bake up` do both. "
+        "They hold private keys."
+    )
 
 
 @bake.command()
