@@ -10,7 +10,7 @@ import subprocess
 from membership import Member, parse_members
 from node import Settings, accepting
 
-NOTES = "bake/members/"  # the cluster's memory of who has voted: NOTES + name: member id, or `replacing`
+NOTES = "bake/members/"  # the cluster's memory of its voters: NOTES + name: member id, or `replacing`
 
 # Only where there is something to read: etcdctl 3.5 has no JSON for a promotion and panics after a successful one.
 JSON = ("-w", "json")
@@ -84,8 +84,7 @@ class Cluster:
 
     def take_note(self, text: str) -> None:
         """Makes the cluster remember. Raises RefusedError."""
-        if self.note() != text:
-            self._do("OK", "put", NOTES + self.settings.me.name, text)
+        self._do("OK", "put", NOTES + self.settings.me.name, text)
 
     def healthy(self, members: list[Member]) -> int:
         """How many of them answer a read that needs a quorum, right now."""

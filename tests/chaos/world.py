@@ -237,10 +237,16 @@ class World:
 
     def remove(self, gone: Node, via: Node) -> None:
         """etcdctl member remove; refused until all others have been connected for five seconds."""
-        with self.ask(via) as etcd:
-            (member,) = (some for some in etcd.members() if some.name == gone.plan.name)
-        words = ("member", "remove", f"{member.id:x}")
-        self.wait(lambda: "removed" in self.cluster.etcdctl(via, *words, check=False), 30, "it is removed", pause=0.5)
+        member = 0
+
+        def is_removed() -> bool:
+            nonlocal member
+            with suppress(EtcdError), self.ask(via) as etcd:  # no answer while a leader is elected
+                (member,) = (some.id for some in etcd.members() if some.name == gone.plan.name)
+            words = ("member", "remove", f"{member:x}")
+            return bool(member) and "removed" in self.cluster.etcdctl(via, *words, check=False)
+
+        self.wait(is_removed, 30, "it is removed", pause=0.5)
 
     def rewrite(self, node: Node, *changes: tuple[str, str]) -> None:
         """Replace texts in the node's settings, all at once; each must occur."""
