@@ -79,10 +79,11 @@ class World:
     # ── switching ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, order: Sequence[Node]) -> None:
-        if not self._minder.is_alive():
-            for witness in (self.writer, self.watch, self.guard, self._minder):
-                if witness is not self._minder or self._always:
-                    witness.start()
+        if self.writer.ident is None:  # the first time
+            for witness in (self.writer, self.watch, self.guard):
+                witness.start()
+            if self._always:
+                self._minder.start()
         self.cluster.start(order)
 
     def cut(self, node: Node) -> None:
