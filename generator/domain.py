@@ -167,8 +167,11 @@ def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, ow
 def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
     """The kernel is loaded directly when the image brings one, else the image's boot loader starts it."""
     by_loader = files.kernel is None
-    system = _child(root, "os", **({"firmware": "efi"} if by_loader and plan.vm.firmware == "efi" else {}))
+    by_efi = by_loader and plan.vm.firmware == "efi"
+    system = _child(root, "os", **({"firmware": "efi"} if by_efi else {}))
     _child(system, "type", "hvm", arch="x86_64", machine="q35")
+    if by_efi:  # left to itself, libvirt takes Secure Boot, which refuses whatever Microsoft has not signed
+        _child(_child(system, "firmware"), "feature", enabled="no", name="secure-boot")
     for tag in ("kernel", "initrd", "cmdline"):
         if not by_loader and getattr(files, tag):
             _child(system, tag, getattr(files, tag))

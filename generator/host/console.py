@@ -17,7 +17,9 @@ _RECORD = re.compile(
     r"bake: node=(?P<node>[a-z0-9][a-z0-9-]{0,62}) phase=(?P<phase>[a-z][a-z-]{0,30})(?![^\s\x00-\x1f])"
     r'(?: detail="(?P<detail>[^"]*)")?'
 )
-_DEATHS = re.compile(r"(Kernel panic - not syncing: .*|You are in emergency mode.*)")
+_DEATHS = re.compile(
+    r"(Kernel panic - not syncing: .*|You are in emergency mode.*|No bootable option or device was found.*)"
+)
 # ECMA-48 control sequences and other escapes; systemd colours its lines.
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/]*[0-~])")
 _MAX_LINE = 16384

@@ -138,7 +138,7 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
     # The tuned variant packs an initrd of its own; /etc/kernel/postinst.d would spend seconds on Debian's.
     settings = {"TMPDIR": str(scratch), **({} if plain else {"INITRD": "No"})}
     run = _Runner(settings=settings, lock=lock, report=report)
-    run(mmdebstrap_command(scratch / "root.tar", mirrors, _apt_access(), plain=plain))
+    run(mmdebstrap_command(scratch / "root.tar", mirrors, apt_access(), plain=plain))
     report("making its file system")
     variant = "plain" if plain else "tuned"
     run(["sh", f"{RECIPE}/assemble.sh", f"{scratch}/root.tar", str(scratch), DISK_SIZE, variant])
@@ -193,7 +193,8 @@ def _environment() -> dict[str, str]:
     return {**kept, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
 
 
-def _apt_access() -> list[str]:
+def apt_access() -> list[str]:
+    """Options of apt's, such as `Acquire::http::Proxy "…"`."""
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
     return [line.removesuffix(";") for line in dump.splitlines() if line.startswith(_APT_ACCESS)]
 

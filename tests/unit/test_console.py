@@ -89,7 +89,14 @@ def test_two_records_on_one_line_are_two_events() -> None:
     assert [event.phase for event in parse_line(line, "n1")] == ["joining", "learner"]
 
 
-@pytest.mark.parametrize("text", ["Kernel panic - not syncing: no root", "You are in emergency mode. After"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Kernel panic - not syncing: no root",
+        "You are in emergency mode. After",
+        "No bootable option or device was found.",
+    ],
+)
 def test_a_dead_kernel_or_system_is_a_failure(text: str) -> None:
     (event,) = parse_line(f"[    9.1] {text}", "n1")
     assert (event.phase, event.detail) == ("failed", text)

@@ -6,6 +6,7 @@ import ctypes
 import lzma
 import os
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,9 +17,12 @@ import pytest
 
 from generator.host.image import BootImage, cache_folder, default_image
 from generator.plan import ClusterPlan
+from tests.vm.cloud_image import cloud_image
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "lab"
+CALL = "from generator.cli import main; main()"
+Run = Callable[..., subprocess.CompletedProcess[str]]
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
@@ -53,6 +57,20 @@ class Lab:
         self.run("exec", "kill", "-KILL", pid)
 
 
+def command_line(lab: Lab, name: str, out: Path) -> Run:
+    """`run("up", "--nodes", 3)`: bake in a process of its own, in the lab's network, for the cluster of that name."""
+
+    def run(command: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        common = ("--name", name, "--out", str(out))
+        connect = ("--connect", lab.uri) if command != "verify" else ()
+        line = [sys.executable, "-c", CALL, command, *common, *connect, *map(str, words)]
+        result = subprocess.run(line, text=True, capture_output=True, check=False)
+        assert result.returncode == code, f"bake {command}: {result.returncode}\n{result.stdout}{result.stderr}"
+        return result
+
+    return run
+
+
 def enter_network(namespace: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(namespace, CLONE_NEWNET) != 0:
@@ -65,16 +83,24 @@ def base_image() -> BootImage:
 
 
 @pytest.fixture(scope="session")
-def lab(tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
+def stock_image() -> Path:
+    """A cloud image that is not bake's."""
+    return cloud_image()
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest, tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
     """The lab, with this thread inside its network: whatever a test talks to is in there.
 
-    The image comes first: its packages are out of reach from inside.
+    The images come first: their packages are out of reach from inside.
     """
     for program in ("libvirtd", "qemu-system-x86_64", "qemu-img"):
         tool(program)
     if os.geteuid() != 0:
         pytest.skip("VM tests need root")
     assert base_image.disk.exists()
+    if any("stock_image" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("stock_image")
     for left in (ROOT / "build").glob("test-lab-*"):
         if not Path("/proc", left.name.rpartition("-")[2]).exists():  # its session was killed
             Lab(left).run("stop")

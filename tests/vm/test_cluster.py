@@ -10,9 +10,8 @@ import os
 import shlex
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,7 @@ import pytest
 from generator import seed
 from generator.domain import medium_of
 from generator.host.image import BootImage
-from tests.vm.conftest import Lab
-
-CALL = "from generator.cli import main; main()"
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from tests.vm.conftest import Lab, Run, command_line
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +30,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bake_in_lab(lab: Lab, out: Path) -> Iterator[Run]:
-    """`bake_in_lab("up", "--nodes", 3)`: the command line in a process of its own, in the lab's network."""
-
-    def run(command: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        common = ("--name", "life", "--out", str(out))
-        connect = ("--connect", lab.uri) if command != "verify" else ()
-        line = [sys.executable, "-c", CALL, command, *common, *connect, *map(str, words)]
-        result = subprocess.run(line, text=True, capture_output=True, check=False)
-        assert result.returncode == code, f"bake {command}: {result.returncode}\n{result.stdout}{result.stderr}"
-        return result
-
+    run = command_line(lab, "life", out)
     yield run
     run("destroy")
 

@@ -1,0 +1,57 @@
+"""A cloud image as distributions publish them, in small: Debian 13, stock, booted by GRUB from BIOS or UEFI.
+
+Published ones are out of a test's reach. In this one there is no etcd; what a node may install is a source inside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from generator.host import apt_sources
+from generator.host.image_build import RELEASE, apt_access
+
+RECIPE = Path(__file__).parent
+BUILD = RECIPE.parents[2] / "build"
+
+
+def digest() -> str:
+    files = sorted(path for path in RECIPE.iterdir() if path.is_file())
+    return hashlib.sha256(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def cloud_image() -> Path:
+    """The image, built unless it is there: about two minutes, as root."""
+    image = BUILD / f"cloud-image-{digest()}.qcow2"
+    if not image.exists():
+        BUILD.mkdir(exist_ok=True)
+        for stale in BUILD.glob("cloud-image-*.qcow2"):
+            stale.unlink()
+        with tempfile.TemporaryDirectory(prefix=".cloud-image-", dir=BUILD) as folder:
+            build(Path(folder)).rename(image)
+    return image
+
+
+def build(folder: Path) -> Path:
+    release = apt_sources.own_release(Path("/etc/os-release").read_text())
+    mirrors = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), release, RELEASE)
+    packages = [line for line in (RECIPE / "packages").read_text().splitlines() if not line.startswith("#")]
+    run(folder, [
+        *["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--include={','.join(packages)}"],
+        *[f"--aptopt={option}" for option in ('APT::Install-Recommends "false"', *apt_access())],
+        *[f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")],
+        f'--customize-hook=sh "{RECIPE}/customize.sh" "$1"',
+        *[RELEASE, f"{folder}/root.tar", *mirrors],
+    ])  # fmt: skip
+    run(folder, ["sh", f"{RECIPE}/assemble.sh", f"{folder}/root.tar", str(folder)])
+    run(folder, ["qemu-img", "convert", "-O", "qcow2", f"{folder}/disk.raw", f"{folder}/disk.qcow2"])
+    return folder / "disk.qcow2"
+
+
+def run(folder: Path, command: list[str]) -> None:
+    environment = {**os.environ, "TMPDIR": str(folder), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-4000:]}"

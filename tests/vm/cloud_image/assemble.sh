@@ -1,0 +1,37 @@
+#!/bin/sh
+# Turns the root's tarball into a disk that both kinds of firmware start: an MBR, the EFI partition, the root.
+#   assemble.sh ROOT.tar FOLDER      makes FOLDER/disk.raw
+set -eu
+
+EFI_START=1 EFI_SIZE=16 ROOT_START=17 ROOT_SIZE=2500 # MiB
+
+boot_loader() { # FORMAT OUTPUT MODULE...
+    format=$1 output=$2
+    shift 2
+    chroot "$root" grub-mkimage -O "$format" -o /grub.img -p '(hd0,msdos2)/boot/grub' \
+        part_msdos ext2 linux normal configfile boot "$@"
+    mv "$root/grub.img" "$output"
+}
+
+main() {
+    folder=$2 root=$2/root disk=$2/disk.raw
+    mkdir "$root"
+    tar -C "$root" --numeric-owner -xf "$1"
+    boot_loader i386-pc "$folder/core.img" biosdisk
+    boot_loader x86_64-efi "$folder/bootx64.efi"
+    truncate -s "$((ROOT_START + ROOT_SIZE))M" "$disk"
+    printf 'start=%sMiB, size=%sMiB, type=ef\nstart=%sMiB, type=83, bootable\n' \
+        "$EFI_START" "$EFI_SIZE" "$ROOT_START" | sfdisk -q --label dos "$disk"
+    # GRUB reads its image from the sectors behind the MBR unless it is told another place.
+    head -c 440 "$root/usr/lib/grub/i386-pc/boot.img" | dd of="$disk" conv=notrunc status=none
+    dd if="$folder/core.img" of="$disk" bs=512 seek=1 conv=notrunc status=none
+    mformat -i "$disk@@${EFI_START}M" -T "$((EFI_SIZE * 2048))" -v EFI ::
+    mmd -i "$disk@@${EFI_START}M" ::/EFI ::/EFI/BOOT
+    mcopy -i "$disk@@${EFI_START}M" "$folder/bootx64.efi" ::/EFI/BOOT/BOOTX64.EFI
+    # GRUB knows neither of the two features that newer versions switch on.
+    mke2fs -q -t ext4 -L root -m 0 -O ^metadata_csum_seed,^orphan_file \
+        -E "offset=$((ROOT_START * 1048576)),lazy_itable_init=1" -d "$root" "$disk" "${ROOT_SIZE}M"
+    rm -rf -- "$root"
+}
+
+main "$@"
