@@ -24,11 +24,11 @@ LAYERS = """
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
     bake checks verify cluster
-    options cli
+    options cli.shared cli.files cli.cluster cli
 """.split()  # noqa: SIM905  it is a drawing
 
 OWNERS = {
-    "click": {"options", "cli"},
+    "click": {"options", "cli", "cli.shared", "cli.files", "cli.cluster"},
     "cryptography": {"pki"},
     "jinja2": {"render"},
     "libvirt": {"host.hypervisor.connection"},
@@ -43,7 +43,7 @@ STANDARD = sys.stdlib_module_names | {"generator"}
 def modules() -> list[str]:
     files = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
     parts = (path.parts for path in files if path.parts[0] not in ("base_image", "guest"))
-    names = {".".join(each).removesuffix(".__init__") for each in parts}
+    names = {".".join(each).removesuffix(".__init__") for each in parts if each[-1] != "__main__"}
     return sorted(names - {"__init__", "host"})
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from generator import __version__, cli
+from generator.cli.shared import FORMAT_VERSION
 from generator.options import SPEC_FLAGS
 
 Bake = Callable[..., Any]
@@ -82,7 +83,7 @@ def test_version_is_the_packages(bake: Bake) -> None:
 
 @pytest.mark.parametrize("words", [["check"], ["--nodes", "1"]], ids=["check", "bake"])
 def test_json_has_a_format_version_and_nothing_beside_it(bake: Bake, words: list[str]) -> None:
-    assert json.loads(bake(*words, "-o", "json").out)["format_version"] == cli.FORMAT_VERSION
+    assert json.loads(bake(*words, "-o", "json").out)["format_version"] == FORMAT_VERSION
 
 
 def test_quiet_says_nothing(bake: Bake) -> None:

@@ -1,0 +1,50 @@
+"""The commands: the only part that prints and exits. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import click
+
+from generator.cli import cluster  # noqa: F401  its commands add themselves
+from generator.cli.files import bake
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; every error becomes one message and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.umask(0o077)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    from generator.errors import BakeError, InputError
+
+    try:
+        bake.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        return 130
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except BakeError as error:
+        if {"-v", "--verbose"} & set(sys.argv):
+            import traceback
+
+            click.echo("".join(traceback.format_exception(error)), err=True)
+        for problem in error.problems if isinstance(error, InputError) else (error,):
+            click.echo(f"error: {problem}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        return 1
+    return 0

@@ -1,0 +1,174 @@
+"""What is about VMs, and the cluster that they are."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from generator.cli.files import bake
+from generator.cli.shared import (
+    cache,
+    load,
+    open_cluster,
+    print_json,
+    print_table,
+    progress_of,
+    show_names,
+    show_verification,
+)
+from generator.options import cluster_options, spec_options, up_options
+
+
+@bake.command()
+@spec_options
+@up_options
+def up(**options: Any) -> None:
+    """Bake, boot under libvirt, wait until every member votes, and verify.
+
+    Running it again completes what is missing and changes no more.
+
+    \b
+    Examples:
+      bake up --nodes 3
+      bake up --nodes 5 --memory 2048 --connect qemu+ssh://host/system
+      bake up --config cluster.yaml --wait 300 -o json
+    """
+    from generator import cluster
+    from generator.host.store import Store
+    from generator.plan import name_nodes
+
+    loaded = load(options)
+    store = Store(options["out"], loaded.spec.name)
+    boot = cluster.Boot(
+        uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=options["cache"] or cache()
+    )
+    try:
+        with progress_of(name_nodes(loaded.spec), options) as progress:
+            result = cluster.up(loaded.spec, store, boot, now=datetime.now(UTC), progress=progress)
+    except KeyboardInterrupt:
+        click.echo("The same command goes on from here; bake destroy removes what is there.", err=True)
+        raise
+    show_verification(result, options)
+    if options["output"] == "text" and not options["quiet"]:
+        click.echo(f"To use it: . {store.folder}/etcdctl.env; etcdctl member list", err=True)
+
+
+@bake.command()
+@cluster_options
+def seal(**options: Any) -> None:
+    """Withdraw the first node's right to start a cluster; `bake up` does it by itself.
+
+    Run it as soon as the cluster stands. From then on a first node that lost its disk joins the others, and never
+    starts a second cluster. Its VM's CD is exchanged, also while it runs. To undo it, for a cluster that is really
+    lost: delete the file `sealed` in the cluster's folder, and bake again.
+
+    \b
+    Examples:
+      bake seal
+      bake seal --name prod --connect qemu+ssh://host/system
+    """
+    from generator import cluster
+
+    opened = open_cluster(options)
+    with progress_of((), options) as progress:
+        done = cluster.seal(opened, uri=options["connect"], now=datetime.now(UTC), report=progress.line)
+    for warning in done.warnings if not options["quiet"] else ():
+        click.echo(f"warning: {warning}", err=True)
+    if options["output"] == "json":
+        print_json(**asdict(done))
+    elif not options["quiet"]:
+        text = f"{opened.plan.name} is sealed" + ("" if done.files or done.vm else " already")
+        click.echo(f"{text}; {done.node}'s CD was exchanged" if done.vm else text)
+
+
+@bake.command()
+@cluster_options
+def status(**options: Any) -> None:
+    """Show each node: its VM, and what etcd says of it; then what is left to do.
+
+    \b
+    Examples:
+      bake status
+      bake status --name prod -o json
+    """
+    from generator import cluster
+
+    seen = cluster.status(open_cluster(options), uri=options["connect"])
+    if options["output"] == "json":
+        print_json(nodes=seen.rows, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
+    elif not options["quiet"]:
+        print_table(seen.rows)
+        click.echo(f"\nsealed: {'yes' if seen.sealed else 'no'}")
+        print_table([{"to do": task.what, "remedy": task.remedy} for task in seen.tasks])
+
+
+@bake.command()
+@cluster_options
+def verify(**options: Any) -> None:
+    """Check the running cluster: members, health, keys, every member's writes and reads, refused strangers.
+
+    \b
+    Examples:
+      bake verify
+      bake verify -o json
+    """
+    from generator import cluster
+
+    with progress_of((), options) as progress:
+        result = cluster.verify_cluster(open_cluster(options), now=datetime.now(UTC), report=progress.line)
+    show_verification(result, options)
+
+
+@bake.command()
+@click.argument("node")
+@cluster_options
+def console(node: str, **options: Any) -> None:
+    """Connect to a node's serial console. Ctrl-] leaves it; without a terminal it follows the log.
+
+    \b
+    Examples:
+      bake console etcd1
+    """
+    from generator import cluster
+
+    cluster.console(open_cluster(options), node, uri=options["connect"])
+
+
+@bake.command()
+@cluster_options
+def down(**options: Any) -> None:
+    """Shut the VMs down. `bake up` starts them again.
+
+    \b
+    Examples:
+      bake down
+    """
+    from generator import cluster
+
+    with progress_of((), options) as progress:
+        stopped = cluster.down(open_cluster(options), uri=options["connect"], progress=progress)
+    show_names("stopped", stopped, options)
+
+
+@bake.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@cluster_options
+def destroy(yes: bool, **options: Any) -> None:
+    """Remove the cluster's VMs, disks and network, and nothing that is not its own. Keeps the baked files.
+
+    \b
+    Examples:
+      bake destroy
+      bake destroy --name prod --yes
+    """
+    from generator import cluster
+    from generator.host.store import Store
+
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Remove the VMs and disks of the cluster {options['name']!r}, with all its data?", abort=True)
+    removed = cluster.destroy(Store(options["out"], options["name"]), uri=options["connect"])
+    show_names("removed", removed, options)

@@ -1,0 +1,147 @@
+"""What needs no VM: bake itself, `check` and `image`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from generator import __version__
+from generator.cli.shared import cache, load, print_json, print_table, progress_of, reporter
+from generator.options import spec_options, up_options
+
+if TYPE_CHECKING:
+    from generator.spec import ClusterSpec
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0  ok              3    the cluster is unhealthy
+  1  failed          4    timed out
+  2  wrong input     130  interrupted
+"""
+
+
+class _Group(click.Group):
+    """Bare `bake` bakes; options go behind a command's name."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(EXIT_CODES.replace("\b\n", ""))
+
+
+@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@spec_options
+@click.version_option(__version__, prog_name="bake")
+@click.pass_context
+def bake(ctx: click.Context, /, **options: Any) -> None:
+    """Bake NoCloud ISOs that assemble themselves into a TLS-only etcd cluster.
+
+    \b
+    Examples:
+      bake --nodes 3                     make three ISOs below out/etcd/
+      bake --nodes 3 --profile classic   the same, to the letter of the document
+      bake check --config cluster.yaml   show what would be made, and every problem
+      bake up --nodes 3                  bake, boot, wait and verify
+      bake seal                          no node may start a cluster any more
+      bake verify                        ask the running cluster everything
+      bake destroy                       remove the VMs, disks and network
+    """
+    if ctx.invoked_subcommand is None:
+        _bake(options)
+        return
+    given = [p for p in options if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        raise click.UsageError(f"{flag} goes behind the command: bake {ctx.invoked_subcommand} {flag} …")
+
+
+def _bake(options: Mapping[str, Any]) -> None:
+    from generator.bake import bake as run
+    from generator.host.store import Store
+
+    loaded = load(options)
+    store = Store(options["out"], loaded.spec.name)
+    baked = run(loaded.spec, store, now=datetime.now(UTC), report=reporter(options))
+    nodes = [
+        {"name": node.name, "address": str(node.address), "iso": str(baked.folder / node.name / "seed.iso")}
+        for node in baked.plan.nodes
+    ]
+    if options["output"] == "json":
+        print_json(cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed))
+    elif not options["quiet"]:
+        print_table(nodes)
+        click.echo(_next_step(baked.changed), err=True)
+
+
+def _next_step(changed: tuple[str, ...]) -> str:
+    if not changed:
+        return "Nothing changed: these are the ISOs of the last bake."
+    return (
+        "Attach each ISO to its VM as a CD-ROM, and run `bake seal` once the cluster stands; or let `bake up` do both. "
+        "They hold private keys."
+    )
+
+
+@bake.command()
+@spec_options
+def check(**options: Any) -> None:
+    """Show the resolved spec, and every problem. Writes nothing.
+
+    \b
+    Examples:
+      bake check --config cluster.yaml
+      bake check --nodes 5 --profile classic -o json
+    """
+    from generator.bake import check as look
+    from generator.host.store import Store
+
+    loaded = load(options)
+    look(loaded.spec, Store(options["out"], loaded.spec.name), now=datetime.now(UTC))
+    spec = _spec_data(loaded.spec)
+    if options["output"] == "json":
+        print_json(spec=spec, warnings=[_problem_data(warning) for warning in loaded.warnings])
+    elif not options["quiet"]:
+        from generator import yaml12
+
+        click.echo(yaml12.dump(spec), nl=False)
+
+
+@bake.command()
+@spec_options
+@up_options
+@click.option("--plain", is_flag=True, help="The base image without its tuning: what figures are compared with.")
+def image(plain: bool, **options: Any) -> None:
+    """Build or fetch the image that `up` with the same options needs, unless it is there already.
+
+    \b
+    Examples:
+      bake image
+      bake image --image debian-13-genericcloud-amd64.qcow2 -o json
+    """
+    from generator.cluster import boot_image
+    from generator.host.image import default_image
+
+    spec = load(options).spec
+    with progress_of((), options) as progress:
+        folder, report = options["cache"] or cache(), progress.line
+        built = default_image(folder, report=report, plain=True) if plain else boot_image(spec, folder, report)
+    if options["output"] == "json":
+        print_json(**{key: value if value is None else str(value) for key, value in asdict(built).items()})
+    elif not options["quiet"]:
+        click.echo(built.disk)
+
+
+def _spec_data(spec: ClusterSpec) -> dict[str, Any]:
+    from generator.fields import plain
+
+    data: dict[str, Any] = plain(spec)
+    return data
+
+
+def _problem_data(problem: Any) -> dict[str, Any]:
+    return {"where": problem.where, "message": problem.message, "hint": problem.hint}
+
+

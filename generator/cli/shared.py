@@ -1,0 +1,96 @@
+"""What the commands share: opening what the options name, and showing what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from generator.options import SPEC_FLAGS, parameter
+
+if TYPE_CHECKING:
+    from generator.profile import Loaded
+    from generator.progress import Progress
+
+FORMAT_VERSION = "1.0"  # of every -o json: the major number changes when a reader would break
+
+
+def open_cluster(options: Mapping[str, Any]) -> Any:
+    from generator import cluster
+    from generator.host.store import Store
+
+    return cluster.open_cluster(Store(options["out"], options["name"]))
+
+
+def cache() -> Path:
+    from generator.host.image import cache_folder
+
+    return cache_folder()
+
+
+def progress_of(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractContextManager[Progress]:
+    from generator.progress import show_progress
+
+    return show_progress(nodes, quiet=options["quiet"])
+
+
+def show_verification(result: Any, options: Mapping[str, Any]) -> None:
+    from generator.checks import as_rows
+    from generator.errors import UnhealthyError
+    from generator.verify import verification_data
+
+    if options["output"] == "json":
+        print_json(**verification_data(result))
+    elif not options["quiet"]:
+        print_table(as_rows(result.checks))
+    if not result.healthy:
+        failed = ", ".join(check.name for check in result.failed)
+        hint = result.failed[0].remedy if len(result.failed) == 1 else "bake status; bake console NODE"
+        raise UnhealthyError(f"the cluster is not healthy: {failed}", hint=hint)
+
+
+def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> None:
+    names = list(names)
+    if options["output"] == "json":
+        print_json(**{verb: names})
+    elif not options["quiet"]:
+        click.echo(f"{verb}: {', '.join(names) or 'nothing; there was nothing to do'}")
+
+
+def load(options: Mapping[str, Any]) -> Loaded:
+    from generator import profile
+
+    flags = {
+        flag: (path, options[parameter(flag)])
+        for flag, (path, _, _) in SPEC_FLAGS.items()
+        if options.get(parameter(flag)) is not None
+    }
+    loaded = profile.load(profile=options["profile"], config=options["config"], flags=flags)
+    for warning in loaded.warnings if not options["quiet"] else ():
+        click.echo(f"warning: {warning}", err=True)
+    return loaded
+
+
+def reporter(options: Mapping[str, Any]) -> Callable[[str], None]:
+    def report(line: str) -> None:
+        if not options["quiet"]:
+            click.echo(line, err=True)
+
+    return report
+
+
+def print_json(**values: Any) -> None:
+    click.echo(json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2))
+
+
+def print_table(rows: list[dict[str, str]]) -> None:
+    if not rows:
+        return
+    columns = list(rows[0])
+    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
+    for cells in ([column.upper() for column in columns], *([row[column] for column in columns] for row in rows)):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
