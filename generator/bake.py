@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ from generator.errors import InputError, Problem
 from generator.fields import plain
 from generator.host.store import Store
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.spec import ClusterSpec
+from generator.spec import Certificates, ClusterSpec
 
 Report = Callable[[str], None]
 SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may start a cluster
@@ -33,8 +33,13 @@ class Baked:
     changed: tuple[str, ...]
 
 
-def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> Baked:
-    """Make everything a cluster needs to boot, and write it below the store's folder."""
+def bake(
+    spec: ClusterSpec, store: Store, *, now: datetime, report: Report, renew: Collection[str] = ()
+) -> Baked:
+    """Make everything a cluster needs to boot, and write it below the store's folder.
+
+    The nodes in `renew` get new certificates even where theirs are still good; what all nodes share is new for all.
+    """
     plan = plan_cluster(spec)
     extras = read_archive(spec.install)
     store.check()
@@ -43,6 +48,8 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
         authority = load_authority(store, now=now)
         client = load_client(store, authority)
         kept = list(kept_nodes(store, plan, authority))
+        if renew:
+            kept, client = _without(plan, renew, kept, client)
         sealed = load_seal(store)
         count = pki.count_missing(plan, authority, now=now, client=client, kept=kept)
         with (
@@ -58,6 +65,15 @@ def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> B
                 for artifact in node_files(plan, node, authority.cert_pem, credentials, extras, sealed=bool(sealed)):
                     folder.write(artifact)
     return Baked(plan, store.folder, tuple(folder.changed))
+
+
+def _without(
+    plan: ClusterPlan, renew: Collection[str], kept: Sequence[pki.NodePki], client: pki.Credential | None
+) -> tuple[list[pki.NodePki], pki.Credential | None]:
+    """What stays when these nodes get new certificates."""
+    if plan.spec.pki.certificates is Certificates.SHARED:
+        return [{} for _ in kept], None
+    return [{} if node.name in renew else old for node, old in zip(plan.nodes, kept, strict=True)], client
 
 
 def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:

@@ -103,15 +103,23 @@ def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
 def wait_for_voters(
     connection: Connection, cluster: Cluster, seconds: float, progress: Progress
 ) -> None:
-    """Follow the consoles until every node has said that it votes. The first one's vote is the cluster's beginning:
-    it is sealed before anything else can happen to that node."""
-    awaited = cluster.first.name
+    """Follow the consoles until every node votes and has settled.
+
+    The first one's vote is the cluster's beginning: it is sealed before anything else can happen to that node. One that
+    has settled needs its seed no more, which holds its keys: its drive is emptied.
+    """
+    beginning = cluster.first.name
+    nodes = {node.name: node for node in cluster.plan.nodes}
     for event in _follow_nodes(connection, cluster, seconds, progress):
-        if event.node == awaited and event.phase == PHASES[-1]:
-            awaited = ""
+        if event.node == beginning and event.phase in ("voting", "settled"):
+            beginning = ""
             done = seal_everywhere(connection, cluster, now=datetime.now(UTC), report=progress.line)
             if done.files or done.vm:
                 progress.line(f"{event.node}: sealed (its medium holds the right to start a cluster no more)")
+        if event.phase == "settled" and hypervisor.remove_seed(
+            connection, cluster.plan, nodes[event.node], cluster_id=cluster.cluster_id
+        ):
+            progress.line(f"{event.node}: its seed was taken out of the drive and removed")
 
 
 def _follow_nodes(

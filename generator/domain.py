@@ -45,10 +45,10 @@ class Owner:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Where a node's files are on the machine that runs it."""
+    """Where a node's files are on the machine that runs it. Without a seed the drive is empty."""
 
     disk: str
-    seed: str
+    seed: str | None
     console: str
     kernel: str | None = None
     initrd: str | None = None
@@ -203,7 +203,8 @@ def _add_disks(devices: Element, files: Files) -> None:
     _child(disk, "target", dev="vda", bus="virtio")
     seed = _child(devices, "disk", type="file", device="cdrom")
     _child(seed, "driver", name="qemu", type="raw")
-    _child(seed, "source", file=files.seed)
+    if files.seed:
+        _child(seed, "source", file=files.seed)
     _child(seed, "target", dev="sda", bus="sata")  # q35 has no IDE
     _child(seed, "readonly")
 
@@ -240,23 +241,26 @@ def medium_of(xml: str) -> str:
 
 
 def drive_xml(xml: str, seed_path: str) -> str:
-    """The drive of a VM with another ISO in it: what libvirt is told to exchange a medium."""
-    drive = ElementTree.fromstring(xml).find(_DRIVE)  # noqa: S314  libvirt wrote it
-    if drive is None:
-        raise ValueError("not a node's definition")
-    for source in drive.findall("source"):  # with what libvirt adds about the medium that is in now
-        drive.remove(source)
-    _child(drive, "source", file=seed_path)
+    """The drive of a VM with another ISO in it, or none: what libvirt is told to exchange a medium."""
+    drive = _fill_drive(ElementTree.fromstring(xml), seed_path)  # noqa: S314  libvirt wrote it
     return to_text(drive)
 
 
 def swap_seed(xml: str, seed_path: str, seed: str) -> str:
-    """A definition with another ISO in its drive, and nothing else changed."""
+    """A definition with another ISO in its drive, or none, and nothing else changed but the tag's digest of it."""
     root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
-    source = root.find(f"{_DRIVE}/source")
+    _fill_drive(root, seed_path)
     tag = root.find(f"metadata/{{{TAG_NAMESPACE}}}owner")
-    if source is None or tag is None:
+    if tag is None:
         raise ValueError("not a node's definition")
-    source.set("file", seed_path)
     tag.set("seed", seed)
     return to_text(root)
+
+
+def _fill_drive(root: Element, seed_path: str) -> Element:
+    drive = root.find(_DRIVE)
+    if drive is None:
+        raise ValueError("not a node's definition")
+    driver, *others = (child for child in drive if child.tag != "source")  # it has what libvirt adds about the medium
+    drive[:] = [driver, *([Element("source", file=seed_path)] if seed_path else []), *others]
+    return drive

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 # In the order in which a node goes through them; `waiting` and `failed` may come at any point.
-PHASES = ("booting", "cloud-init", "configured", "joining", "learner", "voting")
+PHASES = ("booting", "cloud-init", "configured", "joining", "learner", "voting", "settled")
 
 
 class Progress(Protocol):

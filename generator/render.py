@@ -20,6 +20,7 @@ CONF = PurePosixPath("/etc/etcd/etcd.conf")
 ENV = PurePosixPath("/etc/etcd/bake.env")
 LIBEXEC = PurePosixPath("/usr/local/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
+UDEV_RULES = PurePosixPath("/etc/udev/rules.d")
 PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # memory: nothing of it stays on the node's disk
 _GUEST = Path(__file__).parent / "guest"
 
@@ -44,6 +45,11 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
     yield _script("etcd-promote")
     yield _unit("etcd-promote.service")
     yield _script("first-boot-done")
+    for name in ("forget-seed", "apply-seed"):
+        yield _script(name)
+        yield _unit(f"{name}.service")
+    yield _unit("run-bake-medium.mount")
+    yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source("80-bake-seed.rules"))
 
 
 def cluster_token(plan: ClusterPlan, ca_pem: bytes) -> str:

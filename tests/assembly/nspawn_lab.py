@@ -102,6 +102,9 @@ class NspawnLab:
         units.mkdir(parents=True)
         for unit in ("systemd-networkd.service", "systemd-networkd.socket", "systemd-networkd-wait-online.service"):
             (units / unit).symlink_to("/dev/null")
+        medium = units / "run-bake-medium.mount.d/nspawn.conf"
+        medium.parent.mkdir()
+        medium.write_text("[Mount]\nWhat=/run/bake/seed\nType=none\nOptions=bind\n")
         (upper / "root").mkdir(mode=0o700)
 
     def start(self, *nodes: str) -> None:
@@ -136,6 +139,11 @@ class NspawnLab:
     def seal(self, node: str) -> None:
         """Withdraw the right to start a cluster from the node's medium, also while it runs."""
         (self.work / node / "medium" / "bootstrap-permit").unlink(missing_ok=True)
+
+    def insert(self, node: str, *, seed_of: str = "") -> None:
+        """Put the seed that is in the folder now, or that of another node, into the node's drive."""
+        for name in ("meta-data", "user-data"):
+            shutil.copy(self.folder / (seed_of or node) / name, self.work / node / "medium" / name)
 
     def console_path(self, node: str) -> Path:
         return self.work / node / "console.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -73,11 +74,37 @@ def test_the_cluster_verifies_once_it_is_sealed(lab: NspawnLab) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_cloud_init_ends_without_any_error(lab: NspawnLab) -> None:
+def test_cloud_init_ended_without_any_error_and_is_off_from_then_on(lab: NspawnLab) -> None:
+    lab.wait_for("settled", *NODES)
     for node in NODES:
-        status = lab.shell(node, "cloud-init status --wait --long", check=False)
+        status = json.loads(lab.shell(node, "cat /run/cloud-init/status.json").stdout)["v1"]
+        stages = {name: stage for name, stage in status.items() if isinstance(stage, dict)}
 
-        assert status.returncode == 0, status.stdout  # 2 would be "recoverable errors": a failure for us
+        assert {"init-local", "modules-final"} <= set(stages)
+        for stage in stages.values():
+            assert (stage["errors"], stage.get("recoverable_errors", {})) == ([], {})
+        assert lab.shell(node, "cat /etc/cloud/cloud-init.disabled").stdout == ""
+
+
+def slices(pem: str) -> list[str]:
+    """Pieces of a P-256 key's secret: 32 bytes, after 36 that all such keys share and before the public half."""
+    text = "".join(pem.splitlines()[1:-1])
+    return [text[48:64], text[64:80]]  # the end of the first line, the begin of the second
+
+
+def test_a_settled_node_has_each_key_in_its_own_file_alone(lab: NspawnLab) -> None:
+    lab.wait_for("settled", *NODES)
+    for node in NODES:
+        for role in ("server", "peer", "client"):
+            own = f"/etc/etcd/pki/etcd-{role}.key"
+            found = set()
+            for piece in slices(lab.shell(node, f"cat {own}").stdout):
+                look = f"grep -rlF --exclude-dir=proc --exclude-dir=sys --exclude-dir=medium -e '{piece}' / 2>/dev/null"
+                found |= set(lab.shell(node, look, check=False).stdout.split())
+                assert piece not in lab.console(node)
+            assert found == {own}
+        assert "PRIVATE" not in lab.shell(node, "journalctl --no-pager").stdout
+        assert lab.shell(node, "ls -A /var/lib/cloud").stdout.split() == ["data", "handlers", "scripts", "sem"]
 
 
 def test_no_unit_has_failed(lab: NspawnLab) -> None:
@@ -135,6 +162,50 @@ def test_a_node_whose_power_was_cut_comes_back_as_the_member_it_was(lab: NspawnL
 
     assert members(lab) == before
     assert verify(lab).returncode == 0
+
+
+def served(lab: NspawnLab, node: str) -> str:
+    """The serial number of the certificate that a node's client port serves."""
+    url = next(one for one in lab.plan.nodes if one.name == node).client_url.removeprefix("https://")
+    script = f"openssl s_client -connect {url} </dev/null 2>/dev/null | openssl x509 -noout -serial"
+    return lab.run("sh", "-c", script).stdout
+
+
+def rebake(lab: NspawnLab, *changed: str) -> None:
+    """Bake again with new certificates or other settings, and put the new seeds' files into the nodes' drives."""
+    bake(load().spec, Store(lab.folder.parent, "etcd"), now=datetime.now(UTC), report=print, renew=changed)
+    for node in changed:
+        lab.insert(node)
+
+
+def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_write(lab: NspawnLab) -> None:
+    lab.wait_for("settled", *NODES)
+    before = {node: served(lab, node) for node in NODES}
+    started = lab.shell("etcd2", "systemctl show -P ExecMainStartTimestampMonotonic etcd").stdout
+    key = "stat -c '%a %u' /etc/etcd/pki/etcd-server.key; getfacl -cp /etc/etcd/pki/etcd-server.key"
+    access = lab.shell("etcd2", key).stdout
+
+    rebake(lab, "etcd2")
+    lab.shell("etcd2", "systemctl start apply-seed")
+
+    assert {node for node in NODES if served(lab, node) != before[node]} == {"etcd2"}
+    assert lab.shell("etcd2", "systemctl show -P ExecMainStartTimestampMonotonic etcd").stdout == started
+    assert lab.shell("etcd2", key).stdout == access
+    assert "user:etcd:r--" in access
+    assert lab.shell("etcd2", "ls -A /etc/etcd").stdout.split() == ["bake.env", "etcd.conf", "pki"]
+    assert verify(lab).returncode == 0
+
+
+def test_a_seed_of_another_node_changes_nothing(lab: NspawnLab) -> None:
+    before = served(lab, "etcd3")
+    lab.insert("etcd3", seed_of="etcd1")
+
+    lab.shell("etcd3", "systemctl start apply-seed", check=False)
+
+    assert lab.phases("etcd3")[-1] == "waiting"
+    assert "another node's" in lab.console("etcd3")
+    assert served(lab, "etcd3") == before
+    lab.insert("etcd3")
 
 
 def members(lab: NspawnLab) -> list[str]:

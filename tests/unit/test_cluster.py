@@ -70,6 +70,7 @@ def drive(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         return media.count(media[-1]) == 1
 
     monkeypatch.setattr(hypervisor, "replace_seed", replace_seed)
+    monkeypatch.setattr(hypervisor, "remove_seed", lambda *_, **__: True)
     return media
 
 
@@ -84,12 +85,16 @@ def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Says) -> 
 def test_the_vote_of_the_first_node_seals_the_cluster_before_the_others_are_there(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = wait(baked, monkeypatch, Says("etcd1", "joining", "voting", "voting"), Says("etcd2", "", "", "", "voting"))
+    first, second = ("joining", "voting", "voting", "settled"), ("", "", "", "voting", "settled")
+    lines = wait(baked, monkeypatch, Says("etcd1", *first), Says("etcd2", *second))
     (sealed,) = (number for number, line in enumerate(lines) if "sealed" in line)
     assert lines[sealed - 1] == "etcd1: voting"
     assert "etcd2: voting" in lines[sealed:]
     assert baked.sealed
     assert drive == [baked.store.read("etcd1/seed.iso")]
+    assert [line for line in lines if "its seed" in line] == [
+        f"{node}: its seed was taken out of the drive and removed" for node in NODES
+    ]
     assert b"voting" in (baked.store.read("etcd1/console.log") or b"")
 
 
@@ -105,14 +110,14 @@ def test_another_nodes_vote_seals_nothing(
 def test_waiting_again_changes_nothing(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch, picture: Picture
 ) -> None:
-    wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2", "voting"))
+    wait(baked, monkeypatch, Says("etcd1", "voting", "settled"), Says("etcd2", "voting", "settled"))
 
     def made() -> dict[str, object]:
         found = picture(baked.store.folder)
         return {name: found[name] for name in (*baked.store.manifest(), "manifest.json")}
 
     before = made()
-    lines = wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2", "voting"))
+    lines = wait(baked, monkeypatch, Says("etcd1", "voting", "settled"), Says("etcd2", "voting", "settled"))
     assert made() == before
     assert not any("sealed" in line for line in lines)
 
@@ -129,7 +134,7 @@ def test_what_was_cut_off_between_files_and_drive_is_completed(
             wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2"))
     assert "bake seal" in (error.value.hint or "")
     assert baked.sealed
-    lines = wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2", "voting"))
+    lines = wait(baked, monkeypatch, Says("etcd1", "voting", "settled"), Says("etcd2", "voting", "settled"))
     assert any("sealed" in line for line in lines)
     assert drive == [baked.store.read("etcd1/seed.iso")]
 

@@ -144,6 +144,14 @@ def test_a_swapped_seed_changes_the_drive_and_the_tag_only(plan: Make, driver: A
     assert owner.seed == "dd"
 
 
+def test_an_emptied_drive_stays_a_drive_and_can_be_filled_again(plan: Make, driver: Any) -> None:
+    full = driver.defineXMLFlags(made(plan)["domain-direct-tcg"]).XMLDesc()
+    empty = driver.defineXMLFlags(swap_seed(full, "", "bb")).XMLDesc()
+    assert medium_of(empty) == ""
+    refilled = driver.defineXMLFlags(swap_seed(empty, "/pool/etcd1.iso", "bb")).XMLDesc()
+    assert refilled == full
+
+
 def test_a_swapped_seed_needs_a_definition_of_ours() -> None:
     with pytest.raises(ValueError, match="not a node's definition"):
         swap_seed("<domain/>", "/pool/new.iso", "dd")

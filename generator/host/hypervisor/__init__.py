@@ -3,7 +3,7 @@
 from generator.host.hypervisor.boot import boot
 from generator.host.hypervisor.connection import connect
 from generator.host.hypervisor.lifecycle import NodeStatus, State, destroy, down, status
-from generator.host.hypervisor.medium import replace_seed
+from generator.host.hypervisor.medium import insert_seed, remove_seed, replace_seed
 from generator.host.hypervisor.terminal import ConsoleLog, attach_console, console_logs, follow_console
 
 __all__ = [
@@ -17,6 +17,8 @@ __all__ = [
     "destroy",
     "down",
     "follow_console",
+    "insert_seed",
+    "remove_seed",
     "replace_seed",
     "status",
 ]

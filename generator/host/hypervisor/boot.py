@@ -123,7 +123,12 @@ def _define_all(
         domain, owner = existing.get(node.name, (None, None))
         # One that fell back to emulation stays there.
         accel = _accel_of(domain) if domain is not None and keep_kind else kind
-        machine_of = _Definer(job=job, node=node, image=image, accel=accel, seed=seeds[node.name])
+        if domain is not None and pool.find_volume(job.pool, disk_volume(node.name)) is None:
+            job.report(f"{node.name}: its disk is gone; it gets a new one, and its seed again")
+            domain, owner = None, None
+        seed = seeds[node.name]
+        settled = owner is not None and owner.seed == medium.seed_digest(seed) and medium.is_empty(domain)
+        machine_of = _Definer(job=job, node=node, image=image, accel=accel, seed=seed, settled=settled)
         machines.append(machine_of.new() if owner is None else machine_of.again(domain, owner))
     return machines
 
@@ -152,6 +157,7 @@ class _Definer:
     image: BootImage
     accel: Accel
     seed: Path | bytes
+    settled: bool = False  # its drive was emptied: it has what its seed had
 
     @property
     def seed_digest(self) -> str:
@@ -167,8 +173,8 @@ class _Definer:
     def files(self) -> Files:
         image = self.image
         return Files(
-            disk=self.path(f"{self.node.name}.qcow2"),
-            seed=self.path(self.seed_volume),
+            disk=self.path(disk_volume(self.node.name)),
+            seed=None if self.settled else self.path(self.seed_volume),
             console=self.path(console_volume(self.node.name)),
             kernel=self.path(_image_volume("kernel", image)) if image.kernel else None,
             initrd=self.path(_image_volume("initrd", image)) if image.initrd else None,
@@ -180,7 +186,7 @@ class _Definer:
 
     def owner(self) -> Owner:
         blank = self.job.owner(node=self.node.name)
-        text = domain_xml(self.job.plan, self.node, replace(self.files(), seed=""), self.accel, blank)
+        text = domain_xml(self.job.plan, self.node, replace(self.files(), seed=None), self.accel, blank)
         config = hashlib.sha256(text.encode()).hexdigest()[:16]
         return replace(blank, image=self.image.digest, seed=self.seed_digest, config=config)
 
@@ -193,7 +199,7 @@ class _Definer:
         base = self.job.pool.storageVolLookupByName(_image_volume("base", self.image))
         pool.put(self.job.pool, self.seed_volume, self.seed)
         size = self.job.plan.vm.disk_gib << 30
-        pool.make_overlay(self.job.pool, f"{self.node.name}.qcow2", size, base)
+        pool.make_overlay(self.job.pool, disk_volume(self.node.name), size, base)
         owner = self.owner()
         xml = domain_xml(self.job.plan, self.node, self.files(), self.accel, owner)
         return self.machine(self.define(xml), owner)
@@ -213,6 +219,10 @@ class _Definer:
         if domain.isActive():
             self.job.report(f"{self.node.name}: is running; bake down and bake up apply what changed")
         return self.machine(self.define(xml), wanted)
+
+
+def disk_volume(node: str) -> str:
+    return f"{node}.qcow2"
 
 
 def console_volume(node: str) -> str:

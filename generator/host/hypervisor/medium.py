@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from generator.domain import drive_xml, medium_of, swap_seed
+from generator.domain import Owner, drive_xml, medium_of, swap_seed
 from generator.host.hypervisor import pool
 from generator.host.hypervisor.connection import Connection, Domain, Pool, asking, libvirt
 from generator.host.hypervisor.ownership import Claim, find_domain, owner_of
@@ -26,30 +26,79 @@ def replace_seed(
 ) -> bool | None:
     """Put another ISO into the drive of a node's VM, whether it runs or not, and remove the one before.
 
-    Returns whether anything changed; None where the cluster has no such VM. A run that was cut off is completed.
+    A drive that was emptied stays so: that node needs no seed any more. Returns whether anything changed; None where
+    the cluster has no such VM. A run that was cut off is completed.
+    """
+    return _exchange(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=True)
+
+
+def insert_seed(
+    connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str
+) -> bool | None:
+    """As `replace_seed`, but into an empty drive too."""
+    return _exchange(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=False)
+
+
+def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cluster_id: str) -> bool | None:
+    """Empty the drive of a node's VM, now and for its next start, and remove the ISO. Returns as `replace_seed`.
+
+    One that waits in the definition for the next start stays: the node has not seen it.
     """
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
-    with asking(f"look for the VM {node.domain}"):
-        domain = find_domain(connection, node)
-        owner = None if domain is None else owner_of(domain)
-        if domain is None or owner is None or not claim.covers(owner):
+    with asking(f"empty the drive of the VM {node.domain}"):
+        found = _own(connection, node, claim)
+        if found is None:
             return None
+        domain, owner = found
         place = pool.ensure_pool(connection, claim)
-    digest = seed_digest(seed)
-    name = seed_volume(node.name, digest)
-    with asking(f"exchange the seed of the VM {node.domain}", hint="bake seal tries it again"):
-        changed = owner.seed != digest or not _is_in(domain, pool.path_of(place, name))
+        waits = medium_of(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        changed = not is_empty(domain) and waits in ("", medium_of(domain.XMLDesc()))
         if changed:
-            if name not in _in_use(domain):
-                pool.put(place, name, seed)
-            xml = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), pool.path_of(place, name), digest)
-            domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
-            _insert(domain, pool.path_of(place, name))
+            domain = _define(connection, domain, "", owner.seed)
         return remove_old_seeds(place, node.name, domain) or changed
 
 
+def _exchange(
+    connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str, keep_empty: bool
+) -> bool | None:
+    claim = Claim(cluster=plan.name, cluster_id=cluster_id)
+    digest = seed_digest(seed)
+    name = seed_volume(node.name, digest)
+    with asking(f"exchange the seed of the VM {node.domain}", hint="bake seal tries it again"):
+        found = _own(connection, node, claim)
+        if found is None:
+            return None
+        domain, owner = found
+        place = pool.ensure_pool(connection, claim)
+        path = "" if keep_empty and is_empty(domain) else pool.path_of(place, name)
+        changed = owner.seed != digest or not _is_in(domain, path)
+        if changed:
+            if path and name not in _in_use(domain):
+                pool.put(place, name, seed)
+            domain = _define(connection, domain, path, digest)
+        return remove_old_seeds(place, node.name, domain) or changed
+
+
+def _own(connection: Connection, node: NodePlan, claim: Claim) -> tuple[Domain, Owner] | None:
+    domain = find_domain(connection, node)
+    owner = None if domain is None else owner_of(domain)
+    return (domain, owner) if domain is not None and owner is not None and claim.covers(owner) else None
+
+
+def _define(connection: Connection, domain: Domain, path: str, digest: str) -> Domain:
+    """The medium at `path` (empty: none) in a VM's drive, for its next start and now. `digest` is of its seed."""
+    xml = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), path, digest)
+    domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    _insert(domain, path)
+    return domain
+
+
+def is_empty(domain: Domain) -> bool:
+    """Whether a VM has no medium in its drive, now and after its next start."""
+    return _is_in(domain, "")
+
+
 def _is_in(domain: Domain, path: str) -> bool:
-    """Whether that is the medium, now and after the next start."""
     return {medium_of(domain.XMLDesc()), medium_of(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))} == {path}
 
 
