@@ -17,7 +17,8 @@ LAYERS = """
     errors artifact progress
     fields values spec yaml12 etcd_options
     plan rules profile
-    pki render steps seed archive domain
+    pki.credential pki.profiles pki.issue pki.authority pki
+    render steps seed archive domain
     host.apt_sources host.store host.image_build host.image host.image_custom
     host.console host.tls host.etcd host.observe
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
@@ -29,7 +30,7 @@ LAYERS = """
 
 OWNERS = {
     "click": {"options", "cli", "cli.shared", "cli.files", "cli.cluster"},
-    "cryptography": {"pki"},
+    "cryptography": {"pki.credential", "pki.profiles", "pki.issue", "pki.authority"},
     "jinja2": {"render"},
     "libvirt": {"host.hypervisor.connection"},
     "pycdlib": {"seed"},
