@@ -66,12 +66,14 @@ def open_cluster(store: Store) -> Cluster:
     return Cluster(store=store, plan=plan, cluster_id=hashlib.sha256(ca_pem).hexdigest()[:16])
 
 
-def up(spec: ClusterSpec, store: Store, boot: Boot, *, now: datetime, progress: Progress) -> Verification:
+def up(
+    spec: ClusterSpec, store: Store, boot: Boot, *, now: datetime, progress: Progress, passphrase: bytes | None = None
+) -> Verification:
     """Bake, boot, wait until every member votes, verify. The cluster is sealed as soon as its first node votes."""
     connection = hypervisor.connect(boot.uri)
     _refuse_lost(connection, spec, store)
     image = boot_image(spec, boot.cache, progress.line)
-    bake(spec, store, now=now, report=progress.line)
+    bake(spec, store, now=now, report=progress.line, passphrase=passphrase)
     cluster = open_cluster(store)
     seeds = {node.name: store.folder / node.name / "seed.iso" for node in cluster.plan.nodes}
     hypervisor.boot(

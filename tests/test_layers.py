@@ -17,20 +17,20 @@ LAYERS = """
     errors artifact progress
     fields values spec yaml12 etcd_options
     plan rules profile
-    pki.credential pki.profiles pki.issue pki.authority pki
+    pki.credential pki.encryption pki.profiles pki.issue pki.authority pki
     render steps seed archive domain
     host.apt_sources host.store host.image_build host.image host.image_custom
     host.console host.tls host.etcd host.observe
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
-    bake checks verify cluster
+    keyring bake checks verify cluster
     options cli.shared cli.files cli.cluster cli
 """.split()  # noqa: SIM905  it is a drawing
 
 OWNERS = {
     "click": {"options", "cli", "cli.shared", "cli.files", "cli.cluster"},
-    "cryptography": {"pki.credential", "pki.profiles", "pki.issue", "pki.authority"},
+    "cryptography": {"pki.credential", "pki.encryption", "pki.profiles", "pki.issue", "pki.authority"},
     "jinja2": {"render"},
     "libvirt": {"host.hypervisor.connection"},
     "pycdlib": {"seed"},

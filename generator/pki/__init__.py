@@ -11,10 +11,12 @@ from generator.pki.credential import (
     PrivateKey,
     Role,
     generate_key,
+    is_encrypted,
     is_issued_by,
     key_type_of,
     parse_credential,
 )
+from generator.pki.encryption import encrypt_key
 from generator.pki.issue import (
     BACKDATE,
     count_missing,
@@ -46,8 +48,10 @@ __all__ = [
     "client_profile",
     "count_missing",
     "create_authority",
+    "encrypt_key",
     "generate_key",
     "is_current",
+    "is_encrypted",
     "is_issued_by",
     "issue_client",
     "issue_nodes",

@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -90,7 +90,14 @@ def is_pair(credential: Credential) -> bool:
     ) == credential.key.public_key().public_bytes(*form)
 
 
-def parse_credential(cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str]) -> Credential:
+def is_encrypted(key_pem: bytes) -> bool:
+    """Whether a PEM file holds a key that needs a passphrase: PKCS#8, or OpenSSL's older form."""
+    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in key_pem or b"\nProc-Type: 4,ENCRYPTED" in key_pem
+
+
+def parse_credential(
+    cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str], passphrase: bytes | None = None
+) -> Credential:
     """A certificate and the key that belongs to it. `where` are their file names. Raises InputError."""
     cert_file, key_file = where
     try:
@@ -98,17 +105,24 @@ def parse_credential(cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str])
         certificate.extensions  # noqa: B018  parsed only when asked for: a malformed one shows here
     except ValueError:
         raise InputError.one(cert_file, "is not a PEM certificate", "restore the file") from None
-    try:
-        key = load_pem_private_key(key_pem, password=None)
-    except TypeError:
-        raise InputError.one(
-            key_file, "is encrypted; bake needs it in plain PEM", "decrypt it first"
-        ) from None
-    except ValueError:
-        raise InputError.one(key_file, "is not a PEM private key", "restore the file") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise InputError.one(key_file, "is neither an RSA nor an EC key", "use one of the offered key types")
-    credential = Credential(certificate, key)
+    credential = Credential(certificate, _parse_key(key_pem, key_file, passphrase))
     if not is_pair(credential):
         raise InputError.one(key_file, f"does not match the certificate {cert_file}", "restore the pair")
     return credential
+
+
+def _parse_key(pem: bytes, where: str, passphrase: bytes | None) -> PrivateKey:
+    encrypted = is_encrypted(pem)
+    if encrypted and passphrase is None:
+        raise InputError.one(where, "is encrypted, and there is no passphrase", "give --ca-passphrase-file")
+    try:
+        key = load_pem_private_key(pem, password=passphrase if encrypted else None)
+    except (ValueError, UnsupportedAlgorithm):
+        if encrypted:
+            rule, remedy = "cannot be decrypted with this passphrase", "give the one it was encrypted with"
+        else:
+            rule, remedy = "is not a PEM private key", "restore the file"
+        raise InputError.one(where, rule, remedy) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise InputError.one(where, "is neither an RSA nor an EC key", "use one of the offered key types")
+    return key
