@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -17,8 +17,9 @@ from generator.artifact import Artifact
 from generator.errors import InputError, Problem
 from generator.fields import plain
 from generator.host.store import Store
+from generator.keyring import ca_key_file, key_path, load_keyring, pem_path
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.spec import Certificates, ClusterSpec
+from generator.spec import ClusterSpec
 
 Report = Callable[[str], None]
 SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may start a cluster
@@ -34,46 +35,41 @@ class Baked:
 
 
 def bake(
-    spec: ClusterSpec, store: Store, *, now: datetime, report: Report, renew: Collection[str] = ()
+    spec: ClusterSpec,
+    store: Store,
+    *,
+    now: datetime,
+    report: Report,
+    passphrase: bytes | None = None,
+    renew: Collection[str] = (),
 ) -> Baked:
     """Make everything a cluster needs to boot, and write it below the store's folder.
 
-    The nodes in `renew` get new certificates even where theirs are still good; what all nodes share is new for all.
+    `passphrase`: what the CA's key is encrypted with, or is to be. The nodes in `renew` get new certificates even where
+    theirs are still good; what all nodes share is new for all.
     """
     plan = plan_cluster(spec)
     extras = read_archive(spec.install)
     store.check()
     with store.locked(report):
         store.check()
-        authority = load_authority(store, now=now)
-        client = load_client(store, authority)
-        kept = list(kept_nodes(store, plan, authority))
-        if renew:
-            kept, client = _without(plan, renew, kept, client)
+        found = load_keyring(store, plan, now=now, passphrase=passphrase).without(plan, renew)
         sealed = load_seal(store)
-        count = pki.count_missing(plan, authority, now=now, client=client, kept=kept)
+        count = pki.count_missing(plan, found.authority, now=now, client=found.client, kept=found.nodes)
         with (
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
-            authority = authority or pki.create_authority(plan, now=now, new_key=new_key)
-            client = pki.issue_client(plan, authority, now=now, kept=client, new_key=new_key)
-            nodes = pki.issue_nodes(plan, authority, now=now, client=client, kept=kept, new_key=new_key)
-            for artifact in (*operator_files(plan, authority, client, store.folder), *sealed):
+            authority = found.authority or pki.create_authority(plan, now=now, new_key=new_key)
+            client = pki.issue_client(plan, authority, now=now, kept=found.client, new_key=new_key)
+            nodes = pki.issue_nodes(plan, authority, now=now, client=client, kept=found.nodes, new_key=new_key)
+            ca_key = ca_key_file(found, authority, passphrase)
+            for artifact in (*operator_files(plan, authority, client, store.folder, ca_key=ca_key), *sealed):
                 folder.write(artifact)
             for node, credentials in zip(plan.nodes, nodes, strict=True):
                 for artifact in node_files(plan, node, authority.cert_pem, credentials, extras, sealed=bool(sealed)):
                     folder.write(artifact)
     return Baked(plan, store.folder, tuple(folder.changed))
-
-
-def _without(
-    plan: ClusterPlan, renew: Collection[str], kept: Sequence[pki.NodePki], client: pki.Credential | None
-) -> tuple[list[pki.NodePki], pki.Credential | None]:
-    """What stays when these nodes get new certificates."""
-    if plan.spec.pki.certificates is Certificates.SHARED:
-        return [{} for _ in kept], None
-    return [{} if node.name in renew else old for node, old in zip(plan.nodes, kept, strict=True)], client
 
 
 def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
@@ -108,13 +104,13 @@ def _seal_mark(node: NodePlan, now: datetime) -> Artifact:
     return Artifact(SEALED, json.dumps(record, indent=1).encode() + b"\n")
 
 
-def check(spec: ClusterSpec, store: Store, *, now: datetime) -> None:
+def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes | None = None) -> None:
     """Find every reason why `bake` would refuse, and write nothing. Raises InputError with all of them."""
     problems: list[Problem] = []
     for look in (
         lambda: read_archive(spec.install),
         store.check,
-        lambda: load_client(store, load_authority(store, now=now)),
+        lambda: load_keyring(store, plan_cluster(spec), now=now, passphrase=passphrase),
     ):
         try:
             look()
@@ -142,12 +138,12 @@ def node_files(
 
 
 def operator_files(
-    plan: ClusterPlan, authority: pki.Credential, client: pki.Credential, folder: Path
+    plan: ClusterPlan, authority: pki.Credential, client: pki.Credential, folder: Path, *, ca_key: bytes
 ) -> Iterator[Artifact]:
     """What the operator keeps: the CA, a client certificate, the resolved spec and an environment for etcdctl."""
-    for role, credential in ((pki.Role.CA, authority), (pki.Role.CLIENT, client)):
-        yield Artifact(_pem(role), credential.cert_pem)
-        yield Artifact(_key(role), credential.key_pem, mode=0o600, secret=True)
+    for role, credential, key in ((pki.Role.CA, authority, ca_key), (pki.Role.CLIENT, client, client.key_pem)):
+        yield Artifact(pem_path(role), credential.cert_pem)
+        yield Artifact(key_path(role), key, mode=0o600, secret=True)
     spec = plain(plan.spec)
     yield Artifact(PurePosixPath("cluster.yaml"), yaml12.dump(spec).encode())
     yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan, folder))
@@ -157,79 +153,14 @@ def _etcdctl_env(plan: ClusterPlan, folder: Path) -> bytes:
     values = {
         "ETCDCTL_API": "3",
         "ETCDCTL_ENDPOINTS": ",".join(node.client_url for node in plan.nodes),
-        "ETCDCTL_CACERT": str(folder / _pem(pki.Role.CA)),
-        "ETCDCTL_CERT": str(folder / _pem(pki.Role.CLIENT)),
-        "ETCDCTL_KEY": str(folder / _key(pki.Role.CLIENT)),
+        "ETCDCTL_CACERT": str(folder / pem_path(pki.Role.CA)),
+        "ETCDCTL_CERT": str(folder / pem_path(pki.Role.CLIENT)),
+        "ETCDCTL_KEY": str(folder / key_path(pki.Role.CLIENT)),
     }
     return b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in values.items())
-
-
-def _pem(role: pki.Role) -> PurePosixPath:
-    return PurePosixPath("pki", f"{role}.pem")
-
-
-def _key(role: pki.Role) -> PurePosixPath:
-    return PurePosixPath("pki", f"{role}.key")
-
-
-def load_authority(store: Store, *, now: datetime) -> pki.Credential | None:
-    """The CA of an earlier bake, or one that the user put into `pki/`; None where there is none."""
-    authority = _load(store, pki.Role.CA)
-    if authority:
-        where = str(store.folder / _pem(pki.Role.CA))
-        if problems := pki.check_authority(authority, now=now, where=where):
-            raise InputError(problems)
-    return authority
 
 
 def load_seal(store: Store) -> tuple[Artifact, ...]:
     """The mark of a cluster that was sealed, as it is: it is enough that it is there."""
     mark = store.read(SEALED)
     return () if mark is None else (Artifact(SEALED, mark),)
-
-
-def load_client(store: Store, authority: pki.Credential | None) -> pki.Credential | None:
-    """The operator's client certificate of an earlier bake."""
-    client = _load(store, pki.Role.CLIENT)
-    if client:
-        _refuse_foreign(store, authority, client)
-    return client
-
-
-def _refuse_foreign(store: Store, authority: pki.Credential | None, issued: pki.Credential) -> None:
-    """A certificate of an earlier bake that another CA issued betrays a foreign or a lost CA."""
-    if authority is None or not pki.is_issued_by(issued.certificate, authority.certificate):
-        message = "is a foreign CA: it did not issue this cluster's certificates"
-        raise InputError.one(
-            str(store.folder / _pem(pki.Role.CA)),
-            message if authority else "is missing, and certificates that it issued are here",
-            "restore the cluster's CA, or remove the cluster's folder to begin a new cluster",
-        )
-
-
-def _load(store: Store, role: pki.Role) -> pki.Credential | None:
-    pem, key = store.read(_pem(role)), store.read(_key(role))
-    where = str(store.folder / _pem(role)), str(store.folder / _key(role))
-    if pem is None and key is None:
-        return None
-    if pem is None or key is None:
-        raise InputError.one(
-            where[pem is not None], "is missing, and its other half is there", "restore the pair"
-        )
-    return pki.parse_credential(pem, key, where=where)
-
-
-def kept_nodes(store: Store, plan: ClusterPlan, authority: pki.Credential | None) -> Iterator[pki.NodePki]:
-    """Each node's certificates as its existing seed has them; empty for a node that has none yet.
-
-    The seed is their only copy on this machine: what need not exist twice cannot leak twice.
-    """
-    for node in plan.nodes:
-        path = PurePosixPath(node.name) / seed.USER_DATA
-        user_data = store.read(path)
-        where = str(store.folder / path)
-        pairs = render.node_credentials(seed.written_files(user_data, where=where)) if user_data else {}
-        kept = {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in pairs.items()}
-        if server := kept.get(pki.Role.SERVER):
-            _refuse_foreign(store, authority, server)
-        yield kept

@@ -66,12 +66,14 @@ def open_cluster(store: Store) -> Cluster:
     return Cluster(store=store, plan=plan, cluster_id=hashlib.sha256(ca_pem).hexdigest()[:16])
 
 
-def up(spec: ClusterSpec, store: Store, boot: Boot, *, now: datetime, progress: Progress) -> Verification:
+def up(
+    spec: ClusterSpec, store: Store, boot: Boot, *, now: datetime, progress: Progress, passphrase: bytes | None = None
+) -> Verification:
     """Bake, boot, wait until every member votes, verify. The cluster is sealed as soon as its first node votes."""
     connection = hypervisor.connect(boot.uri)
     _refuse_lost(connection, spec, store)
     image = boot_image(spec, boot.cache, progress.line)
-    bake(spec, store, now=now, report=progress.line)
+    bake(spec, store, now=now, report=progress.line, passphrase=passphrase)
     cluster = open_cluster(store)
     seeds = {node.name: store.folder / node.name / "seed.iso" for node in cluster.plan.nodes}
     hypervisor.boot(
@@ -177,12 +179,7 @@ def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: dat
 
 def seal(cluster: Cluster, *, uri: str | None, now: datetime, report: Report) -> Sealing:
     """Seal a cluster wherever it runs. Always safe: what stands needs no permit."""
-    connection = None
-    try:
-        connection = hypervisor.connect(uri)
-    except BakeError:
-        if uri is not None:
-            raise  # without --connect, a cluster may well run somewhere else
+    connection = connect_if_possible(uri)
     done = seal_everywhere(connection, cluster, now=now, report=report)
     iso = cluster.store.folder / done.node / "seed.iso"
     warnings = []
@@ -194,6 +191,16 @@ def seal(cluster: Cluster, *, uri: str | None, now: datetime, report: Report) ->
     except BakeError as error:  # what it takes to ask is not installed
         warnings.append(f"cannot ask the members: {error.message}")
     return replace(done, warnings=tuple(warnings))
+
+
+def connect_if_possible(uri: str | None) -> Connection | None:
+    """libvirt, or None where there is none and none was asked for: a cluster may well run somewhere else."""
+    try:
+        return hypervisor.connect(uri)
+    except BakeError:
+        if uri is not None:
+            raise
+        return None
 
 
 _NOBODY = "no member answers: sealed all the same; the cluster cannot be started for the first time any more"

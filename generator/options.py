@@ -57,10 +57,16 @@ quiet_option = _stack(
 )
 name_option = option("--name", default="etcd", show_default=True, help="Name of the cluster.")
 connect_option = option("--connect", help="libvirt URI; left out, libvirt's own rules decide.")
+passphrase_option = option(
+    "--ca-passphrase-file",
+    type=click.Path(path_type=Path),
+    help="A file whose first line is the passphrase of the CA's key; a key that is not encrypted is then.",
+)
 spec_options = _stack(
     option("--profile", default="default", show_default=True, help="A profile's name or file."),
     option("--config", type=click.Path(path_type=Path), help="A cluster.yaml."),
     *(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
+    passphrase_option,
     out_option,
     output_option,
     quiet_option,

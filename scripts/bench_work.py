@@ -32,7 +32,7 @@ def fleet(nodes: int, out: Path) -> None:
     authority = create_authority(plan, now=now)
     client = issue_client(plan, authority, now=now)
     with store.locked(lambda _: None), store.replacing() as folder:
-        for artifact in operator_files(plan, authority, client, store.folder):
+        for artifact in operator_files(plan, authority, client, store.folder, ca_key=authority.key_pem):
             folder.write(artifact)
         for start in range(0, nodes, MEMBERS):
             part = replace(plan, nodes=plan.nodes[start : start + MEMBERS])

@@ -17,19 +17,21 @@ LAYERS = """
     errors artifact progress
     fields values spec yaml12 etcd_options
     plan rules profile
-    pki render steps seed archive domain
+    pki.credential pki.encryption pki.profiles pki.issue pki.authority pki.inspection pki
+    render steps seed archive domain
     host.apt_sources host.store host.image_build host.image host.image_custom
     host.console host.tls host.etcd host.observe
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
-    bake checks verify cluster
-    options cli.shared cli.files cli.cluster cli
+    keyring bake checks verify cluster certificates
+    options cli.shared cli.files cli.cluster cli.certificates cli
 """.split()  # noqa: SIM905  it is a drawing
 
+PKI = ("credential", "encryption", "profiles", "issue", "authority", "inspection")
 OWNERS = {
-    "click": {"options", "cli", "cli.shared", "cli.files", "cli.cluster"},
-    "cryptography": {"pki"},
+    "click": {"options", "cli", "cli.shared", "cli.files", "cli.cluster", "cli.certificates"},
+    "cryptography": {f"pki.{name}" for name in PKI},
     "jinja2": {"render"},
     "libvirt": {"host.hypervisor.connection"},
     "pycdlib": {"seed"},

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from generator.cli import cluster  # noqa: F401  its commands add themselves
+from generator.cli import certificates, cluster  # noqa: F401  their commands add themselves
 from generator.cli.files import bake
 
 

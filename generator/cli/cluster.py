@@ -11,6 +11,7 @@ import click
 
 from generator.cli.files import bake
 from generator.cli.shared import (
+    ca_passphrase,
     cache,
     load,
     open_cluster,
@@ -43,12 +44,15 @@ def up(**options: Any) -> None:
 
     loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
+    passphrase = ca_passphrase(options, store)
     boot = cluster.Boot(
         uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=options["cache"] or cache()
     )
     try:
         with progress_of(name_nodes(loaded.spec), options) as progress:
-            result = cluster.up(loaded.spec, store, boot, now=datetime.now(UTC), progress=progress)
+            result = cluster.up(
+                loaded.spec, store, boot, now=datetime.now(UTC), progress=progress, passphrase=passphrase
+            )
     except KeyboardInterrupt:
         click.echo("The same command goes on from here; bake destroy removes what is there.", err=True)
         raise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator import __version__
-from generator.cli.shared import cache, load, print_json, print_table, progress_of, reporter
+from generator.cli.shared import ca_passphrase, cache, load, print_json, print_table, progress_of, reporter
 from generator.options import spec_options, up_options
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
       bake up --nodes 3                  bake, boot, wait and verify
       bake seal                          no node may start a cluster any more
       bake verify                        ask the running cluster everything
+      bake certs rotate                  give running nodes new certificates
       bake destroy                       remove the VMs, disks and network
     """
     if ctx.invoked_subcommand is None:
@@ -64,7 +65,8 @@ def _bake(options: Mapping[str, Any]) -> None:
 
     loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
-    baked = run(loaded.spec, store, now=datetime.now(UTC), report=reporter(options))
+    passphrase = ca_passphrase(options, store)
+    baked = run(loaded.spec, store, now=datetime.now(UTC), report=reporter(options), passphrase=passphrase)
     nodes = [
         {"name": node.name, "address": str(node.address), "iso": str(baked.folder / node.name / "seed.iso")}
         for node in baked.plan.nodes
@@ -99,7 +101,8 @@ def check(**options: Any) -> None:
     from generator.host.store import Store
 
     loaded = load(options)
-    look(loaded.spec, Store(options["out"], loaded.spec.name), now=datetime.now(UTC))
+    store = Store(options["out"], loaded.spec.name)
+    look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, store))
     spec = _spec_data(loaded.spec)
     if options["output"] == "json":
         print_json(spec=spec, warnings=[_problem_data(warning) for warning in loaded.warnings])

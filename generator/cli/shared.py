@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 from generator.options import SPEC_FLAGS, parameter
 
 if TYPE_CHECKING:
+    from generator.host.store import Store
     from generator.profile import Loaded
     from generator.progress import Progress
 
@@ -73,6 +75,17 @@ def load(options: Mapping[str, Any]) -> Loaded:
     for warning in loaded.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     return loaded
+
+
+def ca_passphrase(options: Mapping[str, Any], store: Store) -> bytes | None:
+    """From the file that was named; else, where the CA's key needs one, from the terminal."""
+    from generator.keyring import has_encrypted_key, read_passphrase
+
+    if path := options["ca_passphrase_file"]:
+        return read_passphrase(path)
+    if sys.stdin.isatty() and has_encrypted_key(store):
+        return bytes(click.prompt("Passphrase of the CA's key", hide_input=True, err=True), "utf-8")
+    return None
 
 
 def reporter(options: Mapping[str, Any]) -> Callable[[str], None]:

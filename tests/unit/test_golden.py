@@ -41,7 +41,7 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
     """The readable files of a cluster of three."""
     plan = plan_cluster(load(profile=profile, flags=ARCHIVE if profile == "rhel" else {}).spec)
     paper, credentials = Paper(), dict.fromkeys(NODE_ROLES, Paper())
-    for file in bake.operator_files(plan, paper, paper, Path("/out/etcd")):  # type: ignore[arg-type]
+    for file in bake.operator_files(plan, paper, paper, Path("/out/etcd"), ca_key=b""):  # type: ignore[arg-type]
         if file.path.parent.name != "pki":
             yield Path(file.path), file.data.decode()
     for node in plan.nodes[:2]:  # the one that begins, and one that joins

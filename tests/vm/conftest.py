@@ -63,7 +63,7 @@ def command_line(lab: Lab, name: str, out: Path) -> Run:
     def run(command: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         common = ("--name", name, "--out", str(out))
         connect = ("--connect", lab.uri) if command != "verify" else ()
-        line = [sys.executable, "-c", CALL, command, *common, *connect, *map(str, words)]
+        line = [sys.executable, "-c", CALL, command, *map(str, words), *common, *connect]
         result = subprocess.run(line, text=True, capture_output=True, check=False)
         assert result.returncode == code, f"bake {command}: {result.returncode}\n{result.stdout}{result.stderr}"
         return result

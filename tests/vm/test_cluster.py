@@ -22,6 +22,8 @@ from generator.domain import medium_of
 from generator.host.image import BootImage
 from tests.vm.conftest import Lab, Run, command_line
 
+NODES = ("etcd1", "etcd2", "etcd3")
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -55,19 +57,35 @@ def test_three_vms_become_a_verified_cluster(bake_in_lab: Run, out: Path, base_i
     etcdctl(out, base_image, "put", "kept", "yes")
 
 
-def test_the_right_to_start_a_cluster_is_withdrawn(bake_in_lab: Run, lab: Lab, out: Path, connection: Any) -> None:
+def test_the_right_to_start_a_cluster_is_withdrawn(bake_in_lab: Run, out: Path) -> None:
     assert (out / "life/sealed").exists()
     assert list(out.glob("life/*/bootstrap-permit")) == []
-    (volume,) = (lab.folder / "lib/images/bake-life").glob("etcd1.seed-*.iso")
-    image = volume.read_bytes()
-    assert image == (out / "life/etcd1/seed.iso").read_bytes()
-    assert seed.PERMIT not in {file.path for file in seed.unpack(image)}
-    domain = connection.lookupByName("life-etcd1")
-    for flags in (0, 2):  # now, and (VIR_DOMAIN_XML_INACTIVE) after its next start
-        assert Path(medium_of(domain.XMLDesc(flags))).name == volume.name
+    assert seed.PERMIT not in {file.path for file in seed.unpack((out / "life/etcd1/seed.iso").read_bytes())}
     told = json.loads(bake_in_lab("status", "-o", "json").stdout)
     assert (told["sealed"], told["tasks"]) == (True, [])
     assert "sealed already" in bake_in_lab("seal").stdout
+
+
+def test_no_seed_is_left_where_the_vms_run(lab: Lab, connection: Any) -> None:
+    assert list((lab.folder / "lib/images/bake-life").glob("*.seed-*")) == []
+    for name in NODES:
+        domain = connection.lookupByName(f"life-{name}")
+        for flags in (0, 2):  # now, and (VIR_DOMAIN_XML_INACTIVE) after its next start
+            assert medium_of(domain.XMLDesc(flags)) == ""
+
+
+def test_new_certificates_reach_running_nodes(bake_in_lab: Run, lab: Lab, connection: Any) -> None:
+    before = serials(bake_in_lab)
+    bake_in_lab("certs", "rotate", "etcd1", "etcd3")
+    assert {owner for (owner, _), one in serials(bake_in_lab).items() if one != before[owner, _]} == {"etcd1", "etcd3"}
+    assert json.loads(bake_in_lab("certs", "-o", "json").stdout)["outdated"] == dict.fromkeys(NODES, False)
+    bake_in_lab("verify")
+    test_no_seed_is_left_where_the_vms_run(lab, connection)
+
+
+def serials(bake_in_lab: Run) -> dict[tuple[str, str], str]:
+    found = json.loads(bake_in_lab("certs", "-o", "json").stdout)["certificates"]
+    return {(one["owner"], one["role"]): one["serial"] for one in found}
 
 
 def test_up_again_changes_nothing(bake_in_lab: Run, out: Path, base_image: BootImage) -> None:

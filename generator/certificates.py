@@ -1,0 +1,161 @@
+"""The certificates of a cluster that was baked: listed, and delivered to nodes that run.
+
+A node gets new ones as it got its first: in its seed. A seed that is put into the drive of a node that has settled is
+applied at once (generator/guest/apply-seed); no connection to the node is needed, nor a certificate that is still good.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from generator import pki, render, seed
+from generator.cluster import Cluster
+from generator.errors import InputError, WaitTimeoutError
+from generator.host import hypervisor
+from generator.host.hypervisor.connection import Connection
+from generator.host.observe import everywhere
+from generator.host.tls import served_certificate
+from generator.keyring import pem_path
+from generator.pki import Facts, Role
+from generator.plan import NodePlan
+
+Report = Callable[[str], None]
+_PAUSE = 0.5  # seconds between two looks at a node's port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One certificate. `owner`: a node's name, "operator" or "cluster"; `days_left`: negative once it has ended."""
+
+    owner: str
+    role: Role
+    facts: Facts
+    days_left: int
+    days: int  # it is valid for
+
+
+def entries(cluster: Cluster, *, now: datetime) -> tuple[Entry, ...]:
+    """Every certificate that the folder holds: the CA's, the operator's, each node's."""
+    return tuple(_entries(cluster, now))
+
+
+def _entries(cluster: Cluster, now: datetime) -> Iterator[Entry]:
+    for owner, role in (("cluster", Role.CA), ("operator", Role.CLIENT)):
+        path = pem_path(role)
+        yield _entry(owner, role, cluster.store.read(path), str(cluster.store.folder / path), now)
+    for node in cluster.plan.nodes:
+        for role, (pem, _) in _node_files(cluster, node).items():
+            yield _entry(node.name, role, pem, _seed_path(cluster, node), now)
+
+
+def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime) -> Entry:
+    try:
+        facts = pki.describe(pem or b"")
+    except ValueError:
+        raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
+    days = facts.not_after - facts.not_before
+    return Entry(owner=owner, role=role, facts=facts, days_left=(facts.not_after - now).days, days=days.days)
+
+
+def _seed_path(cluster: Cluster, node: NodePlan) -> str:
+    return str(cluster.store.folder / node.name / seed.USER_DATA)
+
+
+def _node_files(cluster: Cluster, node: NodePlan) -> dict[Role, tuple[bytes, bytes]]:
+    user_data = cluster.store.read(PurePosixPath(node.name) / seed.USER_DATA)
+    where = _seed_path(cluster, node)
+    if user_data is None:
+        raise InputError.one(where, "is missing", "bake again")
+    return render.node_credentials(seed.written_files(user_data, where=where))
+
+
+# --- what the nodes serve, and bringing them what they should -------------------------------------------------
+
+
+def outdated(cluster: Cluster) -> dict[str, bool | None]:
+    """Node → whether its client port serves another certificate than its seed has; None where nobody answers."""
+    names = [node.name for node in cluster.plan.nodes]
+    return dict(zip(names, everywhere(_is_outdated(cluster), cluster.plan.nodes), strict=True))
+
+
+def _is_outdated(cluster: Cluster) -> Callable[[NodePlan], bool | None]:
+    def look(node: NodePlan) -> bool | None:
+        served = served_certificate(str(node.address), cluster.plan.spec.etcd.client_port)
+        return None if served is None else pki.describe(served).serial != _wanted(cluster, node)
+
+    return look
+
+
+def _wanted(cluster: Cluster, node: NodePlan) -> str:
+    pem, _ = _node_files(cluster, node)[Role.SERVER]
+    return pki.describe(pem).serial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """The nodes that serve the certificates of their seeds now, that will from their next start on, and whose drive is
+    not bake's to fill."""
+
+    done: tuple[str, ...] = ()
+    at_next_start: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
+
+
+def deliver(
+    cluster: Cluster, connection: Connection | None, names: Collection[str], *, seconds: float, report: Report
+) -> Delivery:
+    """Give each of these nodes the seed that the folder has, one node after the other; what is there already stays.
+
+    Raises WaitTimeoutError where a running node does not take it within so many seconds; those after it keep what they
+    have, and the same call goes on from there.
+    """
+    done, later, by_hand = [], [], []
+    look = _is_outdated(cluster)
+    for node in cluster.plan.nodes:
+        if node.name not in names:
+            continue
+        if look(node) is False:
+            done.append(node.name)
+            _empty(connection, cluster, node)
+        elif connection is None or _insert(connection, cluster, node) is None:
+            by_hand.append(node.name)
+        elif not _runs(connection, cluster, node):
+            later.append(node.name)
+        else:
+            report(f"{node.name}: its new seed is in the drive")
+            _wait(cluster, node, look, seconds)
+            _empty(connection, cluster, node)
+            report(f"{node.name}: serves its new certificate")
+            done.append(node.name)
+    return Delivery(done=tuple(done), at_next_start=tuple(later), by_hand=tuple(by_hand))
+
+
+def _insert(connection: Connection, cluster: Cluster, node: NodePlan) -> bool | None:
+    iso = cluster.store.folder / node.name / seed.SEED_ISO
+    return hypervisor.insert_seed(connection, cluster.plan, node, iso, cluster_id=cluster.cluster_id)
+
+
+def _empty(connection: Connection | None, cluster: Cluster, node: NodePlan) -> None:
+    if connection is not None:
+        hypervisor.remove_seed(connection, cluster.plan, node, cluster_id=cluster.cluster_id)
+
+
+def _runs(connection: Connection, cluster: Cluster, node: NodePlan) -> bool:
+    found = hypervisor.status(connection, cluster.plan, cluster_id=cluster.cluster_id)
+    return any(one.node == node.name and one.state is hypervisor.State.RUNNING for one in found)
+
+
+def _wait(cluster: Cluster, node: NodePlan, look: Callable[[NodePlan], bool | None], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while look(node) is not False:
+        if time.monotonic() > deadline:
+            raise WaitTimeoutError(
+                f"{node.name} does not serve its new certificate after {seconds:.0f} s",
+                hint=f"bake console {node.name} shows why (a seed that says more than new certificates waits for a "
+                "reboot); then: bake certs deliver",
+            )
+        time.sleep(_PAUSE)

@@ -1,0 +1,43 @@
+"""What a certificate says, for people: read without its key and without judging it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """A certificate in words. `names`: its subject alternative names; `serial`: hexadecimal, lower case."""
+
+    subject: str
+    issuer: str
+    names: tuple[str, ...]
+    serial: str
+    not_before: datetime
+    not_after: datetime
+
+
+def describe(certificate: bytes) -> Facts:
+    """Of PEM or DER. Raises ValueError for anything else."""
+    is_pem = certificate.lstrip().startswith(b"-----BEGIN")
+    load = x509.load_pem_x509_certificate if is_pem else x509.load_der_x509_certificate
+    found = load(certificate)
+    return Facts(
+        subject=found.subject.rfc4514_string(),
+        issuer=found.issuer.rfc4514_string(),
+        names=tuple(_names(found)),
+        serial=f"{found.serial_number:x}",
+        not_before=found.not_valid_before_utc,
+        not_after=found.not_valid_after_utc,
+    )
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]

@@ -1,0 +1,193 @@
+"""`ClusterPlan` → the cluster's certificates; what is still right is kept. Clock and source of keys are arguments."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from generator.pki.credential import (
+    Credential,
+    NewKey,
+    NodePki,
+    PrivateKey,
+    Role,
+    generate_key,
+    is_issued_by,
+    is_pair,
+    key_type_of,
+)
+from generator.pki.profiles import CertProfile, ca_profile, client_profile, node_profiles, shared_profiles
+from generator.plan import ClusterPlan
+from generator.spec import Certificates, KeyType
+
+# A guest whose clock is behind must not refuse its own certificates (a VM's first boot often precedes NTP).
+BACKDATE = timedelta(hours=24)
+
+
+def create_authority(plan: ClusterPlan, *, now: datetime, new_key: NewKey = generate_key) -> Credential:
+    """A new CA for the cluster."""
+    profile = ca_profile(plan)
+    return _sign(profile, new_key(profile.key_type), None, now=now)
+
+
+def issue_nodes(
+    plan: ClusterPlan,
+    authority: Credential,
+    *,
+    now: datetime,
+    client: Credential | None = None,
+    kept: Iterable[NodePki] = (),
+    new_key: NewKey = generate_key,
+) -> Iterator[NodePki]:
+    """Each node's certificates, in the plan's order; one at a time, so that memory stays flat.
+
+    `kept` are the sets that exist already, in the same order; what is still right in them stays. A set that is
+    shared is shared with the operator too, as in the document: then it holds his `client` certificate.
+    """
+    if plan.spec.pki.certificates is Certificates.SHARED:
+        shared = {**next(iter(kept), {}), **({Role.CLIENT: client} if client else {})}
+        one = _issue(shared_profiles(plan), authority, shared, now=now, new_key=new_key)
+        yield from (one for _ in plan.nodes)
+        return
+    olds = iter(kept)
+    for node in plan.nodes:
+        yield _issue(node_profiles(plan, node), authority, next(olds, {}), now=now, new_key=new_key)
+
+
+def issue_client(
+    plan: ClusterPlan,
+    authority: Credential,
+    *,
+    now: datetime,
+    kept: Credential | None = None,
+    new_key: NewKey = generate_key,
+) -> Credential:
+    """The operator's client certificate."""
+    old = {Role.CLIENT: kept} if kept else {}
+    return _issue({Role.CLIENT: client_profile(plan)}, authority, old, now=now, new_key=new_key)[Role.CLIENT]
+
+
+@contextmanager
+def keys_ahead(
+    key_type: KeyType, count: int, *, workers: int, new_key: NewKey = generate_key
+) -> Iterator[NewKey]:
+    """`new_key`, with `count` keys in the making on threads (RSA generation leaves the interpreter's lock).
+
+    An EC key costs less than handing it over, so those are made when they are asked for.
+    """
+    if count < 2 or not key_type.startswith("rsa"):
+        yield new_key
+        return
+    from concurrent.futures import ThreadPoolExecutor  # only RSA keys are worth its import
+
+    pool = ThreadPoolExecutor(workers)
+    made = deque(pool.submit(new_key, key_type) for _ in range(count))
+    try:
+        yield lambda wanted: made.popleft().result() if made and wanted is key_type else new_key(wanted)
+    finally:  # an interrupt waits for the keys in the making, not for those to come
+        pool.shutdown(cancel_futures=True)
+
+
+def count_missing(
+    plan: ClusterPlan,
+    authority: Credential | None,
+    *,
+    now: datetime,
+    client: Credential | None,
+    kept: Iterable[NodePki],
+) -> int:
+    """How many keys the cluster still needs, when these are the certificates that exist."""
+    wanted = list(_wanted(plan, client, kept))
+    if authority is None:
+        return 1 + len(wanted)
+    return sum(old is None or not is_current(old, profile, authority, now=now) for profile, old in wanted)
+
+
+def _wanted(
+    plan: ClusterPlan, client: Credential | None, kept: Iterable[NodePki]
+) -> Iterator[tuple[CertProfile, Credential | None]]:
+    yield client_profile(plan), client
+    olds = iter(kept)
+    if plan.spec.pki.certificates is Certificates.SHARED:
+        old = next(olds, {})
+        profiles = shared_profiles(plan)
+        yield from ((profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER))
+        return
+    for node in plan.nodes:
+        old = next(olds, {})
+        yield from ((profile, old.get(role)) for role, profile in node_profiles(plan, node).items())
+
+
+def _issue(
+    profiles: Mapping[Role, CertProfile],
+    authority: Credential,
+    kept: NodePki,
+    *,
+    now: datetime,
+    new_key: NewKey,
+) -> NodePki:
+    return {
+        role: kept[role]
+        if role in kept and is_current(kept[role], profile, authority, now=now)
+        else _sign(profile, new_key(profile.key_type), authority, now=now)
+        for role, profile in profiles.items()
+    }
+
+
+def _sign(
+    profile: CertProfile, key: PrivateKey, authority: Credential | None, *, now: datetime
+) -> Credential:
+    """A certificate for `key`; self-signed without an authority. It never outlives its authority."""
+    start = (now - BACKDATE).replace(microsecond=0)
+    issuer = authority.certificate.subject if authority else profile.subject
+    if authority:
+        start = max(start, authority.certificate.not_valid_before_utc)
+    end = start + timedelta(days=profile.days)
+    if authority:
+        end = min(end, authority.certificate.not_valid_after_utc)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(profile.subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(end)
+    )
+    for extension, critical in (*profile.extensions, *_identifiers(key, authority)):
+        builder = builder.add_extension(extension, critical=critical)
+    signer = authority.key if authority else key
+    digest = hashes.SHA384() if profile.key_type is KeyType.ECDSA_P384 else hashes.SHA256()
+    return Credential(builder.sign(signer, digest), key)
+
+
+def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tuple[x509.ExtensionType, bool]]:
+    """SKI everywhere, AKI on what a CA issued (RFC 5280, 4.2.1.1 and 4.2.1.2)."""
+    yield x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False
+    if authority:
+        ski = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        yield x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski.value), False
+
+
+def is_current(credential: Credential, profile: CertProfile, authority: Credential, *, now: datetime) -> bool:
+    """Whether an existing certificate still says exactly what the plan wants, and is in force."""
+    certificate = credential.certificate
+    found = {(ext.value, ext.critical) for ext in certificate.extensions}
+    end = min(
+        certificate.not_valid_before_utc + timedelta(days=profile.days),
+        authority.certificate.not_valid_after_utc,
+    )
+    return (
+        certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc == end
+        and certificate.subject == profile.subject
+        and set(profile.extensions) <= found
+        and len(found) == len(profile.extensions) + 2  # SKI and AKI
+        and key_type_of(credential.key) is profile.key_type
+        and is_issued_by(certificate, authority.certificate)
+        and is_pair(credential)
+    )
