@@ -11,7 +11,7 @@ from generator.host.etcd import Member
 from generator.host.observe import LEASE_SECONDS, NodeView, Observation, Port
 from generator.host.tls import Guest, Knock, Reply
 from generator.plan import ClusterPlan, NodePlan
-from generator.spec import Certificates
+from generator.spec import Certificates, FirewallKind
 
 WARN_DAYS = 30
 SHOWN_KEYS = 5
@@ -80,7 +80,8 @@ def judge(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) 
         no_alarms(seen),
         write_and_read(seen),
         equal_data(seen),
-        *(refused(seen, guest) for guest in (Guest.NOBODY, Guest.FOREIGN, Guest.PLAIN)),
+        *(refused(plan, seen, guest) for guest in (Guest.NOBODY, Guest.FOREIGN, Guest.PLAIN)),
+        peer_firewall(plan, seen),
         server_certificates(plan, seen, now=now),
         bootstrap_right(plan, sealed=sealed),
     )
@@ -238,8 +239,8 @@ _REFUSALS = {
 }
 
 
-def refused(seen: Observation, guest: Guest) -> Check:
-    """Somebody who must be let in nowhere. It counts only where the operator is served."""
+def refused(plan: ClusterPlan, seen: Observation, guest: Guest) -> Check:
+    """Somebody who must be let in nowhere. It counts only where the operator is served, or no one gets through."""
     failed: list[tuple[str, str]] = []
     unknown: list[tuple[str, str]] = []
     good = 0
@@ -248,6 +249,8 @@ def refused(seen: Observation, guest: Guest) -> Check:
         for port, answer in _answers_to(view, guest):
             if answer.reply is Reply.SERVED:
                 failed.append((view.node.name, f"the {port} lets it in ({answer.detail})"))
+            elif port is Port.PEER and _is_walled(plan, view):
+                continue
             elif answer.reply is Reply.UNREACHABLE:
                 unknown.append((view.node.name, f"the {port} cannot be reached ({answer.detail})"))
             elif served:
@@ -260,6 +263,27 @@ def refused(seen: Observation, guest: Guest) -> Check:
     return _check(name, f"refused on {good} ports", failed=failed, unknown=unknown, remedy=remedy)
 
 
+def _is_walled(plan: ClusterPlan, view: NodeView) -> bool:
+    """Whether a node serves the operator, and its firewall keeps even him from the peer port, as it should."""
+    client, peer = (view.knocks.get((port, Guest.OPERATOR)) for port in (Port.CLIENT, Port.PEER))
+    if client is None or peer is None or plan.spec.firewall.kind is FirewallKind.NONE:
+        return False
+    return client.reply is Reply.SERVED and peer.reply is Reply.UNREACHABLE and not peer.distrusted
+
+
+def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
+    """The operator's machine is none of the nodes, so their peer ports are closed to it."""
+    there = [view for view in seen.nodes if (Port.PEER, Guest.OPERATOR) in view.knocks]
+    text = "the peer port is open to this machine, which is none of the nodes"
+    opened = [(view.node.name, text) for view in there if not _is_walled(plan, view)]
+    good = f"closed to this machine on {len(there)} nodes"
+    unknown = [(view.node.name, "cannot be reached") for view in seen.nodes if view not in there]
+    if plan.spec.firewall.kind is FirewallKind.NONE:
+        opened, unknown, good = [], [], "none is planned"
+    remedy = "on the node: systemctl status etcd-firewall"
+    return _check("peer firewall", good, warning=opened, unknown=unknown, remedy=remedy)
+
+
 def _answers_to(view: NodeView, guest: Guest) -> list[tuple[Port, Knock]]:
     """By port. The peer port of a node that is not there was not tried."""
     return [(port, view.knocks[port, guest]) for port in Port if (port, guest) in view.knocks]
@@ -269,6 +293,8 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
     failed, warning, unknown, days_left = [], [], [], []
     for view in seen.nodes:
         for port, answer in _answers_to(view, Guest.OPERATOR):
+            if port is Port.PEER and _is_walled(plan, view):
+                continue
             if answer.distrusted:
                 failed.append((view.node.name, f"{port}: {answer.distrusted}"))
             elif answer.certificate is None:

@@ -29,7 +29,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
     """Everything that `write_files` puts onto the node. Secrets are 0600 and root's; ACLs come later."""
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         yield _script("etcd-firewall")
-        yield _unit("etcd-firewall.service")
+        yield _unit("etcd-firewall.service", kind=plan.spec.firewall.kind)
     yield Artifact(PKI_DIR / f"{Role.CA}.pem", ca_pem)
     for role in NODE_ROLES:
         yield Artifact(PKI_DIR / f"{role}.pem", pki[role].cert_pem)
@@ -38,7 +38,8 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
         yield _script("etcd-install")
     yield Artifact(CONF, _conf(plan, node, ca_pem))
     yield Artifact(ENV, env_file(hook_values(plan, node, ca_pem)))
-    yield Artifact(UNITS / "etcd.service", _etcd_unit(plan))
+    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": PERMIT}
+    yield _unit("etcd.service", user="etcd", libexec=LIBEXEC, **places)
     for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(module))
     yield _script("etcd-join")
@@ -65,7 +66,10 @@ def permit(plan: ClusterPlan, ca_pem: bytes) -> str:
 def hook_values(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> dict[str, str]:
     """What the scripts on the node need to know; they carry no values themselves."""
     spec = plan.spec
-    peers = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
+    everybody = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
+    clients = " ".join(map(str, spec.firewall.client_cidrs))
+    # Each other's clients too: a node that joins asks for the list.
+    nodes = " ".join(str(other.address) for other in plan.nodes)
     values = {
         "BAKE_NAME": node.name,
         "BAKE_PEER_URL": node.peer_url,
@@ -83,8 +87,8 @@ def hook_values(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> dict[str, s
         "BAKE_FIREWALL": str(spec.firewall.kind),
         "BAKE_CLIENT_PORT": str(spec.etcd.client_port),
         "BAKE_PEER_PORT": str(spec.etcd.peer_port),
-        "BAKE_CLIENT_CIDRS": " ".join(map(str, spec.firewall.client_cidrs)) or peers,
-        "BAKE_PEER_CIDRS": " ".join(str(other.address) for other in plan.nodes),
+        "BAKE_CLIENT_CIDRS": f"{clients} {nodes}" if clients else everybody,
+        "BAKE_PEER_CIDRS": nodes,
         "ETCDCTL_API": "3",
         "ETCDCTL_CACERT": f"{PKI_DIR}/{Role.CA}.pem",
         "ETCDCTL_CERT": f"{PKI_DIR}/{Role.CLIENT}.pem",
@@ -123,18 +127,12 @@ def _option_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _etcd_unit(plan: ClusterPlan) -> bytes:
-    data_dir = plan.spec.etcd.data_dir
-    places = {"binary_dir": plan.binary_dir, "data_dir": data_dir, "libexec": LIBEXEC, "permit": PERMIT}
-    return _fill("etcd.service", user="etcd", **places)
-
-
 def _script(name: str) -> Artifact:
     return Artifact(LIBEXEC / name, guest_source(name), mode=0o755)
 
 
-def _unit(name: str) -> Artifact:
-    return Artifact(UNITS / name, guest_source(name))
+def _unit(name: str, **values: object) -> Artifact:
+    return Artifact(UNITS / name, _fill(name, **values))
 
 
 @cache

@@ -1,21 +1,30 @@
-"""The firewall script against the kernel, in a network namespace: what it opens is open, and only that."""
+"""The firewall script against the kernel, in network namespaces: each port is open to those it is for, and only them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.assembly.nspawn_lab import ip
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="namespaces need root")
 SCRIPT = Path(__file__).parents[2] / "generator/guest/etcd-firewall"
+NODE, PEER, CLIENT, STRANGER = "10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.9"
+PORTS = (2379, 2380, 2381)  # the last one is none of etcd's
+SETTINGS = {
+    "BAKE_CLIENT_PORT": "2379",
+    "BAKE_PEER_PORT": "2380",
+    "BAKE_CLIENT_CIDRS": f"{CLIENT}/32 {PEER} fd00::/64",
+    "BAKE_PEER_CIDRS": f"{NODE} {PEER} fd00::1",
+}
+NOTHING = ""
 CLOSED = {
-    "iptables": """
-iptables -A INPUT -m state --state ESTABLISHED,RELATED -j ACCEPT
-iptables -A INPUT -p tcp -j REJECT --reject-with tcp-reset
-""",
+    "iptables": "iptables -A INPUT -p tcp -m conntrack --ctstate NEW -j REJECT --reject-with tcp-reset",
     "nftables": """
 nft -f - <<END
 table inet filter {
@@ -28,49 +37,104 @@ table inet filter {
 END
 """,
 }
-# Listens on all three ports; "open" lines name those that let a client in.
-TRIAL = """
-set -eu
-ip link set lo up
-python3 -c '
-import socket, time
-ports = [socket.create_server(("127.0.0.1", port)) for port in (2379, 2380, 2381)]
-print("listening", flush=True)
-time.sleep(60)' >listening &
-trap "kill $!" EXIT
-until [ -s listening ]; do sleep 0.05; done
-show() {
-    for port in 2379 2380 2381; do
-        ! timeout 1 bash -c ": </dev/tcp/127.0.0.1/$port" 2>/dev/null || echo "$1 $port"
-    done
+OPEN = {
+    "iptables": "iptables -A INPUT -p tcp -j ACCEPT",
+    "nftables": "nft 'add table inet filter; add chain inet filter input { type filter hook input priority 0; };"
+    " add rule inet filter input tcp dport 1-65535 accept'",
 }
-show without-rules
-eval "$CLOSED"
-show closed
-"$SCRIPT" && "$SCRIPT"
-show opened
-$LIST | grep -c 2379
+LISTEN = f"""
+import socket, time
+ports = [socket.create_server(("{NODE}", port)) for port in {PORTS}]
+print("listening", flush=True)
+time.sleep(120)
+"""
+KNOCK = f"""
+import socket, sys
+for port in {PORTS}:
+    try:
+        socket.create_connection(("{NODE}", port), 1, source_address=(sys.argv[1], 0)).close()
+        print(port)
+    except OSError:
+        pass
 """
 
 
-@pytest.mark.parametrize(("kind", "listing"), [("iptables", "iptables -S"), ("nftables", "nft list ruleset")])
-def test_only_the_stated_openings_are_open_before_a_reject(
-    kind: str, listing: str, tmp_path: Path, tool: Callable[[str], str]
+class Street:
+    """Two namespaces on one wire: the node, where all the ports are served, and everybody else."""
+
+    def __init__(self, name: str) -> None:
+        self.node, self.others = f"{name}-node", f"{name}-others"
+
+    def inside(self, script: str, **env: str) -> str:
+        """Runs in the node's namespace."""
+        command = ["ip", "netns", "exec", self.node, "sh", "-euc", script]
+        done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def open_to(self, source: str) -> list[int]:
+        namespace = self.node if source == NODE else self.others
+        command = ["ip", "netns", "exec", namespace, sys.executable, "-c", KNOCK, source]
+        return [int(port) for port in subprocess.check_output(command, text=True).split()]
+
+    def picture(self) -> dict[str, list[int]]:
+        names = {"self": NODE, "peer": PEER, "client": CLIENT, "stranger": STRANGER}
+        return {name: self.open_to(source) for name, source in names.items()}
+
+
+@pytest.fixture
+def street() -> Iterator[Street]:
+    street = Street(f"bkfw{os.getpid()}")
+    for name in (street.node, street.others):
+        ip("netns", "add", name)
+        ip("-n", name, "link", "set", "lo", "up")
+    ip("-n", street.node, "link", "add", "w0", "type", "veth", "peer", "name", "w1", "netns", street.others)
+    ip("-n", street.node, "address", "add", f"{NODE}/24", "dev", "w0")
+    for address in (PEER, CLIENT, STRANGER):
+        ip("-n", street.others, "address", "add", f"{address}/24", "dev", "w1")
+    ip("-n", street.node, "link", "set", "w0", "up")
+    ip("-n", street.others, "link", "set", "w1", "up")
+    command = ["ip", "netns", "exec", street.node, sys.executable, "-c", LISTEN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "listening\n"
+        yield street
+        server.kill()
+    for name in (street.node, street.others):
+        ip("netns", "delete", name)
+
+
+@pytest.mark.parametrize("rules", ["nothing", "closed", "open"])
+@pytest.mark.parametrize("kind", ["iptables", "nftables", "ufw"])
+def test_both_ports_are_open_to_whom_they_are_for_and_no_other_port_is_touched(
+    kind: str, rules: str, street: Street, tool: Callable[[str], str]
 ) -> None:
-    env = {
-        "PATH": f"{Path(tool(listing.split()[0])).parent}:{os.environ['PATH']}",
-        "CLOSED": CLOSED[kind],
-        "SCRIPT": str(SCRIPT),
-        "LIST": listing,
-        "BAKE_FIREWALL": kind,
-        "BAKE_CLIENT_PORT": "2379",
-        "BAKE_PEER_PORT": "2380",
-        "BAKE_CLIENT_CIDRS": "127.0.0.0/8 ::1/128",
-        "BAKE_PEER_CIDRS": "192.168.20.31 fd00::1",
+    family = "iptables" if kind == "ufw" else kind
+    tool("iptables-restore" if family == "iptables" else "nft")
+    street.inside({"nothing": NOTHING, "closed": CLOSED[family], "open": OPEN[family]}[rules])
+    before = street.picture()
+    env = SETTINGS | {"BAKE_FIREWALL": kind, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    show = "nft -s list ruleset" if kind == "nftables" else "iptables -S; ip6tables -S"
+
+    street.inside(str(SCRIPT), **env)
+    once = street.inside(show, **env)
+    street.inside(str(SCRIPT), **env)
+
+    assert street.inside(show, **env) == once, "doing it again changes nothing"
+    other = [] if rules == "closed" else [2381]
+    assert before == dict.fromkeys(before, [] if rules == "closed" else list(PORTS))
+    assert street.picture() == {
+        "self": [2379, 2380, *other],
+        "peer": [2379, 2380, *other],
+        "client": [2379, *other],
+        "stranger": other,
     }
-    command = ["unshare", "--net", "sh", "-c", TRIAL]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, done.stderr
-    before = ["without-rules 2379", "without-rules 2380", "without-rules 2381"]
-    rules = "1" if kind == "iptables" else "2"  # nft lists both families
-    assert done.stdout.splitlines() == [*before, "opened 2379", rules]
+
+
+@pytest.mark.parametrize("kind", ["iptables", "nftables"])
+def test_who_is_taken_out_of_the_settings_is_shut_out(kind: str, street: Street, tool: Callable[[str], str]) -> None:
+    tool("iptables-restore" if kind == "iptables" else "nft")
+    env = SETTINGS | {"BAKE_FIREWALL": kind, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    street.inside(str(SCRIPT), **env)
+    street.inside(str(SCRIPT), **(env | {"BAKE_CLIENT_CIDRS": PEER}))
+    assert street.picture()["client"] == [2381]

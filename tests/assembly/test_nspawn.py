@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from generator.bake import bake
 from generator.host.image import cache_folder, default_image
 from generator.host.store import Store
 from generator.profile import load
-from tests.assembly.nspawn_lab import NspawnLab, extract_root
+from tests.assembly.nspawn_lab import NspawnLab, extract_root, strict_units, wait_until_off
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -40,6 +39,8 @@ def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nspawn
     work = tmp_path_factory.mktemp("nspawn")
     baked = bake(load().spec, Store(work / "out", "etcd"), now=datetime.now(UTC), report=print)
     with NspawnLab(baked.plan, baked.folder, root=root, work=work / "nodes") as lab:
+        for node in NODES:
+            strict_units(lab, node)
         lab.start(*NODES)
         lab.assembly_seconds = lab.wait_for("voting", *NODES, timeout=120)
         yield lab
@@ -213,15 +214,3 @@ def members(lab: NspawnLab) -> list[str]:
     script = f". {lab.folder}/etcdctl.env; etcdctl member list -w simple | cut -d, -f1-4,6 | sort"
     environment = {"PATH": f"{default_image(cache_folder(), report=print).bin_dir}:{os.environ['PATH']}"}
     return lab.run("env", *(f"{k}={v}" for k, v in environment.items()), "sh", "-c", script).stdout.splitlines()
-
-
-def wait_until_off(lab: NspawnLab, node: str) -> None:
-    """nspawn exits when its container asks for a reboot and it has no registration to come back under."""
-    process = lab.running[node]
-    deadline = time.monotonic() + 30
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-    lab.running.pop(node)
-    if process.poll() is None:
-        process.kill()
-        raise TimeoutError(f"{node} did not go down\n{lab.console(node)[-2000:]}")

@@ -21,7 +21,7 @@ from generator.host import observe
 from generator.host.etcd import Etcd, Keys
 from generator.host.tls import ClientFiles
 from generator.plan import ClusterPlan, plan_cluster
-from generator.spec import ClusterSpec, NetworkSpec
+from generator.spec import ClusterSpec, FirewallKind, FirewallSpec, NetworkSpec
 from generator.verify import Part, Verification, cluster_status, verify
 from tests.assembly.miniature import Miniature, Node
 
@@ -33,7 +33,8 @@ def plan_of(cluster: Miniature) -> ClusterPlan:
     first = cluster.nodes[0].plan.address
     subnet = ip_network(f"{first}/24", strict=False)
     network = NetworkSpec(subnet=subnet, first_ip=first)
-    plan = plan_cluster(ClusterSpec(nodes=len(cluster.nodes), network=network))
+    firewall = FirewallSpec(kind=FirewallKind.NONE)
+    plan = plan_cluster(ClusterSpec(nodes=len(cluster.nodes), network=network, firewall=firewall))
     assert [node.plan for node in cluster.nodes] == list(plan.nodes)
     return plan
 

@@ -54,9 +54,12 @@ UNIT_ADDED = {
         "RuntimeDirectory", "RuntimeDirectoryPreserve", "ExecStartPre", "ExecStartPost", "RestartSec",
         "TimeoutStartSec",
         "StandardOutput", "StandardError",
-        "UMask", "NoNewPrivileges", "ProtectSystem", "ReadWritePaths", "ProtectHome", "PrivateTmp", "PrivateDevices",
-        "ProtectControlGroups", "ProtectKernelModules", "ProtectKernelTunables", "RestrictAddressFamilies",
-        "RestrictSUIDSGID", "LockPersonality",
+        "CapabilityBoundingSet", "LockPersonality", "MemoryDenyWriteExecute", "NoNewPrivileges", "PrivateDevices",
+        "PrivateIPC", "PrivateTmp", "PrivateUsers", "ProtectClock", "ProtectControlGroups", "ProtectHome",
+        "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "ProtectProc",
+        "ProtectSystem", "ReadWritePaths", "RemoveIPC", "RestrictAddressFamilies", "RestrictNamespaces",
+        "RestrictRealtime", "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallErrorNumber",
+        "SystemCallFilter", "UMask",
     },
     "Install": set(),
 }  # fmt: skip
@@ -273,10 +276,10 @@ def test_etcd_comes_from_yum_before_the_commands_run(classic: Path) -> None:
     assert list(config).index("write_files") < list(config).index("packages") < list(config).index("runcmd")
 
 
-def test_firewall_commands_are_the_documents_in_the_same_zone_and_permanent(classic: Path) -> None:
+def test_firewall_commands_are_the_documents_and_permanent(classic: Path) -> None:
     script = guest_file(classic, "/usr/local/libexec/bake/etcd-firewall")
     values = variables(guest_file(classic, "/etc/etcd/bake.env"))
-    assert "firewall-cmd --permanent --zone=public" in script
+    assert 'firewall-cmd --permanent --zone="$zone"' in script
     assert "firewall-cmd --reload" in script
     assert (values["BAKE_FIREWALL"], values["BAKE_CLIENT_PORT"], values["BAKE_PEER_PORT"]) == (
         "firewalld",

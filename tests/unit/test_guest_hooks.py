@@ -128,37 +128,75 @@ OPENINGS = {
 
 
 def firewall(desk: Desk, kind: str, **programs: str) -> list[str]:
-    """The commands the script runs."""
-    log = f'#!/bin/sh\necho "${{0##*/}} $*" >>"{desk.root}/log"\n'
-    for name in ("firewall-cmd", "iptables", "ip6tables", "ufw"):
-        desk.program(name, log + programs.get(name, ""))
+    """The commands the script runs, and what it gives them to read."""
+    log = f'for word in "${{0##*/}}" "$@"; do echo "$word"; done >>"{desk.root}/log"\n'
+    for name in ("firewall-cmd", "iptables", "ip6tables", "iptables-restore", "ip6tables-restore"):
+        read = f'text=$(cat)\necho "$text" >>"{desk.root}/log"\n' if name.endswith("restore") else ""
+        desk.program(name, f"#!/bin/sh\n{read}{log}{programs.get(name, '')}")
+    (desk.root / "log").unlink(missing_ok=True)
     done = desk.run("etcd-firewall", BAKE_FIREWALL=kind, **OPENINGS)
     assert done.returncode == 0, done.stderr
     return (desk.root / "log").read_text().splitlines()
 
 
+# A firewalld whose interface is in another zone than the default one; a zone of sources is somebody's exception.
+FIREWALLD = """
+case $* in
+    *--get-default-zone*) echo public ;;
+    *--get-active-zones*) printf 'drop\n  sources: 10.1.1.1\ninternal\n  interfaces: eth0\n' ;;
+    *--zone=internal*--list-rich-rules*) cat "$DESK/present" ;;
+esac
+"""
+
+
 def test_firewalld_rules_are_permanent_and_then_loaded(desk: Desk) -> None:
-    *rules, last = firewall(desk, "firewalld")
-    assert last == "firewall-cmd --reload"
-    start = "firewall-cmd --permanent --zone=public --add-rich-rule=rule family="
-    assert all(rule.startswith(start) for rule in rules)
-    assert '"ipv4" source address="192.168.20.0/24" port port="2380" protocol="tcp" accept' in rules[2]
+    foreign = 'rule family="ipv4" service name="ssh" accept'
+    stale = 'rule priority="-2380" family="ipv4" source address="10.9.9.9" port port="2380" protocol="tcp" accept'
+    (desk.root / "present").write_text(f"{foreign}\n{stale}\n")
+
+    words = firewall(desk, "firewalld", **{"firewall-cmd": FIREWALLD})
+
+    assert words[-2:] == ["firewall-cmd", "--reload"]
+    assert [word for word in words if "--remove" in word] == [f"--remove-rich-rule={stale}"]
+    added = [word for word in words if "--add" in word]
+    own = 'family="ipv4" source address="192.168.20.0/24" port port="2380" protocol="tcp" accept'
+    rest = 'priority="-2379" family="ipv6" port port="2380" protocol="tcp" reject type="tcp-reset"'
+    for rule in (f'priority="-2380" {own}', rest):
+        assert added.count(f"--add-rich-rule=rule {rule}") == 2  # in both zones
+    assert {word for word in words if "zone=" in word} == {"--zone=public", "--zone=internal"}
 
 
-def test_iptables_rules_go_in_front_unless_they_are_there(desk: Desk) -> None:
-    missing = 'case $* in *"-C "*) exit 1 ;; esac\n'
-    assert firewall(desk, "iptables", iptables=missing) == [
-        "iptables -w -C INPUT -p tcp -s 0.0.0.0/0 --dport 2379 -j ACCEPT",
-        "iptables -w -I INPUT -p tcp -s 0.0.0.0/0 --dport 2379 -j ACCEPT",
-        "ip6tables -w -C INPUT -p tcp -s ::/0 --dport 2379 -j ACCEPT",
-        "iptables -w -C INPUT -p tcp -s 192.168.20.0/24 --dport 2380 -j ACCEPT",
-        "iptables -w -I INPUT -p tcp -s 192.168.20.0/24 --dport 2380 -j ACCEPT",
-    ]
+def test_firewalld_is_left_alone_when_all_is_there(desk: Desk) -> None:
+    (desk.root / "present").touch()
+    words = firewall(desk, "firewalld", **{"firewall-cmd": FIREWALLD})
+    rules = [word.partition("=")[2] for word in words if word.startswith("--add")]
+    (desk.root / "present").write_text("\n".join(reversed(rules[: len(rules) // 2])) + "\n")
+
+    one_zone = FIREWALLD.replace("echo public", "echo internal")
+    words = firewall(desk, "firewalld", **{"firewall-cmd": one_zone})
+
+    assert not {"--reload", *rules} & {word.partition("=")[2] or word for word in words}
 
 
-def test_ufw_opens_both_ports(desk: Desk) -> None:
-    rule = "ufw allow proto tcp from 192.168.20.0/24 to any port 2380 comment etcd"
-    assert firewall(desk, "ufw")[-1] == rule
+@pytest.mark.parametrize("kind", ["iptables", "ufw"])
+def test_iptables_rules_are_one_transaction_in_a_chain_of_their_own(desk: Desk, kind: str) -> None:
+    words = firewall(desk, kind, iptables="exit 1\n")
+    assert "iptables-restore -w --noflush" in " ".join(words)
+    assert words[words.index("*filter") : words.index("COMMIT")] == [
+        "*filter",
+        ":BAKE_ETCD - [0:0]",
+        "-A BAKE_ETCD -i lo -p tcp --dport 2379 -j ACCEPT",
+        "-A BAKE_ETCD -i lo -p tcp --dport 2380 -j ACCEPT",
+        "-A BAKE_ETCD -s 0.0.0.0/0 -p tcp --dport 2379 -j ACCEPT",
+        "-A BAKE_ETCD -s 192.168.20.0/24 -p tcp --dport 2380 -j ACCEPT",
+        "-A BAKE_ETCD  -p tcp --dport 2379 -j REJECT --reject-with tcp-reset",
+        "-A BAKE_ETCD  -p tcp --dport 2380 -j REJECT --reject-with tcp-reset",
+        "-I INPUT -j BAKE_ETCD",
+    ]  # fmt: skip
+
+
+def test_iptables_rules_have_one_jump(desk: Desk) -> None:
+    assert "-I INPUT -j BAKE_ETCD" not in firewall(desk, "iptables")
 
 
 def test_an_unknown_firewall_is_an_error(desk: Desk) -> None:

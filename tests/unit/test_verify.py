@@ -25,7 +25,12 @@ See = Callable[..., Observation]
 
 @pytest.fixture(scope="session")
 def cluster(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
-    return plan(nodes=3)
+    return plan(nodes=3, firewall={"kind": "none"})
+
+
+@pytest.fixture(scope="session")
+def walled(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
+    return plan(nodes=3, firewall={"kind": "nftables"})
 
 
 def member(node: NodePlan, number: int) -> Member:
@@ -211,6 +216,33 @@ def test_a_peer_port_that_cannot_be_reached_is_not_called_strict(
     assert set(found) == {"no certificate", "foreign certificate", "no TLS", "server certificates"}
 
 
+def test_a_peer_port_that_the_firewall_closes_is_as_it_should_be(healthy: Observation, walled: ClusterPlan) -> None:
+    seen = healthy
+    for index, view in enumerate(healthy.nodes):
+        seen = with_node(seen, index, knocks=view.knocks | {(Port.PEER, guest): DEAD for guest in Guest})
+    found = {check.name: check for check in checks.judge(walled, seen, now=NOW, sealed=True)}
+    assert {check.result for check in found.values()} == {Result.OK}
+    assert found["no TLS"].detail == "refused on 3 ports"
+    assert found["peer firewall"].detail == "closed to this machine on 3 nodes"
+
+
+def test_a_peer_port_that_the_firewall_should_close_is_a_warning(
+    healthy: Observation, walled: ClusterPlan
+) -> None:
+    found = checks.judge(walled, healthy, now=NOW, sealed=True)
+    (check,) = (check for check in found if check.result is not Result.OK)
+    assert (check.name, check.result) == ("peer firewall", Result.WARNING)
+    assert check.nodes == ("etcd1", "etcd2", "etcd3")
+
+
+def test_a_stranger_let_in_by_a_closed_port_still_fails(healthy: Observation, walled: ClusterPlan) -> None:
+    served = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
+    knocks = {(Port.PEER, Guest.OPERATOR): DEAD, (Port.PEER, Guest.NOBODY): served}
+    seen = with_node(healthy, 1, knocks=healthy.nodes[1].knocks | knocks)
+    found = {check.name: check for check in checks.judge(walled, seen, now=NOW, sealed=True)}
+    assert found["no certificate"].result is Result.FAILED
+
+
 def test_a_port_that_refuses_the_operator_too_is_not_called_strict(
     healthy: Observation, judged: Judged
 ) -> None:
@@ -239,7 +271,7 @@ def test_a_certificate_of_another_node_fails_unless_it_is_shared(
 ) -> None:
     seen = with_node(healthy, 0, knocks=knocks(cluster.nodes[1]))
     assert "does not name etcd1.etcd.internal" in only(judged(seen), "server certificates").detail
-    shared = plan(nodes=3, pki={"certificates": "shared"})
+    shared = plan(nodes=3, pki={"certificates": "shared"}, firewall={"kind": "none"})
     assert all(check.result is Result.OK for check in checks.judge(shared, seen, now=NOW, sealed=True))
 
 
@@ -282,7 +314,7 @@ def test_only_a_failed_check_is_unhealthy() -> None:
 def test_data_for_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> None:
     found = Verification(cluster="etcd", checks=checks.judge(cluster, healthy, now=NOW, sealed=True))
     data = json.loads(json.dumps(verify.verification_data(found)))
-    assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 13)
+    assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 14)
     assert data["checks"][0] == {
         "name": "member list", "result": "ok", "detail": "etcd1, etcd2, etcd3", "remedy": None, "nodes": [],
     }  # fmt: skip

@@ -1,0 +1,114 @@
+"""Every kind of firewall on booted nodes: who gets through to which port, asked as a peer, a client and a stranger."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from generator.bake import bake
+from generator.host.image import cache_folder, default_image
+from generator.host.store import Store
+from generator.spec import read_spec
+from tests.assembly.firewall_root import firewall_root
+from tests.assembly.nspawn_lab import NspawnLab, ip, strict_units, wait_until_off
+
+pytestmark = [
+    pytest.mark.nspawn,
+    pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="booting nodes needs root"),
+]
+CLIENT, STRANGER = "192.168.20.1", "192.168.20.200"
+OTHER = 2381  # a port that is none of etcd's
+# What firewalld lets in by itself is not ours to change.
+KINDS = ("nftables", "iptables", "ufw", "active ufw", "firewalld", "firewalld, zone trusted")
+KNOCK = """
+import socket
+for port in (2379, 2380, %d):
+    try:
+        socket.create_connection(("192.168.20.31", port), 2, source_address=("%s", 0)).close()
+        print(port)
+    except OSError:
+        pass
+"""
+LISTEN = f"import socket, time; s = socket.create_server(('192.168.20.31', {OTHER})); time.sleep(600)"
+
+
+@pytest.fixture(params=KINDS)
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NspawnLab]:
+    """Two nodes, the first of which has the firewall under test; a system call that a unit is denied kills it."""
+    image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
+    assert image.root_tar is not None
+    wanted = request.param
+    kind = next(kind for kind in ("nftables", "iptables", "ufw", "firewalld") if kind in wanted)
+    spec = read_spec({"nodes": 2, "firewall": {"kind": kind, "clientCidrs": [f"{CLIENT}/32"]}})[0]
+    baked = bake(spec, Store(tmp_path / "out", "etcd"), now=datetime.now(UTC), report=print)
+    with NspawnLab(baked.plan, baked.folder, root=firewall_root(image.root_tar), work=tmp_path / "nodes") as lab:
+        ip("-n", lab.hub, "address", "add", f"{STRANGER}/24", "dev", "br0")
+        for node in ("etcd1", "etcd2"):
+            strict_units(lab, node)
+            set_up(lab.work / node / "upper/etc", wanted)
+        lab.start("etcd1", "etcd2")
+        lab.wait_for("voting", "etcd1", "etcd2", timeout=120)
+        yield lab
+
+
+def set_up(etc: Path, wanted: str) -> None:
+    if "firewalld" not in wanted:
+        (etc / "systemd/system/firewalld.service").symlink_to("/dev/null")
+    else:
+        (etc / "firewalld").mkdir()
+        zone = "trusted" if "trusted" in wanted else "public"
+        (etc / "firewalld/firewalld.conf").write_text(f"DefaultZone={zone}\n")
+    if wanted == "active ufw":
+        (etc / "ufw").mkdir()
+        (etc / "ufw/ufw.conf").write_text("ENABLED=yes\nLOGLEVEL=low\n")
+
+
+def open_ports(lab: NspawnLab) -> dict[str, list[int]]:
+    """Those of the first node, by who asks."""
+    script = KNOCK % (OTHER, "%s")
+    asked = {
+        "self": lab.shell("etcd1", f"python3 - <<'END'{script % '192.168.20.31'}END"),
+        "peer": lab.shell("etcd2", f"python3 - <<'END'{script % '192.168.20.32'}END"),
+        "client": lab.run(sys.executable, "-c", script % CLIENT),
+        "stranger": lab.run(sys.executable, "-c", script % STRANGER),
+    }
+    return {name: [int(port) for port in done.stdout.split()] for name, done in asked.items()}
+
+
+def rules(lab: NspawnLab) -> str:
+    script = "nft -s list ruleset; cat /etc/firewalld/zones/*.xml"
+    return lab.shell("etcd1", script, check=False).stdout
+
+
+def test_each_port_is_open_to_whom_it_is_for_and_to_them_alone_also_after_a_reboot(
+    lab: NspawnLab, request: pytest.FixtureRequest
+) -> None:
+    wanted = request.node.callspec.params["lab"]
+    other = [] if wanted in ("firewalld", "active ufw") else [OTHER]
+    expected = {
+        "self": [2379, 2380, OTHER],
+        "peer": [2379, 2380, *other],
+        "client": [2379, *other],
+        "stranger": other,
+    }
+    listen = f'setsid python3 -c "{LISTEN}" >/dev/null 2>&1 </dev/null & sleep 0.5'
+    lab.shell("etcd1", listen)
+    assert open_ports(lab) == expected
+    before = rules(lab)
+
+    lab.shell("etcd1", "systemctl restart etcd-firewall")
+    assert rules(lab) == before, "doing it again changes nothing"
+
+    votes = lab.phases("etcd1").count("voting")
+    lab.shell("etcd1", "systemctl reboot", check=False)
+    wait_until_off(lab, "etcd1")
+    lab.start("etcd1")
+    lab.wait_for("voting", "etcd1", times=votes + 1)
+    lab.shell("etcd1", listen)
+    assert open_ports(lab) == expected
+    lab.shell("etcd1", "systemctl is-active etcd-firewall")

@@ -1,0 +1,52 @@
+"""The units' sandbox, as systemd-analyze judges it: 0 is closed, 10 is open."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from generator.pki import create_authority, issue_nodes
+from generator.plan import ClusterPlan
+from generator.render import guest_files
+from generator.spec import FirewallKind
+
+LIMIT = 1.5
+UNITS = ("etcd.service", "etcd-promote.service", "etcd-firewall.service")
+KINDS = tuple(kind for kind in FirewallKind if kind is not FirewallKind.NONE)
+
+
+@pytest.fixture(params=KINDS)
+def units(
+    request: pytest.FixtureRequest, plan: Callable[..., ClusterPlan], now: datetime, tmp_path: Path
+) -> Path:
+    """A folder with every unit of a node."""
+    made = plan(firewall={"kind": str(request.param)})
+    authority = create_authority(made, now=now)
+    credentials = issue_nodes(made, authority, now=now)
+    for file in guest_files(made, made.nodes[0], authority.cert_pem, next(iter(credentials))):
+        if file.path.suffix == ".service":
+            (tmp_path / file.path.name).write_bytes(file.data)
+    return tmp_path
+
+
+def exposure(analyze: str, unit: Path) -> float:
+    command = [analyze, "security", "--offline=true", "--no-pager", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "", "a directive that systemd does not know"
+    return float(done.stdout.splitlines()[-1].partition("service: ")[2].split()[0])
+
+
+def test_every_unit_is_in_a_sandbox(units: Path, tool: Callable[[str], str]) -> None:
+    found = {unit.name: exposure(tool("systemd-analyze"), unit) for unit in sorted(units.iterdir())}
+    print(found)
+    assert sorted(found) == sorted(UNITS)
+    assert {name: value for name, value in found.items() if value > LIMIT} == {}
+
+
+def test_the_judge_sees_an_open_unit(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    (tmp_path / "open.service").write_text("[Service]\nExecStart=/bin/true\n")
+    assert exposure(tool("systemd-analyze"), tmp_path / "open.service") > 9
