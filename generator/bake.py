@@ -35,6 +35,7 @@ class Baked:
 
 def bake(spec: ClusterSpec, store: Store, *, now: datetime, report: Report) -> Baked:
     """Make everything a cluster needs to boot, and write it below the store's folder."""
+    check_clock(now)
     plan = plan_cluster(spec)
     extras = read_archive(spec.install)
     store.check()
@@ -96,6 +97,7 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime) -> None:
     """Find every reason why `bake` would refuse, and write nothing. Raises InputError with all of them."""
     problems: list[Problem] = []
     for look in (
+        lambda: check_clock(now),
         lambda: read_archive(spec.install),
         store.check,
         lambda: load_client(store, load_authority(store, now=now)),
@@ -106,6 +108,13 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime) -> None:
             problems += error.problems
     if problems:
         raise InputError(dict.fromkeys(problems))
+
+
+def check_clock(now: datetime) -> None:
+    """Refuse a clock that was never set: nodes whose clocks are right would find every certificate expired."""
+    rule = "before 2025" if now.year < 2025 else "after 9899" if now.year > 9899 else None  # caDays: at most 100 years
+    if rule:
+        raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set it; certificates have dates")
 
 
 def node_files(

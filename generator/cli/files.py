@@ -59,10 +59,10 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _bake(options: Mapping[str, Any]) -> None:
+    loaded = load(options)  # what is refused need not wait for the rest to be imported
     from generator.bake import bake as run
     from generator.host.store import Store
 
-    loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
     baked = run(loaded.spec, store, now=datetime.now(UTC), report=reporter(options))
     nodes = [
@@ -95,10 +95,10 @@ def check(**options: Any) -> None:
       bake check --config cluster.yaml
       bake check --nodes 5 --profile classic -o json
     """
+    loaded = load(options)
     from generator.bake import check as look
     from generator.host.store import Store
 
-    loaded = load(options)
     look(loaded.spec, Store(options["out"], loaded.spec.name), now=datetime.now(UTC))
     spec = _spec_data(loaded.spec)
     if options["output"] == "json":
