@@ -48,6 +48,7 @@ def bake(
     `passphrase`: what the CA's key is encrypted with, or is to be. The nodes in `renew` get new certificates even where
     theirs are still good; what all nodes share is new for all.
     """
+    check_clock(now)
     plan = plan_cluster(spec)
     extras = read_archive(spec.install)
     store.check()
@@ -108,6 +109,7 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
     """Find every reason why `bake` would refuse, and write nothing. Raises InputError with all of them."""
     problems: list[Problem] = []
     for look in (
+        lambda: check_clock(now),
         lambda: read_archive(spec.install),
         store.check,
         lambda: load_keyring(store, plan_cluster(spec), now=now, passphrase=passphrase),
@@ -118,6 +120,13 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
             problems += error.problems
     if problems:
         raise InputError(dict.fromkeys(problems))
+
+
+def check_clock(now: datetime) -> None:
+    """Refuse a clock that was never set: nodes whose clocks are right would find every certificate expired."""
+    rule = "before 2025" if now.year < 2025 else "after 9899" if now.year > 9899 else None  # caDays: at most 100 years
+    if rule:
+        raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set it; certificates have dates")
 
 
 def node_files(

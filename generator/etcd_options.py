@@ -75,9 +75,10 @@ def check_options(options: Mapping[str, object], version: str) -> Iterator[tuple
             yield name, f"{name!r} is set by bake", "leave it out"
         elif name not in known:
             close = get_close_matches(name, known, n=1)
-            yield name, f"etcd {version} has no option {name!r}", f"did you mean {close[0]}?" if close else None
+            hint = f"did you mean {close[0]}?" if close else "see etcd --help"
+            yield name, f"etcd {version} has no option {name!r}", hint
         elif not _fits(value, known[name]):
-            yield name, f"{value!r} is not {_WORDS[known[name]]}", None
+            yield name, f"{value!r} is not {_WORDS[known[name]]}", f"write it as etcd {version} --help has it"
 
 
 _WORDS: dict[Kind, str] = {int: "a whole number", bool: "true or false", str: "plain text without quotes or spaces"}

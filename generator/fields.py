@@ -94,6 +94,10 @@ def list_or(read_list: Read, read_other: Read) -> Read:
     return read
 
 
+def _known(kind: Any) -> tuple[str, ...]:
+    return tuple(settings_of(kind))
+
+
 def section_of(kind: type[T]) -> Read:
     """A section with the fields of a dataclass."""
 
@@ -101,7 +105,8 @@ def section_of(kind: type[T]) -> Read:
         if isinstance(value, kind):
             return value
         if not isinstance(value, dict):
-            wrong.append(Wrong(path, f"{shown(value)} is not a section of fields"))
+            hint = f"the fields here: {', '.join(_known(kind))}"
+            wrong.append(Wrong(path, f"{shown(value)} is not a section of fields", hint))
             return _REFUSED
         return kind(**dict(_read_fields(kind, value, path, wrong)))
 
@@ -113,7 +118,7 @@ def _read_fields(
 ) -> Iterator[tuple[str, Any]]:
     known = settings_of(kind)
     wrong += [
-        Wrong((*path, key), f"there is no field {str(key)!r}", known=tuple(known))
+        Wrong((*path, key), f"there is no field {str(key)!r}", known=_known(kind))
         for key in value
         if key not in known
     ]

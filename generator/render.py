@@ -49,7 +49,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
     for name in ("forget-seed", "apply-seed"):
         yield _script(name)
         yield _unit(f"{name}.service")
-    yield _unit("run-bake-medium.mount")
+    yield Artifact(UNITS / "run-bake-medium.mount", guest_source("run-bake-medium.mount"))
     yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source("80-bake-seed.rules"))
 
 

@@ -60,7 +60,7 @@ def load_text(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or "cannot be read"
-        raise InputError.one(reader.where(mark), f"is not YAML: {message}") from None
+        raise InputError.one(reader.where(mark), f"is not YAML: {message}", "indentation, quotes, brackets?") from None
     if reader.problems:
         raise InputError(reader.problems)
     return Document(value, reader.positions)
@@ -75,11 +75,11 @@ def _read(path: Path) -> str:
     if not stat.S_ISREG(status.st_mode):
         raise InputError.one(where, "is not a regular file", "give the path of a YAML file")
     if status.st_size > MAX_BYTES:
-        raise InputError.one(where, f"has {status.st_size} bytes; a cluster file has at most {MAX_BYTES}")
+        raise InputError.one(where, f"has {status.st_size} bytes; a cluster file has at most {MAX_BYTES}", "is it one?")
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise InputError.one(where, f"cannot be read: {error.strerror}") from None
+        raise InputError.one(where, f"cannot be read: {error.strerror}", "check its owner and mode") from None
     except UnicodeDecodeError as error:
         raise InputError.one(where, f"is not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
 
@@ -112,7 +112,7 @@ class _Reader:
         if event.tag:
             raise _RefusedError(event.start_mark, f"uses the tag {event.tag}", "remove the tag")
         if len(path) > MAX_DEPTH:
-            raise _RefusedError(event.start_mark, f"is nested deeper than {MAX_DEPTH} levels")
+            raise _RefusedError(event.start_mark, f"is nested deeper than {MAX_DEPTH} levels", "no field is")
         self.positions.setdefault(path, self.where(event.start_mark))
         if isinstance(event, yaml.ScalarEvent):
             return _resolve(event.value) if event.implicit[0] else event.value

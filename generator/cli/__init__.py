@@ -47,4 +47,7 @@ def _run() -> int:
         return error.exit_code
     except BrokenPipeError:
         return 1
+    except OSError as error:  # such as standard output on a full disk
+        click.echo(f"error: {error}", err=True)
+        return 1
     return 0

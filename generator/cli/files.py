@@ -60,10 +60,10 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _bake(options: Mapping[str, Any]) -> None:
+    loaded = load(options)  # what is refused need not wait for the rest to be imported
     from generator.bake import bake as run
     from generator.host.store import Store
 
-    loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
     passphrase = ca_passphrase(options, store)
     baked = run(loaded.spec, store, now=datetime.now(UTC), report=reporter(options), passphrase=passphrase)
@@ -97,10 +97,10 @@ def check(**options: Any) -> None:
       bake check --config cluster.yaml
       bake check --nodes 5 --profile classic -o json
     """
+    loaded = load(options)
     from generator.bake import check as look
     from generator.host.store import Store
 
-    loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
     look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, store))
     spec = _spec_data(loaded.spec)

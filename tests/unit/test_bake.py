@@ -11,20 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cryptography.hazmat.primitives.asymmetric import ed25519
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
 
 from generator import pki, seed
 from generator.pki import Credential
@@ -267,69 +260,10 @@ def good(plan: Any) -> Credential:
     return pki.create_authority(plan(), now=datetime.now(UTC))
 
 
-@pytest.fixture
-def expired(plan: Any) -> Credential:
-    return pki.create_authority(
-        plan(pki={"caDays": 2, "leafDays": 2}), now=datetime.now(UTC) - timedelta(days=9)
-    )
-
-
-@pytest.fixture
-def not_yet(plan: Any) -> Credential:
-    return pki.create_authority(plan(), now=datetime.now(UTC) + timedelta(days=9))
-
-
-@pytest.fixture
-def leaf(plan: Any, good: Credential) -> Credential:
-    return pki.issue_client(plan(), good, now=datetime.now(UTC))
-
-
-def put(credential: Credential, *, cert: bytes | None = None, key: bytes | None = None) -> None:
+def put(credential: Credential) -> None:
     (FOLDER / "pki").mkdir(parents=True, exist_ok=True)
-    (FOLDER / "pki/etcd-ca.pem").write_bytes(cert or credential.cert_pem)
-    (FOLDER / "pki/etcd-ca.key").write_bytes(key or credential.key_pem)
-
-
-def encrypted(credential: Credential) -> bytes:
-    return credential.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
-
-
-ED25519 = ed25519.Ed25519PrivateKey.generate().private_bytes(
-    Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-)
-
-
-def lose(file: str) -> None:
-    (FOLDER / "pki" / file).unlink()
-
-
-Get = Callable[[str], Credential]
-WRONG_AUTHORITY: dict[str, tuple[Callable[[Get], object], str]] = {
-    "expired": (lambda get: put(get("expired")), "etcd-ca.pem: expired on 20"),
-    "not yet valid": (lambda get: put(get("not_yet")), "etcd-ca.pem: is not valid before 20"),
-    "no CA": (lambda get: put(get("leaf")), "etcd-ca.pem: is not a CA certificate"),
-    "another's key": (lambda get: put(get("good"), key=get("leaf").key_pem), "etcd-ca.key: does not match"),
-    "encrypted": (lambda get: put(get("good"), key=encrypted(get("good"))), "etcd-ca.key: is encrypted"),
-    "Ed25519": (lambda get: put(get("good"), key=ED25519), "etcd-ca.key: is neither an RSA nor an EC key"),
-    "no certificate": (lambda get: put(get("good"), cert=b"x"), "etcd-ca.pem: is not a PEM certificate"),
-    "no key": (lambda get: put(get("good"), key=b"x"), "etcd-ca.key: is not a PEM private key"),
-    "a lost key": (lambda get: (put(get("good")), lose("etcd-ca.key")), "etcd-ca.key: is missing"),
-    "a lost certificate": (lambda get: (put(get("good")), lose("etcd-ca.pem")), "etcd-ca.pem: is missing"),
-    "a folder": (lambda _: (FOLDER / "pki/etcd-ca.pem").mkdir(parents=True), "etcd-ca.pem: cannot be read"),
-}
-
-
-@pytest.mark.parametrize(("prepare", "rule"), WRONG_AUTHORITY.values(), ids=WRONG_AUTHORITY)
-def test_a_wrong_authority_is_refused(
-    bake: Bake, picture: Picture, request: pytest.FixtureRequest, prepare: Callable[[Get], object], rule: str
-) -> None:
-    prepare(request.getfixturevalue)
-    before = picture(Path("out"))
-    result = bake("--nodes", 3)
-    assert result.code == 2
-    assert f"{FOLDER}/pki/{rule}" in result.err
-    assert "PRIVATE" not in result.err
-    assert picture(Path("out")) == before
+    (FOLDER / "pki/etcd-ca.pem").write_bytes(credential.cert_pem)
+    (FOLDER / "pki/etcd-ca.key").write_bytes(credential.key_pem)
 
 
 def test_a_foreign_authority_is_refused(bake: Bake, picture: Picture, good: Credential) -> None:

@@ -127,3 +127,11 @@ def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
     script = f"{sys.executable} -m generator.cli check 2>errors | true"
     subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True)
     assert (tmp_path / "errors").read_text() == ""
+
+
+def test_a_full_disk_behind_standard_output_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "generator.cli", "check"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: [Errno 28] No space left on device\n"

@@ -1,4 +1,4 @@
-"""Rules across values: what is fine, and what deserves a word. (What is refused: test_bad_input.)"""
+"""Rules across values: what is fine, and what deserves a word. (What is refused: tests/hostile/catalogue.)"""
 
 from __future__ import annotations
 

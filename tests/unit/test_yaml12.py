@@ -1,4 +1,4 @@
-"""YAML 1.2's core schema, and nothing that surprises. (What is refused: test_bad_input.)"""
+"""YAML 1.2's core schema, and nothing that surprises. (What is refused: tests/hostile/catalogue.)"""
 
 from __future__ import annotations
 

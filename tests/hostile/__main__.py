@@ -1,0 +1,64 @@
+"""Gives bake bad input, bad moments and bad company, and measures how it takes them. Exit code 1: a row failed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.hostile import refusals
+from tests.hostile.report import RESULTS, ROOT, tell, write
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: what it does, how it counts, and how much of it is the full run."""
+
+    what: str
+    run: Callable[[int, Path], dict[str, Any]]
+    full: int
+
+
+ROWS = {
+    "refusals": Row("every kind of bad input, in a process of its own; COUNT rounds", refusals.measure, 3),
+}
+
+
+def arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/hostile", description=__doc__)
+    parser.add_argument("--row", action="append", choices=ROWS, metavar="NAME", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--count", type=int, help="instead of each row's own number")
+    parser.add_argument("--write", action="store_true", help=f"keep the results in {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--list", action="store_true", help="the rows and what they do")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> int:
+    options = arguments(words)
+    if options.list:
+        print("\n".join(f"{name:10} {row.what} (full: {row.full})" for name, row in ROWS.items()))
+        return 0
+    rows = {}
+    for name in options.row or ROWS:
+        began = time.monotonic()
+        # Not below /tmp: that bake writes nothing there is one of the things to see.
+        (ROOT / "build").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="hostile-", dir=ROOT / "build", ignore_cleanup_errors=True) as folder:
+            found = ROWS[name].run(options.count or ROWS[name].full, Path(folder))
+        rows[name] = found | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "seconds": round(time.monotonic() - began)}
+        tell(f"{name}: {found['trials']} trials, {len(found['failures'])} failed, {rows[name]['seconds']} s")
+        if options.write:  # each row as soon as it is there
+            write({name: rows[name]})
+    print(json.dumps(rows, indent=1, ensure_ascii=False))
+    return 1 if any(row["failures"] for row in rows.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

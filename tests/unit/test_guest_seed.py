@@ -1,0 +1,212 @@
+"""forget-seed and apply-seed on a root of their own: what a node keeps of its seed, and takes from a new one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from generator import yaml12
+from generator.bake import bake
+from generator.host.store import Store
+from generator.profile import load
+
+GUEST = Path(__file__).parents[2] / "generator" / "guest"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
+
+
+class Guest:
+    """A node's root folder after its first boot, and the operator's folder that its seed came from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.store = folder / "root", Store(folder / "out", "etcd")
+        self.bake()
+        for file in yaml.safe_load(self.seed("user-data"))["write_files"]:
+            if file["path"].startswith("/etc/etcd/"):
+                self.write(file["path"], file["content"], int(file["permissions"], 8))
+        self.pki.chmod(0o710)
+        self.write("/var/lib/bake/configured", self.instance() + "\n")
+        self.write("/var/lib/cloud/instances/i/user-data.txt", self.seed("user-data"))
+        self.write("/var/lib/cloud/instances/i/obj.pkl", "secret")
+        self.write("/var/lib/cloud/seed/nocloud/user-data", self.seed("user-data"))
+        self.write("/var/lib/cloud/data/result.json", "{}")
+        self.write("/run/cloud-init/instance-data-sensitive.json", "secret")
+        (self.root / "var/lib/cloud/instance").symlink_to("instances/i")
+
+    @property
+    def pki(self) -> Path:
+        return self.root / "etc/etcd/pki"
+
+    @property
+    def off(self) -> Path:
+        return self.root / "etc/cloud/cloud-init.disabled"
+
+    def bake(self, node: str = "etcd1", **settings: object) -> None:
+        """New certificates for the node, and settings that differ."""
+        config = self.store.out.with_name("cluster.yaml")
+        config.write_text(yaml12.dump({"apiVersion": "bake/v1", "nodes": 2, **settings}))
+        bake(load(config=config).spec, self.store, now=NOW, report=print, renew=[node])
+
+    def seed(self, name: str, node: str = "etcd1") -> str:
+        return (self.store.folder / node / name).read_text()
+
+    def instance(self) -> str:
+        return str(yaml.safe_load(self.seed("meta-data"))["instance-id"])
+
+    def write(self, path: str, text: str, mode: int = 0o600) -> None:
+        target = self.root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(mode)
+
+    def forget(self, shell: list[str]) -> str:
+        return self._run([*shell, str(GUEST / "forget-seed")]).stdout
+
+    def insert(self, node: str = "etcd1") -> subprocess.CompletedProcess[str]:
+        for name in ("meta-data", "user-data"):
+            self.write(f"/run/bake/medium/{name}", self.seed(name, node))
+        return self._run([sys.executable, str(GUEST / "apply-seed")], check=False)
+
+    def _run(self, command: list[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        env = dict(re.findall(r'^(\w+)="(.*)"$', (self.root / "etc/etcd/bake.env").read_text(), re.MULTILINE))
+        env |= {"BAKE_ROOT": str(self.root), "PATH": f"{self.root.parent}/bin:/usr/bin:/bin"}
+        return subprocess.run(command, env=env, check=check, capture_output=True, text=True)
+
+    def certificates(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in self.pki.iterdir()}
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Guest:
+    systemctl = tmp_path / "bin/systemctl"
+    systemctl.parent.mkdir()
+    systemctl.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/calls\necho running\n')
+    systemctl.chmod(0o755)
+    return Guest(tmp_path)
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request: pytest.FixtureRequest, tool: Callable[[str], str]) -> list[str]:
+    words = SHELLS[request.param]
+    tool(words[0])
+    return words
+
+
+def test_a_settled_node_keeps_nothing_of_its_seed_but_what_is_no_secret(guest: Guest, shell: list[str]) -> None:
+    assert "phase=settled" in guest.forget(shell)
+    left = {path.relative_to(guest.root) for path in guest.root.rglob("*") if path.is_file() or path.is_symlink()}
+    assert {str(path) for path in left if not path.is_relative_to("etc/etcd")} == {
+        "etc/cloud/cloud-init.disabled",
+        "var/lib/bake/configured",
+        "var/lib/bake/seed",
+        "var/lib/cloud/data/result.json",
+    }
+    kept = guest.root / "var/lib/bake/seed"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert "bake.env" in kept.read_text()
+    secrets = [line for key in guest.pki.glob("*.key") for line in key.read_text().splitlines()[1:-1]]
+    assert not any(line in kept.read_text() for line in secrets)
+
+
+def test_to_forget_twice_changes_nothing(guest: Guest, shell: list[str]) -> None:
+    guest.forget(shell)
+    before = (guest.root / "var/lib/bake/seed").read_text()
+    guest.forget(shell)
+    assert (guest.root / "var/lib/bake/seed").read_text() == before
+
+
+def test_its_own_seed_changes_nothing(guest: Guest, shell: list[str]) -> None:
+    guest.forget(shell)
+    before = guest.certificates()
+    assert (guest.insert().stdout, guest.certificates()) == ("", before)
+
+
+def test_new_certificates_take_the_place_of_the_old_ones(guest: Guest, shell: list[str]) -> None:
+    guest.forget(shell)
+    (guest.pki / "etcd-server.key").chmod(0o640)
+    before = guest.certificates()
+    guest.bake()
+    done = guest.insert()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'phase=settled detail="has new certificates"' in done.stdout
+    after = guest.certificates()
+    assert {name for name in before if before[name] != after[name]} == set(before) - {"etcd-ca.pem"}
+    files = {file["path"]: file["content"] for file in yaml.safe_load(guest.seed("user-data"))["write_files"]}
+    assert all(files[f"/etc/etcd/pki/{name}"] == text for name, text in after.items())
+    modes = {path.name: path.stat().st_mode & 0o777 for path in guest.pki.iterdir() if path.suffix == ".key"}
+    assert modes == {"etcd-server.key": 0o640, "etcd-peer.key": 0o600, "etcd-client.key": 0o600}
+    assert guest.pki.stat().st_mode & 0o777 == 0o710
+    assert not guest.pki.with_name("pki.new").exists()
+    assert (guest.root / "var/lib/bake/configured").read_text().strip() == guest.instance()
+    assert guest.off.exists()
+    assert guest.insert().stdout == ""
+
+
+def test_a_renewal_that_was_cut_off_is_done_again(guest: Guest, shell: list[str]) -> None:
+    guest.forget(shell)
+    shutil.copytree(guest.pki, guest.pki.with_name("pki.new"))
+    guest.bake()
+    assert "has new certificates" in guest.insert().stdout
+    assert not guest.pki.with_name("pki.new").exists()
+
+
+def test_a_key_that_is_another_certificates_is_refused_and_nothing_changes(guest: Guest, shell: list[str]) -> None:
+    guest.forget(shell)
+    guest.bake()
+    before = guest.certificates()
+    data = yaml.safe_load(guest.seed("user-data"))["write_files"]
+    new = {file["path"]: file["content"] for file in data}
+    text = guest.seed("user-data")
+    mine, other = (textwrap.indent(new[f"/etc/etcd/pki/etcd-{role}.key"], "    ") for role in ("server", "peer"))
+    assert mine in text
+    (guest.store.folder / "etcd1/user-data").write_text(text.replace(mine, other))
+    done = guest.insert()
+    assert done.returncode != 0
+    assert guest.certificates() == before
+
+
+def test_other_settings_wait_for_the_next_boot_and_cloud_init(guest: Guest, shell: list[str]) -> None:
+    guest.forget(shell)
+    before = guest.certificates()
+    guest.bake(etcd={"options": {"heartbeat-interval": 250}})
+    done = guest.insert()
+    assert 'phase=waiting detail="a new seed takes effect at the next boot"' in done.stdout
+    assert guest.certificates() == before
+    assert not guest.off.exists()
+
+
+def test_while_it_boots_a_node_starts_anew_for_other_settings(guest: Guest, shell: list[str]) -> None:
+    guest.forget(shell)
+    systemctl = guest.root.parent / "bin/systemctl"
+    systemctl.write_text(systemctl.read_text().replace("running", "starting"))
+    guest.bake(etcd={"options": {"heartbeat-interval": 250}})
+    guest.insert()
+    assert (guest.root.parent / "calls").read_text().splitlines()[-1] == "--no-block reboot"
+
+
+def test_the_seed_of_another_node_is_none(guest: Guest, shell: list[str]) -> None:
+    guest.forget(shell)
+    before = guest.certificates()
+    done = guest.insert("etcd2")
+    assert done.returncode == 1
+    assert "another node's" in done.stdout
+    assert guest.off.exists()
+    assert guest.certificates() == before
+
+
+def test_the_seed_of_another_cluster_is_none(guest: Guest, shell: list[str], tmp_path: Path) -> None:
+    guest.forget(shell)
+    other = Store(tmp_path / "other", "etcd")
+    bake(load(flags={"--nodes": (("nodes",), 2)}).spec, other, now=NOW + timedelta(days=1), report=print)
+    guest.store = other
+    assert guest.insert().returncode == 1
+    assert guest.off.exists()
