@@ -37,6 +37,9 @@ exec systemd-nspawn --quiet --directory="$WORK/mnt/root" --machine="$MACHINE" --
 """
 
 
+_UNSHARE = ("unshare", "--mount", "--propagation=private", "--pid", "--mount-proc", "--fork", "--kill-child")
+
+
 class NspawnLab:
     """The nodes of one plan. Use as a context manager; leaving it ends and removes everything."""
 
@@ -120,21 +123,21 @@ class NspawnLab:
             }
             with self.console_path(node).open("ab") as console:
                 self.running[node] = subprocess.Popen(
-                    ["unshare", "--mount", "--propagation=private", "sh", "-c", _BOOT],
+                    [*_UNSHARE, "sh", "-c", _BOOT],
                     env=environment, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
                 )  # fmt: skip
 
     def cut_power(self, node: str) -> None:
-        """SIGKILL to the container's PID 1: killing nspawn itself would leave the container running."""
+        """SIGKILL to the first process of the node's namespace: the kernel ends all the others with it.
+
+        (To nspawn's children is not enough: while it starts, the container is not among them, and outlives them.)
+        """
         process = self.running.pop(node)
-        for child in _children(process.pid):
+        for first in _children(process.pid):
             with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+                os.kill(first, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
     def seal(self, node: str) -> None:
         """Withdraw the right to start a cluster from the node's medium, also while it runs."""
@@ -174,7 +177,8 @@ class NspawnLab:
 
     def shell(self, node: str, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a shell script inside a node, as root."""
-        leader = _children(self.running[node].pid)[0]
+        nspawn = _children(self.running[node].pid)[0]
+        leader = _children(nspawn)[0]
         return subprocess.run(
             ["nsenter", "--target", str(leader), "--all", "--root", "--wd", "/bin/sh", "-c", script],
             capture_output=True, text=True, check=check, timeout=120, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},

@@ -214,3 +214,16 @@ def members(lab: NspawnLab) -> list[str]:
     script = f". {lab.folder}/etcdctl.env; etcdctl member list -w simple | cut -d, -f1-4,6 | sort"
     environment = {"PATH": f"{default_image(cache_folder(), report=print).bin_dir}:{os.environ['PATH']}"}
     return lab.run("env", *(f"{k}={v}" for k, v in environment.items()), "sh", "-c", script).stdout.splitlines()
+
+
+@pytest.mark.parametrize("moment", [0, 0.06, 0.3])
+def test_a_power_cut_while_a_node_starts_leaves_nothing_of_it(root: Path, tmp_path: Path, moment: float) -> None:
+    spec = load(flags={"--nodes": (("nodes",), 1)}).spec
+    baked = bake(spec, Store(tmp_path / "out", "etcd"), now=datetime.now(UTC), report=print)
+    with NspawnLab(baked.plan, baked.folder, root=root, work=tmp_path / "nodes") as lab:
+        lab.start("etcd1")
+        time.sleep(moment)
+        lab.cut_power("etcd1")
+        time.sleep(0.3)
+        namespace = lab._netns("etcd1")
+        assert subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=True).stdout == ""
