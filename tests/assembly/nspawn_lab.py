@@ -193,9 +193,9 @@ def extract_root(archive: Path, target: Path) -> Path:
 
 def strict_units(lab: NspawnLab, node: str) -> None:
     """Before the first start: who makes a system call that its unit denies is killed, rather than told."""
-    for unit in ("etcd", "etcd-promote", "etcd-firewall"):
+    for unit in ("etcd", "etcd-promote", "etcd-firewall", "apply-seed", "forget-seed"):
         folder = lab.work / node / f"upper/etc/systemd/system/{unit}.service.d"
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "strict.conf").write_text("[Service]\nSystemCallErrorNumber=kill\n")
 
 
