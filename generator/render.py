@@ -13,7 +13,7 @@ from generator.artifact import Artifact
 from generator.etcd_options import variable
 from generator.pki import NODE_ROLES, NodePki, Role
 from generator.plan import ClusterPlan, NodePlan
-from generator.spec import FirewallKind, InstallMethod
+from generator.spec import FirewallKind, InstallMethod, Permissions
 
 PKI_DIR = PurePosixPath("/etc/etcd/pki")
 CONF = PurePosixPath("/etc/etcd/etcd.conf")
@@ -26,7 +26,7 @@ _GUEST = Path(__file__).parent / "guest"
 
 
 def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) -> Iterator[Artifact]:
-    """Everything that `write_files` puts onto the node. Secrets are 0600 and root's; ACLs come later."""
+    """Everything that `write_files` puts onto the node. Secrets are 0600 and root's; `steps` gives them to etcd."""
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         yield _script("etcd-firewall")
         yield _unit("etcd-firewall.service", kind=plan.spec.firewall.kind)
@@ -36,10 +36,9 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
         yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
-    yield Artifact(CONF, _conf(plan, node, ca_pem))
-    yield Artifact(ENV, env_file(hook_values(plan, node, ca_pem)))
-    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": PERMIT}
-    yield _unit("etcd.service", user="etcd", libexec=LIBEXEC, **places)
+    yield Artifact(CONF, _conf(plan, node, ca_pem), mode=0o600)
+    yield Artifact(ENV, env_file(hook_values(plan, node, ca_pem)), mode=0o600)
+    yield _etcd_unit(plan)
     for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(module))
     yield _script("etcd-join")
@@ -125,6 +124,13 @@ def _conf(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> bytes:
 
 def _option_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _etcd_unit(plan: ClusterPlan) -> Artifact:
+    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "libexec": LIBEXEC, "permit": PERMIT}
+    keys = " ".join(f"{role}.key" for role in NODE_ROLES)
+    acl = plan.spec.pki.permissions is Permissions.ACL
+    return _unit("etcd.service", user="etcd", acl=acl, pki_dir=PKI_DIR, keys=keys, **places)
 
 
 def _script(name: str) -> Artifact:

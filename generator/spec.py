@@ -44,6 +44,13 @@ class Extensions(StrEnum):
     DOCUMENT = "document"
 
 
+class Permissions(StrEnum):
+    """How etcd gets at its keys. `owner`: they are its own, 0400. `acl`: root's, with an ACL, as in the document."""
+
+    OWNER = "owner"
+    ACL = "acl"
+
+
 class FirewallKind(StrEnum):
     NONE = "none"
     FIREWALLD = "firewalld"
@@ -145,6 +152,11 @@ class PkiSpec:
         one(values.word(Extensions)),
         "strict (RFC 5280) or document (the document's, to the letter)",
         default=Extensions.STRICT,
+    )
+    permissions: Permissions = setting(
+        one(values.word(Permissions)),
+        "owner (on the nodes the keys are etcd's, 0400) or acl (root's, with an ACL for etcd)",
+        default=Permissions.OWNER,
     )
     domain: str | None = setting(
         one(values.domain),

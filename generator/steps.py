@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from generator.pki import NODE_ROLES
 from generator.plan import ETCD_UID, ClusterPlan
 from generator.render import ENV, LIBEXEC, PKI_DIR, guest_source
-from generator.spec import FirewallKind, InstallMethod
+from generator.spec import FirewallKind, InstallMethod, Permissions
 
 HOME = PurePosixPath("/var/lib/etcd")
 
@@ -30,8 +31,7 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
         yield f"sh -ac '. {ENV} && {LIBEXEC}/etcd-install'"
     # A package may have made the user already.
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
-    yield f"setfacl -m u:etcd:x {PKI_DIR.parent} {PKI_DIR}"
-    yield f"cd {PKI_DIR} && setfacl -m u:etcd:r etcd-server.key etcd-peer.key etcd-client.key"
+    yield from _key_permissions(plan.spec.pki.permissions)
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     # SELinux stays enforcing; what was written before the policy's labels were known gets them now.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF /etc/etcd {LIBEXEC} {HOME}; fi"
@@ -41,3 +41,14 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield f"{LIBEXEC}/first-boot-done"
     # Never wait here: a node that joins would hold cloud-init's final stage until the others are there.
     yield "systemctl start --no-block etcd"
+
+
+def _key_permissions(way: Permissions) -> Iterator[str]:
+    """The folder was root's alone until here (bootcmd); each line leaves nobody but root and etcd inside."""
+    keys = " ".join(f"{role}.key" for role in NODE_ROLES)
+    if way is Permissions.ACL:
+        yield f"setfacl -m u:etcd:x {PKI_DIR.parent} {PKI_DIR}"
+        yield f"cd {PKI_DIR} && setfacl -m u:etcd:r {keys}"
+    else:
+        yield f"cd {PKI_DIR} && chown etcd: {keys} *.pem && chmod 0400 {keys} *.pem"
+        yield f'chmod 0755 {PKI_DIR.parent} && chown root:"$(id -g etcd)" {PKI_DIR} && chmod 0750 {PKI_DIR}'

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from generator.plan import ClusterPlan, NodePlan
 
+OUR_UNITS = ("etcd", "etcd-promote", "etcd-firewall", "apply-seed", "forget-seed")
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
 
 # Runs in a mount namespace of its own: a writable layer over the shared root, a cgroup2 hierarchy, the seed, and then
@@ -197,9 +198,9 @@ def extract_root(archive: Path, target: Path) -> Path:
 
 def strict_units(lab: NspawnLab, node: str) -> None:
     """Before the first start: who makes a system call that its unit denies is killed, rather than told."""
-    for unit in ("etcd", "etcd-promote", "etcd-firewall"):
+    for unit in OUR_UNITS:
         folder = lab.work / node / f"upper/etc/systemd/system/{unit}.service.d"
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "strict.conf").write_text("[Service]\nSystemCallErrorNumber=kill\n")
 
 

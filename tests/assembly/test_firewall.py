@@ -1,4 +1,4 @@
-"""The firewall script against the kernel, in network namespaces: open to those a port is for, and to them only."""
+"""The firewall script against the kernel, in network namespaces: each port is open to those it is for alone."""
 
 from __future__ import annotations
 

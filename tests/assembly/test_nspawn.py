@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from generator.bake import bake
 from generator.host.image import cache_folder, default_image
 from generator.host.store import Store
 from generator.profile import load
-from tests.assembly.nspawn_lab import NspawnLab, extract_root, strict_units, wait_until_off
+from tests.assembly.nspawn_lab import OUR_UNITS, NspawnLab, extract_root, strict_units, wait_until_off
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -121,11 +122,67 @@ def test_every_step_of_the_document_took_effect(lab: NspawnLab) -> None:
         assert lab.shell(node, "systemctl is-enabled etcd").stdout.strip() == "enabled"
         assert lab.shell(node, "id -u etcd").stdout.strip() == "2380"
         assert lab.shell(node, "stat -c %U /var/lib/etcd").stdout.strip() == "etcd"
-        for key in ("server", "peer", "client"):
-            assert "user:etcd:r--" in lab.shell(node, f"getfacl -p /etc/etcd/pki/etcd-{key}.key").stdout
         rules = lab.shell(node, "nft list ruleset").stdout
         assert "tcp dport 2379 accept" in rules
         assert "tcp dport 2380 accept" in rules
+
+
+def test_files_have_the_owners_and_modes_that_cis_asks_for(lab: NspawnLab) -> None:
+    wanted = {
+        "/etc/etcd/etcd.conf": "600 root root",
+        "/etc/etcd/bake.env": "600 root root",
+        "/etc/etcd/pki": "750 root etcd",
+        "/var/lib/etcd": "700 etcd etcd",
+        "/var/lib/etcd/etcd": "700 etcd etcd",
+        **{f"/etc/etcd/pki/etcd-{role}.key": "400 etcd etcd" for role in ("server", "peer", "client")},
+        **{f"/etc/etcd/pki/etcd-{role}.pem": "400 etcd etcd" for role in ("ca", "server", "peer", "client")},
+    }
+    for node in NODES:
+        found = lab.shell(node, f"stat -c '%n %a %U %G' {' '.join(wanted)}").stdout.splitlines()
+        assert dict(line.split(" ", 1) for line in found) == wanted
+
+
+# The units' sandbox, as a unit of its own: everything that etcd.service says after this line, up to the next section.
+PROBE = """
+mkdir -p /home/alice && chmod 0755 /home/alice && echo note >/home/alice/note
+unit=/etc/systemd/system/etcd.service
+{
+    printf '[Service]\\nType=oneshot\\nUser=etcd\\nStandardOutput=append:/run/probe.out\\n'
+    echo 'ExecStart=/usr/bin/python3 /run/bake/seed/sandbox_probe.py'
+    sed -n '/^UMask=/,/^$/p' $unit
+} >/run/systemd/system/probe.service
+systemctl daemon-reload
+systemctl start probe
+"""
+NOT_IN_A_CONTAINER = {"set a kernel tunable"}  # nspawn denies it to root as well
+
+
+def test_etcds_sandbox_denies_what_is_nobodys_business(lab: NspawnLab) -> None:
+    probe = Path(__file__).with_name("sandbox_probe.py")
+    shutil.copy(probe, lab.work / "etcd3" / "medium" / probe.name)
+    lab.shell("etcd3", PROBE)
+
+    inside = deeds(lab.shell("etcd3", "cat /run/probe.out").stdout)
+    outside = deeds(lab.shell("etcd3", f"python3 /run/bake/seed/{probe.name}").stdout)
+
+    assert len(inside) == 30
+    assert {name for name, result in inside.items() if result != "refused"} == set()
+    assert {name for name, result in outside.items() if result != "done"} <= NOT_IN_A_CONTAINER
+
+
+def deeds(text: str) -> dict[str, str]:
+    """What the probe tried, and what came of it."""
+    return {name: result for result, name, _ in (line.split("\t") for line in text.splitlines())}
+
+
+def test_no_unit_of_ours_was_denied_anything(lab: NspawnLab) -> None:
+    """A denied system call would have killed it (`strict_units`); everything else shows in its words."""
+    words = "denied|not permitted|read-only file system|seccomp|SIGSYS|status=31|core-dump"
+    for node in NODES:
+        units = " ".join(f"-u {unit}" for unit in OUR_UNITS)
+        found = lab.shell(node, f"journalctl --no-pager {units} | grep -iE '{words}'", check=False).stdout
+        assert found == ""
+        assert "etcd" in lab.shell(node, f"journalctl --no-pager {units} | tail -n 1").stdout
 
 
 def test_an_unprivileged_user_can_read_no_key(lab: NspawnLab) -> None:
@@ -192,7 +249,7 @@ def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_wri
     assert {node for node in NODES if served(lab, node) != before[node]} == {"etcd2"}
     assert lab.shell("etcd2", "systemctl show -P ExecMainStartTimestampMonotonic etcd").stdout == started
     assert lab.shell("etcd2", key).stdout == access
-    assert "user:etcd:r--" in access
+    assert access.startswith("400 2380\n")
     assert lab.shell("etcd2", "ls -A /etc/etcd").stdout.split() == ["bake.env", "etcd.conf", "pki"]
     assert verify(lab).returncode == 0
 

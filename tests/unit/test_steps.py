@@ -14,7 +14,7 @@ ARCHIVE = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}
 
 
 def test_steps_come_in_the_documents_order(plan: Plan) -> None:
-    commands = "\n".join(first_boot_commands(plan(install=ARCHIVE)))
+    commands = "\n".join(first_boot_commands(plan(install=ARCHIVE, pki={"permissions": "acl"})))
     steps = [
         "etcd-firewall",
         "etcd-install",
@@ -32,6 +32,13 @@ def test_the_user_is_made_only_where_no_package_made_it(plan: Plan) -> None:
     (line,) = (line for line in first_boot_commands(plan()) if "useradd" in line)
     assert line.startswith("getent passwd etcd >/dev/null || useradd")
     assert " -u 2380 " in line
+
+
+def test_the_keys_become_etcds_own_before_their_folder_is_opened(plan: Plan) -> None:
+    commands = list(first_boot_commands(plan()))
+    (keys,) = (index for index, line in enumerate(commands) if "chmod 0400 etcd-server.key etcd-peer.key" in line)
+    assert "chmod 0750 /etc/etcd/pki" in commands[keys + 1]
+    assert not any("setfacl" in line for line in commands)
 
 
 def test_every_node_enables_etcd_and_waits_for_nothing(plan: Plan) -> None:
