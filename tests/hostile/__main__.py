@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.hostile import refusals
+from tests.hostile import accepted, fuzz, refusals
 from tests.hostile.report import RESULTS, ROOT, tell, write
 
 
@@ -28,6 +28,8 @@ class Row:
 
 ROWS = {
     "refusals": Row("every kind of bad input, in a process of its own; COUNT rounds", refusals.measure, 3),
+    "specs": Row("COUNT accepted cluster files, and all that reads what they become", accepted.measure, 20_000),
+    "fuzz": Row("coverage-guided fuzzing of the loader, COUNT seconds", fuzz.measure, 600),
 }
 
 

@@ -1,0 +1,179 @@
+"""Whatever is accepted: the files load back equal, their real readers take them, and nothing in them runs.
+
+`BAKE_EXAMPLES=20000` tries that many cluster files; `scripts/hostile --row specs` does.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+
+from generator import bake, pki, render, seed, yaml12
+from generator.errors import InputError
+from generator.fields import plain
+from generator.plan import ClusterPlan, plan_cluster
+from generator.profile import load
+from generator.spec import ClusterSpec
+from generator.steps import boot_commands, first_boot_commands
+from tests.hostile.specs import CANARIES, CANARY, SPECS, Consumers, conf_values
+
+EXAMPLES = int(os.environ.get("BAKE_EXAMPLES", "150"))
+
+
+@pytest.fixture(scope="module")
+def consumers(tmp_path_factory: pytest.TempPathFactory, tool: Callable[[str], str]) -> Iterator[Consumers]:
+    for name in ("systemd-analyze", "dash", "busybox"):
+        tool(name)
+    found = Consumers(tmp_path_factory.mktemp("consumers"))
+    yield found
+    found.flush()
+
+
+@pytest.fixture(scope="module")
+def cluster_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("spec") / "cluster.yaml"
+
+
+@pytest.fixture(scope="module")
+def credentials(plan: Any, now: datetime) -> pki.NodePki:
+    """One node's certificates: what they say is of no concern here, and making them anew would take hours."""
+    authority = pki.create_authority(plan(), now=now)
+    return {pki.Role.CA: authority, **next(pki.issue_nodes(plan(), authority, now=now))}
+
+
+def load_data(data: object, cluster_file: Path) -> ClusterSpec:
+    cluster_file.write_text(yaml12.dump(data))
+    return load(config=cluster_file).spec
+
+
+def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> None:
+    """Everything that the last node and the operator get, to those who read it."""
+    number, ca = len(plan.nodes) - 1, credentials[pki.Role.CA]
+    node = plan.nodes[number]
+    guest = {str(file.path): file for file in render.guest_files(plan, node, ca.cert_pem, credentials)}
+    user_data, meta_data, network = seed.seed_files(plan, node, guest.values())
+    loaded = yaml.load(user_data.data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  it is safe
+    assert {file["path"]: file["content"].encode() for file in loaded["write_files"]} == {
+        path: file.data for path, file in guest.items()
+    }
+    assert loaded["bootcmd"] == boot_commands()
+    assert loaded["runcmd"] == list(first_boot_commands(plan))
+    assert loaded.get("packages", []) == list(plan.spec.install.packages)
+    assert yaml.safe_load(meta_data.data)["local-hostname"] == node.name
+    assert yaml.safe_load(network.data)["ethernets"]["eth0"]["match"]["macaddress"] == node.mac
+    for file in (user_data, meta_data, network):
+        assert file.data.isascii()
+        assert CANARY.encode() not in file.data
+    consumers.units.add(guest[str(render.UNITS / "etcd.service")].data.decode())
+    consumers.scripts |= {"\n".join(loaded["runcmd"]), *loaded["bootcmd"]}
+    consumers.scripts |= {file.data.decode() for file in guest.values() if file.data.startswith(b"#!/bin/sh")}
+    consumers.add(guest[str(render.ENV)].data, render.hook_values(plan, node, ca.cert_pem))
+    consumers.add(guest[str(render.CONF)].data, conf_values(plan, number))
+    folder = Path(f"/srv/{CANARIES[0]}/it's")
+    for artifact in bake.operator_files(plan, ca, ca, folder):
+        if artifact.path.name == "etcdctl.env":
+            consumers.add(artifact.data, {"ETCDCTL_CACERT": f"{folder}/pki/etcd-ca.pem"})
+
+
+def test_any_good_spec_is_taken_by_all_who_read_it(
+    cluster_file: Path, credentials: pki.NodePki, consumers: Consumers
+) -> None:
+    tried: list[str] = []
+
+    @given(data=SPECS)
+    @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    def each(data: dict[str, Any]) -> None:
+        spec = load_data(data, cluster_file)
+        assert load_data(plain(spec), cluster_file) == spec
+        feed(plan_cluster(spec), credentials, consumers)
+        tried.append(spec.name)
+
+    each()
+    consumers.flush()
+    assert len(tried) >= EXAMPLES
+
+
+def text_fields(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every text in a cluster file."""
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        yield from [(*path, key)] if isinstance(value, str) else text_fields(value, (*path, key))
+
+
+FULL: dict[str, Any] = {
+    "apiVersion": "bake/v1",
+    "name": "etcd",
+    "nodes": [{"name": "a", "address": "192.168.20.31", "mac": "3c:ec:ef:00:00:01"}, {"name": "b"}],
+    "network": {
+        "subnet": "192.168.20.0/24", "firstIp": "192.168.20.31", "gateway": "192.168.20.1",
+        "dns": ["9.9.9.9"], "mode": "nat",
+    },
+    "pki": {
+        "keyType": "ecdsa-p256", "certificates": "per-node", "extensions": "strict", "domain": "etcd.internal",
+        "subject": dict.fromkeys(("state", "locality", "organization", "clientOrganization"), "x") | {"country": "CN"},
+    },
+    "etcd": {
+        "version": "3.5", "dataDir": "/var/lib/etcd/etcd", "token": "t",
+        "options": {"cors": "x", "log-level": "info", "metrics": "basic"},
+    },
+    "firewall": {"kind": "nftables", "clientCidrs": ["10.0.0.0/8"]},
+    "install": {"method": "archive", "packages": ["acl"], "archive": "x.tar.gz", "sha256": "0" * 64},
+    "join": "learner",
+    "vm": {"image": "x.qcow2", "sha256": "0" * 64, "firmware": "bios"},
+}  # fmt: skip
+# Free text to bake: it goes into certificates, or is a path on the operator's machine. Everything else is refused.
+FREE = {("pki", "subject", name) for name in ("state", "locality", "organization", "clientOrganization")}
+FREE |= {("install", "archive"), ("vm", "image")}
+
+
+@pytest.mark.parametrize("path", list(text_fields(FULL)), ids=lambda path: ".".join(map(str, path)))
+def test_a_canary_in_any_text_is_refused_or_never_runs(
+    path: tuple[Any, ...], cluster_file: Path, credentials: pki.NodePki, consumers: Consumers
+) -> None:
+    taken = set()
+    for canary in CANARIES:
+        data = copy.deepcopy(FULL)
+        section: Any = data
+        for key in path[:-1]:
+            section = section[key]
+        section[path[-1]] = canary
+        try:
+            spec = load_data(data, cluster_file)
+        except InputError:
+            continue
+        taken.add(canary)
+        feed(plan_cluster(spec), credentials, consumers)
+    harmful = {canary for canary in CANARIES if CANARY in canary}
+    free = {canary for canary in harmful if canary.isprintable() and path in FREE}
+    assert taken & harmful == free
+
+
+def test_every_text_of_a_spec_was_tried() -> None:
+    named = {".".join(str(part) for part in path if not isinstance(part, int)) for path in text_fields(FULL)}
+    assert {name for name in _texts(plain(ClusterSpec(), with_none=True)) if name not in named} == set()
+
+
+def _texts(data: Any, path: str = "") -> Iterator[str]:
+    """Every setting that is, or may be, text."""
+    for key, value in data.items():
+        if isinstance(value, dict) and key != "options":
+            yield from _texts(value, f"{path}{key}.")
+        elif value is None or isinstance(value, str):
+            yield f"{path}{key}"
+
+
+def test_readers_would_notice(tmp_path: Path) -> None:
+    """The canaries are alive: what does not quote them runs them."""
+    for text in ('A="$(touch canary)"\n', "A=x;touch canary\n"):
+        consumers = Consumers(tmp_path / str(len(text)))
+        consumers.add(text.encode(), {"A": ""})
+        with pytest.raises(AssertionError):
+            consumers.flush()
+        assert (consumers.work / "canary").exists()

@@ -1,0 +1,37 @@
+"""What fuzzing is begun with, and that it would say so: the long run is `scripts/hostile --row fuzz`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from tests.hostile import fuzz
+
+MODULES = {name: importlib.import_module(f"generator.{name}") for name in fuzz.LOADER}
+
+
+def test_what_it_begins_with_is_accepted_or_refused(tmp_path: Path) -> None:
+    fuzz.seeds(tmp_path / "seeds")
+    accepted = 0
+    for path in (tmp_path / "seeds").iterdir():
+        try:
+            fuzz.check(str(path), MODULES)
+        except MODULES["errors"].InputError:
+            continue
+        accepted += 1
+    assert accepted >= 8  # the profiles, and what the catalogue calls harmless
+
+
+def test_it_knows_the_names_of_the_fields(tmp_path: Path) -> None:
+    fuzz.words(tmp_path / "words")
+    assert {'"nodes"', '"clientCidrs"', '"mac"'} <= set((tmp_path / "words").read_text().split())
+
+
+def test_a_few_seconds_of_it_find_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="an extra: pip install '.[fuzz]'")
+    found = fuzz.measure(5, tmp_path)
+    assert found["failures"] == []
+    assert found["trials"] > 100
+    assert found["figures"]["coverage"][1] > 300  # it does see the loader
