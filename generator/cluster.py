@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+from generator import audit as auditing
 from generator import bake as baking
 from generator import verify as verification
 from generator.bake import SEALED, Report, bake
@@ -212,6 +213,14 @@ def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verifi
     return verification.verify(
         cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report
     )
+
+
+def audit(cluster: Cluster, *, now: datetime, report: Report) -> auditing.Audit:
+    """Hold the running cluster against the CIS benchmark and the plan."""
+    ca_pem = cluster.store.read(PurePosixPath("pki/etcd-ca.pem")) or b""
+    planned = auditing.planned_facts(cluster.store, cluster.plan, ca_pem)
+    files = verification.client_files(cluster.store.folder)
+    return auditing.audit(cluster.plan, files, planned, now=now, report=report)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from generator.etcd_options import variable
 from generator.pki import NODE_ROLES, NodePki, Role
 from generator.plan import ClusterPlan, NodePlan
 from generator.spec import FirewallKind, InstallMethod, Permissions
+from generator.values import SUBNET
 
 PKI_DIR = PurePosixPath("/etc/etcd/pki")
 CONF = PurePosixPath("/etc/etcd/etcd.conf")
@@ -36,6 +37,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
         yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
+    # systemd reads them as root; nobody else has to (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, ca_pem), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, ca_pem)), mode=0o600)
     yield _etcd_unit(plan)
@@ -44,6 +46,10 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
     yield _script("etcd-join")
     yield _script("etcd-promote")
     yield _unit("etcd-promote.service")
+    yield _script("etcd-audit")
+    yield _unit("etcd-audit.service")
+    yield _unit("etcd-report.service")
+    yield Artifact(UNITS / "etcd-audit.timer", guest_source("etcd-audit.timer"))
     yield _script("first-boot-done")
     for name in ("forget-seed", "apply-seed"):
         yield _script(name)
@@ -66,7 +72,7 @@ def hook_values(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> dict[str, s
     """What the scripts on the node need to know; they carry no values themselves."""
     spec = plan.spec
     everybody = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
-    clients = " ".join(map(str, spec.firewall.client_cidrs))
+    clients = " ".join(str(spec.network.subnet if one == SUBNET else one) for one in spec.firewall.client_cidrs)
     # Each other's clients too: a node that joins asks for the list.
     nodes = " ".join(str(other.address) for other in plan.nodes)
     values = {

@@ -159,7 +159,7 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
 def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
     subnet = spec.network.subnet
     for index, cidr in enumerate(spec.firewall.client_cidrs):
-        if cidr.version != subnet.version:
+        if not isinstance(cidr, str) and cidr.version != subnet.version:
             yield (
                 ("firewall", "clientCidrs", index),
                 f"{cidr} is IPv{cidr.version}, the subnet {subnet} is not",

@@ -200,9 +200,9 @@ class FirewallSpec:
     kind: FirewallKind = setting(
         one(values.word(FirewallKind)), f"one of {', '.join(FirewallKind)}", default=FirewallKind.NFTABLES
     )
-    client_cidrs: tuple[AnyNetwork, ...] = setting(
-        list_of(one(values.network)),
-        "networks that may reach the client port; left out, every network",
+    client_cidrs: tuple[AnyNetwork | str, ...] = setting(
+        list_of(one(values.network_or_subnet)),
+        "networks that may reach the client port, or subnet for the cluster's own; left out, every network",
         default=(),
     )
 

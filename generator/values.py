@@ -68,6 +68,14 @@ def network(value: object) -> IPv4Network | IPv6Network:
         raise _refuse(value, rule) from None
 
 
+SUBNET = "subnet"
+
+
+def network_or_subnet(value: object) -> IPv4Network | IPv6Network | str:
+    """A network, or the word for the cluster's own."""
+    return SUBNET if value == SUBNET else network(value)
+
+
 def text(value: object, *, limit: int) -> str:
     """Printable ASCII of at most `limit` characters: it goes into certificates, YAML and env files."""
     if not isinstance(value, str):

@@ -48,12 +48,7 @@ def verify(
     plan: ClusterPlan, files: ClientFiles, *, now: datetime, token: str, sealed: bool, report: Report
 ) -> Verification:
     """Check a running cluster. `token` is a random word: the trial writes below `/bake/verify/<token>/`."""
-    contexts = {
-        Guest.OPERATOR: tls.operator_context(files),
-        Guest.NOBODY: tls.stranger_context(),
-        Guest.FOREIGN: tls.stranger_context(foreign_pair(plan, now=now)),
-        Guest.PLAIN: None,
-    }
+    contexts = guests(plan, files, now=now)
     report(f"asking {', '.join(node.name for node in plan.nodes)}")
     views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
     alive = [view.node for view in views if view.health.error is None]
@@ -65,6 +60,16 @@ def verify(
         nodes=tuple(views), keys=keys, writes=writes, left_behind=left_behind, hashes=hashes
     )
     return Verification(cluster=plan.name, checks=checks.judge(plan, seen, now=now, sealed=sealed))
+
+
+def guests(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:
+    """How each of those who knock does so."""
+    return {
+        Guest.OPERATOR: tls.operator_context(files),
+        Guest.NOBODY: tls.stranger_context(),
+        Guest.FOREIGN: tls.stranger_context(foreign_pair(plan, now=now)),
+        Guest.PLAIN: None,
+    }
 
 
 def foreign_pair(plan: ClusterPlan, *, now: datetime) -> tuple[bytes, bytes]:

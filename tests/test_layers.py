@@ -20,11 +20,11 @@ LAYERS = """
     pki.credential pki.encryption pki.profiles pki.issue pki.authority pki.inspection pki
     render steps seed archive domain
     host.apt_sources host.store host.image_build host.image host.image_custom
-    host.console host.tls host.etcd host.observe
+    host.console host.tls host.hello host.etcd host.observe host.report
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
-    keyring bake checks verify cluster certificates
+    keyring bake checks verify judges controls audit cluster certificates
     options cli.shared cli.files cli.cluster cli.certificates cli
 """.split()  # noqa: SIM905  it is a drawing
 

@@ -21,7 +21,7 @@ SHELL = sorted(
 )
 
 GUEST = ROOT / "generator/guest"
-PYTHON = sorted([*GUEST.glob("*.py"), GUEST / "etcd-join", GUEST / "etcd-promote"])
+PYTHON = sorted([*GUEST.glob("*.py"), GUEST / "etcd-audit", GUEST / "etcd-join", GUEST / "etcd-promote"])
 
 
 def complaints(*command: str | Path) -> str:

@@ -128,6 +128,31 @@ def verify(**options: Any) -> None:
 
 
 @bake.command()
+@cluster_options
+def audit(**options: Any) -> None:
+    """Audit the running cluster: the CIS benchmark's controls of etcd, and TLS. Exit code 3 unless all are passed.
+
+    \b
+    Examples:
+      bake audit
+      bake audit -o json
+    """
+    from generator import cluster
+    from generator.audit import audit_data, audit_rows
+    from generator.errors import UnhealthyError
+
+    with progress_of((), options) as progress:
+        found = cluster.audit(open_cluster(options), now=datetime.now(UTC), report=progress.line)
+    if options["output"] == "json":
+        print_json(**audit_data(found))
+    elif not options["quiet"]:
+        print_table(audit_rows(found.controls))
+    if found.missed:
+        text = f"{len(found.missed)} of {len(found.controls)} controls are not passed"
+        raise UnhealthyError(f"{text}: {', '.join(one.id for one in found.missed)}", hint=found.missed[0].remedy)
+
+
+@bake.command()
 @click.argument("node")
 @cluster_options
 def console(node: str, **options: Any) -> None:

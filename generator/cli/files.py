@@ -47,6 +47,7 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
       bake up --nodes 3                  bake, boot, wait and verify
       bake seal                          no node may start a cluster any more
       bake verify                        ask the running cluster everything
+      bake audit                         hold it against the CIS benchmark
       bake certs rotate                  give running nodes new certificates
       bake destroy                       remove the VMs, disks and network
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import ssl
@@ -51,6 +52,7 @@ class Certificate:
 
     names: tuple[str, ...]  # the subject alternative names
     not_after: datetime
+    sha256: str = ""  # of the whole certificate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,8 @@ def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
     alternatives: Any = found.get("subjectAltName", ())
     names = tuple(str(value) for _, value in alternatives)
     seconds = ssl.cert_time_to_seconds(str(found["notAfter"]))
-    return Certificate(names=names, not_after=datetime.fromtimestamp(seconds, UTC))
+    digest = hashlib.sha256(stream.getpeercert(binary_form=True) or b"").hexdigest()
+    return Certificate(names=names, not_after=datetime.fromtimestamp(seconds, UTC), sha256=digest)
 
 
 def _words(error: OSError) -> str:

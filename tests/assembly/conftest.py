@@ -13,6 +13,7 @@ import pytest
 from generator.host.image import cache_folder, default_image
 from generator.spec import JoinMode
 from tests.assembly.miniature import Miniature, Tools, bake_miniature
+from tests.assembly.nspawn_lab import extract_root
 
 _numbers = count(1)
 
@@ -25,6 +26,14 @@ def bin_dir() -> Path:
     image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
     assert image.bin_dir is not None
     return image.bin_dir
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The base image's root file system, shared read-only by all booted nodes."""
+    image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
+    assert image.root_tar is not None
+    return extract_root(image.root_tar, image.root_tar.with_name("root"))
 
 
 @pytest.fixture

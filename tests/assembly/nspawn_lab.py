@@ -170,6 +170,12 @@ class NspawnLab:
             time.sleep(0.1)
         return time.monotonic() - start
 
+    def wait_for_reports(self) -> None:
+        """Until each node has published what it sees of itself (etcd-report.service)."""
+        for node in self.running:
+            wait = "for _ in $(seq 300); do journalctl -q -b -u etcd-report | grep -q Finished && exit; sleep 0.1; done"
+            self.shell(node, f"{wait}; exit 1")
+
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command where the operator would be: on the nodes' network."""
         return subprocess.run(

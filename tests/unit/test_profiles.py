@@ -30,7 +30,7 @@ def load_profile(name: str) -> Loaded:
 
 
 def test_the_profiles_are_those_that_are_documented() -> None:
-    assert profile_names() == ["ci", "classic", "debian", "default", "rhel", "ubuntu"]
+    assert profile_names() == ["ci", "classic", "debian", "default", "hardened", "rhel", "ubuntu"]
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -58,13 +58,13 @@ def test_profile_says_only_what_differs_from_the_defaults(name: str) -> None:
     assert repeated == []
 
 
-@pytest.mark.parametrize("name", [name for name in profile_names() if name not in ("default", "ci")])
+@pytest.mark.parametrize("name", [name for name in profile_names() if name not in ("default", "ci", "hardened")])
 def test_nodes_from_a_cloud_image_install_everything_that_their_first_boot_calls(name: str) -> None:
     spec = load_profile(name).spec
     assert {SETFACL, FIREWALL_PACKAGE[spec.firewall.kind]} <= set(spec.install.packages)
 
 
-@pytest.mark.parametrize("name", ["default", "ci"])
+@pytest.mark.parametrize("name", ["default", "ci", "hardened"])
 def test_nodes_from_the_baked_image_install_nothing(name: str) -> None:
     assert load_profile(name).spec.install.packages == ()
 

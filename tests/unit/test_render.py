@@ -105,6 +105,28 @@ def test_a_firewall_has_its_script_and_none_has_none(guest: Any, kind: str) -> N
     assert settings(files["/etc/etcd/bake.env"])["BAKE_FIREWALL"] == kind
 
 
+NODES = ["192.168.20.31", "192.168.20.32", "192.168.20.33"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "allowed"),
+    [
+        ([], ["0.0.0.0/0"]),
+        (["subnet"], ["192.168.20.0/24", *NODES]),
+        (["10.0.0.0/8", "subnet"], ["10.0.0.0/8", "192.168.20.0/24", *NODES]),
+    ],
+)
+def test_the_nodes_may_always_reach_the_client_port(guest: Any, stated: list[str], allowed: list[str]) -> None:
+    """They ask each other there to join."""
+    env = settings(guest(firewall={"clientCidrs": stated})["/etc/etcd/bake.env"])
+    assert env["BAKE_CLIENT_CIDRS"].split() == allowed
+
+
+def test_settings_are_roots_alone(guest: Any) -> None:
+    files = guest()
+    assert {files[f"/etc/etcd/{name}"].mode for name in ("etcd.conf", "bake.env")} == {0o600}
+
+
 @pytest.mark.parametrize("shell", ["dash", "busybox"])
 def test_a_shell_reads_the_same_settings(
     guest: Any, tool: Callable[[str], str], tmp_path: Path, shell: str

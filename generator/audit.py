@@ -1,0 +1,124 @@
+"""`bake audit`: every node looked at from outside, together with what it reports of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+from typing import Any
+
+from generator import render, seed, verify
+from generator.controls import Audited, audit_nodes
+from generator.errors import InputError
+from generator.host import observe
+from generator.host.etcd import Keys
+from generator.host.hello import VERSIONS, speaks
+from generator.host.observe import Port, Told
+from generator.host.report import PREFIX, NodeReport, fetch_reports, parse_report
+from generator.host.store import Store
+from generator.host.tls import ClientFiles
+from generator.judges import NodeFacts, Outcome, Planned
+from generator.pki import Role
+from generator.plan import ClusterPlan, NodePlan
+
+# A node reports every ten minutes (etcd-audit.timer). Its clock and ours may differ by as much again.
+MAX_AGE = timedelta(minutes=30)
+TLS_DEFAULT = "1.2"  # etcd's own tls-min-version, from 3.5 on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The outcome of every control."""
+
+    cluster: str
+    controls: tuple[Audited, ...]
+
+    @property
+    def missed(self) -> tuple[Audited, ...]:
+        return tuple(one for one in self.controls if one.result is not Outcome.PASSED)
+
+
+def audit(
+    plan: ClusterPlan, files: ClientFiles, planned: Mapping[str, Planned], *, now: datetime, report: verify.Report
+) -> Audit:
+    """Look at a running cluster through every node."""
+    contexts = verify.guests(plan, files, now=now)
+    report(f"knocking at {', '.join(node.name for node in plan.nodes)}")
+    views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
+    alive = [view.node for view in views if view.health.error is None]
+    reports = fetch_reports(alive, files)
+
+    def facts_of(view: observe.NodeView) -> NodeFacts:
+        said, silence = _report_of(view.node, reports, now=now)
+        return NodeFacts(
+            node=view.node, planned=planned[view.node.name], report=said, silence=silence, knocks=view.knocks,
+            versions=dict(_versions(plan, view.node)),
+        )  # fmt: skip
+
+    return Audit(cluster=plan.name, controls=audit_nodes(observe.everywhere(facts_of, views)))
+
+
+def _report_of(node: NodePlan, reports: Told[Keys], *, now: datetime) -> tuple[NodeReport | None, str]:
+    """A node's report, or why there is none that counts."""
+    if reports.value is None:
+        return None, f"no report can be read: {reports.error}"
+    found = next((item for item in reports.value.items if item.key == PREFIX + node.name.encode()), None)
+    if found is None:
+        return None, "has not reported"
+    try:
+        said = parse_report(found.value, node.name)
+    except ValueError as error:
+        return None, str(error)
+    if abs(now - said.time) > MAX_AGE:
+        return None, f"its last report says {said.time:%Y-%m-%d %H:%M} UTC, and now it is {now:%H:%M}"
+    return said, ""
+
+
+def _versions(plan: ClusterPlan, node: NodePlan) -> Iterator[tuple[Port, dict[str, bool | None]]]:
+    for port, number in ((Port.CLIENT, plan.spec.etcd.client_port), (Port.PEER, plan.spec.etcd.peer_port)):
+        yield port, {version: speaks(str(node.address), number, version) for version in VERSIONS}
+
+
+def planned_facts(store: Store, plan: ClusterPlan, ca_pem: bytes) -> dict[str, Planned]:
+    """What the cluster's folder says of each node. Raises InputError where a seed is missing."""
+    stated = str(plan.spec.etcd.options.get("tls-min-version", TLS_DEFAULT)).removeprefix("TLS")
+    found = {}
+    for node in plan.nodes:
+        path = PurePosixPath(node.name) / seed.USER_DATA
+        user_data = store.read(path)
+        where = str(store.folder / path)
+        if user_data is None:
+            raise InputError.one(where, "is missing: it says which certificates the node should have", "bake again")
+        pairs = render.node_credentials(seed.written_files(user_data, where=where))
+        found[node.name] = Planned(
+            server=_first_digest(pairs[Role.SERVER][0]), peer=_first_digest(pairs[Role.PEER][0]),
+            authorities=frozenset(_digests(ca_pem)), tls_min_version=stated,
+        )  # fmt: skip
+    return found
+
+
+def _first_digest(pem: bytes) -> str:
+    return next(_digests(pem))
+
+
+def _digests(pem: bytes) -> Iterator[str]:
+    """The SHA-256 of each certificate."""
+    for block in re.findall(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", pem.decode(), re.DOTALL):
+        yield hashlib.sha256(ssl.PEM_cert_to_DER_cert(block)).hexdigest()
+
+
+def audit_data(found: Audit) -> dict[str, Any]:
+    """For JSON."""
+    return {"cluster": found.cluster, "passed": not found.missed, "controls": [asdict(one) for one in found.controls]}
+
+
+def audit_rows(found: Iterable[Audited]) -> list[dict[str, str]]:
+    """For a table."""
+    return [
+        {"id": one.id, "what": one.what, "result": str(one.result), "evidence": one.evidence, "remedy": one.remedy}
+        for one in found
+    ]

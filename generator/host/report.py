@@ -1,0 +1,84 @@
+"""What a node says of itself for `bake audit`: the key `bake/audit/<node>`, written there by etcd-audit on the node.
+
+A node may be anybody's by now, so nothing in it is trusted to have a shape, a size, or printable characters only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from generator.host.etcd import Keys
+from generator.host.observe import Told, first_told
+from generator.host.tls import ClientFiles
+from generator.plan import NodePlan
+
+PREFIX = b"bake/audit/"
+FORMAT = 1
+LIMIT = 1 << 16  # bytes of a report; a real one is 2 KiB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owned:
+    """Whose a file is; `mode` is a number."""
+
+    mode: int
+    owner: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """What a node saw at a moment. `user` and `options` are the etcd process's own, by flag name."""
+
+    time: datetime
+    user: str
+    options: Mapping[str, str]
+    files: Mapping[str, Owned]
+    certificates: Mapping[str, tuple[str, ...]]  # option → SHA-256 of each certificate in its file
+
+
+def fetch_reports(nodes: Iterable[NodePlan], files: ClientFiles) -> Told[Keys]:
+    """Every node's report, from the first node that can tell."""
+    return first_told(nodes, files, lambda etcd: etcd.get(PREFIX, prefix=True, limit=100))
+
+
+def parse_report(data: bytes, node: str) -> NodeReport:
+    """Raises ValueError, with what is wrong, for anything that is not a report of this node's running etcd."""
+    if len(data) > LIMIT:
+        raise ValueError("its report is too long")
+    try:
+        said = json.loads(data)
+        if said["format"] != FORMAT or said["node"] != node:
+            raise ValueError
+        report = _read(said | {"process": said.get("process") or {"user": "", "options": {}}})
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
+        raise ValueError("its report cannot be read") from None
+    if not report.user:
+        raise ValueError("its report found no etcd running")
+    return report
+
+
+def _read(said: Mapping[str, Any]) -> NodeReport:
+    files = {
+        _text(path): Owned(mode=int(one["mode"], 8), owner=_text(one["owner"]), group=_text(one["group"]))
+        for path, one in said["files"].items()
+    }
+    return NodeReport(
+        time=datetime.fromtimestamp(said["time"], UTC),
+        user=_text(said["process"]["user"]),
+        options={_text(name): _text(value) for name, value in said["process"]["options"].items()},
+        files=files,
+        certificates={
+            _text(name): tuple(map(_text, digests)) for name, digests in said["certificates"].items()
+        },
+    )
+
+
+def _text(value: str) -> str:
+    """Fit for a terminal."""
+    return re.sub(r"[^\x20-\x7e]", "?", value)[:200]

@@ -1,0 +1,244 @@
+"""What can be judged of a node: on what it reports, and on what is seen of it from outside. Pure.
+
+A judge yields a judgement for everything that it looks at; `controls` makes controls of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from generator.host.observe import Port
+from generator.host.report import NodeReport, Owned
+from generator.host.tls import Guest, Knock, Reply
+from generator.plan import NodePlan
+
+
+class Outcome(StrEnum):
+    """`UNKNOWN`: a node did not report, or could not be reached. It is as little as a failure is."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNKNOWN = "not reported"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What the baked files say: digests of certificates, and the lowest TLS version."""
+
+    server: str
+    peer: str
+    authorities: frozenset[str]
+    tls_min_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """Everything that is known of a node. `silence` says why there is no report."""
+
+    node: NodePlan
+    planned: Planned
+    report: NodeReport | None
+    silence: str
+    knocks: Mapping[tuple[Port, Guest], Knock]
+    versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)  # which TLS versions are spoken
+
+
+Judgement = tuple[Outcome, str]
+Judge = Callable[[NodeFacts], Iterator[Judgement]]
+
+
+# --- what a node reports ------------------------------------------------------------
+
+
+Reported = Callable[[NodeReport, Planned], Iterator[tuple[bool, str]]]
+
+
+def reported(look: Reported) -> Judge:
+    """A judgement on a node's report. An etcd that runs from a file of its own ignores flags and variables."""
+
+    def judge(facts: NodeFacts) -> Iterator[Judgement]:
+        if facts.report is None:
+            yield Outcome.UNKNOWN, facts.silence
+        elif file := facts.report.options.get("config-file"):
+            yield Outcome.UNKNOWN, f"etcd runs with --config-file {file}, which is not looked at"
+        else:
+            for good, text in look(facts.report, facts.planned):
+                yield Outcome.PASSED if good else Outcome.FAILED, text
+
+    return judge
+
+
+def is_true(option: str) -> Judge:
+    return reported(lambda report, _: iter([(_flag(report, option), _stated(report, option))]))
+
+
+def is_not_true(option: str) -> Judge:
+    return reported(lambda report, _: iter([(not _flag(report, option), _stated(report, option))]))
+
+
+def _stated(report: NodeReport, option: str) -> str:
+    return f"{option}={report.options[option]}" if option in report.options else f"{option} is not set"
+
+
+def _flag(report: NodeReport, option: str) -> bool:
+    """As Go reads a boolean."""
+    return report.options.get(option) in ("1", "t", "T", "true", "TRUE", "True")
+
+
+def are_set(*options: str) -> Judge:
+    def look(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
+        missing = [option for option in options if not report.options.get(option)]
+        yield not missing, f"{', '.join(missing or options)} {'not set' if missing else 'set'}"
+
+    return reported(look)
+
+
+Pick = Callable[[NodeReport], Iterable[str]]
+
+
+def paths(*fixed: str) -> Pick:
+    return lambda _: fixed
+
+
+def used(options: Iterable[str], *more: str) -> Pick:
+    """The files that these options name, and some that bake wrote."""
+    return lambda report: dict.fromkeys([*(report.options.get(option, "") for option in options), *more])
+
+
+def mode_within(limit: int, pick: Pick) -> Judge:
+    """Nobody may do more with a file than this mode says. An ACL's mask shows as the group's part of it."""
+    return reported(
+        lambda report, _: _files(report, pick, lambda one: f"{one.mode:03o}", lambda one: not one.mode & ~limit)
+    )
+
+
+def owned_by(pick: Pick, *, etcd: bool | None) -> Judge:
+    """Files of etcd's user, of root, or (None) of either; the group likewise."""
+
+    def look(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
+        names = {report.user} if etcd else {"root"} if etcd is False else {"root", report.user}
+        return _files(report, pick, lambda one: f"{one.owner}:{one.group}", lambda one: {one.owner, one.group} <= names)
+
+    return reported(look)
+
+
+def _files(
+    report: NodeReport, pick: Pick, word: Callable[[Owned], str], is_good: Callable[[Owned], bool]
+) -> Iterator[tuple[bool, str]]:
+    """What is said of some files: the bad and the missing ones by name, good ones together."""
+    wanted = list(pick(report))
+    found = {path: report.files[path] for path in wanted if path in report.files}
+    bad: dict[str, list[str]] = {}
+    for path, one in found.items():
+        if not is_good(one):
+            bad.setdefault(word(one), []).append(path)
+    bad |= {"not found": missing} if (missing := [path or "(not set)" for path in wanted if path not in found]) else {}
+    if bad:
+        yield False, ", ".join(f"{text}: {' '.join(of)}" for text, of in bad.items())
+    else:
+        yield True, ", ".join(sorted(set(map(word, found.values()))))
+
+
+def trusts(option: str) -> Judge:
+    def look(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
+        strangers = set(report.certificates.get(option, ())) - planned.authorities
+        known = set(report.certificates.get(option, ())) & planned.authorities
+        if strangers:
+            yield False, f"{option} trusts {len(strangers)} other CA"
+        else:
+            yield bool(known), f"{option} is the cluster's own CA" if known else f"{option} has no CA of the cluster"
+
+    return reported(look)
+
+
+def runs_as_itself(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
+    yield report.user != "root", f"etcd runs as {report.user}"
+
+
+def listens_with_tls(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
+    names = ("listen-client-urls", "listen-peer-urls", "listen-metrics-urls", "listen-client-http-urls")
+    urls = [url for name in names for url in report.options.get(name, "").split(",") if url]
+    plain = [url for url in urls if not url.startswith(("https://", "unixs://"))]
+    yield bool(urls) and not plain, ", ".join(plain) or f"{'every' if urls else 'no'} listen URL is https"
+
+
+def peer_file_is_planned(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
+    """The first certificate of a file is the one that is shown."""
+    shown = report.certificates.get("peer-cert-file", ("",))[:1]
+    good = shown == (planned.peer,)
+    yield good, f"peer-cert-file holds {'the planned' if good else 'another'} certificate"
+
+
+# --- what is seen from outside --------------------------------------------------------
+
+
+_WHO = {
+    Guest.NOBODY: "whoever has no certificate",
+    Guest.FOREIGN: "another CA's certificate",
+    Guest.PLAIN: "whoever speaks no TLS",
+}
+
+
+def refuses(guest: Guest, *ports: Port) -> Judge:
+    """Somebody who must not be let in was not, where the operator is."""
+
+    def judge(facts: NodeFacts) -> Iterator[Judgement]:
+        served = facts.knocks[Port.CLIENT, Guest.OPERATOR].reply is Reply.SERVED
+        for port in ports:
+            answer = facts.knocks.get((port, guest))
+            if answer is None or answer.reply is Reply.UNREACHABLE:
+                yield _closed(port)
+            elif answer.reply is Reply.SERVED:
+                yield Outcome.FAILED, f"the {port} lets in {_WHO[guest]}"
+            elif served:
+                yield Outcome.PASSED, f"the {port} refuses {_WHO[guest]}"
+            else:
+                yield Outcome.UNKNOWN, f"the {port} serves nobody, the operator neither"
+
+    return judge
+
+
+def _closed(port: Port) -> Judgement:
+    """The firewall may keep the operator's machine from the peer port: then it lets nobody in there, which is well."""
+    closed = port is Port.PEER
+    return (Outcome.PASSED, f"the {port} is closed to us") if closed else (Outcome.UNKNOWN, f"no answer at the {port}")
+
+
+def serves_planned(facts: NodeFacts) -> Iterator[Judgement]:
+    """The certificates that are shown are those that were baked; etcd's own auto-tls would make others."""
+    for port, wanted in ((Port.CLIENT, facts.planned.server), (Port.PEER, facts.planned.peer)):
+        answer = facts.knocks.get((port, Guest.OPERATOR))
+        if answer and answer.distrusted:
+            yield Outcome.FAILED, f"the {port}: {answer.distrusted}"
+        elif answer is None or answer.certificate is None:
+            yield _closed(port)
+        elif answer.certificate.sha256 != wanted:
+            yield Outcome.FAILED, f"the {port} shows a certificate of our CA that is not the one in the node's seed"
+        else:
+            yield Outcome.PASSED, f"the {port} shows the planned certificate"
+
+
+def speaks_no_old_version(facts: NodeFacts) -> Iterator[Judgement]:
+    old = [version for version in ("1.0", "1.1", "1.2") if version < facts.planned.tls_min_version]
+    for port in Port:
+        spoken = facts.versions.get(port, {})
+        accepted = [f"TLS {version}" for version in old if spoken.get(version)]
+        if accepted:
+            yield Outcome.FAILED, f"the {port} speaks {', '.join(accepted)}"
+        elif any(spoken.get(version) is None for version in old):
+            yield _closed(port)
+        else:
+            yield Outcome.PASSED, f"the {port} refuses TLS {', '.join(old)}"
+
+
+def speaks_newest_version(facts: NodeFacts) -> Iterator[Judgement]:
+    for port in Port:
+        spoken = facts.versions.get(port, {}).get("1.3")
+        if spoken is None:
+            yield _closed(port)
+        else:
+            yield (Outcome.PASSED, f"the {port} speaks TLS 1.3") if spoken else (
+                Outcome.FAILED, f"the {port} does not speak TLS 1.3"
+            )  # fmt: skip

@@ -1,0 +1,113 @@
+"""What the cluster's folder says of a node's certificates, and which reports count; the rest needs a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator import cluster as stories
+from generator.audit import MAX_AGE, Audit, _report_of, planned_facts
+from generator.bake import bake as make
+from generator.cluster import Cluster, open_cluster
+from generator.controls import Audited
+from generator.errors import InputError
+from generator.host.etcd import Keys, KeyValue
+from generator.host.observe import Told
+from generator.host.store import Store
+from generator.judges import Outcome
+from generator.seed import written_files
+from generator.spec import read_spec
+from tests.unit.test_report import SAID
+
+PASSED = Audited(id="2.1", what="served", result=Outcome.PASSED, evidence="set", remedy="", nodes=())
+MISSED = Audited(id="2.2", what="asked", result=Outcome.FAILED, evidence="etcd1: no", remedy="do it", nodes=("etcd1",))
+
+
+@pytest.fixture
+def baked(now: datetime, tmp_path: Path) -> Cluster:
+    store = Store(tmp_path / "out", "etcd")
+    make(read_spec({"nodes": 2, "etcd": {"options": {"tls-min-version": "TLS1.3"}}})[0], store, now=now, report=print)
+    return open_cluster(store)
+
+
+def digest(pem: bytes) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
+
+
+def test_what_is_planned_is_what_each_seed_has(baked: Cluster) -> None:
+    ca_pem = (baked.store.folder / "pki/etcd-ca.pem").read_bytes()
+    planned = planned_facts(baked.store, baked.plan, ca_pem)
+    for node in ("etcd1", "etcd2"):
+        files = written_files((baked.store.folder / node / "user-data").read_bytes(), where="")
+        assert planned[node].server == digest(files["/etc/etcd/pki/etcd-server.pem"])
+        assert planned[node].peer == digest(files["/etc/etcd/pki/etcd-peer.pem"])
+        assert planned[node].authorities == {digest(ca_pem)}
+        assert planned[node].tls_min_version == "1.3"
+    assert planned["etcd1"] != planned["etcd2"]
+    two = planned_facts(baked.store, baked.plan, ca_pem + files["/etc/etcd/pki/etcd-peer.pem"])
+    assert len(two["etcd1"].authorities) == 2
+
+
+def test_a_missing_seed_is_one_clear_error(baked: Cluster) -> None:
+    (baked.store.folder / "etcd2/user-data").unlink()
+    with pytest.raises(InputError, match=r"etcd2/user-data: is missing.*\n.*bake again"):
+        planned_facts(baked.store, baked.plan, (baked.store.folder / "pki/etcd-ca.pem").read_bytes())
+
+
+def told(now: datetime, **changes: Any) -> Told[Keys]:
+    value = json.dumps(SAID | {"time": int(now.timestamp())} | changes).encode()
+    return Told(Keys(count=1, revision=1, items=(KeyValue(key=b"bake/audit/etcd1", value=value),)))
+
+
+def test_a_report_of_now_counts(baked: Cluster, now: datetime) -> None:
+    said, silence = _report_of(baked.plan.nodes[0], told(now), now=now)
+    assert said
+    assert silence == ""
+
+
+@pytest.mark.parametrize("age", [MAX_AGE + timedelta(seconds=2), -MAX_AGE - timedelta(seconds=2)])
+def test_a_report_of_another_time_does_not(baked: Cluster, now: datetime, age: timedelta) -> None:
+    said, silence = _report_of(baked.plan.nodes[0], told(now - age), now=now)
+    assert said is None
+    assert "last report" in silence
+
+
+@pytest.mark.parametrize(
+    ("reports", "why"),
+    [
+        (Told(error="no node answers"), "no node answers"),
+        (Told(Keys(count=0, revision=1, items=())), "has not reported"),
+    ],
+)
+def test_no_report_says_why(baked: Cluster, now: datetime, reports: Told[Keys], why: str) -> None:
+    said, silence = _report_of(baked.plan.nodes[0], reports, now=now)
+    assert said is None
+    assert why in silence
+
+
+def test_another_nodes_report_is_not_taken_for_it(baked: Cluster, now: datetime) -> None:
+    assert _report_of(baked.plan.nodes[1], told(now), now=now) == (None, "has not reported")
+    assert _report_of(baked.plan.nodes[0], told(now, node="etcd2"), now=now) == (None, "its report cannot be read")
+
+
+@pytest.mark.parametrize(("missed", "code"), [((), 0), ((MISSED,), 3), ((replace(MISSED, result=Outcome.UNKNOWN),), 3)])
+def test_the_command_says_all_and_ends_with_three_where_one_is_missed(
+    bake: Any, monkeypatch: pytest.MonkeyPatch, missed: tuple[Audited, ...], code: int
+) -> None:
+    assert bake("--nodes", 1).code == 0
+    found = Audit(cluster="etcd", controls=(PASSED, *missed))
+    monkeypatch.setattr(stories, "audit", lambda *_, **__: found)
+    text = bake("audit")
+    assert text.code == code
+    assert text.out.splitlines()[1].split() == ["2.1", "served", "passed", "set"]
+    assert ("error: 1 of 2 controls are not passed: 2.2\n  hint: do it" in text.err) is bool(missed)
+    data = json.loads(bake("audit", "-o", "json").out)
+    assert data["passed"] is not bool(missed)
+    assert set(data["controls"][0]) == {"id", "what", "result", "evidence", "remedy", "nodes"}

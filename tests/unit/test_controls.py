@@ -1,0 +1,233 @@
+"""Each control passes on what a hardened node shows, and misses the one thing that it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from generator.controls import CONTROLS, Audited, audit_nodes
+from generator.host.observe import Port
+from generator.host.report import NodeReport, Owned
+from generator.host.tls import Certificate, Guest, Knock, Reply
+from generator.judges import NodeFacts, Outcome, Planned
+from generator.plan import ClusterPlan
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+PKI = "/etc/etcd/pki"
+OPTIONS = {
+    "cert-file": f"{PKI}/etcd-server.pem", "key-file": f"{PKI}/etcd-server.key", "client-cert-auth": "true",
+    "trusted-ca-file": f"{PKI}/etcd-ca.pem", "peer-cert-file": f"{PKI}/etcd-peer.pem",
+    "peer-key-file": f"{PKI}/etcd-peer.key", "peer-client-cert-auth": "true",
+    "peer-trusted-ca-file": f"{PKI}/etcd-ca.pem", "data-dir": "/var/lib/etcd/etcd",
+    "listen-client-urls": "https://10.0.0.1:2379", "listen-peer-urls": "https://10.0.0.1:2380",
+}  # fmt: skip
+SERVED = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
+REFUSED = Knock(reply=Reply.REFUSED, detail="alert")
+CLOSED = Knock(reply=Reply.UNREACHABLE, detail="no answer in time")
+SPOKEN = {"1.0": False, "1.1": False, "1.2": False, "1.3": True}
+
+
+def files() -> dict[str, Owned]:
+    keys = ["etcd-server.key", "etcd-peer.key", "etcd-client.key"]
+    pems = ["etcd-ca.pem", "etcd-server.pem", "etcd-peer.pem", "etcd-client.pem"]
+    found = {f"{PKI}/{name}": Owned(mode=0o400, owner="etcd", group="etcd") for name in [*keys, *pems]}
+    found |= {f"/etc/etcd/{name}": Owned(mode=0o600, owner="root", group="root") for name in ("etcd.conf", "bake.env")}
+    found[PKI] = Owned(mode=0o750, owner="root", group="etcd")
+    return found | {"/var/lib/etcd/etcd": Owned(mode=0o700, owner="etcd", group="etcd")}
+
+
+@pytest.fixture
+def good(plan: Callable[..., ClusterPlan]) -> list[NodeFacts]:
+    planned = Planned(server="5e", peer="9e", authorities=frozenset({"ca"}), tls_min_version="1.3")
+    certificates = {"cert-file": ("5e",), "peer-cert-file": ("9e",)}
+    certificates |= dict.fromkeys(("trusted-ca-file", "peer-trusted-ca-file"), ("ca",))
+    report = NodeReport(time=NOW, user="etcd", options=OPTIONS, files=files(), certificates=certificates)
+    knocks = {(port, guest): REFUSED for port in Port for guest in Guest}
+    for port, digest in ((Port.CLIENT, "5e"), (Port.PEER, "9e")):
+        certificate = Certificate(names=(), not_after=NOW, sha256=digest)
+        knocks[port, Guest.OPERATOR] = replace(SERVED, certificate=certificate)
+    return [
+        NodeFacts(
+            node=node, planned=planned, report=report, silence="", knocks=knocks, versions=dict.fromkeys(Port, SPOKEN)
+        )
+        for node in plan(nodes=2).nodes
+    ]
+
+
+def missed(nodes: list[NodeFacts]) -> dict[str, Audited]:
+    found = {one.id: one for one in audit_nodes(nodes) if one.result is not Outcome.PASSED}
+    assert all(one.remedy and one.evidence and one.nodes for one in found.values())
+    return found
+
+
+def second(nodes: list[NodeFacts], **changes: Any) -> list[NodeFacts]:
+    """The same, with another second node; `report` is a dictionary of what changes in it."""
+    if isinstance(report := changes.get("report"), dict):
+        assert nodes[1].report
+        changes["report"] = replace(nodes[1].report, **report)
+    return [nodes[0], replace(nodes[1], **changes)]
+
+
+def with_options(nodes: list[NodeFacts], **options: str | None) -> list[NodeFacts]:
+    stated = {name.replace("_", "-"): value for name, value in options.items()}
+    return second(nodes, report={"options": {k: v for k, v in (OPTIONS | stated).items() if v is not None}})
+
+
+def with_file(nodes: list[NodeFacts], path: str, **changes: Any) -> list[NodeFacts]:
+    return second(nodes, report={"files": files() | {path: replace(files()[path], **changes)}})
+
+
+def with_knock(nodes: list[NodeFacts], port: Port, guest: Guest, answer: Knock) -> list[NodeFacts]:
+    return second(nodes, knocks={**nodes[1].knocks, (port, guest): answer})
+
+
+def test_a_hardened_cluster_passes_all_fourteen_of_the_benchmark_and_ours(good: list[NodeFacts]) -> None:
+    assert missed(good) == {}
+    assert len([one for one in CONTROLS if not one.id.startswith("TLS.")]) == 14
+    assert len({one.id for one in CONTROLS}) == len(CONTROLS) == 18
+
+
+@pytest.mark.parametrize(
+    ("missing", "path", "changes"),
+    [
+        ("1.1.7", "/etc/etcd/etcd.conf", {"mode": 0o644}),
+        ("1.1.7", "/etc/etcd/bake.env", {"mode": 0o4600}),
+        ("1.1.8", "/etc/etcd/bake.env", {"owner": "etcd"}),
+        ("1.1.8", "/etc/etcd/bake.env", {"group": "users"}),
+        ("1.1.11", "/var/lib/etcd/etcd", {"mode": 0o750}),
+        ("1.1.12", "/var/lib/etcd/etcd", {"group": "root"}),
+        ("1.1.19", PKI, {"owner": "nobody"}),
+        ("1.1.19", f"{PKI}/etcd-client.key", {"group": "users"}),
+        *(("1.1.20", f"{PKI}/etcd-{name}.pem", {"mode": 0o644}) for name in ("ca", "server", "peer", "client")),
+        *(("1.1.21", f"{PKI}/etcd-{name}.key", {"mode": 0o640}) for name in ("server", "peer", "client")),
+    ],
+)
+def test_a_file_that_is_open_to_others_is_named(
+    good: list[NodeFacts], missing: str, path: str, changes: dict[str, Any]
+) -> None:
+    found = missed(with_file(good, path, **changes))
+    assert list(found) == [missing]
+    assert found[missing].result is Outcome.FAILED
+    assert found[missing].nodes == ("etcd2",)
+    assert path in found[missing].evidence
+
+
+def test_a_file_that_is_not_there_is_no_pass(good: list[NodeFacts]) -> None:
+    rest = {path: one for path, one in files().items() if not path.endswith("etcd-client.key")}
+    found = missed(second(good, report={"files": rest}))
+    assert set(found) == {"1.1.19", "1.1.21"}
+    assert "not found" in found["1.1.21"].evidence
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ({"cert_file": None}, {"1.1.19", "1.1.20", "2.1"}),
+        ({"key_file": None}, {"1.1.19", "1.1.21", "2.1"}),
+        ({"peer_key_file": None}, {"1.1.19", "1.1.21", "2.4"}),
+        ({"client_cert_auth": None}, {"2.2"}),
+        ({"client_cert_auth": "false"}, {"2.2"}),
+        ({"auto_tls": "1"}, {"2.3"}),
+        ({"auto_tls": "false"}, set()),
+        ({"peer_client_cert_auth": "0"}, {"2.5"}),
+        ({"peer_auto_tls": "T"}, {"2.6"}),
+        ({"listen_metrics_urls": "http://10.0.0.1:2381"}, {"TLS.1"}),
+        ({"listen_client_urls": "https://10.0.0.1:2379,http://10.0.0.1:2389"}, {"TLS.1"}),
+    ],
+    ids=str,
+)
+def test_an_option_that_the_process_runs_with_decides(
+    good: list[NodeFacts], options: dict[str, str | None], ids: set[str]
+) -> None:
+    found = missed(with_options(good, **options))
+    assert set(found) == ids
+    assert {one.result for one in found.values()} <= {Outcome.FAILED}
+
+
+def test_an_etcd_that_runs_as_root_is_named(good: list[NodeFacts]) -> None:
+    assert "1.1.12" in missed(second(good, report={"user": "root"}))
+
+
+@pytest.mark.parametrize(("digests", "text"), [(("ca", "other"), "other CA"), ((), "no CA")])
+@pytest.mark.parametrize("option", ["trusted-ca-file", "peer-trusted-ca-file"])
+def test_another_ca_is_found(good: list[NodeFacts], option: str, digests: tuple[str, ...], text: str) -> None:
+    assert good[1].report
+    found = missed(second(good, report={"certificates": {**good[1].report.certificates, option: digests}}))
+    assert list(found) == ["2.7"]
+    assert text in found["2.7"].evidence
+
+
+@pytest.mark.parametrize("port", Port)
+@pytest.mark.parametrize(("guest", "missing"), [(Guest.NOBODY, ""), (Guest.FOREIGN, "2.7"), (Guest.PLAIN, "TLS.1")])
+def test_a_stranger_who_is_let_in_beats_whatever_the_node_reports(
+    good: list[NodeFacts], port: Port, guest: Guest, missing: str
+) -> None:
+    found = missed(with_knock(good, port, guest, SERVED))
+    assert list(found) == [missing or ("2.2" if port is Port.CLIENT else "2.5")]
+    assert "lets in" in next(iter(found.values())).evidence
+
+
+def test_a_node_that_does_not_report_passes_nothing_that_only_it_knows(good: list[NodeFacts]) -> None:
+    found = missed(second(good, report=None, silence="has not reported"))
+    assert {one.id for one in CONTROLS} - set(found) == {"TLS.2", "TLS.3"}
+    assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
+    assert {one.evidence for one in found.values()} == {"etcd2: has not reported"}
+
+
+def test_an_etcd_with_a_file_of_settings_is_not_judged_by_its_variables(good: list[NodeFacts]) -> None:
+    found = missed(with_options(good, config_file="/etc/x.yml"))
+    assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
+    assert "--config-file" in found["2.2"].evidence
+
+
+def test_a_peer_port_that_the_firewall_keeps_from_us_is_judged_by_the_report(good: list[NodeFacts]) -> None:
+    knocks = {(port, guest): CLOSED if port is Port.PEER else one for (port, guest), one in good[1].knocks.items()}
+    closed = second(good, knocks=knocks, versions={Port.CLIENT: SPOKEN, Port.PEER: dict.fromkeys(SPOKEN)})
+    assert missed(closed) == {}
+    assert list(missed(with_options([closed[0], closed[1]], peer_client_cert_auth="false"))) == ["2.5"]
+
+
+def test_a_client_port_that_nobody_answers_at_is_no_pass(good: list[NodeFacts]) -> None:
+    knocks = dict.fromkeys(good[1].knocks, CLOSED)
+    dead = second(good, knocks=knocks, versions=dict.fromkeys(Port, dict.fromkeys(SPOKEN)))
+    found = missed(dead)
+    assert set(found) == {"2.2", "2.7", "TLS.1", "TLS.2", "TLS.3", "TLS.4"}
+    assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
+
+
+def test_refusing_everybody_proves_nothing(good: list[NodeFacts]) -> None:
+    found = missed(with_knock(good, Port.CLIENT, Guest.OPERATOR, REFUSED))
+    assert found["2.2"].result is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("version", "spoken", "missing"), [("1.1", True, "TLS.2"), ("1.2", True, "TLS.2"), ("1.3", False, "TLS.3")]
+)
+@pytest.mark.parametrize("port", Port)
+def test_the_versions_of_tls(good: list[NodeFacts], port: Port, version: str, spoken: bool, missing: str) -> None:
+    found = missed(second(good, versions={**dict.fromkeys(Port, SPOKEN), port: SPOKEN | {version: spoken}}))
+    assert list(found) == [missing]
+    assert f"the {port}" in found[missing].evidence
+
+
+def test_tls_1_2_may_be_spoken_where_it_is_planned(good: list[NodeFacts]) -> None:
+    planned = replace(good[1].planned, tls_min_version="1.2")
+    assert missed(second(good, planned=planned, versions=dict.fromkeys(Port, SPOKEN | {"1.2": True}))) == {}
+
+
+@pytest.mark.parametrize("port", Port)
+def test_another_certificate_than_the_planned_one_is_seen(good: list[NodeFacts], port: Port) -> None:
+    other = replace(SERVED, certificate=Certificate(names=(), not_after=NOW, sha256="0f"))
+    assert list(missed(with_knock(good, port, Guest.OPERATOR, other))) == ["TLS.4"]
+    own = Knock(reply=Reply.UNREACHABLE, detail="x", distrusted="the server's certificate is refused: self-signed")
+    assert "self-signed" in missed(with_knock(good, port, Guest.OPERATOR, own))["TLS.4"].evidence
+
+
+def test_the_peers_certificate_is_also_known_from_the_node(good: list[NodeFacts]) -> None:
+    assert good[1].report
+    other = {**good[1].report.certificates, "peer-cert-file": ("0f", "9e")}
+    assert list(missed(second(good, report={"certificates": other}))) == ["TLS.4"]

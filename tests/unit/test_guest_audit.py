@@ -1,0 +1,122 @@
+"""etcd-audit on a stand-in for /proc and for the node's files: facts only, no secret, nothing that cannot be seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from generator import pki
+from generator.host.report import parse_report
+from generator.plan import ClusterPlan
+from generator.render import guest_files
+from tests.assembly.miniature import GUEST
+
+
+@pytest.fixture(scope="module")
+def hook() -> ModuleType:
+    loader = SourceFileLoader("etcd_audit", str(GUEST / "etcd-audit"))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def node(tmp_path: Path, plan: Callable[..., ClusterPlan]) -> Path:
+    """A node's files below a folder, with its etcd in a /proc."""
+    cluster, now = plan(nodes=1), datetime.now(UTC)
+    authority = pki.create_authority(cluster, now=now)
+    issued = next(pki.issue_nodes(cluster, authority, now=now))
+    for file in guest_files(cluster, cluster.nodes[0], authority.cert_pem, issued):
+        target = tmp_path / file.path.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.data)
+        target.chmod(file.mode)
+    (tmp_path / "var/lib/etcd/etcd").mkdir(parents=True, mode=0o700)
+    lines = (tmp_path / "etc/etcd/etcd.conf").read_text().splitlines()
+    settings = [line.replace('"', "") for line in lines if line.startswith("ETCD_")]
+    process(tmp_path, 7, "etcd", "/system.slice/etcd.service", ["HOME=/", "ETCD_AUTH_TOKEN=hush", *settings])
+    process(tmp_path, 5, "etcd-join", "/system.slice/etcd.service", [])
+    process(tmp_path, 6, "etcd", "/system.slice/other.service", [])
+    (tmp_path / "proc/self").mkdir()
+    return tmp_path
+
+
+def process(root: Path, pid: int, comm: str, unit: str, environ: list[str], *arguments: str) -> None:
+    folder = root / "proc" / str(pid)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cgroup").write_text(f"0::{unit}\n")
+    (folder / "comm").write_text(f"{comm}\n")
+    (folder / "environ").write_text("".join(f"{pair}\0" for pair in environ))
+    (folder / "cmdline").write_text("".join(f"{word}\0" for word in ("/usr/bin/etcd", *arguments)))
+
+
+def test_the_report_is_one_that_bake_audit_reads(hook: ModuleType, node: Path) -> None:
+    said = parse_report(json.dumps(hook.report("etcd1", node / "proc", node)).encode(), "etcd1")
+    assert said.options["client-cert-auth"] == "true"
+    assert said.options["key-file"] == "/etc/etcd/pki/etcd-server.key"
+    modes = {path: oct(one.mode) for path, one in said.files.items()}
+    assert modes["/etc/etcd/pki/etcd-server.key"] == modes["/etc/etcd/pki/etcd-client.key"] == "0o600"
+    assert modes["/var/lib/etcd/etcd"] == "0o700"
+    server = ssl.PEM_cert_to_DER_cert((node / "etc/etcd/pki/etcd-server.pem").read_text())
+    assert said.certificates["cert-file"] == (hashlib.sha256(server).hexdigest(),)
+
+
+def test_no_secret_is_in_it(hook: ModuleType, node: Path) -> None:
+    text = json.dumps(hook.report("etcd1", node / "proc", node))
+    keys = list((node / "etc/etcd/pki").glob("*.key"))
+    assert len(keys) == 3
+    for key in keys:
+        for line in key.read_text().splitlines():
+            assert line not in text
+    assert "hush" not in text
+
+
+def test_a_flag_counts_more_than_a_variable(hook: ModuleType) -> None:
+    environ = b"ETCD_CLIENT_CERT_AUTH=true\0ETCD_AUTO_TLS=false\0ETCD_DATA_DIR=/a\0"
+    arguments = b"etcd\0--client-cert-auth=false\0-auto-tls\0--data-dir\0/b\0--peer-auto-tls\0"
+    assert hook.options(environ, arguments) == {
+        "client-cert-auth": "false", "auto-tls": "true", "data-dir": "/b", "peer-auto-tls": "true",
+    }  # fmt: skip
+
+
+def test_without_an_etcd_it_says_so_and_still_what_is_on_the_disk(hook: ModuleType, node: Path) -> None:
+    (node / "proc/7/comm").unlink()
+    said = hook.report("etcd1", node / "proc", node)
+    assert "process" not in said
+    assert said["files"]["/etc/etcd/etcd.conf"]["mode"] == "0600"
+
+
+def test_what_is_not_there_is_left_out(hook: ModuleType, node: Path) -> None:
+    (node / "etc/etcd/pki/etcd-client.key").unlink()
+    (node / "etc/etcd/pki/etcd-peer.pem").unlink()
+    said = hook.report("etcd1", node / "proc", node)
+    assert "/etc/etcd/pki/etcd-client.key" not in said["files"]
+    assert "peer-cert-file" not in said["certificates"]
+
+
+def test_a_file_of_several_certificates_has_several_digests(hook: ModuleType) -> None:
+    one = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    two = one.replace(b"AAAA", b"AAAB\nAAAC")
+    digests = list(hook.digests(b"# a comment\n" + one + two))
+    assert digests == [hashlib.sha256(data).hexdigest() for data in (b"\0\0\0", b"\0\0\1\0\0\2")]
+
+
+def test_it_is_written_for_its_unit_to_publish(
+    hook: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("BAKE_NAME", "etcd9")
+    assert hook.main() == 0
+    assert json.loads((tmp_path / "report.json").read_text())["node"] == "etcd9"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

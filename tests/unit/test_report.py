@@ -1,0 +1,71 @@
+"""A node's report: what is read of it, and that one which somebody tampered with is neither believed nor shown raw."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generator.host.report import LIMIT, NodeReport, Owned, parse_report
+
+SAID: dict[str, Any] = {
+    "format": 1,
+    "node": "etcd1",
+    "time": 1_767_323_045,
+    "process": {"user": "etcd", "options": {"auto-tls": "true"}},
+    "files": {"/etc/etcd/etcd.conf": {"mode": "0640", "owner": "root", "group": "etcd"}},
+    "certificates": {"cert-file": ["ab12"]},
+}
+
+
+def test_everything_that_a_node_says_is_read() -> None:
+    assert parse_report(json.dumps(SAID).encode(), "etcd1") == NodeReport(
+        time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        user="etcd",
+        options={"auto-tls": "true"},
+        files={"/etc/etcd/etcd.conf": Owned(mode=0o640, owner="root", group="etcd")},
+        certificates={"cert-file": ("ab12",)},
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2}, {"node": "etcd2"}, {"time": "now"}, {"time": 1e300}, {"time": None}, {"files": []},
+        {"files": {"/x": {"mode": "rw", "owner": "a", "group": "b"}}}, {"files": {"/x": {"mode": "0600"}}},
+        {"certificates": {"cert-file": [1]}}, {"process": {"user": 0, "options": {}}}, {"process": {"user": "etcd"}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_report_of_this_node_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        parse_report(json.dumps(SAID | change).encode(), "etcd1")
+
+
+@pytest.mark.parametrize("process", [None, {}])
+def test_a_node_without_an_etcd_says_so(process: Any) -> None:
+    with pytest.raises(ValueError, match="no etcd running"):
+        parse_report(json.dumps(SAID | {"process": process}).encode(), "etcd1")
+
+
+def test_a_report_that_is_too_long_is_not_even_parsed() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        parse_report(b"[" * (LIMIT + 1), "etcd1")
+
+
+def test_nothing_in_a_report_reaches_the_terminal_as_a_command() -> None:
+    escape = {"process": {"user": "etcd", "options": {"auto-tls": "\x1b[2J\n" + "x" * 9999}}}
+    text = parse_report(json.dumps(SAID | escape).encode(), "etcd1").options["auto-tls"]
+    assert text.startswith("?[2J?xx")
+    assert len(text) == 200
+
+
+@given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(
+    st.sampled_from([*SAID, "mode", "owner", "x"]), x)).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_no_data_whatever_makes_it_fail_otherwise(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^its report"):
+        parse_report(data, "etcd1")
