@@ -12,9 +12,10 @@ from generator.errors import InputError
 from generator.host.store import Store
 from generator.pki import Credential, NodePki, Role
 from generator.plan import ClusterPlan
-from generator.spec import Certificates
+from generator.spec import CaSpec, Certificates, ClusterSpec
 
 MAX_PASSPHRASE = 1024  # bytes
+MAX_PEM = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +61,17 @@ def read_passphrase(path: Path) -> bytes:
     return line
 
 
-def has_encrypted_key(store: Store) -> bool:
-    """Whether the CA's key in the folder cannot be used without a passphrase."""
-    return pki.is_encrypted(store.read(key_path(Role.CA)) or b"")
+def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
+    """Whether the CA's key, in the folder or where the spec says, cannot be used without a passphrase."""
+    pem = store.read(key_path(Role.CA))
+    if pem is None and spec.pki.ca.key:
+        pem = _read_file(Path(spec.pki.ca.key), f"pki.ca.key: {spec.pki.ca.key}")
+    return pki.is_encrypted(pem or b"")
 
 
 def load_keyring(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Keyring:
     """Everything an earlier bake left, or that the user put into `pki/`. Raises InputError for what is unfit."""
-    authority = _load(store, Role.CA, passphrase)
-    if authority:
-        where = str(store.folder / pem_path(Role.CA))
-        if problems := pki.check_authority(authority, now=now, where=where):
-            raise InputError(problems)
+    authority = _load_authority(store, plan, now=now, passphrase=passphrase)
     client = _load(store, Role.CLIENT)
     if client:
         _refuse_foreign(store, authority, client)
@@ -86,6 +86,46 @@ def ca_key_file(keyring: Keyring, authority: Credential, passphrase: bytes | Non
     if keyring.ca_key and pki.is_encrypted(keyring.ca_key):
         return keyring.ca_key
     return pki.encrypt_key(authority.key, passphrase)
+
+
+def _load_authority(
+    store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None
+) -> Credential | None:
+    """The folder's CA; for a new cluster, the one that the spec names; None where there is none."""
+    authority, stated = _load(store, Role.CA, passphrase), plan.spec.pki.ca
+    where, days = str(store.folder / pem_path(Role.CA)), 0
+    if authority:
+        _refuse_other(stated, authority, where)
+    elif stated.certificate and stated.key:
+        fields = f"pki.ca.certificate: {stated.certificate}", f"pki.ca.key: {stated.key}"
+        pems = [_read_file(Path(path), at) for path, at in zip((stated.certificate, stated.key), fields, strict=True)]
+        authority = pki.parse_credential(pems[0], pems[1], where=fields, passphrase=passphrase)
+        where, days = fields[0], plan.spec.pki.leaf_days - pki.BACKDATE.days
+    if authority:
+        problems = pki.check_authority(authority, now=now, where=where, days=days)
+        if problems := problems or pki.check_names(authority, plan, where=where):
+            raise InputError(problems)
+    return authority
+
+
+def _refuse_other(stated: CaSpec, authority: Credential, where: str) -> None:
+    """The files that the spec names need not be there any more, but they must not be another CA's."""
+    path = Path(stated.certificate or "")
+    if path.is_file():
+        field = f"pki.ca.certificate: {path}"
+        if pki.parse_certificate(_read_file(path, field), where=field) != authority.certificate:
+            remedy = "leave it out, or remove the cluster's folder to begin a new cluster"
+            raise InputError.one(field, f"is another CA than this cluster's, {where}", remedy)
+
+
+def _read_file(path: Path, where: str) -> bytes:
+    try:
+        if not path.is_file():
+            raise InputError.one(where, "is not a file", "the path of a PEM file")
+        with path.open("rb") as file:
+            return file.read(MAX_PEM)
+    except OSError as error:
+        raise InputError.one(where, f"cannot be read: {error.strerror}", "the path of a PEM file") from None
 
 
 def _refuse_foreign(store: Store, authority: Credential | None, issued: Credential) -> None:

@@ -192,6 +192,7 @@ def _plan_node(
 
 
 _LOOPBACK = (ip_network("127.0.0.1").network_address, ip_network("::1").network_address)
+LOOPBACK_NETWORKS = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
 def _plan_network(spec: ClusterSpec) -> NetworkPlan:

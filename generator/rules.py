@@ -181,6 +181,10 @@ def _pki(spec: ClusterSpec) -> Iterator[Finding]:
             f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days",
             ("a certificate cannot outlive its CA"),
         )
+    certificate, key = spec.pki.ca.certificate, spec.pki.ca.key
+    for field, value, other in (("certificate", certificate, key), ("key", key, certificate)):
+        if value is None and other is not None:
+            yield ("pki", "ca", field), f"is missing, and {other} is its other half", "both paths, or neither"
 
 
 def _install(spec: ClusterSpec) -> Iterator[Finding]:

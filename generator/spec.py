@@ -135,6 +135,18 @@ class SubjectSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CaSpec:
+    """A CA that exists already. Its files are read once: what the cluster's folder has from then on is its CA."""
+
+    certificate: str | None = setting(
+        one(values.path_text), "the path of a CA certificate of your own (PEM); left out, bake makes a CA", default=None
+    )
+    key: str | None = setting(
+        one(values.path_text), "the path of that CA's private key (PEM), which may be encrypted", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PkiSpec:
     key_type: KeyType = setting(
         one(values.word(KeyType)), f"one of {', '.join(KeyType)}", default=KeyType.ECDSA_P256
@@ -169,6 +181,7 @@ class PkiSpec:
         default=False,
     )
     subject: SubjectSpec = section(SubjectSpec)
+    ca: CaSpec = section(CaSpec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

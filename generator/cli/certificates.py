@@ -120,7 +120,7 @@ def rotate(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
 
     cluster = open_cluster(options)
     names = _chosen(nodes, [node.name for node in cluster.plan.nodes])
-    passphrase = ca_passphrase(options, cluster.store)
+    passphrase = ca_passphrase(options, cluster.plan.spec, cluster.store)
     with progress_of((), options) as progress:
         run(
             cluster.plan.spec, cluster.store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase,

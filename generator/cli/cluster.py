@@ -44,7 +44,7 @@ def up(**options: Any) -> None:
 
     loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
-    passphrase = ca_passphrase(options, store)
+    passphrase = ca_passphrase(options, loaded.spec, store)
     boot = cluster.Boot(
         uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=options["cache"] or cache()
     )

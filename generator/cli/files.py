@@ -66,7 +66,7 @@ def _bake(options: Mapping[str, Any]) -> None:
     from generator.host.store import Store
 
     store = Store(options["out"], loaded.spec.name)
-    passphrase = ca_passphrase(options, store)
+    passphrase = ca_passphrase(options, loaded.spec, store)
     baked = run(loaded.spec, store, now=datetime.now(UTC), report=reporter(options), passphrase=passphrase)
     nodes = [
         {"name": node.name, "address": str(node.address), "iso": str(baked.folder / node.name / "seed.iso")}
@@ -103,7 +103,7 @@ def check(**options: Any) -> None:
     from generator.host.store import Store
 
     store = Store(options["out"], loaded.spec.name)
-    look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, store))
+    look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store))
     spec = _spec_data(loaded.spec)
     if options["output"] == "json":
         print_json(spec=spec, warnings=[_problem_data(warning) for warning in loaded.warnings])

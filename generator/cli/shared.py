@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from generator.host.store import Store
     from generator.profile import Loaded
     from generator.progress import Progress
+    from generator.spec import ClusterSpec
 
 FORMAT_VERSION = "1.0"  # of every -o json: the major number changes when a reader would break
 
@@ -77,13 +78,13 @@ def load(options: Mapping[str, Any]) -> Loaded:
     return loaded
 
 
-def ca_passphrase(options: Mapping[str, Any], store: Store) -> bytes | None:
+def ca_passphrase(options: Mapping[str, Any], spec: ClusterSpec, store: Store) -> bytes | None:
     """From the file that was named; else, where the CA's key needs one, from the terminal."""
     from generator.keyring import has_encrypted_key, read_passphrase
 
     if path := options["ca_passphrase_file"]:
         return read_passphrase(path)
-    if sys.stdin.isatty() and has_encrypted_key(store):
+    if sys.stdin.isatty() and has_encrypted_key(store, spec):
         return bytes(click.prompt("Passphrase of the CA's key", hide_input=True, err=True), "utf-8")
     return None
 

@@ -18,6 +18,7 @@ from membership import Member, Planned
 from node import CONNECT_SECONDS, address_of
 
 EMPTY = "/bake/empty"
+PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN: the CA may be an intermediate one; Python names it from 3.10 on
 _LIMIT = 4 << 20  # bytes of an answer; etcd's metrics are a tenth of it
 
 
@@ -29,6 +30,7 @@ def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
     made.load_verify_locations(ca)
     made.load_cert_chain(cert, key)
     made.verify_mode = ssl.CERT_REQUIRED
+    made.verify_flags |= PARTIAL_CHAIN
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     return made
 

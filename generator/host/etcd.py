@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from generator.errors import BakeError
-from generator.host.tls import ClientFiles, reason
+from generator.host.tls import ClientFiles, reason, trusting_context
 
 # etcd gives up on a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout):
 # waiting a little longer lets it say so itself.
@@ -207,9 +207,21 @@ class Etcd:
     def _session(self) -> Any:
         session = _requests().Session()
         session.trust_env = False  # no proxy, no .netrc, no CA bundle from the environment
+        session.mount("https://", _adapter())
         session.verify = str(self.files.ca)
         session.cert = (str(self.files.cert), str(self.files.key))
         return session
+
+
+def _adapter() -> Any:
+    """requests' own way to a server, but with a TLS context of ours."""
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **settings: Any) -> None:
+            super().init_poolmanager(*args, ssl_context=trusting_context(), **settings)
+
+    return Adapter()
 
 
 def parse_member(answer: Mapping[str, Any]) -> Member:

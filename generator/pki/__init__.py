@@ -2,6 +2,7 @@
 
 from generator.pki.authority import (
     check_authority,
+    check_names,
 )
 from generator.pki.credential import (
     NODE_ROLES,
@@ -14,6 +15,7 @@ from generator.pki.credential import (
     is_encrypted,
     is_issued_by,
     key_type_of,
+    parse_certificate,
     parse_credential,
 )
 from generator.pki.encryption import encrypt_key
@@ -47,6 +49,7 @@ __all__ = [
     "Role",
     "ca_profile",
     "check_authority",
+    "check_names",
     "client_profile",
     "count_missing",
     "create_authority",
@@ -61,6 +64,7 @@ __all__ = [
     "key_type_of",
     "keys_ahead",
     "node_profiles",
+    "parse_certificate",
     "parse_credential",
     "shared_profiles",
 ]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from generator.errors import Problem
 from generator.pki.credential import Credential, PrivateKey
+from generator.pki.profiles import planned_names
+from generator.plan import ClusterPlan
 
 _NEW_CA = "restore the cluster's CA, or remove the cluster's folder to begin a new cluster"
 
 
-def check_authority(authority: Credential, *, now: datetime, where: str) -> list[Problem]:
-    """Why this CA cannot issue certificates now; empty if it can."""
+def check_authority(authority: Credential, *, now: datetime, where: str, days: int = 0) -> list[Problem]:
+    """Why this CA cannot issue certificates now, or none that hold for so many days; empty if it can."""
     certificate = authority.certificate
     problems = []
     if certificate.not_valid_after_utc <= now:
         problems.append(Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", _NEW_CA))
+    elif certificate.not_valid_after_utc < now + timedelta(days=days):
+        short = f"ends on {certificate.not_valid_after_utc:%Y-%m-%d}, before certificates of {days} days do"
+        problems.append(Problem(where, short, "a CA that is valid longer, or a smaller pki.leafDays"))
     if certificate.not_valid_before_utc > now:
         problems.append(
             Problem(
@@ -26,7 +33,7 @@ def check_authority(authority: Credential, *, now: datetime, where: str) -> list
             )
         )
     if rule := _unfit_extensions(certificate) or _unfit_key(authority.key):
-        problems.append(Problem(where, rule, _NEW_CA))
+        problems.append(Problem(where, rule, "another CA" if days else _NEW_CA))
     return problems
 
 
@@ -51,3 +58,32 @@ def _unfit_key(key: PrivateKey) -> str | None:
         if name in ("secp256r1", "secp384r1", "secp521r1")
         else f"has a {name} key; EC needs P-256, P-384 or P-521"
     )
+
+
+def check_names(authority: Credential, plan: ClusterPlan, *, where: str) -> list[Problem]:
+    """The cluster's names and addresses that the CA's name constraints do not admit (RFC 5280, 4.2.1.10)."""
+    try:
+        found = authority.certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return []
+    refused = [name for name in planned_names(plan) if not _admits(found, name)]
+    if not refused:
+        return []
+    listed = ", ".join(str(name.value) for name in refused)
+    permitted = ", ".join(str(name.value) for name in found.permitted_subtrees or ()) or "everything else"
+    rule = f"may not issue certificates for {listed}: its name constraints permit {permitted}"
+    return [Problem(where, rule, "keep the subnet and the domain, or remove the folder to begin a new cluster")]
+
+
+def _admits(constraints: x509.NameConstraints, name: x509.GeneralName) -> bool:
+    permitted = [base for base in constraints.permitted_subtrees or () if type(base) is type(name)]
+    return not _is_below(name, constraints.excluded_subtrees or ()) and (not permitted or _is_below(name, permitted))
+
+
+def _is_below(name: x509.GeneralName, bases: Iterable[x509.GeneralName]) -> bool:
+    """Whether a DNS name is one of the domains or below one, or an address in one of the networks."""
+    if isinstance(name, x509.DNSName):
+        domains = [base.value.lstrip(".") for base in bases if isinstance(base, x509.DNSName)]
+        return any(not domain or f".{name.value}".endswith(f".{domain}") for domain in domains)
+    networks: list[Any] = [base.value for base in bases if isinstance(base, x509.IPAddress)]
+    return any(name.value in network for network in networks)

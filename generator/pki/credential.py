@@ -95,16 +95,23 @@ def is_encrypted(key_pem: bytes) -> bool:
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in key_pem or b"\nProc-Type: 4,ENCRYPTED" in key_pem
 
 
+def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
+    """The first certificate of a PEM file. Raises InputError."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        certificate.extensions  # noqa: B018  parsed only when asked for: a malformed one shows here
+        certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
+    return certificate
+
+
 def parse_credential(
     cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str], passphrase: bytes | None = None
 ) -> Credential:
     """A certificate and the key that belongs to it. `where` are their file names. Raises InputError."""
     cert_file, key_file = where
-    try:
-        certificate = x509.load_pem_x509_certificate(cert_pem)
-        certificate.extensions  # noqa: B018  parsed only when asked for: a malformed one shows here
-    except ValueError:
-        raise InputError.one(cert_file, "is not a PEM certificate", "restore the file") from None
+    certificate = parse_certificate(cert_pem, where=cert_file)
     credential = Credential(certificate, _parse_key(key_pem, key_file, passphrase))
     if not is_pair(credential):
         raise InputError.one(key_file, f"does not match the certificate {cert_file}", "restore the pair")

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from generator.pki.credential import NODE_ROLES, Role
-from generator.plan import ClusterPlan, NodePlan
+from generator.plan import LOOPBACK_NETWORKS, ClusterPlan, NodePlan, domain_of
 from generator.spec import AnyAddress, Certificates, Extensions, KeyType, PkiSpec
 
 _SERVER_AND_CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
@@ -30,6 +30,7 @@ class CertProfile:
 
 
 def ca_profile(plan: ClusterPlan) -> CertProfile:
+    """A strict CA is bound to the cluster: stolen, it still cannot issue for anybody else's names."""
     strict = plan.spec.pki.extensions is Extensions.STRICT
     usage = (
         _key_usage("cert_sign", "crl_sign")
@@ -41,8 +42,25 @@ def ca_profile(plan: ClusterPlan) -> CertProfile:
         key_type=plan.spec.pki.key_type,
         subject=_subject(plan, str(Role.CA)),
         days=plan.spec.pki.ca_days,
-        extensions=((basic, True), (usage, True)),
+        extensions=((basic, True), (usage, True), *(((_name_constraints(plan), True),) if strict else ())),
     )
+
+
+def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
+    """The cluster's network, its nodes' loopback and its domain. A bare node name is below no domain: where those are
+    wanted, DNS names stay free, so that nodes can still be added."""
+    networks = (plan.network.subnet, *LOOPBACK_NETWORKS)
+    domains = () if plan.spec.pki.single_label_names else (domain_of(plan.spec),)
+    return x509.NameConstraints([*map(x509.DNSName, domains), *map(x509.IPAddress, networks)], None)
+
+
+def planned_names(plan: ClusterPlan) -> Iterator[x509.GeneralName]:
+    """Every name and address that the nodes' certificates state."""
+    shared = plan.spec.pki.certificates is Certificates.SHARED
+    for profiles in [shared_profiles(plan)] if shared else [node_profiles(plan, node) for node in plan.nodes]:
+        for extension, _ in profiles[Role.SERVER].extensions:
+            if isinstance(extension, x509.SubjectAlternativeName):
+                yield from extension
 
 
 def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:

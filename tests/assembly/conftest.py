@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from generator.host.image import cache_folder, default_image
-from generator.spec import JoinMode
 from tests.assembly.miniature import Miniature, Tools, bake_miniature
 from tests.assembly.nspawn_lab import extract_root
 
@@ -42,11 +42,11 @@ def cluster_of(bin_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Miniatur
     clusters: list[Miniature] = []
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
-    def make(nodes: int, *, join: JoinMode = JoinMode.LEARNER) -> Miniature:
+    def make(nodes: int, **settings: Any) -> Miniature:
         subnet = f"127.{100 + worker}.{next(_numbers)}.0/24"
         folder = tmp_path / str(len(clusters))
         folder.mkdir()
-        clusters.append(bake_miniature(folder, subnet, nodes, Tools(bin_dir=bin_dir), join=join))
+        clusters.append(bake_miniature(folder, subnet, nodes, Tools(bin_dir=bin_dir), **settings))
         return clusters[-1]
 
     yield make

@@ -26,10 +26,10 @@ from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
 
-from generator.pki import create_authority, issue_nodes
-from generator.plan import NodePlan, plan_cluster
+from generator.pki import Credential, create_authority, issue_nodes
+from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import guest_files
-from generator.spec import ClusterSpec, EtcdSpec, JoinMode, NetworkSpec
+from generator.spec import ClusterSpec, EtcdSpec, JoinMode, NetworkSpec, PkiSpec
 
 GUEST = Path(__file__).parents[2] / "generator" / "guest"
 Process = subprocess.Popen[Any]
@@ -250,6 +250,8 @@ class Miniature:
     nodes: list[Node]
     root: Path
     tools: Tools
+    plan: ClusterPlan
+    authority: Credential
     started: float = field(default=0.0)
 
     def start(self, order: Sequence[Node] | None = None) -> None:
@@ -307,16 +309,24 @@ class Miniature:
 
 
 def bake_miniature(
-    root: Path, subnet: str, count: int, tools: Tools, *, join: JoinMode = JoinMode.LEARNER
+    root: Path,
+    subnet: str,
+    count: int,
+    tools: Tools,
+    *,
+    join: JoinMode = JoinMode.LEARNER,
+    pki: PkiSpec | None = None,
+    etcd: EtcdSpec | None = None,
+    authority: Credential | None = None,
 ) -> Miniature:
     """The nodes of a real plan with their real rendered files, each below a folder of its own."""
     network = NetworkSpec(subnet=ip_network(subnet), first_ip=IPv4Address(ip_network(subnet)[11]))
-    spec = ClusterSpec(nodes=count, network=network, join=join, etcd=EtcdSpec())
+    spec = ClusterSpec(nodes=count, network=network, join=join, etcd=etcd or EtcdSpec(), pki=pki or PkiSpec())
     plan, now = plan_cluster(spec), datetime.now(tz=UTC)
-    authority = create_authority(plan, now=now)
+    authority = authority or create_authority(plan, now=now)
     nodes = []
-    for node, pki in zip(plan.nodes, issue_nodes(plan, authority, now=now), strict=True):
-        files = {str(file.path): file.data for file in guest_files(plan, node, authority.cert_pem, pki)}
+    for node, credentials in zip(plan.nodes, issue_nodes(plan, authority, now=now), strict=True):
+        files = {str(file.path): file.data for file in guest_files(plan, node, authority.cert_pem, credentials)}
         wanted = {path: data for path, data in files.items() if path.startswith("/etc/etcd/")}
         nodes.append(Node(node, wanted, root / node.name, tools))
-    return Miniature(nodes, root, tools)
+    return Miniature(nodes, root, tools, plan, authority)

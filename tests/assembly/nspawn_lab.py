@@ -18,7 +18,7 @@ from pathlib import Path
 
 from generator.plan import ClusterPlan, NodePlan
 
-OUR_UNITS = ("etcd", "etcd-promote", "etcd-firewall", "apply-seed", "forget-seed")
+OUR_UNITS = ("etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed")
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
 
 # Runs in a mount namespace of its own: a writable layer over the shared root, a cgroup2 hierarchy, the seed, and then

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,13 +68,11 @@ def test_the_cluster_verifies_once_it_is_sealed(lab: NspawnLab) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_audit_misses_only_what_the_documents_acls_cannot_give(lab: NspawnLab) -> None:
-    """An ACL's mask shows as the group's part of a mode; docs/security/audit.md."""
+def test_the_audit_passes_every_control(lab: NspawnLab) -> None:
     lab.wait_for_reports()
     result = bake_in_lab(lab, "audit")
 
-    assert result.returncode == 3
-    assert "2 of 18 controls are not passed: 1.1.20, 1.1.21" in result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_cloud_init_ended_without_any_error_and_is_off_from_then_on(lab: NspawnLab) -> None:
@@ -273,16 +270,3 @@ def members(lab: NspawnLab) -> list[str]:
     script = f". {lab.folder}/etcdctl.env; etcdctl member list -w simple | cut -d, -f1-4,6 | sort"
     environment = {"PATH": f"{default_image(cache_folder(), report=print).bin_dir}:{os.environ['PATH']}"}
     return lab.run("env", *(f"{k}={v}" for k, v in environment.items()), "sh", "-c", script).stdout.splitlines()
-
-
-@pytest.mark.parametrize("moment", [0, 0.06, 0.3])
-def test_a_power_cut_while_a_node_starts_leaves_nothing_of_it(root: Path, tmp_path: Path, moment: float) -> None:
-    spec = load(flags={"--nodes": (("nodes",), 1)}).spec
-    baked = bake(spec, Store(tmp_path / "out", "etcd"), now=datetime.now(UTC), report=print)
-    with NspawnLab(baked.plan, baked.folder, root=root, work=tmp_path / "nodes") as lab:
-        lab.start("etcd1")
-        time.sleep(moment)
-        lab.cut_power("etcd1")
-        time.sleep(0.3)
-        namespace = lab._netns("etcd1")
-        assert subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, check=True).stdout == b""

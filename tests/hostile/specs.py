@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from generator.plan import ClusterPlan
-from generator.render import LIBEXEC, UNITS, guest_source
+from generator.render import LIBEXEC, UNITS
 from generator.spec import FirewallKind
 
 LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -192,7 +192,7 @@ def _compare(found: dict[str, str], envs: list[tuple[str, dict[str, str]]]) -> N
 def _fill_root(root: Path) -> None:
     """A root folder with the units and programs that etcd.service refers to."""
     shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", symlinks=True)
-    for program in ("usr/bin/etcd", "usr/local/bin/etcd", "bin/rm", "sbin/agetty", f"{LIBEXEC}/etcd-join"[1:],
+    for program in ("usr/bin/etcd", "usr/local/bin/etcd", "bin/rm", "bin/sh", "sbin/agetty", f"{LIBEXEC}/etcd-join"[1:],
                     f"{LIBEXEC}/etcd-promote"[1:], f"{LIBEXEC}/etcd-firewall"[1:]):  # fmt: skip
         path = root / program
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,8 +200,9 @@ def _fill_root(root: Path) -> None:
         path.chmod(0o755)
     units = root / str(UNITS)[1:]
     units.mkdir(parents=True)
-    for name in ("etcd-firewall.service", "etcd-promote.service"):
-        (units / name).write_bytes(guest_source(name))
+    for name in ("etcd-firewall", "etcd-promote", "etcd-report"):
+        (units / f"{name}.service").write_text("[Service]\nExecStart=/bin/rm\n")
+    (units / "etcd-audit.timer").write_text("[Timer]\nUnit=etcd-report.service\nOnCalendar=daily\n")
 
 
 def conf_values(plan: ClusterPlan, number: int) -> dict[str, str]:

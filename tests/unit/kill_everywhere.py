@@ -64,7 +64,7 @@ def is_complete(folder: Path) -> bool:
 
 def main(work: Path, every: int) -> None:
     out, pristine = work / "out", work / "pristine"
-    assert run_bake(pristine, 2, "10.0.0.0/24") == 0
+    assert run_bake(pristine, 2, "10.9.0.0/16") == 0
     old = look(pristine / "etcd")
     for moment in range(1, 10_000, every):
         shutil.rmtree(out, ignore_errors=True)

@@ -78,7 +78,7 @@ def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> N
     consumers.add(guest[str(render.ENV)].data, render.hook_values(plan, node, ca.cert_pem))
     consumers.add(guest[str(render.CONF)].data, conf_values(plan, number))
     folder = Path(f"/srv/{CANARIES[0]}/it's")
-    for artifact in bake.operator_files(plan, ca, ca, folder):
+    for artifact in bake.operator_files(plan, ca, ca, folder, ca_key=b""):
         if artifact.path.name == "etcdctl.env":
             consumers.add(artifact.data, {"ETCDCTL_CACERT": f"{folder}/pki/etcd-ca.pem"})
 
@@ -117,6 +117,7 @@ FULL: dict[str, Any] = {
     },
     "pki": {
         "keyType": "ecdsa-p256", "certificates": "per-node", "extensions": "strict", "domain": "etcd.internal",
+        "permissions": "owner", "ca": {"certificate": "ca.pem", "key": "ca.key"},
         "subject": dict.fromkeys(("state", "locality", "organization", "clientOrganization"), "x") | {"country": "CN"},
     },
     "etcd": {
@@ -130,7 +131,7 @@ FULL: dict[str, Any] = {
 }  # fmt: skip
 # Free text to bake: it goes into certificates, or is a path on the operator's machine. Everything else is refused.
 FREE = {("pki", "subject", name) for name in ("state", "locality", "organization", "clientOrganization")}
-FREE |= {("install", "archive"), ("vm", "image")}
+FREE |= {("install", "archive"), ("vm", "image"), ("pki", "ca", "certificate"), ("pki", "ca", "key")}
 
 
 @pytest.mark.parametrize("path", list(text_fields(FULL)), ids=lambda path: ".".join(map(str, path)))

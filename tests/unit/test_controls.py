@@ -138,7 +138,7 @@ def test_a_file_that_is_not_there_is_no_pass(good: list[NodeFacts]) -> None:
         ({"listen_metrics_urls": "http://10.0.0.1:2381"}, {"TLS.1"}),
         ({"listen_client_urls": "https://10.0.0.1:2379,http://10.0.0.1:2389"}, {"TLS.1"}),
     ],
-    ids=str,
+    ids=lambda one: " ".join(sorted(one)) or "nothing",
 )
 def test_an_option_that_the_process_runs_with_decides(
     good: list[NodeFacts], options: dict[str, str | None], ids: set[str]

@@ -48,7 +48,7 @@ UNIT_ADDED = {
     "Unit": {
         "Documentation", "ConditionPathExists", "RequiresMountsFor", "StartLimitIntervalSec",
         "After=etcd-firewall.service", "Wants=etcd-firewall.service", "Wants=etcd-promote.service",
-        "Wants=etcd-report.service etcd-audit.timer",
+        "Wants=etcd-report.service", "Wants=etcd-audit.timer",
     },
     "Service": {
         "EnvironmentFile=/etc/etcd/bake.env", "EnvironmentFile=-/run/etcd/join.env",

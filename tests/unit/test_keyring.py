@@ -1,4 +1,4 @@
-"""The CA's key under a passphrase: how it gets there, who must know it, and what others make of the file."""
+"""The CA that a folder holds: its key under a passphrase, one of the user's own, and what each may name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from generator import cluster, pki
 from generator.host.store import Store
+from generator.pki import Credential
 from generator.spec import KeyType
 
 Bake = Callable[..., Any]
@@ -154,3 +156,135 @@ def test_openssl_reads_the_key_with_its_passphrase_alone(key_type: KeyType, tool
     shown = subprocess.run([tool("openssl"), "asn1parse"], input=pem, capture_output=True, check=True).stdout
     assert all(name in shown for name in (b":PBES2", b":scrypt", b":4000", b":aes-256-cbc"))
     assert pki.encrypt_key(key, b"word") != pem, "salted"
+
+
+# ── a CA of the user's own ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def theirs(bake: Bake, plan: Any) -> Credential:
+    """A CA in ca.pem and ca.key, with a cluster.yaml that names them."""
+    authority = pki.create_authority(plan(), now=datetime.now(UTC))
+    Path("ca.pem").write_bytes(authority.cert_pem)
+    Path("ca.key").write_bytes(authority.key_pem)
+    Path("cluster.yaml").write_text("pki: {ca: {certificate: ca.pem, key: ca.key}}\n")
+    return authority
+
+
+def test_a_ca_of_the_users_own_issues_and_is_copied_to_pki_alone(
+    bake: Bake, theirs: Credential, picture: Picture
+) -> None:
+    assert bake("--config", "cluster.yaml").code == 0
+    assert CA_KEY.with_suffix(".pem").read_bytes() == theirs.cert_pem
+    assert CA_KEY.stat().st_mode & 0o777 == 0o600
+    secret = theirs.key_pem.splitlines()[1]
+    holders = [path for path in Path("out").rglob("*") if path.is_file() and secret in path.read_bytes()]
+    assert holders == [CA_KEY]
+    before = picture(Path("out"))
+    Path("ca.key").unlink()
+    Path("ca.pem").unlink()
+    assert bake("--config", FOLDER / "cluster.yaml").code == 0, "what the folder has is enough"
+    assert picture(Path("out")) == before
+
+
+def test_an_encrypted_ca_of_the_users_own_is_encrypted_here_too(
+    bake: Bake, theirs: Credential, word: list[str]
+) -> None:
+    Path("ca.key").write_bytes(pki.encrypt_key(theirs.key, WORD.encode()))
+    refused = bake("--config", "cluster.yaml")
+    assert (refused.code, "pki.ca.key: ca.key: is encrypted, and there is no" in refused.err) == (2, True)
+    assert not Path("out/etcd").exists()
+    assert bake("--config", "cluster.yaml", *word).code == 0
+    assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(theirs.key_pem)
+
+
+def test_another_ca_than_the_clusters_is_refused(
+    bake: Bake, theirs: Credential, plan: Any, picture: Picture
+) -> None:
+    bake("--config", "cluster.yaml")
+    Path("ca.pem").write_bytes(pki.create_authority(plan(), now=datetime.now(UTC)).cert_pem)
+    before = picture(Path("out"))
+    result = bake("--config", "cluster.yaml")
+    assert result.code == 2
+    assert "pki.ca.certificate: ca.pem: is another CA than this cluster's" in result.err
+    assert picture(Path("out")) == before
+
+
+def short_lived(plan: Any) -> None:
+    short = pki.create_authority(plan(pki={"caDays": 300, "leafDays": 9}), now=datetime.now(UTC))
+    Path("ca.pem").write_bytes(short.cert_pem)
+    Path("ca.key").write_bytes(short.key_pem)
+
+
+def elsewhere(plan: Any) -> None:
+    other = pki.create_authority(plan(network={"subnet": "10.9.0.0/24"}), now=datetime.now(UTC))
+    Path("ca.pem").write_bytes(other.cert_pem)
+    Path("ca.key").write_bytes(other.key_pem)
+
+
+def leaf(plan: Any) -> None:
+    long, now = plan(pki={"leafDays": 3650}), datetime.now(UTC)
+    client = pki.issue_client(long, pki.create_authority(long, now=now), now=now)
+    Path("ca.pem").write_bytes(client.cert_pem)
+    Path("ca.key").write_bytes(client.key_pem)
+
+
+UNFIT: dict[str, tuple[Callable[[Any], object], str]] = {
+    "no certificate": (lambda _: Path("ca.pem").unlink(), "pki.ca.certificate: ca.pem: is not a file"),
+    "no key": (lambda _: Path("ca.key").unlink(), "pki.ca.key: ca.key: is not a file"),
+    "a device": (lambda _: (Path("ca.key").unlink(), Path("ca.key").symlink_to("/dev/zero")), "ca.key: is not a file"),
+    "no PEM": (lambda _: Path("ca.pem").write_text("x"), "pki.ca.certificate: ca.pem: is not a PEM certificate"),
+    "another's key": (
+        lambda _: Path("ca.key").write_bytes(pki.generate_key(KeyType.ECDSA_P256).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())),
+        "pki.ca.key: ca.key: does not match the certificate",
+    ),
+    "no CA": (leaf, "pki.ca.certificate: ca.pem: is not a CA certificate"),
+    "ends too soon": (short_lived, "before certificates of 364 days do\n  hint: a CA that is valid longer, or"),
+    "for another network": (elsewhere, "may not issue certificates for 192.168.20.31, 192.168.20.32"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [(), ("check",)])
+@pytest.mark.parametrize(("prepare", "rule"), UNFIT.values(), ids=UNFIT)
+@pytest.mark.usefixtures("theirs")
+def test_an_unfit_ca_of_the_users_own_is_refused(
+    bake: Bake, plan: Any, prepare: Callable[[Any], object], rule: str, command: tuple[str, ...]
+) -> None:
+    prepare(plan)
+    result = bake(*command, "--config", "cluster.yaml")
+    assert result.code == 2
+    assert rule in result.err
+    assert result.err.count("error: ") == 1
+    assert not FOLDER.exists()
+
+
+# ── what a CA is bound to ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_the_clusters_ca_may_not_name_is_refused(bake: Bake, picture: Picture) -> None:
+    bake("--nodes", 3)
+    before = picture(Path("out"))
+    for words, name in (
+        (("--subnet", "10.1.0.0/24"), "10.1.0.31"),
+        (("--config", "cluster.yaml"), "etcd1.example.test"),
+    ):
+        Path("cluster.yaml").write_text("pki: {domain: example.test}")
+        result = bake("--nodes", 3, *words)
+        assert result.code == 2
+        assert f"{CA_KEY.with_suffix('.pem')}: may not issue certificates for {name}, " in result.err
+        assert "its name constraints permit etcd.internal, 192.168.20.0/24, 127.0.0.0/8, ::1/128" in result.err
+        assert picture(Path("out")) == before
+
+
+def test_a_cluster_whose_ca_is_bound_to_nothing_stays_as_it_is(bake: Bake, picture: Picture, plan: Any) -> None:
+    free = pki.create_authority(plan(pki={"extensions": "document"}), now=datetime.now(UTC))
+    CA_KEY.parent.mkdir(parents=True)
+    CA_KEY.with_suffix(".pem").write_bytes(free.cert_pem)
+    CA_KEY.write_bytes(free.key_pem)
+    assert bake("--nodes", 3).code == 0
+    before = picture(Path("out"))
+    result = bake("--nodes", 3)
+    assert (result.code, "Nothing changed" in result.err, "warning" in result.err) == (0, True, False)
+    assert picture(Path("out")) == before
+    assert bake("--nodes", 3, "--subnet", "10.1.0.0/24").code == 0

@@ -6,7 +6,7 @@ import ssl
 import subprocess
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,57 @@ def test_the_authority_signs_and_does_nothing_else(authority: Credential) -> Non
     assert constraints.critical
     assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
     assert usages(authority) == {"key_cert_sign", "crl_sign"}
+
+
+def constraints_of(credential: Credential) -> list[str]:
+    found = extension(credential, x509.NameConstraints)
+    assert found.critical
+    assert found.value.excluded_subtrees is None
+    return [str(name.value) for name in found.value.permitted_subtrees]
+
+
+def test_the_authority_is_bound_to_the_clusters_network_and_domain(plan: Plan, now: datetime) -> None:
+    loopback = ["127.0.0.0/8", "::1/128"]
+    for fields, expected in (
+        ({}, ["etcd.internal", "192.168.20.0/24"]),
+        ({"network": {"subnet": "fd00:20::/64"}, "pki": {"domain": "a.test"}}, ["a.test", "fd00:20::/64"]),
+        ({"pki": {"singleLabelNames": True}}, ["192.168.20.0/24"]),
+    ):
+        authority = pki.create_authority(plan(**fields), now=now)
+        assert constraints_of(authority) == [*expected, *loopback]
+        assert pki.check_names(authority, plan(**fields), where="") == []
+
+
+def test_the_documents_authority_is_bound_to_nothing(plan: Plan, now: datetime) -> None:
+    authority = pki.create_authority(plan(pki={"extensions": "document"}), now=now)
+    with pytest.raises(x509.ExtensionNotFound):
+        extension(authority, x509.NameConstraints)
+
+
+DNS, IP = x509.DNSName, x509.IPAddress
+ADMITTED: dict[str, tuple[x509.NameConstraints, list[str]]] = {
+    "a domain above": (x509.NameConstraints([DNS("internal")], None), []),
+    "a domain with a dot": (x509.NameConstraints([DNS(".etcd.internal")], None), []),
+    "the very name": (x509.NameConstraints([DNS("etcd1.etcd.internal")], None), []),
+    "a name that only ends the same": (x509.NameConstraints([DNS("cd.internal")], None), ["etcd1.etcd.internal"]),
+    "no domain": (x509.NameConstraints(None, [DNS("")]), ["etcd1.etcd.internal"]),
+    "an excluded domain": (x509.NameConstraints(None, [DNS("etcd.internal")]), ["etcd1.etcd.internal"]),
+    "an excluded network": (x509.NameConstraints(None, [IP(ip_network("192.168.0.0/16"))]), ["192.168.20.31"]),
+    "one family": (x509.NameConstraints([IP(ip_network("0.0.0.0/0"))], None), ["::1"]),
+    "without loopback": (x509.NameConstraints([IP(ip_network("192.168.20.0/24"))], None), ["127.0.0.1", "::1"]),
+    "names of people": (x509.NameConstraints([x509.RFC822Name("a@b.test")], None), []),
+}
+
+
+@pytest.mark.parametrize(("constraints", "refused"), ADMITTED.values(), ids=ADMITTED)
+def test_what_name_constraints_refuse_is_named(
+    plan: Plan, now: datetime, constraints: x509.NameConstraints, refused: list[str]
+) -> None:
+    authority = authority_with(now, constraints=CA, names=constraints)
+    problems = pki.check_names(authority, plan(nodes=1), where="ca.pem")
+    assert [problem.message.split(":")[0] for problem in problems] == (
+        [f"may not issue certificates for {', '.join(refused)}".split(":")[0]] if refused else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -292,6 +343,7 @@ def authority_with(
     usage: x509.KeyUsage | None = None,
     constraints: x509.BasicConstraints | None = None,
     identifier: bool = True,
+    names: x509.NameConstraints | None = None,
 ) -> Credential:
     """A self-signed certificate of somebody else's making."""
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -300,6 +352,8 @@ def authority_with(
     builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=9))
     if constraints:
         builder = builder.add_extension(constraints, critical=True)
+    if names:
+        builder = builder.add_extension(names, critical=True)
     if usage:
         builder = builder.add_extension(usage, critical=True)
     if identifier:

@@ -19,7 +19,7 @@ CHANGES = {
 }  # fmt: skip
 RUNS = {
     "a first bake": [("--nodes", "3")],
-    "over an old one": [("--nodes", "2", "--subnet", "10.0.0.0/24"), ("--nodes", "3")],
+    "over an old one": [("--nodes", "2", "--leaf-days", "9"), ("--nodes", "3")],
     "with threads that make keys": [("--nodes", "1", "--key-type", "rsa-2048")],
     "with an archive": [
         ("--profile", "rhel", "--nodes", "1", "--archive", str(ROOT / "tests/data/etcd.tar.gz"), "--archive-sha256")

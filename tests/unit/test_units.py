@@ -15,7 +15,7 @@ from generator.render import guest_files
 from generator.spec import FirewallKind
 
 LIMIT = 1.5
-NAMES = ("etcd", "etcd-promote", "etcd-firewall", "forget-seed", "apply-seed")
+NAMES = ("etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "forget-seed", "apply-seed")
 KINDS = tuple(kind for kind in FirewallKind if kind is not FirewallKind.NONE)
 
 
