@@ -19,7 +19,8 @@ from generator.values import SUBNET
 PKI_DIR = PurePosixPath("/etc/etcd/pki")
 CONF = PurePosixPath("/etc/etcd/etcd.conf")
 ENV = PurePosixPath("/etc/etcd/bake.env")
-LIBEXEC = PurePosixPath("/usr/local/libexec/bake")
+# Not below /usr/local: SELinux's policy takes what lies in its libexec for data, not for programs.
+LIBEXEC = PurePosixPath("/usr/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
 UDEV_RULES = PurePosixPath("/etc/udev/rules.d")
 PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # memory: nothing of it stays on the node's disk
