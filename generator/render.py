@@ -134,7 +134,7 @@ def _option_text(value: object) -> str:
 
 
 def _etcd_unit(plan: ClusterPlan) -> Artifact:
-    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "libexec": LIBEXEC, "permit": PERMIT}
+    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": PERMIT}
     keys = " ".join(f"{role}.key" for role in NODE_ROLES)
     acl = plan.spec.pki.permissions is Permissions.ACL
     return _unit("etcd.service", user="etcd", acl=acl, pki_dir=PKI_DIR, keys=keys, **places)
@@ -145,7 +145,7 @@ def _script(name: str) -> Artifact:
 
 
 def _unit(name: str, **values: object) -> Artifact:
-    return Artifact(UNITS / name, _fill(name, **values))
+    return Artifact(UNITS / name, _fill(name, libexec=LIBEXEC, **values))
 
 
 @cache

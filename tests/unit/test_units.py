@@ -49,14 +49,14 @@ def exposure(analyze: str, unit: Path) -> float:
 def test_every_unit_is_in_a_sandbox(node: Path, tool: Callable[[str], str]) -> None:
     found = {unit.name: exposure(tool("systemd-analyze"), unit) for unit in services(node)}
     print(found)
-    assert sorted(found) == sorted(f"{name}.service" for name in NAMES)
+    assert {f"{name}.service" for name in NAMES} <= found.keys()
     assert {name: value for name, value in found.items() if value > LIMIT} == {}
 
 
 def test_every_program_of_ours_that_a_unit_starts_is_on_the_node(node: Path) -> None:
     text = "".join(unit.read_text() for unit in services(node))
     started = set(re.findall(r"^Exec\w+=[+-]*(/\S*/bake/\S+)", text, re.MULTILINE))
-    assert len(started) == len(NAMES)
+    assert len(started) >= len(NAMES)
     assert {path for path in started if not (node / path.lstrip("/")).exists()} == set()
 
 
