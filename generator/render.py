@@ -19,7 +19,8 @@ from generator.values import SUBNET
 PKI_DIR = PurePosixPath("/etc/etcd/pki")
 CONF = PurePosixPath("/etc/etcd/etcd.conf")
 ENV = PurePosixPath("/etc/etcd/bake.env")
-LIBEXEC = PurePosixPath("/usr/local/libexec/bake")
+# Not below /usr/local: SELinux's policy takes what lies in its libexec for data, not for programs.
+LIBEXEC = PurePosixPath("/usr/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
 UDEV_RULES = PurePosixPath("/etc/udev/rules.d")
 PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # memory: nothing of it stays on the node's disk
@@ -133,7 +134,7 @@ def _option_text(value: object) -> str:
 
 
 def _etcd_unit(plan: ClusterPlan) -> Artifact:
-    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "libexec": LIBEXEC, "permit": PERMIT}
+    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": PERMIT}
     keys = " ".join(f"{role}.key" for role in NODE_ROLES)
     acl = plan.spec.pki.permissions is Permissions.ACL
     return _unit("etcd.service", user="etcd", acl=acl, pki_dir=PKI_DIR, keys=keys, **places)
@@ -144,7 +145,7 @@ def _script(name: str) -> Artifact:
 
 
 def _unit(name: str, **values: object) -> Artifact:
-    return Artifact(UNITS / name, _fill(name, **values))
+    return Artifact(UNITS / name, _fill(name, libexec=LIBEXEC, **values))
 
 
 @cache

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 
 from generator.etcd_options import check_options
 from generator.plan import domain_of, gateway_of, name_nodes, place_macs, place_nodes
-from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, InstallMethod
+from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod
 
 Finding = tuple[tuple[str | int, ...], str, str | None]
 
@@ -46,6 +46,11 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("nodes",), message, f"{count - 1} or {count + 1} members"
     if spec.join == "voter" and count > 1:
         yield ("join",), "voter: each join stops writes until the new node has started", "learner joins do not"
+    clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
+    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # the word subnet, or a network
+    if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
+        message = f"without {gateway}, which is this machine's address if it runs the VMs: it will get no answer"
+        yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify from a machine that is named"
 
 
 def _names(spec: ClusterSpec) -> Iterator[Finding]:

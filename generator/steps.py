@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from generator.pki import NODE_ROLES
 from generator.plan import ETCD_UID, ClusterPlan
-from generator.render import ENV, LIBEXEC, PKI_DIR, guest_source
+from generator.render import ENV, LIBEXEC, PKI_DIR, UDEV_RULES, UNITS, guest_source
 from generator.spec import FirewallKind, InstallMethod, Permissions
 
 HOME = PurePosixPath("/var/lib/etcd")
@@ -33,8 +33,9 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
     yield from _key_permissions(plan.spec.pki.permissions)
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
+    labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
     # SELinux stays enforcing; what was written before the policy's labels were known gets them now.
-    yield f"if command -v restorecon >/dev/null; then restorecon -RF /etc/etcd {LIBEXEC} {HOME}; fi"
+    yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
     yield "systemctl daemon-reload"
     yield "systemctl --no-reload enable etcd"
     # From here on a power cut costs nothing: the unit is enabled, and its condition holds.

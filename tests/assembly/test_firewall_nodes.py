@@ -25,6 +25,12 @@ CLIENT, STRANGER = "192.168.20.1", "192.168.20.200"
 OTHER = 2381  # a port that is none of etcd's
 # What firewalld lets in by itself is not ours to change.
 KINDS = ("nftables", "iptables", "ufw", "active ufw", "firewalld", "firewalld, zone trusted")
+# What drops every rule and loads the machine's own anew, ours being none of them.
+LOADERS = {
+    "nftables": ("reload nftables", "restart nftables"),
+    "active ufw": ("restart ufw",),
+    "firewalld": ("reload firewalld", "restart firewalld"),
+}
 KNOCK = """
 import socket
 for port in (2379, 2380, %d):
@@ -63,6 +69,10 @@ def set_up(etc: Path, wanted: str) -> None:
         (etc / "firewalld").mkdir()
         zone = "trusted" if "trusted" in wanted else "public"
         (etc / "firewalld/firewalld.conf").write_text(f"DefaultZone={zone}\n")
+    if wanted == "nftables":
+        wants = etc / "systemd/system/multi-user.target.wants"
+        wants.mkdir()
+        (wants / "nftables.service").symlink_to("/usr/lib/systemd/system/nftables.service")
     if wanted == "active ufw":
         (etc / "ufw").mkdir()
         (etc / "ufw/ufw.conf").write_text("ENABLED=yes\nLOGLEVEL=low\n")
@@ -103,6 +113,10 @@ def test_each_port_is_open_to_whom_it_is_for_and_to_them_alone_also_after_a_rebo
 
     lab.shell("etcd1", "systemctl restart etcd-firewall")
     assert rules(lab) == before, "doing it again changes nothing"
+
+    for verb in LOADERS.get(wanted, ()):
+        lab.shell("etcd1", f"systemctl {verb}")
+        assert open_ports(lab) == expected, verb
 
     votes = lab.phases("etcd1").count("voting")
     lab.shell("etcd1", "systemctl reboot", check=False)

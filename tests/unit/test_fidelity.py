@@ -278,7 +278,7 @@ def test_etcd_comes_from_yum_before_the_commands_run(classic: Path) -> None:
 
 
 def test_firewall_commands_are_the_documents_and_permanent(classic: Path) -> None:
-    script = guest_file(classic, "/usr/local/libexec/bake/etcd-firewall")
+    script = guest_file(classic, "/usr/libexec/bake/etcd-firewall")
     values = variables(guest_file(classic, "/etc/etcd/bake.env"))
     assert 'firewall-cmd --permanent --zone="$zone"' in script
     assert "firewall-cmd --reload" in script

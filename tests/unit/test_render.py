@@ -101,7 +101,7 @@ def test_the_hooks_know_every_member(guest: Any) -> None:
 @pytest.mark.parametrize("kind", ["none", "firewalld", "iptables", "nftables", "ufw"])
 def test_a_firewall_has_its_script_and_none_has_none(guest: Any, kind: str) -> None:
     files = guest(firewall={"kind": kind})
-    assert ("/usr/local/libexec/bake/etcd-firewall" in files) == (kind != "none")
+    assert ("/usr/libexec/bake/etcd-firewall" in files) == (kind != "none")
     assert settings(files["/etc/etcd/bake.env"])["BAKE_FIREWALL"] == kind
 
 

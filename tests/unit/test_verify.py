@@ -235,6 +235,17 @@ def test_a_peer_port_that_the_firewall_should_close_is_a_warning(
     assert check.nodes == ("etcd1", "etcd2", "etcd3")
 
 
+def test_a_closed_peer_port_does_not_excuse_another_fault(healthy: Observation, walled: ClusterPlan) -> None:
+    closed = healthy.nodes[1].knocks | {(Port.PEER, guest): DEAD for guest in Guest}
+    distrusted = {(Port.PEER, Guest.OPERATOR): replace(DEAD, distrusted="self-signed certificate in chain")}
+    unserved = {(Port.CLIENT, Guest.OPERATOR): Knock(reply=Reply.REFUSED, detail="alert")}
+    for fault, result in ((distrusted, Result.FAILED), (unserved, Result.SKIPPED)):
+        seen = with_node(healthy, 1, knocks=closed | fault)
+        found = {check.name: check for check in checks.judge(walled, seen, now=NOW, sealed=True)}
+        assert (found["server certificates"].result, found["server certificates"].nodes) == (result, ("etcd2",))
+        assert "etcd2" in found["peer firewall"].nodes
+
+
 def test_a_stranger_let_in_by_a_closed_port_still_fails(healthy: Observation, walled: ClusterPlan) -> None:
     served = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
     knocks = {(Port.PEER, Guest.OPERATOR): DEAD, (Port.PEER, Guest.NOBODY): served}
