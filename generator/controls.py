@@ -95,7 +95,7 @@ _CLIENT_PEM, _CLIENT_KEY = f"{PKI_DIR}/etcd-client.pem", f"{PKI_DIR}/etcd-client
 _PKI = used((*_CERTIFICATES, *_KEYS), str(PKI_DIR), _CLIENT_PEM, _CLIENT_KEY)
 _DATA = used(("data-dir",))
 _AGAIN = "somebody changed the node's etcd.conf or unit: bake again, and give the node its new seed"
-_OWNER = "bake with --profile hardened: keys and certificates are etcd's own, and nobody else's"
+_OWNER = "set pki.permissions to owner, bake again, and give the nodes their new seeds"
 
 CONTROLS = (
     Control(id="1.1.7", what="configuration files are 600 or stricter", judges=[mode_within(0o600, paths(*_SETTINGS))],

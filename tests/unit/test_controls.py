@@ -132,6 +132,7 @@ def test_a_file_that_is_not_there_is_no_pass(good: list[NodeFacts]) -> None:
         ({"client_cert_auth": None}, {"2.2"}),
         ({"client_cert_auth": "false"}, {"2.2"}),
         ({"auto_tls": "1"}, {"2.3"}),
+        ({"auto_tls": "True"}, {"2.3"}),
         ({"auto_tls": "false"}, set()),
         ({"peer_client_cert_auth": "0"}, {"2.5"}),
         ({"peer_auto_tls": "T"}, {"2.6"}),
