@@ -31,6 +31,7 @@ from generator.judges import (
     speaks_no_old_version,
     trusts,
     used,
+    version_limits,
 )
 from generator.render import CONF, ENV, PKI_DIR
 
@@ -131,8 +132,8 @@ CONTROLS = (
     Control(id="TLS.1", what="no connection without TLS",
             judges=[reported(listens_with_tls), refuses(Guest.PLAIN, *Port)],
             remedy="every listen URL must be https"),
-    Control(id="TLS.2", what="no TLS version below the planned one", judges=[speaks_no_old_version],
-            remedy="set etcd.options tls-min-version, bake again, and give the nodes their new seeds"),
+    Control(id="TLS.2", what="TLS from the planned version on, and no older one",
+            judges=[reported(version_limits), speaks_no_old_version], remedy=_AGAIN),
     Control(id="TLS.3", what="TLS 1.3 is spoken", judges=[speaks_newest_version],
             remedy="take tls-max-version out of etcd.options"),
     Control(id="TLS.4", what="the certificates shown are the planned ones",

@@ -23,7 +23,7 @@ OPTIONS = {
     "trusted-ca-file": f"{PKI}/etcd-ca.pem", "peer-cert-file": f"{PKI}/etcd-peer.pem",
     "peer-key-file": f"{PKI}/etcd-peer.key", "peer-client-cert-auth": "true",
     "peer-trusted-ca-file": f"{PKI}/etcd-ca.pem", "data-dir": "/var/lib/etcd/etcd",
-    "listen-client-urls": "https://10.0.0.1:2379", "listen-peer-urls": "https://10.0.0.1:2380",
+    "tls-min-version": "TLS1.3", "listen-client-urls": "https://10.0.0.1:2379", "listen-peer-urls": "https://10.0.0.1:2380",
 }  # fmt: skip
 SERVED = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
 REFUSED = Knock(reply=Reply.REFUSED, detail="alert")
@@ -136,6 +136,10 @@ def test_a_file_that_is_not_there_is_no_pass(good: list[NodeFacts]) -> None:
         ({"auto_tls": "false"}, set()),
         ({"peer_client_cert_auth": "0"}, {"2.5"}),
         ({"peer_auto_tls": "T"}, {"2.6"}),
+        ({"tls_min_version": None}, {"TLS.2"}),
+        ({"tls_min_version": "TLS1.2"}, {"TLS.2"}),
+        ({"tls_max_version": "TLS1.2"}, {"TLS.2"}),
+        ({"tls_max_version": "TLS1.3"}, set()),
         ({"listen_metrics_urls": "http://10.0.0.1:2381"}, {"TLS.1"}),
         ({"listen_client_urls": "https://10.0.0.1:2379,http://10.0.0.1:2389"}, {"TLS.1"}),
     ],
@@ -174,7 +178,7 @@ def test_a_stranger_who_is_let_in_beats_whatever_the_node_reports(
 
 def test_a_node_that_does_not_report_passes_nothing_that_only_it_knows(good: list[NodeFacts]) -> None:
     found = missed(second(good, report=None, silence="has not reported"))
-    assert {one.id for one in CONTROLS} - set(found) == {"TLS.2", "TLS.3"}
+    assert {one.id for one in CONTROLS} - set(found) == {"TLS.3"}
     assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
     assert {one.evidence for one in found.values()} == {"etcd2: has not reported"}
 
@@ -217,7 +221,10 @@ def test_the_versions_of_tls(good: list[NodeFacts], port: Port, version: str, sp
 
 def test_tls_1_2_may_be_spoken_where_it_is_planned(good: list[NodeFacts]) -> None:
     planned = replace(good[1].planned, tls_min_version="1.2")
-    assert missed(second(good, planned=planned, versions=dict.fromkeys(Port, SPOKEN | {"1.2": True}))) == {}
+    spoken = second(good, planned=planned, versions=dict.fromkeys(Port, SPOKEN | {"1.2": True}))
+    assert missed(spoken) == {}
+    assert missed(with_options(spoken, tls_min_version=None)) == {}
+    assert list(missed(with_options(spoken, tls_min_version="TLS1.0"))) == ["TLS.2"]
 
 
 @pytest.mark.parametrize("port", Port)
