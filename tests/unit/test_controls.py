@@ -181,6 +181,7 @@ def test_a_node_that_does_not_report_passes_nothing_that_only_it_knows(good: lis
     assert {one.id for one in CONTROLS} - set(found) == {"TLS.3"}
     assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
     assert {one.evidence for one in found.values()} == {"etcd2: has not reported"}
+    assert all("etcd-report.service" in one.remedy for one in found.values())
 
 
 def test_an_etcd_with_a_file_of_settings_is_not_judged_by_its_variables(good: list[NodeFacts]) -> None:
