@@ -31,6 +31,7 @@ from generator.judges import (
     speaks_no_old_version,
     trusts,
     used,
+    version_limits,
 )
 from generator.render import CONF, ENV, PKI_DIR
 
@@ -95,7 +96,7 @@ _CLIENT_PEM, _CLIENT_KEY = f"{PKI_DIR}/etcd-client.pem", f"{PKI_DIR}/etcd-client
 _PKI = used((*_CERTIFICATES, *_KEYS), str(PKI_DIR), _CLIENT_PEM, _CLIENT_KEY)
 _DATA = used(("data-dir",))
 _AGAIN = "somebody changed the node's etcd.conf or unit: bake again, and give the node its new seed"
-_OWNER = "bake with --profile hardened: keys and certificates are etcd's own, and nobody else's"
+_OWNER = "set pki.permissions to owner, bake again, and give the nodes their new seeds"
 
 CONTROLS = (
     Control(id="1.1.7", what="configuration files are 600 or stricter", judges=[mode_within(0o600, paths(*_SETTINGS))],
@@ -131,8 +132,8 @@ CONTROLS = (
     Control(id="TLS.1", what="no connection without TLS",
             judges=[reported(listens_with_tls), refuses(Guest.PLAIN, *Port)],
             remedy="every listen URL must be https"),
-    Control(id="TLS.2", what="no TLS version below the planned one", judges=[speaks_no_old_version],
-            remedy="set etcd.options tls-min-version, bake again, and give the nodes their new seeds"),
+    Control(id="TLS.2", what="TLS from the planned version on, and no older one",
+            judges=[reported(version_limits), speaks_no_old_version], remedy=_AGAIN),
     Control(id="TLS.3", what="TLS 1.3 is spoken", judges=[speaks_newest_version],
             remedy="take tls-max-version out of etcd.options"),
     Control(id="TLS.4", what="the certificates shown are the planned ones",

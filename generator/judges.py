@@ -171,6 +171,13 @@ def peer_file_is_planned(report: NodeReport, planned: Planned) -> Iterator[tuple
     yield good, f"peer-cert-file holds {'the planned' if good else 'another'} certificate"
 
 
+def version_limits(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
+    """Both ports have these options; the peer port may be closed to us. Not set, the lower one is TLS 1.2."""
+    least, most = (report.options.get(f"tls-{end}-version") for end in ("min", "max"))
+    yield (least or "TLS1.2") >= f"TLS{planned.tls_min_version}", _stated(report, "tls-min-version")
+    yield most in (None, "TLS1.3"), _stated(report, "tls-max-version")
+
+
 # --- what is seen from outside --------------------------------------------------------
 
 

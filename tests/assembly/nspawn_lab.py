@@ -14,11 +14,13 @@ import subprocess
 import tarfile
 import time
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from generator.plan import ClusterPlan, NodePlan
 
 OUR_UNITS = ("etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed")
+_numbers = count(1)
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
 
 # Runs in a mount namespace of its own: a writable layer over the shared root, a cgroup2 hierarchy, the seed, and then
@@ -46,7 +48,7 @@ class NspawnLab:
 
     def __init__(self, plan: ClusterPlan, folder: Path, *, root: Path, work: Path) -> None:
         self.plan, self.folder, self.root, self.work = plan, folder, root, work
-        self.prefix = f"bk{os.getpid() % 100000}"
+        self.prefix = f"bk{os.getpid() % 100000}-{next(_numbers)}"
         self.hub = f"{self.prefix}-hub"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 

@@ -23,7 +23,7 @@ OPTIONS = {
     "trusted-ca-file": f"{PKI}/etcd-ca.pem", "peer-cert-file": f"{PKI}/etcd-peer.pem",
     "peer-key-file": f"{PKI}/etcd-peer.key", "peer-client-cert-auth": "true",
     "peer-trusted-ca-file": f"{PKI}/etcd-ca.pem", "data-dir": "/var/lib/etcd/etcd",
-    "listen-client-urls": "https://10.0.0.1:2379", "listen-peer-urls": "https://10.0.0.1:2380",
+    "tls-min-version": "TLS1.3", "listen-client-urls": "https://10.0.0.1:2379", "listen-peer-urls": "https://10.0.0.1:2380",
 }  # fmt: skip
 SERVED = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
 REFUSED = Knock(reply=Reply.REFUSED, detail="alert")
@@ -94,11 +94,11 @@ def test_a_hardened_cluster_passes_all_fourteen_of_the_benchmark_and_ours(good: 
 @pytest.mark.parametrize(
     ("missing", "path", "changes"),
     [
-        ("1.1.7", "/etc/etcd/etcd.conf", {"mode": 0o644}),
+        ("1.1.7", "/etc/etcd/etcd.conf", {"mode": 0o640}),
         ("1.1.7", "/etc/etcd/bake.env", {"mode": 0o4600}),
         ("1.1.8", "/etc/etcd/bake.env", {"owner": "etcd"}),
         ("1.1.8", "/etc/etcd/bake.env", {"group": "users"}),
-        ("1.1.11", "/var/lib/etcd/etcd", {"mode": 0o750}),
+        ("1.1.11", "/var/lib/etcd/etcd", {"mode": 0o701}),
         ("1.1.12", "/var/lib/etcd/etcd", {"group": "root"}),
         ("1.1.19", PKI, {"owner": "nobody"}),
         ("1.1.19", f"{PKI}/etcd-client.key", {"group": "users"}),
@@ -126,25 +126,30 @@ def test_a_file_that_is_not_there_is_no_pass(good: list[NodeFacts]) -> None:
 @pytest.mark.parametrize(
     ("options", "ids"),
     [
-        ({"cert_file": None}, {"1.1.19", "1.1.20", "2.1"}),
-        ({"key_file": None}, {"1.1.19", "1.1.21", "2.1"}),
-        ({"peer_key_file": None}, {"1.1.19", "1.1.21", "2.4"}),
-        ({"client_cert_auth": None}, {"2.2"}),
-        ({"client_cert_auth": "false"}, {"2.2"}),
-        ({"auto_tls": "1"}, {"2.3"}),
-        ({"auto_tls": "false"}, set()),
-        ({"peer_client_cert_auth": "0"}, {"2.5"}),
-        ({"peer_auto_tls": "T"}, {"2.6"}),
-        ({"listen_metrics_urls": "http://10.0.0.1:2381"}, {"TLS.1"}),
-        ({"listen_client_urls": "https://10.0.0.1:2379,http://10.0.0.1:2389"}, {"TLS.1"}),
+        ({"cert_file": None}, "1.1.19 1.1.20 2.1"),
+        ({"key_file": None}, "1.1.19 1.1.21 2.1"),
+        ({"peer_key_file": None}, "1.1.19 1.1.21 2.4"),
+        ({"client_cert_auth": None}, "2.2"),
+        ({"client_cert_auth": "false"}, "2.2"),
+        ({"auto_tls": "1"}, "2.3"),
+        ({"auto_tls": "True"}, "2.3"),
+        ({"auto_tls": "false"}, ""),
+        ({"peer_client_cert_auth": "0"}, "2.5"),
+        ({"peer_auto_tls": "T"}, "2.6"),
+        ({"tls_min_version": None}, "TLS.2"),
+        ({"tls_min_version": "TLS1.2"}, "TLS.2"),
+        ({"tls_max_version": "TLS1.2"}, "TLS.2"),
+        ({"tls_max_version": "TLS1.3"}, ""),
+        ({"listen_metrics_urls": "http://10.0.0.1:2381"}, "TLS.1"),
+        ({"listen_client_urls": "https://10.0.0.1:2379,http://10.0.0.1:2389"}, "TLS.1"),
     ],
     ids=lambda one: " ".join(sorted(one)) or "nothing",
 )
 def test_an_option_that_the_process_runs_with_decides(
-    good: list[NodeFacts], options: dict[str, str | None], ids: set[str]
+    good: list[NodeFacts], options: dict[str, str | None], ids: str
 ) -> None:
     found = missed(with_options(good, **options))
-    assert set(found) == ids
+    assert list(found) == ids.split()
     assert {one.result for one in found.values()} <= {Outcome.FAILED}
 
 
@@ -173,9 +178,10 @@ def test_a_stranger_who_is_let_in_beats_whatever_the_node_reports(
 
 def test_a_node_that_does_not_report_passes_nothing_that_only_it_knows(good: list[NodeFacts]) -> None:
     found = missed(second(good, report=None, silence="has not reported"))
-    assert {one.id for one in CONTROLS} - set(found) == {"TLS.2", "TLS.3"}
+    assert {one.id for one in CONTROLS} - set(found) == {"TLS.3"}
     assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
     assert {one.evidence for one in found.values()} == {"etcd2: has not reported"}
+    assert all("etcd-report.service" in one.remedy for one in found.values())
 
 
 def test_an_etcd_with_a_file_of_settings_is_not_judged_by_its_variables(good: list[NodeFacts]) -> None:
@@ -216,7 +222,10 @@ def test_the_versions_of_tls(good: list[NodeFacts], port: Port, version: str, sp
 
 def test_tls_1_2_may_be_spoken_where_it_is_planned(good: list[NodeFacts]) -> None:
     planned = replace(good[1].planned, tls_min_version="1.2")
-    assert missed(second(good, planned=planned, versions=dict.fromkeys(Port, SPOKEN | {"1.2": True}))) == {}
+    spoken = second(good, planned=planned, versions=dict.fromkeys(Port, SPOKEN | {"1.2": True}))
+    assert missed(spoken) == {}
+    assert missed(with_options(spoken, tls_min_version=None)) == {}
+    assert list(missed(with_options(spoken, tls_min_version="TLS1.0"))) == ["TLS.2"]
 
 
 @pytest.mark.parametrize("port", Port)
