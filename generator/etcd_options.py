@@ -18,9 +18,11 @@ RESERVED = frozenset(
     trusted-ca-file auto-tls peer-cert-file peer-key-file peer-client-cert-auth peer-trusted-ca-file peer-auto-tls
     log-outputs config-file force-new-cluster enable-v2 discovery discovery-srv discovery-fallback discovery-proxy
     discovery-srv-name strict-reconfig-check client-cert-file client-key-file peer-client-cert-file
-    peer-client-key-file version help unsafe-no-fsync listen-client-http-urls log-output
+    peer-client-key-file tls-min-version cipher-suites version help unsafe-no-fsync listen-client-http-urls log-output
     """.split()  # noqa: SIM905
 )
+
+_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # what sets it
 
 _BOTH = {
     int: """
@@ -33,7 +35,7 @@ _BOTH = {
     """,
     str: """
     wal-dir auto-compaction-mode auto-compaction-retention listen-metrics-urls metrics cors host-whitelist logger
-    log-level log-rotation-config-json cipher-suites tls-min-version tls-max-version auth-token bcrypt-cost
+    log-level log-rotation-config-json tls-max-version auth-token bcrypt-cost
     auth-token-ttl client-cert-allowed-hostname client-crl-file peer-crl-file peer-cert-allowed-cn
     peer-cert-allowed-hostname backend-batch-interval backend-bbolt-freelist-type grpc-keepalive-min-time
     grpc-keepalive-interval grpc-keepalive-timeout v2-deprecation
@@ -72,7 +74,7 @@ def check_options(options: Mapping[str, object], version: str) -> Iterator[tuple
     known = known_options(version)
     for name, value in options.items():
         if name in RESERVED:
-            yield name, f"{name!r} is set by bake", "leave it out"
+            yield name, f"{name!r} is set by bake", _FIELDS.get(name, "leave it out")
         elif name not in known:
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "see etcd --help"

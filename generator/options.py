@@ -17,6 +17,7 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--network-mode": (("network", "mode"), str, "nat or isolated."),
     "--key-type": (("pki", "keyType"), str, "ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
+    "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version on etcd's ports: 1.2 or 1.3."),
     "--archive": (("install", "archive"), str, "An etcd release tarball, put onto each ISO (profile rhel)."),
     "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
     "--image": (("vm", "image"), str, "A cloud image, file or URL, instead of bake's own."),

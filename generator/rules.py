@@ -177,6 +177,24 @@ def _etcd(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("etcd", "peerPort"), f"{spec.etcd.peer_port} is the client port too", "two different ports"
     for name, message, hint in check_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
+    yield from _tls(spec)
+
+
+def _tls(spec: ClusterSpec) -> Iterator[Finding]:
+    etcd = spec.etcd
+    if etcd.tls_min_version == "1.3" and etcd.options.get("tls-max-version") == "TLS1.2":
+        yield ("etcd", "options", "tls-max-version"), "TLS1.2 is below etcd.tlsMinVersion 1.3", "leave it out"
+    if not etcd.cipher_suites:
+        return
+    if etcd.tls_min_version == "1.3":
+        message = "has no meaning with etcd.tlsMinVersion 1.3: etcd chooses TLS 1.3's suites by itself"
+        yield ("etcd", "cipherSuites"), message, "leave it out"
+        return
+    kind = "RSA" if spec.pki.key_type.startswith("rsa") else "ECDSA"
+    needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
+    if needed not in etcd.cipher_suites:  # else etcd starts, says that it is ready, and serves no client
+        message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
+        yield ("etcd", "cipherSuites"), message, "add it"
 
 
 def _pki(spec: ClusterSpec) -> Iterator[Finding]:

@@ -201,6 +201,14 @@ class EtcdSpec:
         "initial-cluster-token; left out, a value that belongs to this cluster's CA alone",
         default=None,
     )
+    tls_min_version: str = setting(
+        one(values.tls_version), "the oldest TLS version on both ports: 1.2 or 1.3", default="1.2"
+    )
+    cipher_suites: tuple[str, ...] = setting(
+        list_of(one(values.cipher_suite)),
+        "with tlsMinVersion 1.2, the suites for TLS 1.2 by their names in Go; left out, etcd's own choice",
+        default=(),
+    )
     options: Mapping[str, Any] = setting(
         mapping_of(one(values.option)),
         "further etcd options by flag name, such as heartbeat-interval: 200",

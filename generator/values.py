@@ -132,6 +132,25 @@ def version(value: object) -> str:
     return choice("3.5", "3.6")(str(value) if isinstance(value, float) else value)
 
 
+def tls_version(value: object) -> str:
+    """Without quotes, 1.3 is a number in YAML."""
+    return choice("1.2", "1.3")(str(value) if isinstance(value, float) else value)
+
+
+# Those of Go's suites for TLS 1.2 that have forward secrecy and authenticated encryption.
+CIPHER_SUITES = tuple(
+    f"TLS_ECDHE_{kind}_WITH_{cipher}"
+    for kind in ("ECDSA", "RSA")
+    for cipher in ("AES_128_GCM_SHA256", "AES_256_GCM_SHA384", "CHACHA20_POLY1305_SHA256")
+)
+
+
+def cipher_suite(value: object) -> str:
+    if not isinstance(value, str) or value not in CIPHER_SUITES:
+        raise _refuse(value, f"is not one of {', '.join(CIPHER_SUITES)}")
+    return value
+
+
 def data_dir(value: object) -> str:
     """Below etcd's home, where the unit's sandbox lets etcd write and where nothing else lives."""
     if not isinstance(value, str) or not re.fullmatch(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", value):

@@ -31,7 +31,8 @@ def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
     made.load_cert_chain(cert, key)
     made.verify_mode = ssl.CERT_REQUIRED
     made.verify_flags |= PARTIAL_CHAIN
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    newest = os.environ.get("ETCD_TLS_MIN_VERSION") == "TLS1.3"
+    made.minimum_version = ssl.TLSVersion.TLSv1_3 if newest else ssl.TLSVersion.TLSv1_2
     return made
 
 

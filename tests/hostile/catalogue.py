@@ -245,6 +245,24 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "data in a parent": (
         "etcd: {dataDir: /var/lib/etcd/../x}", "etcd.dataDir", "'/var/lib/etcd/../x'", "is not a path below /var/lib/etcd",
     ),
+    "TLS 1.1": ("etcd: {tlsMinVersion: 1.1}", "etcd.tlsMinVersion", "'1.1'", "is not '1.2' or '1.3'"),
+    "TLS maximum below the minimum": (
+        "etcd: {tlsMinVersion: 1.3, options: {tls-max-version: TLS1.2}}", "etcd.options.tls-max-version", "TLS1.2", "is below",
+    ),
+    "a weak suite": (
+        "etcd: {cipherSuites: [TLS_RSA_WITH_AES_128_CBC_SHA]}", "etcd.cipherSuites[0]", "'TLS_RSA_WITH_AES_128_CBC_SHA'", "is not one of TLS_ECDHE_ECDSA",
+    ),
+    "suites with TLS 1.3": (
+        "etcd: {tlsMinVersion: 1.3, cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]}", "etcd.cipherSuites", "1.3", "has no meaning",
+    ),
+    "suites without HTTP/2's": (
+        "etcd: {cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]}", "etcd.cipherSuites", "lacks TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "HTTP/2",
+    ),
+    "suites for keys of another kind": (
+        "pki: {keyType: rsa-2048}\netcd: {cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]}",
+        "etcd.cipherSuites", "lacks TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "keys of type rsa-2048",
+    ),
+    "half a CA": ("pki: {ca: {key: ca.key}}", "pki.ca.certificate", "ca.key", "is missing, and"),
     "token with quotes": ("etcd: {token: 'a\"b'}", "etcd.token", "'a\"b'", "is not 1 to 64 of letters"),
     # installation, firewall, VM
     "join mode": ("join: follower", "join", "'follower'", "is not one of learner, voter"),
@@ -293,6 +311,7 @@ FLAGS: dict[str, tuple[list[str], str, str]] = {
     "cluster name": (["--name", "../x"], "--name: '../x'", "is not a host name label"),
     "subnet": (["--subnet", "10.0.0.1/24"], "--subnet: '10.0.0.1/24'", "has host bits set"),
     "first address": (["--first-ip", "10.9.9.9"], "--first-ip: 10.9.9.9", "is outside the subnet"),
+    "TLS version": (["--tls-min-version", "1.4"], "--tls-min-version: '1.4'", "is not '1.2' or '1.3'"),
     "key type": (["--key-type", "md5"], "--key-type: 'md5'", "is not one of ecdsa-p256"),
     "profile": (["--profile", "debain"], "--profile", "there is no profile 'debain'"),
     "profile file": (["--profile", "./none.yaml"], "none.yaml", "cannot be read: No such file"),

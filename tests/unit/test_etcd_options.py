@@ -24,6 +24,8 @@ REFUSED = [
     ("3.5", "experimental-max-learners", 2, "has no option", None),
     ("3.6", "experimental-compact-hash-check-time", "1m", "has no option", "compact-hash-check-time"),
     ("3.6", "enable-v2", False, "is set by bake", "leave it out"),
+    ("3.5", "tls-min-version", "TLS1.3", "is set by bake", "etcd.tlsMinVersion"),
+    ("3.6", "cipher-suites", "x", "is set by bake", "etcd.cipherSuites"),
     ("3.5", "force-new-cluster", True, "is set by bake", None),
     ("3.5", "heartbeat-interval", "200", "is not a whole number", None),
     ("3.5", "heartbeat-interval", True, "is not a whole number", None),

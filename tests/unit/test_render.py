@@ -158,3 +158,15 @@ def test_credentials_come_back_from_the_files(guest: Any) -> None:
     )
     del files["/etc/etcd/pki/etcd-peer.key"]
     assert pki.Role.PEER not in render.node_credentials(files)
+
+
+def test_tls_settings_are_in_etcds_configuration_only_where_they_differ_from_etcds_own(guest: Any) -> None:
+    names = ("ETCD_TLS_MIN_VERSION", "ETCD_CIPHER_SUITES")
+    suites = ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"]
+
+    def conf(**etcd: Any) -> list[str | None]:
+        return [settings(guest(etcd=etcd)["/etc/etcd/etcd.conf"]).get(name) for name in names]
+
+    assert conf() == [None, None]
+    assert conf(tlsMinVersion=1.3) == ["TLS1.3", None]
+    assert conf(cipherSuites=suites) == [None, ",".join(suites)]
