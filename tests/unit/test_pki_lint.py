@@ -1,0 +1,183 @@
+"""Strict certificates under other eyes: pkilint finds nothing in those of any spec, GnuTLS and OpenSSL accept them.
+
+    BAKE_LINT_SPECS=2000 scripts/test tests/unit/test_pki_lint.py -s     more specs than the gate's
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pkilint import loader, validation
+from pkilint.bin import lint_pkix_signer_signee_cert_chain as chain
+from pkilint.pkix import certificate, extension, name
+from pyasn1_alt_modules import rfc5280  # noqa: F401  pkilint's own, loaded once before any clock runs
+
+from generator import pki
+from generator.pki import Credential
+from generator.plan import ClusterPlan
+from generator.spec import KeyType
+
+SPECS = int(os.environ.get("BAKE_LINT_SPECS", "20"))
+LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
+# A top-level domain of one letter is one that pkilint refuses, and nobody has.
+UPPER_DOMAINS = st.sampled_from(["internal", "test", "example.com", "corp.example.org"])
+TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=64).filter(str.strip)
+
+
+def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+CLUSTERS = some(
+    name=LABELS,
+    nodes=st.integers(1, 7) | st.lists(LABELS.map(lambda n: {"name": n}), min_size=1, max_size=3, unique_by=str),
+    network=some(
+        subnet=st.sampled_from(["10.0.0.0/8", "172.16.5.0/24", "192.168.20.0/28", "fd00:20::/64", "2001:db8::/48"])
+    ),
+    pki=some(
+        keyType=st.sampled_from(list(KeyType)).map(str),
+        caDays=st.integers(3650, 36500),
+        leafDays=st.integers(2, 3650),
+        certificates=st.sampled_from(["per-node", "shared"]),
+        domain=st.tuples(LABELS, UPPER_DOMAINS).map(".".join),
+        subject=some(
+            country=st.sampled_from(["CN", "DE", "US"]), state=TEXT, locality=TEXT, organization=TEXT,
+            clientOrganization=TEXT,
+        ),
+    ),
+)  # fmt: skip
+
+
+@cache
+def one_key(key_type: KeyType) -> pki.PrivateKey:
+    """No linter minds that certificates share a key, and RSA keys take long."""
+    return pki.generate_key(key_type)
+
+
+@cache
+def linter() -> Any:
+    decoders = certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS)
+    parts = [
+        certificate.create_issuer_validator_container([]),
+        certificate.create_validity_validator_container(),
+        certificate.create_subject_validator_container([]),
+        certificate.create_extensions_validator_container([]),
+        certificate.create_spki_validator_container([]),
+    ]
+    return certificate.create_pkix_certificate_validator_container(decoders, parts)
+
+
+def _findings(results: Any) -> Iterator[str]:
+    for result in results:
+        for found in result.finding_descriptions:
+            if found.finding.severity is not validation.ValidationFindingSeverity.INFO:
+                yield f"{found.finding.severity.name} {found.finding.code} {found.message or ''}"
+
+
+def lint(made: Credential) -> list[str]:
+    document = loader.load_certificate(made.cert_pem, "certificate")
+    return list(_findings(linter().validate(document.root)))
+
+
+def lint_chain(authority: Credential, made: Credential) -> list[str]:
+    documents: dict[str, Any] = {}
+    for each, title in ((authority, "issuer"), (made, "subject")):
+        documents[title] = loader.load_certificate(each.cert_pem, title, title, documents)
+    for document in documents.values():
+        chain.create_decoder_validation_container().validate(document.root)
+    issuer = chain.create_issuer_validation_container().validate(documents["issuer"].root)
+    subject = chain.create_subject_validation_container().validate(documents["subject"].root)
+    return [*_findings(issuer), *_findings(subject)]
+
+
+def issued(plan: ClusterPlan, now: datetime) -> tuple[Credential, list[Credential]]:
+    authority = pki.create_authority(plan, now=now, new_key=one_key)
+    node = next(pki.issue_nodes(plan, authority, now=now, new_key=one_key))
+    return authority, [*node.values(), pki.issue_client(plan, authority, now=now, new_key=one_key)]
+
+
+@pytest.fixture(scope="module")
+def tally() -> Iterator[Counter[str]]:
+    counted: Counter[str] = Counter()
+    yield counted
+    print("\npkilint:", ", ".join(f"{count} {what}" for what, count in counted.items()))
+
+
+@given(fields=CLUSTERS)
+@settings(max_examples=SPECS, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+def test_pkilint_finds_nothing_in_the_certificates_of_any_spec(
+    fields: dict[str, Any], plan: Callable[..., ClusterPlan], now: datetime, tally: Counter[str]
+) -> None:
+    authority, leaves = issued(plan(**fields), now)
+    found = [*lint(authority), *(finding for leaf in leaves for finding in lint(leaf))]
+    found += [finding for leaf in leaves[::2] for finding in lint_chain(authority, leaf)]
+    tally.update(specs=1, certificates=1 + len(leaves), findings=len(found))
+    assert found == []
+
+
+@pytest.mark.parametrize("fields", [{"extensions": "document"}, {"singleLabelNames": True}], ids=str)
+def test_pkilint_does_find_what_is_not_strict(
+    fields: dict[str, Any], plan: Callable[..., ClusterPlan], now: datetime
+) -> None:
+    authority, leaves = issued(plan(pki=fields), now)
+    assert [*lint(authority), *(finding for leaf in leaves for finding in lint(leaf))] != []
+
+
+# ── verifiers ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def outside(authority: Credential, now: datetime) -> Credential:
+    """What whoever stole the CA's key might issue: a certificate for a machine that is not the cluster's."""
+    key = pki.generate_key(KeyType.ECDSA_P256)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "outside")]))
+        .issuer_name(authority.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=9))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("203.0.113.9"))]), critical=False)
+    )
+    return Credential(builder.sign(authority.key, hashes.SHA256()), key)
+
+
+def verdicts(verify: list[str], folder: Path, leaves: list[Credential]) -> list[bool]:
+    def accepted(leaf: Credential) -> bool:
+        (folder / "leaf.pem").write_bytes(leaf.cert_pem)
+        return subprocess.run([*verify, "leaf.pem"], cwd=folder, capture_output=True, check=False).returncode == 0
+
+    return [accepted(leaf) for leaf in leaves]
+
+
+@pytest.mark.parametrize("subnet", ["192.168.20.0/24", "fd00:20::/64"])
+@pytest.mark.parametrize("key_type", ["ecdsa-p256", "rsa-2048"])
+def test_gnutls_and_openssl_accept_the_clusters_certificates_and_none_for_elsewhere(
+    plan: Callable[..., ClusterPlan], tmp_path: Path, tool: Callable[[str], str], subnet: str, key_type: str
+) -> None:
+    now = datetime.now(UTC)  # certtool of Debian 12 takes no other
+    authority, leaves = issued(plan(network={"subnet": subnet}, pki={"keyType": key_type}), now)
+    (tmp_path / "ca.pem").write_bytes(authority.cert_pem)
+    openssl = [tool("openssl"), "verify", "-x509_strict", "-CAfile", "ca.pem"]
+    certtool = [tool("certtool"), "--verify", "--load-ca-certificate", "ca.pem", "--infile"]
+    for verify in (openssl, certtool):
+        assert verdicts(verify, tmp_path, [*leaves, outside(authority, now)]) == [True] * len(leaves) + [False], verify
+    free = pki.create_authority(plan(pki={"extensions": "document"}), now=now)
+    (tmp_path / "ca.pem").write_bytes(free.cert_pem)
+    assert verdicts(openssl, tmp_path, [outside(free, now)]) == [True], "only the constraints keep it out"
