@@ -27,7 +27,6 @@ from generator.plan import ClusterPlan, NodePlan
 
 # A node reports every ten minutes (etcd-audit.timer). Its clock and ours may differ by as much again.
 MAX_AGE = timedelta(minutes=30)
-TLS_DEFAULT = "1.2"  # etcd's own tls-min-version, from 3.5 on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +84,6 @@ def _versions(plan: ClusterPlan, node: NodePlan) -> Iterator[tuple[Port, dict[st
 
 def planned_facts(store: Store, plan: ClusterPlan, ca_pem: bytes) -> dict[str, Planned]:
     """What the cluster's folder says of each node. Raises InputError where a seed is missing."""
-    stated = str(plan.spec.etcd.options.get("tls-min-version", TLS_DEFAULT)).removeprefix("TLS")
     found = {}
     for node in plan.nodes:
         path = PurePosixPath(node.name) / seed.USER_DATA
@@ -96,7 +94,7 @@ def planned_facts(store: Store, plan: ClusterPlan, ca_pem: bytes) -> dict[str, P
         pairs = render.node_credentials(seed.written_files(user_data, where=where))
         found[node.name] = Planned(
             server=_first_digest(pairs[Role.SERVER][0]), peer=_first_digest(pairs[Role.PEER][0]),
-            authorities=frozenset(_digests(ca_pem)), tls_min_version=stated,
+            authorities=frozenset(_digests(ca_pem)), tls_min_version=plan.spec.etcd.tls_min_version,
         )  # fmt: skip
     return found
 

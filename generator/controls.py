@@ -132,7 +132,7 @@ CONTROLS = (
             judges=[reported(listens_with_tls), refuses(Guest.PLAIN, *Port)],
             remedy="every listen URL must be https"),
     Control(id="TLS.2", what="no TLS version below the planned one", judges=[speaks_no_old_version],
-            remedy="set etcd.options tls-min-version, bake again, and give the nodes their new seeds"),
+            remedy="set etcd.tlsMinVersion, bake again, and give the nodes their new seeds"),
     Control(id="TLS.3", what="TLS 1.3 is spoken", judges=[speaks_newest_version],
             remedy="take tls-max-version out of etcd.options"),
     Control(id="TLS.4", what="the certificates shown are the planned ones",

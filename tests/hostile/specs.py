@@ -100,6 +100,7 @@ COMMON = {
         clientPort=st.integers(3000, 65535),
         dataDir=st.from_regex(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]{0,20}){1,3}", fullmatch=True),
         token=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
+        tlsMinVersion=st.sampled_from(["1.2", "1.3"]),
         options=OPTIONS,
     ),
     "install": st.one_of(

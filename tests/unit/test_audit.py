@@ -33,7 +33,7 @@ MISSED = Audited(id="2.2", what="asked", result=Outcome.FAILED, evidence="etcd1:
 @pytest.fixture
 def baked(now: datetime, tmp_path: Path) -> Cluster:
     store = Store(tmp_path / "out", "etcd")
-    make(read_spec({"nodes": 2, "etcd": {"options": {"tls-min-version": "TLS1.3"}}})[0], store, now=now, report=print)
+    make(read_spec({"nodes": 2, "etcd": {"tlsMinVersion": "1.3"}})[0], store, now=now, report=print)
     return open_cluster(store)
 
 
