@@ -28,6 +28,7 @@ VALUES = {  # one good value for every flag of the spec
     "--network-mode": "isolated",
     "--key-type": "ecdsa-p384",
     "--leaf-days": 90,
+    "--tls-min-version": "1.3",
     "--archive": str(ARCHIVE),
     "--archive-sha256": sha256(ARCHIVE.read_bytes()).hexdigest(),
     "--image": "debian.qcow2",
