@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from generator import bake as work
 from generator.host.store import Store
+from generator.keyring import load_keyring
 from generator.plan import ClusterPlan, plan_cluster
 from generator.profile import load
 
@@ -104,15 +105,14 @@ def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now
     store = Store(tmp_path / "out", "etcd")
     spec = load(flags={"--nodes": (("nodes",), 2)}).spec
     baked = work.bake(spec, store, now=now, report=pytest.fail)
-    authority = work.load_authority(store, now=now)
-    client = work.load_client(store, authority)
-    kept = list(work.kept_nodes(store, baked.plan, authority))
-    assert authority is not None
-    assert client is not None
-    made = list(work.operator_files(baked.plan, authority, client, store.folder))
-    made += work.node_files(baked.plan, baked.plan.nodes[0], authority.cert_pem, kept[0], (), sealed=False)
-    shown = [repr(each) for each in (baked, authority, client, kept, store, made, store.manifest())]
-    assert len(kept) == 2
+    found = load_keyring(store, baked.plan, now=now, passphrase=None)
+    assert found.authority is not None
+    assert found.client is not None
+    files = work.operator_files(baked.plan, found.authority, found.client, store.folder, ca_key=found.ca_key or b"")
+    first = baked.plan.nodes[0], found.authority.cert_pem, found.nodes[0]
+    made = [*files, *work.node_files(baked.plan, *first, (), sealed=False)]
+    shown = [repr(each) for each in (baked, found, found.nodes, store, made, store.manifest())]
+    assert len(found.nodes) == 2
     assert betrayed(store.folder, *shown, *map(str, made)) == set()
 
 
