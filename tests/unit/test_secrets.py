@@ -154,3 +154,17 @@ def _definitions(driver: Any) -> Iterable[str]:
         yield pool.XMLDesc()
         yield from (volume.XMLDesc() for volume in pool.listAllVolumes())
     yield from (network.XMLDesc() for network in driver.listAllNetworks())
+
+
+@pytest.mark.parametrize("again", ["correct horse battery", "wrong staple"])
+def test_a_passphrase_stays_in_its_file(bake: Bake, caplog: Any, again: str) -> None:
+    caplog.set_level(logging.DEBUG)
+    words = ("--nodes", 1, "--ca-passphrase-file", "passphrase", "-v")
+    Path("passphrase").write_text("correct horse battery\n")
+    first = bake(*words)
+    Path("passphrase").write_text(f"{again}\n")
+    second = bake(*words)
+    assert (first.code, second.code) == (0, 0 if again.startswith("correct") else 2)
+    told = "".join((first.out, first.err, second.out, second.err, caplog.text)).encode()
+    whole = told + b"".join(path.read_bytes() for path in FOLDER.rglob("*") if path.is_file())
+    assert [word for word in (b"correct horse", b"wrong staple") if word in whole] == []
