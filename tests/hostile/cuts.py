@@ -15,7 +15,9 @@ from tests.hostile.report import tell
 from tests.hostile.syscalls import Call, parse
 
 # Words of the bake that makes the old folder (none: there is none), and of the one that is disturbed.
-SMALL, LARGE = ("--nodes", "2", "--subnet", "10.0.0.0/24"), ("--nodes", "3", "--subnet", "10.9.9.0/24")
+# One network for all: the CA is bound to it.
+SMALL = ("--nodes", "2", "--subnet", "10.9.0.0/16")
+LARGE = ("--nodes", "3", "--subnet", "10.9.0.0/16", "--first-ip", "10.9.9.31")
 BAKES: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...]]] = {
     "first": (None, LARGE),
     "grown": (SMALL, LARGE),

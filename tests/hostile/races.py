@@ -18,14 +18,16 @@ from tests.hostile.cuts import is_whole
 from tests.hostile.forked import run, run_all
 from tests.hostile.report import tell
 
-NODES = {2: "10.0.0.0/24", 3: "10.9.9.0/24"}  # what the two are told
+SUBNET = ("--subnet", "10.9.0.0/16")  # one for all: the CA is bound to it
+NODES = {2: "10.9.1.31", 3: "10.9.2.31"}  # what the two are told: how many, and the first one's address
 
 
 def race(folder: Path, number: int) -> tuple[int, list[str]]:
     """How many nodes the last at work has, and what is wrong. Every second race begins with an old folder."""
     if number % 2:
-        run("-q", "--nodes", "1", work=folder)
-    ends = run_all(*(("--nodes", str(nodes), "--subnet", subnet) for nodes, subnet in NODES.items()), work=folder)
+        run("-q", "--nodes", "1", *SUBNET, work=folder)
+    bakes = [("--nodes", str(nodes), *SUBNET, "--first-ip", first) for nodes, first in NODES.items()]
+    ends = run_all(*bakes, work=folder)
     wrong = [f"exit code {end.code}: {end.said}" for end in ends if end.code]
     cluster = folder / "out/etcd"
     names = sorted(path.name for path in (folder / "out").iterdir())

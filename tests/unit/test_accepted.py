@@ -119,7 +119,7 @@ FULL: dict[str, Any] = {
     },
     "pki": {
         "keyType": "ecdsa-p256", "certificates": "per-node", "extensions": "strict", "permissions": "acl",
-        "domain": "etcd.internal",
+        "domain": "etcd.internal", "ca": {"certificate": "ca.pem", "key": "ca.key"},
         "subject": dict.fromkeys(("state", "locality", "organization", "clientOrganization"), "x") | {"country": "CN"},
     },
     "etcd": {
@@ -133,7 +133,7 @@ FULL: dict[str, Any] = {
 }  # fmt: skip
 # Free text to bake: it goes into certificates, or is a path on the operator's machine. Everything else is refused.
 FREE = {("pki", "subject", name) for name in ("state", "locality", "organization", "clientOrganization")}
-FREE |= {("install", "archive"), ("vm", "image")}
+FREE |= {("install", "archive"), ("vm", "image"), ("pki", "ca", "certificate"), ("pki", "ca", "key")}
 
 
 @pytest.mark.parametrize("path", list(text_fields(FULL)), ids=lambda path: ".".join(map(str, path)))
