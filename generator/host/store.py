@@ -124,8 +124,8 @@ class Store:
     @contextmanager
     def replacing(self) -> Iterator[Staging]:
         """Write a new folder; it takes the old one's place when the block ends without an error."""
-        self._sweep()
         try:
+            self._sweep()
             staging = Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
         except OSError as error:
             raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
@@ -208,7 +208,11 @@ class Staging:
             self._carry_over(self.store.folder, self.folder)
         _sync(self.folder)
         _exchange(self.folder, self.store.folder)
-        _sync_names(self.store.out)
+        try:
+            _sync_names(self.store.out)
+        except OSError as error:  # too late for "nothing has changed"
+            text = f"{self.store.out}: {error.strerror}; the new files are in place, but a power cut may undo that"
+            raise BakeError(text, hint="see what the disk has") from error
 
     def _carry_over(self, old: Path, new: Path) -> None:
         for entry in os.scandir(old):

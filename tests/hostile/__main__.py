@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.hostile import accepted, fuzz, refusals
+from tests.hostile import accepted, cuts, fuzz, races, refusals
 from tests.hostile.report import RESULTS, ROOT, tell, write
 
 
@@ -30,6 +30,8 @@ ROWS = {
     "refusals": Row("every kind of bad input, in a process of its own; COUNT rounds", refusals.measure, 3),
     "specs": Row("COUNT accepted cluster files, and all that reads what they become", accepted.measure, 20_000),
     "fuzz": Row("coverage-guided fuzzing of the loader, COUNT seconds", fuzz.measure, 600),
+    "cuts": Row("killed, or told that the disk is full or bad, at every COUNTth system call", cuts.measure, 1),
+    "races": Row("two bakes at once, COUNT times", races.measure, 200),
 }
 
 

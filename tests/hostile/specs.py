@@ -12,7 +12,6 @@ from typing import Any
 from hypothesis import strategies as st
 
 from generator.plan import ClusterPlan
-from generator.render import LIBEXEC, UNITS
 from generator.spec import FirewallKind
 
 LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -88,6 +87,7 @@ COMMON = {
         leafDays=st.integers(2, 3650),
         certificates=st.sampled_from(["per-node", "shared"]),
         extensions=st.sampled_from(["strict", "document"]),
+        permissions=st.sampled_from(["owner", "acl"]),
         domain=DOMAINS,
         singleLabelNames=st.booleans(),
         subject=some(
@@ -134,9 +134,10 @@ class Consumers:
         self.work = folder / "work"
         self.work.mkdir(parents=True)
         self.root = folder / "root"
-        _fill_root(self.root)
+        shutil.copytree("/usr/lib/systemd/system", self.root / "usr/lib/systemd/system", symlinks=True)
+        _put_program(self.root / "sbin/agetty")
         self.envs: list[tuple[str, dict[str, str]]] = []  # each text, and what it must mean
-        self.units: set[str] = set()
+        self.units: set[tuple[str, str]] = set()  # name and text
         self.scripts: set[str] = set()
 
     def add(self, env: bytes, values: dict[str, str]) -> None:
@@ -152,9 +153,7 @@ class Consumers:
         _compare(self._by_sh(envs), envs)
         units = [(text, values) for text, values in envs if not text.startswith("export ")]  # a shell's alone
         _compare(self._by_systemd(units), units)
-        for number, unit in enumerate(self.units):
-            (self.root / f"etc/systemd/system/etcd-{number}.service").write_text(unit)
-        self._verify(f"etcd-{number}.service" for number in range(len(self.units)))
+        self._verify()
         for script in self.scripts:
             for shell in (["dash"], ["busybox", "sh"]):
                 subprocess.run([*shell, "-n"], input=script, text=True, check=True)
@@ -177,9 +176,20 @@ class Consumers:
         assert done.stderr == "", done.stderr
         return dict(word.split("=", 1) for word in shlex.split(done.stdout))
 
-    def _verify(self, names: Any) -> None:
-        words = ["systemd-analyze", "verify", "--man=no", f"--root={self.root}", *names]
-        if len(words) > 4:
+    def _verify(self) -> None:
+        """Each unit under a name of its own, beside one of every kind under the names that they call each other by."""
+        folder, services = self.root / "etc/systemd/system", []
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, (name, text) in enumerate(sorted(self.units)):
+            stem, _, kind = name.rpartition(".")
+            (folder / name).write_text(text)
+            if kind == "service":
+                services.append(f"{stem}-{number}.service")
+                (folder / services[-1]).write_text(text)
+            for program in re.findall(r"(?m)^Exec\w+=[-+!@:]*(/\S+)", text):
+                _put_program(self.root / program[1:])
+        if services:
+            words = ["systemd-analyze", "verify", "--man=no", f"--root={self.root}", *services]
             done = subprocess.run(words, cwd=self.work, capture_output=True, check=False, text=True)
             assert (done.returncode, done.stderr) == (0, ""), done
 
@@ -190,20 +200,10 @@ def _compare(found: dict[str, str], envs: list[tuple[str, dict[str, str]]]) -> N
     assert not wrong, wrong
 
 
-def _fill_root(root: Path) -> None:
-    """A root folder with the units and programs that etcd.service refers to."""
-    shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", symlinks=True)
-    for program in ("usr/bin/etcd", "usr/local/bin/etcd", "bin/rm", "bin/sh", "sbin/agetty", f"{LIBEXEC}/etcd-join"[1:],
-                    f"{LIBEXEC}/etcd-promote"[1:], f"{LIBEXEC}/etcd-firewall"[1:]):  # fmt: skip
-        path = root / program
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("#!/bin/sh\n")
-        path.chmod(0o755)
-    units = root / str(UNITS)[1:]
-    units.mkdir(parents=True)
-    for name in ("etcd-firewall", "etcd-promote", "etcd-report"):
-        (units / f"{name}.service").write_text("[Service]\nExecStart=/bin/rm\n")
-    (units / "etcd-audit.timer").write_text("[Timer]\nUnit=etcd-report.service\nOnCalendar=daily\n")
+def _put_program(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
 
 
 def conf_values(plan: ClusterPlan, number: int) -> dict[str, str]:

@@ -51,29 +51,25 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def strace(*words: str, work: Path, umask: int = 0o022, say: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["strace", "-f", "-qq", "--seccomp-bpf", *say, *BAKE, *words],
-        cwd=work, env=environment(), umask=umask, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 def watch(*words: str, work: Path, umask: int = 0o022, calls: str = CALLS) -> list[Call]:
     """Every system call of a bake in the folder `work`, in order."""
     log = work.with_name(f"{work.name}.trace")
-    done = strace(*words, work=work, umask=umask, say=["-y", "-s", "0", "-o", str(log), "-e", f"trace={calls}"])
+    strace = ["strace", "-f", "-qq", "--seccomp-bpf", "-y", "-s", "0", "-o", str(log), "-e", f"trace={calls}"]
+    done = subprocess.run(
+        [*strace, *BAKE, *words],
+        cwd=work, env=environment(), umask=umask, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return parse(log.read_text())
+
+
+def parse(log: str) -> list[Call]:
+    """What strace wrote with -f and -y."""
     found: list[Call] = []
     counts: Counter[str] = Counter()
-    for line in log.read_text().splitlines():
+    for line in log.splitlines():
         if match := _LINE.match(line):
             counts[match["name"]] += 1
             failed = match["result"].startswith("-")
             found.append(Call(match["name"], counts[match["name"]], match["arguments"], failed))
     return found
-
-
-def disturb(call: Call, deed: str, *words: str, work: Path) -> subprocess.CompletedProcess[str]:
-    """A bake to which `deed` is done at this call: `signal=KILL`, just before it, or `error=EIO`, instead of it."""
-    say = ["-o", "/dev/null", "-e", f"trace={call.name}", "-e", f"inject={call.name}:{deed}:when={call.number}"]
-    return strace(*words, work=work, say=say)

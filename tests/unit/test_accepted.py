@@ -72,13 +72,15 @@ def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> N
     for file in (user_data, meta_data, network):
         assert file.data.isascii()
         assert CANARY.encode() not in file.data
-    consumers.units.add(guest[str(render.UNITS / "etcd.service")].data.decode())
+    consumers.units |= {
+        (file.path.name, file.data.decode()) for file in guest.values() if file.path.parent == render.UNITS
+    }
     consumers.scripts |= {"\n".join(loaded["runcmd"]), *loaded["bootcmd"]}
     consumers.scripts |= {file.data.decode() for file in guest.values() if file.data.startswith(b"#!/bin/sh")}
     consumers.add(guest[str(render.ENV)].data, render.hook_values(plan, node, ca.cert_pem))
     consumers.add(guest[str(render.CONF)].data, conf_values(plan, number))
     folder = Path(f"/srv/{CANARIES[0]}/it's")
-    for artifact in bake.operator_files(plan, ca, ca, folder, ca_key=b""):
+    for artifact in bake.operator_files(plan, ca, ca, folder, ca_key=ca.key_pem):
         if artifact.path.name == "etcdctl.env":
             consumers.add(artifact.data, {"ETCDCTL_CACERT": f"{folder}/pki/etcd-ca.pem"})
 
@@ -116,8 +118,8 @@ FULL: dict[str, Any] = {
         "dns": ["9.9.9.9"], "mode": "nat",
     },
     "pki": {
-        "keyType": "ecdsa-p256", "certificates": "per-node", "extensions": "strict", "domain": "etcd.internal",
-        "permissions": "owner", "ca": {"certificate": "ca.pem", "key": "ca.key"},
+        "keyType": "ecdsa-p256", "certificates": "per-node", "extensions": "strict", "permissions": "acl",
+        "domain": "etcd.internal", "ca": {"certificate": "ca.pem", "key": "ca.key"},
         "subject": dict.fromkeys(("state", "locality", "organization", "clientOrganization"), "x") | {"country": "CN"},
     },
     "etcd": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -256,3 +257,15 @@ def test_an_empty_folder_of_the_users_stays_and_one_of_ours_goes(store: Store) -
     (store.folder / "notes").mkdir()
     write(store, artifact("etcd1/meta-data", "changed"))
     assert sorted(entry.name for entry in store.folder.iterdir()) == ["etcd1", "manifest.json", "notes"]
+
+
+def test_a_disk_that_fails_after_the_swap_changed_something(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    write(store, artifact("a", "old"))
+    monkeypatch.setattr("generator.host.store._sync_names", fail)
+    with pytest.raises(BakeError, match="Input/output error; the new files are in place, but a power cut may undo"):
+        write(store, artifact("a", "new"))
+    assert store.read("a") == b"new"
+    assert [path.name for path in store.out.iterdir()] == ["etcd"]

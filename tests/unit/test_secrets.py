@@ -1,0 +1,170 @@
+"""No key is anywhere but in the files that are for it: not in what is printed, in a `repr`, or in libvirt's XML."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from generator import bake as work
+from generator.host.store import Store
+from generator.keyring import load_keyring
+from generator.plan import ClusterPlan, plan_cluster
+from generator.profile import load
+
+Bake = Callable[..., Any]
+FOLDER = Path("out/etcd")
+
+
+def slices(pem: bytes) -> set[bytes]:
+    """What would betray a private key: its lines, and its number as it could be printed."""
+    key = load_pem_private_key(pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    secret = key.private_numbers().private_value
+    lines = pem.splitlines()[1:3]  # what follows is the public key
+    return {*lines, lines[0][40:60], secret.to_bytes(32, "big"), b"%x" % secret, b"%d" % secret}
+
+
+def keys_in(folder: Path) -> list[bytes]:
+    """Every private key of a cluster: the operator's, and those on the seeds."""
+    found = [path.read_bytes() for path in folder.glob("pki/*.key")]
+    for user_data in folder.glob("*/user-data"):
+        files = yaml.safe_load(user_data.read_text())["write_files"]
+        found += [file["content"].encode() for file in files if file["path"].endswith(".key")]
+    return found
+
+
+def betrayed(folder: Path, *texts: str | bytes) -> set[bytes]:
+    secrets = set[bytes]().union(*map(slices, keys_in(folder)))
+    assert len(secrets) >= 6 * 5
+    whole = b"\n".join(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text for text in texts)
+    return {secret for secret in secrets if secret in whole}
+
+
+def test_a_search_finds_what_is_there(bake: Bake) -> None:
+    bake("--nodes", 1)
+    assert betrayed(FOLDER, (FOLDER / "etcd1/seed.iso").read_bytes())
+    assert betrayed(FOLDER, (FOLDER / "pki/etcd-ca.key").read_text())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--nodes", 2), ("--nodes", 2, "-o", "json"), ("--nodes", 2, "-v"), ("check", "--nodes", 2),
+        ("check", "--nodes", 2, "-o", "json", "-v"), ("--nodes", 9, "-v"), ("--nodes", 3, "-o", "json"),
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)  # fmt: skip
+def test_nothing_that_is_printed_or_logged_has_a_key(bake: Bake, caplog: Any, words: tuple[object, ...]) -> None:
+    caplog.set_level(logging.DEBUG)
+    bake("--nodes", 2)
+    result = bake(*words)
+    assert len(result.out + result.err) > 20
+    assert betrayed(FOLDER, result.out, result.err, caplog.text) == set()
+
+
+SPOILS: dict[str, Callable[[bytes], bytes]] = {
+    "not a key": lambda pem: pem.replace(b"-----BEGIN PRIVATE", b"-----BEGIN DIRTY"),
+    "cut off": lambda pem: pem[: len(pem) // 2],
+    "one character": lambda pem: pem.replace(pem[60:61], b"!", 1),
+    "not text": lambda pem: b"\xff" + pem,
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
+@pytest.mark.parametrize("name", ["pki/etcd-ca.key", "pki/etcd-client.key", "etcd1/user-data"])
+def test_no_message_about_a_spoilt_key_shows_it(bake: Bake, name: str, spoil: Callable[[bytes], bytes]) -> None:
+    bake("--nodes", 1)
+    kept = {path: path.read_bytes() for path in (FOLDER / "pki").glob("*.key")}
+    user_data = (FOLDER / "etcd1/user-data").read_bytes()
+    path = FOLDER / name
+    path.write_bytes(spoil(path.read_bytes()))
+    result = bake("--nodes", 1, "-v")
+    assert "Traceback" in result.err or result.code == 0  # not every character of user-data matters
+    for key, pem in kept.items():
+        key.write_bytes(pem)
+    (FOLDER / "etcd1/user-data").write_bytes(user_data)
+    assert betrayed(FOLDER, result.out, result.err) == set()
+
+
+def test_no_public_file_has_a_key(bake: Bake) -> None:
+    bake("--nodes", 2)
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+    assert {path.name for path in files} >= {"manifest.json", "cluster.yaml", "etcdctl.env", "meta-data", "etcd-ca.pem"}
+    assert betrayed(FOLDER, *(path.read_bytes() for path in files)) == set()
+
+
+def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now: datetime) -> None:
+    store = Store(tmp_path / "out", "etcd")
+    spec = load(flags={"--nodes": (("nodes",), 2)}).spec
+    baked = work.bake(spec, store, now=now, report=pytest.fail)
+    found = load_keyring(store, baked.plan, now=now, passphrase=None)
+    assert found.authority is not None
+    assert found.client is not None
+    files = work.operator_files(baked.plan, found.authority, found.client, store.folder, ca_key=found.ca_key or b"")
+    first = baked.plan.nodes[0], found.authority.cert_pem, found.nodes[0]
+    made = [*files, *work.node_files(baked.plan, *first, (), sealed=False)]
+    shown = [repr(each) for each in (baked, found, found.nodes, store, made, store.manifest())]
+    assert len(found.nodes) == 2
+    assert betrayed(store.folder, *shown, *map(str, made)) == set()
+
+
+def test_libvirt_is_told_no_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its test driver boots the cluster; only the volumes, which it cannot fill, are left empty."""
+    pytest.importorskip("libvirt")
+    from generator.host import hypervisor
+    from generator.host.hypervisor.boot import boot
+    from generator.host.image import BootImage
+
+    bake("--nodes", 2)
+    spec = load(config=FOLDER / "cluster.yaml").spec
+    plan = plan_cluster(spec)
+    seeds = {node.name: (FOLDER / node.name / "seed.iso") for node in plan.nodes}
+    uploaded: list[bytes] = []
+    monkeypatch.setattr(
+        "generator.host.hypervisor.pool._send", lambda _volume, source, *_, **__: uploaded.append(source.read())
+    )
+    (tmp_path / "disk").write_bytes(b"disk")
+    image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
+    said: list[str] = []
+    driver = hypervisor.connect("test:///default")
+    try:
+        boot(driver, plan, image, seeds, cluster_id="id1", accel="tcg", report=said.append)
+        xml = list(_definitions(driver))
+    finally:
+        hypervisor.destroy(driver, plan.name, cluster_id="id1")
+    assert betrayed(FOLDER, *uploaded)  # that is where they belong
+    assert sum("seed" in text for text in xml) >= 2
+    assert betrayed(FOLDER, *xml, *said) == set()
+
+
+def _definitions(driver: Any) -> Iterable[str]:
+    for domain in driver.listAllDomains():
+        yield domain.XMLDesc()
+        yield domain.XMLDesc(2)  # the inactive one
+        yield domain.name()
+    for pool in driver.listAllStoragePools():
+        yield pool.XMLDesc()
+        yield from (volume.XMLDesc() for volume in pool.listAllVolumes())
+    yield from (network.XMLDesc() for network in driver.listAllNetworks())
+
+
+@pytest.mark.parametrize("again", ["correct horse battery", "wrong staple"])
+def test_a_passphrase_stays_in_its_file(bake: Bake, caplog: Any, again: str) -> None:
+    caplog.set_level(logging.DEBUG)
+    words = ("--nodes", 1, "--ca-passphrase-file", "passphrase", "-v")
+    Path("passphrase").write_text("correct horse battery\n")
+    first = bake(*words)
+    Path("passphrase").write_text(f"{again}\n")
+    second = bake(*words)
+    assert (first.code, second.code) == (0, 0 if again.startswith("correct") else 2)
+    told = "".join((first.out, first.err, second.out, second.err, caplog.text)).encode()
+    whole = told + b"".join(path.read_bytes() for path in FOLDER.rglob("*") if path.is_file())
+    assert [word for word in (b"correct horse", b"wrong staple") if word in whole] == []
