@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +28,35 @@ pytestmark = [
 NODES = ("etcd1", "etcd2", "etcd3")
 
 
+class Onlooker(threading.Thread):
+    """Looks every 50 ms for files with a private key that an account beside root and etcd could read."""
+
+    def __init__(self, lab: NspawnLab) -> None:
+        super().__init__(daemon=True)
+        self.disks = [lab.work / node / "upper" for node in NODES]
+        self.over = threading.Event()
+        self.seen: set[Path] = set()
+        self.exposed: set[Path] = set()
+
+    def run(self) -> None:
+        while not self.over.wait(0.05):
+            for path in (found for disk in self.disks for found in self._files(disk)):
+                with suppress(OSError):  # gone in the meantime
+                    if path.is_file() and b"PRIVATE KEY" in path.read_bytes():
+                        self.seen.add(path)
+                        if self._is_open(path):
+                            self.exposed.add(path)
+
+    def _files(self, disk: Path) -> Iterator[Path]:
+        for name in ("etc/etcd", "var/lib/cloud", "var/lib/bake", "var/log", "tmp", "var/tmp"):
+            with suppress(OSError):
+                yield from (disk / name).rglob("*")
+
+    def _is_open(self, path: Path) -> bool:
+        folders = [folder for folder in path.parents if any(folder.is_relative_to(disk) for disk in self.disks)]
+        return bool(path.stat().st_mode & 0o004) and all(folder.stat().st_mode & 0o001 for folder in folders)
+
+
 @pytest.fixture(scope="module")
 def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NspawnLab]:
     """Three nodes that have assembled themselves; `assembly_seconds` is how long that took from power-on."""
@@ -34,8 +65,12 @@ def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nspawn
     with NspawnLab(baked.plan, baked.folder, root=root, work=work / "nodes") as lab:
         for node in NODES:
             strict_units(lab, node)
+        lab.onlooker = Onlooker(lab)
+        lab.onlooker.start()
         lab.start(*NODES)
         lab.assembly_seconds = lab.wait_for("voting", *NODES, timeout=120)
+        lab.wait_for("settled", *NODES)
+        lab.onlooker.over.set()
         yield lab
 
 
@@ -85,6 +120,13 @@ def test_cloud_init_ended_without_any_error_and_is_off_from_then_on(lab: NspawnL
         for stage in stages.values():
             assert (stage["errors"], stage.get("recoverable_errors", {})) == ([], {})
         assert lab.shell(node, "cat /etc/cloud/cloud-init.disabled").stdout == ""
+
+
+def test_at_no_moment_of_the_first_boot_another_account_could_read_a_key(lab: NspawnLab) -> None:
+    lab.onlooker.join()
+    names = {path.name for path in lab.onlooker.seen}
+    assert {"user-data", "user-data.txt", "etcd-server.key", "etcd-peer.key", "etcd-client.key"} <= names
+    assert lab.onlooker.exposed == set()
 
 
 def slices(pem: str) -> list[str]:

@@ -236,6 +236,12 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "etcd option of a wrong type": (
         "etcd: {options: {heartbeat-interval: fast}}", "etcd.options.heartbeat-interval", "'fast'", "is not a whole number",
     ),
+    "election before five heartbeats": (
+        "etcd: {options: {heartbeat-interval: 250}}", "etcd.options.election-timeout", "1000", "less than five times the heartbeat-interval, 250",
+    ),
+    "election never": (
+        "etcd: {options: {election-timeout: 50001}}", "etcd.options.election-timeout", "50001", "is more than 50000",
+    ),
     "etcd option with a command": (
         "etcd: {options: {log-level: $(id)}}", "etcd.options.log-level", "'$(id)'", "is not plain text",
     ),

@@ -177,7 +177,7 @@ def test_a_key_that_is_another_certificates_is_refused_and_nothing_changes(guest
 def test_other_settings_wait_for_the_next_boot_and_cloud_init(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     before = guest.certificates()
-    guest.bake(etcd={"options": {"heartbeat-interval": 250}})
+    guest.bake(etcd={"options": {"heartbeat-interval": 150}})
     done = guest.insert()
     assert 'phase=waiting detail="a new seed takes effect at the next boot"' in done.stdout
     assert guest.certificates() == before
@@ -188,7 +188,7 @@ def test_while_it_boots_a_node_starts_anew_for_other_settings(guest: Guest, shel
     guest.forget(shell)
     systemctl = guest.root.parent / "bin/systemctl"
     systemctl.write_text(systemctl.read_text().replace("running", "starting"))
-    guest.bake(etcd={"options": {"heartbeat-interval": 250}})
+    guest.bake(etcd={"options": {"heartbeat-interval": 150}})
     guest.insert()
     assert (guest.root.parent / "calls").read_text().splitlines()[-1] == "--no-block reboot"
 
