@@ -106,7 +106,8 @@ def test_each_port_is_open_to_whom_it_is_for_and_to_them_alone_also_after_a_rebo
         "client": [2379, *other],
         "stranger": other,
     }
-    listen = f'setsid python3 -c "{LISTEN}" >/dev/null 2>&1 </dev/null & sleep 0.5'
+    listens = f"ss -Hltn 'sport = :{OTHER}' | grep -q ."
+    listen = f'setsid python3 -c "{LISTEN}" >/dev/null 2>&1 </dev/null & until {listens}; do sleep 0.1; done'
     lab.shell("etcd1", listen)
     assert open_ports(lab) == expected
     before = rules(lab)
