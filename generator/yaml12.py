@@ -19,6 +19,7 @@ from generator.errors import InputError, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
+_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 Path_ = tuple[str | int, ...]
 
 # YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
@@ -60,6 +61,8 @@ def load_text(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or "cannot be read"
+        if "nesting depth" in message:  # libyaml has a limit of its own, from PyYAML 6.0.4 on
+            raise InputError.one(reader.where(mark), _TOO_DEEP, "no field is") from None
         raise InputError.one(reader.where(mark), f"is not YAML: {message}", "indentation, quotes, brackets?") from None
     if reader.problems:
         raise InputError(reader.problems)
@@ -112,7 +115,7 @@ class _Reader:
         if event.tag:
             raise _RefusedError(event.start_mark, f"uses the tag {event.tag}", "remove the tag")
         if len(path) > MAX_DEPTH:
-            raise _RefusedError(event.start_mark, f"is nested deeper than {MAX_DEPTH} levels", "no field is")
+            raise _RefusedError(event.start_mark, _TOO_DEEP, "no field is")
         self.positions.setdefault(path, self.where(event.start_mark))
         if isinstance(event, yaml.ScalarEvent):
             return _resolve(event.value) if event.implicit[0] else event.value
