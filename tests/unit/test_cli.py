@@ -136,3 +136,9 @@ def test_a_full_disk_behind_standard_output_is_an_error_and_no_crash(tmp_path: P
         done = subprocess.run(words, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+def test_the_script_knows_every_command_that_is_about_vms() -> None:
+    text = (Path(__file__).parents[2] / "scripts/bake").read_text()
+    (words,) = re.findall(r"^ +(up \| .*)\) printf", text, re.MULTILINE)
+    assert sorted(words.split(" | ")) == sorted(set(COMMANDS) - {"check"})
