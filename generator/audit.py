@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from pathlib import PurePosixPath
 from typing import Any
 
-from generator import render, seed, verify
+from generator import verify
 from generator.controls import Audited, audit_nodes
-from generator.errors import InputError
 from generator.host import observe
 from generator.host.etcd import Keys
 from generator.host.hello import VERSIONS, speaks
@@ -22,7 +17,8 @@ from generator.host.report import PREFIX, NodeReport, fetch_reports, parse_repor
 from generator.host.store import Store
 from generator.host.tls import ClientFiles
 from generator.judges import NodeFacts, Outcome, Planned
-from generator.pki import Role
+from generator.keyring import required_pems
+from generator.pki import Role, describe
 from generator.plan import ClusterPlan, NodePlan
 
 # A node reports every ten minutes (etcd-audit.timer). Its clock and ours may differ by as much again.
@@ -84,29 +80,15 @@ def _versions(plan: ClusterPlan, node: NodePlan) -> Iterator[tuple[Port, dict[st
 
 def planned_facts(store: Store, plan: ClusterPlan, ca_pem: bytes) -> dict[str, Planned]:
     """What the cluster's folder says of each node. Raises InputError where a seed is missing."""
+    authorities = frozenset({describe(ca_pem).sha256})
     found = {}
     for node in plan.nodes:
-        path = PurePosixPath(node.name) / seed.USER_DATA
-        user_data = store.read(path)
-        where = str(store.folder / path)
-        if user_data is None:
-            raise InputError.one(where, "is missing: it says which certificates the node should have", "bake again")
-        pairs = render.node_credentials(seed.written_files(user_data, where=where))
+        pems = required_pems(store, node.name)
+        server, peer = (describe(pems[role][0]).sha256 for role in (Role.SERVER, Role.PEER))
         found[node.name] = Planned(
-            server=_first_digest(pairs[Role.SERVER][0]), peer=_first_digest(pairs[Role.PEER][0]),
-            authorities=frozenset(_digests(ca_pem)), tls_min_version=plan.spec.etcd.tls_min_version,
-        )  # fmt: skip
+            server=server, peer=peer, authorities=authorities, tls_min_version=plan.spec.etcd.tls_min_version
+        )
     return found
-
-
-def _first_digest(pem: bytes) -> str:
-    return next(_digests(pem))
-
-
-def _digests(pem: bytes) -> Iterator[str]:
-    """The SHA-256 of each certificate."""
-    for block in re.findall(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", pem.decode(), re.DOTALL):
-        yield hashlib.sha256(ssl.PEM_cert_to_DER_cert(block)).hexdigest()
 
 
 def audit_data(found: Audit) -> dict[str, Any]:

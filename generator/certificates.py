@@ -10,16 +10,15 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePosixPath
 
-from generator import pki, render, seed
+from generator import pki, seed
 from generator.cluster import Cluster
 from generator.errors import InputError, WaitTimeoutError
 from generator.host import hypervisor
 from generator.host.hypervisor.connection import Connection
 from generator.host.observe import everywhere
 from generator.host.tls import served_certificate
-from generator.keyring import pem_path
+from generator.keyring import pem_path, required_pems
 from generator.pki import Facts, Role
 from generator.plan import NodePlan
 
@@ -48,8 +47,9 @@ def _entries(cluster: Cluster, now: datetime) -> Iterator[Entry]:
         path = pem_path(role)
         yield _entry(owner, role, cluster.store.read(path), str(cluster.store.folder / path), now)
     for node in cluster.plan.nodes:
-        for role, (pem, _) in _node_files(cluster, node).items():
-            yield _entry(node.name, role, pem, _seed_path(cluster, node), now)
+        where = str(cluster.store.folder / node.name / seed.USER_DATA)
+        for role, (pem, _) in required_pems(cluster.store, node.name).items():
+            yield _entry(node.name, role, pem, where, now)
 
 
 def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime) -> Entry:
@@ -59,18 +59,6 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
         raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
     days = facts.not_after - facts.not_before
     return Entry(owner=owner, role=role, facts=facts, days_left=(facts.not_after - now).days, days=days.days)
-
-
-def _seed_path(cluster: Cluster, node: NodePlan) -> str:
-    return str(cluster.store.folder / node.name / seed.USER_DATA)
-
-
-def _node_files(cluster: Cluster, node: NodePlan) -> dict[Role, tuple[bytes, bytes]]:
-    user_data = cluster.store.read(PurePosixPath(node.name) / seed.USER_DATA)
-    where = _seed_path(cluster, node)
-    if user_data is None:
-        raise InputError.one(where, "is missing", "bake again")
-    return render.node_credentials(seed.written_files(user_data, where=where))
 
 
 # --- what the nodes serve, and bringing them what they should -------------------------------------------------
@@ -85,14 +73,14 @@ def outdated(cluster: Cluster) -> dict[str, bool | None]:
 def _is_outdated(cluster: Cluster) -> Callable[[NodePlan], bool | None]:
     def look(node: NodePlan) -> bool | None:
         served = served_certificate(str(node.address), cluster.plan.spec.etcd.client_port)
-        return None if served is None else pki.describe(served).serial != _wanted(cluster, node)
+        return None if served is None else pki.describe(served).sha256 != _wanted(cluster, node)
 
     return look
 
 
 def _wanted(cluster: Cluster, node: NodePlan) -> str:
-    pem, _ = _node_files(cluster, node)[Role.SERVER]
-    return pki.describe(pem).serial
+    pem, _ = required_pems(cluster.store, node.name)[Role.SERVER]
+    return pki.describe(pem).sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

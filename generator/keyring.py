@@ -149,16 +149,28 @@ def _load(store: Store, role: Role, passphrase: bytes | None = None) -> Credenti
     return pki.parse_credential(pem, key, where=where, passphrase=passphrase)
 
 
-def _kept_node(store: Store, name: str, authority: Credential | None) -> NodePki:
-    """A node's certificates as its existing seed has them; empty for a node that has none yet.
+def seed_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
+    """A node's certificates and keys as its seed has them; empty for a node that has no seed yet.
 
     The seed is their only copy on this machine: what need not exist twice cannot leak twice.
     """
     path = PurePosixPath(name) / seed.USER_DATA
     user_data = store.read(path)
-    where = str(store.folder / path)
-    pairs = render.node_credentials(seed.written_files(user_data, where=where)) if user_data else {}
-    kept = {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in pairs.items()}
+    return render.node_credentials(seed.written_files(user_data, where=str(store.folder / path))) if user_data else {}
+
+
+def required_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
+    """The same, of a node that was baked. Raises InputError where its seed is missing."""
+    if pems := seed_pems(store, name):
+        return pems
+    raise InputError.one(str(store.folder / name / seed.USER_DATA), "is missing", "bake again")
+
+
+def _kept_node(store: Store, name: str, authority: Credential | None) -> NodePki:
+    where = str(store.folder / name / seed.USER_DATA)
+    kept = {
+        role: pki.parse_credential(*pair, where=(where, where)) for role, pair in seed_pems(store, name).items()
+    }
     if server := kept.get(Role.SERVER):
         _refuse_foreign(store, authority, server)
     return kept

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """A certificate in words. `names`: its subject alternative names; `serial`: hexadecimal, lower case."""
+    """A certificate in words. `names`: the subject alternative ones. `serial`, `sha256` (of all of it): hexadecimal."""
 
     subject: str
     issuer: str
     names: tuple[str, ...]
     serial: str
+    sha256: str
     not_before: datetime
     not_after: datetime
 
@@ -30,6 +32,7 @@ def describe(certificate: bytes) -> Facts:
         issuer=found.issuer.rfc4514_string(),
         names=tuple(_names(found)),
         serial=f"{found.serial_number:x}",
+        sha256=found.fingerprint(SHA256()).hex(),
         not_before=found.not_valid_before_utc,
         not_after=found.not_valid_after_utc,
     )

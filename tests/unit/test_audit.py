@@ -51,8 +51,6 @@ def test_what_is_planned_is_what_each_seed_has(baked: Cluster) -> None:
         assert planned[node].authorities == {digest(ca_pem)}
         assert planned[node].tls_min_version == "1.3"
     assert planned["etcd1"] != planned["etcd2"]
-    two = planned_facts(baked.store, baked.plan, ca_pem + files["/etc/etcd/pki/etcd-peer.pem"])
-    assert len(two["etcd1"].authorities) == 2
 
 
 def test_a_missing_seed_is_one_clear_error(baked: Cluster) -> None:

@@ -21,6 +21,7 @@ from generator.errors import InputError, WaitTimeoutError
 from generator.host import hypervisor
 from generator.host.hypervisor import NodeStatus, State
 from generator.host.store import Store
+from generator.keyring import required_pems
 from generator.plan import NodePlan
 from generator.profile import load
 from generator.spec import ClusterSpec
@@ -90,8 +91,7 @@ def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
 
 
 def certificate(cluster: Cluster, node: str) -> bytes:
-    plan = next(one for one in cluster.plan.nodes if one.name == node)
-    return certificates._node_files(cluster, plan)[pki.Role.SERVER][0]
+    return required_pems(cluster.store, node)[pki.Role.SERVER][0]
 
 
 def serials(cluster: Cluster, now: datetime) -> dict[tuple[str, str], str]:
