@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from generator.host.etcd import Member
-from generator.host.observe import LEASE_SECONDS, NodeView, Observation, Port
+from generator.host.observe import LEASE_SECONDS, NodeView, Observation, Port, is_walled
 from generator.host.tls import Guest, Knock, Reply
 from generator.plan import ClusterPlan, NodePlan
 from generator.spec import Certificates, FirewallKind
@@ -264,11 +264,8 @@ def refused(plan: ClusterPlan, seen: Observation, guest: Guest) -> Check:
 
 
 def _is_walled(plan: ClusterPlan, view: NodeView) -> bool:
-    """Whether a node serves the operator, and its firewall keeps even him from the peer port, as it should."""
-    client, peer = (view.knocks.get((port, Guest.OPERATOR)) for port in (Port.CLIENT, Port.PEER))
-    if client is None or peer is None or plan.spec.firewall.kind is FirewallKind.NONE:
-        return False
-    return client.reply is Reply.SERVED and peer.reply is Reply.UNREACHABLE and not peer.distrusted
+    """Whether a node's firewall keeps the operator from the peer port, as planned."""
+    return plan.spec.firewall.kind is not FirewallKind.NONE and is_walled(view.knocks)
 
 
 def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:

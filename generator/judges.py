@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from generator.host.observe import Port
+from generator.host.observe import Port, is_walled
 from generator.host.report import NodeReport, Owned
 from generator.host.tls import Guest, Knock, Reply
 from generator.plan import NodePlan
@@ -196,7 +196,7 @@ def refuses(guest: Guest, *ports: Port) -> Judge:
         for port in ports:
             answer = facts.knocks.get((port, guest))
             if answer is None or answer.reply is Reply.UNREACHABLE:
-                yield _closed(port)
+                yield _closed(facts, port)
             elif answer.reply is Reply.SERVED:
                 yield Outcome.FAILED, f"the {port} lets in {_WHO[guest]}"
             elif served:
@@ -207,10 +207,11 @@ def refuses(guest: Guest, *ports: Port) -> Judge:
     return judge
 
 
-def _closed(port: Port) -> Judgement:
+def _closed(facts: NodeFacts, port: Port) -> Judgement:
     """The firewall may keep the operator's machine from the peer port: then it lets nobody in there, which is well."""
-    closed = port is Port.PEER
-    return (Outcome.PASSED, f"the {port} is closed to us") if closed else (Outcome.UNKNOWN, f"no answer at the {port}")
+    if port is Port.PEER and is_walled(facts.knocks):
+        return Outcome.PASSED, f"the {port} is closed to us"
+    return Outcome.UNKNOWN, f"no answer at the {port}"
 
 
 def serves_planned(facts: NodeFacts) -> Iterator[Judgement]:
@@ -220,7 +221,7 @@ def serves_planned(facts: NodeFacts) -> Iterator[Judgement]:
         if answer and answer.distrusted:
             yield Outcome.FAILED, f"the {port}: {answer.distrusted}"
         elif answer is None or answer.certificate is None:
-            yield _closed(port)
+            yield _closed(facts, port)
         elif answer.certificate.sha256 != wanted:
             yield Outcome.FAILED, f"the {port} shows a certificate of our CA that is not the one in the node's seed"
         else:
@@ -235,7 +236,7 @@ def speaks_no_old_version(facts: NodeFacts) -> Iterator[Judgement]:
         if accepted:
             yield Outcome.FAILED, f"the {port} speaks {', '.join(accepted)}"
         elif any(spoken.get(version) is None for version in old):
-            yield _closed(port)
+            yield _closed(facts, port)
         else:
             yield Outcome.PASSED, f"the {port} refuses TLS {', '.join(old)}"
 
@@ -244,7 +245,7 @@ def speaks_newest_version(facts: NodeFacts) -> Iterator[Judgement]:
     for port in Port:
         spoken = facts.versions.get(port, {}).get("1.3")
         if spoken is None:
-            yield _closed(port)
+            yield _closed(facts, port)
         else:
             yield (Outcome.PASSED, f"the {port} speaks TLS 1.3") if spoken else (
                 Outcome.FAILED, f"the {port} does not speak TLS 1.3"

@@ -117,6 +117,14 @@ def _knocks(
         yield (Port.PEER, guest), peer if closed else knock(address, ports.peer_port, contexts[guest])
 
 
+def is_walled(knocks: Mapping[tuple[Port, Guest], Knock]) -> bool:
+    """Whether a node serves the operator, and something in between keeps even him from the peer port."""
+    client, peer = (knocks.get((port, Guest.OPERATOR)) for port in (Port.CLIENT, Port.PEER))
+    if client is None or peer is None or client.reply is not Reply.SERVED:
+        return False
+    return peer.reply is Reply.UNREACHABLE and not peer.distrusted
+
+
 def _read_time(etcd: Etcd) -> float:
     """Read a key as `etcdctl endpoint health` does (etcdctl/ctlv3/command/ep_command.go)."""
     start = time.monotonic()
