@@ -1,0 +1,99 @@
+"""What the nodes' ports show: who is let in, and which certificate answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from generator.checks.check import Check, check
+from generator.host.observe import NodeView, Observation, Port, is_walled
+from generator.host.tls import Guest, Knock, Reply
+from generator.plan import ClusterPlan, NodePlan
+from generator.spec import Certificates, FirewallKind
+
+WARN_DAYS = 30
+
+_REFUSALS = {
+    Guest.NOBODY: ("no certificate", "set client-cert-auth and peer-client-cert-auth"),
+    Guest.FOREIGN: (
+        "foreign certificate",
+        "trusted-ca-file and peer-trusted-ca-file must be the cluster's CA alone",
+    ),
+    Guest.PLAIN: ("no TLS", "every listen URL must be https"),
+}
+
+
+def refused(plan: ClusterPlan, seen: Observation, guest: Guest) -> Check:
+    """Somebody who must be let in nowhere. It counts only where the operator is served, or no one gets through."""
+    failed: list[tuple[str, str]] = []
+    unknown: list[tuple[str, str]] = []
+    good = 0
+    for view in seen.nodes:
+        served = view.knocks[Port.CLIENT, Guest.OPERATOR].reply is Reply.SERVED
+        for port, answer in _answers_to(view, guest):
+            if answer.reply is Reply.SERVED:
+                failed.append((view.node.name, f"the {port} lets it in ({answer.detail})"))
+            elif port is Port.PEER and _is_walled(plan, view):
+                continue
+            elif answer.reply is Reply.UNREACHABLE:
+                unknown.append((view.node.name, f"the {port} cannot be reached ({answer.detail})"))
+            elif served:
+                good += 1
+            else:
+                unknown.append(
+                    (view.node.name, f"the {port} refuses it, but does not serve the operator either")
+                )
+    name, remedy = _REFUSALS[guest]
+    return check(name, f"refused on {good} ports", failed=failed, unknown=unknown, remedy=remedy)
+
+
+def _is_walled(plan: ClusterPlan, view: NodeView) -> bool:
+    """Whether a node's firewall keeps the operator from the peer port, as planned."""
+    return plan.spec.firewall.kind is not FirewallKind.NONE and is_walled(view.knocks)
+
+
+def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
+    """The operator's machine is none of the nodes, so their peer ports are closed to it."""
+    there = [view for view in seen.nodes if (Port.PEER, Guest.OPERATOR) in view.knocks]
+    text = "the peer port is open to this machine, which is none of the nodes"
+    opened = [(view.node.name, text) for view in there if not _is_walled(plan, view)]
+    good = f"closed to this machine on {len(there)} nodes"
+    unknown = [(view.node.name, "cannot be reached") for view in seen.nodes if view not in there]
+    if plan.spec.firewall.kind is FirewallKind.NONE:
+        opened, unknown, good = [], [], "none is planned"
+    remedy = "on the node: systemctl status etcd-firewall"
+    return check("peer firewall", good, warning=opened, unknown=unknown, remedy=remedy)
+
+
+def _answers_to(view: NodeView, guest: Guest) -> list[tuple[Port, Knock]]:
+    """By port. The peer port of a node that is not there was not tried."""
+    return [(port, view.knocks[port, guest]) for port in Port if (port, guest) in view.knocks]
+
+
+def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) -> Check:
+    failed, warning, unknown, days_left = [], [], [], []
+    for view in seen.nodes:
+        for port, answer in _answers_to(view, Guest.OPERATOR):
+            if port is Port.PEER and _is_walled(plan, view):
+                continue
+            if answer.distrusted:
+                failed.append((view.node.name, f"{port}: {answer.distrusted}"))
+            elif answer.certificate is None:
+                unknown.append((view.node.name, f"{port}: {answer.detail}"))
+            else:
+                days = (answer.certificate.not_after - now).days
+                days_left.append(days)
+                if days < WARN_DAYS:
+                    warning.append((view.node.name, f"{port}: {days} days left"))
+                if _lacks_name(plan, view.node, answer.certificate.names):
+                    failed.append((view.node.name, f"{port}: does not name {view.node.fqdn}"))
+    good = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
+    remedy = "the node runs with other certificates than its seed has: see /etc/etcd/pki on the node"
+    if warning and not failed:
+        remedy = "bake again before they expire, and give the nodes their new certificates"
+    return check("server certificates", good, failed=failed, warning=warning, unknown=unknown, remedy=remedy)
+
+
+def _lacks_name(plan: ClusterPlan, node: NodePlan, names: Iterable[str]) -> bool:
+    """The address was checked with the handshake; the document's shared set names addresses only."""
+    return plan.spec.pki.certificates is Certificates.PER_NODE and node.fqdn not in set(names)
