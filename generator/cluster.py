@@ -70,7 +70,7 @@ def open_cluster(store: Store) -> Cluster:
 def up(
     spec: ClusterSpec, store: Store, boot: Boot, *, now: datetime, progress: Progress, passphrase: bytes | None = None
 ) -> Verification:
-    """Bake, boot, wait until every member votes, verify. The cluster is sealed as soon as its first node votes."""
+    """Bake, boot, wait until every node has settled, verify. The cluster is sealed as soon as its first node votes."""
     connection = hypervisor.connect(boot.uri)
     _refuse_lost(connection, spec, store)
     image = boot_image(spec, boot.cache, progress.line)
@@ -80,7 +80,7 @@ def up(
     hypervisor.boot(
         connection, cluster.plan, image, seeds, cluster_id=cluster.cluster_id, accel=boot.accel, report=progress.line
     )  # fmt: skip
-    wait_for_voters(connection, cluster, boot.wait, progress)
+    wait_until_settled(connection, cluster, boot.wait, progress)
     return verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
 
 
@@ -103,7 +103,7 @@ def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
     return default_image(cache, report=report)
 
 
-def wait_for_voters(
+def wait_until_settled(
     connection: Connection, cluster: Cluster, seconds: float, progress: Progress
 ) -> None:
     """Follow the consoles until every node votes and has settled.

@@ -22,7 +22,7 @@ MEMORY, SLOWEST = 512, 5  # MiB, seconds: more is a finding too
 
 
 def main() -> None:
-    import atheris  # needs a wheel for this Python, so it is an extra
+    import atheris  # there is not a wheel for every Python
 
     with atheris.instrument_imports(include=["generator", "yaml"]):
         modules = {name: importlib.import_module(f"generator.{name}") for name in LOADER}

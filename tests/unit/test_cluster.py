@@ -78,7 +78,7 @@ def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Says) -> 
     diary = Diary()
     logs = dict(zip(NODES, consoles, strict=True))
     monkeypatch.setattr(hypervisor, "console_logs", lambda *_, **__: logs)
-    stories.wait_for_voters(object(), cluster, 5, diary)
+    stories.wait_until_settled(object(), cluster, 5, diary)
     return diary.lines
 
 
