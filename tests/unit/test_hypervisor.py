@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from generator.domain import Accel, Files, Owner, domain_xml, medium_of, network_xml, pool_xml, read_owner
+from generator.domain import Accel, Files, Owner, domain_xml, medium_of, network_xml, pool_xml, read_owner, swap_seed
 from generator.errors import BakeError
 from generator.plan import ClusterPlan
 
@@ -277,6 +277,58 @@ def test_the_seed_of_a_vm_that_is_not_ours_is_not_exchanged(driver: Any, plan: M
     before = picture(driver)
     assert exchange(driver, plan()) is None
     assert picture(driver) == before
+
+
+def take_out(driver: Any, plan: ClusterPlan) -> bool | None:
+    return hypervisor.remove_seed(driver, plan, plan.nodes[0], cluster_id="id1")
+
+
+@pytest.mark.usefixtures("uploads")
+@pytest.mark.parametrize("runs", [True, False])
+def test_an_emptied_drive_is_empty_now_and_later_and_its_seed_is_gone(driver: Any, plan: Make, runs: bool) -> None:
+    domain = first_seed(driver, plan())
+    if runs:
+        domain.create()
+    assert take_out(driver, plan()) is True
+    domain = driver.lookupByName("etcd-etcd1")
+    assert [medium_of(domain.XMLDesc(flags)) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)] == ["", ""]
+    assert volumes(driver) == []
+    tag = read_owner(domain.XMLDesc())
+    assert tag is not None
+    assert tag.seed == medium.seed_digest(b"with permit"), "what the node was configured with"
+    before = picture(driver)
+    assert take_out(driver, plan()) is False
+    assert picture(driver) == before
+
+
+@pytest.mark.usefixtures("uploads")
+def test_a_newer_seed_that_a_running_vm_has_not_seen_is_not_taken_away(driver: Any, plan: Make) -> None:
+    domain = first_seed(driver, plan())
+    domain.create()
+    made = pool.ensure_pool(driver, CLAIM)
+    pool.put(made, name := medium.seed_volume("etcd1", medium.seed_digest(b"newer")), b"newer")
+    waiting = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), pool.path_of(made, name), "newer")
+    driver.defineXML(waiting)
+    assert take_out(driver, plan()) is False
+    assert medium_of(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).endswith(name)
+    assert name in volumes(driver)
+
+
+@pytest.mark.usefixtures("uploads")
+def test_sealing_puts_nothing_into_an_emptied_drive_and_a_renewal_does(driver: Any, plan: Make) -> None:
+    first_seed(driver, plan()).create()
+    take_out(driver, plan())
+    assert exchange(driver, plan()) is True
+    assert exchange(driver, plan()) is False
+    tag = read_owner(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    assert tag is not None
+    assert (volumes(driver), tag.seed) == ([], medium.seed_digest(b"without"))
+    cluster = plan()
+    assert hypervisor.insert_seed(driver, cluster, cluster.nodes[0], b"renewed", cluster_id="id1") is True
+    (name,) = volumes(driver)
+    assert name == medium.seed_volume("etcd1", medium.seed_digest(b"renewed"))
+    domain = driver.lookupByName("etcd-etcd1")
+    assert all(medium_of(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
 # --- the network --------------------------------------------------------------------------------------------

@@ -248,6 +248,38 @@ def test_sealing_exchanges_the_cd_of_a_running_vm_and_nothing_else(one: World, t
     one.wait_ready(tmp_path)
 
 
+def test_an_emptied_drive_stays_empty_until_there_is_another_seed(one: World, tmp_path: Path) -> None:
+    one.boot()
+    one.wait_ready(tmp_path)
+    node = one.plan.nodes[0]
+    assert hypervisor.remove_seed(one.connection, one.plan, node, cluster_id="id1") is True
+    assert list(one.folder.glob("etcd1.seed-*.iso")) == []
+    before = one.picture()
+    assert one.boot() == ()
+    assert one.picture() == before
+    one.down()
+    assert one.boot() == ("etcd1",)
+    one.wait_ready(tmp_path)
+    assert list(one.folder.glob("etcd1.seed-*.iso")) == []
+    new = one.seeds(etcd1=b"renewed" * 500)
+    assert hypervisor.insert_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is True
+    (seed,) = one.folder.glob("etcd1.seed-*.iso")
+    assert seed.read_bytes() == new["etcd1"]
+    one.type("etcd1", "still there")
+
+
+def test_a_vm_that_lost_its_disk_gets_another_and_its_seed_again(one: World, tmp_path: Path) -> None:
+    one.boot()
+    hypervisor.remove_seed(one.connection, one.plan, one.plan.nodes[0], cluster_id="id1")
+    one.down()
+    (one.folder / "etcd1.qcow2").unlink()
+    assert one.boot() == ("etcd1",)
+    assert any("its disk is gone" in line for line in one.said)
+    one.wait_ready(tmp_path)
+    (seed,) = one.folder.glob("etcd1.seed-*.iso")
+    assert seed.read_bytes() == one.seeds()["etcd1"]
+
+
 def test_another_image_does_not_touch_the_disks_that_are_there(one: World) -> None:
     one.boot()
     one.down()
