@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -277,16 +277,62 @@ def rebake(lab: NspawnLab, *changed: str) -> None:
         lab.insert(node)
 
 
+# Each write has a connection, and so a handshake, of its own. Ends when its input does.
+WRITER = """
+import select, sys
+from pathlib import Path
+from generator.host.etcd import Etcd, EtcdError
+from generator.host.tls import ClientFiles
+url, pki = sys.argv[1], Path(sys.argv[2])
+files = ClientFiles(ca=pki / "etcd-ca.pem", cert=pki / "etcd-client.pem", key=pki / "etcd-client.key")
+done = failed = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try:
+        with Etcd(url, files) as etcd:
+            etcd.put(b"written", str(done).encode())
+        done += 1
+    except EtcdError as error:
+        failed += 1
+        print(error, file=sys.stderr)
+print(done, failed)
+"""
+
+
+@contextmanager
+def writing(lab: NspawnLab, node: str) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Writes through a node, one after the other; call what is yielded to end it: how many were done, and failed."""
+    url = next(one for one in lab.plan.nodes if one.name == node).client_url
+    command = ["ip", "netns", "exec", lab.hub, sys.executable, "-c", WRITER, url, str(lab.folder / "pki")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def end() -> tuple[int, int]:
+            done, failed = process.communicate("")[0].split()
+            return int(done), int(failed)
+
+        try:
+            yield end
+        finally:
+            process.kill()
+
+
 def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_write(lab: NspawnLab) -> None:
+    lab.seal(NODES[0])
+    bake_in_lab(lab, "seal")
     lab.wait_for("settled", *NODES)
     before = {node: served(lab, node) for node in NODES}
     started = lab.shell("etcd2", "systemctl show -P ExecMainStartTimestampMonotonic etcd").stdout
     key = "stat -c '%a %u' /etc/etcd/pki/etcd-server.key; getfacl -cp /etc/etcd/pki/etcd-server.key"
     access = lab.shell("etcd2", key).stdout
 
-    rebake(lab, "etcd2")
-    lab.shell("etcd2", "systemctl start apply-seed")
+    with writing(lab, "etcd2") as end:
+        for _ in range(3):
+            rebake(lab, "etcd2")
+            lab.shell("etcd2", "systemctl start apply-seed")
+        done, failed = end()
 
+    print(f"{done} writes meanwhile")
+    assert done > 30
+    assert failed == 0
     assert {node for node in NODES if served(lab, node) != before[node]} == {"etcd2"}
     assert lab.shell("etcd2", "systemctl show -P ExecMainStartTimestampMonotonic etcd").stdout == started
     assert lab.shell("etcd2", key).stdout == access
