@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from generator import verify
+from generator.authorities import pem_path
 from generator.controls import Audited, audit_nodes
 from generator.host import observe
 from generator.host.etcd import Keys
@@ -18,7 +19,7 @@ from generator.host.store import Store
 from generator.host.tls import ClientFiles
 from generator.judges import NodeFacts, Outcome, Planned
 from generator.keyring import required_pems
-from generator.pki import Role, describe
+from generator.pki import Role, describe, digests, issuer_of
 from generator.plan import ClusterPlan, NodePlan
 
 # A node reports every ten minutes (etcd-audit.timer). Its clock and ours may differ by as much again.
@@ -78,16 +79,20 @@ def _versions(plan: ClusterPlan, node: NodePlan) -> Iterator[tuple[Port, dict[st
         yield port, {version: speaks(str(node.address), number, version) for version in VERSIONS}
 
 
-def planned_facts(store: Store, plan: ClusterPlan, ca_pem: bytes) -> dict[str, Planned]:
+def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
     """What the cluster's folder says of each node. Raises InputError where a seed is missing."""
-    authorities = frozenset({describe(ca_pem).sha256})
+    authorities, peer_authorities = (
+        frozenset(digests(store.read(pem_path(issuer_of(plan.spec.pki, role))) or b""))
+        for role in (Role.SERVER, Role.PEER)
+    )
     found = {}
     for node in plan.nodes:
         pems = required_pems(store, node.name)
         server, peer = (describe(pems[role][0]).sha256 for role in (Role.SERVER, Role.PEER))
         found[node.name] = Planned(
-            server=server, peer=peer, authorities=authorities, tls_min_version=plan.spec.etcd.tls_min_version
-        )
+            server=server, peer=peer, authorities=authorities, peer_authorities=peer_authorities,
+            tls_min_version=plan.spec.etcd.tls_min_version,
+        )  # fmt: skip
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shlex
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from pathlib import Path, PurePosixPath
 from generator import pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
+from generator.authorities import Authorities, kept_authority, key_path, pem_path
 from generator.errors import InputError, Problem
 from generator.fields import plain
 from generator.host.store import Store
-from generator.keyring import ca_key_file, key_path, load_keyring, pem_path
+from generator.keyring import IDENTITY, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
+from generator.render import Trust
 from generator.spec import ClusterSpec
 
 Report = Callable[[str], None]
@@ -42,11 +45,12 @@ def bake(
     report: Report,
     passphrase: bytes | None = None,
     renew: Collection[str] = (),
+    change: Callable[[Authorities], Authorities] = lambda found: found,
 ) -> Baked:
     """Make everything a cluster needs to boot, and write it below the store's folder.
 
     `passphrase`: what the CA's key is encrypted with, or is to be. The nodes in `renew` get new certificates even where
-    theirs are still good; what all nodes share is new for all.
+    theirs are still good; what all nodes share is new for all. `change`: of the CAs that there are.
     """
     check_clock(now)
     plan = plan_cluster(spec)
@@ -56,19 +60,31 @@ def bake(
         store.check()
         found = load_keyring(store, plan, now=now, passphrase=passphrase).without(plan, renew)
         sealed = load_seal(store)
-        count = pki.count_missing(plan, found.authority, now=now, client=found.client, kept=found.nodes)
+        kept = change(found.authorities)
+        count = pki.count_missing(plan, kept.issuers, now=now, client=found.client, kept=found.nodes)
         with (
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
-            authority = found.authority or pki.create_authority(plan, now=now, new_key=new_key)
-            client = pki.issue_client(plan, authority, now=now, kept=found.client, new_key=new_key)
-            nodes = pki.issue_nodes(plan, authority, now=now, client=client, kept=found.nodes, new_key=new_key)
-            ca_key = ca_key_file(found, authority, passphrase)
-            for artifact in (*operator_files(plan, authority, client, store.folder, ca_key=ca_key), *sealed):
+            authorities = kept.completed(
+                plan,
+                lambda role: kept_authority(pki.create_authority(plan, role, now=now, new_key=new_key), passphrase),
+            )
+            trust = Trust(
+                identity=found.identity or secrets.token_hex(16),
+                ca_pem=authorities.trusted(pki.Role.CA) or b"",
+                peer_ca_pem=authorities.trusted(pki.Role.PEER_CA),
+            )
+            issuers = authorities.issuers
+            issuer, peer_issuer = issuers[pki.Role.CA], issuers.get(pki.Role.PEER_CA)
+            client = pki.issue_client(plan, issuer, now=now, kept=found.client, new_key=new_key)
+            nodes = pki.issue_nodes(
+                plan, issuer, peer_authority=peer_issuer, now=now, client=client, kept=found.nodes, new_key=new_key
+            )
+            for artifact in (*authorities.files(), *operator_files(plan, trust, client, store.folder), *sealed):
                 folder.write(artifact)
             for node, credentials in zip(plan.nodes, nodes, strict=True):
-                for artifact in node_files(plan, node, authority.cert_pem, credentials, extras, sealed=bool(sealed)):
+                for artifact in node_files(plan, node, trust, credentials, extras, sealed=bool(sealed)):
                     folder.write(artifact)
     return Baked(plan, store.folder, tuple(folder.changed))
 
@@ -132,27 +148,28 @@ def check_clock(now: datetime) -> None:
 def node_files(
     plan: ClusterPlan,
     node: NodePlan,
-    ca_pem: bytes,
+    trust: Trust,
     credentials: pki.NodePki,
     extras: tuple[Artifact, ...],
     *,
     sealed: bool,
 ) -> Iterator[Artifact]:
     """One node's folder: the seed's files, the first node's permit, and the ISO made of them."""
-    files = seed.seed_files(plan, node, render.guest_files(plan, node, ca_pem, credentials))
+    files = seed.seed_files(plan, node, render.guest_files(plan, node, trust, credentials))
     if node.bootstrap and not sealed:
-        files += (Artifact(seed.PERMIT, f"{render.permit(plan, ca_pem)}\n".encode()),)
+        files += (Artifact(seed.PERMIT, f"{render.permit(plan, trust.identity)}\n".encode()),)
     for file in (*files, seed.pack((*files, *extras))):
         yield Artifact(node.name / file.path, file.data, file.mode, file.secret)
 
 
 def operator_files(
-    plan: ClusterPlan, authority: pki.Credential, client: pki.Credential, folder: Path, *, ca_key: bytes
+    plan: ClusterPlan, trust: Trust, client: pki.Credential, folder: Path
 ) -> Iterator[Artifact]:
-    """What the operator keeps: the CA, a client certificate, the resolved spec and an environment for etcdctl."""
-    for role, credential, key in ((pki.Role.CA, authority, ca_key), (pki.Role.CLIENT, client, client.key_pem)):
-        yield Artifact(pem_path(role), credential.cert_pem)
-        yield Artifact(key_path(role), key, mode=0o600, secret=True)
+    """What the operator keeps: a client certificate, the resolved spec, an environment for etcdctl, and which cluster
+    this is."""
+    yield Artifact(pem_path(pki.Role.CLIENT), client.cert_pem)
+    yield Artifact(key_path(pki.Role.CLIENT), client.key_pem, mode=0o600, secret=True)
+    yield Artifact(IDENTITY, f"{trust.identity}\n".encode())
     spec = plain(plan.spec)
     yield Artifact(PurePosixPath("cluster.yaml"), yaml12.dump(spec).encode())
     yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan, folder))

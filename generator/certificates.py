@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from generator import pki, seed
+from generator.authorities import pem_path
 from generator.cluster import Cluster
 from generator.errors import InputError, WaitTimeoutError
 from generator.host import hypervisor
 from generator.host.hypervisor.connection import Connection
 from generator.host.observe import everywhere
 from generator.host.tls import served_certificate
-from generator.keyring import pem_path, required_pems
+from generator.keyring import required_pems
 from generator.pki import Facts, Role
 from generator.plan import NodePlan
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from generator import audit as auditing
 from generator import bake as baking
@@ -21,6 +20,7 @@ from generator.host.hypervisor.connection import Connection
 from generator.host.image import BootImage, default_image
 from generator.host.image_custom import custom_image
 from generator.host.store import Store
+from generator.keyring import load_identity
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.profile import load
 from generator.progress import PHASES, Progress, Silent
@@ -59,12 +59,12 @@ class Cluster:
 def open_cluster(store: Store) -> Cluster:
     """What an earlier bake left in the store's folder. Raises InputError where there is nothing."""
     store.check()
-    ca_pem = store.read(PurePosixPath("pki/etcd-ca.pem"))
-    if store.read("cluster.yaml") is None or ca_pem is None:
+    identity = load_identity(store)
+    if store.read("cluster.yaml") is None or identity is None:
         where = f"there is no cluster {store.cluster!r} in {store.out}"
         raise InputError.one("--name", where, "bake it first, or say where it is with --out")
     plan = plan_cluster(load(config=store.folder / "cluster.yaml").spec)
-    return Cluster(store=store, plan=plan, cluster_id=hashlib.sha256(ca_pem).hexdigest()[:16])
+    return Cluster(store=store, plan=plan, cluster_id=identity[:16])
 
 
 def up(
@@ -217,8 +217,7 @@ def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verifi
 
 def audit(cluster: Cluster, *, now: datetime, report: Report) -> auditing.Audit:
     """Hold the running cluster against the CIS benchmark and the plan."""
-    ca_pem = cluster.store.read(PurePosixPath("pki/etcd-ca.pem")) or b""
-    planned = auditing.planned_facts(cluster.store, cluster.plan, ca_pem)
+    planned = auditing.planned_facts(cluster.store, cluster.plan)
     files = verification.client_files(cluster.store.folder)
     return auditing.audit(cluster.plan, files, planned, now=now, report=report)
 
@@ -268,8 +267,7 @@ def down(cluster: Cluster, *, uri: str | None, progress: Progress) -> tuple[str,
 
 def destroy(store: Store, *, uri: str | None) -> tuple[str, ...]:
     """Remove the cluster's VMs, disks and network; returns their names. Works when the baked files are gone."""
-    ca_pem = store.read(PurePosixPath("pki/etcd-ca.pem"))
-    cluster_id = hashlib.sha256(ca_pem).hexdigest()[:16] if ca_pem else ""
+    cluster_id = (load_identity(store) or "")[:16]
     removed = hypervisor.destroy(hypervisor.connect(uri), store.cluster, cluster_id=cluster_id)
     return (*removed, *_unseal_destroyed(store, removed))
 

@@ -30,6 +30,7 @@ class Planned:
     server: str
     peer: str
     authorities: frozenset[str]
+    peer_authorities: frozenset[str]
     tls_min_version: str
 
 
@@ -143,8 +144,9 @@ def _files(
 
 def trusts(option: str) -> Judge:
     def look(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
-        strangers = set(report.certificates.get(option, ())) - planned.authorities
-        known = set(report.certificates.get(option, ())) & planned.authorities
+        own = planned.peer_authorities if option.startswith("peer-") else planned.authorities
+        strangers = set(report.certificates.get(option, ())) - own
+        known = set(report.certificates.get(option, ())) & own
         if strangers:
             yield False, f"{option} trusts {len(strangers)} other CA"
         else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +11,7 @@ import jinja2
 
 from generator.artifact import Artifact
 from generator.etcd_options import variable
-from generator.pki import NODE_ROLES, NodePki, Role
+from generator.pki import NODE_ROLES, NodePki, Role, issuer_of
 from generator.plan import ClusterPlan, NodePlan
 from generator.spec import FirewallKind, InstallMethod, Permissions
 from generator.values import SUBNET
@@ -27,20 +27,32 @@ PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # memory: nothing of it st
 _GUEST = Path(__file__).parent / "guest"
 
 
-def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) -> Iterator[Artifact]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Whom the nodes take for their own. `identity` tells the cluster from every other one, whatever its CA: 32 or more
+    hexadecimal digits. `ca_pem`: the CA, or two of them while it is being changed; `peer_ca_pem`: the peers' own."""
+
+    identity: str
+    ca_pem: bytes
+    peer_ca_pem: bytes | None = None
+
+
+def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -> Iterator[Artifact]:
     """Everything that `write_files` puts onto the node. Secrets are 0600 and root's; `steps` gives them to etcd."""
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         yield _script("etcd-firewall")
         yield _unit("etcd-firewall.service", kind=plan.spec.firewall.kind)
-    yield Artifact(PKI_DIR / f"{Role.CA}.pem", ca_pem)
+    yield Artifact(PKI_DIR / f"{Role.CA}.pem", trust.ca_pem)
+    if trust.peer_ca_pem:
+        yield Artifact(PKI_DIR / f"{Role.PEER_CA}.pem", trust.peer_ca_pem)
     for role in NODE_ROLES:
         yield Artifact(PKI_DIR / f"{role}.pem", pki[role].cert_pem)
         yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
     # systemd reads them as root; nobody else has to (CIS benchmark, 1.1.7).
-    yield Artifact(CONF, _conf(plan, node, ca_pem), mode=0o600)
-    yield Artifact(ENV, env_file(hook_values(plan, node, ca_pem)), mode=0o600)
+    yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
+    yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity)), mode=0o600)
     yield _etcd_unit(plan)
     for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(module))
@@ -59,17 +71,17 @@ def guest_files(plan: ClusterPlan, node: NodePlan, ca_pem: bytes, pki: NodePki) 
     yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source("80-bake-seed.rules"))
 
 
-def cluster_token(plan: ClusterPlan, ca_pem: bytes) -> str:
-    """`initial-cluster-token`: the stated one, else one that no other cluster has, for no other has this CA."""
-    return plan.spec.etcd.token or f"{plan.name}-{hashlib.sha256(ca_pem).hexdigest()[:16]}"
+def cluster_token(plan: ClusterPlan, identity: str) -> str:
+    """`initial-cluster-token`: the stated one, else one that no other cluster has."""
+    return plan.spec.etcd.token or f"{plan.name}-{identity[:16]}"
 
 
-def permit(plan: ClusterPlan, ca_pem: bytes) -> str:
-    """What gives the first node the right to start this cluster, and no other one: no other has this CA."""
-    return f"{plan.name}-{hashlib.sha256(ca_pem).hexdigest()[:32]}"
+def permit(plan: ClusterPlan, identity: str) -> str:
+    """What gives the first node the right to start this cluster, and no other one."""
+    return f"{plan.name}-{identity[:32]}"
 
 
-def hook_values(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> dict[str, str]:
+def hook_values(plan: ClusterPlan, node: NodePlan, identity: str) -> dict[str, str]:
     """What the scripts on the node need to know; they carry no values themselves."""
     spec = plan.spec
     everybody = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
@@ -83,8 +95,8 @@ def hook_values(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> dict[str, s
         "BAKE_MEMBERS": " ".join(f"{other.name}={other.peer_url}" for other in plan.nodes),
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
-        "BAKE_TOKEN": cluster_token(plan, ca_pem),
-        "BAKE_PERMIT": permit(plan, ca_pem),
+        "BAKE_TOKEN": cluster_token(plan, identity),
+        "BAKE_PERMIT": permit(plan, identity),
         "BAKE_PERMIT_FILE": str(PERMIT),
         "BAKE_JOIN": str(spec.join),
         "BAKE_DATA_DIR": spec.etcd.data_dir,
@@ -117,14 +129,15 @@ def env_file(values: Mapping[str, str]) -> bytes:
     return "".join(f'{name}="{value}"\n' for name, value in values.items()).encode()
 
 
-def _conf(plan: ClusterPlan, node: NodePlan, ca_pem: bytes) -> bytes:
+def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
     options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
     return _fill(
         "etcd.conf",
         node=node,
         etcd=plan.spec.etcd,
-        token=cluster_token(plan, ca_pem),
+        token=cluster_token(plan, identity),
         pki_dir=PKI_DIR,
+        peer_ca=issuer_of(plan.spec.pki, Role.PEER),
         options=options,
     )
 

@@ -220,10 +220,13 @@ def _pki(spec: ClusterSpec) -> Iterator[Finding]:
             f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days",
             ("a certificate cannot outlive its CA"),
         )
-    certificate, key = spec.pki.ca.certificate, spec.pki.ca.key
-    for field, value, other in (("certificate", certificate, key), ("key", key, certificate)):
-        if value is None and other is not None:
-            yield ("pki", "ca", field), f"is missing, and {other} is its other half", "both paths, or neither"
+    for section, ca in (("ca", spec.pki.ca), ("peerCa", spec.pki.peer_ca)):
+        for field, value, other in (("certificate", ca.certificate, ca.key), ("key", ca.key, ca.certificate)):
+            if value is None and other is not None:
+                yield ("pki", section, field), f"is missing, and {other} is its other half", "both paths, or neither"
+    peers = spec.pki.peer_ca
+    if peers.certificate and not peers.separate:
+        yield ("pki", "peerCa", "certificate"), "has no meaning without pki.peerCa.separate", "separate: true"
 
 
 def _install(spec: ClusterSpec) -> Iterator[Finding]:

@@ -147,6 +147,21 @@ class CaSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerCaSpec:
+    """A CA for the peers' certificates alone: then no client's certificate is any good at the peer port."""
+
+    separate: bool = setting(
+        one(values.flag), "true: a second CA issues what members show one another", default=False
+    )
+    certificate: str | None = setting(
+        one(values.path_text),
+        "with separate: the path of a CA certificate of your own; left out, bake makes it",
+        default=None,
+    )
+    key: str | None = setting(one(values.path_text), "with separate: the path of that CA's private key", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PkiSpec:
     key_type: KeyType = setting(
         one(values.word(KeyType)), f"one of {', '.join(KeyType)}", default=KeyType.ECDSA_P256
@@ -182,6 +197,7 @@ class PkiSpec:
     )
     subject: SubjectSpec = section(SubjectSpec)
     ca: CaSpec = section(CaSpec)
+    peer_ca: PeerCaSpec = section(PeerCaSpec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +214,7 @@ class EtcdSpec:
     )
     token: str | None = setting(
         one(values.token),
-        "initial-cluster-token; left out, a value that belongs to this cluster's CA alone",
+        "initial-cluster-token; left out, a value that belongs to this cluster alone",
         default=None,
     )
     tls_min_version: str = setting(

@@ -19,10 +19,12 @@ MEMBERS = 5
 
 def fleet(nodes: int, out: Path) -> None:
     """What `bake` does, without its limit of seven nodes: plan, certificates, guest files, seeds, files on disk."""
+    from generator.authorities import Authorities, kept_authority
     from generator.bake import node_files, operator_files
     from generator.host.store import Store
-    from generator.pki import create_authority, issue_client, issue_nodes
+    from generator.pki import Role, create_authority, issue_client, issue_nodes
     from generator.plan import plan_cluster
+    from generator.render import Trust
     from generator.spec import ClusterSpec, NetworkSpec
 
     spec = ClusterSpec(nodes=nodes, network=NetworkSpec(subnet=IPv4Network("10.20.0.0/16")))
@@ -31,13 +33,15 @@ def fleet(nodes: int, out: Path) -> None:
     now = datetime.now(UTC)
     authority = create_authority(plan, now=now)
     client = issue_client(plan, authority, now=now)
+    trust = Trust(identity="0" * 32, ca_pem=authority.cert_pem)
+    authorities = Authorities(issuing={Role.CA: kept_authority(authority, None)}, others={}, phase=None)
     with store.locked(lambda _: None), store.replacing() as folder:
-        for artifact in operator_files(plan, authority, client, store.folder, ca_key=authority.key_pem):
+        for artifact in (*authorities.files(), *operator_files(plan, trust, client, store.folder)):
             folder.write(artifact)
         for start in range(0, nodes, MEMBERS):
             part = replace(plan, nodes=plan.nodes[start : start + MEMBERS])
             for node, credentials in zip(part.nodes, issue_nodes(part, authority, now=now), strict=True):
-                for artifact in node_files(part, node, authority.cert_pem, credentials, (), sealed=False):
+                for artifact in node_files(part, node, trust, credentials, (), sealed=False):
                     folder.write(artifact)
 
 

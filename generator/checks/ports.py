@@ -74,8 +74,8 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
     failed, warning, unknown, days_left = [], [], [], []
     for view in seen.nodes:
         for port, answer in _answers_to(view, Guest.OPERATOR):
-            if port is Port.PEER and _is_walled(plan, view):
-                continue
+            if port is Port.PEER and (_is_walled(plan, view) or plan.spec.pki.peer_ca.separate):
+                continue  # its CA is not the operator's
             if answer.distrusted:
                 failed.append((view.node.name, f"{port}: {answer.distrusted}"))
             elif answer.certificate is None:

@@ -80,7 +80,8 @@ def load(options: Mapping[str, Any]) -> Loaded:
 
 def ca_passphrase(options: Mapping[str, Any], spec: ClusterSpec, store: Store) -> bytes | None:
     """From the file that was named; else, where the CA's key needs one, from the terminal."""
-    from generator.keyring import has_encrypted_key, read_passphrase
+    from generator.authorities import has_encrypted_key
+    from generator.keyring import read_passphrase
 
     if path := options["ca_passphrase_file"]:
         return read_passphrase(path)

@@ -19,7 +19,7 @@ from generator.pki.credential import (
     parse_credential,
 )
 from generator.pki.encryption import encrypt_key
-from generator.pki.inspection import Facts, describe
+from generator.pki.inspection import Facts, describe, digests
 from generator.pki.issue import (
     BACKDATE,
     count_missing,
@@ -31,8 +31,10 @@ from generator.pki.issue import (
 )
 from generator.pki.profiles import (
     CertProfile,
+    authority_roles,
     ca_profile,
     client_profile,
+    issuer_of,
     node_profiles,
     shared_profiles,
 )
@@ -47,6 +49,7 @@ __all__ = [
     "NodePki",
     "PrivateKey",
     "Role",
+    "authority_roles",
     "ca_profile",
     "check_authority",
     "check_names",
@@ -54,6 +57,7 @@ __all__ = [
     "count_missing",
     "create_authority",
     "describe",
+    "digests",
     "encrypt_key",
     "generate_key",
     "is_current",
@@ -61,6 +65,7 @@ __all__ = [
     "is_issued_by",
     "issue_client",
     "issue_nodes",
+    "issuer_of",
     "key_type_of",
     "keys_ahead",
     "node_profiles",

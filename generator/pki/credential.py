@@ -29,6 +29,7 @@ class Role(StrEnum):
     """What a certificate is for; also its file name, as in the document."""
 
     CA = "etcd-ca"
+    PEER_CA = "etcd-peer-ca"
     SERVER = "etcd-server"
     PEER = "etcd-peer"
     CLIENT = "etcd-client"

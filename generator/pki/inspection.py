@@ -38,6 +38,11 @@ def describe(certificate: bytes) -> Facts:
     )
 
 
+def digests(pem: bytes) -> list[str]:
+    """The SHA-256 of each certificate in a PEM file. Raises ValueError for what is none."""
+    return [found.fingerprint(SHA256()).hex() for found in x509.load_pem_x509_certificates(pem)]
+
+
 def _names(certificate: x509.Certificate) -> list[str]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

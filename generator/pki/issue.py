@@ -21,7 +21,15 @@ from generator.pki.credential import (
     is_pair,
     key_type_of,
 )
-from generator.pki.profiles import CertProfile, ca_profile, client_profile, node_profiles, shared_profiles
+from generator.pki.profiles import (
+    CertProfile,
+    authority_roles,
+    ca_profile,
+    client_profile,
+    issuer_of,
+    node_profiles,
+    shared_profiles,
+)
 from generator.plan import ClusterPlan
 from generator.spec import Certificates, KeyType
 
@@ -29,9 +37,11 @@ from generator.spec import Certificates, KeyType
 BACKDATE = timedelta(hours=24)
 
 
-def create_authority(plan: ClusterPlan, *, now: datetime, new_key: NewKey = generate_key) -> Credential:
+def create_authority(
+    plan: ClusterPlan, role: Role = Role.CA, *, now: datetime, new_key: NewKey = generate_key
+) -> Credential:
     """A new CA for the cluster."""
-    profile = ca_profile(plan)
+    profile = ca_profile(plan, role)
     return _sign(profile, new_key(profile.key_type), None, now=now)
 
 
@@ -40,23 +50,27 @@ def issue_nodes(
     authority: Credential,
     *,
     now: datetime,
+    peer_authority: Credential | None = None,
     client: Credential | None = None,
     kept: Iterable[NodePki] = (),
     new_key: NewKey = generate_key,
 ) -> Iterator[NodePki]:
     """Each node's certificates, in the plan's order; one at a time, so that memory stays flat.
 
+    `peer_authority` issues the peers' certificates; left out, `authority` does.
+
     `kept` are the sets that exist already, in the same order; what is still right in them stays. A set that is
     shared is shared with the operator too, as in the document: then it holds his `client` certificate.
     """
+    issuers = {Role.PEER: peer_authority} if peer_authority else {}
     if plan.spec.pki.certificates is Certificates.SHARED:
         shared = {**next(iter(kept), {}), **({Role.CLIENT: client} if client else {})}
-        one = _issue(shared_profiles(plan), authority, shared, now=now, new_key=new_key)
+        one = _issue(shared_profiles(plan), authority, issuers, shared, now=now, new_key=new_key)
         yield from (one for _ in plan.nodes)
         return
     olds = iter(kept)
     for node in plan.nodes:
-        yield _issue(node_profiles(plan, node), authority, next(olds, {}), now=now, new_key=new_key)
+        yield _issue(node_profiles(plan, node), authority, issuers, next(olds, {}), now=now, new_key=new_key)
 
 
 def issue_client(
@@ -69,7 +83,7 @@ def issue_client(
 ) -> Credential:
     """The operator's client certificate."""
     old = {Role.CLIENT: kept} if kept else {}
-    return _issue({Role.CLIENT: client_profile(plan)}, authority, old, now=now, new_key=new_key)[Role.CLIENT]
+    return _issue({Role.CLIENT: client_profile(plan)}, authority, {}, old, now=now, new_key=new_key)[Role.CLIENT]
 
 
 @contextmanager
@@ -95,46 +109,50 @@ def keys_ahead(
 
 def count_missing(
     plan: ClusterPlan,
-    authority: Credential | None,
+    authorities: Mapping[Role, Credential],
     *,
     now: datetime,
     client: Credential | None,
     kept: Iterable[NodePki],
 ) -> int:
     """How many keys the cluster still needs, when these are the certificates that exist."""
-    wanted = list(_wanted(plan, client, kept))
-    if authority is None:
-        return 1 + len(wanted)
-    return sum(old is None or not is_current(old, profile, authority, now=now) for profile, old in wanted)
+    missing = len(set(authority_roles(plan.spec.pki)) - set(authorities))
+    for role, profile, old in _wanted(plan, client, kept):
+        authority = authorities.get(issuer_of(plan.spec.pki, role))
+        missing += not (old and authority and is_current(old, profile, authority, now=now))
+    return missing
 
 
 def _wanted(
     plan: ClusterPlan, client: Credential | None, kept: Iterable[NodePki]
-) -> Iterator[tuple[CertProfile, Credential | None]]:
-    yield client_profile(plan), client
+) -> Iterator[tuple[Role, CertProfile, Credential | None]]:
+    yield Role.CLIENT, client_profile(plan), client
     olds = iter(kept)
     if plan.spec.pki.certificates is Certificates.SHARED:
         old = next(olds, {})
         profiles = shared_profiles(plan)
-        yield from ((profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER))
+        yield from ((role, profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER))
         return
     for node in plan.nodes:
         old = next(olds, {})
-        yield from ((profile, old.get(role)) for role, profile in node_profiles(plan, node).items())
+        yield from ((role, profile, old.get(role)) for role, profile in node_profiles(plan, node).items())
 
 
 def _issue(
     profiles: Mapping[Role, CertProfile],
     authority: Credential,
+    others: Mapping[Role, Credential],
     kept: NodePki,
     *,
     now: datetime,
     new_key: NewKey,
 ) -> NodePki:
+    """`others` issue instead of `authority` for their roles."""
+    issuers = {role: others.get(role, authority) for role in profiles}
     return {
         role: kept[role]
-        if role in kept and is_current(kept[role], profile, authority, now=now)
-        else _sign(profile, new_key(profile.key_type), authority, now=now)
+        if role in kept and is_current(kept[role], profile, issuers[role], now=now)
+        else _sign(profile, new_key(profile.key_type), issuers[role], now=now)
         for role, profile in profiles.items()
     }
 

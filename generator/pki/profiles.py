@@ -29,7 +29,17 @@ class CertProfile:
     extensions: tuple[tuple[x509.ExtensionType, bool], ...]  # (extension, critical)
 
 
-def ca_profile(plan: ClusterPlan) -> CertProfile:
+def authority_roles(pki: PkiSpec) -> tuple[Role, ...]:
+    """The cluster's CAs."""
+    return (Role.CA, Role.PEER_CA) if pki.peer_ca.separate else (Role.CA,)
+
+
+def issuer_of(pki: PkiSpec, role: Role) -> Role:
+    """Which of them issues the certificates of this role."""
+    return Role.PEER_CA if role is Role.PEER and pki.peer_ca.separate else Role.CA
+
+
+def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
     """A strict CA is bound to the cluster: stolen, it still cannot issue for anybody else's names."""
     strict = plan.spec.pki.extensions is Extensions.STRICT
     usage = (
@@ -40,7 +50,7 @@ def ca_profile(plan: ClusterPlan) -> CertProfile:
     basic = x509.BasicConstraints(ca=True, path_length=0 if strict else None)
     return CertProfile(
         key_type=plan.spec.pki.key_type,
-        subject=_subject(plan, str(Role.CA)),
+        subject=_subject(plan, str(role)),
         days=plan.spec.pki.ca_days,
         extensions=((basic, True), (usage, True), *(((_name_constraints(plan), True),) if strict else ())),
     )

@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from generator.pki import Credential, create_authority, issue_nodes
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.render import guest_files
+from generator.render import Trust, guest_files
 from generator.spec import ClusterSpec, EtcdSpec, JoinMode, NetworkSpec, PkiSpec
 
 GUEST = Path(__file__).parents[2] / "generator" / "guest"
@@ -324,9 +325,10 @@ def bake_miniature(
     spec = ClusterSpec(nodes=count, network=network, join=join, etcd=etcd or EtcdSpec(), pki=pki or PkiSpec())
     plan, now = plan_cluster(spec), datetime.now(tz=UTC)
     authority = authority or create_authority(plan, now=now)
+    trust = Trust(identity=token_hex(16), ca_pem=authority.cert_pem)
     nodes = []
     for node, credentials in zip(plan.nodes, issue_nodes(plan, authority, now=now), strict=True):
-        files = {str(file.path): file.data for file in guest_files(plan, node, authority.cert_pem, credentials)}
+        files = {str(file.path): file.data for file in guest_files(plan, node, trust, credentials)}
         wanted = {path: data for path, data in files.items() if path.startswith("/etc/etcd/")}
         nodes.append(Node(node, wanted, root / node.name, tools))
     return Miniature(nodes, root, tools, plan, authority)

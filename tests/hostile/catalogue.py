@@ -269,6 +269,12 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "etcd.cipherSuites", "lacks TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "keys of type rsa-2048",
     ),
     "half a CA": ("pki: {ca: {key: ca.key}}", "pki.ca.certificate", "ca.key", "is missing, and"),
+    "half a CA for peers": (
+        "pki: {peerCa: {separate: true, certificate: p.pem}}", "pki.peerCa.key", "p.pem", "is missing, and",
+    ),
+    "a CA for peers that is not wanted": (
+        "pki: {peerCa: {certificate: p.pem, key: p.key}}", "pki.peerCa.certificate", "has no meaning", "without",
+    ),
     "token with quotes": ("etcd: {token: 'a\"b'}", "etcd.token", "'a\"b'", "is not 1 to 64 of letters"),
     # installation, firewall, VM
     "join mode": ("join: follower", "join", "'follower'", "is not one of learner, voter"),

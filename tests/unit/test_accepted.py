@@ -57,8 +57,8 @@ def load_data(data: object, cluster_file: Path) -> ClusterSpec:
 def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> None:
     """Everything that the last node and the operator get, to those who read it."""
     number, ca = len(plan.nodes) - 1, credentials[pki.Role.CA]
-    node = plan.nodes[number]
-    guest = {str(file.path): file for file in render.guest_files(plan, node, ca.cert_pem, credentials)}
+    node, trust = plan.nodes[number], render.Trust(identity="0" * 32, ca_pem=ca.cert_pem)
+    guest = {str(file.path): file for file in render.guest_files(plan, node, trust, credentials)}
     user_data, meta_data, network = seed.seed_files(plan, node, guest.values())
     loaded = yaml.load(user_data.data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  it is safe
     assert {file["path"]: file["content"].encode() for file in loaded["write_files"]} == {
@@ -77,10 +77,10 @@ def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> N
     }
     consumers.scripts |= {"\n".join(loaded["runcmd"]), *loaded["bootcmd"]}
     consumers.scripts |= {file.data.decode() for file in guest.values() if file.data.startswith(b"#!/bin/sh")}
-    consumers.add(guest[str(render.ENV)].data, render.hook_values(plan, node, ca.cert_pem))
+    consumers.add(guest[str(render.ENV)].data, render.hook_values(plan, node, trust.identity))
     consumers.add(guest[str(render.CONF)].data, conf_values(plan, number))
     folder = Path(f"/srv/{CANARIES[0]}/it's")
-    for artifact in bake.operator_files(plan, ca, ca, folder, ca_key=ca.key_pem):
+    for artifact in bake.operator_files(plan, trust, ca, folder):
         if artifact.path.name == "etcdctl.env":
             consumers.add(artifact.data, {"ETCDCTL_CACERT": f"{folder}/pki/etcd-ca.pem"})
 
@@ -120,6 +120,7 @@ FULL: dict[str, Any] = {
     "pki": {
         "keyType": "ecdsa-p256", "certificates": "per-node", "extensions": "strict", "permissions": "acl",
         "domain": "etcd.internal", "ca": {"certificate": "ca.pem", "key": "ca.key"},
+        "peerCa": {"separate": True, "certificate": "peer.pem", "key": "peer.key"},
         "subject": dict.fromkeys(("state", "locality", "organization", "clientOrganization"), "x") | {"country": "CN"},
     },
     "etcd": {
@@ -134,7 +135,8 @@ FULL: dict[str, Any] = {
 }  # fmt: skip
 # Free text to bake: it goes into certificates, or is a path on the operator's machine. Everything else is refused.
 FREE = {("pki", "subject", name) for name in ("state", "locality", "organization", "clientOrganization")}
-FREE |= {("install", "archive"), ("vm", "image"), ("pki", "ca", "certificate"), ("pki", "ca", "key")}
+FREE |= {("install", "archive"), ("vm", "image")}
+FREE |= {("pki", section, name) for section in ("ca", "peerCa") for name in ("certificate", "key")}
 
 
 @pytest.mark.parametrize("path", list(text_fields(FULL)), ids=lambda path: ".".join(map(str, path)))

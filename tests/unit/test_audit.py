@@ -43,7 +43,7 @@ def digest(pem: bytes) -> str:
 
 def test_what_is_planned_is_what_each_seed_has(baked: Cluster) -> None:
     ca_pem = (baked.store.folder / "pki/etcd-ca.pem").read_bytes()
-    planned = planned_facts(baked.store, baked.plan, ca_pem)
+    planned = planned_facts(baked.store, baked.plan)
     for node in ("etcd1", "etcd2"):
         files = written_files((baked.store.folder / node / "user-data").read_bytes(), where="")
         assert planned[node].server == digest(files["/etc/etcd/pki/etcd-server.pem"])
@@ -56,7 +56,7 @@ def test_what_is_planned_is_what_each_seed_has(baked: Cluster) -> None:
 def test_a_missing_seed_is_one_clear_error(baked: Cluster) -> None:
     (baked.store.folder / "etcd2/user-data").unlink()
     with pytest.raises(InputError, match=r"etcd2/user-data: is missing.*\n.*bake again"):
-        planned_facts(baked.store, baked.plan, (baked.store.folder / "pki/etcd-ca.pem").read_bytes())
+        planned_facts(baked.store, baked.plan)
 
 
 def told(now: datetime, **changes: Any) -> Told[Keys]:

@@ -33,7 +33,7 @@ def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None
     assert result.code == 0
     nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
     pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "client") for kind in ("pem", "key")]
-    made = {*nodes, "etcd1/bootstrap-permit", *pems, "cluster.yaml", "etcdctl.env", "manifest.json"}
+    made = {*nodes, "etcd1/bootstrap-permit", *pems, "cluster.yaml", "etcdctl.env", "identity", "manifest.json"}
     assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == made
     assert set(json.loads(result.out)["changed"]) == made
     assert [node["address"] for node in json.loads(result.out)["nodes"]] == [
@@ -88,9 +88,9 @@ def test_the_resolved_spec_bakes_the_same(bake: Bake, picture: Picture) -> None:
 
 def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: Bake) -> None:
     bake("--nodes", 3)
-    digest = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
+    identity = (FOLDER / "identity").read_text().strip()
     permit = FOLDER / "etcd1/bootstrap-permit"
-    assert permit.read_text() == f"etcd-{digest[:32]}\n"
+    assert permit.read_text() == f"etcd-{identity}\n"
     assert permit.stat().st_mode & 0o777 == 0o644
     isos = {node: seed.unpack((FOLDER / node / "seed.iso").read_bytes()) for node in ("etcd1", "etcd2", "etcd3")}
     assert {file.path.name: file.data for file in isos["etcd1"]}["bootstrap-permit"] == permit.read_bytes()
@@ -98,7 +98,7 @@ def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: 
     for node in isos:
         env = yaml.safe_load((FOLDER / node / "user-data").read_text())["write_files"]
         (text,) = (file["content"] for file in env if file["path"] == "/etc/etcd/bake.env")
-        assert f'BAKE_PERMIT="etcd-{digest[:32]}"\nBAKE_PERMIT_FILE="/run/bake/bootstrap-permit"\n' in text
+        assert f'BAKE_PERMIT="etcd-{identity}"\nBAKE_PERMIT_FILE="/run/bake/bootstrap-permit"\n' in text
     before = (FOLDER / "etcd1/meta-data").read_bytes()
     (FOLDER / "sealed").touch()
     assert set(json.loads(bake("--nodes", 3, "-o", "json").out)["changed"]) == {

@@ -42,7 +42,9 @@ def files() -> dict[str, Owned]:
 
 @pytest.fixture
 def good(plan: Callable[..., ClusterPlan]) -> list[NodeFacts]:
-    planned = Planned(server="5e", peer="9e", authorities=frozenset({"ca"}), tls_min_version="1.3")
+    planned = Planned(
+        server="5e", peer="9e", authorities=frozenset({"ca"}), peer_authorities=frozenset({"ca"}), tls_min_version="1.3"
+    )
     certificates = {"cert-file": ("5e",), "peer-cert-file": ("9e",)}
     certificates |= dict.fromkeys(("trusted-ca-file", "peer-trusted-ca-file"), ("ca",))
     report = NodeReport(time=NOW, user="etcd", options=OPTIONS, files=files(), certificates=certificates)

@@ -17,6 +17,7 @@ from generator import bake, seed
 from generator.pki import NODE_ROLES
 from generator.plan import plan_cluster
 from generator.profile import load, profile_names
+from generator.render import Trust
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"
@@ -41,11 +42,12 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
     """The readable files of a cluster of three."""
     plan = plan_cluster(load(profile=profile, flags=ARCHIVE if profile == "rhel" else {}).spec)
     paper, credentials = Paper(), dict.fromkeys(NODE_ROLES, Paper())
-    for file in bake.operator_files(plan, paper, paper, Path("/out/etcd"), ca_key=b""):  # type: ignore[arg-type]
+    trust = Trust(identity="0" * 32, ca_pem=paper.cert_pem)
+    for file in bake.operator_files(plan, trust, paper, Path("/out/etcd")):  # type: ignore[arg-type]
         if file.path.parent.name != "pki":
             yield Path(file.path), file.data.decode()
     for node in plan.nodes[:2]:  # the one that begins, and one that joins
-        for file in bake.node_files(plan, node, paper.cert_pem, credentials, (), sealed=False):  # type: ignore[arg-type]
+        for file in bake.node_files(plan, node, trust, credentials, (), sealed=False):  # type: ignore[arg-type]
             if file.path.name != seed.SEED_ISO.name:
                 yield Path(file.path), file.data.decode()
 

@@ -17,7 +17,7 @@ import pytest
 from generator import pki
 from generator.host.report import parse_report
 from generator.plan import ClusterPlan
-from generator.render import guest_files
+from generator.render import Trust, guest_files
 from tests.assembly.miniature import GUEST
 
 
@@ -37,7 +37,8 @@ def node(tmp_path: Path, plan: Callable[..., ClusterPlan]) -> Path:
     cluster, now = plan(nodes=1), datetime.now(UTC)
     authority = pki.create_authority(cluster, now=now)
     issued = next(pki.issue_nodes(cluster, authority, now=now))
-    for file in guest_files(cluster, cluster.nodes[0], authority.cert_pem, issued):
+    trust = Trust(identity="0" * 32, ca_pem=authority.cert_pem)
+    for file in guest_files(cluster, cluster.nodes[0], trust, issued):
         target = tmp_path / file.path.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.data)

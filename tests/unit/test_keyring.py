@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from generator import cluster, pki
+from generator import cluster, pki, seed
 from generator.host.store import Store
 from generator.pki import Credential
 from generator.spec import KeyType
@@ -288,3 +289,61 @@ def test_a_cluster_whose_ca_is_bound_to_nothing_stays_as_it_is(bake: Bake, pictu
     assert (result.code, "Nothing changed" in result.err, "warning" in result.err) == (0, True, False)
     assert picture(Path("out")) == before
     assert bake("--nodes", 3, "--subnet", "10.1.0.0/24").code == 0
+
+
+# --- which cluster it is --------------------------------------------------------------------------------------
+
+
+def test_a_cluster_keeps_its_identity(bake: Bake) -> None:
+    bake("--nodes", 1)
+    first = (FOLDER / "identity").read_text()
+    bake("--nodes", 2)
+    assert (FOLDER / "identity").read_text() == first
+    bake("--nodes", 1, "--name", "other")
+    assert Path("out/other/identity").read_text() != first
+
+
+def test_a_cluster_that_was_baked_before_there_were_identities_stays_itself(bake: Bake) -> None:
+    """Its nodes have a permit, and its VMs a tag, that were made of its CA."""
+    bake("--nodes", 1)
+    (FOLDER / "identity").unlink()
+    old = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
+    assert cluster.open_cluster(Store(Path("out"), "etcd")).cluster_id == old[:16]
+    bake("--nodes", 1)
+    assert (FOLDER / "identity").read_text() == f"{old}\n"
+    assert (FOLDER / "etcd1/bootstrap-permit").read_text() == f"etcd-{old[:32]}\n"
+
+
+def test_an_identity_that_bake_did_not_write_is_refused(bake: Bake) -> None:
+    bake("--nodes", 1)
+    (FOLDER / "identity").write_text("mine\n")
+    result = bake("--nodes", 1)
+    assert (result.code, f"{FOLDER}/identity: is not what bake wrote" in result.err) == (2, True)
+
+
+# --- a CA of their own for peers ------------------------------------------------------------------------------
+
+
+def test_peers_may_have_a_ca_of_their_own(bake: Bake, word: list[str]) -> None:
+    Path("apart.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
+    assert bake("--config", "apart.yaml", *word).code == 0
+    assert pki.is_encrypted((FOLDER / "pki/etcd-peer-ca.key").read_bytes())
+    authorities = {name: (FOLDER / f"pki/{name}.pem").read_bytes() for name in ("etcd-ca", "etcd-peer-ca")}
+    files = seed.written_files((FOLDER / "etcd2/user-data").read_bytes(), where="")
+    for role, issuer in (("server", "etcd-ca"), ("client", "etcd-ca"), ("peer", "etcd-peer-ca")):
+        leaf = pki.parse_certificate(files[f"/etc/etcd/pki/etcd-{role}.pem"], where="")
+        assert pki.is_issued_by(leaf, pki.parse_certificate(authorities[issuer], where=""))
+    assert files["/etc/etcd/pki/etcd-peer-ca.pem"] == authorities["etcd-peer-ca"]
+    assert b'ETCD_PEER_TRUSTED_CA_FILE="/etc/etcd/pki/etcd-peer-ca.pem"\n' in files["/etc/etcd/etcd.conf"]
+    assert b'ETCD_TRUSTED_CA_FILE="/etc/etcd/pki/etcd-ca.pem"\n' in files["/etc/etcd/etcd.conf"]
+    again = bake("--config", "apart.yaml", *word)
+    assert "Nothing changed" in again.err
+
+
+def test_whether_peers_have_their_own_is_decided_once(bake: Bake, picture: Picture) -> None:
+    bake("--nodes", 2)
+    before = picture(Path("out"))
+    Path("apart.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
+    result = bake("--config", "apart.yaml")
+    assert (result.code, "pki.peerCa.separate: true is not what this cluster was baked with" in result.err) == (2, True)
+    assert picture(Path("out")) == before

@@ -309,15 +309,23 @@ def test_as_many_keys_are_made_ahead_as_certificates_are_missing(
     def missing(
         authority: Credential | None, kept: list[pki.NodePki], client: Credential | None = None
     ) -> int:
-        return pki.count_missing(plan(), authority, now=now, client=client, kept=kept)
+        authorities = {Role.CA: authority} if authority else {}
+        return pki.count_missing(plan(), authorities, now=now, client=client, kept=kept)
 
     client = pki.issue_client(plan(), authority, now=now)
     assert missing(None, []) == 2 + 3 * len(nodes)
     assert missing(authority, []) == 1 + 3 * len(nodes)
     assert missing(authority, nodes, client) == 0
     assert missing(authority, nodes[1:], client) == 3 * len(nodes), "sets in the wrong place do not count"
-    shared = pki.count_missing(plan(pki={"certificates": "shared"}), None, now=now, client=None, kept=[])
+    shared = pki.count_missing(plan(pki={"certificates": "shared"}), {}, now=now, client=None, kept=[])
     assert shared == 4
+    apart = plan(pki={"peerCa": {"separate": True}})
+    assert pki.count_missing(apart, {}, now=now, client=None, kept=[]) == 3 + 3 * len(nodes)
+    both = {role: pki.create_authority(apart, role, now=now) for role in pki.authority_roles(apart.spec.pki)}
+    mixed = list(pki.issue_nodes(apart, both[Role.CA], peer_authority=both[Role.PEER_CA], now=now))
+    assert pki.count_missing(apart, both, now=now, client=None, kept=mixed) == 1
+    assert pki.is_issued_by(mixed[0][Role.PEER].certificate, both[Role.PEER_CA].certificate)
+    assert pki.is_issued_by(mixed[0][Role.SERVER].certificate, both[Role.CA].certificate)
 
 
 def test_keys_of_another_type_than_those_made_ahead_are_made_when_asked_for() -> None:

@@ -17,6 +17,7 @@ from generator.plan import ClusterPlan
 
 Plan = Callable[..., ClusterPlan]
 CA_PEM = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+TRUST = render.Trust(identity="0" * 32, ca_pem=CA_PEM)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def guest(plan: Plan, now: Any) -> Callable[..., dict[str, Artifact]]:
         credentials = list(pki.issue_nodes(wanted, pki.create_authority(wanted, now=now), now=now))[index]
         return {
             str(file.path): file
-            for file in render.guest_files(wanted, wanted.nodes[index], CA_PEM, credentials)
+            for file in render.guest_files(wanted, wanted.nodes[index], TRUST, credentials)
         }
 
     return make
@@ -77,8 +78,8 @@ def test_every_file_that_the_settings_name_is_written(guest: Any) -> None:
 
 
 def test_the_token_is_of_this_authority_alone(plan: Plan) -> None:
-    assert render.cluster_token(plan(), b"one") != render.cluster_token(plan(), b"two")
-    assert render.cluster_token(plan(etcd={"token": "mine"}), b"one") == "mine"
+    assert render.cluster_token(plan(), "1" * 32) != render.cluster_token(plan(), "2" * 32)
+    assert render.cluster_token(plan(etcd={"token": "mine"}), "1" * 32) == "mine"
 
 
 def test_options_are_settings_too(guest: Any) -> None:

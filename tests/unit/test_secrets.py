@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from generator import bake as work
 from generator.host.store import Store
 from generator.keyring import load_keyring
+from generator.pki import Role
 from generator.plan import ClusterPlan, plan_cluster
 from generator.profile import load
+from generator.render import Trust
 
 Bake = Callable[..., Any]
 FOLDER = Path("out/etcd")
@@ -106,10 +108,11 @@ def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now
     spec = load(flags={"--nodes": (("nodes",), 2)}).spec
     baked = work.bake(spec, store, now=now, report=pytest.fail)
     found = load_keyring(store, baked.plan, now=now, passphrase=None)
-    assert found.authority is not None
+    assert found.identity is not None
     assert found.client is not None
-    files = work.operator_files(baked.plan, found.authority, found.client, store.folder, ca_key=found.ca_key or b"")
-    first = baked.plan.nodes[0], found.authority.cert_pem, found.nodes[0]
+    trust = Trust(identity=found.identity, ca_pem=found.authorities.trusted(Role.CA) or b"")
+    files = [*found.authorities.files(), *work.operator_files(baked.plan, trust, found.client, store.folder)]
+    first = baked.plan.nodes[0], trust, found.nodes[0]
     made = [*files, *work.node_files(baked.plan, *first, (), sealed=False)]
     shown = [repr(each) for each in (baked, found, found.nodes, store, made, store.manifest())]
     assert len(found.nodes) == 2

@@ -31,11 +31,15 @@ ARCHIVE = {
 KEYS = ("--key-type", (("pki", "keyType"), "ecdsa-p256"))
 
 
+def trusted(authority: pki.Credential) -> render.Trust:
+    return render.Trust(identity="0" * 32, ca_pem=authority.cert_pem)
+
+
 def seed_of(plan: ClusterPlan, now: Any, index: int = 0) -> tuple[Artifact, ...]:
     authority = pki.create_authority(plan, now=now)
     credentials = list(pki.issue_nodes(plan, authority, now=now))[index]
     node = plan.nodes[index]
-    return seed.seed_files(plan, node, render.guest_files(plan, node, authority.cert_pem, credentials))
+    return seed.seed_files(plan, node, render.guest_files(plan, node, trusted(authority), credentials))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def test_user_data_writes_the_guest_files_as_they_are(plan: Plan, now: Any) -> N
     authority = pki.create_authority(wanted, now=now)
     guest = list(
         render.guest_files(
-            wanted, wanted.nodes[0], authority.cert_pem, next(pki.issue_nodes(wanted, authority, now=now))
+            wanted, wanted.nodes[0], trusted(authority), next(pki.issue_nodes(wanted, authority, now=now))
         )
     )
     user_data = seed.seed_files(wanted, wanted.nodes[0], guest)[0].data

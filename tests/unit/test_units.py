@@ -12,7 +12,7 @@ import pytest
 
 from generator.pki import create_authority, issue_nodes
 from generator.plan import ClusterPlan
-from generator.render import LIBEXEC, guest_files
+from generator.render import LIBEXEC, Trust, guest_files
 from generator.spec import FirewallKind
 
 LIMIT = 1.5
@@ -28,7 +28,8 @@ def node(
     made = plan(firewall={"kind": str(request.param)})
     authority = create_authority(made, now=now)
     credentials = issue_nodes(made, authority, now=now)
-    for file in guest_files(made, made.nodes[0], authority.cert_pem, next(iter(credentials))):
+    trust = Trust(identity="0" * 32, ca_pem=authority.cert_pem)
+    for file in guest_files(made, made.nodes[0], trust, next(iter(credentials))):
         path = tmp_path / str(file.path).lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.data)

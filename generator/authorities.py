@@ -1,0 +1,237 @@
+"""The cluster's CAs: read from its folder, or from where the spec says, judged, and changed one phase at a time.
+
+etcd reads the CAs it trusts when it starts, and its own certificates at each handshake. So a CA is changed in phases:
+in each of them every two nodes trust one another, those that have come to it and those that have not yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from generator import pki
+from generator.artifact import Artifact
+from generator.errors import InputError
+from generator.host.store import Store
+from generator.pki import Credential, Role
+from generator.plan import ClusterPlan
+from generator.spec import CaSpec, ClusterSpec, PeerCaSpec
+
+CHANGE = PurePosixPath("ca-change")  # the phase, while a change is under way
+MAX_PEM = 1 << 16
+
+
+class Phase(StrEnum):
+    """How far the change of a CA has come."""
+
+    TRUST = "trust"  # the old one issues, the next one is trusted too
+    REISSUE = "reissue"  # the next one issues, the old one is still trusted
+    DROP = "drop"  # the old one is trusted no more
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A CA, and its key as the folder has it or is to have it: perhaps encrypted."""
+
+    credential: Credential
+    key_file: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authorities:
+    """Those that issue, by role; and while they are being changed, `others`: the next ones in the first phase, then the
+    old ones. What is missing is still to be made."""
+
+    issuing: Mapping[Role, Authority]
+    others: Mapping[Role, Authority]
+    phase: Phase | None
+
+    @property
+    def issuers(self) -> dict[Role, Credential]:
+        return {role: one.credential for role, one in self.issuing.items()}
+
+    def advanced(self, following: Mapping[Role, Authority] | None = None) -> Authorities:
+        """The next phase. `following`: where a change begins, the CAs that are there already."""
+        if self.phase is None:
+            return replace(self, phase=Phase.TRUST, others=following or {})
+        if self.phase is Phase.TRUST:
+            return Authorities(issuing=self.others, others=self.issuing, phase=Phase.REISSUE)
+        if self.phase is Phase.REISSUE:
+            return replace(self, phase=Phase.DROP)
+        return replace(self, phase=None, others={})
+
+    def completed(self, plan: ClusterPlan, make: Callable[[Role], Authority]) -> Authorities:
+        """With a new CA wherever one is missing."""
+        roles = pki.authority_roles(plan.spec.pki)
+        issuing = {role: self.issuing.get(role) or make(role) for role in roles}
+        others = {role: self.others.get(role) or make(role) for role in roles} if self.phase else {}
+        return replace(self, issuing=issuing, others=others)
+
+    def trusted(self, role: Role) -> bytes | None:
+        """The CAs to trust for a role, as one PEM file; None where there is no such role."""
+        if role not in self.issuing:
+            return None
+        both = self.phase in (Phase.TRUST, Phase.REISSUE)
+        found = [self.issuing[role], *([self.others[role]] if both else [])]
+        return b"".join(one.credential.cert_pem for one in found)
+
+    def files(self) -> Iterator[Artifact]:
+        """What the folder keeps of them."""
+        for role, one in self.issuing.items():
+            yield Artifact(pem_path(role), self.trusted(role) or b"")
+            yield Artifact(key_path(role), one.key_file, mode=0o600, secret=True)
+        if self.phase:
+            for role, one in self.others.items():
+                stem = _other_stem(role, self.phase)
+                yield Artifact(pem_path(stem), one.credential.cert_pem)
+                yield Artifact(key_path(stem), one.key_file, mode=0o600, secret=True)
+            record = {"format_version": "1.0", "phase": str(self.phase)}
+            yield Artifact(CHANGE, json.dumps(record, indent=1).encode() + b"\n")
+
+
+def pem_path(stem: str) -> PurePosixPath:
+    return PurePosixPath("pki", f"{stem}.pem")
+
+
+def key_path(stem: str) -> PurePosixPath:
+    return PurePosixPath("pki", f"{stem}.key")
+
+
+def _other_stem(role: Role, phase: Phase) -> str:
+    return f"{role}-{'next' if phase is Phase.TRUST else 'old'}"
+
+
+def kept_authority(credential: Credential, passphrase: bytes | None, *, file: bytes | None = None) -> Authority:
+    """A CA with its key as it is to be kept. `file`: as it is kept now; what is encrypted already stays as it is."""
+    if passphrase is None:
+        return Authority(credential, credential.key_pem)
+    if file and pki.is_encrypted(file):
+        return Authority(credential, file)
+    return Authority(credential, pki.encrypt_key(credential.key, passphrase))
+
+
+def load_phase(store: Store) -> Phase | None:
+    """How far a change of the CA has come; None where none is under way."""
+    raw = store.read(CHANGE)
+    if raw is None:
+        return None
+    try:
+        return Phase(json.loads(raw)["phase"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise InputError.one(str(store.folder / CHANGE), "is not what bake wrote", "restore the file") from None
+
+
+def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Authorities:
+    """The folder's CAs; for a new cluster, those that the spec names. Raises InputError for what is unfit."""
+    phase = load_phase(store)
+    _refuse_split(store, plan)
+    issuing, others = {}, {}
+    for role in pki.authority_roles(plan.spec.pki):
+        if found := _load_authority(store, plan, role, now=now, passphrase=passphrase):
+            issuing[role] = found
+        if phase:
+            others[role] = _load_other(store, role, phase, passphrase)
+    return Authorities(issuing=issuing, others=others, phase=phase)
+
+
+def _refuse_split(store: Store, plan: ClusterPlan) -> None:
+    """Members that trust one CA at the peer port, and members that trust another one there, are no cluster."""
+    manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
+    if manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
+        rule = f"{str(separate).lower()} is not what this cluster was baked with"
+        raise InputError.one("pki.peerCa.separate", rule, "keep it, or remove the cluster's folder to begin a new one")
+
+
+def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None) -> Authority:
+    stem = _other_stem(role, phase)
+    found = load_pair(store, stem, passphrase)
+    if found is None:
+        where = str(store.folder / pem_path(stem))
+        raise InputError.one(where, "is missing, and a change of the CA is under way", "restore the pair")
+    return kept_authority(found, passphrase, file=store.read(key_path(stem)))
+
+
+def _load_authority(
+    store: Store, plan: ClusterPlan, role: Role, *, now: datetime, passphrase: bytes | None
+) -> Authority | None:
+    """None where there is none yet."""
+    name, stated = _stated(plan.spec, role)
+    if found := load_pair(store, role, passphrase):
+        where = str(store.folder / pem_path(role))
+        _refuse_other(name, stated, found, where)
+        _judge(found, plan, now=now, where=where, days=0)
+        return kept_authority(found, passphrase, file=store.read(key_path(role)))
+    if stated.certificate and stated.key:
+        return read_authority(
+            plan, stated.certificate, stated.key, names=(f"{name}.certificate", f"{name}.key"), now=now,
+            passphrase=passphrase,
+        )  # fmt: skip
+    return None
+
+
+def _stated(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec | PeerCaSpec]:
+    return ("pki.ca", spec.pki.ca) if role is Role.CA else ("pki.peerCa", spec.pki.peer_ca)
+
+
+def read_authority(
+    plan: ClusterPlan, certificate: str, key: str, *, names: tuple[str, str], now: datetime, passphrase: bytes | None
+) -> Authority:
+    """A CA of the user's own, which is to issue from now on. `names`: of the fields that name its files."""
+    where = f"{names[0]}: {certificate}", f"{names[1]}: {key}"
+    pems = [_read_file(Path(path), at) for path, at in zip((certificate, key), where, strict=True)]
+    found = pki.parse_credential(pems[0], pems[1], where=where, passphrase=passphrase)
+    _judge(found, plan, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
+    return kept_authority(found, passphrase)
+
+
+def _judge(found: Credential, plan: ClusterPlan, *, now: datetime, where: str, days: int) -> None:
+    problems = pki.check_authority(found, now=now, where=where, days=days)
+    if problems := problems or pki.check_names(found, plan, where=where):
+        raise InputError(problems)
+
+
+def _refuse_other(name: str, stated: CaSpec | PeerCaSpec, authority: Credential, where: str) -> None:
+    """The files that the spec names need not be there any more, but they must not be another CA's."""
+    path = Path(stated.certificate or "")
+    if path.is_file():
+        field = f"{name}.certificate: {path}"
+        if pki.parse_certificate(_read_file(path, field), where=field) != authority.certificate:
+            remedy = "leave it out, or remove the cluster's folder to begin a new cluster"
+            raise InputError.one(field, f"is another CA than this cluster's, {where}", remedy)
+
+
+def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
+    """Whether a CA's key, in the folder or where the spec says, cannot be used without a passphrase."""
+    return any(pki.is_encrypted(_key_of(store, spec, role)) for role in pki.authority_roles(spec.pki))
+
+
+def _key_of(store: Store, spec: ClusterSpec, role: Role) -> bytes:
+    (name, stated), pem = _stated(spec, role), store.read(key_path(role))
+    if pem is None and stated.key:
+        pem = _read_file(Path(stated.key), f"{name}.key: {stated.key}")
+    return pem or b""
+
+
+def _read_file(path: Path, where: str) -> bytes:
+    try:
+        if not path.is_file():
+            raise InputError.one(where, "is not a file", "the path of a PEM file")
+        with path.open("rb") as file:
+            return file.read(MAX_PEM)
+    except OSError as error:
+        raise InputError.one(where, f"cannot be read: {error.strerror}", "the path of a PEM file") from None
+
+
+def load_pair(store: Store, stem: str, passphrase: bytes | None = None) -> Credential | None:
+    """The certificate and key of that name in the folder's `pki/`; None where there is neither."""
+    pem, key = store.read(pem_path(stem)), store.read(key_path(stem))
+    where = str(store.folder / pem_path(stem)), str(store.folder / key_path(stem))
+    if pem is None and key is None:
+        return None
+    if pem is None or key is None:
+        raise InputError.one(where[pem is not None], "is missing, and its other half is there", "restore the pair")
+    return pki.parse_credential(pem, key, where=where, passphrase=passphrase)
