@@ -86,7 +86,7 @@ class Authorities:
             yield Artifact(key_path(role), one.key_file, mode=0o600, secret=True)
         if self.phase:
             for role, one in self.others.items():
-                stem = _other_stem(role, self.phase)
+                stem = f"{role}-{_which(self.phase)}"
                 yield Artifact(pem_path(stem), one.credential.cert_pem)
                 yield Artifact(key_path(stem), one.key_file, mode=0o600, secret=True)
             record = {"format_version": "1.0", "phase": str(self.phase)}
@@ -101,8 +101,16 @@ def key_path(stem: str) -> PurePosixPath:
     return PurePosixPath("pki", f"{stem}.key")
 
 
-def _other_stem(role: Role, phase: Phase) -> str:
-    return f"{role}-{'next' if phase is Phase.TRUST else 'old'}"
+def _which(phase: Phase) -> str:
+    """What the CAs beside those that issue are."""
+    return "next" if phase is Phase.TRUST else "old"
+
+
+def other_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
+    """What they are (next, old), their roles, and the stems of their files' names."""
+    if phase := load_phase(store):
+        for role in pki.authority_roles(plan.spec.pki):
+            yield _which(phase), role, f"{role}-{_which(phase)}"
 
 
 def kept_authority(credential: Credential, passphrase: bytes | None, *, file: bytes | None = None) -> Authority:
@@ -126,7 +134,7 @@ def load_phase(store: Store) -> Phase | None:
 
 
 def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Authorities:
-    """The folder's CAs; for a new cluster, those that the spec names. Raises InputError for what is unfit."""
+    """The folder's CAs; for a new cluster, those that the spec names. Raises InputError for what is none."""
     phase = load_phase(store)
     _refuse_split(store, plan)
     issuing, others = {}, {}
@@ -147,7 +155,7 @@ def _refuse_split(store: Store, plan: ClusterPlan) -> None:
 
 
 def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None) -> Authority:
-    stem = _other_stem(role, phase)
+    stem = f"{role}-{_which(phase)}"
     found = load_pair(store, stem, passphrase)
     if found is None:
         where = str(store.folder / pem_path(stem))
@@ -163,7 +171,6 @@ def _load_authority(
     if found := load_pair(store, role, passphrase):
         where = str(store.folder / pem_path(role))
         _refuse_other(name, stated, found, where)
-        _judge(found, plan, now=now, where=where, days=0)
         return kept_authority(found, passphrase, file=store.read(key_path(role)))
     if stated.certificate and stated.key:
         return read_authority(
@@ -186,6 +193,12 @@ def read_authority(
     found = pki.parse_credential(pems[0], pems[1], where=where, passphrase=passphrase)
     _judge(found, plan, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
     return kept_authority(found, passphrase)
+
+
+def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, now: datetime) -> None:
+    """Raises InputError for one that cannot issue the cluster's certificates now."""
+    for role, one in found.issuing.items():
+        _judge(one.credential, plan, now=now, where=str(store.folder / pem_path(role)), days=0)
 
 
 def _judge(found: Credential, plan: ClusterPlan, *, now: datetime, where: str, days: int) -> None:

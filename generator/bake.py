@@ -58,15 +58,14 @@ def bake(
     store.check()
     with store.locked(report):
         store.check()
-        found = load_keyring(store, plan, now=now, passphrase=passphrase).without(plan, renew)
+        found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change).without(plan, renew)
         sealed = load_seal(store)
-        kept = change(found.authorities)
-        count = pki.count_missing(plan, kept.issuers, now=now, client=found.client, kept=found.nodes)
+        count = pki.count_missing(plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes)
         with (
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
-            authorities = kept.completed(
+            authorities = found.authorities.completed(
                 plan,
                 lambda role: kept_authority(pki.create_authority(plan, role, now=now, new_key=new_key), passphrase),
             )

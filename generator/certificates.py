@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from generator import pki, seed
-from generator.authorities import pem_path
+from generator.authorities import other_files, pem_path
 from generator.cluster import Cluster
 from generator.errors import InputError, WaitTimeoutError
 from generator.host import hypervisor
@@ -44,8 +44,12 @@ def entries(cluster: Cluster, *, now: datetime) -> tuple[Entry, ...]:
 
 
 def _entries(cluster: Cluster, now: datetime) -> Iterator[Entry]:
-    for owner, role in (("cluster", Role.CA), ("operator", Role.CLIENT)):
-        path = pem_path(role)
+    files: list[tuple[str, Role, str]] = [
+        ("cluster", role, str(role)) for role in pki.authority_roles(cluster.plan.spec.pki)
+    ]
+    files += [(f"cluster, {which}", role, stem) for which, role, stem in other_files(cluster.store, cluster.plan)]
+    for owner, role, stem in (*files, ("operator", Role.CLIENT, str(Role.CLIENT))):
+        path = pem_path(stem)
         yield _entry(owner, role, cluster.store.read(path), str(cluster.store.folder / path), now)
     for node in cluster.plan.nodes:
         where = str(cluster.store.folder / node.name / seed.USER_DATA)
@@ -63,6 +67,23 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
 
 
 # --- what the nodes serve, and bringing them what they should -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What nodes are to come to by their new seeds. `lacks`: whether a node has not; None where it does not answer.
+    `verb`: in words, as in "does not …"; `done`: as in "etcd1 …"; `remedy`: what goes on where this has stopped."""
+
+    lacks: Callable[[NodePlan], bool | None]
+    verb: str
+    done: str
+    remedy: str
+
+
+def serves_its_own(cluster: Cluster) -> Goal:
+    """Serve the certificate that its seed has."""
+    what = "its new certificate"
+    return Goal(lacks=_is_outdated(cluster), verb=f"serve {what}", done=f"serves {what}", remedy="bake certs deliver")
 
 
 def outdated(cluster: Cluster) -> dict[str, bool | None]:
@@ -95,19 +116,26 @@ class Delivery:
 
 
 def deliver(
-    cluster: Cluster, connection: Connection | None, names: Collection[str], *, seconds: float, report: Report
+    cluster: Cluster,
+    connection: Connection | None,
+    names: Collection[str],
+    *,
+    seconds: float,
+    report: Report,
+    goal: Goal | None = None,
 ) -> Delivery:
     """Give each of these nodes the seed that the folder has, one node after the other; what is there already stays.
 
+    `goal`: what shows that a node has taken it; left out, that it serves the seed's certificate.
     Raises WaitTimeoutError where a running node does not take it within so many seconds; those after it keep what they
     have, and the same call goes on from there.
     """
     done, later, by_hand = [], [], []
-    look = _is_outdated(cluster)
+    goal = goal or serves_its_own(cluster)
     for node in cluster.plan.nodes:
         if node.name not in names:
             continue
-        if look(node) is False:
+        if goal.lacks(node) is False:
             done.append(node.name)
             _empty(connection, cluster, node)
         elif connection is None or _insert(connection, cluster, node) is None:
@@ -116,9 +144,9 @@ def deliver(
             later.append(node.name)
         else:
             report(f"{node.name}: its new seed is in the drive")
-            _wait(cluster, node, look, seconds)
+            _wait(node, goal, seconds)
             _empty(connection, cluster, node)
-            report(f"{node.name}: serves its new certificate")
+            report(f"{node.name}: {goal.done}")
             done.append(node.name)
     return Delivery(done=tuple(done), at_next_start=tuple(later), by_hand=tuple(by_hand))
 
@@ -138,13 +166,13 @@ def _runs(connection: Connection, cluster: Cluster, node: NodePlan) -> bool:
     return any(one.node == node.name and one.state is hypervisor.State.RUNNING for one in found)
 
 
-def _wait(cluster: Cluster, node: NodePlan, look: Callable[[NodePlan], bool | None], seconds: float) -> None:
+def _wait(node: NodePlan, goal: Goal, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while look(node) is not False:
+    while goal.lacks(node) is not False:
         if time.monotonic() > deadline:
             raise WaitTimeoutError(
-                f"{node.name} does not serve its new certificate after {seconds:.0f} s",
+                f"{node.name} does not {goal.verb} after {seconds:.0f} s",
                 hint=f"bake console {node.name} shows why (a seed that says more than new certificates waits for a "
-                "reboot); then: bake certs deliver",
+                f"reboot); then: {goal.remedy}",
             )
         time.sleep(_PAUSE)

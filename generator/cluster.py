@@ -12,6 +12,7 @@ from pathlib import Path
 from generator import audit as auditing
 from generator import bake as baking
 from generator import verify as verification
+from generator.authorities import load_phase
 from generator.bake import SEALED, Report, bake
 from generator.errors import BakeError, InputError
 from generator.host import hypervisor
@@ -244,6 +245,9 @@ def status(cluster: Cluster, *, uri: str | None) -> Overview:
     seen = verification.cluster_status(cluster.plan, verification.client_files(cluster.store.folder))
     rows = [{"node": row["node"], "vm": states[row["node"]], **row} for row in verification.status_rows(seen.nodes)]
     tasks = tuple(verification.tasks(cluster.plan, seen, sealed=cluster.sealed))
+    if phase := load_phase(cluster.store):
+        change = verification.Task(what=f"the CA is being changed (phase {phase})", remedy="bake certs rotate --ca")
+        tasks = (*tasks, change)
     return Overview(rows=rows, sealed=cluster.sealed, tasks=tasks)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from generator import pki, render, seed
-from generator.authorities import Authorities, load_authorities, load_pair, pem_path
+from generator.authorities import Authorities, check_authorities, load_authorities, load_pair, pem_path
 from generator.errors import InputError
 from generator.host.store import Store
 from generator.pki import Credential, NodePki, Role
@@ -69,8 +69,18 @@ def load_identity(store: Store) -> str | None:
     return raw.decode().strip()
 
 
-def load_keyring(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Keyring:
-    """Everything an earlier bake left, or that the user put into `pki/`. Raises InputError for what is unfit."""
+def load_keyring(
+    store: Store,
+    plan: ClusterPlan,
+    *,
+    now: datetime,
+    passphrase: bytes | None,
+    change: Callable[[Authorities], Authorities] = lambda found: found,
+) -> Keyring:
+    """Everything an earlier bake left, or that the user put into `pki/`, with its CAs changed.
+
+    Raises InputError for what is unfit; a CA that has ended is not, where the next one issues.
+    """
     identity = load_identity(store)
     authorities = load_authorities(store, plan, now=now, passphrase=passphrase)
     issuer = authorities.issuers.get(Role.CA)
@@ -78,7 +88,9 @@ def load_keyring(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: 
     if client:
         _refuse_foreign(store, issuer, client)
     nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
-    return Keyring(identity=identity, authorities=authorities, client=client, nodes=nodes)
+    changed = change(authorities)
+    check_authorities(changed, store, plan, now=now)
+    return Keyring(identity=identity, authorities=changed, client=client, nodes=nodes)
 
 
 def _refuse_foreign(store: Store, authority: Credential | None, issued: Credential) -> None:

@@ -72,6 +72,14 @@ spec_options = _stack(
     output_option,
     quiet_option,
 )
+_file = click.Path(path_type=Path)
+ca_options = _stack(
+    click.option("--ca", is_flag=True, help="A new CA, and certificates of it, for the whole cluster."),
+    option("--ca-certificate", type=_file, help="With --ca: the CA to change to; left out, bake makes it."),
+    option("--ca-key", type=_file, help="Its private key."),
+    option("--peer-ca-certificate", type=_file, help="The same for the peers' own CA."),
+    option("--peer-ca-key", type=_file, help="Its private key."),
+)
 up_options = _stack(
     connect_option,
     option(

@@ -24,6 +24,7 @@ LIBEXEC = PurePosixPath("/usr/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
 UDEV_RULES = PurePosixPath("/etc/udev/rules.d")
 PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # memory: nothing of it stays on the node's disk
+RESTART = PurePosixPath("/run/bake/restart-etcd")
 _GUEST = Path(__file__).parent / "guest"
 
 
@@ -67,6 +68,8 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     for name in ("forget-seed", "apply-seed"):
         yield _script(name)
         yield _unit(f"{name}.service")
+    yield _script("etcd-restart")
+    yield _unit("etcd-restart.service", mark=RESTART)
     yield Artifact(UNITS / "run-bake-medium.mount", guest_source("run-bake-medium.mount"))
     yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source("80-bake-seed.rules"))
 

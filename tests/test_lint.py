@@ -21,7 +21,8 @@ SHELL = sorted(
 )
 
 GUEST = ROOT / "generator/guest"
-PYTHON = sorted([*GUEST.glob("*.py"), GUEST / "etcd-audit", GUEST / "etcd-join", GUEST / "etcd-promote"])
+PROGRAMS = ("etcd-audit", "etcd-join", "etcd-promote", "etcd-restart")
+PYTHON = sorted([*GUEST.glob("*.py"), *(GUEST / name for name in PROGRAMS)])
 
 
 def complaints(*command: str | Path) -> str:

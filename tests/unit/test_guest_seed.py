@@ -15,12 +15,14 @@ import pytest
 import yaml
 
 from generator import yaml12
+from generator.authorities import Authorities
 from generator.bake import bake
 from generator.host.store import Store
 from generator.profile import load
 
 GUEST = Path(__file__).parents[2] / "generator" / "guest"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Change = Callable[[Authorities], Authorities]
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
 
 
@@ -50,11 +52,11 @@ class Guest:
     def off(self) -> Path:
         return self.root / "etc/cloud/cloud-init.disabled"
 
-    def bake(self, node: str = "etcd1", **settings: object) -> None:
-        """New certificates for the node, and settings that differ."""
+    def bake(self, node: str = "etcd1", *, change: Change = lambda found: found, **settings: object) -> None:
+        """New certificates for the node, and settings or CAs that differ."""
         config = self.store.out.with_name("cluster.yaml")
         config.write_text(yaml12.dump({"apiVersion": "bake/v1", "nodes": 2, **settings}))
-        bake(load(config=config).spec, self.store, now=NOW, report=print, renew=[node])
+        bake(load(config=config).spec, self.store, now=NOW, report=print, renew=[node], change=change)
 
     def seed(self, name: str, node: str = "etcd1") -> str:
         return (self.store.folder / node / name).read_text()
@@ -149,6 +151,25 @@ def test_new_certificates_take_the_place_of_the_old_ones(guest: Guest, shell: li
     assert (guest.root / "var/lib/bake/configured").read_text().strip() == guest.instance()
     assert guest.off.exists()
     assert guest.insert().stdout == ""
+
+
+def test_another_ca_is_taken_and_etcd_restarted_for_it(guest: Guest, shell: list[str]) -> None:
+    guest.forget(shell)
+    guest.bake()
+    guest.insert()
+    assert not (guest.root / "run/bake/restart-etcd").exists()
+    assert "etcd-restart" not in calls(guest)
+    before = guest.certificates()["etcd-ca.pem"]
+    guest.bake(change=lambda found: found.advanced())
+    assert (guest.insert().returncode, (guest.root / "run/bake/restart-etcd").exists()) == (0, True)
+    assert guest.certificates()["etcd-ca.pem"].startswith(before)
+    assert guest.certificates()["etcd-ca.pem"].count("BEGIN CERTIFICATE") == 2
+    assert calls(guest) == "--no-block start etcd-restart.service\n"
+
+
+def calls(guest: Guest) -> str:
+    file = guest.root.parent / "calls"
+    return file.read_text() if file.exists() else ""
 
 
 def test_a_renewal_that_was_cut_off_is_done_again(guest: Guest, shell: list[str]) -> None:

@@ -1,0 +1,142 @@
+"""`bake certs rotate --ca`: new CAs for a cluster that runs, phase by phase (generator/authorities.py).
+
+A phase is over when every node has shown that it has come to it. What a run that was cut off left, the next one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from generator import pki
+from generator.authorities import Authorities, Authority, Phase, load_authorities, load_phase, pem_path
+from generator.bake import bake
+from generator.certificates import Delivery, Goal, deliver, serves_its_own
+from generator.cluster import Cluster
+from generator.errors import InputError
+from generator.host.hypervisor.connection import Connection
+from generator.host.tls import Reply, knock, stranger_context
+from generator.pki import Credential, Role, digests
+from generator.plan import NodePlan, plan_cluster
+from generator.spec import CaSpec, PeerCaSpec
+
+Report = Callable[[str], None]
+_STEPS = {
+    Phase.TRUST: "phase 1 of 3: the nodes learn to trust the next CA too",
+    Phase.REISSUE: "phase 2 of 3: the nodes get certificates of the next CA",
+    Phase.DROP: "phase 3 of 3: the nodes trust the old CA no more",
+}
+
+
+def refuse_while_changing(cluster: Cluster) -> None:
+    """Other work on certificates would have nodes skip a phase."""
+    if phase := load_phase(cluster.store):
+        raise InputError.one("this cluster", f"is changing its CA (phase {phase})", "first: bake certs rotate --ca")
+
+
+def rotate_authorities(
+    cluster: Cluster,
+    connection: Connection | None,
+    following: Mapping[Role, Authority],
+    *,
+    passphrase: bytes | None,
+    now: datetime,
+    seconds: float,
+    report: Report,
+) -> tuple[Phase | None, Delivery]:
+    """Go through the phases that are left, or through all of them. `following`: CAs of the user's own to change to.
+
+    Returns the phase that a node has not come to, and which; None where the change is complete.
+    """
+    spec = cluster.plan.spec
+    _check(cluster, following)
+    own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))  # what was stated goes
+    cluster = replace(cluster, plan=plan_cluster(replace(spec, pki=own)))
+    names = [node.name for node in cluster.plan.nodes]
+
+    def current() -> Authorities:
+        return load_authorities(cluster.store, cluster.plan, now=now, passphrase=passphrase)
+
+    def advance() -> Phase | None:
+        """Bake for the next phase. The last one renews, so that what a node serves tells whether it has come to it."""
+        found = current()
+        steps = 2 if found.phase is None and _has_ended(found, now) else 1
+        bake(
+            cluster.plan.spec, cluster.store, now=now, report=report, passphrase=passphrase,
+            renew=names if found.phase is Phase.REISSUE else (), change=lambda old: _advanced(old, following, steps),
+        )  # fmt: skip
+        return load_phase(cluster.store)
+
+    phase, found = load_phase(cluster.store) or advance(), Delivery()
+    while phase:
+        report(_STEPS[phase])
+        goal = _goal(cluster, phase, current(), now)
+        found = deliver(cluster, connection, names, goal=goal, seconds=seconds, report=report)
+        if len(found.done) < len(names):
+            break
+        phase = advance()
+    return phase, found
+
+
+def _check(cluster: Cluster, following: Mapping[Role, Authority]) -> None:
+    pki_spec = cluster.plan.spec.pki
+    if following and (phase := load_phase(cluster.store)):
+        rule = f"this cluster is changing its CA already (phase {phase})"
+        raise InputError.one("--ca-certificate", rule, "leave it out, to complete that change")
+    for role, stated, flag in ((Role.CA, pki_spec.ca, "--ca"), (Role.PEER_CA, pki_spec.peer_ca, "--peer-ca")):
+        if stated.certificate and role not in following:
+            rule = f"is missing, and this cluster's CA is one of your own, {stated.certificate}"
+            raise InputError.one(f"{flag}-certificate", rule, f"the CA to change to, with {flag}-key")
+        pem = cluster.store.read(pem_path(role))
+        if pem and role in following and digests(following[role].credential.cert_pem)[0] in digests(pem):
+            raise InputError.one(f"{flag}-certificate", "is this cluster's CA already", "another CA")
+
+
+def _has_ended(found: Authorities, now: datetime) -> bool:
+    """Nobody trusts it, and it can issue nothing: the nodes come to the next one at once."""
+    return any(issuer.certificate.not_valid_after_utc <= now for issuer in found.issuers.values())
+
+
+def _advanced(found: Authorities, following: Mapping[Role, Authority], steps: int) -> Authorities:
+    for _ in range(steps):
+        found = found.advanced(following)
+    return found
+
+
+def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> Goal:
+    """etcd shows in which phase it runs by whom it lets in, and its files by what it serves."""
+    other = found.others[Role.CA].credential
+    own = serves_its_own(cluster)
+    if phase is Phase.TRUST:
+        lets_in = _lets_in(cluster, other, now)
+        return _as_goal(lambda node: _negated(lets_in(node)), "trust", "the next CA")
+    if phase is Phase.REISSUE:
+        lets_in = _lets_in(cluster, found.issuing[Role.CA].credential, now)
+        return _as_goal(
+            lambda node: own.lacks(node) or _negated(lets_in(node)), "serve", "a certificate of the next CA"
+        )
+    if other.certificate.not_valid_after_utc <= now:  # lets nobody in, trusted or not
+        return _as_goal(own.lacks, "trust", "the new CA alone")
+    lets_in = _lets_in(cluster, other, now)
+    return _as_goal(lambda node: own.lacks(node) or lets_in(node), "trust", "the new CA alone")
+
+
+def _as_goal(lacks: Callable[[NodePlan], bool | None], verb: str, what: str) -> Goal:
+    return Goal(lacks=lacks, verb=f"{verb} {what}", done=f"{verb}s {what}", remedy="bake certs rotate --ca")
+
+
+def _negated(answer: bool | None) -> bool | None:
+    return None if answer is None else not answer
+
+
+def _lets_in(cluster: Cluster, authority: Credential, now: datetime) -> Callable[[NodePlan], bool | None]:
+    """Whether a node's client port serves a client of this CA; None where nobody answers."""
+    client = pki.issue_client(cluster.plan, authority, now=now)
+    context = stranger_context((client.cert_pem, client.key_pem))
+
+    def look(node: NodePlan) -> bool | None:
+        reply = knock(str(node.address), cluster.plan.spec.etcd.client_port, context).reply
+        return None if reply is Reply.UNREACHABLE else reply is Reply.SERVED
+
+    return look

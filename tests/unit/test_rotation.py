@@ -1,0 +1,298 @@
+"""A new CA, phase by phase; libvirt and the nodes are stand-ins that trust and serve what their seeds have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+
+from generator import certificates, pki, rotation, seed
+from generator import cluster as cluster_module
+from generator.authorities import Authority, Phase, kept_authority, load_phase
+from generator.bake import bake
+from generator.certificates import Delivery
+from generator.cli import bake as command
+from generator.cluster import Cluster, open_cluster
+from generator.errors import InputError, UnhealthyError, WaitTimeoutError
+from generator.host import hypervisor
+from generator.host.hypervisor import NodeStatus, State
+from generator.host.store import Store
+from generator.host.tls import Reply
+from generator.pki import Role, digests
+from generator.plan import NodePlan
+from generator.profile import load
+from generator.rotation import rotate_authorities
+
+NODES = ("etcd1", "etcd2", "etcd3")
+Mutual = Callable[["Node", "Node"], bool]
+
+
+class Node:
+    """What a node runs with: the CAs that it trusts, and what it shows."""
+
+    def __init__(self) -> None:
+        self.state = State.RUNNING
+        self.stuck = False
+        self.trusted: list[x509.Certificate] = []
+        self.leaf = b""
+
+    def apply(self, cluster: Cluster, name: str) -> None:
+        files = seed.written_files((cluster.store.folder / name / "user-data").read_bytes(), where="")
+        self.trusted = x509.load_pem_x509_certificates(files["/etc/etcd/pki/etcd-ca.pem"])
+        self.leaf = files["/etc/etcd/pki/etcd-server.pem"]
+
+    def trusts(self, pem: bytes) -> bool:
+        leaf = x509.load_pem_x509_certificate(pem)
+        return any(pki.is_issued_by(leaf, authority) for authority in self.trusted)
+
+
+class Rack:
+    """The nodes, their drives, and what they must never come to: two that do not trust one another."""
+
+    def __init__(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cluster = cluster
+        self.nodes = {node.name: Node() for node in cluster.plan.nodes}
+        self.by_address = {str(node.address): self.nodes[node.name] for node in cluster.plan.nodes}
+        self.inserted: list[str] = []
+        for name, node in self.nodes.items():
+            node.apply(cluster, name)
+        monkeypatch.setattr(certificates, "served_certificate", self.served)
+        monkeypatch.setattr(certificates, "_PAUSE", 0.01)
+        monkeypatch.setattr(rotation, "stranger_context", lambda pair: pair[0])
+        monkeypatch.setattr(rotation, "knock", self.knock)
+        monkeypatch.setattr(hypervisor, "insert_seed", self.insert)
+        monkeypatch.setattr(hypervisor, "remove_seed", lambda *_, **__: True)
+        monkeypatch.setattr(hypervisor, "status", self.status)
+
+    def served(self, address: str, _: int) -> bytes | None:
+        node = self.by_address[address]
+        return node.leaf if node.state is State.RUNNING else None
+
+    def knock(self, address: str, _: int, pem: bytes) -> SimpleNamespace:
+        node = self.by_address[address]
+        if node.state is not State.RUNNING:
+            return SimpleNamespace(reply=Reply.UNREACHABLE)
+        return SimpleNamespace(reply=Reply.SERVED if node.trusts(pem) else Reply.REFUSED)
+
+    def insert(self, _connection: object, _plan: object, node: NodePlan, *_: object, **__: object) -> bool:
+        self.inserted.append(node.name)
+        there = self.nodes[node.name]
+        if there.state is State.RUNNING and not there.stuck:
+            there.apply(self.cluster, node.name)
+        for one in self.nodes.values():
+            assert all(one.trusts(other.leaf) for other in self.nodes.values())
+        return True
+
+    def status(self, *_: object, **__: object) -> list[NodeStatus]:
+        return [NodeStatus(node=name, domain=name, state=node.state) for name, node in self.nodes.items()]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, now: datetime) -> Cluster:
+    store = Store(tmp_path / "out", "etcd")
+    bake(load(flags={"--nodes": (("nodes",), 3)}).spec, store, now=now, report=print)
+    return open_cluster(store)
+
+
+@pytest.fixture
+def rack(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Rack:
+    return Rack(cluster, monkeypatch)
+
+
+def rotate(
+    cluster: Cluster, now: datetime, following: dict[Role, Authority] | None = None, connection: object = "libvirt"
+) -> tuple[Phase | None, Delivery]:
+    return rotate_authorities(
+        cluster, connection, following or {}, passphrase=None, now=now, seconds=0.1, report=print  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def authority(cluster: Cluster) -> list[str]:
+    return digests((cluster.store.folder / "pki/etcd-ca.pem").read_bytes())
+
+
+def pki_files(cluster: Cluster) -> set[str]:
+    return {path.name for path in (cluster.store.folder / "pki").iterdir()}
+
+
+def test_every_node_trusts_the_new_ca_alone_in_the_end(cluster: Cluster, rack: Rack, now: datetime) -> None:
+    before, identity, files = authority(cluster), cluster.cluster_id, pki_files(cluster)
+    assert rotate(cluster, now) == (None, Delivery(done=NODES))
+    after = authority(cluster)
+    assert len(after) == 1
+    assert after != before
+    for node in rack.nodes.values():
+        assert [one.fingerprint(pki.inspection.SHA256()).hex() for one in node.trusted] == after
+        assert node.trusts(node.leaf)
+    assert rack.inserted == [*NODES] * 3, "one after the other, phase by phase"
+    assert open_cluster(cluster.store).cluster_id == identity
+    assert pki_files(cluster) == files, "the old CA's are gone"
+    assert load_phase(cluster.store) is None
+
+
+def test_what_a_stuck_node_has_stopped_goes_on_from_there(cluster: Cluster, rack: Rack, now: datetime) -> None:
+    rack.nodes["etcd2"].stuck = True
+    for phase, text in ((Phase.TRUST, "trust the next CA"), (Phase.REISSUE, "serve a certificate of the next CA")):
+        with pytest.raises(WaitTimeoutError, match=f"etcd2 does not {text}") as error:
+            rotate(cluster, now)
+        assert "bake certs rotate --ca" in (error.value.hint or "")
+        assert load_phase(cluster.store) is phase
+        if phase is Phase.TRUST:
+            rack.nodes["etcd2"].apply(cluster, "etcd2")
+    rack.nodes["etcd2"].stuck = False
+    assert rotate(cluster, now)[0] is None
+    assert rack.inserted.count("etcd1") == 3, "what a node has come to is not brought again"
+
+
+def test_a_node_that_is_off_is_waited_for(cluster: Cluster, rack: Rack, now: datetime) -> None:
+    rack.nodes["etcd3"].state = State.STOPPED
+    found = rotate(cluster, now)
+    assert found == (Phase.TRUST, Delivery(done=("etcd1", "etcd2"), at_next_start=("etcd3",)))
+    rack.nodes["etcd3"].state = State.RUNNING
+    rack.nodes["etcd3"].apply(cluster, "etcd3")
+    assert rotate(cluster, now)[0] is None
+
+
+def test_by_hand_it_takes_a_run_for_each_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
+    for phase in Phase:
+        assert rotate(cluster, now, connection=None) == (phase, Delivery(by_hand=NODES))
+        for name, node in rack.nodes.items():
+            node.apply(cluster, name)
+    assert rotate(cluster, now, connection=None)[0] is None
+    assert len(authority(cluster)) == 1
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_bake_meanwhile_changes_nothing(cluster: Cluster, rack: Rack, now: datetime, phase: Phase) -> None:
+    while rotate(cluster, now, connection=None)[0] is not phase:
+        for name, node in rack.nodes.items():
+            node.apply(cluster, name)
+    spec = load(config=cluster.store.folder / "cluster.yaml").spec
+    assert bake(spec, cluster.store, now=now, report=print).changed == ()
+
+
+def test_peers_with_a_ca_of_their_own_get_a_new_one_too(
+    tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "out", "etcd")
+    bake(load(flags={"-": (("pki", "peerCa", "separate"), True)}).spec, store, now=now, report=print)
+    cluster = open_cluster(store)
+    Rack(cluster, monkeypatch)
+    old = (store.folder / "pki/etcd-peer-ca.pem").read_bytes()
+    rotate(cluster, now, connection=None)
+    both = (store.folder / "pki/etcd-peer-ca.pem").read_bytes()
+    assert both == old + (store.folder / "pki/etcd-peer-ca-next.pem").read_bytes()
+    files = seed.written_files((store.folder / "etcd1/user-data").read_bytes(), where="")
+    assert files["/etc/etcd/pki/etcd-peer-ca.pem"] == both
+    assert rotate(cluster, now)[0] is None
+    peers = (store.folder / "pki/etcd-peer-ca.pem").read_bytes()
+    assert digests(peers)[0] not in digests(old)
+    files = seed.written_files((store.folder / "etcd1/user-data").read_bytes(), where="")
+    leaf = pki.parse_certificate(files["/etc/etcd/pki/etcd-peer.pem"], where="")
+    assert pki.is_issued_by(leaf, pki.parse_certificate(peers, where=""))
+
+
+def test_a_ca_that_has_ended_is_left_at_once(cluster: Cluster, rack: Rack, now: datetime) -> None:
+    """No node trusts another one any more, so there is no phase in which all do."""
+    late = now + timedelta(days=4000)
+    with pytest.raises(InputError, match="expired on"):
+        bake(cluster.plan.spec, cluster.store, now=late, report=print)
+    assert rotate(cluster, late, connection=None)[0] is Phase.REISSUE
+    for name, node in rack.nodes.items():
+        node.apply(cluster, name)
+    assert rotate(cluster, late)[0] is None
+    assert bake(cluster.plan.spec, cluster.store, now=late, report=print).changed == ()
+
+
+def test_a_ca_of_the_users_own_is_changed_to_and_is_then_the_clusters(
+    cluster: Cluster, rack: Rack, now: datetime
+) -> None:
+    theirs = pki.create_authority(cluster.plan, now=now)
+    assert rotate(cluster, now, {Role.CA: kept_authority(theirs, None)})[0] is None
+    assert (cluster.store.folder / "pki/etcd-ca.pem").read_bytes() == theirs.cert_pem
+
+
+# --- the command line ---------------------------------------------------------------------------------------
+
+
+def call(cluster: Cluster, *words: object) -> tuple[int, str]:
+    line = ["certs", *map(str, words), "--out", str(cluster.store.out)]
+    result = CliRunner().invoke(command, line, standalone_mode=False)
+    if isinstance(result.exception, Exception):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: None)
+
+
+def test_the_command_says_what_it_waits_for(cluster: Cluster, rack: Rack, no_libvirt: None) -> None:
+    with pytest.raises(UnhealthyError, match="phase trust waits for etcd1, etcd2, etcd3") as error:
+        call(cluster, "rotate", "--ca", "-q")
+    assert "bake certs rotate --ca" in (error.value.hint or "")
+    shown = json.loads(call(cluster, "-o", "json")[1])
+    assert shown["ca_change"] == "trust"
+    assert [one["owner"] for one in shown["certificates"]][:3] == ["cluster", "cluster, next", "operator"]
+    assert "The CA is being changed (phase trust)" in call(cluster)[1]
+    for words in (["rotate"], ["deliver"]):
+        with pytest.raises(InputError, match=r"is changing its CA \(phase trust\)"):
+            call(cluster, *words)
+
+
+def test_with_libvirt_it_is_one_command(cluster: Cluster, rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    found = json.loads(call(cluster, "rotate", "--ca", "-o", "json", "-q")[1])
+    assert (found["done"], found["ca_change"]) == ([*NODES], None)
+
+
+def test_the_passphrase_is_kept(cluster: Cluster, rack: Rack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    (tmp_path / "word").write_text("correct horse")
+    call(cluster, "rotate", "--ca", "-q", "--ca-passphrase-file", tmp_path / "word")
+    assert pki.is_encrypted((cluster.store.folder / "pki/etcd-ca.key").read_bytes())
+
+
+BAD: dict[str, tuple[tuple[str, ...], str]] = {
+    "nodes": (("--ca", "etcd1"), "--ca: is for the whole cluster, not for etcd1"),
+    "without --ca": (("--ca-key", "k"), "--ca-key: has no meaning without --ca"),
+    "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing, and --ca-certificate is its other half"),
+    "a CA for peers that have none": (
+        ("--ca", "--peer-ca-certificate", "c", "--peer-ca-key", "k"), "this cluster's peers have no CA of their own",
+    ),
+    "no file": (("--ca", "--ca-certificate", "c", "--ca-key", "k"), "--ca-certificate: c: is not a file"),
+    "the same CA": (
+        ("--ca", "--ca-certificate", "{pki}/etcd-ca.pem", "--ca-key", "{pki}/etcd-ca.key"),
+        "is this cluster's CA already",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "rule"), BAD.values(), ids=BAD)
+def test_bad_options_change_nothing(
+    cluster: Cluster, rack: Rack, no_libvirt: None, words: tuple[str, ...], rule: str
+) -> None:
+    before = (cluster.store.folder / "manifest.json").read_bytes()
+    with pytest.raises(InputError) as error:
+        call(cluster, "rotate", *(word.format(pki=cluster.store.folder / "pki") for word in words))
+    assert rule in str(error.value)
+    assert (cluster.store.folder / "manifest.json").read_bytes() == before
+
+
+def test_a_cluster_with_a_ca_of_the_users_own_is_told_which_is_next(
+    tmp_path: Path, now: datetime, cluster: Cluster
+) -> None:
+    theirs, store = pki.create_authority(cluster.plan, now=now), Store(tmp_path / "own", "etcd")
+    for name, data in (("ca.pem", theirs.cert_pem), ("ca.key", theirs.key_pem)):
+        (tmp_path / name).write_bytes(data)
+    stated = {"certificate": str(tmp_path / "ca.pem"), "key": str(tmp_path / "ca.key")}
+    bake(load(flags={"-": (("pki", "ca"), stated)}).spec, store, now=now, report=print)
+    with pytest.raises(InputError, match="--ca-certificate: is missing, and this cluster's CA is one of your own"):
+        rotate(open_cluster(store), now, connection=None)
