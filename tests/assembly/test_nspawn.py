@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -74,8 +75,8 @@ def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nspawn
         yield lab
 
 
-def bake_in_lab(lab: NspawnLab, command: str) -> subprocess.CompletedProcess[str]:
-    return lab.run(sys.executable, "-m", "generator.cli", command, "--out", str(lab.folder.parent), check=False)
+def bake_in_lab(lab: NspawnLab, *words: str) -> subprocess.CompletedProcess[str]:
+    return lab.run(sys.executable, "-m", "generator.cli", *words, "--out", str(lab.folder.parent), check=False)
 
 
 def verify(lab: NspawnLab) -> subprocess.CompletedProcess[str]:
@@ -277,32 +278,38 @@ def rebake(lab: NspawnLab, *changed: str) -> None:
         lab.insert(node)
 
 
-# Each write has a connection, and so a handshake, of its own. Ends when its input does.
+# Each write has a connection, and so a handshake, of its own; it failed if no node took it. Ends when its input does.
 WRITER = """
 import select, sys
 from pathlib import Path
-from generator.host.etcd import Etcd, EtcdError
+from generator.errors import BakeError
+from generator.host.etcd import Etcd
 from generator.host.tls import ClientFiles
-url, pki = sys.argv[1], Path(sys.argv[2])
-files = ClientFiles(ca=pki / "etcd-ca.pem", cert=pki / "etcd-client.pem", key=pki / "etcd-client.key")
+pki, *urls = sys.argv[1:]
+stem = Path(pki) / "etcd-client"
+files = ClientFiles(ca=stem.with_name("etcd-ca.pem"), cert=stem.with_suffix(".pem"), key=stem.with_suffix(".key"))
 done = failed = 0
 while not select.select([sys.stdin], [], [], 0)[0]:
-    try:
-        with Etcd(url, files) as etcd:
-            etcd.put(b"written", str(done).encode())
-        done += 1
-    except EtcdError as error:
+    for url in urls:
+        try:
+            with Etcd(url, files) as etcd:
+                etcd.put(b"written", str(done).encode())
+            done += 1
+            break
+        except BakeError as error:
+            print(error, file=sys.stderr)
+    else:
         failed += 1
-        print(error, file=sys.stderr)
 print(done, failed)
 """
 
 
 @contextmanager
-def writing(lab: NspawnLab, node: str) -> Iterator[Callable[[], tuple[int, int]]]:
-    """Writes through a node, one after the other; call what is yielded to end it: how many were done, and failed."""
-    url = next(one for one in lab.plan.nodes if one.name == node).client_url
-    command = ["ip", "netns", "exec", lab.hub, sys.executable, "-c", WRITER, url, str(lab.folder / "pki")]
+def writing(lab: NspawnLab, *nodes: str) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Writes through a node, or the next one that takes it; call what is yielded to end it: how many were done, and
+    failed."""
+    urls = [one.client_url for one in lab.plan.nodes if one.name in nodes]
+    command = ["ip", "netns", "exec", lab.hub, sys.executable, "-c", WRITER, str(lab.folder / "pki"), *urls]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
         def end() -> tuple[int, int]:
@@ -339,6 +346,49 @@ def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_wri
     assert access.startswith("400 2380\n")
     assert lab.shell("etcd2", "ls -A /etc/etcd").stdout.split() == ["bake.env", "etcd.conf", "pki"]
     assert verify(lab).returncode == 0
+
+
+def test_a_new_ca_is_everybodys_and_no_write_fails(lab: NspawnLab) -> None:
+    """By hand, as where bake does not run the VMs: new seeds into all drives at once, for each of three phases."""
+    before, votes = members(lab), {node: lab.phases(node).count("voting") for node in NODES}
+    leaves = {node: served(lab, node) for node in NODES}
+    old = shutil.copytree(lab.folder / "pki", lab.work / "old-pki")
+    phases: list[str] = []
+
+    with writing(lab, *NODES) as end:
+        while phase := change_ca(lab):
+            if phase not in phases:
+                phases.append(phase)
+                for node in NODES:
+                    lab.insert(node)
+                    lab.shell(node, "systemctl --no-block start apply-seed")
+            time.sleep(1)
+        done, failed = end()
+
+    print(f"{done} writes meanwhile")
+    assert phases == ["trust", "reissue", "drop"]
+    assert done > 30
+    assert failed == 0
+    for node in NODES:
+        assert served(lab, node) != leaves[node]
+        lab.wait_for("voting", node, times=votes[node] + 2)  # restarted twice
+    assert members(lab) == before
+    assert verify(lab).returncode == 0
+    for url in [node.client_url for node in lab.plan.nodes]:
+        words = ["curl", "-sk", "--cert", old / "etcd-client.pem", "--key", old / "etcd-client.key", f"{url}/version"]
+        assert lab.run(*map(str, words), check=False).returncode != 0, "the old CA's client is let in nowhere"
+    lab.wait_for_reports()
+    audited = bake_in_lab(lab, "audit")
+    assert audited.returncode == 0, audited.stdout
+
+
+def change_ca(lab: NspawnLab) -> str | None:
+    """The phase that waits; None once the CA is changed."""
+    done = bake_in_lab(lab, "certs", "rotate", "--ca", "-o", "json")
+    assert done.returncode in (0, 3), done.stderr
+    phase = json.loads(done.stdout)["ca_change"]
+    assert (phase is None) == (done.returncode == 0)
+    return None if phase is None else str(phase)
 
 
 def test_a_seed_of_another_node_changes_nothing(lab: NspawnLab) -> None:

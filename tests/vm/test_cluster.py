@@ -83,6 +83,17 @@ def test_new_certificates_reach_running_nodes(bake_in_lab: Run, lab: Lab, connec
     test_no_seed_is_left_where_the_vms_run(lab, connection)
 
 
+def test_a_new_ca_reaches_running_nodes(bake_in_lab: Run, lab: Lab, out: Path, connection: Any) -> None:
+    before, authority = serials(bake_in_lab), (out / "life/pki/etcd-ca.pem").read_bytes()
+    done = json.loads(bake_in_lab("certs", "rotate", "--ca", "-o", "json").stdout)
+    assert (done["done"], done["ca_change"]) == ([*NODES], None)
+    after = serials(bake_in_lab)
+    assert {key for key in before if after[key] == before[key]} == set()
+    assert authority not in (out / "life/pki/etcd-ca.pem").read_bytes()
+    bake_in_lab("verify")
+    test_no_seed_is_left_where_the_vms_run(lab, connection)
+
+
 def serials(bake_in_lab: Run) -> dict[tuple[str, str], str]:
     found = json.loads(bake_in_lab("certs", "-o", "json").stdout)["certificates"]
     return {(one["owner"], one["role"]): one["serial"] for one in found}
