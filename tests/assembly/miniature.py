@@ -27,7 +27,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from generator.pki import Credential, create_authority, issue_nodes
+from generator.pki import Credential, Role, create_authority, issue_nodes
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import Trust, guest_files
 from generator.spec import ClusterSpec, EtcdSpec, JoinMode, NetworkSpec, PkiSpec
@@ -325,9 +325,12 @@ def bake_miniature(
     spec = ClusterSpec(nodes=count, network=network, join=join, etcd=etcd or EtcdSpec(), pki=pki or PkiSpec())
     plan, now = plan_cluster(spec), datetime.now(tz=UTC)
     authority = authority or create_authority(plan, now=now)
-    trust = Trust(identity=token_hex(16), ca_pem=authority.cert_pem)
+    peers = create_authority(plan, Role.PEER_CA, now=now) if spec.pki.peer_ca.separate else None
+    trust = Trust(
+        identity=token_hex(16), ca_pem=authority.cert_pem, peer_ca_pem=peers.cert_pem if peers else None
+    )
     nodes = []
-    for node, credentials in zip(plan.nodes, issue_nodes(plan, authority, now=now), strict=True):
+    for node, credentials in zip(plan.nodes, issue_nodes(plan, authority, peer_authority=peers, now=now), strict=True):
         files = {str(file.path): file.data for file in guest_files(plan, node, trust, credentials)}
         wanted = {path: data for path, data in files.items() if path.startswith("/etc/etcd/")}
         nodes.append(Node(node, wanted, root / node.name, tools))

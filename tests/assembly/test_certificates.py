@@ -22,7 +22,7 @@ from generator import pki
 from generator.host.tls import Reply, knock, stranger_context
 from generator.pki import Credential, Role
 from generator.plan import plan_cluster
-from generator.spec import ClusterSpec, EtcdSpec, Extensions, KeyType, PkiSpec
+from generator.spec import ClusterSpec, EtcdSpec, Extensions, KeyType, PeerCaSpec, PkiSpec
 from tests.assembly.miniature import Miniature, Node
 from tests.assembly.test_verify import check
 
@@ -75,6 +75,19 @@ def test_a_nodes_key_acts_as_that_node_alone(three: Miniature) -> None:
     }
     names = [node.plan.name for node in nodes]
     assert served == {(name, name, target) for name in names for target in names}
+
+
+def test_with_a_ca_of_their_own_peers_and_clients_are_strangers_to_one_another(cluster_of: ClusterOf) -> None:
+    cluster = started(cluster_of(3, pki=PkiSpec(peer_ca=PeerCaSpec(separate=True))))
+    assert check(cluster).healthy
+    first = cluster.nodes[0]
+    ports = {Role.CLIENT: 2379, Role.SERVER: 2379, Role.PEER: 2380}
+    replies = {
+        (role, port): knock(str(first.plan.address), port, stranger_context(pair_of(first, role))).reply
+        for role in ports
+        for port in (2379, 2380)
+    }
+    assert {where for where, reply in replies.items() if reply is Reply.SERVED} == set(ports.items())
 
 
 # ── bad clients ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -34,7 +34,8 @@ def plan_of(cluster: Miniature) -> ClusterPlan:
     subnet = ip_network(f"{first}/24", strict=False)
     network = NetworkSpec(subnet=subnet, first_ip=first)
     firewall = FirewallSpec(kind=FirewallKind.NONE)
-    plan = plan_cluster(ClusterSpec(nodes=len(cluster.nodes), network=network, firewall=firewall))
+    own = cluster.plan.spec.pki
+    plan = plan_cluster(ClusterSpec(nodes=len(cluster.nodes), network=network, firewall=firewall, pki=own))
     assert [node.plan for node in cluster.nodes] == list(plan.nodes)
     return plan
 
