@@ -17,7 +17,7 @@ from generator import pki
 from generator.artifact import Artifact
 from generator.errors import InputError
 from generator.host.store import Store
-from generator.pki import Credential, Role
+from generator.pki import Credential, Elsewhere, Issuer, Role
 from generator.plan import ClusterPlan
 from generator.spec import CaSpec, ClusterSpec, PeerCaSpec
 
@@ -35,10 +35,10 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA, and its key as the folder has it or is to have it: perhaps encrypted."""
+    """A CA, and its key as the folder has it or is to have it: perhaps encrypted; None where it is elsewhere."""
 
-    credential: Credential
-    key_file: bytes = field(repr=False)
+    credential: Issuer
+    key_file: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Authorities:
     phase: Phase | None
 
     @property
-    def issuers(self) -> dict[Role, Credential]:
+    def issuers(self) -> dict[Role, Issuer]:
         return {role: one.credential for role, one in self.issuing.items()}
 
     def advanced(self, following: Mapping[Role, Authority] | None = None) -> Authorities:
@@ -83,12 +83,14 @@ class Authorities:
         """What the folder keeps of them."""
         for role, one in self.issuing.items():
             yield Artifact(pem_path(role), self.trusted(role) or b"")
-            yield Artifact(key_path(role), one.key_file, mode=0o600, secret=True)
+            if one.key_file is not None:
+                yield Artifact(key_path(role), one.key_file, mode=0o600, secret=True)
         if self.phase:
             for role, one in self.others.items():
                 stem = f"{role}-{_which(self.phase)}"
                 yield Artifact(pem_path(stem), one.credential.cert_pem)
-                yield Artifact(key_path(stem), one.key_file, mode=0o600, secret=True)
+                if one.key_file is not None:
+                    yield Artifact(key_path(stem), one.key_file, mode=0o600, secret=True)
             record = {"format_version": "1.0", "phase": str(self.phase)}
             yield Artifact(CHANGE, json.dumps(record, indent=1).encode() + b"\n")
 
@@ -149,7 +151,7 @@ def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphra
 def _refuse_split(store: Store, plan: ClusterPlan) -> None:
     """Members that trust one CA at the peer port, and members that trust another one there, are no cluster."""
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
-    if manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
+    if "cluster.yaml" in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
         rule = f"{str(separate).lower()} is not what this cluster was baked with"
         raise InputError.one("pki.peerCa.separate", rule, "keep it, or remove the cluster's folder to begin a new one")
 
@@ -168,8 +170,10 @@ def _load_authority(
 ) -> Authority | None:
     """None where there is none yet."""
     name, stated = _stated(plan.spec, role)
+    where = str(store.folder / pem_path(role))
+    if stated.certificate and not stated.key and store.read(key_path(role)) is None:
+        return _load_elsewhere(store, plan, role, name, stated, now)
     if found := load_pair(store, role, passphrase):
-        where = str(store.folder / pem_path(role))
         _refuse_other(name, stated, found, where)
         return kept_authority(found, passphrase, file=store.read(key_path(role)))
     if stated.certificate and stated.key:
@@ -178,6 +182,21 @@ def _load_authority(
             passphrase=passphrase,
         )  # fmt: skip
     return None
+
+
+def _load_elsewhere(
+    store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec | PeerCaSpec, now: datetime
+) -> Authority:
+    """A CA whose certificate alone is known."""
+    where = str(store.folder / pem_path(role))
+    if pem := store.read(pem_path(role)):
+        found = Elsewhere(pki.parse_certificate(pem, where=where))
+        _refuse_other(name, stated, found, where)
+    else:
+        where = f"{name}.certificate: {stated.certificate}"
+        found = Elsewhere(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
+        _judge(found, plan, now=now, where=where, days=0)
+    return Authority(found, None)
 
 
 def _stated(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec | PeerCaSpec]:
@@ -201,13 +220,13 @@ def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, no
         _judge(one.credential, plan, now=now, where=str(store.folder / pem_path(role)), days=0)
 
 
-def _judge(found: Credential, plan: ClusterPlan, *, now: datetime, where: str, days: int) -> None:
+def _judge(found: Issuer, plan: ClusterPlan, *, now: datetime, where: str, days: int) -> None:
     problems = pki.check_authority(found, now=now, where=where, days=days)
     if problems := problems or pki.check_names(found, plan, where=where):
         raise InputError(problems)
 
 
-def _refuse_other(name: str, stated: CaSpec | PeerCaSpec, authority: Credential, where: str) -> None:
+def _refuse_other(name: str, stated: CaSpec | PeerCaSpec, authority: Issuer, where: str) -> None:
     """The files that the spec names need not be there any more, but they must not be another CA's."""
     path = Path(stated.certificate or "")
     if path.is_file():

@@ -11,17 +11,19 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from generator import pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.authorities import Authorities, kept_authority, key_path, pem_path
-from generator.errors import InputError, Problem
+from generator.errors import InputError, Problem, UnsignedError
 from generator.fields import plain
 from generator.host.store import Store
 from generator.keyring import IDENTITY, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import Trust
+from generator.signing import REQUESTS, Signed, sign_elsewhere
 from generator.spec import ClusterSpec
 
 Report = Callable[[str], None]
@@ -59,7 +61,10 @@ def bake(
     with store.locked(report):
         store.check()
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change).without(plan, renew)
-        sealed = load_seal(store)
+        signed = sign_elsewhere(store, plan, found, now=now)
+        if signed.missing:
+            _ask(store, signed)
+        found, sealed = signed.keyring, load_seal(store)
         count = pki.count_missing(plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes)
         with (
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
@@ -85,7 +90,25 @@ def bake(
             for node, credentials in zip(plan.nodes, nodes, strict=True):
                 for artifact in node_files(plan, node, trust, credentials, extras, sealed=bool(sealed)):
                     folder.write(artifact)
+            for artifact in (file for request in signed.requests for file in request.files):
+                folder.write(artifact)
+            for path in signed.taken:
+                folder.leave_behind(path)
     return Baked(plan, store.folder, tuple(folder.changed))
+
+
+def _ask(store: Store, signed: Signed) -> NoReturn:
+    """Leave requests beside what is there. Raises UnsignedError, always."""
+    identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
+    with store.replacing() as folder:
+        for artifact in (identity, *(file for request in signed.requests for file in request.files)):
+            folder.write(artifact)
+        folder.keep_others()
+    raise UnsignedError(
+        f"{len(signed.missing)} certificates are to be issued by a CA whose key is not here",
+        hint=f"have each .csr below {store.folder / REQUESTS} signed, put its certificate beside it (etcd-peer.csr: "
+        "etcd-peer.pem), then the same command again",
+    )
 
 
 def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
@@ -127,7 +150,7 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
         lambda: check_clock(now),
         lambda: read_archive(spec.install),
         store.check,
-        lambda: load_keyring(store, plan_cluster(spec), now=now, passphrase=passphrase),
+        lambda: _take_stock(store, plan_cluster(spec), now, passphrase),
     ):
         try:
             look()
@@ -135,6 +158,10 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
             problems += error.problems
     if problems:
         raise InputError(dict.fromkeys(problems))
+
+
+def _take_stock(store: Store, plan: ClusterPlan, now: datetime, passphrase: bytes | None) -> None:
+    sign_elsewhere(store, plan, load_keyring(store, plan, now=now, passphrase=passphrase), now=now)
 
 
 def check_clock(now: datetime) -> None:

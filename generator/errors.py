@@ -66,6 +66,12 @@ class UnhealthyError(BakeError):
     exit_code = 3
 
 
+class UnsignedError(BakeError):
+    """Certificates were asked for, and a CA elsewhere has to issue them first."""
+
+    exit_code = 3
+
+
 class WaitTimeoutError(BakeError):
     """Something did not happen within the time that was given."""
 

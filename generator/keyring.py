@@ -13,7 +13,7 @@ from generator import pki, render, seed
 from generator.authorities import Authorities, check_authorities, load_authorities, load_pair, pem_path
 from generator.errors import InputError
 from generator.host.store import Store
-from generator.pki import Credential, NodePki, Role
+from generator.pki import Credential, Issuer, NodePki, Role
 from generator.plan import ClusterPlan
 from generator.spec import Certificates
 
@@ -93,7 +93,7 @@ def load_keyring(
     return Keyring(identity=identity, authorities=changed, client=client, nodes=nodes)
 
 
-def _refuse_foreign(store: Store, authority: Credential | None, issued: Credential) -> None:
+def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) -> None:
     """A certificate of an earlier bake that another CA issued betrays a foreign or a lost CA."""
     if authority is None or not pki.is_issued_by(issued.certificate, authority.certificate):
         message = "is a foreign CA: it did not issue this cluster's certificates"
@@ -121,7 +121,7 @@ def required_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
     raise InputError.one(str(store.folder / name / seed.USER_DATA), "is missing", "bake again")
 
 
-def _kept_node(store: Store, name: str, authority: Credential | None) -> NodePki:
+def _kept_node(store: Store, name: str, authority: Issuer | None) -> NodePki:
     where = str(store.folder / name / seed.USER_DATA)
     kept = {
         role: pki.parse_credential(*pair, where=(where, where)) for role, pair in seed_pems(store, name).items()

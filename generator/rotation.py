@@ -10,14 +10,14 @@ from dataclasses import replace
 from datetime import datetime
 
 from generator import pki
-from generator.authorities import Authorities, Authority, Phase, load_authorities, load_phase, pem_path
+from generator.authorities import Authorities, Authority, Phase, key_path, load_authorities, load_phase, pem_path
 from generator.bake import bake
 from generator.certificates import Delivery, Goal, deliver, serves_its_own
 from generator.cluster import Cluster
 from generator.errors import InputError
 from generator.host.hypervisor.connection import Connection
 from generator.host.tls import Reply, knock, stranger_context
-from generator.pki import Credential, Role, digests
+from generator.pki import Credential, Elsewhere, Issuer, Role, digests
 from generator.plan import NodePlan, plan_cluster
 from generator.spec import CaSpec, PeerCaSpec
 
@@ -89,6 +89,9 @@ def _check(cluster: Cluster, following: Mapping[Role, Authority]) -> None:
             rule = f"is missing, and this cluster's CA is one of your own, {stated.certificate}"
             raise InputError.one(f"{flag}-certificate", rule, f"the CA to change to, with {flag}-key")
         pem = cluster.store.read(pem_path(role))
+        if pem and cluster.store.read(key_path(role)) is None:
+            rule = "the key of this cluster's CA is not here, so no node can be asked whom it trusts"
+            raise InputError.one("--ca", rule, "change the certificates alone: bake certs rotate")
         if pem and role in following and digests(following[role].credential.cert_pem)[0] in digests(pem):
             raise InputError.one(f"{flag}-certificate", "is this cluster's CA already", "another CA")
 
@@ -106,13 +109,13 @@ def _advanced(found: Authorities, following: Mapping[Role, Authority], steps: in
 
 def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> Goal:
     """etcd shows in which phase it runs by whom it lets in, and its files by what it serves."""
-    other = found.others[Role.CA].credential
+    other = _at_hand(found.others[Role.CA].credential)
     own = serves_its_own(cluster)
     if phase is Phase.TRUST:
         lets_in = _lets_in(cluster, other, now)
         return _as_goal(lambda node: _negated(lets_in(node)), "trust", "the next CA")
     if phase is Phase.REISSUE:
-        lets_in = _lets_in(cluster, found.issuing[Role.CA].credential, now)
+        lets_in = _lets_in(cluster, _at_hand(found.issuing[Role.CA].credential), now)
         return _as_goal(
             lambda node: own.lacks(node) or _negated(lets_in(node)), "serve", "a certificate of the next CA"
         )
@@ -120,6 +123,12 @@ def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> 
         return _as_goal(own.lacks, "trust", "the new CA alone")
     lets_in = _lets_in(cluster, other, now)
     return _as_goal(lambda node: own.lacks(node) or lets_in(node), "trust", "the new CA alone")
+
+
+def _at_hand(authority: Issuer) -> Credential:
+    if isinstance(authority, Elsewhere):
+        raise AssertionError("a change begins where all keys are here: a bug in bake")
+    return authority
 
 
 def _as_goal(lacks: Callable[[NodePlan], bool | None], verb: str, what: str) -> Goal:

@@ -221,9 +221,9 @@ def _pki(spec: ClusterSpec) -> Iterator[Finding]:
             ("a certificate cannot outlive its CA"),
         )
     for section, ca in (("ca", spec.pki.ca), ("peerCa", spec.pki.peer_ca)):
-        for field, value, other in (("certificate", ca.certificate, ca.key), ("key", ca.key, ca.certificate)):
-            if value is None and other is not None:
-                yield ("pki", section, field), f"is missing, and {other} is its other half", "both paths, or neither"
+        if ca.key and not ca.certificate:
+            hint = "both paths; or, for a CA whose key is elsewhere, the certificate's alone"
+            yield ("pki", section, "certificate"), f"is missing, and {ca.key} is its other half", hint
     peers = spec.pki.peer_ca
     if peers.certificate and not peers.separate:
         yield ("pki", "peerCa", "certificate"), "has no meaning without pki.peerCa.separate", "separate: true"

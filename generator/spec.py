@@ -142,7 +142,9 @@ class CaSpec:
         one(values.path_text), "the path of a CA certificate of your own (PEM); left out, bake makes a CA", default=None
     )
     key: str | None = setting(
-        one(values.path_text), "the path of that CA's private key (PEM), which may be encrypted", default=None
+        one(values.path_text),
+        "the path of that CA's private key (PEM), which may be encrypted; left out, bake makes requests for it to sign",
+        default=None,
     )
 
 

@@ -17,19 +17,19 @@ LAYERS = """
     errors artifact progress
     fields values spec yaml12 etcd_options
     plan rules profile
-    pki.credential pki.encryption pki.profiles pki.issue pki.authority pki.inspection pki
+    pki.credential pki.encryption pki.profiles pki.request pki.issue pki.authority pki.inspection pki
     render steps seed archive domain
     host.apt_sources host.store host.image_build host.image host.image_custom
     host.console host.tls host.hello host.etcd host.observe host.report
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
-    authorities keyring bake checks.check checks.members checks.ports checks verify judges controls audit cluster
-    certificates rotation
+    authorities keyring signing bake checks.check checks.members checks.ports checks verify judges controls audit
+    cluster certificates rotation
     options cli.shared cli.files cli.cluster cli.certificates cli
 """.split()  # noqa: SIM905  it is a drawing
 
-PKI = ("credential", "encryption", "profiles", "issue", "authority", "inspection")
+PKI = ("credential", "encryption", "profiles", "request", "issue", "authority", "inspection")
 OWNERS = {
     "click": {"options", "cli", "cli.shared", "cli.files", "cli.cluster", "cli.certificates"},
     "cryptography": {f"pki.{name}" for name in PKI},

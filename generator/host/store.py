@@ -159,6 +159,7 @@ class Staging:
         self._files: dict[str, dict[str, str]] = {}
         self._old = store.manifest()
         self._made: set[Path] = set()
+        self._used: set[str] = set()
 
     def write(self, artifact: Artifact) -> None:
         """Add a file; secrets are 0600, folders 0700."""
@@ -179,6 +180,10 @@ class Staging:
             data = None if PurePosixPath(name) in dropped or name in self._files else self.store.read(name)
             if data is not None:
                 self.write(Artifact(PurePosixPath(name), data, mode=int(entry["mode"], 8)))
+
+    def leave_behind(self, path: PurePosixPath) -> None:
+        """A file that bake did not make, and whose content is part of the new folder otherwise."""
+        self._used.add(str(path))
 
     def _make_parents(self, folder: Path) -> None:
         if folder not in self._made:
@@ -225,7 +230,7 @@ class Staging:
                 if was_ours:
                     with suppress(OSError):
                         target.rmdir()  # its files are no longer ours to make
-            elif relative not in self._old and not target.exists():
+            elif relative not in self._old and relative not in self._used and not target.exists():
                 os.link(entry.path, target, follow_symlinks=False)
 
 

@@ -7,6 +7,8 @@ from generator.pki.authority import (
 from generator.pki.credential import (
     NODE_ROLES,
     Credential,
+    Elsewhere,
+    Issuer,
     NewKey,
     NodePki,
     PrivateKey,
@@ -14,20 +16,24 @@ from generator.pki.credential import (
     generate_key,
     is_encrypted,
     is_issued_by,
+    key_pem,
     key_type_of,
     parse_certificate,
     parse_credential,
+    parse_key,
 )
 from generator.pki.encryption import encrypt_key
 from generator.pki.inspection import Facts, describe, digests
 from generator.pki.issue import (
     BACKDATE,
+    Wanted,
     count_missing,
     create_authority,
     is_current,
     issue_client,
     issue_nodes,
     keys_ahead,
+    wanted_certificates,
 )
 from generator.pki.profiles import (
     CertProfile,
@@ -38,17 +44,22 @@ from generator.pki.profiles import (
     node_profiles,
     shared_profiles,
 )
+from generator.pki.request import asks_for, create_request, misfits
 
 __all__ = [
     "BACKDATE",
     "NODE_ROLES",
     "CertProfile",
     "Credential",
+    "Elsewhere",
     "Facts",
+    "Issuer",
     "NewKey",
     "NodePki",
     "PrivateKey",
     "Role",
+    "Wanted",
+    "asks_for",
     "authority_roles",
     "ca_profile",
     "check_authority",
@@ -56,6 +67,7 @@ __all__ = [
     "client_profile",
     "count_missing",
     "create_authority",
+    "create_request",
     "describe",
     "digests",
     "encrypt_key",
@@ -66,10 +78,14 @@ __all__ = [
     "issue_client",
     "issue_nodes",
     "issuer_of",
+    "key_pem",
     "key_type_of",
     "keys_ahead",
+    "misfits",
     "node_profiles",
     "parse_certificate",
     "parse_credential",
+    "parse_key",
     "shared_profiles",
+    "wanted_certificates",
 ]

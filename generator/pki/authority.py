@@ -7,17 +7,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from generator.errors import Problem
-from generator.pki.credential import Credential, PrivateKey
+from generator.pki.credential import Issuer
 from generator.pki.profiles import planned_names
 from generator.plan import ClusterPlan
 
 _NEW_CA = "restore the cluster's CA, or remove the cluster's folder to begin a new cluster"
 
 
-def check_authority(authority: Credential, *, now: datetime, where: str, days: int = 0) -> list[Problem]:
+def check_authority(authority: Issuer, *, now: datetime, where: str, days: int = 0) -> list[Problem]:
     """Why this CA cannot issue certificates now, or none that hold for so many days; empty if it can."""
     certificate = authority.certificate
     problems = []
@@ -32,7 +33,7 @@ def check_authority(authority: Credential, *, now: datetime, where: str, days: i
                 where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock"
             )
         )
-    if rule := _unfit_extensions(certificate) or _unfit_key(authority.key):
+    if rule := _unfit_extensions(certificate) or _unfit_key(certificate.public_key()):
         problems.append(Problem(where, rule, "another CA" if days else _NEW_CA))
     return problems
 
@@ -48,10 +49,12 @@ def _unfit_extensions(certificate: x509.Certificate) -> str | None:
     return None
 
 
-def _unfit_key(key: PrivateKey) -> str | None:
+def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
     """etcd is written in Go, whose crypto/x509 knows only these curves and refuses short RSA keys."""
-    if isinstance(key, rsa.RSAPrivateKey):
+    if isinstance(key, rsa.RSAPublicKey):
         return f"has a key of {key.key_size} bits; RSA needs 2048" if key.key_size < 2048 else None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return "has a key that is neither RSA nor EC"
     name = key.curve.name
     return (
         None
@@ -60,7 +63,7 @@ def _unfit_key(key: PrivateKey) -> str | None:
     )
 
 
-def check_names(authority: Credential, plan: ClusterPlan, *, where: str) -> list[Problem]:
+def check_names(authority: Issuer, plan: ClusterPlan, *, where: str) -> list[Problem]:
     """The cluster's names and addresses that the CA's name constraints do not admit (RFC 5280, 4.2.1.10)."""
     try:
         found = authority.certificate.extensions.get_extension_for_class(x509.NameConstraints).value

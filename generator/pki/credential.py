@@ -10,6 +10,7 @@ from functools import cached_property
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -51,10 +52,26 @@ class Credential:
 
     @cached_property
     def key_pem(self) -> bytes:
-        """PKCS#8, unencrypted: etcd cannot read any other (etcd security documentation)."""
-        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return key_pem(self.key)
 
 
+def key_pem(key: PrivateKey) -> bytes:
+    """PKCS#8, unencrypted: etcd cannot read any other (etcd security documentation)."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A CA whose key is not here: it issues by request."""
+
+    certificate: x509.Certificate = field(repr=False)
+
+    @cached_property
+    def cert_pem(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.PEM)
+
+
+Issuer = Credential | Elsewhere
 NodePki = Mapping[Role, Credential]
 
 
@@ -85,10 +102,12 @@ def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> 
 
 
 def is_pair(credential: Credential) -> bool:
+    return same_key(credential.certificate.public_key(), credential.key.public_key())
+
+
+def same_key(one: CertificatePublicKeyTypes, other: CertificatePublicKeyTypes) -> bool:
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    return credential.certificate.public_key().public_bytes(
-        *form
-    ) == credential.key.public_key().public_bytes(*form)
+    return one.public_bytes(*form) == other.public_bytes(*form)
 
 
 def is_encrypted(key_pem: bytes) -> bool:
@@ -113,13 +132,14 @@ def parse_credential(
     """A certificate and the key that belongs to it. `where` are their file names. Raises InputError."""
     cert_file, key_file = where
     certificate = parse_certificate(cert_pem, where=cert_file)
-    credential = Credential(certificate, _parse_key(key_pem, key_file, passphrase))
+    credential = Credential(certificate, parse_key(key_pem, where=key_file, passphrase=passphrase))
     if not is_pair(credential):
         raise InputError.one(key_file, f"does not match the certificate {cert_file}", "restore the pair")
     return credential
 
 
-def _parse_key(pem: bytes, where: str, passphrase: bytes | None) -> PrivateKey:
+def parse_key(pem: bytes, *, where: str, passphrase: bytes | None = None) -> PrivateKey:
+    """Raises InputError."""
     encrypted = is_encrypted(pem)
     if encrypted and passphrase is None:
         raise InputError.one(where, "is encrypted, and there is no passphrase", "give --ca-passphrase-file")

@@ -6,12 +6,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from generator.pki.credential import (
     Credential,
+    Elsewhere,
+    Issuer,
     NewKey,
     NodePki,
     PrivateKey,
@@ -30,6 +33,7 @@ from generator.pki.profiles import (
     node_profiles,
     shared_profiles,
 )
+from generator.pki.request import misfits
 from generator.plan import ClusterPlan
 from generator.spec import Certificates, KeyType
 
@@ -47,10 +51,10 @@ def create_authority(
 
 def issue_nodes(
     plan: ClusterPlan,
-    authority: Credential,
+    authority: Issuer,
     *,
     now: datetime,
-    peer_authority: Credential | None = None,
+    peer_authority: Issuer | None = None,
     client: Credential | None = None,
     kept: Iterable[NodePki] = (),
     new_key: NewKey = generate_key,
@@ -75,7 +79,7 @@ def issue_nodes(
 
 def issue_client(
     plan: ClusterPlan,
-    authority: Credential,
+    authority: Issuer,
     *,
     now: datetime,
     kept: Credential | None = None,
@@ -109,7 +113,7 @@ def keys_ahead(
 
 def count_missing(
     plan: ClusterPlan,
-    authorities: Mapping[Role, Credential],
+    authorities: Mapping[Role, Issuer],
     *,
     now: datetime,
     client: Credential | None,
@@ -117,31 +121,42 @@ def count_missing(
 ) -> int:
     """How many keys the cluster still needs, when these are the certificates that exist."""
     missing = len(set(authority_roles(plan.spec.pki)) - set(authorities))
-    for role, profile, old in _wanted(plan, client, kept):
-        authority = authorities.get(issuer_of(plan.spec.pki, role))
-        missing += not (old and authority and is_current(old, profile, authority, now=now))
+    for one in wanted_certificates(plan, client, kept):
+        authority = authorities.get(issuer_of(plan.spec.pki, one.role))
+        missing += not (one.old and authority and is_current(one.old, one.profile, authority, now=now))
     return missing
 
 
-def _wanted(
+class Wanted(NamedTuple):
+    """A certificate of the plan, and what there is of it. `owner`: a node, "operator", or "shared" by all nodes."""
+
+    owner: str
+    role: Role
+    profile: CertProfile
+    old: Credential | None
+
+
+def wanted_certificates(
     plan: ClusterPlan, client: Credential | None, kept: Iterable[NodePki]
-) -> Iterator[tuple[Role, CertProfile, Credential | None]]:
-    yield Role.CLIENT, client_profile(plan), client
+) -> Iterator[Wanted]:
+    """All that the cluster's CAs issue."""
+    yield Wanted("operator", Role.CLIENT, client_profile(plan), client)
     olds = iter(kept)
     if plan.spec.pki.certificates is Certificates.SHARED:
         old = next(olds, {})
         profiles = shared_profiles(plan)
-        yield from ((role, profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER))
+        yield from (Wanted("shared", role, profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER))
         return
     for node in plan.nodes:
         old = next(olds, {})
-        yield from ((role, profile, old.get(role)) for role, profile in node_profiles(plan, node).items())
+        for role, profile in node_profiles(plan, node).items():
+            yield Wanted(node.name, role, profile, old.get(role))
 
 
 def _issue(
     profiles: Mapping[Role, CertProfile],
-    authority: Credential,
-    others: Mapping[Role, Credential],
+    authority: Issuer,
+    others: Mapping[Role, Issuer],
     kept: NodePki,
     *,
     now: datetime,
@@ -158,9 +173,11 @@ def _issue(
 
 
 def _sign(
-    profile: CertProfile, key: PrivateKey, authority: Credential | None, *, now: datetime
+    profile: CertProfile, key: PrivateKey, authority: Issuer | None, *, now: datetime
 ) -> Credential:
     """A certificate for `key`; self-signed without an authority. It never outlives its authority."""
+    if isinstance(authority, Elsewhere):
+        raise AssertionError("nothing is baked before a CA elsewhere has issued everything: a bug in bake")
     start = (now - BACKDATE).replace(microsecond=0)
     issuer = authority.certificate.subject if authority else profile.subject
     if authority:
@@ -192,8 +209,13 @@ def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tupl
         yield x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski.value), False
 
 
-def is_current(credential: Credential, profile: CertProfile, authority: Credential, *, now: datetime) -> bool:
-    """Whether an existing certificate still says exactly what the plan wants, and is in force."""
+def is_current(credential: Credential, profile: CertProfile, authority: Issuer, *, now: datetime) -> bool:
+    """Whether an existing certificate still says exactly what the plan wants, and is in force.
+
+    A CA elsewhere has its own ways, so of its certificates only what the nodes check counts.
+    """
+    if isinstance(authority, Elsewhere):
+        return not any(misfits(credential, profile, authority, now=now))
     certificate = credential.certificate
     found = {(ext.value, ext.critical) for ext in certificate.extensions}
     end = min(

@@ -270,7 +270,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     ),
     "half a CA": ("pki: {ca: {key: ca.key}}", "pki.ca.certificate", "ca.key", "is missing, and"),
     "half a CA for peers": (
-        "pki: {peerCa: {separate: true, certificate: p.pem}}", "pki.peerCa.key", "p.pem", "is missing, and",
+        "pki: {peerCa: {separate: true, key: p.key}}", "pki.peerCa.certificate", "p.key", "is missing, and",
     ),
     "a CA for peers that is not wanted": (
         "pki: {peerCa: {certificate: p.pem, key: p.key}}", "pki.peerCa.certificate", "has no meaning", "without",

@@ -1,0 +1,186 @@
+"""A CA whose key is elsewhere: requests go out, certificates come in. OpenSSL is that CA."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator import pki, seed
+from generator.authorities import kept_authority
+from generator.cluster import open_cluster
+from generator.errors import InputError
+from generator.host.store import Store
+from generator.pki import Role
+from generator.rotation import rotate_authorities
+
+Bake = Callable[..., Any]
+Picture = Callable[[Path], dict[str, tuple[object, ...]]]
+FOLDER = Path("out/etcd")
+REQUESTS = FOLDER / "requests"
+
+
+class Office:
+    """The CA, as somebody has it who signs requests with OpenSSL."""
+
+    def __init__(self, plan: Callable[..., Any]) -> None:
+        self.credential = pki.create_authority(plan(), now=datetime.now(UTC))
+        Path("corp.pem").write_bytes(self.credential.cert_pem)
+        Path("corp.key").write_bytes(self.credential.key_pem)
+        Path("more.cnf").write_text("authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\ncertificatePolicies=1.2.3.4\n")
+
+    def sign(self, *requests: Path, words: tuple[str, ...] = ("-copy_extensions", "copy")) -> None:
+        for request in requests:
+            line = ["openssl", "x509", "-req", "-in", request, "-CA", "corp.pem", "-CAkey", "corp.key", "-days", "30"]
+            line += ["-extfile", "more.cnf", "-out", request.with_suffix(".pem"), *words]
+            subprocess.run(list(map(str, line)), check=True, capture_output=True)
+
+
+@pytest.fixture
+def office(bake: Bake, plan: Callable[..., Any], tool: Callable[[str], str]) -> Office:
+    tool("openssl")
+    return Office(plan)
+
+
+@pytest.fixture
+def ours(bake: Bake, office: Office) -> Callable[..., Any]:
+    """`bake` for a cluster of that CA."""
+    Path("cluster.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {ca: {certificate: corp.pem}}\n")
+    return lambda *words: bake(*words, "--config", "cluster.yaml")
+
+
+def requests() -> list[Path]:
+    return sorted(REQUESTS.rglob("*.csr"))
+
+
+def test_what_is_missing_is_asked_for_and_nothing_is_baked(ours: Bake) -> None:
+    result = ours()
+    assert (result.code, result.out) == (3, "")
+    assert "7 certificates are to be issued by a CA whose key is not here" in result.err
+    assert [str(path.relative_to(REQUESTS)) for path in requests()] == [
+        *(f"etcd{number}/etcd-{role}.csr" for number in (1, 2) for role in ("client", "peer", "server")),
+        "operator/etcd-client.csr",
+    ]
+    for path in requests():
+        assert path.with_suffix(".key").stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in FOLDER.iterdir()} == {"identity", "manifest.json", "requests"}
+    with pytest.raises(InputError, match="there is no cluster"):
+        open_cluster(Store(Path("out"), "etcd"))
+
+
+def test_asking_again_asks_for_the_same(ours: Bake, picture: Picture) -> None:
+    ours()
+    before = picture(Path("out"))
+    assert ours().code == 3
+    assert picture(Path("out")) == before
+
+
+def test_a_request_asks_for_what_the_node_needs(ours: Bake) -> None:
+    ours()
+    words = ["openssl", "req", "-in", str(REQUESTS / "etcd2/etcd-server.csr"), "-noout", "-text", "-verify"]
+    shown = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    for text in ("CN = etcd2", "DNS:etcd2.etcd.internal, IP Address:192.168.20.32", "TLS Web Server Authentication"):
+        assert text in shown
+
+
+def test_what_was_issued_is_baked(ours: Bake, office: Office, picture: Picture) -> None:
+    ours()
+    keys = {path: path.with_suffix(".key").read_bytes() for path in requests()}
+    office.sign(*requests())
+    issued = {path: path.with_suffix(".pem").read_bytes() for path in requests()}
+    assert ours().code == 0
+    assert not REQUESTS.exists()
+    files = seed.written_files((FOLDER / "etcd2/user-data").read_bytes(), where="")
+    server = REQUESTS / "etcd2/etcd-server.csr"
+    assert files["/etc/etcd/pki/etcd-server.key"] == keys[server]
+    leaf = pki.parse_certificate(files["/etc/etcd/pki/etcd-server.pem"], where="")
+    assert leaf == pki.parse_certificate(issued[server], where="")
+    assert files["/etc/etcd/pki/etcd-ca.pem"] == Path("corp.pem").read_bytes()
+    assert not (FOLDER / "pki/etcd-ca.key").exists()
+    before = picture(Path("out"))
+    assert "Nothing changed" in ours().err
+    assert picture(Path("out")) == before
+
+
+def test_what_has_come_in_so_far_is_kept(ours: Bake, office: Office) -> None:
+    ours()
+    office.sign(*requests()[:3])
+    result = ours()
+    assert (result.code, "4 certificates are to be issued" in result.err) == (3, True)
+    office.sign(*requests()[3:])
+    assert ours().code == 0
+
+
+BAD: dict[str, tuple[Callable[[Office, Path], object], str]] = {
+    "without its names": (lambda office, path: office.sign(path, words=()), "does not name etcd1.etcd.internal, 19"),
+    "another's": (
+        lambda office, path: (
+            office.sign(path.with_name("etcd-peer.csr")),
+            path.with_name("etcd-peer.pem").rename(path.with_suffix(".pem")),
+        ),
+        "is for another key",
+    ),
+    "its own": (
+        lambda office, path: office.sign(path, words=("-copy_extensions", "copy", "-subj", "/CN=other")),
+        "has the common name other, not etcd1",
+    ),
+    "none": (lambda office, path: path.with_suffix(".pem").write_text("signed!"), "is not a PEM certificate"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "rule"), BAD.values(), ids=BAD)
+def test_a_certificate_that_does_not_fit_is_refused(
+    ours: Bake, office: Office, picture: Picture, answer: Callable[[Office, Path], object], rule: str
+) -> None:
+    ours()
+    path = REQUESTS / "etcd1/etcd-server.csr"
+    answer(office, path)
+    before = picture(Path("out"))
+    for words in ((), ("check",)):
+        result = ours(*words)
+        assert result.code == 2
+        assert f"{path.with_suffix('.pem')}: {rule}" in result.err
+    assert picture(Path("out")) == before
+
+
+def test_another_cas_certificate_is_refused(ours: Bake, office: Office, plan: Callable[..., Any]) -> None:
+    ours()
+    Office(plan).sign(REQUESTS / "operator/etcd-client.csr")
+    Path("corp.pem").write_bytes(office.credential.cert_pem)
+    result = ours()
+    assert (result.code, "operator/etcd-client.pem: was not issued by the cluster's CA" in result.err) == (2, True)
+
+
+def test_new_ones_are_asked_for_while_the_old_ones_hold(
+    ours: Bake, bake: Bake, office: Office, picture: Picture
+) -> None:
+    ours()
+    office.sign(*requests())
+    ours()
+    seeds = {node: (FOLDER / node / "seed.iso").read_bytes() for node in ("etcd1", "etcd2")}
+    assert bake("certs", "rotate", "etcd2", "--connect", "test:///none").code == 3
+    assert [path.parent.name for path in requests()] == ["etcd2"] * 3
+    before = picture(Path("out"))
+    assert ours().code == 0, "the old ones hold"
+    assert picture(Path("out")) == before, "and the requests are kept"
+    office.sign(*requests())
+    assert ours().code == 0
+    now = {node: (FOLDER / node / "seed.iso").read_bytes() for node in seeds}
+    assert {node for node in seeds if now[node] != seeds[node]} == {"etcd2"}
+    assert not REQUESTS.exists()
+
+
+def test_the_ca_of_such_a_cluster_is_not_changed(ours: Bake, office: Office) -> None:
+    ours()
+    office.sign(*requests())
+    ours()
+    cluster = open_cluster(Store(Path("out"), "etcd"))
+    following = {Role.CA: kept_authority(pki.create_authority(cluster.plan, now=datetime.now(UTC)), None)}
+    with pytest.raises(InputError, match="the key of this cluster's CA is not here"):
+        rotate_authorities(
+            cluster, None, following, passphrase=None, now=datetime.now(UTC), seconds=1, report=print
+        )
