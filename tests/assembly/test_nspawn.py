@@ -278,38 +278,43 @@ def rebake(lab: NspawnLab, *changed: str) -> None:
         lab.insert(node)
 
 
-# Each write has a connection, and so a handshake, of its own; it failed if no node took it. Ends when its input does.
+# Each write has a connection, and so a handshake, of its own; it failed if no node took it in so many seconds. It ends
+# when its input does.
 WRITER = """
-import select, sys
+import select, sys, time
 from pathlib import Path
 from generator.errors import BakeError
 from generator.host.etcd import Etcd
 from generator.host.tls import ClientFiles
-pki, *urls = sys.argv[1:]
+patience, pki, *urls = sys.argv[1:]
 stem = Path(pki) / "etcd-client"
 files = ClientFiles(ca=stem.with_name("etcd-ca.pem"), cert=stem.with_suffix(".pem"), key=stem.with_suffix(".key"))
 done = failed = 0
 while not select.select([sys.stdin], [], [], 0)[0]:
-    for url in urls:
-        try:
-            with Etcd(url, files) as etcd:
-                etcd.put(b"written", str(done).encode())
-            done += 1
+    begun, taken = time.monotonic(), False
+    while not taken:
+        for url in urls:
+            try:
+                with Etcd(url, files) as etcd:
+                    etcd.put(b"written", str(done).encode())
+                taken = True
+                break
+            except BakeError as error:
+                print(error, file=sys.stderr)
+        if time.monotonic() > begun + float(patience):
             break
-        except BakeError as error:
-            print(error, file=sys.stderr)
-    else:
-        failed += 1
+    done, failed = done + taken, failed + (not taken)
 print(done, failed)
 """
 
 
 @contextmanager
-def writing(lab: NspawnLab, *nodes: str) -> Iterator[Callable[[], tuple[int, int]]]:
+def writing(lab: NspawnLab, *nodes: str, patience: float = 0) -> Iterator[Callable[[], tuple[int, int]]]:
     """Writes through a node, or the next one that takes it; call what is yielded to end it: how many were done, and
-    failed."""
+    failed. `patience`: seconds for which a write is tried again."""
     urls = [one.client_url for one in lab.plan.nodes if one.name in nodes]
-    command = ["ip", "netns", "exec", lab.hub, sys.executable, "-c", WRITER, str(lab.folder / "pki"), *urls]
+    script = [sys.executable, "-c", WRITER, str(patience), str(lab.folder / "pki"), *urls]
+    command = ["ip", "netns", "exec", lab.hub, *script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
         def end() -> tuple[int, int]:
@@ -356,7 +361,7 @@ def test_a_new_ca_is_everybodys_and_no_write_fails(lab: NspawnLab) -> None:
     old = shutil.copytree(lab.folder / "pki", lab.work / "old-pki")
     phases: list[str] = []
 
-    with writing(lab, *NODES) as end:
+    with writing(lab, *NODES, patience=10) as end:
         while phase := change_ca(lab):
             if phase not in phases:
                 phases.append(phase)
