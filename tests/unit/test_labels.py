@@ -1,0 +1,89 @@
+"""Everything that a node is given lies where Enterprise Linux 9's SELinux policy expects its kind.
+
+Which type a place has was looked up in the targeted policy's file contexts: fedora-selinux/selinux-policy, branch c9s
+at 73a2d29, with the aliases of EL 9's package (file_contexts.subs_dist: units below /etc are labelled as those below
+/usr/lib). The lookup of each file that is made here gave the type of its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+
+from generator import pki, render, steps
+from generator.plan import ClusterPlan
+from generator.render import PERMIT
+
+Plan = Callable[..., ClusterPlan]
+EL9 = {
+    "/etc": "etc_t",
+    "/etc/systemd/system": "systemd_unit_file_t",
+    "/etc/udev/rules.d": "udev_rules_t",
+    "/run": "var_run_t",
+    "/usr": "usr_t",
+    "/usr/bin": "bin_t",
+    "/usr/libexec": "bin_t",
+    "/usr/local/bin": "bin_t",  # and no libexec: below it everything is usr_t, and nothing a program
+    "/var": "var_t",
+    "/var/lib": "var_lib_t",
+    "/var/lib/cloud": "cloud_var_lib_t",
+}
+ARCHIVE = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}
+
+
+def label(path: PurePosixPath | str) -> str:
+    (place, *_) = (str(place) for place in (PurePosixPath(path), *PurePosixPath(path).parents) if str(place) in EL9)
+    return EL9[place]
+
+
+@pytest.fixture(scope="module", params=["firewalld", "nftables"])
+def files(request: pytest.FixtureRequest, plan: Plan, now: Any) -> dict[str, bytes]:
+    wanted = plan(firewall={"kind": request.param}, install=ARCHIVE)
+    authority = pki.create_authority(wanted, now=now)
+    (credentials, *_) = pki.issue_nodes(wanted, authority, now=now)
+    trust = render.Trust(identity="0" * 32, ca_pem=authority.cert_pem)
+    guest = render.guest_files(wanted, wanted.nodes[0], trust, credentials)
+    return {str(file.path): file.data for file in guest}
+
+
+def kind(path: str, data: bytes) -> str:
+    """The type of what a file is for."""
+    if data.startswith(b"#!"):
+        return "bin_t"
+    if data.startswith(b"[Unit]"):
+        return "systemd_unit_file_t"
+    return {".rules": "udev_rules_t", ".py": "bin_t"}.get(PurePosixPath(path).suffix, "etc_t")
+
+
+def test_each_file_lies_where_its_kind_does(files: dict[str, bytes]) -> None:
+    assert len(files) > 20
+    assert {path: label(path) for path in files} == {path: kind(path, data) for path, data in files.items()}
+
+
+def commands(unit: bytes) -> Iterator[str]:
+    yield from re.findall(r"^Exec\w+=[-+!]*(\S+)", unit.decode(), re.MULTILINE)
+
+
+def test_what_a_unit_starts_is_a_program(files: dict[str, bytes]) -> None:
+    started = {one for path, data in files.items() if path.endswith(".service") for one in commands(data)}
+    started -= {"/bin/sh", "/bin/rm", "/bin/systemctl"}  # the system's own
+    assert {"/usr/local/bin/etcd", "/usr/libexec/bake/etcd-join"} <= started
+    assert {label(path) for path in started} == {"bin_t"}
+
+
+@pytest.mark.parametrize("method", [{}, ARCHIVE])
+def test_etcd_is_a_program_and_state_is_state(plan: Plan, method: dict[str, str]) -> None:
+    wanted = plan(install=method)
+    assert label(f"{wanted.binary_dir}/etcd") == "bin_t"
+    assert label(wanted.spec.etcd.data_dir) == label(steps.HOME) == "var_lib_t"
+    assert label(PERMIT) == "var_run_t"
+
+
+def test_labels_are_restored_wherever_a_file_was_written(plan: Plan, files: dict[str, bytes]) -> None:
+    (line,) = (line for line in steps.first_boot_commands(plan()) if "restorecon" in line)
+    restored = [word for word in line.replace(";", " ").split() if word.startswith("/")]
+    assert [path for path in files if not any(PurePosixPath(path).is_relative_to(tree) for tree in restored)] == []
