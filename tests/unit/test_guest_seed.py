@@ -119,6 +119,14 @@ def test_a_settled_node_keeps_nothing_of_its_seed_but_what_is_no_secret(guest: G
     assert not any(line in kept.read_text() for line in secrets)
 
 
+def test_what_it_makes_gets_the_label_of_its_place(guest: Guest, shell: list[str]) -> None:
+    restorecon, calls = guest.root.parent / "bin/restorecon", guest.root.parent / "calls"
+    restorecon.write_text(f'#!/bin/sh\ntest -f "$1" && echo "$*" >>{calls}\n')
+    restorecon.chmod(0o755)
+    guest.forget(shell)
+    assert calls.read_text() == f"{guest.off}\n"
+
+
 def test_to_forget_twice_changes_nothing(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     before = (guest.root / "var/lib/bake/seed").read_text()
