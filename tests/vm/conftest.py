@@ -85,7 +85,13 @@ def base_image() -> BootImage:
 @pytest.fixture(scope="session")
 def stock_image() -> Path:
     """A cloud image that is not bake's."""
-    return cloud_image()
+    return cloud_image("stock")
+
+
+@pytest.fixture(scope="session")
+def selinux_image() -> Path:
+    """The same, enforcing Debian's SELinux policy, with a shell on its console."""
+    return cloud_image("selinux", "packages.selinux")
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +105,9 @@ def lab(request: pytest.FixtureRequest, tool: Callable[[str], str], base_image: 
     if os.geteuid() != 0:
         pytest.skip("VM tests need root")
     assert base_image.disk.exists()
-    if any("stock_image" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("stock_image")
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    for image in sorted(wanted & {"stock_image", "selinux_image"}):
+        request.getfixturevalue(image)
     for left in (ROOT / "build").glob("test-lab-*"):
         if not Path("/proc", left.name.rpartition("-")[2]).exists():  # its session was killed
             Lab(left).run("stop")

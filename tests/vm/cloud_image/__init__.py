@@ -18,27 +18,30 @@ RECIPE = Path(__file__).parent
 BUILD = RECIPE.parents[2] / "build"
 
 
-def digest() -> str:
-    files = sorted(path for path in RECIPE.iterdir() if path.is_file())
+def digest(packages: tuple[str, ...]) -> str:
+    lists = {RECIPE / name for name in packages}
+    files = sorted(path for path in RECIPE.iterdir() if path.is_file() and (path.stem != "packages" or path in lists))
     return hashlib.sha256(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def cloud_image() -> Path:
-    """The image, built unless it is there: about two minutes, as root."""
-    image = BUILD / f"cloud-image-{digest()}.qcow2"
+def cloud_image(kind: str, *more: str) -> Path:
+    """The image of the packages and more lists of them, built unless it is there: about two minutes, as root."""
+    packages = ("packages", *more)
+    image = BUILD / f"cloud-image-{kind}-{digest(packages)}.qcow2"
     if not image.exists():
         BUILD.mkdir(exist_ok=True)
-        for stale in BUILD.glob("cloud-image-*.qcow2"):
+        for stale in BUILD.glob(f"cloud-image-{kind}-*.qcow2"):
             stale.unlink()
         with tempfile.TemporaryDirectory(prefix=".cloud-image-", dir=BUILD) as folder:
-            build(Path(folder)).rename(image)
+            build(Path(folder), packages).rename(image)
     return image
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, lists: tuple[str, ...]) -> Path:
     release = apt_sources.own_release(Path("/etc/os-release").read_text())
     mirrors = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), release, RELEASE)
-    packages = [line for line in (RECIPE / "packages").read_text().splitlines() if not line.startswith("#")]
+    lines = [line for name in lists for line in (RECIPE / name).read_text().splitlines()]
+    packages = [line for line in lines if not line.startswith("#")]
     run(folder, [
         *["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--include={','.join(packages)}"],
         *[f"--aptopt={option}" for option in ('APT::Install-Recommends "false"', *apt_access())],

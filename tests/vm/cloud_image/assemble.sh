@@ -13,6 +13,11 @@ boot_loader() { # FORMAT OUTPUT MODULE...
     mv "$root/grub.img" "$output"
 }
 
+# This machine's kernel need not know SELinux: to it a label is an attribute like others.
+label() {
+    chroot "$root" setfiles -m -F /etc/selinux/default/contexts/files/file_contexts /
+}
+
 main() {
     folder=$2 root=$2/root disk=$2/disk.raw
     mkdir "$root"
@@ -28,6 +33,7 @@ main() {
     mformat -i "$disk@@${EFI_START}M" -T "$((EFI_SIZE * 2048))" -v EFI ::
     mmd -i "$disk@@${EFI_START}M" ::/EFI ::/EFI/BOOT
     mcopy -i "$disk@@${EFI_START}M" "$folder/bootx64.efi" ::/EFI/BOOT/BOOTX64.EFI
+    [ ! -d "$root/etc/selinux/default" ] || label
     # GRUB knows neither of the two features that newer versions switch on.
     mke2fs -q -t ext4 -L root -m 0 -O ^metadata_csum_seed,^orphan_file \
         -E "offset=$((ROOT_START * 1048576)),lazy_itable_init=1" -d "$root" "$disk" "${ROOT_SIZE}M"

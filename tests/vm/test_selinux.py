@@ -1,0 +1,128 @@
+"""A node whose SELinux enforces Debian's own policy: assembled, rebooted, given new certificates, and denied nothing.
+
+What the policy denies, the kernel says on the console; what else is to be known is asked there, in the shell of the
+image (tests/vm/cloud_image). The tests go through one node's life in the order in which they stand here.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.vm.conftest import Lab, Run, command_line
+
+# Whatever bake writes on a node lies below these.
+TREES = "/etc/etcd /etc/systemd/system /etc/udev/rules.d /etc/cloud /usr/libexec/bake /var/lib/bake /var/lib/etcd"
+
+
+@dataclass
+class Guest:
+    """The node, by its console."""
+
+    connection: Any
+    log: Path
+    questions: int = 0
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def type(self, line: str) -> None:
+        stream = self.connection.newStream()
+        self.connection.lookupByName("enforcing-etcd1").openConsole(None, stream, 0)
+        stream.send(f"{line}\n".encode())
+        time.sleep(2)  # the daemon passes it on; what comes back is in the log
+        stream.abort()
+
+    def ask(self, command: str) -> str:
+        """What a command prints. Asked again while none comes: no shell is there yet, or the kernel interrupted it."""
+        self.questions += 1
+        mark = f"answer-{self.questions}"
+        answer = re.compile(rf"<{mark} ([A-Za-z0-9+/=]*)>")
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
+            # A mark in two pieces, for what is typed is echoed.
+            self.type(f" printf '<%s-%s %s>' answer {self.questions} $({{ {command}; }} 2>&1 | base64 -w0)")
+            patience = time.monotonic() + 15
+            while time.monotonic() < patience:
+                if found := answer.search(self.said()):
+                    return base64.b64decode(found[1]).decode().strip()
+                time.sleep(0.5)
+        pytest.fail(f"no answer to {command!r}: {self.said()[-2000:]!r}")
+
+    def denials(self) -> list[str]:
+        said = self.said()
+        assert "audit_lost" not in said
+        return re.findall(r"avc:  denied .*", said)
+
+    def wrong_labels(self) -> str:
+        return self.ask(f"restorecon -n -v -F -R {TREES}")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("selinux")
+
+
+@pytest.fixture(scope="module")
+def run(lab: Lab, out: Path, selinux_image: Path) -> Iterator[Run]:
+    config = out / "cluster.yaml"
+    config.write_text(yaml.safe_dump({"apiVersion": "bake/v1", "nodes": 1}))
+    run = command_line(lab, "enforcing", out)
+    try:
+        run("up", "--profile", "debian", "--config", config, "--image", selinux_image, "--wait", 900)
+        yield run
+    finally:
+        run("destroy")
+
+
+@pytest.fixture(scope="module")
+def guest(run: Run, lab: Lab, connection: Any) -> Guest:
+    return Guest(connection, lab.folder / "lib/images/bake-enforcing/etcd1.console.log")
+
+
+def check(guest: Guest) -> None:
+    assert guest.ask("getenforce") == "Enforcing"
+    assert guest.wrong_labels() == ""
+    assert guest.denials() == []
+
+
+def test_a_node_assembles_itself(run: Run, guest: Guest) -> None:
+    run("verify")
+    check(guest)
+    domain = guest.ask("cat /proc/$(systemctl show -P MainPID etcd)/attr/current")
+    assert ":initrc_t:" in domain
+    assert guest.ask("cat /proc/sys/kernel/printk_ratelimit") == "0"  # else the kernel keeps denials to itself
+
+
+def test_it_comes_back(run: Run, guest: Guest) -> None:
+    before = guest.said().count("phase=voting")
+    guest.type("systemctl reboot")
+    deadline = time.monotonic() + 300
+    while guest.said().count("phase=voting") == before:
+        assert time.monotonic() < deadline, guest.said()[-2000:]
+        time.sleep(1)
+    run("verify")
+    check(guest)
+
+
+def test_it_takes_new_certificates(run: Run, guest: Guest) -> None:
+    label = "stat -c '%C %U %a %n' /etc/etcd/pki /etc/etcd/pki/*"
+    before = guest.ask(label)
+    run("certs", "rotate")
+    run("verify")
+    assert guest.ask(label) == before
+    check(guest)
+
+
+def test_the_checks_see_what_is_wrong(guest: Guest) -> None:
+    guest.ask("runcon system_u:system_r:kernel_t:s0 true; chcon -t tmp_t /etc/etcd/bake.env")
+    assert [line for line in guest.denials() if 'comm="runcon"' in line]
+    assert "/etc/etcd/bake.env" in guest.wrong_labels()
