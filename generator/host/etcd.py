@@ -1,19 +1,25 @@
-"""A client for one etcd endpoint: its JSON gateway (etcd 3.5, 3.6) over mutual TLS.
+"""A client for one etcd endpoint (3.5, 3.6): its gRPC API over mutual TLS.
 
-The gateway has its own ways: bytes are base64, 64-bit integers are strings, and what is unset is left out.
+Not its JSON gateway, which with auth on refuses whoever has a certificate with a common name.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable, Iterator, Mapping
+import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
-from generator.errors import BakeError
-from generator.host.tls import ClientFiles, reason, trusting_context
+from generator.errors import BakeError, InputError
+from generator.host.etcd_api import ALARMS, CALLS
+from generator.host.protobuf import decode, encode
+from generator.host.tls import ClientFiles, operator_context, words
+
+if TYPE_CHECKING:
+    from generator.host.grpc import Channel
 
 # etcd gives up on a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout):
 # waiting a little longer lets it say so itself.
@@ -38,7 +44,7 @@ class NoAnswerError(EtcdError):
 
 
 class RefusedError(EtcdError):
-    """etcd answered with an error. `status` is the HTTP status."""
+    """etcd answered with an error. `status` is gRPC's number for its kind."""
 
     def __init__(self, endpoint: str, cause: str, *, status: int) -> None:
         super().__init__(endpoint, cause)
@@ -122,147 +128,117 @@ class Etcd:
 
     def close(self) -> None:
         """Give the connection back; the next call opens another."""
-        session = self.__dict__.pop("_session", None)
-        if session is not None:
-            session.close()
+        channel = self.__dict__.pop("_channel", None)
+        if channel is not None:
+            channel.close()
 
     def members(self) -> tuple[Member, ...]:
         """The member list, as the leader has it."""
-        answer = self._call("cluster/member/list", {"linearizable": True})
-        return tuple(self._parsed(parse_member, member) for member in answer.get("members", []))
+        answer = self._call("Cluster/MemberList", {"linearizable": True})
+        return tuple(map(_member, answer["members"]))
 
     def status(self) -> Status:
-        return self._parsed(parse_status, self._call("maintenance/status", {}))
+        return self._parsed(_status, self._call("Maintenance/Status", {}))
 
     def alarms(self) -> tuple[Alarm, ...]:
-        answer = self._call("maintenance/alarm", {"action": "GET"})
-        return tuple(self._parsed(parse_alarm, alarm) for alarm in answer.get("alarms", []))
+        answer = self._call("Maintenance/Alarm", {})
+        return self._parsed(lambda answer: tuple(map(_alarm, answer["alarms"])), answer)
 
     def hash_kv(self, revision: int) -> HashKv:
         """The digest of every key and value up to a revision, from this member's own data."""
-        return self._parsed(parse_hash, self._call("maintenance/hashkv", {"revision": str(revision)}))
+        answer = self._call("Maintenance/HashKV", {"revision": revision})
+        return HashKv(hash=answer["hash"], compact_revision=answer["compact_revision"])
 
     def get(self, key: bytes, *, prefix: bool = False, keys_only: bool = False, limit: int = 0) -> Keys:
         """Read a key, or all keys that begin with it. Linearizable: without a quorum there is no answer."""
-        body: dict[str, Any] = {"key": _encode(key), "keys_only": keys_only, "limit": str(limit)}
-        if prefix:
-            body |= {"key": _encode(key or EVERY_KEY), "range_end": _encode(prefix_end(key))}
-        return self._parsed(parse_keys, self._call("kv/range", body))
+        span = {"key": key or EVERY_KEY, "range_end": prefix_end(key)} if prefix else {"key": key}
+        return self._parsed(_keys, self._call("KV/Range", {**span, "limit": limit, "keys_only": keys_only}))
 
     def put(self, key: bytes, value: bytes, *, lease: int = 0) -> None:
         """Write a key; with a lease, it vanishes with it."""
-        self._call("kv/put", {"key": _encode(key), "value": _encode(value), "lease": str(lease)})
+        self._call("KV/Put", {"key": key, "value": value, "lease": lease})
 
     def delete(self, key: bytes, *, prefix: bool = False) -> int:
         """Delete a key, or all keys that begin with it; says how many there were."""
         if prefix and not key:
             raise ValueError("an empty prefix is the whole keyspace")
-        body = {"key": _encode(key)} | ({"range_end": _encode(prefix_end(key))} if prefix else {})
-        return self._parsed(lambda answer: int(answer.get("deleted", 0)), self._call("kv/deleterange", body))
+        answer = self._call("KV/DeleteRange", {"key": key, "range_end": prefix_end(key) if prefix else b""})
+        return int(answer["deleted"])
 
     def grant_lease(self, seconds: int) -> int:
         """A lease: what is written with it vanishes after so many seconds, whatever becomes of us."""
-        answer = self._call("lease/grant", {"TTL": str(seconds)})
-        return self._parsed(lambda answer: int(answer["ID"]), answer)
+        return int(self._call("Lease/LeaseGrant", {"TTL": seconds})["ID"])
 
     def revoke_lease(self, lease: int) -> None:
         """End a lease and delete every key that was written with it."""
-        self._call("lease/revoke", {"ID": str(lease)})
+        self._call("Lease/LeaseRevoke", {"ID": lease})
 
-    def _call(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        requests = _requests()
+    def _call(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        grpc, (question, answer) = _grpc(), CALLS[name]
         try:
-            reply = self._session.post(
-                f"{self.endpoint}/v3/{method}", json=body, timeout=self.timeout, allow_redirects=False
-            )
-            answer = self._read(reply)
-        except requests.RequestException as error:
-            raise NoAnswerError(self.endpoint, _cause(error)) from error
-        except OSError as error:  # requests' own word for a certificate file that is not there
-            raise EtcdError(self.endpoint, str(error), hint="bake again, or give the right --out") from error
-        if reply.status_code != 200:
-            cause = answer.get("message") or answer.get("error") or f"HTTP status {reply.status_code}"
-            raise RefusedError(self.endpoint, str(cause), status=reply.status_code)
-        return answer
+            data = self._channel.call(f"/etcdserverpb.{name}", encode(question, body))
+        except grpc.StatusError as error:
+            cause = error.message or f"gRPC status {error.code}"
+            raise RefusedError(self.endpoint, cause, status=error.code) from error
+        except grpc.NotGrpcError as error:
+            raise NoAnswerError(self.endpoint, f"{_NOT_ETCD} ({error})") from error
+        except OSError as error:
+            raise NoAnswerError(self.endpoint, words(error)) from error
+        return self._parsed(lambda data: decode(answer, data), data)
 
-    def _read(self, reply: Any) -> dict[str, Any]:
-        """The JSON object of a reply. An error may come with an empty body (etcd issue 20332)."""
-        try:
-            answer = reply.json()
-        except ValueError:
-            answer = None
-        if isinstance(answer, dict):
-            return answer
-        if reply.status_code != 200:
-            return {}
-        raise NoAnswerError(self.endpoint, "an empty answer" if not reply.content else _NOT_ETCD)
-
-    def _parsed(self, parse: Callable[[Mapping[str, Any]], T], answer: Mapping[str, Any]) -> T:
+    def _parsed(self, parse: Callable[[Any], T], answer: Any) -> T:
         try:
             return parse(answer)
-        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        except (LookupError, ValueError) as error:
             raise NoAnswerError(self.endpoint, _NOT_ETCD) from error
 
     @cached_property
-    def _session(self) -> Any:
-        session = _requests().Session()
-        session.trust_env = False  # no proxy, no .netrc, no CA bundle from the environment
-        session.mount("https://", _adapter())
-        session.verify = str(self.files.ca)
-        session.cert = (str(self.files.cert), str(self.files.key))
-        return session
+    def _channel(self) -> Channel:
+        """In the clear for a URL that says so: nothing that bake makes has one."""
+        url = urlsplit(self.endpoint)
+        context = self._context if url.scheme == "https" else lambda: None
+        channel: Channel = _grpc().Channel(url.hostname or "", url.port or 0, context, self.timeout)
+        return channel
+
+    def _context(self) -> ssl.SSLContext:
+        """Made for each connection: the files may be new ones by then."""
+        try:
+            return operator_context(self.files)
+        except InputError as error:
+            text = error.problems[0]
+            raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
 
 
-def _adapter() -> Any:
-    """requests' own way to a server, but with a TLS context of ours."""
-    from requests.adapters import HTTPAdapter
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **settings: Any) -> None:
-            super().init_poolmanager(*args, ssl_context=trusting_context(), **settings)
-
-    return Adapter()
-
-
-def parse_member(answer: Mapping[str, Any]) -> Member:
+def _member(answer: Mapping[str, Any]) -> Member:
     return Member(
-        id=int(answer["ID"]),
-        name=str(answer.get("name", "")),
-        peer_urls=tuple(answer.get("peerURLs", ())),
-        client_urls=tuple(answer.get("clientURLs", ())),
-        is_learner=answer.get("isLearner", False) is True,
-    )
+        id=answer["ID"], name=answer["name"], peer_urls=answer["peerURLs"], client_urls=answer["clientURLs"],
+        is_learner=answer["isLearner"],
+    )  # fmt: skip
 
 
-def parse_status(answer: Mapping[str, Any]) -> Status:
+def _status(answer: Mapping[str, Any]) -> Status:
     header = answer["header"]
     return Status(
-        cluster_id=int(header["cluster_id"]),
-        member_id=int(header["member_id"]),
-        leader=int(answer.get("leader", 0)),
-        raft_term=int(answer.get("raftTerm", 0)),
-        raft_index=int(answer.get("raftIndex", 0)),
-        revision=int(header.get("revision", 0)),
-        db_size=int(answer.get("dbSize", 0)),
-        version=str(answer["version"]),
-        is_learner=answer.get("isLearner", False) is True,
-        errors=tuple(map(str, answer.get("errors", ()))),
+        cluster_id=header["cluster_id"],
+        member_id=header["member_id"],
+        leader=answer["leader"],
+        raft_term=answer["raftTerm"],
+        raft_index=answer["raftIndex"],
+        revision=header["revision"],
+        db_size=answer["dbSize"],
+        version=answer["version"],
+        is_learner=answer["isLearner"],
+        errors=answer["errors"],
     )
 
 
-def parse_alarm(answer: Mapping[str, Any]) -> Alarm:
-    return Alarm(member_id=int(answer.get("memberID", 0)), kind=str(answer.get("alarm", "NONE")))
+def _alarm(answer: Mapping[str, Any]) -> Alarm:
+    return Alarm(member_id=answer["memberID"], kind=ALARMS[answer["alarm"]])
 
 
-def parse_hash(answer: Mapping[str, Any]) -> HashKv:
-    return HashKv(hash=int(answer.get("hash", 0)), compact_revision=int(answer.get("compact_revision", 0)))
-
-
-def parse_keys(answer: Mapping[str, Any]) -> Keys:
-    items = tuple(
-        KeyValue(key=_decode(kv["key"]), value=_decode(kv.get("value", ""))) for kv in answer.get("kvs", ())
-    )
-    return Keys(count=int(answer.get("count", 0)), revision=int(answer["header"]["revision"]), items=items)
+def _keys(answer: Mapping[str, Any]) -> Keys:
+    items = tuple(KeyValue(key=kv["key"], value=kv["value"]) for kv in answer["kvs"])
+    return Keys(count=answer["count"], revision=answer["header"]["revision"], items=items)
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -271,34 +247,10 @@ def prefix_end(prefix: bytes) -> bytes:
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else EVERY_KEY
 
 
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _decode(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
-
-
-def _requests() -> Any:
+def _grpc() -> ModuleType:
+    """Imported for the first call: `bake --help` needs no HTTP/2."""
     try:
-        import requests
+        from generator.host import grpc
     except ImportError as error:
-        raise BakeError("the Python package requests is missing", hint='pip install "bake[vm]"') from error
-    return requests
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason in a few words; requests wraps it several layers deep."""
-    requests = _requests()
-    if isinstance(error, requests.ConnectTimeout):
-        return "no connection in time"
-    chain = list(_chain(error))
-    if isinstance(error, requests.Timeout) or any(isinstance(link, TimeoutError) for link in chain):
-        return "no answer in time"
-    return next((text for link in reversed(chain) if (text := reason(link))), str(error))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+        raise BakeError("the Python package h2 is missing", hint='pip install "bake[vm]"') from error
+    return grpc
