@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shlex
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -20,7 +20,7 @@ from generator.authorities import Authorities, kept_authority, key_path, pem_pat
 from generator.errors import InputError, Problem, UnsignedError
 from generator.fields import plain
 from generator.host.store import Store
-from generator.keyring import IDENTITY, load_keyring
+from generator.keyring import IDENTITY, load_keyring, user_stem
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import Trust
 from generator.signing import REQUESTS, Signed, sign_elsewhere
@@ -82,10 +82,14 @@ def bake(
             issuers = authorities.issuers
             issuer, peer_issuer = issuers[pki.Role.CA], issuers.get(pki.Role.PEER_CA)
             client = pki.issue_client(plan, issuer, now=now, kept=found.client, new_key=new_key)
+            clients = {str(pki.Role.CLIENT): client} | {
+                user_stem(name): pki.issue_client(plan, issuer, now=now, user=name, kept=old, new_key=new_key)
+                for name, old in found.users.items()
+            }
             nodes = pki.issue_nodes(
                 plan, issuer, peer_authority=peer_issuer, now=now, client=client, kept=found.nodes, new_key=new_key
             )
-            for artifact in (*authorities.files(), *operator_files(plan, trust, client, store.folder), *sealed):
+            for artifact in (*authorities.files(), *operator_files(plan, trust, clients, store.folder), *sealed):
                 folder.write(artifact)
             for node, credentials in zip(plan.nodes, nodes, strict=True):
                 for artifact in node_files(plan, node, trust, credentials, extras, sealed=bool(sealed)):
@@ -189,12 +193,13 @@ def node_files(
 
 
 def operator_files(
-    plan: ClusterPlan, trust: Trust, client: pki.Credential, folder: Path
+    plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential], folder: Path
 ) -> Iterator[Artifact]:
-    """What the operator keeps: a client certificate, the resolved spec, an environment for etcdctl, and which cluster
+    """What the operator keeps: client certificates, the resolved spec, an environment for etcdctl, and which cluster
     this is."""
-    yield Artifact(pem_path(pki.Role.CLIENT), client.cert_pem)
-    yield Artifact(key_path(pki.Role.CLIENT), client.key_pem, mode=0o600, secret=True)
+    for stem, client in clients.items():
+        yield Artifact(pem_path(stem), client.cert_pem)
+        yield Artifact(key_path(stem), client.key_pem, mode=0o600, secret=True)
     yield Artifact(IDENTITY, f"{trust.identity}\n".encode())
     spec = plain(plan.spec)
     yield Artifact(PurePosixPath("cluster.yaml"), yaml12.dump(spec).encode())

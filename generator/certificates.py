@@ -19,7 +19,7 @@ from generator.host import hypervisor
 from generator.host.hypervisor.connection import Connection
 from generator.host.observe import everywhere
 from generator.host.tls import served_certificate
-from generator.keyring import required_pems
+from generator.keyring import required_pems, user_stem
 from generator.pki import Facts, Role
 from generator.plan import NodePlan
 
@@ -29,7 +29,7 @@ _PAUSE = 0.5  # seconds between two looks at a node's port
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One certificate. `owner`: a node's name, "operator" or "cluster"; `days_left`: negative once it has ended."""
+    """One certificate. `owner`: a node, "operator", "cluster", or "user NAME"; `days_left`: negative after its end."""
 
     owner: str
     role: Role
@@ -51,6 +51,9 @@ def _entries(cluster: Cluster, now: datetime) -> Iterator[Entry]:
     for owner, role, stem in (*files, ("operator", Role.CLIENT, str(Role.CLIENT))):
         path = pem_path(stem)
         yield _entry(owner, role, cluster.store.read(path), str(cluster.store.folder / path), now)
+    for name in cluster.plan.spec.auth.common_names:
+        path = pem_path(user_stem(name))
+        yield _entry(f"user {name}", Role.CLIENT, cluster.store.read(path), str(cluster.store.folder / path), now)
     for node in cluster.plan.nodes:
         where = str(cluster.store.folder / node.name / seed.USER_DATA)
         for role, (pem, _) in required_pems(cluster.store, node.name).items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from generator import audit as auditing
 from generator import bake as baking
 from generator import verify as verification
+from generator.auth import NOBODY
 from generator.authorities import load_phase
 from generator.bake import SEALED, Report, bake
 from generator.errors import BakeError, InputError
@@ -21,7 +22,8 @@ from generator.host.hypervisor.connection import Connection
 from generator.host.image import BootImage, default_image
 from generator.host.image_custom import custom_image
 from generator.host.store import Store
-from generator.keyring import load_identity
+from generator.keyring import load_identity, user_stem
+from generator.pki import Role
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.profile import load
 from generator.progress import PHASES, Progress, Silent
@@ -210,9 +212,11 @@ _NOBODY = "no member answers: sealed all the same; the cluster cannot be started
 
 def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
     """Check the running cluster through every node."""
-    files = verification.client_files(cluster.store.folder)
+    files, nobody = (
+        verification.client_files(cluster.store.folder, stem) for stem in (str(Role.CLIENT), user_stem(NOBODY))
+    )
     return verification.verify(
-        cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report
+        cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report, nobody=nobody
     )
 
 

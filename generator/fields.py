@@ -41,9 +41,9 @@ def setting(read: Read, description: str, *, default: Any = MISSING, default_fac
     return field(default=default, metadata=metadata)
 
 
-def section(kind: type[T]) -> T:
-    """A field that is a section of its own."""
-    return field(default_factory=kind, metadata={"read": section_of(kind), "section": kind})
+def section(kind: type[T], *, flag: str | None = None) -> T:
+    """A field that is a section of its own. `flag`: the one of its fields that true or false alone stands for."""
+    return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind})
 
 
 def one(parse: Parse) -> Read:
@@ -98,12 +98,14 @@ def _known(kind: Any) -> tuple[str, ...]:
     return tuple(settings_of(kind))
 
 
-def section_of(kind: type[T]) -> Read:
+def section_of(kind: type[T], flag: str | None = None) -> Read:
     """A section with the fields of a dataclass."""
 
     def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
         if isinstance(value, kind):
             return value
+        if flag and isinstance(value, bool):
+            value = {flag: value}
         if not isinstance(value, dict):
             hint = f"the fields here: {', '.join(_known(kind))}"
             wrong.append(Wrong(path, f"{shown(value)} is not a section of fields", hint))

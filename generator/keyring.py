@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,7 @@ class Keyring:
     identity: str | None
     authorities: Authorities
     client: Credential | None
+    users: Mapping[str, Credential | None]  # etcd's, each with a client certificate
     nodes: tuple[NodePki, ...]
 
     def without(self, plan: ClusterPlan, names: Collection[str]) -> Keyring:
@@ -36,6 +37,11 @@ class Keyring:
             return replace(self, client=None, nodes=tuple({} for _ in self.nodes))
         pairs = zip(plan.nodes, self.nodes, strict=True)
         return replace(self, nodes=tuple({} if node.name in names else old for node, old in pairs))
+
+
+def user_stem(name: str) -> str:
+    """Where the certificate of one of etcd's users is, below `pki/`."""
+    return f"users/{name}"
 
 
 def read_passphrase(path: Path) -> bytes:
@@ -87,10 +93,11 @@ def load_keyring(
     client = load_pair(store, Role.CLIENT)
     if client:
         _refuse_foreign(store, issuer, client)
+    users = {name: load_pair(store, user_stem(name)) for name in plan.spec.auth.common_names}
     nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
-    return Keyring(identity=identity, authorities=changed, client=client, nodes=nodes)
+    return Keyring(identity=identity, authorities=changed, client=client, users=users, nodes=nodes)
 
 
 def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,15 +11,17 @@ from pathlib import Path, PurePosixPath
 import jinja2
 
 from generator.artifact import Artifact
+from generator.auth import ROOT, PermissionSpec
 from generator.etcd_options import variable
 from generator.pki import NODE_ROLES, NodePki, Role, issuer_of
 from generator.plan import ClusterPlan, NodePlan
-from generator.spec import FirewallKind, InstallMethod, Permissions
+from generator.spec import Certificates, FirewallKind, InstallMethod, Permissions
 from generator.values import SUBNET
 
 PKI_DIR = PurePosixPath("/etc/etcd/pki")
 CONF = PurePosixPath("/etc/etcd/etcd.conf")
 ENV = PurePosixPath("/etc/etcd/bake.env")
+AUTH = PurePosixPath("/etc/etcd/auth.json")
 # Not below /usr/local: SELinux's policy takes what lies in its libexec for data, not for programs.
 LIBEXEC = PurePosixPath("/usr/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
@@ -59,7 +62,10 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield Artifact(LIBEXEC / module, guest_source(module))
     yield _script("etcd-join")
     yield _script("etcd-promote")
-    yield _unit("etcd-promote.service")
+    yield _unit("etcd-promote.service", auth=plan.spec.auth.enabled)
+    if plan.spec.auth.enabled:
+        yield _script("etcd-auth")
+        yield Artifact(AUTH, accounts(plan))
     yield _script("etcd-audit")
     yield _unit("etcd-audit.service")
     yield _unit("etcd-report.service")
@@ -115,10 +121,31 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str) -> dict[str, s
         "ETCDCTL_CERT": f"{PKI_DIR}/{Role.CLIENT}.pem",
         "ETCDCTL_KEY": f"{PKI_DIR}/{Role.CLIENT}.key",
     }
+    if spec.auth.enabled:
+        values["BAKE_AUTH"] = str(AUTH)
     if spec.install.archive:
         values["BAKE_ARCHIVE_NAME"] = ARCHIVE_NAME
         values["BAKE_ARCHIVE_SHA256"] = spec.install.sha256 or ""
     return values
+
+
+def accounts(plan: ClusterPlan) -> bytes:
+    """What etcd-auth makes: users and their roles, roles and their permissions.
+
+    The nodes and the operator may do everything, each by the name in its own client certificate; `root` is nobody's,
+    but etcd wants it.
+    """
+    shared = plan.spec.pki.certificates is Certificates.SHARED
+    admins = (ROOT, str(Role.CLIENT), *(() if shared else (node.name for node in plan.nodes)))
+    users = {name: [ROOT] for name in admins} | {user.name: list(user.roles) for user in plan.spec.auth.users}
+    roles = {role.name: [_permission(one) for one in role.permissions] for role in plan.spec.auth.roles}
+    return json.dumps({"users": users, "roles": roles}).encode() + b"\n"
+
+
+def _permission(permission: PermissionSpec) -> list[str]:
+    """A flag of etcdctl's, what may be done, and with which key."""
+    flag = "--prefix=true" if permission.prefix else "--prefix=false"
+    return [flag, str(permission.access), permission.prefix or permission.key or ""]
 
 
 ARCHIVE_NAME = "etcd.tar.gz"  # on the ISO; a constant, so that no file name of the user's has to be quoted

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
+from generator.auth import RESERVED, ROOT, PermissionSpec
 from generator.etcd_options import check_options
 from generator.plan import domain_of, gateway_of, name_nodes, place_macs, place_nodes
 from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod
@@ -26,6 +27,7 @@ def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
         *_pki(spec),
         *_install(spec),
         *_image(spec),
+        *_auth(spec),
     ]
     return refused, list(_warnings(spec))
 
@@ -250,3 +252,33 @@ def _image(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("vm", "sha256"), "is missing, and vm.image is a URL", "the sha256 that the image's publisher states"
     if spec.vm.sha256 and not spec.vm.image:
         yield ("vm", "sha256"), "has no meaning without vm.image", "state the image as well"
+
+
+def _auth(spec: ClusterSpec) -> Iterator[Finding]:
+    auth = spec.auth
+    for field, accounts in (("users", auth.users), ("roles", auth.roles)):
+        if accounts and not auth.enabled:
+            yield ("auth", field), "has no meaning while auth.enabled is false", "enabled: true"
+        for index, first in _repeats([account.name for account in accounts]):
+            message = f"{accounts[index].name!r} is already the name of auth.{field}[{first}]"
+            yield ("auth", field, index, "name"), message, "every one needs its own"
+    nodes = name_nodes(spec) if _reasonable(spec) else []
+    for index, user in enumerate(auth.users):
+        if user.name in RESERVED or user.name in nodes:
+            what = "a node's" if user.name in nodes else "reserved"
+            yield ("auth", "users", index, "name"), f"{user.name!r} is {what}", "another name"
+        for place, role in enumerate(user.roles):
+            if role not in (ROOT, *(each.name for each in auth.roles)):
+                message = f"there is no role {role!r}"
+                yield ("auth", "users", index, "roles", place), message, f"one of auth.roles, or {ROOT}"
+    for index, stated in enumerate(auth.roles):
+        if stated.name == ROOT:
+            yield ("auth", "roles", index, "name"), f"{ROOT!r} is etcd's own role", "another name"
+        for place, permission in enumerate(stated.permissions):
+            yield from _permission(("auth", "roles", index, "permissions", place), permission)
+
+
+def _permission(path: tuple[str | int, ...], permission: PermissionSpec) -> Iterator[Finding]:
+    if (permission.prefix is None) == (permission.key is None):
+        what = "has neither prefix nor key" if permission.key is None else "has both prefix and key"
+        yield path, what, "one of the two"

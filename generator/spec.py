@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from generator import values
+from generator.auth import AuthSpec
 from generator.fields import Wrong, list_of, list_or, mapping_of, one, section, section_of, setting
 
 AnyAddress = IPv4Address | IPv6Address
@@ -309,6 +310,7 @@ class ClusterSpec:
     join: JoinMode = setting(
         one(values.word(JoinMode)), "learner (safe) or voter (as in the document)", default=JoinMode.LEARNER
     )
+    auth: AuthSpec = section(AuthSpec, flag="enabled")
     vm: VmSpec = section(VmSpec)
 
 

@@ -108,6 +108,20 @@ def token(value: object) -> str:
     return value
 
 
+def account(value: object) -> str:
+    """The name of one of etcd's users or roles: a certificate's common name, a file's name, an argument."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise _refuse(value, "is not 1 to 64 of letters, digits, '.', '_' and '-', the first a letter or digit")
+    return value
+
+
+def key(value: object) -> str:
+    """A key of etcd's, or what some begin with: an argument, too."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._/:@+=,-]{1,256}", value):
+        raise _refuse(value, "is not 1 to 256 of letters, digits and ._/:@+=,-")
+    return value
+
+
 def country(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Z]{2}", value):
         raise _refuse(value, "is not two capital letters (ISO 3166)")

@@ -36,18 +36,28 @@ class Verification:
         return tuple(check for check in self.checks if check.result is Result.FAILED)
 
 
-def client_files(folder: Path) -> ClientFiles:
-    """The operator's files in a cluster's folder."""
-    ca, client = folder / "pki" / str(pki.Role.CA), folder / "pki" / str(pki.Role.CLIENT)
+def client_files(folder: Path, stem: str = str(pki.Role.CLIENT)) -> ClientFiles:
+    """The operator's files in a cluster's folder, or another client's."""
+    ca, client = folder / "pki" / str(pki.Role.CA), folder / "pki" / stem
     return ClientFiles(
         ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key")
     )
 
 
 def verify(
-    plan: ClusterPlan, files: ClientFiles, *, now: datetime, token: str, sealed: bool, report: Report
+    plan: ClusterPlan,
+    files: ClientFiles,
+    *,
+    now: datetime,
+    token: str,
+    sealed: bool,
+    report: Report,
+    nobody: ClientFiles | None = None,
 ) -> Verification:
-    """Check a running cluster. `token` is a random word: the trial writes below `/bake/verify/<token>/`."""
+    """Check a running cluster. `token` is a random word: the trial writes below `/bake/verify/<token>/`.
+
+    `nobody`: a client's files who is none of etcd's users; where auth is planned, to try what they are good for.
+    """
     contexts = guests(plan, files, now=now)
     report(f"asking {', '.join(node.name for node in plan.nodes)}")
     views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
@@ -59,6 +69,9 @@ def verify(
     seen = observe.Observation(
         nodes=tuple(views), keys=keys, writes=writes, left_behind=left_behind, hashes=hashes
     )
+    if plan.spec.auth.enabled and nobody:
+        auth = observe.first_told(alive, files, Etcd.auth_enabled)
+        seen = replace(seen, auth=auth, nobody=observe.try_nobody(alive, nobody))
     return Verification(cluster=plan.name, checks=checks.judge(plan, seen, now=now, sealed=sealed))
 
 

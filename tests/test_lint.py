@@ -21,7 +21,7 @@ SHELL = sorted(
 )
 
 GUEST = ROOT / "generator/guest"
-PROGRAMS = ("etcd-audit", "etcd-join", "etcd-promote", "etcd-restart")
+PROGRAMS = ("etcd-audit", "etcd-auth", "etcd-join", "etcd-promote", "etcd-restart")
 PYTHON = sorted([*GUEST.glob("*.py"), *(GUEST / name for name in PROGRAMS)])
 
 

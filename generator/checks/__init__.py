@@ -14,6 +14,7 @@ from generator.checks.members import (
     no_alarms,
     one_cluster,
     planned_members,
+    users_alone,
     write_and_read,
 )
 from generator.checks.ports import peer_firewall, refused, server_certificates
@@ -36,6 +37,7 @@ def judge(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) 
         write_and_read(seen),
         equal_data(seen),
         *(refused(plan, seen, guest) for guest in (Guest.NOBODY, Guest.FOREIGN, Guest.PLAIN)),
+        *((users_alone(seen),) if plan.spec.auth.enabled else ()),
         peer_firewall(plan, seen),
         server_certificates(plan, seen, now=now),
         bootstrap_right(plan, sealed=sealed),

@@ -125,6 +125,21 @@ def no_alarms(seen: Observation) -> Check:
     return check("alarms", "none", failed=sorted(raised), unknown=unknown, remedy=remedy)
 
 
+def users_alone(seen: Observation) -> Check:
+    """Whether only users do anything, where that is planned."""
+    failed = [] if seen.auth.value or seen.auth.error else [("", "is off")]
+    failed += [(name, "lets a certificate that is no user's read") for name, one in seen.nobody.items() if one.value]
+    unknown = [("", seen.auth.error)] if seen.auth.error else []
+    unknown += [(name, one.error) for name, one in seen.nobody.items() if one.error and _DENIED not in one.error]
+    unknown += [] if seen.nobody else [("", "nothing was tried: no node answers")]
+    good = f"on, and who is no user reads nothing through {', '.join(seen.nobody)}"
+    remedy = "is etcd-promote.service done? bake console NODE; switched off by hand: etcdctl auth enable"
+    return check("auth", good, failed=failed, unknown=unknown, remedy=remedy)
+
+
+_DENIED = "permission denied"
+
+
 def write_and_read(seen: Observation) -> Check:
     errors = {view.node.name: seen.writes.get(view.node.name, view.health.error) for view in seen.nodes}
     failed = [(name, error) for name, error in errors.items() if error]

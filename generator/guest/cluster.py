@@ -66,8 +66,18 @@ class Cluster:
     def remove(self, member: Member) -> None:
         self._do("removed from cluster", "member", "remove", member.id)
 
-    def promote(self, member: Member) -> None:
+    def promote(self, member: Member, members: list[Member]) -> None:
+        """Asks the leader: with auth on, what another voter passes on to it bears no name ("user name is empty")."""
+        self.informant = self._leader(members) or self.informant
         self._do("promoted in cluster", "member", "promote", member.id)
+
+    def _leader(self, members: list[Member]) -> str | None:
+        """The leader's client URL, if the one that answered last knows it."""
+        try:
+            number = f"{json.loads(self.ctl('endpoint', 'status', *JSON))[0]['Status']['leader']:x}"
+        except (RefusedError, ValueError, LookupError, TypeError):
+            return None
+        return next((url for each in members if each.id == number for url in each.client_urls[:1]), None)
 
     def _do(self, proof: str, *words: str) -> None:
         """An exit code of 0 is not enough: what was done, etcdctl says. Raises RefusedError."""

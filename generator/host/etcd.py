@@ -144,6 +144,10 @@ class Etcd:
         answer = self._call("Maintenance/Alarm", {})
         return self._parsed(lambda answer: tuple(map(_alarm, answer["alarms"])), answer)
 
+    def auth_enabled(self) -> bool:
+        """Whether only users do anything. With auth on, it tells nobody but a user with the role root."""
+        return bool(self._call("Auth/AuthStatus", {})["enabled"])
+
     def hash_kv(self, revision: int) -> HashKv:
         """The digest of every key and value up to a revision, from this member's own data."""
         answer = self._call("Maintenance/HashKV", {"revision": revision})

@@ -28,6 +28,7 @@ def _answer(**fields: Field) -> Message:
 
 # Call → the messages of its question and of its answer.
 CALLS: dict[str, tuple[Message, Message]] = {
+    "Auth/AuthStatus": ({}, _answer(enabled=Field(2, FLAG))),
     "KV/Range": (_RANGE, _answer(kvs=Field(2, _KEY_VALUE, True), count=Field(4, S))),
     "KV/Put": ({"key": Field(1, BYTES), "value": Field(2, BYTES), "lease": Field(3, S)}, _answer()),
     "KV/DeleteRange": ({"key": Field(1, BYTES), "range_end": Field(2, BYTES)}, _answer(deleted=Field(2, S))),

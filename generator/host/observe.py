@@ -56,6 +56,8 @@ class Observation:
     writes: Mapping[str, str | None]
     left_behind: str | None  # why the trial's keys are still there
     hashes: Mapping[str, Told[HashKv]]
+    auth: Told[bool] = field(default_factory=Told)  # whether it is on
+    nobody: Mapping[str, Told[Keys]] = field(default_factory=dict)  # what a certificate that is no user's reads
 
 
 def tell(call: Callable[[], T]) -> Told[T]:
@@ -135,6 +137,12 @@ def _read_time(etcd: Etcd) -> float:
 def list_keys(nodes: Iterable[NodePlan], files: ClientFiles) -> Told[Keys]:
     """Every key, from the first node that can tell."""
     return first_told(nodes, files, lambda etcd: etcd.get(b"", prefix=True, keys_only=True, limit=MAX_KEYS))
+
+
+def try_nobody(nodes: Sequence[NodePlan], files: ClientFiles) -> dict[str, Told[Keys]]:
+    """Through each node, read whatever there is with a certificate that is no user's."""
+    told = everywhere(lambda node: ask(node, files, lambda etcd: etcd.get(b"", prefix=True, limit=1)), nodes)
+    return {node.name: one for node, one in zip(nodes, told, strict=True)}
 
 
 def first_told(nodes: Iterable[NodePlan], files: ClientFiles, call: Callable[[Etcd], T]) -> Told[T]:

@@ -43,6 +43,7 @@ from generator.pki.profiles import (
     issuer_of,
     node_profiles,
     shared_profiles,
+    user_profile,
 )
 from generator.pki.request import asks_for, create_request, misfits
 
@@ -87,5 +88,6 @@ __all__ = [
     "parse_credential",
     "parse_key",
     "shared_profiles",
+    "user_profile",
     "wanted_certificates",
 ]

@@ -32,6 +32,7 @@ from generator.pki.profiles import (
     issuer_of,
     node_profiles,
     shared_profiles,
+    user_profile,
 )
 from generator.pki.request import misfits
 from generator.plan import ClusterPlan
@@ -82,12 +83,14 @@ def issue_client(
     authority: Issuer,
     *,
     now: datetime,
+    user: str | None = None,
     kept: Credential | None = None,
     new_key: NewKey = generate_key,
 ) -> Credential:
-    """The operator's client certificate."""
+    """The operator's client certificate, or that of one of etcd's users."""
+    profile = user_profile(plan, user) if user else client_profile(plan)
     old = {Role.CLIENT: kept} if kept else {}
-    return _issue({Role.CLIENT: client_profile(plan)}, authority, {}, old, now=now, new_key=new_key)[Role.CLIENT]
+    return _issue({Role.CLIENT: profile}, authority, {}, old, now=now, new_key=new_key)[Role.CLIENT]
 
 
 @contextmanager

@@ -76,13 +76,18 @@ def planned_names(plan: ClusterPlan) -> Iterator[x509.GeneralName]:
 def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
     """A node's three certificates: each names that node alone, so a stolen key is worth one node only."""
     sans = _sans(node.dns_names, node.addresses)
-    return {role: _leaf(plan, role, sans, node=node.name) for role in NODE_ROLES}
+    return {role: _leaf(plan, role, sans, owner=node.name) for role in NODE_ROLES}
 
 
 def shared_profiles(plan: ClusterPlan) -> dict[Role, CertProfile]:
     """The document's way: one set for all nodes, each certificate with every address in it."""
     names = plan.dns_names if plan.spec.pki.single_label_names or not _is_document(plan.spec.pki) else ()
     return {role: _leaf(plan, role, _sans(names, plan.addresses)) for role in NODE_ROLES}
+
+
+def user_profile(plan: ClusterPlan, name: str) -> CertProfile:
+    """A client certificate for one of etcd's users, who is known by its common name."""
+    return _leaf(plan, Role.CLIENT, None, owner=name)
 
 
 def client_profile(plan: ClusterPlan) -> CertProfile:
@@ -93,7 +98,7 @@ def client_profile(plan: ClusterPlan) -> CertProfile:
 
 
 def _leaf(
-    plan: ClusterPlan, role: Role, sans: x509.SubjectAlternativeName | None, node: str | None = None
+    plan: ClusterPlan, role: Role, sans: x509.SubjectAlternativeName | None, owner: str | None = None
 ) -> CertProfile:
     pki = plan.spec.pki
     usages = (ExtendedKeyUsageOID.CLIENT_AUTH,) if role is Role.CLIENT else _SERVER_AND_CLIENT
@@ -103,7 +108,7 @@ def _leaf(
     return CertProfile(
         key_type=pki.key_type,
         subject=_subject(
-            plan, node or str(role), unit=str(role) if node else None, client=role is Role.CLIENT
+            plan, owner or str(role), unit=str(role) if owner else None, client=role is Role.CLIENT
         ),
         days=pki.leaf_days,
         extensions=tuple(extensions),

@@ -27,6 +27,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from generator.auth import AuthSpec
 from generator.pki import Credential, Role, create_authority, issue_nodes
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import Trust, guest_files
@@ -202,9 +203,17 @@ class Node:
         command, env = self.hook("etcd-promote"), self.environment("etc/etcd/bake.env")
         while etcd.poll() is None and (process := self._spawn(command, env)):
             self._promoter = process
-            if self._follow(process) == 0:
+            if self._follow(process) == 0 and self._is_secured(etcd, env):
                 return
             time.sleep(RESTART_DELAY)
+
+    def _is_secured(self, etcd: Process, env: dict[str, str]) -> bool:
+        """The service's second command, where it has one."""
+        if "BAKE_AUTH" not in env:
+            return True
+        process = self._spawn(self.hook("etcd-auth"), env) if etcd.poll() is None else None
+        self._promoter = process or self._promoter
+        return process is not None and self._follow(process) == 0
 
     def _is_ready(self, ready: socket.socket) -> bool:
         try:
@@ -318,11 +327,14 @@ def bake_miniature(
     join: JoinMode = JoinMode.LEARNER,
     pki: PkiSpec | None = None,
     etcd: EtcdSpec | None = None,
+    auth: AuthSpec | None = None,
     authority: Credential | None = None,
 ) -> Miniature:
     """The nodes of a real plan with their real rendered files, each below a folder of its own."""
     network = NetworkSpec(subnet=ip_network(subnet), first_ip=IPv4Address(ip_network(subnet)[11]))
-    spec = ClusterSpec(nodes=count, network=network, join=join, etcd=etcd or EtcdSpec(), pki=pki or PkiSpec())
+    spec = ClusterSpec(
+        nodes=count, network=network, join=join, etcd=etcd or EtcdSpec(), pki=pki or PkiSpec(), auth=auth or AuthSpec()
+    )
     plan, now = plan_cluster(spec), datetime.now(tz=UTC)
     authority = authority or create_authority(plan, now=now)
     peers = create_authority(plan, Role.PEER_CA, now=now) if spec.pki.peer_ca.separate else None

@@ -317,6 +317,38 @@ BYTES: dict[str, tuple[bytes, str]] = {
     "aliases that multiply": (b"a: &a [x,x]\nb: &b [*a,*a]\n", "uses an anchor or alias"),
 }
 
+def _accounts(text: str) -> str:
+    return f"auth: {{enabled: true, {text}}}"
+
+
+ACCOUNTS: dict[str, tuple[str, str, str, str]] = {
+    "not a section": ("auth: yes please", "auth", "'yes please'", "is not a section of fields"),
+    "enabled as text": ('auth: {enabled: "true"}', "auth.enabled", "'true'", "is not true or false"),
+    "a typing error": ("auth: {user: []}", "auth.user", "'user'", "there is no field"),
+    "users without auth": ("auth: {users: [{name: a}]}", "auth.users", "", "has no meaning while auth.enabled is false"),
+    "roles, switched off": ("auth: {enabled: false, roles: [{name: a}]}", "auth.roles", "", "has no meaning while auth.enabled is false"),
+    "a user without a name": (_accounts("users: [{roles: [root]}]"), "auth.users[0]", "", "is missing"),
+    "a user's name is a flag": (_accounts("users: [{name: --help}]"), "auth.users[0].name", "'--help'", "the first a letter or digit"),
+    "a user's name is a path": (_accounts("users: [{name: ../etcd-ca}]"), "auth.users[0].name", "'../etcd-ca'", "the first a letter or digit"),
+    "a user's name has a slash": (_accounts("users: [{name: a/b}]"), "auth.users[0].name", "'a/b'", "is not 1 to 64 of letters"),
+    "a user's name has 65 characters": (_accounts(f"users: [{{name: {'a' * 65}}}]"), "auth.users[0].name", "a" * 65, "is not 1 to 64 of letters"),
+    "a user's name has a newline": (_accounts('users: [{name: "a\\n"}]'), "auth.users[0].name", r"'a\n'", "is not 1 to 64 of letters"),
+    "two users of one name": (_accounts("users: [{name: a}, {name: a}]"), "auth.users[1].name", "'a'", "is already the name of auth.users[0]"),
+    "etcd's own user": (_accounts("users: [{name: root}]"), "auth.users[0].name", "'root'", "is reserved"),
+    "the operator": (_accounts("users: [{name: etcd-client}]"), "auth.users[0].name", "'etcd-client'", "is reserved"),
+    "nobody": (_accounts("users: [{name: nobody}]"), "auth.users[0].name", "'nobody'", "is reserved"),
+    "a node": (_accounts("users: [{name: etcd2}]"), "auth.users[0].name", "'etcd2'", "is a node's"),
+    "an unknown role": (_accounts("users: [{name: a, roles: [b]}]"), "auth.users[0].roles[0]", "'b'", "there is no role"),
+    "roles as text": (_accounts("users: [{name: a, roles: root}]"), "auth.users[0].roles", "'root'", "is not a list"),
+    "two roles of one name": (_accounts("roles: [{name: a}, {name: a}]"), "auth.roles[1].name", "'a'", "is already the name of auth.roles[0]"),
+    "etcd's own role": (_accounts("roles: [{name: root}]"), "auth.roles[0].name", "'root'", "is etcd's own role"),
+    "a permission for nothing": (_accounts("roles: [{name: a, permissions: [{access: read}]}]"), "auth.roles[0].permissions[0]", "", "has neither prefix nor key"),
+    "a permission for both": (_accounts("roles: [{name: a, permissions: [{prefix: /a, key: /a}]}]"), "auth.roles[0].permissions[0]", "", "has both prefix and key"),
+    "an empty prefix": (_accounts('roles: [{name: a, permissions: [{prefix: ""}]}]'), "auth.roles[0].permissions[0].prefix", "''", "is not 1 to 256 of letters, digits and"),
+    "a prefix that no terminal shows": (_accounts('roles: [{name: a, permissions: [{prefix: "é"}]}]'), "auth.roles[0].permissions[0].prefix", "'é'", "is not 1 to 256 of letters, digits and"),
+    "an unknown access": (_accounts("roles: [{name: a, permissions: [{access: all, prefix: /a}]}]"), "auth.roles[0].permissions[0].access", "'all'", "is not one of read, write, readwrite"),
+}  # fmt: skip
+
 FLAGS: dict[str, tuple[list[str], str, str]] = {
     "count": (["--nodes", "9"], "--nodes: 9", "is not 1 to 7 members"),
     "count is text": (["--nodes", "three"], "--nodes", "'three' is not a valid integer"),
@@ -473,6 +505,7 @@ KINDS: dict[str, Kind] = {
     **{f"node name: {kind}": _name(name, f"nodes:\n- name: {_quoted(name)}", "cluster.yaml:2:3: nodes[0].name") for kind, name in NAMES.items()},
     **{f"address: {kind}": _address(*row) for kind, row in ADDRESSES.items()},
     **{f"file: {kind}": Kind(file=text, says=(field, value, rule)) for kind, (text, field, value, rule) in FILES.items()},
+    **{f"auth: {kind}": Kind(file=text, says=(field, value, rule)) for kind, (text, field, value, rule) in ACCOUNTS.items()},
     **{f"bytes: {kind}": Kind(file=content, says=("cluster.yaml", rule)) for kind, (content, rule) in BYTES.items()},
     "bytes: 100 MiB": Kind(prepare=_sparse, says=("cluster.yaml", "has 104857600 bytes")),
     "bytes: a FIFO": Kind(prepare=lambda: os.mkfifo("cluster.yaml"), says=("cluster.yaml", "is not a regular file")),

@@ -56,6 +56,21 @@ NODES = st.one_of(
         min_size=1, max_size=7, unique_by=(lambda node: node["name"], lambda node: node.get("mac", node["name"])),
     ),
 )  # fmt: skip
+KEY = st.from_regex(r"[A-Za-z0-9._/:@+=,-]{1,256}", fullmatch=True)
+KEYS = st.one_of(some(prefix=KEY), some(key=KEY)).filter(bool)
+ACCESS = st.sampled_from(["read", "write", "readwrite"])
+PERMISSIONS = st.builds(lambda key, access: {**key, "access": access}, KEYS, ACCESS)
+ACCOUNTS = st.fixed_dictionaries(
+    {
+        "enabled": st.just(True),
+        "users": st.lists(
+            st.fixed_dictionaries({"name": st.from_regex(r"[A-Z][A-Za-z0-9._-]{0,63}", fullmatch=True)},
+                                  optional={"roles": st.lists(st.sampled_from(["app", "root"]), max_size=2)}),
+            max_size=3, unique_by=lambda user: user["name"],
+        ),
+        "roles": st.just([{"name": "app"}]) | PERMISSIONS.map(lambda one: [{"name": "app", "permissions": [one]}]),
+    }
+)  # fmt: skip
 OPTIONS = some(
     **{
         "heartbeat-interval": st.integers(1, 200),
@@ -109,6 +124,7 @@ COMMON = {
         st.fixed_dictionaries({"method": st.just("package"), "packages": st.lists(PACKAGES, min_size=1, max_size=4)}),
         some(packages=st.lists(PACKAGES, max_size=2)),
     ),
+    "auth": st.one_of(st.booleans(), ACCOUNTS),
     "join": st.sampled_from(["learner", "voter"]),
     "vm": some(
         memory=st.integers(256, 99999),

@@ -80,7 +80,7 @@ def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> N
     consumers.add(guest[str(render.ENV)].data, render.hook_values(plan, node, trust.identity))
     consumers.add(guest[str(render.CONF)].data, conf_values(plan, number))
     folder = Path(f"/srv/{CANARIES[0]}/it's")
-    for artifact in bake.operator_files(plan, trust, ca, folder):
+    for artifact in bake.operator_files(plan, trust, {"etcd-client": ca}, folder):
         if artifact.path.name == "etcdctl.env":
             consumers.add(artifact.data, {"ETCDCTL_CACERT": f"{folder}/pki/etcd-ca.pem"})
 
@@ -122,6 +122,11 @@ FULL: dict[str, Any] = {
         "domain": "etcd.internal", "ca": {"certificate": "ca.pem", "key": "ca.key"},
         "peerCa": {"separate": True, "certificate": "peer.pem", "key": "peer.key"},
         "subject": dict.fromkeys(("state", "locality", "organization", "clientOrganization"), "x") | {"country": "CN"},
+    },
+    "auth": {
+        "enabled": True,
+        "users": [{"name": "app1", "roles": ["app"]}],
+        "roles": [{"name": "app", "permissions": [{"access": "read", "prefix": "/x"}, {"key": "x"}]}],
     },
     "etcd": {
         "version": "3.5", "dataDir": "/var/lib/etcd/etcd", "token": "t",

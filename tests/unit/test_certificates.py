@@ -24,7 +24,7 @@ from generator.host.store import Store
 from generator.keyring import required_pems
 from generator.plan import NodePlan
 from generator.profile import load
-from generator.spec import ClusterSpec
+from generator.spec import ClusterSpec, read_spec
 
 NODES = ("etcd1", "etcd2")
 Bake = Callable[..., Cluster]
@@ -213,3 +213,13 @@ def test_a_node_that_is_not_planned_is_refused(made: Bake) -> None:
         call(made(), "rotate", "etcd9")
 
 
+
+
+def test_users_certificates_are_listed(tmp_path: Path, now: datetime) -> None:
+    store = Store(tmp_path / "out", "etcd")
+    auth = {"enabled": True, "users": [{"name": "app1"}]}
+    bake(read_spec({"nodes": 1, "auth": auth})[0], store, now=now, report=print)
+    listed = {one.owner: one.facts.subject for one in entries(open_cluster(store), now=now) if "user" in one.owner}
+    assert {owner: "CN=" + owner.partition(" ")[2] in subject for owner, subject in listed.items()} == {
+        "user app1": True, "user nobody": True,
+    }  # fmt: skip

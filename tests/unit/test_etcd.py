@@ -94,6 +94,12 @@ def test_alarms_have_names(serve: Serve) -> None:
     ]  # fmt: skip
 
 
+def test_whether_auth_is_on(serve: Serve, asked: Asked) -> None:
+    assert serve(good(HEADER + field(2, 1) + field(3, 7))).auth_enabled() is True
+    assert serve(good(HEADER)).auth_enabled() is False
+    assert asked == [question("Auth/AuthStatus")] * 2
+
+
 def test_keys_and_values_are_bytes_and_an_empty_value_is_left_out(serve: Serve) -> None:
     kvs = field(2, field(1, b"/a\xff") + field(5, b"1")) + field(2, field(1, b"/b") + field(4, 1))
     keys = serve(good(HEADER + kvs + field(4, 5))).get(b"/", prefix=True)

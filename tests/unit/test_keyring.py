@@ -347,3 +347,47 @@ def test_whether_peers_have_their_own_is_decided_once(bake: Bake, picture: Pictu
     result = bake("--config", "apart.yaml")
     assert (result.code, "pki.peerCa.separate: true is not what this cluster was baked with" in result.err) == (2, True)
     assert picture(Path("out")) == before
+
+
+# ── etcd's users ─────────────────────────────────────────────────────────────────────────────────
+
+USERS = "auth: {enabled: true, users: [{name: app1}, {name: App.2}]}"
+
+
+def test_each_user_has_a_client_certificate_with_its_name_until_it_is_one_no_more(bake: Bake) -> None:
+    Path("cluster.yaml").write_text(USERS)
+    assert bake("--nodes", 1, "--config", "cluster.yaml").code == 0
+    folder = FOLDER / "pki/users"
+    names = ("app1", "App.2", "nobody")
+    assert {path.name for path in folder.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("pem", "key")}
+    assert {path.stat().st_mode & 0o777 for path in folder.glob("*.key")} == {0o600}
+    ca = pki.parse_certificate((FOLDER / "pki/etcd-ca.pem").read_bytes(), where="")
+    for name in names:
+        pair = [(folder / f"{name}.{kind}").read_bytes() for kind in ("pem", "key")]
+        found = pki.parse_credential(pair[0], pair[1], where=("", "")).certificate
+        assert pki.is_issued_by(found, ca)
+        facts = pki.describe(pair[0])
+        assert (f"CN={name}," in facts.subject, facts.names) == (True, ())
+    assert not any("users" in path.name or "app1" in path.name for path in (FOLDER / "etcd1").iterdir())
+
+    Path("cluster.yaml").write_text("auth: {enabled: true, users: [{name: app1}]}")
+    assert bake("--nodes", 1, "--config", "cluster.yaml").code == 0
+    assert {path.stem for path in folder.iterdir()} == {"app1", "nobody"}
+    Path("cluster.yaml").write_text("auth: false")
+    assert bake("--nodes", 1, "--config", "cluster.yaml").code == 0
+    assert not folder.exists()
+
+
+def test_a_users_certificate_is_kept_and_made_again_like_the_operators(bake: Bake, picture: Picture) -> None:
+    Path("cluster.yaml").write_text(USERS)
+    words = ("--nodes", 1, "--config", "cluster.yaml", "--leaf-days", 10)
+    bake(*words)
+    before, first = picture(Path("out")), (FOLDER / "pki/users/app1.pem").read_bytes()
+    assert "Nothing changed" in bake(*words).err
+    assert picture(Path("out")) == before
+    (FOLDER / "pki/users/app1.key").unlink()
+    result = bake(*words)
+    assert (result.code, "app1.key: is missing, and its other half is there" in result.err) == (2, True)
+    (FOLDER / "pki/users/app1.pem").unlink()
+    assert bake(*words).code == 0
+    assert (FOLDER / "pki/users/app1.pem").read_bytes() != first

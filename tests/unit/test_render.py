@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -171,3 +172,38 @@ def test_tls_settings_are_in_etcds_configuration_only_where_they_differ_from_etc
     assert conf() == [None, None]
     assert conf(tlsMinVersion=1.3) == ["TLS1.3", None]
     assert conf(cipherSuites=suites) == [None, ",".join(suites)]
+
+
+def test_without_auth_nothing_of_it_is_on_a_node(guest: Any) -> None:
+    files = guest()
+    assert not [path for path in files if "auth" in path]
+    assert b"auth" not in files["/etc/systemd/system/etcd-promote.service"].data
+    assert "BAKE_AUTH" not in settings(files["/etc/etcd/bake.env"])
+
+
+def test_nodes_and_operator_are_users_by_the_names_in_their_client_certificates(guest: Any, plan: Plan) -> None:
+    for how in ("per-node", "shared"):
+        fields = {"auth": True, "pki": {"certificates": how}}
+        files = [guest(index, **fields) for index in range(3)]
+        users = json.loads(files[0]["/etc/etcd/auth.json"].data)["users"]
+        certificates = [pki.describe(one["/etc/etcd/pki/etcd-client.pem"].data).subject for one in files]
+        names = {re.search("CN=([^,]+)", subject)[1] for subject in certificates}  # type: ignore[index]
+        assert users == {name: ["root"] for name in ("root", "etcd-client", *names)}
+        assert {one["/etc/etcd/auth.json"].data for one in files} == {files[0]["/etc/etcd/auth.json"].data}
+
+
+def test_users_and_roles_are_what_the_spec_says(guest: Any) -> None:
+    permissions = [{"prefix": "/app/"}, {"access": "read", "key": "--x"}]
+    auth = {
+        "enabled": True,
+        "users": [{"name": "app1", "roles": ["app", "root"]}, {"name": "idle"}],
+        "roles": [{"name": "app", "permissions": permissions}],
+    }
+    files = guest(auth=auth)
+    said = json.loads(files["/etc/etcd/auth.json"].data)
+    assert said["roles"] == {"app": [["--prefix=true", "readwrite", "/app/"], ["--prefix=false", "read", "--x"]]}
+    assert {name: said["users"][name] for name in ("app1", "idle")} == {"app1": ["app", "root"], "idle": []}
+    assert settings(files["/etc/etcd/bake.env"])["BAKE_AUTH"] == "/etc/etcd/auth.json"
+    unit = files["/etc/systemd/system/etcd-promote.service"].data.decode()
+    assert unit.index("ExecStart=/usr/libexec/bake/etcd-promote") < unit.index("ExecStart=/usr/libexec/bake/etcd-auth")
+    assert files["/usr/libexec/bake/etcd-auth"].mode == 0o755

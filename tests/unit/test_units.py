@@ -25,7 +25,7 @@ def node(
     request: pytest.FixtureRequest, plan: Callable[..., ClusterPlan], now: datetime, tmp_path: Path
 ) -> Path:
     """A folder with every file of a node."""
-    made = plan(firewall={"kind": str(request.param)})
+    made = plan(firewall={"kind": str(request.param)}, auth=request.param is FirewallKind.UFW)
     authority = create_authority(made, now=now)
     credentials = issue_nodes(made, authority, now=now)
     trust = Trust(identity="0" * 32, ca_pem=authority.cert_pem)

@@ -114,6 +114,41 @@ def test_a_healthy_cluster_passes_every_check(healthy: Observation, judged: Judg
     assert judged(healthy) == {}
 
 
+# ── auth ─────────────────────────────────────────────────────────────────────────────────────────
+
+REFUSED: Told[Keys] = Told(error="etcdserver: permission denied")
+READ = Told(Keys(count=3, revision=3, items=()))
+
+
+@pytest.mark.parametrize(
+    ("auth", "nobody", "result", "detail"),
+    [
+        (Told(True), {}, Result.OK, "on, and who is no user reads nothing through etcd1, etcd2, etcd3"),
+        (Told(False), {}, Result.FAILED, "is off"),
+        (Told(False), {"etcd1": READ, "etcd2": READ}, Result.FAILED, "is off; etcd1, etcd2: lets a"),
+        (Told(True), {"etcd2": READ}, Result.FAILED, "etcd2: lets a certificate that is no user's read"),
+        (Told(True), {"etcd2": Told(error="no answer in time")}, Result.SKIPPED, "etcd2: no answer in time"),
+        (Told(error="no node answers"), {}, Result.SKIPPED, "no node answers"),
+        (Told(), None, Result.FAILED, "is off"),
+        (Told(True), None, Result.SKIPPED, "nothing was tried"),
+    ],
+)
+def test_auth_is_judged_where_it_is_planned(
+    plan: Callable[..., ClusterPlan], healthy: Observation, auth: Told[bool], nobody: Any, result: Result, detail: str
+) -> None:
+    tried = {} if nobody is None else {node.node.name: REFUSED for node in healthy.nodes} | nobody
+    seen = replace(healthy, auth=auth, nobody=tried)
+    planned = plan(nodes=3, firewall={"kind": "none"}, auth=True)
+    found = {check.name: check for check in checks.judge(planned, seen, now=NOW, sealed=True)}
+    assert found["auth"].result is result
+    assert detail in found["auth"].detail
+    assert {name for name, check in found.items() if check.result is not Result.OK} <= {"auth"}
+
+
+def test_auth_is_no_matter_where_it_is_not_planned(cluster: ClusterPlan, healthy: Observation) -> None:
+    assert "auth" not in {check.name for check in checks.judge(cluster, healthy, now=NOW, sealed=True)}
+
+
 def test_a_member_list_that_differs_is_named(healthy: Observation, judged: Judged) -> None:
     fewer = tuple(members_of(healthy)[:2])
     assert only(judged(with_node(healthy, 2, members=Told(fewer))), "member list").nodes == ("etcd3",)
