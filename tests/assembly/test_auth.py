@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http.client import HTTPSConnection
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from generator import pki
 from generator.auth import Access, AuthSpec, PermissionSpec, RoleSpec, UserSpec
 from generator.host.etcd import Etcd, RefusedError
-from generator.host.tls import ClientFiles
+from generator.host.tls import ClientFiles, operator_context
 from generator.spec import Certificates, JoinMode, PkiSpec
 from tests.assembly.miniature import GUEST, Miniature, Node
 
@@ -144,6 +145,19 @@ def test_a_stranger_changes_nothing_about_members_and_users(three: Miniature) ->
         assert "user name not found" in done.stderr or DENIED in done.stderr or "auth: user not found" in done.stderr
     assert auth_of(three, node) == ALL
     assert len(three.members(node)) == 3
+
+
+def test_the_json_gateway_serves_nobody(three: Miniature) -> None:
+    """It speaks with its server under the server's own certificate, whose name is a node's: that must not count."""
+    node = three.nodes[0]
+    for files in (files_of(three, "nobody"), files_of(three, "app1"), operator(three)):
+        tls = operator_context(files)
+        connection = HTTPSConnection(str(node.plan.address), 2379, context=tls, timeout=10)
+        connection.request("POST", "/v3/kv/range", '{"key": "AA==", "range_end": "AA=="}')
+        answer = connection.getresponse()
+        refusal = "CommonName of client sending a request against gateway will be ignored"
+        assert (answer.status, refusal in answer.read().decode()) == (400, True)
+        connection.close()
 
 
 def test_nodes_come_back_with_and_without_their_disks(three: Miniature) -> None:

@@ -286,9 +286,9 @@ from pathlib import Path
 from generator.errors import BakeError
 from generator.host.etcd import Etcd
 from generator.host.tls import ClientFiles
-patience, pki, *urls = sys.argv[1:]
-stem = Path(pki) / "etcd-client"
-files = ClientFiles(ca=stem.with_name("etcd-ca.pem"), cert=stem.with_suffix(".pem"), key=stem.with_suffix(".key"))
+patience, pki, client, key, *urls = sys.argv[1:]
+ca, cert, private = (Path(pki) / name for name in ("etcd-ca.pem", f"{client}.pem", f"{client}.key"))
+files = ClientFiles(ca=ca, cert=cert, key=private)
 done = failed = 0
 while not select.select([sys.stdin], [], [], 0)[0]:
     begun, taken = time.monotonic(), False
@@ -296,7 +296,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         for url in urls:
             try:
                 with Etcd(url, files) as etcd:
-                    etcd.put(b"written", str(done).encode())
+                    etcd.put(key.encode(), str(done).encode())
                 taken = True
                 break
             except BakeError as error:
@@ -309,11 +309,13 @@ print(done, failed)
 
 
 @contextmanager
-def writing(lab: NspawnLab, *nodes: str, patience: float = 0) -> Iterator[Callable[[], tuple[int, int]]]:
+def writing(
+    lab: NspawnLab, *nodes: str, patience: float = 0, client: str = "etcd-client", key: str = "written"
+) -> Iterator[Callable[[], tuple[int, int]]]:
     """Writes through a node, or the next one that takes it; call what is yielded to end it: how many were done, and
     failed. `patience`: seconds for which a write is tried again."""
     urls = [one.client_url for one in lab.plan.nodes if one.name in nodes]
-    script = [sys.executable, "-c", WRITER, str(patience), str(lab.folder / "pki"), *urls]
+    script = [sys.executable, "-c", WRITER, str(patience), str(lab.folder / "pki"), client, key, *urls]
     command = ["ip", "netns", "exec", lab.hub, *script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
