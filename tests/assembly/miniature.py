@@ -40,11 +40,12 @@ RESTART_DELAY = 0.2  # the unit's RestartSec, scaled to loopback
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """Where etcd is, and what runs the hooks (as their first lines have it)."""
+    """Where etcd is, what runs the hooks (as their first lines have it), and whether auth is on if a test is silent."""
 
     bin_dir: Path
     interpreter: tuple[str, ...] = (sys.executable, "-EsS")
     path: str = os.environ["PATH"]
+    auth: bool = False
 
 
 class Node:
@@ -333,8 +334,9 @@ def bake_miniature(
     """The nodes of a real plan with their real rendered files, each below a folder of its own."""
     network = NetworkSpec(subnet=ip_network(subnet), first_ip=IPv4Address(ip_network(subnet)[11]))
     spec = ClusterSpec(
-        nodes=count, network=network, join=join, etcd=etcd or EtcdSpec(), pki=pki or PkiSpec(), auth=auth or AuthSpec()
-    )
+        nodes=count, network=network, join=join, etcd=etcd or EtcdSpec(), pki=pki or PkiSpec(),
+        auth=auth or AuthSpec(enabled=tools.auth),
+    )  # fmt: skip
     plan, now = plan_cluster(spec), datetime.now(tz=UTC)
     authority = authority or create_authority(plan, now=now)
     peers = create_authority(plan, Role.PEER_CA, now=now) if spec.pki.peer_ca.separate else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,6 +174,27 @@ def test_nodes_come_back_with_and_without_their_disks(three: Miniature) -> None:
     three.nodes[1].start()
     three.wait(lambda: is_on(three.nodes[1]), 20, "etcd2 is back")
     assert auth_of(three, first) == ALL
+
+
+def test_a_node_that_is_no_user_yet_waits_until_one_that_votes_has_the_new_seed(cluster_of: ClusterOf) -> None:
+    cluster = cluster_of(3, auth=AUTH)
+    first, second, third = cluster.nodes
+    new = third.root / "etc/etcd/auth.json"
+    stated = json.loads(new.read_text())
+    del stated["users"]["etcd3"]
+    for node in (first, second):
+        (node.root / "etc/etcd/auth.json").write_text(json.dumps(stated))
+    with third.waiting_empty():
+        cluster.start([first, second])
+        cluster.wait(lambda: is_on(first) and is_on(second), 60, "auth is on")
+    third.start()
+    cluster.wait(lambda: third.says(DENIED), 20, "the node is refused")
+    assert len(cluster.members(first)) == 2
+    shutil.copy(new, second.root / "etc/etcd/auth.json")
+    second.cut_power()
+    second.start()
+    cluster.wait(lambda: is_on(third) and third.votes(), 60, "the node votes")
+    assert auth_of(cluster, first) == ALL
 
 
 def test_nodes_that_join_as_voters_find_auth_on(cluster_of: ClusterOf) -> None:

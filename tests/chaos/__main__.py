@@ -40,6 +40,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--trial", type=int, help="that one alone, of one row")
     parser.add_argument("--seed", type=int, help="the same seed, the same trials (default: a new one)")
     parser.add_argument("--gate", action="store_true", help="a few trials of every row on loopback: about four minutes")
+    parser.add_argument("--auth", action="store_true", help="on loopback, clusters with etcd's auth on")
     parser.add_argument("--jobs", type=int, default=3, help="trials at a time (default 3: they mostly wait)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the result as JSON")
     parser.add_argument("--write", action="store_true", help=f"keep the results in {report.PAGE.name} and beside it")
@@ -61,7 +62,8 @@ def chosen(options: argparse.Namespace) -> dict[str, int]:
 def run(options: argparse.Namespace, folder: Path, over: threading.Event) -> dict[str, Any]:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
     programs = bin_dir()
-    runner = Runner(seed=seed, folder=folder, tools=Tools(bin_dir=programs), jobs=options.jobs, over=over)
+    tools = Tools(bin_dir=programs, auth=options.auth)
+    runner = Runner(seed=seed, folder=folder, tools=tools, jobs=options.jobs, over=over)
     rows = {}
     for name, trials in chosen(options).items():
         tell(f"{name}: {ROWS[name].what} (seed {seed})")

@@ -33,11 +33,15 @@ def refusal(code: int, message: str) -> Reply:
 
 
 class GrpcServer:
-    """Replies to every call with what `reply` makes of its path and message. `connections` counts them."""
+    """Replies to every call with what `reply` makes of its path and message.
+
+    `connections` counts them; `authorities`: whom they asked for.
+    """
 
     def __init__(self, reply: Callable[[str, bytes], Reply], host: str = "127.0.0.1") -> None:
         self.reply = reply
         self.connections = 0
+        self.authorities: set[str] = set()
         self.open: list[socket.socket] = []
         self.listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port: int = self.listener.getsockname()[1]
@@ -65,7 +69,9 @@ class GrpcServer:
                     return
                 for event in http.receive_data(received):
                     if isinstance(event, events.RequestReceived):
-                        paths[event.stream_id] = dict(event.headers)[":path"]
+                        headers = dict(event.headers)
+                        self.authorities.add(headers[":authority"])
+                        paths[event.stream_id] = headers[":path"]
                         data[event.stream_id] = b""
                     elif isinstance(event, events.DataReceived):
                         data[event.stream_id] += event.data

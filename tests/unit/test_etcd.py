@@ -219,4 +219,5 @@ def test_an_ipv6_address_is_in_brackets() -> None:
     server = GrpcServer(lambda *_: good(HEADER), "::1")
     with Etcd(f"http://[::1]:{server.port}", FILES) as client:
         assert client.alarms() == ()
+    assert server.authorities == {f"[::1]:{server.port}"}
     server.stop()
