@@ -20,7 +20,7 @@ from generator.authorities import Authorities, kept_authority, key_path, pem_pat
 from generator.errors import InputError, Problem, UnsignedError
 from generator.fields import plain
 from generator.host.store import Store
-from generator.keyring import IDENTITY, load_keyring, user_stem
+from generator.keyring import IDENTITY, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import Trust
 from generator.signing import REQUESTS, Signed, sign_elsewhere
@@ -65,7 +65,9 @@ def bake(
         if signed.missing:
             _ask(store, signed)
         found, sealed = signed.keyring, load_seal(store)
-        count = pki.count_missing(plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes)
+        count = pki.count_missing(
+            plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes, users=found.users
+        )
         with (
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
@@ -83,7 +85,7 @@ def bake(
             issuer, peer_issuer = issuers[pki.Role.CA], issuers.get(pki.Role.PEER_CA)
             client = pki.issue_client(plan, issuer, now=now, kept=found.client, new_key=new_key)
             clients = {str(pki.Role.CLIENT): client} | {
-                user_stem(name): pki.issue_client(plan, issuer, now=now, user=name, kept=old, new_key=new_key)
+                pki.user_stem(name): pki.issue_client(plan, issuer, now=now, user=name, kept=old, new_key=new_key)
                 for name, old in found.users.items()
             }
             nodes = pki.issue_nodes(

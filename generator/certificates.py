@@ -19,7 +19,7 @@ from generator.host import hypervisor
 from generator.host.hypervisor.connection import Connection
 from generator.host.observe import everywhere
 from generator.host.tls import served_certificate
-from generator.keyring import required_pems, user_stem
+from generator.keyring import required_pems
 from generator.pki import Facts, Role
 from generator.plan import NodePlan
 
@@ -52,7 +52,7 @@ def _entries(cluster: Cluster, now: datetime) -> Iterator[Entry]:
         path = pem_path(stem)
         yield _entry(owner, role, cluster.store.read(path), str(cluster.store.folder / path), now)
     for name in cluster.plan.spec.auth.common_names:
-        path = pem_path(user_stem(name))
+        path = pem_path(pki.user_stem(name))
         yield _entry(f"user {name}", Role.CLIENT, cluster.store.read(path), str(cluster.store.folder / path), now)
     for node in cluster.plan.nodes:
         where = str(cluster.store.folder / node.name / seed.USER_DATA)

@@ -22,8 +22,8 @@ from generator.host.hypervisor.connection import Connection
 from generator.host.image import BootImage, default_image
 from generator.host.image_custom import custom_image
 from generator.host.store import Store
-from generator.keyring import load_identity, user_stem
-from generator.pki import Role
+from generator.keyring import load_identity
+from generator.pki import Role, user_stem
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.profile import load
 from generator.progress import PHASES, Progress, Silent

@@ -39,11 +39,6 @@ class Keyring:
         return replace(self, nodes=tuple({} if node.name in names else old for node, old in pairs))
 
 
-def user_stem(name: str) -> str:
-    """Where the certificate of one of etcd's users is, below `pki/`."""
-    return f"users/{name}"
-
-
 def read_passphrase(path: Path) -> bytes:
     """The first line of a file, as OpenSSL's `file:` has it."""
     try:
@@ -93,7 +88,7 @@ def load_keyring(
     client = load_pair(store, Role.CLIENT)
     if client:
         _refuse_foreign(store, issuer, client)
-    users = {name: load_pair(store, user_stem(name)) for name in plan.spec.auth.common_names}
+    users = {name: load_pair(store, pki.user_stem(name)) for name in plan.spec.auth.common_names}
     nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)

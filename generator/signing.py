@@ -55,7 +55,7 @@ def sign_elsewhere(store: Store, plan: ClusterPlan, found: Keyring, *, now: date
     """Take in what was issued, and ask for what is missing. Raises InputError for certificates that do not fit."""
     issued: dict[tuple[str, Role], Credential] = {}
     requests, taken, problems = [], [], []
-    for wanted in pki.wanted_certificates(plan, found.client, found.nodes):
+    for wanted in pki.wanted_certificates(plan, found.client, found.nodes, found.users):
         authority = found.authorities.issuers.get(pki.issuer_of(plan.spec.pki, wanted.role))
         if not isinstance(authority, Elsewhere):
             continue
@@ -107,4 +107,5 @@ def _with(found: Keyring, plan: ClusterPlan, issued: dict[tuple[str, Role], Cred
         for node, old in zip(plan.nodes, found.nodes, strict=True)
     )
     client = issued.get(("operator", Role.CLIENT), found.client)
-    return replace(found, client=client, nodes=nodes) if issued or shared else found
+    users = {name: issued.get((pki.user_stem(name), Role.CLIENT), old) for name, old in found.users.items()}
+    return replace(found, client=client, nodes=nodes, users=users) if issued or shared else found

@@ -33,6 +33,7 @@ from generator.pki.issue import (
     issue_client,
     issue_nodes,
     keys_ahead,
+    user_stem,
     wanted_certificates,
 )
 from generator.pki.profiles import (
@@ -89,5 +90,6 @@ __all__ = [
     "parse_key",
     "shared_profiles",
     "user_profile",
+    "user_stem",
     "wanted_certificates",
 ]

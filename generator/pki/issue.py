@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cryptography import x509
@@ -121,17 +122,26 @@ def count_missing(
     now: datetime,
     client: Credential | None,
     kept: Iterable[NodePki],
+    users: Mapping[str, Credential | None] = MappingProxyType({}),
 ) -> int:
     """How many keys the cluster still needs, when these are the certificates that exist."""
     missing = len(set(authority_roles(plan.spec.pki)) - set(authorities))
-    for one in wanted_certificates(plan, client, kept):
+    for one in wanted_certificates(plan, client, kept, users):
         authority = authorities.get(issuer_of(plan.spec.pki, one.role))
         missing += not (one.old and authority and is_current(one.old, one.profile, authority, now=now))
     return missing
 
 
+def user_stem(name: str) -> str:
+    """Where the files of one of etcd's users are, below `pki/`; and in a list of who owns what."""
+    return f"users/{name}"
+
+
 class Wanted(NamedTuple):
-    """A certificate of the plan, and what there is of it. `owner`: a node, "operator", or "shared" by all nodes."""
+    """A certificate of the plan, and what there is of it.
+
+    `owner`: a node, "operator", "shared" by all nodes, or "users/NAME".
+    """
 
     owner: str
     role: Role
@@ -140,10 +150,15 @@ class Wanted(NamedTuple):
 
 
 def wanted_certificates(
-    plan: ClusterPlan, client: Credential | None, kept: Iterable[NodePki]
+    plan: ClusterPlan,
+    client: Credential | None,
+    kept: Iterable[NodePki],
+    users: Mapping[str, Credential | None] = MappingProxyType({}),
 ) -> Iterator[Wanted]:
     """All that the cluster's CAs issue."""
     yield Wanted("operator", Role.CLIENT, client_profile(plan), client)
+    for name, credential in users.items():
+        yield Wanted(user_stem(name), Role.CLIENT, user_profile(plan, name), credential)
     olds = iter(kept)
     if plan.spec.pki.certificates is Certificates.SHARED:
         old = next(olds, {})

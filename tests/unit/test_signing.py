@@ -184,3 +184,21 @@ def test_the_ca_of_such_a_cluster_is_not_changed(ours: Bake, office: Office) -> 
         rotate_authorities(
             cluster, None, following, passphrase=None, now=datetime.now(UTC), seconds=1, report=print
         )
+
+
+def test_the_certificates_of_etcds_users_are_asked_for_too(ours: Bake, office: Office, picture: Picture) -> None:
+    path = Path("cluster.yaml")
+    path.write_text(path.read_text() + "auth: {enabled: true, users: [{name: app1}]}\n")
+    ours()
+    names = ("app1", "nobody")
+    asked = {str(one.relative_to(REQUESTS)) for one in requests()}
+    assert {f"users/{name}/etcd-client.csr" for name in names} == {one for one in asked if one.startswith("users")}
+    office.sign(*requests())
+    assert ours().code == 0
+    for name in names:
+        pair = [(FOLDER / f"pki/users/{name}.{kind}").read_bytes() for kind in ("pem", "key")]
+        made = pki.parse_credential(pair[0], pair[1], where=("", "")).certificate
+        assert pki.is_issued_by(made, office.credential.certificate)
+    before = picture(Path("out"))
+    assert ours().code == 0
+    assert picture(Path("out")) == before
