@@ -1,4 +1,4 @@
-"""Three booted nodes with auth: they assemble, verify, pass the audit, lose a disk, and get new certificates."""
+"""Three booted nodes of `hardened`, with a user: assembly, verification, audit, a lost disk, new certificates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ auth:
 def spec(tmp_path_factory: pytest.TempPathFactory) -> ClusterSpec:
     path = tmp_path_factory.mktemp("auth") / "cluster.yaml"
     path.write_text(SPEC)
-    return load(config=path).spec
+    return load(profile="hardened", config=path).spec
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,8 @@ def test_a_node_that_lost_its_disk_comes_back(lab: NspawnLab) -> None:
 
 def test_new_certificates_take_effect_without_a_failed_write_of_a_user(lab: NspawnLab, spec: ClusterSpec) -> None:
     before = {node: served(lab, node) for node in NODES}
-    with writing(lab, "etcd3", client="users/app1", key="/app/written") as end:
+    # etcd reads a certificate and its key one after the other: a handshake that meets the exchange fails, and is repeated
+    with writing(lab, "etcd3", patience=1, client="users/app1", key="/app/written") as end:
         for _ in range(3):
             store = Store(lab.folder.parent, "etcd")
             bake(spec, store, now=datetime.now(UTC), report=print, renew=["etcd3"])
