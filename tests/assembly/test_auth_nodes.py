@@ -119,7 +119,7 @@ def test_a_node_that_lost_its_disk_comes_back(lab: NspawnLab) -> None:
 
 def test_new_certificates_take_effect_without_a_failed_write_of_a_user(lab: NspawnLab, spec: ClusterSpec) -> None:
     before = {node: served(lab, node) for node in NODES}
-    # etcd reads a certificate and its key one after the other: a handshake that meets the exchange fails, and is repeated
+    # etcd reads a certificate and its key one after the other: a handshake amid the exchange fails, and is repeated
     with writing(lab, "etcd3", patience=1, client="users/app1", key="/app/written") as end:
         for _ in range(3):
             store = Store(lab.folder.parent, "etcd")
