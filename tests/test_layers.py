@@ -20,7 +20,7 @@ LAYERS = """
     pki.credential pki.encryption pki.profiles pki.request pki.issue pki.authority pki.inspection pki
     render steps seed archive domain
     host.apt_sources host.store host.image_build host.image host.image_custom
-    host.console host.tls host.hello host.protobuf host.etcd_api host.grpc host.etcd host.observe host.report
+    host.console host.tls host.hello host.etcd_api host.etcd host.observe host.report
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
@@ -33,7 +33,8 @@ PKI = ("credential", "encryption", "profiles", "request", "issue", "authority", 
 OWNERS = {
     "click": {"options", "cli", "cli.shared", "cli.files", "cli.cluster", "cli.certificates"},
     "cryptography": {f"pki.{name}" for name in PKI},
-    "h2": {"host.grpc"},
+    "google": {"host.etcd_api"},
+    "grpclib": {"host.etcd"},
     "jinja2": {"render"},
     "libvirt": {"host.hypervisor.connection"},
     "pycdlib": {"seed"},

@@ -5,28 +5,25 @@ Not its JSON gateway, which with auth on refuses whoever has a certificate with 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache, cached_property
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 from generator.errors import BakeError, InputError
-from generator.host.etcd_api import ALARMS, CALLS
-from generator.host.protobuf import decode, encode
-from generator.host.tls import ClientFiles, operator_context, words
-
-if TYPE_CHECKING:
-    from generator.host.grpc import Channel
+from generator.host.tls import ClientFiles, Reply, knock, operator_context
 
 # etcd gives up on a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout):
 # waiting a little longer lets it say so itself.
 Timeout = tuple[float, float]  # seconds to connect, and to wait for an answer
 TIMEOUT: Timeout = (3.0, 8.0)
-T = TypeVar("T")
 _NOT_ETCD = "an answer that is not etcd's"
+_ETCDS_OWN = ("etcdserver: ", "auth: ")  # what its errors begin with; others are of whoever else is there
 EVERY_KEY = b"\0"  # as key and as range_end: the whole keyspace (etcd API, "RangeRequest")
 
 
@@ -130,119 +127,133 @@ class Etcd:
         """Give the connection back; the next call opens another."""
         channel = self.__dict__.pop("_channel", None)
         if channel is not None:
-            channel.close()
+            _loop().call_soon_threadsafe(channel.close)
 
     def members(self) -> tuple[Member, ...]:
         """The member list, as the leader has it."""
-        answer = self._call("Cluster/MemberList", {"linearizable": True})
-        return tuple(map(_member, answer["members"]))
+        answer = self._call("Cluster/MemberList", linearizable=True)
+        return tuple(
+            Member(
+                id=one.ID, name=one.name, peer_urls=tuple(one.peerURLs), client_urls=tuple(one.clientURLs),
+                is_learner=one.isLearner,
+            )
+            for one in answer.members
+        )  # fmt: skip
 
     def status(self) -> Status:
-        return self._parsed(_status, self._call("Maintenance/Status", {}))
+        answer = self._call("Maintenance/Status")
+        return Status(
+            cluster_id=answer.header.cluster_id,
+            member_id=answer.header.member_id,
+            leader=answer.leader,
+            raft_term=answer.raftTerm,
+            raft_index=answer.raftIndex,
+            revision=answer.header.revision,
+            db_size=answer.dbSize,
+            version=answer.version,
+            is_learner=answer.isLearner,
+            errors=tuple(answer.errors),
+        )
 
     def alarms(self) -> tuple[Alarm, ...]:
-        answer = self._call("Maintenance/Alarm", {})
-        return self._parsed(lambda answer: tuple(map(_alarm, answer["alarms"])), answer)
+        alarms = self._call("Maintenance/Alarm").alarms
+        try:
+            return tuple(Alarm(member_id=one.memberID, kind=_grpclib().api.ALARMS[one.alarm]) for one in alarms)
+        except IndexError:
+            raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
 
     def auth_enabled(self) -> bool:
         """Whether only users do anything. With auth on, it tells nobody but a user with the role root."""
-        return bool(self._call("Auth/AuthStatus", {})["enabled"])
+        return bool(self._call("Auth/AuthStatus").enabled)
 
     def hash_kv(self, revision: int) -> HashKv:
         """The digest of every key and value up to a revision, from this member's own data."""
-        answer = self._call("Maintenance/HashKV", {"revision": revision})
-        return HashKv(hash=answer["hash"], compact_revision=answer["compact_revision"])
+        answer = self._call("Maintenance/HashKV", revision=revision)
+        return HashKv(hash=answer.hash, compact_revision=answer.compact_revision)
 
     def get(self, key: bytes, *, prefix: bool = False, keys_only: bool = False, limit: int = 0) -> Keys:
         """Read a key, or all keys that begin with it. Linearizable: without a quorum there is no answer."""
         span = {"key": key or EVERY_KEY, "range_end": prefix_end(key)} if prefix else {"key": key}
-        return self._parsed(_keys, self._call("KV/Range", {**span, "limit": limit, "keys_only": keys_only}))
+        answer = self._call("KV/Range", **span, limit=limit, keys_only=keys_only)
+        items = tuple(KeyValue(key=one.key, value=one.value) for one in answer.kvs)
+        return Keys(count=answer.count, revision=answer.header.revision, items=items)
 
     def put(self, key: bytes, value: bytes, *, lease: int = 0) -> None:
         """Write a key; with a lease, it vanishes with it."""
-        self._call("KV/Put", {"key": key, "value": value, "lease": lease})
+        self._call("KV/Put", key=key, value=value, lease=lease)
 
     def delete(self, key: bytes, *, prefix: bool = False) -> int:
         """Delete a key, or all keys that begin with it; says how many there were."""
         if prefix and not key:
             raise ValueError("an empty prefix is the whole keyspace")
-        answer = self._call("KV/DeleteRange", {"key": key, "range_end": prefix_end(key) if prefix else b""})
-        return int(answer["deleted"])
+        return int(self._call("KV/DeleteRange", key=key, range_end=prefix_end(key) if prefix else b"").deleted)
 
     def grant_lease(self, seconds: int) -> int:
         """A lease: what is written with it vanishes after so many seconds, whatever becomes of us."""
-        return int(self._call("Lease/LeaseGrant", {"TTL": seconds})["ID"])
+        return int(self._call("Lease/LeaseGrant", TTL=seconds).ID)
 
     def revoke_lease(self, lease: int) -> None:
         """End a lease and delete every key that was written with it."""
-        self._call("Lease/LeaseRevoke", {"ID": lease})
+        self._call("Lease/LeaseRevoke", ID=lease)
 
-    def _call(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        grpc, (question, answer) = _grpc(), CALLS[name]
+    def _call(self, name: str, **values: Any) -> Any:
+        """One question, one answer. Raises NoAnswerError or RefusedError."""
+        grpclib = _grpclib()
+        future = asyncio.run_coroutine_threadsafe(self._ask(name, values), _loop())
         try:
-            data = self._channel.call(f"/etcdserverpb.{name}", encode(question, body))
-        except grpc.StatusError as error:
-            cause = error.message or f"gRPC status {error.code}"
-            raise RefusedError(self.endpoint, cause, status=error.code) from error
-        except grpc.NotGrpcError as error:
-            raise NoAnswerError(self.endpoint, f"{_NOT_ETCD} ({error})") from error
-        except OSError as error:
-            raise NoAnswerError(self.endpoint, words(error)) from error
-        return self._parsed(lambda data: decode(answer, data), data)
+            answer = future.result()
+        except grpclib.GRPCError as error:
+            raise self._refusal(error.status.value, error.message or "") from error
+        except TimeoutError as error:
+            raise self._failure("no answer in time") from error
+        except (OSError, grpclib.StreamTerminatedError, grpclib.ProtocolError) as error:
+            raise self._failure(self._obstacle()) from error
+        except grpclib.api.DecodeError as error:
+            raise self._failure(_NOT_ETCD) from error
+        except BaseException:
+            future.cancel()
+            raise
+        if not answer.HasField("header"):
+            raise self._failure(_NOT_ETCD)
+        return answer
 
-    def _parsed(self, parse: Callable[[Any], T], answer: Any) -> T:
-        try:
-            return parse(answer)
-        except (LookupError, ValueError) as error:
-            raise NoAnswerError(self.endpoint, _NOT_ETCD) from error
+    async def _ask(self, name: str, values: Mapping[str, Any]) -> Any:
+        grpclib, verb = _grpclib(), name.partition("/")[2]
+        question, answer = (grpclib.api.message(f"{verb}{kind}") for kind in ("Request", "Response"))
+        await asyncio.wait_for(self._channel.__connect__(), self.timeout[0])
+        method = grpclib.UnaryUnaryMethod(self._channel, f"/{grpclib.api.PACKAGE}.{name}", question, answer)
+        return await asyncio.wait_for(method(question(**values)), self.timeout[1])
+
+    def _failure(self, cause: str) -> NoAnswerError:
+        self.close()
+        return NoAnswerError(self.endpoint, cause)
+
+    def _refusal(self, status: int, said: str) -> EtcdError:
+        if said.startswith(_ETCDS_OWN):
+            return RefusedError(self.endpoint, said, status=status)
+        return self._failure(f"{_NOT_ETCD} ({said})")
 
     @cached_property
-    def _channel(self) -> Channel:
-        """In the clear for a URL that says so: nothing that bake makes has one."""
-        url = urlsplit(self.endpoint)
-        context = self._context if url.scheme == "https" else lambda: None
-        channel: Channel = _grpc().Channel(url.hostname or "", url.port or 0, context, self.timeout)
-        return channel
+    def _channel(self) -> Any:
+        """Connected by the first call."""
+        url, context = urlsplit(self.endpoint), self._context()
+        if context:
+            context.set_alpn_protocols(["h2"])
+        return _grpclib().Channel(url.hostname, url.port, ssl=context)
 
-    def _context(self) -> ssl.SSLContext:
-        """Made for each connection: the files may be new ones by then."""
+    def _context(self) -> ssl.SSLContext | None:
+        """None for a URL in the clear: nothing that bake makes has one."""
         try:
-            return operator_context(self.files)
+            return operator_context(self.files) if self.endpoint.startswith("https") else None
         except InputError as error:
             text = error.problems[0]
             raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
 
-
-def _member(answer: Mapping[str, Any]) -> Member:
-    return Member(
-        id=answer["ID"], name=answer["name"], peer_urls=answer["peerURLs"], client_urls=answer["clientURLs"],
-        is_learner=answer["isLearner"],
-    )  # fmt: skip
-
-
-def _status(answer: Mapping[str, Any]) -> Status:
-    header = answer["header"]
-    return Status(
-        cluster_id=header["cluster_id"],
-        member_id=header["member_id"],
-        leader=answer["leader"],
-        raft_term=answer["raftTerm"],
-        raft_index=answer["raftIndex"],
-        revision=header["revision"],
-        db_size=answer["dbSize"],
-        version=answer["version"],
-        is_learner=answer["isLearner"],
-        errors=answer["errors"],
-    )
-
-
-def _alarm(answer: Mapping[str, Any]) -> Alarm:
-    return Alarm(member_id=answer["memberID"], kind=ALARMS[answer["alarm"]])
-
-
-def _keys(answer: Mapping[str, Any]) -> Keys:
-    items = tuple(KeyValue(key=kv["key"], value=kv["value"]) for kv in answer["kvs"])
-    return Keys(count=answer["count"], revision=answer["header"]["revision"], items=items)
+    def _obstacle(self) -> str:
+        """Why a connection came to nothing, in the words of everything else here; TLS 1.3 tells it only when asked."""
+        url = urlsplit(self.endpoint)
+        met = knock(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
+        return "the connection was closed" if met.reply is Reply.SERVED else met.detail
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -251,10 +262,25 @@ def prefix_end(prefix: bytes) -> bytes:
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else EVERY_KEY
 
 
-def _grpc() -> ModuleType:
-    """Imported for the first call: `bake --help` needs no HTTP/2."""
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Where all connections live, on a thread of its own: a goodbye takes its time, and nobody has to wait for it."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="etcd").start()
+    return loop
+
+
+@cache
+def _grpclib() -> SimpleNamespace:
+    """Imported for the first call: `bake --help` needs none of it."""
     try:
-        from generator.host import grpc
+        from grpclib.client import Channel, UnaryUnaryMethod
+        from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+
+        from generator.host import etcd_api
     except ImportError as error:
-        raise BakeError("the Python package h2 is missing", hint='pip install "bake[vm]"') from error
-    return grpc
+        raise BakeError(f"the Python package {error.name} is missing", hint='pip install "bake[vm]"') from error
+    return SimpleNamespace(
+        Channel=Channel, UnaryUnaryMethod=UnaryUnaryMethod, GRPCError=GRPCError, ProtocolError=ProtocolError,
+        StreamTerminatedError=StreamTerminatedError, api=etcd_api,
+    )  # fmt: skip

@@ -1,45 +1,77 @@
-"""The part of etcd's API that bake speaks: its calls and their messages, as etcd 3.5 and 3.6 have them in rpc.proto."""
+"""The part of etcd's API that bake speaks: calls and their messages, as etcd 3.5 and 3.6 have them in rpc.proto.
+
+Of each message only the fields that are needed. Numbers are never used anew in Protocol Buffers, so this stays right.
+"""
 
 from __future__ import annotations
 
-from generator.host.protobuf import Field, Kind, Message
+from functools import cache
+from typing import Any
 
-S, U, FLAG, TEXT, BYTES = Kind.SIGNED, Kind.UNSIGNED, Kind.FLAG, Kind.TEXT, Kind.BYTES
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.message import DecodeError
 
-_HEADER = {"cluster_id": Field(1, U), "member_id": Field(2, U), "revision": Field(3, S), "raft_term": Field(4, U)}
-_KEY_VALUE = {"key": Field(1, BYTES), "value": Field(5, BYTES)}
-_MEMBER = {
-    "ID": Field(1, U), "name": Field(2, TEXT), "peerURLs": Field(3, TEXT, True), "clientURLs": Field(4, TEXT, True),
-    "isLearner": Field(5, FLAG),
+__all__ = ["ALARMS", "PACKAGE", "DecodeError", "message"]
+
+PACKAGE = "etcdserverpb"
+# Message → field: (number, type). A star: any number of them. Other types than Protocol Buffers' own are messages here.
+MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
+    "ResponseHeader": {
+        "cluster_id": (1, "uint64"), "member_id": (2, "uint64"), "revision": (3, "int64"), "raft_term": (4, "uint64"),
+    },
+    "KeyValue": {"key": (1, "bytes"), "value": (5, "bytes")},
+    "Member": {
+        "ID": (1, "uint64"), "name": (2, "string"), "peerURLs": (3, "string*"), "clientURLs": (4, "string*"),
+        "isLearner": (5, "bool"),
+    },
+    "AlarmMember": {"memberID": (1, "uint64"), "alarm": (2, "uint32")},
+    "AuthStatusRequest": {},
+    "AuthStatusResponse": {"header": (1, "ResponseHeader"), "enabled": (2, "bool")},
+    "RangeRequest": {"key": (1, "bytes"), "range_end": (2, "bytes"), "limit": (3, "int64"), "keys_only": (8, "bool")},
+    "RangeResponse": {"header": (1, "ResponseHeader"), "kvs": (2, "KeyValue*"), "count": (4, "int64")},
+    "PutRequest": {"key": (1, "bytes"), "value": (2, "bytes"), "lease": (3, "int64")},
+    "PutResponse": {"header": (1, "ResponseHeader")},
+    "DeleteRangeRequest": {"key": (1, "bytes"), "range_end": (2, "bytes")},
+    "DeleteRangeResponse": {"header": (1, "ResponseHeader"), "deleted": (2, "int64")},
+    "LeaseGrantRequest": {"TTL": (1, "int64")},
+    "LeaseGrantResponse": {"header": (1, "ResponseHeader"), "ID": (2, "int64")},
+    "LeaseRevokeRequest": {"ID": (1, "int64")},
+    "LeaseRevokeResponse": {"header": (1, "ResponseHeader")},
+    "MemberListRequest": {"linearizable": (1, "bool")},
+    "MemberListResponse": {"header": (1, "ResponseHeader"), "members": (2, "Member*")},
+    "StatusRequest": {},
+    "StatusResponse": {
+        "header": (1, "ResponseHeader"), "version": (2, "string"), "dbSize": (3, "int64"), "leader": (4, "uint64"),
+        "raftIndex": (5, "uint64"), "raftTerm": (6, "uint64"), "errors": (8, "string*"), "isLearner": (10, "bool"),
+    },
+    "AlarmRequest": {"action": (1, "uint32")},  # 0: GET
+    "AlarmResponse": {"header": (1, "ResponseHeader"), "alarms": (2, "AlarmMember*")},
+    "HashKVRequest": {"revision": (1, "int64")},
+    "HashKVResponse": {"header": (1, "ResponseHeader"), "hash": (2, "uint32"), "compact_revision": (3, "int64")},
 }  # fmt: skip
-_STATUS = {
-    "version": Field(2, TEXT), "dbSize": Field(3, S), "leader": Field(4, U), "raftIndex": Field(5, U),
-    "raftTerm": Field(6, U), "errors": Field(8, TEXT, True), "isLearner": Field(10, FLAG),
-}  # fmt: skip
-_RANGE = {
-    "key": Field(1, BYTES), "range_end": Field(2, BYTES), "limit": Field(3, S), "keys_only": Field(8, FLAG),
-}  # fmt: skip
-
-
-def _answer(**fields: Field) -> Message:
-    """Every answer begins with a header."""
-    return {"header": Field(1, _HEADER), **fields}
-
-
-# Call → the messages of its question and of its answer.
-CALLS: dict[str, tuple[Message, Message]] = {
-    "Auth/AuthStatus": ({}, _answer(enabled=Field(2, FLAG))),
-    "KV/Range": (_RANGE, _answer(kvs=Field(2, _KEY_VALUE, True), count=Field(4, S))),
-    "KV/Put": ({"key": Field(1, BYTES), "value": Field(2, BYTES), "lease": Field(3, S)}, _answer()),
-    "KV/DeleteRange": ({"key": Field(1, BYTES), "range_end": Field(2, BYTES)}, _answer(deleted=Field(2, S))),
-    "Lease/LeaseGrant": ({"TTL": Field(1, S)}, _answer(ID=Field(2, S))),
-    "Lease/LeaseRevoke": ({"ID": Field(1, S)}, _answer()),
-    "Cluster/MemberList": ({"linearizable": Field(1, FLAG)}, _answer(members=Field(2, _MEMBER, True))),
-    "Maintenance/Status": ({}, _answer(**_STATUS)),
-    "Maintenance/Alarm": (
-        {"action": Field(1, U)},  # 0: GET
-        _answer(alarms=Field(2, {"memberID": Field(1, U), "alarm": Field(2, U)}, True)),
-    ),
-    "Maintenance/HashKV": ({"revision": Field(1, S)}, _answer(hash=Field(2, U), compact_revision=Field(3, S))),
-}
 ALARMS = ("NONE", "NOSPACE", "CORRUPT")
+
+
+@cache
+def message(name: str) -> Any:
+    """The class of a message."""
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
+
+
+@cache
+def _pool() -> Any:
+    file = FileDescriptorProto(name="rpc.proto", package=PACKAGE, syntax="proto3")
+    for name, fields in MESSAGES.items():
+        described = file.message_type.add(name=name)
+        for field, (number, kind) in fields.items():
+            many, kind = kind.endswith("*"), kind.rstrip("*")
+            label = FieldDescriptorProto.LABEL_REPEATED if many else FieldDescriptorProto.LABEL_OPTIONAL
+            added = described.field.add(name=field, number=number, label=label)
+            if kind in MESSAGES:
+                added.type, added.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".{PACKAGE}.{kind}"
+            else:
+                added.type = FieldDescriptorProto.Type.Value(f"TYPE_{kind.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool
