@@ -338,7 +338,7 @@ def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_wri
     key = "stat -c '%a %u' /etc/etcd/pki/etcd-server.key; getfacl -cp /etc/etcd/pki/etcd-server.key"
     access = lab.shell("etcd2", key).stdout
 
-    with writing(lab, "etcd2") as end:
+    with writing(lab, "etcd2", patience=1) as end:  # etcd reads certificate and key one after the other
         for _ in range(3):
             rebake(lab, "etcd2")
             lab.shell("etcd2", "systemctl start apply-seed")
