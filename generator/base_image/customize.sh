@@ -13,8 +13,6 @@ main() {
     chroot "$root" systemctl enable systemd-networkd.service
     rm -rf -- "$root/var/lib/etcd" "$root/etc/default/etcd"
     install -d -m 0700 -o 2380 -g 2380 "$root/var/lib/etcd"
-    # cloud-init writes the seed below it, keys and all, and gives its files their modes only afterwards.
-    install -d -m 0700 "$root/var/lib/cloud"
     # Each is the build machine's; a booted node gets its own.
     : >"$root/etc/machine-id"
     rm -f -- "$root/etc/resolv.conf"
