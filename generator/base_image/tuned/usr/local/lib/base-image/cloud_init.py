@@ -5,7 +5,7 @@ Under emulation they are half of the time to its first line. `requests` is impor
 `cloud-init schema --system`, a process of its own, still reports them. PyYAML's own loader is
 an order of magnitude slower than libyaml's, and cloud-init parses its configuration in every stage.
 
-And no file is anybody else's before it has its mode: cloud-init writes the seed, keys and all, and only then says whose.
+And no file is anybody else's before it has its mode: cloud-init writes the seed, keys too, and only then says whose.
 """
 
 import os
