@@ -262,9 +262,17 @@ def prefix_end(prefix: bytes) -> bytes:
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else EVERY_KEY
 
 
-@cache
 def _loop() -> asyncio.AbstractEventLoop:
     """Where all connections live, on a thread of its own: a goodbye takes its time, and nobody has to wait for it."""
+    with _ONE_LOOP:  # nodes are asked at the same time
+        return _make_loop()
+
+
+_ONE_LOOP = threading.Lock()
+
+
+@cache
+def _make_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True, name="etcd").start()
     return loop

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -218,3 +221,13 @@ def test_an_ipv6_address_is_in_brackets() -> None:
     with Etcd(f"http://[::1]:{server.port}", FILES) as client:
         assert client.alarms() == ()
     server.stop()
+
+
+def test_who_asks_first_at_the_same_time_asks_on_one_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a loop each, an answer would lie there until the time limit."""
+    etcd._make_loop.cache_clear()
+    make = asyncio.new_event_loop
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: (time.sleep(0.1), make())[1])
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: etcd._loop(), range(8)))) == 1
+    assert serve(good("Alarm")).alarms() == ()
