@@ -26,7 +26,7 @@ from pkilint.pkix import certificate, extension, name
 from pyasn1_alt_modules import rfc5280  # noqa: F401  pkilint's own, loaded once before any clock runs
 
 from generator import pki
-from generator.pki import Credential
+from generator.pki import Credential, Role
 from generator.plan import ClusterPlan
 from generator.spec import KeyType
 
@@ -103,10 +103,12 @@ def lint_chain(authority: Credential, made: Credential) -> list[str]:
     return [*_findings(issuer), *_findings(subject)]
 
 
-def issued(plan: ClusterPlan, now: datetime) -> tuple[Credential, list[Credential]]:
-    authority = pki.create_authority(plan, now=now, new_key=one_key)
-    node = next(pki.issue_nodes(plan, authority, now=now, new_key=one_key))
-    return authority, [*node.values(), pki.issue_client(plan, authority, now=now, new_key=one_key)]
+def issued(plan: ClusterPlan, now: datetime) -> list[tuple[Credential, list[Credential]]]:
+    """Both kinds of CA, and what each issues."""
+    authority, peers = (pki.create_authority(plan, role, now=now, new_key=one_key) for role in (Role.CA, Role.PEER_CA))
+    node = next(pki.issue_nodes(plan, authority, peer_authority=peers, now=now, new_key=one_key))
+    operator, user = (pki.issue_client(plan, authority, user=name, now=now, new_key=one_key) for name in (None, "app1"))
+    return [(authority, [node[Role.SERVER], node[Role.CLIENT], operator, user]), (peers, [node[Role.PEER]])]
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +123,12 @@ def tally() -> Iterator[Counter[str]]:
 def test_pkilint_finds_nothing_in_the_certificates_of_any_spec(
     fields: dict[str, Any], plan: Callable[..., ClusterPlan], now: datetime, tally: Counter[str]
 ) -> None:
-    authority, leaves = issued(plan(**fields), now)
-    found = [*lint(authority), *(finding for leaf in leaves for finding in lint(leaf))]
-    found += [finding for leaf in leaves[::2] for finding in lint_chain(authority, leaf)]
-    tally.update(specs=1, certificates=1 + len(leaves), findings=len(found))
+    found = []
+    for authority, leaves in issued(plan(**fields), now):
+        found += [*lint(authority), *(finding for leaf in leaves for finding in lint(leaf))]
+        found += [finding for leaf in leaves[::2] for finding in lint_chain(authority, leaf)]
+        tally.update(certificates=1 + len(leaves))
+    tally.update(specs=1, findings=len(found))
     assert found == []
 
 
@@ -132,7 +136,7 @@ def test_pkilint_finds_nothing_in_the_certificates_of_any_spec(
 def test_pkilint_does_find_what_is_not_strict(
     fields: dict[str, Any], plan: Callable[..., ClusterPlan], now: datetime
 ) -> None:
-    authority, leaves = issued(plan(pki=fields), now)
+    authority, leaves = issued(plan(pki=fields), now)[0]
     assert [*lint(authority), *(finding for leaf in leaves for finding in lint(leaf))] != []
 
 
@@ -172,12 +176,14 @@ def test_gnutls_and_openssl_accept_the_clusters_certificates_and_none_for_elsewh
     plan: Callable[..., ClusterPlan], tmp_path: Path, tool: Callable[[str], str], subnet: str, key_type: str
 ) -> None:
     now = datetime.now(UTC)  # certtool of Debian 12 takes no other
-    authority, leaves = issued(plan(network={"subnet": subnet}, pki={"keyType": key_type}), now)
-    (tmp_path / "ca.pem").write_bytes(authority.cert_pem)
+    made = issued(plan(network={"subnet": subnet}, pki={"keyType": key_type}), now)
     openssl = [tool("openssl"), "verify", "-x509_strict", "-CAfile", "ca.pem"]
     certtool = [tool("certtool"), "--verify", "--load-ca-certificate", "ca.pem", "--infile"]
-    for verify in (openssl, certtool):
-        assert verdicts(verify, tmp_path, [*leaves, outside(authority, now)]) == [True] * len(leaves) + [False], verify
+    for authority, leaves in made:
+        (tmp_path / "ca.pem").write_bytes(authority.cert_pem)
+        asked = [*leaves, outside(authority, now)]
+        for verify in (openssl, certtool):
+            assert verdicts(verify, tmp_path, asked) == [True] * len(leaves) + [False], verify
     free = pki.create_authority(plan(pki={"extensions": "document"}), now=now)
     (tmp_path / "ca.pem").write_bytes(free.cert_pem)
     assert verdicts(openssl, tmp_path, [outside(free, now)]) == [True], "only the constraints keep it out"

@@ -16,7 +16,10 @@ from generator.render import LIBEXEC, Trust, guest_files
 from generator.spec import FirewallKind
 
 LIMIT = 1.5
-NAMES = ("etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "forget-seed", "apply-seed")
+NAMES = (
+    "etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "etcd-restart", "forget-seed",
+    "apply-seed",
+)  # fmt: skip
 KINDS = tuple(kind for kind in FirewallKind if kind is not FirewallKind.NONE)
 
 
