@@ -10,17 +10,18 @@ import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from generator import pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
-from generator.authorities import Authorities, kept_authority, key_path, pem_path
+from generator.authorities import Authorities, Authority, kept_authority, key_path, pem_path
 from generator.errors import InputError, Problem, UnsignedError
 from generator.fields import plain
 from generator.host.store import Store
-from generator.keyring import IDENTITY, load_keyring
+from generator.keyring import IDENTITY, Keyring, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import Trust
 from generator.signing import REQUESTS, Signed, sign_elsewhere
@@ -72,42 +73,59 @@ def bake(
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
-            authorities = found.authorities.completed(
-                plan,
-                lambda role: kept_authority(pki.create_authority(plan, role, now=now, new_key=new_key), passphrase),
+            work = _everything(
+                plan, found, extras, sealed, store.folder, now=now, passphrase=passphrase, new_key=new_key
             )
-            trust = Trust(
-                identity=found.identity or secrets.token_hex(16),
-                ca_pem=authorities.trusted(pki.Role.CA) or b"",
-                peer_ca_pem=authorities.trusted(pki.Role.PEER_CA),
-            )
-            issuers = authorities.issuers
-            issuer, peer_issuer = issuers[pki.Role.CA], issuers.get(pki.Role.PEER_CA)
-            client = pki.issue_client(plan, issuer, now=now, kept=found.client, new_key=new_key)
-            clients = {str(pki.Role.CLIENT): client} | {
-                pki.user_stem(name): pki.issue_client(plan, issuer, now=now, user=name, kept=old, new_key=new_key)
-                for name, old in found.users.items()
-            }
-            nodes = pki.issue_nodes(
-                plan, issuer, peer_authority=peer_issuer, now=now, client=client, kept=found.nodes, new_key=new_key
-            )
-            for artifact in (*authorities.files(), *operator_files(plan, trust, clients, store.folder), *sealed):
-                folder.write(artifact)
-            for node, credentials in zip(plan.nodes, nodes, strict=True):
-                for artifact in node_files(plan, node, trust, credentials, extras, sealed=bool(sealed)):
-                    folder.write(artifact)
-            for artifact in (file for request in signed.requests for file in request.files):
+            for artifact in chain(signed.files, work):
                 folder.write(artifact)
             for path in signed.taken:
                 folder.leave_behind(path)
     return Baked(plan, store.folder, tuple(folder.changed))
 
 
+def _everything(
+    plan: ClusterPlan,
+    found: Keyring,
+    extras: tuple[Artifact, ...],
+    sealed: tuple[Artifact, ...],
+    folder: Path,
+    *,
+    now: datetime,
+    passphrase: bytes | None,
+    new_key: pki.NewKey,
+) -> Iterator[Artifact]:
+    """Every file of a cluster's folder; what is still missing is made, one node after the other: memory stays flat."""
+
+    def new_authority(role: pki.Role) -> Authority:
+        return kept_authority(pki.create_authority(plan, role, now=now, new_key=new_key), passphrase)
+
+    authorities = found.authorities.completed(plan, new_authority)
+    trust = Trust(
+        identity=found.identity or secrets.token_hex(16),
+        ca_pem=authorities.trusted(pki.Role.CA) or b"",
+        peer_ca_pem=authorities.trusted(pki.Role.PEER_CA),
+    )
+    issuer, peer_issuer = authorities.issuers[pki.Role.CA], authorities.issuers.get(pki.Role.PEER_CA)
+    client = pki.issue_client(plan, issuer, now=now, kept=found.client, new_key=new_key)
+    users = {
+        pki.user_stem(name): pki.issue_client(plan, issuer, now=now, user=name, kept=old, new_key=new_key)
+        for name, old in found.users.items()
+    }
+    nodes = pki.issue_nodes(
+        plan, issuer, peer_authority=peer_issuer, now=now, client=client, kept=found.nodes, new_key=new_key
+    )
+    yield from authorities.files()
+    yield from operator_files(plan, trust, {str(pki.Role.CLIENT): client, **users}, folder)
+    yield from sealed
+    for node, credentials in zip(plan.nodes, nodes, strict=True):
+        yield from node_files(plan, node, trust, credentials, extras, sealed=bool(sealed))
+
+
 def _ask(store: Store, signed: Signed) -> NoReturn:
     """Leave requests beside what is there. Raises UnsignedError, always."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
     with store.replacing() as folder:
-        for artifact in (identity, *(file for request in signed.requests for file in request.files)):
+        for artifact in (identity, *signed.files):
             folder.write(artifact)
         folder.keep_others()
     raise UnsignedError(

@@ -47,6 +47,12 @@ class Signed:
     taken: tuple[PurePosixPath, ...]
 
     @property
+    def files(self) -> Iterator[Artifact]:
+        """What the folder keeps of requests that are not answered."""
+        for request in self.requests:
+            yield from request.files
+
+    @property
     def missing(self) -> list[Request]:
         return [request for request in self.requests if request.is_missing]
 
