@@ -119,10 +119,14 @@ def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> 
         return _as_goal(
             lambda node: own.lacks(node) or _negated(lets_in(node)), "serve", "a certificate of the next CA"
         )
+    # An etcd that is just being restarted refuses everybody: only one that serves a client of the new CA has decided.
+    serves = _lets_in(cluster, _at_hand(found.issuing[Role.CA].credential), now)
     if other.certificate.not_valid_after_utc <= now:  # lets nobody in, trusted or not
-        return _as_goal(own.lacks, "trust", "the new CA alone")
+        return _as_goal(lambda node: own.lacks(node) or _negated(serves(node)), "trust", "the new CA alone")
     lets_in = _lets_in(cluster, other, now)
-    return _as_goal(lambda node: own.lacks(node) or lets_in(node), "trust", "the new CA alone")
+    return _as_goal(
+        lambda node: own.lacks(node) or lets_in(node) or _negated(serves(node)), "trust", "the new CA alone"
+    )
 
 
 def _at_hand(authority: Issuer) -> Credential:

@@ -39,6 +39,7 @@ class Node:
     def __init__(self) -> None:
         self.state = State.RUNNING
         self.stuck = False
+        self.restarting = False
         self.trusted: list[x509.Certificate] = []
         self.leaf = b""
 
@@ -78,7 +79,8 @@ class Rack:
         node = self.by_address[address]
         if node.state is not State.RUNNING:
             return SimpleNamespace(reply=Reply.UNREACHABLE)
-        return SimpleNamespace(reply=Reply.SERVED if node.trusts(pem) else Reply.REFUSED)
+        served = node.trusts(pem) and not node.restarting
+        return SimpleNamespace(reply=Reply.SERVED if served else Reply.REFUSED)
 
     def insert(self, _connection: object, _plan: object, node: NodePlan, *_: object, **__: object) -> bool:
         self.inserted.append(node.name)
@@ -148,6 +150,21 @@ def test_what_a_stuck_node_has_stopped_goes_on_from_there(cluster: Cluster, rack
     rack.nodes["etcd2"].stuck = False
     assert rotate(cluster, now)[0] is None
     assert rack.inserted.count("etcd1") == 3, "what a node has come to is not brought again"
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_an_etcd_that_is_being_restarted_has_shown_nothing(
+    cluster: Cluster, rack: Rack, now: datetime, phase: Phase
+) -> None:
+    """It closes whatever connection it has, which looks like a refusal."""
+    while rotate(cluster, now, connection=None)[0] is not phase:
+        for name, node in rack.nodes.items():
+            node.apply(cluster, name)
+    rack.nodes["etcd1"].restarting = True
+    with pytest.raises(WaitTimeoutError, match="etcd1 does not"):
+        rotate(cluster, now)
+    rack.nodes["etcd1"].restarting = False
+    assert rotate(cluster, now)[0] is None
 
 
 def test_a_node_that_is_off_is_waited_for(cluster: Cluster, rack: Rack, now: datetime) -> None:
