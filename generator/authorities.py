@@ -72,17 +72,23 @@ class Authorities:
         return replace(self, issuing=issuing, others=others)
 
     def trusted(self, role: Role) -> bytes | None:
-        """The CAs to trust for a role, as one PEM file; None where there is no such role."""
-        if role not in self.issuing:
-            return None
+        """The CAs that the nodes trust for a role, as one PEM file; None where there is no such role.
+
+        The older one first: so the second phase changes nothing in it, and no node restarts its etcd for that.
+        """
+        found = self._trusted(role)
+        return b"".join(reversed(found) if self.phase is Phase.REISSUE else found) or None
+
+    def _trusted(self, role: Role) -> list[bytes]:
+        """The one that issues first."""
         both = self.phase in (Phase.TRUST, Phase.REISSUE)
-        found = [self.issuing[role], *([self.others[role]] if both else [])]
-        return b"".join(one.credential.cert_pem for one in found)
+        places = (self.issuing, self.others) if both else (self.issuing,)
+        return [place[role].credential.cert_pem for place in places if role in place]
 
     def files(self) -> Iterator[Artifact]:
         """What the folder keeps of them."""
         for role, one in self.issuing.items():
-            yield Artifact(pem_path(role), self.trusted(role) or b"")
+            yield Artifact(pem_path(role), b"".join(self._trusted(role)))
             if one.key_file is not None:
                 yield Artifact(key_path(role), one.key_file, mode=0o600, secret=True)
         if self.phase:

@@ -177,12 +177,16 @@ def test_a_node_that_is_off_is_waited_for(cluster: Cluster, rack: Rack, now: dat
 
 
 def test_by_hand_it_takes_a_run_for_each_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
+    trusted = []
     for phase in Phase:
         assert rotate(cluster, now, connection=None) == (phase, Delivery(by_hand=NODES))
+        files = seed.written_files((cluster.store.folder / "etcd1/user-data").read_bytes(), where="")
+        trusted.append(files["/etc/etcd/pki/etcd-ca.pem"])
         for name, node in rack.nodes.items():
             node.apply(cluster, name)
     assert rotate(cluster, now, connection=None)[0] is None
     assert len(authority(cluster)) == 1
+    assert trusted[0] == trusted[1] != trusted[2], "the second phase restarts no etcd"
 
 
 @pytest.mark.parametrize("phase", Phase)
