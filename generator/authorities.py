@@ -19,7 +19,7 @@ from generator.errors import InputError
 from generator.host.store import Store
 from generator.pki import Credential, Elsewhere, Issuer, Role
 from generator.plan import ClusterPlan
-from generator.spec import CaSpec, ClusterSpec, PeerCaSpec
+from generator.spec import CaSpec, ClusterSpec
 
 CHANGE = PurePosixPath("ca-change")  # the phase, while a change is under way
 MAX_PEM = 1 << 16
@@ -191,7 +191,7 @@ def _load_authority(
 
 
 def _load_elsewhere(
-    store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec | PeerCaSpec, now: datetime
+    store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime
 ) -> Authority:
     """A CA whose certificate alone is known."""
     where = str(store.folder / pem_path(role))
@@ -205,7 +205,7 @@ def _load_elsewhere(
     return Authority(found, None)
 
 
-def _stated(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec | PeerCaSpec]:
+def _stated(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec]:
     return ("pki.ca", spec.pki.ca) if role is Role.CA else ("pki.peerCa", spec.pki.peer_ca)
 
 
@@ -232,7 +232,7 @@ def _judge(found: Issuer, plan: ClusterPlan, *, now: datetime, where: str, days:
         raise InputError(problems)
 
 
-def _refuse_other(name: str, stated: CaSpec | PeerCaSpec, authority: Issuer, where: str) -> None:
+def _refuse_other(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
     """The files that the spec names need not be there any more, but they must not be another CA's."""
     path = Path(stated.certificate or "")
     if path.is_file():

@@ -248,10 +248,8 @@ def status(cluster: Cluster, *, uri: str | None) -> Overview:
             raise  # without --connect, a cluster may well run somewhere else: ask etcd all the same
     seen = verification.cluster_status(cluster.plan, verification.client_files(cluster.store.folder))
     rows = [{"node": row["node"], "vm": states[row["node"]], **row} for row in verification.status_rows(seen.nodes)]
-    tasks = tuple(verification.tasks(cluster.plan, seen, sealed=cluster.sealed))
-    if phase := load_phase(cluster.store):
-        change = verification.Task(what=f"the CA is being changed (phase {phase})", remedy="bake certs rotate --ca")
-        tasks = (*tasks, change)
+    change = load_phase(cluster.store)
+    tasks = tuple(verification.tasks(cluster.plan, seen, sealed=cluster.sealed, ca_change=change))
     return Overview(rows=rows, sealed=cluster.sealed, tasks=tasks)
 
 

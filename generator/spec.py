@@ -150,18 +150,12 @@ class CaSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PeerCaSpec:
+class PeerCaSpec(CaSpec):
     """A CA for the peers' certificates alone: then no client's certificate is any good at the peer port."""
 
     separate: bool = setting(
         one(values.flag), "true: a second CA issues what members show one another", default=False
     )
-    certificate: str | None = setting(
-        one(values.path_text),
-        "with separate: the path of a CA certificate of your own; left out, bake makes it",
-        default=None,
-    )
-    key: str | None = setting(one(values.path_text), "with separate: the path of that CA's private key", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

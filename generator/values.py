@@ -96,30 +96,29 @@ def mac(value: object) -> str:
     return value
 
 
-def sha256(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise _refuse(value, "is not a sha256 in hex: 64 of 0-9 and a-f")
+def _matching(value: object, pattern: str, rule: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise _refuse(value, rule)
     return value
+
+
+def sha256(value: object) -> str:
+    return _matching(value, r"[0-9a-f]{64}", "is not a sha256 in hex: 64 of 0-9 and a-f")
 
 
 def token(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
-        raise _refuse(value, "is not 1 to 64 of letters, digits, '.', '_' and '-'")
-    return value
+    return _matching(value, r"[A-Za-z0-9._-]{1,64}", "is not 1 to 64 of letters, digits, '.', '_' and '-'")
 
 
 def account(value: object) -> str:
     """The name of one of etcd's users or roles: a certificate's common name, a file's name, an argument."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
-        raise _refuse(value, "is not 1 to 64 of letters, digits, '.', '_' and '-', the first a letter or digit")
-    return value
+    rule = "is not 1 to 64 of letters, digits, '.', '_' and '-', the first a letter or digit"
+    return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
 
 
 def key(value: object) -> str:
     """A key of etcd's, or what some begin with: an argument, too."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._/:@+=,-]{1,256}", value):
-        raise _refuse(value, "is not 1 to 256 of letters, digits and ._/:@+=,-")
-    return value
+    return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 of letters, digits and ._/:@+=,-")
 
 
 def country(value: object) -> str:

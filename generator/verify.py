@@ -149,8 +149,10 @@ class Task:
     remedy: str
 
 
-def tasks(plan: ClusterPlan, seen: ClusterStatus, *, sealed: bool) -> Iterator[Task]:
-    """What is left to do for a cluster to be as planned."""
+def tasks(plan: ClusterPlan, seen: ClusterStatus, *, sealed: bool, ca_change: str | None = None) -> Iterator[Task]:
+    """What is left to do for a cluster to be as planned. `ca_change`: the phase in which it changes its CA."""
+    if ca_change:
+        yield Task(what=f"the CA is being changed (phase {ca_change})", remedy="bake certs rotate --ca")
     if not sealed:
         stands = any(node.reachable for node in seen.nodes)
         remedy = "bake seal" if stands else "bake seal, as soon as the cluster stands"

@@ -122,7 +122,7 @@ def knock(
     try:
         sock = socket.create_connection((address, port), timeout)
     except OSError as error:
-        return Knock(reply=Reply.UNREACHABLE, detail=words(error))
+        return Knock(reply=Reply.UNREACHABLE, detail=_words(error))
     with sock:
         if context is None:
             return _converse(sock, address)
@@ -152,10 +152,10 @@ def _converse(sock: socket.socket, address: str, certificate: Certificate | None
 
 
 def _failed(error: OSError, certificate: Certificate | None = None) -> Knock:
-    distrusted = words(error) if isinstance(error, ssl.SSLCertVerificationError) else None
+    distrusted = _words(error) if isinstance(error, ssl.SSLCertVerificationError) else None
     silent = isinstance(error, TimeoutError) or distrusted
     reply = Reply.UNREACHABLE if silent else Reply.REFUSED
-    return Knock(reply=reply, detail=words(error), certificate=certificate, distrusted=distrusted)
+    return Knock(reply=reply, detail=_words(error), certificate=certificate, distrusted=distrusted)
 
 
 def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
@@ -170,8 +170,7 @@ def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
     return Certificate(names=names, not_after=datetime.fromtimestamp(seconds, UTC), sha256=digest)
 
 
-def words(error: OSError) -> str:
-    """What became of a connection, in a few words."""
+def _words(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError):
