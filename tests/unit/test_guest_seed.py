@@ -173,6 +173,8 @@ def test_another_ca_is_taken_and_etcd_restarted_for_it(guest: Guest, shell: list
     assert guest.certificates()["etcd-ca.pem"].startswith(before)
     assert guest.certificates()["etcd-ca.pem"].count("BEGIN CERTIFICATE") == 2
     assert calls(guest) == "--no-block start etcd-restart.service\n"
+    guest.insert()
+    assert calls(guest) == "--no-block start etcd-restart.service\n" * 2, "until etcd-restart has removed the mark"
 
 
 def calls(guest: Guest) -> str:
@@ -190,7 +192,7 @@ def test_a_renewal_that_was_cut_off_is_done_again(guest: Guest, shell: list[str]
 
 def test_a_key_that_is_another_certificates_is_refused_and_nothing_changes(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
-    guest.bake()
+    guest.bake(change=lambda found: found.advanced())
     before = guest.certificates()
     data = yaml.safe_load(guest.seed("user-data"))["write_files"]
     new = {file["path"]: file["content"] for file in data}
@@ -201,6 +203,7 @@ def test_a_key_that_is_another_certificates_is_refused_and_nothing_changes(guest
     done = guest.insert()
     assert done.returncode != 0
     assert guest.certificates() == before
+    assert not (guest.root / "run/bake/restart-etcd").exists()
 
 
 def test_other_settings_wait_for_the_next_boot_and_cloud_init(guest: Guest, shell: list[str]) -> None:

@@ -398,6 +398,8 @@ def seen(cluster: ClusterPlan, *members: Member) -> ClusterStatus:
 def test_a_cluster_as_planned_and_sealed_leaves_nothing_to_do(cluster: ClusterPlan) -> None:
     members = [member(node, number) for number, node in enumerate(cluster.nodes, 1)]
     assert list(verify.tasks(cluster, seen(cluster, *members), sealed=True)) == []
+    (task,) = verify.tasks(cluster, seen(cluster, *members), sealed=True, ca_change="trust")
+    assert (task.what, task.remedy) == ("the CA is being changed (phase trust)", "bake certs rotate --ca")
 
 
 def test_every_member_that_is_not_as_planned_has_a_remedy(cluster: ClusterPlan) -> None:
