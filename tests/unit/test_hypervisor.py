@@ -9,6 +9,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -329,6 +330,54 @@ def test_sealing_puts_nothing_into_an_emptied_drive_and_a_renewal_does(driver: A
     assert name == medium.seed_volume("etcd1", medium.seed_digest(b"renewed"))
     domain = driver.lookupByName("etcd-etcd1")
     assert all(medium_of(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+
+# --- booting again ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machines(driver: Any, plan: Make, tmp_path: Path, uploads: None) -> Callable[..., tuple[str, ...]]:
+    """`machines(digest="bb")`: boot two nodes from an image of that digest."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"disk")
+    said: list[str] = []
+
+    def start(digest: str = "aa", seed: bytes = b"seed", **options: Any) -> tuple[str, ...]:
+        image = BootImage(disk=disk, format="raw", virtual_size=4, digest=digest)
+        cluster = options.pop("plan", plan(nodes=2))
+        seeds = {node.name: seed for node in cluster.nodes}
+        return boot(
+            driver, cluster, image, seeds, cluster_id="id1", report=said.append, **{"accel": "tcg", **options}
+        )
+
+    start.said = said  # type: ignore[attr-defined]
+    return start
+
+
+def stop(driver: Any) -> None:
+    for domain in driver.listAllDomains():
+        if domain.name() != "test" and domain.isActive():
+            domain.destroy()
+
+
+def named_volumes(driver: Any, node: str = "etcd1") -> list[str]:
+    """The disks and media that the next start of a node's VM will open."""
+    xml = driver.lookupByName(f"etcd-{node}").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    return [source.get("file") for source in ElementTree.fromstring(xml).iterfind("devices/disk/source")]
+
+
+@pytest.mark.parametrize("seed", [b"seed", b"another seed"], ids=["the same seed", "another seed"])
+def test_a_settled_node_and_another_image_name_no_volume_that_is_gone(
+    seed: bytes, driver: Any, plan: Make, machines: Callable[..., Any]
+) -> None:
+    assert machines() == ("etcd1", "etcd2")
+    assert take_out(driver, plan(nodes=2)) is True
+    stop(driver)
+    assert machines(digest="bb", seed=seed) == ("etcd1", "etcd2")
+    place = pool.ensure_pool(driver, CLAIM)
+    there = {pool.path_of(place, name) for name in place.listVolumes()}
+    assert set(named_volumes(driver)) <= there
+    assert len(named_volumes(driver)) == (1 if seed == b"seed" else 2)
 
 
 # --- the network --------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ class _Definer:
         if old.image != wanted.image:
             self.job.report(f"{self.node.name}: keeps the image that its disk was made from")
             inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-            xml = swap_seed(inactive, self.path(self.seed_volume), wanted.seed)
+            xml = swap_seed(inactive, self.files().seed or "", wanted.seed)
         else:
             xml = domain_xml(self.job.plan, self.node, self.files(), self.accel, wanted)
         if domain.isActive():
