@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from generator.host.hypervisor.boot import boot  # noqa: E402
 from generator.host.hypervisor.ownership import Claim  # noqa: E402
 from generator.host.image import BootImage  # noqa: E402
 
+boot_module = importlib.import_module("generator.host.hypervisor.boot")  # the package has a function of that name
 Make = Callable[..., ClusterPlan]
 FILES = Files(disk="/pool/d.qcow2", seed="/pool/s.iso", console="/pool/c.log")
 CLAIM = Claim(cluster="etcd", cluster_id="id1")
@@ -482,6 +484,84 @@ def test_the_package_can_be_imported_without_the_library() -> None:
     code = "import sys; sys.modules['libvirt'] = None; from generator.host import hypervisor; hypervisor.connect(None)"
     result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert "BakeError: the Python module libvirt is not installed" in result.stderr
+
+
+def failure(text: str, code: str = "VIR_ERR_INTERNAL_ERROR") -> Exception:
+    """An error as libvirt raises it."""
+    error: Exception = libvirt.libvirtError(text)
+    error.err = (getattr(libvirt, code), 10, text, 2, "", None, None, -1, -1)  # type: ignore[attr-defined]
+    return error
+
+
+def refuse_kvm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Make this libvirt choose KVM, and fail with `text` to start a VM with it."""
+    real = libvirt.virDomain.create
+
+    def create(domain: Any) -> int:
+        if "<domain type='kvm'" in domain.XMLDesc():
+            raise failure(text)
+        return int(real(domain))
+
+    monkeypatch.setattr(libvirt.virDomain, "create", create)
+
+
+@pytest.fixture
+def broken_kvm(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    monkeypatch.setattr(boot_module, "choose_accel", lambda *_: Accel.KVM)
+    return lambda text: refuse_kvm(monkeypatch, text)
+
+
+def test_a_vm_that_cannot_start_for_another_reason_than_kvm_is_not_blamed_on_kvm(
+    driver: Any, machines: Callable[..., Any], broken_kvm: Callable[[str], None]
+) -> None:
+    broken_kvm("Could not open '/srv/bake-etcd/etcd1.qcow2': Permission denied")
+    with pytest.raises(BakeError, match="could not start the VM etcd-etcd1: Could not open .* Permission denied"):
+        machines(accel="auto")
+    assert not any("KVM" in line for line in machines.said)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", ["Could not access KVM kernel module", "kvm_buf_set_msrs: Assertion failed"])
+def test_a_vm_that_kvm_refuses_is_emulated_and_the_reason_is_reported(
+    text: str, driver: Any, machines: Callable[..., Any], broken_kvm: Callable[[str], None]
+) -> None:
+    broken_kvm(text)
+    assert machines(accel="auto") == ("etcd1", "etcd2")
+    assert f"etcd1: does not start under KVM ({text}); emulating it, which is slow" in machines.said  # type: ignore[attr-defined]
+    assert all("<domain type='qemu'" in driver.lookupByName(f"etcd-{node}").XMLDesc() for node in ("etcd1", "etcd2"))
+
+
+def test_the_name_of_a_cluster_does_not_blame_kvm(
+    driver: Any, plan: Make, machines: Callable[..., Any], broken_kvm: Callable[[str], None]
+) -> None:
+    broken_kvm("Could not open '/srv/bake-kvm/etcd1.qcow2': Permission denied")
+    with pytest.raises(BakeError, match="could not start the VM kvm-etcd1"):
+        machines(accel="auto", plan=plan(name="kvm", nodes=1))
+
+
+class Mortal:
+    """A VM that stops after so many looks at it."""
+
+    def __init__(self, looks: float) -> None:
+        self.looks = looks
+
+    def state(self) -> tuple[int, int]:
+        self.looks -= 1
+        return (libvirt.VIR_DOMAIN_RUNNING if self.looks >= 0 else libvirt.VIR_DOMAIN_SHUTOFF, 0)
+
+
+def test_all_vms_are_on_probation_at_the_same_time() -> None:
+    passed = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    healthy, dying = [Mortal(float("inf")) for _ in range(50)], Mortal(3)
+    assert accel.find_dead([*healthy, dying], clock=lambda: passed, sleep=sleep) == [dying]
+    assert passed == pytest.approx(5, abs=0.2)
+    passed = 0.0
+    assert len(accel.find_dead([Mortal(2), Mortal(1)], clock=lambda: passed, sleep=sleep)) == 2
+    assert passed < 1, "nothing is left to wait for"
 
 
 class Capable:

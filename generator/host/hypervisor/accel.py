@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from generator.domain import Accel
 from generator.errors import BakeError
@@ -45,11 +46,24 @@ def _why_no_kvm(connection: Connection, cpuinfo: Path) -> str | None:
     return None
 
 
-def lives(domain: Domain, *, seconds: float = _PROBATION_SECONDS) -> bool:
-    """Whether a VM that was just started is still running after its first seconds."""
-    end = time.monotonic() + seconds
-    while domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
-        if time.monotonic() >= end:
-            return True
-        time.sleep(0.1)
-    return False
+def blames_kvm(error: Any, cluster: str) -> bool:
+    """Whether a VM's start failed because of KVM. The cluster's name is part of paths, and says nothing."""
+    return "kvm" in message_of(error).replace(cluster, "").lower()
+
+
+def find_dead(
+    domains: Iterable[Domain],
+    *,
+    seconds: float = _PROBATION_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Domain]:
+    """Watch VMs that were just started, all at the same time; return those that stop within their first seconds."""
+    alive, dead = list(domains), []
+    end = clock() + seconds
+    while alive and clock() < end:
+        stopped = [domain for domain in alive if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING]
+        dead += stopped
+        alive = [domain for domain in alive if domain not in stopped]
+        sleep(0.1)
+    return dead

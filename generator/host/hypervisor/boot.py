@@ -12,8 +12,8 @@ from generator import __version__
 from generator.domain import Accel, Files, Owner, domain_xml, swap_seed
 from generator.errors import BakeError
 from generator.host.hypervisor import medium, network, pool
-from generator.host.hypervisor.accel import choose_accel, lives
-from generator.host.hypervisor.connection import Connection, Domain, Pool, asking, is_local, libvirt
+from generator.host.hypervisor.accel import blames_kvm, choose_accel, find_dead
+from generator.host.hypervisor.connection import Connection, Domain, Pool, asking, is_local, libvirt, message_of
 from generator.host.hypervisor.ownership import Claim, claim_domains
 from generator.host.image import BootImage
 from generator.plan import ClusterPlan, NodePlan
@@ -77,10 +77,7 @@ def boot(
             report=report,
         )
         machines = _define_all(job, image, seeds, existing, kind, keep_kind=accel == "auto")
-        started = [
-            machine for machine in machines if _start(machine, may_fail=_may_fall_back(machine, accel))
-        ]
-        _fall_back(job, [machine for machine in started if _may_fall_back(machine, accel)])
+        started = _start_all(job, machines, accel)
         for machine in machines:
             medium.remove_old_seeds(job.pool, machine.node.name, machine.domain)
     return tuple(machine.node.name for machine in started)
@@ -233,11 +230,18 @@ def console_volume(node: str) -> str:
 # --- starting -----------------------------------------------------------------------------------------------
 
 
-def _may_fall_back(machine: Machine, wish: str) -> bool:
-    return wish == "auto" and machine.accel is Accel.KVM
+def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
+    """Start every VM that does not run; return those. With `auto`, what KVM does not carry is emulated."""
+    started = [machine for machine in machines if _start(job, machine, wish)]
+    on_probation = [machine for machine in started if _accel_of(machine.domain) is Accel.KVM and wish == "auto"]
+    dead = find_dead(machine.domain for machine in on_probation)
+    for machine in on_probation:
+        if machine.domain in dead:
+            _emulate(job, machine, "died under KVM within seconds")
+    return started
 
 
-def _start(machine: Machine, *, may_fail: bool) -> bool:
+def _start(job: Job, machine: Machine, wish: str) -> bool:
     """Start a VM that does not run. Broken KVM shows at once (QEMU aborts) or when the guest executes."""
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
@@ -247,20 +251,18 @@ def _start(machine: Machine, *, may_fail: bool) -> bool:
     with asking(f"start the VM {domain.name()}", hint="the log is in /var/log/libvirt/qemu on that machine"):
         try:
             domain.create()
-        except libvirt.libvirtError:
-            if not may_fail:
+        except libvirt.libvirtError as error:
+            if machine.accel is not Accel.KVM or wish != "auto" or not blames_kvm(error, job.plan.name):
                 raise
+            _emulate(job, machine, f"does not start under KVM ({message_of(error)})")
     return True
 
 
-def _fall_back(job: Job, machines: list[Machine]) -> None:
-    """Give VMs that die under KVM at once a second life under emulation."""
-    for machine in machines:
-        if lives(machine.domain):
-            continue
-        job.report(f"{machine.node.name}: died under KVM within seconds; emulating it, which is slow")
-        if machine.domain.isActive():
-            machine.domain.destroy()
-        xml = domain_xml(job.plan, machine.node, machine.files, Accel.TCG, machine.owner)
-        with asking(f"start the VM {machine.node.domain} under emulation"):
-            job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).create()
+def _emulate(job: Job, machine: Machine, why: str) -> None:
+    """Give a VM that does not live under KVM a second life under emulation."""
+    job.report(f"{machine.node.name}: {why}; emulating it, which is slow")
+    if machine.domain.isActive():
+        machine.domain.destroy()
+    xml = domain_xml(job.plan, machine.node, machine.files, Accel.TCG, machine.owner)
+    with asking(f"start the VM {machine.node.domain} under emulation"):
+        job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).create()
