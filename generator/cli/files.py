@@ -26,7 +26,17 @@ Exit codes:
 
 
 class _Group(click.Group):
-    """Bare `bake` bakes; options go behind a command's name."""
+    """Bare `bake` bakes; options go behind a command's name. The one place for libvirt's unexpected errors."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if type(error).__module__ != "libvirt":  # importing it to ask would slow every command down
+                raise
+            from generator.host.hypervisor.connection import explain
+
+            raise explain(error) from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(EXIT_CODES.replace("\b\n", ""))

@@ -564,6 +564,68 @@ def test_all_vms_are_on_probation_at_the_same_time() -> None:
     assert passed < 1, "nothing is left to wait for"
 
 
+# --- libvirt's own errors -----------------------------------------------------------------------------------
+
+COMMANDS = ("up", "status", "seal", "down", "destroy", "console etcd1", "certs rotate")
+
+
+@pytest.fixture
+def libvirt_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Every question about what is there fails, as when the daemon ends while bake uses it."""
+    image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
+    monkeypatch.setattr("generator.cluster.boot_image", lambda *_: image)
+    monkeypatch.setattr("generator.verify.answers", lambda *_: False)
+
+    def fail(text: str, domain: int) -> None:
+        error = failure(text)
+        error.err = (*error.err[:1], domain, *error.err[2:])  # type: ignore[attr-defined]
+
+        def raise_it(*_: object) -> None:
+            raise error
+
+        for name in ("lookupByName", "listAllDomains", "storagePoolLookupByName", "networkLookupByName"):
+            monkeypatch.setattr(libvirt.virConnect, name, raise_it)
+
+    return fail
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_an_error_of_libvirts(
+    command: str, bake: Callable[..., Any], libvirt_fails: Callable[..., None]
+) -> None:
+    bake("--nodes", 1)
+    libvirt_fails("client socket is closed", libvirt.VIR_FROM_RPC)
+    done = bake(*command.split(), "--connect", "test:///default")
+    assert (done.code, done.out, "Traceback" in done.err) == (1, "", False)
+    assert "client socket is closed" in done.err
+    assert "\n  hint: " in done.err
+
+
+@pytest.mark.parametrize(
+    ("domain", "hint"),
+    [("VIR_FROM_RPC", "start libvirtd again"), ("VIR_FROM_QEMU", "virsh -c test:///default list --all")],
+)
+def test_an_error_that_nobody_expected_names_the_uri_and_a_remedy(
+    domain: str, hint: str, bake: Callable[..., Any], libvirt_fails: Callable[..., None]
+) -> None:
+    bake("--nodes", 1)
+    libvirt_fails("out of order", getattr(libvirt, domain))
+    done = bake("console", "etcd1", "--connect", "test:///default")
+    assert done.err.startswith("error: libvirt at test:///default: out of order\n  hint: ")
+    assert hint in done.err
+
+
+def test_status_asks_etcd_where_libvirt_fails_and_was_not_asked_for(
+    bake: Callable[..., Any], libvirt_fails: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bake("--nodes", 1)
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "test:///default")
+    libvirt_fails("client socket is closed", libvirt.VIR_FROM_RPC)
+    done = bake("status")
+    assert done.code == 0
+    assert "no libvirt" in done.out
+
+
 class Capable:
     """A local libvirt whose capabilities list KVM."""
 

@@ -22,6 +22,7 @@ __all__ = [
     "Volume",
     "asking",
     "connect",
+    "explain",
     "libvirt",
     "message_of",
     "tolerating",
@@ -40,6 +41,9 @@ _INSTALL = (
 _URI = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
 
 
+_opened: list[str] = []  # libvirt's errors do not say from which connection they are
+
+
 def connect(uri: str | None = None) -> Connection:
     """Open `uri`, or what libvirt itself would choose (LIBVIRT_DEFAULT_URI, its own configuration)."""
     if libvirt is None:
@@ -49,6 +53,7 @@ def connect(uri: str | None = None) -> Connection:
         connection = libvirt.open(uri)
     except libvirt.libvirtError as error:
         raise _explain(uri or os.environ.get("LIBVIRT_DEFAULT_URI") or "libvirt", error) from error
+    _opened.append(connection.getURI())
     if urlsplit(connection.getURI()).path == "/session":
         raise BakeError(
             f"{connection.getURI()} cannot make networks: it is the unprivileged libvirt",
@@ -78,20 +83,31 @@ def _explain(target: str, error: Any) -> BakeError:
     return BakeError(f"cannot connect to {target}: {text}", hint=hint)
 
 
+def explain(error: Any, what: str | None = None, hint: str | None = None) -> BakeError:
+    """An error of libvirt's as an error for a person. `what`: what libvirt was asked to do, where bake knows it."""
+    uri = _opened[-1] if _opened else "libvirt"
+    if error.get_error_domain() == libvirt.VIR_FROM_RPC:
+        general = f"the connection to {uri} is lost: start libvirtd again on that machine, then run the command again"
+    else:
+        general = f"see what is there with `virsh -c {uri} list --all`, then run the command again"
+    subject = f"could not {what}" if what else f"libvirt at {uri}"
+    return BakeError(f"{subject}: {message_of(error)}", hint=hint or general)
+
+
 def message_of(error: Any) -> str:
     """What libvirt says, on one line."""
     return " ".join(str(error.get_error_message() or error).split())
 
 
 @contextmanager
-def asking(what: str, hint: str | None = None) -> Iterator[None]:
+def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
     """Turn libvirt's refusal to do `what` into an error for a person. Works as a decorator, too."""
     try:
         yield
     except Exception as error:
         if libvirt is None or not isinstance(error, libvirt.libvirtError):
             raise
-        raise BakeError(f"could not {what}: {message_of(error)}", hint=hint) from error
+        raise explain(error, what, hint) from error
 
 
 @contextmanager

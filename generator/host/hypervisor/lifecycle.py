@@ -38,6 +38,7 @@ class NodeStatus:
     accel: str = ""
 
 
+@asking()
 def status(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -> tuple[NodeStatus, ...]:
     """The state of every node's VM, in the plan's order. Changes nothing and refuses nothing."""
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
