@@ -71,6 +71,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield _unit("etcd-report.service")
     yield Artifact(UNITS / "etcd-audit.timer", guest_source("etcd-audit.timer"))
     yield _script("first-boot-done")
+    yield _unit("report-boot.service")
     for name in ("forget-seed", "apply-seed"):
         yield _script(name)
         yield _unit(f"{name}.service")

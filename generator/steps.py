@@ -38,6 +38,7 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
     yield "systemctl daemon-reload"
     yield "systemctl --no-reload enable etcd"
+    yield "systemctl --no-reload enable report-boot"
     # From here on a power cut costs nothing: the unit is enabled, and its condition holds.
     yield f"{LIBEXEC}/first-boot-done"
     # Never wait here: a node that joins would hold cloud-init's final stage until the others are there.

@@ -15,6 +15,7 @@ from generator.errors import WaitTimeoutError
 
 _RECORD = re.compile(
     r"bake: node=(?P<node>[a-z0-9][a-z0-9-]{0,62}) phase=(?P<phase>[a-z][a-z-]{0,30})(?![^\s\x00-\x1f])"
+    r"(?: seed=(?P<seed>[a-z0-9-]{1,90})(?![^\s\x00-\x1f]))?"
     r'(?: detail="(?P<detail>[^"]*)")?'
 )
 _DEATHS = re.compile(
@@ -25,15 +26,17 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
+_DOUBT_SECONDS = 30.0  # longer than an emulated guest takes from its kernel to its first record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A node got somewhere. `detail` is for people."""
+    """A node got somewhere. `detail` is for people; `seed`: the instance-id of the seed that the node has taken."""
 
     node: str
     phase: str
     detail: str = ""
+    seed: str = ""
 
 
 def parse_line(line: str, node: str) -> list[Event]:
@@ -43,7 +46,9 @@ def parse_line(line: str, node: str) -> list[Event]:
     """
     text = _ESCAPE.sub("", line)
     events = [
-        Event(node=node, phase=match["phase"], detail=(match["detail"] or "")[:_MAX_DETAIL])
+        Event(
+            node=node, phase=match["phase"], detail=(match["detail"] or "")[:_MAX_DETAIL], seed=match["seed"] or ""
+        )
         for match in _RECORD.finditer(text)
         if match["node"] == node
     ]
@@ -124,23 +129,32 @@ def follow(
 ) -> Iterator[Event]:
     """Every node's events as they come, until the caller has seen enough; raises when the time is up.
 
+    Of what a node said before this began only the last record counts: it is the node's state, the others are history.
+    A failure among these is an event only if the node says nothing newer for a while: it may be booting just now.
     `health` names the nodes whose VM does not run, and what it does instead; each is an event `failed`, once.
     """
     readers = {node: LineReader(node) for node in sources}
-    last = dict.fromkeys(sources, "")
+    states = [event for node in sources for event in _read_node(sources[node], readers[node], journal)[-1:]]
+    last = dict.fromkeys(sources, "") | {event.node: event.phase for event in states}
+    doubtful = {event.node: event for event in states if event.phase == "failed"}
+    events = [event for event in states if event.phase != "failed"]
     start = checked = clock()
     while clock() - start < timeout:
-        events = [event for node in sources for event in _read_node(sources[node], readers[node], journal)]
-        if clock() - checked >= _HEALTH_SECONDS:
-            checked = clock()
-            sick = [Event(node=node, phase="failed", detail=text) for node, text in health().items()]
-            events += [event for event in sick if last[event.node] != event.phase]
         for event in events:
+            doubtful.pop(event.node, None)
             last[event.node] = event.phase
             journal.keep_event(event, clock())
             yield event
         if not events:
             sleep(poll)
+        events = [event for node in sources for event in _read_node(sources[node], readers[node], journal)]
+        if clock() - checked >= _HEALTH_SECONDS:
+            checked = clock()
+            sick = [Event(node=node, phase="failed", detail=text) for node, text in health().items()]
+            events += [one for one in sick if last[one.node] != one.phase or one.node in doubtful]
+        if clock() - start >= _DOUBT_SECONDS:
+            spoken = {event.node for event in events}
+            events += [event for node, event in doubtful.items() if node not in spoken]
     where = ", ".join(f"{node}: {phase or 'nothing'}" for node, phase in last.items())
     raise WaitTimeoutError(
         f"not there after {timeout:.0f} s; the nodes said last: {where}",

@@ -146,6 +146,70 @@ def test_follow_yields_all_nodes_events_and_keeps_everything(tmp_path: Path) -> 
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+# --- what a node said before --------------------------------------------------------------------------------
+
+
+def begin(tmp_path: Path, *pieces: bytes, timeout: float = 100) -> tuple[Iterator[Event], Clock]:
+    clock = Clock()
+    source = {"n1": Script(*pieces)}
+    return follow(source, Journal(tmp_path), timeout=timeout, clock=clock, sleep=clock.sleep), clock
+
+
+def said(*phases: str) -> bytes:
+    return "".join(f"bake: node=n1 phase={phase}\n" for phase in phases).encode()
+
+
+def test_of_what_was_said_before_only_the_last_record_counts(tmp_path: Path) -> None:
+    before = said("cloud-init", "failed", "joining", "voting", "settled seed=n1-0a")
+    events, clock = begin(tmp_path, before, b"", said("booting"))
+    assert next(events) == Event(node="n1", phase="settled", seed="n1-0a")
+    assert clock.now == 1000
+    assert next(events).phase == "booting"
+    assert (tmp_path / "n1/console.log").read_bytes() == before + said("booting")
+    assert len((tmp_path / "events.ndjson").read_text().splitlines()) == 2
+
+
+def test_an_earlier_record_of_a_node_that_boots_now_is_history(tmp_path: Path) -> None:
+    events, _ = begin(tmp_path, said("voting", "settled", "booting"), said("voting"))
+    assert [next(events).phase, next(events).phase] == ["booting", "voting"]
+
+
+def test_an_earlier_failure_that_the_node_recovers_from_is_no_event(tmp_path: Path) -> None:
+    events, _ = begin(tmp_path, said("failed"), b"", b"", said("voting"))
+    assert next(events).phase == "voting"
+    with pytest.raises(WaitTimeoutError, match="n1: voting"):
+        next(events)
+
+
+def test_an_earlier_failure_that_nothing_follows_counts_after_a_while(tmp_path: Path) -> None:
+    events, clock = begin(tmp_path, b'bake: node=n1 phase=failed detail="was removed"\n')
+    assert next(events) == Event(node="n1", phase="failed", detail="was removed")
+    assert 1030 <= clock.now <= 1031
+    with pytest.raises(WaitTimeoutError):
+        next(events)
+
+
+def test_a_failure_from_now_on_counts_at_once(tmp_path: Path) -> None:
+    events, clock = begin(tmp_path, said("settled"), said("failed"))
+    assert [next(events).phase, next(events).phase] == ["settled", "failed"]
+    assert clock.now == 1000
+
+
+@pytest.mark.parametrize(
+    ("rest", "seed", "detail"),
+    [
+        ("settled seed=n1-0123456789abcdef", "n1-0123456789abcdef", ""),
+        ('settled seed=n1-01 detail="has new certificates"', "n1-01", "has new certificates"),
+        ("settled", "", ""),
+        ("settled seed=n1-\x1b[0m", "n1-", ""),
+        ('settled seed=N1 detail="x"', "", ""),
+    ],
+)
+def test_a_record_may_name_the_seed_that_was_taken(rest: str, seed: str, detail: str) -> None:
+    (event,) = parse_line(f"bake: node=n1 phase={rest}", "n1")
+    assert event == Event(node="n1", phase="settled", detail=detail, seed=seed)
+
+
 def test_follow_says_who_got_how_far_when_the_time_is_up(tmp_path: Path) -> None:
     clock = Clock()
     sources = {"n1": Script(b"bake: node=n1 phase=learner\n"), "n2": Script()}

@@ -104,7 +104,7 @@ def shell(request: pytest.FixtureRequest, tool: Callable[[str], str]) -> list[st
 
 
 def test_a_settled_node_keeps_nothing_of_its_seed_but_what_is_no_secret(guest: Guest, shell: list[str]) -> None:
-    assert "phase=settled" in guest.forget(shell)
+    assert f"phase=settled seed={guest.instance()}\n" in guest.forget(shell)
     left = {path.relative_to(guest.root) for path in guest.root.rglob("*") if path.is_file() or path.is_symlink()}
     assert {str(path) for path in left if not path.is_relative_to("etc/etcd")} == {
         "etc/cloud/cloud-init.disabled",
@@ -147,7 +147,7 @@ def test_new_certificates_take_the_place_of_the_old_ones(guest: Guest, shell: li
     guest.bake()
     done = guest.insert()
     assert (done.returncode, done.stderr) == (0, "")
-    assert 'phase=settled detail="has new certificates"' in done.stdout
+    assert f'phase=settled seed={guest.instance()} detail="has new certificates"' in done.stdout
     after = guest.certificates()
     assert {name for name in before if before[name] != after[name]} == set(before) - {"etcd-ca.pem"}
     files = {file["path"]: file["content"] for file in yaml.safe_load(guest.seed("user-data"))["write_files"]}

@@ -22,7 +22,7 @@ libvirt = pytest.importorskip("libvirt")
 
 from generator.host import hypervisor  # noqa: E402
 from generator.host.hypervisor import accel, connection, medium, network, pool  # noqa: E402
-from generator.host.hypervisor.boot import boot  # noqa: E402
+from generator.host.hypervisor.boot import boot, console_volume  # noqa: E402
 from generator.host.hypervisor.ownership import Claim  # noqa: E402
 from generator.host.image import BootImage  # noqa: E402
 
@@ -562,6 +562,77 @@ def test_all_vms_are_on_probation_at_the_same_time() -> None:
     passed = 0.0
     assert len(accel.find_dead([Mortal(2), Mortal(1)], clock=lambda: passed, sleep=sleep)) == 2
     assert passed < 1, "nothing is left to wait for"
+
+
+# --- the console's log --------------------------------------------------------------------------------------
+
+
+class Shelf:
+    """A storage pool whose volumes are files; it knows those that were there at its last refresh."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.known: set[str] = set()
+
+    def refresh(self) -> None:
+        self.known = {path.name for path in self.folder.iterdir()}
+
+    def storageVolLookupByName(self, name: str) -> Any:  # noqa: N802  libvirt's name
+        if name not in self.known:
+            raise failure("no such volume", "VIR_ERR_NO_STORAGE_VOL")
+        return Shelved(self.folder / name)
+
+
+class Shelved:
+    """A volume, which is its own stream as well."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def info(self) -> tuple[int, int, int]:
+        return 0, self.path.stat().st_size, 0
+
+    def connect(self) -> Shelved:
+        return self
+
+    def newStream(self) -> Shelved:  # noqa: N802
+        return self
+
+    def download(self, _stream: object, offset: int, length: int) -> None:
+        self.data = self.path.read_bytes()[offset : offset + length]
+
+    def recvAll(self, handler: Any, opaque: Any) -> None:  # noqa: N802
+        handler(self, self.data, opaque)
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / console_volume("etcd1")
+
+
+def test_a_console_is_read_on_across_the_renaming_of_its_log(log: Path) -> None:
+    console = hypervisor.ConsoleLog(Shelf(log.parent), "etcd1")
+    assert console.read() == b""
+    log.write_bytes(b"one two ")
+    assert console.read() == b"one two "
+    with log.open("ab") as file:
+        file.write(b"three ")
+    log.rename(log.with_name(f"{log.name}.0"))
+    log.write_bytes(b"four")
+    assert console.read() == b"three four"
+    assert console.read() == b""
+    log.with_name(f"{log.name}.0").unlink()
+    log.write_bytes(b"new")  # the VM was started anew
+    assert console.read() == b"new"
+
+
+def test_the_first_look_at_a_console_reads_the_renamed_log_too(log: Path) -> None:
+    log.with_name(f"{log.name}.0").write_bytes(b"bake: node=etcd1 phase=settled\n")
+    log.write_bytes(b"noise")
+    assert hypervisor.ConsoleLog(Shelf(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
 
 
 # --- libvirt's own errors -----------------------------------------------------------------------------------

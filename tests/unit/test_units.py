@@ -18,7 +18,7 @@ from generator.spec import FirewallKind
 LIMIT = 1.5
 NAMES = (
     "etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "etcd-restart", "forget-seed",
-    "apply-seed",
+    "apply-seed", "report-boot",
 )  # fmt: skip
 KINDS = tuple(kind for kind in FirewallKind if kind is not FirewallKind.NONE)
 

@@ -22,7 +22,7 @@ from generator.host.hypervisor.connection import (
     tolerating,
 )
 from generator.host.hypervisor.ownership import Claim, claim_domains
-from generator.host.hypervisor.pool import find_pool
+from generator.host.hypervisor.pool import find_pool, find_volume
 from generator.plan import ClusterPlan
 
 LEAVE = b"\x1d"  # Ctrl-], as telnet and virsh have it
@@ -31,32 +31,44 @@ _POLL_SECONDS = 0.25
 
 
 class ConsoleLog:
-    """The console's log of the VM's current run, piece by piece. libvirt empties it when the VM starts."""
+    """The console's log of the VM's current run, piece by piece. libvirt empties it when the VM starts.
+
+    A log that grows too large libvirt renames, to `….log.0`, and begins another one.
+    """
 
     def __init__(self, pool: Pool, node: str) -> None:
         self.pool = pool
         self.node = node
         self.offset = 0
-        self._volume: Any = None
+        self._is_begun = False
 
     def read(self) -> bytes:
-        """What was added since the last call; nothing while there is no log."""
+        """What was added since the last call; nothing while there is no log. The first call returns all there is."""
+        data = b""
         with tolerating("VIR_ERR_NO_STORAGE_VOL"):
-            return self._read_from(self._find())
-        self._volume = None
-        return b""
+            volume = self._find()
+            size = volume.info()[1]
+            if size < self.offset or not self._is_begun:
+                data = self._read_renamed()
+                self.offset = 0
+            self._is_begun = True
+            data += self._read_from(volume, size)
+        return data
 
     def _find(self) -> Any:
-        if self._volume is None:
+        name = console_volume(self.node)
+        if find_volume(self.pool, name) is None:
             self.pool.refresh()
-            self._volume = self.pool.storageVolLookupByName(console_volume(self.node))
-        return self._volume
+        return self.pool.storageVolLookupByName(name)
 
-    def _read_from(self, volume: Any) -> bytes:
-        size = volume.info()[1]
-        if size < self.offset:
-            self.offset = 0
-        if size == self.offset:
+    def _read_renamed(self) -> bytes:
+        """The rest of the log that was renamed. Where the VM was started anew, libvirt has removed it."""
+        self.pool.refresh()
+        volume = find_volume(self.pool, f"{console_volume(self.node)}.0")
+        return b"" if volume is None else self._read_from(volume, volume.info()[1])
+
+    def _read_from(self, volume: Any, size: int) -> bytes:
+        if size <= self.offset:
             return b""
         stream = volume.connect().newStream()
         volume.download(stream, self.offset, size - self.offset)
