@@ -15,9 +15,10 @@ from generator import verify as verification
 from generator.auth import NOBODY
 from generator.authorities import load_phase
 from generator.bake import SEALED, Report, bake
+from generator.boot_progress import follow_nodes
 from generator.errors import BakeError, InputError
 from generator.host import hypervisor
-from generator.host.console import Event, Journal, follow
+from generator.host.console import Event
 from generator.host.hypervisor.connection import Connection
 from generator.host.image import BootImage, default_image
 from generator.host.image_custom import custom_image
@@ -26,7 +27,7 @@ from generator.keyring import load_identity
 from generator.pki import Role, user_stem
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.profile import load
-from generator.progress import PHASES, Progress, Silent
+from generator.progress import Progress, Silent
 from generator.spec import ClusterSpec
 from generator.verify import Verification
 
@@ -116,49 +117,25 @@ def wait_until_settled(
     """
     beginning = cluster.first.name
     nodes = {node.name: node for node in cluster.plan.nodes}
-    for event in _follow_nodes(connection, cluster, seconds, progress):
+    for event in follow_nodes(
+        connection, cluster.plan, cluster.store.folder, cluster_id=cluster.cluster_id, seconds=seconds, progress=progress
+    ):
         if event.node == beginning and event.phase in ("voting", "settled"):
             beginning = ""
             done = seal_everywhere(connection, cluster, now=datetime.now(UTC), report=progress.line)
             if done.files or done.vm:
                 progress.line(f"{event.node}: sealed (its medium holds the right to start a cluster no more)")
-        if event.phase == "settled" and hypervisor.remove_seed(
-            connection, cluster.plan, nodes[event.node], cluster_id=cluster.cluster_id
-        ):
-            progress.line(f"{event.node}: its seed was taken out of the drive and removed")
+        if event.phase == "settled" and _has_taken(cluster, event):
+            node = nodes[event.node]
+            if hypervisor.remove_seed(connection, cluster.plan, node, cluster_id=cluster.cluster_id):
+                progress.line(f"{event.node}: its seed was taken out of the drive and removed")
 
 
-def _follow_nodes(
-    connection: Connection, cluster: Cluster, seconds: float, progress: Progress
-) -> Iterator[Event]:
-    """The nodes' events, until every node votes."""
-    journal = Journal(cluster.store.folder)
-    journal.begin(node.name for node in cluster.plan.nodes)
-    logs = hypervisor.console_logs(connection, cluster.plan, cluster_id=cluster.cluster_id)
-    last = dict.fromkeys(logs, "booting")
-    for node in logs:
-        progress.event(node, "booting", "")
-
-    def health() -> dict[str, str]:
-        found = hypervisor.status(connection, cluster.plan, cluster_id=cluster.cluster_id)
-        return {one.node: f"the VM is {one.state}" for one in found if one.state is not hypervisor.State.RUNNING}
-
-    try:
-        for event in follow(logs, journal, timeout=seconds, health=health):
-            last[event.node] = event.phase
-            progress.event(event.node, event.phase, event.detail)
-            if event.phase == "failed":
-                raise BakeError(f"{event.node} failed: {event.detail}")
-            yield event
-            if all(phase == PHASES[-1] for phase in last.values()):
-                return
-    except BakeError as error:
-        for node in (node for node, phase in last.items() if phase != PHASES[-1]):
-            progress.line(f"--- the last lines of {node}'s console:")
-            for line in journal.tail(node):
-                progress.line(f"    {line}")
-        error.hint = error.hint or f"the whole consoles: {cluster.store.folder}/<node>/console.log; bake console NODE"
-        raise
+def _has_taken(cluster: Cluster, event: Event) -> bool:
+    """Whether the seed that a node has settled with is the one in the folder, and so in its drive. Another one that is
+    there is not taken yet: without it the node's next boot would have no network."""
+    meta_data = cluster.store.read(f"{event.node}/meta-data") or b""
+    return bool(event.seed) and f"instance-id: {event.seed}" in meta_data.decode().splitlines()
 
 
 @dataclass(frozen=True, kw_only=True)

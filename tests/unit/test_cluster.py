@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from generator import cluster as stories
 from generator import verify
@@ -41,10 +42,14 @@ class Says:
     """A console that says one piece each time it is read."""
 
     def __init__(self, node: str, *phases: str) -> None:
-        self.pieces = [f"bake: node={node} phase={phase}\n".encode() if phase else b"" for phase in phases]
+        self.node = node
+        self.phases = [*phases]
+        self.instance = ""  # of the seed that the node has taken
 
     def read(self) -> bytes:
-        return self.pieces.pop(0) if self.pieces else b""
+        phase = self.phases.pop(0) if self.phases else ""
+        seed = f" seed={self.instance}" if phase == "settled" and self.instance else ""
+        return f"bake: node={self.node} phase={phase}{seed}\n".encode() if phase else b""
 
 
 @pytest.fixture
@@ -74,9 +79,15 @@ def drive(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return media
 
 
+def instance(cluster: Cluster, node: str) -> str:
+    return yaml.safe_load(cluster.store.read(f"{node}/meta-data") or b"")["instance-id"]  # type: ignore[no-any-return]
+
+
 def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Says) -> list[str]:
     diary = Diary()
     logs = dict(zip(NODES, consoles, strict=True))
+    for name, console in logs.items():
+        console.instance = console.instance or instance(cluster, name)
     monkeypatch.setattr(hypervisor, "console_logs", lambda *_, **__: logs)
     stories.wait_until_settled(object(), cluster, 5, diary)
     return diary.lines
@@ -96,6 +107,30 @@ def test_the_vote_of_the_first_node_seals_the_cluster_before_the_others_are_ther
         f"{node}: its seed was taken out of the drive and removed" for node in NODES
     ]
     assert b"voting" in (baked.store.read("etcd1/console.log") or b"")
+
+
+def test_only_the_seed_that_a_node_has_taken_is_taken_out_of_its_drive(
+    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, unnamed = Says("etcd1", "settled"), Says("etcd2", "settled")
+    before.instance, unnamed.instance = "etcd1-0123456789abcdef", " "
+    lines = wait(baked, monkeypatch, before, unnamed)
+    assert "etcd1: settled" in lines
+    assert not any("its seed" in line for line in lines)
+
+
+def test_an_old_failure_of_a_healthy_node_does_not_end_up(
+    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Remembers(Says):
+        """Its log is there already."""
+
+        def read(self) -> bytes:
+            return b"".join(iter(super().read, b""))
+
+    lines = wait(baked, monkeypatch, Remembers("etcd1", "failed", "voting", "settled"), Says("etcd2", "settled"))
+    assert not any("failed" in line for line in lines)
+    assert "etcd1: its seed was taken out of the drive and removed" in lines
 
 
 def test_another_nodes_vote_seals_nothing(
