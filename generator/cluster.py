@@ -117,8 +117,9 @@ def wait_until_settled(
     """
     beginning = cluster.first.name
     nodes = {node.name: node for node in cluster.plan.nodes}
+    folder, cluster_id = cluster.store.folder, cluster.cluster_id
     for event in follow_nodes(
-        connection, cluster.plan, cluster.store.folder, cluster_id=cluster.cluster_id, seconds=seconds, progress=progress
+        connection, cluster.plan, folder, cluster_id=cluster_id, seconds=seconds, progress=progress
     ):
         if event.node == beginning and event.phase in ("voting", "settled"):
             beginning = ""

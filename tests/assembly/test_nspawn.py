@@ -252,6 +252,19 @@ def test_a_rebooted_node_comes_back_as_the_member_it_was(lab: NspawnLab) -> None
     assert members(lab) == before
 
 
+def test_a_settled_node_reports_each_boot_first_and_which_seed_it_has_taken(lab: NspawnLab) -> None:
+    lab.wait_for("settled", "etcd3")
+    before = lab.phases("etcd3")
+
+    lab.shell("etcd3", "systemctl reboot", check=False)
+    lab.wait_for("settled", "etcd3", times=before.count("settled") + 1)
+
+    after = lab.phases("etcd3")[len(before) :]
+    assert (after[0], after[-1], after.count("booting")) == ("booting", "settled", 1)
+    instance = (lab.folder / "etcd3/meta-data").read_text().splitlines()[0].removeprefix("instance-id: ")
+    assert f"bake: node=etcd3 phase=settled seed={instance}" in lab.console("etcd3")
+
+
 def test_a_node_whose_power_was_cut_comes_back_as_the_member_it_was(lab: NspawnLab) -> None:
     before = members(lab)
     seen = lab.phases("etcd1").count("voting")
