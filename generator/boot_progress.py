@@ -1,16 +1,42 @@
-"""Follow the consoles of a cluster's VMs until every node has settled."""
+"""Which nodes of a cluster to boot, and following their consoles until every one has settled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from generator.errors import BakeError
+from generator.errors import BakeError, UnhealthyError
 from generator.host import hypervisor
 from generator.host.console import Event, Journal, follow
+from generator.host.hypervisor import Refusal
 from generator.host.hypervisor.connection import Connection
-from generator.plan import ClusterPlan
+from generator.plan import ClusterPlan, NodePlan
 from generator.progress import PHASES, Progress
+
+
+def without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Callable[[str], None]) -> tuple[NodePlan, ...]:
+    """The nodes to boot now: all but those that a running node's firewall would refuse, which could never join."""
+    if refusal is None:
+        return plan.nodes
+    old, new = _names(refusal.by), _names(refusal.joining)
+    report(f"warning: the peer firewall of {old} is the one of an earlier plan and refuses {new}: not booting {new}")
+    return tuple(node for node in plan.nodes if node not in refusal.joining)
+
+
+def raise_refusal(refusal: Refusal | None) -> None:
+    """End where nodes are left that could not be booted. Raises UnhealthyError: it is the operator's turn."""
+    if refusal is None:
+        return
+    first = refusal.by[0].domain
+    raise UnhealthyError(
+        f"{_names(refusal.joining)} were not booted: {_names(refusal.by)} must be restarted first, to let them in",
+        hint=f"`bake down`, then `bake up`; or without an outage, one node after the other: `virsh shutdown {first}`, "
+        "then `bake up`",
+    )
+
+
+def _names(nodes: Iterable[NodePlan]) -> str:
+    return ", ".join(node.name for node in nodes)
 
 
 def follow_nodes(

@@ -15,7 +15,7 @@ from generator import verify as verification
 from generator.auth import NOBODY
 from generator.authorities import load_phase
 from generator.bake import SEALED, Report, bake
-from generator.boot_progress import follow_nodes
+from generator.boot_progress import follow_nodes, raise_refusal, without_refused
 from generator.errors import BakeError, InputError
 from generator.host import hypervisor
 from generator.host.console import Event
@@ -80,11 +80,14 @@ def up(
     image = boot_image(spec, boot.cache, progress.line)
     bake(spec, store, now=now, report=progress.line, passphrase=passphrase)
     cluster = open_cluster(store)
-    seeds = {node.name: store.folder / node.name / "seed.iso" for node in cluster.plan.nodes}
+    refusal = hypervisor.find_refusal(connection, cluster.plan, cluster_id=cluster.cluster_id)
+    nodes = without_refused(cluster.plan, refusal, progress.line)
+    seeds = {node.name: store.folder / node.name / "seed.iso" for node in nodes}
     hypervisor.boot(
         connection, cluster.plan, image, seeds, cluster_id=cluster.cluster_id, accel=boot.accel, report=progress.line
     )  # fmt: skip
-    wait_until_settled(connection, cluster, boot.wait, progress)
+    wait_until_settled(connection, cluster, boot.wait, progress, nodes)
+    raise_refusal(refusal)
     return verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
 
 
@@ -108,19 +111,22 @@ def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
 
 
 def wait_until_settled(
-    connection: Connection, cluster: Cluster, seconds: float, progress: Progress
+    connection: Connection,
+    cluster: Cluster,
+    seconds: float,
+    progress: Progress,
+    booted: tuple[NodePlan, ...] | None = None,
 ) -> None:
-    """Follow the consoles until every node votes and has settled.
+    """Follow the consoles until every node votes and has settled, or every one of those that were `booted`.
 
     The first one's vote is the cluster's beginning: it is sealed before anything else can happen to that node. One that
     has settled needs its seed no more, which holds its keys: its drive is emptied.
     """
     beginning = cluster.first.name
-    nodes = {node.name: node for node in cluster.plan.nodes}
+    plan = cluster.plan if booted is None else replace(cluster.plan, nodes=booted)
+    nodes = {node.name: node for node in plan.nodes}
     folder, cluster_id = cluster.store.folder, cluster.cluster_id
-    for event in follow_nodes(
-        connection, cluster.plan, folder, cluster_id=cluster_id, seconds=seconds, progress=progress
-    ):
+    for event in follow_nodes(connection, plan, folder, cluster_id=cluster_id, seconds=seconds, progress=progress):
         if event.node == beginning and event.phase in ("voting", "settled"):
             beginning = ""
             done = seal_everywhere(connection, cluster, now=datetime.now(UTC), report=progress.line)

@@ -41,6 +41,7 @@ class Owner:
     image: str = ""  # digest of what the disk was made from
     seed: str = ""  # digest of the ISO
     config: str = ""  # digest of the rest of the definition
+    peers: str = ""  # the addresses that the node's firewall lets in at its peer port, or "any"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,14 +247,16 @@ def drive_xml(xml: str, seed_path: str) -> str:
     return to_text(drive)
 
 
-def swap_seed(xml: str, seed_path: str, seed: str) -> str:
-    """A definition with another ISO in its drive, or none, and nothing else changed but the tag's digest of it."""
+def swap_seed(xml: str, seed_path: str, seed: str, *, peers: str | None = None) -> str:
+    """A definition with another ISO in its drive, or none, and nothing else changed but what the tag says about it."""
     root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
     _fill_drive(root, seed_path)
     tag = root.find(f"metadata/{{{TAG_NAMESPACE}}}owner")
     if tag is None:
         raise ValueError("not a node's definition")
     tag.set("seed", seed)
+    if peers is not None:
+        tag.set("peers", peers)
     return to_text(root)
 
 

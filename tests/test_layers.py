@@ -22,8 +22,8 @@ LAYERS = """
     host.apt_sources host.store host.image_build host.image host.image_custom
     host.console host.tls host.hello host.etcd_api host.etcd host.observe host.report
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
-    host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
-    host.hypervisor
+    host.hypervisor.pool host.hypervisor.medium host.hypervisor.firewall host.hypervisor.boot
+    host.hypervisor.lifecycle host.hypervisor.terminal host.hypervisor
     authorities keyring signing bake checks.check checks.members checks.ports checks verify judges controls audit
     boot_progress cluster certificates rotation
     options cli.shared cli.files cli.cluster cli.certificates cli

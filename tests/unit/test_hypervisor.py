@@ -17,6 +17,7 @@ import pytest
 from generator.domain import Accel, Files, Owner, domain_xml, medium_of, network_xml, pool_xml, read_owner, swap_seed
 from generator.errors import BakeError
 from generator.plan import ClusterPlan
+from generator.verify import Verification
 
 libvirt = pytest.importorskip("libvirt")
 
@@ -347,7 +348,8 @@ def machines(driver: Any, plan: Make, tmp_path: Path, uploads: None) -> Callable
     def start(digest: str = "aa", seed: bytes = b"seed", **options: Any) -> tuple[str, ...]:
         image = BootImage(disk=disk, format="raw", virtual_size=4, digest=digest)
         cluster = options.pop("plan", plan(nodes=2))
-        seeds = {node.name: seed for node in cluster.nodes}
+        only = options.pop("only", [node.name for node in cluster.nodes])
+        seeds = dict.fromkeys(only, seed)
         return boot(
             driver, cluster, image, seeds, cluster_id="id1", report=said.append, **{"accel": "tcg", **options}
         )
@@ -380,6 +382,109 @@ def test_a_settled_node_and_another_image_name_no_volume_that_is_gone(
     there = {pool.path_of(place, name) for name in place.listVolumes()}
     assert set(named_volumes(driver)) <= there
     assert len(named_volumes(driver)) == (1 if seed == b"seed" else 2)
+
+
+# --- nodes that running nodes refuse ----------------------------------------------------------------------------
+
+
+def refusal(driver: Any, plan: ClusterPlan) -> tuple[str, str]:
+    """The names of the nodes that are refused, and of those that refuse them."""
+    found = hypervisor.find_refusal(driver, plan, cluster_id="id1")
+    sides = ((), ()) if found is None else (found.joining, found.by)
+    return tuple(" ".join(node.name for node in side) for side in sides)  # type: ignore[return-value]
+
+
+def test_running_nodes_refuse_new_ones_until_each_was_restarted(
+    driver: Any, plan: Make, machines: Callable[..., Any]
+) -> None:
+    small, large = plan(nodes=2), plan(nodes=4)
+    machines(plan=small)
+    assert refusal(driver, small) == ("", "")
+    assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
+    machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four")  # defined for their next start
+    assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
+    driver.lookupByName("etcd-etcd1").destroy()
+    assert refusal(driver, large) == ("etcd3 etcd4", "etcd2")
+    assert machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four") == ("etcd1",)
+    assert refusal(driver, large) == ("etcd3 etcd4", "etcd2")
+    driver.lookupByName("etcd-etcd2").destroy()
+    assert refusal(driver, large) == ("", "")
+    assert machines(plan=large, seed=b"of four") == ("etcd2", "etcd3", "etcd4")
+    assert refusal(driver, large) == ("", "")
+
+
+def test_another_image_does_not_hide_what_a_running_node_lets_in(
+    driver: Any, plan: Make, machines: Callable[..., Any]
+) -> None:
+    machines(plan=plan(nodes=2))
+    stop(driver)
+    machines(plan=plan(nodes=3), only=("etcd1", "etcd2"), seed=b"of three", digest="bb")
+    assert refusal(driver, plan(nodes=3)) == ("", "")
+
+
+def test_a_node_that_was_off_or_lacks_a_firewall_is_no_reason(
+    driver: Any, plan: Make, machines: Callable[..., Any]
+) -> None:
+    machines(plan=plan(nodes=3))
+    driver.lookupByName("etcd-etcd3").destroy()
+    assert refusal(driver, plan(nodes=3)) == ("", "")
+    stop(driver)
+    assert refusal(driver, plan(nodes=5)) == ("", "")
+    machines(plan=plan(nodes=3, firewall={"kind": "none"}))
+    assert refusal(driver, plan(nodes=5)) == ("", "")
+
+
+def test_a_vm_of_an_earlier_version_lets_in_the_nodes_that_have_a_vm(driver: Any, plan: Make) -> None:
+    define(driver, plan(nodes=2), owner("etcd1"), start=True)
+    second = domain_xml(plan(nodes=2), plan(nodes=2).nodes[1], FILES, Accel.TCG, owner("etcd2"))
+    driver.defineXML(second)
+    assert refusal(driver, plan(nodes=2)) == ("", "")
+    assert refusal(driver, plan(nodes=3)) == ("etcd3", "etcd1")
+    assert refusal(driver, plan(nodes=3, firewall={"kind": "none"})) == ("", "")
+
+
+def test_up_boots_no_node_that_the_running_ones_refuse_and_ends_at_once(
+    driver: Any, bake: Callable[..., Any], libvirt_up: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert libvirt_up(2).code == 0
+    done = libvirt_up(4)
+    assert done.code == 3
+    warning = "warning: the peer firewall of etcd1, etcd2 is the one of an earlier plan and refuses etcd3, etcd4"
+    error = "error: etcd3, etcd4 were not booted: etcd1, etcd2 must be restarted first"
+    assert done.err.index(warning) < done.err.index("etcd1: is running") < done.err.index(error)
+    assert "virsh shutdown etcd-etcd1" in done.err
+    running = {domain.name() for domain in driver.listAllDomains()} - {"test"}
+    assert running == {"etcd-etcd1", "etcd-etcd2"}
+    stop(driver)
+    assert libvirt_up(4).code == 0
+    assert {domain.name() for domain in driver.listAllDomains() if domain.isActive()} > running
+
+
+class Settled:
+    """The console of a node that has settled."""
+
+    def __init__(self, node: str) -> None:
+        self.said = f"bake: node={node} phase=settled\n".encode()
+
+    def read(self) -> bytes:
+        said, self.said = self.said, b""
+        return said
+
+
+@pytest.fixture
+def libvirt_up(
+    bake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uploads: None
+) -> Callable[[int], Any]:
+    """`bake up` of so many nodes that settle at once, whatever etcd says."""
+    (tmp_path / "disk").write_bytes(b"disk")
+    image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
+    monkeypatch.setattr("generator.cluster.boot_image", lambda *_: image)
+    monkeypatch.setattr(
+        hypervisor, "console_logs", lambda _, plan, **__: {node.name: Settled(node.name) for node in plan.nodes}
+    )
+    monkeypatch.setattr("generator.cluster.verify_cluster", lambda *_, **__: Verification(cluster="etcd", checks=()))
+    words = ("--connect", "test:///default", "--accel", "tcg", "--wait", 20)
+    return lambda nodes: bake("up", "--nodes", nodes, *words)
 
 
 # --- the network --------------------------------------------------------------------------------------------

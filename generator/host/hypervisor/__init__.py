@@ -2,6 +2,7 @@
 
 from generator.host.hypervisor.boot import boot
 from generator.host.hypervisor.connection import connect
+from generator.host.hypervisor.firewall import Refusal, find_refusal
 from generator.host.hypervisor.lifecycle import NodeStatus, State, destroy, down, status
 from generator.host.hypervisor.medium import insert_seed, remove_seed, replace_seed
 from generator.host.hypervisor.terminal import ConsoleLog, attach_console, console_logs, follow_console
@@ -9,6 +10,7 @@ from generator.host.hypervisor.terminal import ConsoleLog, attach_console, conso
 __all__ = [
     "ConsoleLog",
     "NodeStatus",
+    "Refusal",
     "State",
     "attach_console",
     "boot",
@@ -16,6 +18,7 @@ __all__ = [
     "console_logs",
     "destroy",
     "down",
+    "find_refusal",
     "follow_console",
     "insert_seed",
     "remove_seed",

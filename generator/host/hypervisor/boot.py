@@ -14,6 +14,7 @@ from generator.errors import BakeError
 from generator.host.hypervisor import medium, network, pool
 from generator.host.hypervisor.accel import blames_kvm, choose_accel, find_dead
 from generator.host.hypervisor.connection import Connection, Domain, Pool, asking, is_local, libvirt, message_of
+from generator.host.hypervisor.firewall import allowed_peers
 from generator.host.hypervisor.ownership import Claim, claim_domains
 from generator.host.image import BootImage
 from generator.plan import ClusterPlan, NodePlan
@@ -58,7 +59,10 @@ def boot(
     accel: str = "auto",
     report: Report,
 ) -> tuple[str, ...]:
-    """Make what is missing and start what is stopped; returns the names of the nodes that were started."""
+    """Make what is missing and start what is stopped, of the nodes that have a seed here.
+
+    Returns the names of the nodes that were started.
+    """
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     existing = claim_domains(connection, plan, claim)
     pool.find_pool(connection, claim)
@@ -113,10 +117,10 @@ def _define_all(
     keep_kind: bool,
 ) -> list[Machine]:
     is_known = any(owner.image == image.digest for _, owner in existing.values())
-    if not is_known and len(existing) < len(job.plan.nodes):
+    if not is_known and len(existing) < len(seeds):
         _upload_image(job, image)
     machines = []
-    for node in job.plan.nodes:
+    for node in (node for node in job.plan.nodes if node.name in seeds):
         domain, owner = existing.get(node.name, (None, None))
         # One that fell back to emulation stays there.
         accel = _accel_of(domain) if domain is not None and keep_kind else kind
@@ -185,7 +189,8 @@ class _Definer:
         blank = self.job.owner(node=self.node.name)
         text = domain_xml(self.job.plan, self.node, replace(self.files(), seed=None), self.accel, blank)
         config = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return replace(blank, image=self.image.digest, seed=self.seed_digest, config=config)
+        peers = allowed_peers(self.job.plan)
+        return replace(blank, image=self.image.digest, seed=self.seed_digest, config=config, peers=peers)
 
     def define(self, xml: str) -> Domain:
         with asking(f"define the VM {self.node.domain}"):
@@ -210,7 +215,7 @@ class _Definer:
         if old.image != wanted.image:
             self.job.report(f"{self.node.name}: keeps the image that its disk was made from")
             inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-            xml = swap_seed(inactive, self.files().seed or "", wanted.seed)
+            xml = swap_seed(inactive, self.files().seed or "", wanted.seed, peers=wanted.peers)
         else:
             xml = domain_xml(self.job.plan, self.node, self.files(), self.accel, wanted)
         if domain.isActive():
