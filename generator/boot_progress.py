@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from generator import verify as verification
 from generator.errors import BakeError, UnhealthyError
 from generator.host import hypervisor
 from generator.host.console import Event, Journal, follow
@@ -12,6 +13,7 @@ from generator.host.hypervisor import Refusal
 from generator.host.hypervisor.connection import Connection
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import PHASES, Progress
+from generator.verify import Part
 
 
 def without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Callable[[str], None]) -> tuple[NodePlan, ...]:
@@ -57,8 +59,14 @@ def follow_nodes(
         found = hypervisor.status(connection, plan, cluster_id=cluster_id)
         return {one.node: f"the VM is {one.state}" for one in found if one.state is not hypervisor.State.RUNNING}
 
+    def ask(nodes: list[str]) -> Iterator[Event]:
+        seen = verification.cluster_status(plan, verification.client_files(folder))
+        for one in seen.nodes:
+            if one.name in nodes and one.reachable and one.part in (Part.LEADER, Part.VOTER):
+                yield Event(node=one.name, phase=PHASES[-1], detail="no record on its console; etcd says that it votes")
+
     try:
-        for event in follow(logs, journal, timeout=seconds, health=health):
+        for event in follow(logs, journal, timeout=seconds, health=health, ask=ask):
             last[event.node] = event.phase
             progress.event(event.node, event.phase, event.detail)
             if event.phase == "failed":

@@ -123,6 +123,7 @@ def follow(
     *,
     timeout: float,
     health: Callable[[], Mapping[str, str]] = dict,
+    ask: Callable[[list[str]], Iterable[Event]] = lambda _nodes: (),
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
     poll: float = 0.25,
@@ -132,6 +133,8 @@ def follow(
     Of what a node said before this began only the last record counts: it is the node's state, the others are history.
     A failure among these is an event only if the node says nothing newer for a while: it may be booting just now.
     `health` names the nodes whose VM does not run, and what it does instead; each is an event `failed`, once.
+    `ask` is called with the nodes that have said nothing for a while: a VM that libvirt restored from a saved state
+    runs on with an empty log.
     """
     readers = {node: LineReader(node) for node in sources}
     states = [event for node in sources for event in _read_node(sources[node], readers[node], journal)[-1:]]
@@ -152,9 +155,11 @@ def follow(
             checked = clock()
             sick = [Event(node=node, phase="failed", detail=text) for node, text in health().items()]
             events += [one for one in sick if last[one.node] != one.phase or one.node in doubtful]
-        if clock() - start >= _DOUBT_SECONDS:
-            spoken = {event.node for event in events}
-            events += [event for node, event in doubtful.items() if node not in spoken]
+            if clock() - start >= _DOUBT_SECONDS:
+                spoken = {event.node for event in events}
+                events += [event for node, event in doubtful.items() if node not in spoken]
+                silent = [node for node, phase in last.items() if not phase and node not in spoken]
+                events += ask(silent) if silent else ()
     where = ", ".join(f"{node}: {phase or 'nothing'}" for node, phase in last.items())
     raise WaitTimeoutError(
         f"not there after {timeout:.0f} s; the nodes said last: {where}",

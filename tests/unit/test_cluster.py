@@ -16,7 +16,7 @@ from generator import verify
 from generator.bake import bake as make
 from generator.cluster import Boot, Cluster, open_cluster
 from generator.errors import BakeError, InputError
-from generator.host import hypervisor
+from generator.host import console, hypervisor
 from generator.host.hypervisor import NodeStatus, State
 from generator.host.store import Store
 from generator.spec import ClusterSpec, read_spec
@@ -86,8 +86,8 @@ def instance(cluster: Cluster, node: str) -> str:
 def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Says) -> list[str]:
     diary = Diary()
     logs = dict(zip(NODES, consoles, strict=True))
-    for name, console in logs.items():
-        console.instance = console.instance or instance(cluster, name)
+    for name, says in logs.items():
+        says.instance = says.instance or instance(cluster, name)
     monkeypatch.setattr(hypervisor, "console_logs", lambda *_, **__: logs)
     stories.wait_until_settled(object(), cluster, 5, diary)
     return diary.lines
@@ -131,6 +131,22 @@ def test_an_old_failure_of_a_healthy_node_does_not_end_up(
     lines = wait(baked, monkeypatch, Remembers("etcd1", "failed", "voting", "settled"), Says("etcd2", "settled"))
     assert not any("failed" in line for line in lines)
     assert "etcd1: its seed was taken out of the drive and removed" in lines
+
+
+@pytest.mark.parametrize("part", [verify.Part.VOTER, verify.Part.LEARNER])
+def test_a_running_node_whose_log_is_empty_counts_when_etcd_says_that_it_votes(
+    part: verify.Part, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_DOUBT_SECONDS", 0)
+    states(monkeypatch, State.RUNNING, State.RUNNING)
+    node = verify.NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, part=part)
+    monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
+    if part is verify.Part.LEARNER:
+        with pytest.raises(BakeError, match="etcd1: settled, etcd2: nothing"):
+            wait(baked, monkeypatch, Says("etcd1", "settled"), Says("etcd2"))
+    else:
+        lines = wait(baked, monkeypatch, Says("etcd1", "settled"), Says("etcd2"))
+        assert lines[-1] == "etcd2: settled"
 
 
 def test_another_nodes_vote_seals_nothing(

@@ -189,6 +189,23 @@ def test_an_earlier_failure_that_nothing_follows_counts_after_a_while(tmp_path: 
         next(events)
 
 
+def test_who_is_silent_for_a_while_is_asked_about(tmp_path: Path) -> None:
+    clock, asked = Clock(), []
+
+    def ask(nodes: list[str]) -> list[Event]:
+        asked.append((clock.now, nodes))
+        return [Event(node="n2", phase="settled")] if len(asked) == 2 else []
+
+    sources = {"n1": Script(said("joining")), "n2": Script()}
+    events = follow(sources, Journal(tmp_path), timeout=100, ask=ask, clock=clock, sleep=clock.sleep)
+    assert [next(events).phase, next(events)] == ["joining", Event(node="n2", phase="settled")]
+    assert [nodes for _, nodes in asked] == [["n2"], ["n2"]]
+    assert asked[0][0] >= 1030
+    with pytest.raises(WaitTimeoutError):
+        next(events)
+    assert len(asked) == 2, "it has spoken"
+
+
 def test_a_failure_from_now_on_counts_at_once(tmp_path: Path) -> None:
     events, clock = begin(tmp_path, said("settled"), said("failed"))
     assert [next(events).phase, next(events).phase] == ["settled", "failed"]
