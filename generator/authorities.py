@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from generator import pki
 from generator.artifact import Artifact
 from generator.errors import InputError
+from generator.host.folders import check_secret
 from generator.host.store import Store
 from generator.pki import Credential, Elsewhere, Issuer, Role
 from generator.plan import ClusterPlan
@@ -214,6 +215,7 @@ def read_authority(
 ) -> Authority:
     """A CA of the user's own, which is to issue from now on. `names`: of the fields that name its files."""
     where = f"{names[0]}: {certificate}", f"{names[1]}: {key}"
+    check_secret(Path(key), where[1])
     pems = [_read_file(Path(path), at) for path, at in zip((certificate, key), where, strict=True)]
     found = pki.parse_credential(pems[0], pems[1], where=where, passphrase=passphrase)
     _judge(found, plan, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
@@ -250,6 +252,7 @@ def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
 def _key_of(store: Store, spec: ClusterSpec, role: Role) -> bytes:
     (name, stated), pem = _stated(spec, role), store.read(key_path(role))
     if pem is None and stated.key:
+        check_secret(Path(stated.key), f"{name}.key: {stated.key}")
         pem = _read_file(Path(stated.key), f"{name}.key: {stated.key}")
     return pem or b""
 

@@ -57,7 +57,8 @@ class Cluster:
 
     @property
     def sealed(self) -> bool:
-        return self.store.read(SEALED) is not None
+        """False also where a killed `seal` left the folder from before, which holds the permit."""
+        return self.store.read(SEALED) is not None and not self.store.has_leftover()
 
 
 def open_cluster(store: Store) -> Cluster:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from generator import pki, render, seed
 from generator.authorities import Authorities, check_authorities, load_authorities, load_pair, pem_path
 from generator.errors import InputError
+from generator.host.folders import check_secret
 from generator.host.store import Store
 from generator.pki import Credential, Issuer, NodePki, Role
 from generator.plan import ClusterPlan
@@ -41,6 +42,7 @@ class Keyring:
 
 def read_passphrase(path: Path) -> bytes:
     """The first line of a file, as OpenSSL's `file:` has it."""
+    check_secret(path, f"--ca-passphrase-file: {path}")
     try:
         with path.open("rb") as file:
             line = file.read(MAX_PASSPHRASE + 2).split(b"\n")[0].removesuffix(b"\r")

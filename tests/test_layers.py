@@ -19,7 +19,7 @@ LAYERS = """
     plan rules profile
     pki.credential pki.encryption pki.profiles pki.request pki.issue pki.authority pki.inspection pki
     render steps seed archive domain
-    host.apt_sources host.store host.image_build host.image host.image_custom
+    host.apt_sources host.folders host.manifest host.store host.image_build host.image host.image_custom
     host.console host.tls host.hello host.etcd_api host.etcd host.observe host.report
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.firewall host.hypervisor.boot

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -20,10 +19,10 @@ from typing import Any
 
 from generator.artifact import Artifact
 from generator.errors import BakeError, InputError
+from generator.host import folders, manifest
+from generator.host.manifest import MANIFEST
 from generator.values import name as parse_name
 
-MANIFEST = PurePosixPath("manifest.json")
-FORMAT_VERSION = "1.0"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -39,9 +38,13 @@ class Store:
         self.out = out.absolute()
         self.cluster = cluster
         self.folder = self.out / cluster
+        self._is_checked = False
 
     def read(self, path: str | PurePosixPath) -> bytes | None:
-        """A file's content, or None where there is none."""
+        """A file's content, or None where there is none. Raises InputError for a symlink or another user's file."""
+        if not self._is_checked:
+            self._check_out()
+        folders.check_below(self.folder, PurePosixPath(path))
         try:
             return (self.folder / path).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -58,19 +61,15 @@ class Store:
 
     def _record(self) -> dict[str, Any] | None:
         raw = self.read(MANIFEST)
-        if raw is None:
-            return None
-        try:
-            record = json.loads(raw)
-        except (ValueError, RecursionError):
-            record = None
-        match record:
-            case {"cluster": str(), "files": dict()}:
-                return dict(record)
-        raise InputError.one(str(self.folder / MANIFEST), "is not bake's manifest", "restore or remove it")
+        return None if raw is None else manifest.parse(raw, where=str(self.folder / MANIFEST))
+
+    def _check_out(self) -> None:
+        folders.check_way(self.out)
+        self._is_checked = True
 
     def check(self) -> None:
-        """Refuse a folder that is not this cluster's. Nothing is written."""
+        """Refuse a folder that is not this cluster's, or that another user can change. Nothing is written."""
+        self._check_out()
         try:
             names = self._names()
         except OSError as error:
@@ -104,10 +103,10 @@ class Store:
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
         """Hold the output folder against other runs; waits, and says so, while another run has it.
 
-        The lock is on the folder itself: there is no file that could go stale.
+        The lock is on the folder itself: there is no file that could go stale. What a killed run left is removed.
         """
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
+            self.out.mkdir(mode=0o755, parents=True, exist_ok=True)
             descriptor = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
@@ -117,6 +116,8 @@ class Store:
             except OSError:
                 report(f"waiting: another bake is at work on {self.out}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._check_out()  # again: it may have been made by somebody else in the meantime
+            self._sweep()
             yield
         finally:
             os.close(descriptor)
@@ -124,8 +125,9 @@ class Store:
     @contextmanager
     def replacing(self) -> Iterator[Staging]:
         """Write a new folder; it takes the old one's place when the block ends without an error."""
+        for name in self.manifest():  # parts of them are written again
+            folders.check_below(self.folder, PurePosixPath(name))
         try:
-            self._sweep()
             staging = Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
         except OSError as error:
             raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
@@ -145,8 +147,24 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what a killed run left; the lock is held, so nobody is at work on it."""
-        for left in self.out.glob(f"{self._staging_prefix}*"):
+        for left in self._staged():
             shutil.rmtree(left, ignore_errors=True)
+
+    def _staged(self) -> Iterator[Path]:
+        return self.out.glob(f"{self._staging_prefix}*")
+
+    def has_leftover(self) -> bool:
+        """Whether a killed run left a folder, which may be one from before the last swap; a run at work does not."""
+        if not any(self._staged()):
+            return False
+        descriptor = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return any(self._staged())
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
 
 
 class Staging:
@@ -205,8 +223,7 @@ class Staging:
     def finish(self) -> None:
         """Add the manifest, carry over what is not ours, and swap — unless nothing differs at all."""
         files = dict(sorted(self._files.items()))  # whatever the order in which they were made
-        ours = {"format_version": FORMAT_VERSION, "cluster": self.store.cluster, "files": files}
-        self.write(Artifact(MANIFEST, json.dumps(ours, indent=1).encode() + b"\n"))
+        self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files)))
         if not self.changed and not set(self._old) - set(self._files):
             return
         if self.store.folder.is_dir():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +17,7 @@ import yaml
 from generator import cluster as stories
 from generator import verify
 from generator.bake import bake as make
+from generator.bake import seal as seal_files
 from generator.cluster import Boot, Cluster, open_cluster
 from generator.errors import BakeError, InputError
 from generator.host import console, hypervisor
@@ -234,6 +238,21 @@ def test_only_a_cluster_that_was_destroyed_whole_may_begin_again(
     assert baked.sealed is sealed
     make(baked.plan.spec, baked.store, now=now, report=print)
     assert (baked.store.read("etcd1/bootstrap-permit") is None) is sealed
+
+
+def test_a_permit_that_a_killed_seal_left_is_not_called_withdrawn_and_goes(baked: Cluster, now: datetime) -> None:
+    """It is killed where it would remove the folder from before the swap."""
+    if (child := os.fork()) == 0:
+        shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        seal_files(baked.store, baked.plan, now=now, report=print)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert len(list(baked.store.out.glob(".*/etcd1/bootstrap-permit"))) == 1
+    assert baked.store.read("sealed")
+    assert not baked.sealed
+    assert not seal_files(baked.store, baked.plan, now=now, report=print), "the files are as they are to be"
+    assert [path.name for path in baked.store.out.iterdir()] == ["etcd"]
+    assert baked.sealed
 
 
 # --- seeing it ----------------------------------------------------------------------------------------------

@@ -160,6 +160,22 @@ def test_what_a_killed_run_left_is_swept(store: Store) -> None:
     assert foreign.exists()
 
 
+def test_every_command_that_takes_the_lock_removes_what_a_killed_run_left(store: Store) -> None:
+    write(store, artifact("a"))
+    left = store.out / ".etcd.new-left"
+    left.mkdir()
+    assert store.has_leftover()
+    with store.locked(pytest.fail):
+        assert not left.exists()
+        left.mkdir()
+        assert not store.has_leftover(), "it belongs to the run that has the lock"
+    assert store.has_leftover()
+
+
+def test_without_an_output_folder_nothing_is_left(store: Store) -> None:
+    assert not store.has_leftover()
+
+
 # ── folders that are not this cluster's ─────────────────────────────────────────────────────────────────────
 
 

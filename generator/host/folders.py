@@ -1,0 +1,129 @@
+"""Refuse folders and files that another user can replace: bake uses the keys that it finds below the output folder.
+
+The rule is the one of sshd's StrictModes, applied to every folder from `/` to the output folder (decision 17).
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from generator.errors import InputError
+
+_ACL = "system.posix_acl_access"
+_MAX_LINKS = 40  # as the kernel's own limit
+_HINT = "run bake as the owner of these folders, or give an --out that only you and root can write"
+
+
+def check_way(path: Path) -> None:
+    """Raise InputError for the first folder or symlink on the way to `path` that another user can change.
+
+    `path` is absolute. A folder that does not exist yet ends the check.
+    """
+    for place, status in _way(path):
+        _check(place, status, _owners() | _outside_owners(), sticky=True)
+
+
+def check_below(folder: Path, path: PurePosixPath) -> None:
+    """Raise InputError for a symlink, or what another user can change, at `folder/path` or on the way from `folder`."""
+    for place in (*(folder / part for part in reversed(path.parents)), folder / path):
+        try:
+            status = place.lstat()
+        except OSError:
+            return
+        if stat.S_ISLNK(status.st_mode):
+            raise InputError.one(str(place), "is a symlink, which bake does not follow here", "put the file there")
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise InputError.one(str(place), "is neither a file nor a folder", "remove it")
+        _check(place, status, _owners(), sticky=False)
+
+
+def check_secret(path: Path, where: str) -> None:
+    """Raise InputError where `path`, a file with a secret that the user names, belongs to another user."""
+    with suppress(OSError):
+        status = path.stat()
+        if status.st_uid not in _owners():
+            raise InputError.one(where, f"belongs to {_user(status.st_uid)}", "copy it to a file of yours, mode 0600")
+
+
+def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: bool) -> None:
+    if status.st_uid not in owners:
+        rule = f"belongs to {_user(status.st_uid)}, and bake runs as {_user(os.geteuid())}"
+        raise InputError.one(str(place), rule, _HINT)
+    if writers := _writers(place, status, sticky=sticky):
+        rule = f"mode {stat.S_IMODE(status.st_mode):04o} lets {writers} change it"
+        raise InputError.one(str(place), rule, f"chmod go-w {place}, or give another --out")
+
+
+def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every folder and symlink that the kernel passes, `/` first, and what the path names itself."""
+    here, parts, links = Path("/"), [*reversed(path.parts)], 0
+    while parts and links <= _MAX_LINKS:
+        part = parts.pop()
+        place = here.parent if part == ".." else here / part
+        try:
+            status = place.lstat()
+        except OSError:
+            return
+        yield place, status
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            parts += reversed(place.readlink().parts)
+        else:
+            here = place
+
+
+def _owners() -> set[int]:
+    return {0, os.geteuid()}
+
+
+def _outside_owners() -> set[int]:
+    """The id that stands for root outside of this user namespace: in a rootless container `/home` belongs to it."""
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    if sum(int(length) for _, _, length in ranges) >= 2**32 - 1:
+        return set()
+    return {int(Path("/proc/sys/kernel/overflowuid").read_text())}
+
+
+def _writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None:
+    """Who else can write, as a phrase. In a sticky folder, nobody can replace what belongs to somebody else."""
+    mode = status.st_mode
+    if stat.S_ISLNK(mode) or (sticky and mode & stat.S_ISVTX):
+        return None
+    if mode & stat.S_IWOTH:
+        return "every user"
+    if not mode & stat.S_IWGRP:
+        return None
+    if _has_acl(place):  # the group's bits are the ACL's mask then
+        return "the users of its ACL"
+    return _other_members(status.st_gid)
+
+
+def _has_acl(place: Path) -> bool:
+    with suppress(OSError):
+        return bool(os.getxattr(place, _ACL))
+    return False
+
+
+def _other_members(gid: int) -> str | None:
+    """The group's members besides root and this user: a private group, the default of most systems, has none."""
+    try:
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return f"the group {gid}"
+    users = pwd.getpwall()
+    names = {*group.gr_mem, *(one.pw_name for one in users if one.pw_gid == gid)}
+    names -= {one.pw_name for one in users if one.pw_uid in _owners()}
+    return f"the group {group.gr_name} ({', '.join(sorted(names))})" if names else None
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,65 @@
+"""`manifest.json`: the files that bake made in a cluster's folder, with digest and mode. Checked before it is used."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from generator.errors import InputError
+
+MANIFEST = PurePosixPath("manifest.json")
+FORMAT_VERSION = "1.0"
+MODES = ("0600", "0644")  # the only ones that bake writes
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def dump(cluster: str, files: dict[str, dict[str, str]]) -> bytes:
+    """Return the manifest's bytes."""
+    record = {"format_version": FORMAT_VERSION, "cluster": cluster, "files": files}
+    return json.dumps(record, indent=1).encode() + b"\n"
+
+
+def parse(raw: bytes, *, where: str) -> dict[str, Any]:
+    """Return the manifest as data. Raises InputError for the first thing that bake would not have written."""
+    try:
+        record = json.loads(raw)
+    except (ValueError, RecursionError):
+        record = None
+    match record:
+        case {"cluster": str(), "files": dict() as files}:
+            version = record.get("format_version", FORMAT_VERSION)
+            fault = _version_fault(version) or next(filter(None, map(_entry_fault, files.items())), None)
+        case _:
+            fault = "is not bake's manifest"
+    if fault:
+        raise InputError.one(where, fault, "restore the file")
+    return dict(record)
+
+
+def _version_fault(version: object) -> str | None:
+    known = FORMAT_VERSION.partition(".")[0]
+    is_known = isinstance(version, str) and version.partition(".")[0] == known
+    return None if is_known else f"format_version {version!r} is not {known}.x"
+
+
+def _entry_fault(entry: tuple[str, object]) -> str | None:
+    name, facts = entry
+    if not _is_path(name):
+        return f"files: {name!r} is not the path of a file below the cluster's folder"
+    match facts:
+        case {"sha256": str(digest), "mode": str(mode)}:
+            if not _SHA256.fullmatch(digest):
+                return f"files: {name}: sha256 {digest!r} is not 64 hexadecimal digits"
+            if mode not in MODES:
+                return f"files: {name}: mode {mode!r} is not {' or '.join(MODES)}"
+            return None
+    return f"files: {name}: is not a sha256 and a mode"
+
+
+def _is_path(name: str) -> bool:
+    """Written as bake writes it: relative, nothing but names, and not the manifest itself."""
+    path = PurePosixPath(name)
+    is_plain = str(path) == name and name.isprintable() and not path.is_absolute()
+    return is_plain and ".." not in path.parts and path.parts != () and path != MANIFEST
