@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
 from generator.auth import RESERVED, ROOT, PermissionSpec
-from generator.etcd_options import check_options
+from generator.etcd_options import check_options, warn_options
 from generator.plan import domain_of, gateway_of, name_nodes, place_macs, place_nodes
 from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod
 
@@ -54,6 +54,8 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
     if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
         message = f"without {gateway}, which is this machine's address if it runs the VMs: it will get no answer"
         yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify from a machine that is named"
+    for name, message, hint in warn_options(spec.etcd.options, spec.etcd.version):
+        yield ("etcd", "options", name), message, hint
 
 
 def _names(spec: ClusterSpec) -> Iterator[Finding]:

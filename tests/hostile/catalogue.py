@@ -247,6 +247,33 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     ),
     "etcd option is a list": ("etcd: {options: {cors: [a]}}", "etcd.options.cors", "['a']", "is not a number, true, false or text"),
     "etcd option is empty": ("etcd: {options: {cors: }}", "etcd.options.cors", "None", "is not a number, true, false or text"),
+    "etcd option that moves data": (
+        "etcd: {options: {wal-dir: /var/lib/etcd/wal}}", "etcd.options.wal-dir", "'wal-dir'", "moves the log out of the data folder",
+    ),
+    "etcd option that opens a port": (
+        "etcd: {options: {listen-metrics-urls: 'http://0.0.0.0:2381'}}", "etcd.options.listen-metrics-urls", "'http://0.0.0.0:2381'", "loopback",
+    ),
+    "etcd option that admits any peer": (
+        "etcd: {options: {experimental-peer-skip-client-san-verification: true}}",
+        "etcd.options.experimental-peer-skip-client-san-verification", "", "lets a certificate join as a peer from any address",
+    ),
+    "etcd option that names a file": (
+        "etcd: {options: {client-crl-file: /etc/shadow}}", "etcd.options.client-crl-file", "'client-crl-file'", "names a file on the nodes",
+    ),
+    "etcd option that needs a key": (
+        "etcd: {options: {auth-token: 'jwt,pub-key=/a'}}", "etcd.options.auth-token", "'jwt,pub-key=/a'", "no key files",
+    ),
+    "etcd option, no such word": (
+        "etcd: {options: {log-level: verbose}}", "etcd.options.log-level", "'verbose'", "is not one of debug, info",
+    ),
+    "etcd option, no duration": (
+        "etcd: {options: {auto-compaction-retention: 7d}}", "etcd.options.auto-compaction-retention", "'7d'", "nor a duration such as 1h",
+    ),
+    "etcd option beyond its bounds": ("etcd: {options: {bcrypt-cost: 32}}", "etcd.options.bcrypt-cost", "32", "is not 4 to 31"),
+    "etcd option that contradicts another": (
+        "etcd: {options: {auto-compaction-mode: revision, auto-compaction-retention: 1h}}",
+        "etcd.options.auto-compaction-retention", "'1h'", "auto-compaction-mode is revision",
+    ),
     "data outside etcd's home": ("etcd: {dataDir: /}", "etcd.dataDir", "'/'", "is not a path below /var/lib/etcd"),
     "data in a parent": (
         "etcd: {dataDir: /var/lib/etcd/../x}", "etcd.dataDir", "'/var/lib/etcd/../x'", "is not a path below /var/lib/etcd",
@@ -478,6 +505,9 @@ HARMLESS: dict[str, Kind] = {
         for count in (2, 4, 6)
     },
     "voters at once": Kind(file="join: voter", code=0, says=("warning: ", "join: voter: each join stops writes", "hint: ")),
+    "profiles of etcd's memory": Kind(
+        file="etcd: {options: {enable-pprof: true}}", code=0, says=("warning: ", "etcd.options.enable-pprof: true: every client certificate", "hint: "),
+    ),
     "a byte order mark": Kind(file=b"\xef\xbb\xbfnodes: 1\n", code=0),
     "a version without quotes": Kind(file="etcd: {version: 3.6}", code=0),
     "no HOME, LANG or TZ": Kind(words=(), environment={"HOME": None, "LANG": None, "LC_ALL": None, "TZ": None}, code=0),

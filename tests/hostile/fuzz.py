@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.hostile.report import ROOT
 
-LOADER = ("errors", "yaml12", "fields", "values", "spec", "etcd_options", "plan", "rules", "profile")
+LOADER = ("errors", "yaml12", "fields", "values", "spec", "etcd_values", "etcd_options", "plan", "rules", "profile")
 MEMORY, SLOWEST = 512, 5  # MiB, seconds: more is a finding too
 
 

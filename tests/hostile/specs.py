@@ -76,7 +76,7 @@ OPTIONS = some(
         "heartbeat-interval": st.integers(1, 200),
         "election-timeout": st.integers(1000, 50000),
         "pre-vote": st.booleans(),
-        "cors": st.from_regex(r"[A-Za-z0-9._:/,*=@{}\[\]+-]{1,64}", fullmatch=True),
+        "host-whitelist": st.from_regex(r"[A-Za-z0-9._:/,*=@{}\[\]+-]{1,64}", fullmatch=True),
         "log-level": st.sampled_from(["debug", "info"]),
     }
 )

@@ -131,7 +131,7 @@ FULL: dict[str, Any] = {
     "etcd": {
         "version": "3.5", "dataDir": "/var/lib/etcd/etcd", "token": "t",
         "tlsMinVersion": "1.2", "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"],
-        "options": {"cors": "x", "log-level": "info", "metrics": "basic"},
+        "options": {"host-whitelist": "x", "log-level": "info", "metrics": "basic"},
     },
     "firewall": {"kind": "nftables", "clientCidrs": ["10.0.0.0/8"]},
     "install": {"method": "archive", "packages": ["acl"], "archive": "x.tar.gz", "sha256": "0" * 64},

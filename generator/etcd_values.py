@@ -1,0 +1,128 @@
+"""The values that etcd itself accepts for its options, by format.
+
+A format takes a value of a cluster file and returns why etcd would refuse it or ignore it, or None. etcd checks most of
+these only when it starts, and replaces some wrong values silently by its default (`metrics`, `bcrypt-cost`). Sources:
+etcd's server/embed/config.go and etcd.go, Go's time.ParseDuration, zap's Level.Set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+
+Format = Callable[[object], str | None]
+INT64 = 2**63 - 1
+_TEXT = re.compile(r"[A-Za-z0-9._:/,*=@{}\[\]+-]{1,512}")
+_DURATION = re.compile(r"((\d+(\.\d*)?|\.\d+)(ns|us|ms|s|m|h))+")
+_UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_ORIGIN = re.compile(r"(?i:https?)://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.*_-]+):[0-9]{1,5}")
+_METRICS_URL = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[0-9.]+|localhost):([0-9]{1,5})")
+# server/features/etcd_features.go of 3.6
+_GATES = """
+    AllAlpha AllBeta CompactHashCheck InitialCorruptCheck LeaseCheckpoint LeaseCheckpointPersist SetMemberLocalAddr
+    StopGRPCServiceOnDefrag TxnModeWriteWithSharedBuffer
+""".split()  # noqa: SIM905
+
+
+def flag(value: object) -> str | None:
+    return None if isinstance(value, bool) else "is not true or false"
+
+
+def whole(low: int = 0, high: int = INT64) -> Format:
+    """A whole number between two bounds."""
+
+    def check(value: object) -> str | None:
+        if type(value) is not int:
+            return "is not a whole number"
+        return None if low <= value <= high else f"is not {low} to {high}"
+
+    return check
+
+
+def text(value: object) -> str | None:
+    """Text that needs no quoting in an env file, at most 512 characters."""
+    fits = not isinstance(value, bool) and _TEXT.fullmatch(str(value))
+    return None if fits else "is not plain text without quotes or spaces"
+
+
+def word(*words: str, any_case: bool = False) -> Format:
+    """One of these words."""
+
+    def check(value: object) -> str | None:
+        found = str(value).lower() if any_case else str(value)
+        return text(value) or (None if found in words else f"is not one of {', '.join(words)}")
+
+    return check
+
+
+def duration(*, zero: bool = True) -> Format:
+    """A duration as Go writes it; etcd gives a negative one no meaning."""
+
+    def check(value: object) -> str | None:
+        nanoseconds = _nanoseconds(str(value))
+        if text(value) or nanoseconds is None or nanoseconds > INT64:
+            return "is not a duration such as 500ms, 10s or 1h30m"
+        return None if zero or nanoseconds else "is not longer than 0"
+
+    return check
+
+
+def _nanoseconds(written: str) -> int | None:
+    if written == "0":
+        return 0
+    if not _DURATION.fullmatch(written):
+        return None
+    parts = re.findall(r"([\d.]+)(ns|us|ms|s|m|h)", written)
+    return int(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def retention(value: object) -> str | None:
+    """How much history auto-compaction keeps; what a bare number counts depends on auto-compaction-mode."""
+    if type(value) is int or str(value).isdecimal():
+        return whole()(int(str(value)))
+    nanoseconds = _nanoseconds(str(value))
+    if duration()(value) or nanoseconds is None:
+        return "is neither a whole number nor a duration such as 1h"
+    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # etcd panics at a few nanoseconds
+
+
+def origins(value: object) -> str | None:
+    """Origins for CORS: etcd wants a port even where a browser sends none."""
+    urls = str(value).split(",")
+    fits = value == "*" or all(_ORIGIN.fullmatch(url) for url in urls)
+    return text(value) or (None if fits else "is neither * nor a list of origins such as https://ui.example:443")
+
+
+def loopback_urls(value: object) -> str | None:
+    """URLs that only processes on the node itself can reach."""
+    fits = text(value) is None and all(_is_loopback(url) for url in str(value).split(","))
+    return None if fits else "is not a list of loopback URLs such as http://127.0.0.1:2381"
+
+
+def _is_loopback(url: str) -> bool:
+    found = _METRICS_URL.fullmatch(url)
+    if not found or not 1 <= int(found[2]) <= 65535:
+        return False
+    try:
+        return found[1] == "localhost" or ip_address(found[1].strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def gates(value: object) -> str | None:
+    """Feature gates of 3.6: Name=true,Other=false."""
+    if text(value):
+        return text(value)
+    for item in str(value).split(","):
+        name, _, switch = item.partition("=")
+        if name not in _GATES:
+            return f"has the gate {name!r}, which is not one of {', '.join(_GATES)}"
+        if switch not in ("true", "false"):
+            return f"does not set {name} to true or false"
+    return None
+
+
+def token_provider(value: object) -> str | None:
+    """Tokens are for users with passwords, and the nodes have no keys for signed ones."""
+    return None if value == "simple" else "is not simple: the nodes have no key files for signed tokens"
