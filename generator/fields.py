@@ -107,12 +107,16 @@ def section_of(kind: type[T], flag: str | None = None) -> Read:
         if flag and isinstance(value, bool):
             value = {flag: value}
         if not isinstance(value, dict):
-            hint = f"the fields here: {', '.join(_known(kind))}"
-            wrong.append(Wrong(path, f"{shown(value)} is not a section of fields", hint))
+            rule = "is not true, false or a section of fields" if flag else "is not a section of fields"
+            wrong.append(Wrong(path, f"{shown(value)} {rule}", _section_hint(kind, flag)))
             return _REFUSED
         return kind(**dict(_read_fields(kind, value, path, wrong)))
 
     return read
+
+
+def _section_hint(kind: Any, flag: str | None) -> str:
+    return ("true, false, or " if flag else "") + f"the fields here: {', '.join(_known(kind))}"
 
 
 def _read_fields(
