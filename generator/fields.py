@@ -6,6 +6,7 @@ so that the rest can still be read, and checked against each other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -17,6 +18,7 @@ Path = tuple[str | int, ...]
 Parse = Callable[[Any], Any]  # one value; a ValueError says "VALUE is not …"
 T = TypeVar("T")
 _REFUSED = object()
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
 _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
@@ -124,7 +126,7 @@ def _read_fields(
 ) -> Iterator[tuple[str, Any]]:
     known = settings_of(kind)
     wrong += [
-        Wrong((*path, key), f"there is no field {str(key)!r}", known=_known(kind))
+        Wrong((*path, key), f"there is no field {named(key)!r}", known=_known(kind))
         for key in value
         if key not in known
     ]
@@ -172,6 +174,12 @@ def plain(value: Any, *, with_none: bool = False) -> Any:
     if isinstance(value, tuple):
         return [plain(item, with_none=with_none) for item in value]
     return str(value) if isinstance(value, _TEXTUAL) else dict(value) if isinstance(value, dict) else value
+
+
+def named(key: object) -> str:
+    """Return a key as a message may show it. A key that cannot be a field's name is a line of some other file, and
+    messages end up in logs: a secret may be in it."""
+    return str(key) if _FIELD.fullmatch(str(key)) else "…"
 
 
 def shown(value: object) -> str:

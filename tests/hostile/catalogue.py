@@ -227,7 +227,9 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "country of three": ("pki: {subject: {country: CHN}}", "pki.subject.country", "'CHN'", "is not two capital letters"),
     "sexagesimal": ("nodes: 12:30", "nodes", "'12:30'", "is not a valid integer"),
     "version of the file": ("apiVersion: bake/v2", "apiVersion", "'bake/v2'", "is not 'bake/v1'"),
-    "fields of another tool": ("sshKeys: [\"ssh-ed25519 AAAA\\nroot\"]", "sshKeys", "'sshKeys'", "there is no field"),
+    "fields of another tool": ("nodes: 3\nsshKeys: [\"ssh-ed25519 AAAA\\nroot\"]", "sshKeys", "'sshKeys'", "there is no field"),
+    "a file of another tool": ("kind: Secret\nstringData: {a: b}", "cluster.yaml:1:1", "", "is not a cluster file"),
+    "a line of a log": ("nodes: 3\nERROR db password=hunter2 refused: x", "cluster.yaml:2:1: …", "'…'", "there is no field"),
     "an endless value": (f"nodes: {'x' * 900_000}", "nodes", "'xxxx", "is not a valid integer"),
     # PKI
     "validity 0": ("pki: {leafDays: 0}", "pki.leafDays", "0", "is not greater than or equal to 2"),
