@@ -18,7 +18,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from generator import pki
+from generator import RELEASED, pki
 from generator.pki import Credential
 from generator.plan import plan_cluster
 from generator.spec import read_spec
@@ -513,6 +513,8 @@ PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
 
 CLOCKS: dict[str, tuple[datetime, int, str]] = {
     "never set": (datetime(1970, 1, 1, tzinfo=UTC), 2, "clock: 1970-01-01 is before"),
+    "400 days behind": (RELEASED - timedelta(days=400), 2, f"is before {RELEASED:%Y-%m-%d}, when this version of bake"),
+    "just behind": (RELEASED - timedelta(seconds=1), 2, f"is before {RELEASED:%Y-%m-%d}, when this version of bake"),
     "beyond what certificates can say": (datetime(9990, 1, 1, tzinfo=UTC), 2, "clock: 9990-01-01 is after"),
     "after 2038": (datetime(2038, 1, 20, tzinfo=UTC), 0, "seed.iso"),
     "after 2050, when a certificate's dates are written otherwise": (datetime(2051, 1, 1, tzinfo=UTC), 0, "seed.iso"),
