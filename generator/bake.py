@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from generator import pki, render, seed, yaml12
+from generator import RELEASED, pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.authorities import Authorities, Authority, kept_authority, key_path, pem_path
@@ -61,7 +61,10 @@ def bake(
     store.check()
     with store.locked(report):
         store.check()
-        found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change).without(plan, renew)
+        found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
+        if found.begins and found.begins > now:
+            report(f"warning: {_two_clocks(found.begins, now)}")
+        found = found.without(plan, renew)
         signed = sign_elsewhere(store, plan, found, now=now)
         if signed.missing:
             _ask(store, signed)
@@ -189,10 +192,21 @@ def _take_stock(store: Store, plan: ClusterPlan, now: datetime, passphrase: byte
 
 
 def check_clock(now: datetime) -> None:
-    """Refuse a clock that was never set: nodes whose clocks are right would find every certificate expired."""
-    rule = "before 2025" if now.year < 2025 else "after 9899" if now.year > 9899 else None  # caDays: at most 100 years
+    """Refuse a clock that is certainly wrong: nodes whose clocks are right would find every certificate expired."""
+    rule = None
+    if now < RELEASED:
+        rule = f"before {RELEASED:%Y-%m-%d}, when this version of bake was made"
+    elif now.year > 9899:  # caDays: at most 100 years
+        rule = "after 9899"
     if rule:
         raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set it; certificates have dates")
+
+
+def _two_clocks(begins: datetime, now: datetime) -> str:
+    """Describe a certificate from the future: this clock is behind, or that of an earlier bake was ahead."""
+    clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
+    certificate = f"but a certificate in the folder begins on {begins:%Y-%m-%d %H:%M}; it is replaced"
+    return f"{clock}, {certificate}. If the clock is wrong, the new certificates end too early"
 
 
 def node_files(

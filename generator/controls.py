@@ -26,6 +26,7 @@ from generator.judges import (
     refuses,
     reported,
     runs_as_itself,
+    serves_no_profiles,
     serves_planned,
     speaks_newest_version,
     speaks_no_old_version,
@@ -92,6 +93,7 @@ def _join(said: Iterable[tuple[str, str]], *, every: set[str]) -> str:
 _SETTINGS = (str(CONF), str(ENV))
 _CERTIFICATES = ("cert-file", "peer-cert-file", "trusted-ca-file", "peer-trusted-ca-file")
 _KEYS = ("key-file", "peer-key-file")
+_SKIPS_NAMES = ("peer-skip-client-san-verification", "experimental-peer-skip-client-san-verification")  # 3.6, 3.5
 _CLIENT_PEM, _CLIENT_KEY = f"{PKI_DIR}/etcd-client.pem", f"{PKI_DIR}/etcd-client.key"
 _PKI = used((*_CERTIFICATES, *_KEYS), str(PKI_DIR), _CLIENT_PEM, _CLIENT_KEY)
 _DATA = used(("data-dir",))
@@ -123,15 +125,17 @@ CONTROLS = (
     Control(id="2.4", what="peers are served with a certificate and a key",
             judges=[are_set("peer-cert-file", "peer-key-file")], remedy=_AGAIN),
     Control(id="2.5", what="peers need a certificate",
-            judges=[is_true("peer-client-cert-auth"), refuses(Guest.NOBODY, Port.PEER)], remedy=_AGAIN),
+            judges=[is_true("peer-client-cert-auth"), refuses(Guest.NOBODY, Port.PEER),
+                    *map(is_not_true, _SKIPS_NAMES)],
+            remedy=_AGAIN),
     Control(id="2.6", what="no certificates of etcd's own making for peers", judges=[is_not_true("peer-auto-tls")],
             remedy=_AGAIN),
     Control(id="2.7", what="the cluster has a CA of its own",
             judges=[trusts("trusted-ca-file"), trusts("peer-trusted-ca-file"), refuses(Guest.FOREIGN, *Port)],
             remedy=_AGAIN),
-    Control(id="TLS.1", what="no connection without TLS",
-            judges=[reported(listens_with_tls), refuses(Guest.PLAIN, *Port)],
-            remedy="every listen URL must be https"),
+    Control(id="TLS.1", what="no connection without TLS, no other port, no profiles",
+            judges=[reported(listens_with_tls), reported(serves_no_profiles), refuses(Guest.PLAIN, *Port)],
+            remedy="in etcd.options: metrics on loopback only, no enable-pprof, no log-level debug"),
     Control(id="TLS.2", what="TLS from the planned version on, and no older one",
             judges=[reported(version_limits), speaks_no_old_version], remedy=_AGAIN),
     Control(id="TLS.3", what="TLS 1.3 is spoken", judges=[speaks_newest_version],

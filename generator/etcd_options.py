@@ -15,6 +15,7 @@ from typing import Any
 
 from generator import etcd_values as values
 from generator.etcd_values import Format
+from generator.fields import named
 
 SERIES = ("3.5", "3.6")
 Wrong = tuple[str, str, str | None]  # option, message, remedy
@@ -201,7 +202,7 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
     if name not in known:
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "see etcd --help"
-        return name, f"etcd {version} has no option {name!r}", hint
+        return name, f"etcd {version} has no option {named(name)!r}", hint
     if rule := known[name].form(value):
         return name, f"{value!r} {rule}", _REMEDIES.get(name, f"write it as etcd {version} --help has it")
     return None

@@ -6,6 +6,7 @@ so that the rest can still be read, and checked against each other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -17,6 +18,7 @@ Path = tuple[str | int, ...]
 Parse = Callable[[Any], Any]  # one value; a ValueError says "VALUE is not …"
 T = TypeVar("T")
 _REFUSED = object()
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
 _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
@@ -107,12 +109,16 @@ def section_of(kind: type[T], flag: str | None = None) -> Read:
         if flag and isinstance(value, bool):
             value = {flag: value}
         if not isinstance(value, dict):
-            hint = f"the fields here: {', '.join(_known(kind))}"
-            wrong.append(Wrong(path, f"{shown(value)} is not a section of fields", hint))
+            rule = "is not true, false or a section of fields" if flag else "is not a section of fields"
+            wrong.append(Wrong(path, f"{shown(value)} {rule}", _section_hint(kind, flag)))
             return _REFUSED
         return kind(**dict(_read_fields(kind, value, path, wrong)))
 
     return read
+
+
+def _section_hint(kind: Any, flag: str | None) -> str:
+    return ("true, false, or " if flag else "") + f"the fields here: {', '.join(_known(kind))}"
 
 
 def _read_fields(
@@ -120,7 +126,7 @@ def _read_fields(
 ) -> Iterator[tuple[str, Any]]:
     known = settings_of(kind)
     wrong += [
-        Wrong((*path, key), f"there is no field {str(key)!r}", known=_known(kind))
+        Wrong((*path, key), f"there is no field {named(key)!r}", known=_known(kind))
         for key in value
         if key not in known
     ]
@@ -168,6 +174,12 @@ def plain(value: Any, *, with_none: bool = False) -> Any:
     if isinstance(value, tuple):
         return [plain(item, with_none=with_none) for item in value]
     return str(value) if isinstance(value, _TEXTUAL) else dict(value) if isinstance(value, dict) else value
+
+
+def named(key: object) -> str:
+    """Return a key as a message may show it. A key that cannot be a field's name is a line of some other file, and
+    messages end up in logs: a secret may be in it."""
+    return str(key) if _FIELD.fullmatch(str(key)) else "…"
 
 
 def shown(value: object) -> str:

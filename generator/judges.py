@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from generator.etcd_values import loopback_urls
 from generator.host.observe import Port, is_walled
 from generator.host.report import NodeReport, Owned
 from generator.host.tls import Guest, Knock, Reply
@@ -160,10 +161,23 @@ def runs_as_itself(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]
 
 
 def listens_with_tls(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
-    names = ("listen-client-urls", "listen-peer-urls", "listen-metrics-urls", "listen-client-http-urls")
-    urls = [url for name in names for url in report.options.get(name, "").split(",") if url]
+    """The firewall knows nothing of a port for metrics, so only the node itself may reach one."""
+    urls = [url for name in ("listen-client-urls", "listen-peer-urls") for url in _urls(report, name)]
     plain = [url for url in urls if not url.startswith(("https://", "unixs://"))]
-    yield bool(urls) and not plain, ", ".join(plain) or f"{'every' if urls else 'no'} listen URL is https"
+    metrics = [url for url in _urls(report, "listen-metrics-urls") if loopback_urls(url)]
+    bad = [*plain, *metrics, *_urls(report, "listen-client-http-urls")]
+    yield bool(urls) and not bad, ", ".join(bad) or f"{'every' if urls else 'no'} listen URL is https"
+
+
+def _urls(report: NodeReport, option: str) -> list[str]:
+    return [url for url in report.options.get(option, "").split(",") if url]
+
+
+def serves_no_profiles(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
+    """etcd answers /debug/pprof at the client port, whatever a user may do, with either of these options."""
+    debug = report.options.get("log-level") == "debug"
+    text = _stated(report, "log-level" if debug else "enable-pprof")
+    yield not debug and not _flag(report, "enable-pprof"), text
 
 
 def peer_file_is_planned(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:

@@ -32,6 +32,12 @@ class Keyring:
     users: Mapping[str, Credential | None]  # etcd's, each with a client certificate
     nodes: tuple[NodePki, ...]
 
+    @property
+    def begins(self) -> datetime | None:
+        """When the newest of the certificates begins; that of a CA is judged elsewhere."""
+        found = (self.client, *self.users.values(), *(one for node in self.nodes for one in node.values()))
+        return max((one.certificate.not_valid_before_utc for one in found if one), default=None)
+
     def without(self, plan: ClusterPlan, names: Collection[str]) -> Keyring:
         """What stays when the nodes of these names get new certificates; what all nodes share goes with the first."""
         if names and plan.spec.pki.certificates is Certificates.SHARED:

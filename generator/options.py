@@ -1,4 +1,4 @@
-"""The options of the commands. Each can be a `BAKE_*` environment variable as well."""
+"""The options of the commands. Each that takes a value can be a `BAKE_*` environment variable as well."""
 
 from __future__ import annotations
 
@@ -48,13 +48,22 @@ def option(flag: str, *names: str, **settings: Any) -> Callable[[Any], Any]:
     return click.option(flag, *names, envvar=_variable(flag), show_envvar=True, **settings)
 
 
+VERBOSE = "verbose"  # in the context's object, which outlives the command
+
+
+def _note_verbose(ctx: click.Context, _option: click.Parameter, value: bool) -> bool:
+    if value:
+        ctx.ensure_object(dict)[VERBOSE] = True
+    return value
+
+
 out_option = option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
 output_option = option(
     "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What stdout gets."
 )
 quiet_option = _stack(
     click.option("-q", "--quiet", is_flag=True, help="Only errors."),
-    click.option("-v", "--verbose", is_flag=True, help="With an error, show where it comes from."),
+    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="With a failure, show a traceback too."),
 )
 name_option = option("--name", default="etcd", show_default=True, help="Name of the cluster.")
 connect_option = option("--connect", help="libvirt URI; left out, libvirt's own rules decide.")

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from generator import yaml12
 from generator.errors import InputError, Problem
-from generator.fields import Wrong
+from generator.fields import Wrong, named, settings_of
 from generator.rules import check_spec
 from generator.spec import ClusterSpec, read_spec
 
@@ -71,7 +72,7 @@ class _Layers:
 
 def dotted_path(path: _Path) -> str:
     """`nodes[2].address` for `("nodes", 2, "address")`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{named(part)}" for part in path)
     return text.removeprefix(".")
 
 
@@ -103,6 +104,7 @@ def load(
         document = yaml12.load_file(path)
         if not isinstance(document.value, dict):
             raise InputError.one(f"{path}:1:1", "is not a mapping", "begin with `apiVersion: bake/v1`")
+        _refuse_other_file(document.value, path)
         layers.lay(document.value, document.positions)
     for flag, (field_path, value) in (flags or {}).items():
         nested: dict[str, Any] = {}
@@ -113,6 +115,14 @@ def load(
         if layers.has_room(field_path[:-1]):
             layers.lay(nested, {field_path: flag})
     return _check(layers)
+
+
+def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
+    """A file of some other kind is refused as a whole: its keys may hold secrets, and messages end up in logs."""
+    known = settings_of(ClusterSpec)
+    if fields and not any(get_close_matches(key, known, n=1) for key in islice(fields, 20)):
+        message = "is not a cluster file: no field of one is in it"
+        raise InputError.one(f"{path}:1:1", message, "begin with `apiVersion: bake/v1`")
 
 
 def _check(layers: _Layers) -> Loaded:

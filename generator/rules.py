@@ -61,20 +61,14 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
 def _names(spec: ClusterSpec) -> Iterator[Finding]:
     names = name_nodes(spec) if _reasonable(spec) else []
     for index, first in _repeats(names):
-        yield (
-            ("nodes", index, "name"),
-            f"{names[index]!r} is already the name of nodes[{first}]",
-            "every node needs its own",
-        )
+        message = f"{names[index]!r} is already the name of nodes[{first}]"
+        yield ("nodes", index, "name"), message, "every node needs its own"
     for index, name in enumerate(names):
         if len(f"{name}.{domain_of(spec)}") > 253:  # RFC 1035, 2.3.4, as text
             yield ("nodes", index, "name"), f"{name}.{domain_of(spec)} is longer than 253 characters", "a shorter name"
     if len(spec.name) > 40:
-        yield (
-            ("name",),
-            f"{spec.name!r} is longer than 40 characters; libvirt names are built from it",
-            "a shorter name",
-        )
+        message = f"{spec.name!r} is longer than 40 characters; libvirt names are built from it"
+        yield ("name",), message, "a shorter name"
 
 
 def _reasonable(spec: ClusterSpec) -> bool:
@@ -93,21 +87,42 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
     if not _reasonable(spec) or list(_family(spec)):
         return
     addresses = place_nodes(spec)
-    counted = isinstance(spec.nodes, int)
     for index, first in _repeats(addresses):
-        yield (
-            ("nodes", index, "address"),
-            f"{addresses[index]} is already the address of nodes[{first}]",
-            ("every node needs its own address"),
-        )
+        message = f"{addresses[index]} is already the address of nodes[{first}]"
+        yield ("nodes", index, "address"), message, "every node needs its own address"
+    if spec.network.first_ip and spec.network.first_ip == gateway_of(spec):
+        message = f"{spec.network.first_ip} is the gateway's address"
+        yield ("network", "firstIp"), message, "a later address, or another network.gateway"
+    if lack := _lack_of_room(spec, len(addresses)):
+        yield lack
+        return
     for index, address in enumerate(addresses):
         if rule := _misplaced(spec, address):
-            where = ("network", "firstIp") if counted else ("nodes", index, "address")
-            yield (
-                where,
-                f"{address} (node {name_nodes(spec)[index]}) {rule}",
-                f"a host address inside {spec.network.subnet}",
-            )
+            where = _place_of(spec, index)
+            hint = f"a host address inside {spec.network.subnet}"
+            if where == ("network", "subnet"):
+                hint = "another subnet, or network.firstIp: where the nodes' addresses begin"
+            yield where, f"{address} (node {name_nodes(spec)[index]}) {rule}", hint
+
+
+def _place_of(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
+    """The field that a node's address comes from."""
+    if not isinstance(spec.nodes, int) and spec.nodes[index].address:
+        return ("nodes", index, "address")
+    return ("network", "firstIp") if spec.network.first_ip else ("network", "subnet")
+
+
+def _lack_of_room(spec: ClusterSpec, count: int) -> Finding | None:
+    subnet = spec.network.subnet
+    room = subnet.num_addresses - _NO_NODES
+    if room >= count or subnet.num_addresses < 4:  # that it is too small for any node is said elsewhere
+        return None
+    prefix = subnet.max_prefixlen - (count + _NO_NODES - 1).bit_length()
+    message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, {count} are wanted"
+    return ("network", "subnet"), message, f"use a /{prefix} or larger subnet"
+
+
+_NO_NODES = 3  # the network's address, the gateway's, and (of IPv4) the broadcast address
 
 
 def _macs(spec: ClusterSpec) -> Iterator[Finding]:
@@ -146,11 +161,8 @@ def _family(spec: ClusterSpec) -> Iterator[Finding]:
     others = [(("network", "firstIp"), spec.network.first_ip), (("network", "gateway"), spec.network.gateway)]
     for path, address in [*listed, *others]:
         if address is not None and address.version != subnet.version:
-            yield (
-                path,
-                f"{address} is IPv{address.version}, the subnet {subnet} is IPv{subnet.version}",
-                ("use one address family"),
-            )
+            message = f"{address} is IPv{address.version}, the subnet {subnet} is IPv{subnet.version}"
+            yield path, message, "use one address family"
 
 
 def _network(spec: ClusterSpec) -> Iterator[Finding]:
@@ -170,11 +182,8 @@ def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
     subnet = spec.network.subnet
     for index, cidr in enumerate(spec.firewall.client_cidrs):
         if not isinstance(cidr, str) and cidr.version != subnet.version:
-            yield (
-                ("firewall", "clientCidrs", index),
-                f"{cidr} is IPv{cidr.version}, the subnet {subnet} is not",
-                ("use one address family"),
-            )
+            message = f"{cidr} is IPv{cidr.version}, the subnet {subnet} is not"
+            yield ("firewall", "clientCidrs", index), message, "use one address family"
 
 
 def _etcd(spec: ClusterSpec) -> Iterator[Finding]:
@@ -265,6 +274,9 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
             message = f"{accounts[index].name!r} is already the name of auth.{field}[{first}]"
             yield ("auth", field, index, "name"), message, "every one needs its own"
     nodes = name_nodes(spec) if _reasonable(spec) else []
+    for index, name in enumerate(nodes if auth.enabled else ()):
+        if name in RESERVED:
+            yield ("nodes", index, "name"), f"{name!r} is reserved: auth is on, and each node is a user", "another name"
     for index, user in enumerate(auth.users):
         if user.name in RESERVED or user.name in nodes:
             what = "a node's" if user.name in nodes else "reserved"

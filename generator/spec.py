@@ -84,7 +84,7 @@ class NetworkMode(StrEnum):
 class NodeSpec:
     """One node, when the nodes are listed rather than counted."""
 
-    name: str = setting(one(values.name), "a host name label such as etcd1")
+    name: str = setting(one(values.node_name), "a host name label such as etcd1")
     address: AnyAddress | None = setting(
         one(values.address), "an address inside network.subnet; left out, the next free one", default=None
     )

@@ -31,6 +31,19 @@ def name(value: object) -> str:
     return value
 
 
+# Files and folders of bake's own in a cluster's folder, where each node has a folder too; and some to spare.
+FOLDER_NAMES = frozenset({
+    "ca-change", "cluster", "identity", "input", "lock", "manifest", "operator", "pki", "requests", "sealed",
+})  # fmt: skip
+
+
+def node_name(value: object) -> str:
+    """A name that can also be a node's folder in the cluster's folder."""
+    if name(value) in FOLDER_NAMES:
+        raise _refuse(value, "is the name of a file or folder of bake's own in the cluster's folder")
+    return name(value)
+
+
 def domain(value: object) -> str:
     """Dot-separated RFC 1123 labels, two or more, at most 200 characters in all."""
     if not isinstance(value, str) or "." not in value or len(value) > 200:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from generator.errors import InputError, Problem
+from generator.fields import named
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
@@ -113,7 +114,8 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent) or event.anchor:
             raise _RefusedError(event.start_mark, "uses an anchor or alias", "write the value out")
         if event.tag:
-            raise _RefusedError(event.start_mark, f"uses the tag {event.tag}", "remove the tag")
+            tag = event.tag if event.tag.startswith(("tag:yaml.org,2002:", "! ")) or event.tag == "!" else "of its own"
+            raise _RefusedError(event.start_mark, f"uses the tag {tag}", "remove the tag")
         if len(path) > MAX_DEPTH:
             raise _RefusedError(event.start_mark, _TOO_DEEP, "no field is")
         self.positions.setdefault(path, self.where(event.start_mark))
@@ -136,7 +138,7 @@ class _Reader:
                 raise _RefusedError(event.start_mark, "is not a plain key", "write the key as a word")
             key, where = event.value, self.where(event.start_mark)
             if key in found:
-                self.problems.append(Problem(where, f"the key {key!r} is here twice", "keep one of them"))
+                self.problems.append(Problem(where, f"the key {named(key)!r} is here twice", "keep one of them"))
             self.positions[*path, key] = where
             found[key] = self._node(next(self.events), (*path, key))
         return found

@@ -8,13 +8,14 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from generator import RELEASED
 from generator.plan import ClusterPlan, plan_cluster
 from generator.spec import read_spec
 
@@ -39,7 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def now() -> datetime:
-    return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    """A fixed time that bake takes for one: after its release."""
+    return RELEASED + timedelta(days=1, hours=3, minutes=4, seconds=5)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import click
 
 from generator.cli import certificates, cluster  # noqa: F401  their commands add themselves
 from generator.cli.files import bake
+from generator.options import VERBOSE
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
@@ -26,11 +27,11 @@ def main() -> None:
 def _run() -> int:
     from generator.errors import BakeError, InputError
 
+    said: dict[str, bool] = {}
     try:
-        bake.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
-        return 130
+        bake.main(standalone_mode=False, obj=said)
+    except click.exceptions.Abort as abort:
+        return _end(abort)
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         return 130
@@ -38,7 +39,7 @@ def _run() -> int:
         error.show()
         return 2
     except BakeError as error:
-        if {"-v", "--verbose"} & set(sys.argv):
+        if said.get(VERBOSE) and not isinstance(error, InputError):  # where input is wrong, the message says
             import traceback
 
             click.echo("".join(traceback.format_exception(error)), err=True)
@@ -51,3 +52,10 @@ def _run() -> int:
         click.echo(f"error: {error}", err=True)
         return 1
     return 0
+
+
+def _end(abort: click.exceptions.Abort) -> int:
+    """Tell an interrupted command (130) from a question whose answer was no, or none (1)."""
+    interrupted = isinstance(abort.__context__, KeyboardInterrupt)
+    click.echo("interrupted" if interrupted else "nothing was done", err=True)
+    return 130 if interrupted else 1

@@ -20,7 +20,7 @@ EXIT_CODES = """
 \b
 Exit codes:
   0  ok              3    the cluster is unhealthy, or waits for you
-  1  failed          4    timed out
+  1  failed, or no   4    timed out
   2  wrong input     130  interrupted
 """
 

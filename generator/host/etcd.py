@@ -287,7 +287,8 @@ def _grpclib() -> SimpleNamespace:
 
         from generator.host import etcd_api
     except ImportError as error:
-        raise BakeError(f"the Python package {error.name} is missing", hint='pip install "bake[vm]"') from error
+        hint = "scripts/setup vm, or in the source folder: pip install '.[vm]'"
+        raise BakeError(f"the Python package {error.name} is missing", hint=hint) from error
     return SimpleNamespace(
         Channel=Channel, UnaryUnaryMethod=UnaryUnaryMethod, GRPCError=GRPCError, ProtocolError=ProtocolError,
         StreamTerminatedError=StreamTerminatedError, api=etcd_api,

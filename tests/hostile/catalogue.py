@@ -18,7 +18,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from generator import pki
+from generator import RELEASED, pki
 from generator.pki import Credential
 from generator.plan import plan_cluster
 from generator.spec import read_spec
@@ -162,6 +162,11 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "MAC of a group": (
         "nodes: [{name: a, mac: 'ff:ff:ff:ff:ff:ff'}]", "nodes[0].mac", "'ff:ff:ff:ff:ff:ff'", "is not the address of one",
     ),
+    **{
+        f"node named {name}": (f"nodes: [{{name: {name}}}]", "nodes[0].name", f"'{name}'", "is the name of a file or folder of bake's own")
+        for name in ("sealed", "identity", "ca-change", "operator", "cluster", "pki", "requests", "manifest")
+    },
+    "node named as bake's user": ("auth: true\nnodes: [{name: nobody}]", "nodes[0].name", "'nobody'", "is reserved"),
     "node without a name": ("nodes: [{address: 192.168.20.31}]", "nodes[0].name", "", "is missing"),
     "node is text": ("nodes: [etcd1]", "nodes[0]", "'etcd1'", "is not a section of fields"),
     "nodes is a mapping": ("nodes: {a: 1}", "nodes", "{'a': 1}", "is not a valid integer"),
@@ -172,11 +177,26 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "subnet too narrow": ("network: {subnet: 10.0.0.0/31}", "network.subnet", "10.0.0.0/31", "has no room"),
     "subnet of one address": ("network: {subnet: 10.0.0.1/32}", "network.subnet", "10.0.0.1/32", "has no room"),
     "the last subnet of one": ("network: {subnet: 255.255.255.255/32}", "network.subnet", "255.255.255.255/32", ""),
-    "subnet too small for all": ("network: {subnet: 10.0.0.0/30}", "network.firstIp", "10.0.0.4", "is outside the subnet"),
-    "subnet is everything": ("network: {subnet: 0.0.0.0/0}", "network.firstIp", "0.0.0.31", "is not a host address"),
+    "subnet too small for all": (
+        "network: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, 3 are wanted",
+    ),
+    "subnet too small for seven": (
+        "nodes: 7\nnetwork: {subnet: 10.0.0.0/29}", "network.subnet: 10.0.0.0/29", "has room for 5 nodes, 7 are wanted", "use a /28 or larger subnet",
+    ),
+    "subnet too small for listed nodes": (
+        "nodes: [{name: a}, {name: b}]\nnetwork: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, 2 are wanted",
+    ),
+    "subnet with the gateway in the way": (
+        "nodes: 5\nnetwork: {subnet: 10.0.0.0/29, gateway: 10.0.0.6}", "network.subnet", "10.0.0.7", "is the subnet's broadcast address",
+    ),
+    "first address is the gateway's": ("network: {firstIp: 192.168.20.1}", "network.firstIp", "192.168.20.1", "is the gateway's address"),
+    "first address is a stated gateway's": (
+        "network: {firstIp: 192.168.20.9, gateway: 192.168.20.9}", "network.firstIp", "192.168.20.9", "is the gateway's address",
+    ),
+    "subnet is everything": ("network: {subnet: 0.0.0.0/0}", "network.subnet", "0.0.0.31", "is not a host address"),
     "subnet is loopback": ("network: {subnet: 127.0.0.0/8}", "network.subnet", "127.0.0.0/8", "is not a network for hosts"),
     "subnet is multicast": ("network: {subnet: 224.0.0.0/24}", "network.subnet", "224.0.0.0/24", "is not a network for hosts"),
-    "subnet is link-local": ("network: {subnet: 'fe80::/64'}", "network.firstIp", "fe80::1f", "is a link-local address"),
+    "subnet is link-local": ("network: {subnet: 'fe80::/64'}", "network.subnet", "fe80::1f", "is a link-local address"),
     "first address outside": ("network: {firstIp: 10.0.0.1}", "network.firstIp", "10.0.0.1", "is outside the subnet"),
     "counting beyond the last address": (
         "network: {subnet: 255.255.255.0/24, firstIp: 255.255.255.254}", "network.firstIp", "255.255.255.255", "is not",
@@ -207,7 +227,9 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "country of three": ("pki: {subject: {country: CHN}}", "pki.subject.country", "'CHN'", "is not two capital letters"),
     "sexagesimal": ("nodes: 12:30", "nodes", "'12:30'", "is not a valid integer"),
     "version of the file": ("apiVersion: bake/v2", "apiVersion", "'bake/v2'", "is not 'bake/v1'"),
-    "fields of another tool": ("sshKeys: [\"ssh-ed25519 AAAA\\nroot\"]", "sshKeys", "'sshKeys'", "there is no field"),
+    "fields of another tool": ("nodes: 3\nsshKeys: [\"ssh-ed25519 AAAA\\nroot\"]", "sshKeys", "'sshKeys'", "there is no field"),
+    "a file of another tool": ("kind: Secret\nstringData: {a: b}", "cluster.yaml:1:1", "", "is not a cluster file"),
+    "a line of a log": ("nodes: 3\nERROR db password=hunter2 refused: x", "cluster.yaml:2:1: …", "'…'", "there is no field"),
     "an endless value": (f"nodes: {'x' * 900_000}", "nodes", "'xxxx", "is not a valid integer"),
     # PKI
     "validity 0": ("pki: {leafDays: 0}", "pki.leafDays", "0", "is not greater than or equal to 2"),
@@ -349,7 +371,8 @@ def _accounts(text: str) -> str:
 
 
 ACCOUNTS: dict[str, tuple[str, str, str, str]] = {
-    "not a section": ("auth: yes please", "auth", "'yes please'", "is not a section of fields"),
+    "not a section": ("auth: yes please", "auth", "'yes please'", "is not true, false or a section of fields"),
+    "YAML 1.1's yes": ("auth: yes", "auth: 'yes'", "is not true, false or a section of fields", "hint: true, false, or the fields here: enabled,"),
     "enabled as text": ('auth: {enabled: "true"}', "auth.enabled", "'true'", "is not true or false"),
     "a typing error": ("auth: {user: []}", "auth.user", "'user'", "there is no field"),
     "users without auth": ("auth: {users: [{name: a}]}", "auth.users", "", "has no meaning while auth.enabled is false"),
@@ -381,6 +404,8 @@ FLAGS: dict[str, tuple[list[str], str, str]] = {
     "count is text": (["--nodes", "three"], "--nodes", "'three' is not a valid integer"),
     "cluster name": (["--name", "../x"], "--name: '../x'", "is not a host name label"),
     "subnet": (["--subnet", "10.0.0.1/24"], "--subnet: '10.0.0.1/24'", "has host bits set"),
+    "subnet too small": (["--subnet", "10.0.0.0/29", "--nodes", "7"], "--subnet: 10.0.0.0/29", "has room for 5 nodes, 7 are wanted"),
+    "first address is the gateway's": (["--first-ip", "192.168.20.1"], "--first-ip: 192.168.20.1", "is the gateway's address"),
     "first address": (["--first-ip", "10.9.9.9"], "--first-ip: 10.9.9.9", "is outside the subnet"),
     "TLS version": (["--tls-min-version", "1.4"], "--tls-min-version: '1.4'", "is not '1.2' or '1.3'"),
     "key type": (["--key-type", "md5"], "--key-type: 'md5'", "is not one of ecdsa-p256"),
@@ -488,6 +513,8 @@ PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
 
 CLOCKS: dict[str, tuple[datetime, int, str]] = {
     "never set": (datetime(1970, 1, 1, tzinfo=UTC), 2, "clock: 1970-01-01 is before"),
+    "400 days behind": (RELEASED - timedelta(days=400), 2, f"is before {RELEASED:%Y-%m-%d}, when this version of bake"),
+    "just behind": (RELEASED - timedelta(seconds=1), 2, f"is before {RELEASED:%Y-%m-%d}, when this version of bake"),
     "beyond what certificates can say": (datetime(9990, 1, 1, tzinfo=UTC), 2, "clock: 9990-01-01 is after"),
     "after 2038": (datetime(2038, 1, 20, tzinfo=UTC), 0, "seed.iso"),
     "after 2050, when a certificate's dates are written otherwise": (datetime(2051, 1, 1, tzinfo=UTC), 0, "seed.iso"),

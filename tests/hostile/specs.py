@@ -11,8 +11,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from generator.auth import RESERVED
 from generator.plan import ClusterPlan
 from generator.spec import FirewallKind
+from generator.values import FOLDER_NAMES
 
 LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=64)
@@ -49,10 +51,11 @@ def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=fields)
 
 
+NODE_NAMES = LABELS.filter(lambda label: label not in {*FOLDER_NAMES, *RESERVED})
 NODES = st.one_of(
     st.integers(1, 7),
     st.lists(
-        st.fixed_dictionaries({"name": LABELS}, optional={"mac": MACS}),
+        st.fixed_dictionaries({"name": NODE_NAMES}, optional={"mac": MACS}),
         min_size=1, max_size=7, unique_by=(lambda node: node["name"], lambda node: node.get("mac", node["name"])),
     ),
 )  # fmt: skip

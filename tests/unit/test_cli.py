@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from generator import __version__, cli
@@ -119,9 +121,61 @@ def test_a_bad_name_reaches_no_command(bake: Bake, command: str, name: str) -> N
     assert f"error: --name: {name!r} is not a host name label" in result.err
 
 
-def test_verbose_shows_where_an_error_comes_from(bake: Bake) -> None:
-    assert "Traceback" not in bake("--nodes", 9).err
-    assert "Traceback" in bake("--nodes", 9, "-v").err
+@pytest.mark.parametrize(
+    ("words", "shown"), [([], False), (["-q"], False), (["-v"], True), (["-qv"], True), (["--verbose"], True)]
+)
+def test_verbose_shows_where_a_failure_comes_from(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch, words: list[str], shown: bool
+) -> None:
+    bake("--nodes", 1)
+    monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
+    result = bake("down", *words)
+    assert result.code == 1
+    assert "error: the Python module libvirt is not installed" in result.err
+    assert ("Traceback" in result.err) == shown
+
+
+@pytest.mark.parametrize("words", [["--nodes", 9, "-v"], ["down", "--name", "A", "-v"], ["down", "--name", "-v"]])
+def test_wrong_input_has_no_traceback(bake: Bake, words: list[object]) -> None:
+    result = bake(*words)
+    assert result.code == 2
+    assert "error: --n" in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.fixture
+def question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that asks."""
+
+    @click.command()
+    def ask() -> None:
+        click.confirm("Remove everything?", abort=True)
+
+    monkeypatch.setitem(cli.bake.commands, "ask", ask)
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "says"),
+    [("y\n", 0, ""), ("n\n", 1, "nothing was done"), ("\n", 1, "nothing was done"), ("", 1, "nothing was done")],
+    ids=["yes", "no", "return", "end of input"],
+)
+def test_a_no_does_nothing_and_ends_with_1(
+    bake: Bake, question: None, monkeypatch: pytest.MonkeyPatch, typed: str, code: int, says: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    result = bake("ask")
+    assert result.code == code
+    assert says in result.err
+    assert "interrupted" not in result.err
+
+
+def test_an_interrupted_question_ends_with_130(bake: Bake, question: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", interrupt)
+    result = bake("ask")
+    assert (result.code, result.err.strip()) == (130, "interrupted")
 
 
 def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
@@ -142,3 +196,23 @@ def test_the_script_knows_every_command_that_is_about_vms() -> None:
     text = (Path(__file__).parents[2] / "scripts/bake").read_text()
     (words,) = re.findall(r"^ +(up \| .*)\) printf", text, re.MULTILINE)
     assert sorted(words.split(" | ")) == sorted(set(COMMANDS) - {"check"})
+
+
+def parameters(command: click.Command) -> Iterator[click.Parameter]:
+    yield from command.params
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from parameters(inner)
+
+
+def test_every_option_with_a_value_can_be_a_variable_and_no_switch_can() -> None:
+    options = [each for each in parameters(cli.bake) if isinstance(each, click.Option) and each.expose_value]
+    assert [each.opts for each in options if bool(each.envvar) == each.is_flag] == []
+
+
+def test_no_hint_names_a_package_of_somebody_else() -> None:
+    """The package index has a `bake` that is not this one: only the source folder can be named."""
+    root = Path(__file__).parents[2]
+    folders = [root / name for name in ("generator", "docs", "scripts")]
+    files = [root / "README.md", *(path for folder in folders for path in folder.rglob("*"))]
+    wrong = re.compile(rb"pip install [^.]{0,3}bake\b")
+    assert [path for path in files if path.is_file() and wrong.search(path.read_bytes())] == []

@@ -91,6 +91,16 @@ def test_a_flag_counts_more_than_a_variable(hook: ModuleType) -> None:
     }  # fmt: skip
 
 
+def test_options_that_open_something_are_reported(hook: ModuleType) -> None:
+    environ = b"ETCD_ENABLE_PPROF=true\0ETCD_LOG_LEVEL=debug\0ETCD_LISTEN_METRICS_URLS=http://0.0.0.0:1\0"
+    environ += b"ETCD_PEER_SKIP_CLIENT_SAN_VERIFICATION=true\0"
+    environ += b"ETCD_EXPERIMENTAL_PEER_SKIP_CLIENT_SAN_VERIFICATION=true\0"
+    assert set(hook.options(environ, b"etcd\0")) == {
+        "enable-pprof", "log-level", "listen-metrics-urls",
+        "peer-skip-client-san-verification", "experimental-peer-skip-client-san-verification",
+    }  # fmt: skip
+
+
 def test_without_an_etcd_it_says_so_and_still_what_is_on_the_disk(hook: ModuleType, node: Path) -> None:
     (node / "proc/7/comm").unlink()
     said = hook.report("etcd1", node / "proc", node)

@@ -92,3 +92,25 @@ def test_a_name_is_a_profile_and_a_path_is_a_file() -> None:
     assert profile_path("classic").name == "classic.yaml"
     assert profile_path("./classic.yaml") == Path("classic.yaml")
     assert profile_path("a/b") == Path("a/b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-01 ERROR password=hunter2 refused: x\nhunter2: 1",
+        "nodes: 3\npassword hunter2: x",
+        "nodes: 3\npassword hunter2: x\npassword hunter2: y",
+        "nodes: 3\nvm: {postgres://a:hunter2@b/c : 1}",
+        "nodes: 3\netcd: {options: {postgres://a:hunter2@b/c : 1}}",
+        "nodes: !hunter2 x",
+        "!<hunter2> x: y",
+        "password hunter2\n  a: b: c",
+        "- hunter2",
+    ],
+)
+def test_a_file_of_another_kind_is_not_shown(tmp_path: Path, text: str) -> None:
+    """It may be a file of secrets, and the message may go into a log that everybody reads."""
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError) as error:
+        load(config=tmp_path / "c.yaml")
+    assert "hunter2" not in str(error.value)

@@ -35,7 +35,8 @@ Pool = Any
 Volume = Any
 
 _INSTALL = (
-    "scripts/setup vm, or: apt-get install libvirt-dev gcc pkg-config python3-dev && pip install 'bake[vm]'"
+    "scripts/setup vm, or: apt-get install libvirt-dev gcc pkg-config python3-dev && pip install '.[vm]' "
+    "in the source folder"
 )
 
 _URI = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"

@@ -1,0 +1,39 @@
+"""A wrong clock gives certificates that end too early. (Which clocks are refused: tests/hostile/catalogue.)"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from generator import RELEASED
+from generator.bake import bake
+from generator.host.store import Store
+from generator.spec import ClusterSpec
+
+
+def test_the_date_of_the_release_is_kept_up_to_date(tool: Callable[[str], str]) -> None:
+    """The older it is, the longer a clock may be behind unnoticed; certificates of `hardened` hold 90 days."""
+    words = [tool("git"), "-C", str(Path(__file__).parent), "log", "-1", "--format=%cI"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=False)
+    if shown.returncode:
+        pytest.skip("not in a git repository")
+    committed = datetime.fromisoformat(shown.stdout.strip())
+    assert RELEASED <= committed < RELEASED + timedelta(days=90), "set RELEASED in generator/__init__.py"
+
+
+def test_a_certificate_from_the_future_is_replaced_with_a_warning(now: datetime, tmp_path: Path) -> None:
+    """This clock is behind, or an earlier one was ahead: nobody can tell, so it is said."""
+    spec, store, lines = ClusterSpec(nodes=1), Store(tmp_path, "etcd"), list[str]()
+    bake(spec, store, now=now, report=lines.append)
+    bake(spec, store, now=now + timedelta(days=100), report=lines.append, renew=["etcd1"])
+    assert lines == []
+    before = (store.folder / "etcd1/user-data").read_bytes()
+    bake(spec, store, now=now + timedelta(days=1), report=lines.append)
+    (line,) = lines
+    assert line.startswith(f"warning: this machine's clock says {now + timedelta(days=1):%Y-%m-%d} 03:04 UTC")
+    assert f"begins on {now + timedelta(days=99):%Y-%m-%d}" in line
+    assert (store.folder / "etcd1/user-data").read_bytes() != before

@@ -1,0 +1,60 @@
+"""No node's folder has the name of something else in the cluster's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator import pki
+from generator.bake import bake, seal
+from generator.errors import UnsignedError
+from generator.host.store import Store
+from generator.plan import plan_cluster
+from generator.spec import read_spec
+from generator.values import FOLDER_NAMES, name, node_name
+
+NODES = [{"name": "a"}, {"name": "b"}]
+
+
+def is_node_name(text: str) -> bool:
+    try:
+        return node_name(text) == text
+    except ValueError:
+        return False
+
+
+def top_level(store: Store) -> set[str]:
+    return {path.name for path in store.folder.iterdir()} - {node["name"] for node in NODES}
+
+
+def test_nothing_in_a_baked_folder_has_a_name_that_a_node_may_have(now: datetime, tmp_path: Path) -> None:
+    """A cluster with everything: users, a CA for peers, a change of its CAs under way, sealed."""
+    auth = {"enabled": True, "users": [{"name": "app"}]}
+    spec, wrong = read_spec({"nodes": NODES, "auth": auth, "pki": {"peerCa": {"separate": True}}})
+    store = Store(tmp_path, "etcd")
+    bake(spec, store, now=now, report=print)
+    bake(spec, store, now=now, report=print, change=lambda found: found.advanced())
+    seal(store, plan_cluster(spec), now=now, report=print)
+    assert wrong == []
+    assert {"pki", "sealed", "identity", "ca-change", "cluster.yaml", "manifest.json"} <= top_level(store)
+    assert [name for name in top_level(store) if is_node_name(name)] == []
+
+
+def test_nor_in_one_that_waits_for_a_ca(plan: Callable[..., Any], now: datetime, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(pki.create_authority(plan(), now=now).cert_pem)
+    spec, wrong = read_spec({"nodes": NODES, "pki": {"ca": {"certificate": str(tmp_path / "ca.pem")}}})
+    store = Store(tmp_path / "out", "etcd")
+    with pytest.raises(UnsignedError):
+        bake(spec, store, now=now, report=print)
+    assert wrong == []
+    assert "requests" in top_level(store)
+    assert [name for name in top_level(store) if is_node_name(name)] == []
+
+
+def test_they_are_names_otherwise() -> None:
+    """Else nobody would have to reserve them; and a cluster may have them."""
+    assert all(name(reserved) for reserved in FOLDER_NAMES)
