@@ -199,6 +199,51 @@ def test_iptables_rules_have_one_jump(desk: Desk) -> None:
     assert "-I INPUT -j BAKE_ETCD" not in firewall(desk, "iptables")
 
 
+NFT = """case $1 in
+    list) [ ! -s "$DESK/chain" ] || cat "$DESK/chain"; [ -e "$DESK/chain" ] ;;
+    -f) cat >>"$DESK/ruleset" ;;
+esac
+"""
+OWN_CHAIN = [
+    "add chain inet filter bake_etcd",
+    "flush chain inet filter bake_etcd",
+    "add rule inet filter bake_etcd iif lo tcp dport 2379 accept",
+    "add rule inet filter bake_etcd iif lo tcp dport 2380 accept",
+    "add rule inet filter bake_etcd ip saddr 0.0.0.0/0 tcp dport 2379 accept",
+    "add rule inet filter bake_etcd ip6 saddr ::/0 tcp dport 2379 accept",
+    "add rule inet filter bake_etcd ip saddr 192.168.20.0/24 tcp dport 2380 accept",
+    "add rule inet filter bake_etcd tcp dport 2379 reject with tcp reset",
+    "add rule inet filter bake_etcd tcp dport 2380 reject with tcp reset",
+]
+
+
+@pytest.mark.parametrize(
+    ("chain", "before", "after"),
+    [
+        (
+            None,
+            [
+                "add table inet filter",
+                "add chain inet filter input { type filter hook input priority 0; policy accept; }",
+            ],
+            ["insert rule inet filter input jump bake_etcd"],
+        ),
+        ("chain input { policy drop; }", [], ["insert rule inet filter input jump bake_etcd"]),
+        ("chain input { jump bake_etcd }", [], []),
+    ],
+)
+def test_nftables_rules_are_one_transaction_and_end_with_a_reject(
+    desk: Desk, chain: str | None, before: list[str], after: list[str]
+) -> None:
+    if chain is not None:
+        (desk.root / "chain").write_text(chain)
+    desk.program("nft", f"#!/bin/sh\n{NFT}")
+    done = desk.run("etcd-firewall", BAKE_FIREWALL="nftables", **OPENINGS)
+    assert done.returncode == 0, done.stderr
+    ruleset = (desk.root / "ruleset").read_text().splitlines()
+    assert [" ".join(line.split()) for line in ruleset] == [*before, *OWN_CHAIN, *after]
+
+
 def test_an_unknown_firewall_is_an_error(desk: Desk) -> None:
     assert desk.run("etcd-firewall", BAKE_FIREWALL="pf", **OPENINGS).returncode == 1
 
@@ -297,6 +342,23 @@ def test_an_unfinished_first_boot_runs_every_module_again(desk: Desk, mark: str 
     assert done_mark.exists() is not again
     assert (desk.root / "run/bake/instance-id").read_text() == "iid-1\n"
     assert "phase=cloud-init" in (desk.root / "dev/console").read_text()
+
+
+def test_what_cloud_init_has_read_is_on_the_disk_before_anything_else(desk: Desk) -> None:
+    """A power cut after the note that it was read would leave a node without a configuration."""
+    desk.program("sync", '#!/bin/sh\nls "$DESK/run" "$DESK/dev" >>"$DESK/synced"\n')
+    boot(desk)
+    assert (desk.root / "synced").read_text().split() == [f"{desk.root}/dev:", f"{desk.root}/run:"], "all empty so far"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_nobody_looks_at_the_keys_while_cloud_init_writes_them(desk: Desk, there: bool) -> None:
+    pki = desk.root / "etc/etcd/pki"
+    if there:
+        pki.mkdir(parents=True)
+        pki.chmod(0o755)
+    boot(desk)
+    assert pki.stat().st_mode & 0o7777 == 0o700
 
 
 SEED = {"user-data": "#cloud-config", "bootstrap-permit": "etcd-1234\n"}

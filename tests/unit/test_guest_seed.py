@@ -19,6 +19,7 @@ from generator.authorities import Authorities
 from generator.bake import bake
 from generator.host.store import Store
 from generator.profile import load
+from tests.hostile.syscalls import parse
 
 GUEST = Path(__file__).parents[2] / "generator" / "guest"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,6 +43,7 @@ class Guest:
         self.write("/var/lib/cloud/seed/nocloud/user-data", self.seed("user-data"))
         self.write("/var/lib/cloud/data/result.json", "{}")
         self.write("/run/cloud-init/instance-data-sensitive.json", "secret")
+        self.write("/run/cloud-init/combined-cloud-config.json", "secret")
         (self.root / "var/lib/cloud/instance").symlink_to("instances/i")
 
     @property
@@ -73,10 +75,10 @@ class Guest:
     def forget(self, shell: list[str]) -> str:
         return self._run([*shell, str(GUEST / "forget-seed")]).stdout
 
-    def insert(self, node: str = "etcd1") -> subprocess.CompletedProcess[str]:
+    def insert(self, *watched_by: str, node: str = "etcd1") -> subprocess.CompletedProcess[str]:
         for name in ("meta-data", "user-data"):
             self.write(f"/run/bake/medium/{name}", self.seed(name, node))
-        return self._run([sys.executable, str(GUEST / "apply-seed")], check=False)
+        return self._run([*watched_by, sys.executable, str(GUEST / "apply-seed")], check=False)
 
     def _run(self, command: list[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
         env = dict(re.findall(r'^(\w+)="(.*)"$', (self.root / "etc/etcd/bake.env").read_text(), re.MULTILINE))
@@ -161,6 +163,26 @@ def test_new_certificates_take_the_place_of_the_old_ones(guest: Guest, shell: li
     assert guest.insert().stdout == ""
 
 
+def test_new_certificates_get_their_place_in_one_call_when_all_of_them_are_on_the_disk(
+    guest: Guest, shell: list[str], tool: Callable[[str], str], tmp_path: Path
+) -> None:
+    """etcd may read them at any moment; two renames would leave one without a folder."""
+    guest.forget(shell)
+    guest.bake()
+    log = tmp_path / "trace"
+    guest.insert(tool("strace"), "-qq", "-y", "-s0", "-o", str(log), "-e", "trace=%file,%desc,sync")
+    calls = parse("".join(f"1 {line}\n" for line in log.read_text().splitlines()))
+    places = (str(guest.pki), str(guest.pki.with_name("pki.new")))
+    (swap,) = (call for call in calls if "rename" in call.name and set(places) & set(call.paths))
+    assert (set(swap.paths), swap.failed) == (set(places), False)
+    assert "RENAME_EXCHANGE" in swap.arguments
+    begun = calls[: calls.index(swap)]
+    changes = [call for call in begun if call.creates or call.name in ("write", "fchmod", "chmod", "chown", "setxattr")]
+    syncs = [call for call in begun if call.name == "sync"]
+    assert begun.index(syncs[-1]) > begun.index([call for call in changes if "pki" in "".join(call.paths)][-1])
+    assert "sync" in [call.name for call in calls[calls.index(swap) :]]
+
+
 def test_another_ca_is_taken_and_etcd_restarted_for_it(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     guest.bake()
@@ -228,7 +250,7 @@ def test_while_it_boots_a_node_starts_anew_for_other_settings(guest: Guest, shel
 def test_the_seed_of_another_node_is_none(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     before = guest.certificates()
-    done = guest.insert("etcd2")
+    done = guest.insert(node="etcd2")
     assert done.returncode == 1
     assert "another node's" in done.stdout
     assert guest.off.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -108,7 +109,7 @@ def row(number: int, name: str, url: str, *, learner: bool = False) -> dict[str,
     """A member as etcdctl's JSON has it: what is empty or false is left out."""
     entry: dict[str, object] = {"ID": number, "peerURLs": [url]}
     if name:
-        entry |= {"name": name, "clientURLs": [url[:-1] + "9"]}
+        entry |= {"name": name, "clientURLs": [url[:-2] + "79"]}
     return entry | ({"isLearner": True} if learner else {})
 
 
@@ -450,6 +451,120 @@ def test_a_record_is_one_line_whatever_etcdctl_says(desk: Desk) -> None:
     desk.answer("add", error='x "quoted" \\"twice\\"')
     (line,) = (line for line in desk.run("etcd-join").stdout.splitlines() if "refuses" in line)
     assert line.count('"') == 2
+
+
+# ── a restart, and users ─────────────────────────────────────────────────────────────────────
+
+
+def third(desk: Desk) -> dict[str, object]:
+    return row(0xC3, "etcd3", re.sub(r"[0-9]+:", "99:", desk.other.plan.peer_url))
+
+
+@pytest.fixture
+def third_member(desk: Desk) -> Iterator[None]:
+    """Something listens at etcd3's client port too."""
+    host = str(third(desk)["clientURLs"]).split("//")[1].split(":")[0]
+    with socket.create_server((host, 2379)):
+        yield
+
+
+@pytest.mark.usefixtures("member")
+def test_a_restart_waits_until_the_others_are_a_quorum(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first(), desk.me(), third(desk)))  # etcd3's port is closed
+    desk.answer("health", "healthy")
+    said = desk.watch("etcd-restart")
+    assert said.count('phase=waiting detail="to restart etcd, until the other members are a quorum without it"') == 1
+
+
+@pytest.mark.usefixtures("member", "third_member")
+def test_a_restart_goes_on_when_the_others_are_a_quorum(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first(), desk.me(), third(desk)))
+    desk.answer("health", "healthy")
+    done = desk.run("etcd-restart")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert sum(call.startswith("endpoint health") for call in desk.calls) == 2, "the others, and not this one"
+
+
+@pytest.mark.usefixtures("member", "third_member")
+def test_a_restart_waits_for_members_that_answer_without_a_quorum(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first(), desk.me(), third(desk)))
+    desk.answer("health", error="unhealthy")
+    desk.answer("health", error="unhealthy")
+    desk.answer("health")
+    done = desk.run("etcd-restart")
+    assert done.returncode == 0
+    assert done.stdout.count("phase=waiting") == 1
+
+
+@pytest.mark.usefixtures("member")
+@pytest.mark.parametrize("case", ["no quorum", "two voters", "a learner beside"])
+def test_a_restart_takes_no_quorum_that_is_not_there(desk: Desk, case: str) -> None:
+    """With two voters a restart always interrupts the cluster, so a wait would never end. A learner does not count."""
+    if case == "no quorum":
+        desk.answer("list", error="context deadline exceeded")
+    else:
+        more = [third(desk) | {"isLearner": True}] if case == "a learner beside" else []
+        desk.answer("list", listing(desk.first(), desk.me(), *more))
+    desk.answer("health", error="unhealthy")
+    assert desk.run("etcd-restart").returncode == 0
+
+
+STATED = {"users": {"root": ["root"], "app": ["app", "more"]}, "roles": {"app": [["--prefix=true", "read", "/app/"]]}}
+
+
+@pytest.fixture
+def auth(desk: Desk) -> Desk:
+    """A seed with users, and a cluster that has none."""
+    (desk.root / "auth.json").write_text(json.dumps(STATED))
+    desk.env["BAKE_AUTH"] = str(desk.root / "auth.json")
+    for verb in ("role", "user"):
+        desk.answer(verb, {"header": {}})
+    desk.answer("auth", "Authentication Enabled")
+    return desk
+
+
+def test_auth_is_switched_on_when_every_user_is_there(auth: Desk) -> None:
+    done = auth.run("etcd-auth")
+    assert (done.returncode, "auth is on" in done.stdout) == (0, True), done.stderr
+    deeds = [call for call in auth.calls if "list" not in call and not call.startswith("get")]
+    digest = hashlib.sha256((auth.root / "auth.json").read_bytes()).hexdigest()
+    assert deeds == [
+        "role add app",
+        "role grant-permission --prefix=true -- app read /app/",
+        "user add root --no-password",
+        "user grant-role root root",
+        "user add app --no-password",
+        "user grant-role app app",
+        "user grant-role app more",
+        "auth enable",
+        f"put bake/auth {digest}",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["role", "user"])
+@pytest.mark.parametrize("number", [2, 3])
+def test_auth_is_not_switched_on_while_a_user_or_role_is_missing(auth: Desk, verb: str, number: int) -> None:
+    for _ in range(number - 2):
+        auth.answer(verb)
+    auth.answer(verb, error="etcdserver: request timed out")
+    assert "users and roles are not set up: etcdserver: request timed out" in auth.watch("etcd-auth")
+    assert not any(call.startswith(("auth", "put")) for call in auth.calls)
+
+
+def test_what_was_made_for_this_seed_is_left_alone(auth: Desk) -> None:
+    """The operator may have taken a role from a user since; auth itself is switched on again."""
+    auth.answers["get"] = 0
+    auth.answer("get", hashlib.sha256((auth.root / "auth.json").read_bytes()).hexdigest())
+    assert auth.run("etcd-auth").returncode == 0
+    assert [call for call in auth.calls if not call.startswith("get")] == ["auth enable"]
+
+
+def test_users_that_are_there_are_not_added(auth: Desk) -> None:
+    auth.answers |= {"role": 0, "user": 0}
+    auth.answer("role", {"roles": ["app"]})
+    auth.answer("user", {"users": ["root"]})
+    assert auth.run("etcd-auth").returncode == 0
+    assert [call for call in auth.calls if " add " in call] == ["user add app --no-password"]
 
 
 def test_the_programs_begin_with_the_systems_python_and_nobodys_settings() -> None:

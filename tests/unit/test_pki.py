@@ -141,6 +141,16 @@ def test_the_operators_certificate_names_no_node(plan: Plan, authority: Credenti
         extension(client, x509.SubjectAlternativeName)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_users_certificate_is_a_clients_and_no_servers(
+    plan: Plan, authority: Credential, now: datetime, kept: bool
+) -> None:
+    """With serverAuth, an application could pass itself off as a member; an old one that has it is replaced."""
+    found = next(pki.issue_nodes(plan(), authority, now=now))[Role.PEER] if kept else None
+    user = pki.issue_client(plan(), authority, now=now, user="app1", kept=found)
+    assert set(extension(user, x509.ExtendedKeyUsage).value) == {Usage.CLIENT_AUTH}
+
+
 def test_single_label_names_are_there_when_asked_for(
     plan: Plan, authority: Credential, now: datetime
 ) -> None:

@@ -40,12 +40,14 @@ class Node:
         self.state = State.RUNNING
         self.stuck = False
         self.restarting = False
+        self.keeps_its_cas = False  # it has new files, and etcd was not restarted for them
         self.trusted: list[x509.Certificate] = []
         self.leaf = b""
 
     def apply(self, cluster: Cluster, name: str) -> None:
         files = seed.written_files((cluster.store.folder / name / "user-data").read_bytes(), where="")
-        self.trusted = x509.load_pem_x509_certificates(files["/etc/etcd/pki/etcd-ca.pem"])
+        if not self.keeps_its_cas:
+            self.trusted = x509.load_pem_x509_certificates(files["/etc/etcd/pki/etcd-ca.pem"])
         self.leaf = files["/etc/etcd/pki/etcd-server.pem"]
 
     def trusts(self, pem: bytes) -> bool:
@@ -167,6 +169,21 @@ def test_an_etcd_that_is_being_restarted_has_shown_nothing(
     assert rotate(cluster, now)[0] is None
 
 
+def test_a_node_that_still_lets_the_old_ca_in_keeps_the_last_phase_open(
+    cluster: Cluster, rack: Rack, now: datetime
+) -> None:
+    """Its files are new, and a client of the new CA is served: only a client of the old one shows it."""
+    while load_phase(cluster.store) is not Phase.DROP:
+        rotate(cluster, now, connection=None)
+        for name, node in rack.nodes.items():
+            node.keeps_its_cas = load_phase(cluster.store) is Phase.DROP and name == "etcd2"
+            node.apply(cluster, name)
+    assert rotate(cluster, now, connection=None) == (Phase.DROP, Delivery(done=("etcd1", "etcd3"), by_hand=("etcd2",)))
+    rack.nodes["etcd2"].keeps_its_cas = False
+    rack.nodes["etcd2"].apply(cluster, "etcd2")
+    assert rotate(cluster, now, connection=None)[0] is None
+
+
 def test_a_node_that_is_off_is_waited_for(cluster: Cluster, rack: Rack, now: datetime) -> None:
     rack.nodes["etcd3"].state = State.STOPPED
     found = rotate(cluster, now)
@@ -228,6 +245,8 @@ def test_a_ca_that_has_ended_is_left_at_once(cluster: Cluster, rack: Rack, now: 
     for name, node in rack.nodes.items():
         node.apply(cluster, name)
     assert rotate(cluster, late)[0] is None
+    for node in rack.nodes.values():  # a client of the ended CA is let in by nobody: new certificates show the phase
+        assert [one.fingerprint(pki.inspection.SHA256()).hex() for one in node.trusted] == authority(cluster)
     assert bake(cluster.plan.spec, cluster.store, now=late, report=print).changed == ()
 
 

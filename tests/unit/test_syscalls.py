@@ -106,3 +106,25 @@ def test_would_notice(tmp_path: Path, tool: Callable[[str], str], monkeypatch: p
         test_every_file_is_new_and_its_owners_alone_from_the_first_byte((work, calls))
     with pytest.raises(AssertionError):
         test_nothing_is_written_anywhere_else((work / "elsewhere", calls))
+
+
+def test_the_new_folder_gets_its_name_in_one_call_when_all_of_it_is_on_the_disk(run: tuple[Path, list[Call]]) -> None:
+    """Two renames would leave a moment without a folder; an unsynced file would be empty after a power cut."""
+    work, calls = run
+    renames = [call for call in calls if "rename" in call.name and str(work / "out/etcd") in call.paths]
+    (swap,) = renames
+    assert not swap.failed
+    begun = calls[: calls.index(swap)]
+    manifest = str(work / "out/etcd/manifest.json")
+    replaces = any(call.name == "openat" and not call.failed and manifest in call.paths for call in begun)
+    assert ("RENAME_EXCHANGE" in swap.arguments) is replaces
+    syncs = [place for place, call in enumerate(begun) if call.name == "syncfs" and not call.failed]
+    changes = [
+        place
+        for place, call in enumerate(begun)
+        if (call.name in ("write", "link", "linkat", "mkdir", "fchmod") or call.creates)
+        and any(Path(path).is_relative_to(work / "out") for path in call.paths)
+    ]
+    assert syncs[-1] > changes[-1]
+    after = [call.name for call in calls[calls.index(swap) :] if str(work / "out") in call.paths]
+    assert "fsync" in after

@@ -1,0 +1,226 @@
+"""What nodes say to one another before there is an etcd: who gets an answer, and whose answer counts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.assembly.miniature import GUEST, Miniature, Node, Tools, bake_miniature
+
+sys.path.insert(0, str(GUEST))
+
+import peers
+from membership import Member, Planned
+
+sys.path.pop(0)
+
+PERMIT = "etcd-0123"
+_numbers = count(1)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Miniature:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return bake_miniature(tmp_path, f"127.{180 + worker}.{next(_numbers)}.0/24", 3, Tools(bin_dir=tmp_path))
+
+
+@pytest.fixture
+def act_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Node], None]:
+    """From now on this process has the settings and the certificates of that node."""
+
+    def act(node: Node) -> None:
+        for name, value in node.environment().items():
+            monkeypatch.setenv(name, value)
+
+    return act
+
+
+def planned(node: Node) -> Planned:
+    return Planned(node.plan.name, node.plan.peer_url, node.plan.client_url)
+
+
+class Server:
+    """Says one text to everybody, at the address of a node, with the certificate of a node."""
+
+    def __init__(self, at: str, tls: ssl.SSLContext, body: str, status: str = "200 OK") -> None:
+        self.answer = f"HTTP/1.0 {status}\r\n\r\n{body}".encode()
+        self.tls, self.listener = tls, socket.create_server(peers.address_of(at))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                plain, _ = self.listener.accept()
+            except OSError:
+                return
+            with plain, suppress(OSError), self.tls.wrap_socket(plain, server_side=True) as connection:
+                connection.recv(4096)
+                connection.sendall(self.answer)
+
+    def stop(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+@pytest.fixture
+def serve(act_as: Callable[[Node], None]) -> Iterator[Callable[..., None]]:
+    """`serve(url, node, body)`: something at a URL that has the certificates of a node."""
+    servers: list[Server] = []
+
+    def start(url: str, node: Node, body: str, status: str = "200 OK", kind: str = "ETCD_PEER") -> None:
+        act_as(node)
+        if kind == "ETCD":  # etcd's client port
+            pki = node.root / "etc/etcd/pki"
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(pki / "etcd-server.pem", pki / "etcd-server.key")
+        else:
+            tls = peers.context(kind, server=True)
+        servers.append(Server(url, tls, body, status))
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def ask(url: str, tls: ssl.SSLContext) -> str:
+    """What is said at the URL to one with these certificates; "" for one that is refused. Waits until it is open."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            return peers.get(url, peers.EMPTY, tls)
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        except OSError:
+            return ""
+    raise AssertionError(f"nothing listens at {url}")
+
+
+# ── who gets an answer ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def attendant(cluster: Miniature, act_as: Callable[[Node], None]) -> Node:
+    """Node etcd2, which says that its disk is empty."""
+    node = cluster.nodes[1]
+    act_as(node)
+    peers.Attendant(planned(node), PERMIT).start()
+    return node
+
+
+def test_a_peer_is_told_that_the_disk_is_empty(
+    cluster: Miniature, attendant: Node, act_as: Callable[[Node], None]
+) -> None:
+    act_as(cluster.nodes[0])
+    assert ask(attendant.plan.peer_url, peers.context("ETCD_PEER")) == f"etcd2 {PERMIT}\n"
+    with pytest.raises(OSError, match="another answer than 200"):
+        peers.get(attendant.plan.peer_url, "/", peers.context("ETCD_PEER"))
+
+
+def test_a_client_without_a_certificate_is_told_nothing(
+    cluster: Miniature, attendant: Node, act_as: Callable[[Node], None]
+) -> None:
+    bare = ssl.create_default_context(cafile=str(cluster.nodes[0].root / "etc/etcd/pki/etcd-ca.pem"))
+    assert ask(attendant.plan.peer_url, bare) == ""
+    act_as(cluster.nodes[0])
+    assert ask(attendant.plan.peer_url, peers.context("ETCD_PEER")), "the same with a certificate"
+
+
+def test_a_client_of_another_ca_is_told_nothing(
+    cluster: Miniature, attendant: Node, act_as: Callable[[Node], None], tmp_path: Path
+) -> None:
+    foreign = bake_miniature(tmp_path / "foreign", "127.179.1.0/24", 1, Tools(bin_dir=tmp_path)).nodes[0]
+    act_as(foreign)
+    stranger = peers.context("ETCD_PEER")
+    stranger.load_verify_locations(cluster.nodes[0].root / "etc/etcd/pki/etcd-ca.pem")
+    assert ask(attendant.plan.peer_url, stranger) == ""
+
+
+# ── whose answer counts ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_empty_node_counts(cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None]) -> None:
+    first, second, third = cluster.nodes
+    serve(second.plan.peer_url, second, f"etcd2 {PERMIT}\n")
+    act_as(first)
+    assert peers.empty([planned(second), planned(third)], PERMIT) == [planned(second)]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (f"etcd3 {PERMIT}\n", "200 OK"),  # another node's, though it has this one's certificate
+        ("etcd2 prod-0123\n", "200 OK"),  # another cluster's
+        ("etcd2 \n", "200 OK"),
+        ("", "200 OK"),
+        (f"etcd2 {PERMIT}\n", "404 Not Found"),
+    ],
+)
+def test_another_statement_does_not_count(
+    cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None], body: str, status: str
+) -> None:
+    first, second, _ = cluster.nodes
+    serve(second.plan.peer_url, second, body, status)
+    act_as(first)
+    assert peers.empty([planned(second)], PERMIT) == []
+
+
+def test_the_certificate_must_name_the_address_that_was_asked(
+    cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None]
+) -> None:
+    first, second, third = cluster.nodes
+    serve(second.plan.peer_url, third, f"etcd2 {PERMIT}\n")
+    act_as(first)
+    assert peers.empty([planned(second)], PERMIT) == []
+    with pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"):
+        peers.get(second.plan.peer_url, peers.EMPTY, peers.context("ETCD_PEER"))
+
+
+# ── "that member is connected with me" ──────────────────────────────────────────────────────────────────────
+
+UP = 'etcd_network_active_peers{Local="a1",Remote="b2"} 1\n'
+DOWN = 'etcd_network_active_peers{Local="a1",Remote="b2"} 0\n'
+OTHER = 'etcd_network_active_peers{Local="a1",Remote="c3"} 1\netcd_network_peer_sent_bytes_total{To="b2"} 7\n'
+
+
+def member(node: Node, number: str) -> Member:
+    return Member(number, node.plan.name, (node.plan.peer_url,), (node.plan.client_url,), is_learner=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "third", "expected"),
+    [
+        (UP, None, True),
+        (DOWN + UP, None, True),
+        (DOWN, UP, True),
+        (DOWN, None, False),
+        (OTHER, None, False),
+        ("", None, False),
+        (DOWN, OTHER, False),
+        (None, None, True),  # nobody can tell
+    ],
+)
+def test_a_member_is_connected_while_one_voter_says_so(
+    cluster: Miniature,
+    serve: Callable[..., None],
+    act_as: Callable[[Node], None],
+    first: str | None,
+    third: str | None,
+    expected: bool,
+) -> None:
+    nodes = cluster.nodes
+    for node, metrics in ((nodes[0], first), (nodes[2], third)):
+        if metrics is not None:
+            serve(node.plan.client_url, node, metrics, kind="ETCD")
+    act_as(nodes[1])
+    voters = [member(nodes[0], "a1"), member(nodes[2], "c3")]
+    assert peers.is_connected(voters, member(nodes[1], "b2")) is expected
