@@ -27,7 +27,7 @@ def test_a_second_node_joins_after_the_first_was_restarted(bake_in_lab: Run, con
 
     assert time.monotonic() - start < 60
     assert "warning: the peer firewall of etcd1 is the one of an earlier plan and refuses etcd2" in told
-    assert "etcd2 were not booted" in told
+    assert "not booted: etcd2; restart etcd1 first" in told
     assert [domain.name() for domain in connection.listAllDomains()] == ["grow-etcd1"]
 
     connection.lookupByName("grow-etcd1").shutdown()
