@@ -31,7 +31,7 @@ def raise_refusal(refusal: Refusal | None) -> None:
         return
     first = refusal.by[0].domain
     raise UnhealthyError(
-        f"{_names(refusal.joining)} were not booted: {_names(refusal.by)} must be restarted first, to let them in",
+        f"not booted: {_names(refusal.joining)}; restart {_names(refusal.by)} first, whose firewall refuses them",
         hint=f"`bake down`, then `bake up`; or without an outage, one node after the other: `virsh shutdown {first}`, "
         "then `bake up`",
     )

@@ -30,8 +30,8 @@ from generator.options import cluster_options, spec_options, up_options
 def up(**options: Any) -> None:
     """Bake, boot under libvirt, wait until every member votes, and verify.
 
-    Running it again completes what is missing and changes no more. Nodes that were added to a running cluster are booted
-    once the running nodes were restarted, as these refuse them until then: exit code 3 names the nodes to restart.
+    Running it again completes what is missing and changes no more. Running nodes refuse a node that was added to the
+    cluster later, until they are restarted: then bake does not boot it, and ends with 3 and the nodes to restart.
 
     \b
     Examples:

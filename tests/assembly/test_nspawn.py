@@ -257,6 +257,8 @@ def test_a_settled_node_reports_each_boot_first_and_which_seed_it_has_taken(lab:
     before = lab.phases("etcd3")
 
     lab.shell("etcd3", "systemctl reboot", check=False)
+    wait_until_off(lab, "etcd3")
+    lab.start("etcd3")
     lab.wait_for("settled", "etcd3", times=before.count("settled") + 1)
 
     after = lab.phases("etcd3")[len(before) :]

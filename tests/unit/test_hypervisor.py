@@ -450,7 +450,7 @@ def test_up_boots_no_node_that_the_running_ones_refuse_and_ends_at_once(
     done = libvirt_up(4)
     assert done.code == 3
     warning = "warning: the peer firewall of etcd1, etcd2 is the one of an earlier plan and refuses etcd3, etcd4"
-    error = "error: etcd3, etcd4 were not booted: etcd1, etcd2 must be restarted first"
+    error = "error: not booted: etcd3, etcd4; restart etcd1, etcd2 first"
     assert done.err.index(warning) < done.err.index("etcd1: is running") < done.err.index(error)
     assert "virsh shutdown etcd-etcd1" in done.err
     running = {domain.name() for domain in driver.listAllDomains()} - {"test"}

@@ -1,0 +1,39 @@
+"""A running cluster gets another node: the running one refuses it until it was restarted, and `bake up` says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.conftest import Lab, Run, command_line
+
+
+@pytest.fixture
+def bake_in_lab(lab: Lab, tmp_path: Path) -> Iterator[Run]:
+    run = command_line(lab, "grow", tmp_path / "out")
+    yield run
+    run("destroy")
+
+
+def test_a_second_node_joins_after_the_first_was_restarted(bake_in_lab: Run, connection: Any) -> None:
+    bake_in_lab("up", "--nodes", 1, "--wait", 600)
+    start = time.monotonic()
+
+    told = bake_in_lab("up", "--nodes", 2, "--wait", 600, code=3).stderr
+
+    assert time.monotonic() - start < 60
+    assert "warning: the peer firewall of etcd1 is the one of an earlier plan and refuses etcd2" in told
+    assert "not booted: etcd2; restart etcd1 first" in told
+    assert [domain.name() for domain in connection.listAllDomains()] == ["grow-etcd1"]
+
+    connection.lookupByName("grow-etcd1").shutdown()
+    while connection.lookupByName("grow-etcd1").isActive():
+        time.sleep(0.2)
+    told = bake_in_lab("up", "--nodes", 2, "--wait", 600).stderr
+
+    assert "etcd2: settled" in told
+    assert "refuses" not in told
