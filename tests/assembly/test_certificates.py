@@ -208,7 +208,7 @@ def findings(sslyze: str, cluster: Miniature, port: int) -> list[str]:
     pki = node.root / "etc/etcd/pki"
     words = [sslyze, "--mozilla_config=modern", "--certinfo_ca_file", pki / "etcd-ca.pem"]
     words += ["--cert", pki / "etcd-peer.pem", "--key", pki / "etcd-peer.key", f"{node.plan.address}:{port}"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
     _, heading, verdict = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")
     assert heading, done.stdout + done.stderr
     print(verdict)
