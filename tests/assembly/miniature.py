@@ -284,9 +284,9 @@ class Miniature:
             node.kill()
 
     def etcdctl(self, node: Node, *words: str, check: bool = True) -> str:
-        limits = {"ETCDCTL_DIAL_TIMEOUT": "10s", "ETCDCTL_COMMAND_TIMEOUT": "20s"}  # four times etcdctl's own
-        env = node.environment("etc/etcd/bake.env") | limits
-        command = [str(self.tools.bin_dir / "etcdctl"), "--endpoints", node.plan.client_url, *words]
+        env = node.environment("etc/etcd/bake.env")
+        limits = ("--dial-timeout=10s", "--command-timeout=20s")  # four times its own; `words` may say others
+        command = [str(self.tools.bin_dir / "etcdctl"), *limits, "--endpoints", node.plan.client_url, *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30 * PATIENCE)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout + done.stderr
