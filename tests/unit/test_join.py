@@ -308,6 +308,8 @@ def test_it_starts_none_before_every_other_node_says_that_it_is_empty(desk: Desk
     with ExitStack() as stack:
         process = stack.enter_context(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         stack.callback(process.kill)
+        assert process.stdout is not None
+        assert any("etcd2 must say that none is on its disk" in line for line in process.stdout), "it waits"
         time.sleep(0.7)
         assert process.poll() is None
         stack.enter_context(desk.node.waiting_empty())
