@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from generator import RELEASED
 from generator.plan import ClusterPlan, plan_cluster
 from generator.spec import read_spec
 
 # No deadlines, for machines are slow at times; in CI the same examples every time, elsewhere new ones.
-settings.register_profile("bake", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile(
+    "bake", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("bake")
 TIERS = ("etcd", "nspawn", "vm")  # the dearer, the later
 

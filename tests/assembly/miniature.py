@@ -36,6 +36,7 @@ from generator.spec import ClusterSpec, EtcdSpec, JoinMode, NetworkSpec, PkiSpec
 GUEST = Path(__file__).parents[2] / "generator" / "guest"
 Process = subprocess.Popen[Any]
 RESTART_DELAY = 0.2  # the unit's RestartSec, scaled to loopback
+PATIENCE = 6  # how much longer than on a quiet machine a wait may take: time limits are not what the tests are about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +138,9 @@ class Node:
                     if process.poll() is None:
                         os.killpg(process.pid, signum)
         if self._thread:
-            self._thread.join(10)
+            self._thread.join(10 * PATIENCE)
         for process in self._processes:
-            process.wait(10)
+            process.wait(10 * PATIENCE)
         self._processes.clear()
 
     def cut_power(self) -> None:
@@ -159,7 +160,7 @@ class Node:
     def join_only(self) -> None:
         """etcd-join to its end, and no etcd after it."""
         subprocess.run(
-            self.hook("etcd-join"), env=self.environment(), check=True, timeout=30, capture_output=True
+            self.hook("etcd-join"), env=self.environment(), check=True, timeout=30 * PATIENCE, capture_output=True
         )
 
     def running(self) -> bool:
@@ -284,13 +285,25 @@ class Miniature:
 
     def etcdctl(self, node: Node, *words: str, check: bool = True) -> str:
         env = node.environment("etc/etcd/bake.env")
-        command = [str(self.tools.bin_dir / "etcdctl"), "--endpoints", node.plan.client_url, *words]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+        limits = ("--dial-timeout=10s", "--command-timeout=20s")  # four times its own; `words` may say others
+        command = [str(self.tools.bin_dir / "etcdctl"), *limits, "--endpoints", node.plan.client_url, *words]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30 * PATIENCE)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout + done.stderr
 
     def members(self, node: Node) -> list[dict[str, Any]]:
-        """As that node sees them; empty while it does not answer."""
+        """As that node sees them, as soon as it answers."""
+        found: list[dict[str, Any]] = []
+
+        def answers() -> bool:
+            found[:] = self.members_now(node)
+            return bool(found)
+
+        self.wait(answers, 20, f"{node.plan.name} lists the members")
+        return found
+
+    def members_now(self, node: Node) -> list[dict[str, Any]]:
+        """Empty if it does not answer within two seconds."""
         answer = self.etcdctl(node, "--command-timeout=2s", "member", "list", "-w", "json", check=False)
         found: list[dict[str, Any]] = [] if "Error:" in answer else json.loads(answer)["members"]
         return found
@@ -303,10 +316,10 @@ class Miniature:
         return {json.loads(answer)[0]["Status"]["header"]["cluster_id"] for answer in answers}
 
     def wait(self, condition: Callable[[], object], seconds: float, what: str) -> float:
-        """Seconds since the start at which the condition held."""
-        deadline = time.monotonic() + seconds
+        """Seconds since the start at which the condition held. `seconds`: what a quiet machine takes at most."""
+        deadline = time.monotonic() + seconds * PATIENCE
         while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{self.nodes}"
+            assert time.monotonic() < deadline, f"not within {seconds * PATIENCE} s: {what}\n{self.nodes}"
             time.sleep(0.05)
         return time.monotonic() - self.started
 

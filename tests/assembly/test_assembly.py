@@ -13,16 +13,12 @@ pytestmark = pytest.mark.etcd
 ClusterOf = Callable[..., Miniature]
 
 
-def test_three_nodes_started_at_once_all_vote_within_eight_seconds(
-    cluster_of: ClusterOf, record_property: Callable[[str, object], None]
-) -> None:
+def test_three_nodes_started_at_once_all_vote(cluster_of: ClusterOf) -> None:
+    """How long it takes is a figure of scripts/bench: `loopback`."""
     cluster = cluster_of(3)
     cluster.start()
-    took = cluster.wait_all_voting(30)
-    record_property("seconds", round(took, 1))
-    print(f"three nodes: {took:.1f} s")
+    print(f"three nodes: {cluster.wait_all_voting(30):.1f} s")
     assert len(cluster.cluster_ids()) == 1
-    assert took <= 8
 
 
 def test_five_and_seven_nodes_started_at_once_all_vote(cluster_of: ClusterOf) -> None:

@@ -141,7 +141,7 @@ def test_a_stranger_changes_nothing_about_members_and_users(three: Miniature) ->
         ("user", "add", "me", "--no-password"), ("auth", "disable"), ("snapshot", "save", str(three.root / "snapshot")),
         ("defrag",),
     ):  # fmt: skip
-        done = subprocess.run([*command, *words], env=own, capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*command, *words], env=own, capture_output=True, text=True, timeout=180)
         assert done.returncode != 0
         assert "user name not found" in done.stderr or DENIED in done.stderr or "auth: user not found" in done.stderr
     assert auth_of(three, node) == ALL
@@ -153,7 +153,7 @@ def test_the_json_gateway_serves_nobody(three: Miniature) -> None:
     node = three.nodes[0]
     for files in (files_of(three, "nobody"), files_of(three, "app1"), operator(three)):
         tls = operator_context(files)
-        connection = HTTPSConnection(str(node.plan.address), 2379, context=tls, timeout=10)
+        connection = HTTPSConnection(str(node.plan.address), 2379, context=tls, timeout=60)
         connection.request("POST", "/v3/kv/range", '{"key": "AA==", "range_end": "AA=="}')
         answer = connection.getresponse()
         refusal = "CommonName of client sending a request against gateway will be ignored"
@@ -239,7 +239,7 @@ def alone(cluster_of: ClusterOf) -> Miniature:
 
 def set_up(node: Node, etcdctl: Path | None = None) -> int:
     env = node.environment("etc/etcd/bake.env") | ({"BAKE_ETCDCTL": str(etcdctl)} if etcdctl else {})
-    return subprocess.run(node.hook("etcd-auth"), env=env, timeout=60, capture_output=True).returncode
+    return subprocess.run(node.hook("etcd-auth"), env=env, timeout=180, capture_output=True).returncode
 
 
 def undo(cluster: Miniature, *users: str) -> None:
@@ -284,7 +284,7 @@ def test_two_nodes_may_set_up_at_the_same_time(cluster_of: ClusterOf) -> None:
     command = [sys.executable, "-EsS", str(GUEST / "etcd-auth")]
     for _ in range(3):
         running = [subprocess.Popen(command, env=env | {"BAKE_AUTH": env["BAKE_LATER"]}) for env in envs]
-        assert [process.wait(60) for process in running] == [0, 0, 0]
+        assert [process.wait(180) for process in running] == [0, 0, 0]
         assert auth_of(cluster, cluster.nodes[0]) == ALL
         undo(cluster, *ALL["users"])
 

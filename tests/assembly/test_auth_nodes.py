@@ -18,7 +18,7 @@ from generator.host.store import Store
 from generator.profile import load
 from generator.spec import ClusterSpec
 from tests.assembly.nspawn_lab import OUR_UNITS, NspawnLab, strict_units
-from tests.assembly.test_nspawn import bake_in_lab, served, writing
+from tests.assembly.test_nspawn import bake_in_lab, healthy, served, writing
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -67,7 +67,7 @@ def etcdctl(lab: NspawnLab, client: str, *words: str) -> subprocess.CompletedPro
 
 def verified(lab: NspawnLab) -> str:
     """What the check `auth` says; all others must be passed too."""
-    result = bake_in_lab(lab, "verify")
+    result = healthy(lab)
     assert result.returncode == 0, result.stdout + result.stderr
     return next(line for line in (result.stdout + result.stderr).splitlines() if line.startswith("auth "))
 
@@ -80,7 +80,7 @@ def test_a_cluster_with_auth_verifies_and_shows_its_status(lab: NspawnLab) -> No
 
 def test_the_audit_passes_every_control(lab: NspawnLab) -> None:
     lab.wait_for_reports()
-    result = bake_in_lab(lab, "audit")
+    result = healthy(lab, "audit")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -114,7 +114,7 @@ def test_a_node_that_lost_its_disk_comes_back(lab: NspawnLab) -> None:
     lab.wait_for("settled", "etcd2", times=voted + 1, timeout=180)
     verified(lab)
     lab.wait_for_reports()
-    assert bake_in_lab(lab, "audit").returncode == 0
+    assert healthy(lab, "audit").returncode == 0
 
 
 def test_new_certificates_take_effect_without_a_failed_write_of_a_user(lab: NspawnLab, spec: ClusterSpec) -> None:
@@ -128,7 +128,7 @@ def test_new_certificates_take_effect_without_a_failed_write_of_a_user(lab: Nspa
             lab.shell("etcd3", "systemctl start apply-seed")
         done, failed = end()
     print(f"{done} writes meanwhile")
-    assert (done > 30, failed) == (True, 0)
+    assert (done >= 3, failed) == (True, 0)
     assert {node for node in NODES if served(lab, node) != before[node]} == {"etcd3"}
     lab.shell("etcd3", "systemctl start etcd-report")  # with the new certificate, as the same user
     verified(lab)

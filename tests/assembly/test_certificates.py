@@ -55,7 +55,7 @@ def served_as(address: IPv4Address, target: Node, context: ssl.SSLContext) -> bo
     place = str(target.plan.address), 2380
     try:
         with (
-            socket.create_connection(place, 3, source_address=(str(address), 0)) as plain,
+            socket.create_connection(place, 30, source_address=(str(address), 0)) as plain,
             context.wrap_socket(plain) as stream,
         ):
             stream.sendall(b"GET /members HTTP/1.0\r\n\r\n")
@@ -83,7 +83,7 @@ def test_with_a_ca_of_their_own_peers_and_clients_are_strangers_to_one_another(c
     first = cluster.nodes[0]
     ports = {Role.CLIENT: 2379, Role.SERVER: 2379, Role.PEER: 2380}
     replies = {
-        (role, port): knock(str(first.plan.address), port, stranger_context(pair_of(first, role))).reply
+        (role, port): knock(str(first.plan.address), port, stranger_context(pair_of(first, role)), timeout=30).reply
         for role in ports
         for port in (2379, 2380)
     }
@@ -146,7 +146,7 @@ def test_every_bad_client_is_refused_on_both_ports(cluster_of: ClusterOf) -> Non
     address = str(cluster.nodes[0].plan.address)
 
     def replies(context: ssl.SSLContext | None) -> list[Reply]:
-        return [knock(address, port, context).reply for port in (2379, 2380)]
+        return [knock(address, port, context, timeout=30).reply for port in (2379, 2380)]
 
     assert replies(stranger_context(forged(cluster.authority))) == [Reply.SERVED, Reply.SERVED], "a good one"
     found = {name: replies(make(cluster)) for name, make in BAD_CLIENTS.items()}
@@ -156,7 +156,7 @@ def test_every_bad_client_is_refused_on_both_ports(cluster_of: ClusterOf) -> Non
 def test_it_is_the_cas_constraints_that_keep_outside_addresses_out(cluster_of: ClusterOf) -> None:
     cluster = started(cluster_of(1, pki=PkiSpec(extensions=Extensions.DOCUMENT)))
     context = stranger_context(forged(cluster.authority, address="10.9.9.9"))
-    assert knock(str(cluster.nodes[0].plan.address), 2379, context).reply is Reply.SERVED
+    assert knock(str(cluster.nodes[0].plan.address), 2379, context, timeout=30).reply is Reply.SERVED
 
 
 # ── other CAs ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,7 +208,7 @@ def findings(sslyze: str, cluster: Miniature, port: int) -> list[str]:
     pki = node.root / "etc/etcd/pki"
     words = [sslyze, "--mozilla_config=modern", "--certinfo_ca_file", pki / "etcd-ca.pem"]
     words += ["--cert", pki / "etcd-peer.pem", "--key", pki / "etcd-peer.key", f"{node.plan.address}:{port}"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
     _, heading, verdict = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")
     assert heading, done.stdout + done.stderr
     print(verdict)
@@ -234,7 +234,7 @@ def test_the_suites_of_tls_1_2_are_those_that_were_named(cluster_of: ClusterOf) 
         context = stranger_context(pair_of(cluster.nodes[0], Role.PEER))
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(suite)
-        return knock(str(cluster.nodes[0].plan.address), 2379, context).reply
+        return knock(str(cluster.nodes[0].plan.address), 2379, context, timeout=30).reply
 
     assert reply("ECDHE-ECDSA-AES128-GCM-SHA256") is Reply.SERVED
     assert reply("ECDHE-ECDSA-AES256-GCM-SHA384") is Reply.REFUSED

@@ -46,13 +46,13 @@ LISTEN = f"""
 import socket, time
 ports = [socket.create_server(("{NODE}", port)) for port in {PORTS}]
 print("listening", flush=True)
-time.sleep(120)
+time.sleep(3600)
 """
 KNOCK = f"""
 import socket, sys
 for port in {PORTS}:
     try:
-        socket.create_connection(("{NODE}", port), 1, source_address=(sys.argv[1], 0)).close()
+        socket.create_connection(("{NODE}", port), 10, source_address=(sys.argv[1], 0)).close()
         print(port)
     except OSError:
         pass

@@ -35,12 +35,12 @@ KNOCK = """
 import socket
 for port in (2379, 2380, %d):
     try:
-        socket.create_connection(("192.168.20.31", port), 2, source_address=("%s", 0)).close()
+        socket.create_connection(("192.168.20.31", port), 20, source_address=("%s", 0)).close()
         print(port)
     except OSError:
         pass
 """
-LISTEN = f"import socket, time; s = socket.create_server(('192.168.20.31', {OTHER})); time.sleep(600)"
+LISTEN = f"import socket, time; s = socket.create_server(('192.168.20.31', {OTHER})); time.sleep(3600)"
 
 
 @pytest.fixture(params=KINDS)

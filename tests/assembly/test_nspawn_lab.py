@@ -29,6 +29,7 @@ def test_a_power_cut_while_a_node_starts_leaves_nothing_of_it(root: Path, tmp_pa
         lab.start("etcd1")
         time.sleep(moment)
         lab.cut_power("etcd1")
-        time.sleep(0.3)
-        namespace = lab._netns("etcd1")
-        assert subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, check=True).stdout == b""
+        look, deadline = ["ip", "netns", "pids", lab._netns("etcd1")], time.monotonic() + 60
+        while left := subprocess.run(look, capture_output=True, check=True).stdout:
+            assert time.monotonic() < deadline, f"still there: {left!r}"
+            time.sleep(0.1)

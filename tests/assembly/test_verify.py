@@ -132,7 +132,7 @@ def test_without_a_majority_it_is_unhealthy_within_one_time_limit(three: Miniatu
     three.wait(lambda: "no leader" in str(cluster_status(plan, files).nodes[0].error), 30, "the leader is missed")
     start = time.monotonic()
     found = failed(check(three))
-    assert time.monotonic() - start < 6  # one time limit of 3 s, not one for each node and question
+    assert time.monotonic() - start < 9  # one time limit of 3 s; a question to etcd itself would take 7 s more
     assert found["endpoint health"] == ("etcd1", "etcd2", "etcd3")
     assert {"member list", "all keys", "one cluster", "write and read"} <= set(found)
 
@@ -253,7 +253,7 @@ def test_three_dead_nodes_cost_one_time_limit() -> None:
     for one in sockets:
         one.close()
     assert [view.health.error for view in told] == ["no answer in time"] * 3
-    assert time.monotonic() - start < 4.5
+    assert time.monotonic() - start < 8  # 3 s; one after the other 9 s
 
 
 NOWHERE = ClientFiles(ca=Path("/dev/null"), cert=Path("/dev/null"), key=Path("/dev/null"))

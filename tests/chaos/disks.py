@@ -39,19 +39,18 @@ def removed(trial: Trial) -> Outcome:
     trial.label = f"{gone.plan.name} removed while {state}, then started {'with' if kept else 'without'} its data"
     if state == "off":
         world.cut(gone)
-    world.remove(gone, rest[0])
-    known = set(world.watch.members.get(gone.plan.name, ()))
+    known = world.remove(gone, rest[0])
     world.cut(gone)
     if not kept:
         world.wipe(gone)
     world.members = rest
     world.cluster.start([gone])
     if kept:
-        world.wait(lambda: not gone.running(), 30, f"the unit of {gone.plan.name}, which was removed, ends")
+        world.wait(lambda: not gone.running(), trial.limit, f"the unit of {gone.plan.name}, which was removed, ends")
     else:
-        world.wait(lambda: gone.says("this node was removed"), 30, f"{gone.plan.name} learns that it was removed")
+        world.wait(lambda: gone.says("this node was removed"), trial.limit, f"{gone.plan.name} is told so")
     _must_stay_out(world, gone, ended=kept)
-    if rejoined := world.watch.members.get(gone.plan.name, set()) - known:
+    if rejoined := world.watch.members.get(gone.plan.name, set()) - {known}:
         raise TrialError(f"{gone.plan.name} was removed, and joined again as {rejoined}\n{world.story()}")
     world.converge()
     return Outcome(label=state)

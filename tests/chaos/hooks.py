@@ -124,11 +124,8 @@ def _must_still_write(world: World) -> None:
         world.sleep(0.5)
         return
     moment = time.monotonic()
-    world.sleep(2)
-    if not world.writer.since(moment):
-        world.sleep(4)
-    if not world.writer.since(moment):
-        raise TrialError(f"no write in 6 s, while a node that never started is off\n{world.story()}")
+    why = "a write is acknowledged while a node that never started is off"
+    world.wait(lambda: world.writer.since(moment), world.limit, why)
 
 
 def replies(trial: Trial) -> Outcome:

@@ -56,7 +56,11 @@ def write(seed: int, bin_dir: Path, rows: dict[str, Any]) -> None:
 
     kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     RESULTS.write_text(text(seed, bin_dir, merged := {**kept, **rows}))
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
     facts = ", ".join(f"{name} {version}" for name, version in versions(bin_dir).items())
-    PAGE.write_text(f"{before}{BEGIN}\n\nWith {facts}.\n\n{table(merged, list(ROWS))}\n\n{END}{after}")
+    put(PAGE, BEGIN, END, f"With {facts}.\n\n{table(merged, list(ROWS))}")
+
+
+def put(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what is between two marks of a page."""
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")

@@ -29,15 +29,17 @@ def _intruder(trial: Trial, name: str, *, own_address: bool) -> float:
     world.set(stranger, "bake.env", "BAKE_NAME", name)
     world.start(shuffled(trio, trial.rng))
     world.become_whole()
-    before = {key: set(ids) for key, ids in world.watch.members.items()}
+    before = world.listed(trio[0])
     world.wait_for_writes()
     world.cluster.start([stranger])
     world.sleep(LONG_ENOUGH)
     if found := list(world.disk(stranger).glob("*/member")):
         raise TrialError(f"the stranger has become a member: {found}\n{world.story()}")
     took = world.converge()
-    if world.watch.members != before:
-        raise TrialError(f"the member list was changed: {before} → {world.watch.members}\n{world.story()}")
+    after = world.listed(trio[0])
+    if after != before or world.watch.strange(before):
+        seen = world.watch.members
+        raise TrialError(f"the member list was changed: {before} → {after}, with {seen} seen\n{world.story()}")
     return took
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.assembly.miniature import Tools
 from tests.chaos.world import World
 
-LIMIT = 90.0  # seconds that a cluster may take to become whole once nothing disturbs it any more
+LIMIT = 180.0  # seconds that a cluster may take to become whole once nothing disturbs it any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

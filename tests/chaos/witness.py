@@ -93,6 +93,11 @@ class Watch(Witness):
                     self.names.add(member.name)
                     self.members.setdefault(member.name, set()).add(member.id)
 
+    def strange(self, listed: dict[str, int]) -> set[tuple[str, int]]:
+        """Members that were seen and are not in `listed` (name → id). A member that has not started has no name."""
+        known = {*listed.items(), *(("", number) for number in listed.values())}
+        return {(name, number) for name, ids in dict(self.members).items() for number in set(ids)} - known
+
     def close(self) -> None:
         for client in self.clients:
             client.close()

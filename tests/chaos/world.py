@@ -168,6 +168,18 @@ class World:
                 return f"{node.plan.name} lists {[(m.name, m.is_learner) for m in listed]}"
         return ""
 
+    def listed(self, via: Node) -> dict[str, int]:
+        """The member list now: name → id. Asked, because what `watch` saw last may be older. Waits for an answer."""
+        found: dict[str, int] = {}
+
+        def answered() -> bool:
+            with suppress(EtcdError), self.ask(via) as etcd:
+                found.update({member.name: member.id for member in etcd.members()})
+            return bool(found)
+
+        self.wait(answered, self.limit, f"{via.plan.name} lists the members")
+        return found
+
     def converge(self) -> float:
         """Wait until the cluster is whole, then judge the end. Seconds that it took from now."""
         took = self.become_whole()
@@ -177,18 +189,22 @@ class World:
     def become_whole(self) -> float:
         """Seconds until each member answers, votes, and lists all of them and no other."""
         started = time.monotonic()
-        flaw = ""
+        self._wait_until_nothing(self.flaw, "the cluster is whole", pause=0.1)
+        return time.monotonic() - started
 
-        def whole() -> bool:
-            nonlocal flaw
-            flaw = self.flaw()
-            return not flaw
+    def _wait_until_nothing(self, flaw: Callable[[], str], what: str, *, pause: float) -> None:
+        """Wait until `flaw` returns an empty text. A failure begins with its last one."""
+        last = ""
+
+        def passed() -> bool:
+            nonlocal last
+            last = flaw()
+            return not last
 
         try:
-            self.wait(whole, self.limit, "the cluster is whole", pause=0.1)
+            self.wait(passed, self.limit, what, pause=pause)
         except TrialError as failed:
-            raise TrialError(f"{flaw}: {failed}") from None
-        return time.monotonic() - started
+            raise TrialError(f"{last}: {failed}") from None
 
     def judge(self) -> None:
         """The end check: whole, once, and nothing lost."""
@@ -196,14 +212,22 @@ class World:
         self.writer.stop()
         self.watch.look()
         self.guard.look()
-        problems = list(self._problems())
+        problems: list[str] = []
+
+        def unanswered() -> str:
+            if flaw := self.flaw():  # on a busy machine a leader may be elected anew at any time
+                return flaw
+            try:
+                problems[:] = self._problems()
+            except EtcdError as error:
+                return str(error)
+            return ""
+
+        self._wait_until_nothing(unanswered, "the end check is answered", pause=0.2)
         if problems:
             raise TrialError("; ".join(problems) + f"\n{self.story()}")
 
     def _problems(self) -> Iterable[str]:
-        if flaw := self.flaw():
-            yield flaw
-            return
         clients = {node.plan.name: self.ask(node) for node in self.members}
         try:
             states = {name: client.status() for name, client in clients.items()}
@@ -218,8 +242,6 @@ class World:
             hashes = {name: client.hash_kv(revision).hash for name, client in clients.items()}
             if len(set(hashes.values())) != 1:
                 yield f"data differ: {hashes}"
-        except EtcdError as error:
-            yield f"the end check got no answer: {error}"
         finally:
             for client in clients.values():
                 client.close()
@@ -236,18 +258,16 @@ class World:
 
     # ── an operator, and changes to a seed ──────────────────────────────────────────────────────────────────────────
 
-    def remove(self, gone: Node, via: Node) -> None:
-        """etcdctl member remove; refused until all others have been connected for five seconds."""
-        member = 0
+    def remove(self, gone: Node, via: Node) -> int:
+        """etcdctl member remove; refused until all others have been connected for five seconds. The removed id."""
+        member = self.listed(via)[gone.plan.name]
 
         def is_removed() -> bool:
-            nonlocal member
-            with suppress(EtcdError), self.ask(via) as etcd:  # no answer while a leader is elected
-                (member,) = (some.id for some in etcd.members() if some.name == gone.plan.name)
-            words = ("member", "remove", f"{member:x}")
-            return bool(member) and "removed" in self.cluster.etcdctl(via, *words, check=False)
+            answer = self.cluster.etcdctl(via, "member", "remove", f"{member:x}", check=False)
+            return "removed" in answer or "member not found" in answer  # an earlier try, whose answer was late
 
-        self.wait(is_removed, 30, "it is removed", pause=0.5)
+        self.wait(is_removed, self.limit, "it is removed", pause=0.5)
+        return member
 
     def rewrite(self, node: Node, *changes: tuple[str, str]) -> None:
         """Replace texts in the node's settings, all at once; each must occur."""

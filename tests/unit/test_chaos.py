@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from generator.host.tls import ClientFiles
 from tests.chaos import planted, report
 from tests.chaos.__main__ import arguments, chosen
 from tests.chaos.rows import ROWS
 from tests.chaos.runner import Numbers, Runner, spread
 from tests.chaos.trial import Outcome, Row, Trial, lane_of
-from tests.chaos.witness import Guard
+from tests.chaos.witness import Guard, Watch
 
 TESTS = Path(__file__).parents[1]
 EXHAUSTIVE = [name for name, row in ROWS.items() if row.lanes]
@@ -197,3 +198,12 @@ def test_the_guard_sees_what_is_deleted_and_not_what_is_moved_or_wiped_on_purpos
     looking.join()
     assert guard.deleted() == [deleted / "etcd/member/wal"]
     guard.close()
+
+
+def test_a_watch_that_looked_late_accuses_nobody_and_one_that_saw_a_stranger_does() -> None:
+    watch = Watch([], ClientFiles(ca=Path("ca"), cert=Path("cert"), key=Path("key")))
+    listed = {"etcd1": 1, "etcd2": 2, "etcd3": 3}
+    watch.members = {"etcd1": {1}, "": {2}}
+    assert watch.strange(listed) == set()
+    watch.members = {"etcd1": {1}, "etcd2": {2, 7}, "": {8}, "etcd9": {3}}
+    assert watch.strange(listed) == {("etcd2", 7), ("", 8), ("etcd9", 3)}

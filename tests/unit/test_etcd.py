@@ -47,7 +47,7 @@ def serve(asked: Asked) -> Iterator[Serve]:
             return reply
 
         server = GrpcServer(note)
-        made.append((server, Etcd(f"http://127.0.0.1:{server.port}", FILES, timeout=(1, 1))))
+        made.append((server, Etcd(f"http://127.0.0.1:{server.port}", FILES, timeout=(60, 60))))
         return made[-1][1]
 
     yield start

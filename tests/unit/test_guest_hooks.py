@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import tarfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,19 +49,8 @@ class Desk:
     def run(self, hook: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [*self.shell, str(GUEST / hook)]
         return subprocess.run(
-            command, env=self.env | env, capture_output=True, text=True, timeout=20, cwd=self.root
+            command, env=self.env | env, capture_output=True, text=True, timeout=180, cwd=self.root
         )
-
-    def watch(self, hook: str, seconds: float = 0.4, **env: str) -> str:
-        """What a hook has said while it still waits; then it is ended."""
-        env = self.env | {"BAKE_POLL_SECONDS": "0.05"} | env
-        command = [*self.shell, str(GUEST / hook)]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, env=env, stdout=pipe, text=True, process_group=0) as process:
-            time.sleep(seconds)
-            assert process.poll() is None, "it does not wait"
-            os.killpg(process.pid, signal.SIGKILL)
-            return process.communicate()[0]
 
     @property
     def calls(self) -> list[str]:

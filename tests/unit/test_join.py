@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import re
 import socket
 import subprocess
 import time
@@ -66,14 +65,14 @@ class Desk:
         path.write_text(body)
 
     def run(self, hook: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.node.hook(hook), env=self.env | env, capture_output=True, text=True, timeout=30)
+        return subprocess.run(self.node.hook(hook), env=self.env | env, capture_output=True, text=True, timeout=180)
 
-    def watch(self, hook: str, seconds: float = 1, **env: str) -> str:
-        """What a hook has said so long after its first wait, while it still waits; then it is ended."""
+    def watch(self, hook: str, until: Callable[[str], object], seconds: float = 1) -> str:
+        """What a hook has said that long after `until` accepts it, while it still waits; then it is ended."""
         said = self.root / "said"
-        with said.open("w") as out, subprocess.Popen(self.node.hook(hook), env=self.env | env, stdout=out) as process:
-            deadline = time.monotonic() + 20
-            while not re.search("phase=(waiting|failed|learner)", said.read_text()) and time.monotonic() < deadline:
+        with said.open("w") as out, subprocess.Popen(self.node.hook(hook), env=self.env, stdout=out) as process:
+            deadline = time.monotonic() + 120
+            while not until(said.read_text()) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             time.sleep(seconds)
             assert process.poll() is None, "it does not wait"
@@ -221,7 +220,7 @@ def test_an_answer_that_cannot_be_read_is_no_answer(desk: Desk, verb: str, noise
     desk.answers.clear()
     desk.answer("get", noise if verb == "get" else note(None))
     desk.answer(verb, noise)
-    assert "phase=waiting" in desk.watch("etcd-join")
+    assert "phase=waiting" in desk.watch("etcd-join", lambda said: "phase=waiting" in said)
     assert desk.join_env == {}
     assert any("member add" in call for call in desk.calls) == (verb == "add")
 
@@ -253,7 +252,7 @@ def test_what_is_not_this_nodes_to_change_is_only_waited_for(
 ) -> None:
     desk.answer("list", listing(desk.first(), desk.me(name, url=url, learner=learner)))
     desk.answer("health", error="unhealthy")
-    assert desk.watch("etcd-join").count(words) == 1, "said once"
+    assert desk.watch("etcd-join", lambda said: words in said).count(words) == 1, "said once"
     assert {call.split()[1] for call in desk.calls} <= {"list", "bake/members/etcd2", "health"}
     assert desk.join_env == {}
 
@@ -264,7 +263,7 @@ def test_a_node_that_has_voted_and_is_not_listed_stays_out(desk: Desk) -> None:
     (desk.root / "answers/get/1").unlink()
     desk.answers.clear()
     desk.answer("get", note("b2"))
-    said = desk.watch("etcd-join")
+    said = desk.watch("etcd-join", lambda said: "phase=failed" in said)
     assert said.count("phase=failed") == said.count("was removed from the cluster") == 1
     assert not any("add" in call for call in desk.calls)
 
@@ -286,7 +285,7 @@ def started(desk: Desk) -> str:
 def test_a_first_node_starts_a_cluster_under_a_new_token_each_time(desk: Desk) -> None:
     results = []
     for _ in range(2):
-        subprocess.run(desk.other.hook("etcd-join"), env=lone(desk), check=True, timeout=20)
+        subprocess.run(desk.other.hook("etcd-join"), env=lone(desk), check=True, timeout=180)
         results.append(started(desk))
     assert "ETCD_INITIAL_CLUSTER_STATE=new\n" in results[0]
     assert f"ETCD_INITIAL_CLUSTER=etcd1={desk.other.plan.peer_url}\n" in results[0]
@@ -300,7 +299,8 @@ def test_without_the_permit_of_this_very_cluster_it_starts_none(desk: Desk, perm
     if permit is not None:
         desk.other.permit.write_text(permit)
     desk.node, desk.env = desk.other, lone(desk)
-    assert "has no permit to start a cluster" in desk.watch("etcd-join")
+    words = "has no permit to start a cluster"
+    assert words in desk.watch("etcd-join", lambda said: words in said)
 
 
 def test_it_starts_none_before_every_other_node_says_that_it_is_empty(desk: Desk) -> None:
@@ -309,10 +309,12 @@ def test_it_starts_none_before_every_other_node_says_that_it_is_empty(desk: Desk
     with ExitStack() as stack:
         process = stack.enter_context(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         stack.callback(process.kill)
+        assert process.stdout is not None
+        assert any("etcd2 must say that none is on its disk" in line for line in process.stdout), "it waits"
         time.sleep(0.7)
         assert process.poll() is None
         stack.enter_context(desk.node.waiting_empty())
-        assert process.wait(10) == 0
+        assert process.wait(120) == 0
     assert "ETCD_INITIAL_CLUSTER_STATE=new" in started(desk)
 
 
@@ -320,11 +322,13 @@ def test_an_open_port_that_says_nothing_is_not_an_empty_node(desk: Desk) -> None
     first = desk.other
     desk.node, desk.env = first, first.environment() | {"BAKE_POLL_SECONDS": "0.05"}
     with socket.create_server((desk.env["BAKE_MEMBERS"].split("//")[2].split(":")[0], 2380)):
-        assert "etcd2 must say that none is on its disk" in desk.watch("etcd-join")
+        words = "etcd2 must say that none is on its disk"
+        assert words in desk.watch("etcd-join", lambda said: words in said)
 
 
 def test_another_node_waits_when_nobody_is_alive(desk: Desk) -> None:
-    assert "no member is alive yet" in desk.watch("etcd-join")
+    words = "no member is alive yet"
+    assert words in desk.watch("etcd-join", lambda said: words in said)
     assert desk.join_env == {}
 
 
@@ -399,7 +403,8 @@ def test_every_refusal_of_a_promotion_is_a_wait(desk: Desk, refusal: str) -> Non
 def test_a_promotion_without_etcds_word_is_none(desk: Desk, said: str) -> None:
     desk.answer("list", listing(desk.first(), desk.me(learner=True)))
     desk.answer("promote", said)
-    assert "phase=voting" not in desk.watch("etcd-promote")
+    promoted = f"member promote {B:x}"
+    assert "phase=voting" not in desk.watch("etcd-promote", lambda _: promoted in desk.calls)
     assert sum(call.startswith("put") for call in desk.calls) == 1
 
 

@@ -46,7 +46,7 @@ class Lab:
         environment = {key: value for key, value in os.environ.items() if key != "BAKE_IN_LAB"}
         environment["BAKE_LAB"] = str(self.folder)
         command = [SCRIPT, *map(str, words)]
-        return subprocess.run(command, check=check, text=True, capture_output=True, env=environment, timeout=120)
+        return subprocess.run(command, check=check, text=True, capture_output=True, env=environment, timeout=600)
 
     def process_id(self) -> int:
         return int((self.folder / "pid").read_text().split()[0])

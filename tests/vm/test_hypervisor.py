@@ -64,7 +64,7 @@ class World:
         return [str(node.state) for node in hypervisor.status(self.connection, self.plan, cluster_id="id1")]
 
     def events(self, folder: Path) -> Iterator[Event]:
-        return follow(hypervisor.console_logs(self.connection, self.plan), Journal(folder), timeout=60)
+        return follow(hypervisor.console_logs(self.connection, self.plan), Journal(folder), timeout=600)
 
     def wait_ready(self, folder: Path) -> None:
         seen: set[Event] = set()
@@ -224,7 +224,7 @@ def test_down_is_a_press_of_the_power_button(one: World, tmp_path: Path) -> None
     one.boot()
     one.wait_ready(tmp_path)
     one.type("etcd1", "listen", until="listening\r")
-    assert one.down(timeout=30) == ("etcd1",)
+    assert one.down(timeout=300) == ("etcd1",)
     assert one.states() == ["stopped"]
     assert not any("cutting its power" in line for line in one.said)
 
@@ -433,7 +433,7 @@ def test_the_console_is_a_terminal_that_ctrl_bracket_leaves(one: World, tmp_path
     typist = threading.Thread(target=person, daemon=True)
     typist.start()
     hypervisor.attach_console(one.lab.uri, one.plan, "etcd1", keyboard=slave, screen=slave)
-    typist.join(timeout=30)
+    typist.join(timeout=300)
     assert not typist.is_alive()
     assert re.search(rb"bake: node=etcd1 phase=configured.*you said hello", bytes(heard), re.DOTALL)
 

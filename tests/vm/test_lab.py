@@ -87,7 +87,7 @@ def test_a_killed_lab_starts_again(own: Lab) -> None:
     own.run("start")
     pid = own.process_id()
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while own.run("status", check=False).returncode == 0:  # the kernel takes its time to end a whole namespace
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -101,7 +101,7 @@ def test_two_starts_at_once_make_one_lab(own: Lab) -> None:
     environment.pop("BAKE_IN_LAB", None)
     command: list[Any] = [Path(__file__).parents[2] / "scripts" / "lab", "start"]
     starts = [subprocess.Popen(command, env=environment) for _ in range(3)]
-    assert [start.wait(60) for start in starts] == [0, 0, 0]
+    assert [start.wait(300) for start in starts] == [0, 0, 0]
     shells = subprocess.run(["pgrep", "-P", str(own.process_id())], text=True, capture_output=True, check=True)
     assert len(shells.stdout.split()) == 1  # one libvirtd below one first process
 
