@@ -15,7 +15,7 @@ from generator.auth import ROOT, PermissionSpec
 from generator.etcd_options import variable
 from generator.pki import NODE_ROLES, NodePki, Role, issuer_of
 from generator.plan import ClusterPlan, NodePlan
-from generator.spec import Certificates, FirewallKind, InstallMethod, Permissions
+from generator.spec import Certificates, ClusterSpec, FirewallKind, InstallMethod, Permissions
 from generator.values import SUBNET
 
 PKI_DIR = PurePosixPath("/etc/etcd/pki")
@@ -57,10 +57,12 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     # systemd reads them as root; nobody else has to (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity)), mode=0o600)
+    yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)))
     yield _etcd_unit(plan)
     for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(module))
     yield _script("etcd-join")
+    yield _script("etcd-start")
     yield _script("etcd-promote")
     yield _unit("etcd-promote.service", auth=plan.spec.auth.enabled)
     if plan.spec.auth.enabled:
@@ -78,6 +80,25 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield _unit("etcd-restart.service", mark=RESTART)
     yield Artifact(UNITS / "run-bake-medium.mount", guest_source("run-bake-medium.mount"))
     yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source("80-bake-seed.rules"))
+
+
+def access_commands(spec: ClusterSpec) -> Iterator[str]:
+    """Shell commands that set the ACLs of the keys' folder: on the first boot, and before each start of etcd.
+
+    Without ACLs (no setfacl, or a file system that has none) the folder is open to etcd's group. A reader whom the
+    node does not know is reported and keeps nobody else out.
+    """
+    folder = f"setfacl --set u::rwx,u:etcd:x,g::-,o::- {PKI_DIR}"
+    if spec.pki.permissions is Permissions.ACL:
+        yield f"setfacl -m u:etcd:x {PKI_DIR.parent}"
+        yield folder
+        yield f"cd {PKI_DIR} && setfacl -m u:etcd:r {' '.join(f'{role}.key' for role in NODE_ROLES)}"
+    else:
+        yield f'{folder} || {{ chgrp "$(id -g etcd)" {PKI_DIR} && chmod 0750 {PKI_DIR}; }}'
+    files = f"{Role.CA}.pem {Role.CLIENT}.pem {Role.CLIENT}.key"
+    for user in spec.access.readers:
+        acl = f"setfacl -m u:{user}:x . && setfacl -m u:{user}:r {files}"
+        yield f'cd {PKI_DIR} && {acl} || echo "access.readers: {user} cannot read the client certificate" >&2'
 
 
 def cluster_token(plan: ClusterPlan, identity: str) -> str:
@@ -178,9 +199,7 @@ def _option_text(value: object) -> str:
 
 def _etcd_unit(plan: ClusterPlan) -> Artifact:
     places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": PERMIT}
-    keys = " ".join(f"{role}.key" for role in NODE_ROLES)
-    acl = plan.spec.pki.permissions is Permissions.ACL
-    return _unit("etcd.service", user="etcd", acl=acl, pki_dir=PKI_DIR, keys=keys, **places)
+    return _unit("etcd.service", user="etcd", **places)
 
 
 def _script(name: str) -> Artifact:

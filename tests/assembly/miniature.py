@@ -113,7 +113,7 @@ class Node:
     def environment(self, *names: str) -> dict[str, str]:
         """What the unit's EnvironmentFiles amount to: later files win."""
         found = {"PATH": self.tools.path}
-        for name in names or ("etc/etcd/etcd.conf", "etc/etcd/bake.env", "run/etcd/join.env"):
+        for name in names or ("etc/etcd/etcd.conf", "etc/etcd/bake.env"):
             path = self.root / name
             lines = path.read_text().splitlines() if path.exists() else []
             settings = ("".join(shlex.split(line)) for line in lines if line and line[0] != "#")
@@ -183,7 +183,7 @@ class Node:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             ready.bind(str(notify))
             env = {**self.environment(), "NOTIFY_SOCKET": str(notify)}
-            etcd = self._spawn([str(self.tools.bin_dir / "etcd")], env, log=True)
+            etcd = self._spawn(["sh", str(GUEST / "etcd-start"), str(self.tools.bin_dir / "etcd")], env, log=True)
             if etcd is None:
                 return 0
             ready.settimeout(0.1)

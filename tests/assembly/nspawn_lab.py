@@ -19,7 +19,9 @@ from pathlib import Path
 
 from generator.plan import ClusterPlan, NodePlan
 
-OUR_UNITS = ("etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed")
+OUR_UNITS = (
+    "etcd", "etcd-access", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed",
+)  # fmt: skip
 _numbers = count(1)
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
 

@@ -1,4 +1,4 @@
-"""A booted node whose etcd account was taken over: nothing that root runs there does what that account wrote down."""
+"""What etcd's account and a reader can do on a booted node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from generator.bake import bake
 from generator.host.store import Store
 from generator.profile import load
-from tests.assembly.nspawn_lab import NspawnLab, strict_units
+from tests.assembly.nspawn_lab import OUR_UNITS, NspawnLab, strict_units
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -34,9 +34,10 @@ AS_ETCD = "setpriv --reuid etcd --regid etcd --clear-groups"
 
 @pytest.fixture(scope="module")
 def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NspawnLab]:
-    """A cluster of one node."""
+    """A cluster of one node. Debian's `games` may use the client's key; nobody is called `nosuchuser`."""
     work = tmp_path_factory.mktemp("privilege")
-    spec = load(flags={"--nodes": (("nodes",), 1)}).spec
+    readers = (("access", "readers"), ["games", "nosuchuser"])
+    spec = load(flags={"--nodes": (("nodes",), 1), "--readers": readers}).spec
     baked = bake(spec, Store(work / "out", "etcd"), now=datetime.now(UTC), report=print)
     with NspawnLab(baked.plan, baked.folder, root=root, work=work / "nodes") as lab:
         strict_units(lab, NODE)
@@ -60,7 +61,7 @@ def loaded(lab: NspawnLab) -> list[str]:
 
 
 def test_the_library_tells_whose_program_has_loaded_it(lab: NspawnLab, library: str) -> None:
-    lab.shell(NODE, f"LD_PRELOAD={library} true; LD_PRELOAD={library} {AS_ETCD} true; {AS_ETCD} env LD_PRELOAD={library} true")
+    lab.shell(NODE, f"LD_PRELOAD={library} true; {AS_ETCD} env LD_PRELOAD={library} true")
     found = loaded(lab)
     lab.shell(NODE, "rm /run/loaded-by-root /var/lib/etcd/loaded-by-etcd")
     assert found == ["loaded-by-root", "loaded-by-etcd"]
@@ -81,3 +82,38 @@ def test_root_does_not_open_what_etcds_account_puts_in_place_of_its_file(lab: Ns
     lab.shell(NODE, "rm /etc/etcd/secret.env /run/etcd/join.env")
     assert "ETCD_NAME=etcd1" in environment
     assert "ETCD_LOG_LEVEL" not in environment
+
+
+FOLDER = ["user::rwx", "user:etcd:--x", "user:games:--x", "group::---", "mask::--x", "other::---"]
+
+
+def test_etcds_next_start_heals_the_folder_of_keys(lab: NspawnLab) -> None:
+    """A chmod takes the ACL's effect away."""
+    acl = "getfacl -cp /etc/etcd/pki"
+    before = lab.shell(NODE, acl).stdout.split()
+    lab.shell(NODE, "chmod 0700 /etc/etcd/pki")
+    assert lab.shell(NODE, f"{AS_ETCD} cat /etc/etcd/pki/etcd-server.key", check=False).returncode == 1
+
+    lab.shell(NODE, "systemctl restart etcd")
+
+    assert before == lab.shell(NODE, acl).stdout.split() == FOLDER
+    assert "PRIVATE" in lab.shell(NODE, f"{AS_ETCD} cat /etc/etcd/pki/etcd-server.key").stdout
+
+
+def test_a_reader_asks_etcd_with_the_clients_key_and_has_no_other(lab: NspawnLab) -> None:
+    as_games = "setpriv --reuid games --regid games --clear-groups"
+    options = "--cacert etcd-ca.pem --cert etcd-client.pem --key etcd-client.key"
+    ask = f"cd /etc/etcd/pki && {as_games} etcdctl --endpoints {lab.plan.nodes[0].client_url} {options} endpoint health"
+    assert "is healthy" in lab.shell(NODE, f"{ask} 2>&1").stdout
+    assert "nosuchuser cannot read" in lab.console(NODE)
+    for role in ("server", "peer"):
+        assert lab.shell(NODE, f"{as_games} cat /etc/etcd/pki/etcd-{role}.key", check=False).stdout == ""
+
+
+def test_no_unit_was_denied_anything(lab: NspawnLab) -> None:
+    """A denied system call would have killed it (`strict_units`)."""
+    units = " ".join(f"-u {unit}" for unit in OUR_UNITS)
+    words = "denied|not permitted|read-only file system|seccomp|SIGSYS|status=31|core-dump"
+    assert lab.shell(NODE, f"journalctl --no-pager {units} | grep -iE '{words}'", check=False).stdout == ""
+    failed = lab.shell(NODE, "systemctl list-units --failed --no-legend --plain").stdout
+    assert failed == ""
