@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -34,9 +35,11 @@ _GUEST = Path(__file__).parent / "guest"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """Whom the nodes take for their own. `identity` tells the cluster from every other one, whatever its CA: 32 or more
-    hexadecimal digits. `ca_pem`: the CA, or two of them while it is being changed; `peer_ca_pem`: the peers' own."""
+    hexadecimal digits. `permit`: the secret that lets the first node start the cluster, of which nodes have a digest;
+    "" is none. `ca_pem`: the CA, or two of them while it is being changed; `peer_ca_pem`: the peers' own."""
 
     identity: str
+    permit: str = field(default="", repr=False)
     ca_pem: bytes
     peer_ca_pem: bytes | None = None
 
@@ -56,8 +59,8 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield _script("etcd-install")
     # systemd reads them as root; nobody else has to (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
-    yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity)), mode=0o600)
-    yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)))
+    yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
+    yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=PERMIT)
     yield _etcd_unit(plan)
     for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(module))
@@ -106,12 +109,12 @@ def cluster_token(plan: ClusterPlan, identity: str) -> str:
     return plan.spec.etcd.token or f"{plan.name}-{identity[:16]}"
 
 
-def permit(plan: ClusterPlan, identity: str) -> str:
-    """What gives the first node the right to start this cluster, and no other one."""
+def cluster_id(plan: ClusterPlan, identity: str) -> str:
+    """What tells this cluster's seeds and empty nodes from those of another one. No secret."""
     return f"{plan.name}-{identity[:32]}"
 
 
-def hook_values(plan: ClusterPlan, node: NodePlan, identity: str) -> dict[str, str]:
+def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = "") -> dict[str, str]:
     """What the scripts on the node need to know; they carry no values themselves."""
     spec = plan.spec
     everybody = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
@@ -126,8 +129,10 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str) -> dict[str, s
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
         "BAKE_TOKEN": cluster_token(plan, identity),
-        "BAKE_PERMIT": permit(plan, identity),
+        # The cluster's id. Its name is from when it was the permit too; settled nodes compare it with a new seed's.
+        "BAKE_PERMIT": cluster_id(plan, identity),
         "BAKE_PERMIT_FILE": str(PERMIT),
+        **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
         "BAKE_JOIN": str(spec.join),
         "BAKE_DATA_DIR": spec.etcd.data_dir,
         "BAKE_RUN_DIR": "/run/etcd",

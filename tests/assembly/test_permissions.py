@@ -56,8 +56,8 @@ def set_up(plan: ClusterPlan, folder: Path) -> None:
 
 def start(plan: ClusterPlan, folder: Path) -> None:
     """What etcd-access.service does before each start of etcd."""
-    unit = _unit("etcd-access.service", commands=list(access_commands(plan.spec))).data.decode()
-    (command,) = re.findall(r"^ExecStart=/bin/sh -euc '([^']*)'$", unit, re.MULTILINE)
+    unit = _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit="").data.decode()
+    (_, command) = re.findall(r"^ExecStart=/bin/sh -euc '([^']*)'$", unit, re.MULTILINE)
     run(here(command.replace("$$", "$"), folder))
 
 

@@ -95,7 +95,7 @@ IPV6_NETWORK = some(dns=st.just(["fd00:20::53"])).map(lambda network: {"subnet":
 IPV6_FIREWALL = some(
     kind=st.sampled_from([str(kind) for kind in FirewallKind]), clientCidrs=st.just(["fd00::/8", "::/0"])
 )
-READERS = st.from_regex(r"[A-Za-z_][A-Za-z0-9._-]{0,31}", fullmatch=True).filter(lambda one: one not in ("root", "etcd"))
+READERS = st.from_regex(r"[A-Za-z_][A-Za-z0-9._-]{0,31}", fullmatch=True).filter(lambda x: x not in ("root", "etcd"))
 COMMON = {
     "name": LABELS,
     "nodes": NODES,

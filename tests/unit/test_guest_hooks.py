@@ -345,6 +345,7 @@ def test_the_permit_is_copied_from_the_medium_into_memory_alone(desk: Desk) -> N
     for _ in "12":
         assert boot(desk, medium=SEED)[-2:] == MOUNTED
         assert (desk.root / "run/bake/bootstrap-permit").read_text() == "etcd-1234\n"
+        assert (desk.root / "run/bake/bootstrap-permit").stat().st_mode & 0o777 == 0o600
         assert list((desk.root / "run/bake/seed").iterdir()) == []
     shutil.rmtree(desk.root / "medium")
     assert [str(path.relative_to(desk.root)) for path in desk.root.rglob("bootstrap-permit")] == [
