@@ -21,7 +21,7 @@ from generator.authorities import Authorities, Authority, kept_authority, key_pa
 from generator.errors import InputError, Problem, UnsignedError
 from generator.fields import plain
 from generator.host.store import Store
-from generator.keyring import IDENTITY, Keyring, load_keyring
+from generator.keyring import IDENTITY, PERMIT, Keyring, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import Trust
 from generator.signing import REQUESTS, Signed, sign_elsewhere
@@ -105,6 +105,7 @@ def _everything(
     authorities = found.authorities.completed(plan, new_authority)
     trust = Trust(
         identity=found.identity or secrets.token_hex(16),
+        permit=found.permit or secrets.token_hex(32),
         ca_pem=authorities.trusted(pki.Role.CA) or b"",
         peer_ca_pem=authorities.trusted(pki.Role.PEER_CA),
     )
@@ -221,7 +222,7 @@ def node_files(
     """One node's folder: the seed's files, the first node's permit, and the ISO made of them."""
     files = seed.seed_files(plan, node, render.guest_files(plan, node, trust, credentials))
     if node.bootstrap and not sealed:
-        files += (Artifact(seed.PERMIT, f"{render.permit(plan, trust.identity)}\n".encode()),)
+        files += (Artifact(seed.PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True),)
     for file in (*files, seed.pack((*files, *extras))):
         yield Artifact(node.name / file.path, file.data, file.mode, file.secret)
 
@@ -229,12 +230,13 @@ def node_files(
 def operator_files(
     plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential], folder: Path
 ) -> Iterator[Artifact]:
-    """What the operator keeps: client certificates, the resolved spec, an environment for etcdctl, and which cluster
-    this is."""
+    """What the operator keeps: client certificates, the resolved spec, an environment for etcdctl, which cluster this
+    is, and the permit: a node's ISO loses its copy when the cluster is sealed."""
     for stem, client in clients.items():
         yield Artifact(pem_path(stem), client.cert_pem)
         yield Artifact(key_path(stem), client.key_pem, mode=0o600, secret=True)
     yield Artifact(IDENTITY, f"{trust.identity}\n".encode())
+    yield Artifact(PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True)
     spec = plain(plan.spec)
     yield Artifact(PurePosixPath("cluster.yaml"), yaml12.dump(spec).encode())
     yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan, folder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +19,7 @@ from generator.plan import ClusterPlan
 from generator.spec import Certificates
 
 IDENTITY = PurePosixPath("identity")
+PERMIT = PurePosixPath("pki/bootstrap-permit")
 MAX_PASSPHRASE = 1024  # bytes
 
 
@@ -27,6 +28,7 @@ class Keyring:
     """What exists already: None or empty for what is still to be made."""
 
     identity: str | None
+    permit: str | None = field(default=None, repr=False)
     authorities: Authorities
     client: Credential | None
     users: Mapping[str, Credential | None]  # etcd's, each with a client certificate
@@ -78,6 +80,16 @@ def load_identity(store: Store) -> str | None:
     return raw.decode().strip()
 
 
+def load_permit(store: Store) -> str | None:
+    """The secret that lets the first node start the cluster; None where it is still to be made."""
+    raw = store.read(PERMIT)
+    if raw is None:
+        return None
+    if not re.fullmatch(rb"[0-9a-f]{64}\n", raw):
+        raise InputError.one(str(store.folder / PERMIT), "is not what bake wrote", "restore the file")
+    return raw.decode().strip()
+
+
 def load_keyring(
     store: Store,
     plan: ClusterPlan,
@@ -100,7 +112,9 @@ def load_keyring(
     nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
-    return Keyring(identity=identity, authorities=changed, client=client, users=users, nodes=nodes)
+    return Keyring(
+        identity=identity, permit=load_permit(store), authorities=changed, client=client, users=users, nodes=nodes
+    )
 
 
 def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +16,7 @@ from generator.auth import ROOT, PermissionSpec
 from generator.etcd_options import variable
 from generator.pki import NODE_ROLES, NodePki, Role, issuer_of
 from generator.plan import ClusterPlan, NodePlan
-from generator.spec import Certificates, FirewallKind, InstallMethod, Permissions
+from generator.spec import Certificates, ClusterSpec, FirewallKind, InstallMethod, Permissions
 from generator.values import SUBNET
 
 PKI_DIR = PurePosixPath("/etc/etcd/pki")
@@ -34,9 +35,11 @@ _GUEST = Path(__file__).parent / "guest"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """Whom the nodes take for their own. `identity` tells the cluster from every other one, whatever its CA: 32 or more
-    hexadecimal digits. `ca_pem`: the CA, or two of them while it is being changed; `peer_ca_pem`: the peers' own."""
+    hexadecimal digits. `permit`: the secret that lets the first node start the cluster, of which nodes have a digest;
+    "" is none. `ca_pem`: the CA, or two of them while it is being changed; `peer_ca_pem`: the peers' own."""
 
     identity: str
+    permit: str = field(default="", repr=False)
     ca_pem: bytes
     peer_ca_pem: bytes | None = None
 
@@ -56,11 +59,13 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield _script("etcd-install")
     # systemd reads them as root; nobody else has to (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
-    yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity)), mode=0o600)
+    yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
+    yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=PERMIT)
     yield _etcd_unit(plan)
     for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(module))
     yield _script("etcd-join")
+    yield _script("etcd-start")
     yield _script("etcd-promote")
     yield _unit("etcd-promote.service", auth=plan.spec.auth.enabled)
     if plan.spec.auth.enabled:
@@ -81,17 +86,36 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source("80-bake-seed.rules"))
 
 
+def access_commands(spec: ClusterSpec) -> Iterator[str]:
+    """Shell commands that set the ACLs of the keys' folder: on the first boot, and before each start of etcd.
+
+    Without ACLs (no setfacl, or a file system that has none) the folder is open to etcd's group. A reader whom the
+    node does not know is reported and keeps nobody else out.
+    """
+    folder = f"setfacl --set u::rwx,u:etcd:x,g::-,o::- {PKI_DIR}"
+    if spec.pki.permissions is Permissions.ACL:
+        yield f"setfacl -m u:etcd:x {PKI_DIR.parent}"
+        yield folder
+        yield f"cd {PKI_DIR} && setfacl -m u:etcd:r {' '.join(f'{role}.key' for role in NODE_ROLES)}"
+    else:
+        yield f'{folder} || {{ chgrp "$(id -g etcd)" {PKI_DIR} && chmod 0750 {PKI_DIR}; }}'
+    files = f"{Role.CA}.pem {Role.CLIENT}.pem {Role.CLIENT}.key"
+    for user in spec.access.readers:
+        acl = f"setfacl -m u:{user}:x . && setfacl -m u:{user}:r {files}"
+        yield f'cd {PKI_DIR} && {acl} || echo "access.readers: {user} cannot read the client certificate" >&2'
+
+
 def cluster_token(plan: ClusterPlan, identity: str) -> str:
     """`initial-cluster-token`: the stated one, else one that no other cluster has."""
     return plan.spec.etcd.token or f"{plan.name}-{identity[:16]}"
 
 
-def permit(plan: ClusterPlan, identity: str) -> str:
-    """What gives the first node the right to start this cluster, and no other one."""
+def cluster_id(plan: ClusterPlan, identity: str) -> str:
+    """What tells this cluster's seeds and empty nodes from those of another one. No secret."""
     return f"{plan.name}-{identity[:32]}"
 
 
-def hook_values(plan: ClusterPlan, node: NodePlan, identity: str) -> dict[str, str]:
+def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = "") -> dict[str, str]:
     """What the scripts on the node need to know; they carry no values themselves."""
     spec = plan.spec
     everybody = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
@@ -106,8 +130,10 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str) -> dict[str, s
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
         "BAKE_TOKEN": cluster_token(plan, identity),
-        "BAKE_PERMIT": permit(plan, identity),
+        # The cluster's id. Its name is from when it was the permit too; settled nodes compare it with a new seed's.
+        "BAKE_PERMIT": cluster_id(plan, identity),
         "BAKE_PERMIT_FILE": str(PERMIT),
+        **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
         "BAKE_JOIN": str(spec.join),
         "BAKE_DATA_DIR": spec.etcd.data_dir,
         "BAKE_RUN_DIR": "/run/etcd",
@@ -179,9 +205,7 @@ def _option_text(value: object) -> str:
 
 def _etcd_unit(plan: ClusterPlan) -> Artifact:
     places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": PERMIT}
-    keys = " ".join(f"{role}.key" for role in NODE_ROLES)
-    acl = plan.spec.pki.permissions is Permissions.ACL
-    return _unit("etcd.service", user="etcd", acl=acl, pki_dir=PKI_DIR, keys=keys, **places)
+    return _unit("etcd.service", user="etcd", **places)
 
 
 def _script(name: str) -> Artifact:

@@ -182,7 +182,7 @@ def pack(files: Iterable[Artifact]) -> Artifact:
             f"/FILE{number}.;1",
             rr_name=file.path.name,
             joliet_path=f"/{file.path.name}",
-            file_mode=0o100444,
+            file_mode=0o100400,  # where a node mounts it, nobody but root reads the keys
         )
     image = io.BytesIO()
     iso.write_fp(image)

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from generator import values
+from generator.access import AccessSpec
 from generator.auth import AuthSpec
 from generator.fields import Wrong, list_of, list_or, mapping_of, one, section, section_of, setting
 
@@ -46,7 +47,7 @@ class Extensions(StrEnum):
 
 
 class Permissions(StrEnum):
-    """How etcd gets at its keys. `owner`: they are its own, 0400. `acl`: root's, with an ACL, as in the document."""
+    """Who owns etcd's keys on the nodes. `owner`: etcd, 0400. `acl`: root, with an ACL for etcd, as in the document."""
 
     OWNER = "owner"
     ACL = "acl"
@@ -179,7 +180,7 @@ class PkiSpec:
     )
     permissions: Permissions = setting(
         one(values.word(Permissions)),
-        "owner (on the nodes the keys are etcd's, 0400) or acl (root's, with an ACL for etcd)",
+        "owner (on the nodes etcd owns its keys, 0400) or acl (root owns them, with an ACL for etcd)",
         default=Permissions.OWNER,
     )
     domain: str | None = setting(
@@ -305,6 +306,7 @@ class ClusterSpec:
         one(values.word(JoinMode)), "learner (safe) or voter (as in the document)", default=JoinMode.LEARNER
     )
     auth: AuthSpec = section(AuthSpec, flag="enabled")
+    access: AccessSpec = section(AccessSpec)
     vm: VmSpec = section(VmSpec)
 
 

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 
 from generator.pki import NODE_ROLES
 from generator.plan import ETCD_UID, ClusterPlan
-from generator.render import ENV, LIBEXEC, PKI_DIR, UDEV_RULES, UNITS, guest_source
-from generator.spec import FirewallKind, InstallMethod, Permissions
+from generator.render import ENV, LIBEXEC, PKI_DIR, UDEV_RULES, UNITS, access_commands, guest_source
+from generator.spec import ClusterSpec, FirewallKind, InstallMethod, Permissions
 
 HOME = PurePosixPath("/var/lib/etcd")
 
@@ -31,7 +31,7 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
         yield f"sh -ac '. {ENV} && {LIBEXEC}/etcd-install'"
     # A package may have made the user already.
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
-    yield from _key_permissions(plan.spec.pki.permissions)
+    yield from _key_permissions(plan.spec)
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
     # SELinux stays enforcing; what was written before the policy's labels were known gets them now.
@@ -45,12 +45,10 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield "systemctl start --no-block etcd"
 
 
-def _key_permissions(way: Permissions) -> Iterator[str]:
-    """The folder was root's alone until here (bootcmd); each line leaves nobody but root and etcd inside."""
+def _key_permissions(spec: ClusterSpec) -> Iterator[str]:
+    """Only root can enter the folder before this (bootcmd); each line lets in etcd and the readers at most."""
     keys = " ".join(f"{role}.key" for role in NODE_ROLES)
-    if way is Permissions.ACL:
-        yield f"setfacl -m u:etcd:x {PKI_DIR.parent} {PKI_DIR}"
-        yield f"cd {PKI_DIR} && setfacl -m u:etcd:r {keys}"
-    else:
+    if spec.pki.permissions is Permissions.OWNER:
         yield f"cd {PKI_DIR} && chown etcd: {keys} *.pem && chmod 0400 {keys} *.pem"
-        yield f'chmod 0755 {PKI_DIR.parent} && chown root:"$(id -g etcd)" {PKI_DIR} && chmod 0750 {PKI_DIR}'
+        yield f"chmod 0755 {PKI_DIR.parent} && chown root:root {PKI_DIR}"
+    yield from access_commands(spec)

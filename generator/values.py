@@ -129,6 +129,14 @@ def account(value: object) -> str:
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
 
 
+def reader(value: object) -> str:
+    """A user of the nodes. The name is a word of a shell command on them."""
+    rule = "is not a user's name: 1 to 32 of letters, digits, '.', '_' and '-', the first a letter or '_'"
+    if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
+        raise _refuse(value, "can read every key already")
+    return str(value)
+
+
 def key(value: object) -> str:
     """A key of etcd's, or what some begin with: an argument, too."""
     return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 of letters, digits and ._/:@+=,-")

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "generator"
 # A module imports only from the lines above its own, and from its neighbours to the left.
 LAYERS = """
     errors artifact progress
-    fields values auth spec yaml12 etcd_values etcd_options
+    fields values access auth spec yaml12 etcd_values etcd_options
     plan rules profile
     pki.credential pki.encryption pki.profiles pki.request pki.issue pki.authority pki.inspection pki
     render steps seed archive domain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import socket
@@ -26,7 +27,7 @@ class Settings(NamedTuple):
     run_dir: Path
     etcdctl: str
     token: str  # what this cluster's own token begins with
-    permit: str  # what the right to start the cluster says, and whose cluster this is
+    permit: str  # the cluster's id, which every node of it has; the permit itself is a secret
     has_permit: bool
     is_first: bool
     as_learner: bool
@@ -54,16 +55,17 @@ def read_settings(env: dict[str, str]) -> Settings:
         etcdctl=env["BAKE_ETCDCTL"],
         token=env["BAKE_TOKEN"],
         permit=env["BAKE_PERMIT"],
-        has_permit=_read(env["BAKE_PERMIT_FILE"]) == env["BAKE_PERMIT"],
+        has_permit=_digest(env["BAKE_PERMIT_FILE"]) == env["BAKE_PERMIT_SHA256"],
         is_first=env["BAKE_BOOTSTRAP"] == "yes",
         as_learner=env["BAKE_JOIN"] == "learner",
         pause=float(env.get("BAKE_POLL_SECONDS", "0.5")),
     )
 
 
-def _read(path: str) -> str | None:
+def _digest(path: str) -> str | None:
+    """The SHA-256 of a file's text, without the end of its line."""
     try:
-        return Path(path).read_text().strip()
+        return hashlib.sha256(Path(path).read_bytes().strip()).hexdigest()
     except OSError:
         return None
 

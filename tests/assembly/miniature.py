@@ -50,10 +50,11 @@ class Tools:
 
 
 class Node:
-    """One node and its units. `start` and `kill` switch it; `promotes`: whether etcd-promote runs."""
+    """One node and its units. `start` and `kill` switch it. `promotes`: whether etcd-promote runs. `right`: what its
+    permit says."""
 
-    def __init__(self, plan: NodePlan, files: dict[str, bytes], root: Path, tools: Tools) -> None:
-        self.plan, self.root, self.tools = plan, root, tools
+    def __init__(self, plan: NodePlan, files: dict[str, bytes], root: Path, tools: Tools, right: str) -> None:
+        self.plan, self.root, self.tools, self.right = plan, root, tools, right
         self.records: list[str] = []
         self.on = False
         self.promotes = True
@@ -87,7 +88,7 @@ class Node:
     def _copy_permit(self) -> None:
         """What bootcmd does at each boot."""
         if self.plan.bootstrap and not self.sealed:
-            self.permit.write_text(self.environment("etc/etcd/bake.env")["BAKE_PERMIT"] + "\n")
+            self.permit.write_text(f"{self.right}\n")
 
     @property
     def permit(self) -> Path:
@@ -114,7 +115,7 @@ class Node:
     def environment(self, *names: str) -> dict[str, str]:
         """What the unit's EnvironmentFiles amount to: later files win."""
         found = {"PATH": self.tools.path}
-        for name in names or ("etc/etcd/etcd.conf", "etc/etcd/bake.env", "run/etcd/join.env"):
+        for name in names or ("etc/etcd/etcd.conf", "etc/etcd/bake.env"):
             path = self.root / name
             lines = path.read_text().splitlines() if path.exists() else []
             settings = ("".join(shlex.split(line)) for line in lines if line and line[0] != "#")
@@ -184,7 +185,7 @@ class Node:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             ready.bind(str(notify))
             env = {**self.environment(), "NOTIFY_SOCKET": str(notify)}
-            etcd = self._spawn([str(self.tools.bin_dir / "etcd")], env, log=True)
+            etcd = self._spawn(["sh", str(GUEST / "etcd-start"), str(self.tools.bin_dir / "etcd")], env, log=True)
             if etcd is None:
                 return 0
             ready.settimeout(0.1)
@@ -354,11 +355,12 @@ def bake_miniature(
     authority = authority or create_authority(plan, now=now)
     peers = create_authority(plan, Role.PEER_CA, now=now) if spec.pki.peer_ca.separate else None
     trust = Trust(
-        identity=token_hex(16), ca_pem=authority.cert_pem, peer_ca_pem=peers.cert_pem if peers else None
-    )
+        identity=token_hex(16), permit=token_hex(32), ca_pem=authority.cert_pem,
+        peer_ca_pem=peers.cert_pem if peers else None,
+    )  # fmt: skip
     nodes = []
     for node, credentials in zip(plan.nodes, issue_nodes(plan, authority, peer_authority=peers, now=now), strict=True):
         files = {str(file.path): file.data for file in guest_files(plan, node, trust, credentials)}
         wanted = {path: data for path, data in files.items() if path.startswith("/etc/etcd/")}
-        nodes.append(Node(node, wanted, root / node.name, tools))
+        nodes.append(Node(node, wanted, root / node.name, tools, trust.permit))
     return Miniature(nodes, root, tools, plan, authority)

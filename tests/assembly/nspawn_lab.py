@@ -19,7 +19,9 @@ from pathlib import Path
 
 from generator.plan import ClusterPlan, NodePlan
 
-OUR_UNITS = ("etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed")
+OUR_UNITS = (
+    "etcd", "etcd-access", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed",
+)  # fmt: skip
 _numbers = count(1)
 PATIENCE = 6  # how much longer than on a quiet machine a node may take
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from generator.plan import ClusterPlan
-from generator.render import PKI_DIR, _etcd_unit
+from generator.render import PKI_DIR, _unit, access_commands
 from generator.steps import first_boot_commands
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="other users need root")
@@ -43,8 +44,8 @@ def here(command: str, folder: Path) -> str:
     return re.sub(r"\betcd(?=:| |\))", "daemon", command).replace("u:etcd", "u:daemon")
 
 
-def run(command: str) -> None:
-    subprocess.run(["sh", "-euc", command], check=True)
+def run(command: str, **env: str) -> None:
+    subprocess.run(["/bin/sh", "-euc", command], check=True, env=os.environ | env)
 
 
 def set_up(plan: ClusterPlan, folder: Path) -> None:
@@ -54,9 +55,10 @@ def set_up(plan: ClusterPlan, folder: Path) -> None:
 
 
 def start(plan: ClusterPlan, folder: Path) -> None:
-    """What etcd.service does to the keys before it starts etcd."""
-    for command in re.findall(r'^ExecStartPre=\+/bin/sh -c "(.*)"$', _etcd_unit(plan).data.decode(), re.MULTILINE):
-        run(here(command, folder))
+    """What etcd-access.service does before each start of etcd."""
+    unit = _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit="").data.decode()
+    (_, command) = re.findall(r"^ExecStart=/bin/sh -euc '([^']*)'$", unit, re.MULTILINE)
+    run(here(command.replace("$$", "$"), folder))
 
 
 def can_read(user: str, path: Path) -> bool:
@@ -69,6 +71,69 @@ def test_etcd_alone_reads_every_file(way: str, plan: Plan, folder: Path) -> None
     set_up(plan(pki={"permissions": way}), folder)
     for path in folder.iterdir():
         assert (can_read("daemon", path), can_read("nobody", path)) == (True, False), path
+
+
+@pytest.mark.parametrize("way", ["owner", "acl"])
+def test_the_folder_is_roots_and_lets_in_etcds_user_alone(way: str, plan: Plan, folder: Path) -> None:
+    set_up(plan(pki={"permissions": way}), folder)
+    assert (folder.stat().st_uid, folder.stat().st_gid) == (0, 0)
+    assert acl_of(folder) == ["user::rwx", "user:daemon:--x", "group::---", "mask::--x", "other::---"]
+
+
+def acl_of(path: Path) -> list[str]:
+    done = subprocess.run(["getfacl", "-cp", str(path)], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("way", ["owner", "acl"])
+@pytest.mark.parametrize("deed", ["chmod 0700 {}", "chmod 0777 {}", "setfacl -b {}", "setfacl -m u:nobody:rx {}"])
+def test_etcds_next_start_heals_what_was_done_to_the_folder(way: str, deed: str, plan: Plan, folder: Path) -> None:
+    wanted = plan(pki={"permissions": way})
+    set_up(wanted, folder)
+    run(deed.format(folder))
+    start(wanted, folder)
+    assert acl_of(folder) == ["user::rwx", "user:daemon:--x", "group::---", "mask::--x", "other::---"]
+    assert (can_read("daemon", folder / KEY), can_read("nobody", folder / KEY)) == (True, False)
+
+
+def test_a_chmod_of_the_folder_locks_etcd_out_until_then(plan: Plan, folder: Path) -> None:
+    set_up(plan(), folder)
+    run(f"chmod 0700 {folder}")
+    assert not can_read("daemon", folder / KEY)
+
+
+@pytest.mark.parametrize("way", ["owner", "acl"])
+def test_readers_read_the_clients_certificate_and_key_and_no_other_key(way: str, plan: Plan, folder: Path) -> None:
+    """One of them is no user of this node: that keeps nobody else out."""
+    wanted = plan(pki={"permissions": way}, access={"readers": ["nosuchuser", "games", "news"]})
+    for act in (set_up, start):
+        act(wanted, folder)
+        for reader in ("games", "news"):
+            assert all(can_read(reader, folder / f"etcd-{name}") for name in ("ca.pem", "client.pem", "client.key"))
+            assert not any(can_read(reader, folder / f"etcd-{name}.key") for name in ("server", "peer"))
+        for path in folder.iterdir():
+            assert (can_read("daemon", path), can_read("nobody", path)) == (True, False), path
+    owner = {path.stat().st_uid for path in folder.glob("*.key")}
+    assert owner == {pwd.getpwnam("daemon" if way == "owner" else "root").pw_uid}
+
+
+def test_who_is_no_longer_a_reader_is_kept_out(plan: Plan, folder: Path) -> None:
+    set_up(plan(access={"readers": ["games"]}), folder)
+    start(plan(), folder)
+    assert not can_read("games", folder / "etcd-client.key")
+
+
+def test_without_acls_the_folder_is_open_to_etcds_group(plan: Plan, folder: Path) -> None:
+    """A cloud image may have no setfacl, and a node that reaches no network cannot install it."""
+    programs = folder.parent / "bin"
+    programs.mkdir()
+    (programs / "setfacl").write_text("#!/bin/sh\necho not supported >&2\nexit 1\n")
+    (programs / "setfacl").chmod(0o755)
+    for line in first_boot_commands(plan()):
+        if str(PKI_DIR) in line and "restorecon" not in line:
+            run(here(line, folder), PATH=f"{programs}:{os.environ['PATH']}")
+    assert (folder.stat().st_uid, oct(folder.stat().st_mode & 0o777)) == (0, "0o750")
+    assert (can_read("daemon", folder / KEY), can_read("nobody", folder / KEY)) == (True, False)
 
 
 @pytest.mark.parametrize("deeds", [*itertools.permutations(DEEDS, 2)], ids=" then ".join)

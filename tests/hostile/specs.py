@@ -98,6 +98,7 @@ IPV6_NETWORK = some(dns=st.just(["fd00:20::53"])).map(lambda network: {"subnet":
 IPV6_FIREWALL = some(
     kind=st.sampled_from([str(kind) for kind in FirewallKind]), clientCidrs=st.just(["fd00::/8", "::/0"])
 )
+READERS = st.from_regex(r"[A-Za-z_][A-Za-z0-9._-]{0,31}", fullmatch=True).filter(lambda x: x not in ("root", "etcd"))
 COMMON = {
     "name": LABELS,
     "nodes": NODES,
@@ -128,6 +129,7 @@ COMMON = {
         some(packages=st.lists(PACKAGES, max_size=2)),
     ),
     "auth": st.one_of(st.booleans(), ACCOUNTS),
+    "access": some(readers=st.lists(READERS, max_size=3)),
     "join": st.sampled_from(["learner", "voter"]),
     "vm": some(
         memory=st.integers(256, 99999),

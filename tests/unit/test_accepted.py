@@ -128,6 +128,7 @@ FULL: dict[str, Any] = {
         "users": [{"name": "app1", "roles": ["app"]}],
         "roles": [{"name": "app", "permissions": [{"access": "read", "prefix": "/x"}, {"key": "x"}]}],
     },
+    "access": {"readers": ["backup"]},
     "etcd": {
         "version": "3.5", "dataDir": "/var/lib/etcd/etcd", "token": "t",
         "tlsMinVersion": "1.2", "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"],

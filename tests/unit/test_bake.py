@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 FOLDER = Path("out/etcd")
 NODE_FILES = ("user-data", "meta-data", "network-config", "seed.iso")
+PERMITS = ("etcd1/bootstrap-permit", "pki/bootstrap-permit")
 
 
 def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None:
@@ -33,7 +35,7 @@ def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None
     assert result.code == 0
     nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
     pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "client") for kind in ("pem", "key")]
-    made = {*nodes, "etcd1/bootstrap-permit", *pems, "cluster.yaml", "etcdctl.env", "identity", "manifest.json"}
+    made = {*nodes, *PERMITS, *pems, "cluster.yaml", "etcdctl.env", "identity", "manifest.json"}
     assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == made
     assert set(json.loads(result.out)["changed"]) == made
     assert [node["address"] for node in json.loads(result.out)["nodes"]] == [
@@ -90,8 +92,9 @@ def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: 
     bake("--nodes", 3)
     identity = (FOLDER / "identity").read_text().strip()
     permit = FOLDER / "etcd1/bootstrap-permit"
-    assert permit.read_text() == f"etcd-{identity}\n"
-    assert permit.stat().st_mode & 0o777 == 0o644
+    assert re.fullmatch("[0-9a-f]{64}\n", permit.read_text())
+    assert permit.read_bytes() == (FOLDER / "pki/bootstrap-permit").read_bytes()
+    assert {path.stat().st_mode & 0o777 for path in FOLDER.glob("*/bootstrap-permit")} == {0o600}
     isos = {node: seed.unpack((FOLDER / node / "seed.iso").read_bytes()) for node in ("etcd1", "etcd2", "etcd3")}
     assert {file.path.name: file.data for file in isos["etcd1"]}["bootstrap-permit"] == permit.read_bytes()
     assert not any(file.path.name == "bootstrap-permit" for node in ("etcd2", "etcd3") for file in isos[node])
@@ -99,6 +102,9 @@ def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: 
         env = yaml.safe_load((FOLDER / node / "user-data").read_text())["write_files"]
         (text,) = (file["content"] for file in env if file["path"] == "/etc/etcd/bake.env")
         assert f'BAKE_PERMIT="etcd-{identity}"\nBAKE_PERMIT_FILE="/run/bake/bootstrap-permit"\n' in text
+        digest = hashlib.sha256(permit.read_text().strip().encode()).hexdigest()
+        assert f'BAKE_PERMIT_SHA256="{digest}"\n' in text
+        assert permit.read_text().strip() not in (FOLDER / node / "user-data").read_text(), "only its digest"
     before = (FOLDER / "etcd1/meta-data").read_bytes()
     (FOLDER / "sealed").touch()
     assert set(json.loads(bake("--nodes", 3, "-o", "json").out)["changed"]) == {
@@ -115,7 +121,7 @@ def test_what_is_sealed_stays_so_until_the_mark_is_deleted(bake: Bake, picture: 
     for count in (3, 3, 5, 3):
         bake("--nodes", count)
         assert (FOLDER / "sealed").read_bytes() == b"of some day"
-        assert not list(FOLDER.glob("*/bootstrap-permit"))
+        assert not list(FOLDER.glob("etcd*/bootstrap-permit"))
     (FOLDER / "sealed").unlink()
     bake("--nodes", 3)
     assert {path: entry[2] for path, entry in picture(FOLDER).items()} == {

@@ -101,6 +101,40 @@ def test_options_that_open_something_are_reported(hook: ModuleType) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "stated",
+    ["ETCD_KEY_FILE=/root/secret.key", "ETCD_CERT_FILE=/etc/etcd/pki/../../../root/secret.key", "ETCD_DATA_DIR=/root"],
+)
+def test_etcd_cannot_have_root_look_at_a_file_of_its_choice(hook: ModuleType, node: Path, stated: str) -> None:
+    """It is etcd's account that decides which options its process has."""
+    (node / "root").mkdir()
+    (node / "root/secret.key").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    process(node, 7, "etcd", "/system.slice/etcd.service", [stated])
+    said = hook.report("etcd1", node / "proc", node, data_dir="/var/lib/etcd/etcd")
+    assert not any("root" in path for path in said["files"])
+    assert said["certificates"] == {}
+    assert stated.partition("=")[2] in said["process"]["options"].values(), "bake audit says what is wrong"
+
+
+@pytest.mark.parametrize("name", ["deep", "deep/etcd"])
+def test_a_link_in_the_data_folder_leads_nowhere(hook: ModuleType, node: Path, name: str) -> None:
+    """Everything below /var/lib/etcd is etcd's: a link, too."""
+    (node / "root/etcd").mkdir(parents=True)
+    data_dir = "/var/lib/etcd/deep/etcd"
+    (node / "var/lib/etcd/deep").mkdir()
+    place = node / "var/lib/etcd" / name
+    if place.exists():
+        place.rmdir()
+    place.symlink_to(node / "root" if name == "deep" else node / "root/etcd")
+    process(node, 7, "etcd", "/system.slice/etcd.service", [f"ETCD_DATA_DIR={data_dir}"])
+    assert data_dir not in hook.report("etcd1", node / "proc", node, data_dir=data_dir)["files"]
+
+
+def test_another_users_unit_of_that_name_is_not_etcd(hook: ModuleType, node: Path) -> None:
+    process(node, 4, "etcd", "/user.slice/user-1000.slice/user@1000.service/app.slice/etcd.service", ["ETCD_NAME=x"])
+    assert hook.etcd_process(node / "proc") == node / "proc/7"
+
+
 def test_without_an_etcd_it_says_so_and_still_what_is_on_the_disk(hook: ModuleType, node: Path) -> None:
     (node / "proc/7/comm").unlink()
     said = hook.report("etcd1", node / "proc", node)
@@ -128,6 +162,7 @@ def test_it_is_written_for_its_unit_to_publish(
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("BAKE_NAME", "etcd9")
+    monkeypatch.setenv("BAKE_DATA_DIR", "/var/lib/etcd/etcd")
     assert hook.main() == 0
     assert json.loads((tmp_path / "report.json").read_text())["node"] == "etcd9"
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

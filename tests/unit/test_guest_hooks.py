@@ -235,6 +235,44 @@ def test_an_unknown_firewall_is_an_error(desk: Desk) -> None:
     assert desk.run("etcd-firewall", BAKE_FIREWALL="pf", **OPENINGS).returncode == 1
 
 
+# ── etcd-start ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def started(desk: Desk, settings: str | None) -> dict[str, str]:
+    """The environment that etcd gets, beyond the unit's own."""
+    if settings is not None:
+        (desk.root / "run/join.env").write_text(settings)
+    desk.program("etcd", f'#!/bin/sh\n[ "$*" = "" ] && env -0 >"{desk.root}/environment"\n')
+    command = [*desk.shell, str(GUEST / "etcd-start"), str(desk.root / "bin/etcd")]
+    subprocess.run(command, env=desk.env | {"ETCD_NAME": "from-etcd.conf"}, check=True)
+    pairs = (desk.root / "environment").read_text().rstrip("\0").split("\0")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs) if name not in desk.env}
+
+
+def test_etcd_starts_with_the_settings_that_the_join_has_found(desk: Desk) -> None:
+    found = {
+        "ETCD_NAME": "etcd2",
+        "ETCD_INITIAL_CLUSTER": "etcd1=https://[fd00::1]:2380,etcd2=https://[fd00::2]:2380",
+        "ETCD_INITIAL_CLUSTER_STATE": "existing",
+        "ETCD_INITIAL_CLUSTER_TOKEN": "etcd-0123",
+    }
+    environment = started(desk, "".join(f"{name}={value}\n" for name, value in found.items()))
+    assert {name: value for name, value in environment.items() if name.startswith("ETCD_")} == found
+
+
+def test_a_member_starts_with_what_etcd_conf_says(desk: Desk) -> None:
+    assert started(desk, None)["ETCD_NAME"] == "from-etcd.conf"
+
+
+def test_nothing_else_is_taken_from_the_file_and_nothing_in_it_is_run(desk: Desk) -> None:
+    """A member's name comes from the cluster: it may hold anything."""
+    name = f"$(touch {desk.root}/ran) `touch {desk.root}/ran`"
+    environment = started(desk, f"LD_PRELOAD=/x.so\nETCD_DATA_DIR=/x\nETCD_NAME={name}\nexit 1\n")
+    assert not {"LD_PRELOAD", "ETCD_DATA_DIR"} & environment.keys()
+    assert environment["ETCD_NAME"] == name
+    assert not (desk.root / "ran").exists()
+
+
 # ── etcd-install, first-boot-done, bootcmd ──────────────────────────────────────────────────────────────────
 
 
@@ -356,6 +394,7 @@ def test_the_permit_is_copied_from_the_medium_into_memory_alone(desk: Desk) -> N
     for _ in "12":
         assert boot(desk, medium=SEED)[-2:] == MOUNTED
         assert (desk.root / "run/bake/bootstrap-permit").read_text() == "etcd-1234\n"
+        assert (desk.root / "run/bake/bootstrap-permit").stat().st_mode & 0o777 == 0o600
         assert list((desk.root / "run/bake/seed").iterdir()) == []
     shutil.rmtree(desk.root / "medium")
     assert [str(path.relative_to(desk.root)) for path in desk.root.rglob("bootstrap-permit")] == [

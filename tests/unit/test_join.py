@@ -293,12 +293,13 @@ def test_a_first_node_starts_a_cluster_under_a_new_token_each_time(desk: Desk) -
     assert desk.calls == []
 
 
-@pytest.mark.parametrize("permit", [None, "", "another-cluster-0123\n"])
+@pytest.mark.parametrize("permit", [None, "", "0" * 64 + "\n", "BAKE_PERMIT", "BAKE_PERMIT_SHA256"])
 def test_without_the_permit_of_this_very_cluster_it_starts_none(desk: Desk, permit: str | None) -> None:
+    """What every node's bake.env says is no permit."""
+    desk.node, desk.env = desk.other, lone(desk)
     desk.other.permit.unlink()
     if permit is not None:
-        desk.other.permit.write_text(permit)
-    desk.node, desk.env = desk.other, lone(desk)
+        desk.other.permit.write_text(desk.env.get(permit, permit))
     words = "has no permit to start a cluster"
     assert words in desk.watch("etcd-join", lambda said: words in said)
 

@@ -304,14 +304,14 @@ def test_a_cluster_keeps_its_identity(bake: Bake) -> None:
 
 
 def test_a_cluster_that_was_baked_before_there_were_identities_stays_itself(bake: Bake) -> None:
-    """Its nodes have a permit, and its VMs a tag, that were made of its CA."""
+    """Its nodes have an id of the cluster, and its VMs a tag, that were made of its CA."""
     bake("--nodes", 1)
     (FOLDER / "identity").unlink()
     old = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
     assert cluster.open_cluster(Store(Path("out"), "etcd")).cluster_id == old[:16]
     bake("--nodes", 1)
     assert (FOLDER / "identity").read_text() == f"{old}\n"
-    assert (FOLDER / "etcd1/bootstrap-permit").read_text() == f"etcd-{old[:32]}\n"
+    assert f'BAKE_PERMIT="etcd-{old[:32]}"' in (FOLDER / "etcd1/user-data").read_text()
 
 
 def test_an_identity_that_bake_did_not_write_is_refused(bake: Bake) -> None:
@@ -319,6 +319,14 @@ def test_an_identity_that_bake_did_not_write_is_refused(bake: Bake) -> None:
     (FOLDER / "identity").write_text("mine\n")
     result = bake("--nodes", 1)
     assert (result.code, f"{FOLDER}/identity: is not what bake wrote" in result.err) == (2, True)
+
+
+def test_a_permit_that_bake_did_not_write_is_refused(bake: Bake) -> None:
+    bake("--nodes", 1)
+    (FOLDER / "pki/bootstrap-permit").write_text("guess me\n")
+    result = bake("--nodes", 1)
+    assert (result.code, f"{FOLDER}/pki/bootstrap-permit: is not what bake wrote" in result.err) == (2, True)
+    assert "guess me" not in result.err
 
 
 # --- a CA of their own for peers ------------------------------------------------------------------------------

@@ -65,7 +65,9 @@ def test_each_file_lies_where_its_kind_does(files: dict[str, bytes]) -> None:
 
 
 def commands(unit: bytes) -> Iterator[str]:
+    """The programs: the first word, and etcd after the one that starts it."""
     yield from re.findall(r"^Exec\w+=[-+!]*(\S+)", unit.decode(), re.MULTILINE)
+    yield from re.findall(r"^ExecStart=\S+/etcd-start (\S+)$", unit.decode(), re.MULTILINE)
 
 
 def test_what_a_unit_starts_is_a_program(files: dict[str, bytes]) -> None:

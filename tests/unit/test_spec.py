@@ -110,3 +110,14 @@ def test_every_field_has_a_remedy_to_show() -> None:
 def test_addresses_are_addresses() -> None:
     spec = read_spec({"network": {"firstIp": "192.168.20.50"}})[0]
     assert spec.network.first_ip == ip_address("192.168.20.50")
+
+
+@pytest.mark.parametrize(
+    ("reader", "rule"),
+    [("a b", "is not a user's name"), ("-x", "is not a user's name"), ("root", "can read every key already")],
+)
+def test_a_reader_is_another_user_of_the_nodes(reader: str, rule: str, cluster_file: Any) -> None:
+    with pytest.raises(InputError) as error:
+        load_data({"apiVersion": "bake/v1", "access": {"readers": ["backup", reader]}}, cluster_file)
+    (problem,) = error.value.problems
+    assert ("access.readers[1]" in str(problem), rule in str(problem)) == (True, True), problem

@@ -37,8 +37,9 @@ def test_the_user_is_made_only_where_no_package_made_it(plan: Plan) -> None:
 def test_the_keys_become_etcds_own_before_their_folder_is_opened(plan: Plan) -> None:
     commands = list(first_boot_commands(plan()))
     (keys,) = (index for index, line in enumerate(commands) if "chmod 0400 etcd-server.key etcd-peer.key" in line)
-    assert "chmod 0750 /etc/etcd/pki" in commands[keys + 1]
-    assert not any("setfacl" in line for line in commands)
+    (opened,) = (index for index, line in enumerate(commands) if "setfacl --set" in line)
+    assert opened > keys
+    assert "u:etcd:x,g::-,o::- /etc/etcd/pki" in commands[opened]
 
 
 def test_every_node_enables_etcd_and_waits_for_nothing(plan: Plan) -> None:

@@ -18,7 +18,7 @@ from generator.spec import FirewallKind
 LIMIT = 1.5
 NAMES = (
     "etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "etcd-restart", "forget-seed",
-    "apply-seed", "report-boot",
+    "apply-seed", "report-boot", "etcd-access",
 )  # fmt: skip
 KINDS = tuple(kind for kind in FirewallKind if kind is not FirewallKind.NONE)
 
@@ -28,7 +28,8 @@ def node(
     request: pytest.FixtureRequest, plan: Callable[..., ClusterPlan], now: datetime, tmp_path: Path
 ) -> Path:
     """A folder with every file of a node."""
-    made = plan(firewall={"kind": str(request.param)}, auth=request.param is FirewallKind.UFW)
+    made = plan(firewall={"kind": str(request.param)}, auth=request.param is FirewallKind.UFW,
+                access={"readers": ["backup"]})
     authority = create_authority(made, now=now)
     credentials = issue_nodes(made, authority, now=now)
     trust = Trust(identity="0" * 32, ca_pem=authority.cert_pem)
@@ -62,6 +63,25 @@ def test_every_program_of_ours_that_a_unit_starts_is_on_the_node(node: Path) -> 
     started = set(re.findall(r"^Exec\w+=[+-]*(/\S*/bake/\S+)", text, re.MULTILINE))
     assert f"{LIBEXEC}/etcd-join" in started
     assert {path for path in started if not (node / path.lstrip("/")).exists()} == set()
+
+
+def test_no_unit_reads_a_file_that_etcds_account_can_write(node: Path) -> None:
+    """systemd reads them as root, and what it read would be the environment of each command with a `+` too."""
+    roots = ("/etc/etcd/etcd.conf", "/etc/etcd/bake.env", "/run/bake-audit/report.json")
+    read = {
+        path
+        for unit in services(node)
+        for path in re.findall(r"^(?:EnvironmentFile=-?|StandardInput=file:)(.*)", unit.read_text(), re.MULTILINE)
+    }
+    assert {*roots[:2]} <= read <= {*roots}
+
+
+def test_what_runs_as_root_names_nothing_that_etcds_account_can_write(node: Path) -> None:
+    for unit in services(node):
+        is_etcds = "\nUser=etcd\n" in unit.read_text()
+        for prefixes, command in re.findall(r"^Exec\w+=([-@:+!|]*)(.*)", unit.read_text(), re.MULTILINE):
+            if "+" in prefixes or not is_etcds:
+                assert not re.search(r"/(run|var/lib)/etcd\b", command), unit
 
 
 def test_the_judge_sees_an_open_unit(tmp_path: Path, tool: Callable[[str], str]) -> None:
