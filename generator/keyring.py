@@ -15,7 +15,7 @@ from generator.errors import InputError
 from generator.host.store import Store
 from generator.pki import Credential, Issuer, NodePki, Role
 from generator.plan import ClusterPlan
-from generator.spec import Certificates
+from generator.spec import Certificates, PeerName
 
 IDENTITY = PurePosixPath("identity")
 MAX_PASSPHRASE = 1024  # bytes
@@ -90,9 +90,22 @@ def load_keyring(
         _refuse_foreign(store, issuer, client)
     users = {name: load_pair(store, pki.user_stem(name)) for name in plan.spec.auth.common_names}
     nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
+    _refuse_unnamed(plan, nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
     return Keyring(identity=identity, authorities=changed, client=client, users=users, nodes=nodes)
+
+
+def _refuse_unnamed(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
+    """A node that requires the peers' name would refuse those whose certificates do not have it yet."""
+    peers = [(node.name, kept[Role.PEER]) for node, kept in zip(plan.nodes, nodes, strict=True) if Role.PEER in kept]
+    without = [name for name, peer in peers if not pki.has_peer_name(peer.certificate, plan)]
+    if without and plan.spec.pki.peer_name is PeerName.REQUIRED:
+        raise InputError.one(
+            "pki.peerName",
+            f"required, but the peer certificates of {', '.join(without)} do not have the peers' name yet",
+            "first bake with pki.peerName: stated and give every node its new certificates: bake certs deliver",
+        )
 
 
 def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) -> None:

@@ -50,15 +50,15 @@ def pair_of(node: Node, role: Role) -> tuple[bytes, bytes]:
 # ── n × n ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def served_as(address: IPv4Address, target: Node, context: ssl.SSLContext) -> bool:
-    """Whether a node's peer port answers somebody who comes from this address."""
-    place = str(target.plan.address), 2380
+def served_as(address: IPv4Address, target: Node, context: ssl.SSLContext, port: int = 2380) -> bool:
+    """Whether a port of a node, by default the peer port, answers a client that comes from this address."""
+    place = str(target.plan.address), port
     try:
         with (
             socket.create_connection(place, 3, source_address=(str(address), 0)) as plain,
             context.wrap_socket(plain) as stream,
         ):
-            stream.sendall(b"GET /members HTTP/1.0\r\n\r\n")
+            stream.sendall(b"GET /version HTTP/1.0\r\n\r\n")
             return stream.recv(64).startswith(b"HTTP/1.0 200")
     except OSError:
         return False
