@@ -90,9 +90,9 @@ def load_keyring(
         _refuse_foreign(store, issuer, client)
     users = {name: load_pair(store, pki.user_stem(name)) for name in plan.spec.auth.common_names}
     nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
-    _refuse_unnamed(plan, nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
+    _refuse_unnamed(plan, nodes)
     return Keyring(identity=identity, authorities=changed, client=client, users=users, nodes=nodes)
 
 

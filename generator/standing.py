@@ -25,4 +25,4 @@ def baked_spec(store: Store) -> ClusterSpec | None:
 def settle(spec: ClusterSpec, store: Store) -> ClusterSpec:
     """Fill in what the spec leaves open: as the folder's cluster was baked, or as a new cluster is."""
     kept = baked_spec(store)
-    return settle_peers(spec, kept and kept.pki)
+    return settle_peers(spec, kept.pki if kept else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -22,26 +23,31 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The outcome of every check. Warnings do not make a cluster unhealthy."""
+    """The outcome of every check. Warnings do not make a cluster unhealthy; a check that could not be made does."""
 
     cluster: str
     checks: tuple[Check, ...]
 
     @property
     def healthy(self) -> bool:
-        return not self.failed
+        return not self.failed and not self.skipped
 
     @property
     def failed(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.result is Result.FAILED)
 
+    @property
+    def skipped(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.result is Result.SKIPPED)
+
 
 def client_files(folder: Path, stem: str = str(pki.Role.CLIENT)) -> ClientFiles:
     """The operator's files in a cluster's folder, or another client's."""
-    ca, client = folder / "pki" / str(pki.Role.CA), folder / "pki" / stem
+    ca, peer_ca, client = (folder / "pki" / name for name in (str(pki.Role.CA), str(pki.Role.PEER_CA), stem))
     return ClientFiles(
-        ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key")
-    )
+        ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key"),
+        peer_ca=peer_ca.with_suffix(".pem"),
+    )  # fmt: skip
 
 
 def verify(
@@ -76,13 +82,18 @@ def verify(
 
 
 def guests(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:
-    """How each of those who knock does so."""
-    return {
-        Guest.OPERATOR: tls.operator_context(files),
+    """How each of those who knock does so at either port. Whom the operator trusts depends on the port."""
+    peer_ca = files.peer_ca if plan.spec.pki.peer_ca.separate else None
+    strangers = {
         Guest.NOBODY: tls.stranger_context(),
         Guest.FOREIGN: tls.stranger_context(foreign_pair(plan, now=now)),
         Guest.PLAIN: None,
     }
+    found: dict[tuple[observe.Port, Guest], ssl.SSLContext | None]
+    found = {(port, guest): context for port in observe.Port for guest, context in strangers.items()}
+    found[observe.Port.CLIENT, Guest.OPERATOR] = tls.operator_context(files)
+    found[observe.Port.PEER, Guest.OPERATOR] = tls.operator_context(replace(files, ca=peer_ca or files.ca))
+    return found
 
 
 def foreign_pair(plan: ClusterPlan, *, now: datetime) -> tuple[bytes, bytes]:

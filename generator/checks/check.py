@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Result(StrEnum):
-    """`SKIPPED`: could not be judged for every node; another check has failed for the reason."""
+    """`SKIPPED`: could not be judged for every node. A check that has no meaning for a cluster is `OK`, or not made."""
 
     OK = "ok"
     WARNING = "warning"

@@ -8,8 +8,8 @@ from datetime import datetime
 from generator.checks.check import Check, check
 from generator.host.observe import NodeView, Observation, Port, is_walled
 from generator.host.tls import Guest, Knock, Reply
-from generator.plan import ClusterPlan, NodePlan
-from generator.spec import Certificates, FirewallKind
+from generator.plan import ClusterPlan, NodePlan, checks_peers_itself
+from generator.spec import Certificates, FirewallKind, PeerName
 
 WARN_DAYS = 30
 
@@ -47,6 +47,33 @@ def refused(plan: ClusterPlan, seen: Observation, guest: Guest) -> Check:
     return check(name, f"refused on {good} ports", failed=failed, unknown=unknown, remedy=remedy)
 
 
+def peers_alone(plan: ClusterPlan, seen: Observation) -> Check:
+    """Whether the peer port refuses clients' certificates; the operator's is one.
+
+    The firewall hides from this machine what etcd serves to the nodes' own addresses. Then the plan tells.
+    """
+    failed, unknown, good = [], [], []
+    for view in seen.nodes:
+        name, answer = view.node.name, view.knocks.get((Port.PEER, Guest.OPERATOR))
+        if answer and answer.reply is Reply.SERVED:
+            failed.append((name, f"the peer port serves the operator's client certificate ({answer.detail})"))
+        elif not _has_peer_check(plan):
+            failed.append((name, "the peer port serves client certificates; at most the firewall keeps clients out"))
+        elif answer and (answer.reply is Reply.REFUSED or _is_walled(plan, view)):
+            good.append(name)
+        else:
+            unknown.append((name, f"the peer port cannot be reached{f' ({answer.detail})' if answer else ''}"))
+    remedy = "pki.peerName: stated, then required: docs/security/certificates.md, \"Peers alone\""
+    good_text = f"refused at the peer ports of {', '.join(good)}, or no connection"
+    return check("client certificate", good_text, failed=failed, unknown=unknown, remedy=remedy)
+
+
+def _has_peer_check(plan: ClusterPlan) -> bool:
+    """Whether etcd can tell peers' certificates from clients'."""
+    pki = plan.spec.pki
+    return bool(pki.peer_ca.separate) or pki.peer_name is PeerName.REQUIRED or checks_peers_itself(plan.spec)
+
+
 def _is_walled(plan: ClusterPlan, view: NodeView) -> bool:
     """Whether a node's firewall keeps the operator from the peer port, as planned."""
     return plan.spec.firewall.kind is not FirewallKind.NONE and is_walled(view.knocks)
@@ -74,12 +101,14 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
     failed, warning, unknown, days_left = [], [], [], []
     for view in seen.nodes:
         for port, answer in _answers_to(view, Guest.OPERATOR):
-            if port is Port.PEER and (_is_walled(plan, view) or plan.spec.pki.peer_ca.separate):
-                continue  # its CA is not the operator's
+            if port is Port.PEER and _is_walled(plan, view):
+                continue
             if answer.distrusted:
                 failed.append((view.node.name, f"{port}: {answer.distrusted}"))
             elif answer.certificate is None:
-                unknown.append((view.node.name, f"{port}: {answer.detail}"))
+                # With TLS 1.2 a refusal ends the handshake before Python shows the certificate.
+                if port is Port.CLIENT or answer.reply is not Reply.REFUSED:
+                    unknown.append((view.node.name, f"{port}: {answer.detail}"))
             else:
                 days = (answer.certificate.not_after - now).days
                 days_left.append(days)

@@ -22,11 +22,15 @@ _CLOSED = "the connection was closed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientFiles:
-    """Where the CA certificate and the client's certificate and key are. The key's bytes stay there."""
+    """Where the CA certificate and the client's certificate and key are. The key's bytes stay there.
+
+    `peer_ca`: the peers' CA, where it is a separate one.
+    """
 
     ca: Path
     cert: Path
     key: Path
+    peer_ca: Path | None = None
 
 
 class Guest(StrEnum):

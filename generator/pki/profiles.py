@@ -64,11 +64,12 @@ def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
     return x509.NameConstraints([*map(x509.DNSName, domains), *map(x509.IPAddress, networks)], None)
 
 
-def planned_names(plan: ClusterPlan) -> Iterator[x509.GeneralName]:
-    """Every name and address that the nodes' certificates state."""
+def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
+    """Every name and address that the nodes' certificates by the CA of this role state."""
+    leaf = Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER  # a peer's states more
     shared = plan.spec.pki.certificates is Certificates.SHARED
     for profiles in [shared_profiles(plan)] if shared else [node_profiles(plan, node) for node in plan.nodes]:
-        for extension, _ in profiles[Role.PEER].extensions:  # it states what the others state, and the peers' name
+        for extension, _ in profiles[leaf].extensions:
             if isinstance(extension, x509.SubjectAlternativeName):
                 yield from extension
 

@@ -116,7 +116,7 @@ def test_a_user_who_may_write_nothing_writes_nothing_by_raft_either(cluster_of: 
     node = cluster.nodes[0]
     cluster.wait(lambda: node.says("auth is on"), 20, "auth is on")
     app, member = stranger_context(dict(clients(cluster))["a user's"]), cluster.members(node)[0]["ID"]
-    with pytest.raises(OSError, match=r"(?i)alert|closed|reset|remote end"):
+    with pytest.raises(OSError, match=r"(?i)alert|closed|reset|remote end|EOF"):
         post(cluster, app, proposal(b"/owned", member=member))
     assert post(cluster, stranger_context(peer_pair(cluster)), proposal(b"/taken", member=member)) == 204
     folder = node.root / "etc/etcd/pki"

@@ -54,8 +54,9 @@ def status(number: int, **changes: Any) -> Status:
 def knocks(node: NodePlan, *, days: int = 300) -> dict[tuple[Port, Guest], Knock]:
     certificate = Certificate(names=(node.fqdn, str(node.address)), not_after=NOW + timedelta(days=days))
     found = {(port, guest): Knock(reply=Reply.REFUSED, detail="alert") for port in Port for guest in Guest}
-    served = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=certificate)
-    return found | {(port, Guest.OPERATOR): served for port in Port}
+    found[Port.CLIENT, Guest.OPERATOR] = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=certificate)
+    found[Port.PEER, Guest.OPERATOR] = Knock(reply=Reply.REFUSED, detail="alert", certificate=certificate)
+    return found
 
 
 @pytest.fixture
@@ -248,7 +249,8 @@ def test_a_peer_port_that_cannot_be_reached_is_not_called_strict(
     closed = {(Port.PEER, guest): DEAD for guest in Guest}
     found = judged(with_node(healthy, 1, knocks={**healthy.nodes[1].knocks, **closed}))
     assert {check.result for check in found.values()} == {Result.SKIPPED}
-    assert set(found) == {"no certificate", "foreign certificate", "no TLS", "server certificates"}
+    names = {"no certificate", "foreign certificate", "no TLS", "client certificate", "server certificates"}
+    assert set(found) == names
 
 
 def test_a_peer_port_that_the_firewall_closes_is_as_it_should_be(healthy: Observation, walled: ClusterPlan) -> None:
@@ -308,7 +310,9 @@ def test_a_certificate_that_ends_soon_is_a_warning(
 def test_a_certificate_of_another_ca_fails(healthy: Observation, judged: Judged) -> None:
     distrusted = Knock(reply=Reply.UNREACHABLE, detail="x", distrusted="self-signed certificate in chain")
     view = {**healthy.nodes[0].knocks, (Port.PEER, Guest.OPERATOR): distrusted}
-    found = only(judged(with_node(healthy, 0, knocks=view)), "server certificates")
+    judgement = judged(with_node(healthy, 0, knocks=view))
+    assert judgement.pop("client certificate").result is Result.SKIPPED
+    found = only(judgement, "server certificates")
     assert found.detail == "etcd1: peer port: self-signed certificate in chain"
 
 
@@ -350,17 +354,17 @@ def test_names_of_keys_cannot_move_the_cursor(healthy: Observation, cluster: Clu
     assert found.detail == r"1 key: /a\x1b[2J\n"
 
 
-def test_only_a_failed_check_is_unhealthy() -> None:
+def test_a_check_that_failed_or_could_not_be_made_is_unhealthy() -> None:
     def one(result: Result) -> Verification:
         return Verification(cluster="etcd", checks=(Check(name="x", result=result, detail=""),))
 
-    assert [one(result).healthy for result in Result] == [True, True, False, True]
+    assert [one(result).healthy for result in Result] == [True, True, False, False]
 
 
 def test_data_for_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> None:
     found = Verification(cluster="etcd", checks=checks.judge(cluster, healthy, now=NOW, sealed=True))
     data = json.loads(json.dumps(verify.verification_data(found)))
-    assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 14)
+    assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 15)
     assert data["checks"][0] == {
         "name": "member list", "result": "ok", "detail": "etcd1, etcd2, etcd3", "remedy": None, "nodes": [],
     }  # fmt: skip
