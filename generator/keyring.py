@@ -104,7 +104,7 @@ def _refuse_unnamed(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
         raise InputError.one(
             "pki.peerName",
             f"required, but the peer certificates of {', '.join(without)} do not have the peers' name yet",
-            "first bake with pki.peerName: stated and give every node its new certificates: bake certs deliver",
+            "first bake with pki.peerName: stated, then give every node new certificates: bake certs rotate",
         )
 
 
