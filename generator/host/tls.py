@@ -108,6 +108,17 @@ def _in_memory(data: bytes) -> Iterator[str]:
         os.close(descriptor)
 
 
+def local_address(address: str, port: int) -> str:
+    """This machine's address, as a connection to that one would have it; nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, port))
+        except OSError:
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # no route: nobody will answer either
+        return str(probe.getsockname()[0]).partition("%")[0]
+
+
 def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes | None:
     """The certificate (DER) that a port shows to anybody, trusted or not; None where nothing answers with one."""
     with (

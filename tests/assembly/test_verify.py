@@ -20,10 +20,11 @@ from generator import pki
 from generator.checks import Result
 from generator.host import observe
 from generator.host.etcd import Etcd, Keys
-from generator.host.tls import ClientFiles
+from generator.host.tls import ClientFiles, Reply, knock, local_address, stranger_context
+from generator.pki import Role
 from generator.plan import ClusterPlan, plan_cluster
-from generator.spec import ClusterSpec, FirewallKind, FirewallSpec, NetworkSpec
-from generator.verify import Part, Verification, cluster_status, verify
+from generator.spec import Certificates, ClusterSpec, Extensions, FirewallKind, FirewallSpec, NetworkSpec, PkiSpec
+from generator.verify import Part, Verification, cluster_status, foreign_pair, verify
 from tests.assembly.miniature import Miniature, Node
 
 pytestmark = pytest.mark.etcd
@@ -173,7 +174,24 @@ def test_a_client_port_without_client_certificates_is_caught(one: Callable[..., 
 
 def test_a_peer_port_without_client_certificates_is_caught(one: Callable[..., Miniature]) -> None:
     cluster = one(ETCD_PEER_CLIENT_CERT_AUTH="", ETCD_PEER_TRUSTED_CA_FILE="")
-    assert set(failed(check(cluster))) == {"no certificate", "foreign certificate"}
+    assert set(failed(check(cluster))) == {"no certificate", "foreign certificate", "client certificate"}
+
+
+@pytest.mark.parametrize("certificates", Certificates)
+def test_only_its_ca_keeps_the_foreign_certificate_out(cluster_of: ClusterOf, certificates: Certificates) -> None:
+    """Else a port that trusts another CA too would refuse it for a name or an address, and nobody would notice."""
+    cluster, now = cluster_of(1, pki=PkiSpec(certificates=certificates)), datetime.now(UTC)
+    node = cluster.nodes[0]
+    other = pki.create_authority(plan_cluster(ClusterSpec(pki=PkiSpec(extensions=Extensions.DOCUMENT))), now=now)
+    for name in ("etcd-ca", "etcd-peer-ca"):
+        with (node.root / f"etc/etcd/pki/{name}.pem").open("ab") as file:
+            file.write(other.cert_pem)
+    cluster.start()
+    cluster.wait_all_voting(30)
+    for role, port in ((Role.CLIENT, 2379), (Role.PEER, 2380)):
+        own = local_address(str(node.plan.address), port)
+        context = stranger_context(foreign_pair(plan_of(cluster), role, own, now=now, authority=other))
+        assert knock(str(node.plan.address), port, context).reply is Reply.SERVED
 
 
 def test_a_client_port_without_tls_is_caught(one: Callable[..., Miniature]) -> None:
