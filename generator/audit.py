@@ -19,7 +19,7 @@ from generator.host.store import Store
 from generator.host.tls import ClientFiles
 from generator.judges import NodeFacts, Outcome, Planned
 from generator.keyring import required_pems
-from generator.pki import Role, describe, digests, issuer_of
+from generator.pki import Role, describe, digests, issuer_of, peer_check
 from generator.plan import ClusterPlan, NodePlan
 
 # A node reports every ten minutes (etcd-audit.timer). Its clock and ours may differ by as much again.
@@ -91,7 +91,7 @@ def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
         server, peer = (describe(pems[role][0]).sha256 for role in (Role.SERVER, Role.PEER))
         found[node.name] = Planned(
             server=server, peer=peer, authorities=authorities, peer_authorities=peer_authorities,
-            tls_min_version=plan.spec.etcd.tls_min_version,
+            tls_min_version=plan.spec.etcd.tls_min_version, peer_check=peer_check(plan.spec.pki, plan.peer_name),
         )  # fmt: skip
     return found
 

@@ -21,6 +21,7 @@ from generator.host.store import Store
 from generator.pki import Credential, Elsewhere, Issuer, Role
 from generator.plan import ClusterPlan
 from generator.spec import CaSpec, ClusterSpec
+from generator.standing import settle
 
 CHANGE = PurePosixPath("ca-change")  # the phase, while a change is under way
 MAX_PEM = 1 << 16
@@ -185,7 +186,7 @@ def _load_authority(
         return kept_authority(found, passphrase, file=store.read(key_path(role)))
     if stated.certificate and stated.key:
         return read_authority(
-            plan, stated.certificate, stated.key, names=(f"{name}.certificate", f"{name}.key"), now=now,
+            plan, role, stated.certificate, stated.key, names=(f"{name}.certificate", f"{name}.key"), now=now,
             passphrase=passphrase,
         )  # fmt: skip
     return None
@@ -202,7 +203,7 @@ def _load_elsewhere(
     else:
         where = f"{name}.certificate: {stated.certificate}"
         found = Elsewhere(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
-        _judge(found, plan, now=now, where=where, days=0)
+        _judge(found, plan, role, now=now, where=where, days=0)
     return Authority(found, None)
 
 
@@ -211,26 +212,33 @@ def _stated(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec]:
 
 
 def read_authority(
-    plan: ClusterPlan, certificate: str, key: str, *, names: tuple[str, str], now: datetime, passphrase: bytes | None
+    plan: ClusterPlan,
+    role: Role,
+    certificate: str,
+    key: str,
+    *,
+    names: tuple[str, str],
+    now: datetime,
+    passphrase: bytes | None,
 ) -> Authority:
     """A CA of the user's own, which is to issue from now on. `names`: of the fields that name its files."""
     where = f"{names[0]}: {certificate}", f"{names[1]}: {key}"
     check_secret(Path(key), where[1])
     pems = [_read_file(Path(path), at) for path, at in zip((certificate, key), where, strict=True)]
     found = pki.parse_credential(pems[0], pems[1], where=where, passphrase=passphrase)
-    _judge(found, plan, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
+    _judge(found, plan, role, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
     return kept_authority(found, passphrase)
 
 
 def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, now: datetime) -> None:
     """Raises InputError for one that cannot issue the cluster's certificates now."""
     for role, one in found.issuing.items():
-        _judge(one.credential, plan, now=now, where=str(store.folder / pem_path(role)), days=0)
+        _judge(one.credential, plan, role, now=now, where=str(store.folder / pem_path(role)), days=0)
 
 
-def _judge(found: Issuer, plan: ClusterPlan, *, now: datetime, where: str, days: int) -> None:
+def _judge(found: Issuer, plan: ClusterPlan, role: Role, *, now: datetime, where: str, days: int) -> None:
     problems = pki.check_authority(found, now=now, where=where, days=days)
-    if problems := problems or pki.check_names(found, plan, where=where):
+    if problems := problems or pki.check_names(found, plan, role, where=where):
         raise InputError(problems)
 
 
@@ -246,6 +254,7 @@ def _refuse_other(name: str, stated: CaSpec, authority: Issuer, where: str) -> N
 
 def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
     """Whether a CA's key, in the folder or where the spec says, cannot be used without a passphrase."""
+    spec = settle(spec, store)
     return any(pki.is_encrypted(_key_of(store, spec, role)) for role in pki.authority_roles(spec.pki))
 
 

@@ -26,6 +26,7 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import Trust
 from generator.signing import REQUESTS, Signed, sign_elsewhere
 from generator.spec import ClusterSpec
+from generator.standing import settle
 
 Report = Callable[[str], None]
 SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may start a cluster
@@ -56,9 +57,9 @@ def bake(
     theirs are still good; what all nodes share is new for all. `change`: of the CAs that there are.
     """
     check_clock(now)
-    plan = plan_cluster(spec)
     extras = read_archive(spec.install)
     store.check()
+    plan = plan_cluster(settle(spec, store))
     with store.locked(report):
         store.check()
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
@@ -178,7 +179,7 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
         lambda: check_clock(now),
         lambda: read_archive(spec.install),
         store.check,
-        lambda: _take_stock(store, plan_cluster(spec), now, passphrase),
+        lambda: _take_stock(store, plan_cluster(settle(spec, store)), now, passphrase),
     ):
         try:
             look()

@@ -26,9 +26,9 @@ from generator.host.store import Store
 from generator.keyring import load_identity
 from generator.pki import Role, user_stem
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.profile import load
 from generator.progress import Progress, Silent
 from generator.spec import ClusterSpec
+from generator.standing import baked_spec
 from generator.verify import Verification
 
 
@@ -64,12 +64,11 @@ class Cluster:
 def open_cluster(store: Store) -> Cluster:
     """What an earlier bake left in the store's folder. Raises InputError where there is nothing."""
     store.check()
-    identity = load_identity(store)
-    if store.read("cluster.yaml") is None or identity is None:
+    identity, spec = load_identity(store), baked_spec(store)
+    if spec is None or identity is None:
         where = f"there is no cluster {store.cluster!r} in {store.out}"
         raise InputError.one("--name", where, "bake it first, or say where it is with --out")
-    plan = plan_cluster(load(config=store.folder / "cluster.yaml").spec)
-    return Cluster(store=store, plan=plan, cluster_id=identity[:16])
+    return Cluster(store=store, plan=plan_cluster(spec), cluster_id=identity[:16])
 
 
 def up(

@@ -26,13 +26,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What the baked files say: digests of certificates, and the lowest TLS version."""
+    """What the baked files say: digests of certificates, the lowest TLS version, and the option (name, value) by which
+    etcd knows peers."""
 
     server: str
     peer: str
     authorities: frozenset[str]
     peer_authorities: frozenset[str]
     tls_min_version: str
+    peer_check: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +189,15 @@ def peer_file_is_planned(report: NodeReport, planned: Planned) -> Iterator[tuple
     yield good, f"peer-cert-file holds {'the planned' if good else 'another'} certificate"
 
 
+def knows_peers(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
+    """By a CA that issues no client's certificate, or by a name that no client's certificate has."""
+    option, name = planned.peer_check
+    clients, peers = (set(report.certificates.get(f"{kind}trusted-ca-file", ())) for kind in ("", "peer-"))
+    by_ca, by_name = bool(peers) and not peers & clients, report.options.get(option) == name
+    ways = ", ".join(text for is_there, text in ((by_ca, "a separate CA"), (by_name, option)) if is_there)
+    yield by_ca or by_name, f"peers are known by {ways}" if ways else "peers and clients have the same CA, and no name"
+
+
 def version_limits(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
     """Both ports have these options; the peer port may be closed to us. Not set, the lower one is TLS 1.2."""
     least, most = (report.options.get(f"tls-{end}-version") for end in ("min", "max"))
@@ -198,6 +209,7 @@ def version_limits(report: NodeReport, planned: Planned) -> Iterator[tuple[bool,
 
 
 _WHO = {
+    Guest.OPERATOR: "a client's certificate",
     Guest.NOBODY: "whoever has no certificate",
     Guest.FOREIGN: "another CA's certificate",
     Guest.PLAIN: "whoever speaks no TLS",
@@ -236,6 +248,8 @@ def serves_planned(facts: NodeFacts) -> Iterator[Judgement]:
         answer = facts.knocks.get((port, Guest.OPERATOR))
         if answer and answer.distrusted:
             yield Outcome.FAILED, f"the {port}: {answer.distrusted}"
+        elif port is Port.PEER and answer and answer.reply is Reply.REFUSED and answer.certificate is None:
+            continue  # with TLS 1.2 it refuses the operator before its certificate can be read: the report decides
         elif answer is None or answer.certificate is None:
             yield _closed(facts, port)
         elif answer.certificate.sha256 != wanted:

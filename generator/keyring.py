@@ -16,7 +16,7 @@ from generator.host.folders import check_secret
 from generator.host.store import Store
 from generator.pki import Credential, Issuer, NodePki, Role
 from generator.plan import ClusterPlan
-from generator.spec import Certificates
+from generator.spec import Certificates, PeerName
 
 IDENTITY = PurePosixPath("identity")
 PERMIT = PurePosixPath("pki/bootstrap-permit")
@@ -112,9 +112,22 @@ def load_keyring(
     nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
+    _refuse_unnamed(plan, nodes)
     return Keyring(
         identity=identity, permit=load_permit(store), authorities=changed, client=client, users=users, nodes=nodes
     )
+
+
+def _refuse_unnamed(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
+    """A node that requires the peers' name would refuse those whose certificates do not have it yet."""
+    peers = [(node.name, kept[Role.PEER]) for node, kept in zip(plan.nodes, nodes, strict=True) if Role.PEER in kept]
+    without = [name for name, peer in peers if not pki.has_peer_name(peer.certificate, plan)]
+    if without and plan.spec.pki.peer_name is PeerName.REQUIRED:
+        raise InputError.one(
+            "pki.peerName",
+            f"required, but the peer certificates of {', '.join(without)} do not have the peers' name yet",
+            "first bake with pki.peerName: stated, then give every node new certificates: bake certs rotate",
+        )
 
 
 def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) -> None:

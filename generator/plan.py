@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv6Address, ip_network
 from uuid import UUID, uuid5
@@ -15,6 +15,8 @@ from generator.spec import (
     ClusterSpec,
     InstallMethod,
     NetworkMode,
+    PeerName,
+    PkiSpec,
 )
 
 # Everything bake names deterministically lives below this UUID (RFC 9562, section 5.5: version 5 name spaces).
@@ -75,6 +77,11 @@ class ClusterPlan:
     network: NetworkPlan
     vm: VmPlan
     binary_dir: str  # where etcd and etcdctl are on the nodes
+
+    @cached_property
+    def peer_name(self) -> str:
+        """The DNS name in every peer certificate and in no other one: a node's name is directly below the domain."""
+        return f"{self.name}.peers.{domain_of(self.spec)}"
 
     @cached_property
     def dns_names(self) -> tuple[str, ...]:
@@ -149,8 +156,25 @@ def url(address: AnyAddress, port: int) -> str:
     return f"https://{host}:{port}"
 
 
+def settle_peers(spec: ClusterSpec, kept: PkiSpec | None = None) -> ClusterSpec:
+    """Fill in what the spec leaves open about its peers: as in `kept`, where the cluster was baked before."""
+    pki, peers = spec.pki, spec.pki.peer_ca
+    separate, name = peers.separate, pki.peer_name
+    if separate is None:
+        separate = kept.peer_ca.separate if kept else bool(peers.certificate) or not pki.ca.certificate
+    if name is None:
+        name = PeerName.NONE if checks_peers_itself(spec) else kept.peer_name if kept else PeerName.REQUIRED
+    return replace(spec, pki=replace(pki, peer_name=name, peer_ca=replace(peers, separate=separate)))
+
+
+def checks_peers_itself(spec: ClusterSpec) -> bool:
+    """Whether the cluster file has a check of peers' names of its own; etcd takes one kind of check only."""
+    return any(name.startswith("peer-cert-allowed-") for name in spec.etcd.options)
+
+
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
     """Derive everything from a spec that `rules.check_spec` accepts."""
+    spec = settle_peers(spec)
     names, addresses, macs = name_nodes(spec), place_nodes(spec), place_macs(spec)
     peers = [
         (name, url(address, spec.etcd.peer_port)) for name, address in zip(names, addresses, strict=True)

@@ -14,9 +14,9 @@ import jinja2
 from generator.artifact import Artifact
 from generator.auth import ROOT, PermissionSpec
 from generator.etcd_options import variable
-from generator.pki import NODE_ROLES, NodePki, Role, issuer_of
+from generator.pki import NODE_ROLES, NodePki, Role, issuer_of, peer_check
 from generator.plan import ClusterPlan, NodePlan
-from generator.spec import Certificates, ClusterSpec, FirewallKind, InstallMethod, Permissions
+from generator.spec import Certificates, ClusterSpec, FirewallKind, InstallMethod, PeerName, Permissions
 from generator.values import SUBNET
 
 PKI_DIR = PurePosixPath("/etc/etcd/pki")
@@ -188,6 +188,8 @@ def env_file(values: Mapping[str, str]) -> bytes:
 
 def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
     options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
+    required = plan.spec.pki.peer_name is PeerName.REQUIRED
+    option, name = peer_check(plan.spec.pki, plan.peer_name)
     return _fill(
         "etcd.conf",
         node=node,
@@ -195,6 +197,7 @@ def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
         token=cluster_token(plan, identity),
         pki_dir=PKI_DIR,
         peer_ca=issuer_of(plan.spec.pki, Role.PEER),
+        peer_check=f'{variable(option)}="{name}"' if required else None,
         options=options,
     )
 

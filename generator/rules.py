@@ -7,8 +7,8 @@ from ipaddress import IPv4Network
 
 from generator.auth import RESERVED, ROOT, PermissionSpec
 from generator.etcd_options import check_options, warn_options
-from generator.plan import domain_of, gateway_of, name_nodes, place_macs, place_nodes
-from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod
+from generator.plan import checks_peers_itself, domain_of, gateway_of, name_nodes, place_macs, place_nodes
+from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod, PeerName
 
 MAX_ELECTION_MS = 50_000
 Finding = tuple[tuple[str | int, ...], str, str | None]
@@ -49,6 +49,9 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("nodes",), message, f"{count - 1} or {count + 1} members"
     if spec.join == "voter" and count > 1:
         yield ("join",), "voter: each join stops writes until the new node has started", "learner joins do not"
+    if spec.pki.peer_ca.separate is False and spec.pki.peer_name in (PeerName.NONE, PeerName.STATED):
+        message = "the peer port serves every certificate of the CA, so every client can act as a member"
+        yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", "required, or peerCa: {separate: true}"
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
     admitted = any(isinstance(one, str) or gateway in one for one in clients)  # the word subnet, or a network
     if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
@@ -238,8 +241,11 @@ def _pki(spec: ClusterSpec) -> Iterator[Finding]:
             hint = "both paths; or, for a CA whose key is elsewhere, the certificate's alone"
             yield ("pki", section, "certificate"), f"is missing, and {ca.key} is its other half", hint
     peers = spec.pki.peer_ca
-    if peers.certificate and not peers.separate:
+    if peers.certificate and peers.separate is False:
         yield ("pki", "peerCa", "certificate"), "has no meaning without pki.peerCa.separate", "separate: true"
+    if spec.pki.peer_name is PeerName.REQUIRED and checks_peers_itself(spec):
+        message = "required, but etcd.options has a check of its own (peer-cert-allowed-…); etcd takes one of them only"
+        yield ("pki", "peerName"), message, "leave it out, or take peer-cert-allowed-… out of etcd.options"
 
 
 def _install(spec: ClusterSpec) -> Iterator[Finding]:

@@ -46,6 +46,14 @@ class Extensions(StrEnum):
     DOCUMENT = "document"
 
 
+class PeerName(StrEnum):
+    """The name that only peer certificates have. `stated`: they have it. `required`: etcd also refuses all others."""
+
+    NONE = "none"
+    STATED = "stated"
+    REQUIRED = "required"
+
+
 class Permissions(StrEnum):
     """Who owns etcd's keys on the nodes. `owner`: etcd, 0400. `acl`: root, with an ACL for etcd, as in the document."""
 
@@ -152,10 +160,13 @@ class CaSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerCaSpec(CaSpec):
-    """A CA for the peers' certificates alone: then no client's certificate is any good at the peer port."""
+    """A CA for the peers' certificates alone: the peer port then refuses every client certificate."""
 
-    separate: bool = setting(
-        one(values.flag), "true: a second CA issues what members show one another", default=False
+    separate: bool | None = setting(
+        one(values.flag),
+        "true: a separate CA issues the peer certificates; left out, true for a new cluster (false with pki.ca of "
+        "your own), unchanged for one that was baked before",
+        default=None,
     )
 
 
@@ -192,6 +203,12 @@ class PkiSpec:
         one(values.flag),
         "true adds localhost and the bare node names, which RFC 5280 linters refuse",
         default=False,
+    )
+    peer_name: PeerName | None = setting(
+        one(values.word(PeerName)),
+        "required (the peer port serves peer certificates only), stated (a step on the way there) or none; left out, "
+        "required for a new cluster, unchanged for one that was baked before",
+        default=None,
     )
     subject: SubjectSpec = section(SubjectSpec)
     ca: CaSpec = section(CaSpec)

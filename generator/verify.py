@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +14,42 @@ from generator import checks, pki
 from generator.checks import Check, Result
 from generator.host import observe, tls
 from generator.host.etcd import Etcd, Member, Status
+from generator.host.observe import Port
 from generator.host.tls import ClientFiles, Guest
+from generator.pki import Role
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.spec import Certificates, KeyType
+from generator.spec import Extensions, KeyType
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The outcome of every check. Warnings do not make a cluster unhealthy."""
+    """The outcome of every check. Warnings do not make a cluster unhealthy; a check that could not be made does."""
 
     cluster: str
     checks: tuple[Check, ...]
 
     @property
     def healthy(self) -> bool:
-        return not self.failed
+        return not self.failed and not self.skipped
 
     @property
     def failed(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.result is Result.FAILED)
 
+    @property
+    def skipped(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.result is Result.SKIPPED)
 
-def client_files(folder: Path, stem: str = str(pki.Role.CLIENT)) -> ClientFiles:
+
+def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:
     """The operator's files in a cluster's folder, or another client's."""
-    ca, client = folder / "pki" / str(pki.Role.CA), folder / "pki" / stem
+    ca, peer_ca, client = (folder / "pki" / name for name in (str(Role.CA), str(Role.PEER_CA), stem))
     return ClientFiles(
-        ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key")
-    )
+        ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key"),
+        peer_ca=peer_ca.with_suffix(".pem"),
+    )  # fmt: skip
 
 
 def verify(
@@ -76,22 +84,34 @@ def verify(
 
 
 def guests(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:
-    """How each of those who knock does so."""
+    """How each of those who knock does so at either port. Whom the operator trusts depends on the port."""
+    peer_ca = files.peer_ca if plan.spec.pki.peer_ca.separate else None
+    own = tls.local_address(str(plan.nodes[0].address), plan.spec.etcd.peer_port)
+    client, peer = Port.CLIENT, Port.PEER
     return {
-        Guest.OPERATOR: tls.operator_context(files),
-        Guest.NOBODY: tls.stranger_context(),
-        Guest.FOREIGN: tls.stranger_context(foreign_pair(plan, now=now)),
-        Guest.PLAIN: None,
+        (client, Guest.OPERATOR): tls.operator_context(files),
+        (peer, Guest.OPERATOR): tls.operator_context(replace(files, ca=peer_ca or files.ca)),
+        **{(port, Guest.NOBODY): tls.stranger_context() for port in Port},
+        (client, Guest.FOREIGN): tls.stranger_context(foreign_pair(plan, Role.CLIENT, own, now=now)),
+        (peer, Guest.FOREIGN): tls.stranger_context(foreign_pair(plan, Role.PEER, own, now=now)),
+        **{(port, Guest.PLAIN): None for port in Port},
     }
 
 
-def foreign_pair(plan: ClusterPlan, *, now: datetime) -> tuple[bytes, bytes]:
-    """A client certificate and key of a CA that has the name of ours and another key. It names no address, so
-    that nothing but its issuer can be the reason to refuse it."""
-    own = replace(plan.spec.pki, certificates=Certificates.PER_NODE, key_type=KeyType.ECDSA_P256)
+def foreign_pair(
+    plan: ClusterPlan, role: Role, address: str, *, now: datetime, authority: pki.Credential | None = None
+) -> tuple[bytes, bytes]:
+    """A certificate and key of a CA that has the name of ours and another key (or of `authority`).
+
+    It states what a node's states, and the address that it is shown from: its issuer is the only reason to refuse it.
+    """
+    own = replace(plan.spec.pki, extensions=Extensions.DOCUMENT, key_type=KeyType.ECDSA_P256)
     other = plan_cluster(replace(plan.spec, pki=own))
-    client = pki.issue_client(other, pki.create_authority(other, now=now), now=now)
-    return client.cert_pem, client.key_pem
+    node = replace(other.nodes[0], addresses=(ip_address(address),))
+    other = replace(other, nodes=(node,))
+    authority = authority or pki.create_authority(other, pki.issuer_of(own, role), now=now)
+    found = next(pki.issue_nodes(other, authority, now=now))[role]
+    return found.cert_pem, found.key_pem
 
 
 class Part(StrEnum):

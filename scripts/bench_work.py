@@ -25,9 +25,10 @@ def fleet(nodes: int, out: Path) -> None:
     from generator.pki import Role, create_authority, issue_client, issue_nodes
     from generator.plan import plan_cluster
     from generator.render import Trust
-    from generator.spec import ClusterSpec, NetworkSpec
+    from generator.spec import ClusterSpec, NetworkSpec, PeerCaSpec, PkiSpec
 
-    spec = ClusterSpec(nodes=nodes, network=NetworkSpec(subnet=IPv4Network("10.20.0.0/16")))
+    one_ca = PkiSpec(peer_ca=PeerCaSpec(separate=False))
+    spec = ClusterSpec(nodes=nodes, network=NetworkSpec(subnet=IPv4Network("10.20.0.0/16")), pki=one_ca)
     plan = plan_cluster(spec)
     store = Store(out, plan.name)
     now = datetime.now(UTC)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Result(StrEnum):
-    """`SKIPPED`: could not be judged for every node; another check has failed for the reason."""
+    """`SKIPPED`: could not be judged for every node. A check that has no meaning for a cluster is `OK`, or not made."""
 
     OK = "ok"
     WARNING = "warning"
@@ -38,16 +38,18 @@ def check(
     unknown: Findings = (),
     warning: Findings = (),
     remedy: str,
+    unseen: str | None = None,
 ) -> Check:
-    """Failed beats warning beats skipped: no check is ok that was not made everywhere."""
-    for result, findings in (
-        (Result.FAILED, failed),
-        (Result.WARNING, warning),
-        (Result.SKIPPED, unknown),
+    """Failed beats skipped beats warning: no check is ok that was not made everywhere. `unseen`: the remedy where it
+    was not made, if another one."""
+    for result, findings, hint in (
+        (Result.FAILED, failed, remedy),
+        (Result.SKIPPED, unknown, unseen or remedy),
+        (Result.WARNING, warning, remedy),
     ):
         if findings:
             nodes = tuple(dict.fromkeys(node for node, _ in findings if node))
-            return Check(name=name, result=result, detail=join(findings), remedy=remedy, nodes=nodes)
+            return Check(name=name, result=result, detail=join(findings), remedy=hint, nodes=nodes)
     return Check(name=name, result=Result.OK, detail=good)
 
 

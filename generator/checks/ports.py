@@ -8,10 +8,11 @@ from datetime import datetime
 from generator.checks.check import Check, check
 from generator.host.observe import NodeView, Observation, Port, is_walled
 from generator.host.tls import Guest, Knock, Reply
-from generator.plan import ClusterPlan, NodePlan
-from generator.spec import Certificates, FirewallKind
+from generator.plan import ClusterPlan, NodePlan, checks_peers_itself
+from generator.spec import Certificates, FirewallKind, PeerName
 
 WARN_DAYS = 30
+_UNSEEN = "run bake verify on a machine that reaches both ports of every node, while all nodes are up"
 
 _REFUSALS = {
     Guest.NOBODY: ("no certificate", "set client-cert-auth and peer-client-cert-auth"),
@@ -29,7 +30,7 @@ def refused(plan: ClusterPlan, seen: Observation, guest: Guest) -> Check:
     unknown: list[tuple[str, str]] = []
     good = 0
     for view in seen.nodes:
-        served = view.knocks[Port.CLIENT, Guest.OPERATOR].reply is Reply.SERVED
+        served = _serves_operator(view)
         for port, answer in _answers_to(view, guest):
             if answer.reply is Reply.SERVED:
                 failed.append((view.node.name, f"the {port} lets it in ({answer.detail})"))
@@ -44,7 +45,41 @@ def refused(plan: ClusterPlan, seen: Observation, guest: Guest) -> Check:
                     (view.node.name, f"the {port} refuses it, but does not serve the operator either")
                 )
     name, remedy = _REFUSALS[guest]
-    return check(name, f"refused on {good} ports", failed=failed, unknown=unknown, remedy=remedy)
+    return check(name, f"refused on {good} ports", failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
+
+
+def peers_alone(plan: ClusterPlan, seen: Observation) -> Check:
+    """Whether the peer port refuses clients' certificates; the operator's is one.
+
+    The firewall hides from this machine what etcd serves to the nodes' own addresses: the plan decides what it hides.
+    """
+    failed, unknown, refusing, closed = [], [], 0, 0
+    for view in seen.nodes:
+        name, answer = view.node.name, view.knocks.get((Port.PEER, Guest.OPERATOR))
+        if answer and answer.reply is Reply.SERVED:
+            failed.append((name, f"the peer port serves the operator's client certificate ({answer.detail})"))
+        elif not _has_peer_check(plan):
+            failed.append((name, "the peer port serves client certificates; at most the firewall keeps clients out"))
+        elif _is_walled(plan, view):
+            closed += 1
+        elif answer and answer.reply is Reply.REFUSED and _serves_operator(view):
+            refusing += 1
+        else:
+            unknown.append((name, "the peer port refuses everybody, or cannot be reached"))
+    counts = (("refused on", refusing), ("closed on", closed))
+    good = ", ".join(f"{text} {count} ports" for text, count in counts if count)
+    remedy = 'pki.peerName: stated, then required: see "Peers alone" in docs/security/certificates.md'
+    return check("client certificate", good, failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
+
+
+def _serves_operator(view: NodeView) -> bool:
+    return view.knocks[Port.CLIENT, Guest.OPERATOR].reply is Reply.SERVED
+
+
+def _has_peer_check(plan: ClusterPlan) -> bool:
+    """Whether etcd can tell peers' certificates from clients'."""
+    pki = plan.spec.pki
+    return bool(pki.peer_ca.separate) or pki.peer_name is PeerName.REQUIRED or checks_peers_itself(plan.spec)
 
 
 def _is_walled(plan: ClusterPlan, view: NodeView) -> bool:
@@ -62,7 +97,7 @@ def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
     if plan.spec.firewall.kind is FirewallKind.NONE:
         opened, unknown, good = [], [], "none is planned"
     remedy = "on the node: systemctl status etcd-firewall"
-    return check("peer firewall", good, warning=opened, unknown=unknown, remedy=remedy)
+    return check("peer firewall", good, warning=opened, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
 
 
 def _answers_to(view: NodeView, guest: Guest) -> list[tuple[Port, Knock]]:
@@ -74,12 +109,14 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
     failed, warning, unknown, days_left = [], [], [], []
     for view in seen.nodes:
         for port, answer in _answers_to(view, Guest.OPERATOR):
-            if port is Port.PEER and (_is_walled(plan, view) or plan.spec.pki.peer_ca.separate):
-                continue  # its CA is not the operator's
+            if port is Port.PEER and _is_walled(plan, view):
+                continue
             if answer.distrusted:
                 failed.append((view.node.name, f"{port}: {answer.distrusted}"))
             elif answer.certificate is None:
-                unknown.append((view.node.name, f"{port}: {answer.detail}"))
+                # With TLS 1.2 a refusal ends the handshake before Python shows the certificate.
+                if port is Port.CLIENT or answer.reply is not Reply.REFUSED:
+                    unknown.append((view.node.name, f"{port}: {answer.detail}"))
             else:
                 days = (answer.certificate.not_after - now).days
                 days_left.append(days)
@@ -91,7 +128,8 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
     remedy = "the node runs with other certificates than its seed has: see /etc/etcd/pki on the node"
     if warning and not failed:
         remedy = "bake again before they expire, and give the nodes their new certificates"
-    return check("server certificates", good, failed=failed, warning=warning, unknown=unknown, remedy=remedy)
+    found = {"failed": failed, "warning": warning, "unknown": unknown}
+    return check("server certificates", good, **found, remedy=remedy, unseen=_UNSEEN)
 
 
 def _lacks_name(plan: ClusterPlan, node: NodePlan, names: Iterable[str]) -> bool:

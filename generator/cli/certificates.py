@@ -190,7 +190,7 @@ def _following(
         elif all(pair):
             paths = str(pair[0]), str(pair[1])
             found[role] = read_authority(
-                cluster.plan, *paths, names=flags, now=datetime.now(UTC), passphrase=passphrase
+                cluster.plan, role, *paths, names=flags, now=datetime.now(UTC), passphrase=passphrase
             )
     if problems:
         raise InputError(problems)

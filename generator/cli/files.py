@@ -111,10 +111,11 @@ def check(**options: Any) -> None:
     loaded = load(options)
     from generator.bake import check as look
     from generator.host.store import Store
+    from generator.standing import settle
 
     store = Store(options["out"], loaded.spec.name)
     look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store))
-    spec = _spec_data(loaded.spec)
+    spec = _spec_data(settle(loaded.spec, store))
     if options["output"] == "json":
         print_json(spec=spec, warnings=[_problem_data(warning) for warning in loaded.warnings])
     elif not options["quiet"]:

@@ -51,9 +51,11 @@ def show_verification(result: Any, options: Mapping[str, Any]) -> None:
     elif not options["quiet"]:
         print_table(as_rows(result.checks))
     if not result.healthy:
-        failed = ", ".join(check.name for check in result.failed)
-        hint = result.failed[0].remedy if len(result.failed) == 1 else "bake status; bake console NODE"
-        raise UnhealthyError(f"the cluster is not healthy: {failed}", hint=hint)
+        parts = [("the cluster is not healthy", result.failed), ("could not be checked", result.skipped)]
+        text = "; ".join(f"{word}: {', '.join(check.name for check in found)}" for word, found in parts if found)
+        decisive = result.failed or result.skipped
+        hint = decisive[0].remedy if len(decisive) == 1 else "bake status; bake console NODE"
+        raise UnhealthyError(text, hint=hint)
 
 
 def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from membership import Member, Planned
 from node import CONNECT_SECONDS, address_of
@@ -34,6 +35,17 @@ def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
     newest = os.environ.get("ETCD_TLS_MIN_VERSION") == "TLS1.3"
     made.minimum_version = ssl.TLSVersion.TLSv1_3 if newest else ssl.TLSVersion.TLSv1_2
     return made
+
+
+def is_peer(connection: ssl.SSLSocket) -> bool:
+    """Whether the other side's certificate has the name that etcd's settings require of a peer, if they require one."""
+    found: Any = connection.getpeercert()
+    name = {value for part in found["subject"] for key, value in part if key == "commonName"}
+    for option, has in (("CN", name), ("HOSTNAME", {value for _, value in found.get("subjectAltName", ())})):
+        allowed = os.environ.get(f"ETCD_PEER_CERT_ALLOWED_{option}")
+        if allowed and not has & set(allowed.split(",")):
+            return False
+    return True
 
 
 def get(url: str, path: str, tls: ssl.SSLContext) -> str:
@@ -81,7 +93,8 @@ class Attendant(threading.Thread):
         plain.settimeout(CONNECT_SECONDS)
         with plain, suppress(OSError), self.tls.wrap_socket(plain, server_side=True) as connection:
             path = connection.recv(4096).split(b" ")[1:2]
-            connection.sendall(self.text if path == [EMPTY.encode()] else b"HTTP/1.0 404 Not Found\r\n\r\n")
+            if is_peer(connection):
+                connection.sendall(self.text if path == [EMPTY.encode()] else b"HTTP/1.0 404 Not Found\r\n\r\n")
 
 
 def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:

@@ -16,7 +16,6 @@ from generator.plan import ClusterPlan, NodePlan
 
 T = TypeVar("T")
 R = TypeVar("R")
-Contexts = Mapping[Guest, ssl.SSLContext | None]
 # What a trial writes hangs on a lease: it is gone after this time even if the machine dies in the middle.
 LEASE_SECONDS = 60
 MAX_KEYS = 1000  # keys that are listed; all are counted
@@ -25,6 +24,9 @@ MAX_KEYS = 1000  # keys that are listed; all are counted
 class Port(StrEnum):
     CLIENT = "client port"
     PEER = "peer port"
+
+
+Contexts = Mapping[tuple[Port, Guest], ssl.SSLContext | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def everywhere(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: Contexts) -> NodeView:
     """Everything one node tells; a node that is not there is asked once only."""
-    first = knock(str(node.address), plan.spec.etcd.client_port, contexts[Guest.OPERATOR])
+    first = knock(str(node.address), plan.spec.etcd.client_port, contexts[Port.CLIENT, Guest.OPERATOR])
     if first.reply is Reply.UNREACHABLE and not first.distrusted:
         return absent(node, first.detail, {(Port.CLIENT, guest): first for guest in Guest})
     knocks = dict(_knocks(plan, node, contexts, first))
@@ -111,12 +113,12 @@ def _knocks(
     """Every guest at both ports. A port that cannot be reached is tried once: each try costs a time-out."""
     address, ports = str(node.address), plan.spec.etcd
     yield (Port.CLIENT, Guest.OPERATOR), first
-    peer = knock(address, ports.peer_port, contexts[Guest.OPERATOR])
+    peer = knock(address, ports.peer_port, contexts[Port.PEER, Guest.OPERATOR])
     yield (Port.PEER, Guest.OPERATOR), peer
     closed = peer.reply is Reply.UNREACHABLE and not peer.distrusted
     for guest in (Guest.NOBODY, Guest.FOREIGN, Guest.PLAIN):
-        yield (Port.CLIENT, guest), knock(address, ports.client_port, contexts[guest])
-        yield (Port.PEER, guest), peer if closed else knock(address, ports.peer_port, contexts[guest])
+        yield (Port.CLIENT, guest), knock(address, ports.client_port, contexts[Port.CLIENT, guest])
+        yield (Port.PEER, guest), peer if closed else knock(address, ports.peer_port, contexts[Port.PEER, guest])
 
 
 def is_walled(knocks: Mapping[tuple[Port, Guest], Knock]) -> bool:

@@ -22,11 +22,15 @@ _CLOSED = "the connection was closed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientFiles:
-    """Where the CA certificate and the client's certificate and key are. The key's bytes stay there."""
+    """Where the CA certificate and the client's certificate and key are. The key's bytes stay there.
+
+    `peer_ca`: the peers' CA, where it is a separate one.
+    """
 
     ca: Path
     cert: Path
     key: Path
+    peer_ca: Path | None = None
 
 
 class Guest(StrEnum):
@@ -102,6 +106,17 @@ def _in_memory(data: bytes) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
+
+
+def local_address(address: str, port: int) -> str:
+    """This machine's address, as a connection to that one would have it; nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, port))
+        except OSError:
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # no route: nobody will answer either
+        return str(probe.getsockname()[0]).partition("%")[0]
 
 
 def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes | None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from generator.errors import Problem
-from generator.pki.credential import Issuer
+from generator.pki.credential import Issuer, Role
 from generator.pki.profiles import planned_names
 from generator.plan import ClusterPlan
 
@@ -63,19 +63,22 @@ def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
     )
 
 
-def check_names(authority: Issuer, plan: ClusterPlan, *, where: str) -> list[Problem]:
+def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, where: str) -> list[Problem]:
     """The cluster's names and addresses that the CA's name constraints do not admit (RFC 5280, 4.2.1.10)."""
     try:
         found = authority.certificate.extensions.get_extension_for_class(x509.NameConstraints).value
     except x509.ExtensionNotFound:
         return []
-    refused = [name for name in planned_names(plan) if not _admits(found, name)]
+    refused = [name for name in planned_names(plan, role) if not _admits(found, name)]
     if not refused:
         return []
     listed = ", ".join(str(name.value) for name in refused)
     permitted = ", ".join(str(name.value) for name in found.permitted_subtrees or ()) or "everything else"
     rule = f"may not issue certificates for {listed}: its name constraints permit {permitted}"
-    return [Problem(where, rule, "keep the subnet and the domain, or remove the folder to begin a new cluster")]
+    hint = "keep the subnet and the domain, or remove the folder to begin a new cluster"
+    if [name.value for name in refused] == [plan.peer_name]:
+        hint = "a CA that may issue it, or pki.peerName: none, with pki.peerCa.separate: true"
+    return [Problem(where, rule, hint)]
 
 
 def _admits(constraints: x509.NameConstraints, name: x509.GeneralName) -> bool:

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from generator.pki.credential import NODE_ROLES, Role
 from generator.plan import LOOPBACK_NETWORKS, ClusterPlan, NodePlan, domain_of
-from generator.spec import AnyAddress, Certificates, Extensions, KeyType, PkiSpec
+from generator.spec import AnyAddress, Certificates, Extensions, KeyType, PeerName, PkiSpec
 
 _SERVER_AND_CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
@@ -64,19 +64,40 @@ def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
     return x509.NameConstraints([*map(x509.DNSName, domains), *map(x509.IPAddress, networks)], None)
 
 
-def planned_names(plan: ClusterPlan) -> Iterator[x509.GeneralName]:
-    """Every name and address that the nodes' certificates state."""
+def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
+    """Every name and address that the nodes' certificates by the CA of this role state."""
+    leaf = Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER  # a peer's states more
     shared = plan.spec.pki.certificates is Certificates.SHARED
     for profiles in [shared_profiles(plan)] if shared else [node_profiles(plan, node) for node in plan.nodes]:
-        for extension, _ in profiles[Role.SERVER].extensions:
+        for extension, _ in profiles[leaf].extensions:
             if isinstance(extension, x509.SubjectAlternativeName):
                 yield from extension
 
 
 def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
     """A node's three certificates: each names that node alone, so a stolen key is worth one node only."""
-    sans = _sans(node.dns_names, node.addresses)
-    return {role: _leaf(plan, role, sans, owner=node.name) for role in NODE_ROLES}
+    peers = () if plan.spec.pki.peer_name is PeerName.NONE else (plan.peer_name,)
+    names = {role: (*node.dns_names, *(peers if role is Role.PEER else ())) for role in NODE_ROLES}
+    return {role: _leaf(plan, role, _sans(names[role], node.addresses), owner=node.name) for role in NODE_ROLES}
+
+
+def peer_check(pki: PkiSpec, peer_name: str) -> tuple[str, str]:
+    """The option of etcd that lets peers in and nobody else, and its value.
+
+    The certificate that all nodes share has a common name of its own already; the document states no DNS names.
+    """
+    if pki.certificates is Certificates.SHARED:
+        return "peer-cert-allowed-cn", str(Role.PEER)
+    return "peer-cert-allowed-hostname", peer_name
+
+
+def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
+    """Whether etcd with this option accepts a peer's certificate."""
+    option, name = peer_check(plan.spec.pki, plan.peer_name)
+    if option == "peer-cert-allowed-cn":
+        return [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [name]
+    sans = [one.value for one in certificate.extensions if isinstance(one.value, x509.SubjectAlternativeName)]
+    return any(name in one.get_values_for_type(x509.DNSName) for one in sans)
 
 
 def shared_profiles(plan: ClusterPlan) -> dict[Role, CertProfile]:

@@ -353,7 +353,7 @@ def bake_miniature(
     )  # fmt: skip
     plan, now = plan_cluster(spec), datetime.now(tz=UTC)
     authority = authority or create_authority(plan, now=now)
-    peers = create_authority(plan, Role.PEER_CA, now=now) if spec.pki.peer_ca.separate else None
+    peers = create_authority(plan, Role.PEER_CA, now=now) if plan.spec.pki.peer_ca.separate else None
     trust = Trust(
         identity=token_hex(16), permit=token_hex(32), ca_pem=authority.cert_pem,
         peer_ca_pem=peers.cert_pem if peers else None,

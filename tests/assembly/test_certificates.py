@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -50,15 +51,15 @@ def pair_of(node: Node, role: Role) -> tuple[bytes, bytes]:
 # ── n × n ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def served_as(address: IPv4Address, target: Node, context: ssl.SSLContext) -> bool:
-    """Whether a node's peer port answers somebody who comes from this address."""
-    place = str(target.plan.address), 2380
+def served_as(address: IPv4Address, target: Node, context: ssl.SSLContext, port: int = 2380) -> bool:
+    """Whether a port of a node, by default the peer port, answers a client that comes from this address."""
+    place = str(target.plan.address), port
     try:
         with (
             socket.create_connection(place, 30, source_address=(str(address), 0)) as plain,
             context.wrap_socket(plain) as stream,
         ):
-            stream.sendall(b"GET /members HTTP/1.0\r\n\r\n")
+            stream.sendall(b"GET /version HTTP/1.0\r\n\r\n")
             return stream.recv(64).startswith(b"HTTP/1.0 200")
     except OSError:
         return False
@@ -93,6 +94,10 @@ def test_with_a_ca_of_their_own_peers_and_clients_are_strangers_to_one_another(c
 # ── bad clients ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
+PEERS = plan_cluster(ClusterSpec()).peer_name
+ONE_CA = PkiSpec(peer_ca=PeerCaSpec(separate=False))
+
+
 def forged(
     authority: Credential,
     *,
@@ -101,7 +106,7 @@ def forged(
     usage: Any = Usage.CLIENT_AUTH,
     address: str = "127.0.0.1",
 ) -> tuple[bytes, bytes]:
-    """A client's certificate by this CA with one thing wrong, and its key."""
+    """A certificate by this CA with one thing wrong, and its key. With the peers' name, so both ports may serve it."""
     key, now = pki.generate_key(KeyType.ECDSA_P256), datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
@@ -113,7 +118,10 @@ def forged(
         .not_valid_after(now + end)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address(a)) for a in ("127.0.0.1", address)]), critical=False
+            x509.SubjectAlternativeName(
+                [x509.DNSName(PEERS), *(x509.IPAddress(ip_address(a)) for a in ("127.0.0.1", address))]
+            ),
+            critical=False,
         )
     )
     made = Credential(builder.sign(authority.key, hashes.SHA256()), key)
@@ -142,7 +150,7 @@ BAD_CLIENTS: dict[str, Bad] = {
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_every_bad_client_is_refused_on_both_ports(cluster_of: ClusterOf) -> None:
-    cluster = started(cluster_of(1))
+    cluster = started(cluster_of(1, pki=ONE_CA))
     address = str(cluster.nodes[0].plan.address)
 
     def replies(context: ssl.SSLContext | None) -> list[Reply]:
@@ -219,19 +227,19 @@ def findings(sslyze: str, cluster: Miniature, port: int) -> list[str]:
 def test_with_tls_1_3_both_ports_meet_mozillas_modern_profile(
     cluster_of: ClusterOf, sslyze: str
 ) -> None:
-    cluster = started(cluster_of(1, etcd=EtcdSpec(tls_min_version="1.3"), pki=PkiSpec(leaf_days=90)))
+    cluster = started(cluster_of(1, etcd=EtcdSpec(tls_min_version="1.3"), pki=replace(ONE_CA, leaf_days=90)))
     assert {port: findings(sslyze, cluster, port) for port in (2379, 2380)} == {2379: UNAVOIDABLE, 2380: UNAVOIDABLE}
 
 
 def test_with_tls_1_2_the_profile_finds_more(cluster_of: ClusterOf, sslyze: str) -> None:
-    assert "tls_versions" in str(findings(sslyze, started(cluster_of(1)), 2379))
+    assert "tls_versions" in str(findings(sslyze, started(cluster_of(1, pki=ONE_CA)), 2379))
 
 
 def test_the_suites_of_tls_1_2_are_those_that_were_named(cluster_of: ClusterOf) -> None:
     cluster = started(cluster_of(3, etcd=EtcdSpec(cipher_suites=SUITES)))
 
     def reply(suite: str) -> Reply:
-        context = stranger_context(pair_of(cluster.nodes[0], Role.PEER))
+        context = stranger_context(pair_of(cluster.nodes[0], Role.CLIENT))
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(suite)
         return knock(str(cluster.nodes[0].plan.address), 2379, context, timeout=30).reply

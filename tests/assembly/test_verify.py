@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_network
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,11 @@ from generator import pki
 from generator.checks import Result
 from generator.host import observe
 from generator.host.etcd import Etcd, Keys
-from generator.host.tls import ClientFiles
+from generator.host.tls import ClientFiles, Reply, knock, local_address, stranger_context
+from generator.pki import Role
 from generator.plan import ClusterPlan, plan_cluster
-from generator.spec import ClusterSpec, FirewallKind, FirewallSpec, NetworkSpec
-from generator.verify import Part, Verification, cluster_status, verify
+from generator.spec import Certificates, ClusterSpec, Extensions, FirewallKind, FirewallSpec, NetworkSpec, PkiSpec
+from generator.verify import Part, Verification, cluster_status, foreign_pair, verify
 from tests.assembly.miniature import Miniature, Node
 
 pytestmark = pytest.mark.etcd
@@ -43,8 +45,9 @@ def plan_of(cluster: Miniature) -> ClusterPlan:
 def files_of(cluster: Miniature) -> ClientFiles:
     folder = cluster.nodes[0].root / "etc/etcd/pki"
     return ClientFiles(
-        ca=folder / "etcd-ca.pem", cert=folder / "etcd-client.pem", key=folder / "etcd-client.key"
-    )
+        ca=folder / "etcd-ca.pem", cert=folder / "etcd-client.pem", key=folder / "etcd-client.key",
+        peer_ca=folder / "etcd-peer-ca.pem",
+    )  # fmt: skip
 
 
 def check(cluster: Miniature, files: ClientFiles | None = None) -> Verification:
@@ -57,7 +60,7 @@ def check(cluster: Miniature, files: ClientFiles | None = None) -> Verification:
 def failed(found: Verification) -> dict[str, tuple[str, ...]]:
     """The failed checks and the nodes each names."""
     print(*found.checks, sep="\n")
-    assert found.healthy == (not found.failed)
+    assert found.healthy == (not found.failed and not found.skipped)
     return {check.name: check.nodes for check in found.failed}
 
 
@@ -171,7 +174,24 @@ def test_a_client_port_without_client_certificates_is_caught(one: Callable[..., 
 
 def test_a_peer_port_without_client_certificates_is_caught(one: Callable[..., Miniature]) -> None:
     cluster = one(ETCD_PEER_CLIENT_CERT_AUTH="", ETCD_PEER_TRUSTED_CA_FILE="")
-    assert set(failed(check(cluster))) == {"no certificate", "foreign certificate"}
+    assert set(failed(check(cluster))) == {"no certificate", "foreign certificate", "client certificate"}
+
+
+@pytest.mark.parametrize("certificates", Certificates)
+def test_only_its_ca_keeps_the_foreign_certificate_out(cluster_of: ClusterOf, certificates: Certificates) -> None:
+    """Else a port that trusts another CA too would refuse it for a name or an address, and nobody would notice."""
+    cluster, now = cluster_of(1, pki=PkiSpec(certificates=certificates)), datetime.now(UTC)
+    node = cluster.nodes[0]
+    other = pki.create_authority(plan_cluster(ClusterSpec(pki=PkiSpec(extensions=Extensions.DOCUMENT))), now=now)
+    for name in ("etcd-ca", "etcd-peer-ca"):
+        with (node.root / f"etc/etcd/pki/{name}.pem").open("ab") as file:
+            file.write(other.cert_pem)
+    cluster.start()
+    cluster.wait_all_voting(30)
+    for role, port in ((Role.CLIENT, 2379), (Role.PEER, 2380)):
+        own = local_address(str(node.plan.address), port)
+        context = stranger_context(foreign_pair(plan_of(cluster), role, own, now=now, authority=other))
+        assert knock(str(node.plan.address), port, context).reply is Reply.SERVED
 
 
 def test_a_client_port_without_tls_is_caught(one: Callable[..., Miniature]) -> None:
@@ -247,9 +267,8 @@ def test_three_dead_nodes_cost_one_time_limit() -> None:
     plan = plan_cluster(ClusterSpec(nodes=3, network=NetworkSpec(subnet=subnet)))
     sockets = [socket.create_server((str(node.address), 2379)) for node in plan.nodes]
     start = time.monotonic()
-    told = observe.everywhere(
-        lambda node: observe.view_node(plan, node, NOWHERE, dict.fromkeys(observe.Guest)), plan.nodes
-    )
+    contexts = dict.fromkeys(product(observe.Port, observe.Guest))
+    told = observe.everywhere(lambda node: observe.view_node(plan, node, NOWHERE, contexts), plan.nodes)
     for one in sockets:
         one.close()
     assert [view.health.error for view in told] == ["no answer in time"] * 3

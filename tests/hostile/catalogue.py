@@ -322,7 +322,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "pki: {peerCa: {separate: true, key: p.key}}", "pki.peerCa.certificate", "p.key", "is missing, and",
     ),
     "a CA for peers that is not wanted": (
-        "pki: {peerCa: {certificate: p.pem, key: p.key}}", "pki.peerCa.certificate", "has no meaning", "without",
+        "pki: {peerCa: {separate: false, certificate: p.pem, key: p.key}}", "pki.peerCa.certificate", "has no meaning", "without",
     ),
     "token with quotes": ("etcd: {token: 'a\"b'}", "etcd.token", "'a\"b'", "is not 1 to 64 of letters"),
     # installation, firewall, VM

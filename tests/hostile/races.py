@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509 import load_pem_x509_certificate
 
 from generator.errors import InputError
-from generator.pki import parse_credential
+from generator.pki import Role, parse_credential
 from generator.render import node_credentials
 from generator.seed import written_files
 from tests.hostile.cuts import is_whole
@@ -46,11 +46,13 @@ def _foreign(cluster: Path) -> Iterator[str]:
     for user_data in cluster.glob("*/user-data"):
         files = written_files(user_data.read_bytes(), where=str(user_data))
         pairs |= {f"{user_data.parent.name}'s {role}": pair for role, pair in node_credentials(files).items()}
-    authority = load_pem_x509_certificate((cluster / "pki/etcd-ca.pem").read_bytes())
+    authority, peers = (
+        load_pem_x509_certificate((cluster / f"pki/{ca}.pem").read_bytes()) for ca in (Role.CA, Role.PEER_CA)
+    )
     for owner, (pem, key) in pairs.items():
         try:
             certificate = parse_credential(pem, key, where=(owner, owner)).certificate
-            certificate.verify_directly_issued_by(authority)
+            certificate.verify_directly_issued_by(peers if owner.endswith(Role.PEER) else authority)
         except (InputError, ValueError, InvalidSignature) as error:
             yield f"{owner}: {error!r}"
 

@@ -34,7 +34,7 @@ def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None
     result = bake("--nodes", 3, "-o", "json")
     assert result.code == 0
     nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
-    pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "client") for kind in ("pem", "key")]
+    pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "peer-ca", "client") for kind in ("pem", "key")]
     made = {*nodes, *PERMITS, *pems, "cluster.yaml", "etcdctl.env", "identity", "manifest.json"}
     assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == made
     assert set(json.loads(result.out)["changed"]) == made
@@ -47,7 +47,8 @@ def test_private_keys_are_for_their_owner_alone(bake: Bake) -> None:
     os.umask(0o000)
     bake("--nodes", 1)
     secrets = {path for path in FOLDER.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()}
-    assert {path.name for path in secrets} == {"etcd-ca.key", "etcd-client.key", "user-data", "seed.iso"}
+    keys = {"etcd-ca.key", "etcd-peer-ca.key", "etcd-client.key"}
+    assert {path.name for path in secrets} == {*keys, "user-data", "seed.iso"}
     assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
     assert {
         path.stat().st_mode & 0o777 for path in (Path("out"), *Path("out").rglob("*")) if path.is_dir()

@@ -24,10 +24,12 @@ OPTIONS = {
     "peer-key-file": f"{PKI}/etcd-peer.key", "peer-client-cert-auth": "true",
     "peer-trusted-ca-file": f"{PKI}/etcd-ca.pem", "data-dir": "/var/lib/etcd/etcd",
     "tls-min-version": "TLS1.3", "listen-client-urls": "https://10.0.0.1:2379", "listen-peer-urls": "https://10.0.0.1:2380",
+    "peer-cert-allowed-hostname": "etcd.peers.etcd.internal",
 }  # fmt: skip
 SERVED = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
 REFUSED = Knock(reply=Reply.REFUSED, detail="alert")
 CLOSED = Knock(reply=Reply.UNREACHABLE, detail="no answer in time")
+PEER = Certificate(names=(), not_after=NOW, sha256="9e")
 SPOKEN = {"1.0": False, "1.1": False, "1.2": False, "1.3": True}
 
 
@@ -43,15 +45,16 @@ def files() -> dict[str, Owned]:
 @pytest.fixture
 def good(plan: Callable[..., ClusterPlan]) -> list[NodeFacts]:
     planned = Planned(
-        server="5e", peer="9e", authorities=frozenset({"ca"}), peer_authorities=frozenset({"ca"}), tls_min_version="1.3"
-    )
+        server="5e", peer="9e", authorities=frozenset({"ca"}), peer_authorities=frozenset({"peers"}),
+        tls_min_version="1.3", peer_check=("peer-cert-allowed-hostname", "etcd.peers.etcd.internal"),
+    )  # fmt: skip
     certificates = {"cert-file": ("5e",), "peer-cert-file": ("9e",)}
-    certificates |= dict.fromkeys(("trusted-ca-file", "peer-trusted-ca-file"), ("ca",))
+    certificates |= {"trusted-ca-file": ("ca",), "peer-trusted-ca-file": ("peers",)}
     report = NodeReport(time=NOW, user="etcd", options=OPTIONS, files=files(), certificates=certificates)
     knocks = {(port, guest): REFUSED for port in Port for guest in Guest}
     for port, digest in ((Port.CLIENT, "5e"), (Port.PEER, "9e")):
         certificate = Certificate(names=(), not_after=NOW, sha256=digest)
-        knocks[port, Guest.OPERATOR] = replace(SERVED, certificate=certificate)
+        knocks[port, Guest.OPERATOR] = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
     return [
         NodeFacts(
             node=node, planned=planned, report=report, silence="", knocks=knocks, versions=dict.fromkeys(Port, SPOKEN)
@@ -90,7 +93,7 @@ def with_knock(nodes: list[NodeFacts], port: Port, guest: Guest, answer: Knock) 
 def test_a_hardened_cluster_passes_all_fourteen_of_the_benchmark_and_ours(good: list[NodeFacts]) -> None:
     assert missed(good) == {}
     assert len([one for one in CONTROLS if not one.id.startswith("TLS.")]) == 14
-    assert len({one.id for one in CONTROLS}) == len(CONTROLS) == 18
+    assert len({one.id for one in CONTROLS}) == len(CONTROLS) == 19
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ def test_a_node_that_is_off_passes_nothing_that_is_tried(good: list[NodeFacts]) 
     """Its last report may still count; a port at which nobody answers is not one that a firewall closes."""
     knocks = dict.fromkeys(good[1].knocks, CLOSED)
     found = missed(second(good, knocks=knocks, versions=dict.fromkeys(Port, dict.fromkeys(SPOKEN))))
-    assert set(found) == {"2.2", "2.5", "2.7", "TLS.1", "TLS.2", "TLS.3", "TLS.4"}
+    assert set(found) == {"2.2", "2.5", "2.7", "TLS.1", "TLS.2", "TLS.3", "TLS.4", "TLS.5"}
     assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
     assert "etcd2: no answer at the peer port" in found["2.5"].evidence
 
@@ -241,10 +244,36 @@ def test_tls_1_2_may_be_spoken_where_it_is_planned(good: list[NodeFacts]) -> Non
 
 @pytest.mark.parametrize("port", Port)
 def test_another_certificate_than_the_planned_one_is_seen(good: list[NodeFacts], port: Port) -> None:
-    other = replace(SERVED, certificate=Certificate(names=(), not_after=NOW, sha256="0f"))
+    certificate = Certificate(names=(), not_after=NOW, sha256="0f")
+    other = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
     assert list(missed(with_knock(good, port, Guest.OPERATOR, other))) == ["TLS.4"]
     own = Knock(reply=Reply.UNREACHABLE, detail="x", distrusted="the server's certificate is refused: self-signed")
     assert "self-signed" in missed(with_knock(good, port, Guest.OPERATOR, own))["TLS.4"].evidence
+
+
+def test_a_peer_port_that_shows_no_certificate_is_judged_by_the_report(good: list[NodeFacts]) -> None:
+    """With TLS 1.2 a refusal comes before Python shows the certificate."""
+    hidden = with_knock(good, Port.PEER, Guest.OPERATOR, REFUSED)
+    assert missed(hidden) == {}
+    assert hidden[1].report
+    other = {**hidden[1].report.certificates, "peer-cert-file": ("0f",)}
+    assert list(missed(second(hidden, report={"certificates": other}))) == ["TLS.4"]
+
+
+def test_peers_are_known_by_a_ca_or_by_a_name(good: list[NodeFacts]) -> None:
+    assert good[1].report
+    one_ca = replace(good[1].planned, peer_authorities=frozenset({"ca"}))
+    same = {**good[1].report.certificates, "peer-trusted-ca-file": ("ca",)}
+    by_name = second(good, planned=one_ca, report={"certificates": same})
+    assert missed(by_name) == {}
+    assert missed(with_options(good, peer_cert_allowed_hostname=None)) == {}
+    options = {name: value for name, value in OPTIONS.items() if name != "peer-cert-allowed-hostname"}
+    for stated in ({}, {"peer-cert-allowed-hostname": "etcd2.etcd.internal"}):
+        neither = second(good, planned=one_ca, report={"certificates": same, "options": options | stated})
+        assert list(missed(neither)) == ["TLS.5"]
+    served = missed(with_knock(good, Port.PEER, Guest.OPERATOR, replace(SERVED, certificate=PEER)))
+    assert list(served) == ["TLS.5"]
+    assert "the peer port lets in a client's certificate" in served["TLS.5"].evidence
 
 
 def test_the_peers_certificate_is_also_known_from_the_node(good: list[NodeFacts]) -> None:

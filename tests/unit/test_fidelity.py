@@ -43,7 +43,7 @@ IDENTIFIERS = {
     ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
 }  # openssl < 3.2 adds none
 CONF_LEFT_OUT = {"ETCD_AUTO_TLS", "ETCD_PEER_AUTO_TLS"}
-CONF_ADDED = {"ETCD_LOG_OUTPUTS": "systemd/journal"}
+CONF_ADDED = {"ETCD_PEER_CERT_ALLOWED_CN": "etcd-peer", "ETCD_LOG_OUTPUTS": "systemd/journal"}
 UNIT_CHANGED = {"ExecStart=/usr/bin/etcd": "ExecStart=/usr/libexec/bake/etcd-start /usr/bin/etcd"}
 UNIT_ADDED = {
     "Unit": {
@@ -209,7 +209,8 @@ def test_etcd_conf_has_the_documents_settings_in_its_order_and_its_headings_as_c
 
     theirs = order((DOCUMENT / "etcd.conf").read_text())
     ours = order(guest_file(classic, "/etc/etcd/etcd.conf"))
-    assert ours == [*theirs, "[logging]", *CONF_ADDED]
+    peers, *logging = CONF_ADDED
+    assert ours == [*theirs, peers, "[logging]", *logging]
     assert not re.search(r"^\[", guest_file(classic, "/etc/etcd/etcd.conf"), re.MULTILINE)
 
 

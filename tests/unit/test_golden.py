@@ -42,7 +42,8 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
     """The readable files of a cluster of three."""
     plan = plan_cluster(load(profile=profile, flags=ARCHIVE if profile == "rhel" else {}).spec)
     paper, credentials = Paper(), dict.fromkeys(NODE_ROLES, Paper())
-    trust = Trust(identity="0" * 32, permit="0" * 64, ca_pem=paper.cert_pem)
+    peer_ca = paper.cert_pem if plan.spec.pki.peer_ca.separate else None
+    trust = Trust(identity="0" * 32, permit="0" * 64, ca_pem=paper.cert_pem, peer_ca_pem=peer_ca)
     for file in bake.operator_files(plan, trust, {"etcd-client": paper}, Path("/out/etcd")):  # type: ignore[dict-item]
         if file.path.parent.name != "pki":
             yield Path(file.path), file.data.decode()

@@ -151,7 +151,7 @@ def test_new_certificates_take_the_place_of_the_old_ones(guest: Guest, shell: li
     assert (done.returncode, done.stderr) == (0, "")
     assert f'phase=settled seed={guest.instance()} detail="has new certificates"' in done.stdout
     after = guest.certificates()
-    assert {name for name in before if before[name] != after[name]} == set(before) - {"etcd-ca.pem"}
+    assert {name for name in before if before[name] != after[name]} == set(before) - {"etcd-ca.pem", "etcd-peer-ca.pem"}
     files = {file["path"]: file["content"] for file in yaml.safe_load(guest.seed("user-data"))["write_files"]}
     assert all(files[f"/etc/etcd/pki/{name}"] == text for name, text in after.items())
     modes = {path.name: path.stat().st_mode & 0o777 for path in guest.pki.iterdir() if path.suffix == ".key"}

@@ -53,7 +53,7 @@ def test_a_plain_key_is_encrypted_by_the_next_bake_and_nothing_else_changes(bake
     bake("--nodes", 1)
     plain = CA_KEY.read_bytes()
     result = bake("--nodes", 1, *word, "-o", "json")
-    assert set(json.loads(result.out)["changed"]) == {"pki/etcd-ca.key", "manifest.json"}
+    assert set(json.loads(result.out)["changed"]) == {"pki/etcd-ca.key", "pki/etcd-peer-ca.key", "manifest.json"}
     assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(plain)
     secret = plain.splitlines()[1]
     assert [path for path in Path("out").rglob("*") if path.is_file() and secret in path.read_bytes()] == []
@@ -283,7 +283,8 @@ def test_a_cluster_whose_ca_is_bound_to_nothing_stays_as_it_is(bake: Bake, pictu
     CA_KEY.parent.mkdir(parents=True)
     CA_KEY.with_suffix(".pem").write_bytes(free.cert_pem)
     CA_KEY.write_bytes(free.key_pem)
-    assert bake("--nodes", 3).code == 0
+    Path("one.yaml").write_text("apiVersion: bake/v1\nnodes: 3\npki: {peerCa: {separate: false}}\n")
+    assert bake("--config", "one.yaml").code == 0
     before = picture(Path("out"))
     result = bake("--nodes", 3)
     assert (result.code, "Nothing changed" in result.err, "warning" in result.err) == (0, True, False)
@@ -351,9 +352,10 @@ def test_peers_may_have_a_ca_of_their_own(bake: Bake, word: list[str]) -> None:
 def test_whether_peers_have_their_own_is_decided_once(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 2)
     before = picture(Path("out"))
-    Path("apart.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
-    result = bake("--config", "apart.yaml")
-    assert (result.code, "pki.peerCa.separate: true is not what this cluster was baked with" in result.err) == (2, True)
+    Path("one.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: false}}\n")
+    result = bake("--config", "one.yaml")
+    rule = "pki.peerCa.separate: false is not what this cluster was baked with"
+    assert (result.code, rule in result.err) == (2, True)
     assert picture(Path("out")) == before
 
 

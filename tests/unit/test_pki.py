@@ -101,7 +101,7 @@ def test_what_name_constraints_refuse_is_named(
     plan: Plan, now: datetime, constraints: x509.NameConstraints, refused: list[str]
 ) -> None:
     authority = authority_with(now, constraints=CA, names=constraints)
-    problems = pki.check_names(authority, plan(nodes=1), where="ca.pem")
+    problems = pki.check_names(authority, plan(nodes=1), Role.CA, where="ca.pem")
     assert [problem.message.split(":")[0] for problem in problems] == (
         [f"may not issue certificates for {', '.join(refused)}".split(":")[0]] if refused else []
     )
@@ -128,7 +128,8 @@ def test_a_nodes_certificate_is_for_its_role(
 @pytest.mark.parametrize("role", pki.NODE_ROLES)
 def test_a_nodes_certificate_names_that_node_alone(nodes: list[pki.NodePki], role: Role) -> None:
     names = extension(nodes[1][role], x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["etcd2.etcd.internal"]
+    peers = ["etcd.peers.etcd.internal"] if role is Role.PEER else []
+    assert names.get_values_for_type(x509.DNSName) == ["etcd2.etcd.internal", *peers]
     assert names.get_values_for_type(x509.IPAddress) == [
         *map(ip_address, ("192.168.20.32", "127.0.0.1", "::1"))
     ]
@@ -320,15 +321,16 @@ def test_as_many_keys_are_made_ahead_as_certificates_are_missing(
         authority: Credential | None, kept: list[pki.NodePki], client: Credential | None = None
     ) -> int:
         authorities = {Role.CA: authority} if authority else {}
-        return pki.count_missing(plan(), authorities, now=now, client=client, kept=kept)
+        return pki.count_missing(one, authorities, now=now, client=client, kept=kept)
 
-    client = pki.issue_client(plan(), authority, now=now)
+    one = plan(pki={"peerCa": {"separate": False}})
+    client = pki.issue_client(one, authority, now=now)
     assert missing(None, []) == 2 + 3 * len(nodes)
     assert missing(authority, []) == 1 + 3 * len(nodes)
     assert missing(authority, nodes, client) == 0
     assert missing(authority, nodes[1:], client) == 3 * len(nodes), "sets in the wrong place do not count"
     shared = pki.count_missing(plan(pki={"certificates": "shared"}), {}, now=now, client=None, kept=[])
-    assert shared == 4
+    assert shared == 5
     apart = plan(pki={"peerCa": {"separate": True}})
     assert pki.count_missing(apart, {}, now=now, client=None, kept=[]) == 3 + 3 * len(nodes)
     both = {role: pki.create_authority(apart, role, now=now) for role in pki.authority_roles(apart.spec.pki)}

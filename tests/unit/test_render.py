@@ -18,7 +18,7 @@ from generator.plan import ClusterPlan
 
 Plan = Callable[..., ClusterPlan]
 CA_PEM = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
-TRUST = render.Trust(identity="0" * 32, ca_pem=CA_PEM)
+TRUST = render.Trust(identity="0" * 32, ca_pem=CA_PEM, peer_ca_pem=CA_PEM)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_every_file_that_the_settings_name_is_written(guest: Any) -> None:
         r"/etc/etcd/pki/[^\"\n]+",
         (files["/etc/etcd/etcd.conf"].data + files["/etc/etcd/bake.env"].data).decode(),
     )
-    assert len(set(named)) == 7
+    assert len(set(named)) == 8
     assert set(named) <= set(files)
 
 

@@ -58,7 +58,7 @@ def test_every_file_is_new_and_its_owners_alone_from_the_first_byte(run: tuple[P
 def test_a_mode_is_widened_only_where_no_key_is(run: tuple[Path, list[Call]]) -> None:
     work, calls = run
     keys = {path.name for path in (work / "out").rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()}
-    assert {"user-data", "seed.iso", "etcd-ca.key", "etcd-client.key"} == keys
+    assert {"user-data", "seed.iso", "etcd-ca.key", "etcd-peer-ca.key", "etcd-client.key"} == keys
     modes = [(Path(call.paths[0]).name, call.mode) for call in calls if call.name == "fchmod"]
     assert {mode for name, mode in modes if name in keys} == {"0600"}
     assert {name for name, _ in modes} >= {"user-data", "seed.iso"}

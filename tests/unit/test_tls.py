@@ -14,7 +14,7 @@ import pytest
 
 from generator import pki
 from generator.errors import InputError
-from generator.host.tls import ClientFiles, Reply, knock, operator_context, stranger_context
+from generator.host.tls import ClientFiles, Reply, knock, local_address, operator_context, stranger_context
 from generator.plan import ClusterPlan
 from generator.verify import foreign_pair
 
@@ -90,7 +90,7 @@ def serve(folder: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def stranger(cluster: ClusterPlan) -> ssl.SSLContext:
-    return stranger_context(foreign_pair(cluster, now=datetime.now(UTC)))
+    return stranger_context(foreign_pair(cluster, pki.Role.CLIENT, "127.0.0.1", now=datetime.now(UTC)))
 
 
 VERSIONS = pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -198,7 +198,7 @@ def test_the_foreign_ca_has_our_name_and_its_key_never_touches_a_disk(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     before = open_files()
-    pair = foreign_pair(cluster, now=datetime.now(UTC))
+    pair = foreign_pair(cluster, pki.Role.CLIENT, "127.0.0.1", now=datetime.now(UTC))
     stranger_context(pair)
     assert not list(tmp_path.iterdir())
     assert open_files() <= before
@@ -208,3 +208,8 @@ def test_the_foreign_ca_has_our_name_and_its_key_never_touches_a_disk(
     theirs = pki.parse_credential(*pair, where=("", ""))
     assert theirs.certificate.issuer == ours.certificate.subject
     assert not pki.is_issued_by(theirs.certificate, ours.certificate)
+
+
+def test_this_machines_address_is_the_one_a_connection_has() -> None:
+    assert local_address("127.0.0.9", 2380) == "127.0.0.1"
+    assert local_address("::1", 2380) == "::1"

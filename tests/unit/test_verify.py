@@ -12,6 +12,8 @@ import pytest
 
 from generator import checks, verify
 from generator.checks import Check, Result
+from generator.cli.shared import show_verification
+from generator.errors import UnhealthyError
 from generator.host.etcd import Alarm, HashKv, Keys, KeyValue, Member, Status
 from generator.host.observe import NodeView, Observation, Port, Told, _node_trial
 from generator.host.tls import Certificate, Guest, Knock, Reply
@@ -54,8 +56,9 @@ def status(number: int, **changes: Any) -> Status:
 def knocks(node: NodePlan, *, days: int = 300) -> dict[tuple[Port, Guest], Knock]:
     certificate = Certificate(names=(node.fqdn, str(node.address)), not_after=NOW + timedelta(days=days))
     found = {(port, guest): Knock(reply=Reply.REFUSED, detail="alert") for port in Port for guest in Guest}
-    served = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=certificate)
-    return found | {(port, Guest.OPERATOR): served for port in Port}
+    found[Port.CLIENT, Guest.OPERATOR] = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=certificate)
+    found[Port.PEER, Guest.OPERATOR] = Knock(reply=Reply.REFUSED, detail="alert", certificate=certificate)
+    return found
 
 
 @pytest.fixture
@@ -248,7 +251,8 @@ def test_a_peer_port_that_cannot_be_reached_is_not_called_strict(
     closed = {(Port.PEER, guest): DEAD for guest in Guest}
     found = judged(with_node(healthy, 1, knocks={**healthy.nodes[1].knocks, **closed}))
     assert {check.result for check in found.values()} == {Result.SKIPPED}
-    assert set(found) == {"no certificate", "foreign certificate", "no TLS", "server certificates"}
+    names = {"no certificate", "foreign certificate", "no TLS", "client certificate", "server certificates"}
+    assert set(found) == names
 
 
 def test_a_peer_port_that_the_firewall_closes_is_as_it_should_be(healthy: Observation, walled: ClusterPlan) -> None:
@@ -289,6 +293,51 @@ def test_a_stranger_let_in_by_a_closed_port_still_fails(healthy: Observation, wa
     assert found["no certificate"].result is Result.FAILED
 
 
+def test_a_clients_certificate_that_is_served_at_the_peer_port_fails(
+    healthy: Observation, judged: Judged, walled: ClusterPlan
+) -> None:
+    """Whatever the plan says: a firewall that is planned, two CAs, a name that is required."""
+    served = {(Port.PEER, Guest.OPERATOR): Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=None)}
+    seen = with_node(healthy, 1, knocks=healthy.nodes[1].knocks | served)
+    check = judged(seen)["client certificate"]
+    assert (check.result, check.nodes) == (Result.FAILED, ("etcd2",))
+    found = {check.name: check for check in checks.judge(walled, seen, now=NOW, sealed=True)}
+    assert found["client certificate"].result is Result.FAILED
+
+
+@pytest.mark.parametrize(
+    ("pki", "options", "result"),
+    [
+        ({"peerName": "none", "peerCa": {"separate": False}}, {}, Result.FAILED),
+        ({"peerName": "stated", "peerCa": {"separate": False}}, {}, Result.FAILED),
+        ({"peerName": "none", "peerCa": {"separate": False}}, {"peer-cert-allowed-cn": "x"}, Result.OK),
+        ({"peerName": "none", "peerCa": {"separate": True}}, {}, Result.OK),
+        ({"peerName": "required", "peerCa": {"separate": False}}, {}, Result.OK),
+    ],
+)
+@pytest.mark.parametrize("firewall", ["none", "nftables"])
+def test_peers_that_only_the_firewall_tells_from_clients_fail(
+    healthy: Observation, plan: Callable[..., ClusterPlan], pki: Any, options: Any, result: Result, firewall: str
+) -> None:
+    """Behind it etcd serves clients on the nodes themselves, which nobody sees from here."""
+    stated, seen = plan(nodes=3, pki=pki, etcd={"options": options}, firewall={"kind": firewall}), healthy
+    for index, view in enumerate(healthy.nodes if firewall != "none" else ()):
+        seen = with_node(seen, index, knocks=view.knocks | {(Port.PEER, guest): DEAD for guest in Guest})
+    found = {check.name: check for check in checks.judge(stated, seen, now=NOW, sealed=True)}
+    check = found.pop("client certificate")
+    assert check.result is result
+    assert result is Result.OK or "pki.peerName: stated, then required" in str(check.remedy)
+    assert {check.result for check in found.values()} == {Result.OK}
+
+
+def test_a_check_that_was_not_made_everywhere_is_no_warning(healthy: Observation, judged: Judged) -> None:
+    """A warning is healthy: it must not stand in front of what nobody saw."""
+    hidden = {(Port.CLIENT, Guest.OPERATOR): Knock(reply=Reply.REFUSED, detail="alert")}
+    seen = with_node(healthy, 0, knocks=healthy.nodes[0].knocks | hidden)
+    seen = with_node(seen, 1, knocks=knocks(healthy.nodes[1].node, days=3))
+    assert judged(seen)["server certificates"].result is Result.SKIPPED
+
+
 def test_a_port_that_refuses_the_operator_too_is_not_called_strict(
     healthy: Observation, judged: Judged
 ) -> None:
@@ -308,7 +357,9 @@ def test_a_certificate_that_ends_soon_is_a_warning(
 def test_a_certificate_of_another_ca_fails(healthy: Observation, judged: Judged) -> None:
     distrusted = Knock(reply=Reply.UNREACHABLE, detail="x", distrusted="self-signed certificate in chain")
     view = {**healthy.nodes[0].knocks, (Port.PEER, Guest.OPERATOR): distrusted}
-    found = only(judged(with_node(healthy, 0, knocks=view)), "server certificates")
+    judgement = judged(with_node(healthy, 0, knocks=view))
+    assert judgement.pop("client certificate").result is Result.SKIPPED
+    found = only(judgement, "server certificates")
     assert found.detail == "etcd1: peer port: self-signed certificate in chain"
 
 
@@ -350,17 +401,31 @@ def test_names_of_keys_cannot_move_the_cursor(healthy: Observation, cluster: Clu
     assert found.detail == r"1 key: /a\x1b[2J\n"
 
 
-def test_only_a_failed_check_is_unhealthy() -> None:
+def test_a_check_that_failed_or_could_not_be_made_is_unhealthy() -> None:
     def one(result: Result) -> Verification:
         return Verification(cluster="etcd", checks=(Check(name="x", result=result, detail=""),))
 
-    assert [one(result).healthy for result in Result] == [True, True, False, True]
+    assert [one(result).healthy for result in Result] == [True, True, False, False]
+
+
+def test_the_command_says_what_it_could_not_check(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*results: Result) -> str:
+        made = tuple(Check(name=f"the {result}", result=result, detail="", remedy="do it") for result in results)
+        with pytest.raises(UnhealthyError) as error:
+            show_verification(Verification(cluster="etcd", checks=made), {"output": "text", "quiet": True})
+        assert error.value.hint == "do it"
+        return error.value.message
+
+    assert told(Result.OK, Result.SKIPPED) == "could not be checked: the skipped"
+    both = "the cluster is not healthy: the failed; could not be checked: the skipped"
+    assert told(Result.SKIPPED, Result.FAILED) == both
+    show_verification(Verification(cluster="etcd", checks=()), {"output": "text", "quiet": True})
 
 
 def test_data_for_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> None:
     found = Verification(cluster="etcd", checks=checks.judge(cluster, healthy, now=NOW, sealed=True))
     data = json.loads(json.dumps(verify.verification_data(found)))
-    assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 14)
+    assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 15)
     assert data["checks"][0] == {
         "name": "member list", "result": "ok", "detail": "etcd1, etcd2, etcd3", "remedy": None, "nodes": [],
     }  # fmt: skip

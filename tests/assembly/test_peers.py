@@ -1,0 +1,210 @@
+"""Who is served at the peer port: the peers of this cluster and nobody else, with auth on and off, without a firewall.
+
+etcd compares a certificate's addresses with the caller's, but only where the certificate states any: a client's
+certificate states none (client/pkg/transport/listener_tls.go, checkCertSAN).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from http.client import HTTPSConnection
+
+import pytest
+
+from generator import pki
+from generator.audit import audit
+from generator.auth import AuthSpec
+from generator.host.etcd import Etcd
+from generator.host.tls import stranger_context
+from generator.judges import Outcome, Planned
+from generator.pki import Role, issue_nodes
+from generator.plan import plan_cluster
+from generator.spec import Certificates, Extensions, PeerCaSpec, PeerName, PkiSpec
+from tests.assembly.miniature import Miniature, Node
+from tests.assembly.test_certificates import pair_of, served_as
+from tests.assembly.test_verify import check, files_of, plan_of
+
+pytestmark = pytest.mark.etcd
+ClusterOf = Callable[..., Miniature]
+
+KINDS = {
+    "two CAs": PkiSpec(),
+    "one CA": PkiSpec(peer_ca=PeerCaSpec(separate=False)),
+    "the document's": PkiSpec(
+        peer_ca=PeerCaSpec(separate=False), certificates=Certificates.SHARED, extensions=Extensions.DOCUMENT
+    ),
+}
+
+
+def clients(cluster: Miniature) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
+    """Everything that is no peer's certificate: the operator's, a user's, a node's server and client certificate."""
+    now = datetime.now(UTC)
+    for name, user in (("the operator's", None), ("a user's", "app")):
+        made = pki.issue_client(cluster.plan, cluster.authority, now=now, user=user)
+        yield name, (made.cert_pem, made.key_pem)
+    for role in (Role.SERVER, Role.CLIENT):
+        yield f"a node's {role}", pair_of(cluster.nodes[0], role)
+
+
+def peer_pair(cluster: Miniature) -> tuple[bytes, bytes]:
+    return pair_of(cluster.nodes[0], Role.PEER)
+
+
+def start(cluster: Miniature) -> Miniature:
+    cluster.start()
+    cluster.wait_all_voting(30)
+    return cluster
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("auth", [False, True], ids=["auth off", "auth on"])
+def test_no_clients_certificate_is_served_at_the_peer_port(cluster_of: ClusterOf, kind: str, *, auth: bool) -> None:
+    """From the node's own address, where its server and client certificates pass etcd's look at addresses."""
+    cluster = start(cluster_of(1, pki=KINDS[kind], auth=AuthSpec(enabled=auth)))
+    node = cluster.nodes[0]
+
+    def served(pair: tuple[bytes, bytes], port: int) -> bool:
+        return served_as(node.plan.address, node, stranger_context(pair), port)
+
+    assert served(peer_pair(cluster), 2380)
+    found = dict(clients(cluster))
+    assert {name: served(pair, 2379) for name, pair in found.items()} == dict.fromkeys(found, True)
+    assert {name: served(pair, 2380) for name, pair in found.items()} == dict.fromkeys(found, False)
+
+
+# --- what it is good for: a raft message ----------------------------------------------------------
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """A field of a Protocol Buffers message."""
+    if isinstance(value, bytes):
+        return varint(number << 3 | 2) + varint(len(value)) + value
+    return varint(number << 3) + varint(value)
+
+
+def varint(number: int) -> bytes:
+    head = number & 0x7F
+    return bytes([head]) if number < 0x80 else bytes([head | 0x80]) + varint(number >> 7)
+
+
+def proposal(key: bytes, *, member: int) -> bytes:
+    """raftpb.Message of type MsgProp to a member, with one entry: a put in the name of the user root."""
+    header = field(1, 77) + field(2, b"root") + field(3, 1 << 40)
+    request = field(100, header) + field(4, field(1, key) + field(2, b"x"))
+    return field(1, 2) + field(2, member) + field(7, field(4, request))
+
+
+def post(cluster: Miniature, context: ssl.SSLContext, message: bytes) -> int:
+    """The status that /raft answers with. Raises OSError where the connection is refused."""
+    node = cluster.nodes[0].plan
+    headers = {
+        "Content-Type": "application/protobuf", "X-Server-From": "1", "X-Server-Version": "3.5.16",
+        "X-Min-Cluster-Version": "3.0.0", "X-Etcd-Cluster-ID": f"{cluster.cluster_ids().pop():x}",
+    }  # fmt: skip
+    connection = HTTPSConnection(str(node.address), 2380, context=context, timeout=10)
+    try:
+        connection.request("POST", "/raft", message, headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+OLD = PkiSpec(peer_name=PeerName.NONE, peer_ca=PeerCaSpec(separate=False))
+
+
+@pytest.mark.parametrize("shared", Certificates)
+def test_verify_fails_where_clients_are_served_at_the_peer_port(cluster_of: ClusterOf, shared: Certificates) -> None:
+    """A cluster that was baked before. What all nodes share names their addresses, so this machine is refused."""
+    found = check(start(cluster_of(1, pki=replace(OLD, certificates=shared))))
+    assert [one.name for one in found.failed] == ["client certificate"]
+    assert "pki.peerName: stated, then required" in str(found.failed[0].remedy)
+    served = "serves the operator's client certificate" in found.failed[0].detail
+    assert served is (shared is Certificates.PER_NODE)
+
+
+def test_the_audit_knows_the_peers_ca(cluster_of: ClusterOf) -> None:
+    """Its peer port can be reached; nothing reports, so nothing is passed, but nothing has failed either."""
+    cluster = start(cluster_of(1))
+    shown = {role: pki.describe(pair_of(cluster.nodes[0], role)[0]).sha256 for role in (Role.SERVER, Role.PEER)}
+    folder = cluster.nodes[0].root / "etc/etcd/pki"
+    own, peers = (frozenset(pki.digests((folder / f"{ca}.pem").read_bytes())) for ca in (Role.CA, Role.PEER_CA))
+    planned = Planned(
+        server=shown[Role.SERVER], peer=shown[Role.PEER], authorities=own, peer_authorities=peers, tls_min_version="1.2"
+    )
+
+    def failed(**changes: str) -> list[str]:
+        stated = {"etcd1": replace(planned, **changes)}
+        found = audit(plan_of(cluster), files_of(cluster), stated, now=datetime.now(UTC), report=print)
+        return [one.id for one in found.controls if one.result is Outcome.FAILED]
+
+    assert failed() == []
+    assert failed(peer=shown[Role.SERVER]) == ["TLS.4"]
+
+
+def test_a_cluster_that_stands_comes_to_require_the_name_and_never_stops(cluster_of: ClusterOf) -> None:
+    """New certificates without a restart, then one node after the other with the option. Each still talks to all."""
+    cluster = start(cluster_of(3, pki=OLD))
+    stated = plan_cluster(replace(cluster.plan.spec, pki=replace(OLD, peer_name=PeerName.STATED)))
+    for node, made in zip(cluster.nodes, issue_nodes(stated, cluster.authority, now=datetime.now(UTC)), strict=True):
+        folder = node.root / "etc/etcd/pki"
+        (folder / "etcd-peer.key").write_bytes(made[Role.PEER].key_pem)
+        (folder / "etcd-peer.pem").write_bytes(made[Role.PEER].cert_pem)
+    for restarted in cluster.nodes:
+        restarted.cut_power()
+        conf = restarted.root / "etc/etcd/etcd.conf"
+        conf.write_text(f'{conf.read_text()}ETCD_PEER_CERT_ALLOWED_HOSTNAME="{stated.peer_name}"\n')
+        others = [node for node in cluster.nodes if node is not restarted]
+        cluster.wait(lambda: puts(cluster, others), 20, "the others write")  # noqa: B023
+        restarted.records.clear()
+        restarted.start()
+        cluster.wait(lambda: puts(cluster, [restarted]), 30, "the node that was restarted writes")  # noqa: B023
+    assert not served_as(cluster.nodes[0].plan.address, cluster.nodes[0], stranger_context(operator_pair(cluster)))
+    assert served_as(cluster.nodes[0].plan.address, cluster.nodes[0], stranger_context(peer_pair(cluster)))
+
+
+def puts(cluster: Miniature, nodes: Sequence[Node]) -> bool:
+    return all("OK" in cluster.etcdctl(node, "--command-timeout=2s", "put", "/x", "1", check=False) for node in nodes)
+
+
+def operator_pair(cluster: Miniature) -> tuple[bytes, bytes]:
+    return dict(clients(cluster))["the operator's"]
+
+
+def test_an_empty_node_answers_peers_alone(cluster_of: ClusterOf) -> None:
+    """Before its etcd runs, it says at the peer port that its disk is empty, and whose cluster it is."""
+    cluster = cluster_of(1, pki=KINDS["one CA"])
+    node = cluster.nodes[0]
+
+    def answer(pair: tuple[bytes, bytes]) -> bytes:
+        place = str(node.plan.address), 2380
+        with socket.create_connection(place, 5) as plain, stranger_context(pair).wrap_socket(plain) as stream:
+            stream.sendall(b"GET /bake/empty HTTP/1.0\r\n\r\n")
+            return stream.recv(4096)
+
+    def answers() -> bool:
+        with suppress(OSError):
+            return answer(peer_pair(cluster)).startswith(b"HTTP/1.0 200 OK")
+        return False
+
+    with node.waiting_empty():
+        cluster.wait(answers, 10, "the node answers its peers")
+        assert {name: answer(pair) for name, pair in clients(cluster)} == dict.fromkeys(dict(clients(cluster)), b"")
+
+
+def test_a_user_who_may_write_nothing_writes_nothing_by_raft_either(cluster_of: ClusterOf) -> None:
+    """With a peer's certificate the same message is taken, and the key is written in root's name."""
+    cluster = start(cluster_of(1, pki=KINDS["one CA"], auth=AuthSpec(enabled=True)))
+    node = cluster.nodes[0]
+    cluster.wait(lambda: node.says("auth is on"), 20, "auth is on")
+    app, member = stranger_context(dict(clients(cluster))["a user's"]), cluster.members(node)[0]["ID"]
+    with pytest.raises(OSError, match=r"(?i)alert|closed|reset|remote end|EOF"):
+        post(cluster, app, proposal(b"/owned", member=member))
+    assert post(cluster, stranger_context(peer_pair(cluster)), proposal(b"/taken", member=member)) == 204
+    with Etcd(node.plan.client_url, files_of(cluster)) as etcd:
+        cluster.wait(lambda: etcd.get(b"/taken").count == 1, 10, "the peer's message is applied")
+        assert etcd.get(b"/owned").count == 0

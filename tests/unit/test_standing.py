@@ -1,0 +1,143 @@
+"""What a cluster that was baked before keeps, and what a new one has, where nobody says how peers are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from generator import pki, seed
+from generator.cluster import open_cluster
+from generator.host.store import Store
+from generator.plan import settle_peers
+from generator.spec import PeerName, read_spec
+
+FOLDER = Path("out/etcd")
+Bake = Callable[..., Any]
+OLD = "apiVersion: bake/v1\nnodes: 2\npki: {peerName: none, peerCa: {separate: false}}\n"
+
+
+@pytest.fixture
+def old(bake: Bake) -> None:
+    """A folder as bake left it before `pki.peerName` existed, with one CA."""
+    Path("old.yaml").write_text(OLD)
+    assert bake("--config", "old.yaml").code == 0
+    stated = FOLDER / "cluster.yaml"
+    text = stated.read_text()
+    assert "  peerName: none\n" in text
+    stated.write_text(text.replace("  peerName: none\n", ""))
+
+
+def changed(result: Any) -> set[str]:
+    assert result.code == 0, result.err
+    return set(json.loads(result.out)["changed"])
+
+
+def conf(node: str = "etcd1") -> str:
+    return seed.written_files((FOLDER / node / "user-data").read_bytes(), where="")["/etc/etcd/etcd.conf"].decode()
+
+
+def peer_names(node: str = "etcd1") -> list[str]:
+    pem = seed.written_files((FOLDER / node / "user-data").read_bytes(), where="")["/etc/etcd/pki/etcd-peer.pem"]
+    return [name for name in pki.describe(pem).names if ".peers." in name]
+
+
+def resolved(bake: Bake, *words: str) -> tuple[str, bool]:
+    stated = yaml.safe_load(bake("check", *words).out)["pki"]
+    return stated["peerName"], stated["peerCa"]["separate"]
+
+
+def test_a_new_cluster_requires_the_name_and_has_two_cas(bake: Bake) -> None:
+    assert resolved(bake) == ("required", True)
+    assert resolved(bake, "--profile", "hardened") == ("required", True)
+    assert resolved(bake, "--profile", "classic") == ("required", False)
+    bake("--nodes", 2)
+    assert 'ETCD_PEER_CERT_ALLOWED_HOSTNAME="etcd.peers.etcd.internal"\n' in conf()
+    assert peer_names("etcd1") == peer_names("etcd2") == ["etcd.peers.etcd.internal"]
+    assert resolved(bake) == ("required", True)
+
+
+@pytest.mark.usefixtures("old")
+def test_a_plain_bake_changes_nothing_about_a_cluster_that_stands(bake: Bake) -> None:
+    Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\n")
+    for words in (("--nodes", "2"), ("--config", "mine.yaml"), ("--config", str(FOLDER / "cluster.yaml"))):
+        assert changed(bake(*words, "-o", "json")) <= {"cluster.yaml", "manifest.json"}
+        assert resolved(bake, *words) == ("none", False)
+    assert "ALLOWED" not in conf()
+    assert peer_names() == []
+    opened = open_cluster(Store(Path("out"), "etcd"))
+    assert opened.plan.spec.pki.peer_name is PeerName.NONE
+    assert opened.plan.spec.pki.peer_ca.separate is False
+
+
+@pytest.mark.usefixtures("old")
+def test_a_folder_is_read_as_what_it_was_baked_with(bake: Bake) -> None:
+    """Before another bake writes the field."""
+    opened = open_cluster(Store(Path("out"), "etcd"))
+    assert (opened.plan.spec.pki.peer_name, opened.plan.spec.pki.peer_ca.separate) == (PeerName.NONE, False)
+
+
+@pytest.mark.usefixtures("old")
+def test_a_node_requires_the_name_only_when_every_peer_has_it(bake: Bake) -> None:
+    """One step at a time: certificates that state the name first, which running nodes take without a restart."""
+    before = conf()
+    for step in ("required", "stated", "required"):
+        Path(f"{step}.yaml").write_text(OLD.replace("peerName: none", f"peerName: {step}"))
+    early = bake("--config", "required.yaml")
+    assert (early.code, "pki.peerName: required, but the peer certificates of etcd1, etcd2" in early.err) == (2, True)
+    assert "first bake with pki.peerName: stated" in early.err
+    assert bake("--config", "stated.yaml").code == 0
+    assert (conf(), peer_names()) == (before, ["etcd.peers.etcd.internal"])
+    assert bake("--config", "required.yaml").code == 0
+    assert "ETCD_PEER_CERT_ALLOWED_HOSTNAME" in conf()
+
+
+@pytest.mark.usefixtures("old")
+def test_a_cluster_that_stands_gets_no_second_ca(bake: Bake) -> None:
+    Path("two.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
+    result = bake("--config", "two.yaml")
+    assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True)
+
+
+def test_certificates_that_all_nodes_share_have_a_name_of_their_own_already(bake: Bake) -> None:
+    Path("shared.yaml").write_text(OLD.replace("{peerName", "{certificates: shared, peerName"))
+    assert bake("--config", "shared.yaml").code == 0
+    names = peer_names()
+    Path("shared.yaml").write_text(OLD.replace("{peerName: none", "{certificates: shared, peerName: required"))
+    assert bake("--config", "shared.yaml").code == 0
+    assert 'ETCD_PEER_CERT_ALLOWED_CN="etcd-peer"\n' in conf()
+    assert peer_names() == names == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (True, "required")),
+        ({"pki": {"ca": {"certificate": "a", "key": "b"}}}, (False, "required")),
+        ({"pki": {"ca": {"certificate": "a"}, "peerCa": {"certificate": "c"}}}, (True, "required")),
+        ({"pki": {"peerCa": {"certificate": "c", "key": "d"}}}, (True, "required")),
+        ({"etcd": {"options": {"peer-cert-allowed-cn": "x"}}}, (True, "none")),
+        ({"pki": {"peerName": "none", "peerCa": {"separate": False}}}, (False, "none")),
+    ],
+)
+def test_what_is_left_open_follows_from_what_is_said(fields: dict[str, Any], expected: tuple[bool, str]) -> None:
+    spec, wrong = read_spec(fields)
+    pki_spec = settle_peers(spec).pki
+    assert (wrong, (pki_spec.peer_ca.separate, str(pki_spec.peer_name))) == ([], expected)
+
+
+def test_two_checks_of_names_are_refused(bake: Bake) -> None:
+    """etcd would not start."""
+    text = "apiVersion: bake/v1\npki: {peerName: required}\netcd: {options: {peer-cert-allowed-cn: etcd-peer}}\n"
+    Path("both.yaml").write_text(text)
+    result = bake("--config", "both.yaml")
+    assert (result.code, "pki.peerName: required, but etcd.options" in result.err) == (2, True)
+
+
+def test_a_peer_port_that_serves_every_client_deserves_a_warning(bake: Bake) -> None:
+    Path("open.yaml").write_text(OLD)
+    assert "none: the peer port serves every certificate of the CA" in bake("--config", "open.yaml").err
