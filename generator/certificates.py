@@ -16,9 +16,9 @@ from generator.authorities import other_files, pem_path
 from generator.cluster import Cluster
 from generator.errors import InputError, WaitTimeoutError
 from generator.host import hypervisor
+from generator.host.hello import served_certificate
 from generator.host.hypervisor.connection import Connection
 from generator.host.observe import everywhere
-from generator.host.tls import served_certificate
 from generator.keyring import required_pems
 from generator.pki import Facts, Role
 from generator.plan import NodePlan

@@ -104,17 +104,6 @@ def _in_memory(data: bytes) -> Iterator[str]:
         os.close(descriptor)
 
 
-def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes | None:
-    """The certificate (DER) that a port shows to anybody, trusted or not; None where nothing answers with one."""
-    with (
-        suppress(OSError),
-        socket.create_connection((address, port), timeout) as sock,
-        stranger_context().wrap_socket(sock) as stream,
-    ):
-        return stream.getpeercert(binary_form=True)
-    return None
-
-
 def knock(
     address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
 ) -> Knock:
