@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator.cli.files import bake
-from generator.cli.shared import ca_passphrase, open_cluster, print_json, print_table, progress_of
+from generator.cli.shared import (
+    ca_passphrase,
+    open_cluster,
+    print_json,
+    print_table,
+    progress_of,
+    refuse_options_before,
+)
 from generator.options import ca_options, cluster_options, option, parameter, passphrase_option
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
       bake certs deliver             what a rotation that was cut off has left
     """
     if ctx.invoked_subcommand is not None:
+        refuse_options_before(ctx)
         return
     from generator import certificates
     from generator.authorities import load_phase
