@@ -130,18 +130,19 @@ def deliver(
     """Give each of these nodes the seed that the folder has, one node after the other; what is there already stays.
 
     `goal`: what shows that a node has taken it; left out, that it serves the seed's certificate.
-    Raises WaitTimeoutError where a running node does not take it within so many seconds; those after it keep what they
-    have, and the same call goes on from there.
+    Raises WaitTimeoutError where a running node does not take it within so many seconds; the nodes after it keep what
+    they have. The same call goes on from there: it puts the seed into that node's drive once more.
     """
     done, later, by_hand = [], [], []
     goal = goal or serves_its_own(cluster)
     for node in cluster.plan.nodes:
         if node.name not in names:
             continue
-        if goal.lacks(node) is False:
+        lacks = goal.lacks(node)
+        if lacks is False:
             done.append(node.name)
             _empty(connection, cluster, node)
-        elif connection is None or _insert(connection, cluster, node) is None:
+        elif connection is None or _insert(connection, cluster, node, again=lacks is True) is None:
             by_hand.append(node.name)
         elif not _runs(connection, cluster, node):
             later.append(node.name)
@@ -154,9 +155,12 @@ def deliver(
     return Delivery(done=tuple(done), at_next_start=tuple(later), by_hand=tuple(by_hand))
 
 
-def _insert(connection: Connection, cluster: Cluster, node: NodePlan) -> bool | None:
+def _insert(connection: Connection, cluster: Cluster, node: NodePlan, *, again: bool) -> bool | None:
+    """`again`: the node answers and has not taken the seed. One that does not answer may be booting from it."""
     iso = cluster.store.folder / node.name / seed.SEED_ISO
-    return hypervisor.insert_seed(connection, cluster.plan, node, iso, cluster_id=cluster.cluster_id)
+    return hypervisor.insert_seed(
+        connection, cluster.plan, node, iso, cluster_id=cluster.cluster_id, again=again
+    )
 
 
 def _empty(connection: Connection | None, cluster: Cluster, node: NodePlan) -> None:

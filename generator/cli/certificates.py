@@ -162,6 +162,8 @@ def rotate(nodes: tuple[str, ...], wait: int, ca: bool, **options: Any) -> None:
 def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
     """Bring the nodes the certificates that their seeds have, where they do not serve them yet.
 
+    It can be repeated: a running node that has the seed in its drive and did not take it gets it once more.
+
     \b
     Examples:
       bake certs deliver

@@ -52,6 +52,7 @@ class Rack:
         self.served: dict[str, bytes | None] = {}
         self.states = dict.fromkeys(NODES, State.RUNNING)
         self.stuck: set[str] = set()
+        self.deaf: set[str] = set()  # misses the next disc that is put in
         self.drives: dict[str, bool] = {}
         self.said: list[str] = []
         monkeypatch.setattr(certificates, "served_certificate", lambda address, _: self.served.get(address))
@@ -64,12 +65,17 @@ class Rack:
         for node in cluster.plan.nodes:
             self.served[str(node.address)] = certificate(cluster, node.name)
 
-    def insert_seed(self, _connection: object, _plan: object, node: NodePlan, *_: object, **__: object) -> bool | None:
+    def insert_seed(
+        self, _connection: object, _plan: object, node: NodePlan, *_: object, again: bool = False, **__: object
+    ) -> bool | None:
         if self.states[node.name] is State.MISSING:
             return None
+        is_new = again or node.name not in self.drives
         self.drives[node.name] = True
         self.said.append(f"insert {node.name}")
-        if self.states[node.name] is State.RUNNING and node.name not in self.stuck:
+        if node.name in self.deaf:
+            self.deaf.remove(node.name)
+        elif is_new and self.states[node.name] is State.RUNNING and node.name not in self.stuck:
             self.served[str(node.address)] = certificate(self.cluster, node.name)
         return True
 
@@ -149,6 +155,28 @@ def test_a_node_that_does_not_take_it_ends_the_round(made: Bake, rack: Rack) -> 
     assert rack.said == ["insert etcd1"]
     rack.stuck.clear()
     assert rack.deliver(made()) == Delivery(done=NODES)
+
+
+def test_a_node_that_missed_the_insertion_gets_it_again(made: Bake, rack: Rack) -> None:
+    """Its event was lost, or what should apply it failed: the seed is in the drive, and nothing looks at it."""
+    rack.serve(made())
+    rack.deaf.add("etcd1")
+    with pytest.raises(WaitTimeoutError, match="etcd1 does not serve its new certificate"):
+        rack.deliver(made(*NODES))
+    assert rack.drives == {"etcd1": True}, "it may still take it"
+    assert rack.deliver(made()) == Delivery(done=NODES)
+    assert rack.said == ["insert etcd1", *(f"{verb} {node}" for node in NODES for verb in ("insert", "remove"))]
+    assert rack.drives == {}
+
+
+def test_a_node_that_does_not_answer_keeps_what_is_in_its_drive(made: Bake, rack: Rack) -> None:
+    """It may be booting from it."""
+    rack.serve(made())
+    rack.served["192.168.20.31"] = None
+    rack.drives["etcd1"] = True
+    with pytest.raises(WaitTimeoutError):
+        rack.deliver(made("etcd1"))
+    assert rack.served["192.168.20.31"] is None, "it was not put in again"
 
 
 def test_a_vm_that_is_off_keeps_the_seed_for_its_next_start(made: Bake, rack: Rack) -> None:
