@@ -12,14 +12,13 @@ from datetime import datetime
 from generator import pki
 from generator.authorities import Authorities, Authority, Phase, key_path, load_authorities, load_phase, pem_path
 from generator.bake import bake
-from generator.certificates import Delivery, Goal, deliver, serves_its_own
+from generator.certificates import Delivery, Goal, deliver, refuse_changed, serves_its_own, without_stated
 from generator.cluster import Cluster
 from generator.errors import InputError
 from generator.host.hypervisor.connection import Connection
 from generator.host.tls import Reply, knock, stranger_context
 from generator.pki import Credential, Elsewhere, Issuer, Role, digests
 from generator.plan import NodePlan, plan_cluster
-from generator.spec import CaSpec, PeerCaSpec
 
 Report = Callable[[str], None]
 _STEPS = {
@@ -33,6 +32,16 @@ def refuse_while_changing(cluster: Cluster) -> None:
     """Other work on certificates would have nodes skip a phase."""
     if phase := load_phase(cluster.store):
         raise InputError.one("this cluster", f"is changing its CA (phase {phase})", "first: bake certs rotate --ca")
+
+
+def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
+    """For `bake(change=…)`, which calls it with the folder locked: raises BakeError where another command was quicker."""
+
+    def keep(found: Authorities) -> Authorities:
+        refuse_changed(cluster, phase)
+        return found
+
+    return keep
 
 
 def rotate_authorities(
@@ -49,33 +58,33 @@ def rotate_authorities(
 
     Returns the phase that a node has not come to, and which; None where the change is complete.
     """
-    spec = cluster.plan.spec
     _check(cluster, following)
-    own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))  # what was stated goes
-    cluster = replace(cluster, plan=plan_cluster(replace(spec, pki=own)))
+    cluster = replace(cluster, plan=plan_cluster(without_stated(cluster.plan.spec)))
     names = [node.name for node in cluster.plan.nodes]
 
     def current() -> Authorities:
         return load_authorities(cluster.store, cluster.plan, now=now, passphrase=passphrase)
 
-    def advance() -> Phase | None:
-        """Bake for the next phase. The last one renews, so that what a node serves tells whether it has come to it."""
-        found = current()
-        steps = 2 if found.phase is None and _has_ended(found, now) else 1
+    def advance(phase: Phase | None) -> Phase | None:
+        """Bake for the phase after this one, which every node has come to.
+
+        The last one renews, so that what a node serves tells whether it has come to it.
+        """
+        expected = unchanged(cluster, phase)
         bake(
             cluster.plan.spec, cluster.store, now=now, report=report, passphrase=passphrase,
-            renew=names if found.phase is Phase.REISSUE else (), change=lambda old: _advanced(old, following, steps),
+            renew=names if phase is Phase.REISSUE else (), change=lambda old: _advanced(expected(old), following, now),
         )  # fmt: skip
         return load_phase(cluster.store)
 
-    phase, found = load_phase(cluster.store) or advance(), Delivery()
+    phase, found = load_phase(cluster.store) or advance(None), Delivery()
     while phase:
         report(_STEPS[phase])
         goal = _goal(cluster, phase, current(), now)
-        found = deliver(cluster, connection, names, goal=goal, seconds=seconds, report=report)
+        found = deliver(cluster, connection, names, goal=goal, seconds=seconds, report=report, phase=phase)
         if len(found.done) < len(names):
             break
-        phase = advance()
+        phase = advance(phase)
     return phase, found
 
 
@@ -101,8 +110,8 @@ def _has_ended(found: Authorities, now: datetime) -> bool:
     return any(issuer.certificate.not_valid_after_utc <= now for issuer in found.issuers.values())
 
 
-def _advanced(found: Authorities, following: Mapping[Role, Authority], steps: int) -> Authorities:
-    for _ in range(steps):
+def _advanced(found: Authorities, following: Mapping[Role, Authority], now: datetime) -> Authorities:
+    for _ in range(2 if found.phase is None and _has_ended(found, now) else 1):
         found = found.advanced(following)
     return found
 

@@ -136,7 +136,7 @@ def rotate(nodes: tuple[str, ...], wait: int, ca: bool, **options: Any) -> None:
       bake certs rotate --ca --ca-certificate corp.pem --ca-key corp.key
     """
     from generator.bake import bake as run
-    from generator.rotation import refuse_while_changing
+    from generator.rotation import refuse_while_changing, unchanged
 
     cluster = open_cluster(options)
     passphrase = ca_passphrase(options, cluster.plan.spec, cluster.store)
@@ -149,7 +149,7 @@ def rotate(nodes: tuple[str, ...], wait: int, ca: bool, **options: Any) -> None:
     with progress_of((), options) as progress:
         run(
             cluster.plan.spec, cluster.store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase,
-            renew=names,
+            renew=names, change=unchanged(cluster),
         )  # fmt: skip
         progress.line(f"new certificates for {', '.join(names)}")
     _deliver(cluster, names, wait, options)

@@ -19,7 +19,7 @@ from generator.bake import bake
 from generator.certificates import Delivery
 from generator.cli import bake as command
 from generator.cluster import Cluster, open_cluster
-from generator.errors import InputError, UnhealthyError, WaitTimeoutError
+from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutError
 from generator.host import hypervisor
 from generator.host.hypervisor import NodeStatus, State
 from generator.host.store import Store
@@ -27,7 +27,7 @@ from generator.host.tls import Reply
 from generator.pki import Role, digests
 from generator.plan import NodePlan
 from generator.profile import load
-from generator.rotation import rotate_authorities
+from generator.rotation import rotate_authorities, unchanged
 
 NODES = ("etcd1", "etcd2", "etcd3")
 Mutual = Callable[["Node", "Node"], bool]
@@ -108,10 +108,14 @@ def rack(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Rack:
 
 
 def rotate(
-    cluster: Cluster, now: datetime, following: dict[Role, Authority] | None = None, connection: object = "libvirt"
+    cluster: Cluster,
+    now: datetime,
+    following: dict[Role, Authority] | None = None,
+    connection: object = "libvirt",
+    report: Callable[[str], None] = print,
 ) -> tuple[Phase | None, Delivery]:
     return rotate_authorities(
-        cluster, connection, following or {}, passphrase=None, now=now, seconds=0.1, report=print  # type: ignore[arg-type]
+        cluster, connection, following or {}, passphrase=None, now=now, seconds=0.1, report=report  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -237,6 +241,76 @@ def test_a_ca_of_the_users_own_is_changed_to_and_is_then_the_clusters(
     theirs = pki.create_authority(cluster.plan, now=now)
     assert rotate(cluster, now, {Role.CA: kept_authority(theirs, None)})[0] is None
     assert (cluster.store.folder / "pki/etcd-ca.pem").read_bytes() == theirs.cert_pem
+
+
+# --- two commands at once -------------------------------------------------------------------------------------
+
+
+def begin_next_phase(cluster: Cluster, now: datetime) -> None:
+    """What another `certs rotate --ca` writes before it delivers it."""
+    found = open_cluster(cluster.store)
+    bake(found.plan.spec, found.store, now=now, report=print, change=lambda old: old.advanced())
+
+
+def test_a_phase_that_another_command_has_begun_is_not_passed_over(
+    cluster: Cluster, rack: Rack, now: datetime
+) -> None:
+    def report(line: str) -> None:
+        if line == "etcd3: trusts the next CA":
+            begin_next_phase(cluster, now)
+
+    with pytest.raises(BakeError, match=r"another command .*\(phase trust, now reissue\)"):
+        rotate(cluster, now, report=report)
+    assert load_phase(cluster.store) is Phase.REISSUE
+    assert rack.inserted == [*NODES], "nothing of the other phase"
+    assert rotate(cluster, now)[0] is None
+
+
+@pytest.mark.parametrize("at", ["etcd1: its new seed is in the drive", "etcd1: trusts the next CA"])
+def test_a_phase_that_begins_while_another_is_delivered_ends_the_delivery(
+    cluster: Cluster, rack: Rack, now: datetime, at: str
+) -> None:
+    """The seeds in the folder are the other phase's from then on."""
+
+    def report(line: str) -> None:
+        if line == at:
+            begin_next_phase(cluster, now)
+
+    with pytest.raises(BakeError, match="another command"):
+        rotate(cluster, now, report=report)
+    assert rack.inserted == ["etcd1"]
+    assert load_phase(cluster.store) is Phase.REISSUE
+
+
+@pytest.mark.parametrize("words", [["rotate"], ["rotate", "etcd2"], ["deliver"]], ids=" ".join)
+def test_a_ca_change_that_begins_meanwhile_stops_other_commands(
+    cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Between their first look and their lock."""
+    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(rotation, "refuse_while_changing", lambda cluster: begin_next_phase(cluster, now))
+    monkeypatch.setattr(certificates, "served_certificate", lambda *_: None)
+    with pytest.raises(BakeError, match=r"another command .*\(phase none, now trust\)"):
+        call(cluster, *words)
+    assert rack.inserted == []
+    assert load_phase(cluster.store) is Phase.TRUST
+
+
+@pytest.mark.parametrize("ca", [True, False])
+def test_nodes_that_another_command_has_changed_stay_as_it_made_them(
+    cluster: Cluster, rack: Rack, now: datetime, ca: bool
+) -> None:
+    spec = load(flags={"--nodes": (("nodes",), 4)}).spec
+    bake(spec, cluster.store, now=now, report=print)
+    before = (cluster.store.folder / "manifest.json").read_bytes()
+    with pytest.raises(BakeError, match="another command has changed this cluster"):
+        if ca:
+            rotate(cluster, now)
+        else:
+            bake(cluster.plan.spec, cluster.store, now=now, report=print, renew=NODES, change=unchanged(cluster))
+    assert (cluster.store.folder / "manifest.json").read_bytes() == before
+    with pytest.raises(BakeError, match="another command has changed this cluster"):
+        certificates.deliver(cluster, "libvirt", NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
 
 
 # --- the command line ---------------------------------------------------------------------------------------
