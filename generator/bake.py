@@ -18,11 +18,12 @@ from generator import pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.authorities import Authorities, Authority, kept_authority, key_path, pem_path
-from generator.errors import InputError, Problem, UnsignedError
+from generator.errors import BakeError, InputError, Problem, UnsignedError
 from generator.fields import plain
 from generator.host.store import Store
 from generator.keyring import IDENTITY, Keyring, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
+from generator.profile import load
 from generator.render import Trust
 from generator.signing import REQUESTS, Signed, sign_elsewhere
 from generator.spec import ClusterSpec
@@ -144,6 +145,8 @@ def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> b
     permit, iso = PurePosixPath(first.name) / seed.PERMIT, PurePosixPath(first.name) / seed.SEED_ISO
     with store.locked(report):
         store.check()
+        if plan_cluster(load(config=store.folder / "cluster.yaml").spec).nodes != plan.nodes:
+            raise BakeError("another command has changed this cluster's nodes meanwhile", hint="bake seal")
         mark = load_seal(store)
         image = store.read(iso)
         if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(iso), {}).get("sha256"):
