@@ -21,7 +21,7 @@ from generator.authorities import Authorities, Authority, kept_authority, key_pa
 from generator.errors import BakeError, InputError, Problem, UnsignedError
 from generator.fields import plain
 from generator.host.store import Store
-from generator.keyring import IDENTITY, Keyring, load_keyring
+from generator.keyring import IDENTITY, OPERATOR, Keyring, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.profile import load
 from generator.render import Trust
@@ -53,8 +53,9 @@ def bake(
 ) -> Baked:
     """Make everything a cluster needs to boot, and write it below the store's folder.
 
-    `passphrase`: what the CA's key is encrypted with, or is to be. The nodes in `renew` get new certificates even where
-    theirs are still good; what all nodes share is new for all. `change`: of the CAs that there are.
+    `passphrase`: what the CA's key is encrypted with, or is to be. The owners in `renew` (`pki.Wanted`) get new
+    certificates even where theirs are still good; what all nodes share is new for all. The operator's is renewed before
+    it ends. `change`: of the CAs that there are.
     """
     check_clock(now)
     plan = plan_cluster(spec)
@@ -62,11 +63,16 @@ def bake(
     store.check()
     with store.locked(report):
         store.check()
-        found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change).without(plan, renew)
+        found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
+        ends = found.client_ends(plan, now)
+        found = found.without(plan, [*renew, *([OPERATOR] if ends else [])])
         signed = sign_elsewhere(store, plan, found, now=now)
         if signed.missing:
             _ask(store, signed)
         found, sealed = signed.keyring, load_seal(store)
+        issuers, there = found.authorities.issuers, (found.client, found.nodes, found.users)
+        if (days := pki.days_cut_short(plan, issuers, *there, now=now)) is not None:
+            report(_cut_short(plan, days))
         count = pki.count_missing(
             plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes, users=found.users
         )
@@ -81,6 +87,8 @@ def bake(
                 folder.write(artifact)
             for path in signed.taken:
                 folder.leave_behind(path)
+    if ends:
+        report(f"the operator has a new certificate: the one before ends on {ends:%Y-%m-%d}")
     return Baked(plan, store.folder, tuple(folder.changed))
 
 
@@ -120,6 +128,11 @@ def _everything(
     yield from sealed
     for node, credentials in zip(plan.nodes, nodes, strict=True):
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(sealed))
+
+
+def _cut_short(plan: ClusterPlan, days: int) -> str:
+    text = f"the CA ends in {days} days, and the certificates issued now with it, not after {plan.spec.pki.leaf_days}"
+    return f"warning: {text}\n  hint: bake certs rotate --ca gives a running cluster a new CA"
 
 
 def _ask(store: Store, signed: Signed) -> NoReturn:

@@ -7,10 +7,12 @@ applied at once (generator/guest/apply-seed); no connection to the node is neede
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from generator import pki, seed
 from generator.authorities import Phase, load_phase, other_files, pem_path
@@ -20,10 +22,10 @@ from generator.host import hypervisor
 from generator.host.hello import served_certificate
 from generator.host.hypervisor.connection import Connection
 from generator.host.observe import everywhere
-from generator.keyring import required_pems
+from generator.keyring import OPERATOR, required_pems
 from generator.pki import Facts, Role
-from generator.plan import NodePlan
-from generator.spec import CaSpec, ClusterSpec, PeerCaSpec
+from generator.plan import ClusterPlan, NodePlan
+from generator.spec import CaSpec, Certificates, ClusterSpec, PeerCaSpec
 
 Report = Callable[[str], None]
 _PAUSE = 0.5  # seconds between two looks at a node's port
@@ -69,6 +71,30 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
         raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
     days = facts.not_after - facts.not_before
     return Entry(owner=owner, role=role, facts=facts, days_left=(facts.not_after - now).days, days=days.days)
+
+
+class Client(NamedTuple):
+    """An owner of a client certificate (`pki.Wanted`), and the certificate's path."""
+
+    owner: str
+    path: PurePosixPath
+
+
+def client_files(plan: ClusterPlan) -> dict[str, Client]:
+    """The clients that get new certificates apart from the nodes, by what `bake certs rotate` calls them."""
+    stems = {f"user:{name}": pki.user_stem(name) for name in plan.spec.auth.common_names}
+    found = {name: Client(stem, pem_path(stem)) for name, stem in stems.items()}
+    if plan.spec.pki.certificates is Certificates.SHARED:  # the operator has the nodes' certificate
+        return found
+    return {OPERATOR: Client(OPERATOR, pem_path(str(Role.CLIENT))), **found}
+
+
+def renewal(soon: Iterable[Entry]) -> str:
+    """The command that renews these certificates."""
+    owners = dict.fromkeys(entry.owner.replace("user ", "user:") for entry in soon)
+    if any(owner.startswith("cluster") for owner in owners):
+        return "bake certs rotate --ca"
+    return f"bake certs rotate {' '.join(owners)}"
 
 
 # --- two commands at once -------------------------------------------------------------------------------------

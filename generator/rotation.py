@@ -1,6 +1,7 @@
 """`bake certs rotate --ca`: new CAs for a cluster that runs, phase by phase (generator/authorities.py).
 
-A phase is over when every node has shown that it has come to it. What a run that was cut off left, the next one does.
+A phase is complete when every node has shown it. A run stops after the phase that it has completed, so that
+applications can follow (docs/decisions/0019-applications-follow-a-new-ca.md). It goes on where another run has stopped.
 """
 
 from __future__ import annotations
@@ -24,8 +25,24 @@ Report = Callable[[str], None]
 _STEPS = {
     Phase.TRUST: "phase 1 of 3: the nodes learn to trust the next CA too",
     Phase.REISSUE: "phase 2 of 3: the nodes get certificates of the next CA",
-    Phase.DROP: "phase 3 of 3: the nodes trust the old CA no more",
+    Phase.DROP: "phase 3 of 3: the nodes no longer trust the old CA",
 }
+# For the operator: after the phase, and before the next one.
+_TASKS = {
+    Phase.TRUST: "give every application {folder}/etcd-ca.pem, which has both CAs",
+    Phase.REISSUE: "give every application its new client certificate and key from {folder}",
+    Phase.DROP: "applications may get {folder}/etcd-ca.pem once more, which has the new CA alone",
+}
+
+
+def task_after(cluster: Cluster, phase: Phase | None) -> str:
+    """What the operator has to do when the phase is complete; None: when the change is."""
+    return _TASKS[phase or Phase.DROP].format(folder=cluster.store.folder / "pki")
+
+
+def next_phase(phase: Phase) -> Phase | None:
+    """The phase after this one; None after the last."""
+    return dict(zip(Phase, [*Phase][1:], strict=False)).get(phase)
 
 
 def refuse_while_changing(cluster: Cluster) -> None:
@@ -35,7 +52,7 @@ def refuse_while_changing(cluster: Cluster) -> None:
 
 
 def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """For `bake(change=…)`, which calls it with the folder locked: raises BakeError where another command was quicker."""
+    """For `bake(change=…)`, which calls it under the lock. Raises BakeError where another command was quicker."""
 
     def keep(found: Authorities) -> Authorities:
         refuse_changed(cluster, phase)
@@ -53,10 +70,11 @@ def rotate_authorities(
     now: datetime,
     seconds: float,
     report: Report,
+    all_phases: bool,
 ) -> tuple[Phase | None, Delivery]:
-    """Go through the phases that are left, or through all of them. `following`: CAs of the user's own to change to.
+    """Bring the nodes the next phase, or all that are left. `following`: CAs of the user's own to change to.
 
-    Returns the phase that a node has not come to, and which; None where the change is complete.
+    Returns the phase that the change is in, which is complete where all nodes are done; None where the change is.
     """
     _check(cluster, following)
     cluster = replace(cluster, plan=plan_cluster(without_stated(cluster.plan.spec)))
@@ -81,8 +99,10 @@ def rotate_authorities(
     while phase:
         report(_STEPS[phase])
         goal = _goal(cluster, phase, current(), now)
+        was_complete = all(goal.lacks(node) is False for node in cluster.plan.nodes)
         found = deliver(cluster, connection, names, goal=goal, seconds=seconds, report=report, phase=phase)
-        if len(found.done) < len(names):
+        is_complete = len(found.done) == len(names)
+        if not is_complete or not (all_phases or was_complete or phase is Phase.DROP):
             break
         phase = advance(phase)
     return phase, found

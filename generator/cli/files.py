@@ -17,7 +17,7 @@ from generator.cli.shared import (
     print_json,
     print_table,
     progress_of,
-    refuse_options_before,
+    refuse_misplaced,
     reporter,
 )
 from generator.options import spec_options, up_options
@@ -63,7 +63,7 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
     if ctx.invoked_subcommand is None:
         _bake(options)
     else:
-        refuse_options_before(ctx)
+        refuse_misplaced(ctx)
 
 
 def _bake(options: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = "1.0"  # of every -o json: the major number changes when a reader would break
 
 
-def refuse_options_before(ctx: click.Context) -> None:
+def refuse_misplaced(ctx: click.Context) -> None:
     """Raise UsageError for an option of a group that is given before its subcommand, which would not see it."""
     subcommand = ctx.command.get_command(ctx, ctx.invoked_subcommand or "")  # type: ignore[attr-defined]
     known = {parameter.name for parameter in subcommand.params}

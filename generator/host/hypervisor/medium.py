@@ -43,8 +43,8 @@ def insert_seed(
 ) -> bool | None:
     """As `replace_seed`, but into an empty drive too.
 
-    A guest looks at its drive when an ISO is put in. `again`: a running VM that has this ISO in its drive already, and may
-    have missed it, gets it once more.
+    A guest looks at its drive when an ISO is put in. `again`: a running VM that has this ISO in its drive already, and
+    may have missed it, gets it once more.
     """
     remedy = "bake certs deliver"
     return _exchange(
