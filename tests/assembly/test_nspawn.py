@@ -357,8 +357,8 @@ def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_wri
 
 def test_a_new_ca_is_everybodys_and_no_write_fails(lab: NspawnLab) -> None:
     """By hand, as where bake does not run the VMs: new seeds into all drives at once, for each of three phases. In each
-    one node loses its power while it takes its own. An application that does what the command says before the next phase
-    is served throughout."""
+    one node loses its power while it takes its own. An application that follows the command's instructions is served
+    throughout."""
     before, votes = members(lab), {node: lab.phases(node).count("voting") for node in NODES}
     leaves = {node: served(lab, node) for node in NODES}
     old = shutil.copytree(lab.folder / "pki", lab.work / "old-pki")
