@@ -14,7 +14,7 @@ from generator import pki
 from generator.authorities import Authorities, Authority, Phase, key_path, load_authorities, load_phase, pem_path
 from generator.bake import bake
 from generator.certificates import Delivery, Goal, deliver, refuse_changed, serves_its_own, without_stated
-from generator.cluster import Cluster
+from generator.cluster import Cluster, open_cluster
 from generator.errors import InputError
 from generator.host.hypervisor.connection import Connection
 from generator.host.tls import Reply, knock, stranger_context
@@ -79,11 +79,9 @@ def rotate_authorities(
     _check(cluster, following)
     cluster = replace(cluster, plan=plan_cluster(without_stated(cluster.plan.spec)))
     names = [node.name for node in cluster.plan.nodes]
+    phase, found = load_phase(cluster.store), Delivery()
 
-    def current() -> Authorities:
-        return load_authorities(cluster.store, cluster.plan, now=now, passphrase=passphrase)
-
-    def advance(phase: Phase | None) -> Phase | None:
+    def advance(cluster: Cluster, phase: Phase | None) -> tuple[Cluster, Phase | None]:
         """Bake for the phase after this one, which every node has come to.
 
         The last one renews, so that what a node serves tells whether it has come to it.
@@ -93,18 +91,20 @@ def rotate_authorities(
             cluster.plan.spec, cluster.store, now=now, report=report, passphrase=passphrase,
             renew=names if phase is Phase.REISSUE else (), change=lambda old: _advanced(expected(old), following, now),
         )  # fmt: skip
-        return load_phase(cluster.store)
+        return open_cluster(cluster.store), load_phase(cluster.store)
 
-    phase, found = load_phase(cluster.store) or advance(None), Delivery()
+    if phase is None:
+        cluster, phase = advance(cluster, None)
     while phase:
         report(_STEPS[phase])
-        goal = _goal(cluster, phase, current(), now)
+        authorities = load_authorities(cluster.store, cluster.plan, now=now, passphrase=passphrase)
+        goal = _goal(cluster, phase, authorities, now)
         was_complete = all(goal.lacks(node) is False for node in cluster.plan.nodes)
         found = deliver(cluster, connection, names, goal=goal, seconds=seconds, report=report, phase=phase)
         is_complete = len(found.done) == len(names)
         if not is_complete or not (all_phases or was_complete or phase is Phase.DROP):
             break
-        phase = advance(phase)
+        cluster, phase = advance(cluster, phase)
     return phase, found
 
 

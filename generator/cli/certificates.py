@@ -162,7 +162,7 @@ def _renew(
         )  # fmt: skip
         progress.line(f"new certificates for {', '.join(chosen)}")
     files = {name: str(cluster.store.folder / clients[name].path) for name in chosen if name in clients}
-    _deliver(cluster, [name for name in chosen if name in nodes], wait, options, clients=files)
+    _deliver(open_cluster(options), [name for name in chosen if name in nodes], wait, options, clients=files)
 
 
 @certs.command()
