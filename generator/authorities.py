@@ -161,7 +161,7 @@ def _refuse_split(store: Store, plan: ClusterPlan) -> None:
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
     if "cluster.yaml" in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
         rule = f"{str(separate).lower()} is not what this cluster was baked with"
-        raise InputError.one("pki.peerCa.separate", rule, "keep it, or remove the cluster's folder to begin a new one")
+        raise InputError.one("pki.peerCa.separate", rule, "keep it; a new cluster needs another --name")
 
 
 def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None) -> Authority:
@@ -232,12 +232,19 @@ def read_authority(
 
 def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, now: datetime) -> None:
     """Raises InputError for one that cannot issue the cluster's certificates now."""
+    is_baked = "cluster.yaml" in store.manifest()
     for role, one in found.issuing.items():
-        _judge(one.credential, plan, role, now=now, where=str(store.folder / pem_path(role)), days=0)
+        remedy = "another CA"
+        if is_baked:
+            remedy = "bake certs rotate --ca" if one.key_file else "bake certs rotate --ca, which needs this CA's key"
+        where = str(store.folder / pem_path(role))
+        _judge(one.credential, plan, role, now=now, where=where, days=0, remedy=remedy)
 
 
-def _judge(found: Issuer, plan: ClusterPlan, role: Role, *, now: datetime, where: str, days: int) -> None:
-    problems = pki.check_authority(found, now=now, where=where, days=days)
+def _judge(
+    found: Issuer, plan: ClusterPlan, role: Role, *, now: datetime, where: str, days: int, remedy: str = "another CA"
+) -> None:
+    problems = pki.check_authority(found, now=now, where=where, days=days, remedy=remedy)
     if problems := problems or pki.check_names(found, plan, role, where=where):
         raise InputError(problems)
 
@@ -248,7 +255,7 @@ def _refuse_other(name: str, stated: CaSpec, authority: Issuer, where: str) -> N
     if path.is_file():
         field = f"{name}.certificate: {path}"
         if pki.parse_certificate(_read_file(path, field), where=field) != authority.certificate:
-            remedy = "leave it out, or remove the cluster's folder to begin a new cluster"
+            remedy = "leave it out; bake certs rotate --ca changes a cluster's CA"
             raise InputError.one(field, f"is another CA than this cluster's, {where}", remedy)
 
 

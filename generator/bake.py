@@ -18,11 +18,12 @@ from generator import RELEASED, pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.authorities import Authorities, Authority, kept_authority, key_path, pem_path
-from generator.errors import InputError, Problem, UnsignedError
+from generator.errors import BakeError, InputError, Problem, UnsignedError
 from generator.fields import plain
 from generator.host.store import Store
-from generator.keyring import IDENTITY, PERMIT, Keyring, load_keyring
+from generator.keyring import IDENTITY, OPERATOR, PERMIT, Keyring, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
+from generator.profile import load
 from generator.render import Trust
 from generator.signing import REQUESTS, Signed, sign_elsewhere
 from generator.spec import ClusterSpec
@@ -53,8 +54,9 @@ def bake(
 ) -> Baked:
     """Make everything a cluster needs to boot, and write it below the store's folder.
 
-    `passphrase`: what the CA's key is encrypted with, or is to be. The nodes in `renew` get new certificates even where
-    theirs are still good; what all nodes share is new for all. `change`: of the CAs that there are.
+    `passphrase`: what the CA's key is encrypted with, or is to be. The owners in `renew` (`pki.Wanted`) get new
+    certificates even where theirs are still good; what all nodes share is new for all. The operator's is renewed before
+    it ends. `change`: of the CAs that there are.
     """
     check_clock(now)
     extras = read_archive(spec.install)
@@ -65,11 +67,15 @@ def bake(
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
         if found.begins and found.begins > now:
             report(f"warning: {_two_clocks(found.begins, now)}")
-        found = found.without(plan, renew)
+        ends = found.client_ends(plan, now)
+        found = found.without(plan, [*renew, *([OPERATOR] if ends else [])])
         signed = sign_elsewhere(store, plan, found, now=now)
         if signed.missing:
             _ask(store, signed)
         found, sealed = signed.keyring, load_seal(store)
+        issuers, there = found.authorities.issuers, (found.client, found.nodes, found.users)
+        if (days := pki.days_cut_short(plan, issuers, *there, now=now)) is not None:
+            report(_cut_short(plan, days))
         count = pki.count_missing(
             plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes, users=found.users
         )
@@ -84,6 +90,8 @@ def bake(
                 folder.write(artifact)
             for path in signed.taken:
                 folder.leave_behind(path)
+    if ends:
+        report(f"the operator has a new certificate: the one before ends on {ends:%Y-%m-%d}")
     return Baked(plan, store.folder, tuple(folder.changed))
 
 
@@ -126,6 +134,11 @@ def _everything(
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(sealed))
 
 
+def _cut_short(plan: ClusterPlan, days: int) -> str:
+    text = f"the CA ends in {days} days, and the certificates issued now with it, not after {plan.spec.pki.leaf_days}"
+    return f"warning: {text}\n  hint: bake certs rotate --ca gives a running cluster a new CA"
+
+
 def _ask(store: Store, signed: Signed) -> NoReturn:
     """Leave requests beside what is there. Raises UnsignedError, always."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
@@ -149,6 +162,8 @@ def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> b
     permit, iso = PurePosixPath(first.name) / seed.PERMIT, PurePosixPath(first.name) / seed.SEED_ISO
     with store.locked(report):
         store.check()
+        if plan_cluster(load(config=store.folder / "cluster.yaml").spec).nodes != plan.nodes:
+            raise BakeError("another command has changed this cluster's nodes meanwhile", hint="bake seal")
         mark = load_seal(store)
         image = store.read(iso)
         if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(iso), {}).get("sha256"):

@@ -7,21 +7,25 @@ applied at once (generator/guest/apply-seed); no connection to the node is neede
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from generator import pki, seed
-from generator.authorities import other_files, pem_path
-from generator.cluster import Cluster
-from generator.errors import InputError, WaitTimeoutError
+from generator.authorities import Phase, load_phase, other_files, pem_path
+from generator.cluster import Cluster, open_cluster
+from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.host import hypervisor
+from generator.host.hello import served_certificate
 from generator.host.hypervisor.connection import Connection
 from generator.host.observe import everywhere
-from generator.host.tls import served_certificate
-from generator.keyring import required_pems
+from generator.keyring import OPERATOR, required_pems
 from generator.pki import Facts, Role
-from generator.plan import NodePlan
+from generator.plan import ClusterPlan, NodePlan
+from generator.spec import CaSpec, Certificates, ClusterSpec, PeerCaSpec
 
 Report = Callable[[str], None]
 _PAUSE = 0.5  # seconds between two looks at a node's port
@@ -67,6 +71,52 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
         raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
     days = facts.not_after - facts.not_before
     return Entry(owner=owner, role=role, facts=facts, days_left=(facts.not_after - now).days, days=days.days)
+
+
+class Client(NamedTuple):
+    """An owner of a client certificate (`pki.Wanted`), and the certificate's path."""
+
+    owner: str
+    path: PurePosixPath
+
+
+def client_files(plan: ClusterPlan) -> dict[str, Client]:
+    """The clients that get new certificates apart from the nodes, by what `bake certs rotate` calls them."""
+    stems = {f"user:{name}": pki.user_stem(name) for name in plan.spec.auth.common_names}
+    found = {name: Client(stem, pem_path(stem)) for name, stem in stems.items()}
+    if plan.spec.pki.certificates is Certificates.SHARED:  # the operator has the nodes' certificate
+        return found
+    return {OPERATOR: Client(OPERATOR, pem_path(str(Role.CLIENT))), **found}
+
+
+def renewal(soon: Iterable[Entry]) -> str:
+    """The command that renews these certificates."""
+    owners = dict.fromkeys(entry.owner.replace("user ", "user:") for entry in soon)
+    if any(owner.startswith("cluster") for owner in owners):
+        return "bake certs rotate --ca"
+    return f"bake certs rotate {' '.join(owners)}"
+
+
+# --- two commands at once -------------------------------------------------------------------------------------
+
+
+def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
+    """Raise BakeError where another command has changed the cluster since this one read it. The lock is held.
+
+    `phase`: of the change of the CA, as it was read.
+    """
+    found, hint = load_phase(cluster.store), "bake certs shows how it is now; then the same command again"
+    if found is not phase:
+        what = f"another command changes this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
+        raise BakeError(what, hint=hint)
+    if without_stated(open_cluster(cluster.store).plan.spec) != without_stated(cluster.plan.spec):
+        raise BakeError("another command has changed this cluster meanwhile", hint=hint)
+
+
+def without_stated(spec: ClusterSpec) -> ClusterSpec:
+    """The spec without the files of a CA of the user's own, which a change of the CA leaves behind."""
+    own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
+    return replace(spec, pki=own)
 
 
 # --- what the nodes serve, and bringing them what they should -------------------------------------------------
@@ -126,47 +176,69 @@ def deliver(
     seconds: float,
     report: Report,
     goal: Goal | None = None,
+    phase: Phase | None = None,
 ) -> Delivery:
     """Give each of these nodes the seed that the folder has, one node after the other; what is there already stays.
 
-    `goal`: what shows that a node has taken it; left out, that it serves the seed's certificate.
-    Raises WaitTimeoutError where a running node does not take it within so many seconds; those after it keep what they
-    have, and the same call goes on from there.
+    `goal`: what shows that a node has taken it; left out, that it serves the seed's certificate. `phase`: of the CA's
+    change that the seeds belong to. Raises BakeError where another command has changed the cluster meanwhile, and
+    WaitTimeoutError where a running node does not take it within so many seconds; the nodes after it keep what
+    they have. The same call goes on from there: it puts the seed into that node's drive once more.
     """
     done, later, by_hand = [], [], []
     goal = goal or serves_its_own(cluster)
+    drives = None if connection is None else _Drives(connection, cluster, phase, report)
     for node in cluster.plan.nodes:
         if node.name not in names:
             continue
-        if goal.lacks(node) is False:
+        lacks = goal.lacks(node)
+        if lacks is False:
             done.append(node.name)
-            _empty(connection, cluster, node)
-        elif connection is None or _insert(connection, cluster, node) is None:
+            if drives:
+                drives.empty(node)
+        elif drives is None or drives.insert(node, again=lacks is True) is None:
             by_hand.append(node.name)
-        elif not _runs(connection, cluster, node):
+        elif not drives.has_running(node):
             later.append(node.name)
         else:
             report(f"{node.name}: its new seed is in the drive")
             _wait(node, goal, seconds)
-            _empty(connection, cluster, node)
+            drives.empty(node)
             report(f"{node.name}: {goal.done}")
             done.append(node.name)
     return Delivery(done=tuple(done), at_next_start=tuple(later), by_hand=tuple(by_hand))
 
 
-def _insert(connection: Connection, cluster: Cluster, node: NodePlan) -> bool | None:
-    iso = cluster.store.folder / node.name / seed.SEED_ISO
-    return hypervisor.insert_seed(connection, cluster.plan, node, iso, cluster_id=cluster.cluster_id)
+@dataclass(frozen=True)
+class _Drives:
+    """The drives of the nodes' VMs. The folder is locked while one is changed: the seed in it is the one meant."""
 
+    connection: Connection
+    cluster: Cluster
+    phase: Phase | None
+    report: Report
 
-def _empty(connection: Connection | None, cluster: Cluster, node: NodePlan) -> None:
-    if connection is not None:
-        hypervisor.remove_seed(connection, cluster.plan, node, cluster_id=cluster.cluster_id)
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self.cluster.store.locked(self.report):
+            refuse_changed(self.cluster, self.phase)
+            yield
 
+    def insert(self, node: NodePlan, *, again: bool) -> bool | None:
+        """`again`: the node answers and has not taken the seed. One that does not answer may be booting from it."""
+        cluster, iso = self.cluster, self.cluster.store.folder / node.name / seed.SEED_ISO
+        with self._locked():
+            return hypervisor.insert_seed(
+                self.connection, cluster.plan, node, iso, cluster_id=cluster.cluster_id, again=again
+            )
 
-def _runs(connection: Connection, cluster: Cluster, node: NodePlan) -> bool:
-    found = hypervisor.status(connection, cluster.plan, cluster_id=cluster.cluster_id)
-    return any(one.node == node.name and one.state is hypervisor.State.RUNNING for one in found)
+    def empty(self, node: NodePlan) -> None:
+        with self._locked():
+            hypervisor.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
+
+    def has_running(self, node: NodePlan) -> bool:
+        found = hypervisor.status(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
+        return any(one.node == node.name and one.state is hypervisor.State.RUNNING for one in found)
 
 
 def _wait(node: NodePlan, goal: Goal, seconds: float) -> None:

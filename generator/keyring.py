@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 
 from generator import pki, render, seed
@@ -21,6 +21,8 @@ from generator.spec import Certificates, PeerName
 IDENTITY = PurePosixPath("identity")
 PERMIT = PurePosixPath("pki/bootstrap-permit")
 MAX_PASSPHRASE = 1024  # bytes
+OPERATOR = "operator"  # as an owner of certificates
+RENEWED_BEFORE = timedelta(days=30)  # its end, or in the last third of its validity: the operator's certificate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +42,25 @@ class Keyring:
         found = (self.client, *self.users.values(), *(one for node in self.nodes for one in node.values()))
         return max((one.certificate.not_valid_before_utc for one in found if one), default=None)
 
-    def without(self, plan: ClusterPlan, names: Collection[str]) -> Keyring:
-        """What stays when the nodes of these names get new certificates; what all nodes share goes with the first."""
-        if names and plan.spec.pki.certificates is Certificates.SHARED:
-            return replace(self, client=None, nodes=tuple({} for _ in self.nodes))
-        pairs = zip(plan.nodes, self.nodes, strict=True)
-        return replace(self, nodes=tuple({} if node.name in names else old for node, old in pairs))
+    def without(self, plan: ClusterPlan, owners: Collection[str]) -> Keyring:
+        """What stays when these owners (`pki.Wanted`) get new certificates; what all nodes share is new for all."""
+        users = {name: None if pki.user_stem(name) in owners else old for name, old in self.users.items()}
+        found = replace(self, users=users, client=None if OPERATOR in owners else self.client)
+        renewed = [node.name in owners for node in plan.nodes]
+        if any(renewed) and plan.spec.pki.certificates is Certificates.SHARED:
+            return replace(found, client=None, nodes=tuple({} for _ in self.nodes))
+        pairs = zip(renewed, self.nodes, strict=True)
+        return replace(found, nodes=tuple({} if is_renewed else old for is_renewed, old in pairs))
+
+    def client_ends(self, plan: ClusterPlan, now: datetime) -> datetime | None:
+        """When the operator's certificate ends, where that is soon and a new one would hold longer; else None."""
+        issuer = self.authorities.issuers.get(Role.CA)
+        is_shared = plan.spec.pki.certificates is Certificates.SHARED
+        if self.client is None or is_shared or not isinstance(issuer, Credential):
+            return None
+        start, end = self.client.certificate.not_valid_before_utc, self.client.certificate.not_valid_after_utc
+        is_soon = end - now < min(RENEWED_BEFORE, (end - start) / 3)
+        return end if is_soon and end < issuer.certificate.not_valid_after_utc else None
 
 
 def read_passphrase(path: Path) -> bytes:
@@ -137,7 +152,7 @@ def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) 
         raise InputError.one(
             str(store.folder / pem_path(Role.CA)),
             message if authority else "is missing, and certificates that it issued are here",
-            "restore the cluster's CA, or remove the cluster's folder to begin a new cluster",
+            "restore the cluster's CA; a new cluster needs another --name",
         )
 
 

@@ -84,6 +84,7 @@ spec_options = _stack(
 _file = click.Path(path_type=Path)
 ca_options = _stack(
     click.option("--ca", is_flag=True, help="A new CA, and certificates of it, for the whole cluster."),
+    click.option("--all-phases", is_flag=True, help="With --ca: do not stop after each phase."),
     option("--ca-certificate", type=_file, help="With --ca: the CA to change to; left out, bake makes it."),
     option("--ca-key", type=_file, help="Its private key."),
     option("--peer-ca-certificate", type=_file, help="The same for the peers' own CA."),

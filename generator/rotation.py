@@ -1,6 +1,7 @@
 """`bake certs rotate --ca`: new CAs for a cluster that runs, phase by phase (generator/authorities.py).
 
-A phase is over when every node has shown that it has come to it. What a run that was cut off left, the next one does.
+A phase is complete when every node has shown it. A run stops after the phase that it has completed, so that
+applications can follow (docs/decisions/0019-applications-follow-a-new-ca.md). It goes on where another run has stopped.
 """
 
 from __future__ import annotations
@@ -12,27 +13,52 @@ from datetime import datetime
 from generator import pki
 from generator.authorities import Authorities, Authority, Phase, key_path, load_authorities, load_phase, pem_path
 from generator.bake import bake
-from generator.certificates import Delivery, Goal, deliver, serves_its_own
-from generator.cluster import Cluster
+from generator.certificates import Delivery, Goal, deliver, refuse_changed, serves_its_own, without_stated
+from generator.cluster import Cluster, open_cluster
 from generator.errors import InputError
 from generator.host.hypervisor.connection import Connection
 from generator.host.tls import Reply, knock, stranger_context
 from generator.pki import Credential, Elsewhere, Issuer, Role, digests
 from generator.plan import NodePlan, plan_cluster
-from generator.spec import CaSpec, PeerCaSpec
 
 Report = Callable[[str], None]
 _STEPS = {
     Phase.TRUST: "phase 1 of 3: the nodes learn to trust the next CA too",
     Phase.REISSUE: "phase 2 of 3: the nodes get certificates of the next CA",
-    Phase.DROP: "phase 3 of 3: the nodes trust the old CA no more",
+    Phase.DROP: "phase 3 of 3: the nodes no longer trust the old CA",
 }
+# For the operator: after the phase, and before the next one.
+_TASKS = {
+    Phase.TRUST: "give every application {folder}/etcd-ca.pem, which has both CAs",
+    Phase.REISSUE: "give every application its new client certificate and key from {folder}",
+    Phase.DROP: "applications may get {folder}/etcd-ca.pem once more, which has the new CA alone",
+}
+
+
+def task_after(cluster: Cluster, phase: Phase | None) -> str:
+    """What the operator has to do when the phase is complete; None: when the change is."""
+    return _TASKS[phase or Phase.DROP].format(folder=cluster.store.folder / "pki")
+
+
+def next_phase(phase: Phase) -> Phase | None:
+    """The phase after this one; None after the last."""
+    return dict(zip(Phase, [*Phase][1:], strict=False)).get(phase)
 
 
 def refuse_while_changing(cluster: Cluster) -> None:
     """Other work on certificates would have nodes skip a phase."""
     if phase := load_phase(cluster.store):
         raise InputError.one("this cluster", f"is changing its CA (phase {phase})", "first: bake certs rotate --ca")
+
+
+def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
+    """For `bake(change=…)`, which calls it under the lock. Raises BakeError where another command was quicker."""
+
+    def keep(found: Authorities) -> Authorities:
+        refuse_changed(cluster, phase)
+        return found
+
+    return keep
 
 
 def rotate_authorities(
@@ -44,38 +70,41 @@ def rotate_authorities(
     now: datetime,
     seconds: float,
     report: Report,
+    all_phases: bool,
 ) -> tuple[Phase | None, Delivery]:
-    """Go through the phases that are left, or through all of them. `following`: CAs of the user's own to change to.
+    """Bring the nodes the next phase, or all that are left. `following`: CAs of the user's own to change to.
 
-    Returns the phase that a node has not come to, and which; None where the change is complete.
+    Returns the phase that the change is in, which is complete where all nodes are done; None where the change is.
     """
-    spec = cluster.plan.spec
     _check(cluster, following)
-    own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))  # what was stated goes
-    cluster = replace(cluster, plan=plan_cluster(replace(spec, pki=own)))
+    cluster = replace(cluster, plan=plan_cluster(without_stated(cluster.plan.spec)))
     names = [node.name for node in cluster.plan.nodes]
+    phase, found = load_phase(cluster.store), Delivery()
 
-    def current() -> Authorities:
-        return load_authorities(cluster.store, cluster.plan, now=now, passphrase=passphrase)
+    def advance(cluster: Cluster, phase: Phase | None) -> tuple[Cluster, Phase | None]:
+        """Bake for the phase after this one, which every node has come to.
 
-    def advance() -> Phase | None:
-        """Bake for the next phase. The last one renews, so that what a node serves tells whether it has come to it."""
-        found = current()
-        steps = 2 if found.phase is None and _has_ended(found, now) else 1
+        The last one renews, so that what a node serves tells whether it has come to it.
+        """
+        expected = unchanged(cluster, phase)
         bake(
             cluster.plan.spec, cluster.store, now=now, report=report, passphrase=passphrase,
-            renew=names if found.phase is Phase.REISSUE else (), change=lambda old: _advanced(old, following, steps),
+            renew=names if phase is Phase.REISSUE else (), change=lambda old: _advanced(expected(old), following, now),
         )  # fmt: skip
-        return load_phase(cluster.store)
+        return open_cluster(cluster.store), load_phase(cluster.store)
 
-    phase, found = load_phase(cluster.store) or advance(), Delivery()
+    if phase is None:
+        cluster, phase = advance(cluster, None)
     while phase:
         report(_STEPS[phase])
-        goal = _goal(cluster, phase, current(), now)
-        found = deliver(cluster, connection, names, goal=goal, seconds=seconds, report=report)
-        if len(found.done) < len(names):
+        authorities = load_authorities(cluster.store, cluster.plan, now=now, passphrase=passphrase)
+        goal = _goal(cluster, phase, authorities, now)
+        was_complete = all(goal.lacks(node) is False for node in cluster.plan.nodes)
+        found = deliver(cluster, connection, names, goal=goal, seconds=seconds, report=report, phase=phase)
+        is_complete = len(found.done) == len(names)
+        if not is_complete or not (all_phases or was_complete or phase is Phase.DROP):
             break
-        phase = advance()
+        cluster, phase = advance(cluster, phase)
     return phase, found
 
 
@@ -101,8 +130,8 @@ def _has_ended(found: Authorities, now: datetime) -> bool:
     return any(issuer.certificate.not_valid_after_utc <= now for issuer in found.issuers.values())
 
 
-def _advanced(found: Authorities, following: Mapping[Role, Authority], steps: int) -> Authorities:
-    for _ in range(steps):
+def _advanced(found: Authorities, following: Mapping[Role, Authority], now: datetime) -> Authorities:
+    for _ in range(2 if found.phase is None and _has_ended(found, now) else 1):
         found = found.advanced(following)
     return found
 

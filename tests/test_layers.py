@@ -24,8 +24,8 @@ LAYERS = """
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.firewall host.hypervisor.boot
     host.hypervisor.lifecycle host.hypervisor.terminal host.hypervisor
-    standing authorities keyring signing bake checks.check checks.members checks.ports checks verify judges controls audit
-    boot_progress cluster certificates rotation
+    standing authorities keyring signing bake checks.check checks.members checks.ports checks
+    verify judges controls audit boot_progress cluster certificates rotation
     options cli.shared cli.files cli.cluster cli.certificates cli
 """.split()  # noqa: SIM905  it is a drawing
 

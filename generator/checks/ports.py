@@ -127,7 +127,7 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
     good = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
     remedy = "the node runs with other certificates than its seed has: see /etc/etcd/pki on the node"
     if warning and not failed:
-        remedy = "bake again before they expire, and give the nodes their new certificates"
+        remedy = "bake certs rotate; where the CA ends then too: bake certs rotate --ca"
     found = {"failed": failed, "warning": warning, "unknown": unknown}
     return check("server certificates", good, **found, remedy=remedy, unseen=_UNSEEN)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator.cli.files import bake
-from generator.cli.shared import ca_passphrase, open_cluster, print_json, print_table, progress_of
+from generator.cli.shared import ca_passphrase, open_cluster, print_json, print_table, progress_of, refuse_misplaced
 from generator.options import ca_options, cluster_options, option, parameter, passphrase_option
 
 if TYPE_CHECKING:
@@ -44,10 +44,12 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
       bake certs --within 30d -o json
       bake certs rotate              new certificates for all nodes, delivered
       bake certs rotate etcd2
+      bake certs rotate operator     a new client certificate for the operator
       bake certs rotate --ca         a new CA, in three phases
       bake certs deliver             what a rotation that was cut off has left
     """
     if ctx.invoked_subcommand is not None:
+        refuse_misplaced(ctx)
         return
     from generator import certificates
     from generator.authorities import load_phase
@@ -62,10 +64,10 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
         print_table([_as_row(entry, outdated) for entry in entries])
         if phase:
             click.echo(f"The CA is being changed (phase {phase}): bake certs rotate --ca goes on.", err=True)
-    soon = [f"{entry.owner} {entry.role}" for entry in entries if within is not None and entry.days_left < within]
+    soon = [entry for entry in entries if within is not None and entry.days_left < within]
     if soon:
-        hint = "bake certs rotate renews the nodes', bake the operator's"
-        raise UnhealthyError(f"less than {within} days are left: {', '.join(soon)}", hint=hint)
+        named = ", ".join(f"{entry.owner} {entry.role}" for entry in soon)
+        raise UnhealthyError(f"less than {within} days are left: {named}", hint=certificates.renewal(soon))
 
 
 def _as_data(entry: Entry) -> dict[str, Any]:
@@ -105,46 +107,62 @@ wait_option = option("--wait", type=int, default=180, show_default=True, help="S
 
 
 @certs.command()
-@click.argument("nodes", nargs=-1)
+@click.argument("names", nargs=-1)
 @ca_options
 @cluster_options
 @passphrase_option
 @wait_option
-def rotate(nodes: tuple[str, ...], wait: int, ca: bool, **options: Any) -> None:
+def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **options: Any) -> None:
     """Make new certificates for all nodes, or those named, and bring them to nodes that run.
 
     Nothing is restarted: etcd reads its certificates anew at each handshake. It works as well when they have ended.
     Where bake does not run the VMs, put each node's new seed.iso into its drive: the node applies it at once.
+    NAMES can also be `operator` and, for etcd's users, `user:NAME`: their new certificates are in the cluster's folder.
 
-    With --ca the CA is new too, in three phases: every node trusts both, gets certificates of the new one, trusts the
-    old one no more. etcd is restarted twice on each node, one node after the other. If it is cut off, or a node is off,
-    the same command goes on. At its end the old CA, with its key, is removed from the cluster's folder.
+    With --ca the CA is new too, in three phases: every node trusts both CAs, gets certificates of the new one, trusts
+    the new one alone. etcd is restarted twice on each node, one node after the other. The command stops after each
+    phase and says what applications need before the next one; the same command goes on, also where it was cut off or a
+    node was off. At the end the old CA, with its key, is removed from the cluster's folder.
 
     \b
     Examples:
       bake certs rotate
       bake certs rotate etcd2 --name prod --connect qemu+ssh://host/system
+      bake certs rotate operator user:app1
       bake certs rotate --ca
+      bake certs rotate --ca --all-phases
       bake certs rotate --ca --ca-certificate corp.pem --ca-key corp.key
     """
-    from generator.bake import bake as run
     from generator.rotation import refuse_while_changing
 
     cluster = open_cluster(options)
     passphrase = ca_passphrase(options, cluster.plan.spec, cluster.store)
-    following = _following(cluster, ca, nodes, passphrase, options)
+    following = _following(cluster, ca, all_phases, names, passphrase, options)
     if ca:
-        _change_ca(cluster, following, passphrase, wait, options)
+        _change_ca(cluster, following, passphrase, wait, all_phases, options)
         return
     refuse_while_changing(cluster)
-    names = _chosen(nodes, [node.name for node in cluster.plan.nodes])
+    _renew(cluster, names, passphrase, wait, options)
+
+
+def _renew(
+    cluster: Any, names: tuple[str, ...], passphrase: bytes | None, wait: int, options: Mapping[str, Any]
+) -> None:
+    """New certificates for these nodes, which are brought to them, and clients; left out, for all nodes."""
+    from generator.bake import bake as run
+    from generator.certificates import client_files
+    from generator.rotation import unchanged
+
+    clients, nodes = client_files(cluster.plan), [node.name for node in cluster.plan.nodes]
+    chosen = _chosen(names, nodes, "NAME", [*clients])
     with progress_of((), options) as progress:
         run(
             cluster.plan.spec, cluster.store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase,
-            renew=names,
+            renew=[clients[name].owner if name in clients else name for name in chosen], change=unchanged(cluster),
         )  # fmt: skip
-        progress.line(f"new certificates for {', '.join(names)}")
-    _deliver(cluster, names, wait, options)
+        progress.line(f"new certificates for {', '.join(chosen)}")
+    files = {name: str(cluster.store.folder / clients[name].path) for name in chosen if name in clients}
+    _deliver(open_cluster(options), [name for name in chosen if name in nodes], wait, options, clients=files)
 
 
 @certs.command()
@@ -153,6 +171,8 @@ def rotate(nodes: tuple[str, ...], wait: int, ca: bool, **options: Any) -> None:
 @wait_option
 def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
     """Bring the nodes the certificates that their seeds have, where they do not serve them yet.
+
+    It can be repeated: a running node that has the seed in its drive and did not take it gets it once more.
 
     \b
     Examples:
@@ -167,7 +187,12 @@ def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
 
 
 def _following(
-    cluster: Any, ca: bool, nodes: tuple[str, ...], passphrase: bytes | None, options: Mapping[str, Any]
+    cluster: Any,
+    ca: bool,
+    all_phases: bool,
+    names: tuple[str, ...],
+    passphrase: bytes | None,
+    options: Mapping[str, Any],
 ) -> dict[Any, Any]:
     """The CAs to change to that the options name, by role."""
     from generator.authorities import read_authority
@@ -175,8 +200,10 @@ def _following(
     from generator.pki import Role
 
     found, problems = {}, []
-    if ca and nodes:
-        problems.append(Problem("--ca", f"is for the whole cluster, not for {', '.join(nodes)}", "leave the nodes out"))
+    if ca and names:
+        problems.append(Problem("--ca", f"is for the whole cluster, not for {', '.join(names)}", "leave the names out"))
+    if all_phases and not ca:
+        problems.append(Problem("--all-phases", "has no meaning without --ca", "add --ca"))
     for role, prefix in ((Role.CA, "ca"), (Role.PEER_CA, "peer-ca")):
         flags = f"--{prefix}-certificate", f"--{prefix}-key"
         pair = [options[parameter(flag)] for flag in flags]
@@ -198,44 +225,57 @@ def _following(
 
 
 def _change_ca(
-    cluster: Any, following: dict[Any, Any], passphrase: bytes | None, wait: int, options: Mapping[str, Any]
+    cluster: Any,
+    following: dict[Any, Any],
+    passphrase: bytes | None,
+    wait: int,
+    all_phases: bool,
+    options: Mapping[str, Any],
 ) -> None:
     from generator.cluster import connect_if_possible
     from generator.errors import UnhealthyError
-    from generator.rotation import rotate_authorities
+    from generator.rotation import next_phase, rotate_authorities, task_after
 
     with progress_of((), options) as progress:
         connection = connect_if_possible(options["connect"])
         phase, found = rotate_authorities(
             cluster, connection, following, passphrase=passphrase, now=datetime.now(UTC), seconds=wait,
-            report=progress.line,
+            report=progress.line, all_phases=all_phases,
         )  # fmt: skip
-    _show(found, cluster, options, ca_change=phase)
-    if phase:
-        waits = ", ".join((*found.at_next_start, *found.by_hand))
-        hint = "start what is off, put the new seed.iso into drives that are not bake's; then: bake certs rotate --ca"
-        raise UnhealthyError(f"phase {phase} waits for {waits}", hint=hint)
+    waits, task = ", ".join((*found.at_next_start, *found.by_hand)), task_after(cluster, phase)
+    following_phase = next_phase(phase) if phase else None
+    _show(found, cluster, options, ca_change=phase, complete=not waits, next=following_phase, task=task)
+    if waits:
+        hint = "start what is off, put the new seed.iso into drives that are not bake's; "
+        hint += f"{task}; " if following_phase else ""
+        raise UnhealthyError(f"phase {phase} waits for {waits}", hint=f"{hint}then: bake certs rotate --ca")
+    if options["output"] == "text" and not options["quiet"]:
+        click.echo(f"phase {phase} is complete; before phase {following_phase}:" if phase else "the CA is changed:")
+        click.echo(f"  {task}" + ("; then: bake certs rotate --ca" if phase else ""))
 
 
-def _chosen(wanted: Iterable[str], planned: list[str]) -> list[str]:
+def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", others: Iterable[str] = ()) -> list[str]:
+    """Those named, each of which must be planned or one of the others; left out, all that are planned."""
     from generator.errors import InputError, Problem
 
-    wanted = list(dict.fromkeys(wanted)) or planned
-    rule = f"is not one of {', '.join(planned)}"
-    unknown = [Problem("NODE", f"{name!r} {rule}") for name in wanted if name not in planned]
+    wanted, known = list(dict.fromkeys(wanted)) or planned, [*planned, *others]
+    rule = f"is not one of {', '.join(known)}"
+    unknown = [Problem(what, f"{name!r} {rule}") for name in wanted if name not in known]
     if unknown:
         raise InputError(unknown)
     return wanted
 
 
-def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, Any]) -> None:
+def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, Any], **more: Any) -> None:
     from generator import certificates
     from generator.cluster import connect_if_possible
 
+    found = certificates.Delivery()
     with progress_of((), options) as progress:
-        connection = connect_if_possible(options["connect"])
-        found = certificates.deliver(cluster, connection, names, seconds=wait, report=progress.line)
-    _show(found, cluster, options)
+        if names:
+            connection = connect_if_possible(options["connect"])
+            found = certificates.deliver(cluster, connection, names, seconds=wait, report=progress.line)
+    _show(found, cluster, options, **more)
 
 
 def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any) -> None:
@@ -249,5 +289,7 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
         click.echo(f"served: {', '.join(found.done)}")
     if found.at_next_start:
         click.echo(f"from the next start on: {', '.join(found.at_next_start)}")
+    for name, path in more.get("clients", {}).items():
+        click.echo(f"{name}: {path}")
     for name in found.by_hand:
         click.echo(f"{name} has no VM here: put {cluster.store.folder / name}/seed.iso into its drive", err=True)

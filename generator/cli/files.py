@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator import __version__
-from generator.cli.shared import ca_passphrase, cache, load, print_json, print_table, progress_of, reporter
+from generator.cli.shared import (
+    ca_passphrase,
+    cache,
+    load,
+    print_json,
+    print_table,
+    progress_of,
+    refuse_misplaced,
+    reporter,
+)
 from generator.options import spec_options, up_options
 
 if TYPE_CHECKING:
@@ -26,7 +35,7 @@ Exit codes:
 
 
 class _Group(click.Group):
-    """Bare `bake` bakes; options go behind a command's name. The one place for libvirt's unexpected errors."""
+    """Bare `bake` bakes; options are given after a command's name. The one place for libvirt's unexpected errors."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -63,11 +72,8 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is None:
         _bake(options)
-        return
-    given = [p for p in options if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
-    if given:
-        flag = "--" + given[0].replace("_", "-")
-        raise click.UsageError(f"{flag} goes behind the command: bake {ctx.invoked_subcommand} {flag} …")
+    else:
+        refuse_misplaced(ctx)
 
 
 def _bake(options: Mapping[str, Any]) -> None:

@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 FORMAT_VERSION = "1.0"  # of every -o json: the major number changes when a reader would break
 
 
+def refuse_misplaced(ctx: click.Context) -> None:
+    """Raise UsageError for an option of a group that is given before its subcommand, which would not see it."""
+    subcommand = ctx.command.get_command(ctx, ctx.invoked_subcommand or "")  # type: ignore[attr-defined]
+    known = {parameter.name for parameter in subcommand.params}
+    command = " ".join(["bake", *([] if ctx.parent is None else [str(ctx.info_name)]), str(ctx.invoked_subcommand)])
+    for given in ctx.command.params:
+        flag = max(given.opts, key=len)
+        if ctx.get_parameter_source(str(given.name)) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        if given.name not in known:
+            raise click.UsageError(f"{flag} is not an option of {command}", ctx)
+        value = "" if getattr(given, "is_flag", False) else " …"
+        raise click.UsageError(f"put {flag} after the command: {command} {flag}{value}", ctx)
+
+
 def open_cluster(options: Mapping[str, Any]) -> Any:
     from generator import cluster
     from generator.host.store import Store

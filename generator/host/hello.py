@@ -1,7 +1,7 @@
-"""Which TLS versions a port speaks, from its answer to a first message that is written here byte by byte.
+"""Read a port's TLS versions and certificate from its answer to a ClientHello that is written here byte by byte.
 
-So it does not depend on what this machine's own TLS library still can, or is allowed to, speak. No certificate is
-needed: a server chooses the version before it asks for one.
+So it does not depend on what this machine's own TLS library still can, or is allowed to, speak. No client certificate
+is needed: up to TLS 1.2 a server chooses the version and sends its own certificate in the clear before it asks for one.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from contextlib import suppress
 
-from generator.host.tls import TIMEOUT_SECONDS
+from generator.host.tls import TIMEOUT_SECONDS, stranger_context
 
 VERSIONS = {"1.0": 0x0301, "1.1": 0x0302, "1.2": 0x0303, "1.3": 0x0304}
 # ECDHE with ECDSA and with RSA: the two that every TLS 1.0 to 1.2 server with such a key knows, and newer ones; then
 # those of TLS 1.3 (RFC 8446, B.4).
 _CIPHERS = (0xC009, 0xC00A, 0xC013, 0xC014, 0x002F, 0x0035, 0xC02B, 0xC02C, 0xC02F, 0xC030, 0x1301, 0x1302, 0x1303)
-_ALERT, _HANDSHAKE, _SERVER_HELLO = 21, 22, 2
+_ALERT, _HANDSHAKE, _SERVER_HELLO, _CERTIFICATE = 21, 22, 2, 11
 _X25519 = 0x001D
 _CHOSE_13 = b"\0\x2b\0\x02\x03\x04"
 
@@ -37,6 +38,37 @@ def speaks(address: str, port: int, version: str, *, timeout: float = TIMEOUT_SE
         return None
     # An older server answers with its own version; 1.3 stands in an extension (RFC 8446, 4.1.3 and 4.2.1).
     return _CHOSE_13 in answer if version == "1.3" else answer[4:6] == struct.pack("!H", VERSIONS[version])
+
+
+def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes | None:
+    """Return the certificate (DER) that a port presents to any client, trusted or not; None where there is none.
+
+    With TLS 1.3 the handshake ends before the server judges the client, with TLS 1.2 it fails for a client that has no
+    certificate.
+    """
+    with suppress(OSError):
+        with (
+            socket.create_connection((address, port), timeout) as sock,
+            suppress(OSError),
+            stranger_context().wrap_socket(sock) as stream,
+        ):
+            return stream.getpeercert(binary_form=True)
+        with socket.create_connection((address, port), timeout) as sock:
+            sock.sendall(_client_hello(VERSIONS["1.2"]))
+            return _certificate(sock)
+    return None
+
+
+def _certificate(sock: socket.socket) -> bytes | None:
+    """The first entry of the certificate list (RFC 5246, 7.4.2); messages and entries come after their lengths."""
+    messages = b""
+    while (head := _receive(sock, 5))[:1] == bytes([_HANDSHAKE]):
+        messages += _receive(sock, int.from_bytes(head[3:], "big"))
+        while len(messages) >= 4 + (size := int.from_bytes(messages[1:4], "big")):
+            kind, body, messages = messages[0], messages[4 : 4 + size], messages[4 + size :]
+            if kind == _CERTIFICATE:
+                return body[6 : 6 + int.from_bytes(body[3:6], "big")] or None
+    return None
 
 
 def _receive(sock: socket.socket, count: int) -> bytes:

@@ -119,17 +119,6 @@ def local_address(address: str, port: int) -> str:
         return str(probe.getsockname()[0]).partition("%")[0]
 
 
-def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes | None:
-    """The certificate (DER) that a port shows to anybody, trusted or not; None where nothing answers with one."""
-    with (
-        suppress(OSError),
-        socket.create_connection((address, port), timeout) as sock,
-        stranger_context().wrap_socket(sock) as stream,
-    ):
-        return stream.getpeercert(binary_form=True)
-    return None
-
-
 def knock(
     address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
 ) -> Knock:

@@ -15,15 +15,18 @@ from generator.pki.credential import Issuer, Role
 from generator.pki.profiles import planned_names
 from generator.plan import ClusterPlan
 
-_NEW_CA = "restore the cluster's CA, or remove the cluster's folder to begin a new cluster"
 
+def check_authority(
+    authority: Issuer, *, now: datetime, where: str, days: int = 0, remedy: str = "another CA"
+) -> list[Problem]:
+    """Why this CA cannot issue certificates now, or none that hold for so many days; empty if it can.
 
-def check_authority(authority: Issuer, *, now: datetime, where: str, days: int = 0) -> list[Problem]:
-    """Why this CA cannot issue certificates now, or none that hold for so many days; empty if it can."""
+    `remedy`: for one that has ended.
+    """
     certificate = authority.certificate
     problems = []
     if certificate.not_valid_after_utc <= now:
-        problems.append(Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", _NEW_CA))
+        problems.append(Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", remedy))
     elif certificate.not_valid_after_utc < now + timedelta(days=days):
         short = f"ends on {certificate.not_valid_after_utc:%Y-%m-%d}, before certificates of {days} days do"
         problems.append(Problem(where, short, "a CA that is valid longer, or a smaller pki.leafDays"))
@@ -34,7 +37,7 @@ def check_authority(authority: Issuer, *, now: datetime, where: str, days: int =
             )
         )
     if rule := _unfit_extensions(certificate) or _unfit_key(certificate.public_key()):
-        problems.append(Problem(where, rule, "another CA" if days else _NEW_CA))
+        problems.append(Problem(where, rule, "another CA" if days else "restore the cluster's CA"))
     return problems
 
 
@@ -75,7 +78,7 @@ def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, w
     listed = ", ".join(str(name.value) for name in refused)
     permitted = ", ".join(str(name.value) for name in found.permitted_subtrees or ()) or "everything else"
     rule = f"may not issue certificates for {listed}: its name constraints permit {permitted}"
-    hint = "keep the subnet and the domain, or remove the folder to begin a new cluster"
+    hint = "keep the subnet and the domain; a new cluster needs another --name"
     if [name.value for name in refused] == [plan.peer_name]:
         hint = "a CA that may issue it, or pki.peerName: none, with pki.peerCa.separate: true"
     return [Problem(where, rule, hint)]

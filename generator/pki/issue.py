@@ -132,6 +132,32 @@ def count_missing(
     return missing
 
 
+def days_cut_short(
+    plan: ClusterPlan,
+    authorities: Mapping[Role, Issuer],
+    client: Credential | None,
+    kept: Iterable[NodePki],
+    users: Mapping[str, Credential | None],
+    *,
+    now: datetime,
+) -> int | None:
+    """The days that certificates still to be issued hold where their CA ends before `leafDays`; None where it does not.
+
+    A CA elsewhere states its own dates.
+    """
+    here = {role: one for role, one in authorities.items() if isinstance(one, Credential)}
+    ends = {role: one.certificate.not_valid_after_utc for role, one in here.items()}
+    latest = now - BACKDATE + timedelta(days=plan.spec.pki.leaf_days)
+    early = {role: end for role, end in ends.items() if end < latest}
+    cut = [
+        early[role] - now
+        for one in (wanted_certificates(plan, client, kept, users) if early else ())
+        if (role := issuer_of(plan.spec.pki, one.role)) in early
+        and not (one.old and is_current(one.old, one.profile, authorities[role], now=now))
+    ]
+    return min(cut).days if cut else None
+
+
 def user_stem(name: str) -> str:
     """Where the files of one of etcd's users are, below `pki/`; and in a list of who owns what."""
     return f"users/{name}"

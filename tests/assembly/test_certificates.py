@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
 from generator import pki
+from generator.host.hello import served_certificate
 from generator.host.tls import Reply, knock, stranger_context
 from generator.pki import Credential, Role
 from generator.plan import plan_cluster
@@ -251,3 +252,18 @@ def test_the_suites_of_tls_1_2_are_those_that_were_named(cluster_of: ClusterOf) 
 def test_nodes_with_tls_1_3_alone_assemble_and_verify(cluster_of: ClusterOf) -> None:
     cluster = started(cluster_of(3, etcd=EtcdSpec(tls_min_version="1.3")))
     assert check(cluster).failed == ()
+
+
+@pytest.mark.parametrize("kind", [KeyType.ECDSA_P256, KeyType.RSA_2048])
+@pytest.mark.parametrize(
+    "etcd",
+    [EtcdSpec(), EtcdSpec(tls_min_version="1.3"), EtcdSpec(options={"tls-max-version": "TLS1.2"})],
+    ids=["both", "1.3 alone", "1.2 alone"],
+)
+def test_the_certificate_that_a_node_serves_is_read_without_one(
+    cluster_of: ClusterOf, etcd: EtcdSpec, kind: KeyType
+) -> None:
+    """So `bake certs` and `rotate` see it also when the operator's has ended."""
+    node = started(cluster_of(1, etcd=etcd, pki=PkiSpec(key_type=kind))).nodes[0]
+    planned = ssl.PEM_cert_to_DER_cert(pair_of(node, Role.SERVER)[0].decode())
+    assert served_certificate(str(node.plan.address), 2379) == planned

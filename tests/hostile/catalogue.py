@@ -416,7 +416,7 @@ FLAGS: dict[str, tuple[list[str], str, str]] = {
     "a device as cluster file": (["--config", "/dev/zero"], "/dev/zero", "is not a regular file"),
     "unknown flag": (["--node", "3"], "--node", "No such option"),
     "unknown command": (["up3"], "'up3'", "No such command"),
-    "flag before the command": (["--nodes", "3", "check"], "--nodes", "goes behind the command"),
+    "flag before the command": (["--nodes", "3", "check"], "put --nodes", "after the command: bake check --nodes"),
     "archive": (
         ["--profile", "rhel", "--archive", "none.tar.gz", "--archive-sha256", "0" * 64], "none.tar.gz", "cannot be read",
     ),

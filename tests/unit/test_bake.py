@@ -21,6 +21,10 @@ import pytest
 import yaml
 
 from generator import pki, seed
+from generator.bake import seal
+from generator.cluster import open_cluster
+from generator.errors import BakeError
+from generator.host.store import Store
 from generator.pki import Credential
 
 Bake = Callable[..., Any]
@@ -159,6 +163,19 @@ def test_sealing_takes_the_permit_and_nothing_else(bake: Bake, sealing: Bake, pi
         assert again().code == 0
         assert picture(FOLDER) == after
     assert sealing().out == "etcd is sealed already\n"
+
+
+def test_sealing_nodes_that_another_bake_has_replaced_meanwhile_changes_nothing(bake: Bake, picture: Picture) -> None:
+    """The permit of the new first node would stay, and the mark say that there is none."""
+    bake("--nodes", 3)
+    store = Store(Path("out"), "etcd")
+    opened = open_cluster(store)
+    Path("cluster.yaml").write_text("apiVersion: bake/v1\nnodes: [{name: a}, {name: b}, {name: c}]\n")
+    assert bake("--config", "cluster.yaml").code == 0
+    before = picture(Path("out"))
+    with pytest.raises(BakeError, match="another command has changed this cluster's nodes"):
+        seal(store, opened.plan, now=datetime.now(UTC), report=print)
+    assert picture(Path("out")) == before
 
 
 def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:

@@ -52,6 +52,7 @@ class Rack:
         self.served: dict[str, bytes | None] = {}
         self.states = dict.fromkeys(NODES, State.RUNNING)
         self.stuck: set[str] = set()
+        self.deaf: set[str] = set()  # misses the next disc that is put in
         self.drives: dict[str, bool] = {}
         self.said: list[str] = []
         monkeypatch.setattr(certificates, "served_certificate", lambda address, _: self.served.get(address))
@@ -64,12 +65,17 @@ class Rack:
         for node in cluster.plan.nodes:
             self.served[str(node.address)] = certificate(cluster, node.name)
 
-    def insert_seed(self, _connection: object, _plan: object, node: NodePlan, *_: object, **__: object) -> bool | None:
+    def insert_seed(
+        self, _connection: object, _plan: object, node: NodePlan, *_: object, again: bool = False, **__: object
+    ) -> bool | None:
         if self.states[node.name] is State.MISSING:
             return None
+        is_new = again or node.name not in self.drives
         self.drives[node.name] = True
         self.said.append(f"insert {node.name}")
-        if self.states[node.name] is State.RUNNING and node.name not in self.stuck:
+        if node.name in self.deaf:
+            self.deaf.remove(node.name)
+        elif is_new and self.states[node.name] is State.RUNNING and node.name not in self.stuck:
             self.served[str(node.address)] = certificate(self.cluster, node.name)
         return True
 
@@ -151,6 +157,28 @@ def test_a_node_that_does_not_take_it_ends_the_round(made: Bake, rack: Rack) -> 
     assert rack.deliver(made()) == Delivery(done=NODES)
 
 
+def test_a_node_that_missed_the_insertion_gets_it_again(made: Bake, rack: Rack) -> None:
+    """Its event was lost, or what should apply it failed: the seed is in the drive, and nothing looks at it."""
+    rack.serve(made())
+    rack.deaf.add("etcd1")
+    with pytest.raises(WaitTimeoutError, match="etcd1 does not serve its new certificate"):
+        rack.deliver(made(*NODES))
+    assert rack.drives == {"etcd1": True}, "it may still take it"
+    assert rack.deliver(made()) == Delivery(done=NODES)
+    assert rack.said == ["insert etcd1", *(f"{verb} {node}" for node in NODES for verb in ("insert", "remove"))]
+    assert rack.drives == {}
+
+
+def test_a_node_that_does_not_answer_keeps_what_is_in_its_drive(made: Bake, rack: Rack) -> None:
+    """It may be booting from it."""
+    rack.serve(made())
+    rack.served["192.168.20.31"] = None
+    rack.drives["etcd1"] = True
+    with pytest.raises(WaitTimeoutError):
+        rack.deliver(made("etcd1"))
+    assert rack.served["192.168.20.31"] is None, "it was not put in again"
+
+
 def test_a_vm_that_is_off_keeps_the_seed_for_its_next_start(made: Bake, rack: Rack) -> None:
     rack.serve(made())
     rack.states["etcd1"] = State.STOPPED
@@ -209,7 +237,7 @@ def test_a_rotation_renews_and_delivers(
 
 
 def test_a_node_that_is_not_planned_is_refused(made: Bake) -> None:
-    with pytest.raises(InputError, match="NODE: 'etcd9' is not one of etcd1, etcd2"):
+    with pytest.raises(InputError, match="NAME: 'etcd9' is not one of etcd1, etcd2, operator"):
         call(made(), "rotate", "etcd9")
 
 
@@ -223,3 +251,132 @@ def test_users_certificates_are_listed(tmp_path: Path, now: datetime) -> None:
     assert {owner: "CN=" + owner.partition(" ")[2] in subject for owner, subject in listed.items()} == {
         "user app1": True, "user nobody": True,
     }  # fmt: skip
+
+
+# --- clients, and the end of the CA -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_users(tmp_path: Path, now: datetime) -> Cluster:
+    store = Store(tmp_path / "out", "etcd")
+    auth = {"enabled": True, "users": [{"name": "app1"}, {"name": "app2"}]}
+    bake(read_spec({"nodes": 1, "auth": auth})[0], store, now=now, report=print)
+    return open_cluster(store)
+
+
+@pytest.mark.parametrize(
+    ("names", "renewed"),
+    [
+        (["operator"], {"operator": "etcd-client.pem"}),
+        (["user:app1"], {"user:app1": "users/app1.pem"}),
+        (["user:app2", "operator"], {"user:app2": "users/app2.pem", "operator": "etcd-client.pem"}),
+    ],
+    ids=" ".join,
+)
+def test_a_client_gets_a_new_certificate_and_nobody_else(
+    with_users: Cluster, rack: Rack, now: datetime, names: list[str], renewed: dict[str, str]
+) -> None:
+    before, seeds = serials(with_users, now), (with_users.store.folder / "etcd1/seed.iso").read_bytes()
+    found = json.loads(call(with_users, "rotate", *names, "-o", "json", "-q")[1])
+    folder = with_users.store.folder / "pki"
+    assert found["clients"] == {name: str(folder / path) for name, path in renewed.items()}
+    assert (found["done"], found["by_hand"]) == ([], [])
+    after = serials(with_users, now)
+    changed = {owner for (owner, role) in after if after[owner, role] != before[owner, role]}
+    assert changed == {name.replace(":", " ") for name in names}
+    assert (with_users.store.folder / "etcd1/seed.iso").read_bytes() == seeds
+    assert rack.said == []
+    text = call(with_users, "rotate", *names)[1]
+    assert all(f"{name}: {folder / path}" in text for name, path in renewed.items())
+
+
+def test_nodes_and_clients_can_be_renewed_at_once(
+    with_users: Cluster, rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rack.serve(with_users)
+    rack.cluster = with_users
+    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    found = json.loads(call(with_users, "rotate", "etcd1", "operator", "-o", "json", "-q")[1])
+    assert (found["done"], [*found["clients"]]) == (["etcd1"], ["operator"])
+
+
+@pytest.mark.parametrize("name", ["user:app9", "app1", "operator:app1", "users/app1"])
+def test_a_client_that_is_not_planned_is_refused(with_users: Cluster, name: str) -> None:
+    known = "etcd1, operator, user:app1, user:app2, user:nobody"
+    with pytest.raises(InputError, match=f"NAME: '{name}' is not one of {known}"):
+        call(with_users, "rotate", name)
+
+
+def test_where_all_share_one_certificate_the_operators_is_no_other(tmp_path: Path, now: datetime) -> None:
+    store = Store(tmp_path / "out", "etcd")
+    bake(load(profile="classic").spec, store, now=now, report=print)
+    with pytest.raises(InputError, match="NAME: 'operator' is not one of etcd1, etcd2, etcd3"):
+        call(open_cluster(store), "rotate", "operator")
+
+
+@pytest.mark.parametrize(
+    ("days", "command"),
+    [("300", "bake certs rotate operator user:app1 user:app2 user:nobody etcd1"), ("4000", "bake certs rotate --ca")],
+)
+def test_what_ends_soon_is_renewed_by_the_command_that_is_named(
+    with_users: Cluster, rack: Rack, days: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from generator.errors import UnhealthyError
+
+    with pytest.raises(UnhealthyError, match="less than") as error:
+        call(with_users, "--within", days, "-q")
+    assert error.value.hint == command
+
+
+def said_by(spec: ClusterSpec, store: Store, now: datetime) -> tuple[list[str], set[str]]:
+    """What a bake reports, and the files that it changed."""
+    said: list[str] = []
+    return said, set(bake(spec, store, now=now, report=said.append).changed)
+
+
+@pytest.mark.parametrize(("leaf_days", "holds"), [(365, 330), (30, 18)])
+def test_the_operators_certificate_is_renewed_before_it_ends(
+    tmp_path: Path, now: datetime, leaf_days: int, holds: int
+) -> None:
+    """Within its last 30 days, or its last third; the nodes' and users' are not, for somebody has to bring them."""
+    spec = read_spec({"nodes": 1, "pki": {"leafDays": leaf_days}, "auth": {"enabled": True}})[0]
+    store = Store(tmp_path / "out", "etcd")
+    said_by(spec, store, now)
+    assert said_by(spec, store, now + timedelta(days=holds)) == ([], set())
+    late = now + timedelta(days=holds + 7)
+    end = now + timedelta(days=leaf_days - 1)
+    said, changed = said_by(spec, store, late)
+    assert said == [f"the operator has a new certificate: the one before ends on {end:%Y-%m-%d}"]
+    assert changed == {"pki/etcd-client.pem", "pki/etcd-client.key", "manifest.json"}
+    assert said_by(spec, store, late) == ([], set()), "once"
+
+
+def test_near_the_cas_end_short_certificates_are_announced(made: Bake, spec: ClusterSpec, now: datetime) -> None:
+    store, late = made().store, now + timedelta(days=3650 - 1 - 12)
+    said, _ = said_by(spec, store, late)
+    assert said[0] == (
+        "warning: the CA ends in 12 days, and the certificates issued now with it, not after 365\n"
+        "  hint: bake certs rotate --ca gives a running cluster a new CA"
+    )
+    assert said_by(spec, store, late) == ([], set()), "what holds as long as the CA is not issued again"
+    said, _ = said_by(load(flags={"--nodes": (("nodes",), 3)}).spec, store, late + timedelta(days=10))
+    assert "the CA ends in 2 days" in said[0]
+
+
+def test_far_from_its_end_a_ca_is_not_announced(made: Bake, spec: ClusterSpec, now: datetime) -> None:
+    """Certificates begin a day before they are issued, which cuts none short."""
+    said, changed = said_by(spec, made().store, now + timedelta(days=400))
+    assert "etcd1/seed.iso" in changed
+    assert [line for line in said if "CA" in line] == []
+
+
+def test_the_remedy_for_an_ended_ca_keeps_the_cluster(made: Bake, spec: ClusterSpec, now: datetime) -> None:
+    store = made().store
+    with pytest.raises(InputError, match=r"etcd-ca\.pem: expired on 20") as error:
+        bake(spec, store, now=now + timedelta(days=4000), report=print)
+    assert [problem.hint for problem in error.value.problems] == ["bake certs rotate --ca"]
+
+
+def test_no_remedy_removes_a_clusters_folder() -> None:
+    sources = Path(certificates.__file__).parent.rglob("*.py")
+    assert [path for path in sources if re.search("remove the cluster's folder", path.read_text())] == []

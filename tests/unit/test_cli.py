@@ -178,6 +178,29 @@ def test_an_interrupted_question_ends_with_130(bake: Bake, question: None, monke
     assert (result.code, result.err.strip()) == (130, "interrupted")
 
 
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["--nodes", "3", "check"], "put --nodes after the command: bake check --nodes …"),
+        (["-q", "certs"], "put --quiet after the command: bake certs --quiet"),
+        (["certs", "--name", "prod", "rotate"], "put --name after the command: bake certs rotate --name …"),
+        (["certs", "--out", "dir", "deliver"], "put --out after the command: bake certs deliver --out …"),
+        (["certs", "-o", "json", "rotate"], "put --output after the command: bake certs rotate --output …"),
+        (["certs", "--within", "30d", "rotate"], "--within is not an option of bake certs rotate"),
+    ],
+)
+def test_an_option_before_a_subcommand_is_refused_and_not_dropped(bake: Bake, words: list[str], place: str) -> None:
+    bake("--nodes", 1)
+    result = bake(*words)
+    assert (result.code, place in result.err) == (2, True), result.err
+
+
+def test_a_subcommand_of_certs_heeds_the_environment(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAKE_NAME", "prod")
+    result = bake("certs", "rotate")
+    assert (result.code, "there is no cluster 'prod'" in result.err) == (2, True), result.err
+
+
 def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
     script = f"{sys.executable} -m generator.cli check 2>errors | true"
     subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True)

@@ -485,6 +485,51 @@ def libvirt_up(
     monkeypatch.setattr("generator.cluster.verify_cluster", lambda *_, **__: Verification(cluster="etcd", checks=()))
     words = ("--connect", "test:///default", "--accel", "tcg", "--wait", 20)
     return lambda nodes: bake("up", "--nodes", nodes, *words)
+@pytest.mark.usefixtures("uploads")
+@pytest.mark.parametrize(("runs", "again", "seen"), [(True, True, 2), (True, False, 0), (False, True, 0)])
+def test_a_seed_that_a_running_vm_has_is_taken_out_and_put_in_again(
+    driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch, runs: bool, again: bool, seen: int
+) -> None:
+    """For a guest that missed it: it looks at its drive when a disc is put in."""
+    domain = first_seed(driver, plan())
+    if runs:
+        domain.create()
+    before, drives = picture(driver), []
+    real = libvirt.virDomain.updateDeviceFlags
+
+    def update(domain: Any, xml: str, flags: int) -> Any:
+        drives.append(xml.count("<source"))
+        return real(domain, xml, flags)
+
+    monkeypatch.setattr(libvirt.virDomain, "updateDeviceFlags", update)
+    cluster = plan()
+    hypervisor.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=again)
+    assert drives == [0, 1][:seen], "first empty, then full"
+    assert picture(driver) == before
+
+
+@pytest.mark.usefixtures("uploads")
+def test_an_insertion_that_was_cut_off_half_way_is_completed(
+    driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain, cluster = first_seed(driver, plan()), plan()
+    domain.create()
+    real = libvirt.virDomain.updateDeviceFlags
+
+    def update(domain: Any, xml: str, flags: int) -> Any:
+        if "<source" in xml:
+            raise libvirt.libvirtError("gone")
+        return real(domain, xml, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(libvirt.virDomain, "updateDeviceFlags", update)
+        with pytest.raises(BakeError, match="etcd-etcd1: gone") as error:
+            hypervisor.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
+    assert "bake certs deliver" in (error.value.hint or "")
+    assert hypervisor.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
+    domain = driver.lookupByName("etcd-etcd1")
+    (name,) = volumes(driver)
+    assert all(medium_of(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
 # --- the network --------------------------------------------------------------------------------------------

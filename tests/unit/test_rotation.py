@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from generator.bake import bake
 from generator.certificates import Delivery
 from generator.cli import bake as command
 from generator.cluster import Cluster, open_cluster
-from generator.errors import InputError, UnhealthyError, WaitTimeoutError
+from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutError
 from generator.host import hypervisor
 from generator.host.hypervisor import NodeStatus, State
 from generator.host.store import Store
@@ -27,7 +28,7 @@ from generator.host.tls import Reply
 from generator.pki import Role, digests
 from generator.plan import NodePlan
 from generator.profile import load
-from generator.rotation import rotate_authorities
+from generator.rotation import rotate_authorities, unchanged
 
 NODES = ("etcd1", "etcd2", "etcd3")
 Mutual = Callable[["Node", "Node"], bool]
@@ -110,10 +111,16 @@ def rack(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Rack:
 
 
 def rotate(
-    cluster: Cluster, now: datetime, following: dict[Role, Authority] | None = None, connection: object = "libvirt"
+    cluster: Cluster,
+    now: datetime,
+    following: dict[Role, Authority] | None = None,
+    connection: object = "libvirt",
+    report: Callable[[str], None] = print,
+    all_phases: bool = True,
 ) -> tuple[Phase | None, Delivery]:
     return rotate_authorities(
-        cluster, connection, following or {}, passphrase=None, now=now, seconds=0.1, report=print  # type: ignore[arg-type]
+        cluster, connection, following or {}, passphrase=None, now=now, seconds=0.1, report=report,  # type: ignore[arg-type]
+        all_phases=all_phases,
     )  # fmt: skip
 
 
@@ -138,6 +145,31 @@ def test_every_node_trusts_the_new_ca_alone_in_the_end(cluster: Cluster, rack: R
     assert open_cluster(cluster.store).cluster_id == identity
     assert pki_files(cluster) == files, "the old CA's are gone"
     assert load_phase(cluster.store) is None
+
+
+def test_it_stops_after_each_phase_so_that_applications_can_follow(cluster: Cluster, rack: Rack, now: datetime) -> None:
+    """Before `reissue` they need the next CA, before `drop` certificates of it."""
+    client = cluster.store.folder / "pki/etcd-client.pem"
+    old = x509.load_pem_x509_certificates((cluster.store.folder / "pki/etcd-ca.pem").read_bytes())
+    for count, phase in enumerate((Phase.TRUST, Phase.REISSUE), 1):
+        assert rotate(cluster, now, all_phases=False) == (phase, Delivery(done=NODES))
+        assert rack.inserted == [*NODES] * count
+        assert load_phase(cluster.store) is phase
+        assert len(authority(cluster)) == 2, "what applications trust from now on"
+        is_old = pki.is_issued_by(x509.load_pem_x509_certificate(client.read_bytes()), old[0])
+        assert is_old is (phase is Phase.TRUST)
+        assert all(node.trusts(client.read_bytes()) for node in rack.nodes.values())
+    assert rotate(cluster, now, all_phases=False) == (None, Delivery(done=NODES))
+    assert load_phase(cluster.store) is None
+
+
+def test_a_phase_that_was_cut_off_is_completed_and_no_other_begun(cluster: Cluster, rack: Rack, now: datetime) -> None:
+    rack.nodes["etcd2"].stuck = True
+    with pytest.raises(WaitTimeoutError):
+        rotate(cluster, now, all_phases=False)
+    rack.nodes["etcd2"].stuck = False
+    assert rotate(cluster, now, all_phases=False) == (Phase.TRUST, Delivery(done=NODES))
+    assert rotate(cluster, now, all_phases=False)[0] is Phase.REISSUE
 
 
 def test_what_a_stuck_node_has_stopped_goes_on_from_there(cluster: Cluster, rack: Rack, now: datetime) -> None:
@@ -258,6 +290,76 @@ def test_a_ca_of_the_users_own_is_changed_to_and_is_then_the_clusters(
     assert (cluster.store.folder / "pki/etcd-ca.pem").read_bytes() == theirs.cert_pem
 
 
+# --- two commands at once -------------------------------------------------------------------------------------
+
+
+def begin_next_phase(cluster: Cluster, now: datetime) -> None:
+    """What another `certs rotate --ca` writes before it delivers it."""
+    found = open_cluster(cluster.store)
+    bake(found.plan.spec, found.store, now=now, report=print, change=lambda old: old.advanced())
+
+
+def test_a_phase_that_another_command_has_begun_is_not_passed_over(
+    cluster: Cluster, rack: Rack, now: datetime
+) -> None:
+    def report(line: str) -> None:
+        if line == "etcd3: trusts the next CA":
+            begin_next_phase(cluster, now)
+
+    with pytest.raises(BakeError, match=r"another command .*\(phase trust, now reissue\)"):
+        rotate(cluster, now, report=report)
+    assert load_phase(cluster.store) is Phase.REISSUE
+    assert rack.inserted == [*NODES], "nothing of the other phase"
+    assert rotate(cluster, now)[0] is None
+
+
+@pytest.mark.parametrize("at", ["etcd1: its new seed is in the drive", "etcd1: trusts the next CA"])
+def test_a_phase_that_begins_while_another_is_delivered_ends_the_delivery(
+    cluster: Cluster, rack: Rack, now: datetime, at: str
+) -> None:
+    """The seeds in the folder are the other phase's from then on."""
+
+    def report(line: str) -> None:
+        if line == at:
+            begin_next_phase(cluster, now)
+
+    with pytest.raises(BakeError, match="another command"):
+        rotate(cluster, now, report=report)
+    assert rack.inserted == ["etcd1"]
+    assert load_phase(cluster.store) is Phase.REISSUE
+
+
+@pytest.mark.parametrize("words", [["rotate"], ["rotate", "etcd2"], ["deliver"]], ids=" ".join)
+def test_a_ca_change_that_begins_meanwhile_stops_other_commands(
+    cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Between their first look and their lock."""
+    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(rotation, "refuse_while_changing", lambda cluster: begin_next_phase(cluster, now))
+    monkeypatch.setattr(certificates, "served_certificate", lambda *_: None)
+    with pytest.raises(BakeError, match=r"another command .*\(phase none, now trust\)"):
+        call(cluster, *words)
+    assert rack.inserted == []
+    assert load_phase(cluster.store) is Phase.TRUST
+
+
+@pytest.mark.parametrize("ca", [True, False])
+def test_nodes_that_another_command_has_changed_stay_as_it_made_them(
+    cluster: Cluster, rack: Rack, now: datetime, ca: bool
+) -> None:
+    spec = load(flags={"--nodes": (("nodes",), 4)}).spec
+    bake(spec, cluster.store, now=now, report=print)
+    before = (cluster.store.folder / "manifest.json").read_bytes()
+    renew: Callable[[], object] = partial(
+        bake, cluster.plan.spec, cluster.store, now=now, report=print, renew=NODES, change=unchanged(cluster)
+    )
+    with pytest.raises(BakeError, match="another command has changed this cluster"):
+        rotate(cluster, now) if ca else renew()
+    assert (cluster.store.folder / "manifest.json").read_bytes() == before
+    with pytest.raises(BakeError, match="another command has changed this cluster"):
+        certificates.deliver(cluster, "libvirt", NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
+
+
 # --- the command line ---------------------------------------------------------------------------------------
 
 
@@ -278,6 +380,7 @@ def test_the_command_says_what_it_waits_for(cluster: Cluster, rack: Rack, no_lib
     with pytest.raises(UnhealthyError, match="phase trust waits for etcd1, etcd2, etcd3") as error:
         call(cluster, "rotate", "--ca", "-q")
     assert "bake certs rotate --ca" in (error.value.hint or "")
+    assert "give every application" in (error.value.hint or "")
     shown = json.loads(call(cluster, "-o", "json")[1])
     assert shown["ca_change"] == "trust"
     assert [one["owner"] for one in shown["certificates"]][:5] == [
@@ -289,14 +392,33 @@ def test_the_command_says_what_it_waits_for(cluster: Cluster, rack: Rack, no_lib
             call(cluster, *words)
 
 
-def test_with_libvirt_it_is_one_command(cluster: Cluster, rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+
+
+def test_with_libvirt_it_is_one_command(cluster: Cluster, rack: Rack, libvirt: None) -> None:
+    found = json.loads(call(cluster, "rotate", "--ca", "--all-phases", "-o", "json", "-q")[1])
+    assert (found["done"], found["ca_change"], found["complete"], found["next"]) == ([*NODES], None, True, None)
+
+
+def test_the_command_says_what_applications_need_before_the_next_phase(
+    cluster: Cluster, rack: Rack, libvirt: None
+) -> None:
+    pki_folder = cluster.store.folder / "pki"
+    code, text = call(cluster, "rotate", "--ca")
+    assert (code, text.splitlines()[-2]) == (0, "phase trust is complete; before phase reissue:")
+    assert text.endswith(
+        f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then: bake certs rotate --ca\n"
+    )
     found = json.loads(call(cluster, "rotate", "--ca", "-o", "json", "-q")[1])
-    assert (found["done"], found["ca_change"]) == ([*NODES], None)
+    assert (found["ca_change"], found["complete"], found["next"]) == ("reissue", True, "drop")
+    assert found["task"] == f"give every application its new client certificate and key from {pki_folder}"
+    assert call(cluster, "rotate", "--ca", "-q") == (0, "")
+    assert json.loads(call(cluster, "-o", "json")[1])["ca_change"] is None
 
 
-def test_the_passphrase_is_kept(cluster: Cluster, rack: Rack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+def test_the_passphrase_is_kept(cluster: Cluster, rack: Rack, tmp_path: Path, libvirt: None) -> None:
     (tmp_path / "word").write_text("correct horse")
     call(cluster, "rotate", "--ca", "-q", "--ca-passphrase-file", tmp_path / "word")
     assert pki.is_encrypted((cluster.store.folder / "pki/etcd-ca.key").read_bytes())
@@ -305,6 +427,7 @@ def test_the_passphrase_is_kept(cluster: Cluster, rack: Rack, tmp_path: Path, mo
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "nodes": (("--ca", "etcd1"), "--ca: is for the whole cluster, not for etcd1"),
     "without --ca": (("--ca-key", "k"), "--ca-key: has no meaning without --ca"),
+    "all phases of none": (("--all-phases",), "--all-phases: has no meaning without --ca"),
     "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing, and --ca-certificate is its other half"),
     "no file": (("--ca", "--ca-certificate", "c", "--ca-key", "k"), "--ca-certificate: c: is not a file"),
     "the same CA": (

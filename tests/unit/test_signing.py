@@ -182,7 +182,8 @@ def test_the_ca_of_such_a_cluster_is_not_changed(ours: Bake, office: Office) -> 
     following = {Role.CA: kept_authority(pki.create_authority(cluster.plan, now=datetime.now(UTC)), None)}
     with pytest.raises(InputError, match="the key of this cluster's CA is not here"):
         rotate_authorities(
-            cluster, None, following, passphrase=None, now=datetime.now(UTC), seconds=1, report=print
+            cluster, None, following, passphrase=None, now=datetime.now(UTC), seconds=1, report=print,
+            all_phases=True,
         )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from generator import pki
 from generator.errors import InputError
+from generator.host.hello import served_certificate
 from generator.host.tls import ClientFiles, Reply, knock, local_address, operator_context, stranger_context
 from generator.plan import ClusterPlan
 from generator.verify import foreign_pair
@@ -105,6 +106,19 @@ def test_a_strict_server_serves_the_operator_alone(
     assert knock(HOST, port, stranger_context()).reply is Reply.REFUSED
     assert knock(HOST, port, stranger).reply is Reply.REFUSED
     assert knock(HOST, port, None).reply is Reply.REFUSED
+
+
+@VERSIONS
+def test_a_strict_server_presents_its_certificate_to_a_client_without_one(
+    serve: Callable[..., Server], folder: Path, newest: ssl.TLSVersion
+) -> None:
+    """With TLS 1.2 it ends the handshake for want of a client's certificate; its own was sent before that."""
+    found = served_certificate(HOST, serve(newest=newest).port)
+    assert found == ssl.PEM_cert_to_DER_cert((folder / "server.pem").read_text())
+
+
+def test_a_port_without_tls_presents_no_certificate(serve: Callable[..., Server]) -> None:
+    assert served_certificate(HOST, serve(tls=False).port) is None
 
 
 @VERSIONS

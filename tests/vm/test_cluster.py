@@ -18,8 +18,11 @@ from typing import Any
 import pytest
 
 from generator import seed
+from generator.cluster import open_cluster
 from generator.domain import medium_of
+from generator.host import hypervisor
 from generator.host.image import BootImage
+from generator.host.store import Store
 from tests.vm.conftest import Lab, Run, command_line
 
 NODES = ("etcd1", "etcd2", "etcd3")
@@ -83,9 +86,24 @@ def test_new_certificates_reach_running_nodes(bake_in_lab: Run, lab: Lab, connec
     test_no_seed_is_left_where_the_vms_run(lab, connection)
 
 
+def test_a_seed_that_is_put_in_again_is_looked_at_again(out: Path, lab: Lab, connection: Any) -> None:
+    """It is another node's, which the node says each time."""
+    cluster = open_cluster(Store(out, "life"))
+    iso, console = out / "life/etcd2/seed.iso", lab.folder / "lib/images/bake-life/etcd1.console.log"
+    for times in (1, 2):
+        hypervisor.insert_seed(
+            connection, cluster.plan, cluster.plan.nodes[0], iso, cluster_id=cluster.cluster_id, again=True
+        )
+        deadline = time.monotonic() + 120
+        while console.read_text(errors="replace").count("the seed in its drive is another node's") < times:
+            assert time.monotonic() < deadline, f"not told {times} times"
+            time.sleep(0.5)
+    hypervisor.remove_seed(connection, cluster.plan, cluster.plan.nodes[0], cluster_id=cluster.cluster_id)
+
+
 def test_a_new_ca_reaches_running_nodes(bake_in_lab: Run, lab: Lab, out: Path, connection: Any) -> None:
     before, authority = serials(bake_in_lab), (out / "life/pki/etcd-ca.pem").read_bytes()
-    done = json.loads(bake_in_lab("certs", "rotate", "--ca", "-o", "json").stdout)
+    done = json.loads(bake_in_lab("certs", "rotate", "--ca", "--all-phases", "-o", "json").stdout)
     assert (done["done"], done["ca_change"]) == ([*NODES], None)
     after = serials(bake_in_lab)
     assert {key for key in before if after[key] == before[key]} == set()

@@ -33,10 +33,23 @@ def replace_seed(
 
 
 def insert_seed(
-    connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str
+    connection: Connection,
+    plan: ClusterPlan,
+    node: NodePlan,
+    seed: Path | bytes,
+    *,
+    cluster_id: str,
+    again: bool = False,
 ) -> bool | None:
-    """As `replace_seed`, but into an empty drive too."""
-    return _exchange(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=False)
+    """As `replace_seed`, but into an empty drive too.
+
+    A guest looks at its drive when an ISO is put in. `again`: a running VM that has this ISO in its drive already, and
+    may have missed it, gets it once more.
+    """
+    remedy = "bake certs deliver"
+    return _exchange(
+        connection, plan, node, seed, cluster_id=cluster_id, keep_empty=False, again=again, remedy=remedy
+    )
 
 
 def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cluster_id: str) -> bool | None:
@@ -59,12 +72,20 @@ def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cl
 
 
 def _exchange(
-    connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str, keep_empty: bool
+    connection: Connection,
+    plan: ClusterPlan,
+    node: NodePlan,
+    seed: Path | bytes,
+    *,
+    cluster_id: str,
+    keep_empty: bool,
+    again: bool = False,
+    remedy: str = "bake seal",
 ) -> bool | None:
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     digest = seed_digest(seed)
     name = seed_volume(node.name, digest)
-    with asking(f"exchange the seed of the VM {node.domain}", hint="bake seal tries it again"):
+    with asking(f"exchange the seed of the VM {node.domain}", hint=f"{remedy} tries it again"):
         found = _own(connection, node, claim)
         if found is None:
             return None
@@ -75,7 +96,10 @@ def _exchange(
         if changed:
             if path and name not in _in_use(domain):
                 pool.put(place, name, seed)
-            domain = _define(connection, domain, path, digest)
+            domain = _define(connection, domain, path, digest, remedy)
+        elif again:
+            _insert(domain, "", remedy)
+            _insert(domain, path, remedy)
         return remove_old_seeds(place, node.name, domain) or changed
 
 
@@ -85,11 +109,11 @@ def _own(connection: Connection, node: NodePlan, claim: Claim) -> tuple[Domain, 
     return (domain, owner) if domain is not None and owner is not None and claim.covers(owner) else None
 
 
-def _define(connection: Connection, domain: Domain, path: str, digest: str) -> Domain:
+def _define(connection: Connection, domain: Domain, path: str, digest: str, remedy: str = "bake seal") -> Domain:
     """The medium at `path` (empty: none) in a VM's drive, for its next start and now. `digest` is of its seed."""
     xml = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), path, digest)
     domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
-    _insert(domain, path)
+    _insert(domain, path, remedy)
     return domain
 
 
@@ -102,14 +126,14 @@ def _is_in(domain: Domain, path: str) -> bool:
     return {medium_of(domain.XMLDesc()), medium_of(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))} == {path}
 
 
-def _insert(domain: Domain, path: str) -> None:
+def _insert(domain: Domain, path: str, remedy: str) -> None:
     """Exchange the medium of a VM that runs; nothing else of it is touched."""
     xml = domain.XMLDesc()
     if not domain.isActive() or medium_of(xml) == path:
         return
     # By force: udev in the guest locks the drive of a medium that nobody reads, and may not be there to be asked.
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
-    hint = "bake seal tries it again; its next start has the new one"
+    hint = f"{remedy} tries it again; its next start has the new one"
     with asking(f"exchange the medium of the running VM {domain.name()}", hint=hint):
         domain.updateDeviceFlags(drive_xml(xml, path), flags)
 
