@@ -73,9 +73,7 @@ def bake(
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
-            work = _everything(
-                plan, found, extras, sealed, store.folder, now=now, passphrase=passphrase, new_key=new_key
-            )
+            work = _everything(plan, found, extras, sealed, now=now, passphrase=passphrase, new_key=new_key)
             for artifact in chain(signed.files, work):
                 folder.write(artifact)
             for path in signed.taken:
@@ -88,7 +86,6 @@ def _everything(
     found: Keyring,
     extras: tuple[Artifact, ...],
     sealed: tuple[Artifact, ...],
-    folder: Path,
     *,
     now: datetime,
     passphrase: bytes | None,
@@ -115,7 +112,7 @@ def _everything(
         plan, issuer, peer_authority=peer_issuer, now=now, client=client, kept=found.nodes, new_key=new_key
     )
     yield from authorities.files()
-    yield from operator_files(plan, trust, {str(pki.Role.CLIENT): client, **users}, folder)
+    yield from operator_files(plan, trust, {str(pki.Role.CLIENT): client, **users})
     yield from sealed
     for node, credentials in zip(plan.nodes, nodes, strict=True):
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(sealed))
@@ -212,9 +209,7 @@ def node_files(
         yield Artifact(node.name / file.path, file.data, file.mode, file.secret)
 
 
-def operator_files(
-    plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential], folder: Path
-) -> Iterator[Artifact]:
+def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential]) -> Iterator[Artifact]:
     """What the operator keeps: client certificates, the resolved spec, an environment for etcdctl, and which cluster
     this is."""
     for stem, client in clients.items():
@@ -223,18 +218,41 @@ def operator_files(
     yield Artifact(IDENTITY, f"{trust.identity}\n".encode())
     spec = plain(plan.spec)
     yield Artifact(PurePosixPath("cluster.yaml"), yaml12.dump(spec).encode())
-    yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan, folder))
+    yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan))
 
 
-def _etcdctl_env(plan: ClusterPlan, folder: Path) -> bytes:
+# bash names the file that it reads. Other shells do not, but have it open: /proc/self is the shell itself (also a
+# subshell) for what the shell opens without a program, and it reads the file through a descriptor of 10 or more.
+_FIND_FOLDER = """\
+# etcdctl's settings for this cluster. Source this file in sh or bash: it finds its folder, wherever that is moved to.
+bake_file=${BASH_SOURCE-}
+if [ -z "$bake_file" ]; then
+    read -r bake_pid bake_rest </proc/self/stat || :
+    for bake_open in /proc/"$bake_pid"/fd/[1-9][0-9]*; do
+        case $(readlink "$bake_open") in */etcdctl.env) bake_file=$bake_open ;; esac
+    done
+    bake_file=$(readlink "$bake_file")
+fi
+bake_folder=$(CDPATH='' cd -- "$(dirname -- "$bake_file")" 2>/dev/null && pwd -P)
+if [ ! -f "$bake_folder/pki/etcd-ca.pem" ]; then
+    echo "etcdctl.env: cannot find the cluster's files; source it from the cluster's folder, or in bash" >&2
+    unset bake_file bake_folder bake_open bake_pid bake_rest
+    return 1
+fi
+"""
+
+
+def _etcdctl_env(plan: ClusterPlan) -> bytes:
+    endpoints = shlex.quote(",".join(node.client_url for node in plan.nodes))
     values = {
-        "ETCDCTL_API": "3",
-        "ETCDCTL_ENDPOINTS": ",".join(node.client_url for node in plan.nodes),
-        "ETCDCTL_CACERT": str(folder / pem_path(pki.Role.CA)),
-        "ETCDCTL_CERT": str(folder / pem_path(pki.Role.CLIENT)),
-        "ETCDCTL_KEY": str(folder / key_path(pki.Role.CLIENT)),
+        "API": "3",
+        "ENDPOINTS": endpoints,
+        "CACERT": f'"$bake_folder/{pem_path(pki.Role.CA)}"',
+        "CERT": f'"$bake_folder/{pem_path(pki.Role.CLIENT)}"',
+        "KEY": f'"$bake_folder/{key_path(pki.Role.CLIENT)}"',
     }
-    return b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in values.items())
+    exports = "".join(f"export ETCDCTL_{name}={value}\n" for name, value in values.items())
+    return f"{_FIND_FOLDER}{exports}unset bake_file bake_folder bake_open bake_pid bake_rest\n".encode()
 
 
 def load_seal(store: Store) -> tuple[Artifact, ...]:

@@ -343,14 +343,52 @@ def test_another_clusters_folder_is_refused(bake: Bake, picture: Picture) -> Non
     assert picture(Path("out")) == before
 
 
+SOURCE = {
+    "plain": '. "$1"; printf %s "$ETCDCTL_CACERT"',
+    "strict": 'set -eu; use() { . "$1"; }; use "$1"; printf %s "$ETCDCTL_CACERT"',
+    "subshell": '(. "$1"; printf %s "$ETCDCTL_CACERT")',
+    "by a relative path": 'cd "$(dirname "$1")"; . ./etcdctl.env; cd /; printf %s "$ETCDCTL_CACERT"',
+}
+
+
 @pytest.mark.parametrize("out", ["$(touch canary)", "a b'c\"d", "line\nbreak", "\udcff"], ids=repr)
-def test_any_folder_name_is_fit_for_etcdctl_env(bake: Bake, out: str) -> None:
-    assert bake("--nodes", 1, "--out", out, "-o", "json").code == 0
-    script = '. "$1"; printf %s "$ETCDCTL_CACERT"'
-    env = Path(out) / "etcd/etcdctl.env"
-    shown = subprocess.run(["sh", "-c", script, "sh", env.absolute()], capture_output=True, check=True).stdout
-    assert Path(os.fsdecode(shown)).samefile(env.with_name("pki") / "etcd-ca.pem")
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh", "bash --posix"])
+def test_etcdctl_env_finds_its_folder_wherever_that_is_moved(
+    bake: Bake, tool: Callable[[str], str], out: str, shell: str
+) -> None:
+    program, *words = shell.split()
+    assert bake("--nodes", 1, "--out", "first", "-o", "json").code == 0
+    Path("first").rename(out)
+    env = Path(out).absolute() / "etcd/etcdctl.env"
+    for script in SOURCE.values():
+        done = subprocess.run([tool(program), *words, "-c", script, "sh", env], capture_output=True, check=True)
+        assert Path(os.fsdecode(done.stdout)).samefile(env.with_name("pki") / "etcd-ca.pem")
+        assert done.stderr == b""
     assert not Path("canary").exists()
+
+
+def test_nothing_in_the_folder_names_its_place(bake: Bake, picture: Picture, tmp_path: Path) -> None:
+    bake("--nodes", 2, "--out", "first")
+    files = [path for path in Path("first").rglob("*") if path.is_file()]
+    assert [path for path in files if str(tmp_path).encode() in path.read_bytes()] == []
+    before = picture(Path("first"))
+    Path("first").rename("second")
+    assert "Nothing changed" in bake("--nodes", 2, "--out", "second").err
+    assert picture(Path("second")) == before
+
+
+def test_etcdctl_env_that_cannot_find_its_folder_says_so(bake: Bake, tool: Callable[[str], str]) -> None:
+    bake("--nodes", 1)
+    (FOLDER / "etcdctl.env").rename("elsewhere.env")
+    script = '. "$1" || echo "code $?"; echo "<${ETCDCTL_CACERT-none}>"'
+    done = subprocess.run(
+        [tool("dash"), "-c", script, "sh", Path("elsewhere.env").absolute()],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert done.stdout == "code 1\n<none>\n"
+    assert "source it from the cluster's folder" in done.stderr
 
 
 # ── the machine's own troubles: real processes ──────────────────────────────────────────────────────────────

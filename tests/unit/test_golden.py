@@ -43,7 +43,7 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
     plan = plan_cluster(load(profile=profile, flags=ARCHIVE if profile == "rhel" else {}).spec)
     paper, credentials = Paper(), dict.fromkeys(NODE_ROLES, Paper())
     trust = Trust(identity="0" * 32, ca_pem=paper.cert_pem)
-    for file in bake.operator_files(plan, trust, {"etcd-client": paper}, Path("/out/etcd")):  # type: ignore[dict-item]
+    for file in bake.operator_files(plan, trust, {"etcd-client": paper}):  # type: ignore[dict-item]
         if file.path.parent.name != "pki":
             yield Path(file.path), file.data.decode()
     for node in plan.nodes[:2]:  # the one that begins, and one that joins
