@@ -23,7 +23,7 @@ from generator.plan import ClusterPlan, plan_cluster
 from generator.profile import load
 from generator.spec import ClusterSpec
 from generator.steps import boot_commands, first_boot_commands
-from tests.hostile.specs import CANARY, SPECS, Consumers, conf_values
+from tests.hostile.specs import CANARIES, CANARY, SPECS, Consumers, conf_values
 
 EXAMPLES = int(os.environ.get("BAKE_EXAMPLES", "150"))
 
