@@ -18,12 +18,13 @@ from generator import pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.authorities import Authorities, Authority, kept_authority, key_path, pem_path
-from generator.errors import InputError, Problem, UnsignedError
+from generator.errors import InputError, Problem, StaleError, UnsignedError
 from generator.fields import plain
 from generator.host.store import Store
 from generator.keyring import IDENTITY, Keyring, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.render import Trust
+from generator.said import INPUT, SPEC, Said, parse_said
 from generator.signing import REQUESTS, Signed, sign_elsewhere
 from generator.spec import ClusterSpec
 
@@ -33,11 +34,23 @@ SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may
 
 @dataclass(frozen=True, slots=True)
 class Baked:
-    """A baked cluster: its plan, its folder, and the files that this run changed."""
+    """A baked cluster: its plan, its folder, and the files that this run changed; `differences` has their signs, and
+    what was removed."""
 
     plan: ClusterPlan
     folder: Path
     changed: tuple[str, ...]
+    differences: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """What the user said, and agreed to where it changes a cluster. `digest`: of the folder that it was compared with.
+    `announce` is given the files that will change, just before they do."""
+
+    said: Said
+    digest: str
+    announce: Callable[[tuple[tuple[str, str], ...]], None]
 
 
 def bake(
@@ -49,10 +62,12 @@ def bake(
     passphrase: bytes | None = None,
     renew: Collection[str] = (),
     change: Callable[[Authorities], Authorities] = lambda found: found,
+    agreed: Agreed | None = None,
 ) -> Baked:
     """Make everything a cluster needs to boot, and write it below the store's folder.
 
-    `passphrase`: what the CA's key is encrypted with, or is to be. The nodes in `renew` get new certificates even where
+    `agreed`: left out, what was said earlier still holds, as far as the spec has it. Raises StaleError where the folder
+    is another one by now. `passphrase`: what the CA's key is encrypted with, or is to be. The nodes in `renew` get new certificates even where
     theirs are still good; what all nodes share is new for all. `change`: of the CAs that there are.
     """
     check_clock(now)
@@ -61,10 +76,13 @@ def bake(
     store.check()
     with store.locked(report):
         store.check()
+        if agreed and store.digest() != agreed.digest:
+            raise StaleError(f"another run of bake has changed {store.folder} meanwhile", hint="the same command again")
+        said = (agreed.said.file,) if agreed else _kept_said(store, spec)
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change).without(plan, renew)
         signed = sign_elsewhere(store, plan, found, now=now)
         if signed.missing:
-            _ask(store, signed)
+            _ask(store, signed, said)
         found, sealed = signed.keyring, load_seal(store)
         count = pki.count_missing(
             plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes, users=found.users
@@ -74,11 +92,22 @@ def bake(
             store.replacing() as folder,
         ):
             work = _everything(plan, found, extras, sealed, now=now, passphrase=passphrase, new_key=new_key)
-            for artifact in chain(signed.files, work):
+            for artifact in chain(signed.files, said, work):
                 folder.write(artifact)
             for path in signed.taken:
                 folder.leave_behind(path)
-    return Baked(plan, store.folder, tuple(folder.changed))
+            differences = folder.differences
+            if agreed:
+                agreed.announce(differences)
+    return Baked(plan, store.folder, tuple(folder.changed), differences)
+
+
+def _kept_said(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
+    raw = store.read(INPUT)
+    if raw is None or str(INPUT) not in store.manifest():
+        return ()
+    said, _ = parse_said(raw.decode(), str(store.folder / INPUT))
+    return (said.held_by(spec).file,)
 
 
 def _everything(
@@ -118,11 +147,11 @@ def _everything(
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(sealed))
 
 
-def _ask(store: Store, signed: Signed) -> NoReturn:
-    """Leave requests beside what is there. Raises UnsignedError, always."""
+def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
+    """Leave requests beside what is there; for a new cluster, with what was said of it. Raises UnsignedError, always."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
     with store.replacing() as folder:
-        for artifact in (identity, *signed.files):
+        for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else said)):
             folder.write(artifact)
         folder.keep_others()
     raise UnsignedError(
@@ -217,7 +246,7 @@ def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Cr
         yield Artifact(key_path(stem), client.key_pem, mode=0o600, secret=True)
     yield Artifact(IDENTITY, f"{trust.identity}\n".encode())
     spec = plain(plan.spec)
-    yield Artifact(PurePosixPath("cluster.yaml"), yaml12.dump(spec).encode())
+    yield Artifact(SPEC, yaml12.dump(spec).encode())
     yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan))
 
 

@@ -14,7 +14,7 @@ from generator import bake as baking
 from generator import verify as verification
 from generator.auth import NOBODY
 from generator.authorities import load_phase
-from generator.bake import SEALED, Report, bake
+from generator.bake import SEALED, Agreed, Report, bake
 from generator.errors import BakeError, InputError
 from generator.host import hypervisor
 from generator.host.console import Event, Journal, follow
@@ -25,7 +25,7 @@ from generator.host.store import Store
 from generator.keyring import load_identity
 from generator.pki import Role, user_stem
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.profile import load
+from generator.profile import load_kept
 from generator.progress import PHASES, Progress, Silent
 from generator.spec import ClusterSpec
 from generator.verify import Verification
@@ -66,18 +66,25 @@ def open_cluster(store: Store) -> Cluster:
     if store.read("cluster.yaml") is None or identity is None:
         where = f"there is no cluster {store.cluster!r} in {store.out}"
         raise InputError.one("--name", where, "bake it first, or say where it is with --out")
-    plan = plan_cluster(load(config=store.folder / "cluster.yaml").spec)
+    plan = plan_cluster(load_kept(store.folder / "cluster.yaml"))
     return Cluster(store=store, plan=plan, cluster_id=identity[:16])
 
 
 def up(
-    spec: ClusterSpec, store: Store, boot: Boot, *, now: datetime, progress: Progress, passphrase: bytes | None = None
+    spec: ClusterSpec,
+    store: Store,
+    boot: Boot,
+    *,
+    now: datetime,
+    progress: Progress,
+    passphrase: bytes | None = None,
+    agreed: Agreed | None = None,
 ) -> Verification:
     """Bake, boot, wait until every node has settled, verify. The cluster is sealed as soon as its first node votes."""
     connection = hypervisor.connect(boot.uri)
     _refuse_lost(connection, spec, store)
     image = boot_image(spec, boot.cache, progress.line)
-    bake(spec, store, now=now, report=progress.line, passphrase=passphrase)
+    bake(spec, store, now=now, report=progress.line, passphrase=passphrase, agreed=agreed)
     cluster = open_cluster(store)
     seeds = {node.name: store.folder / node.name / "seed.iso" for node in cluster.plan.nodes}
     hypervisor.boot(

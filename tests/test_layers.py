@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "generator"
 LAYERS = """
     errors artifact progress
     fields values auth spec yaml12 etcd_options
-    plan rules profile
+    plan rules said changes profile
     pki.credential pki.encryption pki.profiles pki.request pki.issue pki.authority pki.inspection pki
     render steps seed archive domain
     host.apt_sources host.store host.image_build host.image host.image_custom
@@ -24,7 +24,7 @@ LAYERS = """
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
-    authorities keyring signing bake checks.check checks.members checks.ports checks verify judges controls audit
+    authorities keyring signing bake standing checks.check checks.members checks.ports checks verify judges controls audit
     cluster certificates rotation
     options cli.shared cli.files cli.cluster cli.certificates cli
 """.split()  # noqa: SIM905  it is a drawing
