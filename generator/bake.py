@@ -67,8 +67,9 @@ def bake(
     """Make everything a cluster needs to boot, and write it below the store's folder.
 
     `agreed`: left out, what was said earlier still holds, as far as the spec has it. Raises StaleError where the folder
-    is another one by now. `passphrase`: what the CA's key is encrypted with, or is to be. The nodes in `renew` get new certificates even where
-    theirs are still good; what all nodes share is new for all. `change`: of the CAs that there are.
+    is another one by now. `passphrase`: what the CA's key is encrypted with, or is to be. The nodes in `renew` get new
+    certificates even where theirs are still good; what all nodes share is new for all. `change`: of the CAs that there
+    are.
     """
     check_clock(now)
     plan = plan_cluster(spec)
@@ -148,7 +149,7 @@ def _everything(
 
 
 def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
-    """Leave requests beside what is there; for a new cluster, with what was said of it. Raises UnsignedError, always."""
+    """Leave requests beside what is there; for a new cluster, with what was said. Raises UnsignedError, always."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
     with store.replacing() as folder:
         for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else said)):

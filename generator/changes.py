@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from generator.fields import plain
+from generator.fields import Path, plain
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.said import SPEC, Path, Said, Standing, flat
+from generator.said import SPEC, Said, Standing, flat
 from generator.spec import FIELDS_ADDED, ClusterSpec
 
 
 class Kind(StrEnum):
-    CLUSTER = "cluster"
     NODE = "node"
     USER = "user"
     FIELD = "field"
@@ -72,14 +71,14 @@ def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
     )
 
 
-_KEYS = "its keys"
-_USERS_KEY = "its key"
+_KEYS = "its keys are deleted"
+_USERS_KEY = "its key is deleted"
 _ADDRESS = "the members of this sealed cluster know one another by the old addresses"
 
 
 def _unknown(standing: Standing) -> Iterator[Change]:
     if not standing.is_known:
-        lost = "cluster.yaml is not as it was baked: what else changes is not known"
+        lost = "it is not as it was baked, so what else changes is not known"
         yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)
 
 
@@ -129,7 +128,7 @@ def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Cha
 
 def _lost(path: Path, was: Any, now: Any, sealed: bool) -> str:
     if path == ("auth", "enabled") and was:
-        return "authentication: every certificate of this cluster may read and write everything"
+        return "authentication is switched off, so every certificate of this cluster may read and write everything"
     if sealed and path in (("etcd", "clientPort"), ("etcd", "peerPort")):
         return _ADDRESS
     if sealed and path == ("etcd", "dataDir"):
@@ -139,11 +138,18 @@ def _lost(path: Path, was: Any, now: Any, sealed: bool) -> str:
     return ""
 
 
+def losses(changes: Iterable[Change]) -> list[str]:
+    """What cannot be got back: whom it concerns, and what it is."""
+    names = defaultdict(list)
+    for change in changes:
+        if change.lost:
+            names[change.lost].append(change.name)
+    return [f"{', '.join(dict.fromkeys(each))}: {lost}" for lost, each in names.items()]
+
+
 def file_changes(differences: Iterable[tuple[str, str]]) -> tuple[Change, ...]:
     """Files by sign and name. The manifest, which lists them, changes with each of them."""
-    return tuple(
-        Change(sign=sign, kind=Kind.FILE, name=name) for sign, name in differences if name != "manifest.json"
-    )
+    return tuple(Change(sign=sign, kind=Kind.FILE, name=name) for sign, name in differences if name != "manifest.json")
 
 
 def shown(changes: Iterable[Change]) -> list[str]:
@@ -154,7 +160,7 @@ def shown(changes: Iterable[Change]) -> list[str]:
             folder, _, name = change.name.rpartition("/")
             files[change.sign, folder].append(name)
         else:
-            lines.append(f"{change} (lost: {change.lost})" if change.lost else str(change))
+            lines.append(f"{change} ({change.lost})" if change.lost else str(change))
     for (sign, folder), names in files.items():
         lines.append(f"{sign} {folder}/: {', '.join(names)}" if folder else f"{sign} {', '.join(names)}")
     return lines
@@ -171,5 +177,9 @@ def kept(spec: ClusterSpec, said: Said, standing: Standing | None, profile: Mapp
     now = default | flat(profile or {})
     unsaid = set(FIELDS_ADDED) if said.profile is None else {*now, *data} - {("name",)}
     paths = [path for path in {**data, **now} if path in unsaid and path not in flat(said.fields)]
-    return [f"{'.'.join(map(str, path))} {_text(data.get(path, 'unset'))} (now by default: {_text(now.get(path, 'unset'))})"
-            for path in paths if data.get(path) != now.get(path)]  # fmt: skip
+    different = [path for path in paths if data.get(path) != now.get(path)]
+    return [f"{'.'.join(map(str, path))} {_stated(data, path)}, not {_stated(now, path)}" for path in different]
+
+
+def _stated(data: Mapping[Path, Any], path: Path) -> str:
+    return _text(data[path]) if path in data else "unset"

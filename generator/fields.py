@@ -151,7 +151,7 @@ def settings_of(kind: Any) -> dict[str, Field[Any]]:
 
 
 def leaf_paths(kind: Any, data: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
-    """The path of each setting that raw data states, which `kind` accepts. A list is one; a mapping's entries are many."""
+    """The path of each setting that raw data states, which `kind` accepts. A list is one, a mapping's entries many."""
     for key, value in data.items():
         info, here = settings_of(kind).get(key), (*path, key)
         section_kind = info.metadata.get("section") if info else None

@@ -56,7 +56,7 @@ class Said:
         data, above = plain(spec), paths_of(self.fields)
 
         def holds(fields: Mapping[str, Any], path: Path) -> bool:
-            return at(fields, path) == at(data, path)
+            return bool(at(fields, path) == at(data, path))
 
         fields = [path for path in above if holds(self.fields, path)]
         below = [path for path in paths_of(self.profile_fields) if path in above or holds(self.profile_fields, path)]

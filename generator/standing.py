@@ -12,12 +12,11 @@ from generator.errors import InputError
 from generator.host.store import Store
 from generator.said import INPUT, SPEC, Standing, parse_said, with_added
 from generator.seed import USER_DATA
-from generator.spec import ClusterSpec, read_spec
 from generator.values import name as parse_name
 
 
 def find_standing(out: Path, name: object) -> Standing | None:
-    """The cluster of that name; None where there is none, or the name is none. Raises InputError for another's folder."""
+    """The cluster of that name; None where there is none. Raises InputError for a folder that is not this cluster's."""
     try:
         return load_standing(Store(out, parse_name(name)))
     except ValueError:
@@ -53,5 +52,3 @@ def _is_as_baked(manifest: dict[str, dict[str, str]], path: PurePosixPath, raw: 
 
 def _nodes(manifest: dict[str, dict[str, str]]) -> list[str]:
     return [path.parent.name for path in map(PurePosixPath, manifest) if path.name == USER_DATA.name]
-
-

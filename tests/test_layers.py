@@ -24,8 +24,9 @@ LAYERS = """
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
-    authorities keyring signing bake standing checks.check checks.members checks.ports checks verify judges controls audit
-    cluster certificates rotation
+    authorities keyring signing bake standing
+    checks.check checks.members checks.ports checks verify judges controls audit
+    cluster removal certificates rotation
     options cli.shared cli.files cli.cluster cli.certificates cli
 """.split()  # noqa: SIM905  it is a drawing
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,8 +70,6 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
 
 def load(options: Mapping[str, Any]) -> Loaded:
     """What the options say, laid over what stands."""
-    from functools import partial
-
     from generator import profile
     from generator.standing import find_standing
 
@@ -86,7 +85,7 @@ def load(options: Mapping[str, Any]) -> Loaded:
     for warning in loaded.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if not options["quiet"] and (kept := profile.kept_fields(loaded)):
-        click.echo(f"note: kept as baked: {'; '.join(kept)}", err=True)
+        click.echo(f"note: kept as it was baked, unlike what is default now: {'; '.join(kept)}", err=True)
     return loaded
 
 
@@ -99,33 +98,27 @@ def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: 
 
 def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     """Show what changes, and ask where something is lost for good. Returns the changes."""
-    from generator.changes import compare, shown
+    from generator.changes import compare, losses, shown
 
     changes = list(compare(loaded.standing, loaded.spec))
-    lost = [change for change in changes if change.lost]
+    lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
         click.echo(line, err=True)
     if lost:
-        confirm("This cannot be undone. Go on?", options, [f"{change.name}: {change.lost}" for change in lost])
+        confirm("This cannot be undone. Go on?", options, lost)
     return changes
 
 
 def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[Change]], T]) -> T:
     """Load, compare, ask, and run; from the beginning where another run has changed the cluster meanwhile."""
     from generator.bake import Agreed
-    from generator.changes import file_changes
     from generator.errors import StaleError
 
     while True:
         loaded = load(options)
         changes = agree(loaded, options)
 
-        def announce(differences: Iterable[tuple[str, str]], loaded: Loaded = loaded, all: list[Change] = changes) -> None:
-            if loaded.standing:
-                files = file_changes(differences)
-                show_changes(files, options, lambda line: click.echo(line, err=True))
-                all += files
-
+        announce = partial(_announce, options, changes if loaded.standing else None)
         digest = loaded.standing.digest if loaded.standing else ""
         try:
             return run(loaded, Agreed(said=loaded.said, digest=digest, announce=announce), changes)
@@ -133,15 +126,26 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[
             reporter(options)(f"{error.message}: starting over")
 
 
+def _announce(
+    options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
+) -> None:
+    """Show and note the files that change; a new cluster's are all new."""
+    from generator.changes import file_changes
+
+    if changes is not None:
+        files = file_changes(differences)
+        show_changes(files, options, reporter(options))
+        changes += files
+
+
 def confirm(question: str, options: Mapping[str, Any], losses: Iterable[str]) -> None:
     """Get the user's consent: --yes, or an answer on the terminal. Raises InputError where there is neither."""
-    from generator.errors import DeclinedError, InputError, Problem
+    from generator.errors import DeclinedError, InputError
 
     if options["yes"]:
         return
     if not sys.stdin.isatty():
-        hint = "look at it again; the same command with --yes does it"
-        raise InputError([Problem("--yes", f"is missing, and this would be lost for good: {'; '.join(losses)}", hint)])
+        raise InputError.one("", f"this cannot be undone: {'; '.join(losses)}", "nothing was done; --yes does it")
     if not click.confirm(question, err=True):
         raise DeclinedError("nothing was done")
 

@@ -2,13 +2,14 @@
 
 from generator.host.hypervisor.boot import boot
 from generator.host.hypervisor.connection import connect
-from generator.host.hypervisor.lifecycle import NodeStatus, State, destroy, down, status
+from generator.host.hypervisor.lifecycle import NodeStatus, Owned, State, destroy, down, list_owned, status
 from generator.host.hypervisor.medium import insert_seed, remove_seed, replace_seed
 from generator.host.hypervisor.terminal import ConsoleLog, attach_console, console_logs, follow_console
 
 __all__ = [
     "ConsoleLog",
     "NodeStatus",
+    "Owned",
     "State",
     "attach_console",
     "boot",
@@ -18,6 +19,7 @@ __all__ = [
     "down",
     "follow_console",
     "insert_seed",
+    "list_owned",
     "remove_seed",
     "replace_seed",
     "status",
