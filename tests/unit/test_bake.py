@@ -33,7 +33,8 @@ def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None
     assert result.code == 0
     nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
     pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "client") for kind in ("pem", "key")]
-    made = {*nodes, "etcd1/bootstrap-permit", *pems, "cluster.yaml", "etcdctl.env", "identity", "manifest.json"}
+    made = {*nodes, "etcd1/bootstrap-permit", *pems, "cluster.yaml", "etcdctl.env", "identity"}
+    made |= {"input.yaml", "manifest.json"}
     assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == made
     assert set(json.loads(result.out)["changed"]) == made
     assert [node["address"] for node in json.loads(result.out)["nodes"]] == [
@@ -83,7 +84,9 @@ def test_the_resolved_spec_bakes_the_same(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3, "--subnet", "10.1.2.0/24", "--leaf-days", 90)
     before = picture(Path("out"))
     assert bake("--config", FOLDER / "cluster.yaml").code == 0
-    assert picture(Path("out")) == before
+    after = picture(Path("out"))
+    changed = {name for name in before | after if after.get(name) != before.get(name)}
+    assert {name for name in changed if Path(name).suffix} == {"etcd/input.yaml", "etcd/manifest.json"}
 
 
 def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: Bake) -> None:
@@ -113,7 +116,7 @@ def test_what_is_sealed_stays_so_until_the_mark_is_deleted(bake: Bake, picture: 
     before = picture(FOLDER)
     (FOLDER / "sealed").write_bytes(b"of some day")
     for count in (3, 3, 5, 3):
-        bake("--nodes", count)
+        assert bake("--nodes", count, "--yes").code == 0
         assert (FOLDER / "sealed").read_bytes() == b"of some day"
         assert not list(FOLDER.glob("*/bootstrap-permit"))
     (FOLDER / "sealed").unlink()
@@ -128,7 +131,7 @@ def sealing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Bake:
     """`bake seal` on a machine without libvirt and with no member in reach."""
     monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
     monkeypatch.setattr("generator.verify.answers", lambda *_: False)
-    return lambda *words: bake("seal", *words)
+    return lambda *words: bake("seal", "--yes", *words)
 
 
 def test_sealing_takes_the_permit_and_nothing_else(bake: Bake, sealing: Bake, picture: Picture) -> None:
@@ -160,10 +163,22 @@ def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:
     data = json.loads(result.out)
     assert (data["node"], data["files"], data["vm"]) == ("etcd1", True, None)
     assert "replace its ISO by hand where it runs" in data["warnings"][0]
-    assert data["warnings"][1].startswith("no member answers: sealed all the same")
+    assert data["warnings"][1].startswith("no member answers; a sealed cluster can no longer be started")
     assert result.err.count("warning: ") == 2
     quiet = sealing("-q")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+
+def test_a_cluster_that_may_never_have_been_started_is_sealed_with_consent_alone(
+    bake: Bake, sealing: Bake, picture: Picture
+) -> None:
+    bake("--nodes", 3)
+    before = picture(FOLDER)
+    refused = bake("seal")
+    assert (refused.code, refused.out, picture(FOLDER)) == (2, "", before)
+    assert "this cannot be undone: no member answers" in refused.err
+    assert sealing().code == 0
+    assert bake("seal").out == "etcd is sealed already\n"
 
 
 def test_sealing_where_libvirt_was_named_and_is_not_changes_nothing(
@@ -429,7 +444,7 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
         rm out/etcd/other; [ "$before" = "$(sum)" ] && echo same; find out -maxdepth 1 -mindepth 1"""
     lines = in_a_mount(script, tmp_path / "out")
     assert lines[:3] == ["code 1", "same", "out/etcd"]
-    assert "/out: the disk is full; nothing has changed" in lines[3]
+    assert "/out: the disk is full; nothing has changed" in lines[-2]
 
 
 @root_only
@@ -478,7 +493,7 @@ def assert_complete(folder: Path) -> int:
 
 def test_runs_at_the_same_time_mix_nothing(tmp_path: Path) -> None:
     counts = [1, 2, 3, 5]
-    words = [[*BAKE, "-q", "--nodes", str(count), "--out", str(tmp_path / "out")] for count in counts]
+    words = [[*BAKE, "-q", "--yes", "--nodes", str(count), "--out", str(tmp_path / "out")] for count in counts]
     processes = [subprocess.Popen(each) for each in words]
     assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
     assert assert_complete(tmp_path / "out/etcd") in counts

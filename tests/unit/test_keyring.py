@@ -132,7 +132,7 @@ def test_on_a_terminal_it_is_asked_for_where_it_is_needed(
 def test_who_only_looks_at_the_cluster_needs_no_passphrase(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1, *word)
     assert cluster.open_cluster(Store(Path("out"), "etcd")).plan.name == "etcd"
-    assert bake("seal", "--connect", "test:///none").code != 2
+    assert bake("seal", "--yes", "--connect", "test:///none").code != 2
 
 
 def test_a_key_that_the_user_encrypted_stays_as_it_is(bake: Bake, word: list[str], plan: Any) -> None:
