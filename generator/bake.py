@@ -265,7 +265,7 @@ if [ -z "$bake_file" ]; then
 fi
 bake_folder=$(CDPATH='' cd -- "$(dirname -- "$bake_file")" 2>/dev/null && pwd -P)
 if [ ! -f "$bake_folder/pki/etcd-ca.pem" ]; then
-    echo "etcdctl.env: cannot find the cluster's files; source it from the cluster's folder, or in bash" >&2
+    echo "etcdctl.env: cannot find the cluster's files: keep this file, with its name, in the cluster's folder" >&2
     unset bake_file bake_folder bake_open bake_pid bake_rest
     return 1
 fi

@@ -100,6 +100,8 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     """Show what changes, and ask where something is lost for good. Returns the changes."""
     from generator.changes import compare, losses, shown
 
+    if not loaded.standing and (others := _others(options["out"])):
+        reporter(options)(f"a new cluster, {loaded.spec.name}; --name chooses one that is there: {', '.join(others)}")
     changes = list(compare(loaded.standing, loaded.spec))
     lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
@@ -107,6 +109,10 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     if lost:
         confirm("This cannot be undone. Go on?", options, lost)
     return changes
+
+
+def _others(out: Path) -> list[str]:
+    return sorted(path.parent.name for path in out.glob("*/manifest.json"))
 
 
 def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[Change]], T]) -> T:

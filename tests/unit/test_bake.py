@@ -403,7 +403,7 @@ def test_etcdctl_env_that_cannot_find_its_folder_says_so(bake: Bake, tool: Calla
         text=True,
     )
     assert done.stdout == "code 1\n<none>\n"
-    assert "source it from the cluster's folder" in done.stderr
+    assert "keep this file, with its name, in the cluster's folder" in done.stderr
 
 
 # ── the machine's own troubles: real processes ──────────────────────────────────────────────────────────────

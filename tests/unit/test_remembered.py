@@ -17,6 +17,7 @@ import yaml
 from generator import cli
 from generator import spec as spec_module
 from generator.cli import shared
+from generator.errors import BakeError
 from generator.plan import name_nodes
 from generator.profile import load_kept
 
@@ -115,6 +116,34 @@ def test_the_name_in_a_file_chooses_the_cluster(bake: Bake) -> None:
     assert bake("--name", "prod", "--nodes", 3).code == 0
     assert len(name_nodes(load_kept(Path("out/prod/cluster.yaml")))) == 3
     assert not FOLDER.exists()
+
+
+def test_a_new_cluster_beside_others_says_so(bake: Bake) -> None:
+    assert "a new cluster" not in bake("--name", "prod", "--nodes", 1).err
+    assert "a new cluster, etcd; --name chooses one that is there: prod\n" in bake("--nodes", 1).err
+    assert "a new cluster" not in bake().err
+
+
+def test_up_after_down_boots_the_cluster_as_it_stands(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+    bake("--profile", "hardened", "--nodes", 5)
+    booted: list[Any] = []
+
+    def stop(_connection: object, plan: Any, *_: object, **__: object) -> None:
+        booted.append(plan)
+        raise BakeError("far enough")
+
+    monkeypatch.setattr("generator.host.hypervisor.connect", lambda _: object())
+    monkeypatch.setattr("generator.cluster.boot_image", lambda *_: object())
+    monkeypatch.setattr("generator.host.hypervisor.boot", stop)
+    for words in ((), ("--memory", 2048)):
+        result = bake("up", *words)
+        assert result.err.endswith("error: far enough\n")
+    assert [len(plan.nodes) for plan in booted] == [5, 5]
+    assert all(plan.spec.auth.enabled for plan in booted)
+    assert [plan.vm.memory_mib for plan in booted] == [1024, 2048]
+    assert "~ vm.memory: 1024 → 2048" in result.err
+    refused = bake("up", "--nodes", 3)
+    assert (refused.code, len(booted)) == (2, 2)
 
 
 def test_files_of_the_users_are_found_from_anywhere(

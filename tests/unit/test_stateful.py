@@ -41,7 +41,7 @@ EXAMPLES = int(os.environ.get("BAKE_EXAMPLES", "8"))
 PROFILES = {
     "default": "",
     "hardened": (Path(__file__).parents[2] / "profiles/hardened.yaml").read_text(),
-    "own.yaml": "pki: {subject: {organization: k8s}, leafDays: 300}\netcd: {options: {quota-backend-bytes: 4000000000}}\n",
+    "own.yaml": "pki: {subject: {organization: k8s}, leafDays: 300}\netcd: {options: {max-txn-ops: 256}}\n",
 }
 FLAGS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "--nodes": (("nodes",), (1, 2, 3, 4)),
@@ -164,7 +164,7 @@ class Commands(RuleBasedStateMachine):
         return self.apart(act, cut)
 
     def apart(self, act: Callable[[], object], cut: int | None) -> End:
-        """Do it in a fork, which is killed at some point if `cut`; the folder is then the old one or a whole new one."""
+        """Do it in a fork, which is killed at some point if `cut`: the folder is the old one or a whole new one."""
 
         def cutting() -> None:
             if cut:
@@ -189,7 +189,7 @@ class Commands(RuleBasedStateMachine):
         command=st.sampled_from(["bake", "bake", "bake", "check"]),
         profile=st.none() | st.sampled_from(list(PROFILES)),
         config=st.none() | FILES,
-        flags=st.fixed_dictionaries({}, optional={flag: st.sampled_from(values) for flag, (_, values) in FLAGS.items()}),
+        flags=st.fixed_dictionaries({}, optional={flag: st.sampled_from(FLAGS[flag][1]) for flag in FLAGS}),
         yes=st.booleans(),
         cut=CUTS,
     )
