@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import secrets
-import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.authorities import Authorities, Authority, kept_authority, key_path, pem_path
 from generator.errors import InputError, Problem, StaleError, UnsignedError
+from generator.etcdctl import etcdctl_env
 from generator.fields import plain
 from generator.host.store import Store
 from generator.keyring import IDENTITY, Keyring, load_keyring
@@ -248,41 +248,7 @@ def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Cr
     yield Artifact(IDENTITY, f"{trust.identity}\n".encode())
     spec = plain(plan.spec)
     yield Artifact(SPEC, yaml12.dump(spec).encode())
-    yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan))
-
-
-# bash names the file that it reads. Other shells do not, but have it open: /proc/self is the shell itself (also a
-# subshell) for what the shell opens without a program, and it reads the file through a descriptor of 10 or more.
-_FIND_FOLDER = """\
-# etcdctl's settings for this cluster. Source this file in sh or bash: it finds its folder, wherever that is moved to.
-bake_file=${BASH_SOURCE-}
-if [ -z "$bake_file" ]; then
-    read -r bake_pid bake_rest </proc/self/stat || :
-    for bake_open in /proc/"$bake_pid"/fd/[1-9][0-9]*; do
-        case $(readlink "$bake_open") in */etcdctl.env) bake_file=$bake_open ;; esac
-    done
-    bake_file=$(readlink "$bake_file")
-fi
-bake_folder=$(CDPATH='' cd -- "$(dirname -- "$bake_file")" 2>/dev/null && pwd -P)
-if [ ! -f "$bake_folder/pki/etcd-ca.pem" ]; then
-    echo "etcdctl.env: cannot find the cluster's files: keep this file, with its name, in the cluster's folder" >&2
-    unset bake_file bake_folder bake_open bake_pid bake_rest
-    return 1
-fi
-"""
-
-
-def _etcdctl_env(plan: ClusterPlan) -> bytes:
-    endpoints = shlex.quote(",".join(node.client_url for node in plan.nodes))
-    values = {
-        "API": "3",
-        "ENDPOINTS": endpoints,
-        "CACERT": f'"$bake_folder/{pem_path(pki.Role.CA)}"',
-        "CERT": f'"$bake_folder/{pem_path(pki.Role.CLIENT)}"',
-        "KEY": f'"$bake_folder/{key_path(pki.Role.CLIENT)}"',
-    }
-    exports = "".join(f"export ETCDCTL_{name}={value}\n" for name, value in values.items())
-    return f"{_FIND_FOLDER}{exports}unset bake_file bake_folder bake_open bake_pid bake_rest\n".encode()
+    yield Artifact(PurePosixPath("etcdctl.env"), etcdctl_env(plan))
 
 
 def load_seal(store: Store) -> tuple[Artifact, ...]:

@@ -167,7 +167,7 @@ def shown(changes: Iterable[Change]) -> list[str]:
 
 
 def kept(spec: ClusterSpec, said: Said, standing: Standing | None, profile: Mapping[str, Any] | None) -> list[str]:
-    """Fields that stand as an earlier version had them, and that this version would give another value.
+    """Fields that stand as an earlier version had them, and to which this version would give another value.
 
     `profile`: the fields of the profile that was chosen, as this version has them; None where that is not known.
     """
@@ -177,9 +177,6 @@ def kept(spec: ClusterSpec, said: Said, standing: Standing | None, profile: Mapp
     now = default | flat(profile or {})
     unsaid = set(FIELDS_ADDED) if said.profile is None else {*now, *data} - {("name",)}
     paths = [path for path in {**data, **now} if path in unsaid and path not in flat(said.fields)]
-    different = [path for path in paths if data.get(path) != now.get(path)]
-    return [f"{'.'.join(map(str, path))} {_stated(data, path)}, not {_stated(now, path)}" for path in different]
-
-
-def _stated(data: Mapping[Path, Any], path: Path) -> str:
-    return _text(data[path]) if path in data else "unset"
+    different = [path for path in paths if path in now and data.get(path) != now[path]]
+    names = {path: ".".join(map(str, path)) for path in different}
+    return [f"{name} {_text(data.get(path, 'unset'))}, not {_text(now[path])}" for path, name in names.items()]

@@ -18,13 +18,13 @@ LAYERS = """
     fields values auth spec yaml12 etcd_options
     plan rules said changes profile
     pki.credential pki.encryption pki.profiles pki.request pki.issue pki.authority pki.inspection pki
-    render steps seed archive domain
+    render steps seed archive domain etcdctl
     host.apt_sources host.store host.image_build host.image host.image_custom
     host.console host.tls host.hello host.etcd_api host.etcd host.observe host.report
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.boot host.hypervisor.lifecycle host.hypervisor.terminal
     host.hypervisor
-    authorities keyring signing bake standing
+    authorities keyring signing bake remembered
     checks.check checks.members checks.ports checks verify judges controls audit
     cluster removal certificates rotation
     options cli.shared cli.files cli.cluster cli.certificates cli

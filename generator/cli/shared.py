@@ -71,7 +71,7 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
 def load(options: Mapping[str, Any]) -> Loaded:
     """What the options say, laid over what stands."""
     from generator import profile
-    from generator.standing import find_standing
+    from generator.remembered import find_standing
 
     flags = {
         flag: (path, options[parameter(flag)])

@@ -349,7 +349,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("answer", "code", "nodes"), [("y\n", 0, 1), ("n\n", 1, 3), ("\n", 1, 3), ("", 130, 3)])
+@pytest.mark.parametrize(("answer", "code", "nodes"), [("y\n", 0, 1), ("n\n", 1, 3), ("\n", 1, 3)])
 def test_a_terminal_is_asked(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, picture: Picture, answer: str, code: int, nodes: int
 ) -> None:
