@@ -54,10 +54,14 @@ class _Group(click.Group):
 def bake(ctx: click.Context, /, **options: Any) -> None:
     """Bake NoCloud ISOs that assemble themselves into a TLS-only etcd cluster.
 
+    For a cluster that was baked before, a command without options means the cluster as it stands. A flag changes its own
+    field; --config and --profile replace what an earlier file or profile set.
+
     \b
     Examples:
       bake --nodes 3                     make three ISOs below out/etcd/
       bake --nodes 3 --profile classic   the same, to the letter of the document
+      bake --nodes 5                     later: add two nodes, change nothing else
       bake check --config cluster.yaml   show what would be made, and every problem
       bake up --nodes 3                  bake, boot, wait and verify
       bake seal                          no node may start a cluster any more
