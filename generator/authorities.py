@@ -21,7 +21,6 @@ from generator.host.store import Store
 from generator.pki import Credential, Elsewhere, Issuer, Role
 from generator.plan import ClusterPlan
 from generator.spec import CaSpec, ClusterSpec
-from generator.standing import settle
 
 CHANGE = PurePosixPath("ca-change")  # the phase, while a change is under way
 MAX_PEM = 1 << 16
@@ -261,7 +260,6 @@ def _refuse_other(name: str, stated: CaSpec, authority: Issuer, where: str) -> N
 
 def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
     """Whether a CA's key, in the folder or where the spec says, cannot be used without a passphrase."""
-    spec = settle(spec, store)
     return any(pki.is_encrypted(_key_of(store, spec, role)) for role in pki.authority_roles(spec.pki))
 
 

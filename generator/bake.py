@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import secrets
-import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,16 +17,17 @@ from generator import RELEASED, pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.authorities import Authorities, Authority, kept_authority, key_path, pem_path
-from generator.errors import BakeError, InputError, Problem, UnsignedError
+from generator.errors import BakeError, InputError, Problem, StaleError, UnsignedError
+from generator.etcdctl import etcdctl_env
 from generator.fields import plain
 from generator.host.store import Store
 from generator.keyring import IDENTITY, OPERATOR, PERMIT, Keyring, load_keyring
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.profile import load
+from generator.profile import load_kept
 from generator.render import Trust
+from generator.said import INPUT, SPEC, Said, parse_said
 from generator.signing import REQUESTS, Signed, sign_elsewhere
 from generator.spec import ClusterSpec
-from generator.standing import settle
 
 Report = Callable[[str], None]
 SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may start a cluster
@@ -35,11 +35,23 @@ SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may
 
 @dataclass(frozen=True, slots=True)
 class Baked:
-    """A baked cluster: its plan, its folder, and the files that this run changed."""
+    """A baked cluster: its plan, its folder, and the files that this run changed; `differences` has their signs, and
+    what was removed."""
 
     plan: ClusterPlan
     folder: Path
     changed: tuple[str, ...]
+    differences: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """What the user said, and agreed to where it changes a cluster. `digest`: of the folder that it was compared with.
+    `announce` is given the files that will change, just before they do."""
+
+    said: Said
+    digest: str
+    announce: Callable[[tuple[tuple[str, str], ...]], None]
 
 
 def bake(
@@ -51,19 +63,24 @@ def bake(
     passphrase: bytes | None = None,
     renew: Collection[str] = (),
     change: Callable[[Authorities], Authorities] = lambda found: found,
+    agreed: Agreed | None = None,
 ) -> Baked:
     """Make everything a cluster needs to boot, and write it below the store's folder.
 
-    `passphrase`: what the CA's key is encrypted with, or is to be. The owners in `renew` (`pki.Wanted`) get new
-    certificates even where theirs are still good; what all nodes share is new for all. The operator's is renewed before
-    it ends. `change`: of the CAs that there are.
+    `agreed`: left out, what was said earlier still holds, as far as the spec has it. Raises StaleError where the folder
+    is another one by now. `passphrase`: what the CA's key is encrypted with, or is to be. The owners in `renew`
+    (`pki.Wanted`) get new certificates even where theirs are still good; what all nodes share is new for all. The
+    operator's is renewed before it ends. `change`: of the CAs that there are.
     """
     check_clock(now)
     extras = read_archive(spec.install)
     store.check()
-    plan = plan_cluster(settle(spec, store))
+    plan = plan_cluster(spec)
     with store.locked(report):
         store.check()
+        if agreed and store.digest() != agreed.digest:
+            raise StaleError(f"another run of bake has changed {store.folder} meanwhile", hint="the same command again")
+        said = (agreed.said.file,) if agreed else _kept_said(store, spec)
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
         if found.begins and found.begins > now:
             report(f"warning: {_two_clocks(found.begins, now)}")
@@ -71,7 +88,7 @@ def bake(
         found = found.without(plan, [*renew, *([OPERATOR] if ends else [])])
         signed = sign_elsewhere(store, plan, found, now=now)
         if signed.missing:
-            _ask(store, signed)
+            _ask(store, signed, said)
         found, sealed = signed.keyring, load_seal(store)
         issuers, there = found.authorities.issuers, (found.client, found.nodes, found.users)
         if (days := pki.days_cut_short(plan, issuers, *there, now=now)) is not None:
@@ -83,16 +100,25 @@ def bake(
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
-            work = _everything(
-                plan, found, extras, sealed, store.folder, now=now, passphrase=passphrase, new_key=new_key
-            )
-            for artifact in chain(signed.files, work):
+            work = _everything(plan, found, extras, sealed, now=now, passphrase=passphrase, new_key=new_key)
+            for artifact in chain(signed.files, said, work):
                 folder.write(artifact)
             for path in signed.taken:
                 folder.leave_behind(path)
+            differences = folder.differences
+            if agreed:
+                agreed.announce(differences)
     if ends:
         report(f"the operator has a new certificate: the one before ends on {ends:%Y-%m-%d}")
-    return Baked(plan, store.folder, tuple(folder.changed))
+    return Baked(plan, store.folder, tuple(folder.changed), differences)
+
+
+def _kept_said(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
+    raw = store.read(INPUT)
+    if raw is None or str(INPUT) not in store.manifest():
+        return ()
+    said, _ = parse_said(raw.decode(), str(store.folder / INPUT))
+    return (said.held_by(spec).file,)
 
 
 def _everything(
@@ -100,7 +126,6 @@ def _everything(
     found: Keyring,
     extras: tuple[Artifact, ...],
     sealed: tuple[Artifact, ...],
-    folder: Path,
     *,
     now: datetime,
     passphrase: bytes | None,
@@ -128,7 +153,7 @@ def _everything(
         plan, issuer, peer_authority=peer_issuer, now=now, client=client, kept=found.nodes, new_key=new_key
     )
     yield from authorities.files()
-    yield from operator_files(plan, trust, {str(pki.Role.CLIENT): client, **users}, folder)
+    yield from operator_files(plan, trust, {str(pki.Role.CLIENT): client, **users})
     yield from sealed
     for node, credentials in zip(plan.nodes, nodes, strict=True):
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(sealed))
@@ -139,11 +164,11 @@ def _cut_short(plan: ClusterPlan, days: int) -> str:
     return f"warning: {text}\n  hint: bake certs rotate --ca gives a running cluster a new CA"
 
 
-def _ask(store: Store, signed: Signed) -> NoReturn:
-    """Leave requests beside what is there. Raises UnsignedError, always."""
+def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
+    """Leave requests beside what is there; for a new cluster, with what was said. Raises UnsignedError, always."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
     with store.replacing() as folder:
-        for artifact in (identity, *signed.files):
+        for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else said)):
             folder.write(artifact)
         folder.keep_others()
     raise UnsignedError(
@@ -162,7 +187,7 @@ def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> b
     permit, iso = PurePosixPath(first.name) / seed.PERMIT, PurePosixPath(first.name) / seed.SEED_ISO
     with store.locked(report):
         store.check()
-        if plan_cluster(load(config=store.folder / "cluster.yaml").spec).nodes != plan.nodes:
+        if plan_cluster(load_kept(store.folder / SPEC)).nodes != plan.nodes:
             raise BakeError("another command has changed this cluster's nodes meanwhile", hint="bake seal")
         mark = load_seal(store)
         image = store.read(iso)
@@ -194,7 +219,7 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
         lambda: check_clock(now),
         lambda: read_archive(spec.install),
         store.check,
-        lambda: _take_stock(store, plan_cluster(settle(spec, store)), now, passphrase),
+        lambda: _take_stock(store, plan_cluster(spec), now, passphrase),
     ):
         try:
             look()
@@ -243,9 +268,7 @@ def node_files(
         yield Artifact(node.name / file.path, file.data, file.mode, file.secret)
 
 
-def operator_files(
-    plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential], folder: Path
-) -> Iterator[Artifact]:
+def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential]) -> Iterator[Artifact]:
     """What the operator keeps: client certificates, the resolved spec, an environment for etcdctl, which cluster this
     is, and the permit: a node's ISO loses its copy when the cluster is sealed."""
     for stem, client in clients.items():
@@ -254,19 +277,8 @@ def operator_files(
     yield Artifact(IDENTITY, f"{trust.identity}\n".encode())
     yield Artifact(PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True)
     spec = plain(plan.spec)
-    yield Artifact(PurePosixPath("cluster.yaml"), yaml12.dump(spec).encode())
-    yield Artifact(PurePosixPath("etcdctl.env"), _etcdctl_env(plan, folder))
-
-
-def _etcdctl_env(plan: ClusterPlan, folder: Path) -> bytes:
-    values = {
-        "ETCDCTL_API": "3",
-        "ETCDCTL_ENDPOINTS": ",".join(node.client_url for node in plan.nodes),
-        "ETCDCTL_CACERT": str(folder / pem_path(pki.Role.CA)),
-        "ETCDCTL_CERT": str(folder / pem_path(pki.Role.CLIENT)),
-        "ETCDCTL_KEY": str(folder / key_path(pki.Role.CLIENT)),
-    }
-    return b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in values.items())
+    yield Artifact(SPEC, yaml12.dump(spec).encode())
+    yield Artifact(PurePosixPath("etcdctl.env"), etcdctl_env(plan))
 
 
 def load_seal(store: Store) -> tuple[Artifact, ...]:

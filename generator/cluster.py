@@ -1,10 +1,10 @@
-"""The stories of a cluster that runs: up, status, verify, console, down, destroy."""
+"""The stories of a cluster that runs: up, status, verify, console, down."""
 
 from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from generator import bake as baking
 from generator import verify as verification
 from generator.auth import NOBODY
 from generator.authorities import load_phase
-from generator.bake import SEALED, Report, bake
+from generator.bake import SEALED, Agreed, Report, bake
 from generator.boot_progress import follow_nodes, raise_refusal, without_refused
 from generator.errors import BakeError, InputError
 from generator.host import hypervisor
@@ -26,9 +26,9 @@ from generator.host.store import Store
 from generator.keyring import load_identity
 from generator.pki import Role, user_stem
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.progress import Progress, Silent
+from generator.profile import load_kept
+from generator.progress import Progress
 from generator.spec import ClusterSpec
-from generator.standing import baked_spec
 from generator.verify import Verification
 
 
@@ -64,21 +64,29 @@ class Cluster:
 def open_cluster(store: Store) -> Cluster:
     """What an earlier bake left in the store's folder. Raises InputError where there is nothing."""
     store.check()
-    identity, spec = load_identity(store), baked_spec(store)
-    if spec is None or identity is None:
+    identity = load_identity(store)
+    if store.read("cluster.yaml") is None or identity is None:
         where = f"there is no cluster {store.cluster!r} in {store.out}"
         raise InputError.one("--name", where, "bake it first, or say where it is with --out")
-    return Cluster(store=store, plan=plan_cluster(spec), cluster_id=identity[:16])
+    plan = plan_cluster(load_kept(store.folder / "cluster.yaml"))
+    return Cluster(store=store, plan=plan, cluster_id=identity[:16])
 
 
 def up(
-    spec: ClusterSpec, store: Store, boot: Boot, *, now: datetime, progress: Progress, passphrase: bytes | None = None
+    spec: ClusterSpec,
+    store: Store,
+    boot: Boot,
+    *,
+    now: datetime,
+    progress: Progress,
+    passphrase: bytes | None = None,
+    agreed: Agreed | None = None,
 ) -> Verification:
     """Bake, boot, wait until every node has settled, verify. The cluster is sealed as soon as its first node votes."""
     connection = hypervisor.connect(boot.uri)
     _refuse_lost(connection, spec, store)
     image = boot_image(spec, boot.cache, progress.line)
-    bake(spec, store, now=now, report=progress.line, passphrase=passphrase)
+    bake(spec, store, now=now, report=progress.line, passphrase=passphrase, agreed=agreed)
     cluster = open_cluster(store)
     refusal = hypervisor.find_refusal(connection, cluster.plan, cluster_id=cluster.cluster_id)
     nodes = without_refused(cluster.plan, refusal, progress.line)
@@ -165,20 +173,26 @@ def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: dat
     return Sealing(node=node.name, files=changed, vm=vm, warnings=())
 
 
-def seal(cluster: Cluster, *, uri: str | None, now: datetime, report: Report) -> Sealing:
-    """Seal a cluster wherever it runs. Always safe: what stands needs no permit."""
-    connection = connect_if_possible(uri)
+def seal(
+    cluster: Cluster, *, uri: str | None, now: datetime, report: Report, consent: Callable[[str], None]
+) -> Sealing:
+    """Seal a cluster wherever it runs. `consent` is called where no member shows that it stands."""
+    connection, doubt = connect_if_possible(uri), _doubt(cluster)
+    if doubt and not cluster.sealed:
+        consent(doubt)
     done = seal_everywhere(connection, cluster, now=now, report=report)
     iso = cluster.store.folder / done.node / "seed.iso"
-    warnings = []
-    if done.vm is None:
-        warnings.append(f"{done.node} has no VM here: replace its ISO by hand where it runs, with {iso}")
+    by_hand = f"{done.node} has no VM here: replace its ISO by hand where it runs, with {iso}"
+    return replace(done, warnings=tuple(filter(None, (by_hand if done.vm is None else "", doubt))))
+
+
+def _doubt(cluster: Cluster) -> str:
     try:
-        if not verification.answers(cluster.plan, verification.client_files(cluster.store.folder)):
-            warnings.append(_NOBODY)
+        if verification.answers(cluster.plan, verification.client_files(cluster.store.folder)):
+            return ""
+        return "no member answers; a sealed cluster can no longer be started for the first time"
     except BakeError as error:  # what it takes to ask is not installed
-        warnings.append(f"cannot ask the members: {error.message}")
-    return replace(done, warnings=tuple(warnings))
+        return f"cannot ask the members: {error.message}"
 
 
 def connect_if_possible(uri: str | None) -> Connection | None:
@@ -189,9 +203,6 @@ def connect_if_possible(uri: str | None) -> Connection | None:
         if uri is not None:
             raise
         return None
-
-
-_NOBODY = "no member answers: sealed all the same; the cluster cannot be started for the first time any more"
 
 
 def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
@@ -253,22 +264,3 @@ def down(cluster: Cluster, *, uri: str | None, progress: Progress) -> tuple[str,
     return hypervisor.down(
         hypervisor.connect(uri), cluster.plan, cluster_id=cluster.cluster_id, report=progress.line
     )
-
-
-def destroy(store: Store, *, uri: str | None) -> tuple[str, ...]:
-    """Remove the cluster's VMs, disks and network; returns their names. Works when the baked files are gone."""
-    cluster_id = (load_identity(store) or "")[:16]
-    removed = hypervisor.destroy(hypervisor.connect(uri), store.cluster, cluster_id=cluster_id)
-    return (*removed, *_unseal_destroyed(store, removed))
-
-
-def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
-    """Allow the files to start a cluster again where every node of theirs, with its disk, was removed just now."""
-    try:
-        nodes = open_cluster(store).plan.nodes
-    except InputError:
-        return  # the baked files are gone, and the mark with them
-    if {node.domain for node in nodes} <= set(removed):
-        with store.locked(Silent().line):
-            if store.remove(SEALED):
-                yield str(store.folder / SEALED)

@@ -1,6 +1,8 @@
 """What can go wrong, and the exit code each kind ends in.
 
     BakeError            1  something failed
+    ├── DeclinedError    1  the user answered no; nothing was done
+    ├── StaleError       1  another run changed the cluster meanwhile; nothing was done
     ├── InputError       2  what the user said is wrong; nothing was written
     ├── UnhealthyError   3  the cluster answers, but not as it should
     └── WaitTimeoutError 4  it did not get there in time
@@ -58,6 +60,14 @@ class InputError(BakeError):
     def one(cls, where: str, message: str, hint: str | None = None) -> InputError:
         """The common case: a single problem."""
         return cls([Problem(where, message, hint)])
+
+
+class DeclinedError(BakeError):
+    """The user was asked, and answered no."""
+
+
+class StaleError(BakeError):
+    """The cluster's folder is not the one that the changes were compared with."""
 
 
 class UnhealthyError(BakeError):

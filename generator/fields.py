@@ -45,7 +45,7 @@ def setting(read: Read, description: str, *, default: Any = MISSING, default_fac
 
 def section(kind: type[T], *, flag: str | None = None) -> T:
     """A field that is a section of its own. `flag`: the one of its fields that true or false alone stands for."""
-    return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind})
+    return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 
 
 def one(parse: Parse) -> Read:
@@ -154,6 +154,21 @@ def _read_field(info: Field[Any], value: Any, path: Path, wrong: list[Wrong]) ->
 def settings_of(kind: Any) -> dict[str, Field[Any]]:
     """The fields of a section by their names in a file."""
     return {camel(info.name): info for info in fields(kind)}
+
+
+def leaf_paths(kind: Any, data: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
+    """The path of each setting that raw data states, which `kind` accepts. A list is one, a mapping's entries many."""
+    for key, value in data.items():
+        info, here = settings_of(kind).get(key), (*path, key)
+        section_kind = info.metadata.get("section") if info else None
+        if section_kind and isinstance(value, dict):
+            yield from leaf_paths(section_kind, value, here)
+        elif section_kind and info and info.metadata["flag"]:
+            yield (*here, info.metadata["flag"])
+        elif isinstance(value, dict):
+            yield from ((*here, entry) for entry in value)
+        else:
+            yield here
 
 
 def camel(name: str) -> str:

@@ -65,6 +65,8 @@ quiet_option = _stack(
     click.option("-q", "--quiet", is_flag=True, help="Only errors."),
     click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="With a failure, show a traceback too."),
 )
+# No variable: consent is given for one command.
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask, also where something is lost for good.")
 name_option = option("--name", default="etcd", show_default=True, help="Name of the cluster.")
 connect_option = option("--connect", help="libvirt URI; left out, libvirt's own rules decide.")
 passphrase_option = option(
@@ -73,8 +75,12 @@ passphrase_option = option(
     help="A file whose first line is the passphrase of the CA's key; a key that is not encrypted is then.",
 )
 spec_options = _stack(
-    option("--profile", default="default", show_default=True, help="A profile's name or file."),
-    option("--config", type=click.Path(path_type=Path), help="A cluster.yaml."),
+    option("--profile", help="A profile's name or file; left out, the one that the cluster has, else default."),
+    option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="A cluster.yaml; left out, the fields that were set before keep their values.",
+    ),
     *(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
     passphrase_option,
     out_option,

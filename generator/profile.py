@@ -1,25 +1,29 @@
 """Profile, cluster file and flags, laid over each other, become a `ClusterSpec` — or every problem at once.
 
-Flags win over the file, the file over the profile. Each value remembers where it came from, so a problem
-points at the line or the flag that caused it.
+Flags win over the file, the file over the profile, the profile over what stands. Each value remembers where it came
+from, so a problem points at the line or the flag that caused it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from generator import yaml12
+from generator import changes, yaml12
 from generator.errors import InputError, Problem
 from generator.fields import Wrong, named, settings_of
+from generator.plan import settle_peers
 from generator.rules import check_spec
+from generator.said import INPUT, SPEC, Said, Standing, absolute, canonical, put, with_added
 from generator.spec import ClusterSpec, read_spec
 
 _Path = tuple[str | int, ...]
+Flags = Mapping[str, tuple[_Path, Any]]
 _HERE = Path(__file__).parent
 # In the source tree the profiles lie beside the package; in a wheel, inside it.
 PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles", _HERE) if path.is_dir())
@@ -27,10 +31,15 @@ PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles",
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A spec, and what is allowed but deserves a word (such as an even number of members)."""
+    """A spec, and what is allowed but deserves a word (such as an even number of members).
+
+    `said`: the fields that were set, now or earlier; `standing`: the cluster as it was baked, None for a new one.
+    """
 
     spec: ClusterSpec
     warnings: tuple[Problem, ...]
+    said: Said
+    standing: Standing | None
 
 
 @dataclass(slots=True)
@@ -39,6 +48,12 @@ class _Layers:
 
     value: dict[str, Any] = field(default_factory=dict)
     origins: dict[_Path, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any], origins: Mapping[_Path, str]) -> _Layers:
+        layers = cls()
+        layers.lay(value, origins)
+        return layers
 
     def lay(self, value: Mapping[str, Any], origins: Mapping[_Path, str], path: _Path = ()) -> None:
         target = self.value
@@ -49,7 +64,7 @@ class _Layers:
             if isinstance(item, dict) and isinstance(target.get(key), dict):
                 self.lay(item, origins, here)
             else:
-                target[key] = item
+                target[key] = deepcopy(item)
             self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
 
     def has_room(self, path: _Path) -> bool:
@@ -92,29 +107,78 @@ def profile_path(name: str) -> Path:
 
 
 def load(
-    *, profile: str = "default", config: Path | None = None, flags: Mapping[str, tuple[_Path, Any]] | None = None
+    *,
+    profile: str | None = None,
+    config: Path | None = None,
+    flags: Flags | None = None,
+    find: Callable[[str], Standing | None] = lambda _name: None,
+    folder: Path | None = None,
 ) -> Loaded:
-    """Lay profile, cluster file and flags over each other and check the result.
+    """Lay profile, cluster file and flags over what stands, and check the result.
 
-    `flags` maps a flag (`--nodes`) to the path of the field it sets and its value.
+    `flags` maps a flag (`--nodes`) to the path of the field it sets and its value. `find` looks for a cluster that was
+    baked, by its name; what it was given then holds again where neither a profile nor a file is given now. `folder`:
+    what the paths in them are relative to; None leaves them alone.
     Raises InputError with every problem found.
     """
+    upper = _Layers() if config is None else _read(config, folder)
+    lower = _Layers() if profile is None else _read(profile_path(profile), folder)
+    _lay_flags(upper, flags or {}, folder, over=lower)
+    name = upper.value.get("name", lower.value.get("name", "etcd"))
+    standing = find(name)
+    if standing and not standing.is_known and config is None:
+        rule = "is not as it was baked, so it is not known what stands"
+        raise InputError.one(f"{standing.where}/{SPEC}", rule, "undo the change; or: --config FILE, with all fields")
+    if profile is None:
+        profile, lower = _kept_profile(standing) if standing else ("default", _read(profile_path("default"), folder))
+    if config is None and standing and standing.said:
+        given, upper = upper, _Layers.of(standing.said.fields, standing.said_origins)
+        upper.lay(given.value, given.origins)
     layers = _Layers()
-    for path in filter(None, (profile_path(profile), config)):
-        document = yaml12.load_file(path)
-        if not isinstance(document.value, dict):
-            raise InputError.one(f"{path}:1:1", "is not a mapping", "begin with `apiVersion: bake/v1`")
-        _refuse_other_file(document.value, path)
-        layers.lay(document.value, document.positions)
-    for flag, (field_path, value) in (flags or {}).items():
+    if standing:
+        layers.lay(standing.without_said() | {"name": name}, standing.origins)
+    layers.lay(lower.value, lower.origins)
+    layers.lay(upper.value, upper.origins)
+    return _check(layers, profile, lower, upper, standing)
+
+
+def load_kept(path: Path) -> ClusterSpec:
+    """The spec that an earlier bake wrote."""
+    layers = _read(path, None)
+    layers.value = with_added(layers.value)
+    return _check(layers, None, _Layers(), _Layers(), None).spec
+
+
+def kept_fields(loaded: Loaded) -> list[str]:
+    """Fields that stand otherwise than this version, with its profiles, would have them now."""
+    said = loaded.said
+    current = _read(profile_path(said.profile), None).value if said.profile in profile_names() else said.profile_fields
+    return changes.kept(loaded.spec, said, loaded.standing, canonical(current))
+
+
+def _read(path: Path, folder: Path | None) -> _Layers:
+    document = yaml12.load_file(path)
+    if not isinstance(document.value, dict):
+        raise InputError.one(f"{path}:1:1", "is not a mapping", "begin with `apiVersion: bake/v1`")
+    _refuse_other_file(document.value, path)
+    return _Layers.of(absolute(document.value, folder) if folder else document.value, document.positions)
+
+
+def _kept_profile(standing: Standing) -> tuple[str | None, _Layers]:
+    """The profile as it was when it was chosen: a newer version of it changes nothing before it is chosen again."""
+    said = standing.said
+    if said is None:
+        return None, _Layers()
+    where = f"{standing.where}/{INPUT} (profile {said.profile})"
+    return said.profile, _Layers.of(said.profile_fields, {(key,): where for key in said.profile_fields})
+
+
+def _lay_flags(layers: _Layers, flags: Flags, folder: Path | None, *, over: _Layers) -> None:
+    for flag, (path, value) in flags.items():
         nested: dict[str, Any] = {}
-        inner = nested
-        for key in field_path[:-1]:
-            inner = inner.setdefault(str(key), {})
-        inner[str(field_path[-1])] = value
-        if layers.has_room(field_path[:-1]):
-            layers.lay(nested, {field_path: flag})
-    return _check(layers)
+        put(nested, path, value)
+        if layers.has_room(path[:-1]) and over.has_room(path[:-1]):
+            layers.lay(absolute(nested, folder) if folder else nested, {path: flag})
 
 
 def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
@@ -125,14 +189,22 @@ def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
         raise InputError.one(f"{path}:1:1", message, "begin with `apiVersion: bake/v1`")
 
 
-def _check(layers: _Layers) -> Loaded:
+def _check(
+    layers: _Layers, profile: str | None, lower: _Layers, upper: _Layers, standing: Standing | None
+) -> Loaded:
     spec, wrong = read_spec(layers.value)
     problems = [Problem(layers.where(each.path), each.message, _hint(each)) for each in wrong]
     refused, warnings = check_spec(spec)
     problems += [Problem(layers.where(path), message, hint) for path, message, hint in refused]
     if problems:
         raise InputError(sorted(dict.fromkeys(problems), key=lambda problem: _order(problem.where)))
-    return Loaded(spec, tuple(Problem(layers.where(path), message, hint) for path, message, hint in warnings))
+    kept = standing.spec if standing else None
+    return Loaded(
+        spec=settle_peers(spec, kept.pki if kept else None),
+        warnings=tuple(Problem(layers.where(path), message, hint) for path, message, hint in warnings),
+        said=Said(profile=profile, profile_fields=canonical(lower.value), fields=canonical(upper.value)),
+        standing=standing,
+    )
 
 
 def _order(where: str) -> tuple[str, int, int]:

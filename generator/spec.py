@@ -332,3 +332,8 @@ def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[Wrong]]:
     wrong: list[Wrong] = []
     spec: ClusterSpec = section_of(ClusterSpec)(data, (), wrong)
     return spec, wrong
+
+
+# Fields that the cluster.yaml of an older cluster may lack, with the value that was in force before there was such a
+# field, where that is not the default: a newer bake must not change a cluster by a field that nobody could have set.
+FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

@@ -37,7 +37,7 @@ def fleet(nodes: int, out: Path) -> None:
     trust = Trust(identity="0" * 32, ca_pem=authority.cert_pem)
     authorities = Authorities(issuing={Role.CA: kept_authority(authority, None)}, others={}, phase=None)
     with store.locked(lambda _: None), store.replacing() as folder:
-        for artifact in (*authorities.files(), *operator_files(plan, trust, {"etcd-client": client}, store.folder)):
+        for artifact in (*authorities.files(), *operator_files(plan, trust, {"etcd-client": client})):
             folder.write(artifact)
         for start in range(0, nodes, MEMBERS):
             part = replace(plan, nodes=plan.nodes[start : start + MEMBERS])

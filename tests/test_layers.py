@@ -16,16 +16,16 @@ PACKAGE = Path(__file__).parent.parent / "generator"
 LAYERS = """
     errors artifact progress
     fields values access auth spec yaml12 etcd_values etcd_options
-    plan rules profile
+    plan rules said changes profile
     pki.credential pki.encryption pki.profiles pki.request pki.issue pki.authority pki.inspection pki
-    render steps seed archive domain
+    render steps seed archive domain etcdctl
     host.apt_sources host.folders host.manifest host.store host.image_build host.image host.image_custom
     host.console host.tls host.hello host.etcd_api host.etcd host.observe host.report
     host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
     host.hypervisor.pool host.hypervisor.medium host.hypervisor.firewall host.hypervisor.boot
     host.hypervisor.lifecycle host.hypervisor.terminal host.hypervisor
-    standing authorities keyring signing bake checks.check checks.members checks.ports checks
-    verify judges controls audit boot_progress cluster certificates rotation
+    authorities keyring signing bake remembered checks.check checks.members checks.ports checks
+    verify judges controls audit boot_progress cluster removal certificates rotation
     options cli.shared cli.files cli.cluster cli.certificates cli
 """.split()  # noqa: SIM905  it is a drawing
 

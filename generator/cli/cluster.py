@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from generator.cli.files import bake
 from generator.cli.shared import (
+    bake_agreed,
     ca_passphrase,
     cache,
-    load,
+    confirm,
     open_cluster,
     print_json,
     print_table,
     progress_of,
+    reporter,
     show_names,
     show_verification,
 )
-from generator.options import cluster_options, spec_options, up_options
+from generator.options import cluster_options, spec_options, up_options, yes_option
+
+if TYPE_CHECKING:
+    from generator.bake import Agreed
+    from generator.changes import Change
+    from generator.profile import Loaded
 
 
 @bake.command()
 @spec_options
 @up_options
+@yes_option
 def up(**options: Any) -> None:
     """Bake, boot under libvirt, wait until every member votes, and verify.
 
-    Running it again completes what is missing and changes no more. Running nodes refuse a node that was added to the
-    cluster later, until they are restarted: then bake does not boot it, and ends with 3 and the nodes to restart.
+    Running it again, without options, completes what is missing and changes nothing else. Running nodes refuse a node
+    that was added to the cluster later, until they are restarted: then bake does not boot it, and ends with 3 and the
+    nodes to restart.
 
     \b
     Examples:
@@ -39,37 +49,43 @@ def up(**options: Any) -> None:
       bake up --nodes 5 --memory 2048 --connect qemu+ssh://host/system
       bake up --config cluster.yaml --wait 300 -o json
     """
+    try:
+        folder, result, changes = bake_agreed(options, partial(_up, options))
+    except KeyboardInterrupt:
+        click.echo("The same command goes on from here; bake destroy removes what is there.", err=True)
+        raise
+    show_verification(result, options, changes=[change.data for change in changes])
+    if options["output"] == "text" and not options["quiet"]:
+        click.echo(f"To use it: . {folder}/etcdctl.env; etcdctl member list", err=True)
+
+
+def _up(options: Mapping[str, Any], loaded: Loaded, agreed: Agreed, changes: list[Change]) -> Any:
     from generator import cluster
     from generator.host.store import Store
     from generator.plan import name_nodes
 
-    loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
     passphrase = ca_passphrase(options, loaded.spec, store)
     boot = cluster.Boot(
         uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=options["cache"] or cache()
     )
-    try:
-        with progress_of(name_nodes(loaded.spec), options) as progress:
-            result = cluster.up(
-                loaded.spec, store, boot, now=datetime.now(UTC), progress=progress, passphrase=passphrase
-            )
-    except KeyboardInterrupt:
-        click.echo("The same command goes on from here; bake destroy removes what is there.", err=True)
-        raise
-    show_verification(result, options)
-    if options["output"] == "text" and not options["quiet"]:
-        click.echo(f"To use it: . {store.folder}/etcdctl.env; etcdctl member list", err=True)
+    with progress_of(name_nodes(loaded.spec), options) as progress:
+        result = cluster.up(
+            loaded.spec, store, boot, now=datetime.now(UTC), progress=progress, passphrase=passphrase, agreed=agreed
+        )
+    return store.folder, result, changes
 
 
 @bake.command()
+@yes_option
 @cluster_options
 def seal(**options: Any) -> None:
     """Withdraw the first node's right to start a cluster; `bake up` does it by itself.
 
     Run it as soon as the cluster stands. From then on a first node that lost its disk joins the others, and never
     starts a second cluster. Its VM's CD is exchanged, also while it runs. To undo it, for a cluster that is really
-    lost: delete the file `sealed` in the cluster's folder, and bake again.
+    lost: delete the file `sealed` in the cluster's folder, and bake again. Where no member answers, so that the cluster
+    may never have been started, it asks, or needs --yes.
 
     \b
     Examples:
@@ -79,8 +95,12 @@ def seal(**options: Any) -> None:
     from generator import cluster
 
     opened = open_cluster(options)
-    with progress_of((), options) as progress:
-        done = cluster.seal(opened, uri=options["connect"], now=datetime.now(UTC), report=progress.line)
+
+    def consent(doubt: str) -> None:
+        confirm(f"{doubt}. Seal it?", options, [doubt])
+
+    report = reporter(options)
+    done = cluster.seal(opened, uri=options["connect"], now=datetime.now(UTC), report=report, consent=consent)
     for warning in done.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if options["output"] == "json":
@@ -185,20 +205,28 @@ def down(**options: Any) -> None:
 
 
 @bake.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
+@click.option("--force", is_flag=True, help="Where the cluster's folder is lost: remove any cluster of that name.")
 @cluster_options
-def destroy(yes: bool, **options: Any) -> None:
+def destroy(force: bool, **options: Any) -> None:
     """Remove the cluster's VMs, disks and network, and nothing that is not its own. Keeps the baked files.
+
+    It shows what it removes, and asks; without a terminal it needs --yes.
 
     \b
     Examples:
       bake destroy
       bake destroy --name prod --yes
     """
-    from generator import cluster
+    from generator import removal
     from generator.host.store import Store
 
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Remove the VMs and disks of the cluster {options['name']!r}, with all its data?", abort=True)
-    removed = cluster.destroy(Store(options["out"], options["name"]), uri=options["connect"])
+    def consent(found: tuple[Any, ...]) -> None:
+        for each in found if not (options["quiet"] and options["yes"]) else ():
+            click.echo(f"- {each}", err=True)
+        question = f"Remove these VMs and disks of the cluster {options['name']!r}, with all their data?"
+        confirm(question, options, [f"the data of the cluster {options['name']!r}"])
+
+    store = Store(options["out"], options["name"])
+    removed = removal.destroy(store, uri=options["connect"], force=force, consent=consent)
     show_names("removed", removed, options)

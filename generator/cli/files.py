@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from generator import __version__
 from generator.cli.shared import (
+    bake_agreed,
     ca_passphrase,
     cache,
     load,
@@ -19,10 +21,14 @@ from generator.cli.shared import (
     progress_of,
     refuse_misplaced,
     reporter,
+    show_changes,
 )
-from generator.options import spec_options, up_options
+from generator.options import spec_options, up_options, yes_option
 
 if TYPE_CHECKING:
+    from generator.bake import Agreed, Baked
+    from generator.changes import Change
+    from generator.profile import Loaded
     from generator.spec import ClusterSpec
 
 EXIT_CODES = """
@@ -53,15 +59,20 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @spec_options
+@yes_option
 @click.version_option(__version__, prog_name="bake")
 @click.pass_context
 def bake(ctx: click.Context, /, **options: Any) -> None:
     """Bake NoCloud ISOs that assemble themselves into a TLS-only etcd cluster.
 
+    For a cluster that was baked before, a command without options means the cluster as it stands. A flag changes its
+    own field; --config and --profile replace what an earlier file or profile set.
+
     \b
     Examples:
       bake --nodes 3                     make three ISOs below out/etcd/
       bake --nodes 3 --profile classic   the same, to the letter of the document
+      bake --nodes 5                     later: add two nodes, change nothing else
       bake check --config cluster.yaml   show what would be made, and every problem
       bake up --nodes 3                  bake, boot, wait and verify
       bake seal                          no node may start a cluster any more
@@ -77,26 +88,37 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _bake(options: Mapping[str, Any]) -> None:
-    loaded = load(options)  # what is refused need not wait for the rest to be imported
-    from generator.bake import bake as run
-    from generator.host.store import Store
-
-    store = Store(options["out"], loaded.spec.name)
-    passphrase = ca_passphrase(options, loaded.spec, store)
-    baked = run(loaded.spec, store, now=datetime.now(UTC), report=reporter(options), passphrase=passphrase)
+    baked, changes = bake_agreed(options, partial(_make, options))
     nodes = [
         {"name": node.name, "address": str(node.address), "iso": str(baked.folder / node.name / "seed.iso")}
         for node in baked.plan.nodes
     ]
     if options["output"] == "json":
-        print_json(cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed))
+        print_json(
+            cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed),
+            changes=[change.data for change in changes],
+        )  # fmt: skip
     elif not options["quiet"]:
         print_table(nodes)
-        click.echo(_next_step(baked.changed), err=True)
+        click.echo(_next_step(baked.differences), err=True)
 
 
-def _next_step(changed: tuple[str, ...]) -> str:
-    if not changed:
+def _make(
+    options: Mapping[str, Any], loaded: Loaded, agreed: Agreed, changes: list[Change]
+) -> tuple[Baked, list[Change]]:
+    from generator.bake import bake as run
+    from generator.host.store import Store
+
+    store = Store(options["out"], loaded.spec.name)
+    passphrase = ca_passphrase(options, loaded.spec, store)
+    report = reporter(options)
+    return run(
+        loaded.spec, store, now=datetime.now(UTC), report=report, passphrase=passphrase, agreed=agreed
+    ), changes
+
+
+def _next_step(differences: tuple[tuple[str, str], ...]) -> str:
+    if not differences:
         return "Nothing changed: these are the ISOs of the last bake."
     return (
         "Attach each ISO to its VM as a CD-ROM, and run `bake seal` once the cluster stands; or let `bake up` do both. "
@@ -107,7 +129,7 @@ def _next_step(changed: tuple[str, ...]) -> str:
 @bake.command()
 @spec_options
 def check(**options: Any) -> None:
-    """Show the resolved spec, and every problem. Writes nothing.
+    """Show the resolved spec, every problem, and what a bake would change in a cluster that stands. Writes nothing.
 
     \b
     Examples:
@@ -116,14 +138,16 @@ def check(**options: Any) -> None:
     """
     loaded = load(options)
     from generator.bake import check as look
+    from generator.changes import compare
     from generator.host.store import Store
-    from generator.standing import settle
 
     store = Store(options["out"], loaded.spec.name)
     look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store))
-    spec = _spec_data(settle(loaded.spec, store))
+    spec, changes = _spec_data(loaded.spec), compare(loaded.standing, loaded.spec)
+    show_changes(changes, options, reporter(options))
     if options["output"] == "json":
-        print_json(spec=spec, warnings=[_problem_data(warning) for warning in loaded.warnings])
+        warnings = [_problem_data(warning) for warning in loaded.warnings]
+        print_json(spec=spec, warnings=warnings, changes=[change.data for change in changes])
     elif not options["quiet"]:
         from generator import yaml12
 

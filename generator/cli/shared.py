@@ -6,19 +6,23 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from generator.options import SPEC_FLAGS, parameter
 
 if TYPE_CHECKING:
+    from generator.bake import Agreed
+    from generator.changes import Change
     from generator.host.store import Store
     from generator.profile import Loaded
     from generator.progress import Progress
     from generator.spec import ClusterSpec
 
+T = TypeVar("T")
 FORMAT_VERSION = "1.0"  # of every -o json: the major number changes when a reader would break
 
 
@@ -56,13 +60,13 @@ def progress_of(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractCon
     return show_progress(nodes, quiet=options["quiet"])
 
 
-def show_verification(result: Any, options: Mapping[str, Any]) -> None:
+def show_verification(result: Any, options: Mapping[str, Any], **more: Any) -> None:
     from generator.checks import as_rows
     from generator.errors import UnhealthyError
     from generator.verify import verification_data
 
     if options["output"] == "json":
-        print_json(**verification_data(result))
+        print_json(**verification_data(result), **more)
     elif not options["quiet"]:
         print_table(as_rows(result.checks))
     if not result.healthy:
@@ -82,17 +86,91 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
 
 
 def load(options: Mapping[str, Any]) -> Loaded:
+    """What the options say, laid over what stands."""
     from generator import profile
+    from generator.remembered import find_standing
 
     flags = {
         flag: (path, options[parameter(flag)])
         for flag, (path, _, _) in SPEC_FLAGS.items()
         if options.get(parameter(flag)) is not None
     }
-    loaded = profile.load(profile=options["profile"], config=options["config"], flags=flags)
+    find = partial(find_standing, options["out"])
+    loaded = profile.load(
+        profile=options["profile"], config=options["config"], flags=flags, find=find, folder=Path.cwd()
+    )
     for warning in loaded.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
+    if not options["quiet"] and (kept := profile.kept_fields(loaded)):
+        click.echo(f"note: kept as it was baked, unlike what is default now: {'; '.join(kept)}", err=True)
     return loaded
+
+
+def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: Callable[[str], None]) -> None:
+    from generator.changes import shown
+
+    for line in shown(changes) if not options["quiet"] else ():
+        report(line)
+
+
+def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
+    """Show what changes, and ask where something is lost for good. Returns the changes."""
+    from generator.changes import compare, losses, shown
+
+    if not loaded.standing and (others := _others(options["out"])):
+        reporter(options)(f"a new cluster, {loaded.spec.name}; --name chooses one that is there: {', '.join(others)}")
+    changes = list(compare(loaded.standing, loaded.spec))
+    lost = losses(changes)
+    for line in shown(changes) if lost or not options["quiet"] else ():
+        click.echo(line, err=True)
+    if lost:
+        confirm("This cannot be undone. Go on?", options, lost)
+    return changes
+
+
+def _others(out: Path) -> list[str]:
+    return sorted(path.parent.name for path in out.glob("*/manifest.json"))
+
+
+def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[Change]], T]) -> T:
+    """Load, compare, ask, and run; from the beginning where another run has changed the cluster meanwhile."""
+    from generator.bake import Agreed
+    from generator.errors import StaleError
+
+    while True:
+        loaded = load(options)
+        changes = agree(loaded, options)
+
+        announce = partial(_announce, options, changes if loaded.standing else None)
+        digest = loaded.standing.digest if loaded.standing else ""
+        try:
+            return run(loaded, Agreed(said=loaded.said, digest=digest, announce=announce), changes)
+        except StaleError as error:
+            reporter(options)(f"{error.message}: starting over")
+
+
+def _announce(
+    options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
+) -> None:
+    """Show and note the files that change; a new cluster's are all new."""
+    from generator.changes import file_changes
+
+    if changes is not None:
+        files = file_changes(differences)
+        show_changes(files, options, reporter(options))
+        changes += files
+
+
+def confirm(question: str, options: Mapping[str, Any], losses: Iterable[str]) -> None:
+    """Get the user's consent: --yes, or an answer on the terminal. Raises InputError where there is neither."""
+    from generator.errors import DeclinedError, InputError
+
+    if options["yes"]:
+        return
+    if not sys.stdin.isatty():
+        raise InputError.one("", f"this cannot be undone: {'; '.join(losses)}", "nothing was done; --yes does it")
+    if not click.confirm(question, err=True):
+        raise DeclinedError("nothing was done")
 
 
 def ca_passphrase(options: Mapping[str, Any], spec: ClusterSpec, store: Store) -> bytes | None:

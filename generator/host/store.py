@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -58,6 +59,11 @@ class Store:
         """The files of the last bake with sha256 and mode; empty where there was none."""
         record = self._record()
         return record["files"] if record else {}
+
+    def digest(self) -> str:
+        """Of all files of the last bake; empty where there was none."""
+        raw = self.read(MANIFEST)
+        return hashlib.sha256(raw).hexdigest() if raw is not None else ""
 
     def _record(self) -> dict[str, Any] | None:
         raw = self.read(MANIFEST)
@@ -198,6 +204,12 @@ class Staging:
             data = None if PurePosixPath(name) in dropped or name in self._files else self.store.read(name)
             if data is not None:
                 self.write(Artifact(PurePosixPath(name), data, mode=int(entry["mode"], 8)))
+
+    @property
+    def differences(self) -> tuple[tuple[str, str], ...]:
+        """What the swap would change: `+`, `~` or `-`, and a file's name."""
+        made = [("~" if name in self._old else "+", name) for name in self.changed]
+        return (*made, *(("-", name) for name in self._old if name not in self._files))
 
     def leave_behind(self, path: PurePosixPath) -> None:
         """A file that bake did not make, and whose content is part of the new folder otherwise."""

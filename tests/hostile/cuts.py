@@ -16,13 +16,13 @@ from tests.hostile.syscalls import Call, parse
 
 # Words of the bake that makes the old folder (none: there is none), and of the one that is disturbed.
 # One network for all: the CA is bound to it.
-SMALL = ("--nodes", "2", "--subnet", "10.9.0.0/16")
-LARGE = ("--nodes", "3", "--subnet", "10.9.0.0/16", "--first-ip", "10.9.9.31")
+SMALL = ("--yes", "--nodes", "2", "--subnet", "10.9.0.0/16")
+LARGE = ("--yes", "--nodes", "3", "--subnet", "10.9.0.0/16", "--first-ip", "10.9.9.31")
 BAKES: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...]]] = {
     "first": (None, LARGE),
     "grown": (SMALL, LARGE),
     "shrunk": (LARGE, SMALL),
-    "moved": (LARGE, LARGE),  # what was made elsewhere: only paths change, the rest is linked
+    "resized": (LARGE, (*LARGE, "--memory", "2048")),  # only the spec changes, the rest is linked
 }
 KILL = "signal=KILL"
 _CHANGES = {"mkdir", "write", "link", "rename", "renameat2", "syncfs", "fsync", "openat"}

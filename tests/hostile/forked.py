@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,15 @@ def run_all(*bakes: tuple[str, ...], work: Path, strace: tuple[str, ...] = ()) -
     return [End(code, said.read_text()) for code, said in zip(codes, children.values(), strict=True)]
 
 
+def run_apart(act: Callable[[], object], work: Path) -> End:
+    """Something else than a bake, in a fork of this process."""
+    said, child = work.with_name(f"{work.name}.said"), os.fork()
+    if not child:
+        _exit_after(act, work, said)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return End(code, said.read_text())
+
+
 def _attach(child: int, words: tuple[str, ...]) -> subprocess.Popen[str]:
     tracer = subprocess.Popen(["strace", *words, "-p", str(child)], stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
@@ -58,14 +68,23 @@ def _attach(child: int, words: tuple[str, ...]) -> subprocess.Popen[str]:
 
 
 def _bake(words: tuple[str, ...], work: Path, said: Path) -> None:
+    def act() -> None:
+        sys.argv[1:] = words
+        os.kill(os.getpid(), signal.SIGSTOP)
+        cli.main()
+
+    _exit_after(act, work, said)
+
+
+def _exit_after(act: Callable[[], object], work: Path, said: Path) -> None:
     code = 99
     try:
         os.chdir(work)
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
-        sys.argv[1:] = words
-        os.kill(os.getpid(), signal.SIGSTOP)
-        cli.main()
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        act()
+        code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 98
     except BaseException:  # what would be a crash of bake

@@ -26,7 +26,7 @@ def race(folder: Path, number: int) -> tuple[int, list[str]]:
     """How many nodes the last at work has, and what is wrong. Every second race begins with an old folder."""
     if number % 2:
         run("-q", "--nodes", "1", *SUBNET, work=folder)
-    bakes = [("--nodes", str(nodes), *SUBNET, "--first-ip", first) for nodes, first in NODES.items()]
+    bakes = [("--yes", "--nodes", str(nodes), *SUBNET, "--first-ip", first) for nodes, first in NODES.items()]
     ends = run_all(*bakes, work=folder)
     wrong = [f"exit code {end.code}: {end.said}" for end in ends if end.code]
     cluster = folder / "out/etcd"

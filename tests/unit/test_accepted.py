@@ -16,7 +16,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 
-from generator import bake, pki, render, seed, yaml12
+from generator import pki, render, seed, yaml12
 from generator.errors import InputError
 from generator.fields import plain
 from generator.plan import ClusterPlan, plan_cluster
@@ -79,10 +79,6 @@ def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> N
     consumers.scripts |= {file.data.decode() for file in guest.values() if file.data.startswith(b"#!/bin/sh")}
     consumers.add(guest[str(render.ENV)].data, render.hook_values(plan, node, trust.identity))
     consumers.add(guest[str(render.CONF)].data, conf_values(plan, number))
-    folder = Path(f"/srv/{CANARIES[0]}/it's")
-    for artifact in bake.operator_files(plan, trust, {"etcd-client": ca}, folder):
-        if artifact.path.name == "etcdctl.env":
-            consumers.add(artifact.data, {"ETCDCTL_CACERT": f"{folder}/pki/etcd-ca.pem"})
 
 
 def test_any_good_spec_is_taken_by_all_who_read_it(

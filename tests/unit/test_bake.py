@@ -39,7 +39,7 @@ def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None
     assert result.code == 0
     nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
     pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "peer-ca", "client") for kind in ("pem", "key")]
-    made = {*nodes, *PERMITS, *pems, "cluster.yaml", "etcdctl.env", "identity", "manifest.json"}
+    made = {*nodes, *PERMITS, *pems, "cluster.yaml", "etcdctl.env", "identity", "input.yaml", "manifest.json"}
     assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == made
     assert set(json.loads(result.out)["changed"]) == made
     assert [node["address"] for node in json.loads(result.out)["nodes"]] == [
@@ -90,7 +90,9 @@ def test_the_resolved_spec_bakes_the_same(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3, "--subnet", "10.1.2.0/24", "--leaf-days", 90)
     before = picture(Path("out"))
     assert bake("--config", FOLDER / "cluster.yaml").code == 0
-    assert picture(Path("out")) == before
+    after = picture(Path("out"))
+    changed = {name for name in before | after if after.get(name) != before.get(name)}
+    assert {name for name in changed if Path(name).suffix} == {"etcd/input.yaml", "etcd/manifest.json"}
 
 
 def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: Bake) -> None:
@@ -124,7 +126,7 @@ def test_what_is_sealed_stays_so_until_the_mark_is_deleted(bake: Bake, picture: 
     before = picture(FOLDER)
     (FOLDER / "sealed").write_bytes(b"of some day")
     for count in (3, 3, 5, 3):
-        bake("--nodes", count)
+        assert bake("--nodes", count, "--yes").code == 0
         assert (FOLDER / "sealed").read_bytes() == b"of some day"
         assert not list(FOLDER.glob("etcd*/bootstrap-permit"))
     (FOLDER / "sealed").unlink()
@@ -139,7 +141,7 @@ def sealing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Bake:
     """`bake seal` on a machine without libvirt and with no member in reach."""
     monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
     monkeypatch.setattr("generator.verify.answers", lambda *_: False)
-    return lambda *words: bake("seal", *words)
+    return lambda *words: bake("seal", "--yes", *words)
 
 
 def test_sealing_takes_the_permit_and_nothing_else(bake: Bake, sealing: Bake, picture: Picture) -> None:
@@ -184,10 +186,22 @@ def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:
     data = json.loads(result.out)
     assert (data["node"], data["files"], data["vm"]) == ("etcd1", True, None)
     assert "replace its ISO by hand where it runs" in data["warnings"][0]
-    assert data["warnings"][1].startswith("no member answers: sealed all the same")
+    assert data["warnings"][1].startswith("no member answers; a sealed cluster can no longer be started")
     assert result.err.count("warning: ") == 2
     quiet = sealing("-q")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+
+def test_a_cluster_that_may_never_have_been_started_is_sealed_with_consent_alone(
+    bake: Bake, sealing: Bake, picture: Picture
+) -> None:
+    bake("--nodes", 3)
+    before = picture(FOLDER)
+    refused = bake("seal")
+    assert (refused.code, refused.out, picture(FOLDER)) == (2, "", before)
+    assert "this cannot be undone: no member answers" in refused.err
+    assert sealing().code == 0
+    assert bake("seal").out == "etcd is sealed already\n"
 
 
 def test_sealing_where_libvirt_was_named_and_is_not_changes_nothing(
@@ -367,14 +381,52 @@ def test_another_clusters_folder_is_refused(bake: Bake, picture: Picture) -> Non
     assert picture(Path("out")) == before
 
 
+SOURCE = {
+    "plain": '. "$1"; printf %s "$ETCDCTL_CACERT"',
+    "strict": 'set -eu; use() { . "$1"; }; use "$1"; printf %s "$ETCDCTL_CACERT"',
+    "subshell": '(. "$1"; printf %s "$ETCDCTL_CACERT")',
+    "by a relative path": 'cd "$(dirname "$1")"; . ./etcdctl.env; cd /; printf %s "$ETCDCTL_CACERT"',
+}
+
+
 @pytest.mark.parametrize("out", ["$(touch canary)", "a b'c\"d", "line\nbreak", "\udcff"], ids=repr)
-def test_any_folder_name_is_fit_for_etcdctl_env(bake: Bake, out: str) -> None:
-    assert bake("--nodes", 1, "--out", out, "-o", "json").code == 0
-    script = '. "$1"; printf %s "$ETCDCTL_CACERT"'
-    env = Path(out) / "etcd/etcdctl.env"
-    shown = subprocess.run(["sh", "-c", script, "sh", env.absolute()], capture_output=True, check=True).stdout
-    assert Path(os.fsdecode(shown)).samefile(env.with_name("pki") / "etcd-ca.pem")
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh", "bash --posix"])
+def test_etcdctl_env_finds_its_folder_wherever_that_is_moved(
+    bake: Bake, tool: Callable[[str], str], out: str, shell: str
+) -> None:
+    program, *words = shell.split()
+    assert bake("--nodes", 1, "--out", "first", "-o", "json").code == 0
+    Path("first").rename(out)
+    env = Path(out).absolute() / "etcd/etcdctl.env"
+    for script in SOURCE.values():
+        done = subprocess.run([tool(program), *words, "-c", script, "sh", env], capture_output=True, check=True)
+        assert Path(os.fsdecode(done.stdout)).samefile(env.with_name("pki") / "etcd-ca.pem")
+        assert done.stderr == b""
     assert not Path("canary").exists()
+
+
+def test_nothing_in_the_folder_names_its_place(bake: Bake, picture: Picture, tmp_path: Path) -> None:
+    bake("--nodes", 2, "--out", "first")
+    files = [path for path in Path("first").rglob("*") if path.is_file()]
+    assert [path for path in files if str(tmp_path).encode() in path.read_bytes()] == []
+    before = picture(Path("first"))
+    Path("first").rename("second")
+    assert "Nothing changed" in bake("--nodes", 2, "--out", "second").err
+    assert picture(Path("second")) == before
+
+
+def test_etcdctl_env_that_cannot_find_its_folder_says_so(bake: Bake, tool: Callable[[str], str]) -> None:
+    bake("--nodes", 1)
+    (FOLDER / "etcdctl.env").rename("elsewhere.env")
+    script = '. "$1" || echo "code $?"; echo "<${ETCDCTL_CACERT-none}>"'
+    done = subprocess.run(
+        [tool("dash"), "-c", script, "sh", Path("elsewhere.env").absolute()],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert done.stdout == "code 1\n<none>\n"
+    assert "keep this file, with its name, in the cluster's folder" in done.stderr
 
 
 # ── the machine's own troubles: real processes ──────────────────────────────────────────────────────────────
@@ -415,7 +467,7 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
         rm out/etcd/other; [ "$before" = "$(sum)" ] && echo same; find out -maxdepth 1 -mindepth 1"""
     lines = in_a_mount(script, tmp_path / "out")
     assert lines[:3] == ["code 1", "same", "out/etcd"]
-    assert "/out: the disk is full; nothing has changed" in lines[3]
+    assert "/out: the disk is full; nothing has changed" in lines[-2]
 
 
 @root_only
@@ -464,7 +516,7 @@ def assert_complete(folder: Path) -> int:
 
 def test_runs_at_the_same_time_mix_nothing(tmp_path: Path) -> None:
     counts = [1, 2, 3, 5]
-    words = [[*BAKE, "-q", "--nodes", str(count), "--out", str(tmp_path / "out")] for count in counts]
+    words = [[*BAKE, "-q", "--yes", "--nodes", str(count), "--out", str(tmp_path / "out")] for count in counts]
     processes = [subprocess.Popen(each) for each in words]
     assert [process.wait(300) for process in processes] == [0, 0, 0, 0]
     assert assert_complete(tmp_path / "out/etcd") in counts

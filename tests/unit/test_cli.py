@@ -33,7 +33,7 @@ VALUES = {  # one good value for every flag of the spec
     "--tls-min-version": "1.3",
     "--archive": str(ARCHIVE),
     "--archive-sha256": sha256(ARCHIVE.read_bytes()).hexdigest(),
-    "--image": "debian.qcow2",
+    "--image": "https://debian.example/debian.qcow2",
     "--sha256": "1" * 64,
     "--memory": 2048,
     "--cpus": 2,
@@ -41,6 +41,7 @@ VALUES = {  # one good value for every flag of the spec
 COMPANIONS = {  # a flag that has no meaning alone
     "--archive": ["--profile", "rhel", "--archive-sha256", VALUES["--archive-sha256"]],
     "--archive-sha256": ["--profile", "rhel", "--archive", str(ARCHIVE)],
+    "--image": ["--sha256", "1" * 64],
     "--sha256": ["--image", "x"],
 }
 

@@ -21,8 +21,9 @@ from generator.bake import seal as seal_files
 from generator.cluster import Boot, Cluster, open_cluster
 from generator.errors import BakeError, InputError
 from generator.host import console, hypervisor
-from generator.host.hypervisor import NodeStatus, State
+from generator.host.hypervisor import NodeStatus, Owned, State
 from generator.host.store import Store
+from generator.removal import destroy
 from generator.spec import ClusterSpec, read_spec
 
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -233,8 +234,10 @@ def test_only_a_cluster_that_was_destroyed_whole_may_begin_again(
     seal(baked, now)
     states(monkeypatch, State.MISSING, State.MISSING)
     monkeypatch.setattr(hypervisor, "destroy", lambda *_, **__: removed)
+    owned = tuple(Owned(kind="VM", name=name, cluster_id=baked.cluster_id) for name in removed)
+    monkeypatch.setattr(hypervisor, "list_owned", lambda *_, **__: owned)
     mark = () if sealed else (str(baked.store.folder / "sealed"),)
-    assert stories.destroy(baked.store, uri=None) == (*removed, *mark)
+    assert destroy(baked.store, uri=None, force=False, consent=lambda _: None) == (*removed, *mark)
     assert baked.sealed is sealed
     make(baked.plan.spec, baked.store, now=now, report=print)
     assert (baked.store.read("etcd1/bootstrap-permit") is None) is sealed

@@ -44,7 +44,7 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
     paper, credentials = Paper(), dict.fromkeys(NODE_ROLES, Paper())
     peer_ca = paper.cert_pem if plan.spec.pki.peer_ca.separate else None
     trust = Trust(identity="0" * 32, permit="0" * 64, ca_pem=paper.cert_pem, peer_ca_pem=peer_ca)
-    for file in bake.operator_files(plan, trust, {"etcd-client": paper}, Path("/out/etcd")):  # type: ignore[dict-item]
+    for file in bake.operator_files(plan, trust, {"etcd-client": paper}):  # type: ignore[dict-item]
         if file.path.parent.name != "pki":
             yield Path(file.path), file.data.decode()
     for node in plan.nodes[:2]:  # the one that begins, and one that joins

@@ -132,7 +132,7 @@ def test_on_a_terminal_it_is_asked_for_where_it_is_needed(
 def test_who_only_looks_at_the_cluster_needs_no_passphrase(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1, *word)
     assert cluster.open_cluster(Store(Path("out"), "etcd")).plan.name == "etcd"
-    assert bake("seal", "--connect", "test:///none").code != 2
+    assert bake("seal", "--yes", "--connect", "test:///none").code != 2
 
 
 def test_a_key_that_the_user_encrypted_stays_as_it_is(bake: Bake, word: list[str], plan: Any) -> None:
@@ -184,7 +184,7 @@ def test_a_ca_of_the_users_own_issues_and_is_copied_to_pki_alone(
     before = picture(Path("out"))
     Path("ca.key").unlink()
     Path("ca.pem").unlink()
-    assert bake("--config", FOLDER / "cluster.yaml").code == 0, "what the folder has is enough"
+    assert bake().code == 0, "what the folder has is enough"
     assert picture(Path("out")) == before
 
 
@@ -193,7 +193,7 @@ def test_an_encrypted_ca_of_the_users_own_is_encrypted_here_too(
 ) -> None:
     Path("ca.key").write_bytes(pki.encrypt_key(theirs.key, WORD.encode()))
     refused = bake("--config", "cluster.yaml")
-    assert (refused.code, "pki.ca.key: ca.key: is encrypted, and there is no" in refused.err) == (2, True)
+    assert (refused.code, "ca.key: is encrypted, and there is no" in refused.err) == (2, True)
     assert not Path("out/etcd").exists()
     assert bake("--config", "cluster.yaml", *word).code == 0
     assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(theirs.key_pem)
@@ -207,7 +207,7 @@ def test_another_ca_than_the_clusters_is_refused(
     before = picture(Path("out"))
     result = bake("--config", "cluster.yaml")
     assert result.code == 2
-    assert "pki.ca.certificate: ca.pem: is another CA than this cluster's" in result.err
+    assert f"pki.ca.certificate: {Path('ca.pem').absolute()}: is another CA than this cluster's" in result.err
     assert picture(Path("out")) == before
 
 
@@ -255,7 +255,7 @@ def test_an_unfit_ca_of_the_users_own_is_refused(
     prepare(plan)
     result = bake(*command, "--config", "cluster.yaml")
     assert result.code == 2
-    assert rule in result.err
+    assert rule in result.err.replace(f"{Path.cwd()}/", "")
     assert result.err.count("error: ") == 1
     assert not FOLDER.exists()
 
@@ -381,10 +381,10 @@ def test_each_user_has_a_client_certificate_with_its_name_until_it_is_one_no_mor
     assert not any("users" in path.name or "app1" in path.name for path in (FOLDER / "etcd1").iterdir())
 
     Path("cluster.yaml").write_text("auth: {enabled: true, users: [{name: app1}]}")
-    assert bake("--nodes", 1, "--config", "cluster.yaml").code == 0
+    assert bake("--nodes", 1, "--config", "cluster.yaml", "--yes").code == 0
     assert {path.stem for path in folder.iterdir()} == {"app1", "nobody"}
     Path("cluster.yaml").write_text("auth: false")
-    assert bake("--nodes", 1, "--config", "cluster.yaml").code == 0
+    assert bake("--nodes", 1, "--config", "cluster.yaml", "--yes").code == 0
     assert not folder.exists()
 
 

@@ -112,7 +112,7 @@ def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now
     assert found.client is not None
     trust = Trust(identity=found.identity, ca_pem=found.authorities.trusted(Role.CA) or b"")
     clients = {"etcd-client": found.client}
-    files = [*found.authorities.files(), *work.operator_files(baked.plan, trust, clients, store.folder)]
+    files = [*found.authorities.files(), *work.operator_files(baked.plan, trust, clients)]
     first = baked.plan.nodes[0], trust, found.nodes[0]
     made = [*files, *work.node_files(baked.plan, *first, (), sealed=False)]
     shown = [repr(each) for each in (baked, found, found.nodes, store, made, store.manifest())]

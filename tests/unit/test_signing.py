@@ -67,16 +67,17 @@ def test_what_is_missing_is_asked_for_and_nothing_is_baked(ours: Bake) -> None:
     ]
     for path in requests():
         assert path.with_suffix(".key").stat().st_mode & 0o777 == 0o600
-    assert {path.name for path in FOLDER.iterdir()} == {"identity", "manifest.json", "requests"}
+    assert {path.name for path in FOLDER.iterdir()} == {"identity", "input.yaml", "manifest.json", "requests"}
     with pytest.raises(InputError, match="there is no cluster"):
         open_cluster(Store(Path("out"), "etcd"))
 
 
-def test_asking_again_asks_for_the_same(ours: Bake, picture: Picture) -> None:
+def test_asking_again_asks_for_the_same(ours: Bake, bake: Bake, picture: Picture) -> None:
     ours()
     before = picture(Path("out"))
-    assert ours().code == 3
-    assert picture(Path("out")) == before
+    for again in (ours, bake):  # without options too: what was said is kept
+        assert again().code == 3
+        assert picture(Path("out")) == before
 
 
 def test_a_request_asks_for_what_the_node_needs(ours: Bake) -> None:

@@ -34,7 +34,7 @@ def up(stock_image: Path, lab: Lab, tmp_path: Path) -> Iterator[Up]:
 
     yield start
     for run in runs:
-        run("destroy")
+        run("destroy", "--yes")
 
 
 @pytest.fixture(scope="module")

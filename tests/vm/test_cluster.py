@@ -37,7 +37,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bake_in_lab(lab: Lab, out: Path) -> Iterator[Run]:
     run = command_line(lab, "life", out)
     yield run
-    run("destroy")
+    run("destroy", "--yes")
 
 
 def etcdctl(out: Path, image: BootImage, *words: str) -> Any:
@@ -152,7 +152,7 @@ def test_no_private_key_reaches_a_console_or_the_events(out: Path) -> None:
 
 
 def test_destroy_leaves_no_vm_network_disk_or_process(bake_in_lab: Run, lab: Lab, connection: Any) -> None:
-    bake_in_lab("destroy")
+    bake_in_lab("destroy", "--yes")
     assert connection.listAllDomains() == connection.listAllNetworks() == connection.listAllStoragePools() == []
     assert not (lab.folder / "lib" / "images" / "bake-life").exists()
     assert [name for _, name in socket.if_nameindex()] == ["lo"]

@@ -86,7 +86,7 @@ def run(lab: Lab, out: Path, selinux_image: Path) -> Iterator[Run]:
         run("up", "--profile", "debian", "--config", config, "--image", selinux_image, "--wait", 900)
         yield run
     finally:
-        run("destroy")
+        run("destroy", "--yes")
 
 
 @pytest.fixture(scope="module")

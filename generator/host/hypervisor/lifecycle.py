@@ -94,6 +94,28 @@ def _cut_power(domain: Domain) -> None:
         domain.destroy()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owned:
+    """Something of a cluster's in libvirt, and the id of the cluster that it is tagged with."""
+
+    kind: str
+    name: str
+    cluster_id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} (of the cluster with the id {self.cluster_id or 'unknown'})"
+
+
+def list_owned(connection: Connection, cluster: str, *, cluster_id: str = "") -> tuple[Owned, ...]:
+    """What `destroy` would remove: VMs, networks, and the volumes that hold disks."""
+    claim = Claim(cluster=cluster, cluster_id=cluster_id)
+    with asking(f"look for the cluster {cluster}"):
+        found = [("VM", domain.name(), owner.cluster_id) for domain, owner in list_domains(connection, claim)]
+        found += [("network", name, tag) for name, tag in network.list_networks(connection, claim)]
+        found += [("volume", name, tag) for name, tag in pool.list_volumes(connection, claim)]
+    return tuple(Owned(kind=kind, name=name, cluster_id=tag) for kind, name, tag in found)
+
+
 def destroy(connection: Connection, cluster: str, *, cluster_id: str = "") -> tuple[str, ...]:
     """Remove every VM, network and volume of the cluster, or what is left of it; returns their names."""
     claim = Claim(cluster=cluster, cluster_id=cluster_id)

@@ -123,6 +123,12 @@ def _remove(network: libvirt.virNetwork) -> None:
             network.undefine()
 
 
+def list_networks(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
+    """The cluster's networks, and the ids that they are tagged with."""
+    tagged = ((network.name(), read_owner(network.XMLDesc())) for network in connection.listAllNetworks())
+    return [(name, owner.cluster_id) for name, owner in tagged if owner and claim.covers(owner)]
+
+
 def remove_networks(connection: Connection, claim: Claim) -> list[str]:
     """Remove the cluster's networks, unless somebody else's VM runs on one."""
     removed = []

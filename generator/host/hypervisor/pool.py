@@ -182,6 +182,14 @@ def remove(pool: Pool, name: str) -> None:
             volume.delete()
 
 
+def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
+    """What bake put into the cluster's pool, and the id that the pool is tagged with."""
+    pool = find_pool(connection, claim)
+    names = sorted(pool.listVolumes()) if pool else []
+    tag = ", ".join(name.removeprefix(_MARK) for name in names if name.startswith(_MARK))
+    return [(name, tag) for name in names if _OURS.fullmatch(name)]
+
+
 def remove_pool(connection: Connection, claim: Claim) -> list[str]:
     """Remove the pool and what bake put into it; a volume of somebody else stays, and the pool with it."""
     pool = find_pool(connection, claim)

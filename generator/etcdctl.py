@@ -1,0 +1,42 @@
+"""etcdctl's settings for a cluster, as a file that a shell reads."""
+
+from __future__ import annotations
+
+import shlex
+
+from generator.pki import Role
+from generator.plan import ClusterPlan
+
+# bash names the file that it reads. Other shells do not, but have it open: /proc/self is the shell itself (also a
+# subshell) for what the shell opens without a program, and it reads the file through a descriptor of 10 or more.
+_FIND_FOLDER = """\
+# etcdctl's settings for this cluster. Source this file in sh or bash: it finds its folder, wherever that is moved to.
+bake_file=${BASH_SOURCE-}
+if [ -z "$bake_file" ]; then
+    read -r bake_pid bake_rest </proc/self/stat || :
+    for bake_open in /proc/"$bake_pid"/fd/[1-9][0-9]*; do
+        case $(readlink "$bake_open") in */etcdctl.env) bake_file=$bake_open ;; esac
+    done
+    bake_file=$(readlink "$bake_file")
+fi
+bake_folder=$(CDPATH='' cd -- "$(dirname -- "$bake_file")" 2>/dev/null && pwd -P)
+if [ ! -f "$bake_folder/pki/etcd-ca.pem" ]; then
+    echo "etcdctl.env: cannot find the cluster's files: keep this file, with its name, in the cluster's folder" >&2
+    unset bake_file bake_folder bake_open bake_pid bake_rest
+    return 1
+fi
+"""
+
+
+def etcdctl_env(plan: ClusterPlan) -> bytes:
+    """The file that sets them."""
+    endpoints = shlex.quote(",".join(node.client_url for node in plan.nodes))
+    values = {
+        "API": "3",
+        "ENDPOINTS": endpoints,
+        "CACERT": f'"$bake_folder/pki/{Role.CA}.pem"',
+        "CERT": f'"$bake_folder/pki/{Role.CLIENT}.pem"',
+        "KEY": f'"$bake_folder/pki/{Role.CLIENT}.key"',
+    }
+    exports = "".join(f"export ETCDCTL_{name}={value}\n" for name, value in values.items())
+    return f"{_FIND_FOLDER}{exports}unset bake_file bake_folder bake_open bake_pid bake_rest\n".encode()

@@ -1,0 +1,54 @@
+"""What an earlier bake left in a cluster's folder: its spec, and what was said about it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from generator import yaml12
+from generator.bake import SEALED
+from generator.errors import InputError
+from generator.host.store import Store
+from generator.said import INPUT, SPEC, Standing, parse_said, with_added
+from generator.seed import USER_DATA
+from generator.values import name as parse_name
+
+
+def find_standing(out: Path, name: object) -> Standing | None:
+    """The cluster of that name; None where there is none. Raises InputError for a folder that is not this cluster's."""
+    try:
+        return load_standing(Store(out, parse_name(name)))
+    except ValueError:
+        return None
+
+
+def load_standing(store: Store) -> Standing | None:
+    """None where nothing was baked yet."""
+    store.check()
+    digest, manifest = store.digest(), store.manifest()
+    found = Standing(
+        where=str(store.folder), digest=digest, value={}, origins={}, said=None, said_origins={},
+        nodes=frozenset(_nodes(manifest)), sealed=store.read(SEALED) is not None, is_known=True,
+    )  # fmt: skip
+    if str(INPUT) in manifest and (raw := store.read(INPUT)) is not None:
+        if not _is_as_baked(manifest, INPUT, raw):
+            hint = "undo the change; or delete the file: every field is then taken as it stands"
+            raise InputError.one(str(store.folder / INPUT), "is not as it was baked", hint)
+        said, origins = parse_said(raw.decode(), str(store.folder / INPUT))
+        found = replace(found, said=said, said_origins=origins)
+    if str(SPEC) not in manifest:
+        return found if found.said else None
+    raw = store.read(SPEC)
+    if raw is None or not _is_as_baked(manifest, SPEC, raw):
+        return replace(found, is_known=False)
+    document = yaml12.load_text(raw.decode(), str(store.folder / SPEC))
+    return replace(found, value=with_added(document.value), origins=document.positions)
+
+
+def _is_as_baked(manifest: dict[str, dict[str, str]], path: PurePosixPath, raw: bytes) -> bool:
+    return manifest[str(path)].get("sha256") == hashlib.sha256(raw).hexdigest()
+
+
+def _nodes(manifest: dict[str, dict[str, str]]) -> list[str]:
+    return [path.parent.name for path in map(PurePosixPath, manifest) if path.name == USER_DATA.name]

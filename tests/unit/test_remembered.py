@@ -1,0 +1,433 @@
+"""A cluster is remembered: what a later command changes, what it shows, and what it asks."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from generator import cli
+from generator import spec as spec_module
+from generator.cli import shared
+from generator.errors import BakeError
+from generator.plan import name_nodes
+from generator.profile import load_kept
+
+Bake = Callable[..., Any]
+Picture = Callable[[Path], dict[str, tuple[object, ...]]]
+FOLDER = Path("out/etcd")
+
+
+def stands(*path: str) -> Any:
+    """A field as it stands."""
+    value = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
+    for key in path:
+        value = value[key]
+    return value
+
+
+def said() -> dict[str, Any]:
+    return dict(yaml.safe_load((FOLDER / "input.yaml").read_text()))
+
+
+def changes(result: Any) -> list[tuple[str, str, str]]:
+    found = json.loads(result.out)["changes"]
+    return [(each["change"], each["kind"], each["name"]) for each in found if each["kind"] != "file"]
+
+
+# --- what a later command means -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--nodes", 5),
+        ("--profile", "hardened"),
+        ("--subnet", "10.1.2.0/24", "--first-ip", "10.1.2.77", "--leaf-days", 90),
+        ("--profile", "classic", "--key-type", "rsa-2048"),
+        ("--config", "c.yaml"),
+    ],
+    ids=str,
+)
+def test_without_options_it_is_the_cluster_as_it_stands(
+    bake: Bake, picture: Picture, words: tuple[object, ...]
+) -> None:
+    Path("c.yaml").write_text("nodes: [{name: a}, {name: b}]\nauth: true\netcd: {options: {heartbeat-interval: 200}}\n")
+    assert bake(*words).code == 0
+    before = picture(Path("out"))
+    result = bake()
+    assert (result.code, picture(Path("out"))) == (0, before)
+    assert "Nothing changed" in result.err
+    check = bake("check", "-o", "json")
+    assert (check.code, changes(check)) == (0, [])
+    assert json.loads(check.out)["spec"] == yaml.safe_load((FOLDER / "cluster.yaml").read_text())
+
+
+def test_a_flag_changes_the_field_that_it_names_and_nothing_else(bake: Bake) -> None:
+    bake("--profile", "hardened", "--nodes", 5)
+    before = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
+    result = bake("--leaf-days", 60, "-o", "json")
+    assert (result.code, changes(result)) == (0, [("~", "field", "pki.leafDays")])
+    assert yaml.safe_load((FOLDER / "cluster.yaml").read_text()) == {**before, "pki": {**before["pki"], "leafDays": 60}}
+
+
+def test_a_file_makes_its_fields_the_only_ones_that_are_set(bake: Bake) -> None:
+    Path("c.yaml").write_text("etcd: {options: {heartbeat-interval: 200}}\nvm: {memory: 2048}\n")
+    bake("--profile", "hardened", "--nodes", 5, "--cpus", 2, "--config", "c.yaml")
+    Path("c.yaml").write_text("vm: {memory: 4096}\nnodes: 5\n")
+    result = bake("--config", "c.yaml", "-o", "json")
+    assert result.code == 0
+    assert changes(result) == [
+        ("-", "field", "etcd.options.heartbeat-interval"), ("~", "field", "vm.memory"), ("~", "field", "vm.cpus"),
+    ]  # fmt: skip
+    assert stands("auth", "enabled") is True  # the profile's, which nobody exchanged
+    assert said() == {
+        "formatVersion": "1.0",
+        "profile": "hardened",
+        "profileFields": {
+            "pki": {"leafDays": 90},
+            "etcd": {"tlsMinVersion": "1.3"},
+            "firewall": {"clientCidrs": ["subnet"]},
+            "auth": {"enabled": True},
+        },
+        "fields": {"vm": {"memory": 4096}, "nodes": 5},
+    }
+
+
+def test_a_profile_takes_the_place_of_the_one_before(bake: Bake) -> None:
+    bake("--profile", "hardened", "--leaf-days", 33)
+    assert bake("--profile", "default", "--yes").code == 0
+    assert (stands("etcd", "tlsMinVersion"), stands("auth", "enabled")) == ("1.2", False)
+    assert stands("pki", "leafDays") == 33
+    assert (said()["profile"], said()["profileFields"]) == ("default", {})
+
+
+def test_the_name_in_a_file_chooses_the_cluster(bake: Bake) -> None:
+    Path("c.yaml").write_text("name: prod\nnodes: 1\n")
+    assert bake("--config", "c.yaml").code == 0
+    assert bake("--name", "prod", "--nodes", 3).code == 0
+    assert len(name_nodes(load_kept(Path("out/prod/cluster.yaml")))) == 3
+    assert not FOLDER.exists()
+
+
+def test_a_new_cluster_beside_others_says_so(bake: Bake) -> None:
+    assert "a new cluster" not in bake("--name", "prod", "--nodes", 1).err
+    assert "a new cluster, etcd; --name chooses one that is there: prod\n" in bake("--nodes", 1).err
+    assert "a new cluster" not in bake().err
+
+
+def test_up_after_down_boots_the_cluster_as_it_stands(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+    bake("--profile", "hardened", "--nodes", 5)
+    booted: list[Any] = []
+
+    def stop(_connection: object, plan: Any, *_: object, **__: object) -> None:
+        booted.append(plan)
+        raise BakeError("far enough")
+
+    monkeypatch.setattr("generator.host.hypervisor.connect", lambda _: object())
+    monkeypatch.setattr("generator.cluster.boot_image", lambda *_: object())
+    monkeypatch.setattr("generator.host.hypervisor.boot", stop)
+    for words in ((), ("--memory", 2048)):
+        result = bake("up", *words)
+        assert result.err.endswith("error: far enough\n")
+    assert [len(plan.nodes) for plan in booted] == [5, 5]
+    assert all(plan.spec.auth.enabled for plan in booted)
+    assert [plan.vm.memory_mib for plan in booted] == [1024, 2048]
+    assert "~ vm.memory: 1024 → 2048" in result.err
+    refused = bake("up", "--nodes", 3)
+    assert (refused.code, len(booted)) == (2, 2)
+
+
+def test_files_of_the_users_are_found_from_anywhere(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch, picture: Picture
+) -> None:
+    shutil.copy(Path(__file__).parents[1] / "data/etcd.tar.gz", "etcd.tar.gz")
+    digest = sha256(Path("etcd.tar.gz").read_bytes()).hexdigest()
+    assert bake("--profile", "rhel", "--archive", "etcd.tar.gz", "--archive-sha256", digest).code == 0
+    before, out = picture(Path("out")), Path("out").absolute()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert bake("--out", out).code == 0
+    assert picture(out) == before
+
+
+def test_a_folder_whose_name_fits_no_field_leaves_paths_as_they_are(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("José").mkdir()
+    monkeypatch.chdir("José")
+    assert bake("--image", "x.qcow2").code == 0
+    assert stands("vm", "image") == "x.qcow2"
+
+
+def test_a_problem_in_what_stands_is_told_with_its_place(bake: Bake) -> None:
+    bake("--subnet", "10.1.2.0/24", "--first-ip", "10.1.2.77")
+    result = bake("--subnet", "10.1.3.0/24")
+    assert result.code == 2
+    assert f"{FOLDER.absolute()}/input.yaml:" in result.err
+    assert "network.firstIp: 10.1.2.77 (node etcd1) is outside the subnet 10.1.3.0/24" in result.err
+
+
+# --- folders of an earlier version --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def older(bake: Bake) -> Callable[..., None]:
+    """A cluster that was baked before there was input.yaml."""
+
+    def make(*words: object, without: str = "") -> None:
+        bake(*words)
+        (FOLDER / "input.yaml").unlink()
+        kept = FOLDER / "cluster.yaml"
+        lines = [line for line in kept.read_text().splitlines(keepends=True) if not (without and without in line)]
+        kept.write_text("".join(lines))
+        manifest = json.loads((FOLDER / "manifest.json").read_text())
+        del manifest["files"]["input.yaml"]
+        manifest["files"]["cluster.yaml"]["sha256"] = sha256(kept.read_bytes()).hexdigest()
+        (FOLDER / "manifest.json").write_text(json.dumps(manifest))
+
+    return make
+
+
+def test_everything_in_an_older_folder_stands(bake: Bake, older: Callable[..., None]) -> None:
+    older("--profile", "hardened", "--nodes", 5)
+    Path("c.yaml").write_text("vm: {memory: 4096}\n")
+    for words in ((), ("--config", "c.yaml"), ("--leaf-days", 60), ("--profile", "default")):
+        assert bake(*words).code == 0
+    assert (stands("nodes"), stands("auth", "enabled"), stands("etcd", "tlsMinVersion")) == (5, True, "1.3")
+    assert (stands("vm", "memory"), stands("pki", "leafDays")) == (4096, 60)
+
+
+def test_a_field_that_came_later_has_its_old_value_there(
+    bake: Bake, older: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`etcd.version` stands in for one that came later, with a default that is new."""
+    older("--nodes", 1, without="version: '3.5'")
+    for module in ("generator.said", "generator.changes"):
+        monkeypatch.setattr(f"{module}.FIELDS_ADDED", {("etcd", "version"): "3.6"})
+    result = bake()
+    assert result.code == 0
+    assert stands("etcd", "version") == "3.6"
+    assert "note: kept as it was baked, unlike what is default now: etcd.version 3.6, not 3.5" in result.err
+
+
+def test_a_new_default_changes_nothing_and_is_told(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+    bake("--cpus", 2)
+    monkeypatch.setattr(
+        "generator.changes.ClusterSpec", lambda: spec_module.ClusterSpec(vm=spec_module.VmSpec(memory=2048, cpus=4))
+    )
+    result = bake()
+    assert "Nothing changed" in result.err
+    assert "unlike what is default now: vm.memory 1024, not 2048\n" in result.err
+    assert "vm.cpus" not in result.err
+
+
+def test_a_new_version_of_a_profile_changes_nothing_and_is_told(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    profiles = tmp_path / "profiles"
+    shutil.copytree(Path(__file__).parents[2] / "profiles", profiles)
+    monkeypatch.setattr("generator.profile.PROFILES", profiles)
+    bake("--profile", "ci")
+    (profiles / "ci.yaml").write_text("vm: {memory: 768, disk: 4}\npki: {caDays: 30, leafDays: 7}\n")
+    result = bake()
+    assert "Nothing changed" in result.err
+    assert "vm.memory 512, not 768" in result.err
+    assert "network.mode isolated, not nat" in result.err
+    assert bake("--profile", "ci").code == 0
+    assert stands("vm", "memory") == 768
+    assert "note:" not in bake().err
+
+
+# --- what is shown ------------------------------------------------------------------------------------------
+
+
+def test_the_difference_is_shown_before_anything_changes(bake: Bake) -> None:
+    bake("--nodes", 3)
+    result = bake("--nodes", 4, "--leaf-days", 90, "-o", "json")
+    lines = result.err.splitlines()
+    for line in (
+        "+ node etcd4: 192.168.20.34",
+        "~ pki.leafDays: 365 → 90",
+        "~ etcd1/: user-data, meta-data, seed.iso",
+        "+ etcd4/: user-data, meta-data, network-config, seed.iso",
+    ):
+        assert line in lines
+    files = [each for each in json.loads(result.out)["changes"] if each["kind"] == "file"]
+    assert {"change": "+", "kind": "file", "name": "etcd4/seed.iso", "lost": None} in files
+    assert "PRIVATE KEY" not in result.err + result.out
+
+
+def test_a_first_bake_shows_no_difference(bake: Bake) -> None:
+    result = bake("--nodes", 3, "-o", "json")
+    assert json.loads(result.out)["changes"] == []
+    assert "+ " not in result.err
+
+
+def test_check_shows_it_and_changes_nothing(bake: Bake, picture: Picture) -> None:
+    bake("--nodes", 3)
+    before = picture(Path("out"))
+    result = bake("check", "--nodes", 1, "-o", "json")
+    assert (result.code, picture(Path("out"))) == (0, before)
+    assert changes(result) == [("-", "node", "etcd2"), ("-", "node", "etcd3")]
+    assert {each["lost"] for each in json.loads(result.out)["changes"]} == {"its keys are deleted"}
+
+
+# --- what needs consent -------------------------------------------------------------------------------------
+
+USERS = "auth: {enabled: true, users: [{name: alice, roles: [root]}]}\n"
+LOSSES = {
+    "a node's keys": ((), ("--nodes", 2), "etcd3: its keys are deleted"),
+    "a user's key": (("--config", "users.yaml"), ("--config", "empty.yaml", "--profile", "hardened"), "alice: its key"),
+    "authentication": (("--profile", "hardened"), ("--profile", "default"), "authentication is switched off"),
+    "an address": (("sealed",), ("--first-ip", "192.168.20.99"), "know one another by the old addresses"),
+    "a port": (("sealed",), ("--config", "port.yaml"), "know one another by the old addresses"),
+    "a MAC": (("sealed",), ("--config", "mac.yaml"), "know one another by the old addresses"),
+    "a name": (("sealed",), ("--config", "names.yaml"), "etcd3: its keys are deleted"),
+    "the data's place": (("sealed",), ("--config", "data.yaml"), "have their data in the old place"),
+}
+
+
+@pytest.fixture
+def losing(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
+    """A cluster, and the words of a bake that loses something of it."""
+    texts = {
+        "users": USERS,
+        "empty": "vm: {cpus: 2}\n",
+        "port": "etcd: {peerPort: 2390}\n",
+        "mac": 'nodes: [{name: etcd1, mac: "52:54:00:00:00:01"}, {name: etcd2}, {name: etcd3}]\n',
+        "names": "nodes: [{name: etcd1}, {name: etcd2}, {name: other}]\n",
+        "data": "etcd: {dataDir: /var/lib/etcd/new}\n",
+    }
+    for name, text in texts.items():
+        Path(f"{name}.yaml").write_text(text)
+
+    def make(loss: str) -> tuple[tuple[str, ...], str]:
+        first, words, text = LOSSES[loss]
+        assert bake(*(word for word in first if word != "sealed")).code == 0
+        if "sealed" in first:
+            (FOLDER / "sealed").write_text("")
+        return words, text
+
+    return make
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_lost_for_good_needs_consent(
+    bake: Bake, losing: Callable[[str], tuple[tuple[str, ...], str]], loss: str, picture: Picture
+) -> None:
+    words, text = losing(loss)
+    before = picture(Path("out"))
+    for more in ((), ("-q",), ("-o", "json")):
+        refused = bake(*words, *more)
+        assert (refused.code, refused.out) == (2, "")
+        assert "error: this cannot be undone: " in refused.err
+        assert text in refused.err
+        assert any(line[:2] in ("- ", "~ ") for line in refused.err.splitlines())
+        assert picture(Path("out")) == before
+    agreed = bake(*words, "--yes", "-o", "json")
+    assert agreed.code == 0
+    assert any(each["lost"] for each in json.loads(agreed.out)["changes"])
+    assert bake().code == 0
+
+
+def test_the_same_changes_of_a_cluster_that_is_not_sealed_need_none(bake: Bake) -> None:
+    bake()
+    assert bake("--first-ip", "192.168.20.99").code == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code", "nodes"), [("y\n", 0, 1), ("n\n", 1, 3), ("\n", 1, 3)])
+def test_a_terminal_is_asked(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch, picture: Picture, answer: str, code: int, nodes: int
+) -> None:
+    bake("--nodes", 3)
+    before = picture(Path("out"))
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    result = bake("--nodes", 1)
+    assert (result.code, stands("nodes")) == (code, nodes)
+    assert "This cannot be undone. Go on?" in result.err
+    assert (picture(Path("out")) == before) == (code != 0)
+    if code == 1:
+        assert result.err.endswith("error: nothing was done\n")
+
+
+def test_consent_for_what_another_run_has_changed_meanwhile_is_void(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody adds two nodes after the difference was shown: now there are keys to lose, so it asks again."""
+    bake("--nodes", 3)
+    agree, others = shared.agree, [("--nodes", "5")]
+
+    def interrupted(*words: Any) -> Any:
+        found = agree(*words)
+        if others:
+            run_in_between(*others.pop())
+        return found
+
+    def run_in_between(*words: str) -> None:
+        with argv(*words), pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+
+    monkeypatch.setattr(shared, "agree", interrupted)
+    result = bake("--nodes", 4)
+    assert result.code == 2
+    assert "has changed" in result.err
+    assert "starting over" in result.err
+    assert "etcd5: its keys are deleted" in result.err
+    assert stands("nodes") == 5
+
+
+@contextmanager
+def argv(*words: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["bake", *words])
+        yield
+
+
+# --- files that were edited ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.write_text("nodes: 1\n"), Path.unlink], ids=["edited", "gone"])
+def test_a_spec_that_is_not_as_it_was_baked_is_not_trusted(
+    bake: Bake, spoil: Callable[[Path], object], picture: Picture
+) -> None:
+    bake("--nodes", 3)
+    spoil(FOLDER / "cluster.yaml")
+    before = picture(Path("out"))
+    for words in ((), ("--nodes", 3)):
+        result = bake(*words)
+        assert (result.code, picture(Path("out"))) == (2, before)
+        assert "cluster.yaml: is not as it was baked, so it is not known what stands" in result.err
+    Path("c.yaml").write_text("nodes: 2\n")
+    result = bake("--config", "c.yaml")
+    assert (result.code, picture(Path("out"))) == (2, before)
+    assert "etcd3: its keys are deleted" in result.err
+    assert "what else changes is not known" in result.err
+    assert bake("--config", "c.yaml", "--yes").code == 0
+    assert stands("nodes") == 2
+
+
+def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> None:
+    bake("--nodes", 3)
+    (FOLDER / "input.yaml").write_text((FOLDER / "input.yaml").read_text().replace("nodes: 3", "nodes: 1"))
+    before = picture(Path("out"))
+    result = bake()
+    assert (result.code, picture(Path("out"))) == (2, before)
+    assert "input.yaml: is not as it was baked" in result.err
+    (FOLDER / "input.yaml").unlink()
+    assert bake("--leaf-days", 90).code == 0
+    assert (stands("nodes"), said()["fields"]) == (3, {"pki": {"leafDays": 90}})

@@ -1,0 +1,310 @@
+"""Any sequence of commands on one folder, some of them killed: nothing is lost without consent, nothing is half done.
+
+A model says what each command means; the folder is held against it after every step. `BAKE_EXAMPLES=200` tries more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from generator import bake as baking
+from generator import cli, yaml12
+from generator.authorities import Phase, load_phase
+from generator.cluster import open_cluster
+from generator.fields import plain
+from generator.host.store import Store
+from generator.plan import plan_cluster
+from generator.profile import load, load_kept
+from generator.said import canonical, flat, parse_said, paths_of, put, without
+from generator.spec import ClusterSpec
+from tests.hostile.cuts import contents, is_whole
+from tests.hostile.forked import End, run_apart
+
+EXAMPLES = int(os.environ.get("BAKE_EXAMPLES", "8"))
+PROFILES = {
+    "default": "",
+    "hardened": (Path(__file__).parents[2] / "profiles/hardened.yaml").read_text(),
+    "own.yaml": "pki: {subject: {organization: k8s}, leafDays: 300}\netcd: {options: {max-txn-ops: 256}}\n",
+}
+FLAGS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
+    "--nodes": (("nodes",), (1, 2, 3, 4)),
+    "--leaf-days": (("pki", "leafDays"), (90, 365, 400)),
+    "--first-ip": (("network", "firstIp"), ("192.168.20.31", "192.168.20.77")),
+    "--memory": (("vm", "memory"), (1024, 2048)),
+}
+USERS: tuple[dict[str, Any], ...] = (
+    {"enabled": False},
+    {"enabled": True},
+    {"enabled": True, "users": [{"name": "alice", "roles": ["root"]}]},
+    {"enabled": True, "users": [{"name": "alice"}, {"name": "bob"}]},
+)
+FILES = st.fixed_dictionaries(
+    {},
+    optional={
+        "nodes": st.sampled_from(
+            [2, 3, [{"name": "etcd1"}, {"name": "other"}], [{"name": "etcd1", "address": "192.168.20.99"}]]
+        ),
+        "auth": st.sampled_from(USERS),
+        "etcd": st.sampled_from([{"options": {"heartbeat-interval": 200}}, {"clientPort": 3379}]),
+        "vm": st.sampled_from([{"cpus": 2}, {"memory": 512, "disk": 9}]),
+    },
+)
+LEFT_OPEN = {("pki", "peerName"), ("pki", "peerCa", "separate")}
+CUTS = st.none() | st.integers(1, 40)
+
+
+def cut_at(number: int, out: Path) -> None:
+    """Have this process killed at the so-manyth thing that it does to the files below a folder."""
+    left = [number]
+
+    def hook(event: str, words: tuple[Any, ...]) -> None:
+        writes = event == "open" and isinstance(words[2], int) and words[2] & os.O_WRONLY
+        if writes or event in ("os.rename", "os.link", "os.mkdir", "os.remove", "shutil.rmtree"):
+            below = str(out) in str(words[1] if event == "os.link" else words[0])
+        else:
+            below = event == "ctypes.dlopen"  # before the disk is synced, and before the folders are swapped
+        left[0] -= below
+        if below and not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+@dataclass
+class Model:
+    """What was said of the cluster, and what stands of which nobody said anything."""
+
+    profile: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    base: dict[str, Any] = field(default_factory=dict)
+
+    def told(
+        self, profile: str | None, config: Mapping[str, Any] | None, flags: Mapping[str, Any], *, is_new: bool
+    ) -> Model:
+        """The model after such a bake."""
+        fields = deepcopy(dict(config) if config is not None else self.fields)
+        for flag, value in flags.items():
+            put(fields, FLAGS[flag][0], value)
+        after = Model(profile or self.profile or ("default" if is_new else None), fields, self.base)
+        said = [*paths_of(after.profile_fields), *paths_of(fields), *paths_of(self.fields)]
+        after.base = without(self.base, [*said, *paths_of(self.profile_fields)])
+        return after
+
+    @property
+    def profile_fields(self) -> dict[str, Any]:
+        return dict(yaml12.load_text(PROFILES[self.profile], "profile").value or {}) if self.profile else {}
+
+    def spec(self, scratch: Path) -> ClusterSpec:
+        """As if all of it were said to a first bake."""
+        layers = [scratch / "base.yaml", scratch / "fields.yaml"]
+        below = deepcopy(self.base)
+        for path, value in flat(self.profile_fields).items():
+            put(below, path, value)
+        layers[0].write_text(yaml12.dump({"apiVersion": "bake/v1", **below}))
+        layers[1].write_text(yaml12.dump({"apiVersion": "bake/v1", **self.fields}))
+        return load(profile=str(layers[0]), config=layers[1]).spec
+
+
+def settled(spec: ClusterSpec) -> dict[tuple[str | int, ...], Any]:
+    """The fields of a spec, apart from those that a bake decides where nobody sets them."""
+    return {path: value for path, value in flat(plain(spec)).items() if path not in LEFT_OPEN}
+
+
+def losses(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> list[str]:
+    """What such a change loses for good, told apart from how bake finds it."""
+    before, after = ({node.name: node.client_url for node in plan_cluster(spec).nodes} for spec in (old, new))
+    lost = [name for name in before if name not in after]
+    lost += [name for name in old.auth.common_names if name != "nobody" and name not in new.auth.common_names]
+    lost += ["auth"] * (old.auth.enabled and not new.auth.enabled)
+    return lost + [name for name in before if sealed and name in after and before[name] != after[name]]
+
+
+class Commands(RuleBasedStateMachine):
+    """One folder, its model, and the commands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scratch = Path(tempfile.mkdtemp(prefix="bake-stateful-"))
+        self.work = self.scratch / "work"
+        self.work.mkdir()
+        (self.work / "own.yaml").write_text(PROFILES["own.yaml"])
+        self.out = "out"
+        self.model = Model()
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.scratch)
+
+    @property
+    def folder(self) -> Path:
+        return self.work / self.out / "etcd"
+
+    @property
+    def store(self) -> Store:
+        return Store(self.work / self.out, "etcd")
+
+    def stands(self) -> bool:
+        return (self.folder / "manifest.json").exists()
+
+    def bake(self, *words: object, cut: int | None = None) -> End:
+        def act() -> None:
+            sys.argv[1:] = [*map(str, words), "--out", self.out]
+            cli.main()
+
+        return self.apart(act, cut)
+
+    def apart(self, act: Callable[[], object], cut: int | None) -> End:
+        """Do it in a fork, which is killed at some point if `cut`: the folder is the old one or a whole new one."""
+
+        def cutting() -> None:
+            if cut:
+                cut_at(cut, self.work / self.out)
+            act()
+
+        before, keys = contents(self.folder), self.authority_keys()
+        phase = load_phase(self.store)
+        end = run_apart(cutting, self.work)
+        after = contents(self.folder)
+        assert end.code in (0, 2, -9), end.said
+        assert "Traceback" not in end.said, end.said
+        assert after == before or end.code != 2, end.said
+        assert after == before or is_whole(self.folder), f"neither old nor new after {end}"
+        assert phase is Phase.DROP or keys <= self.authority_keys(), "the key of a CA is lost"
+        return end
+
+    def authority_keys(self) -> set[bytes]:
+        return {path.read_bytes() for path in (self.folder / "pki").glob("etcd-*ca*.key")}
+
+    @rule(
+        command=st.sampled_from(["bake", "bake", "bake", "check"]),
+        profile=st.none() | st.sampled_from(list(PROFILES)),
+        config=st.none() | FILES,
+        flags=st.fixed_dictionaries({}, optional={flag: st.sampled_from(FLAGS[flag][1]) for flag in FLAGS}),
+        yes=st.booleans(),
+        cut=CUTS,
+    )
+    def bake_with_options(
+        self,
+        command: str,
+        profile: str | None,
+        config: dict[str, Any] | None,
+        flags: dict[str, Any],
+        yes: bool,
+        cut: int | None,
+    ) -> None:
+        words: list[object] = [word for flag, value in flags.items() for word in (flag, value)]
+        words += ["--profile", profile] if profile else []
+        if config is not None:
+            (self.work / "c.yaml").write_text(yaml12.dump({"apiVersion": "bake/v1", **config}))
+            words += ["--config", "c.yaml"]
+        stood = self.stands()
+        told = self.model.told(profile, config, flags, is_new=not stood)
+        wanted = told.spec(self.scratch)
+        old = load_kept(self.folder / "cluster.yaml") if stood else None
+        lost = losses(old, wanted, sealed=(self.folder / "sealed").exists()) if old else []
+        before = contents(self.folder)
+        if command == "check":
+            assert self.bake("check", *words).code == 0
+            assert contents(self.folder) == before
+            return
+        end = self.bake(*words, *(["--yes"] if yes else []), cut=cut)
+        if lost and not yes:
+            assert end.code == 2, f"{lost} without consent: {end}"
+            assert "this cannot be undone" in end.said
+            assert all(name in end.said for name in lost)
+        elif end.code != -9:
+            assert end.code == 0, end.said
+        if end.code == 0 or (contents(self.folder) != before and self.stands()):
+            self.model = told
+
+    @precondition(stands)
+    @rule(cut=CUTS)
+    def seal(self, cut: int | None) -> None:
+        cluster = open_cluster(self.store)
+        end = self.apart(lambda: baking.seal(cluster.store, cluster.plan, now=datetime.now(UTC), report=str), cut)
+        assert end.code == -9 or (self.folder / "sealed").exists()
+
+    @precondition(stands)
+    @rule(cut=CUTS, data=st.data())
+    def rotate(self, cut: int | None, data: st.DataObject) -> None:
+        cluster = open_cluster(self.store)
+        names = data.draw(st.sets(st.sampled_from([node.name for node in cluster.plan.nodes]), min_size=1))
+        if not load_phase(self.store):
+            self.apart(self.remake(cluster.plan.spec, renew=names), cut)
+
+    @precondition(stands)
+    @rule(cut=CUTS)
+    def change_the_ca(self, cut: int | None) -> None:
+        self.apart(self.remake(open_cluster(self.store).plan.spec, change=lambda found: found.advanced()), cut)
+
+    def remake(self, spec: ClusterSpec, **more: Any) -> Callable[[], object]:
+        return partial(baking.bake, spec, self.store, now=datetime.now(UTC), report=str, **more)
+
+    @rule(name=st.sampled_from(["out", "a b'c", "$(touch canary)"]))
+    def move(self, name: str) -> None:
+        if (self.work / self.out).exists() and name != self.out:
+            (self.work / self.out).rename(self.work / name)
+        self.out = name
+
+    @precondition(stands)
+    @rule()
+    def forget_what_was_said(self) -> None:
+        """As a version before this one left it."""
+        manifest = json.loads((self.folder / "manifest.json").read_text())
+        if manifest["files"].pop("input.yaml", None):
+            (self.folder / "input.yaml").unlink()
+            (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        self.model = Model(base=plain(load_kept(self.folder / "cluster.yaml")))
+
+    @invariant()
+    def what_stands_is_what_was_said(self) -> None:
+        if not self.stands():
+            return
+        stands = load_kept(self.folder / "cluster.yaml")
+        assert settled(stands) == settled(self.model.spec(self.scratch))
+        assert yaml.safe_load((self.folder / "cluster.yaml").read_text()) == plain(stands)
+        plan = plan_cluster(stands)
+        assert {path.parent.name for path in self.folder.glob("*/user-data")} == {node.name for node in plan.nodes}
+        if (kept := self.folder / "input.yaml").exists():
+            said, _ = parse_said(kept.read_text(), "input.yaml")
+            assert said.fields == canonical(self.model.fields)
+            assert said.held_by(stands) == said
+            assert said.profile == (self.model.profile if self.model.profile != "own.yaml" else said.profile)
+
+    @invariant()
+    def without_options_nothing_changes(self) -> None:
+        if not self.stands():
+            return
+        before = {path: path.stat().st_mtime_ns for path in self.folder.rglob("*")} if self.kept_input() else {}
+        end = self.bake()
+        assert end.code == 0, end.said
+        if before:
+            assert "Nothing changed" in end.said
+            assert {path: path.stat().st_mtime_ns for path in self.folder.rglob("*")} == before
+        assert [path.name for path in (self.work / self.out).iterdir()] == ["etcd"]
+        assert not (self.work / "canary").exists()
+
+    def kept_input(self) -> bool:
+        return (self.folder / "input.yaml").exists()
+
+
+TestCommands = Commands.TestCase
+TestCommands.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=12, suppress_health_check=list(HealthCheck), print_blob=True
+)
