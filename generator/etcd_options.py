@@ -38,7 +38,7 @@ _LISTS = (
     "names a file on the nodes, and bake puts no revocation list there: etcd would refuse every connection",
     "to revoke certificates, change the CA: bake certs rotate --ca",
 )
-_SANS = "lets a certificate join as a peer from any address", "leave it out"
+_SANS = "accepts a peer's certificate from any address", "leave it out"
 _DISCOVERY = "the nodes find each other by bake's plan", "leave it out"
 _PROXY = "makes a proxy of a member", "leave it out"
 _ROTATION = "is for log files, and the nodes log to the journal", "leave it out; journald.conf limits the journal"
@@ -49,8 +49,8 @@ _MLOCK = (
 )
 _CLIENTS = "can lock out the operator and the nodes' own clients", "leave it out; use auth to limit what users may do"
 _WAL = (
-    "moves the log out of the data folder, where alone the join looks for a member's data: a healthy member would "
-    "take itself for lost",
+    "moves the log out of the data folder; the join looks for a member's data only there, so a healthy member would "
+    "count as lost",
     "leave it out; for a faster disk, mount it at etcd.dataDir",
 )
 REFUSED: Mapping[str, tuple[str, str]] = {
