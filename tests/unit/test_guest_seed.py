@@ -8,20 +8,20 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 
-from generator import yaml12
+from generator import RELEASED, yaml12
 from generator.authorities import Authorities
 from generator.bake import bake
 from generator.host.store import Store
 from generator.profile import load
 
 GUEST = Path(__file__).parents[2] / "generator" / "guest"
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = RELEASED + timedelta(days=1)
 Change = Callable[[Authorities], Authorities]
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
 
