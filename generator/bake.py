@@ -237,7 +237,7 @@ def check_clock(now: datetime) -> None:
     """Refuse a clock that is certainly wrong: nodes whose clocks are right would find every certificate expired."""
     rule = None
     if now < RELEASED:
-        rule = f"before {RELEASED:%Y-%m-%d}, when this version of bake was made"
+        rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake"
     elif now.year > 9899:  # caDays: at most 100 years
         rule = "after 9899"
     if rule:

@@ -18,6 +18,7 @@ from generator.etcd_values import Format
 from generator.fields import named
 
 SERIES = ("3.5", "3.6")
+MAX_ELECTION_MS = 50_000
 Wrong = tuple[str, str, str | None]  # option, message, remedy
 
 # bake sets these itself; a second value would contradict the plan.
@@ -38,7 +39,7 @@ _LISTS = (
     "names a file on the nodes, and bake puts no revocation list there: etcd would refuse every connection",
     "to revoke certificates, change the CA: bake certs rotate --ca",
 )
-_SANS = "lets a certificate join as a peer from any address", "leave it out"
+_SANS = "accepts a peer's certificate from any address", "leave it out"
 _DISCOVERY = "the nodes find each other by bake's plan", "leave it out"
 _PROXY = "makes a proxy of a member", "leave it out"
 _ROTATION = "is for log files, and the nodes log to the journal", "leave it out; journald.conf limits the journal"
@@ -49,8 +50,8 @@ _MLOCK = (
 )
 _CLIENTS = "can lock out the operator and the nodes' own clients", "leave it out; use auth to limit what users may do"
 _WAL = (
-    "moves the log out of the data folder, where alone the join looks for a member's data: a healthy member would "
-    "take itself for lost",
+    "moves the log out of the data folder; the join looks for a member's data only there, so a healthy member would "
+    "count as lost",
     "leave it out; for a faster disk, mount it at etcd.dataDir",
 )
 REFUSED: Mapping[str, tuple[str, str]] = {
@@ -135,7 +136,7 @@ OPTIONS: tuple[Option, ...] = (
     *_same(_FLAG, "the port stays closed to other users", "socket-reuse-port", on=(True,),
            warning="a second process of etcd's user can take connections at etcd's ports"),
     *_same(_WHOLE, _STORAGE, "snapshot-count max-snapshots max-wals backend-batch-limit"),
-    *_same(values.whole(-values.INT64), _STORAGE, "quota-backend-bytes"),
+    *_same(values.quota, _STORAGE, "quota-backend-bytes"),
     *_same(_TIME, _STORAGE, "backend-batch-interval"),
     *_same(values.word("array", "map"), _STORAGE, "backend-bbolt-freelist-type"),
     *_renamed(_WHOLE, _STORAGE,
@@ -209,7 +210,9 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
 
 
 def _relations(options: Mapping[str, object]) -> Iterator[Wrong]:
-    """What etcd refuses, or takes for something else, because of a second option."""
+    """What etcd refuses, or takes for something else, because of a second option (Validate in embed/config.go)."""
+    heartbeat, election = options.get("heartbeat-interval", 100), options.get("election-timeout", 1000)
+    yield from _timing(int(str(heartbeat)), int(str(election)))
     kept = options.get("auto-compaction-retention", 0)
     if options.get("auto-compaction-mode") == "revision" and not str(kept).isdecimal():
         message = f"{kept!r} is not a number of revisions, and auto-compaction-mode is revision"
@@ -219,6 +222,15 @@ def _relations(options: Mapping[str, object]) -> Iterator[Wrong]:
     for place, on in ((_PERSIST, options.get(_PERSIST)), ("feature-gates", "LeaseCheckpointPersist=true" in gates)):
         if on and not checkpoints:
             yield place, "persisting lease checkpoints needs lease checkpoints", "switch both on"
+
+
+def _timing(heartbeat: int, election: int) -> Iterator[Wrong]:
+    if election < 5 * heartbeat:
+        message = f"{election} (ms) is less than five times the heartbeat-interval, {heartbeat}"
+        yield "election-timeout", message, f"{10 * heartbeat} is usual"
+    elif election > MAX_ELECTION_MS:
+        message = f"{election} (ms) is more than {MAX_ELECTION_MS}"
+        yield "election-timeout", message, "ten times the heartbeat-interval is usual"
 
 
 def warn_options(options: Mapping[str, object], version: str) -> Iterator[Wrong]:

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 
 Format = Callable[[object], str | None]
 INT64 = 2**63 - 1
+_LEAST_QUOTA = 16 << 20
 _TEXT = re.compile(r"[A-Za-z0-9._:/,*=@{}\[\]+-]{1,512}")
 _DURATION = re.compile(r"((\d+(\.\d*)?|\.\d+)(ns|us|ms|s|m|h))+")
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
@@ -75,6 +76,14 @@ def _nanoseconds(written: str) -> int | None:
         return None
     parts = re.findall(r"([\d.]+)(ns|us|ms|s|m|h)", written)
     return int(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def quota(value: object) -> str | None:
+    """A limit for the database. With a tiny one etcd starts, and then refuses every write."""
+    if rule := whole(-INT64)(value):
+        return rule
+    fits = int(str(value)) <= 0 or int(str(value)) >= _LEAST_QUOTA
+    return None if fits else f"is neither 0 (2 GiB), negative (no limit) nor {_LEAST_QUOTA} or more"
 
 
 def retention(value: object) -> str | None:

@@ -185,7 +185,7 @@ def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
     """A file of some other kind is refused as a whole: its keys may hold secrets, and messages end up in logs."""
     known = settings_of(ClusterSpec)
     if fields and not any(get_close_matches(key, known, n=1) for key in islice(fields, 20)):
-        message = "is not a cluster file: no field of one is in it"
+        message = "is not a cluster file: it has none of the fields"
         raise InputError.one(f"{path}:1:1", message, "begin with `apiVersion: bake/v1`")
 
 

@@ -10,7 +10,6 @@ from generator.etcd_options import check_options, warn_options
 from generator.plan import checks_peers_itself, domain_of, gateway_of, name_nodes, place_macs, place_nodes
 from generator.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod, PeerName
 
-MAX_ELECTION_MS = 50_000
 Finding = tuple[tuple[str | int, ...], str, str | None]
 
 
@@ -194,22 +193,7 @@ def _etcd(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("etcd", "peerPort"), f"{spec.etcd.peer_port} is the client port too", "two different ports"
     for name, message, hint in check_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
-    yield from _timing(spec)
     yield from _tls(spec)
-
-
-def _timing(spec: ClusterSpec) -> Iterator[Finding]:
-    """etcd itself refuses these (server/embed/config.go, Validate), and so never starts."""
-    heartbeat, election = (
-        value if type(value := spec.etcd.options.get(name, default)) is int else default
-        for name, default in (("heartbeat-interval", 100), ("election-timeout", 1000))
-    )
-    if election < 5 * heartbeat:
-        message = f"{election} (ms) is less than five times the heartbeat-interval, {heartbeat}"
-        yield ("etcd", "options", "election-timeout"), message, f"{10 * heartbeat} is usual"
-    elif election > MAX_ELECTION_MS:
-        message = f"{election} (ms) is more than {MAX_ELECTION_MS}"
-        yield ("etcd", "options", "election-timeout"), message, "ten times the heartbeat-interval is usual"
 
 
 def _tls(spec: ClusterSpec) -> Iterator[Finding]:

@@ -277,7 +277,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     ),
     "etcd option that admits any peer": (
         "etcd: {options: {experimental-peer-skip-client-san-verification: true}}",
-        "etcd.options.experimental-peer-skip-client-san-verification", "", "lets a certificate join as a peer from any address",
+        "etcd.options.experimental-peer-skip-client-san-verification", "", "accepts a peer's certificate from any address",
     ),
     "etcd option that names a file": (
         "etcd: {options: {client-crl-file: /etc/shadow}}", "etcd.options.client-crl-file", "'client-crl-file'", "names a file on the nodes",
@@ -513,8 +513,8 @@ PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
 
 CLOCKS: dict[str, tuple[datetime, int, str]] = {
     "never set": (datetime(1970, 1, 1, tzinfo=UTC), 2, "clock: 1970-01-01 is before"),
-    "400 days behind": (RELEASED - timedelta(days=400), 2, f"is before {RELEASED:%Y-%m-%d}, when this version of bake"),
-    "just behind": (RELEASED - timedelta(seconds=1), 2, f"is before {RELEASED:%Y-%m-%d}, when this version of bake"),
+    "400 days behind": (RELEASED - timedelta(days=400), 2, f"is before {RELEASED:%Y-%m-%d}, the release date of this bake"),
+    "just behind": (RELEASED - timedelta(seconds=1), 2, f"is before {RELEASED:%Y-%m-%d}, the release date of this bake"),
     "beyond what certificates can say": (datetime(9990, 1, 1, tzinfo=UTC), 2, "clock: 9990-01-01 is after"),
     "after 2038": (datetime(2038, 1, 20, tzinfo=UTC), 0, "seed.iso"),
     "after 2050, when a certificate's dates are written otherwise": (datetime(2051, 1, 1, tzinfo=UTC), 0, "seed.iso"),

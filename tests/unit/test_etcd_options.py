@@ -20,8 +20,8 @@ RULES = [
     ("3.6", "cipher-suites", "x", "is set by bake", "etcd.cipherSuites"),
     ("3.5", "force-new-cluster", True, "is set by bake", None),
     # what moves data, or speaks for another member
-    ("3.5", "wal-dir", "/var/lib/etcd/wal", "take itself for lost", "etcd.dataDir"),
-    ("3.6", "wal-dir", "/var/lib/etcd/wal", "take itself for lost", "etcd.dataDir"),
+    ("3.5", "wal-dir", "/var/lib/etcd/wal", "count as lost", "etcd.dataDir"),
+    ("3.6", "wal-dir", "/var/lib/etcd/wal", "count as lost", "etcd.dataDir"),
     ("3.5", "experimental-enable-v2v3", "/v2", "v2 API", "leave it out"),
     ("3.6", "discovery-token", "x", "bake's plan", "leave it out"),
     ("3.5", "proxy", "on", "makes a proxy", "leave it out"),

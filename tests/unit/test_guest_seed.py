@@ -8,13 +8,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 
-from generator import yaml12
+from generator import RELEASED, yaml12
 from generator.authorities import Authorities
 from generator.bake import bake
 from generator.host.store import Store
@@ -22,7 +22,7 @@ from generator.profile import load
 from tests.hostile.syscalls import parse
 
 GUEST = Path(__file__).parents[2] / "generator" / "guest"
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = RELEASED + timedelta(days=1)
 Change = Callable[[Authorities], Authorities]
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
 
