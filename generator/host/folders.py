@@ -32,9 +32,7 @@ def check_way(path: Path) -> None:
 def check_below(folder: Path, path: PurePosixPath) -> None:
     """Raise InputError for a symlink, or what another user can change, at `folder/path` or on the way from `folder`."""
     for place in (*(folder / part for part in reversed(path.parents)), folder / path):
-        try:
-            status = place.lstat()
-        except OSError:
+        if (status := _look_at(place)) is None:
             return
         if stat.S_ISLNK(status.st_mode):
             raise InputError.one(str(place), "is a symlink, which bake does not follow here", "put the file there")
@@ -66,9 +64,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     while parts and links <= _MAX_LINKS:
         part = parts.pop()
         place = here.parent if part == ".." else here / part
-        try:
-            status = place.lstat()
-        except OSError:
+        if (status := _look_at(place)) is None:
             return
         yield place, status
         if stat.S_ISLNK(status.st_mode):
@@ -76,6 +72,15 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
             parts += reversed(place.readlink().parts)
         else:
             here = place
+
+
+def _look_at(place: Path) -> os.stat_result | None:
+    try:
+        return place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError.one(str(place), f"cannot be read: {error.strerror}", "check its owner") from None
 
 
 def _owners() -> set[int]:
