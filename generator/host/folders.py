@@ -17,7 +17,8 @@ from generator.errors import InputError
 
 _ACL = "system.posix_acl_access"
 _MAX_LINKS = 40  # as the kernel's own limit
-_HINT = "run bake as the owner of these folders, or give an --out that only you and root can write"
+_ABOVE = "run bake as the owner of these folders, or give an --out that only you and root can write"
+_BELOW = "give another --out, or change the owner if you trust the content"
 
 
 def check_way(path: Path) -> None:
@@ -42,17 +43,20 @@ def check_below(folder: Path, path: PurePosixPath) -> None:
 
 
 def check_secret(path: Path, where: str) -> None:
-    """Raise InputError where `path`, a file with a secret that the user names, belongs to another user."""
+    """Raise InputError where `path`, a file with a secret that the user names, belongs to another user.
+
+    A pipe may: under sudo, that of the shell belongs to the user who called it.
+    """
     with suppress(OSError):
         status = path.stat()
-        if status.st_uid not in _owners():
+        if stat.S_ISREG(status.st_mode) and status.st_uid not in _owners():
             raise InputError.one(where, f"belongs to {_user(status.st_uid)}", "copy it to a file of yours, mode 0600")
 
 
 def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: bool) -> None:
     if status.st_uid not in owners:
         rule = f"belongs to {_user(status.st_uid)}, and bake runs as {_user(os.geteuid())}"
-        raise InputError.one(str(place), rule, _HINT)
+        raise InputError.one(str(place), rule, _ABOVE if sticky else _BELOW)
     if writers := _writers(place, status, sticky=sticky):
         rule = f"mode {stat.S_IMODE(status.st_mode):04o} lets {writers} change it"
         raise InputError.one(str(place), rule, f"chmod go-w {place}, or give another --out")
