@@ -233,17 +233,26 @@ def measure(name: str, rounds: int | None, scratch: Path) -> dict[str, object]:
     values = sorted(sample.value for sample in samples)
     parts = {part: [sample.parts[part] for sample in samples] for part in samples[0].parts}
     value = statistics.median(values)
+    is_real_time = os.sched_getscheduler(0) == os.SCHED_FIFO
     return {
         "value": round(value, 3),
         "low": round(values[0], 3),
         "high": round(values[-1], 3),
         "holds": figure.holds(value),
         "rounds": len(samples),
+        "full_rounds": figure.rounds,
         "medians": {part: round(statistics.median(numbers), 3) for part, numbers in parts.items()},
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "load": round(load, 1),  # before it began, so other work's
-        "priority": "real time" if os.sched_getscheduler(0) == os.SCHED_FIFO else "normal",
+        "priority": "real time" if is_real_time else "normal",
+        "command": command(name, len(samples), is_real_time=is_real_time),
     }
+
+
+def command(name: str, rounds: int, *, is_real_time: bool) -> str:
+    """What measures this figure in the same way again."""
+    own = "" if rounds == FIGURES[name].rounds else f" --rounds {rounds}"
+    return f"{'chrt -f 10 ' if is_real_time else ''}scripts/bench --only {name}{own} --write"
 
 
 def _samples(figure: Figure, rounds: int, scratch: Path) -> Iterator[Sample]:
@@ -264,7 +273,6 @@ def conditions() -> dict[str, str]:
         "cpu": f"{cpu.strip()}, {os.cpu_count()} cores",
         "system": platform.freedesktop_os_release()["PRETTY_NAME"],
         "versions": f"Python {platform.python_version()}, cryptography {cryptography}, {' '.join(openssl.split()[:2])}",
-        "command": "scripts/bench --write",
     }
 
 
@@ -274,9 +282,8 @@ def row(name: str, result: dict[str, object]) -> str:
     medians = result["medians"]
     assert isinstance(medians, dict)
     shown = ", ".join(f"{part.replace('_', ' ')} {value:g}" for part, value in medians.items())
-    verdict = "yes" if result["holds"] else "**no**"
-    when = f"{result['rounds']} rounds, {result['date']}"
-    measured = f"{when}, load {result['load']:g}, {result['priority']} priority"
+    verdict = f"{'yes' if result['holds'] else '**no**'}: {result['rounds']} rounds, default {result['full_rounds']}"
+    measured = f"{result['date']}, load {result['load']:g}: `{result['command']}`"
     return (
         f"| `{name}` | {figure.title} | {comparison} {limit:g}{figure.unit} | {result['value']:g}{figure.unit} "
         f"| {result['low']:g}–{result['high']:g} | {verdict} | {shown} | {measured} |"
@@ -288,15 +295,19 @@ def table(results: dict[str, dict[str, object]]) -> str:
     return "\n".join(head + [row(name, results[name]) for name in FIGURES if name in results])
 
 
+def page(text: str, kept: dict[str, dict[str, object]]) -> str:
+    """The page's text with the facts and the table of what was measured."""
+    facts = "\n".join(f"- {name}: {value}" for name, value in kept["conditions"].items())
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{facts}\n\n{table(kept['figures'])}\n\n{END}{rest.partition(END)[2]}"
+
+
 def write(results: dict[str, dict[str, object]]) -> None:
     """Put new results beside the kept ones, and the table of all into the page."""
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"figures": {}}
-    kept = {"format_version": "1.0", "conditions": conditions(), "figures": {**kept["figures"], **results}}
+    kept = {"format_version": "1.1", "conditions": conditions(), "figures": {**kept["figures"], **results}}
     RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
-    facts = "\n".join(f"- {name}: {value}" for name, value in kept["conditions"].items())
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{facts}\n\n{table(kept['figures'])}\n\n{END}{after}")
+    PAGE.write_text(page(PAGE.read_text(), kept))
 
 
 def main() -> int:
@@ -321,7 +332,7 @@ def main() -> int:
             print(f"{name}: {json.dumps(results[name])}", file=sys.stderr)
     if options.write:
         write(results)
-    print(json.dumps({"format_version": "1.0", "conditions": conditions(), "figures": results}, ensure_ascii=False))
+    print(json.dumps({"format_version": "1.1", "conditions": conditions(), "figures": results}, ensure_ascii=False))
     return 0 if all(result["holds"] for result in results.values()) else 1
 
 

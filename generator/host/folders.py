@@ -17,7 +17,8 @@ from generator.errors import InputError
 
 _ACL = "system.posix_acl_access"
 _MAX_LINKS = 40  # as the kernel's own limit
-_HINT = "run bake as the owner of these folders, or give an --out that only you and root can write"
+_ABOVE = "run bake as the owner of these folders, or give an --out that only you and root can write"
+_BELOW = "give another --out, or change the owner if you trust the content"
 
 
 def check_way(path: Path) -> None:
@@ -32,9 +33,7 @@ def check_way(path: Path) -> None:
 def check_below(folder: Path, path: PurePosixPath) -> None:
     """Raise InputError for a symlink, or what another user can change, at `folder/path` or on the way from `folder`."""
     for place in (*(folder / part for part in reversed(path.parents)), folder / path):
-        try:
-            status = place.lstat()
-        except OSError:
+        if (status := _look_at(place)) is None:
             return
         if stat.S_ISLNK(status.st_mode):
             raise InputError.one(str(place), "is a symlink, which bake does not follow here", "put the file there")
@@ -44,17 +43,20 @@ def check_below(folder: Path, path: PurePosixPath) -> None:
 
 
 def check_secret(path: Path, where: str) -> None:
-    """Raise InputError where `path`, a file with a secret that the user names, belongs to another user."""
+    """Raise InputError where `path`, a file with a secret that the user names, belongs to another user.
+
+    A pipe may: under sudo, that of the shell belongs to the user who called it.
+    """
     with suppress(OSError):
         status = path.stat()
-        if status.st_uid not in _owners():
+        if stat.S_ISREG(status.st_mode) and status.st_uid not in _owners():
             raise InputError.one(where, f"belongs to {_user(status.st_uid)}", "copy it to a file of yours, mode 0600")
 
 
 def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: bool) -> None:
     if status.st_uid not in owners:
         rule = f"belongs to {_user(status.st_uid)}, and bake runs as {_user(os.geteuid())}"
-        raise InputError.one(str(place), rule, _HINT)
+        raise InputError.one(str(place), rule, _ABOVE if sticky else _BELOW)
     if writers := _writers(place, status, sticky=sticky):
         rule = f"mode {stat.S_IMODE(status.st_mode):04o} lets {writers} change it"
         raise InputError.one(str(place), rule, f"chmod go-w {place}, or give another --out")
@@ -66,9 +68,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     while parts and links <= _MAX_LINKS:
         part = parts.pop()
         place = here.parent if part == ".." else here / part
-        try:
-            status = place.lstat()
-        except OSError:
+        if (status := _look_at(place)) is None:
             return
         yield place, status
         if stat.S_ISLNK(status.st_mode):
@@ -76,6 +76,15 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
             parts += reversed(place.readlink().parts)
         else:
             here = place
+
+
+def _look_at(place: Path) -> os.stat_result | None:
+    try:
+        return place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError.one(str(place), f"cannot be read: {error.strerror}", "check its owner") from None
 
 
 def _owners() -> set[int]:

@@ -109,7 +109,7 @@ class Store:
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
         """Hold the output folder against other runs; waits, and says so, while another run has it.
 
-        The lock is on the folder itself: there is no file that could go stale. What a killed run left is removed.
+        The lock is on the folder itself: no file can go stale. What a killed run left is removed.
         """
         try:
             self.out.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -122,8 +122,9 @@ class Store:
             except OSError:
                 report(f"waiting: another bake is at work on {self.out}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._check_out()  # again: it may have been made by somebody else in the meantime
-            self._sweep()
+            self._check_out()  # again: another user may have made it meanwhile
+            for left in self._staged():  # by a killed run: with the lock held, nobody is at work on it
+                shutil.rmtree(left, ignore_errors=True)
             yield
         finally:
             os.close(descriptor)
@@ -151,23 +152,23 @@ class Store:
     def _staging_prefix(self) -> str:
         return f".{self.cluster}.new-"
 
-    def _sweep(self) -> None:
-        """Remove what a killed run left; the lock is held, so nobody is at work on it."""
-        for left in self._staged():
-            shutil.rmtree(left, ignore_errors=True)
-
-    def _staged(self) -> Iterator[Path]:
-        return self.out.glob(f"{self._staging_prefix}*")
+    def _staged(self) -> list[Path]:
+        try:
+            return [path for path in self.out.iterdir() if path.name.startswith(self._staging_prefix)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError.one(str(self.out), f"cannot be read: {error.strerror}", "give another --out") from None
 
     def has_leftover(self) -> bool:
-        """Whether a killed run left a folder, which may be one from before the last swap; a run at work does not."""
-        if not any(self._staged()):
+        """Whether a killed run left a folder, perhaps that from before the last swap. False while a run is at work."""
+        if not self._staged():
             return False
         descriptor = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return any(self._staged())
-        except BlockingIOError:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return bool(self._staged())
             return False
         finally:
             os.close(descriptor)

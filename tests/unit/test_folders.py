@@ -236,6 +236,15 @@ def test_another_users_secret_is_not_read(bake: Bake, tmp_path: Path, name: str)
     assert not Path("out/etcd").exists()
 
 
+@root_only
+def test_a_secret_may_come_through_a_pipe_of_the_one_who_called_sudo(bake: Bake) -> None:
+    """`pass show ca | sudo bake --ca-passphrase-file /dev/stdin`: the pipe belongs to the user."""
+    os.mkfifo("pipe")
+    give_away(Path("pipe"))
+    folders.check_secret(Path("pipe"), "--ca-passphrase-file")
+    folders.check_secret(Path("nowhere"), "--ca-passphrase-file")  # said by whoever reads it
+
+
 # ── the manifest ────────────────────────────────────────────────────────────────────────────────────────────
 
 FACTS = {"sha256": "0" * 64, "mode": "0644"}
