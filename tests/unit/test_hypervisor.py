@@ -779,6 +779,15 @@ def test_a_console_is_read_on_across_the_renaming_of_its_log(log: Path) -> None:
     assert console.read() == b"new"
 
 
+def test_a_log_of_an_earlier_run_is_gone_when_a_vm_starts(driver: Any, machines: Callable[..., Any]) -> None:
+    machines()
+    stop(driver)
+    place = pool.ensure_pool(driver, CLAIM)
+    pool.put(place, f"{console_volume('etcd1')}.0", b"bake: node=etcd1 phase=settled\n")
+    machines()
+    assert not [name for name in place.listVolumes() if name.endswith(".log.0")]
+
+
 def test_the_first_look_at_a_console_reads_the_renamed_log_too(log: Path) -> None:
     log.with_name(f"{log.name}.0").write_bytes(b"bake: node=etcd1 phase=settled\n")
     log.write_bytes(b"noise")

@@ -152,7 +152,6 @@ while read -r word; do
         reboot) reboot -f ;;
         off) poweroff -f ;;
         listen) listen ;;
-        flood) yes | head -c 2500000 ;;
         panic) echo c >/proc/sysrq-trigger ;;
     esac
 done

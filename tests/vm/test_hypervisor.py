@@ -190,25 +190,6 @@ def test_a_panic_of_an_earlier_boot_is_history(one: World, tmp_path: Path) -> No
     assert next(one.events(tmp_path)) in one.ready
 
 
-def test_a_log_that_libvirt_renames_is_still_read_and_goes_with_the_next_start(one: World, tmp_path: Path) -> None:
-    one.boot()
-    one.wait_ready(tmp_path)
-    renamed = one.folder / "etcd1.console.log.0"
-    log = hypervisor.console_logs(one.connection, one.plan)["etcd1"]
-    text = log.read()
-    one.type("etcd1", "flood", until="said flood")
-    while not renamed.exists():
-        text += log.read()
-        time.sleep(0.1)
-    text += log.read()
-    assert b"phase=configured" in text
-    assert text.startswith(renamed.read_bytes())
-    assert next(one.events(tmp_path)) in one.ready, "its record is in the renamed log"
-    one.down()
-    one.boot()
-    assert not renamed.exists()
-
-
 def test_down_cuts_the_power_of_guests_that_do_not_listen(one: World, tmp_path: Path) -> None:
     one.boot()
     one.wait_ready(tmp_path)

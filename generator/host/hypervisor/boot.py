@@ -232,6 +232,11 @@ def console_volume(node: str) -> str:
     return f"{node}.console.log"
 
 
+def renamed_console_volume(node: str) -> str:
+    """The first part of a log that became too large (virtlogd renames it, and begins another one)."""
+    return f"{console_volume(node)}.0"
+
+
 # --- starting -----------------------------------------------------------------------------------------------
 
 
@@ -253,6 +258,7 @@ def _start(job: Job, machine: Machine, wish: str) -> bool:
         domain.resume()
     if domain.isActive():
         return False
+    pool.remove(job.pool, renamed_console_volume(machine.node.name))  # virtlogd does so too, where libvirt uses it
     with asking(f"start the VM {domain.name()}", hint="the log is in /var/log/libvirt/qemu on that machine"):
         try:
             domain.create()

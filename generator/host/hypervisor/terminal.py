@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from generator.errors import BakeError
-from generator.host.hypervisor.boot import console_volume
+from generator.host.hypervisor.boot import console_volume, renamed_console_volume
 from generator.host.hypervisor.connection import (
     Connection,
     Domain,
@@ -64,7 +64,7 @@ class ConsoleLog:
     def _read_renamed(self) -> bytes:
         """The rest of the log that was renamed. Where the VM was started anew, libvirt has removed it."""
         self.pool.refresh()
-        volume = find_volume(self.pool, f"{console_volume(self.node)}.0")
+        volume = find_volume(self.pool, renamed_console_volume(self.node))
         return b"" if volume is None else self._read_from(volume, volume.info()[1])
 
     def _read_from(self, volume: Any, size: int) -> bytes:
