@@ -322,6 +322,18 @@ def test_an_identity_that_bake_did_not_write_is_refused(bake: Bake) -> None:
     assert (result.code, f"{FOLDER}/identity: is not what bake wrote" in result.err) == (2, True)
 
 
+def test_a_cluster_whose_permit_was_no_secret_gets_one_and_its_nodes_take_the_new_seeds(bake: Bake) -> None:
+    """They compare BAKE_PERMIT, the cluster's id, with their own."""
+    bake("--nodes", 1)
+    identity = (FOLDER / "identity").read_text().strip()
+    (FOLDER / "pki/bootstrap-permit").unlink()
+    (FOLDER / "etcd1/bootstrap-permit").write_text(f"etcd-{identity}\n")
+    bake("--nodes", 1)
+    permit = (FOLDER / "etcd1/bootstrap-permit").read_text()
+    assert permit == (FOLDER / "pki/bootstrap-permit").read_text() != f"etcd-{identity}\n"
+    assert f'BAKE_PERMIT="etcd-{identity}"' in (FOLDER / "etcd1/user-data").read_text()
+
+
 def test_a_permit_that_bake_did_not_write_is_refused(bake: Bake) -> None:
     bake("--nodes", 1)
     (FOLDER / "pki/bootstrap-permit").write_text("guess me\n")
