@@ -106,12 +106,12 @@ def serials(cluster: Cluster, now: datetime) -> dict[tuple[str, str], str]:
 
 def test_every_certificate_is_listed_with_what_it_says(made: Bake, now: datetime) -> None:
     found = entries(made(), now=now)
-    assert [entry.owner for entry in found] == ["cluster", "operator", *["etcd1"] * 3, *["etcd2"] * 3]
-    server = found[2]
+    assert [entry.owner for entry in found] == ["cluster", "cluster", "operator", *["etcd1"] * 3, *["etcd2"] * 3]
+    server = found[3]
     assert server.role is pki.Role.SERVER
     assert server.facts.names == ("etcd1.etcd.internal", "192.168.20.31", "127.0.0.1", "::1")
     assert (server.facts.issuer, server.days, server.days_left) == ("CN=etcd-ca,O=etcd", 365, 364)
-    assert entries(made(), now=now + timedelta(days=400))[2].days_left == -36
+    assert entries(made(), now=now + timedelta(days=400))[3].days_left == -36
 
 
 def test_a_folder_without_a_seed_is_refused(made: Bake, now: datetime) -> None:
@@ -219,7 +219,7 @@ def test_certificates_that_end_soon_fail(made: Bake, rack: Rack) -> None:
     assert call(cluster, "--within", "30d", "-q") == (0, "")
     from generator.errors import UnhealthyError
 
-    with pytest.raises(UnhealthyError, match="less than 4000 days are left: cluster etcd-ca, operator"):
+    with pytest.raises(UnhealthyError, match="less than 4000 days are left: cluster etcd-ca, cluster etcd-peer-ca, operator"):
         call(cluster, "--within", "4000", "-q")
 
 
