@@ -101,9 +101,9 @@ def renewal(soon: Iterable[Entry]) -> str:
 
 
 def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
-    """Raise BakeError where another command has changed the cluster since this one read it. The lock is held.
+    """Raise BakeError where another command has changed the cluster since this one read it.
 
-    `phase`: of the change of the CA, as it was read.
+    `phase`: of the change of the CA, as it was read. Whoever writes next holds the lock.
     """
     found, hint = load_phase(cluster.store), "bake certs shows how it is now; then the same command again"
     if found is not phase:
@@ -202,7 +202,7 @@ def deliver(
             later.append(node.name)
         else:
             report(f"{node.name}: its new seed is in the drive")
-            _wait(node, goal, seconds)
+            _wait(node, goal, seconds, lambda: refuse_changed(cluster, phase))
             drives.empty(node)
             report(f"{node.name}: {goal.done}")
             done.append(node.name)
@@ -241,9 +241,11 @@ class _Drives:
         return any(one.node == node.name and one.state is hypervisor.State.RUNNING for one in found)
 
 
-def _wait(node: NodePlan, goal: Goal, seconds: float) -> None:
+def _wait(node: NodePlan, goal: Goal, seconds: float, check: Callable[[], None]) -> None:
+    """`check` is called before each further look."""
     deadline = time.monotonic() + seconds
     while goal.lacks(node) is not False:
+        check()
         if time.monotonic() > deadline:
             raise WaitTimeoutError(
                 f"{node.name} does not {goal.verb} after {seconds:.0f} s",

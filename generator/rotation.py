@@ -137,19 +137,16 @@ def _advanced(found: Authorities, following: Mapping[Role, Authority], now: date
 
 
 def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> Goal:
-    """etcd shows in which phase it runs by whom it lets in, and its files by what it serves."""
-    other = _at_hand(found.others[Role.CA].credential)
-    own = serves_its_own(cluster)
+    """A node shows that its files are its seed's by the certificate that it serves, and in which phase its etcd runs by
+    whose clients it lets in."""
+    own, other = serves_its_own(cluster), _at_hand(found.others[Role.CA].credential)
     if phase is Phase.TRUST:
         lets_in = _lets_in(cluster, other, now)
-        return _as_goal(lambda node: _negated(lets_in(node)), "trust", "the next CA")
-    if phase is Phase.REISSUE:
-        lets_in = _lets_in(cluster, _at_hand(found.issuing[Role.CA].credential), now)
-        return _as_goal(
-            lambda node: own.lacks(node) or _negated(lets_in(node)), "serve", "a certificate of the next CA"
-        )
+        return _as_goal(lambda node: own.lacks(node) or _negated(lets_in(node)), "trust", "the next CA")
     # An etcd that is just being restarted refuses everybody: only one that serves a client of the new CA has decided.
     serves = _lets_in(cluster, _at_hand(found.issuing[Role.CA].credential), now)
+    if phase is Phase.REISSUE:
+        return _as_goal(lambda node: own.lacks(node) or _negated(serves(node)), "serve", "a certificate of the next CA")
     if other.certificate.not_valid_after_utc <= now:  # lets nobody in, trusted or not
         return _as_goal(lambda node: own.lacks(node) or _negated(serves(node)), "trust", "the new CA alone")
     lets_in = _lets_in(cluster, other, now)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -19,17 +22,23 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
-from generator import pki
+from generator import certificates, pki, rotation
+from generator.bake import bake
+from generator.cluster import Cluster, open_cluster
 from generator.host.hello import served_certificate
-from generator.host.tls import Reply, knock, stranger_context
+from generator.host.store import Store
+from generator.host.tls import ClientFiles, Reply, knock, operator_context, stranger_context
 from generator.pki import Credential, Role
 from generator.plan import plan_cluster
+from generator.profile import load
+from generator.seed import written_files
 from generator.spec import ClusterSpec, EtcdSpec, Extensions, KeyType, PeerCaSpec, PkiSpec
 from tests.assembly.miniature import Miniature, Node
 from tests.assembly.test_verify import check
 
 pytestmark = pytest.mark.etcd
 ROOT = Path(__file__).parents[2]
+HOST = "127.0.0.1"
 ClusterOf = Callable[..., Miniature]
 
 
@@ -267,3 +276,80 @@ def test_the_certificate_that_a_node_serves_is_read_without_one(
     node = started(cluster_of(1, etcd=etcd, pki=PkiSpec(key_type=kind))).nodes[0]
     planned = ssl.PEM_cert_to_DER_cert(pair_of(node, Role.SERVER)[0].decode())
     assert served_certificate(str(node.plan.address), 2379) == planned
+
+
+# ── a new CA, and an application ────────────────────────────────────────────────────────────────────────────
+
+
+class Lone:
+    """A real etcd, of one node, that has what the seed in a cluster's folder has whenever it is given it."""
+
+    def __init__(self, bin_dir: Path, root: Path, cluster: Cluster, *flags: str) -> None:
+        with socket.create_server((HOST, 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.pki, self.cluster, self.process = root / "node-pki", cluster, None
+        url, peer_url = f"https://{HOST}:{self.port}", f"http://{HOST}:0"
+        self.command = [
+            bin_dir / "etcd", "--name", "etcd1", "--data-dir", root / "data", "--client-cert-auth", *flags,
+            "--cert-file", self.pki / "etcd-server.pem", "--key-file", self.pki / "etcd-server.key",
+            "--trusted-ca-file", self.pki / "etcd-ca.pem", "--listen-client-urls", url,
+            "--advertise-client-urls", url, "--listen-peer-urls", peer_url,
+            "--initial-advertise-peer-urls", "http://localhost:2380", "--initial-cluster", "etcd1=http://localhost:2380",
+        ]  # fmt: skip
+        self.take_seed()
+
+    process: subprocess.Popen[bytes] | None
+
+    def take_seed(self) -> None:
+        """It reads its certificates at each handshake, and the CAs that it trusts when it starts."""
+        files = written_files((self.cluster.store.folder / "etcd1/user-data").read_bytes(), where="")
+        self.pki.mkdir(exist_ok=True)
+        for path, data in files.items():
+            if path.startswith("/etc/etcd/pki/"):
+                (self.pki / Path(path).name).write_bytes(data)
+        self.stop()
+        self.process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL, env={})
+        deadline = time.monotonic() + 60
+        while not self.serves(self.cluster.store.folder / "pki"):
+            assert time.monotonic() < deadline, "the operator is not served"
+            time.sleep(0.1)
+
+    def serves(self, folder: Path) -> bool:
+        """A client with the CAs and the pair in this folder, which checks the server too."""
+        ca, cert, key = (folder / name for name in ("etcd-ca.pem", "etcd-client.pem", "etcd-client.key"))
+        return knock(HOST, self.port, operator_context(ClientFiles(ca=ca, cert=cert, key=key))).reply is Reply.SERVED
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.mark.parametrize("newest", ["TLS1.3", "TLS1.2"])
+def test_an_application_that_follows_a_new_ca_is_served_in_every_phase(
+    bin_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: str
+) -> None:
+    store = Store(tmp_path / "out", "etcd")
+    bake(load(flags={"--nodes": (("nodes",), 1)}).spec, store, now=datetime.now(UTC), report=print)
+    cluster = open_cluster(store)
+    old = shutil.copytree(store.folder / "pki", tmp_path / "old")
+    application = shutil.copytree(old, tmp_path / "application")
+    etcd = Lone(bin_dir, tmp_path, cluster, "--tls-max-version", newest)
+    monkeypatch.setattr(certificates, "served_certificate", lambda *_: served_certificate(HOST, etcd.port))
+    monkeypatch.setattr(rotation, "knock", lambda *words: knock(HOST, etcd.port, words[2]))
+    rotate = partial(rotation.rotate_authorities, cluster, None, {}, passphrase=None, seconds=1, report=print)
+    tasks = {"trust": ["etcd-ca.pem"], "reissue": ["etcd-client.pem", "etcd-client.key"], "drop": ["etcd-ca.pem"]}
+    try:
+        for phase, names in tasks.items():
+            assert rotate(now=datetime.now(UTC), all_phases=False) == (phase, certificates.Delivery(by_hand=("etcd1",)))
+            etcd.take_seed()
+            assert etcd.serves(application), f"after {phase}, before it does anything"
+            assert etcd.serves(old) == (phase == "trust"), "an application that does nothing, from then on"
+            for name in names:
+                shutil.copy(store.folder / "pki" / name, application)
+            assert etcd.serves(application), f"after {phase}"
+        assert rotate(now=datetime.now(UTC), all_phases=False) == (None, certificates.Delivery(done=("etcd1",)))
+        shutil.copy(application / "etcd-ca.pem", old)
+        assert not etcd.serves(old), "its client certificate is the old CA's"
+    finally:
+        etcd.stop()

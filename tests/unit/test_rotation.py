@@ -238,6 +238,18 @@ def test_by_hand_it_takes_a_run_for_each_phase(cluster: Cluster, rack: Rack, now
     assert trusted[0] == trusted[1] != trusted[2], "the second phase restarts no etcd"
 
 
+def test_what_answers_in_a_nodes_place_and_lets_everybody_in_has_shown_nothing(
+    cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a proxy between here and the nodes."""
+    proxy = pki.create_authority(cluster.plan, now=now).cert_pem
+    for node in rack.nodes.values():
+        node.leaf = proxy
+    monkeypatch.setattr(rotation, "knock", lambda *_: SimpleNamespace(reply=Reply.SERVED))
+    for _ in range(2):
+        assert rotate(cluster, now, connection=None) == (Phase.TRUST, Delivery(by_hand=NODES))
+
+
 @pytest.mark.parametrize("phase", Phase)
 def test_a_bake_meanwhile_changes_nothing(cluster: Cluster, rack: Rack, now: datetime, phase: Phase) -> None:
     while rotate(cluster, now, connection=None)[0] is not phase:
