@@ -37,7 +37,7 @@ from generator.spec import ClusterSpec
 from tests.hostile.cuts import contents, is_whole
 from tests.hostile.forked import End, run_apart
 
-EXAMPLES = int(os.environ.get("BAKE_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("BAKE_EXAMPLES", "7"))
 PROFILES = {
     "default": "",
     "hardened": (Path(__file__).parents[2] / "profiles/hardened.yaml").read_text(),
