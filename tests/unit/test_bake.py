@@ -173,7 +173,7 @@ def test_sealing_nodes_that_another_bake_has_replaced_meanwhile_changes_nothing(
     store = Store(Path("out"), "etcd")
     opened = open_cluster(store)
     Path("cluster.yaml").write_text("apiVersion: bake/v1\nnodes: [{name: a}, {name: b}, {name: c}]\n")
-    assert bake("--config", "cluster.yaml").code == 0
+    assert bake("--config", "cluster.yaml", "--yes").code == 0
     before = picture(Path("out"))
     with pytest.raises(BakeError, match="another command has changed this cluster's nodes"):
         seal(store, opened.plan, now=datetime.now(UTC), report=print)
@@ -270,7 +270,7 @@ def test_another_address_renews_that_nodes_certificates_only(bake: Bake) -> None
     Path("cluster.yaml").write_text(
         "nodes: [{name: etcd1}, {name: etcd2, address: 192.168.20.99}, {name: etcd3, address: 192.168.20.33}]"
     )
-    assert bake("--config", "cluster.yaml").code == 0
+    assert bake("--config", "cluster.yaml", "--yes").code == 0
     assert keys_of("etcd1") == before["etcd1"]
     assert keys_of("etcd3") == before["etcd3"]
     changed = {path for path, content in keys_of("etcd2").items() if before["etcd2"][path] != content}

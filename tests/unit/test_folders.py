@@ -118,7 +118,7 @@ def test_what_another_user_can_change_is_refused_and_not_used(
 ) -> None:
     change(Path(where))
     before = picture(Path())
-    for words in (("--nodes", 1, "--leaf-days", 9), ("seal",), ("certs",)):
+    for words in (("--nodes", 1, "--leaf-days", 9), ("seal", "--yes"), ("certs",)):
         result = baked(*words, "--out", "parent/out")
         assert (result.code, says in result.err) == (2, True), result.err
         assert "hint: " in result.err
@@ -135,7 +135,7 @@ def test_a_file_that_another_user_can_change_is_not_written_again(
 ) -> None:
     change(Path("parent/out/etcd", name))
     before = picture(Path())
-    for words in (("seal",), ("--nodes", 1, "--leaf-days", 9)):
+    for words in (("seal", "--yes"), ("--nodes", 1, "--leaf-days", 9)):
         result = baked(*words, "--out", "parent/out")
         assert (result.code, f"{name}: {says}" in result.err) == (2, True), result.err
     assert picture(Path()) == before
@@ -180,7 +180,7 @@ def test_ordinary_folders_are_used(baked: Bake, change: Change) -> None:
 def test_an_output_folder_may_be_a_link_of_ones_own(baked: Bake) -> None:
     moved_behind_a_link(Path("parent/out"))
     assert baked("--nodes", 1, "--out", "parent/out", "--leaf-days", 9).code == 0
-    assert baked("seal", "--out", "parent/../parent/out").code == 0
+    assert baked("seal", "--yes", "--out", "parent/../parent/out").code == 0
 
 
 @root_only
@@ -276,7 +276,7 @@ def test_a_manifest_that_bake_did_not_write_is_refused_whole(
     made |= {**change, "files": {**made["files"], **change.get("files", {})}}
     path.write_text(json.dumps(made))
     before = picture(Path())
-    for words in (("--nodes", 1, "--leaf-days", 9), ("seal",), ("certs",), ("check", "--nodes", 1)):
+    for words in (("--nodes", 1, "--leaf-days", 9), ("seal", "--yes"), ("certs",), ("check", "--nodes", 1)):
         result = baked(*words, "--out", "parent/out")
         assert result.code == 2, result.err
         assert result.err.count("error: ") == 1
@@ -292,7 +292,7 @@ def test_facts_of_a_later_minor_version_are_ignored(baked: Bake) -> None:
     for facts in made["files"].values():
         facts["size"] = 1
     path.write_text(json.dumps(made))
-    assert baked("seal", "--out", "parent/out").code == 0
+    assert baked("seal", "--yes", "--out", "parent/out").code == 0
 
 
 def test_a_link_in_the_place_of_a_file_is_not_written_as_that_file(baked: Bake, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_link_in_the_place_of_a_file_is_not_written_as_that_file(baked: Bake, 
     etcdctl = Path("parent/out/etcd/etcdctl.env")
     etcdctl.unlink()
     etcdctl.symlink_to(tmp_path / "other")
-    for words in (("seal",), ("--nodes", 1)):
+    for words in (("seal", "--yes"), ("--nodes", 1)):
         result = baked(*words, "--out", "parent/out")
         assert (result.code, "etcdctl.env: is a symlink" in result.err) == (2, True)
     assert etcdctl.is_symlink()

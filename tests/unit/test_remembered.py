@@ -134,6 +134,7 @@ def test_up_after_down_boots_the_cluster_as_it_stands(bake: Bake, monkeypatch: p
 
     monkeypatch.setattr("generator.host.hypervisor.connect", lambda _: object())
     monkeypatch.setattr("generator.cluster.boot_image", lambda *_: object())
+    monkeypatch.setattr("generator.host.hypervisor.find_refusal", lambda *_, **__: None)
     monkeypatch.setattr("generator.host.hypervisor.boot", stop)
     for words in ((), ("--memory", 2048)):
         result = bake("up", *words)
