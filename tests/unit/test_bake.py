@@ -520,4 +520,4 @@ def test_runs_at_the_same_time_mix_nothing(tmp_path: Path) -> None:
     processes = [subprocess.Popen(each) for each in words]
     assert [process.wait(300) for process in processes] == [0, 0, 0, 0]
     assert assert_complete(tmp_path / "out/etcd") in counts
-    assert run("--nodes", "3", "--out", tmp_path / "out").returncode == 0
+    assert run("--nodes", "3", "--yes", "--out", tmp_path / "out").returncode == 0
