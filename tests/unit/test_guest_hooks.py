@@ -151,6 +151,7 @@ def test_firewalld_rules_are_permanent_and_then_loaded(desk: Desk) -> None:
     for rule in (f'priority="-2380" {own}', rest):
         assert added.count(f"--add-rich-rule=rule {rule}") == 2  # in both zones
     assert {word for word in words if "zone=" in word} == {"--zone=public", "--zone=internal"}
+    assert {word for word in words if not word.startswith("--")} == {"firewall-cmd"}
 
 
 def test_firewalld_is_left_alone_when_all_is_there(desk: Desk) -> None:
@@ -334,6 +335,24 @@ def test_the_end_of_the_first_boot_is_marked_with_its_instance_id(desk: Desk) ->
     assert "phase=configured" in (desk.root / "console").read_text()
 
 
+def test_the_mark_of_the_first_boot_comes_after_everything_else_is_on_the_disk(desk: Desk) -> None:
+    """At any power cut there is either no mark, or a whole one and all that came before it."""
+    (desk.root / "instance-id").write_text("iid-1\n")
+    log = 'exec >>"$DESK/synced"; echo "synced:" $(cat "$DESK"/state/* 2>&-); ls "$DESK/state"'
+    desk.program("sync", f"#!/bin/sh\n{log}\n")
+    places = {"BAKE_STATE_DIR": f"{desk.root}/state", "BAKE_INSTANCE_FILE": f"{desk.root}/instance-id"}
+    assert desk.run("first-boot-done", BAKE_CONSOLE=f"{desk.root}/console", **places).returncode == 0
+    lines = (desk.root / "synced").read_text().splitlines()
+    assert lines == ["synced:", "synced: iid-1", "configured.new", "synced: iid-1", "configured"]
+
+
+def test_a_first_boot_without_an_instance_id_has_not_come_to_its_end(desk: Desk) -> None:
+    places = {"BAKE_STATE_DIR": f"{desk.root}/state", "BAKE_INSTANCE_FILE": f"{desk.root}/missing"}
+    assert desk.run("first-boot-done", BAKE_CONSOLE=f"{desk.root}/console", **places).returncode != 0
+    assert not (desk.root / "state/configured").exists()
+    assert not (desk.root / "console").exists()
+
+
 def boot(desk: Desk, *, medium: dict[str, str] | None = None) -> list[str]:
     """Run bootcmd's text as cloud-init does, with its absolute paths moved below the desk and `medium` as the files
     that can be mounted. Returns how mount and umount were called."""
@@ -366,7 +385,8 @@ def test_an_unfinished_first_boot_runs_every_module_again(desk: Desk, mark: str 
     assert semaphore.exists() is not again
     assert done_mark.exists() is not again
     assert (desk.root / "run/bake/instance-id").read_text() == "iid-1\n"
-    assert "phase=cloud-init" in (desk.root / "dev/console").read_text()
+    name = os.uname().nodename.split(".")[0]
+    assert (desk.root / "dev/console").read_text() == f"bake: node={name} phase=cloud-init\n"
 
 
 def test_what_cloud_init_has_read_is_on_the_disk_before_anything_else(desk: Desk) -> None:
