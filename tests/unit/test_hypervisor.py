@@ -796,7 +796,7 @@ def test_the_first_look_at_a_console_reads_the_renamed_log_too(log: Path) -> Non
 
 # --- libvirt's own errors -----------------------------------------------------------------------------------
 
-COMMANDS = ("up", "status", "seal", "down", "destroy", "console etcd1", "certs rotate")
+COMMANDS = ("up", "status", "seal", "down", "destroy --yes", "console etcd1", "certs rotate")
 
 
 @pytest.fixture
@@ -804,7 +804,7 @@ def libvirt_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
     """Every question about what is there fails, as when the daemon ends while bake uses it."""
     image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
     monkeypatch.setattr("generator.cluster.boot_image", lambda *_: image)
-    monkeypatch.setattr("generator.verify.answers", lambda *_: False)
+    monkeypatch.setattr("generator.verify.answers", lambda *_: True)
 
     def fail(text: str, domain: int) -> None:
         error = failure(text)
