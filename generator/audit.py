@@ -91,7 +91,7 @@ def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
         server, peer = (describe(pems[role][0]).sha256 for role in (Role.SERVER, Role.PEER))
         found[node.name] = Planned(
             server=server, peer=peer, authorities=authorities, peer_authorities=peer_authorities,
-            tls_min_version=plan.spec.etcd.tls_min_version, peer_check=peer_check(plan.spec.pki, plan.peer_name),
+            tls_min_version=plan.spec.etcd.tls_min_version, peer_check=peer_check(plan.spec),
         )  # fmt: skip
     return found
 

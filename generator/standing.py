@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from generator.errors import InputError
 from generator.host.store import Store
+from generator.pki import peer_check
 from generator.plan import settle_peers
 from generator.profile import load
-from generator.spec import ClusterSpec, PeerName
+from generator.spec import Certificates, ClusterSpec, PeerName
 
 
 def baked_spec(store: Store) -> ClusterSpec | None:
@@ -23,6 +25,24 @@ def baked_spec(store: Store) -> ClusterSpec | None:
 
 
 def settle(spec: ClusterSpec, store: Store) -> ClusterSpec:
-    """Fill in what the spec leaves open: as the folder's cluster was baked, or as a new cluster is."""
+    """Fill in what the spec leaves open: as the folder's cluster was baked, or as a new cluster is.
+
+    Raises InputError where nodes would refuse one another on the way there.
+    """
     kept = baked_spec(store)
-    return settle_peers(spec, kept.pki if kept else None)
+    settled = settle_peers(spec, kept.pki if kept else None)
+    if kept and kept.pki.peer_name is PeerName.REQUIRED and not _has_name(settled, peer_check(kept)):
+        name = " ".join(peer_check(kept))
+        raise InputError.one(
+            "pki.peerName",
+            f"the nodes require {name} in every peer certificate, and the new ones would not have it",
+            "first bake with pki.peerName: stated alone and restart every node, one after the other; or remove the "
+            "cluster's folder to begin a new one",
+        )
+    return settled
+
+
+def _has_name(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
+    """Whether etcd with this check accepts the peer certificates of the spec."""
+    shared = spec.pki.certificates is Certificates.SHARED
+    return peer_check(spec) == wanted and (shared or spec.pki.peer_name is not PeerName.NONE)

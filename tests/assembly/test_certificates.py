@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 from generator import pki
 from generator.host.tls import Reply, knock, stranger_context
 from generator.pki import Credential, Role
-from generator.plan import plan_cluster
+from generator.plan import peer_name, plan_cluster
 from generator.spec import ClusterSpec, EtcdSpec, Extensions, KeyType, PeerCaSpec, PkiSpec
 from tests.assembly.miniature import Miniature, Node
 from tests.assembly.test_verify import check
@@ -94,7 +94,7 @@ def test_with_a_ca_of_their_own_peers_and_clients_are_strangers_to_one_another(c
 # ── bad clients ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-PEERS = plan_cluster(ClusterSpec()).peer_name
+PEERS = peer_name(ClusterSpec())
 ONE_CA = PkiSpec(peer_ca=PeerCaSpec(separate=False))
 
 
