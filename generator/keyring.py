@@ -16,6 +16,7 @@ from generator.host.store import Store
 from generator.pki import Credential, Issuer, NodePki, Role
 from generator.plan import ClusterPlan
 from generator.spec import Certificates, PeerName
+from generator.standing import refuse_lost_name
 
 IDENTITY = PurePosixPath("identity")
 MAX_PASSPHRASE = 1024  # bytes
@@ -92,6 +93,7 @@ def load_keyring(
     nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
+    refuse_lost_name(plan.spec, store)
     _refuse_unnamed(plan, nodes)
     return Keyring(identity=identity, authorities=changed, client=client, users=users, nodes=nodes)
 

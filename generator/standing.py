@@ -25,13 +25,15 @@ def baked_spec(store: Store) -> ClusterSpec | None:
 
 
 def settle(spec: ClusterSpec, store: Store) -> ClusterSpec:
-    """Fill in what the spec leaves open: as the folder's cluster was baked, or as a new cluster is.
-
-    Raises InputError where nodes would refuse one another on the way there.
-    """
+    """Fill in what the spec leaves open: as the folder's cluster was baked, or as a new cluster is."""
     kept = baked_spec(store)
-    settled = settle_peers(spec, kept.pki if kept else None)
-    if kept and kept.pki.peer_name is PeerName.REQUIRED and not _has_name(settled, peer_check(kept)):
+    return settle_peers(spec, kept.pki if kept else None)
+
+
+def refuse_lost_name(spec: ClusterSpec, store: Store) -> None:
+    """Raise InputError where running nodes would refuse a node as soon as it has its new peer certificate."""
+    kept = baked_spec(store)
+    if kept and kept.pki.peer_name is PeerName.REQUIRED and not _has_name(spec, peer_check(kept)):
         name = " ".join(peer_check(kept))
         raise InputError.one(
             "pki.peerName",
@@ -39,7 +41,6 @@ def settle(spec: ClusterSpec, store: Store) -> ClusterSpec:
             "first bake with pki.peerName: stated alone and restart every node, one after the other; or remove the "
             "cluster's folder to begin a new one",
         )
-    return settled
 
 
 def _has_name(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
