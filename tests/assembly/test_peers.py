@@ -175,7 +175,7 @@ def operator_pair(cluster: Miniature) -> tuple[bytes, bytes]:
     return dict(clients(cluster))["the operator's"]
 
 
-def test_an_empty_node_answers_peers_alone(cluster_of: ClusterOf) -> None:
+def test_an_empty_node_answers_only_peers(cluster_of: ClusterOf) -> None:
     """Before its etcd runs, it says at the peer port that its disk is empty, and whose cluster it is."""
     cluster = cluster_of(1, pki=KINDS["one CA"])
     node = cluster.nodes[0]
