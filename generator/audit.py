@@ -85,13 +85,15 @@ def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
         frozenset(digests(store.read(pem_path(issuer_of(plan.spec.pki, role))) or b""))
         for role in (Role.SERVER, Role.PEER)
     )
+    options = plan.spec.etcd.options.items()
+    stated = next(((name, str(value)) for name, value in options if name.startswith("peer-cert-allowed-")), None)
     found = {}
     for node in plan.nodes:
         pems = required_pems(store, node.name)
         server, peer = (describe(pems[role][0]).sha256 for role in (Role.SERVER, Role.PEER))
         found[node.name] = Planned(
             server=server, peer=peer, authorities=authorities, peer_authorities=peer_authorities,
-            tls_min_version=plan.spec.etcd.tls_min_version, peer_check=peer_check(plan.spec.pki, plan.peer_name),
+            tls_min_version=plan.spec.etcd.tls_min_version, peer_check=stated or peer_check(plan.spec),
         )  # fmt: skip
     return found
 

@@ -144,7 +144,7 @@ CONTROLS = (
     Control(id="TLS.4", what="the certificates shown are the planned ones",
             judges=[serves_planned, reported(peer_file_is_planned)],
             remedy="the node runs with other certificates than its seed has: give it its seed"),
-    Control(id="TLS.5", what="the peer port serves peers alone",
+    Control(id="TLS.5", what="the peer port serves only peers",
             judges=[reported(knows_peers), refuses(Guest.OPERATOR, Port.PEER)],
             remedy="pki.peerName: stated, then required: docs/security/certificates.md"),
 )  # fmt: skip

@@ -16,7 +16,9 @@ from generator.host.folders import check_secret
 from generator.host.store import Store
 from generator.pki import Credential, Issuer, NodePki, Role
 from generator.plan import ClusterPlan
-from generator.spec import Certificates, PeerName
+from generator.profile import load_kept
+from generator.said import SPEC
+from generator.spec import Certificates, ClusterSpec, PeerName
 
 IDENTITY = PurePosixPath("identity")
 PERMIT = PurePosixPath("pki/bootstrap-permit")
@@ -127,10 +129,30 @@ def load_keyring(
     nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
+    _refuse_lost_name(plan.spec, store)
     _refuse_unnamed(plan, nodes)
     return Keyring(
         identity=identity, permit=load_permit(store), authorities=changed, client=client, users=users, nodes=nodes
     )
+
+
+def _refuse_lost_name(spec: ClusterSpec, store: Store) -> None:
+    """Raise InputError where running nodes would refuse a node as soon as it has its new peer certificate."""
+    kept = load_kept(store.folder / SPEC) if str(SPEC) in store.manifest() else None
+    if kept and kept.pki.peer_name is PeerName.REQUIRED and not _has_name(spec, pki.peer_check(kept)):
+        name = " ".join(pki.peer_check(kept))
+        raise InputError.one(
+            "pki.peerName",
+            f"the nodes require {name} in every peer certificate, and the new ones would not have it",
+            "first bake with pki.peerName: stated alone and restart every node, one after the other; a new cluster "
+            "needs another --name",
+        )
+
+
+def _has_name(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
+    """Whether etcd with this check accepts the peer certificates of the spec."""
+    shared = spec.pki.certificates is Certificates.SHARED
+    return pki.peer_check(spec) == wanted and (shared or spec.pki.peer_name is not PeerName.NONE)
 
 
 def _refuse_unnamed(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:

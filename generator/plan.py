@@ -79,11 +79,6 @@ class ClusterPlan:
     binary_dir: str  # where etcd and etcdctl are on the nodes
 
     @cached_property
-    def peer_name(self) -> str:
-        """The DNS name in every peer certificate and in no other one: a node's name is directly below the domain."""
-        return f"{self.name}.peers.{domain_of(self.spec)}"
-
-    @cached_property
     def dns_names(self) -> tuple[str, ...]:
         """Every node's DNS names, for a certificate set that all nodes share."""
         return tuple(dict.fromkeys(name for node in self.nodes for name in node.dns_names))
@@ -150,6 +145,11 @@ def domain_of(spec: ClusterSpec) -> str:
     return spec.pki.domain or f"{spec.name}.internal"
 
 
+def peer_name(spec: ClusterSpec) -> str:
+    """The DNS name in every peer certificate and in no other one: a node's name is directly below the domain."""
+    return f"{spec.name}.peers.{domain_of(spec)}"
+
+
 def url(address: AnyAddress, port: int) -> str:
     """`https://address:port`, with brackets around IPv6 (RFC 3986, section 3.2.2)."""
     host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
@@ -161,7 +161,7 @@ def settle_peers(spec: ClusterSpec, kept: PkiSpec | None = None) -> ClusterSpec:
     pki, peers = spec.pki, spec.pki.peer_ca
     separate, name = peers.separate, pki.peer_name
     if separate is None:
-        separate = kept.peer_ca.separate if kept else bool(peers.certificate) or not pki.ca.certificate
+        separate = bool(peers.certificate) or (kept.peer_ca.separate if kept else not pki.ca.certificate)
     if name is None:
         name = PeerName.NONE if checks_peers_itself(spec) else kept.peer_name if kept else PeerName.REQUIRED
     return replace(spec, pki=replace(pki, peer_name=name, peer_ca=replace(peers, separate=separate)))

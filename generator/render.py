@@ -189,7 +189,7 @@ def env_file(values: Mapping[str, str]) -> bytes:
 def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
     options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
     required = plan.spec.pki.peer_name is PeerName.REQUIRED
-    option, name = peer_check(plan.spec.pki, plan.peer_name)
+    option, name = peer_check(plan.spec)
     return _fill(
         "etcd.conf",
         node=node,

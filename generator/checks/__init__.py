@@ -17,7 +17,7 @@ from generator.checks.members import (
     users_alone,
     write_and_read,
 )
-from generator.checks.ports import peer_firewall, peers_alone, refused, server_certificates
+from generator.checks.ports import only_peers, peer_firewall, refused, server_certificates
 from generator.host.observe import Observation
 from generator.host.tls import Guest
 from generator.plan import ClusterPlan
@@ -37,7 +37,7 @@ def judge(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) 
         write_and_read(seen),
         equal_data(seen),
         *(refused(plan, seen, guest) for guest in (Guest.NOBODY, Guest.FOREIGN, Guest.PLAIN)),
-        peers_alone(plan, seen),
+        only_peers(plan, seen),
         *((users_alone(seen),) if plan.spec.auth.enabled else ()),
         peer_firewall(plan, seen),
         server_certificates(plan, seen, now=now),

@@ -48,7 +48,7 @@ def refused(plan: ClusterPlan, seen: Observation, guest: Guest) -> Check:
     return check(name, f"refused on {good} ports", failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
 
 
-def peers_alone(plan: ClusterPlan, seen: Observation) -> Check:
+def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     """Whether the peer port refuses clients' certificates; the operator's is one.
 
     The firewall hides from this machine what etcd serves to the nodes' own addresses: the plan decides what it hides.
@@ -68,7 +68,7 @@ def peers_alone(plan: ClusterPlan, seen: Observation) -> Check:
             unknown.append((name, "the peer port refuses everybody, or cannot be reached"))
     counts = (("refused on", refusing), ("closed on", closed))
     good = ", ".join(f"{text} {count} ports" for text, count in counts if count)
-    remedy = 'pki.peerName: stated, then required: see "Peers alone" in docs/security/certificates.md'
+    remedy = 'pki.peerName: stated, then required: see "Only peers at the peer port" in docs/security/certificates.md'
     return check("client certificate", good, failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
 
 

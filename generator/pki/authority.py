@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from generator.errors import Problem
 from generator.pki.credential import Issuer, Role
 from generator.pki.profiles import planned_names
-from generator.plan import ClusterPlan
+from generator.plan import ClusterPlan, peer_name
 
 
 def check_authority(
@@ -79,7 +79,7 @@ def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, w
     permitted = ", ".join(str(name.value) for name in found.permitted_subtrees or ()) or "everything else"
     rule = f"may not issue certificates for {listed}: its name constraints permit {permitted}"
     hint = "keep the subnet and the domain; a new cluster needs another --name"
-    if [name.value for name in refused] == [plan.peer_name]:
+    if [name.value for name in refused] == [peer_name(plan.spec)]:
         hint = "a CA that may issue it, or pki.peerName: none, with pki.peerCa.separate: true"
     return [Problem(where, rule, hint)]
 

@@ -13,8 +13,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from generator.pki.credential import NODE_ROLES, Role
-from generator.plan import LOOPBACK_NETWORKS, ClusterPlan, NodePlan, domain_of
-from generator.spec import AnyAddress, Certificates, Extensions, KeyType, PeerName, PkiSpec
+from generator.plan import LOOPBACK_NETWORKS, ClusterPlan, NodePlan, domain_of, peer_name
+from generator.spec import AnyAddress, Certificates, ClusterSpec, Extensions, KeyType, PeerName, PkiSpec
 
 _SERVER_AND_CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
@@ -76,24 +76,24 @@ def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
 
 def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
     """A node's three certificates: each names that node alone, so a stolen key is worth one node only."""
-    peers = () if plan.spec.pki.peer_name is PeerName.NONE else (plan.peer_name,)
+    peers = () if plan.spec.pki.peer_name is PeerName.NONE else (peer_name(plan.spec),)
     names = {role: (*node.dns_names, *(peers if role is Role.PEER else ())) for role in NODE_ROLES}
     return {role: _leaf(plan, role, _sans(names[role], node.addresses), owner=node.name) for role in NODE_ROLES}
 
 
-def peer_check(pki: PkiSpec, peer_name: str) -> tuple[str, str]:
+def peer_check(spec: ClusterSpec) -> tuple[str, str]:
     """The option of etcd that lets peers in and nobody else, and its value.
 
     The certificate that all nodes share has a common name of its own already; the document states no DNS names.
     """
-    if pki.certificates is Certificates.SHARED:
+    if spec.pki.certificates is Certificates.SHARED:
         return "peer-cert-allowed-cn", str(Role.PEER)
-    return "peer-cert-allowed-hostname", peer_name
+    return "peer-cert-allowed-hostname", peer_name(spec)
 
 
 def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
     """Whether etcd with this option accepts a peer's certificate."""
-    option, name = peer_check(plan.spec.pki, plan.peer_name)
+    option, name = peer_check(plan.spec)
     if option == "peer-cert-allowed-cn":
         return [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [name]
     sans = [one.value for one in certificate.extensions if isinstance(one.value, x509.SubjectAlternativeName)]

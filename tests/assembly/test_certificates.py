@@ -29,7 +29,7 @@ from generator.host.hello import served_certificate
 from generator.host.store import Store
 from generator.host.tls import ClientFiles, Reply, knock, operator_context, stranger_context
 from generator.pki import Credential, Role
-from generator.plan import plan_cluster
+from generator.plan import peer_name, plan_cluster
 from generator.profile import load
 from generator.seed import written_files
 from generator.spec import ClusterSpec, EtcdSpec, Extensions, KeyType, PeerCaSpec, PkiSpec
@@ -104,7 +104,7 @@ def test_with_a_ca_of_their_own_peers_and_clients_are_strangers_to_one_another(c
 # ── bad clients ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-PEERS = plan_cluster(ClusterSpec()).peer_name
+PEERS = peer_name(ClusterSpec())
 ONE_CA = PkiSpec(peer_ca=PeerCaSpec(separate=False))
 
 

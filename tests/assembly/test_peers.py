@@ -23,7 +23,7 @@ from generator.host.etcd import Etcd
 from generator.host.tls import stranger_context
 from generator.judges import Outcome, Planned
 from generator.pki import Role, issue_nodes
-from generator.plan import plan_cluster
+from generator.plan import peer_name, plan_cluster
 from generator.spec import Certificates, Extensions, PeerCaSpec, PeerName, PkiSpec
 from tests.assembly.miniature import Miniature, Node
 from tests.assembly.test_certificates import pair_of, served_as
@@ -157,7 +157,7 @@ def test_a_cluster_that_stands_comes_to_require_the_name_and_never_stops(cluster
     for restarted in cluster.nodes:
         restarted.cut_power()
         conf = restarted.root / "etc/etcd/etcd.conf"
-        conf.write_text(f'{conf.read_text()}ETCD_PEER_CERT_ALLOWED_HOSTNAME="{stated.peer_name}"\n')
+        conf.write_text(f'{conf.read_text()}ETCD_PEER_CERT_ALLOWED_HOSTNAME="{peer_name(stated.spec)}"\n')
         others = [node for node in cluster.nodes if node is not restarted]
         cluster.wait(lambda: puts(cluster, others), 20, "the others write")  # noqa: B023
         restarted.records.clear()
@@ -175,7 +175,7 @@ def operator_pair(cluster: Miniature) -> tuple[bytes, bytes]:
     return dict(clients(cluster))["the operator's"]
 
 
-def test_an_empty_node_answers_peers_alone(cluster_of: ClusterOf) -> None:
+def test_an_empty_node_answers_only_peers(cluster_of: ClusterOf) -> None:
     """Before its etcd runs, it says at the peer port that its disk is empty, and whose cluster it is."""
     cluster = cluster_of(1, pki=KINDS["one CA"])
     node = cluster.nodes[0]

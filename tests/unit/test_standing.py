@@ -103,6 +103,29 @@ def test_a_cluster_that_stands_gets_no_second_ca(bake: Bake) -> None:
     assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["peerName: none", "domain: other.test", "certificates: shared", "peerName: stated, domain: other.test"],
+)
+def test_peer_certificates_keep_the_name_while_nodes_require_it(bake: Bake, change: str) -> None:
+    """A running node would refuse the next one that got its new certificate."""
+    stated = "apiVersion: bake/v1\nnodes: 2\npki: {singleLabelNames: true, %s}\n"
+    for name, more in (("before", ""), ("after", change), ("between", "peerName: stated"), ("none", "peerName: none")):
+        Path(f"{name}.yaml").write_text(stated % more)
+    assert bake("--config", "before.yaml").code == 0
+    result = bake("--config", "after.yaml")
+    rule = "the nodes require peer-cert-allowed-hostname etcd.peers.etcd.internal in every peer certificate"
+    assert (result.code, rule in result.err) == (2, True), result.err
+    for step in ("between", "none", "after"):
+        assert bake("--config", f"{step}.yaml").code == 0
+
+
+def test_an_own_ca_for_peers_is_not_ignored_where_they_have_none(bake: Bake, old: None) -> None:
+    Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {certificate: a.pem, key: b.pem}}\n")
+    result = bake("--config", "mine.yaml")
+    assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True)
+
+
 def test_certificates_that_all_nodes_share_have_a_name_of_their_own_already(bake: Bake) -> None:
     Path("shared.yaml").write_text(OLD.replace("{peerName", "{certificates: shared, peerName"))
     assert bake("--config", "shared.yaml").code == 0
