@@ -54,8 +54,8 @@ class _Group(click.Group):
 def bake(ctx: click.Context, /, **options: Any) -> None:
     """Bake NoCloud ISOs that assemble themselves into a TLS-only etcd cluster.
 
-    For a cluster that was baked before, a command without options means the cluster as it stands. A flag changes its own
-    field; --config and --profile replace what an earlier file or profile set.
+    For a cluster that was baked before, a command without options means the cluster as it stands. A flag changes its
+    own field; --config and --profile replace what an earlier file or profile set.
 
     \b
     Examples:
@@ -149,6 +149,7 @@ def check(**options: Any) -> None:
 @bake.command()
 @spec_options
 @up_options
+@click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up` passes on the words of `up`
 @click.option("--plain", is_flag=True, help="The base image without its tuning: what figures are compared with.")
 def image(plain: bool, **options: Any) -> None:
     """Build or fetch the image that `up` with the same options needs, unless it is there already.

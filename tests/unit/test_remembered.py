@@ -7,6 +7,8 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ import yaml
 
 from generator import cli
 from generator import spec as spec_module
+from generator.bake import bake as make
 from generator.cli import shared
 from generator.errors import BakeError
+from generator.host.store import Store
 from generator.plan import name_nodes
 from generator.profile import load_kept
 
@@ -174,6 +178,18 @@ def test_a_problem_in_what_stands_is_told_with_its_place(bake: Bake) -> None:
     assert result.code == 2
     assert f"{FOLDER.absolute()}/input.yaml:" in result.err
     assert "network.firstIp: 10.1.2.77 (node etcd1) is outside the subnet 10.1.3.0/24" in result.err
+
+
+def test_what_no_longer_stands_is_no_longer_said(bake: Bake) -> None:
+    """As `certs rotate --ca` drops the CA that was named."""
+    Path("c.yaml").write_text("vm: {memory: 2048, cpus: 2}\n")
+    bake("--profile", "ci", "--config", "c.yaml")
+    spec = load_kept(FOLDER / "cluster.yaml")
+    other = replace(spec, vm=replace(spec.vm, cpus=4, disk=9))
+    make(other, Store(Path("out"), "etcd"), now=datetime.now(UTC), report=pytest.fail)
+    assert said()["fields"] == {"vm": {"memory": 2048}}
+    assert said()["profileFields"]["vm"] == {"memory": 512}
+    assert "Nothing changed" in bake().err
 
 
 # --- folders of an earlier version --------------------------------------------------------------------------
