@@ -28,9 +28,25 @@ def find_standing(out: Path, name: object) -> Standing | None:
 
 
 def load_standing(store: Store) -> Standing | None:
-    """None where nothing was baked yet."""
+    """None where nothing was baked yet.
+
+    No lock is held: files are read again where another run has replaced the folder between two of them.
+    """
+    while True:
+        digest = store.digest()
+        try:
+            found = _load(store, digest)
+        except InputError:
+            if store.digest() == digest:
+                raise
+            continue
+        if store.digest() == digest:
+            return found
+
+
+def _load(store: Store, digest: str) -> Standing | None:
     store.check()
-    digest, manifest = store.digest(), store.manifest()
+    manifest = store.manifest()
     asks = any(PurePosixPath(name).is_relative_to(REQUESTS) for name in manifest)
     found = Standing(
         where=str(store.folder), digest=digest, value={}, origins={}, said=None, said_origins={}, asks=asks,

@@ -24,6 +24,7 @@ from generator.errors import BakeError
 from generator.host.store import Store
 from generator.plan import name_nodes
 from generator.profile import load_kept
+from generator.remembered import load_standing
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -405,6 +406,26 @@ def test_consent_for_what_another_run_has_changed_meanwhile_is_void(
     assert "starting over" in result.err
     assert "etcd5: its keys are deleted" in result.err
     assert stands("nodes") == 5
+
+
+def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else one run's manifest would be held against another one's cluster.yaml, which then looks edited."""
+    bake("--nodes", 1, "--out", "other")
+    bake("--nodes", 3)
+    read, others = Store.read, [tmp_path / "other/etcd"]
+
+    def interrupted(store: Store, path: Any) -> bytes | None:
+        if str(path) == "cluster.yaml" and others:
+            FOLDER.rename("old")
+            others.pop().rename(FOLDER)
+        return read(store, path)
+
+    monkeypatch.setattr(Store, "read", interrupted)
+    found = load_standing(Store(tmp_path / "out", "etcd"))
+    assert found is not None
+    assert (found.is_known, found.value["nodes"], found.nodes) == (True, 1, {"etcd1"})
 
 
 @contextmanager
