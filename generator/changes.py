@@ -63,7 +63,7 @@ def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
             Change(sign="-", kind=Kind.NODE, name=name, lost=_KEYS)
             for name in sorted(standing.nodes - {node.name for node in plan.nodes})
         ]
-        return (*gone, *_unknown(standing))
+        return (*gone, *_unknown(standing, new))
     return (
         *_nodes(plan_cluster(old), plan, keys=standing.nodes, sealed=standing.sealed),
         *_users(old, new),
@@ -76,7 +76,9 @@ _USERS_KEY = "its key is deleted"
 _ADDRESS = "the members of this sealed cluster know one another by the old addresses"
 
 
-def _unknown(standing: Standing) -> Iterator[Change]:
+def _unknown(standing: Standing, new: ClusterSpec) -> Iterator[Change]:
+    if standing.asks and not new.pki.ca.certificate:
+        yield Change(sign="-", kind=Kind.FILE, name="requests", lost="the keys that wait for certificates are deleted")
     if not standing.is_known:
         lost = "it is not as it was baked, so what else changes is not known"
         yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +13,10 @@ from generator.errors import InputError
 from generator.host.store import Store
 from generator.said import INPUT, SPEC, Standing, parse_said, with_added
 from generator.seed import USER_DATA
+from generator.signing import REQUESTS
 from generator.values import name as parse_name
+
+OPERATOR, SHARED = "operator", "shared"  # whose requests are no node's
 
 
 def find_standing(out: Path, name: object) -> Standing | None:
@@ -24,12 +28,29 @@ def find_standing(out: Path, name: object) -> Standing | None:
 
 
 def load_standing(store: Store) -> Standing | None:
-    """None where nothing was baked yet."""
+    """None where nothing was baked yet.
+
+    No lock is held: files are read again where another run has replaced the folder between two of them.
+    """
+    while True:
+        digest = store.digest()
+        try:
+            found = _load(store, digest)
+        except InputError:
+            if store.digest() == digest:
+                raise
+            continue
+        if store.digest() == digest:
+            return found
+
+
+def _load(store: Store, digest: str) -> Standing | None:
     store.check()
-    digest, manifest = store.digest(), store.manifest()
+    manifest = store.manifest()
+    asks = any(PurePosixPath(name).is_relative_to(REQUESTS) for name in manifest)
     found = Standing(
-        where=str(store.folder), digest=digest, value={}, origins={}, said=None, said_origins={},
-        nodes=frozenset(_nodes(manifest)), sealed=store.read(SEALED) is not None, is_known=True,
+        where=str(store.folder), digest=digest, value={}, origins={}, said=None, said_origins={}, asks=asks,
+        nodes=frozenset(_nodes(manifest)) - {OPERATOR, SHARED}, sealed=store.read(SEALED) is not None, is_known=True,
     )  # fmt: skip
     if str(INPUT) in manifest and (raw := store.read(INPUT)) is not None:
         if not _is_as_baked(manifest, INPUT, raw):
@@ -50,5 +71,8 @@ def _is_as_baked(manifest: dict[str, dict[str, str]], path: PurePosixPath, raw: 
     return manifest[str(path)].get("sha256") == hashlib.sha256(raw).hexdigest()
 
 
-def _nodes(manifest: dict[str, dict[str, str]]) -> list[str]:
-    return [path.parent.name for path in map(PurePosixPath, manifest) if path.name == USER_DATA.name]
+def _nodes(manifest: dict[str, dict[str, str]]) -> Iterator[str]:
+    """Those that have keys: in their seeds, or waiting for a certificate."""
+    for path in map(PurePosixPath, manifest):
+        if path.name == USER_DATA.name or path.match(f"{REQUESTS}/*/*.key"):
+            yield path.parent.name

@@ -88,6 +88,7 @@ class Standing:
     said: Said | None
     said_origins: Mapping[Path, str]
     nodes: frozenset[str]  # those that have keys in the folder
+    asks: bool  # keys wait for certificates of a CA elsewhere
     sealed: bool
     is_known: bool
 

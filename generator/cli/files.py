@@ -157,6 +157,7 @@ def check(**options: Any) -> None:
 @bake.command()
 @spec_options
 @up_options
+@click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up` passes on the words of `up`
 @click.option("--plain", is_flag=True, help="The base image without its tuning: what figures are compared with.")
 def image(plain: bool, **options: Any) -> None:
     """Build or fetch the image that `up` with the same options needs, unless it is there already.

@@ -216,6 +216,12 @@ def test_a_full_disk_behind_standard_output_is_an_error_and_no_crash(tmp_path: P
     assert done.stderr == "error: [Errno 28] No space left on device\n"
 
 
+def test_image_takes_what_up_takes() -> None:
+    """scripts/bake calls it with the same words, before the lab is entered."""
+    image, up = ({each.name for each in cli.bake.commands[name].params} for name in ("image", "up"))
+    assert up <= image
+
+
 def test_the_script_knows_every_command_that_is_about_vms() -> None:
     text = (Path(__file__).parents[2] / "scripts/bake").read_text()
     (words,) = re.findall(r"^ +(up \| .*)\) printf", text, re.MULTILINE)

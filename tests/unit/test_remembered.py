@@ -7,6 +7,8 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ import yaml
 
 from generator import cli
 from generator import spec as spec_module
+from generator.bake import bake as make
 from generator.cli import shared
 from generator.errors import BakeError
+from generator.host.store import Store
 from generator.plan import name_nodes
 from generator.profile import load_kept
+from generator.remembered import load_standing
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -175,6 +180,18 @@ def test_a_problem_in_what_stands_is_told_with_its_place(bake: Bake) -> None:
     assert result.code == 2
     assert f"{FOLDER.absolute()}/input.yaml:" in result.err
     assert "network.firstIp: 10.1.2.77 (node etcd1) is outside the subnet 10.1.3.0/24" in result.err
+
+
+def test_what_no_longer_stands_is_no_longer_said(bake: Bake) -> None:
+    """As `certs rotate --ca` drops the CA that was named."""
+    Path("c.yaml").write_text("vm: {memory: 2048, cpus: 2}\n")
+    bake("--profile", "ci", "--config", "c.yaml")
+    spec = load_kept(FOLDER / "cluster.yaml")
+    other = replace(spec, vm=replace(spec.vm, cpus=4, disk=9))
+    make(other, Store(Path("out"), "etcd"), now=datetime.now(UTC), report=pytest.fail)
+    assert said()["fields"] == {"vm": {"memory": 2048}}
+    assert said()["profileFields"]["vm"] == {"memory": 512}
+    assert "Nothing changed" in bake().err
 
 
 # --- folders of an earlier version --------------------------------------------------------------------------
@@ -390,6 +407,26 @@ def test_consent_for_what_another_run_has_changed_meanwhile_is_void(
     assert "starting over" in result.err
     assert "etcd5: its keys are deleted" in result.err
     assert stands("nodes") == 5
+
+
+def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else one run's manifest would be held against another one's cluster.yaml, which then looks edited."""
+    bake("--nodes", 1, "--out", "other")
+    bake("--nodes", 3)
+    read, others = Store.read, [tmp_path / "other/etcd"]
+
+    def interrupted(store: Store, path: Any) -> bytes | None:
+        if str(path) == "cluster.yaml" and others:
+            FOLDER.rename("old")
+            others.pop().rename(FOLDER)
+        return read(store, path)
+
+    monkeypatch.setattr(Store, "read", interrupted)
+    found = load_standing(Store(tmp_path / "out", "etcd"))
+    assert found is not None
+    assert (found.is_known, found.value["nodes"], found.nodes) == (True, 1, {"etcd1"})
 
 
 @contextmanager

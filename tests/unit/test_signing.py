@@ -80,6 +80,22 @@ def test_asking_again_asks_for_the_same(ours: Bake, bake: Bake, picture: Picture
         assert picture(Path("out")) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(("--nodes", 1), "etcd2: its keys are deleted"), (("--config", "none.yaml"), "keys that wait for certificates")],
+    ids=["a node", "the CA"],
+)
+def test_keys_that_wait_are_not_deleted_without_consent(
+    ours: Bake, bake: Bake, picture: Picture, words: tuple[object, ...], text: str
+) -> None:
+    ours()
+    before = picture(Path("out"))
+    Path("none.yaml").write_text("nodes: 2\n")
+    result = bake(*words)
+    assert (result.code, picture(Path("out"))) == (2, before)
+    assert text in result.err
+
+
 def test_a_request_asks_for_what_the_node_needs(ours: Bake) -> None:
     ours()
     words = ["openssl", "req", "-in", str(REQUESTS / "etcd2/etcd-server.csr"), "-noout", "-text", "-verify"]
