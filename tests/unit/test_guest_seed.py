@@ -175,7 +175,8 @@ def test_cloud_init_is_on_again_after_a_power_cut_too(
 ) -> None:
     guest.forget(shell)
     guest.bake(etcd={"options": {"heartbeat-interval": 150}})
-    names = [call.name for call in watched(guest, tool("strace")) if call.name == "sync" or str(guest.off) in call.paths]
+    calls = watched(guest, tool("strace"))
+    names = [call.name for call in calls if call.name == "sync" or str(guest.off) in call.paths]
     assert names[-2:] == ["unlink", "sync"]
 
 
