@@ -7,6 +7,7 @@ and by one operator more that removes a call or a raise. Shell is changed by rep
 from __future__ import annotations
 
 import argparse
+import atexit
 import difflib
 import json
 import os
@@ -28,7 +29,7 @@ from cosmic_ray.plugins import get_operator
 from cosmic_ray.testing import TestOutcome, run_tests
 
 ROOT = Path(__file__).resolve().parent.parent
-COPY = ROOT / "build" / "mutate" / "tree"
+COPY = ROOT / "build" / "mutate" / f"tree-{os.getpid()}"
 RESULTS = ROOT / "docs" / "mutation.json"
 PAGE = ROOT / "docs" / "mutation.md"
 BEGIN, END = "<!-- scores: made by scripts/mutate --write -->", "<!-- /scores -->"
@@ -142,7 +143,6 @@ def _difference(old: str, new: str) -> tuple[int, str]:
 
 def copy_tree() -> None:
     """The tests run in a copy, so a run that is killed leaves no mutant in the sources."""
-    shutil.rmtree(COPY, ignore_errors=True)
     COPY.mkdir(parents=True)
     for name in COPIED:
         source = ROOT / name
@@ -217,6 +217,7 @@ def main() -> int:
             print(f"{path:40} {len(mutants(path)):4}  {tests}")
         return 0
     copy_tree()
+    atexit.register(shutil.rmtree, COPY, ignore_errors=True)
     scored: dict[str, dict[str, object]] = {}
     for path in options.only or TARGETS:
         every = mutants(path)

@@ -303,6 +303,17 @@ def test_the_archive_is_installed_and_again_without_harm(desk: Desk) -> None:
         assert done.returncode == 0, done.stderr
     installed = {path.name: path.stat().st_mode & 0o777 for path in (desk.root / "usr/bin").iterdir()}
     assert installed == {"etcd": 0o755, "etcdctl": 0o755, "etcdutl": 0o755}
+    given = [line.split(" ") for line in (desk.root / "chowned").read_text().splitlines()]
+    assert [(owner, Path(path).name) for owner, path in given] == [
+        ("0:0", name) for _ in "12" for name in ("etcd", "etcdctl", "etcdutl")
+    ]
+
+
+def test_a_program_that_is_not_roots_is_not_installed(desk: Desk) -> None:
+    env = seed_with_archive(desk)
+    desk.program("chown", "#!/bin/sh\nexit 1\n")
+    assert desk.run("etcd-install", **env).returncode != 0
+    assert list((desk.root / "usr/bin").iterdir()) == []
 
 
 def test_an_archive_with_another_sha256_installs_nothing(desk: Desk) -> None:

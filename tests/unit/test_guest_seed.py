@@ -19,7 +19,7 @@ from generator.authorities import Authorities
 from generator.bake import bake
 from generator.host.store import Store
 from generator.profile import load
-from tests.hostile.syscalls import parse
+from tests.hostile.syscalls import Call, parse
 
 GUEST = Path(__file__).parents[2] / "generator" / "guest"
 NOW = RELEASED + timedelta(days=1)
@@ -163,15 +163,30 @@ def test_new_certificates_take_the_place_of_the_old_ones(guest: Guest, shell: li
     assert guest.insert().stdout == ""
 
 
+def watched(guest: Guest, strace: str) -> list[Call]:
+    """The system calls of apply-seed."""
+    log = guest.root.with_name("trace")
+    guest.insert(strace, "-qq", "-y", "-s0", "-o", str(log), "-e", "trace=%file,%desc,sync")
+    return parse("".join(f"1 {line}\n" for line in log.read_text().splitlines()))
+
+
+def test_cloud_init_is_on_again_after_a_power_cut_too(
+    guest: Guest, shell: list[str], tool: Callable[[str], str]
+) -> None:
+    guest.forget(shell)
+    guest.bake(etcd={"options": {"heartbeat-interval": 150}})
+    calls = watched(guest, tool("strace"))
+    names = [call.name for call in calls if call.name == "sync" or str(guest.off) in call.paths]
+    assert names[-2:] == ["unlink", "sync"]
+
+
 def test_new_certificates_get_their_place_in_one_call_when_all_of_them_are_on_the_disk(
-    guest: Guest, shell: list[str], tool: Callable[[str], str], tmp_path: Path
+    guest: Guest, shell: list[str], tool: Callable[[str], str]
 ) -> None:
     """etcd may read them at any moment; two renames would leave one without a folder."""
     guest.forget(shell)
     guest.bake()
-    log = tmp_path / "trace"
-    guest.insert(tool("strace"), "-qq", "-y", "-s0", "-o", str(log), "-e", "trace=%file,%desc,sync")
-    calls = parse("".join(f"1 {line}\n" for line in log.read_text().splitlines()))
+    calls = watched(guest, tool("strace"))
     places = (str(guest.pki), str(guest.pki.with_name("pki.new")))
     (swap,) = (call for call in calls if "rename" in call.name and set(places) & set(call.paths))
     assert (set(swap.paths), swap.failed) == (set(places), False)

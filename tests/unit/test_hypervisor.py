@@ -319,10 +319,14 @@ def test_a_newer_seed_that_a_running_vm_has_not_seen_is_not_taken_away(driver: A
 
 
 @pytest.mark.usefixtures("uploads")
-def test_sealing_puts_nothing_into_an_emptied_drive_and_a_renewal_does(driver: Any, plan: Make) -> None:
+def test_sealing_puts_nothing_into_an_emptied_drive_and_a_renewal_does(
+    driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first_seed(driver, plan()).create()
     take_out(driver, plan())
-    assert exchange(driver, plan()) is True
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "put", lambda *_: pytest.fail("a seed, which holds keys, was uploaded for no drive"))
+        assert exchange(driver, plan()) is True
     assert exchange(driver, plan()) is False
     tag = read_owner(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     assert tag is not None

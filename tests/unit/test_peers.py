@@ -168,6 +168,17 @@ def test_a_client_of_another_ca_is_told_nothing(
     assert ask(attendant.plan.peer_url, stranger) == ""
 
 
+def test_a_client_that_says_nothing_is_let_go(
+    cluster: Miniature, attendant: Node, act_as: Callable[[Node], None]
+) -> None:
+    """Each one has a thread, and the node may wait for days."""
+    act_as(cluster.nodes[0])
+    eventually(lambda: ask(attendant.plan.peer_url, peers.context("ETCD_PEER")) != "", True)
+    with socket.create_connection(peers.address_of(attendant.plan.peer_url)) as silent, suppress(ConnectionResetError):
+        silent.settimeout(60)
+        assert silent.recv(1) == b""
+
+
 # ── whose answer counts ─────────────────────────────────────────────────────────────────────────────────────
 
 
