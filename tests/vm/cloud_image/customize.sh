@@ -11,9 +11,30 @@ offer_packages() {
     APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -q -y --download-only install $(sed '/^#/d' "$HERE/offered")
     mkdir -p "$root/opt/packages"
     mv "$root"/var/cache/apt/archives/*.deb "$root/opt/packages/"
+    offer_etcd "$root/opt/packages"
     chroot "$root" sh -c 'cd /opt/packages && apt-ftparchive packages . >Packages'
+    forget_conflict "$root/var/lib/dpkg/status" "$root/opt/packages/Packages"
     rm -f -- "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/*
     echo 'deb [trusted=yes] file:/opt/packages ./' >"$root/etc/apt/sources.list"
+}
+
+# The profile classic installs a package `etcd`, the name in the repositories that the manual procedure used. Debian 13
+# has only the two parts.
+offer_etcd() {
+    mkdir -p "$1/etcd/DEBIAN"
+    printf '%s\n' 'Package: etcd' 'Version: 1' 'Architecture: all' 'Depends: etcd-server, etcd-client' \
+        'Maintainer: bake <bake@localhost>' 'Description: etcd-server and etcd-client under one name' \
+        >"$1/etcd/DEBIAN/control"
+    dpkg-deb --root-owner-group --build "$1/etcd" "$1/etcd_1_all.deb"
+    rm -rf -- "$1/etcd"
+}
+
+# Debian's cloud-init declares a conflict with firewalld, so a node that installs firewalld would lose cloud-init in the
+# middle of its first boot. Enterprise Linux's declares none. For these tests, and nowhere else, the declaration goes,
+# from what is installed and from what is offered: the image then stands for one of Enterprise Linux.
+forget_conflict() {
+    sed -i '/^Conflicts: cloud-init-/s/, firewalld$//' "$@"
+    if grep -n '^Conflicts:.*\<firewalld\>' "$@"; then exit 1; fi
 }
 
 # With a policy in the root it is enforced, and a test hears of all that it denies: on the console, unlimited. There it
