@@ -166,6 +166,12 @@ def test_firewalld_is_left_alone_when_all_is_there(desk: Desk) -> None:
     assert not {"--reload", *rules} & {word.partition("=")[2] or word for word in words}
 
 
+def test_a_firewalld_that_does_not_run_is_an_error(desk: Desk) -> None:
+    desk.program("firewall-cmd", "#!/bin/sh\necho 'FirewallD is not running' >&2\nexit 252\n")
+    done = desk.run("etcd-firewall", BAKE_FIREWALL="firewalld", **OPENINGS)
+    assert (done.returncode, done.stderr) == (252, "FirewallD is not running\n")
+
+
 @pytest.mark.parametrize("kind", ["iptables", "ufw"])
 def test_iptables_rules_are_one_transaction_in_a_chain_of_their_own(desk: Desk, kind: str) -> None:
     words = firewall(desk, kind, iptables="exit 1\n")

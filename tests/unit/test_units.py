@@ -84,6 +84,14 @@ def test_what_runs_as_root_names_nothing_that_etcds_account_can_write(node: Path
                 assert not re.search(r"/(run|var/lib)/etcd\b", command), unit
 
 
+def test_what_a_start_of_etcd_starts_waits_for_the_end_of_the_first_boot_as_etcd_does(node: Path) -> None:
+    """A package's postinst starts etcd amid the first boot, before a firewall is installed or runs."""
+    (etcd,) = (unit for unit in services(node) if unit.name == "etcd.service")
+    before = re.findall(r"^After=(etcd-firewall.service) (etcd-access.service)$", etcd.read_text(), re.MULTILINE)
+    for name in ("etcd.service", *before[0]):
+        assert "\nConditionPathExists=/var/lib/bake/configured\n" in etcd.with_name(name).read_text(), name
+
+
 def test_the_judge_sees_an_open_unit(tmp_path: Path, tool: Callable[[str], str]) -> None:
     (tmp_path / "open.service").write_text("[Service]\nExecStart=/bin/true\n")
     assert exposure(tool("systemd-analyze"), tmp_path / "open.service") > 9
