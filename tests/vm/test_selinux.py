@@ -1,7 +1,8 @@
-"""A node whose SELinux enforces Debian's own policy: assembled, rebooted, given new certificates, and denied nothing.
+"""Nodes whose SELinux enforces Debian's own policy, with packages and a firewall of their own, and denied nothing.
 
+One of the profile classic is assembled, rebooted and given new certificates; one of the profile debian is assembled.
 What the policy denies, the kernel says on the console; what else is to be known is asked there, in the shell of the
-image (tests/vm/cloud_image). The tests go through one node's life in the order in which they stand here.
+image (tests/vm/cloud_image). The tests go through the first node's life in the order in which they stand here.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import base64
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.vm.conftest import Lab, Run, command_line
 
@@ -28,6 +29,7 @@ class Guest:
     """The node, by its console."""
 
     connection: Any
+    domain: str
     log: Path
     questions: int = 0
 
@@ -36,7 +38,7 @@ class Guest:
 
     def type(self, line: str) -> None:
         stream = self.connection.newStream()
-        self.connection.lookupByName("enforcing-etcd1").openConsole(None, stream, 0)
+        self.connection.lookupByName(self.domain).openConsole(None, stream, 0)
         stream.send(f"{line}\n".encode())
         time.sleep(2)  # the daemon passes it on; what comes back is in the log
         stream.abort()
@@ -46,7 +48,7 @@ class Guest:
         self.questions += 1
         mark = f"answer-{self.questions}"
         answer = re.compile(rf"<{mark} ([A-Za-z0-9+/=]*)>")
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             # A mark in two pieces, for what is typed is echoed.
             self.type(f" printf '<%s-%s %s>' answer {self.questions} $({{ {command}; }} 2>&1 | base64 -w0)")
@@ -66,26 +68,41 @@ class Guest:
         return self.ask(f"restorecon -n -v -F -R {TREES}")
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("selinux")
-
-
-@pytest.fixture(scope="module")
-def run(lab: Lab, out: Path, selinux_image: Path) -> Iterator[Run]:
-    config = out / "cluster.yaml"
-    config.write_text(yaml.safe_dump({"apiVersion": "bake/v1", "nodes": 1}))
-    run = command_line(lab, "enforcing", out)
+@contextmanager
+def one_node(lab: Lab, profile: str, image: Path, folder: Path) -> Iterator[Run]:
+    run = command_line(lab, profile, folder)
     try:
-        run("up", "--profile", "debian", "--config", config, "--image", selinux_image, "--wait", 900)
+        run("up", "--profile", profile, "--nodes", 1, "--image", image, "--wait", 1500)
         yield run
     finally:
         run("destroy", "--yes")
 
 
+def guest_of(lab: Lab, connection: Any, cluster: str) -> Guest:
+    return Guest(connection, f"{cluster}-etcd1", lab.folder / f"lib/images/bake-{cluster}/etcd1.console.log")
+
+
+@pytest.fixture(scope="module")
+def run(lab: Lab, tmp_path_factory: pytest.TempPathFactory, selinux_image: Path) -> Iterator[Run]:
+    with one_node(lab, "classic", selinux_image, tmp_path_factory.mktemp("classic")) as run:
+        yield run
+
+
 @pytest.fixture(scope="module")
 def guest(run: Run, lab: Lab, connection: Any) -> Guest:
-    return Guest(connection, lab.folder / "lib/images/bake-enforcing/etcd1.console.log")
+    return guest_of(lab, connection, "classic")
+
+
+def verified(run: Run) -> None:
+    """Asked again for a while: an emulated node of RSA-4096 that still boots answers late."""
+    deadline = time.monotonic() + 600
+    while True:
+        try:
+            run("verify")
+            return
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
 
 
 def check(guest: Guest) -> None:
@@ -94,30 +111,42 @@ def check(guest: Guest) -> None:
     assert guest.denials() == []
 
 
+def check_firewall(guest: Guest) -> None:
+    assert guest.ask("firewall-cmd --state") == "running"
+    rules = guest.ask("firewall-cmd --list-rich-rules").splitlines()
+    assert len([rule for rule in rules if rule.endswith('reject type="tcp-reset"')]) == 4  # two ports, IPv4 and IPv6
+
+
 def test_a_node_assembles_itself(run: Run, guest: Guest) -> None:
-    run("verify")
+    verified(run)
     check(guest)
     domain = guest.ask("cat /proc/$(systemctl show -P MainPID etcd)/attr/current")
     assert ":initrc_t:" in domain
+    check_firewall(guest)
+    packages = guest.ask("dpkg-query -W -f '${Package} ${db:Status-Status}\\n' acl cloud-init etcd firewalld")
+    assert packages.splitlines() == [f"{name} installed" for name in ("acl", "cloud-init", "etcd", "firewalld")]
+    assert guest.ask("stat -c '%U %a' /etc/etcd/pki/etcd-peer.key") == "root 640"
+    assert "user:etcd:r--" in guest.ask("getfacl -c /etc/etcd/pki/etcd-peer.key")
     assert guest.ask("cat /proc/sys/kernel/printk_ratelimit") == "0"  # else the kernel keeps denials to itself
 
 
 def test_it_comes_back(run: Run, guest: Guest) -> None:
     before = guest.said().count("phase=voting")
     guest.type("systemctl reboot")
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while guest.said().count("phase=voting") == before:
         assert time.monotonic() < deadline, guest.said()[-2000:]
         time.sleep(1)
-    run("verify")
+    verified(run)
     check(guest)
+    check_firewall(guest)
 
 
 def test_it_takes_new_certificates(run: Run, guest: Guest) -> None:
     label = "stat -c '%C %U %a %n' /etc/etcd/pki /etc/etcd/pki/*"
     before = guest.ask(label)
     run("certs", "rotate", "--ca", "--all-phases")  # which the last of its phases restarts etcd for
-    run("verify")
+    verified(run)
     assert guest.ask(label) == before
     check(guest)
 
@@ -126,3 +155,11 @@ def test_the_checks_see_what_is_wrong(guest: Guest) -> None:
     guest.ask("runcon system_u:system_r:kernel_t:s0 true; chcon -t tmp_t /etc/etcd/bake.env")
     assert [line for line in guest.denials() if 'comm="runcon"' in line]
     assert "/etc/etcd/bake.env" in guest.wrong_labels()
+
+
+def test_a_node_with_nftables_is_denied_nothing_either(
+    lab: Lab, connection: Any, selinux_image: Path, tmp_path: Path
+) -> None:
+    with one_node(lab, "debian", selinux_image, tmp_path) as run:
+        verified(run)
+        check(guest_of(lab, connection, "debian"))
