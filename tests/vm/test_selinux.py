@@ -46,7 +46,7 @@ class Guest:
         self.questions += 1
         mark = f"answer-{self.questions}"
         answer = re.compile(rf"<{mark} ([A-Za-z0-9+/=]*)>")
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             # A mark in two pieces, for what is typed is echoed.
             self.type(f" printf '<%s-%s %s>' answer {self.questions} $({{ {command}; }} 2>&1 | base64 -w0)")
@@ -105,7 +105,7 @@ def test_a_node_assembles_itself(run: Run, guest: Guest) -> None:
 def test_it_comes_back(run: Run, guest: Guest) -> None:
     before = guest.said().count("phase=voting")
     guest.type("systemctl reboot")
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while guest.said().count("phase=voting") == before:
         assert time.monotonic() < deadline, guest.said()[-2000:]
         time.sleep(1)
