@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +27,15 @@ def old(bake: Bake) -> None:
     """A folder as bake left it before `pki.peerName` existed, with one CA."""
     Path("old.yaml").write_text(OLD)
     assert bake("--config", "old.yaml").code == 0
-    stated = FOLDER / "cluster.yaml"
+    stated, listed = FOLDER / "cluster.yaml", FOLDER / "manifest.json"
     text = stated.read_text()
     assert "  peerName: none\n" in text
     stated.write_text(text.replace("  peerName: none\n", ""))
+    manifest = json.loads(listed.read_text())
+    del manifest["files"]["input.yaml"]
+    (FOLDER / "input.yaml").unlink()
+    manifest["files"]["cluster.yaml"]["sha256"] = hashlib.sha256(stated.read_bytes()).hexdigest()
+    listed.write_text(json.dumps(manifest))
 
 
 def changed(result: Any) -> set[str]:
@@ -65,7 +71,7 @@ def test_a_new_cluster_requires_the_name_and_has_two_cas(bake: Bake) -> None:
 def test_a_plain_bake_changes_nothing_about_a_cluster_that_stands(bake: Bake) -> None:
     Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\n")
     for words in (("--nodes", "2"), ("--config", "mine.yaml"), ("--config", str(FOLDER / "cluster.yaml"))):
-        assert changed(bake(*words, "-o", "json")) <= {"cluster.yaml", "manifest.json"}
+        assert changed(bake(*words, "-o", "json")) <= {"cluster.yaml", "input.yaml", "manifest.json"}
         assert resolved(bake, *words) == ("none", False)
     assert "ALLOWED" not in conf()
     assert peer_names() == []
@@ -100,7 +106,7 @@ def test_a_node_requires_the_name_only_when_every_peer_has_it(bake: Bake) -> Non
 def test_a_cluster_that_stands_gets_no_second_ca(bake: Bake) -> None:
     Path("two.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
     result = bake("--config", "two.yaml")
-    assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True)
+    assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True), result.err
 
 
 @pytest.mark.parametrize(
@@ -123,7 +129,8 @@ def test_peer_certificates_keep_the_name_while_nodes_require_it(bake: Bake, chan
 def test_an_own_ca_for_peers_is_not_ignored_where_they_have_none(bake: Bake, old: None) -> None:
     Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {certificate: a.pem, key: b.pem}}\n")
     result = bake("--config", "mine.yaml")
-    assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True)
+    said = "certificate: has no meaning without pki.peerCa.separate"
+    assert (result.code, said in result.err) == (2, True), result.err
 
 
 def test_certificates_that_all_nodes_share_have_a_name_of_their_own_already(bake: Bake) -> None:
