@@ -27,14 +27,21 @@ def old(bake: Bake) -> None:
     """A folder as bake left it before `pki.peerName` existed, with one CA."""
     Path("old.yaml").write_text(OLD)
     assert bake("--config", "old.yaml").code == 0
-    stated, listed = FOLDER / "cluster.yaml", FOLDER / "manifest.json"
-    text = stated.read_text()
-    assert "  peerName: none\n" in text
-    stated.write_text(text.replace("  peerName: none\n", ""))
-    manifest = json.loads(listed.read_text())
+    rewrite("cluster.yaml", "  peerName: none\n", "")
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
     del manifest["files"]["input.yaml"]
     (FOLDER / "input.yaml").unlink()
-    manifest["files"]["cluster.yaml"]["sha256"] = hashlib.sha256(stated.read_bytes()).hexdigest()
+    (FOLDER / "manifest.json").write_text(json.dumps(manifest))
+
+
+def rewrite(name: str, old: str, new: str) -> None:
+    """Change a file as if it had been baked so."""
+    path, listed = FOLDER / name, FOLDER / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    manifest = json.loads(listed.read_text())
+    manifest["files"][name]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     listed.write_text(json.dumps(manifest))
 
 
@@ -171,3 +178,14 @@ def test_two_checks_of_names_are_refused(bake: Bake) -> None:
 def test_a_peer_port_that_serves_every_client_deserves_a_warning(bake: Bake) -> None:
     Path("open.yaml").write_text(OLD)
     assert "none: the peer port serves every certificate of the CA" in bake("--config", "open.yaml").err
+
+
+@pytest.mark.usefixtures("old")
+def test_a_cluster_with_an_option_that_is_refused_now_can_be_opened_and_is_refused_at_the_next_bake(bake: Bake) -> None:
+    rewrite("cluster.yaml", "  options: {}\n", "  options: {wal-dir: /var/lib/etcd/wal}\n")
+    assert open_cluster(Store(Path("out"), "etcd")).plan.spec.etcd.options == {"wal-dir": "/var/lib/etcd/wal"}
+    assert bake("certs").code == 0
+    result = bake()
+    assert result.code == 2
+    assert "out/etcd/cluster.yaml:" in result.err
+    assert "wal-dir" in result.err
