@@ -138,7 +138,7 @@ def load_keyring(
 
 def _refuse_lost_name(spec: ClusterSpec, store: Store) -> None:
     """Raise InputError where running nodes would refuse a node as soon as it has its new peer certificate."""
-    kept = load_kept(store.folder / SPEC) if str(SPEC) in store.manifest() else None
+    kept = load_kept(store.folder / SPEC) if store.read(SPEC) is not None else None
     if kept and kept.pki.peer_name is PeerName.REQUIRED and not _has_name(spec, pki.peer_check(kept)):
         name = " ".join(pki.peer_check(kept))
         raise InputError.one(

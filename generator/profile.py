@@ -143,10 +143,15 @@ def load(
 
 
 def load_kept(path: Path) -> ClusterSpec:
-    """The spec that an earlier bake wrote."""
+    """Read the spec that an earlier bake wrote. Raises InputError with every problem found.
+
+    An etcd option that only a newer version refuses is no problem here: a cluster that has it can still be verified,
+    sealed and removed. The next bake refuses it.
+    """
     layers = _read(path, None)
     layers.value = with_added(layers.value)
-    return _check(layers, None, _Layers(), _Layers(), None).spec
+    spec, _ = _read_spec(layers, tolerated=("etcd", "options"))
+    return settle_peers(spec)
 
 
 def kept_fields(loaded: Loaded) -> list[str]:
@@ -192,19 +197,29 @@ def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
 def _check(
     layers: _Layers, profile: str | None, lower: _Layers, upper: _Layers, standing: Standing | None
 ) -> Loaded:
-    spec, wrong = read_spec(layers.value)
-    problems = [Problem(layers.where(each.path), each.message, _hint(each)) for each in wrong]
-    refused, warnings = check_spec(spec)
-    problems += [Problem(layers.where(path), message, hint) for path, message, hint in refused]
-    if problems:
-        raise InputError(sorted(dict.fromkeys(problems), key=lambda problem: _order(problem.where)))
+    spec, warnings = _read_spec(layers)
     kept = standing.spec if standing else None
     return Loaded(
         spec=settle_peers(spec, kept.pki if kept else None),
-        warnings=tuple(Problem(layers.where(path), message, hint) for path, message, hint in warnings),
+        warnings=warnings,
         said=Said(profile=profile, profile_fields=canonical(lower.value), fields=canonical(upper.value)),
         standing=standing,
     )
+
+
+def _read_spec(layers: _Layers, *, tolerated: _Path | None = None) -> tuple[ClusterSpec, tuple[Problem, ...]]:
+    """Return the spec and its warnings; what is refused below the path `tolerated` is left alone. Raises InputError."""
+    spec, wrong = read_spec(layers.value)
+    problems = [Problem(layers.where(each.path), each.message, _hint(each)) for each in wrong]
+    refused, warnings = check_spec(spec)
+    problems += [
+        Problem(layers.where(path), message, hint)
+        for path, message, hint in refused
+        if tolerated is None or path[: len(tolerated)] != tolerated
+    ]
+    if problems:
+        raise InputError(sorted(dict.fromkeys(problems), key=lambda problem: _order(problem.where)))
+    return spec, tuple(Problem(layers.where(path), message, hint) for path, message, hint in warnings)
 
 
 def _order(where: str) -> tuple[str, int, int]:

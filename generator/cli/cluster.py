@@ -136,6 +136,8 @@ def status(**options: Any) -> None:
 def verify(**options: Any) -> None:
     """Check the running cluster: members, health, keys, every member's writes and reads, refused strangers.
 
+    Exit code 3 if a check failed, or could not be made on every node.
+
     \b
     Examples:
       bake verify

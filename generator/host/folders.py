@@ -36,7 +36,8 @@ def check_below(folder: Path, path: PurePosixPath) -> None:
         if (status := _look_at(place)) is None:
             return
         if stat.S_ISLNK(status.st_mode):
-            raise InputError.one(str(place), "is a symlink, which bake does not follow here", "put the file there")
+            rule = "is a symlink, which bake does not follow here"
+            raise InputError.one(str(place), rule, "put the real file or folder there")
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise InputError.one(str(place), "is neither a file nor a folder", "remove it")
         _check(place, status, _owners(), sticky=False)

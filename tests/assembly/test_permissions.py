@@ -8,8 +8,9 @@ import pwd
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -25,11 +26,17 @@ Plan = Callable[..., ClusterPlan]
 
 
 @pytest.fixture
-def folder(plan: Plan, tmp_path: Path) -> Path:
-    """A node's folder of keys, as cloud-init and bootcmd leave it; every folder above lets people pass."""
-    for parent in (tmp_path, *tmp_path.parents[:3]):
-        parent.chmod(0o755)
-    pki = tmp_path / "conf" / "pki"
+def folder(plan: Plan) -> Iterator[Path]:
+    """A node's folder of keys, as cloud-init and bootcmd leave it; every folder above lets other users pass.
+
+    Not in tmp_path: every start of pytest closes the folder above it to other users, also while this one runs.
+    """
+    with TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        yield make_folder(Path(place) / "conf" / "pki")
+
+
+def make_folder(pki: Path) -> Path:
     pki.mkdir(parents=True)
     pki.chmod(0o700)
     for role in ("ca", "server", "peer", "client"):

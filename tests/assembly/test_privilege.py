@@ -81,7 +81,7 @@ def test_root_does_not_open_what_etcds_account_puts_in_place_of_its_file(lab: Ns
     assert lab.shell(NODE, "systemctl is-active etcd").stdout == "active\n"
 
 
-FOLDER = ["user::rwx", "user:etcd:--x", "user:games:--x", "group::---", "mask::--x", "other::---"]
+FOLDER = ["user::rwx", "user:games:--x", "user:etcd:--x", "group::---", "mask::--x", "other::---"]  # by uid
 
 
 def test_etcds_next_start_heals_the_folder_of_keys(lab: NspawnLab) -> None:

@@ -53,6 +53,22 @@ def test_what_is_planned_is_what_each_seed_has(baked: Cluster) -> None:
     assert planned["etcd1"] != planned["etcd2"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ("peer-cert-allowed-hostname", "etcd.peers.etcd.internal")),
+        ({"pki": {"certificates": "shared"}}, ("peer-cert-allowed-cn", "etcd-peer")),
+        ({"etcd": {"options": {"peer-cert-allowed-cn": "own"}}}, ("peer-cert-allowed-cn", "own")),
+    ],
+)
+def test_by_which_name_peers_are_known_is_planned(
+    fields: dict[str, Any], expected: tuple[str, str], now: datetime, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "out", "etcd")
+    make(read_spec({"nodes": 1, **fields})[0], store, now=now, report=print)
+    assert planned_facts(store, open_cluster(store).plan)["etcd1"].peer_check == expected
+
+
 def test_a_missing_seed_is_one_clear_error(baked: Cluster) -> None:
     (baked.store.folder / "etcd2/user-data").unlink()
     with pytest.raises(InputError, match=r"etcd2/user-data: is missing.*\n.*bake again"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +27,22 @@ def old(bake: Bake) -> None:
     """A folder as bake left it before `pki.peerName` existed, with one CA."""
     Path("old.yaml").write_text(OLD)
     assert bake("--config", "old.yaml").code == 0
-    stated = FOLDER / "cluster.yaml"
-    text = stated.read_text()
-    assert "  peerName: none\n" in text
-    stated.write_text(text.replace("  peerName: none\n", ""))
+    rewrite("cluster.yaml", "  peerName: none\n", "")
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    del manifest["files"]["input.yaml"]
+    (FOLDER / "input.yaml").unlink()
+    (FOLDER / "manifest.json").write_text(json.dumps(manifest))
+
+
+def rewrite(name: str, old: str, new: str) -> None:
+    """Change a file as if it had been baked so."""
+    path, listed = FOLDER / name, FOLDER / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    manifest = json.loads(listed.read_text())
+    manifest["files"][name]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    listed.write_text(json.dumps(manifest))
 
 
 def changed(result: Any) -> set[str]:
@@ -65,7 +78,7 @@ def test_a_new_cluster_requires_the_name_and_has_two_cas(bake: Bake) -> None:
 def test_a_plain_bake_changes_nothing_about_a_cluster_that_stands(bake: Bake) -> None:
     Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\n")
     for words in (("--nodes", "2"), ("--config", "mine.yaml"), ("--config", str(FOLDER / "cluster.yaml"))):
-        assert changed(bake(*words, "-o", "json")) <= {"cluster.yaml", "manifest.json"}
+        assert changed(bake(*words, "-o", "json")) <= {"cluster.yaml", "input.yaml", "manifest.json"}
         assert resolved(bake, *words) == ("none", False)
     assert "ALLOWED" not in conf()
     assert peer_names() == []
@@ -100,7 +113,7 @@ def test_a_node_requires_the_name_only_when_every_peer_has_it(bake: Bake) -> Non
 def test_a_cluster_that_stands_gets_no_second_ca(bake: Bake) -> None:
     Path("two.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
     result = bake("--config", "two.yaml")
-    assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True)
+    assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True), result.err
 
 
 @pytest.mark.parametrize(
@@ -123,7 +136,8 @@ def test_peer_certificates_keep_the_name_while_nodes_require_it(bake: Bake, chan
 def test_an_own_ca_for_peers_is_not_ignored_where_they_have_none(bake: Bake, old: None) -> None:
     Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {certificate: a.pem, key: b.pem}}\n")
     result = bake("--config", "mine.yaml")
-    assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True)
+    said = "certificate: has no meaning without pki.peerCa.separate"
+    assert (result.code, said in result.err) == (2, True), result.err
 
 
 def test_certificates_that_all_nodes_share_have_a_name_of_their_own_already(bake: Bake) -> None:
@@ -164,3 +178,14 @@ def test_two_checks_of_names_are_refused(bake: Bake) -> None:
 def test_a_peer_port_that_serves_every_client_deserves_a_warning(bake: Bake) -> None:
     Path("open.yaml").write_text(OLD)
     assert "none: the peer port serves every certificate of the CA" in bake("--config", "open.yaml").err
+
+
+@pytest.mark.usefixtures("old")
+def test_a_cluster_with_an_option_that_is_refused_now_can_be_opened_and_is_refused_at_the_next_bake(bake: Bake) -> None:
+    rewrite("cluster.yaml", "  options: {}\n", "  options: {wal-dir: /var/lib/etcd/wal}\n")
+    assert open_cluster(Store(Path("out"), "etcd")).plan.spec.etcd.options == {"wal-dir": "/var/lib/etcd/wal"}
+    assert bake("certs").code == 0
+    result = bake()
+    assert result.code == 2
+    assert "out/etcd/cluster.yaml:" in result.err
+    assert "wal-dir" in result.err

@@ -1,7 +1,4 @@
-"""`--image`: a node on a stock cloud image, which boots by its own loader and must be given etcd first.
-
-With BIOS, and with etcd from packages: tests/vm/test_selinux.py, on the same image with a policy in it.
-"""
+"""`--image`: nodes on a stock cloud image, which boots by its own loader and must be given etcd first."""
 
 from __future__ import annotations
 
@@ -46,6 +43,10 @@ def release(base_image: BootImage, tmp_path_factory: pytest.TempPathFactory) -> 
         for program in ("etcd", "etcdctl", "etcdutl"):
             archive.add(base_image.bin_dir / program, f"etcd-v3.5-linux-amd64/{program}")
     return path
+
+
+def test_a_node_with_bios_installs_its_packages(up: Up) -> None:
+    up("debian")("verify")
 
 
 def test_a_node_with_uefi_unpacks_the_archive_from_its_seed(up: Up, release: Path) -> None:

@@ -16,7 +16,7 @@ from tests.vm.conftest import Lab, Run, command_line
 def bake_in_lab(lab: Lab, tmp_path: Path) -> Iterator[Run]:
     run = command_line(lab, "grow", tmp_path / "out")
     yield run
-    run("destroy")
+    run("destroy", "--yes")
 
 
 def test_a_second_node_joins_after_the_first_was_restarted(bake_in_lab: Run, connection: Any) -> None:

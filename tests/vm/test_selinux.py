@@ -1,8 +1,8 @@
-"""Nodes whose SELinux enforces Debian's own policy, with packages and a firewall of their own, and denied nothing.
+"""A node of the profile classic whose SELinux enforces Debian's own policy, with its packages and firewalld.
 
-One of the profile classic is assembled, rebooted and given new certificates; one of the profile debian is assembled.
+It is assembled, rebooted and given new certificates, and denied nothing.
 What the policy denies, the kernel says on the console; what else is to be known is asked there, in the shell of the
-image (tests/vm/cloud_image). The tests go through the first node's life in the order in which they stand here.
+image (tests/vm/cloud_image). The tests go through the node's life in the order in which they stand here.
 """
 
 from __future__ import annotations
@@ -155,11 +155,3 @@ def test_the_checks_see_what_is_wrong(guest: Guest) -> None:
     guest.ask("runcon system_u:system_r:kernel_t:s0 true; chcon -t tmp_t /etc/etcd/bake.env")
     assert [line for line in guest.denials() if 'comm="runcon"' in line]
     assert "/etc/etcd/bake.env" in guest.wrong_labels()
-
-
-def test_a_node_with_nftables_is_denied_nothing_either(
-    lab: Lab, connection: Any, selinux_image: Path, tmp_path: Path
-) -> None:
-    with one_node(lab, "debian", selinux_image, tmp_path) as run:
-        verified(run)
-        check(guest_of(lab, connection, "debian"))

@@ -117,10 +117,11 @@ def _define_all(
     keep_kind: bool,
 ) -> list[Machine]:
     is_known = any(owner.image == image.digest for _, owner in existing.values())
-    if not is_known and len(existing) < len(seeds):
+    nodes = [node for node in job.plan.nodes if node.name in seeds]
+    if not is_known and any(node.name not in existing for node in nodes):
         _upload_image(job, image)
     machines = []
-    for node in (node for node in job.plan.nodes if node.name in seeds):
+    for node in nodes:
         domain, owner = existing.get(node.name, (None, None))
         # One that fell back to emulation stays there.
         accel = _accel_of(domain) if domain is not None and keep_kind else kind
