@@ -80,6 +80,8 @@ def bake(
         store.check()
         if agreed and store.digest() != agreed.digest:
             raise StaleError(f"another run of bake has changed {store.folder} meanwhile", hint="the same command again")
+        if agreed is None:
+            _refuse_edited(store)
         said = (agreed.said.file,) if agreed else _kept_said(store, spec)
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
         if found.begins and found.begins > now:
@@ -111,6 +113,16 @@ def bake(
     if ends:
         report(f"the operator has a new certificate: the one before ends on {ends:%Y-%m-%d}")
     return Baked(plan, store.folder, tuple(folder.changed), differences)
+
+
+def _refuse_edited(store: Store) -> None:
+    """Raise InputError for an edited spec: a command that shows no changes must not make any that need consent."""
+    manifest = store.manifest()
+    for path in (SPEC, INPUT):
+        raw, listed = store.read(path), manifest.get(str(path))
+        if listed and raw is not None and hashlib.sha256(raw).hexdigest() != listed.get("sha256"):
+            hint = "undo the change; to change the cluster: bake, with flags or --config FILE"
+            raise InputError.one(str(store.folder / path), "is not as it was baked", hint)
 
 
 def _kept_said(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:

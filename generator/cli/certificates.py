@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator.cli.files import bake
-from generator.cli.shared import ca_passphrase, open_cluster, print_json, print_table, progress_of, refuse_misplaced
+from generator.cli.shared import (
+    ca_passphrase,
+    open_cluster,
+    print_json,
+    print_table,
+    progress_of,
+    refuse_misplaced,
+    show_changes,
+)
 from generator.options import ca_options, cluster_options, option, parameter, passphrase_option
 
 if TYPE_CHECKING:
@@ -151,16 +159,18 @@ def _renew(
     """New certificates for these nodes, which are brought to them, and clients; left out, for all nodes."""
     from generator.bake import bake as run
     from generator.certificates import client_files
+    from generator.changes import file_changes
     from generator.rotation import unchanged
 
     clients, nodes = client_files(cluster.plan), [node.name for node in cluster.plan.nodes]
     chosen = _chosen(names, nodes, "NAME", [*clients])
     with progress_of((), options) as progress:
-        run(
+        baked = run(
             cluster.plan.spec, cluster.store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase,
             renew=[clients[name].owner if name in clients else name for name in chosen], change=unchanged(cluster),
         )  # fmt: skip
         progress.line(f"new certificates for {', '.join(chosen)}")
+        show_changes(file_changes(baked.differences), options, progress.line)  # a newer bake changes other files too
     files = {name: str(cluster.store.folder / clients[name].path) for name in chosen if name in clients}
     _deliver(open_cluster(options), [name for name in chosen if name in nodes], wait, options, clients=files)
 

@@ -469,3 +469,38 @@ def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> Non
     (FOLDER / "input.yaml").unlink()
     assert bake("--leaf-days", 90).code == 0
     assert (stands("nodes"), said()["fields"]) == (3, {"pki": {"leafDays": 90}})
+
+
+@pytest.mark.parametrize("words", [["etcd1"], ["--ca", "--wait", "1"]], ids=["certificates", "ca"])
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("cluster.yaml", "enabled: true", "enabled: false"),
+        ("cluster.yaml", "nodes: 3", "nodes: 2"),
+        ("input.yaml", "90", "91"),
+    ],
+)
+def test_a_rotation_does_not_apply_edits_that_nobody_agreed_to(
+    bake: Bake, picture: Picture, file: str, old: str, new: str, words: list[str]
+) -> None:
+    bake("--nodes", 3, "--profile", "hardened")
+    text = (FOLDER / file).read_text()
+    assert old in text
+    (FOLDER / file).write_text(text.replace(old, new))
+    before = picture(Path("out"))
+    result = bake("certs", "rotate", *words, "--connect", "test:///default")
+    assert (result.code, picture(Path("out"))) == (2, before), result.err
+    assert f"{file}: is not as it was baked" in result.err
+
+
+def test_a_rotation_names_the_files_that_a_newer_version_changes(bake: Bake, older: Callable[..., None]) -> None:
+    bake("--nodes", 3)
+    older()
+    listed = json.loads((FOLDER / "manifest.json").read_text())
+    (FOLDER / "etcd2/meta-data").write_text("instance-id: old\n")
+    listed["files"]["etcd2/meta-data"]["sha256"] = sha256(b"instance-id: old\n").hexdigest()
+    (FOLDER / "manifest.json").write_text(json.dumps(listed))
+    result = bake("certs", "rotate", "etcd1", "--connect", "test:///default")
+    assert result.code == 0, result.err
+    assert "~ etcd1/: user-data" in result.err
+    assert "~ etcd2/: meta-data" in result.err
