@@ -50,7 +50,8 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("join",), "voter: each join stops writes until the new node has started", "learner joins do not"
     if spec.pki.peer_ca.separate is False and spec.pki.peer_name in (PeerName.NONE, PeerName.STATED):
         message = "the peer port serves every certificate of the CA, so every client can act as a member"
-        yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", "required, or peerCa: {separate: true}"
+        remedy = "set it to required; in a running cluster first to stated, then: bake certs rotate"
+        yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
     admitted = any(isinstance(one, str) or gateway in one for one in clients)  # the word subnet, or a network
     if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:

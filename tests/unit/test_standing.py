@@ -177,7 +177,9 @@ def test_two_checks_of_names_are_refused(bake: Bake) -> None:
 
 def test_a_peer_port_that_serves_every_client_deserves_a_warning(bake: Bake) -> None:
     Path("open.yaml").write_text(OLD)
-    assert "none: the peer port serves every certificate of the CA" in bake("--config", "open.yaml").err
+    warning = bake("--config", "open.yaml").err
+    assert "none: the peer port serves every certificate of the CA" in warning
+    assert "in a running cluster first to stated, then: bake certs rotate" in warning
 
 
 @pytest.mark.usefixtures("old")
