@@ -77,10 +77,19 @@ def crash_points(trial: Trial) -> Outcome:
     """Killed before its k-th call by SIGKILL of the hook, or after it by a power cut that lasts."""
     lane, call = lane_of(trial.number, LANES)
     number, hook, after = lane % 3, HOOKS[lane // 3 % 2], lane // 6 == 1
-    world = trial.world(3)
+    return _stop_hook(trial, number, hook, call, shim.HANG_AFTER if after else shim.KILL)
+
+
+def after_add(trial: Trial) -> Outcome:
+    """Power cut of the second node once it is added, whichever number that call has on a busy machine."""
+    return _stop_hook(trial, 1, "join", "add", shim.HANG_AFTER_SUCCESS)
+
+
+def _stop_hook(trial: Trial, number: int, hook: str, call: int | str, fault: str) -> Outcome:
+    world, after = trial.world(3), fault != shim.KILL
     node, desk = world.nodes[number], world.desks[f"etcd{number + 1}"]
     trial.label = f"etcd{number + 1}, {hook}, {'after' if after else 'before'} call {call}"
-    desk.plant(hook, call, shim.HANG_AFTER if after else shim.KILL)
+    desk.plant(hook, call, fault)
     world.start(shuffled(world.nodes, trial.rng))
     reached = _until_fired_or_whole(world, number)
     trial.label += f": {desk.call(hook, call)}"

@@ -17,6 +17,7 @@ set -C
 until { printf '%s\n' "$*" >"$DESK/$hook.$n"; } 2>/dev/null; do n=$((n + 1)); done
 set +C
 [ ! -e "$DESK/fault.$hook.$n" ] || . "$DESK/fault.$hook.$n"
+case " $* " in *" member add "*) [ ! -e "$DESK/fault.$hook.add" ] || . "$DESK/fault.$hook.add" ;; esac
 exec "$REAL" "$@"
 """
 _FIRED = ': >"$DESK/fired"\n'
@@ -24,6 +25,8 @@ _FIRED = ': >"$DESK/fired"\n'
 KILL = _FIRED + 'read -r stat </proc/$PPID/stat; stat=${stat##*) }; set -- $stat; kill -KILL "-$3"; exec sleep 60\n'
 HANG_BEFORE = _FIRED + "exec sleep 60\n"
 HANG_AFTER = '"$REAL" "$@" >/dev/null 2>&1 || :\n' + HANG_BEFORE
+
+HANG_AFTER_SUCCESS = '"$REAL" "$@" || exit\n' + HANG_BEFORE
 
 
 def fails_with(text: str, *, log: str = "") -> str:
@@ -65,7 +68,8 @@ class Desk:
         lines[place] = f'BAKE_ETCDCTL="{shim}"'
         env.write_text("\n".join(lines) + "\n")
 
-    def plant(self, hook: str, call: int, fault: str) -> None:
+    def plant(self, hook: str, call: int | str, fault: str) -> None:
+        """`call`: its number, or `add` for the one that adds a member, whichever number it has."""
         (self.folder / f"fault.{hook}.{call}").write_text(fault)
 
     def clear(self) -> None:
@@ -77,7 +81,7 @@ class Desk:
     def fired(self) -> bool:
         return (self.folder / "fired").exists()
 
-    def call(self, hook: str, number: int) -> str:
+    def call(self, hook: str, number: int | str) -> str:
         """The words of that call; empty if there was none."""
         path = self.folder / f"{hook}.{number}"
         return path.read_text().strip() if path.exists() else ""
