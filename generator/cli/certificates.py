@@ -305,7 +305,7 @@ def _restart_hint(found: Delivery, cluster: Any) -> str:
 
 def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any) -> None:
     if options["output"] == "json":
-        print_json(**{name: list(nodes) for name, nodes in asdict(found).items()}, **more)
+        print_json(**asdict(found), **more)
         return
     if options["quiet"]:
         return
@@ -318,4 +318,4 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
     for name in found.by_hand:
         click.echo(f"{name} has no VM here: put {cluster.store.folder / name}/seed.iso into its drive", err=True)
     if found.by_hand:
-        click.echo("restart a node whose console says `a new seed takes effect at the next boot`, one at a time", err=True)
+        click.echo("restart a node whose console says `a new seed takes effect at the next boot`; one at a time", err=True)
