@@ -318,4 +318,4 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
     for name in found.by_hand:
         click.echo(f"{name} has no VM here: put {cluster.store.folder / name}/seed.iso into its drive", err=True)
     if found.by_hand:
-        click.echo("restart a node whose console says `a new seed takes effect at the next boot`; one at a time", err=True)
+        click.echo("restart a node whose console says that a new seed takes effect at the next boot", err=True)
