@@ -71,7 +71,7 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
             unknown.append((name, "the peer port refuses everybody, or cannot be reached"))
     counts = (("refused on", refusing), ("closed on", closed))
     good = ", ".join(f"{text} {count} ports" for text, count in counts if count)
-    step = _NEXT_STEPS.get(plan.spec.pki.peer_name, "give these nodes their new seeds and restart them, one at a time")
+    step = _NEXT_STEPS.get(plan.spec.pki.peer_name or PeerName.NONE, "give these nodes their new seeds and restart them, one at a time")
     remedy = f'{step}: see "A cluster that was baked before" in docs/security/certificates.md'
     return check("client certificate", good, failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
 

@@ -293,8 +293,8 @@ def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, An
             found = certificates.deliver(cluster, connection, names, seconds=wait, report=progress.line)
     _show(found, cluster, options, **more)
     if found.after_restart:
-        names = ", ".join(found.after_restart)
-        text = f"{names} take their new seeds at their next restart: the seeds change more than certificates"
+        restart = ", ".join(found.after_restart)
+        text = f"{restart} take their new seeds at their next restart: the seeds change more than certificates"
         raise UnhealthyError(text, hint=_restart_hint(found, cluster))
 
 
