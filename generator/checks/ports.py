@@ -71,7 +71,7 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
             unknown.append((name, "the peer port refuses everybody, or cannot be reached"))
     counts = (("refused on", refusing), ("closed on", closed))
     good = ", ".join(f"{text} {count} ports" for text, count in counts if count)
-    step = _NEXT_STEPS.get(plan.spec.pki.peer_name or PeerName.NONE, "give these nodes their new seeds and restart them, one at a time")
+    step = _NEXT_STEPS[plan.spec.pki.peer_name or PeerName.NONE]
     remedy = f'{step}: see "A cluster that was baked before" in docs/security/certificates.md'
     return check("client certificate", good, failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
 
@@ -79,7 +79,8 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
 # Never both at once: a node that requires the name refuses the nodes that do not have it yet.
 _NEXT_STEPS = {
     PeerName.NONE: "set pki.peerName to stated, then: bake certs rotate",
-    PeerName.STATED: "when bake certs says that every node serves its new certificate, set pki.peerName to required",
+    PeerName.STATED: "when every node serves its certificate of `bake certs rotate`, set pki.peerName to required",
+    PeerName.REQUIRED: "give these nodes their new seeds and restart them, one at a time",
 }
 
 
