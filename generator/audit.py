@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from generator import verify
 from generator.authorities import pem_path
 from generator.controls import Audited, audit_nodes
 from generator.host import observe
-from generator.host.etcd import Keys
 from generator.host.hello import VERSIONS, speaks
-from generator.host.observe import Port, Told
-from generator.host.report import PREFIX, NodeReport, fetch_reports, parse_report
+from generator.host.observe import Port
+from generator.host.report import fetch_reports, find_report
 from generator.host.store import Store
 from generator.host.tls import ClientFiles
 from generator.judges import NodeFacts, Outcome, Planned
 from generator.keyring import required_pems
 from generator.pki import Role, describe, digests, issuer_of, peer_check
 from generator.plan import ClusterPlan, NodePlan
-
-# A node reports every ten minutes (etcd-audit.timer). Its clock and ours may differ by as much again.
-MAX_AGE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,29 +45,13 @@ def audit(
     reports = fetch_reports(alive, files)
 
     def facts_of(view: observe.NodeView) -> NodeFacts:
-        said, silence = _report_of(view.node, reports, now=now)
+        said, silence = find_report(view.node.name, reports, now=now)
         return NodeFacts(
             node=view.node, planned=planned[view.node.name], report=said, silence=silence, knocks=view.knocks,
             versions=dict(_versions(plan, view.node)),
         )  # fmt: skip
 
     return Audit(cluster=plan.name, controls=audit_nodes(observe.everywhere(facts_of, views)))
-
-
-def _report_of(node: NodePlan, reports: Told[Keys], *, now: datetime) -> tuple[NodeReport | None, str]:
-    """A node's report, or why there is none that counts."""
-    if reports.value is None:
-        return None, f"no report can be read: {reports.error}"
-    found = next((item for item in reports.value.items if item.key == PREFIX + node.name.encode()), None)
-    if found is None:
-        return None, "has not reported"
-    try:
-        said = parse_report(found.value, node.name)
-    except ValueError as error:
-        return None, str(error)
-    if abs(now - said.time) > MAX_AGE:
-        return None, f"its last report says {said.time:%Y-%m-%d %H:%M} UTC, and now it is {now:%H:%M}"
-    return said, ""
 
 
 def _versions(plan: ClusterPlan, node: NodePlan) -> Iterator[tuple[Port, dict[str, bool | None]]]:

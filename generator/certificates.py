@@ -19,6 +19,7 @@ from generator.authorities import Phase, load_phase, other_files, pem_path
 from generator.cluster import Cluster, open_cluster
 from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.host import hypervisor
+from generator.host.console import LineReader
 from generator.host.hello import served_certificate
 from generator.host.hypervisor.connection import Connection
 from generator.host.observe import everywhere
@@ -29,6 +30,7 @@ from generator.spec import CaSpec, Certificates, ClusterSpec, PeerCaSpec
 
 Report = Callable[[str], None]
 _PAUSE = 0.5  # seconds between two looks at a node's port
+WAITS = "a new seed takes effect at the next boot"  # apply-seed's record, in every version so far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +162,12 @@ def _wanted(cluster: Cluster, node: NodePlan) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """The nodes that serve the certificates of their seeds now, that will from their next start on, and whose drive is
-    not bake's to fill."""
+    """The nodes that serve the certificates of their seeds now, that will from their next start on, that run and have
+    to be restarted for it, and whose drive is not bake's to fill."""
 
     done: tuple[str, ...] = ()
     at_next_start: tuple[str, ...] = ()
+    after_restart: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
 
 
@@ -183,15 +186,16 @@ def deliver(
     `goal`: what shows that a node has taken it; left out, that it serves the seed's certificate. `phase`: of the CA's
     change that the seeds belong to. Raises BakeError where another command has changed the cluster meanwhile, and
     WaitTimeoutError where a running node does not take it within so many seconds; the nodes after it keep what
-    they have. The same call goes on from there: it puts the seed into that node's drive once more.
+    they have. The same call goes on from there: it puts the seed into that node's drive once more. A node whose console
+    says that its seed waits for a reboot is not waited for: the seed changes more than certificates.
     """
-    done, later, by_hand = [], [], []
+    done, later, restart, by_hand = [], [], [], []
     goal = goal or serves_its_own(cluster)
     drives = None if connection is None else _Drives(connection, cluster, phase, report)
     for node in cluster.plan.nodes:
         if node.name not in names:
             continue
-        lacks = goal.lacks(node)
+        lacks, waits = goal.lacks(node), drives.listen(node) if drives else _never
         if lacks is False:
             done.append(node.name)
             if drives:
@@ -202,11 +206,18 @@ def deliver(
             later.append(node.name)
         else:
             report(f"{node.name}: its new seed is in the drive")
-            _wait(node, goal, seconds, lambda: refuse_changed(cluster, phase))
+            if _waits_for_restart(node, goal, seconds, lambda: refuse_changed(cluster, phase), waits):
+                report(f"{node.name}: {WAITS}")
+                restart.append(node.name)
+                continue
             drives.empty(node)
             report(f"{node.name}: {goal.done}")
             done.append(node.name)
-    return Delivery(done=tuple(done), at_next_start=tuple(later), by_hand=tuple(by_hand))
+    return Delivery(done=tuple(done), at_next_start=tuple(later), after_restart=tuple(restart), by_hand=tuple(by_hand))
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -236,20 +247,37 @@ class _Drives:
         with self._locked():
             hypervisor.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
 
+    def listen(self, node: NodePlan) -> Callable[[], bool]:
+        """Return a function that tells whether the node has since said on its console that its seed waits."""
+        try:
+            logs = hypervisor.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
+        except BakeError:  # no VM of this cluster is here
+            return _never
+        log, reader = logs[node.name], LineReader(node.name)
+        reader.feed(log.read())  # about earlier seeds
+        return lambda: any(event.detail == WAITS for event in reader.feed(log.read()))
+
     def has_running(self, node: NodePlan) -> bool:
         found = hypervisor.status(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
         return any(one.node == node.name and one.state is hypervisor.State.RUNNING for one in found)
 
 
-def _wait(node: NodePlan, goal: Goal, seconds: float, check: Callable[[], None]) -> None:
-    """`check` is called before each further look."""
+def _waits_for_restart(
+    node: NodePlan, goal: Goal, seconds: float, check: Callable[[], None], waits: Callable[[], bool]
+) -> bool:
+    """Wait until the node has reached the goal (False), or says that it does not before a restart (True).
+
+    `check` is called before each further look. Raises WaitTimeoutError.
+    """
     deadline = time.monotonic() + seconds
     while goal.lacks(node) is not False:
+        if waits():
+            return True
         check()
         if time.monotonic() > deadline:
             raise WaitTimeoutError(
                 f"{node.name} does not {goal.verb} after {seconds:.0f} s",
-                hint=f"bake console {node.name} shows why (a seed that says more than new certificates waits for a "
-                f"reboot); then: {goal.remedy}",
+                hint=f"bake console {node.name} shows why; then: {goal.remedy}",
             )
         time.sleep(_PAUSE)
+    return False

@@ -35,6 +35,7 @@ class Change:
     old: Any = None
     new: Any = None
     lost: str = ""
+    note: str = ""  # what to know before a node takes it
 
     def __str__(self) -> str:
         what = " ".join(filter(None, ("" if self.kind is Kind.FIELD else self.kind, self.name, self.part)))
@@ -73,6 +74,11 @@ def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
 
 _KEYS = "its keys are deleted"
 _USERS_KEY = "its key is deleted"
+# By field, old and new value. A node that requires the name is alone while the others do not have it yet.
+_NOTES = {
+    ("pki.peerName", "stated", "required"): "restart no node before every node serves its certificate with the peers' "
+    "name: bake certs, after bake certs rotate",
+}
 _ADDRESS = "the members of this sealed cluster know one another by the old addresses"
 
 
@@ -122,7 +128,10 @@ def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Cha
         if was != now and not apart:
             sign = "+" if path not in before else "-" if path not in after else "~"
             name = ".".join(map(str, path))
-            yield Change(sign=sign, kind=Kind.FIELD, name=name, old=was, new=now, lost=_lost(path, was, now, sealed))
+            yield Change(
+                sign=sign, kind=Kind.FIELD, name=name, old=was, new=now,
+                lost=_lost(path, was, now, sealed), note=_NOTES.get((name, str(was), str(now)), ""),
+            )  # fmt: skip
     for name in ("users", "roles"):
         if getattr(old.auth, name) != getattr(new.auth, name):
             yield Change(sign="~", kind=Kind.FIELD, name=f"auth.{name}")
@@ -162,7 +171,8 @@ def shown(changes: Iterable[Change]) -> list[str]:
             folder, _, name = change.name.rpartition("/")
             files[change.sign, folder].append(name)
         else:
-            lines.append(f"{change} ({change.lost})" if change.lost else str(change))
+            more = change.lost or change.note
+            lines.append(f"{change} ({more})" if more else str(change))
     for (sign, folder), names in files.items():
         lines.append(f"{sign} {folder}/: {', '.join(names)}" if folder else f"{sign} {', '.join(names)}")
     return lines

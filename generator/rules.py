@@ -51,6 +51,8 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
     if spec.pki.peer_ca.separate is False and spec.pki.peer_name in (PeerName.NONE, PeerName.STATED):
         message = "the peer port serves every certificate of the CA, so every client can act as a member"
         remedy = "set it to required; in a running cluster first to stated, then: bake certs rotate"
+        if spec.pki.peer_name is PeerName.STATED:
+            remedy = "set it to required when bake certs says that every node serves its new certificate"
         yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
     admitted = any(isinstance(one, str) or gateway in one for one in clients)  # the word subnet, or a network

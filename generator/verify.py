@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -15,12 +16,14 @@ from generator.checks import Check, Result
 from generator.host import observe, tls
 from generator.host.etcd import Etcd, Member, Status
 from generator.host.observe import Port
+from generator.host.report import fetch_reports, find_report
 from generator.host.tls import ClientFiles, Guest
 from generator.pki import Role
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.spec import Extensions, KeyType
+from generator.spec import Extensions, KeyType, PeerName
 
 Report = Callable[[str], None]
+_REPORT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +80,31 @@ def verify(
     seen = observe.Observation(
         nodes=tuple(views), keys=keys, writes=writes, left_behind=left_behind, hashes=hashes
     )
+    seen = replace(seen, requires_name=requires_name(plan, files, alive, now=now))
     if plan.spec.auth.enabled and nobody:
         auth = observe.first_told(alive, files, Etcd.auth_enabled)
         seen = replace(seen, auth=auth, nobody=observe.try_nobody(alive, nobody))
     return Verification(cluster=plan.name, checks=checks.judge(plan, seen, now=now, sealed=sealed))
+
+
+def requires_name(
+    plan: ClusterPlan, files: ClientFiles, nodes: Iterable[NodePlan], *, now: datetime
+) -> dict[str, bool]:
+    """Whether each node's etcd requires the peers' name, where that is planned and nothing else keeps clients out.
+
+    Nodes without a report of their own are left out. One that was restarted reports seconds later.
+    """
+    wanted, nodes = plan.spec.pki, list(nodes)
+    if wanted.peer_name is not PeerName.REQUIRED or wanted.peer_ca.separate:
+        return {}
+    (option, name), deadline = pki.peer_check(plan.spec), time.monotonic() + _REPORT_SECONDS
+    while True:
+        reports = fetch_reports(nodes, files)
+        said = {node.name: find_report(node.name, reports, now=now)[0] for node in nodes}
+        found = {node: report.options.get(option) == name for node, report in said.items() if report}
+        if all(found.values()) or time.monotonic() > deadline:
+            return found
+        time.sleep(1)
 
 
 def guests(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:

@@ -51,7 +51,8 @@ def refused(plan: ClusterPlan, seen: Observation, guest: Guest) -> Check:
 def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     """Whether the peer port refuses clients' certificates; the operator's is one.
 
-    The firewall hides from this machine what etcd serves to the nodes' own addresses: the plan decides what it hides.
+    The firewall hides from this machine what etcd serves to the nodes' own addresses. There the plan decides, unless
+    the node reports that its etcd runs without the planned option.
     """
     failed, unknown, refusing, closed = [], [], 0, 0
     for view in seen.nodes:
@@ -60,6 +61,8 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
             failed.append((name, f"the peer port serves the operator's client certificate ({answer.detail})"))
         elif not _has_peer_check(plan):
             failed.append((name, "the peer port serves client certificates; at most the firewall keeps clients out"))
+        elif _is_walled(plan, view) and not seen.requires_name.get(name, True):
+            failed.append((name, "etcd does not require the peers' name yet, which its new seed requires"))
         elif _is_walled(plan, view):
             closed += 1
         elif answer and answer.reply is Reply.REFUSED and _serves_operator(view):
@@ -68,8 +71,17 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
             unknown.append((name, "the peer port refuses everybody, or cannot be reached"))
     counts = (("refused on", refusing), ("closed on", closed))
     good = ", ".join(f"{text} {count} ports" for text, count in counts if count)
-    remedy = 'pki.peerName: stated, then required: see "Only peers at the peer port" in docs/security/certificates.md'
+    step = _NEXT_STEPS[plan.spec.pki.peer_name or PeerName.NONE]
+    remedy = f'{step}: see "A cluster that was baked before" in docs/security/certificates.md'
     return check("client certificate", good, failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
+
+
+# Never both at once: a node that requires the name refuses the nodes that do not have it yet.
+_NEXT_STEPS = {
+    PeerName.NONE: "set pki.peerName to stated, then: bake certs rotate",
+    PeerName.STATED: "when every node serves its certificate of `bake certs rotate`, set pki.peerName to required",
+    PeerName.REQUIRED: "give these nodes their new seeds and restart them, one at a time",
+}
 
 
 def _serves_operator(view: NodeView) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,8 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
 
     Nothing is restarted: etcd reads its certificates anew at each handshake. It works as well when they have ended.
     Where bake does not run the VMs, put each node's new seed.iso into its drive: the node applies it at once.
+    A seed that changes more than certificates, as after an update of bake, applies at the node's next restart: then
+    this ends with exit code 3 and names the nodes to restart.
     NAMES can also be `operator` and, for etcd's users, `user:NAME`: their new certificates are in the cluster's folder.
 
     With --ca the CA is new too, in three phases: every node trusts both CAs, gets certificates of the new one, trusts
@@ -252,11 +255,13 @@ def _change_ca(
             cluster, connection, following, passphrase=passphrase, now=datetime.now(UTC), seconds=wait,
             report=progress.line, all_phases=all_phases,
         )  # fmt: skip
-    waits, task = ", ".join((*found.at_next_start, *found.by_hand)), task_after(cluster, phase)
+    waits = ", ".join((*found.at_next_start, *found.after_restart, *found.by_hand))
+    task = task_after(cluster, phase)
     following_phase = next_phase(phase) if phase else None
     _show(found, cluster, options, ca_change=phase, complete=not waits, next=following_phase, task=task)
     if waits:
         hint = "start what is off, put the new seed.iso into drives that are not bake's; "
+        hint = f"{_restart_hint(found, cluster)}; " if found.after_restart else hint
         hint += f"{task}; " if following_phase else ""
         raise UnhealthyError(f"phase {phase} waits for {waits}", hint=f"{hint}then: bake certs rotate --ca")
     if options["output"] == "text" and not options["quiet"]:
@@ -279,6 +284,7 @@ def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", other
 def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, Any], **more: Any) -> None:
     from generator import certificates
     from generator.cluster import connect_if_possible
+    from generator.errors import UnhealthyError
 
     found = certificates.Delivery()
     with progress_of((), options) as progress:
@@ -286,12 +292,20 @@ def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, An
             connection = connect_if_possible(options["connect"])
             found = certificates.deliver(cluster, connection, names, seconds=wait, report=progress.line)
     _show(found, cluster, options, **more)
+    if found.after_restart:
+        restart = ", ".join(found.after_restart)
+        text = f"{restart} take their new seeds at their next restart: the seeds change more than certificates"
+        raise UnhealthyError(text, hint=_restart_hint(found, cluster))
+
+
+def _restart_hint(found: Delivery, cluster: Any) -> str:
+    domain = next(node.domain for node in cluster.plan.nodes if node.name in found.after_restart)
+    return f"restart one node after the other: virsh shutdown {domain}, then bake up, which waits until it has settled"
 
 
 def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any) -> None:
     if options["output"] == "json":
-        lists = {"done": found.done, "at_next_start": found.at_next_start, "by_hand": found.by_hand}
-        print_json(**{name: list(nodes) for name, nodes in lists.items()}, **more)
+        print_json(**asdict(found), **more)
         return
     if options["quiet"]:
         return
@@ -303,3 +317,5 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
         click.echo(f"{name}: {path}")
     for name in found.by_hand:
         click.echo(f"{name} has no VM here: put {cluster.store.folder / name}/seed.iso into its drive", err=True)
+    if found.by_hand:
+        click.echo("restart a node whose console says that a new seed takes effect at the next boot", err=True)

@@ -100,7 +100,7 @@ def _bake(options: Mapping[str, Any]) -> None:
         )  # fmt: skip
     elif not options["quiet"]:
         print_table(nodes)
-        click.echo(_next_step(baked.differences), err=True)
+        click.echo(_next_step(baked), err=True)
 
 
 def _make(
@@ -117,9 +117,16 @@ def _make(
     ), changes
 
 
-def _next_step(differences: tuple[tuple[str, str], ...]) -> str:
-    if not differences:
+def _next_step(baked: Baked) -> str:
+    from generator.bake import SEALED
+
+    if not baked.differences:
         return "Nothing changed: these are the ISOs of the last bake."
+    if (baked.folder / SEALED).exists():
+        return (
+            "Put each node's new ISO into its drive. A running node takes new certificates at once, and other changes "
+            "at its next restart: restart one node after the other."
+        )
     return (
         "Attach each ISO to its VM as a CD-ROM, and run `bake seal` once the cluster stands; or let `bake up` do both. "
         "They hold private keys."

@@ -60,6 +60,7 @@ class Observation:
     hashes: Mapping[str, Told[HashKv]]
     auth: Told[bool] = field(default_factory=Told)  # whether it is on
     nobody: Mapping[str, Told[Keys]] = field(default_factory=dict)  # what a certificate that is no user's reads
+    requires_name: Mapping[str, bool] = field(default_factory=dict)  # the peers' name, by the nodes' own reports
 
 
 def tell(call: Callable[[], T]) -> Told[T]:

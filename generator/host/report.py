@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from generator.host.etcd import Keys
@@ -19,6 +19,8 @@ from generator.plan import NodePlan
 
 PREFIX = b"bake/audit/"
 FORMAT = 1
+# A node reports every ten minutes (etcd-audit.timer). Its clock and ours may differ by as much again.
+MAX_AGE = timedelta(minutes=30)
 LIMIT = 1 << 16  # bytes of a report; a real one is 2 KiB
 
 
@@ -61,6 +63,22 @@ def parse_report(data: bytes, node: str) -> NodeReport:
     if not report.user:
         raise ValueError("its report found no etcd running")
     return report
+
+
+def find_report(node: str, reports: Told[Keys], *, now: datetime) -> tuple[NodeReport | None, str]:
+    """A node's report, or why there is none that counts."""
+    if reports.value is None:
+        return None, f"no report can be read: {reports.error}"
+    found = next((item for item in reports.value.items if item.key == PREFIX + node.encode()), None)
+    if found is None:
+        return None, "has not reported"
+    try:
+        said = parse_report(found.value, node)
+    except ValueError as error:
+        return None, str(error)
+    if abs(now - said.time) > MAX_AGE:
+        return None, f"its last report says {said.time:%Y-%m-%d %H:%M} UTC, and now it is {now:%H:%M}"
+    return said, ""
 
 
 def _read(said: Mapping[str, Any]) -> NodeReport:

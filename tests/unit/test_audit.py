@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from generator import cluster as stories
-from generator.audit import MAX_AGE, Audit, _report_of, planned_facts
+from generator.audit import Audit, planned_facts
 from generator.bake import bake as make
 from generator.cluster import Cluster, open_cluster
 from generator.controls import Audited
 from generator.errors import InputError
 from generator.host.etcd import Keys, KeyValue
 from generator.host.observe import Told
+from generator.host.report import MAX_AGE, find_report
 from generator.host.store import Store
 from generator.judges import Outcome
 from generator.seed import written_files
@@ -80,15 +81,15 @@ def told(now: datetime, **changes: Any) -> Told[Keys]:
     return Told(Keys(count=1, revision=1, items=(KeyValue(key=b"bake/audit/etcd1", value=value),)))
 
 
-def test_a_report_of_now_counts(baked: Cluster, now: datetime) -> None:
-    said, silence = _report_of(baked.plan.nodes[0], told(now), now=now)
+def test_a_report_of_now_counts(now: datetime) -> None:
+    said, silence = find_report("etcd1", told(now), now=now)
     assert said
     assert silence == ""
 
 
 @pytest.mark.parametrize("age", [MAX_AGE + timedelta(seconds=2), -MAX_AGE - timedelta(seconds=2)])
-def test_a_report_of_another_time_does_not(baked: Cluster, now: datetime, age: timedelta) -> None:
-    said, silence = _report_of(baked.plan.nodes[0], told(now - age), now=now)
+def test_a_report_of_another_time_does_not(now: datetime, age: timedelta) -> None:
+    said, silence = find_report("etcd1", told(now - age), now=now)
     assert said is None
     assert "last report" in silence
 
@@ -100,15 +101,15 @@ def test_a_report_of_another_time_does_not(baked: Cluster, now: datetime, age: t
         (Told(Keys(count=0, revision=1, items=())), "has not reported"),
     ],
 )
-def test_no_report_says_why(baked: Cluster, now: datetime, reports: Told[Keys], why: str) -> None:
-    said, silence = _report_of(baked.plan.nodes[0], reports, now=now)
+def test_no_report_says_why(now: datetime, reports: Told[Keys], why: str) -> None:
+    said, silence = find_report("etcd1", reports, now=now)
     assert said is None
     assert why in silence
 
 
-def test_another_nodes_report_is_not_taken_for_it(baked: Cluster, now: datetime) -> None:
-    assert _report_of(baked.plan.nodes[1], told(now), now=now) == (None, "has not reported")
-    assert _report_of(baked.plan.nodes[0], told(now, node="etcd2"), now=now) == (None, "its report cannot be read")
+def test_another_nodes_report_is_not_taken_for_it(now: datetime) -> None:
+    assert find_report("etcd2", told(now), now=now) == (None, "has not reported")
+    assert find_report("etcd1", told(now, node="etcd2"), now=now) == (None, "its report cannot be read")
 
 
 @pytest.mark.parametrize(("missed", "code"), [((), 0), ((MISSED,), 3), ((replace(MISSED, result=Outcome.UNKNOWN),), 3)])

@@ -17,7 +17,7 @@ from generator.bake import bake
 from generator.certificates import Delivery, deliver, entries, outdated
 from generator.cli import bake as command
 from generator.cluster import Cluster, open_cluster
-from generator.errors import InputError, WaitTimeoutError
+from generator.errors import InputError, UnhealthyError, WaitTimeoutError
 from generator.host import hypervisor
 from generator.host.hypervisor import NodeStatus, State
 from generator.host.store import Store
@@ -45,6 +45,18 @@ def made(spec: ClusterSpec, tmp_path: Path, now: datetime) -> Bake:
     return run
 
 
+class ConsoleTail:
+    """As hypervisor.ConsoleLog: the first call returns all there is."""
+
+    def __init__(self, consoles: dict[str, bytes], node: str) -> None:
+        self.consoles, self.node, self.seen = consoles, node, 0
+
+    def read(self) -> bytes:
+        data = self.consoles.get(self.node, b"")[self.seen :]
+        self.seen += len(data)
+        return data
+
+
 class Rack:
     """The nodes' ports and drives. A node that runs serves what was put into its drive, unless it is `stuck`."""
 
@@ -53,11 +65,13 @@ class Rack:
         self.states = dict.fromkeys(NODES, State.RUNNING)
         self.stuck: set[str] = set()
         self.deaf: set[str] = set()  # misses the next disc that is put in
+        self.older: set[str] = set()  # have other hooks: their seeds wait for a reboot
+        self.consoles: dict[str, bytes] = {}
         self.drives: dict[str, bool] = {}
         self.said: list[str] = []
         monkeypatch.setattr(certificates, "served_certificate", lambda address, _: self.served.get(address))
         monkeypatch.setattr(certificates, "_PAUSE", 0.01)
-        for name in ("insert_seed", "remove_seed", "status"):
+        for name in ("insert_seed", "remove_seed", "status", "console_logs"):
             monkeypatch.setattr(hypervisor, name, getattr(self, name))
 
     def serve(self, cluster: Cluster) -> None:
@@ -75,6 +89,8 @@ class Rack:
         self.said.append(f"insert {node.name}")
         if node.name in self.deaf:
             self.deaf.remove(node.name)
+        elif node.name in self.older:
+            self.tell(node.name)
         elif is_new and self.states[node.name] is State.RUNNING and node.name not in self.stuck:
             self.served[str(node.address)] = certificate(self.cluster, node.name)
         return True
@@ -83,12 +99,22 @@ class Rack:
         self.said.append(f"remove {node.name}")
         return self.drives.pop(node.name, False)
 
+    def tell(self, node: str) -> None:
+        """What apply-seed prints, with the kernel's time in front, for a seed that changes more than certificates."""
+        text = f'[9.1] apply-seed[7]: bake: node={node} phase=waiting detail="a new seed takes effect at the next boot"'
+        self.consoles[node] = self.consoles.get(node, b"") + text.encode() + b"\r\n"
+
+    def console_logs(self, *_: object, **__: object) -> dict[str, ConsoleTail]:
+        return {node: ConsoleTail(self.consoles, node) for node in NODES}
+
     def status(self, *_: object, **__: object) -> list[NodeStatus]:
         return [NodeStatus(node=name, domain=name, state=state) for name, state in self.states.items()]
 
-    def deliver(self, cluster: Cluster, *names: str, connection: object = "libvirt") -> Delivery:
+    def deliver(
+        self, cluster: Cluster, *names: str, connection: object = "libvirt", seconds: float = 0.1
+    ) -> Delivery:
         self.cluster = cluster
-        return deliver(cluster, connection, names or NODES, seconds=0.1, report=print)
+        return deliver(cluster, connection, names or NODES, seconds=seconds, report=print)
 
 
 @pytest.fixture
@@ -169,6 +195,28 @@ def test_a_node_that_missed_the_insertion_gets_it_again(made: Bake, rack: Rack) 
     assert rack.drives == {}
 
 
+def test_a_seed_that_waits_for_a_reboot_is_not_waited_for(made: Bake, rack: Rack) -> None:
+    """The node says so on its console. The nodes after it get their seeds too: nothing is restarted by that."""
+    rack.serve(made())
+    rack.older.add("etcd1")
+    found = rack.deliver(made(*NODES), seconds=60)
+    assert found == Delivery(done=("etcd2",), after_restart=("etcd1",))
+    assert rack.drives == {"etcd1": True}, "it boots with it"
+    rack.older.clear()
+    assert rack.deliver(made()) == Delivery(done=NODES)
+
+
+def test_what_a_node_said_of_an_earlier_seed_does_not_count(made: Bake, rack: Rack) -> None:
+    rack.serve(made())
+    rack.tell("etcd1")
+    assert rack.deliver(made(*NODES)) == Delivery(done=NODES)
+
+
+def test_the_record_is_the_one_that_the_hook_prints() -> None:
+    hook = Path(certificates.__file__).with_name("guest") / "apply-seed"
+    assert f'say("waiting", "{certificates.WAITS}")' in hook.read_text()
+
+
 def test_a_node_that_does_not_answer_keeps_what_is_in_its_drive(made: Bake, rack: Rack) -> None:
     """It may be booting from it."""
     rack.serve(made())
@@ -217,8 +265,6 @@ def test_the_table_has_a_bar_and_the_json_everything(made: Bake, rack: Rack) -> 
 def test_certificates_that_end_soon_fail(made: Bake, rack: Rack) -> None:
     cluster = made()
     assert call(cluster, "--within", "30d", "-q") == (0, "")
-    from generator.errors import UnhealthyError
-
     with pytest.raises(UnhealthyError, match="less than 4000 days are left: cluster etcd-ca, "):
         call(cluster, "--within", "4000", "-q")
 
@@ -234,6 +280,22 @@ def test_a_rotation_renews_and_delivers(
     after = serials(cluster, now)
     assert {owner for (owner, role) in after if after[owner, role] != before[owner, role]} == {"etcd2"}
     assert rack.said == ["insert etcd2", "remove etcd2"]
+
+
+@pytest.mark.parametrize("json_too", [True, False])
+def test_a_rotation_that_waits_for_restarts_ends_with_3(
+    made: Bake, rack: Rack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], json_too: bool
+) -> None:
+    rack.serve(cluster := made())
+    rack.cluster = cluster
+    rack.older.update(NODES)
+    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    words = ["certs", "rotate", "--out", str(cluster.store.out), *(["-o", "json"] if json_too else [])]
+    with pytest.raises(UnhealthyError, match="etcd1, etcd2 take their new seeds at their next restart") as error:
+        command.main(words, standalone_mode=False)
+    assert "virsh shutdown etcd-etcd1" in str(error.value.hint)
+    said = capsys.readouterr().out
+    assert not json_too or json.loads(said)["after_restart"] == list(NODES)
 
 
 def test_a_node_that_is_not_planned_is_refused(made: Bake) -> None:
@@ -321,8 +383,6 @@ def test_where_all_share_one_certificate_the_operators_is_no_other(tmp_path: Pat
 def test_what_ends_soon_is_renewed_by_the_command_that_is_named(
     with_users: Cluster, rack: Rack, days: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from generator.errors import UnhealthyError
-
     with pytest.raises(UnhealthyError, match="less than") as error:
         call(with_users, "--within", days, "-q")
     assert error.value.hint == command

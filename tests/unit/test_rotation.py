@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,6 +75,7 @@ class Rack:
         monkeypatch.setattr(hypervisor, "insert_seed", self.insert)
         monkeypatch.setattr(hypervisor, "remove_seed", lambda *_, **__: True)
         monkeypatch.setattr(hypervisor, "status", self.status)
+        monkeypatch.setattr(hypervisor, "console_logs", lambda *_, **__: defaultdict(BytesIO))
 
     def served(self, address: str, _: int) -> bytes | None:
         node = self.by_address[address]

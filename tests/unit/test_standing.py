@@ -180,6 +180,28 @@ def test_a_peer_port_that_serves_every_client_deserves_a_warning(bake: Bake) -> 
     warning = bake("--config", "open.yaml").err
     assert "none: the peer port serves every certificate of the CA" in warning
     assert "in a running cluster first to stated, then: bake certs rotate" in warning
+    Path("open.yaml").write_text(OLD.replace("none", "stated"))
+    warning = bake("--config", "open.yaml").err
+    assert "set it to required when bake certs says that every node serves its new certificate" in warning
+    assert "first to stated" not in warning
+
+
+@pytest.mark.parametrize("command", [(), ("check",)])
+def test_requiring_the_name_says_what_must_be_true_first(bake: Bake, command: tuple[str, ...]) -> None:
+    """The folder's certificates have the name; whether the nodes serve them already is not in the folder."""
+    Path("cluster.yaml").write_text(OLD.replace("none", "stated"))
+    assert "every node serves" not in bake("--config", "cluster.yaml", "-q").err
+    Path("cluster.yaml").write_text(OLD.replace("none", "required"))
+    said = bake(*command, "--config", "cluster.yaml").err
+    assert "~ pki.peerName: stated → required (restart no node before every node serves its certificate" in said
+
+
+def test_a_sealed_clusters_next_step_is_not_the_first_one(bake: Bake) -> None:
+    assert "run `bake seal`" in bake("--nodes", 2).err
+    assert bake("seal", "--yes").code == 0
+    said = bake("--memory", 2048, "--leaf-days", 90).err
+    assert "bake seal" not in said
+    assert "restart one node after the other" in said
 
 
 @pytest.mark.usefixtures("old")

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from generator import checks, verify
+from generator import checks, pki, verify
 from generator.checks import Check, Result
 from generator.cli.shared import show_verification
 from generator.errors import UnhealthyError
@@ -326,8 +327,55 @@ def test_peers_that_only_the_firewall_tells_from_clients_fail(
     found = {check.name: check for check in checks.judge(stated, seen, now=NOW, sealed=True)}
     check = found.pop("client certificate")
     assert check.result is result
-    assert result is Result.OK or "pki.peerName: stated, then required" in str(check.remedy)
+    assert result is Result.OK or "A cluster that was baked before" in str(check.remedy)
     assert {check.result for check in found.values()} == {Result.OK}
+
+
+def test_a_node_that_runs_without_the_option_in_its_seed_fails(
+    healthy: Observation, plan: Callable[..., ClusterPlan]
+) -> None:
+    """Behind its firewall only the node itself can report that it was not restarted since."""
+    stated = plan(nodes=3, pki={"peerName": "required", "peerCa": {"separate": False}}, firewall={"kind": "nftables"})
+    seen = replace(healthy, requires_name={"etcd1": True, "etcd2": False})  # and etcd3 has not reported
+    for index, view in enumerate(healthy.nodes):
+        seen = with_node(seen, index, knocks=view.knocks | {(Port.PEER, guest): DEAD for guest in Guest})
+    found = {check.name: check for check in checks.judge(stated, seen, now=NOW, sealed=True)}
+    check = only({name: one for name, one in found.items() if one.result is not Result.OK}, "client certificate")
+    assert check.nodes == ("etcd2",)
+    assert "restart" in str(check.remedy)
+
+
+@pytest.mark.parametrize(("name", "step"), [("none", "to stated, then: bake certs rotate"), ("stated", "to required")])
+def test_the_remedy_for_an_open_peer_port_is_the_next_step_alone(
+    healthy: Observation, plan: Callable[..., ClusterPlan], name: str, step: str
+) -> None:
+    """Both at once would stop the first node that is restarted."""
+    stated = plan(nodes=3, pki={"peerName": name, "peerCa": {"separate": False}}, firewall={"kind": "none"})
+    found = {check.name: check for check in checks.judge(stated, healthy, now=NOW, sealed=True)}
+    assert step in str(found["client certificate"].remedy)
+
+
+def test_what_a_node_reports_of_the_name_counts_while_it_is_new(
+    plan: Callable[..., ClusterPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = plan(nodes=3, pki={"peerName": "required", "peerCa": {"separate": False}})
+    option, name = pki.peer_check(stated.spec)
+
+    def report(node: str, minutes: int, options: dict[str, str]) -> KeyValue:
+        data = {
+            "format": 1, "node": node, "time": (NOW - timedelta(minutes=minutes)).timestamp(), "files": {},
+            "process": {"user": "etcd", "options": options}, "certificates": {},
+        }  # fmt: skip
+        return KeyValue(key=f"bake/audit/{node}".encode(), value=json.dumps(data).encode())
+
+    items = (report("etcd1", 1, {option: name}), report("etcd2", 1, {}), report("etcd3", 40, {}))
+    told = Told(Keys(count=3, revision=3, items=items))
+    monkeypatch.setattr(verify, "fetch_reports", lambda *_: told)
+    monkeypatch.setattr(verify, "_REPORT_SECONDS", 0)
+    files = verify.client_files(Path())
+    assert verify.requires_name(stated, files, stated.nodes, now=NOW) == {"etcd1": True, "etcd2": False}
+    separate = plan(nodes=3, pki={"peerName": "required", "peerCa": {"separate": True}})
+    assert verify.requires_name(separate, files, stated.nodes, now=NOW) == {}
 
 
 def test_a_check_that_was_not_made_everywhere_is_no_warning(healthy: Observation, judged: Judged) -> None:
