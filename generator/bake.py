@@ -17,7 +17,7 @@ from generator import RELEASED, pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.authorities import Authorities, Authority, kept_authority, key_path, pem_path
-from generator.errors import BakeError, InputError, Problem, StaleError, UnsignedError
+from generator.errors import BakeError, InputError, Problem, StaleError
 from generator.etcdctl import etcdctl_env
 from generator.fields import plain
 from generator.host.store import Store
@@ -26,7 +26,7 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.profile import load_kept
 from generator.render import Trust
 from generator.said import INPUT, SPEC, Said, parse_said
-from generator.signing import REQUESTS, Signed, sign_elsewhere
+from generator.signing import Signed, sign_elsewhere, unsigned
 from generator.spec import ClusterSpec
 
 Report = Callable[[str], None]
@@ -183,11 +183,7 @@ def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
         for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else said)):
             folder.write(artifact)
         folder.keep_others()
-    raise UnsignedError(
-        f"{len(signed.missing)} certificates are to be issued by a CA whose key is not here",
-        hint=f"have each .csr below {store.folder / REQUESTS} signed, put its certificate beside it (etcd-peer.csr: "
-        "etcd-peer.pem), then the same command again",
-    )
+    raise unsigned(store, len(signed.missing), then=" the same command again")
 
 
 def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
