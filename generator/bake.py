@@ -30,6 +30,7 @@ from generator.signing import Signed, sign_elsewhere, unsigned
 from generator.spec import ClusterSpec
 
 Report = Callable[[str], None]
+Announce = Callable[[tuple[tuple[str, str], ...]], None]  # is given the files that will change, just before they do
 SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may start a cluster
 
 
@@ -47,11 +48,13 @@ class Baked:
 @dataclass(frozen=True, kw_only=True)
 class Agreed:
     """What the user said, and agreed to where it changes a cluster. `digest`: of the folder that it was compared with.
-    `announce` is given the files that will change, just before they do."""
+
+    `announce` takes the place of that of `bake`.
+    """
 
     said: Said
     digest: str
-    announce: Callable[[tuple[tuple[str, str], ...]], None]
+    announce: Announce
 
 
 def bake(
@@ -64,6 +67,7 @@ def bake(
     renew: Collection[str] = (),
     change: Callable[[Authorities], Authorities] = lambda found: found,
     agreed: Agreed | None = None,
+    announce: Announce = lambda _: None,
 ) -> Baked:
     """Make everything a cluster needs to boot, and write it below the store's folder.
 
@@ -108,8 +112,7 @@ def bake(
             for path in signed.taken:
                 folder.leave_behind(path)
             differences = folder.differences
-            if agreed:
-                agreed.announce(differences)
+            (agreed.announce if agreed else announce)(differences)
     if ends:
         report(f"the operator has a new certificate: the one before ends on {ends:%Y-%m-%d}")
     return Baked(plan, store.folder, tuple(folder.changed), differences)
