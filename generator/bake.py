@@ -17,7 +17,7 @@ from generator import RELEASED, pki, render, seed, yaml12
 from generator.archive import read_archive
 from generator.artifact import Artifact
 from generator.authorities import Authorities, Authority, kept_authority, key_path, pem_path
-from generator.errors import BakeError, InputError, Problem, StaleError, UnsignedError
+from generator.errors import BakeError, InputError, Problem, StaleError
 from generator.etcdctl import etcdctl_env
 from generator.fields import plain
 from generator.host.store import Store
@@ -26,10 +26,11 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.profile import load_kept
 from generator.render import Trust
 from generator.said import INPUT, SPEC, Said, parse_said
-from generator.signing import REQUESTS, Signed, sign_elsewhere
+from generator.signing import Signed, sign_elsewhere, unsigned
 from generator.spec import ClusterSpec
 
 Report = Callable[[str], None]
+Announce = Callable[[tuple[tuple[str, str], ...]], None]  # is given the files that will change, just before they do
 SEALED = PurePosixPath("sealed")  # while it is there, nothing that is baked may start a cluster
 
 
@@ -47,11 +48,13 @@ class Baked:
 @dataclass(frozen=True, kw_only=True)
 class Agreed:
     """What the user said, and agreed to where it changes a cluster. `digest`: of the folder that it was compared with.
-    `announce` is given the files that will change, just before they do."""
+
+    `announce` takes the place of that of `bake`.
+    """
 
     said: Said
     digest: str
-    announce: Callable[[tuple[tuple[str, str], ...]], None]
+    announce: Announce
 
 
 def bake(
@@ -64,6 +67,7 @@ def bake(
     renew: Collection[str] = (),
     change: Callable[[Authorities], Authorities] = lambda found: found,
     agreed: Agreed | None = None,
+    announce: Announce = lambda _: None,
 ) -> Baked:
     """Make everything a cluster needs to boot, and write it below the store's folder.
 
@@ -108,8 +112,7 @@ def bake(
             for path in signed.taken:
                 folder.leave_behind(path)
             differences = folder.differences
-            if agreed:
-                agreed.announce(differences)
+            (agreed.announce if agreed else announce)(differences)
     if ends:
         report(f"the operator has a new certificate: the one before ends on {ends:%Y-%m-%d}")
     return Baked(plan, store.folder, tuple(folder.changed), differences)
@@ -183,11 +186,7 @@ def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
         for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else said)):
             folder.write(artifact)
         folder.keep_others()
-    raise UnsignedError(
-        f"{len(signed.missing)} certificates are to be issued by a CA whose key is not here",
-        hint=f"have each .csr below {store.folder / REQUESTS} signed, put its certificate beside it (etcd-peer.csr: "
-        "etcd-peer.pem), then the same command again",
-    )
+    raise unsigned(store, len(signed.missing), then=" the same command again")
 
 
 def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:

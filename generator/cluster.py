@@ -28,6 +28,7 @@ from generator.pki import Role, user_stem
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.profile import load_kept
 from generator.progress import Progress
+from generator.signing import refuse_unsigned
 from generator.spec import ClusterSpec
 from generator.verify import Verification
 
@@ -62,10 +63,12 @@ class Cluster:
 
 
 def open_cluster(store: Store) -> Cluster:
-    """What an earlier bake left in the store's folder. Raises InputError where there is nothing."""
+    """What an earlier bake left in the store's folder. Raises InputError where there is nothing, UnsignedError where
+    its certificates are still to be issued."""
     store.check()
     identity = load_identity(store)
     if store.read("cluster.yaml") is None or identity is None:
+        refuse_unsigned(store)
         where = f"there is no cluster {store.cluster!r} in {store.out}"
         raise InputError.one("--name", where, "bake it first, or say where it is with --out")
     plan = plan_cluster(load_kept(store.folder / "cluster.yaml"))

@@ -11,11 +11,13 @@ from generator import yaml12
 from generator.bake import SEALED
 from generator.errors import InputError
 from generator.host.store import Store
-from generator.said import INPUT, SPEC, Standing, parse_said, with_added
+from generator.said import INPUT, SPEC, Standing, at, parse_said, with_added
 from generator.seed import USER_DATA
 from generator.signing import REQUESTS
+from generator.spec import FIELDS_ADDED
 from generator.values import name as parse_name
 
+_OLDER = "from an older version of bake"
 OPERATOR, SHARED = "operator", "shared"  # whose requests are no node's
 
 
@@ -64,7 +66,11 @@ def _load(store: Store, digest: str) -> Standing | None:
     if raw is None or not _is_as_baked(manifest, SPEC, raw):
         return replace(found, is_known=False)
     document = yaml12.load_text(raw.decode(), str(store.folder / SPEC))
-    return replace(found, value=with_added(document.value), origins=document.positions)
+    origins, value = dict(document.positions), document.value
+    for path in FIELDS_ADDED:
+        if at(value, path) is None:
+            origins[path] = f"{store.folder / SPEC} ({_OLDER})"
+    return replace(found, value=with_added(value), origins=origins)
 
 
 def _is_as_baked(manifest: dict[str, dict[str, str]], path: PurePosixPath, raw: bytes) -> bool:

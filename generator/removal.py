@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from generator.bake import SEALED
 from generator.cluster import open_cluster
-from generator.errors import BakeError, InputError
+from generator.errors import BakeError, InputError, UnsignedError
 from generator.host import hypervisor
 from generator.host.hypervisor import Owned
 from generator.host.store import Store
@@ -42,10 +42,13 @@ def _unidentified(store: Store, uri: str | None) -> InputError:
     where = f"there is no cluster {store.cluster!r} in {store.out}"
     try:
         found = hypervisor.list_owned(hypervisor.connect(uri), store.cluster)
-    except BakeError:  # no libvirt, or nothing of bake's in it
-        found = ()
+    except BakeError as error:
+        found, more = (), f"libvirt could not be asked for VMs of that name: {error.message}"
+    else:
+        more = "libvirt has no VM and no network of that name"
     if not found:
-        return InputError.one("--name", where, "the name of a cluster that was baked, and its --out")
+        hint = "the name of a cluster that was baked, and its --out; for VMs elsewhere: --connect"
+        return InputError.one("--name", f"{where}, and {more}", hint)
     there = "; ".join(str(each) for each in found if each.kind != "volume")
     hint = "give the --out where it was baked; only if that is lost: --force"
     return InputError.one("--name", f"{where}, so nothing tells whose these are: {there}", hint)
@@ -55,7 +58,7 @@ def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
     """Allow the files to start a cluster again where every node of theirs, with its disk, was removed just now."""
     try:
         nodes = open_cluster(store).plan.nodes
-    except InputError:
+    except (InputError, UnsignedError):
         return  # the baked files are gone, and the mark with them
     if {node.domain for node in nodes} <= set(removed):
         with store.locked(Silent().line):

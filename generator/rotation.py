@@ -12,7 +12,7 @@ from datetime import datetime
 
 from generator import pki
 from generator.authorities import Authorities, Authority, Phase, key_path, load_authorities, load_phase, pem_path
-from generator.bake import bake
+from generator.bake import Announce, bake
 from generator.certificates import Delivery, Goal, deliver, refuse_changed, serves_its_own, without_stated
 from generator.cluster import Cluster, open_cluster
 from generator.errors import InputError
@@ -71,6 +71,7 @@ def rotate_authorities(
     seconds: float,
     report: Report,
     all_phases: bool,
+    announce: Announce = lambda _: None,
 ) -> tuple[Phase | None, Delivery]:
     """Bring the nodes the next phase, or all that are left. `following`: CAs of the user's own to change to.
 
@@ -90,6 +91,7 @@ def rotate_authorities(
         bake(
             cluster.plan.spec, cluster.store, now=now, report=report, passphrase=passphrase,
             renew=names if phase is Phase.REISSUE else (), change=lambda old: _advanced(expected(old), following, now),
+            announce=announce,
         )  # fmt: skip
         return open_cluster(cluster.store), load_phase(cluster.store)
 

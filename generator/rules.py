@@ -95,15 +95,19 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
     for index, first in _repeats(addresses):
         message = f"{addresses[index]} is already the address of nodes[{first}]"
         yield ("nodes", index, "address"), message, "every node needs its own address"
+    if spec.network.subnet.num_addresses < _SMALLEST:
+        return
     if spec.network.first_ip and spec.network.first_ip == gateway_of(spec):
         message = f"{spec.network.first_ip} is the gateway's address"
         yield ("network", "firstIp"), message, "a later address, or another network.gateway"
     if lack := _lack_of_room(spec, len(addresses)):
         yield lack
         return
+    refused = set()
     for index, address in enumerate(addresses):
-        if rule := _misplaced(spec, address):
-            where = _place_of(spec, index)
+        where = _place_of(spec, index)
+        if where not in refused and (rule := _misplaced(spec, address)):
+            refused.add(where)
             hint = f"a host address inside {spec.network.subnet}"
             if where == ("network", "subnet"):
                 hint = "another subnet, or network.firstIp: where the nodes' addresses begin"
@@ -120,13 +124,14 @@ def _place_of(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
 def _lack_of_room(spec: ClusterSpec, count: int) -> Finding | None:
     subnet = spec.network.subnet
     room = subnet.num_addresses - _NO_NODES
-    if room >= count or subnet.num_addresses < 4:  # that it is too small for any node is said elsewhere
+    if room >= count:
         return None
     prefix = subnet.max_prefixlen - (count + _NO_NODES - 1).bit_length()
     message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, {count} are wanted"
     return ("network", "subnet"), message, f"use a /{prefix} or larger subnet"
 
 
+_SMALLEST = 4  # addresses; `_network` refuses a smaller subnet
 _NO_NODES = 3  # the network's address, the gateway's, and (of IPv4) the broadcast address
 
 
@@ -175,7 +180,7 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
     subnet, gateway = spec.network.subnet, gateway_of(spec)
     if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
         yield ("network", "subnet"), f"{subnet} is not a network for hosts", "a private network such as 192.168.20.0/24"
-    if subnet.num_addresses < 4:
+    if subnet.num_addresses < _SMALLEST:
         yield ("network", "subnet"), f"{subnet} has no room for nodes and a gateway", "a /24, for example"
     elif gateway.version == subnet.version and (gateway not in subnet or gateway == subnet.network_address):
         yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "an address inside the subnet"

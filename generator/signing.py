@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from generator import pki
 from generator.artifact import Artifact
-from generator.errors import InputError, Problem
+from generator.errors import InputError, Problem, UnsignedError
 from generator.host.store import Store
 from generator.keyring import Keyring
 from generator.pki import Credential, Elsewhere, PrivateKey, Role, Wanted
@@ -55,6 +55,26 @@ class Signed:
     @property
     def missing(self) -> list[Request]:
         return [request for request in self.requests if request.is_missing]
+
+
+def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
+    """The error for `count` requests without a certificate. `then`: the command that takes the certificates in."""
+    where = f"have each .csr below {store.folder / REQUESTS} signed, put its certificate beside it"
+    return UnsignedError(
+        f"{count} certificates are to be issued by a CA whose key is not here",
+        hint=f"{where} (etcd-peer.csr: etcd-peer.pem), then{then}",
+    )
+
+
+def refuse_unsigned(store: Store) -> None:
+    """Raise UnsignedError where requests in the folder wait for their certificates, or for the bake that uses them."""
+    paths = [path for name in store.manifest() if (path := PurePosixPath(name)).is_relative_to(REQUESTS)]
+    requests = [path for path in paths if path.suffix == ".csr"]
+    if count := sum(store.read(path.with_suffix(".pem")) is None for path in requests):
+        raise unsigned(store, count, then=": bake")
+    if requests:
+        text = f"every certificate has been issued, and the cluster {store.cluster!r} is not baked yet"
+        raise UnsignedError(text, hint="bake")
 
 
 def sign_elsewhere(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:

@@ -6,24 +6,26 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from generator.cli.files import bake
 from generator.cli.shared import (
+    announce_rotation,
     ca_passphrase,
     open_cluster,
     print_json,
     print_table,
     progress_of,
     refuse_misplaced,
-    show_changes,
 )
 from generator.options import ca_options, cluster_options, option, parameter, passphrase_option
 
 if TYPE_CHECKING:
     from generator.certificates import Delivery, Entry
+    from generator.changes import Change
 
 BAR = 10  # characters
 
@@ -162,20 +164,21 @@ def _renew(
     """New certificates for these nodes, which are brought to them, and clients; left out, for all nodes."""
     from generator.bake import bake as run
     from generator.certificates import client_files
-    from generator.changes import file_changes
     from generator.rotation import unchanged
 
+    changes: list[Change] = []
     clients, nodes = client_files(cluster.plan), [node.name for node in cluster.plan.nodes]
     chosen = _chosen(names, nodes, "NAME", [*clients])
     with progress_of((), options) as progress:
-        baked = run(
+        run(
             cluster.plan.spec, cluster.store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase,
             renew=[clients[name].owner if name in clients else name for name in chosen], change=unchanged(cluster),
+            announce=partial(announce_rotation, cluster.store, cluster.plan.spec, options, changes),
         )  # fmt: skip
         progress.line(f"new certificates for {', '.join(chosen)}")
-        show_changes(file_changes(baked.differences), options, progress.line)  # a newer bake changes other files too
     files = {name: str(cluster.store.folder / clients[name].path) for name in chosen if name in clients}
-    _deliver(open_cluster(options), [name for name in chosen if name in nodes], wait, options, clients=files)
+    more = {"changes": [change.data for change in changes], "clients": files}
+    _deliver(open_cluster(options), [name for name in chosen if name in nodes], wait, options, **more)
 
 
 @certs.command()
@@ -245,20 +248,26 @@ def _change_ca(
     all_phases: bool,
     options: Mapping[str, Any],
 ) -> None:
+    from generator.certificates import without_stated
     from generator.cluster import connect_if_possible
     from generator.errors import UnhealthyError
     from generator.rotation import next_phase, rotate_authorities, task_after
 
+    changes: list[Change] = []
+    announce = partial(announce_rotation, cluster.store, without_stated(cluster.plan.spec), options, changes)
     with progress_of((), options) as progress:
         connection = connect_if_possible(options["connect"])
         phase, found = rotate_authorities(
             cluster, connection, following, passphrase=passphrase, now=datetime.now(UTC), seconds=wait,
-            report=progress.line, all_phases=all_phases,
+            report=progress.line, all_phases=all_phases, announce=announce,
         )  # fmt: skip
     waits = ", ".join((*found.at_next_start, *found.after_restart, *found.by_hand))
     task = task_after(cluster, phase)
     following_phase = next_phase(phase) if phase else None
-    _show(found, cluster, options, ca_change=phase, complete=not waits, next=following_phase, task=task)
+    _show(
+        found, cluster, options, ca_change=phase, complete=not waits, next=following_phase, task=task,
+        changes=[change.data for change in changes],
+    )  # fmt: skip
     if waits:
         hint = "start what is off, put the new seed.iso into drives that are not bake's; "
         hint = f"{_restart_hint(found, cluster)}; " if found.after_restart else hint

@@ -161,6 +161,23 @@ def _announce(
         changes += files
 
 
+def announce_rotation(
+    store: Store,
+    spec: ClusterSpec,
+    options: Mapping[str, Any],
+    changes: list[Change],
+    differences: Iterable[tuple[str, str]],
+) -> None:
+    """Show and note what new certificates change: files, and the fields that name the old CA."""
+    from generator.changes import compare
+    from generator.remembered import load_standing
+
+    fields = compare(load_standing(store), spec)
+    show_changes(fields, options, reporter(options))
+    changes += fields
+    _announce(options, changes, differences)
+
+
 def confirm(question: str, options: Mapping[str, Any], losses: Iterable[str]) -> None:
     """Get the user's consent: --yes, or an answer on the terminal. Raises InputError where there is neither."""
     from generator.errors import DeclinedError, InputError

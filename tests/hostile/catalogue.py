@@ -199,7 +199,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "subnet is link-local": ("network: {subnet: 'fe80::/64'}", "network.subnet", "fe80::1f", "is a link-local address"),
     "first address outside": ("network: {firstIp: 10.0.0.1}", "network.firstIp", "10.0.0.1", "is outside the subnet"),
     "counting beyond the last address": (
-        "network: {subnet: 255.255.255.0/24, firstIp: 255.255.255.254}", "network.firstIp", "255.255.255.255", "is not",
+        "network: {subnet: 255.255.255.0/24, firstIp: 255.255.255.254}", "network.firstIp", "255.255.255.254", "is not a host address",
     ),
     "counting beyond the last IPv6 address": (
         "network: {subnet: 'fd00::/120', firstIp: 'fd00::ff'}", "network.firstIp", "fd00::100", "is outside the subnet",

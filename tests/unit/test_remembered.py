@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from errno import EIO
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,30 @@ def test_the_difference_is_shown_before_anything_changes(bake: Bake) -> None:
     assert "PRIVATE KEY" not in result.err + result.out
 
 
+@pytest.mark.parametrize("more", [("--leaf-days", 90), ("--nodes", 2, "--yes")], ids=str)
+def test_it_is_shown_where_the_change_then_fails(
+    bake: Bake, picture: Picture, monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
+) -> None:
+    """So it was shown before, to the last file."""
+    bake("--nodes", 3)
+    before = picture(Path("out"))
+
+    def fail(*_: Path) -> None:
+        raise OSError(EIO, "no swap")
+
+    monkeypatch.setattr("generator.host.store._exchange", fail)
+    result = bake(*more)
+    assert (result.code, picture(Path("out"))) == (1, before)
+    lines = result.err.splitlines()
+    shown = {
+        "--leaf-days": ("~ pki.leafDays: 365 → 90", "~ etcd1/: user-data, meta-data, seed.iso"),
+        "--nodes": ("- node etcd3: 192.168.20.33 (its keys are deleted)",),
+    }
+    assert set(shown[str(more[0])]) <= set(lines)
+    assert "error" in lines[-2] + lines[-1]
+    assert any(line.startswith("- etcd3/: ") for line in lines) == (more[0] == "--nodes")
+
+
 def test_a_first_bake_shows_no_difference(bake: Bake) -> None:
     result = bake("--nodes", 3, "-o", "json")
     assert json.loads(result.out)["changes"] == []
@@ -308,6 +333,8 @@ LOSSES = {
     "authentication": (("--profile", "hardened"), ("--profile", "default"), "authentication is switched off"),
     "an address": (("sealed",), ("--first-ip", "192.168.20.99"), "know one another by the old addresses"),
     "a port": (("sealed",), ("--config", "port.yaml"), "know one another by the old addresses"),
+    "a client port": (("sealed",), ("--config", "client.yaml"), "know one another by the old addresses"),
+    "an older etcd": (("--config", "newer.yaml", "sealed"), ("--config", "empty.yaml"), "an older etcd cannot read"),
     "a MAC": (("sealed",), ("--config", "mac.yaml"), "know one another by the old addresses"),
     "a name": (("sealed",), ("--config", "names.yaml"), "etcd3: its keys are deleted"),
     "the data's place": (("sealed",), ("--config", "data.yaml"), "have their data in the old place"),
@@ -321,6 +348,8 @@ def losing(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
         "users": USERS,
         "empty": "vm: {cpus: 2}\n",
         "port": "etcd: {peerPort: 2390}\n",
+        "client": "etcd: {clientPort: 2390}\n",
+        "newer": "etcd: {version: '3.6'}\n",
         "mac": 'nodes: [{name: etcd1, mac: "52:54:00:00:00:01"}, {name: etcd2}, {name: etcd3}]\n',
         "names": "nodes: [{name: etcd1}, {name: etcd2}, {name: other}]\n",
         "data": "etcd: {dataDir: /var/lib/etcd/new}\n",

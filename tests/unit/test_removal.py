@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from generator.domain import Accel, Files, Owner, domain_xml, network_xml
+from generator.errors import BakeError
 from generator.plan import ClusterPlan
 
 libvirt = pytest.importorskip("libvirt")
@@ -116,6 +117,17 @@ def test_a_cluster_that_is_not_there_is_an_error(bake: Bake, driver: Any, words:
     result = bake("destroy", "--name", "typo", *words)
     assert (result.code, result.out) == (2, "")
     assert "error: --name: there is no cluster 'typo' in" in result.err
+    assert "and libvirt has no VM and no network of that name" in result.err
+
+
+def test_it_does_not_say_what_libvirt_has_where_it_cannot_be_asked(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise BakeError("no connection")
+
+    monkeypatch.setattr(hypervisor, "connect", refuse)
+    result = bake("destroy", "--name", "typo", "--yes")
+    assert (result.code, "libvirt has no" in result.err) == (2, False)
+    assert "libvirt could not be asked for VMs of that name: no connection" in result.err
 
 
 def test_down_needs_the_folder(bake: Bake, driver: Any, start: Callable[[str], None]) -> None:

@@ -24,6 +24,7 @@ from generator.cli import bake as command
 from generator.cluster import Cluster, open_cluster
 from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutError
 from generator.host import hypervisor
+from generator.host import store as store_module
 from generator.host.hypervisor import NodeStatus, State
 from generator.host.store import Store
 from generator.host.tls import Reply
@@ -415,6 +416,59 @@ def libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_libvirt_it_is_one_command(cluster: Cluster, rack: Rack, libvirt: None) -> None:
     found = json.loads(call(cluster, "rotate", "--ca", "--all-phases", "-o", "json", "-q")[1])
     assert (found["done"], found["ca_change"], found["complete"], found["next"]) == ([*NODES], None, True, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("rotate", "etcd2"), "~ etcd2/: user-data, meta-data, seed.iso"),
+        (("rotate", "operator"), "~ pki/: etcd-client.pem, etcd-client.key"),
+        (("rotate", "--ca"), "~ pki/: etcd-ca.pem, etcd-peer-ca.pem"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_files_that_change_are_shown_before_they_do(
+    cluster: Cluster,
+    rack: Rack,
+    libvirt: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    shown: str,
+) -> None:
+    before, exchange, seen = cluster.store.manifest(), store_module._exchange, []
+
+    def swap(new: Path, old: Path) -> None:
+        seen.append(capsys.readouterr().err)
+        exchange(new, old)
+
+    monkeypatch.setattr(store_module, "_exchange", swap)
+    command(["certs", *words, "--out", str(cluster.store.out), "-o", "json"], standalone_mode=False)
+    assert shown in seen[0]
+    assert cluster.store.manifest() != before
+    changes = json.loads(capsys.readouterr().out)["changes"]
+    assert all(each["kind"] == "file" for each in changes)
+    assert {each["name"] for each in changes} >= {f"{shown.split()[1].strip(':')}{shown.split()[-1]}"}
+
+
+def test_the_fields_that_a_new_ca_changes_are_shown(
+    tmp_path: Path, now: datetime, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, no_libvirt: None
+) -> None:
+    pair = {name: tmp_path / name for name in ("old.pem", "old.key", "new.pem", "new.key")}
+    for name in ("old", "new"):
+        theirs = pki.create_authority(cluster.plan, now=now)
+        pair[f"{name}.pem"].write_bytes(theirs.cert_pem)
+        pair[f"{name}.key"].write_bytes(theirs.key_pem)
+        pair[f"{name}.key"].chmod(0o600)
+    stated = {"certificate": str(pair["old.pem"]), "key": str(pair["old.key"])}
+    store = Store(tmp_path / "own", "etcd")
+    bake(load(flags={"-": (("pki", "ca"), stated)}).spec, store, now=now, report=print)
+    Rack(open_cluster(store), monkeypatch)
+    words = ["--ca", "--ca-certificate", pair["new.pem"], "--ca-key", pair["new.key"]]
+    result = CliRunner().invoke(command, ["certs", "rotate", *map(str, words), "--out", str(store.out)])
+    assert f"- pki.ca.certificate: {pair['old.pem']}" in result.output
+    assert "- pki.ca.key" in result.output
+    assert "~ pki/: etcd-ca.pem" in result.output
 
 
 def test_the_command_says_what_applications_need_before_the_next_phase(

@@ -54,6 +54,28 @@ def test_deserves_a_word(fields: dict[str, Any], words: list[str]) -> None:
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("network", "rule"),
+    [
+        ({"firstIp": "10.9.9.9"}, "10.9.9.9 (node etcd1) is outside the subnet 192.168.20.0/24"),
+        ({"firstIp": "192.168.20.254"}, "192.168.20.255 (node etcd2) is the subnet's broadcast address"),
+        ({"subnet": "10.0.0.0/31"}, "10.0.0.0/31 has no room for nodes and a gateway"),
+        ({"subnet": "10.0.0.0/31", "firstIp": "10.0.0.1"}, "10.0.0.0/31 has no room for nodes and a gateway"),
+        ({"subnet": "10.0.0.0/32"}, "10.0.0.0/32 has no room for nodes and a gateway"),
+        ({"subnet": "fd00::/127"}, "fd00::/127 has no room for nodes and a gateway"),
+    ],
+)
+def test_a_wrong_range_of_addresses_is_one_error(network: dict[str, str], rule: str) -> None:
+    """Not one for each of the three nodes: the remedy is the same."""
+    assert [message for _, message, _ in check_spec(read_spec({"network": network})[0])[0]] == [rule]
+
+
+def test_each_address_that_was_given_to_a_node_is_an_error_of_its_own() -> None:
+    nodes = [{"name": "a", "address": "10.9.9.9"}, {"name": "b", "address": "10.9.9.10"}]
+    found = check_spec(read_spec({"nodes": nodes})[0])[0]
+    assert [path for path, _, _ in found] == [("nodes", 0, "address"), ("nodes", 1, "address")]
+
+
 def test_counts_nodes_however_they_are_given() -> None:
     assert node_count(ClusterSpec(nodes=5)) == 5
     assert node_count(read_spec({"nodes": [{"name": "a"}, {"name": "b"}]})[0]) == 2

@@ -13,7 +13,7 @@ import pytest
 from generator import pki, seed
 from generator.authorities import kept_authority
 from generator.cluster import open_cluster
-from generator.errors import InputError
+from generator.errors import InputError, UnsignedError
 from generator.host.store import Store
 from generator.pki import Role
 from generator.rotation import rotate_authorities
@@ -68,8 +68,27 @@ def test_what_is_missing_is_asked_for_and_nothing_is_baked(ours: Bake) -> None:
     for path in requests():
         assert path.with_suffix(".key").stat().st_mode & 0o777 == 0o600
     assert {path.name for path in FOLDER.iterdir()} == {"identity", "input.yaml", "manifest.json", "requests"}
-    with pytest.raises(InputError, match="there is no cluster"):
+    with pytest.raises(UnsignedError, match="7 certificates are to be issued"):
         open_cluster(Store(Path("out"), "etcd"))
+
+
+@pytest.mark.parametrize("words", [("certs",), ("certs", "rotate"), ("seal",), ("verify",)], ids=" ".join)
+def test_a_cluster_that_waits_for_certificates_is_not_said_to_be_missing(
+    ours: Bake, office: Office, bake: Bake, picture: Picture, words: tuple[str, ...]
+) -> None:
+    ours()
+    before = picture(Path("out"))
+    result = bake(*words)
+    assert (result.code, "there is no cluster" in result.err) == (3, False)
+    assert "7 certificates are to be issued by a CA whose key is not here" in result.err
+    assert f"have each .csr below {REQUESTS.absolute()} signed" in result.err
+    assert result.err.rstrip().endswith("then: bake")
+    assert picture(Path("out")) == before
+    office.sign(*requests()[:3])
+    assert "4 certificates are to be issued" in bake(*words).err
+    office.sign(*requests()[3:])
+    result = bake(*words)
+    assert (result.code, "every certificate has been issued" in result.err) == (3, True)
 
 
 def test_asking_again_asks_for_the_same(ours: Bake, bake: Bake, picture: Picture) -> None:

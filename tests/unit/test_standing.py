@@ -34,6 +34,16 @@ def old(bake: Bake) -> None:
     (FOLDER / "manifest.json").write_text(json.dumps(manifest))
 
 
+def test_a_field_that_an_older_version_lacked_is_not_said_to_be_the_profiles(bake: Bake, old: None) -> None:
+    """The nearest line that `pki` has is the profile's `leafDays`."""
+    result = bake("--profile", "hardened", "--yes")
+    assert result.code == 0, result.err
+    assert "hardened.yaml" not in result.err
+    where = f"{FOLDER.absolute()}/cluster.yaml (from an older version of bake): pki.peerName: none: the peer port"
+    assert f"warning: {where}" in result.err
+    assert "set it to required; in a running cluster first to stated, then: bake certs rotate" in result.err
+
+
 def rewrite(name: str, old: str, new: str) -> None:
     """Change a file as if it had been baked so."""
     path, listed = FOLDER / name, FOLDER / "manifest.json"
