@@ -153,12 +153,15 @@ def test_up_after_down_boots_the_cluster_as_it_stands(bake: Bake, monkeypatch: p
     assert (refused.code, len(booted)) == (2, 2)
 
 
+@pytest.mark.parametrize("by", ["flag", "file"])
 def test_files_of_the_users_are_found_from_anywhere(
-    bake: Bake, monkeypatch: pytest.MonkeyPatch, picture: Picture
+    bake: Bake, monkeypatch: pytest.MonkeyPatch, picture: Picture, by: str
 ) -> None:
     shutil.copy(Path(__file__).parents[1] / "data/etcd.tar.gz", "etcd.tar.gz")
     digest = sha256(Path("etcd.tar.gz").read_bytes()).hexdigest()
-    assert bake("--profile", "rhel", "--archive", "etcd.tar.gz", "--archive-sha256", digest).code == 0
+    Path("c.yaml").write_text(f"install: {{archive: etcd.tar.gz, sha256: '{digest}'}}\n")
+    flags = ("--archive", "etcd.tar.gz", "--archive-sha256", digest)
+    assert bake("--profile", "rhel", *(flags if by == "flag" else ("--config", "c.yaml"))).code == 0
     before, out = picture(Path("out")), Path("out").absolute()
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
