@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv6Address, ip_network
 from uuid import UUID, uuid5
 
-from generator.spec import (
-    AnyAddress,
-    AnyNetwork,
-    Certificates,
-    ClusterSpec,
-    InstallMethod,
-    NetworkMode,
-    PeerName,
-    PkiSpec,
-)
+from generator.config.defaults import domain_of, gateway_of, mac_of, name_nodes, place_macs, place_nodes, settle_peers
+from generator.config.pki import Certificates
+from generator.config.spec import AnyAddress, AnyNetwork, ClusterSpec, InstallMethod, NetworkMode
 
 # Everything bake names deterministically lives below this UUID (RFC 9562, section 5.5: version 5 name spaces).
 _NAMESPACE = UUID("6ba5a4a6-55c5-5f7c-9d5b-2c1f6b0b6d5e")
-FIRST_HOST = 31  # the document's first node is .31
 ETCD_UID = 2380
 
 
@@ -89,111 +81,28 @@ class ClusterPlan:
         return tuple(dict.fromkeys(address for node in self.nodes for address in node.addresses))
 
 
-def name_nodes(spec: ClusterSpec) -> list[str]:
-    """The names of the nodes; counted ones are `etcd1`, `etcd2`, …"""
-    if isinstance(spec.nodes, int):
-        return [f"etcd{number}" for number in range(1, spec.nodes + 1)]
-    return [node.name for node in spec.nodes]
-
-
-def place_nodes(spec: ClusterSpec) -> list[AnyAddress]:
-    """The addresses of the nodes: the stated ones, and for the others the next free ones from the first.
-
-    An address may lie outside the subnet when the subnet is too small: `rules` refuses that.
-    """
-    given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.address for node in spec.nodes]
-    taken = {address for address in given if address} | {gateway_of(spec)}
-    candidate = first_address(spec)
-    placed: list[AnyAddress] = []
-    for address in given:
-        if address is None:
-            while candidate in taken:
-                candidate = _after(candidate)
-            address, candidate = candidate, _after(candidate)
-        placed.append(address)
-    return placed
-
-
-def place_macs(spec: ClusterSpec) -> list[str]:
-    """The MACs of the nodes: the stated ones, else ones made from the cluster's name."""
-    given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.mac for node in spec.nodes]
-    return [mac or _mac(spec.name, index) for index, mac in enumerate(given, start=1)]
-
-
-def first_address(spec: ClusterSpec) -> AnyAddress:
-    """Where counting starts: `firstIp`, else .31, else (in a small subnet) the one after the first host."""
-    subnet = spec.network.subnet
-    if spec.network.first_ip:
-        return spec.network.first_ip
-    if subnet.num_addresses > 64:
-        return subnet.network_address + FIRST_HOST
-    return _after(_after(subnet.network_address))
-
-
-def gateway_of(spec: ClusterSpec) -> AnyAddress:
-    """The gateway, by default the subnet's first host address."""
-    return spec.network.gateway or _after(spec.network.subnet.network_address)
-
-
-def _after(address: AnyAddress) -> AnyAddress:
-    """The next address; after the family's last one comes its first, which no rule accepts."""
-    return type(address)((int(address) + 1) % (1 << address.max_prefixlen))
-
-
-def domain_of(spec: ClusterSpec) -> str:
-    """The nodes' DNS domain; `.internal` is reserved for private use (ICANN, 2024)."""
-    return spec.pki.domain or f"{spec.name}.internal"
-
-
-def peer_name(spec: ClusterSpec) -> str:
-    """The DNS name in every peer certificate and in no other one: a node's name is directly below the domain."""
-    return f"{spec.name}.peers.{domain_of(spec)}"
-
-
 def url(address: AnyAddress, port: int) -> str:
     """`https://address:port`, with brackets around IPv6 (RFC 3986, section 3.2.2)."""
     host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
     return f"https://{host}:{port}"
 
 
-def settle_peers(spec: ClusterSpec, kept: PkiSpec | None = None) -> ClusterSpec:
-    """Fill in what the spec leaves open about its peers: as in `kept`, where the cluster was baked before."""
-    pki, peers = spec.pki, spec.pki.peer_ca
-    separate, name = peers.separate, pki.peer_name
-    if separate is None:
-        separate = bool(peers.certificate) or (kept.peer_ca.separate if kept else not pki.ca.certificate)
-    if name is None:
-        name = PeerName.NONE if checks_peers_itself(spec) else kept.peer_name if kept else PeerName.REQUIRED
-    return replace(spec, pki=replace(pki, peer_name=name, peer_ca=replace(peers, separate=separate)))
-
-
-def checks_peers_itself(spec: ClusterSpec) -> bool:
-    """Whether the cluster file has a check of peers' names of its own; etcd takes one kind of check only."""
-    return any(name.startswith("peer-cert-allowed-") for name in spec.etcd.options)
-
-
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
     """Derive everything from a spec that `rules.check_spec` accepts."""
     spec = settle_peers(spec)
     names, addresses, macs = name_nodes(spec), place_nodes(spec), place_macs(spec)
-    peers = [
-        (name, url(address, spec.etcd.peer_port)) for name, address in zip(names, addresses, strict=True)
-    ]
+    peers = [(name, url(address, spec.etcd.peer_port)) for name, address in zip(names, addresses, strict=True)]
     return ClusterPlan(
         spec=spec,
         name=spec.name,
         nodes=tuple(_plan_node(spec, index, addresses[index], macs[index], peers) for index in range(len(names))),
         network=_plan_network(spec),
-        vm=VmPlan(
-            memory_mib=spec.vm.memory, cpus=spec.vm.cpus, disk_gib=spec.vm.disk, firmware=spec.vm.firmware
-        ),
+        vm=VmPlan(memory_mib=spec.vm.memory, cpus=spec.vm.cpus, disk_gib=spec.vm.disk, firmware=spec.vm.firmware),
         binary_dir="/usr/local/bin" if spec.install.method is InstallMethod.ARCHIVE else "/usr/bin",
     )
 
 
-def _plan_node(
-    spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]
-) -> NodePlan:
+def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
     # The document's "member add" prints the new member first, then those that are there already. A node that
@@ -224,7 +133,7 @@ def _plan_network(spec: ClusterSpec) -> NetworkPlan:
         name=f"bake-{spec.name}",
         bridge=f"bk{hashlib.sha256(spec.name.encode()).hexdigest()[:10]}",
         uuid=uuid5(_NAMESPACE, f"{spec.name}/network"),
-        mac=_mac(spec.name, 0),
+        mac=mac_of(spec.name, 0),
         subnet=spec.network.subnet,
         gateway=gateway_of(spec),
         dns=spec.network.dns or _gateway_dns(spec),
@@ -235,10 +144,3 @@ def _plan_network(spec: ClusterSpec) -> NetworkPlan:
 def _gateway_dns(spec: ClusterSpec) -> tuple[AnyAddress, ...]:
     """Behind NAT the gateway answers name queries too (libvirt's dnsmasq does); nodes that install packages need it."""
     return (gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()
-
-
-def _mac(cluster: str, index: int) -> str:
-    """An address in QEMU's 52:54:00 range: the cluster's digest plus an index, so unique within a cluster."""
-    start = int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:3], "big")
-    low = ((start + index) % (1 << 24)).to_bytes(3, "big")
-    return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *low))

@@ -128,7 +128,7 @@ def help_text(folder: Path) -> Sample:
 def loopback(folder: Path) -> Sample:
     """The tests' own cluster: the real hooks and three real etcd processes, started at once."""
     sys.path.insert(0, str(ROOT))
-    from generator.host.image import cache_folder, default_image
+    from generator.image.base import cache_folder, default_image
     from tests.assembly.miniature import Tools, bake_miniature
 
     bin_dir = default_image(cache_folder(), report=say).bin_dir
@@ -144,10 +144,10 @@ def loopback(folder: Path) -> Sample:
 def nspawn(folder: Path) -> Sample:
     """Three booted nodes, from power-on to three voting members."""
     sys.path.insert(0, str(ROOT))
-    from generator.bake import bake as bake_files
-    from generator.host.image import cache_folder, default_image
-    from generator.host.store import Store
-    from generator.profile import load
+    from generator.config.load import load
+    from generator.image.base import cache_folder, default_image
+    from generator.operations.bake import bake as bake_files
+    from generator.store.folder import Store
     from tests.assembly.nspawn_lab import NspawnLab, extract_root
 
     archive = default_image(cache_folder(), report=say).root_tar

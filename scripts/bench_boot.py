@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+from generator import vm
 from generator.artifact import Artifact
-from generator.bake import Baked, bake
-from generator.host import hypervisor
-from generator.host.image import cache_folder, default_image
-from generator.host.store import Store
-from generator.profile import load
-from generator.seed import pack
+from generator.config.load import load
+from generator.image.base import cache_folder, default_image
+from generator.operations.bake import Baked, bake
+from generator.seed.iso import pack
+from generator.store.folder import Store
 
 END = {"cluster": re.compile(rb"phase=voting"), "floor": re.compile(rb"Cloud-init v\. \S+ finished")}
 END["plain"] = END["floor"]
@@ -33,7 +33,7 @@ def empty_seed(folder: Path) -> bytes:
     return pack([Artifact(PurePosixPath("user-data"), b"#cloud-config\n{}\n"), *kept]).data
 
 
-def seconds_to(pattern: re.Pattern[bytes], logs: Mapping[str, hypervisor.ConsoleLog]) -> float:
+def seconds_to(pattern: re.Pattern[bytes], logs: Mapping[str, vm.ConsoleLog]) -> float:
     """Seconds until every console has said it."""
     started, said = time.monotonic(), dict.fromkeys(logs, b"")
     while not all(pattern.search(text) for text in said.values()):
@@ -48,14 +48,14 @@ def seconds_to(pattern: re.Pattern[bytes], logs: Mapping[str, hypervisor.Console
 
 def measure(kind: str, baked: Baked) -> float:
     image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr), plain=kind == "plain")
-    connection = hypervisor.connect(None)
+    connection = vm.connect(None)
     nodes = [baked.folder / node.name for node in baked.plan.nodes]
     seeds = {folder.name: folder / "seed.iso" if kind == "cluster" else empty_seed(folder) for folder in nodes}
     try:
-        hypervisor.boot(connection, baked.plan, image, seeds, cluster_id="bench", accel="tcg", report=lambda _: None)
-        return seconds_to(END[kind], hypervisor.console_logs(connection, baked.plan, cluster_id="bench"))
+        vm.boot(connection, baked.plan, image, seeds, cluster_id="bench", accel="tcg", report=lambda _: None)
+        return seconds_to(END[kind], vm.console_logs(connection, baked.plan, cluster_id="bench"))
     finally:
-        hypervisor.destroy(connection, baked.plan.name, cluster_id="bench")
+        vm.destroy(connection, baked.plan.name, cluster_id="bench")
 
 
 def main(kind: str, folder: str) -> None:

@@ -19,13 +19,14 @@ MEMBERS = 5
 
 def fleet(nodes: int, out: Path) -> None:
     """What `bake` does, without its limit of seven nodes: plan, certificates, guest files, seeds, files on disk."""
-    from generator.authorities import Authorities, kept_authority
-    from generator.bake import node_files, operator_files
-    from generator.host.store import Store
+    from generator.config.pki import PeerCaSpec, PkiSpec
+    from generator.config.spec import ClusterSpec, NetworkSpec
+    from generator.operations.bake import node_files, operator_files
     from generator.pki import Role, create_authority, issue_client, issue_nodes
+    from generator.pki.ca_phases import Authorities, kept_authority
     from generator.plan import plan_cluster
-    from generator.render import Trust
-    from generator.spec import ClusterSpec, NetworkSpec, PeerCaSpec, PkiSpec
+    from generator.seed.guest_files import Trust
+    from generator.store.folder import Store
 
     one_ca = PkiSpec(peer_ca=PeerCaSpec(separate=False))
     spec = ClusterSpec(nodes=nodes, network=NetworkSpec(subnet=IPv4Network("10.20.0.0/16")), pki=one_ca)
@@ -47,8 +48,8 @@ def fleet(nodes: int, out: Path) -> None:
 
 
 def keys(count: int) -> None:
+    from generator.config.pki import KeyType
     from generator.pki import generate_key
-    from generator.spec import KeyType
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(generate_key, [KeyType.RSA_4096] * count))

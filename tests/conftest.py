@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from generator import RELEASED
+from generator.config.spec import read_spec
 from generator.plan import ClusterPlan, plan_cluster
-from generator.spec import read_spec
 
 # No deadlines, for machines are slow at times; in CI the same examples every time, elsewhere new ones.
 settings.register_profile(

@@ -1,4 +1,4 @@
-"""The map of the code: who may import whom, and who owns which library."""
+"""The map of the code: which folder may import which, who owns which library, and how large things may be."""
 
 from __future__ import annotations
 
@@ -6,84 +6,114 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "generator"
 
-# A module imports only from the lines above its own, and from its neighbours to the left.
-LAYERS = """
-    errors artifact progress
-    fields values access auth spec yaml12 etcd_values etcd_options
-    plan rules said changes profile
-    pki.credential pki.encryption pki.profiles pki.request pki.issue pki.authority pki.inspection pki
-    render steps seed archive domain etcdctl
-    host.apt_sources host.folders host.manifest host.store host.image_build host.image host.image_custom
-    host.console host.tls host.hello host.etcd_api host.etcd host.observe host.report
-    host.hypervisor.connection host.hypervisor.accel host.hypervisor.ownership host.hypervisor.network
-    host.hypervisor.pool host.hypervisor.medium host.hypervisor.firewall host.hypervisor.boot
-    host.hypervisor.lifecycle host.hypervisor.terminal host.hypervisor
-    authorities keyring signing bake remembered checks.check checks.members checks.ports checks
-    verify judges controls audit boot_progress cluster removal certificates rotation
-    options cli.shared cli.files cli.cluster cli.certificates cli
+# A module imports from its own folder and from those before it. Each entry is a folder or a single module.
+ORDER = """
+    errors artifact layout progress
+    config plan pki seed store
+    image etcd vm health
+    operations cli
 """.split()  # noqa: SIM905  it is a drawing
-
-PKI = ("credential", "encryption", "profiles", "request", "issue", "authority", "inspection")
+PURE = ("config", "plan", "pki", "seed", "health")  # no effects, except reading what the user names
+EFFECTS = {"asyncio", "fcntl", "grpclib", "libvirt", "requests", "socket", "subprocess", "tempfile", "threading"}
 OWNERS = {
-    "click": {"options", "cli", "cli.shared", "cli.files", "cli.cluster", "cli.certificates"},
-    "cryptography": {f"pki.{name}" for name in PKI},
-    "google": {"host.etcd_api"},
-    "grpclib": {"host.etcd"},
-    "jinja2": {"render"},
-    "libvirt": {"host.hypervisor.connection"},
-    "pycdlib": {"seed"},
-    "requests": {"host.image_custom"},
-    "rich": {"progress"},
-    "yaml": {"yaml12", "seed"},  # YAML 1.2 for people, 1.1 for cloud-init
+    "click": {"cli"},
+    "cryptography": {"pki"},
+    "google": {"etcd.messages"},
+    "grpclib": {"etcd.client"},
+    "jinja2": {"seed.guest_files"},
+    "libvirt": {"vm.connection"},
+    "pycdlib": {"seed.iso"},
+    "requests": {"image.custom"},
+    "rich": {"cli.progress"},
+    "yaml": {"config.yaml12", "seed.iso"},  # YAML 1.2 for people, 1.1 for cloud-init
 }
 STANDARD = sys.stdlib_module_names | {"generator"}
+MOST_LINES, MOST_MODULES = 300, 14
 
 
-def modules() -> list[str]:
-    files = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
-    parts = (path.parts for path in files if path.parts[0] not in ("base_image", "guest"))
-    names = {".".join(each).removesuffix(".__init__") for each in parts if each[-1] != "__main__"}
-    return sorted(names - {"__init__", "host"})
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name; what runs in a guest or builds an image is none."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[:2] in (("seed", "guest"), ("image", "recipe")) or parts[-1] == "__main__":
+            continue
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return {name: path for name, path in found.items() if name}
 
 
-def imports(module: str) -> Iterator[str]:
-    path = PACKAGE.joinpath(*module.split("."))
-    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for node in ast.walk(ast.parse(source.read_text())):
+@cache
+def imports(module: str) -> frozenset[str]:
+    return frozenset(_imports(modules()[module]))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{source}: a relative import"
+            assert node.level == 0, f"{path}: a relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own(name: str) -> str | None:
-    """The module of the package that an imported name is or lives in."""
-    parts = name.split(".")
-    candidates = (".".join(parts[1:length]) for length in range(len(parts), 1, -1))
-    return next((name for name in candidates if name in LAYERS), None) if parts[0] == "generator" else None
+def own(module: str) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = set()
+    for name in imports(module):
+        parts = name.split(".")[1:] if name.startswith("generator.") else []
+        candidates = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        found |= {next((each for each in candidates if each in modules()), module)} if parts else set()
+    return found - {module}
 
 
-def test_every_module_has_its_place_on_the_map() -> None:
-    assert set(modules()) <= set(LAYERS)
+def place(module: str) -> int:
+    return ORDER.index(module.partition(".")[0])
 
 
 @pytest.mark.parametrize("module", modules())
-def test_imports_only_what_stands_above_it(module: str) -> None:
-    above = LAYERS[: LAYERS.index(module)]
-    assert {name for name in map(own, imports(module)) if name and name != module} <= set(above)
+def test_imports_only_from_folders_before_its_own(module: str) -> None:
+    assert {name for name in own(module) if place(name) > place(module)} == set()
+
+
+def test_no_two_modules_need_each_other() -> None:
+    TopologicalSorter({module: own(module) for module in modules()}).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("module", modules())
 def test_uses_only_the_libraries_it_owns(module: str) -> None:
     used = {name.partition(".")[0] for name in imports(module)} - STANDARD
-    assert {library for library in used if module not in OWNERS.get(library, ())} == set()
+    owner = module.partition(".")[0]
+    assert {library for library in used if not {module, owner} & OWNERS.get(library, set())} == set()
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.partition(".")[0] in PURE])
+def test_what_is_pure_has_no_effects(module: str) -> None:
+    """Also through what it imports."""
+    reached, waiting = set(), {module}
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting |= own(name) - reached
+    assert {name for name in reached if EFFECTS & {one.partition(".")[0] for one in imports(name)}} == set()
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_fits_its_name(module: str) -> None:
+    assert len(modules()[module].read_text().splitlines()) <= MOST_LINES
+
+
+def test_a_folder_fits_on_a_page() -> None:
+    folders = [module.rpartition(".")[0] for module in modules() if modules()[module].name != "__init__.py"]
+    assert {folder for folder in folders if folders.count(folder) > MOST_MODULES} == set()
 
 
 def test_help_loads_no_heavy_library() -> None:

@@ -11,18 +11,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+GUEST = ROOT / "generator/seed/guest"
+LIBEXEC = GUEST / "usr/libexec/bake"
+
+
+def interpreter(path: Path) -> str:
+    """Return the first line of a script; empty for a file that is none."""
+    first = path.read_bytes()[:64].partition(b"\n")[0] if path.is_file() else b""
+    return first.decode() if first.startswith(b"#!") else ""
+
+
 SHELL = sorted(
     path
-    for folder in (".ci", "scripts", "generator/guest", "generator/base_image", "tests")
+    for folder in (".ci", "scripts", "generator", "tests")
     for path in (ROOT / folder).rglob("*")
-    if path.is_file()
-    and path.read_bytes()[:64].partition(b"\n")[0].endswith(b"sh")
-    and path.read_bytes()[:2] == b"#!"
+    if interpreter(path).endswith("sh")
 )
-
-GUEST = ROOT / "generator/guest"
-PROGRAMS = ("etcd-audit", "etcd-auth", "etcd-join", "etcd-promote", "etcd-restart")
-PYTHON = sorted([*GUEST.glob("*.py"), *(GUEST / name for name in PROGRAMS)])
+PYTHON = sorted(path for path in LIBEXEC.iterdir() if path.suffix == ".py" or "python" in interpreter(path))
 
 
 def complaints(*command: str | Path) -> str:
@@ -45,11 +50,16 @@ def test_python_is_clean(command: str) -> None:
     show(complaints(sys.executable, "-m", module, *arguments))
 
 
+def test_the_guests_python_keeps_the_rules() -> None:
+    show(complaints(sys.executable, "-m", "ruff", "check", *PYTHON))
+
+
 def test_the_guests_python_is_clean() -> None:
     """Its modules find each other by the folder that they lie in, so they are not part of the package."""
     flags = ("--strict", "--config-file=", "--scripts-are-modules", "--explicit-package-bases")
+    flags += (f"--cache-dir={ROOT / '.mypy_cache/guest'}",)
     command = [sys.executable, "-m", "mypy", *flags, *(path.name for path in PYTHON)]
-    done = subprocess.run(command, cwd=GUEST, env={"MYPYPATH": "."}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=LIBEXEC, env={"MYPYPATH": "."}, capture_output=True, text=True, check=False)
     show(done.stdout if done.returncode else "")
 
 
@@ -73,3 +83,9 @@ def test_shell_is_posix(shell: str, tool: Callable[[str], str]) -> None:
 
 def test_finds_the_shell_scripts() -> None:
     assert {"scripts/setup", "scripts/test", ".ci/run"} <= set(map(name, SHELL))
+
+
+def test_every_program_of_the_guest_is_linted() -> None:
+    """`run.bake` programs have no suffix: each is found by its first line."""
+    programs = {path for path in LIBEXEC.iterdir() if path.is_file()}
+    assert programs == {path for path in (*SHELL, *PYTHON) if path.parent == LIBEXEC}

@@ -8,9 +8,9 @@ import sys
 
 import click
 
-from generator.cli import certificates, cluster  # noqa: F401  their commands add themselves
-from generator.cli.files import bake
-from generator.options import VERBOSE
+from generator.cli import certs, cluster  # noqa: F401  their commands add themselves
+from generator.cli.bake import bake
+from generator.cli.options import VERBOSE
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from generator.cli.files import bake
-from generator.cli.shared import (
+from generator.cli.bake import bake
+from generator.cli.common import (
     bake_agreed,
     ca_passphrase,
     cache,
@@ -24,12 +24,12 @@ from generator.cli.shared import (
     show_names,
     show_verification,
 )
-from generator.options import cluster_options, spec_options, up_options, yes_option
+from generator.cli.options import cluster_options, spec_options, up_options, yes_option
 
 if TYPE_CHECKING:
-    from generator.bake import Agreed
-    from generator.changes import Change
-    from generator.profile import Loaded
+    from generator.config.load import Loaded
+    from generator.operations.bake import Agreed
+    from generator.operations.changes import Change
 
 
 @bake.command()
@@ -60,17 +60,17 @@ def up(**options: Any) -> None:
 
 
 def _up(options: Mapping[str, Any], loaded: Loaded, agreed: Agreed, changes: list[Change]) -> Any:
-    from generator import cluster
-    from generator.host.store import Store
-    from generator.plan import name_nodes
+    from generator.config.defaults import name_nodes
+    from generator.operations import up
+    from generator.store.folder import Store
 
     store = Store(options["out"], loaded.spec.name)
     passphrase = ca_passphrase(options, loaded.spec, store)
-    boot = cluster.Boot(
+    boot = up.Boot(
         uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=options["cache"] or cache()
     )
     with progress_of(name_nodes(loaded.spec), options) as progress:
-        result = cluster.up(
+        result = up.up(
             loaded.spec, store, boot, now=datetime.now(UTC), progress=progress, passphrase=passphrase, agreed=agreed
         )
     return store.folder, result, changes
@@ -92,7 +92,7 @@ def seal(**options: Any) -> None:
       bake seal
       bake seal --name prod --connect qemu+ssh://host/system
     """
-    from generator import cluster
+    from generator.operations import up
 
     opened = open_cluster(options)
 
@@ -100,7 +100,7 @@ def seal(**options: Any) -> None:
         confirm(f"{doubt}. Seal it?", options, [doubt])
 
     report = reporter(options)
-    done = cluster.seal(opened, uri=options["connect"], now=datetime.now(UTC), report=report, consent=consent)
+    done = up.seal(opened, uri=options["connect"], now=datetime.now(UTC), report=report, consent=consent)
     for warning in done.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if options["output"] == "json":
@@ -120,9 +120,9 @@ def status(**options: Any) -> None:
       bake status
       bake status --name prod -o json
     """
-    from generator import cluster
+    from generator.operations import up
 
-    seen = cluster.status(open_cluster(options), uri=options["connect"])
+    seen = up.status(open_cluster(options), uri=options["connect"])
     if options["output"] == "json":
         print_json(nodes=seen.rows, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
     elif not options["quiet"]:
@@ -143,10 +143,10 @@ def verify(**options: Any) -> None:
       bake verify
       bake verify -o json
     """
-    from generator import cluster
+    from generator.operations import up
 
     with progress_of((), options) as progress:
-        result = cluster.verify_cluster(open_cluster(options), now=datetime.now(UTC), report=progress.line)
+        result = up.verify_cluster(open_cluster(options), now=datetime.now(UTC), report=progress.line)
     show_verification(result, options)
 
 
@@ -160,12 +160,12 @@ def audit(**options: Any) -> None:
       bake audit
       bake audit -o json
     """
-    from generator import cluster
-    from generator.audit import audit_data, audit_rows
     from generator.errors import UnhealthyError
+    from generator.operations import up
+    from generator.operations.audit import audit_data, audit_rows
 
     with progress_of((), options) as progress:
-        found = cluster.audit(open_cluster(options), now=datetime.now(UTC), report=progress.line)
+        found = up.audit(open_cluster(options), now=datetime.now(UTC), report=progress.line)
     if options["output"] == "json":
         print_json(**audit_data(found))
     elif not options["quiet"]:
@@ -185,9 +185,9 @@ def console(node: str, **options: Any) -> None:
     Examples:
       bake console etcd1
     """
-    from generator import cluster
+    from generator.operations import up
 
-    cluster.console(open_cluster(options), node, uri=options["connect"])
+    up.console(open_cluster(options), node, uri=options["connect"])
 
 
 @bake.command()
@@ -199,10 +199,10 @@ def down(**options: Any) -> None:
     Examples:
       bake down
     """
-    from generator import cluster
+    from generator.operations import up
 
     with progress_of((), options) as progress:
-        stopped = cluster.down(open_cluster(options), uri=options["connect"], progress=progress)
+        stopped = up.down(open_cluster(options), uri=options["connect"], progress=progress)
     show_names("stopped", stopped, options)
 
 
@@ -220,8 +220,8 @@ def destroy(force: bool, **options: Any) -> None:
       bake destroy
       bake destroy --name prod --yes
     """
-    from generator import removal
-    from generator.host.store import Store
+    from generator.operations import destroy
+    from generator.store.folder import Store
 
     def consent(found: tuple[Any, ...]) -> None:
         for each in found if not (options["quiet"] and options["yes"]) else ():
@@ -230,5 +230,5 @@ def destroy(force: bool, **options: Any) -> None:
         confirm(question, options, [f"the data of the cluster {options['name']!r}"])
 
     store = Store(options["out"], options["name"])
-    removed = removal.destroy(store, uri=options["connect"], force=force, consent=consent)
+    removed = destroy.destroy(store, uri=options["connect"], force=force, consent=consent)
     show_names("removed", removed, options)

@@ -1,10 +1,23 @@
 """The cluster's certificates: `profiles` says what each states, `issue` makes and renews, `authority` judges a CA."""
 
-from generator.pki.authority import (
-    check_authority,
-    check_names,
+from generator.pki.ca_check import check_authority, check_names
+from generator.pki.csr import asks_for, create_request, misfits
+from generator.pki.inspection import Facts, describe, digests
+from generator.pki.issue import (
+    BACKDATE,
+    Wanted,
+    count_missing,
+    create_authority,
+    days_cut_short,
+    is_current,
+    issue_client,
+    issue_nodes,
+    keys_ahead,
+    user_stem,
+    wanted_certificates,
 )
-from generator.pki.credential import (
+from generator.pki.key_encryption import encrypt_key
+from generator.pki.key_pair import (
     NODE_ROLES,
     Credential,
     Elsewhere,
@@ -22,22 +35,7 @@ from generator.pki.credential import (
     parse_credential,
     parse_key,
 )
-from generator.pki.encryption import encrypt_key
-from generator.pki.inspection import Facts, describe, digests
-from generator.pki.issue import (
-    BACKDATE,
-    Wanted,
-    count_missing,
-    create_authority,
-    days_cut_short,
-    is_current,
-    issue_client,
-    issue_nodes,
-    keys_ahead,
-    user_stem,
-    wanted_certificates,
-)
-from generator.pki.profiles import (
+from generator.pki.templates import (
     CertProfile,
     authority_roles,
     ca_profile,
@@ -49,7 +47,6 @@ from generator.pki.profiles import (
     shared_profiles,
     user_profile,
 )
-from generator.pki.request import asks_for, create_request, misfits
 
 __all__ = [
     "BACKDATE",

@@ -12,7 +12,9 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from generator.pki.credential import (
+from generator.config.pki import Certificates, KeyType
+from generator.pki.csr import misfits
+from generator.pki.key_pair import (
     Credential,
     Elsewhere,
     Issuer,
@@ -25,7 +27,7 @@ from generator.pki.credential import (
     is_pair,
     key_type_of,
 )
-from generator.pki.profiles import (
+from generator.pki.templates import (
     CertProfile,
     authority_roles,
     ca_profile,
@@ -35,9 +37,7 @@ from generator.pki.profiles import (
     shared_profiles,
     user_profile,
 )
-from generator.pki.request import misfits
 from generator.plan import ClusterPlan
-from generator.spec import Certificates, KeyType
 
 # A guest whose clock is behind must not refuse its own certificates (a VM's first boot often precedes NTP).
 BACKDATE = timedelta(hours=24)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from generator.host.image import cache_folder, default_image
+from generator.image.base import cache_folder, default_image
 from tests.assembly.miniature import Miniature, Tools, bake_miniature
 from tests.assembly.nspawn_lab import extract_root
 

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from generator.host import apt_sources
-from generator.host.image_build import RELEASE, apt_access
+from generator.image import apt_sources
+from generator.image.build import RELEASE, apt_access
 from tests.assembly.nspawn_lab import extract_root
 
 BUILD = Path(__file__).parents[2] / "build"

@@ -27,13 +27,15 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from generator.auth import AuthSpec
+from generator.config.auth import AuthSpec
+from generator.config.pki import PkiSpec
+from generator.config.spec import ClusterSpec, EtcdSpec, JoinMode, NetworkSpec
 from generator.pki import Credential, Role, create_authority, issue_nodes
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
-from generator.render import Trust, guest_files
-from generator.spec import ClusterSpec, EtcdSpec, JoinMode, NetworkSpec, PkiSpec
+from generator.seed.guest_files import Trust, guest_files
 
-GUEST = Path(__file__).parents[2] / "generator" / "guest"
+GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
+ETCD_UNIT = GUEST.parents[2] / "etc/systemd/system/etcd.service.j2"
 Process = subprocess.Popen[Any]
 RESTART_DELAY = 0.2  # the unit's RestartSec, scaled to loopback
 PATIENCE = 6  # how much longer than on a quiet machine a wait may take: time limits are not what the tests are about

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from generator.spec import JoinMode
+from generator.config.spec import JoinMode
 from tests.assembly.miniature import Miniature
 
 pytestmark = pytest.mark.etcd

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from generator.auth import AuthSpec
-from generator.bake import bake
-from generator.host.store import Store
-from generator.profile import load
+from generator.config.auth import AuthSpec
+from generator.config.load import load
+from generator.operations.bake import bake
+from generator.store.folder import Store
 from tests.assembly.nspawn_lab import NspawnLab
 
 pytestmark = [

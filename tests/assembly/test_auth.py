@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from generator import pki
-from generator.auth import Access, AuthSpec, PermissionSpec, RoleSpec, UserSpec
-from generator.host.etcd import Etcd, RefusedError
-from generator.host.tls import ClientFiles, operator_context
-from generator.spec import Certificates, JoinMode, PkiSpec
+from generator.config.auth import Access, AuthSpec, PermissionSpec, RoleSpec, UserSpec
+from generator.config.pki import Certificates, PkiSpec
+from generator.config.spec import JoinMode
+from generator.etcd.client import Etcd, RefusedError
+from generator.etcd.tls_probe import ClientFiles, operator_context
 from tests.assembly.miniature import GUEST, Miniature, Node
 
 pytestmark = pytest.mark.etcd

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from generator.bake import bake
-from generator.host.image import cache_folder, default_image
-from generator.host.store import Store
-from generator.profile import load
-from generator.spec import ClusterSpec
+from generator.config.load import load
+from generator.config.spec import ClusterSpec
+from generator.image.base import cache_folder, default_image
+from generator.operations.bake import bake
+from generator.store.folder import Store
 from tests.assembly.nspawn_lab import OUR_UNITS, NspawnLab, strict_units
 from tests.assembly.test_nspawn import bake_in_lab, healthy, served, writing
 

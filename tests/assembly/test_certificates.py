@@ -22,17 +22,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
-from generator import certificates, pki, rotation
-from generator.bake import bake
-from generator.cluster import Cluster, open_cluster
-from generator.host.hello import served_certificate
-from generator.host.store import Store
-from generator.host.tls import ClientFiles, Reply, knock, operator_context, stranger_context
+from generator import pki
+from generator.config.defaults import peer_name
+from generator.config.load import load
+from generator.config.pki import Extensions, KeyType, PeerCaSpec, PkiSpec
+from generator.config.spec import ClusterSpec, EtcdSpec
+from generator.etcd.answers import Reply
+from generator.etcd.tls_hello import served_certificate
+from generator.etcd.tls_probe import ClientFiles, knock, operator_context, stranger_context
+from generator.operations import certs, rotate_ca
+from generator.operations.bake import bake
+from generator.operations.up import Cluster, open_cluster
 from generator.pki import Credential, Role
-from generator.plan import peer_name, plan_cluster
-from generator.profile import load
-from generator.seed import written_files
-from generator.spec import ClusterSpec, EtcdSpec, Extensions, KeyType, PeerCaSpec, PkiSpec
+from generator.plan import plan_cluster
+from generator.seed.iso import written_files
+from generator.store.folder import Store
 from tests.assembly.miniature import Miniature, Node
 from tests.assembly.test_verify import check
 
@@ -335,20 +339,20 @@ def test_an_application_that_follows_a_new_ca_is_served_in_every_phase(
     old = shutil.copytree(store.folder / "pki", tmp_path / "old")
     application = shutil.copytree(old, tmp_path / "application")
     etcd = Lone(bin_dir, tmp_path, cluster, "--tls-max-version", newest)
-    monkeypatch.setattr(certificates, "served_certificate", lambda *_: served_certificate(HOST, etcd.port))
-    monkeypatch.setattr(rotation, "knock", lambda *words: knock(HOST, etcd.port, words[2]))
-    rotate = partial(rotation.rotate_authorities, cluster, None, {}, passphrase=None, seconds=1, report=print)
+    monkeypatch.setattr(certs, "served_certificate", lambda *_: served_certificate(HOST, etcd.port))
+    monkeypatch.setattr(rotate_ca, "knock", lambda *words: knock(HOST, etcd.port, words[2]))
+    rotate = partial(rotate_ca.rotate_authorities, cluster, None, {}, passphrase=None, seconds=1, report=print)
     tasks = {"trust": ["etcd-ca.pem"], "reissue": ["etcd-client.pem", "etcd-client.key"], "drop": ["etcd-ca.pem"]}
     try:
         for phase, names in tasks.items():
-            assert rotate(now=datetime.now(UTC), all_phases=False) == (phase, certificates.Delivery(by_hand=("etcd1",)))
+            assert rotate(now=datetime.now(UTC), all_phases=False) == (phase, certs.Delivery(by_hand=("etcd1",)))
             etcd.take_seed()
             assert etcd.serves(application), f"after {phase}, before it does anything"
             assert etcd.serves(old) == (phase == "trust"), "an application that does nothing, from then on"
             for name in names:
                 shutil.copy(store.folder / "pki" / name, application)
             assert etcd.serves(application), f"after {phase}"
-        assert rotate(now=datetime.now(UTC), all_phases=False) == (None, certificates.Delivery(done=("etcd1",)))
+        assert rotate(now=datetime.now(UTC), all_phases=False) == (None, certs.Delivery(done=("etcd1",)))
         shutil.copy(application / "etcd-ca.pem", old)
         assert not etcd.serves(old), "its client certificate is the old CA's"
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from generator.etcd_options import REFUSED, RESERVED, known_options, variable
+from generator.config.etcd_options import REFUSED, RESERVED, known_options, variable
 from tests.assembly.etcd_values import ACCEPTED, IGNORED, REJECTED
 
 pytestmark = pytest.mark.etcd

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from generator.bake import bake
-from generator.host.image import cache_folder, default_image
-from generator.host.store import Store
-from generator.spec import read_spec
+from generator.config.spec import read_spec
+from generator.image.base import cache_folder, default_image
+from generator.operations.bake import bake
+from generator.store.folder import Store
 from tests.assembly.firewall_root import firewall_root
 from tests.assembly.nspawn_lab import NspawnLab, ip, strict_units, wait_until_off
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from generator.bake import bake
-from generator.host.image import cache_folder, default_image
-from generator.host.store import Store
-from generator.profile import load
+from generator.config.load import load
+from generator.image.base import cache_folder, default_image
+from generator.operations.bake import bake
+from generator.store.folder import Store
 from tests.assembly.nspawn_lab import OUR_UNITS, NspawnLab, strict_units, wait_until_off
 
 pytestmark = [
@@ -301,8 +301,8 @@ WRITER = """
 import select, sys, time
 from pathlib import Path
 from generator.errors import BakeError
-from generator.host.etcd import Etcd
-from generator.host.tls import ClientFiles
+from generator.etcd.client import Etcd
+from generator.etcd.tls_probe import ClientFiles
 patience, pki, client, key, *urls = sys.argv[1:]
 ca, cert, private = (Path(pki) / name for name in ("etcd-ca.pem", f"{client}.pem", f"{client}.key"))
 files = ClientFiles(ca=ca, cert=cert, key=private)

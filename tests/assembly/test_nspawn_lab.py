@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from generator.bake import bake
-from generator.host.store import Store
-from generator.profile import load
+from generator.config.load import load
+from generator.operations.bake import bake
+from generator.store.folder import Store
 from tests.assembly.nspawn_lab import NspawnLab
 
 pytestmark = [

@@ -17,14 +17,15 @@ from http.client import HTTPSConnection
 import pytest
 
 from generator import pki
-from generator.audit import audit
-from generator.auth import AuthSpec
-from generator.host.etcd import Etcd
-from generator.host.tls import stranger_context
-from generator.judges import Outcome, Planned
+from generator.config.auth import AuthSpec
+from generator.config.defaults import peer_name
+from generator.config.pki import Certificates, Extensions, PeerCaSpec, PeerName, PkiSpec
+from generator.etcd.client import Etcd
+from generator.etcd.tls_probe import stranger_context
+from generator.health.node_checks import Outcome, Planned
+from generator.operations.audit import audit
 from generator.pki import Role, issue_nodes
-from generator.plan import peer_name, plan_cluster
-from generator.spec import Certificates, Extensions, PeerCaSpec, PeerName, PkiSpec
+from generator.plan import plan_cluster
 from tests.assembly.miniature import Miniature, Node
 from tests.assembly.test_certificates import pair_of, served_as
 from tests.assembly.test_verify import check, files_of, plan_of

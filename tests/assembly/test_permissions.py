@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from generator.plan import ClusterPlan
-from generator.render import PKI_DIR, _unit, access_commands
-from generator.steps import first_boot_commands
+from generator.seed.first_boot import first_boot_commands
+from generator.seed.guest_files import _unit, access_commands
+from generator.seed.guest_paths import PKI_DIR
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="other users need root")
 KEY = "etcd-server.key"

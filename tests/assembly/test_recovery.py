@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from generator.spec import JoinMode
+from generator.config.spec import JoinMode
 from tests.assembly.miniature import Miniature, Node
 
 pytestmark = pytest.mark.etcd

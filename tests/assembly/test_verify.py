@@ -17,14 +17,16 @@ from pathlib import Path
 import pytest
 
 from generator import pki
-from generator.checks import Result
-from generator.host import observe
-from generator.host.etcd import Etcd, Keys
-from generator.host.tls import ClientFiles, Reply, knock, local_address, stranger_context
+from generator.config.pki import Certificates, Extensions, PkiSpec
+from generator.config.spec import ClusterSpec, FirewallKind, FirewallSpec, NetworkSpec
+from generator.etcd import answers, observe
+from generator.etcd.answers import Keys, Reply
+from generator.etcd.client import Etcd
+from generator.etcd.tls_probe import ClientFiles, knock, local_address, stranger_context
+from generator.health import Result
+from generator.operations.verify import Part, Verification, cluster_status, foreign_pair, verify
 from generator.pki import Role
 from generator.plan import ClusterPlan, plan_cluster
-from generator.spec import Certificates, ClusterSpec, Extensions, FirewallKind, FirewallSpec, NetworkSpec, PkiSpec
-from generator.verify import Part, Verification, cluster_status, foreign_pair, verify
 from tests.assembly.miniature import Miniature, Node
 
 pytestmark = pytest.mark.etcd
@@ -267,7 +269,7 @@ def test_three_dead_nodes_cost_one_time_limit() -> None:
     plan = plan_cluster(ClusterSpec(nodes=3, network=NetworkSpec(subnet=subnet)))
     sockets = [socket.create_server((str(node.address), 2379)) for node in plan.nodes]
     start = time.monotonic()
-    contexts = dict.fromkeys(product(observe.Port, observe.Guest))
+    contexts = dict.fromkeys(product(answers.Port, observe.Guest))
     told = observe.everywhere(lambda node: observe.view_node(plan, node, NOWHERE, contexts), plan.nodes)
     for one in sockets:
         one.close()

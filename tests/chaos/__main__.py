@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
-from generator.host.image import cache_folder, default_image
+from generator.image.base import cache_folder, default_image
 from tests.assembly.miniature import Tools
 from tests.chaos import processes, report
 from tests.chaos.rows import ROWS

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import yaml
 
-from generator.bake import bake
-from generator.host.etcd import Etcd, EtcdError
-from generator.host.image import BootImage, cache_folder, default_image
-from generator.host.store import Store
-from generator.host.tls import ClientFiles
-from generator.profile import load
+from generator.config.load import load
+from generator.etcd.client import Etcd, EtcdError
+from generator.etcd.tls_probe import ClientFiles
+from generator.image.base import BootImage, cache_folder, default_image
+from generator.operations.bake import bake
+from generator.store.folder import Store
 from tests.assembly.nspawn_lab import NspawnLab, extract_root
 from tests.chaos.runner import tell
 from tests.chaos.trial import Outcome, Row, Trial

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.assembly.miniature import GUEST
+from tests.assembly.miniature import ETCD_UNIT, GUEST
 from tests.chaos import assembling, disks, hooks
 from tests.chaos.trial import Outcome, Row, Trial
 from tests.chaos.world import TrialError
@@ -30,6 +30,7 @@ def sow(plant: Plant, folder: Path) -> Path:
     """A copy of the guest's files with the fault in it. Fails if a text to replace is not there exactly once."""
     guest = folder / "guest"
     shutil.copytree(GUEST, guest)
+    shutil.copy(ETCD_UNIT, guest)
     for file, old, new in plant.changes:
         text = (guest / file).read_text()
         if text.count(old) != 1:

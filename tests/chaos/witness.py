@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from generator.host.etcd import Etcd, EtcdError
-from generator.host.tls import ClientFiles
+from generator.etcd.client import Etcd, EtcdError
+from generator.etcd.tls_probe import ClientFiles
 
 PREFIX = b"chaos/"
 QUICK = (1.0, 2.0)

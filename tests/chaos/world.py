@@ -14,8 +14,8 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from generator.host.etcd import Etcd, EtcdError
-from generator.host.tls import ClientFiles
+from generator.etcd.client import Etcd, EtcdError
+from generator.etcd.tls_probe import ClientFiles
 from tests.assembly.miniature import GUEST, Miniature, Node, Tools, bake_miniature
 from tests.chaos import processes
 from tests.chaos.shim import Desk

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from generator import RELEASED, pki
+from generator.config.spec import read_spec
 from generator.pki import Credential
 from generator.plan import plan_cluster
-from generator.spec import read_spec
 
 
 @dataclass(frozen=True, kw_only=True)

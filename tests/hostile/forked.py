@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from generator import bake, cli, pki, profile
-from generator.host import store
+from generator import cli, pki
+from generator.config import load
+from generator.operations import bake
+from generator.store import folder
 
-LOADED = (bake, pki, profile, store)  # imported once, here
+LOADED = (bake, pki, load, folder)  # imported once, here
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from generator.errors import InputError
 from generator.pki import Role, parse_credential
-from generator.render import node_credentials
-from generator.seed import written_files
+from generator.seed.guest_files import node_credentials
+from generator.seed.iso import written_files
 from tests.hostile.cuts import is_whole
 from tests.hostile.forked import run, run_all
 from tests.hostile.report import tell

@@ -11,10 +11,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from generator.auth import RESERVED
+from generator.config.auth import RESERVED
+from generator.config.spec import FirewallKind
+from generator.config.values import FOLDER_NAMES
 from generator.plan import ClusterPlan
-from generator.spec import FirewallKind
-from generator.values import FOLDER_NAMES
 
 LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=64)

@@ -16,13 +16,15 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 
-from generator import pki, render, seed, yaml12
+from generator import pki
+from generator.config import yaml12
+from generator.config.fields import plain
+from generator.config.load import load
+from generator.config.spec import ClusterSpec
 from generator.errors import InputError
-from generator.fields import plain
 from generator.plan import ClusterPlan, plan_cluster
-from generator.profile import load
-from generator.spec import ClusterSpec
-from generator.steps import boot_commands, first_boot_commands
+from generator.seed import guest_files, iso
+from generator.seed.first_boot import boot_commands, first_boot_commands
 from tests.hostile.specs import CANARIES, CANARY, SPECS, Consumers, conf_values
 
 EXAMPLES = int(os.environ.get("BAKE_EXAMPLES", "150"))
@@ -57,9 +59,9 @@ def load_data(data: object, cluster_file: Path) -> ClusterSpec:
 def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> None:
     """Everything that the last node and the operator get, to those who read it."""
     number, ca = len(plan.nodes) - 1, credentials[pki.Role.CA]
-    node, trust = plan.nodes[number], render.Trust(identity="0" * 32, ca_pem=ca.cert_pem)
-    guest = {str(file.path): file for file in render.guest_files(plan, node, trust, credentials)}
-    user_data, meta_data, network = seed.seed_files(plan, node, guest.values())
+    node, trust = plan.nodes[number], guest_files.Trust(identity="0" * 32, ca_pem=ca.cert_pem)
+    guest = {str(file.path): file for file in guest_files.guest_files(plan, node, trust, credentials)}
+    user_data, meta_data, network = iso.seed_files(plan, node, guest.values())
     loaded = yaml.load(user_data.data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  it is safe
     assert {file["path"]: file["content"].encode() for file in loaded["write_files"]} == {
         path: file.data for path, file in guest.items()
@@ -73,12 +75,12 @@ def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> N
         assert file.data.isascii()
         assert CANARY.encode() not in file.data
     consumers.units |= {
-        (file.path.name, file.data.decode()) for file in guest.values() if file.path.parent == render.UNITS
+        (file.path.name, file.data.decode()) for file in guest.values() if file.path.parent == guest_files.UNITS
     }
     consumers.scripts |= {"\n".join(loaded["runcmd"]), *loaded["bootcmd"]}
     consumers.scripts |= {file.data.decode() for file in guest.values() if file.data.startswith(b"#!/bin/sh")}
-    consumers.add(guest[str(render.ENV)].data, render.hook_values(plan, node, trust.identity))
-    consumers.add(guest[str(render.CONF)].data, conf_values(plan, number))
+    consumers.add(guest[str(guest_files.ENV)].data, guest_files.hook_values(plan, node, trust.identity))
+    consumers.add(guest[str(guest_files.CONF)].data, conf_values(plan, number))
 
 
 def test_any_good_spec_is_taken_by_all_who_read_it(

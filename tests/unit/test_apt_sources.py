@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from generator.host.apt_sources import (
+from generator.image.apt_sources import (
     AptSource,
     load_sources,
     mirrors,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from generator.archive import MAX_BYTES, read_archive
+from generator.config.spec import InstallSpec
 from generator.errors import InputError
-from generator.spec import InstallSpec
+from generator.seed.etcd_archive import MAX_BYTES, read_archive
 
 
 def tarball(*names: str, kind: bytes = tarfile.REGTYPE) -> bytes:

@@ -12,19 +12,18 @@ from typing import Any
 
 import pytest
 
-from generator import cluster as stories
-from generator.audit import Audit, planned_facts
-from generator.bake import bake as make
-from generator.cluster import Cluster, open_cluster
-from generator.controls import Audited
+from generator.config.spec import read_spec
 from generator.errors import InputError
-from generator.host.etcd import Keys, KeyValue
-from generator.host.observe import Told
-from generator.host.report import MAX_AGE, find_report
-from generator.host.store import Store
-from generator.judges import Outcome
-from generator.seed import written_files
-from generator.spec import read_spec
+from generator.etcd.answers import Keys, KeyValue, Told
+from generator.etcd.node_report import MAX_AGE, find_report
+from generator.health.cis_controls import Audited
+from generator.health.node_checks import Outcome
+from generator.operations import up as stories
+from generator.operations.audit import Audit, planned_facts
+from generator.operations.bake import bake as make
+from generator.operations.up import Cluster, open_cluster
+from generator.seed.iso import written_files
+from generator.store.folder import Store
 from tests.unit.test_report import SAID
 
 PASSED = Audited(id="2.1", what="served", result=Outcome.PASSED, evidence="set", remedy="", nodes=())

@@ -20,12 +20,13 @@ from typing import Any
 import pytest
 import yaml
 
-from generator import pki, seed
-from generator.bake import seal
-from generator.cluster import open_cluster
+from generator import pki
 from generator.errors import BakeError
-from generator.host.store import Store
+from generator.operations.bake import seal
+from generator.operations.up import open_cluster
 from generator.pki import Credential
+from generator.seed import iso
+from generator.store.folder import Store
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -102,7 +103,7 @@ def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: 
     assert re.fullmatch("[0-9a-f]{64}\n", permit.read_text())
     assert permit.read_bytes() == (FOLDER / "pki/bootstrap-permit").read_bytes()
     assert {path.stat().st_mode & 0o777 for path in FOLDER.glob("*/bootstrap-permit")} == {0o600}
-    isos = {node: seed.unpack((FOLDER / node / "seed.iso").read_bytes()) for node in ("etcd1", "etcd2", "etcd3")}
+    isos = {node: iso.unpack((FOLDER / node / "seed.iso").read_bytes()) for node in ("etcd1", "etcd2", "etcd3")}
     assert {file.path.name: file.data for file in isos["etcd1"]}["bootstrap-permit"] == permit.read_bytes()
     assert not any(file.path.name == "bootstrap-permit" for node in ("etcd2", "etcd3") for file in isos[node])
     for node in isos:
@@ -139,8 +140,8 @@ def test_what_is_sealed_stays_so_until_the_mark_is_deleted(bake: Bake, picture: 
 @pytest.fixture
 def sealing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Bake:
     """`bake seal` on a machine without libvirt and with no member in reach."""
-    monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
-    monkeypatch.setattr("generator.verify.answers", lambda *_: False)
+    monkeypatch.setattr("generator.vm.connection.libvirt", None)
+    monkeypatch.setattr("generator.operations.verify.answers", lambda *_: False)
     return lambda *words: bake("seal", "--yes", *words)
 
 
@@ -157,7 +158,7 @@ def test_sealing_takes_the_permit_and_nothing_else(bake: Bake, sealing: Bake, pi
     assert changed == {"etcd1/seed.iso", "manifest.json"}
     assert json.loads((FOLDER / "sealed").read_text()).keys() == {"format_version", "node", "time"}
     assert_complete(FOLDER)
-    files = seed.unpack((FOLDER / "etcd1/seed.iso").read_bytes())
+    files = iso.unpack((FOLDER / "etcd1/seed.iso").read_bytes())
     assert {file.path.name: file.data for file in files} == {
         name: (FOLDER / "etcd1" / name).read_bytes() for name in NODE_FILES if name != "seed.iso"
     }
@@ -222,7 +223,7 @@ def test_an_archive_that_is_gone_does_not_keep_a_cluster_from_being_sealed(bake:
     Path("etcd.tar.gz").unlink()
     assert sealing().code == 0
     sealed = (FOLDER / "etcd1/seed.iso").read_bytes()
-    assert [file.data for file in seed.unpack(sealed)][3:] == [archive]
+    assert [file.data for file in iso.unpack(sealed)][3:] == [archive]
     Path("etcd.tar.gz").write_bytes(archive)
     assert "Nothing changed" in bake(*words).err
 
@@ -477,7 +478,8 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path, mode: int) -> No
     out.mkdir()
     out.chmod(mode)
     script = (
-        "import os, sys; from generator import bake, cli, pki, profile; from generator.host import store\n"
+        "import os, sys; from generator import cli, pki; from generator.config import load\n"
+        "from generator.operations import bake; from generator.store import folder\n"
     )
     script += "os.setuid(65534); sys.argv[1:] = ['--nodes', '1', '--out', sys.argv[1]]; cli.main()"
     for parent in list(tmp_path.parents)[:3]:

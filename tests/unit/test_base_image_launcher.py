@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-LAUNCHER = Path(__file__).parents[2] / "generator/base_image/tuned/usr/local/lib/base-image/cloud_init.py"
+LAUNCHER = Path(__file__).parents[2] / "generator/image/recipe/tuned/usr/local/lib/base-image/cloud_init.py"
 
 
 def test_a_file_is_its_owners_alone_until_it_has_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_a_problem_is_named_once(bake: Bake) -> None:
 
 
 def test_a_missing_libvirt_is_named_with_its_remedy(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
+    monkeypatch.setattr("generator.vm.connection.libvirt", None)
     result = bake("status")
     assert result.code in (1, 2)
     assert "hint: " in result.err

@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from generator import certificates, pki
-from generator import cluster as cluster_module
-from generator.bake import bake
-from generator.certificates import Delivery, deliver, entries, outdated
+from generator import pki, vm
 from generator.cli import bake as command
-from generator.cluster import Cluster, open_cluster
+from generator.config.load import load
+from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import InputError, UnhealthyError, WaitTimeoutError
-from generator.host import hypervisor
-from generator.host.hypervisor import NodeStatus, State
-from generator.host.store import Store
-from generator.keyring import required_pems
+from generator.operations import certs
+from generator.operations import up as cluster_module
+from generator.operations.bake import bake
+from generator.operations.certs import Delivery, deliver, entries, outdated
+from generator.operations.up import Cluster, open_cluster
 from generator.plan import NodePlan
-from generator.profile import load
-from generator.spec import ClusterSpec, read_spec
+from generator.store.existing_keys import required_pems
+from generator.store.folder import Store
+from generator.vm import NodeStatus, State
 
 NODES = ("etcd1", "etcd2")
 Bake = Callable[..., Cluster]
@@ -69,10 +69,10 @@ class Rack:
         self.consoles: dict[str, bytes] = {}
         self.drives: dict[str, bool] = {}
         self.said: list[str] = []
-        monkeypatch.setattr(certificates, "served_certificate", lambda address, _: self.served.get(address))
-        monkeypatch.setattr(certificates, "_PAUSE", 0.01)
+        monkeypatch.setattr(certs, "served_certificate", lambda address, _: self.served.get(address))
+        monkeypatch.setattr(certs, "_PAUSE", 0.01)
         for name in ("insert_seed", "remove_seed", "status", "console_logs"):
-            monkeypatch.setattr(hypervisor, name, getattr(self, name))
+            monkeypatch.setattr(vm, name, getattr(self, name))
 
     def serve(self, cluster: Cluster) -> None:
         """Every node has what the folder has."""
@@ -213,8 +213,8 @@ def test_what_a_node_said_of_an_earlier_seed_does_not_count(made: Bake, rack: Ra
 
 
 def test_the_record_is_the_one_that_the_hook_prints() -> None:
-    hook = Path(certificates.__file__).with_name("guest") / "apply-seed"
-    assert f'say("waiting", "{certificates.WAITS}")' in hook.read_text()
+    hook = Path(certs.__file__).with_name("guest") / "apply-seed"
+    assert f'say("waiting", "{certs.WAITS}")' in hook.read_text()
 
 
 def test_a_node_that_does_not_answer_keeps_what_is_in_its_drive(made: Bake, rack: Rack) -> None:
@@ -438,5 +438,5 @@ def test_the_remedy_for_an_ended_ca_keeps_the_cluster(made: Bake, spec: ClusterS
 
 
 def test_no_remedy_removes_a_clusters_folder() -> None:
-    sources = Path(certificates.__file__).parent.rglob("*.py")
+    sources = Path(certs.__file__).parent.rglob("*.py")
     assert [path for path in sources if re.search("remove the cluster's folder", path.read_text())] == []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from generator.host.tls import ClientFiles
+from generator.etcd.tls_probe import ClientFiles
 from tests.chaos import planted, report
 from tests.chaos.__main__ import arguments, chosen
 from tests.chaos.rows import ROWS

@@ -16,8 +16,8 @@ import click
 import pytest
 
 from generator import __version__, cli
-from generator.cli.shared import FORMAT_VERSION
-from generator.options import SPEC_FLAGS
+from generator.cli.common import FORMAT_VERSION
+from generator.cli.options import SPEC_FLAGS
 
 Bake = Callable[..., Any]
 COMMANDS = sorted(cli.bake.commands)
@@ -129,7 +129,7 @@ def test_verbose_shows_where_a_failure_comes_from(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, words: list[str], shown: bool
 ) -> None:
     bake("--nodes", 1)
-    monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
+    monkeypatch.setattr("generator.vm.connection.libvirt", None)
     result = bake("down", *words)
     assert result.code == 1
     assert "error: the Python module libvirt is not installed" in result.err

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from generator import RELEASED
-from generator.bake import bake
-from generator.host.store import Store
-from generator.spec import ClusterSpec
+from generator.config.spec import ClusterSpec
+from generator.operations.bake import bake
+from generator.store.folder import Store
 
 
 def test_the_date_of_the_release_is_kept_up_to_date(tool: Callable[[str], str]) -> None:

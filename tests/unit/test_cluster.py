@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import yaml
 
-from generator import cluster as stories
-from generator import verify
-from generator.bake import bake as make
-from generator.bake import seal as seal_files
-from generator.cluster import Boot, Cluster, open_cluster
+from generator import vm
+from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import BakeError, InputError
-from generator.host import console, hypervisor
-from generator.host.hypervisor import NodeStatus, Owned, State
-from generator.host.store import Store
-from generator.removal import destroy
-from generator.spec import ClusterSpec, read_spec
+from generator.operations import up as stories
+from generator.operations import verify
+from generator.operations.bake import bake as make
+from generator.operations.bake import seal as seal_files
+from generator.operations.destroy import destroy
+from generator.operations.up import Boot, Cluster, open_cluster
+from generator.store.folder import Store
+from generator.vm import NodeStatus, Owned, State, console_records
 
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 NODES = ("etcd1", "etcd2")
@@ -79,8 +79,8 @@ def drive(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         media.append(seed.read_bytes())
         return media.count(media[-1]) == 1
 
-    monkeypatch.setattr(hypervisor, "replace_seed", replace_seed)
-    monkeypatch.setattr(hypervisor, "remove_seed", lambda *_, **__: True)
+    monkeypatch.setattr(vm, "replace_seed", replace_seed)
+    monkeypatch.setattr(vm, "remove_seed", lambda *_, **__: True)
     return media
 
 
@@ -93,7 +93,7 @@ def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Says) -> 
     logs = dict(zip(NODES, consoles, strict=True))
     for name, says in logs.items():
         says.instance = says.instance or instance(cluster, name)
-    monkeypatch.setattr(hypervisor, "console_logs", lambda *_, **__: logs)
+    monkeypatch.setattr(vm, "console_logs", lambda *_, **__: logs)
     stories.wait_until_settled(object(), cluster, 5, diary)
     return diary.lines
 
@@ -142,7 +142,7 @@ def test_an_old_failure_of_a_healthy_node_does_not_end_up(
 def test_a_running_node_whose_log_is_empty_counts_when_etcd_says_that_it_votes(
     part: verify.Part, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_DOUBT_SECONDS", 0)
+    monkeypatch.setattr(console_records, "_DOUBT_SECONDS", 0)
     states(monkeypatch, State.RUNNING, State.RUNNING)
     node = verify.NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, part=part)
     monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
@@ -185,7 +185,7 @@ def test_what_was_cut_off_between_files_and_drive_is_completed(
         raise BakeError("the drive is stuck", hint="bake seal tries it again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(hypervisor, "replace_seed", fail)
+        patch.setattr(vm, "replace_seed", fail)
         with pytest.raises(BakeError, match="the drive is stuck") as error:
             wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2"))
     assert "bake seal" in (error.value.hint or "")
@@ -205,8 +205,8 @@ def seal(cluster: Cluster, now: datetime) -> None:
 def states(monkeypatch: pytest.MonkeyPatch, *found: State) -> None:
     pairs = zip(NODES, found, strict=True)
     nodes = [NodeStatus(node=name, domain=f"etcd-{name}", state=state) for name, state in pairs]
-    monkeypatch.setattr(hypervisor, "connect", lambda _: object())
-    monkeypatch.setattr(hypervisor, "status", lambda *_, **__: nodes)
+    monkeypatch.setattr(vm, "connect", lambda _: object())
+    monkeypatch.setattr(vm, "status", lambda *_, **__: nodes)
 
 
 def test_up_does_not_wait_for_a_cluster_that_is_sealed_and_gone(
@@ -233,9 +233,9 @@ def test_only_a_cluster_that_was_destroyed_whole_may_begin_again(
 ) -> None:
     seal(baked, now)
     states(monkeypatch, State.MISSING, State.MISSING)
-    monkeypatch.setattr(hypervisor, "destroy", lambda *_, **__: removed)
+    monkeypatch.setattr(vm, "destroy", lambda *_, **__: removed)
     owned = tuple(Owned(kind="VM", name=name, cluster_id=baked.cluster_id) for name in removed)
-    monkeypatch.setattr(hypervisor, "list_owned", lambda *_, **__: owned)
+    monkeypatch.setattr(vm, "list_owned", lambda *_, **__: owned)
     mark = () if sealed else (str(baked.store.folder / "sealed"),)
     assert destroy(baked.store, uri=None, force=False, consent=lambda _: None) == (*removed, *mark)
     assert baked.sealed is sealed
@@ -265,7 +265,7 @@ def test_status_says_whether_the_cluster_is_sealed_and_what_is_left_to_do(
     bake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bake("--nodes", 2)
-    monkeypatch.setattr("generator.host.hypervisor.connection.libvirt", None)
+    monkeypatch.setattr("generator.vm.connection.libvirt", None)
     node = verify.NodeStatus(name="etcd1", address="192.168.20.31", reachable=True)
     monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
     monkeypatch.setattr(verify, "answers", lambda *_: True)

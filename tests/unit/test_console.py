@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generator.errors import WaitTimeoutError
-from generator.host.console import Event, Journal, LineReader, follow, parse_line
+from generator.vm.console_records import Event, Journal, LineReader, follow, parse_line
 
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 PHASE = st.sampled_from(["cloud-init", "configured", "joining", "learner", "voting", "waiting", "failed"])

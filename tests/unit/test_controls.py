@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from generator.controls import CONTROLS, Audited, audit_nodes
-from generator.host.observe import Port
-from generator.host.report import NodeReport, Owned
-from generator.host.tls import Certificate, Guest, Knock, Reply
-from generator.judges import NodeFacts, Outcome, Planned
+from generator.etcd.answers import Certificate, Guest, Knock, NodeReport, Owned, Port, Reply
+from generator.health.cis_controls import CONTROLS, Audited, audit_nodes
+from generator.health.node_checks import NodeFacts, Outcome, Planned
 from generator.plan import ClusterPlan
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from generator.domain import (
+from generator.plan import ClusterPlan
+from generator.vm.domain_xml import (
     Accel,
     Files,
     Owner,
@@ -24,7 +25,6 @@ from generator.domain import (
     swap_seed,
     volume_xml,
 )
-from generator.plan import ClusterPlan
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "domain"
 Make = Callable[..., ClusterPlan]

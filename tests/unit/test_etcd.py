@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode
 
-from generator.host import etcd
-from generator.host.etcd import Etcd, EtcdError, NoAnswerError, RefusedError
-from generator.host.etcd_api import message
-from generator.host.tls import ClientFiles
+from generator.etcd import client as grpc_client
+from generator.etcd.client import Etcd, EtcdError, NoAnswerError, RefusedError
+from generator.etcd.messages import message
+from generator.etcd.tls_probe import ClientFiles
 from tests.unit.grpc_server import GrpcServer, Reply
 
 FILES = ClientFiles(ca=Path("/dev/null"), cert=Path("/dev/null"), key=Path("/dev/null"))
@@ -114,7 +114,7 @@ def test_keys_and_values_are_bytes_and_an_empty_value_is_left_out(serve: Serve) 
     [(b"/a/", b"/a0"), (b"a\xff\xff", b"b"), (b"\xff", b"\0"), (b"", b"\0"), (b"a\xfe", b"a\xff")],
 )
 def test_a_prefix_ends_just_behind_its_last_key(prefix: bytes, end: bytes) -> None:
-    assert etcd.prefix_end(prefix) == end
+    assert grpc_client.prefix_end(prefix) == end
 
 
 def question(name: str, **values: object) -> tuple[str, bytes]:
@@ -225,9 +225,9 @@ def test_an_ipv6_address_is_in_brackets() -> None:
 
 def test_who_asks_first_at_the_same_time_asks_on_one_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a loop each, an answer would lie there until the time limit."""
-    etcd._make_loop.cache_clear()
+    grpc_client._make_loop.cache_clear()
     make = asyncio.new_event_loop
     monkeypatch.setattr(asyncio, "new_event_loop", lambda: (time.sleep(0.1), make())[1])
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(lambda _: etcd._loop(), range(8)))) == 1
+        assert len(set(pool.map(lambda _: grpc_client._loop(), range(8)))) == 1
     assert serve(good("Alarm")).alarms() == ()

@@ -6,7 +6,15 @@ import re
 
 import pytest
 
-from generator.etcd_options import OPTIONS, REFUSED, RESERVED, check_options, known_options, variable, warn_options
+from generator.config.etcd_options import (
+    OPTIONS,
+    REFUSED,
+    RESERVED,
+    check_options,
+    known_options,
+    variable,
+    warn_options,
+)
 from tests.assembly.etcd_values import ACCEPTED, IGNORED, REJECTED
 
 # bake's own rules, whatever etcd says: (series, option, value, what the message says, what the remedy says)

@@ -17,10 +17,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtensionOID
 
-from generator.bake import bake
-from generator.host.store import Store
+from generator.config.load import load
+from generator.operations.bake import bake
 from generator.pki import BACKDATE
-from generator.profile import load
+from generator.store.folder import Store
 
 DOCUMENT = Path(__file__).parents[1] / "document"
 ROLES = ("etcd-ca", "etcd-server", "etcd-peer", "etcd-client")

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from generator.errors import InputError
-from generator.host import folders
-from generator.host.store import Store
+from generator.store import permissions
+from generator.store.folder import Store
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -192,10 +192,10 @@ def test_a_home_with_the_users_private_group_is_used(tmp_path: Path, monkeypatch
     os.chown(home, user.pw_uid, user.pw_gid)
     home.chmod(0o775)
     monkeypatch.setattr(os, "geteuid", lambda: user.pw_uid)
-    folders.check_way(home / "out")
+    permissions.check_way(home / "out")
     monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("daemon").pw_uid)
     with pytest.raises(InputError, match="belongs to games"):
-        folders.check_way(home / "out")
+        permissions.check_way(home / "out")
 
 
 @root_only
@@ -207,14 +207,14 @@ def test_in_a_rootless_container_the_machines_own_folders_are_used(tmp_path: Pat
     for parent in list(tmp_path.parents)[:3]:
         parent.chmod(0o755)
     tmp_path.chmod(0o755)
-    script = "from pathlib import Path; from generator.host import folders, store; import sys\n"
-    check = script + "folders.check_way(Path(sys.argv[1]) / 'out')"
+    script = "from pathlib import Path; from generator.store import folder, permissions; import sys\n"
+    check = script + "permissions.check_way(Path(sys.argv[1]) / 'out')"
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", check, home]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "unshare failed" in done.stderr:
         pytest.skip("no user namespaces here")
     assert done.returncode == 0, done.stderr
-    read = script + "store.Store(Path(sys.argv[1]), 'etcd').read('identity')"
+    read = script + "folder.Store(Path(sys.argv[1]), 'etcd').read('identity')"
     (home / "etcd").mkdir()
     give_away(home / "etcd")
     done = subprocess.run([*command[:5], read, home], capture_output=True, text=True, check=False)
@@ -241,8 +241,8 @@ def test_a_secret_may_come_through_a_pipe_of_the_one_who_called_sudo(bake: Bake)
     """`pass show ca | sudo bake --ca-passphrase-file /dev/stdin`: the pipe belongs to the user."""
     os.mkfifo("pipe")
     give_away(Path("pipe"))
-    folders.check_secret(Path("pipe"), "--ca-passphrase-file")
-    folders.check_secret(Path("nowhere"), "--ca-passphrase-file")  # said by whoever reads it
+    permissions.check_secret(Path("pipe"), "--ca-passphrase-file")
+    permissions.check_secret(Path("nowhere"), "--ca-passphrase-file")  # said by whoever reads it
 
 
 # ── the manifest ────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,11 +13,12 @@ from textwrap import indent
 
 import pytest
 
-from generator import bake, seed
+from generator.config.load import load, profile_names
+from generator.operations import bake
 from generator.pki import NODE_ROLES
 from generator.plan import plan_cluster
-from generator.profile import load, profile_names
-from generator.render import Trust
+from generator.seed import iso
+from generator.seed.guest_files import Trust
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"
@@ -25,9 +26,12 @@ ARCHIVE = {
     "--archive": (("install", "archive"), "etcd.tar.gz"),
     "--archive-sha256": (("install", "sha256"), "0" * 64),
 }
-SHIPPED = [
-    path for path in (ROOT / "generator/guest").iterdir() if path.is_file() and path.suffix != ".j2"
-]
+GUEST = ROOT / "generator/seed/guest"
+SHIPPED = {
+    f"{path.relative_to(GUEST)}": path.read_text()
+    for path in GUEST.rglob("*")
+    if path.is_file() and path.suffix != ".j2" and "cache" not in str(path.relative_to(GUEST))
+}
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,14 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
             yield Path(file.path), file.data.decode()
     for node in plan.nodes[:2]:  # the one that begins, and one that joins
         for file in bake.node_files(plan, node, trust, credentials, (), sealed=False):  # type: ignore[arg-type]
-            if file.path.name != seed.SEED_ISO.name:
+            if file.path.name != iso.SEED_ISO.name:
                 yield Path(file.path), file.data.decode()
 
 
 def readable(text: str) -> str:
-    for path in SHIPPED:
+    for path, content in SHIPPED.items():
         for margin in ("    ", "  "):
-            text = text.replace(indent(path.read_text(), margin), f"{margin}(generator/guest/{path.name})\n")
+            text = text.replace(indent(content, margin), f"{margin}(generator/seed/guest/{path})\n")
     return re.sub(r"(instance-id: \S+-)[0-9a-f]{16}\n", r"\1(digest)\n", text)
 
 
@@ -81,4 +85,4 @@ def test_no_profile_that_is_gone_is_on_file() -> None:
 def test_every_shipped_file_stands_by_its_name_alone() -> None:
     every = "".join(readable(text) for profile in profile_names() for _, text in baked(profile))
     assert "#!/bin/sh" not in every
-    assert set(re.findall(r"\(generator/guest/(\S+)\)", every)) == {path.name for path in SHIPPED}
+    assert set(re.findall(r"\(generator/seed/guest/(\S+)\)", every)) == set(SHIPPED)

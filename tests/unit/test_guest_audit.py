@@ -15,9 +15,9 @@ from types import ModuleType
 import pytest
 
 from generator import pki
-from generator.host.report import parse_report
+from generator.etcd.node_report import parse_report
 from generator.plan import ClusterPlan
-from generator.render import Trust, guest_files
+from generator.seed.guest_files import Trust, guest_files
 from tests.assembly.miniature import GUEST
 
 

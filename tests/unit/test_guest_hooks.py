@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-GUEST = Path(__file__).parents[2] / "generator" / "guest"
+GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
 A, B = "1111111111111111", "2222222222222222"  # member ids
 # Records how it was called, then does what answers/<n> says for the n-th call; the last one goes on for ever.
 ETCDCTL = """#!/bin/sh
@@ -47,7 +47,7 @@ class Desk:
         (folder / str(len(self.answers))).write_text(body)
 
     def run(self, hook: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [*self.shell, str(GUEST / hook)]
+        command = [*self.shell, str(GUEST.parents[2] / hook if hook == "bootcmd" else GUEST / hook)]
         return subprocess.run(
             command, env=self.env | env, capture_output=True, text=True, timeout=180, cwd=self.root
         )
@@ -373,7 +373,7 @@ def test_a_first_boot_without_an_instance_id_has_not_come_to_its_end(desk: Desk)
 def boot(desk: Desk, *, medium: dict[str, str] | None = None) -> list[str]:
     """Run bootcmd's text as cloud-init does, with its absolute paths moved below the desk and `medium` as the files
     that can be mounted. Returns how mount and umount were called."""
-    text = (GUEST / "bootcmd").read_text()
+    text = (GUEST.parents[2] / "bootcmd").read_text()
     for place in ("/var/lib/", "/run/bake", "/etc/etcd", "/dev/console"):
         text = text.replace(place, f"{desk.root}{place}")
     seed, log = desk.root / "run/bake/seed", desk.root / "mounts"

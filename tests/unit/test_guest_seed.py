@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from generator import RELEASED, yaml12
-from generator.authorities import Authorities
-from generator.bake import bake
-from generator.host.store import Store
-from generator.profile import load
+from generator import RELEASED
+from generator.config import yaml12
+from generator.config.load import load
+from generator.operations.bake import bake
+from generator.pki.ca_phases import Authorities
+from generator.store.folder import Store
 from tests.hostile.syscalls import Call, parse
 
-GUEST = Path(__file__).parents[2] / "generator" / "guest"
+GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
 NOW = RELEASED + timedelta(days=1)
 Change = Callable[[Authorities], Authorities]
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from generator import pki
-from generator.host.hello import VERSIONS, speaks
+from generator.etcd.tls_hello import VERSIONS, speaks
 from generator.plan import ClusterPlan
 
 HOST = "127.0.0.1"

@@ -14,20 +14,30 @@ from xml.etree import ElementTree
 
 import pytest
 
-from generator.domain import Accel, Files, Owner, domain_xml, medium_of, network_xml, pool_xml, read_owner, swap_seed
 from generator.errors import BakeError
+from generator.operations.verify import Verification
 from generator.plan import ClusterPlan
-from generator.verify import Verification
+from generator.vm.domain_xml import (
+    Accel,
+    Files,
+    Owner,
+    domain_xml,
+    medium_of,
+    network_xml,
+    pool_xml,
+    read_owner,
+    swap_seed,
+)
 
 libvirt = pytest.importorskip("libvirt")
 
-from generator.host import hypervisor  # noqa: E402
-from generator.host.hypervisor import accel, connection, medium, network, pool  # noqa: E402
-from generator.host.hypervisor.boot import boot, console_volume  # noqa: E402
-from generator.host.hypervisor.ownership import Claim  # noqa: E402
-from generator.host.image import BootImage  # noqa: E402
+from generator import vm  # noqa: E402
+from generator.image.base import BootImage  # noqa: E402
+from generator.vm import acceleration, connection, network, seed_drive, storage_pool  # noqa: E402
+from generator.vm.boot import boot, console_volume  # noqa: E402
+from generator.vm.ownership import Claim  # noqa: E402
 
-boot_module = importlib.import_module("generator.host.hypervisor.boot")  # the package has a function of that name
+boot_module = importlib.import_module("generator.vm.boot")  # the package has a function of that name
 Make = Callable[..., ClusterPlan]
 FILES = Files(disk="/pool/d.qcow2", seed="/pool/s.iso", console="/pool/c.log")
 CLAIM = Claim(cluster="etcd", cluster_id="id1")
@@ -36,7 +46,7 @@ CLAIM = Claim(cluster="etcd", cluster_id="id1")
 @pytest.fixture
 def driver() -> Iterator[Any]:
     """A test driver of our own: the default one's state is shared within a process."""
-    connected = hypervisor.connect("test:///default")
+    connected = vm.connect("test:///default")
     yield connected
     for domain in connected.listAllDomains():
         if domain.name() != "test":
@@ -96,10 +106,10 @@ def test_a_vm_that_is_not_ours_is_refused_and_untouched(
     with pytest.raises(BakeError, match=message):
         try_boot(driver, plan(), tmp_path)
     with pytest.raises(BakeError, match=message):
-        hypervisor.down(driver, plan(), cluster_id="id1", report=print)
-    assert hypervisor.destroy(driver, "etcd", cluster_id="id1") == ()
+        vm.down(driver, plan(), cluster_id="id1", report=print)
+    assert vm.destroy(driver, "etcd", cluster_id="id1") == ()
     assert picture(driver) == before
-    assert hypervisor.status(driver, plan(), cluster_id="id1")[0].state == hypervisor.State.FOREIGN
+    assert vm.status(driver, plan(), cluster_id="id1")[0].state == vm.State.FOREIGN
 
 
 def test_a_vm_with_our_uuid_and_another_name_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
@@ -117,7 +127,7 @@ def test_a_network_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Ma
         BakeError, match="the network bake-etcd that is there already belongs to somebody else"
     ):
         try_boot(driver, plan(), tmp_path)
-    assert hypervisor.destroy(driver, "etcd") == ()
+    assert vm.destroy(driver, "etcd") == ()
     assert picture(driver) == before
 
 
@@ -129,41 +139,41 @@ def test_a_pool_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Make,
     with pytest.raises(BakeError, match="the storage pool bake-etcd is somebody else's"):
         try_boot(driver, plan(), tmp_path)
     with pytest.raises(BakeError, match="is somebody else's"):
-        hypervisor.destroy(driver, "etcd")
+        vm.destroy(driver, "etcd")
     assert picture(driver) == before
 
 
 def test_a_pool_of_another_ca_is_refused(driver: Any) -> None:
-    pool.ensure_pool(driver, CLAIM)
+    storage_pool.ensure_pool(driver, CLAIM)
     with pytest.raises(BakeError, match="another cluster named etcd, with another CA"):
-        pool.find_pool(driver, Claim(cluster="etcd", cluster_id="id2"))
-    assert pool.find_pool(driver, Claim(cluster="etcd")) is not None
+        storage_pool.find_pool(driver, Claim(cluster="etcd", cluster_id="id2"))
+    assert storage_pool.find_pool(driver, Claim(cluster="etcd")) is not None
 
 
 def test_destroy_removes_all_of_ours_and_nothing_else(driver: Any, plan: Make) -> None:
     before = picture(driver)
     define(driver, plan(), owner("etcd1"), start=True)
     driver.networkDefineXML(network_xml(plan().network, owner())).create()
-    pool.ensure_pool(driver, CLAIM)
+    storage_pool.ensure_pool(driver, CLAIM)
     other = plan(name="other", network={"subnet": "10.7.0.0/24"})
     define(driver, other, owner("etcd1", cluster="other"), start=True)
-    removed = hypervisor.destroy(driver, "etcd", cluster_id="id1")
+    removed = vm.destroy(driver, "etcd", cluster_id="id1")
     assert {"etcd-etcd1", "bake-etcd"} <= set(removed)
     left = [thing for thing in picture(driver) if thing not in before]
     assert [name for name, _, _ in left] == ["other-etcd1"]
-    assert hypervisor.destroy(driver, "etcd", cluster_id="id1") == ()
+    assert vm.destroy(driver, "etcd", cluster_id="id1") == ()
 
 
 def test_destroy_finds_vms_that_no_plan_knows_any_more(driver: Any, plan: Make) -> None:
     define(driver, plan(nodes=[{"name": "gone"}]), owner("gone"), start=True)
-    assert hypervisor.destroy(driver, "etcd") == ("etcd-gone",)
+    assert vm.destroy(driver, "etcd") == ("etcd-gone",)
 
 
 def test_destroy_leaves_a_file_that_bake_did_not_make(driver: Any) -> None:
-    made = pool.ensure_pool(driver, CLAIM)
+    made = storage_pool.ensure_pool(driver, CLAIM)
     made.createXML("<volume><name>holiday.jpg</name><capacity>1</capacity></volume>")
     with pytest.raises(BakeError, match=r"not ours: holiday\.jpg"):
-        hypervisor.destroy(driver, "etcd")
+        vm.destroy(driver, "etcd")
     assert "holiday.jpg" in made.listVolumes()
 
 
@@ -173,22 +183,22 @@ def test_destroy_leaves_a_network_that_somebody_elses_vm_uses(driver: Any, plan:
     xml = domain_xml(other, other.nodes[0], FILES, Accel.TCG, owner(cluster="other"))
     driver.defineXML(xml.replace('"bake-other"', '"bake-etcd"')).create()
     with pytest.raises(BakeError, match="other-etcd1 run on the network bake-etcd"):
-        hypervisor.destroy(driver, "etcd")
+        vm.destroy(driver, "etcd")
 
 
 def test_the_pool_lies_beside_the_one_named_default(driver: Any) -> None:
     driver.storagePoolDefineXML(
         "<pool type='dir'><name>default</name><target><path>/srv/vms</path></target></pool>"
     )
-    made = pool.ensure_pool(driver, CLAIM)
+    made = storage_pool.ensure_pool(driver, CLAIM)
     driver.storagePoolLookupByName("default").undefine()
-    assert pool.path_of(made, "x") == "/srv/vms/bake-etcd/x"
+    assert storage_pool.path_of(made, "x") == "/srv/vms/bake-etcd/x"
 
 
 def test_a_pool_that_is_there_is_taken_as_it_is(driver: Any) -> None:
     driver.storagePoolDefineXML(pool_xml("etcd", "/elsewhere"))  # a boot that was interrupted here
-    assert pool.path_of(pool.ensure_pool(driver, CLAIM), "x") == "/elsewhere/x"
-    assert pool.ensure_pool(driver, CLAIM).listVolumes() == ["bake-owner-id1"]
+    assert storage_pool.path_of(storage_pool.ensure_pool(driver, CLAIM), "x") == "/elsewhere/x"
+    assert storage_pool.ensure_pool(driver, CLAIM).listVolumes() == ["bake-owner-id1"]
 
 
 # --- the seed in the drive ----------------------------------------------------------------------------------
@@ -198,27 +208,27 @@ def test_a_pool_that_is_there_is_taken_as_it_is(driver: Any) -> None:
 def uploads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test driver has volumes, and nothing to send into them; its drives know no force."""
     real, force = libvirt.virDomain.updateDeviceFlags, libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
-    monkeypatch.setattr(pool, "_send", lambda *_, **__: None)
+    monkeypatch.setattr(storage_pool, "_send", lambda *_, **__: None)
     monkeypatch.setattr(libvirt.virDomain, "updateDeviceFlags", lambda *words: real(*words[:2], words[2] & ~force))
 
 
 def volumes(driver: Any) -> list[str]:
-    made = pool.ensure_pool(driver, CLAIM)
+    made = storage_pool.ensure_pool(driver, CLAIM)
     return sorted(name for name in made.listVolumes() if name.endswith(".iso"))
 
 
 def first_seed(driver: Any, plan: ClusterPlan, *, cluster_id: str = "id1") -> Any:
     """The VM of etcd1 with a seed that holds its permit."""
-    made = pool.ensure_pool(driver, CLAIM)
-    name = medium.seed_volume("etcd1", medium.seed_digest(b"with permit"))
-    pool.put(made, name, b"with permit")
-    files = replace(FILES, seed=pool.path_of(made, name))
-    tag = owner("etcd1", seed=medium.seed_digest(b"with permit"), config="c", image="i", cluster_id=cluster_id)
+    made = storage_pool.ensure_pool(driver, CLAIM)
+    name = seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"with permit"))
+    storage_pool.put(made, name, b"with permit")
+    files = replace(FILES, seed=storage_pool.path_of(made, name))
+    tag = owner("etcd1", seed=seed_drive.seed_digest(b"with permit"), config="c", image="i", cluster_id=cluster_id)
     return driver.defineXML(domain_xml(plan, plan.nodes[0], files, Accel.TCG, tag))
 
 
 def exchange(driver: Any, plan: ClusterPlan, seed: bytes = b"without") -> bool | None:
-    return hypervisor.replace_seed(driver, plan, plan.nodes[0], seed, cluster_id="id1")
+    return vm.replace_seed(driver, plan, plan.nodes[0], seed, cluster_id="id1")
 
 
 @pytest.mark.usefixtures("uploads")
@@ -227,9 +237,9 @@ def test_a_stopped_vm_gets_another_seed_and_the_old_one_goes(driver: Any, plan: 
     old = read_owner(before)
     assert exchange(driver, plan()) is True
     xml = driver.lookupByName("etcd-etcd1").XMLDesc()
-    digest = medium.seed_digest(b"without")
+    digest = seed_drive.seed_digest(b"without")
     (name,) = volumes(driver)
-    assert name == medium.seed_volume("etcd1", digest)
+    assert name == seed_drive.seed_volume("etcd1", digest)
     assert medium_of(xml).endswith(f"/{name}")
     assert old is not None
     assert read_owner(xml) == replace(old, seed=digest)
@@ -247,7 +257,7 @@ def test_a_running_vm_gets_another_seed_at_once_and_for_its_next_start(driver: A
     domain = driver.lookupByName("etcd-etcd1")
     assert domain.isActive()
     (name,) = volumes(driver)
-    assert name == medium.seed_volume("etcd1", medium.seed_digest(b"without"))
+    assert name == seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"without"))
     for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
         assert medium_of(domain.XMLDesc(flags)).endswith(f"/{name}")
     before = picture(driver)
@@ -284,7 +294,7 @@ def test_the_seed_of_a_vm_that_is_not_ours_is_not_exchanged(driver: Any, plan: M
 
 
 def take_out(driver: Any, plan: ClusterPlan) -> bool | None:
-    return hypervisor.remove_seed(driver, plan, plan.nodes[0], cluster_id="id1")
+    return vm.remove_seed(driver, plan, plan.nodes[0], cluster_id="id1")
 
 
 @pytest.mark.usefixtures("uploads")
@@ -299,7 +309,7 @@ def test_an_emptied_drive_is_empty_now_and_later_and_its_seed_is_gone(driver: An
     assert volumes(driver) == []
     tag = read_owner(domain.XMLDesc())
     assert tag is not None
-    assert tag.seed == medium.seed_digest(b"with permit"), "what the node was configured with"
+    assert tag.seed == seed_drive.seed_digest(b"with permit"), "what the node was configured with"
     before = picture(driver)
     assert take_out(driver, plan()) is False
     assert picture(driver) == before
@@ -309,9 +319,9 @@ def test_an_emptied_drive_is_empty_now_and_later_and_its_seed_is_gone(driver: An
 def test_a_newer_seed_that_a_running_vm_has_not_seen_is_not_taken_away(driver: Any, plan: Make) -> None:
     domain = first_seed(driver, plan())
     domain.create()
-    made = pool.ensure_pool(driver, CLAIM)
-    pool.put(made, name := medium.seed_volume("etcd1", medium.seed_digest(b"newer")), b"newer")
-    waiting = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), pool.path_of(made, name), "newer")
+    made = storage_pool.ensure_pool(driver, CLAIM)
+    storage_pool.put(made, name := seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"newer")), b"newer")
+    waiting = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), storage_pool.path_of(made, name), "newer")
     driver.defineXML(waiting)
     assert take_out(driver, plan()) is False
     assert medium_of(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).endswith(name)
@@ -325,16 +335,16 @@ def test_sealing_puts_nothing_into_an_emptied_drive_and_a_renewal_does(
     first_seed(driver, plan()).create()
     take_out(driver, plan())
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "put", lambda *_: pytest.fail("a seed, which holds keys, was uploaded for no drive"))
+        patch.setattr(storage_pool, "put", lambda *_: pytest.fail("a seed was uploaded, and no drive takes it"))
         assert exchange(driver, plan()) is True
     assert exchange(driver, plan()) is False
     tag = read_owner(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     assert tag is not None
-    assert (volumes(driver), tag.seed) == ([], medium.seed_digest(b"without"))
+    assert (volumes(driver), tag.seed) == ([], seed_drive.seed_digest(b"without"))
     cluster = plan()
-    assert hypervisor.insert_seed(driver, cluster, cluster.nodes[0], b"renewed", cluster_id="id1") is True
+    assert vm.insert_seed(driver, cluster, cluster.nodes[0], b"renewed", cluster_id="id1") is True
     (name,) = volumes(driver)
-    assert name == medium.seed_volume("etcd1", medium.seed_digest(b"renewed"))
+    assert name == seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"renewed"))
     domain = driver.lookupByName("etcd-etcd1")
     assert all(medium_of(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
 
@@ -382,8 +392,8 @@ def test_a_settled_node_and_another_image_name_no_volume_that_is_gone(
     assert take_out(driver, plan(nodes=2)) is True
     stop(driver)
     assert machines(digest="bb", seed=seed) == ("etcd1", "etcd2")
-    place = pool.ensure_pool(driver, CLAIM)
-    there = {pool.path_of(place, name) for name in place.listVolumes()}
+    place = storage_pool.ensure_pool(driver, CLAIM)
+    there = {storage_pool.path_of(place, name) for name in place.listVolumes()}
     assert set(named_volumes(driver)) <= there
     assert len(named_volumes(driver)) == (1 if seed == b"seed" else 2)
 
@@ -393,7 +403,7 @@ def test_a_settled_node_and_another_image_name_no_volume_that_is_gone(
 
 def refusal(driver: Any, plan: ClusterPlan) -> tuple[str, str]:
     """The names of the nodes that are refused, and of those that refuse them."""
-    found = hypervisor.find_refusal(driver, plan, cluster_id="id1")
+    found = vm.find_refusal(driver, plan, cluster_id="id1")
     sides = ((), ()) if found is None else (found.joining, found.by)
     return tuple(" ".join(node.name for node in side) for side in sides)  # type: ignore[return-value]
 
@@ -482,11 +492,12 @@ def libvirt_up(
     """`bake up` of so many nodes that settle at once, whatever etcd says."""
     (tmp_path / "disk").write_bytes(b"disk")
     image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
-    monkeypatch.setattr("generator.cluster.boot_image", lambda *_: image)
+    monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: image)
     monkeypatch.setattr(
-        hypervisor, "console_logs", lambda _, plan, **__: {node.name: Settled(node.name) for node in plan.nodes}
+        vm, "console_logs", lambda _, plan, **__: {node.name: Settled(node.name) for node in plan.nodes}
     )
-    monkeypatch.setattr("generator.cluster.verify_cluster", lambda *_, **__: Verification(cluster="etcd", checks=()))
+    healthy = Verification(cluster="etcd", checks=())
+    monkeypatch.setattr("generator.operations.up.verify_cluster", lambda *_, **__: healthy)
     words = ("--connect", "test:///default", "--accel", "tcg", "--wait", 20)
     return lambda nodes: bake("up", "--nodes", nodes, *words)
 @pytest.mark.usefixtures("uploads")
@@ -507,7 +518,7 @@ def test_a_seed_that_a_running_vm_has_is_taken_out_and_put_in_again(
 
     monkeypatch.setattr(libvirt.virDomain, "updateDeviceFlags", update)
     cluster = plan()
-    hypervisor.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=again)
+    vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=again)
     assert drives == [0, 1][:seen], "first empty, then full"
     assert picture(driver) == before
 
@@ -528,9 +539,9 @@ def test_an_insertion_that_was_cut_off_half_way_is_completed(
     with monkeypatch.context() as patch:
         patch.setattr(libvirt.virDomain, "updateDeviceFlags", update)
         with pytest.raises(BakeError, match="etcd-etcd1: gone") as error:
-            hypervisor.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
+            vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
     assert "bake certs deliver" in (error.value.hint or "")
-    assert hypervisor.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
+    assert vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
     domain = driver.lookupByName("etcd-etcd1")
     (name,) = volumes(driver)
     assert all(medium_of(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
@@ -600,7 +611,7 @@ def test_silence_and_no_route_are_no_answer() -> None:
 )
 def test_no_connection_is_explained(uri: str, hint: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BakeError, match="cannot connect to") as error:
-        hypervisor.connect(uri)
+        vm.connect(uri)
     assert error.value.hint is not None
     assert hint in error.value.hint
     assert capfd.readouterr() == ("", "")  # libvirt itself is silent
@@ -621,7 +632,7 @@ def test_a_socket_that_may_not_be_opened_says_who_may(monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr(connection.libvirt, "open", lambda _uri: (_ for _ in ()).throw(refusal))
     with pytest.raises(BakeError) as error:
-        hypervisor.connect(None)
+        vm.connect(None)
     assert error.value.hint is not None
     assert "group libvirt" in error.value.hint
 
@@ -629,13 +640,13 @@ def test_a_socket_that_may_not_be_opened_says_who_may(monkeypatch: pytest.Monkey
 def test_without_the_library_the_install_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "libvirt", None)
     with pytest.raises(BakeError, match="libvirt is not installed") as error:
-        hypervisor.connect(None)
+        vm.connect(None)
     assert "apt-get install" in (error.value.hint or "")
 
 
 def test_the_package_can_be_imported_without_the_library() -> None:
     # In a process of its own: a second copy of the package would stay behind as its parent's attribute.
-    code = "import sys; sys.modules['libvirt'] = None; from generator.host import hypervisor; hypervisor.connect(None)"
+    code = "import sys; sys.modules['libvirt'] = None; from generator import vm; vm.connect(None)"
     result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert "BakeError: the Python module libvirt is not installed" in result.stderr
 
@@ -711,10 +722,10 @@ def test_all_vms_are_on_probation_at_the_same_time() -> None:
         passed += seconds
 
     healthy, dying = [Mortal(float("inf")) for _ in range(50)], Mortal(3)
-    assert accel.find_dead([*healthy, dying], clock=lambda: passed, sleep=sleep) == [dying]
+    assert acceleration.find_dead([*healthy, dying], clock=lambda: passed, sleep=sleep) == [dying]
     assert passed == pytest.approx(5, abs=0.2)
     passed = 0.0
-    assert len(accel.find_dead([Mortal(2), Mortal(1)], clock=lambda: passed, sleep=sleep)) == 2
+    assert len(acceleration.find_dead([Mortal(2), Mortal(1)], clock=lambda: passed, sleep=sleep)) == 2
     assert passed < 1, "nothing is left to wait for"
 
 
@@ -768,7 +779,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_a_console_is_read_on_across_the_renaming_of_its_log(log: Path) -> None:
-    console = hypervisor.ConsoleLog(Shelf(log.parent), "etcd1")
+    console = vm.ConsoleLog(Shelf(log.parent), "etcd1")
     assert console.read() == b""
     log.write_bytes(b"one two ")
     assert console.read() == b"one two "
@@ -786,8 +797,8 @@ def test_a_console_is_read_on_across_the_renaming_of_its_log(log: Path) -> None:
 def test_a_log_of_an_earlier_run_is_gone_when_a_vm_starts(driver: Any, machines: Callable[..., Any]) -> None:
     machines()
     stop(driver)
-    place = pool.ensure_pool(driver, CLAIM)
-    pool.put(place, f"{console_volume('etcd1')}.0", b"bake: node=etcd1 phase=settled\n")
+    place = storage_pool.ensure_pool(driver, CLAIM)
+    storage_pool.put(place, f"{console_volume('etcd1')}.0", b"bake: node=etcd1 phase=settled\n")
     machines()
     assert not [name for name in place.listVolumes() if name.endswith(".log.0")]
 
@@ -795,7 +806,7 @@ def test_a_log_of_an_earlier_run_is_gone_when_a_vm_starts(driver: Any, machines:
 def test_the_first_look_at_a_console_reads_the_renamed_log_too(log: Path) -> None:
     log.with_name(f"{log.name}.0").write_bytes(b"bake: node=etcd1 phase=settled\n")
     log.write_bytes(b"noise")
-    assert hypervisor.ConsoleLog(Shelf(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
+    assert vm.ConsoleLog(Shelf(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
 
 
 # --- libvirt's own errors -----------------------------------------------------------------------------------
@@ -807,8 +818,8 @@ COMMANDS = ("up", "status", "seal", "down", "destroy --yes", "console etcd1", "c
 def libvirt_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """Every question about what is there fails, as when the daemon ends while bake uses it."""
     image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
-    monkeypatch.setattr("generator.cluster.boot_image", lambda *_: image)
-    monkeypatch.setattr("generator.verify.answers", lambda *_: True)
+    monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: image)
+    monkeypatch.setattr("generator.operations.verify.answers", lambda *_: True)
 
     def fail(text: str, domain: int) -> None:
         error = failure(text)
@@ -882,14 +893,14 @@ class Capable:
 def test_kvm_needs_a_cpu_that_says_so(flags: str, wish: str, chosen: Accel, tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
-    assert accel.choose_accel(Capable(), wish, print, cpuinfo) is chosen
+    assert acceleration.choose_accel(Capable(), wish, print, cpuinfo) is chosen
 
 
 def test_kvm_that_was_asked_for_and_cannot_be_is_an_error(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : sse2\n")
     with pytest.raises(BakeError, match="neither vmx nor svm"):
-        accel.choose_accel(Capable(), "kvm", print, cpuinfo)
+        acceleration.choose_accel(Capable(), "kvm", print, cpuinfo)
 
 
 def test_an_image_larger_than_the_disks_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:

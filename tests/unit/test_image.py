@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from generator.errors import BakeError, InputError
-from generator.host import image, image_build, image_custom
+from generator.image import base, build, custom
 
 needs_qemu_img = pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed")
 
@@ -53,7 +53,7 @@ def complete_image(folder: Path) -> Path:
 
 def refusal(source: Path | str, tmp_path: Path, sha256: str | None = None) -> str:
     with pytest.raises(InputError) as caught:
-        image_custom.custom_image(str(source), sha256, tmp_path / "cache", report=quiet)
+        custom.custom_image(str(source), sha256, tmp_path / "cache", report=quiet)
     [problem] = caught.value.problems
     assert problem.hint
     return str(problem)
@@ -66,24 +66,24 @@ def test_digest_changes_with_every_file_of_the_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe"
     (recipe / "files").mkdir(parents=True)
     (recipe / "files" / "a").write_text("1")
-    before = image.recipe_digest(recipe, plain=False)
-    assert image.recipe_digest(recipe, plain=False) == before
+    before = base.recipe_digest(recipe, plain=False)
+    assert base.recipe_digest(recipe, plain=False) == before
     (recipe / "files" / "a").write_text("2")
-    changed = image.recipe_digest(recipe, plain=False)
+    changed = base.recipe_digest(recipe, plain=False)
     (recipe / "files" / "a").rename(recipe / "files" / "b")
-    renamed = image.recipe_digest(recipe, plain=False)
-    assert len({before, changed, renamed, image.recipe_digest(recipe, plain=True)}) == 4
+    renamed = base.recipe_digest(recipe, plain=False)
+    assert len({before, changed, renamed, base.recipe_digest(recipe, plain=True)}) == 4
 
 
 def test_a_cached_image_is_not_built_again(tmp_path: Path) -> None:
-    digest = image.recipe_digest(image_build.RECIPE, plain=False)
+    digest = base.recipe_digest(build.RECIPE, plain=False)
     folder = complete_image(tmp_path / "images" / digest)
-    found = image.default_image(tmp_path, report=lambda text: pytest.fail(text))
+    found = base.default_image(tmp_path, report=lambda text: pytest.fail(text))
     assert (found.disk, found.digest, found.cmdline) == (folder / "disk.qcow2", digest, "quiet")
 
 
 def test_a_folder_without_its_facts_is_no_image(tmp_path: Path) -> None:
-    assert image.load_image(tmp_path) is None
+    assert base.load_image(tmp_path) is None
 
 
 @needs_root
@@ -91,11 +91,11 @@ def test_a_failed_build_leaves_nothing_and_says_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        image_build, "mmdebstrap_command", lambda *_, **__: ["sh", "-c", "echo E: no mirror; exit 9"]
+        build, "mmdebstrap_command", lambda *_, **__: ["sh", "-c", "echo E: no mirror; exit 9"]
     )
     folder = tmp_path / "images" / "abc"
-    with image_build.exclusive(folder, quiet) as lock, pytest.raises(BakeError, match="E: no mirror"):
-        image_build.build(folder, lock, quiet, plain=False)
+    with build.exclusive(folder, quiet) as lock, pytest.raises(BakeError, match="E: no mirror"):
+        build.build(folder, lock, quiet, plain=False)
     assert [path.name for path in folder.parent.iterdir()] == [".abc.lock"]
 
 
@@ -103,26 +103,26 @@ def test_a_failed_build_leaves_nothing_and_says_what_failed(
 def test_the_next_build_sweeps_what_an_interrupted_one_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_build, "mmdebstrap_command", lambda *_, **__: ["false"])
+    monkeypatch.setattr(build, "mmdebstrap_command", lambda *_, **__: ["false"])
     images = tmp_path / "images"
     for name in (".abc.building", ".dead.building", ".alive.building"):
         (images / name / "half").mkdir(parents=True)
     with (images / ".alive.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with image_build.exclusive(images / "abc", quiet) as lock, pytest.raises(BakeError):
-            image_build.build(images / "abc", lock, quiet, plain=False)
+        with build.exclusive(images / "abc", quiet) as lock, pytest.raises(BakeError):
+            build.build(images / "abc", lock, quiet, plain=False)
     assert [path.name for path in images.glob("*.building")] == [".alive.building"]
 
 
 @needs_root
 def test_the_builds_programs_hold_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = f"flock --nonblock {tmp_path}/images/.abc.lock true || echo E: taken; exit 1"
-    monkeypatch.setattr(image_build, "mmdebstrap_command", lambda *_, **__: ["sh", "-c", probe])
+    monkeypatch.setattr(build, "mmdebstrap_command", lambda *_, **__: ["sh", "-c", probe])
     with (
-        image_build.exclusive(tmp_path / "images" / "abc", quiet) as lock,
+        build.exclusive(tmp_path / "images" / "abc", quiet) as lock,
         pytest.raises(BakeError, match="E: taken"),
     ):
-        image_build.build(tmp_path / "images" / "abc", lock, quiet, plain=False)
+        build.build(tmp_path / "images" / "abc", lock, quiet, plain=False)
 
 
 def test_nothing_is_removed_through_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,16 +134,16 @@ def test_nothing_is_removed_through_a_mount(tmp_path: Path, monkeypatch: pytest.
         Path, "read_text", lambda path, *a: mountinfo if path.name == "mountinfo" else read_text(path, *a)
     )
     with (
-        image_build.exclusive(tmp_path / "images" / "abc", quiet) as lock,
+        build.exclusive(tmp_path / "images" / "abc", quiet) as lock,
         pytest.raises(BakeError, match="mounted"),
     ):
-        image_build.build(tmp_path / "images" / "abc", lock, quiet, plain=False)
+        build.build(tmp_path / "images" / "abc", lock, quiet, plain=False)
     assert (stale / "root" / "proc").exists()
 
 
 def test_only_the_default_variant_is_tuned() -> None:
     def hooks(*, plain: bool) -> list[str]:
-        command = image_build.mmdebstrap_command(Path("root.tar"), [], [], plain=plain)
+        command = build.mmdebstrap_command(Path("root.tar"), [], [], plain=plain)
         return [word for word in command if word.startswith("--customize-hook")]
 
     assert any("tune.sh" in hook for hook in hooks(plain=False))
@@ -156,7 +156,7 @@ def test_only_the_default_variant_is_tuned() -> None:
 @needs_qemu_img
 def test_a_qcow2_image_boots_by_its_own_boot_loader(tmp_path: Path) -> None:
     path = make_qcow2(tmp_path / "own.qcow2")
-    found = image_custom.custom_image(str(path), None, tmp_path / "cache", report=quiet)
+    found = custom.custom_image(str(path), None, tmp_path / "cache", report=quiet)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert (found.disk, found.format, found.virtual_size, found.digest) == (path, "qcow2", 1 << 20, digest)
     assert found.kernel is None
@@ -166,7 +166,7 @@ def test_a_qcow2_image_boots_by_its_own_boot_loader(tmp_path: Path) -> None:
 def test_a_raw_image_with_a_partition_table_is_taken(tmp_path: Path) -> None:
     path = make_raw(tmp_path / "own.raw")
     digest = hashlib.sha256(path.read_bytes()).hexdigest().upper()
-    assert image_custom.custom_image(str(path), digest, tmp_path / "cache", report=quiet).format == "raw"
+    assert custom.custom_image(str(path), digest, tmp_path / "cache", report=quiet).format == "raw"
 
 
 @needs_qemu_img

@@ -576,6 +576,6 @@ def test_users_that_are_there_are_not_added(auth: Desk) -> None:
 
 
 def test_the_programs_begin_with_the_systems_python_and_nobodys_settings() -> None:
-    guest: Callable[[str], Path] = Path(__file__).parents[2].joinpath("generator/guest").joinpath
+    guest: Callable[[str], Path] = Path(__file__).parents[2].joinpath("generator/seed/guest/usr/libexec/bake").joinpath
     for name in ("etcd-join", "etcd-promote"):
         assert guest(name).read_text().splitlines()[0] == "#!/usr/bin/python3 -EsS"

@@ -20,10 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from generator import cluster, pki, seed
-from generator.host.store import Store
+from generator import pki
+from generator.config.pki import KeyType
+from generator.operations import up
 from generator.pki import Credential
-from generator.spec import KeyType
+from generator.seed import iso
+from generator.store.folder import Store
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -131,7 +133,7 @@ def test_on_a_terminal_it_is_asked_for_where_it_is_needed(
 
 def test_who_only_looks_at_the_cluster_needs_no_passphrase(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1, *word)
-    assert cluster.open_cluster(Store(Path("out"), "etcd")).plan.name == "etcd"
+    assert up.open_cluster(Store(Path("out"), "etcd")).plan.name == "etcd"
     assert bake("seal", "--yes", "--connect", "test:///none").code != 2
 
 
@@ -309,7 +311,7 @@ def test_a_cluster_that_was_baked_before_there_were_identities_stays_itself(bake
     bake("--nodes", 1)
     (FOLDER / "identity").unlink()
     old = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
-    assert cluster.open_cluster(Store(Path("out"), "etcd")).cluster_id == old[:16]
+    assert up.open_cluster(Store(Path("out"), "etcd")).cluster_id == old[:16]
     bake("--nodes", 1)
     assert (FOLDER / "identity").read_text() == f"{old}\n"
     assert f'BAKE_PERMIT="etcd-{old[:32]}"' in (FOLDER / "etcd1/user-data").read_text()
@@ -350,7 +352,7 @@ def test_peers_may_have_a_ca_of_their_own(bake: Bake, word: list[str]) -> None:
     assert bake("--config", "apart.yaml", *word).code == 0
     assert pki.is_encrypted((FOLDER / "pki/etcd-peer-ca.key").read_bytes())
     authorities = {name: (FOLDER / f"pki/{name}.pem").read_bytes() for name in ("etcd-ca", "etcd-peer-ca")}
-    files = seed.written_files((FOLDER / "etcd2/user-data").read_bytes(), where="")
+    files = iso.written_files((FOLDER / "etcd2/user-data").read_bytes(), where="")
     for role, issuer in (("server", "etcd-ca"), ("client", "etcd-ca"), ("peer", "etcd-peer-ca")):
         leaf = pki.parse_certificate(files[f"/etc/etcd/pki/etcd-{role}.pem"], where="")
         assert pki.is_issued_by(leaf, pki.parse_certificate(authorities[issuer], where=""))

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from generator import pki, render, steps
+from generator import pki
 from generator.plan import ClusterPlan
-from generator.render import PERMIT
+from generator.seed import first_boot, guest_files
+from generator.seed.guest_paths import RUNTIME_PERMIT
 
 Plan = Callable[..., ClusterPlan]
 EL9 = {
@@ -45,8 +46,8 @@ def files(request: pytest.FixtureRequest, plan: Plan, now: Any) -> dict[str, byt
     wanted = plan(firewall={"kind": request.param}, install=ARCHIVE)
     authority = pki.create_authority(wanted, now=now)
     (credentials, *_) = pki.issue_nodes(wanted, authority, now=now)
-    trust = render.Trust(identity="0" * 32, ca_pem=authority.cert_pem)
-    guest = render.guest_files(wanted, wanted.nodes[0], trust, credentials)
+    trust = guest_files.Trust(identity="0" * 32, ca_pem=authority.cert_pem)
+    guest = guest_files.guest_files(wanted, wanted.nodes[0], trust, credentials)
     return {str(file.path): file.data for file in guest}
 
 
@@ -81,11 +82,11 @@ def test_what_a_unit_starts_is_a_program(files: dict[str, bytes]) -> None:
 def test_etcd_is_a_program_and_state_is_state(plan: Plan, method: dict[str, str]) -> None:
     wanted = plan(install=method)
     assert label(f"{wanted.binary_dir}/etcd") == "bin_t"
-    assert label(wanted.spec.etcd.data_dir) == label(steps.HOME) == "var_lib_t"
-    assert label(PERMIT) == "var_run_t"
+    assert label(wanted.spec.etcd.data_dir) == label(first_boot.HOME) == "var_lib_t"
+    assert label(RUNTIME_PERMIT) == "var_run_t"
 
 
 def test_labels_are_restored_wherever_a_file_was_written(plan: Plan, files: dict[str, bytes]) -> None:
-    (line,) = (line for line in steps.first_boot_commands(plan()) if "restorecon" in line)
+    (line,) = (line for line in first_boot.first_boot_commands(plan()) if "restorecon" in line)
     restored = [word for word in line.replace(";", " ").split() if word.startswith("/")]
     assert [path for path in files if not any(PurePosixPath(path).is_relative_to(tree) for tree in restored)] == []

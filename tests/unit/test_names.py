@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from generator import pki
-from generator.bake import bake, seal
+from generator.config.spec import read_spec
+from generator.config.values import FOLDER_NAMES, name, node_name
 from generator.errors import UnsignedError
-from generator.host.store import Store
+from generator.operations.bake import bake, seal
 from generator.plan import plan_cluster
-from generator.spec import read_spec
-from generator.values import FOLDER_NAMES, name, node_name
+from generator.store.folder import Store
 
 NODES = [{"name": "a"}, {"name": "b"}]
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
 from generator import pki
+from generator.config.pki import KeyType
 from generator.pki import Credential, Role
 from generator.plan import ClusterPlan
-from generator.spec import KeyType
 
 Plan = Callable[..., ClusterPlan]
 RENEWED = {Role.SERVER, Role.PEER, Role.CLIENT}

@@ -26,9 +26,9 @@ from pkilint.pkix import certificate, extension, name
 from pyasn1_alt_modules import rfc5280  # noqa: F401  pkilint's own, loaded once before any clock runs
 
 from generator import pki
+from generator.config.pki import KeyType
 from generator.pki import Credential, Role
 from generator.plan import ClusterPlan
-from generator.spec import KeyType
 
 SPECS = int(os.environ.get("BAKE_LINT_SPECS", "20"))
 LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)

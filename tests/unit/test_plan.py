@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from generator.config.spec import read_spec
 from generator.plan import ClusterPlan, plan_cluster
-from generator.spec import read_spec
 
 Plan = Callable[..., ClusterPlan]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from generator.config.load import Loaded, dotted_path, load, profile_path
 from generator.errors import InputError
-from generator.profile import Loaded, dotted_path, load, profile_path
 
 
 def layered(folder: Path, profile: str, config: str, **flags: Any) -> Loaded:

@@ -11,10 +11,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from generator import yaml12
-from generator.fields import plain, settings_of
-from generator.profile import PROFILES, Loaded, load, profile_names
-from generator.spec import ClusterSpec
+from generator.config import yaml12
+from generator.config.fields import plain, settings_of
+from generator.config.load import PROFILES, Loaded, load, profile_names
+from generator.config.spec import ClusterSpec
 
 README = Path(__file__).parents[2] / "profiles" / "README.md"
 ARCHIVE = {

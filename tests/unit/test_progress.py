@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from generator.progress import PHASES, Live, Plain, Silent, show_progress
+from generator.cli.progress import Live, Plain, show_progress
+from generator.progress import PHASES, Silent
 
 
 class Terminal(io.StringIO):

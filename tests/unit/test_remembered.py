@@ -18,14 +18,14 @@ import pytest
 import yaml
 
 from generator import cli
-from generator import spec as spec_module
-from generator.bake import bake as make
-from generator.cli import shared
+from generator.cli import common
+from generator.config import spec as spec_module
+from generator.config.defaults import name_nodes
+from generator.config.load import load_kept
 from generator.errors import BakeError
-from generator.host.store import Store
-from generator.plan import name_nodes
-from generator.profile import load_kept
-from generator.remembered import load_standing
+from generator.operations.bake import bake as make
+from generator.store.folder import Store
+from generator.store.kept_spec import load_standing
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -138,10 +138,10 @@ def test_up_after_down_boots_the_cluster_as_it_stands(bake: Bake, monkeypatch: p
         booted.append(plan)
         raise BakeError("far enough")
 
-    monkeypatch.setattr("generator.host.hypervisor.connect", lambda _: object())
-    monkeypatch.setattr("generator.cluster.boot_image", lambda *_: object())
-    monkeypatch.setattr("generator.host.hypervisor.find_refusal", lambda *_, **__: None)
-    monkeypatch.setattr("generator.host.hypervisor.boot", stop)
+    monkeypatch.setattr("generator.vm.connect", lambda _: object())
+    monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: object())
+    monkeypatch.setattr("generator.vm.find_refusal", lambda *_, **__: None)
+    monkeypatch.setattr("generator.vm.boot", stop)
     for words in ((), ("--memory", 2048)):
         result = bake("up", *words)
         assert result.err.endswith("error: far enough\n")
@@ -233,7 +233,7 @@ def test_a_field_that_came_later_has_its_old_value_there(
 ) -> None:
     """`etcd.version` stands in for one that came later, with a default that is new."""
     older("--nodes", 1, without="version: '3.5'")
-    for module in ("generator.said", "generator.changes"):
+    for module in ("generator.config.user_input", "generator.config.load"):
         monkeypatch.setattr(f"{module}.FIELDS_ADDED", {("etcd", "version"): "3.6"})
     result = bake()
     assert result.code == 0
@@ -244,7 +244,8 @@ def test_a_field_that_came_later_has_its_old_value_there(
 def test_a_new_default_changes_nothing_and_is_told(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     bake("--cpus", 2)
     monkeypatch.setattr(
-        "generator.changes.ClusterSpec", lambda: spec_module.ClusterSpec(vm=spec_module.VmSpec(memory=2048, cpus=4))
+        "generator.config.load.ClusterSpec",
+        lambda: spec_module.ClusterSpec(vm=spec_module.VmSpec(memory=2048, cpus=4)),
     )
     result = bake()
     assert "Nothing changed" in result.err
@@ -257,7 +258,7 @@ def test_a_new_version_of_a_profile_changes_nothing_and_is_told(
 ) -> None:
     profiles = tmp_path / "profiles"
     shutil.copytree(Path(__file__).parents[2] / "profiles", profiles)
-    monkeypatch.setattr("generator.profile.PROFILES", profiles)
+    monkeypatch.setattr("generator.config.load.PROFILES", profiles)
     bake("--profile", "ci")
     (profiles / "ci.yaml").write_text("vm: {memory: 768, disk: 4}\npki: {caDays: 30, leafDays: 7}\n")
     result = bake()
@@ -299,7 +300,7 @@ def test_it_is_shown_where_the_change_then_fails(
     def fail(*_: Path) -> None:
         raise OSError(EIO, "no swap")
 
-    monkeypatch.setattr("generator.host.store._exchange", fail)
+    monkeypatch.setattr("generator.store.durable.exchange", fail)
     result = bake(*more)
     assert (result.code, picture(Path("out"))) == (1, before)
     lines = result.err.splitlines()
@@ -419,7 +420,7 @@ def test_consent_for_what_another_run_has_changed_meanwhile_is_void(
 ) -> None:
     """Somebody adds two nodes after the difference was shown: now there are keys to lose, so it asks again."""
     bake("--nodes", 3)
-    agree, others = shared.agree, [("--nodes", "5")]
+    agree, others = common.agree, [("--nodes", "5")]
 
     def interrupted(*words: Any) -> Any:
         found = agree(*words)
@@ -432,7 +433,7 @@ def test_consent_for_what_another_run_has_changed_meanwhile_is_void(
             cli.main()
         assert end.value.code == 0
 
-    monkeypatch.setattr(shared, "agree", interrupted)
+    monkeypatch.setattr(common, "agree", interrupted)
     result = bake("--nodes", 4)
     assert result.code == 2
     assert "has changed" in result.err

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from generator.domain import Accel, Files, Owner, domain_xml, network_xml
 from generator.errors import BakeError
 from generator.plan import ClusterPlan
+from generator.vm.domain_xml import Accel, Files, Owner, domain_xml, network_xml
 
 libvirt = pytest.importorskip("libvirt")
 
-from generator.host import hypervisor  # noqa: E402
+from generator import vm  # noqa: E402
 
 Bake = Callable[..., Any]
 DRIVER = "test:///default"
@@ -26,8 +26,8 @@ OTHER = "f" * 16  # another cluster's id
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    connected = hypervisor.connect(DRIVER)
-    monkeypatch.setattr(hypervisor, "connect", lambda _uri: connected)
+    connected = vm.connect(DRIVER)
+    monkeypatch.setattr(vm, "connect", lambda _uri: connected)
     yield connected
     for domain in connected.listAllDomains():
         if domain.name() != "test":
@@ -124,7 +124,7 @@ def test_it_does_not_say_what_libvirt_has_where_it_cannot_be_asked(bake: Bake, m
     def refuse(_: object) -> None:
         raise BakeError("no connection")
 
-    monkeypatch.setattr(hypervisor, "connect", refuse)
+    monkeypatch.setattr(vm, "connect", refuse)
     result = bake("destroy", "--name", "typo", "--yes")
     assert (result.code, "libvirt has no" in result.err) == (2, False)
     assert "libvirt could not be asked for VMs of that name: no connection" in result.err

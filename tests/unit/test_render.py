@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from generator import pki, render
+from generator import pki
 from generator.artifact import Artifact
 from generator.plan import ClusterPlan
+from generator.seed import guest_files
 
 Plan = Callable[..., ClusterPlan]
 CA_PEM = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
-TRUST = render.Trust(identity="0" * 32, ca_pem=CA_PEM, peer_ca_pem=CA_PEM)
+TRUST = guest_files.Trust(identity="0" * 32, ca_pem=CA_PEM, peer_ca_pem=CA_PEM)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def guest(plan: Plan, now: Any) -> Callable[..., dict[str, Artifact]]:
         credentials = list(pki.issue_nodes(wanted, pki.create_authority(wanted, now=now), now=now))[index]
         return {
             str(file.path): file
-            for file in render.guest_files(wanted, wanted.nodes[index], TRUST, credentials)
+            for file in guest_files.guest_files(wanted, wanted.nodes[index], TRUST, credentials)
         }
 
     return make
@@ -79,8 +80,8 @@ def test_every_file_that_the_settings_name_is_written(guest: Any) -> None:
 
 
 def test_the_token_is_of_this_authority_alone(plan: Plan) -> None:
-    assert render.cluster_token(plan(), "1" * 32) != render.cluster_token(plan(), "2" * 32)
-    assert render.cluster_token(plan(etcd={"token": "mine"}), "1" * 32) == "mine"
+    assert guest_files.cluster_token(plan(), "1" * 32) != guest_files.cluster_token(plan(), "2" * 32)
+    assert guest_files.cluster_token(plan(etcd={"token": "mine"}), "1" * 32) == "mine"
 
 
 def test_options_are_settings_too(guest: Any) -> None:
@@ -147,19 +148,19 @@ def test_a_shell_reads_the_same_settings(
 @pytest.mark.parametrize("value", ['a"b', "a\\b", "$HOME", "`id`", "a\nb", "a\0b"], ids=repr)
 def test_an_env_file_refuses_what_it_would_have_to_quote(value: str) -> None:
     with pytest.raises(ValueError, match="not fit for an env file: A"):
-        render.env_file({"A": value, "B": "good"})
+        guest_files.env_file({"A": value, "B": "good"})
 
 
 def test_credentials_come_back_from_the_files(guest: Any) -> None:
     files = {path: file.data for path, file in guest().items()}
-    found = render.node_credentials(files)
+    found = guest_files.node_credentials(files)
     assert set(found) == {"etcd-server", "etcd-peer", "etcd-client"}
     assert found[pki.Role.PEER] == (
         files["/etc/etcd/pki/etcd-peer.pem"],
         files["/etc/etcd/pki/etcd-peer.key"],
     )
     del files["/etc/etcd/pki/etcd-peer.key"]
-    assert pki.Role.PEER not in render.node_credentials(files)
+    assert pki.Role.PEER not in guest_files.node_credentials(files)
 
 
 def test_tls_settings_are_in_etcds_configuration_only_where_they_differ_from_etcds_own(guest: Any) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator.host.report import LIMIT, NodeReport, Owned, parse_report
+from generator.etcd.answers import NodeReport, Owned
+from generator.etcd.node_report import LIMIT, parse_report
 
 SAID: dict[str, Any] = {
     "format": 1,

@@ -15,23 +15,25 @@ import pytest
 from click.testing import CliRunner
 from cryptography import x509
 
-from generator import certificates, pki, rotation, seed
-from generator import cluster as cluster_module
-from generator.authorities import Authority, Phase, kept_authority, load_phase
-from generator.bake import bake
-from generator.certificates import Delivery
+from generator import pki, vm
 from generator.cli import bake as command
-from generator.cluster import Cluster, open_cluster
+from generator.config.load import load
 from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutError
-from generator.host import hypervisor
-from generator.host import store as store_module
-from generator.host.hypervisor import NodeStatus, State
-from generator.host.store import Store
-from generator.host.tls import Reply
+from generator.etcd.answers import Reply
+from generator.operations import certs, rotate_ca
+from generator.operations import up as cluster_module
+from generator.operations.bake import bake
+from generator.operations.certs import Delivery
+from generator.operations.rotate_ca import rotate_authorities, unchanged
+from generator.operations.up import Cluster, open_cluster
 from generator.pki import Role, digests
+from generator.pki.ca_phases import Authority, Phase, kept_authority
 from generator.plan import NodePlan
-from generator.profile import load
-from generator.rotation import rotate_authorities, unchanged
+from generator.seed import iso
+from generator.store import durable
+from generator.store.cas import load_phase
+from generator.store.folder import Store
+from generator.vm import NodeStatus, State
 
 NODES = ("etcd1", "etcd2", "etcd3")
 Mutual = Callable[["Node", "Node"], bool]
@@ -49,7 +51,7 @@ class Node:
         self.leaf = b""
 
     def apply(self, cluster: Cluster, name: str) -> None:
-        files = seed.written_files((cluster.store.folder / name / "user-data").read_bytes(), where="")
+        files = iso.written_files((cluster.store.folder / name / "user-data").read_bytes(), where="")
         if not self.keeps_its_cas:
             self.trusted = x509.load_pem_x509_certificates(files["/etc/etcd/pki/etcd-ca.pem"])
         self.leaf = files["/etc/etcd/pki/etcd-server.pem"]
@@ -69,14 +71,14 @@ class Rack:
         self.inserted: list[str] = []
         for name, node in self.nodes.items():
             node.apply(cluster, name)
-        monkeypatch.setattr(certificates, "served_certificate", self.served)
-        monkeypatch.setattr(certificates, "_PAUSE", 0.01)
-        monkeypatch.setattr(rotation, "stranger_context", lambda pair: pair[0])
-        monkeypatch.setattr(rotation, "knock", self.knock)
-        monkeypatch.setattr(hypervisor, "insert_seed", self.insert)
-        monkeypatch.setattr(hypervisor, "remove_seed", lambda *_, **__: True)
-        monkeypatch.setattr(hypervisor, "status", self.status)
-        monkeypatch.setattr(hypervisor, "console_logs", lambda *_, **__: defaultdict(BytesIO))
+        monkeypatch.setattr(certs, "served_certificate", self.served)
+        monkeypatch.setattr(certs, "_PAUSE", 0.01)
+        monkeypatch.setattr(rotate_ca, "stranger_context", lambda pair: pair[0])
+        monkeypatch.setattr(rotate_ca, "knock", self.knock)
+        monkeypatch.setattr(vm, "insert_seed", self.insert)
+        monkeypatch.setattr(vm, "remove_seed", lambda *_, **__: True)
+        monkeypatch.setattr(vm, "status", self.status)
+        monkeypatch.setattr(vm, "console_logs", lambda *_, **__: defaultdict(BytesIO))
 
     def served(self, address: str, _: int) -> bytes | None:
         node = self.by_address[address]
@@ -233,7 +235,7 @@ def test_by_hand_it_takes_a_run_for_each_phase(cluster: Cluster, rack: Rack, now
     trusted = []
     for phase in Phase:
         assert rotate(cluster, now, connection=None) == (phase, Delivery(by_hand=NODES))
-        files = seed.written_files((cluster.store.folder / "etcd1/user-data").read_bytes(), where="")
+        files = iso.written_files((cluster.store.folder / "etcd1/user-data").read_bytes(), where="")
         trusted.append(files["/etc/etcd/pki/etcd-ca.pem"])
         for name, node in rack.nodes.items():
             node.apply(cluster, name)
@@ -249,7 +251,7 @@ def test_what_answers_in_a_nodes_place_and_lets_everybody_in_has_shown_nothing(
     proxy = pki.create_authority(cluster.plan, now=now).cert_pem
     for node in rack.nodes.values():
         node.leaf = proxy
-    monkeypatch.setattr(rotation, "knock", lambda *_: SimpleNamespace(reply=Reply.SERVED))
+    monkeypatch.setattr(rotate_ca, "knock", lambda *_: SimpleNamespace(reply=Reply.SERVED))
     for _ in range(2):
         assert rotate(cluster, now, connection=None) == (Phase.TRUST, Delivery(by_hand=NODES))
 
@@ -274,12 +276,12 @@ def test_peers_with_a_ca_of_their_own_get_a_new_one_too(
     rotate(cluster, now, connection=None)
     both = (store.folder / "pki/etcd-peer-ca.pem").read_bytes()
     assert both == old + (store.folder / "pki/etcd-peer-ca-next.pem").read_bytes()
-    files = seed.written_files((store.folder / "etcd1/user-data").read_bytes(), where="")
+    files = iso.written_files((store.folder / "etcd1/user-data").read_bytes(), where="")
     assert files["/etc/etcd/pki/etcd-peer-ca.pem"] == both
     assert rotate(cluster, now)[0] is None
     peers = (store.folder / "pki/etcd-peer-ca.pem").read_bytes()
     assert digests(peers)[0] not in digests(old)
-    files = seed.written_files((store.folder / "etcd1/user-data").read_bytes(), where="")
+    files = iso.written_files((store.folder / "etcd1/user-data").read_bytes(), where="")
     leaf = pki.parse_certificate(files["/etc/etcd/pki/etcd-peer.pem"], where="")
     assert pki.is_issued_by(leaf, pki.parse_certificate(peers, where=""))
 
@@ -351,8 +353,8 @@ def test_a_ca_change_that_begins_meanwhile_stops_other_commands(
 ) -> None:
     """Between their first look and their lock."""
     monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
-    monkeypatch.setattr(rotation, "refuse_while_changing", lambda cluster: begin_next_phase(cluster, now))
-    monkeypatch.setattr(certificates, "served_certificate", lambda *_: None)
+    monkeypatch.setattr(rotate_ca, "refuse_while_changing", lambda cluster: begin_next_phase(cluster, now))
+    monkeypatch.setattr(certs, "served_certificate", lambda *_: None)
     with pytest.raises(BakeError, match=r"another command .*\(phase none, now trust\)"):
         call(cluster, *words)
     assert rack.inserted == []
@@ -373,7 +375,7 @@ def test_nodes_that_another_command_has_changed_stay_as_it_made_them(
         rotate(cluster, now) if ca else renew()
     assert (cluster.store.folder / "manifest.json").read_bytes() == before
     with pytest.raises(BakeError, match="another command has changed this cluster"):
-        certificates.deliver(cluster, "libvirt", NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
+        certs.deliver(cluster, "libvirt", NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
 
 
 # --- the command line ---------------------------------------------------------------------------------------
@@ -436,13 +438,13 @@ def test_the_files_that_change_are_shown_before_they_do(
     words: tuple[str, ...],
     shown: str,
 ) -> None:
-    before, exchange, seen = cluster.store.manifest(), store_module._exchange, []
+    before, exchange, seen = cluster.store.manifest(), durable.exchange, []
 
     def swap(new: Path, old: Path) -> None:
         seen.append(capsys.readouterr().err)
         exchange(new, old)
 
-    monkeypatch.setattr(store_module, "_exchange", swap)
+    monkeypatch.setattr(durable, "exchange", swap)
     command(["certs", *words, "--out", str(cluster.store.out), "-o", "json"], standalone_mode=False)
     assert shown in seen[0]
     assert cluster.store.manifest() != before

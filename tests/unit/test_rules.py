@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from generator.rules import check_spec, node_count
-from generator.spec import ClusterSpec, read_spec
+from generator.config.rules import check_spec, node_count
+from generator.config.spec import ClusterSpec, read_spec
 
 FINE: dict[str, dict[str, Any]] = {
     "the defaults": {},

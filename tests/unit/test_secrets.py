@@ -14,15 +14,15 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from generator import bake as work
+from generator.config.load import load
+from generator.config.spec import ClusterSpec
 from generator.errors import BakeError
-from generator.host.store import Store
-from generator.keyring import load_keyring
+from generator.operations import bake as work
 from generator.pki import Role
 from generator.plan import ClusterPlan, plan_cluster
-from generator.profile import load
-from generator.render import Trust
-from generator.spec import ClusterSpec
+from generator.seed.guest_files import Trust
+from generator.store.existing_keys import load_keyring
+from generator.store.folder import Store
 
 Bake = Callable[..., Any]
 FOLDER = Path("out/etcd")
@@ -135,9 +135,9 @@ def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now
 def test_libvirt_is_told_no_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its test driver boots the cluster; only the volumes, which it cannot fill, are left empty."""
     pytest.importorskip("libvirt")
-    from generator.host import hypervisor
-    from generator.host.hypervisor.boot import boot
-    from generator.host.image import BootImage
+    from generator import vm
+    from generator.image.base import BootImage
+    from generator.vm.boot import boot
 
     bake("--nodes", 2)
     spec = load(config=FOLDER / "cluster.yaml").spec
@@ -145,17 +145,17 @@ def test_libvirt_is_told_no_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp
     seeds = {node.name: (FOLDER / node.name / "seed.iso") for node in plan.nodes}
     uploaded: list[bytes] = []
     monkeypatch.setattr(
-        "generator.host.hypervisor.pool._send", lambda _volume, source, *_, **__: uploaded.append(source.read())
+        "generator.vm.storage_pool._send", lambda _volume, source, *_, **__: uploaded.append(source.read())
     )
     (tmp_path / "disk").write_bytes(b"disk")
     image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
     said: list[str] = []
-    driver = hypervisor.connect("test:///default")
+    driver = vm.connect("test:///default")
     try:
         boot(driver, plan, image, seeds, cluster_id="id1", accel="tcg", report=said.append)
         xml = list(_definitions(driver))
     finally:
-        hypervisor.destroy(driver, plan.name, cluster_id="id1")
+        vm.destroy(driver, plan.name, cluster_id="id1")
     assert betrayed(FOLDER, *uploaded)  # that is where they belong
     assert sum("seed" in text for text in xml) >= 2
     assert betrayed(FOLDER, *xml, *said) == set()

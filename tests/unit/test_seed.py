@@ -16,11 +16,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator import pki, render, seed
+from generator import pki
 from generator.artifact import Artifact
+from generator.config.load import load, profile_names
 from generator.errors import InputError
 from generator.plan import ClusterPlan, plan_cluster
-from generator.profile import load, profile_names
+from generator.seed import guest_files, iso
 
 Plan = Callable[..., ClusterPlan]
 ROOT = Path(__file__).parents[2]
@@ -31,15 +32,15 @@ ARCHIVE = {
 KEYS = ("--key-type", (("pki", "keyType"), "ecdsa-p256"))
 
 
-def trusted(authority: pki.Credential) -> render.Trust:
-    return render.Trust(identity="0" * 32, ca_pem=authority.cert_pem)
+def trusted(authority: pki.Credential) -> guest_files.Trust:
+    return guest_files.Trust(identity="0" * 32, ca_pem=authority.cert_pem)
 
 
 def seed_of(plan: ClusterPlan, now: Any, index: int = 0) -> tuple[Artifact, ...]:
     authority = pki.create_authority(plan, now=now)
     credentials = list(pki.issue_nodes(plan, authority, now=now))[index]
     node = plan.nodes[index]
-    return seed.seed_files(plan, node, render.guest_files(plan, node, trusted(authority), credentials))
+    return iso.seed_files(plan, node, guest_files.guest_files(plan, node, trusted(authority), credentials))
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,9 @@ def files(plan: Plan, now: Any) -> tuple[Artifact, ...]:
 
 
 @pytest.fixture
-def iso(files: tuple[Artifact, ...], tmp_path: Path) -> Path:
+def iso_file(files: tuple[Artifact, ...], tmp_path: Path) -> Path:
     path = tmp_path / "seed.iso"
-    path.write_bytes(seed.pack(files).data)
+    path.write_bytes(iso.pack(files).data)
     return path
 
 
@@ -72,12 +73,12 @@ def test_user_data_writes_the_guest_files_as_they_are(plan: Plan, now: Any) -> N
     wanted = plan(nodes=1)
     authority = pki.create_authority(wanted, now=now)
     guest = list(
-        render.guest_files(
+        guest_files.guest_files(
             wanted, wanted.nodes[0], trusted(authority), next(pki.issue_nodes(wanted, authority, now=now))
         )
     )
-    user_data = seed.seed_files(wanted, wanted.nodes[0], guest)[0].data
-    assert seed.written_files(user_data, where="") == {str(file.path): file.data for file in guest}
+    user_data = iso.seed_files(wanted, wanted.nodes[0], guest)[0].data
+    assert iso.written_files(user_data, where="") == {str(file.path): file.data for file in guest}
     modes = {file["path"]: file["permissions"] for file in yaml.safe_load(user_data)["write_files"]}
     assert modes == {str(file.path): f"{file.mode:04o}" for file in guest}
     assert {mode for path, mode in modes.items() if path.endswith(".key")} == {"0600"}
@@ -107,10 +108,10 @@ def test_routes_follow_the_network(plan: Plan, now: Any, network: dict[str, str]
 
 def test_the_instance_id_is_of_the_content_and_the_node(plan: Plan, now: Any) -> None:
     wanted, guest = plan(), [Artifact(PurePosixPath("/a"), b"1")]
-    ids = [content(seed.seed_files(wanted, node, guest), "meta-data")["instance-id"] for node in wanted.nodes]
+    ids = [content(iso.seed_files(wanted, node, guest), "meta-data")["instance-id"] for node in wanted.nodes]
     assert len(set(ids)) == 3
-    assert content(seed.seed_files(wanted, wanted.nodes[0], guest), "meta-data")["instance-id"] == ids[0]
-    changed = seed.seed_files(wanted, wanted.nodes[0], [Artifact(PurePosixPath("/a"), b"2")])
+    assert content(iso.seed_files(wanted, wanted.nodes[0], guest), "meta-data")["instance-id"] == ids[0]
+    changed = iso.seed_files(wanted, wanted.nodes[0], [Artifact(PurePosixPath("/a"), b"2")])
     assert content(changed, "meta-data")["instance-id"] != ids[0]
 
 
@@ -142,7 +143,7 @@ TRICKY = st.sampled_from(
 
 @given(st.lists(st.one_of(TEXT, TRICKY, TEXT.map("a\n{}\n".format)), max_size=8))
 def test_every_text_loads_back_as_the_same_text(texts: list[str]) -> None:
-    dumped = seed._dump({"texts": texts})
+    dumped = iso._dump({"texts": texts})
     assert yaml.safe_load(dumped) == {"texts": texts}
     assert yaml.load(dumped, Loader=yaml.SafeLoader) == {"texts": texts}
     assert dumped.isascii()
@@ -153,13 +154,13 @@ def test_every_text_loads_back_as_the_same_text(texts: list[str]) -> None:
 )
 def test_a_user_data_of_others_is_named(data: bytes) -> None:
     with pytest.raises(InputError, match="etcd1/user-data: is not a user-data that bake made"):
-        seed.written_files(data, where="etcd1/user-data")
+        iso.written_files(data, where="etcd1/user-data")
 
 
 # ── the ISO ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_blkid_finds_the_label_that_nocloud_looks_for(iso: Path, tool: Callable[[str], str]) -> None:
+def test_blkid_finds_the_label_that_nocloud_looks_for(iso_file: Path, tool: Callable[[str], str]) -> None:
     shown = subprocess.run(
         [tool("blkid"), "-p", "-o", "export", iso], capture_output=True, text=True, check=True
     ).stdout
@@ -168,7 +169,7 @@ def test_blkid_finds_the_label_that_nocloud_looks_for(iso: Path, tool: Callable[
 
 @pytest.mark.parametrize("without", ["nojoliet", "norock"])
 def test_xorriso_reads_the_files_back(
-    iso: Path, files: tuple[Artifact, ...], tool: Callable[[str], str], tmp_path: Path, without: str
+    iso_file: Path, files: tuple[Artifact, ...], tool: Callable[[str], str], tmp_path: Path, without: str
 ) -> None:
     words = [
         tool("xorriso"),
@@ -203,30 +204,30 @@ def elsewhen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def packed_today(files: tuple[Artifact, ...]) -> bytes:
-    return seed.pack(files).data
+    return iso.pack(files).data
 
 
 def test_an_iso_of_another_day_and_time_zone_is_the_same(
     packed_today: bytes, elsewhen: None, files: tuple[Artifact, ...]
 ) -> None:
     assert time.localtime().tm_gmtoff == 20700
-    assert seed.pack(files).data == packed_today
+    assert iso.pack(files).data == packed_today
 
 
 def test_an_iso_is_a_secret_and_has_what_else_is_given(files: tuple[Artifact, ...]) -> None:
     extra = Artifact(PurePosixPath("etcd.tar.gz"), os.urandom(100_000))
-    packed = seed.pack((*files, extra))
+    packed = iso.pack((*files, extra))
     assert (packed.mode, packed.secret) == (0o600, True)
     assert extra.data in packed.data
 
 
 def test_what_was_packed_is_unpacked_and_packs_the_same(files: tuple[Artifact, ...]) -> None:
-    given = (*files, Artifact(seed.PERMIT, b"etcd-1\n"), Artifact(PurePosixPath("etcd.tar.gz"), os.urandom(99_999)))
-    packed = seed.pack(given)
-    found = seed.unpack(packed.data)
+    given = (*files, Artifact(iso.SEED_PERMIT, b"etcd-1\n"), Artifact(PurePosixPath("etcd.tar.gz"), os.urandom(99_999)))
+    packed = iso.pack(given)
+    found = iso.unpack(packed.data)
     assert [(file.path, file.data) for file in found] == [(file.path, file.data) for file in given]
     assert all(file.secret for file in found)
-    assert seed.pack(found) == packed
+    assert iso.pack(found) == packed
     for spoilt in (b"", b"x" * 40_000, packed.data[: packed.data.index(b"etcd-1") + 2]):
         with pytest.raises(InputError, match=r"etcd1/seed\.iso: is not an ISO that bake made"):
-            seed.unpack(spoilt, where="etcd1/seed.iso")
+            iso.unpack(spoilt, where="etcd1/seed.iso")

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from generator import pki, seed
-from generator.authorities import kept_authority
-from generator.cluster import open_cluster
+from generator import pki
 from generator.errors import InputError, UnsignedError
-from generator.host.store import Store
+from generator.operations.rotate_ca import rotate_authorities
+from generator.operations.up import open_cluster
 from generator.pki import Role
-from generator.rotation import rotate_authorities
+from generator.pki.ca_phases import kept_authority
+from generator.seed import iso
+from generator.store.folder import Store
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -130,7 +131,7 @@ def test_what_was_issued_is_baked(ours: Bake, office: Office, picture: Picture) 
     issued = {path: path.with_suffix(".pem").read_bytes() for path in requests()}
     assert ours().code == 0
     assert not REQUESTS.exists()
-    files = seed.written_files((FOLDER / "etcd2/user-data").read_bytes(), where="")
+    files = iso.written_files((FOLDER / "etcd2/user-data").read_bytes(), where="")
     server = REQUESTS / "etcd2/etcd-server.csr"
     assert files["/etc/etcd/pki/etcd-server.key"] == keys[server]
     leaf = pki.parse_certificate(files["/etc/etcd/pki/etcd-server.pem"], where="")

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from generator import pki, yaml12
+from generator import pki
+from generator.config import yaml12
+from generator.config.fields import plain, settings_of
+from generator.config.load import Loaded, load
+from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import InputError
-from generator.fields import plain, settings_of
 from generator.pki import Role
 from generator.plan import plan_cluster
-from generator.profile import Loaded, load
-from generator.spec import ClusterSpec, read_spec
 from tests.hostile.specs import CANARIES, SPECS
 
 

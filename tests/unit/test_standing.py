@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from generator import pki, seed
-from generator.cluster import open_cluster
-from generator.host.store import Store
-from generator.plan import settle_peers
-from generator.spec import PeerName, read_spec
+from generator import pki
+from generator.config.defaults import settle_peers
+from generator.config.pki import PeerName
+from generator.config.spec import read_spec
+from generator.operations.up import open_cluster
+from generator.seed import iso
+from generator.store.folder import Store
 
 FOLDER = Path("out/etcd")
 Bake = Callable[..., Any]
@@ -61,11 +63,11 @@ def changed(result: Any) -> set[str]:
 
 
 def conf(node: str = "etcd1") -> str:
-    return seed.written_files((FOLDER / node / "user-data").read_bytes(), where="")["/etc/etcd/etcd.conf"].decode()
+    return iso.written_files((FOLDER / node / "user-data").read_bytes(), where="")["/etc/etcd/etcd.conf"].decode()
 
 
 def peer_names(node: str = "etcd1") -> list[str]:
-    pem = seed.written_files((FOLDER / node / "user-data").read_bytes(), where="")["/etc/etcd/pki/etcd-peer.pem"]
+    pem = iso.written_files((FOLDER / node / "user-data").read_bytes(), where="")["/etc/etcd/pki/etcd-peer.pem"]
     return [name for name in pki.describe(pem).names if ".peers." in name]
 
 

@@ -25,16 +25,18 @@ from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from generator import bake as baking
-from generator import cli, yaml12
-from generator.authorities import Phase, load_phase
-from generator.cluster import open_cluster
-from generator.fields import plain
-from generator.host.store import Store
+from generator import cli
+from generator.config import yaml12
+from generator.config.fields import plain
+from generator.config.load import load, load_kept
+from generator.config.spec import ClusterSpec
+from generator.config.user_input import canonical, flat, parse_said, paths_of, put, without
+from generator.operations import bake as baking
+from generator.operations.up import open_cluster
+from generator.pki.ca_phases import Phase
 from generator.plan import plan_cluster
-from generator.profile import load, load_kept
-from generator.said import canonical, flat, parse_said, paths_of, put, without
-from generator.spec import ClusterSpec
+from generator.store.cas import load_phase
+from generator.store.folder import Store
 from tests.hostile.cuts import contents, is_whole
 from tests.hostile.forked import End, run_apart
 

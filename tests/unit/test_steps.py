@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from generator.plan import ClusterPlan
-from generator.steps import boot_commands, first_boot_commands
+from generator.seed.first_boot import boot_commands, first_boot_commands
 
 Plan = Callable[..., ClusterPlan]
 ARCHIVE = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}

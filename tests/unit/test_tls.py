@@ -14,10 +14,11 @@ import pytest
 
 from generator import pki
 from generator.errors import InputError
-from generator.host.hello import served_certificate
-from generator.host.tls import ClientFiles, Reply, knock, local_address, operator_context, stranger_context
+from generator.etcd.answers import Reply
+from generator.etcd.tls_hello import served_certificate
+from generator.etcd.tls_probe import ClientFiles, knock, local_address, operator_context, stranger_context
+from generator.operations.verify import foreign_pair
 from generator.plan import ClusterPlan
-from generator.verify import foreign_pair
 
 HOST = "127.0.0.1"
 

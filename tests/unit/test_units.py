@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from generator.config.spec import FirewallKind
 from generator.pki import create_authority, issue_nodes
 from generator.plan import ClusterPlan
-from generator.render import LIBEXEC, Trust, guest_files
-from generator.spec import FirewallKind
+from generator.seed.guest_files import Trust, guest_files
+from generator.seed.guest_paths import LIBEXEC
 
 LIMIT = 1.5
 NAMES = (

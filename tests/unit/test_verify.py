@@ -11,15 +11,30 @@ from typing import Any
 
 import pytest
 
-from generator import checks, pki, verify
-from generator.checks import Check, Result
-from generator.cli.shared import show_verification
+from generator import health, pki
+from generator.cli.common import show_verification
 from generator.errors import UnhealthyError
-from generator.host.etcd import Alarm, HashKv, Keys, KeyValue, Member, Status
-from generator.host.observe import NodeView, Observation, Port, Told, _node_trial
-from generator.host.tls import Certificate, Guest, Knock, Reply
+from generator.etcd.answers import (
+    Alarm,
+    Certificate,
+    Guest,
+    HashKv,
+    Keys,
+    KeyValue,
+    Knock,
+    Member,
+    NodeView,
+    Observation,
+    Port,
+    Reply,
+    Status,
+    Told,
+)
+from generator.etcd.observe import _node_trial
+from generator.health import Check, Result
+from generator.operations import verify
+from generator.operations.verify import ClusterStatus, Part, Verification
 from generator.plan import ClusterPlan, NodePlan
-from generator.verify import ClusterStatus, Part, Verification
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DEAD = Knock(reply=Reply.UNREACHABLE, detail="connection refused")
@@ -99,7 +114,7 @@ def judged(cluster: ClusterPlan) -> Callable[[Observation], dict[str, Check]]:
     """The checks that are not ok, by name."""
 
     def judge(seen: Observation) -> dict[str, Check]:
-        found = checks.judge(cluster, seen, now=NOW, sealed=True)
+        found = health.judge(cluster, seen, now=NOW, sealed=True)
         return {check.name: check for check in found if check.result is not Result.OK}
 
     return judge
@@ -143,14 +158,14 @@ def test_auth_is_judged_where_it_is_planned(
     tried = {} if nobody is None else {node.node.name: REFUSED for node in healthy.nodes} | nobody
     seen = replace(healthy, auth=auth, nobody=tried)
     planned = plan(nodes=3, firewall={"kind": "none"}, auth=True)
-    found = {check.name: check for check in checks.judge(planned, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.judge(planned, seen, now=NOW, sealed=True)}
     assert found["auth"].result is result
     assert detail in found["auth"].detail
     assert {name for name, check in found.items() if check.result is not Result.OK} <= {"auth"}
 
 
 def test_auth_is_no_matter_where_it_is_not_planned(cluster: ClusterPlan, healthy: Observation) -> None:
-    assert "auth" not in {check.name for check in checks.judge(cluster, healthy, now=NOW, sealed=True)}
+    assert "auth" not in {check.name for check in health.judge(cluster, healthy, now=NOW, sealed=True)}
 
 
 def test_a_member_list_that_differs_is_named(healthy: Observation, judged: Judged) -> None:
@@ -260,7 +275,7 @@ def test_a_peer_port_that_the_firewall_closes_is_as_it_should_be(healthy: Observ
     seen = healthy
     for index, view in enumerate(healthy.nodes):
         seen = with_node(seen, index, knocks=view.knocks | {(Port.PEER, guest): DEAD for guest in Guest})
-    found = {check.name: check for check in checks.judge(walled, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.judge(walled, seen, now=NOW, sealed=True)}
     assert {check.result for check in found.values()} == {Result.OK}
     assert found["no TLS"].detail == "refused on 3 ports"
     assert found["peer firewall"].detail == "closed to this machine on 3 nodes"
@@ -269,7 +284,7 @@ def test_a_peer_port_that_the_firewall_closes_is_as_it_should_be(healthy: Observ
 def test_a_peer_port_that_the_firewall_should_close_is_a_warning(
     healthy: Observation, walled: ClusterPlan
 ) -> None:
-    found = checks.judge(walled, healthy, now=NOW, sealed=True)
+    found = health.judge(walled, healthy, now=NOW, sealed=True)
     (check,) = (check for check in found if check.result is not Result.OK)
     assert (check.name, check.result) == ("peer firewall", Result.WARNING)
     assert check.nodes == ("etcd1", "etcd2", "etcd3")
@@ -281,7 +296,7 @@ def test_a_closed_peer_port_does_not_excuse_another_fault(healthy: Observation, 
     unserved = {(Port.CLIENT, Guest.OPERATOR): Knock(reply=Reply.REFUSED, detail="alert")}
     for fault, result in ((distrusted, Result.FAILED), (unserved, Result.SKIPPED)):
         seen = with_node(healthy, 1, knocks=closed | fault)
-        found = {check.name: check for check in checks.judge(walled, seen, now=NOW, sealed=True)}
+        found = {check.name: check for check in health.judge(walled, seen, now=NOW, sealed=True)}
         assert (found["server certificates"].result, found["server certificates"].nodes) == (result, ("etcd2",))
         assert "etcd2" in found["peer firewall"].nodes
 
@@ -290,7 +305,7 @@ def test_a_stranger_let_in_by_a_closed_port_still_fails(healthy: Observation, wa
     served = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
     knocks = {(Port.PEER, Guest.OPERATOR): DEAD, (Port.PEER, Guest.NOBODY): served}
     seen = with_node(healthy, 1, knocks=healthy.nodes[1].knocks | knocks)
-    found = {check.name: check for check in checks.judge(walled, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.judge(walled, seen, now=NOW, sealed=True)}
     assert found["no certificate"].result is Result.FAILED
 
 
@@ -302,7 +317,7 @@ def test_a_clients_certificate_that_is_served_at_the_peer_port_fails(
     seen = with_node(healthy, 1, knocks=healthy.nodes[1].knocks | served)
     check = judged(seen)["client certificate"]
     assert (check.result, check.nodes) == (Result.FAILED, ("etcd2",))
-    found = {check.name: check for check in checks.judge(walled, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.judge(walled, seen, now=NOW, sealed=True)}
     assert found["client certificate"].result is Result.FAILED
 
 
@@ -324,7 +339,7 @@ def test_peers_that_only_the_firewall_tells_from_clients_fail(
     stated, seen = plan(nodes=3, pki=pki, etcd={"options": options}, firewall={"kind": firewall}), healthy
     for index, view in enumerate(healthy.nodes if firewall != "none" else ()):
         seen = with_node(seen, index, knocks=view.knocks | {(Port.PEER, guest): DEAD for guest in Guest})
-    found = {check.name: check for check in checks.judge(stated, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.judge(stated, seen, now=NOW, sealed=True)}
     check = found.pop("client certificate")
     assert check.result is result
     assert result is Result.OK or "A cluster that was baked before" in str(check.remedy)
@@ -339,7 +354,7 @@ def test_a_node_that_runs_without_the_option_in_its_seed_fails(
     seen = replace(healthy, requires_name={"etcd1": True, "etcd2": False})  # and etcd3 has not reported
     for index, view in enumerate(healthy.nodes):
         seen = with_node(seen, index, knocks=view.knocks | {(Port.PEER, guest): DEAD for guest in Guest})
-    found = {check.name: check for check in checks.judge(stated, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.judge(stated, seen, now=NOW, sealed=True)}
     check = only({name: one for name, one in found.items() if one.result is not Result.OK}, "client certificate")
     assert check.nodes == ("etcd2",)
     assert "restart" in str(check.remedy)
@@ -351,7 +366,7 @@ def test_the_remedy_for_an_open_peer_port_is_the_next_step_alone(
 ) -> None:
     """Both at once would stop the first node that is restarted."""
     stated = plan(nodes=3, pki={"peerName": name, "peerCa": {"separate": False}}, firewall={"kind": "none"})
-    found = {check.name: check for check in checks.judge(stated, healthy, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.judge(stated, healthy, now=NOW, sealed=True)}
     assert step in str(found["client certificate"].remedy)
 
 
@@ -417,11 +432,11 @@ def test_a_certificate_of_another_node_fails_unless_it_is_shared(
     seen = with_node(healthy, 0, knocks=knocks(cluster.nodes[1]))
     assert "does not name etcd1.etcd.internal" in only(judged(seen), "server certificates").detail
     shared = plan(nodes=3, pki={"certificates": "shared"}, firewall={"kind": "none"})
-    assert all(check.result is Result.OK for check in checks.judge(shared, seen, now=NOW, sealed=True))
+    assert all(check.result is Result.OK for check in health.judge(shared, seen, now=NOW, sealed=True))
 
 
 def test_a_seed_that_may_still_start_a_cluster_fails(healthy: Observation, cluster: ClusterPlan) -> None:
-    found = {check.name: check for check in checks.judge(cluster, healthy, now=NOW, sealed=False)}
+    found = {check.name: check for check in health.judge(cluster, healthy, now=NOW, sealed=False)}
     right = found.pop("bootstrap right")
     assert (right.result, right.nodes, right.remedy) == (Result.FAILED, ("etcd1",), "bake seal")
     assert "if it loses its disk" in right.detail
@@ -445,7 +460,7 @@ def test_a_dead_node_fails_the_checks_that_need_it_and_skips_the_others(
 
 def test_names_of_keys_cannot_move_the_cursor(healthy: Observation, cluster: ClusterPlan) -> None:
     keys = Keys(count=1, revision=3, items=(KeyValue(key=b"/a\x1b[2J\n", value=b""),))
-    found = checks.all_keys(replace(healthy, keys=Told(keys)))
+    found = health.all_keys(replace(healthy, keys=Told(keys)))
     assert found.detail == r"1 key: /a\x1b[2J\n"
 
 
@@ -471,7 +486,7 @@ def test_the_command_says_what_it_could_not_check(capsys: pytest.CaptureFixture[
 
 
 def test_data_for_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> None:
-    found = Verification(cluster="etcd", checks=checks.judge(cluster, healthy, now=NOW, sealed=True))
+    found = Verification(cluster="etcd", checks=health.judge(cluster, healthy, now=NOW, sealed=True))
     data = json.loads(json.dumps(verify.verification_data(found)))
     assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 15)
     assert data["checks"][0] == {

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator import yaml12
+from generator.config import yaml12
 from generator.errors import InputError
 
 SCALARS: dict[str, Any] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from generator.host.image import BootImage, cache_folder, default_image
+from generator.image.base import BootImage, cache_folder, default_image
 from generator.plan import ClusterPlan
 from tests.vm.cloud_image import cloud_image
 
@@ -210,6 +210,6 @@ def tiny(base_image: BootImage, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 @pytest.fixture(scope="session")
 def connection(lab: Lab) -> Any:
-    from generator.host import hypervisor
+    from generator import vm
 
-    return hypervisor.connect(lab.uri)
+    return vm.connect(lab.uri)

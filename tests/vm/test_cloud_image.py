@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from generator.host.image import BootImage
+from generator.image.base import BootImage
 from tests.vm.conftest import Lab, Run, command_line
 
 Up = Callable[..., Run]

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from generator import seed
-from generator.cluster import open_cluster
-from generator.domain import medium_of
-from generator.host import hypervisor
-from generator.host.image import BootImage
-from generator.host.store import Store
+from generator import vm
+from generator.image.base import BootImage
+from generator.operations.up import open_cluster
+from generator.seed import iso
+from generator.store.folder import Store
+from generator.vm.domain_xml import medium_of
 from tests.vm.conftest import Lab, Run, command_line
 
 NODES = ("etcd1", "etcd2", "etcd3")
@@ -63,7 +63,7 @@ def test_three_vms_become_a_verified_cluster(bake_in_lab: Run, out: Path, base_i
 def test_the_right_to_start_a_cluster_is_withdrawn(bake_in_lab: Run, out: Path) -> None:
     assert (out / "life/sealed").exists()
     assert list(out.glob("life/etcd*/bootstrap-permit")) == []
-    assert seed.PERMIT not in {file.path for file in seed.unpack((out / "life/etcd1/seed.iso").read_bytes())}
+    assert iso.SEED_PERMIT not in {file.path for file in iso.unpack((out / "life/etcd1/seed.iso").read_bytes())}
     told = json.loads(bake_in_lab("status", "-o", "json").stdout)
     assert (told["sealed"], told["tasks"]) == (True, [])
     assert "sealed already" in bake_in_lab("seal").stdout
@@ -91,14 +91,14 @@ def test_a_seed_that_is_put_in_again_is_looked_at_again(out: Path, lab: Lab, con
     cluster = open_cluster(Store(out, "life"))
     iso, console = out / "life/etcd2/seed.iso", lab.folder / "lib/images/bake-life/etcd1.console.log"
     for times in (1, 2):
-        hypervisor.insert_seed(
+        vm.insert_seed(
             connection, cluster.plan, cluster.plan.nodes[0], iso, cluster_id=cluster.cluster_id, again=True
         )
         deadline = time.monotonic() + 120
         while console.read_text(errors="replace").count("the seed in its drive is another node's") < times:
             assert time.monotonic() < deadline, f"not told {times} times"
             time.sleep(0.5)
-    hypervisor.remove_seed(connection, cluster.plan, cluster.plan.nodes[0], cluster_id=cluster.cluster_id)
+    vm.remove_seed(connection, cluster.plan, cluster.plan.nodes[0], cluster_id=cluster.cluster_id)
 
 
 def test_a_new_ca_reaches_running_nodes(bake_in_lab: Run, lab: Lab, out: Path, connection: Any) -> None:

@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 
-from generator.domain import Accel
+from generator import vm
 from generator.errors import BakeError
-from generator.host import hypervisor
-from generator.host.console import Event, Journal, follow
-from generator.host.hypervisor import accel
-from generator.host.hypervisor import pool as pool_module
-from generator.host.image import BootImage
+from generator.image.base import BootImage
 from generator.plan import ClusterPlan
+from generator.vm import acceleration
+from generator.vm import storage_pool as pool_module
+from generator.vm.console_records import Event, Journal, follow
+from generator.vm.domain_xml import Accel
 
 Make = Callable[..., ClusterPlan]
-boot_module = importlib.import_module("generator.host.hypervisor.boot")  # the package has a function of that name
+boot_module = importlib.import_module("generator.vm.boot")  # the package has a function of that name
 NODES = ("etcd1", "etcd2", "etcd3")
 
 
@@ -45,7 +45,7 @@ class World:
         return {node: changes.get(node, f"seed of {node}".encode() * 1000) for node in NODES}
 
     def boot(self, seeds: Mapping[str, bytes] | None = None, *, image: BootImage | None = None) -> tuple[str, ...]:
-        return hypervisor.boot(
+        return vm.boot(
             self.connection,
             self.plan,
             image or self.image,
@@ -55,16 +55,16 @@ class World:
         )
 
     def down(self, timeout: float = 1) -> tuple[str, ...]:
-        return hypervisor.down(self.connection, self.plan, cluster_id="id1", timeout=timeout, report=self.said.append)
+        return vm.down(self.connection, self.plan, cluster_id="id1", timeout=timeout, report=self.said.append)
 
     def destroy(self) -> tuple[str, ...]:
-        return hypervisor.destroy(self.connection, self.plan.name, cluster_id="id1")
+        return vm.destroy(self.connection, self.plan.name, cluster_id="id1")
 
     def states(self) -> list[str]:
-        return [str(node.state) for node in hypervisor.status(self.connection, self.plan, cluster_id="id1")]
+        return [str(node.state) for node in vm.status(self.connection, self.plan, cluster_id="id1")]
 
     def events(self, folder: Path) -> Iterator[Event]:
-        return follow(hypervisor.console_logs(self.connection, self.plan), Journal(folder), timeout=600)
+        return follow(vm.console_logs(self.connection, self.plan), Journal(folder), timeout=600)
 
     def wait_ready(self, folder: Path) -> None:
         seen: set[Event] = set()
@@ -108,8 +108,8 @@ def build(lab: Any, connection: Any, plan: Make, tiny: Callable[[ClusterPlan], B
     worlds: list[World] = []
 
     def make(nodes: int) -> World:
-        vm, network = {"memory": 256, "disk": 2}, {"subnet": "10.123.0.0/24"}
-        cluster = plan(name="tiny", nodes=nodes, vm=vm, network=network)
+        size, network = {"memory": 256, "disk": 2}, {"subnet": "10.123.0.0/24"}
+        cluster = plan(name="tiny", nodes=nodes, vm=size, network=network)
         worlds.append(World(lab, connection, cluster, tiny(cluster)))
         return worlds[0]
 
@@ -237,7 +237,7 @@ def test_sealing_exchanges_the_cd_of_a_running_vm_and_nothing_else(one: World, t
     one.wait_ready(tmp_path)
     new = one.seeds(etcd1=b"without a permit" * 500)
     node, definition = one.plan.nodes[0], one.domain("etcd1").XMLDesc()
-    assert hypervisor.replace_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is True
+    assert vm.replace_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is True
     (seed,) = one.folder.glob("etcd1.seed-*.iso")
     assert seed.read_bytes() == new["etcd1"]
     process = (one.lab.folder / "run/libvirt/qemu/tiny-etcd1.pid").read_text().strip()
@@ -247,7 +247,7 @@ def test_sealing_exchanges_the_cd_of_a_running_vm_and_nothing_else(one: World, t
     assert all("<source file=" in line or "<bake:owner" in line for line in changed)
     one.type("etcd1", "still there")
     before = one.picture()
-    assert hypervisor.replace_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is False
+    assert vm.replace_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is False
     one.said.clear()
     assert one.boot(new) == ()
     assert not any("is running" in line for line in one.said)
@@ -261,7 +261,7 @@ def test_an_emptied_drive_stays_empty_until_there_is_another_seed(one: World, tm
     one.boot()
     one.wait_ready(tmp_path)
     node = one.plan.nodes[0]
-    assert hypervisor.remove_seed(one.connection, one.plan, node, cluster_id="id1") is True
+    assert vm.remove_seed(one.connection, one.plan, node, cluster_id="id1") is True
     assert list(one.folder.glob("etcd1.seed-*.iso")) == []
     before = one.picture()
     assert one.boot() == ()
@@ -271,7 +271,7 @@ def test_an_emptied_drive_stays_empty_until_there_is_another_seed(one: World, tm
     one.wait_ready(tmp_path)
     assert list(one.folder.glob("etcd1.seed-*.iso")) == []
     new = one.seeds(etcd1=b"renewed" * 500)
-    assert hypervisor.insert_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is True
+    assert vm.insert_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is True
     (seed,) = one.folder.glob("etcd1.seed-*.iso")
     assert seed.read_bytes() == new["etcd1"]
     one.type("etcd1", "still there")
@@ -279,7 +279,7 @@ def test_an_emptied_drive_stays_empty_until_there_is_another_seed(one: World, tm
 
 def test_a_vm_that_lost_its_disk_gets_another_and_its_seed_again(one: World, tmp_path: Path) -> None:
     one.boot()
-    hypervisor.remove_seed(one.connection, one.plan, one.plan.nodes[0], cluster_id="id1")
+    vm.remove_seed(one.connection, one.plan, one.plan.nodes[0], cluster_id="id1")
     one.down()
     (one.folder / "etcd1.qcow2").unlink()
     assert one.boot() == ("etcd1",)
@@ -387,12 +387,12 @@ def test_an_address_that_somebody_has_is_refused_before_anything_is_made(world: 
 def test_a_guest_that_dies_under_kvm_lives_on_emulated(
     one: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if accel._VIRTUALISES.search(Path("/proc/cpuinfo").read_text()) or not Path("/dev/kvm").exists():
+    if acceleration._VIRTUALISES.search(Path("/proc/cpuinfo").read_text()) or not Path("/dev/kvm").exists():
         pytest.skip("needs a machine whose /dev/kvm is there and does not work")
     monkeypatch.setattr(boot_module, "choose_accel", lambda *_: Accel.KVM)
     one.boot()
     one.wait_ready(tmp_path)
-    assert [node.accel for node in hypervisor.status(one.connection, one.plan)] == ["tcg"]
+    assert [node.accel for node in vm.status(one.connection, one.plan)] == ["tcg"]
     assert any("under KVM" in line and "emulating it" in line for line in one.said), one.said
     before = one.picture()
     assert one.boot() == ()  # what fell back stays
@@ -413,7 +413,7 @@ def test_the_console_is_a_terminal_that_ctrl_bracket_leaves(one: World, tmp_path
 
     typist = threading.Thread(target=person, daemon=True)
     typist.start()
-    hypervisor.attach_console(one.lab.uri, one.plan, "etcd1", keyboard=slave, screen=slave)
+    vm.attach_console(one.lab.uri, one.plan, "etcd1", keyboard=slave, screen=slave)
     typist.join(timeout=300)
     assert not typist.is_alive()
     assert re.search(rb"bake: node=etcd1 phase=configured.*you said hello", bytes(heard), re.DOTALL)
@@ -422,7 +422,7 @@ def test_the_console_is_a_terminal_that_ctrl_bracket_leaves(one: World, tmp_path
 def test_without_a_terminal_the_console_is_followed_to_the_end(world: World, tmp_path: Path) -> None:
     world.boot()
     world.wait_ready(tmp_path)
-    pieces = hypervisor.follow_console(world.connection, world.plan, "etcd2")
+    pieces = vm.follow_console(world.connection, world.plan, "etcd2")
     text = next(pieces)
     world.type("etcd2", "off")
     text += b"".join(pieces)
@@ -436,4 +436,4 @@ def test_a_console_that_cannot_be_is_explained(node: str, message: str, one: Wor
     one.boot()
     one.down()
     with pytest.raises(BakeError, match=message):
-        next(hypervisor.follow_console(one.connection, one.plan, node))
+        next(vm.follow_console(one.connection, one.plan, node))

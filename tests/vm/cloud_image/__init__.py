@@ -11,8 +11,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from generator.host import apt_sources
-from generator.host.image_build import RELEASE, apt_access
+from generator.image import apt_sources
+from generator.image.build import RELEASE, apt_access
 
 RECIPE = Path(__file__).parent
 BUILD = RECIPE.parents[2] / "build"

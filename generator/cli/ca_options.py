@@ -1,0 +1,47 @@
+"""The CAs that the options of `certs rotate --ca` name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from generator.cli.options import parameter
+
+
+def following_cas(
+    cluster: Any,
+    ca: bool,
+    all_phases: bool,
+    names: tuple[str, ...],
+    passphrase: bytes | None,
+    options: Mapping[str, Any],
+) -> dict[Any, Any]:
+    """The CAs to change to that the options name, by role."""
+    from generator.errors import InputError, Problem
+    from generator.pki import Role
+    from generator.store.cas import read_authority
+
+    found, problems = {}, []
+    if ca and names:
+        problems.append(Problem("--ca", f"is for the whole cluster, not for {', '.join(names)}", "leave the names out"))
+    if all_phases and not ca:
+        problems.append(Problem("--all-phases", "has no meaning without --ca", "add --ca"))
+    for role, prefix in ((Role.CA, "ca"), (Role.PEER_CA, "peer-ca")):
+        flags = f"--{prefix}-certificate", f"--{prefix}-key"
+        pair = [options[parameter(flag)] for flag in flags]
+        if any(pair) and not ca:
+            problems.append(Problem(flags[0] if pair[0] else flags[1], "has no meaning without --ca", "add --ca"))
+        elif any(pair) and role is Role.PEER_CA and not cluster.plan.spec.pki.peer_ca.separate:
+            problems.append(Problem(flags[0], "this cluster's peers have no CA of their own", "leave it out"))
+        elif any(pair) and not all(pair):
+            missing, other = (flags[0], flags[1]) if pair[1] else (flags[1], flags[0])
+            problems.append(Problem(missing, f"is missing, and {other} is its other half", "both, or neither"))
+        elif all(pair):
+            paths = str(pair[0]), str(pair[1])
+            found[role] = read_authority(
+                cluster.plan, role, *paths, names=flags, now=datetime.now(UTC), passphrase=passphrase
+            )
+    if problems:
+        raise InputError(problems)
+    return found

@@ -1,0 +1,295 @@
+"""`certs`: what certificates there are, and new ones for nodes that run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from generator.cli.bake import bake
+from generator.cli.ca_options import following_cas
+from generator.cli.common import (
+    announce_rotation,
+    ca_passphrase,
+    open_cluster,
+    print_json,
+    print_table,
+    progress_of,
+    refuse_misplaced,
+)
+from generator.cli.options import ca_options, cluster_options, option, passphrase_option
+
+if TYPE_CHECKING:
+    from generator.operations.certs import Delivery, Entry
+    from generator.operations.changes import Change
+
+BAR = 10  # characters
+
+
+def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    """`30d`, or `30`."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})d?", value)
+    if not found:
+        raise click.BadParameter(f"{value!r} is not a number of days such as 30d")
+    return int(found[1])
+
+
+@bake.group(invoke_without_command=True)
+@cluster_options
+@option("--within", callback=_days, metavar="DAYS", help="Fail (3) where one ends within that time, such as 30d.")
+@click.pass_context
+def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
+    """List the cluster's certificates; renew those of the nodes.
+
+    The last column tells whether a node that answers serves the certificate that its seed has.
+
+    \b
+    Examples:
+      bake certs
+      bake certs --within 30d -o json
+      bake certs rotate              new certificates for all nodes, delivered
+      bake certs rotate etcd2
+      bake certs rotate operator     a new client certificate for the operator
+      bake certs rotate --ca         a new CA, in three phases
+      bake certs deliver             what a rotation that was cut off has left
+    """
+    if ctx.invoked_subcommand is not None:
+        refuse_misplaced(ctx)
+        return
+    from generator.errors import UnhealthyError
+    from generator.operations import certs
+    from generator.store.cas import load_phase
+
+    cluster = open_cluster(options)
+    entries, phase = certs.entries(cluster, now=datetime.now(UTC)), load_phase(cluster.store)
+    outdated = certs.outdated(cluster)
+    if options["output"] == "json":
+        print_json(certificates=[_as_data(entry) for entry in entries], outdated=outdated, ca_change=phase)
+    elif not options["quiet"]:
+        print_table([_as_row(entry, outdated) for entry in entries])
+        if phase:
+            click.echo(f"The CA is being changed (phase {phase}): bake certs rotate --ca goes on.", err=True)
+    soon = [entry for entry in entries if within is not None and entry.days_left < within]
+    if soon:
+        named = ", ".join(f"{entry.owner} {entry.role}" for entry in soon)
+        raise UnhealthyError(f"less than {within} days are left: {named}", hint=certs.renewal(soon))
+
+
+def _as_data(entry: Entry) -> dict[str, Any]:
+    facts = entry.facts
+    return {
+        "owner": entry.owner,
+        "role": str(entry.role),
+        "names": list(facts.names),
+        "subject": facts.subject,
+        "issuer": facts.issuer,
+        "serial": facts.serial,
+        "not_before": facts.not_before.isoformat(),
+        "not_after": facts.not_after.isoformat(),
+        "days_left": entry.days_left,
+    }
+
+
+def _as_row(entry: Entry, outdated: Mapping[str, bool | None]) -> dict[str, str]:
+    served = {True: "no", False: "yes", None: "-"}[outdated.get(entry.owner)] if entry.role == "etcd-server" else ""
+    return {
+        "owner": entry.owner,
+        "role": str(entry.role),
+        "days left": f"{_bar(entry.days_left, entry.days)} {entry.days_left}",
+        "names": " ".join(entry.facts.names),
+        "issuer": entry.facts.issuer,
+        "serial": entry.facts.serial[:16],
+        "served": served,
+    }
+
+
+def _bar(left: int, whole: int) -> str:
+    full = max(0, min(BAR, round(BAR * left / max(whole, 1))))
+    return "█" * full + "░" * (BAR - full)
+
+
+wait_option = option("--wait", type=int, default=180, show_default=True, help="Seconds to wait for each node.")
+
+
+@certs.command()
+@click.argument("names", nargs=-1)
+@ca_options
+@cluster_options
+@passphrase_option
+@wait_option
+def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **options: Any) -> None:
+    """Make new certificates for all nodes, or those named, and bring them to nodes that run.
+
+    Nothing is restarted: etcd reads its certificates anew at each handshake. It works as well when they have ended.
+    Where bake does not run the VMs, put each node's new seed.iso into its drive: the node applies it at once.
+    A seed that changes more than certificates, as after an update of bake, applies at the node's next restart: then
+    this ends with exit code 3 and names the nodes to restart.
+    NAMES can also be `operator` and, for etcd's users, `user:NAME`: their new certificates are in the cluster's folder.
+
+    With --ca the CA is new too, in three phases: every node trusts both CAs, gets certificates of the new one, trusts
+    the new one alone. etcd is restarted twice on each node, one node after the other. The command stops after each
+    phase and says what applications need before the next one; the same command goes on, also where it was cut off or a
+    node was off. At the end the old CA, with its key, is removed from the cluster's folder.
+
+    \b
+    Examples:
+      bake certs rotate
+      bake certs rotate etcd2 --name prod --connect qemu+ssh://host/system
+      bake certs rotate operator user:app1
+      bake certs rotate --ca
+      bake certs rotate --ca --all-phases
+      bake certs rotate --ca --ca-certificate corp.pem --ca-key corp.key
+    """
+    from generator.operations.rotate_ca import refuse_while_changing
+
+    cluster = open_cluster(options)
+    passphrase = ca_passphrase(options, cluster.plan.spec, cluster.store)
+    following = following_cas(cluster, ca, all_phases, names, passphrase, options)
+    if ca:
+        _change_ca(cluster, following, passphrase, wait, all_phases, options)
+        return
+    refuse_while_changing(cluster)
+    _renew(cluster, names, passphrase, wait, options)
+
+
+def _renew(
+    cluster: Any, names: tuple[str, ...], passphrase: bytes | None, wait: int, options: Mapping[str, Any]
+) -> None:
+    """New certificates for these nodes, which are brought to them, and clients; left out, for all nodes."""
+    from generator.operations.bake import bake as run
+    from generator.operations.certs import client_files
+    from generator.operations.rotate_ca import unchanged
+
+    changes: list[Change] = []
+    clients, nodes = client_files(cluster.plan), [node.name for node in cluster.plan.nodes]
+    chosen = _chosen(names, nodes, "NAME", [*clients])
+    with progress_of((), options) as progress:
+        run(
+            cluster.plan.spec, cluster.store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase,
+            renew=[clients[name].owner if name in clients else name for name in chosen], change=unchanged(cluster),
+            announce=partial(announce_rotation, cluster.store, cluster.plan.spec, options, changes),
+        )  # fmt: skip
+        progress.line(f"new certificates for {', '.join(chosen)}")
+    files = {name: str(cluster.store.folder / clients[name].path) for name in chosen if name in clients}
+    more = {"changes": [change.data for change in changes], "clients": files}
+    _deliver(open_cluster(options), [name for name in chosen if name in nodes], wait, options, **more)
+
+
+@certs.command()
+@click.argument("nodes", nargs=-1)
+@cluster_options
+@wait_option
+def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
+    """Bring the nodes the certificates that their seeds have, where they do not serve them yet.
+
+    It can be repeated: a running node that has the seed in its drive and did not take it gets it once more.
+
+    \b
+    Examples:
+      bake certs deliver
+      bake certs deliver etcd3 --wait 600
+    """
+    from generator.operations.rotate_ca import refuse_while_changing
+
+    cluster = open_cluster(options)
+    refuse_while_changing(cluster)
+    _deliver(cluster, _chosen(nodes, [node.name for node in cluster.plan.nodes]), wait, options)
+
+
+
+
+def _change_ca(
+    cluster: Any,
+    following: dict[Any, Any],
+    passphrase: bytes | None,
+    wait: int,
+    all_phases: bool,
+    options: Mapping[str, Any],
+) -> None:
+    from generator.errors import UnhealthyError
+    from generator.operations.certs import without_stated
+    from generator.operations.rotate_ca import next_phase, rotate_authorities, task_after
+    from generator.operations.up import connect_if_possible
+
+    changes: list[Change] = []
+    announce = partial(announce_rotation, cluster.store, without_stated(cluster.plan.spec), options, changes)
+    with progress_of((), options) as progress:
+        connection = connect_if_possible(options["connect"])
+        phase, found = rotate_authorities(
+            cluster, connection, following, passphrase=passphrase, now=datetime.now(UTC), seconds=wait,
+            report=progress.line, all_phases=all_phases, announce=announce,
+        )  # fmt: skip
+    waits = ", ".join((*found.at_next_start, *found.after_restart, *found.by_hand))
+    task = task_after(cluster, phase)
+    following_phase = next_phase(phase) if phase else None
+    _show(
+        found, cluster, options, ca_change=phase, complete=not waits, next=following_phase, task=task,
+        changes=[change.data for change in changes],
+    )  # fmt: skip
+    if waits:
+        hint = "start what is off, put the new seed.iso into drives that are not bake's; "
+        hint = f"{_restart_hint(found, cluster)}; " if found.after_restart else hint
+        hint += f"{task}; " if following_phase else ""
+        raise UnhealthyError(f"phase {phase} waits for {waits}", hint=f"{hint}then: bake certs rotate --ca")
+    if options["output"] == "text" and not options["quiet"]:
+        click.echo(f"phase {phase} is complete; before phase {following_phase}:" if phase else "the CA is changed:")
+        click.echo(f"  {task}" + ("; then: bake certs rotate --ca" if phase else ""))
+
+
+def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", others: Iterable[str] = ()) -> list[str]:
+    """Those named, each of which must be planned or one of the others; left out, all that are planned."""
+    from generator.errors import InputError, Problem
+
+    wanted, known = list(dict.fromkeys(wanted)) or planned, [*planned, *others]
+    rule = f"is not one of {', '.join(known)}"
+    unknown = [Problem(what, f"{name!r} {rule}") for name in wanted if name not in known]
+    if unknown:
+        raise InputError(unknown)
+    return wanted
+
+
+def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, Any], **more: Any) -> None:
+    from generator.errors import UnhealthyError
+    from generator.operations import certs
+    from generator.operations.up import connect_if_possible
+
+    found = certs.Delivery()
+    with progress_of((), options) as progress:
+        if names:
+            connection = connect_if_possible(options["connect"])
+            found = certs.deliver(cluster, connection, names, seconds=wait, report=progress.line)
+    _show(found, cluster, options, **more)
+    if found.after_restart:
+        restart = ", ".join(found.after_restart)
+        text = f"{restart} take their new seeds at their next restart: the seeds change more than certificates"
+        raise UnhealthyError(text, hint=_restart_hint(found, cluster))
+
+
+def _restart_hint(found: Delivery, cluster: Any) -> str:
+    domain = next(node.domain for node in cluster.plan.nodes if node.name in found.after_restart)
+    return f"restart one node after the other: virsh shutdown {domain}, then bake up, which waits until it has settled"
+
+
+def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any) -> None:
+    if options["output"] == "json":
+        print_json(**asdict(found), **more)
+        return
+    if options["quiet"]:
+        return
+    if found.done:
+        click.echo(f"served: {', '.join(found.done)}")
+    if found.at_next_start:
+        click.echo(f"from the next start on: {', '.join(found.at_next_start)}")
+    for name, path in more.get("clients", {}).items():
+        click.echo(f"{name}: {path}")
+    for name in found.by_hand:
+        click.echo(f"{name} has no VM here: put {cluster.store.folder / name}/seed.iso into its drive", err=True)
+    if found.by_hand:
+        click.echo("restart a node whose console says that a new seed takes effect at the next boot", err=True)

@@ -1,0 +1,223 @@
+"""What the commands share: opening what the options name, and showing what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from generator.cli.options import SPEC_FLAGS, parameter
+
+if TYPE_CHECKING:
+    from generator.config.load import Loaded
+    from generator.config.spec import ClusterSpec
+    from generator.operations.bake import Agreed
+    from generator.operations.changes import Change
+    from generator.progress import Progress
+    from generator.store.folder import Store
+
+T = TypeVar("T")
+FORMAT_VERSION = "1.0"  # of every -o json: the major number changes when a reader would break
+
+
+def refuse_misplaced(ctx: click.Context) -> None:
+    """Raise UsageError for an option of a group that is given before its subcommand, which would not see it."""
+    subcommand = ctx.command.get_command(ctx, ctx.invoked_subcommand or "")  # type: ignore[attr-defined]
+    known = {parameter.name for parameter in subcommand.params}
+    command = " ".join(["bake", *([] if ctx.parent is None else [str(ctx.info_name)]), str(ctx.invoked_subcommand)])
+    for given in ctx.command.params:
+        flag = max(given.opts, key=len)
+        if ctx.get_parameter_source(str(given.name)) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        if given.name not in known:
+            raise click.UsageError(f"{flag} is not an option of {command}", ctx)
+        value = "" if getattr(given, "is_flag", False) else " …"
+        raise click.UsageError(f"put {flag} after the command: {command} {flag}{value}", ctx)
+
+
+def open_cluster(options: Mapping[str, Any]) -> Any:
+    from generator.operations import up
+    from generator.store.folder import Store
+
+    return up.open_cluster(Store(options["out"], options["name"]))
+
+
+def cache() -> Path:
+    from generator.image.base import cache_folder
+
+    return cache_folder()
+
+
+def progress_of(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractContextManager[Progress]:
+    from generator.cli.progress import show_progress
+
+    return show_progress(nodes, quiet=options["quiet"])
+
+
+def show_verification(result: Any, options: Mapping[str, Any], **more: Any) -> None:
+    from generator.errors import UnhealthyError
+    from generator.health import as_rows
+    from generator.operations.verify import verification_data
+
+    if options["output"] == "json":
+        print_json(**verification_data(result), **more)
+    elif not options["quiet"]:
+        print_table(as_rows(result.checks))
+    if not result.healthy:
+        parts = [("the cluster is not healthy", result.failed), ("could not be checked", result.skipped)]
+        text = "; ".join(f"{word}: {', '.join(check.name for check in found)}" for word, found in parts if found)
+        decisive = result.failed or result.skipped
+        hint = decisive[0].remedy if len(decisive) == 1 else "bake status; bake console NODE"
+        raise UnhealthyError(text, hint=hint)
+
+
+def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> None:
+    names = list(names)
+    if options["output"] == "json":
+        print_json(**{verb: names})
+    elif not options["quiet"]:
+        click.echo(f"{verb}: {', '.join(names) or 'nothing; there was nothing to do'}")
+
+
+def load(options: Mapping[str, Any]) -> Loaded:
+    """What the options say, laid over what stands."""
+    from generator.config import load
+    from generator.store.kept_spec import find_standing
+
+    flags = {
+        flag: (path, options[parameter(flag)])
+        for flag, (path, _, _) in SPEC_FLAGS.items()
+        if options.get(parameter(flag)) is not None
+    }
+    find = partial(find_standing, options["out"])
+    loaded = load.load(
+        profile=options["profile"], config=options["config"], flags=flags, find=find, folder=Path.cwd()
+    )
+    for warning in loaded.warnings if not options["quiet"] else ():
+        click.echo(f"warning: {warning}", err=True)
+    if not options["quiet"] and (kept := load.kept_fields(loaded)):
+        click.echo(f"note: kept as it was baked, unlike what is default now: {'; '.join(kept)}", err=True)
+    return loaded
+
+
+def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: Callable[[str], None]) -> None:
+    from generator.operations.changes import shown
+
+    for line in shown(changes) if not options["quiet"] else ():
+        report(line)
+
+
+def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
+    """Show what changes, and ask where something is lost for good. Returns the changes."""
+    from generator.operations.changes import compare, losses, shown
+
+    if not loaded.standing and (others := _others(options["out"])):
+        reporter(options)(f"a new cluster, {loaded.spec.name}; --name chooses one that is there: {', '.join(others)}")
+    changes = list(compare(loaded.standing, loaded.spec))
+    lost = losses(changes)
+    for line in shown(changes) if lost or not options["quiet"] else ():
+        click.echo(line, err=True)
+    if lost:
+        confirm("This cannot be undone. Go on?", options, lost)
+    return changes
+
+
+def _others(out: Path) -> list[str]:
+    return sorted(path.parent.name for path in out.glob("*/manifest.json"))
+
+
+def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[Change]], T]) -> T:
+    """Load, compare, ask, and run; from the beginning where another run has changed the cluster meanwhile."""
+    from generator.errors import StaleError
+    from generator.operations.bake import Agreed
+
+    while True:
+        loaded = load(options)
+        changes = agree(loaded, options)
+
+        announce = partial(_announce, options, changes if loaded.standing else None)
+        digest = loaded.standing.digest if loaded.standing else ""
+        try:
+            return run(loaded, Agreed(said=loaded.said, digest=digest, announce=announce), changes)
+        except StaleError as error:
+            reporter(options)(f"{error.message}: starting over")
+
+
+def _announce(
+    options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
+) -> None:
+    """Show and note the files that change; a new cluster's are all new."""
+    from generator.operations.changes import file_changes
+
+    if changes is not None:
+        files = file_changes(differences)
+        show_changes(files, options, reporter(options))
+        changes += files
+
+
+def announce_rotation(
+    store: Store,
+    spec: ClusterSpec,
+    options: Mapping[str, Any],
+    changes: list[Change],
+    differences: Iterable[tuple[str, str]],
+) -> None:
+    """Show and note what new certificates change: files, and the fields that name the old CA."""
+    from generator.operations.changes import compare
+    from generator.store.kept_spec import load_standing
+
+    fields = compare(load_standing(store), spec)
+    show_changes(fields, options, reporter(options))
+    changes += fields
+    _announce(options, changes, differences)
+
+
+def confirm(question: str, options: Mapping[str, Any], losses: Iterable[str]) -> None:
+    """Get the user's consent: --yes, or an answer on the terminal. Raises InputError where there is neither."""
+    from generator.errors import DeclinedError, InputError
+
+    if options["yes"]:
+        return
+    if not sys.stdin.isatty():
+        raise InputError.one("", f"this cannot be undone: {'; '.join(losses)}", "nothing was done; --yes does it")
+    if not click.confirm(question, err=True):
+        raise DeclinedError("nothing was done")
+
+
+def ca_passphrase(options: Mapping[str, Any], spec: ClusterSpec, store: Store) -> bytes | None:
+    """From the file that was named; else, where the CA's key needs one, from the terminal."""
+    from generator.store.cas import has_encrypted_key
+    from generator.store.existing_keys import read_passphrase
+
+    if path := options["ca_passphrase_file"]:
+        return read_passphrase(path)
+    if sys.stdin.isatty() and has_encrypted_key(store, spec):
+        return bytes(click.prompt("Passphrase of the CA's key", hide_input=True, err=True), "utf-8")
+    return None
+
+
+def reporter(options: Mapping[str, Any]) -> Callable[[str], None]:
+    def report(line: str) -> None:
+        if not options["quiet"]:
+            click.echo(line, err=True)
+
+    return report
+
+
+def print_json(**values: Any) -> None:
+    click.echo(json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2))
+
+
+def print_table(rows: list[dict[str, str]]) -> None:
+    if not rows:
+        return
+    columns = list(rows[0])
+    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
+    for cells in ([column.upper() for column in columns], *([row[column] for column in columns] for row in rows)):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

@@ -1,0 +1,251 @@
+"""The etcd options that a cluster file may set in `etcd.options`, and why each is safe.
+
+Every flag of etcd 3.5 and 3.6 is in one of three places. `RESERVED`: bake sets it. `REFUSED`: it would break a promise
+of bake's. `OPTIONS`: free to set, with the reason why it neither moves a member's data, speaks for another member,
+weakens TLS nor opens a port; some with a warning. An unknown `ETCD_*` variable is only a warning to etcd, so a typing
+error would be lost: here it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from generator.config import etcd_values as values
+from generator.config.etcd_values import Format
+from generator.config.fields import named
+
+SERIES = ("3.5", "3.6")
+MAX_ELECTION_MS = 50_000
+Wrong = tuple[str, str, str | None]  # option, message, remedy
+
+# bake sets these itself; a second value would contradict the plan.
+RESERVED = frozenset(
+    """
+    name data-dir listen-peer-urls listen-client-urls initial-advertise-peer-urls initial-cluster
+    initial-cluster-state initial-cluster-token advertise-client-urls cert-file key-file client-cert-auth
+    trusted-ca-file auto-tls peer-cert-file peer-key-file peer-client-cert-auth peer-trusted-ca-file peer-auto-tls
+    log-outputs config-file force-new-cluster enable-v2 discovery discovery-srv discovery-fallback discovery-proxy
+    discovery-srv-name strict-reconfig-check client-cert-file client-key-file peer-client-cert-file
+    peer-client-key-file tls-min-version cipher-suites version help unsafe-no-fsync listen-client-http-urls log-output
+    """.split()  # noqa: SIM905
+)
+_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # what sets it
+
+_PEERS = "bake decides which certificates are a peer's", "pki: {peerCa: {separate: true}} keeps all others out"
+_LISTS = (
+    "names a file on the nodes, and bake puts no revocation list there: etcd would refuse every connection",
+    "to revoke certificates, change the CA: bake certs rotate --ca",
+)
+_SANS = "accepts a peer's certificate from any address", "leave it out"
+_DISCOVERY = "the nodes find each other by bake's plan", "leave it out"
+_PROXY = "makes a proxy of a member", "leave it out"
+_ROTATION = "is for log files, and the nodes log to the journal", "leave it out; journald.conf limits the journal"
+_V2V3 = "serves the v2 API, which ignores the users of v3", "leave it out"
+_MLOCK = (
+    "needs more locked memory than etcd.service may have: etcd stops once its database outgrows that limit",
+    "turn swap off on the nodes instead",
+)
+_CLIENTS = "can lock out the operator and the nodes' own clients", "leave it out; use auth to limit what users may do"
+_WAL = (
+    "moves the log out of the data folder; the join looks for a member's data only there, so a healthy member would "
+    "count as lost",
+    "leave it out; for a faster disk, mount it at etcd.dataDir",
+)
+REFUSED: Mapping[str, tuple[str, str]] = {
+    "wal-dir": _WAL,
+    **dict.fromkeys(("peer-cert-allowed-cn", "peer-cert-allowed-hostname"), _PEERS),
+    "client-cert-allowed-hostname": _CLIENTS,
+    **dict.fromkeys(("client-crl-file", "peer-crl-file"), _LISTS),
+    **dict.fromkeys(("peer-skip-client-san-verification", "experimental-peer-skip-client-san-verification"), _SANS),
+    **dict.fromkeys(("memory-mlock", "experimental-memory-mlock"), _MLOCK),
+    **dict.fromkeys(("enable-log-rotation", "log-rotation-config-json"), _ROTATION),
+    "experimental-enable-v2v3": _V2V3,
+    **{
+        f"proxy{rest}": _PROXY
+        for rest in ("", *(f"-{what}" for what in (
+            "dial-timeout", "failure-wait", "read-timeout", "refresh-interval", "write-timeout",
+        )))
+    },
+    **{
+        f"discovery-{what}": _DISCOVERY
+        for what in (
+            "cacert", "cert", "dial-timeout", "endpoints", "insecure-skip-tls-verify", "insecure-transport",
+            "keepalive-time", "keepalive-timeout", "key", "password", "request-timeout", "token", "user",
+        )
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option that may be set, and the reason why it is safe. `warning`: what it means to set it to one of the
+    values `on`, or to any value if there are none."""
+
+    name: str
+    form: Format
+    why: str
+    series: tuple[str, ...] = SERIES
+    warning: str | None = None
+    on: tuple[object, ...] = ()
+
+
+def _same(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
+    """Options with the same name in both series, or in the one that is stated."""
+    for name in names.split():
+        yield Option(name=name, form=form, why=why, **more)
+
+
+def _renamed(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
+    """Options whose name begins with `experimental-` in 3.5 (upgrade guide 3.6, "Deprecated flags")."""
+    for name in names.split():
+        yield Option(name=f"experimental-{name}", form=form, why=why, series=("3.5",), **more)
+        yield Option(name=name, form=form, why=why, series=("3.6",), **more)
+
+
+_TIMING = "timing of raft and of connections; the same on every member"
+_STORAGE = "limits and pace of the storage, inside the data folder"
+_LIMITS = "limits of what one client may ask for"
+_CHECKS = "etcd checks its own data; reads only"
+_LEASES = "how leases are kept; the same on every member"
+_LOGS = "what etcd writes to the journal"
+_TOKENS = "users with passwords only; bake's users have certificates"
+_NO_EFFECT = "has no effect"
+_PROFILES = "every client certificate, with or without a user, can then read profiles of etcd's memory at /debug/pprof"
+_TRACING = "what clients ask for is sent to the collector without TLS"
+_TRACED = "unused without enable-distributed-tracing"
+_NO_V2 = "a new cluster has no v2 data"
+_WHOLE, _FLAG, _TIME = values.whole(), values.flag, values.duration()
+_LEVELS = ("debug", "info", "warn", "error", "dpanic", "panic", "fatal")
+_OLD, _NEW = {"series": ("3.5",)}, {"series": ("3.6",)}
+_CHECKPOINT, _PERSIST = "experimental-enable-lease-checkpoint", "experimental-enable-lease-checkpoint-persist"
+_REMEDIES = {
+    "listen-metrics-urls": "from outside, read /metrics at the client port with a client certificate",
+    "auth-token": "leave it out: bake's users have certificates, not passwords",
+}
+
+OPTIONS: tuple[Option, ...] = (
+    *_same(values.whole(1), _TIMING, "heartbeat-interval election-timeout"),
+    *_same(_FLAG, _TIMING, "pre-vote initial-election-tick-advance socket-reuse-address"),
+    *_same(_TIME, _TIMING, """
+        grpc-keepalive-min-time grpc-keepalive-interval grpc-keepalive-timeout raft-read-timeout raft-write-timeout
+    """),
+    *_renamed(_TIME, _TIMING, "watch-progress-notify-interval downgrade-check-time"),
+    *_same(_FLAG, "the port stays closed to other users", "socket-reuse-port", on=(True,),
+           warning="a second process of etcd's user can take connections at etcd's ports"),
+    *_same(_WHOLE, _STORAGE, "snapshot-count max-snapshots max-wals backend-batch-limit"),
+    *_same(values.quota, _STORAGE, "quota-backend-bytes"),
+    *_same(_TIME, _STORAGE, "backend-batch-interval"),
+    *_same(values.word("array", "map"), _STORAGE, "backend-bbolt-freelist-type"),
+    *_renamed(_WHOLE, _STORAGE,
+              "compaction-batch-limit snapshot-catchup-entries bootstrap-defrag-threshold-megabytes"),
+    *_renamed(_TIME, _STORAGE, "compaction-sleep-interval"),
+    *_same(values.word("periodic", "revision"), _STORAGE, "auto-compaction-mode"),
+    *_same(values.retention, _STORAGE, "auto-compaction-retention"),
+    *_same(_FLAG, _STORAGE, "experimental-stop-grpc-service-on-defrag experimental-txn-mode-write-with-shared-buffer",
+           **_OLD),
+    *_same(values.whole(1), _LIMITS, "max-txn-ops"),
+    *_same(values.whole(65536), f"{_LIMITS}; a node's report needs a few KiB", "max-request-bytes"),
+    *_same(values.whole(0, 2**32 - 1), _LIMITS, "max-concurrent-streams"),
+    *_same(values.whole(1), "nodes join one at a time all the same", "max-learners", **_NEW),
+    *_same(_FLAG, _CHECKS, "experimental-initial-corrupt-check experimental-compact-hash-check-enabled", **_OLD),
+    *_renamed(_TIME, _CHECKS, "corrupt-check-time"),
+    *_renamed(values.duration(zero=False), _CHECKS, "compact-hash-check-time"),
+    *_same(_FLAG, _LEASES, f"{_CHECKPOINT} {_PERSIST}", **_OLD),
+    *_same(values.gates, "3.6's names for switches of 3.5 that are here too", "feature-gates", **_NEW),
+    *_same(values.word("not-yet", "write-only"), _NO_V2, "v2-deprecation", **_OLD),
+    *_same(values.word("write-only"), _NO_V2, "v2-deprecation", **_NEW),
+    *_same(values.word("zap"), _LOGS, "logger"),
+    *_same(values.word(*_LEVELS, any_case=True), _LOGS, "log-level", warning=_PROFILES, on=("debug",)),
+    *_same(values.word("json", "console"), _LOGS, "log-format", **_NEW),
+    *_renamed(_TIME, _LOGS, "warning-apply-duration"),
+    *_same(_TIME, _LOGS, "warning-unary-request-duration", **_NEW),
+    *_same(values.word("TLS1.2", "TLS1.3"), "etcd.tlsMinVersion is the minimum", "tls-max-version", on=("TLS1.2",),
+           warning="no connection will use TLS 1.3"),
+    *_same(_WHOLE, _NO_EFFECT, "self-signed-cert-validity", warning="has no effect: auto-tls is off"),
+    *_same(values.text, _NO_EFFECT, "host-whitelist", warning="has no effect: it is for ports without TLS"),
+    *_same(values.origins, "browsers send no client certificate to another origin", "cors", on=("*",),
+           warning="pages of every origin may read etcd's JSON API, which is etcd's default"),
+    *_same(_FLAG, "the JSON API needs a client certificate too", "enable-grpc-gateway"),
+    *_same(values.token_provider, _TOKENS, "auth-token"),
+    *_same(values.whole(4, 31), _TOKENS, "bcrypt-cost"),
+    *_same(values.whole(1), _TOKENS, "auth-token-ttl"),
+    *_same(values.word("basic", "extensive"), "counters and no keys", "metrics"),
+    *_same(values.loopback_urls, "only the node itself can reach it", "listen-metrics-urls"),
+    *_same(_FLAG, "it needs a client certificate", "enable-pprof", warning=_PROFILES, on=(True,)),
+    *_renamed(_FLAG, "etcd only sends", "enable-distributed-tracing", warning=_TRACING, on=(True,)),
+    *_renamed(values.text, _TRACED,
+              "distributed-tracing-address distributed-tracing-service-name distributed-tracing-instance-id"),
+    *_renamed(values.whole(0, 10**6), _TRACED, "distributed-tracing-sampling-rate"),
+)  # fmt: skip
+
+
+def known_options(version: str) -> dict[str, Option]:
+    """The options that may be set for a release series, by name."""
+    return {option.name: option for option in OPTIONS if version in option.series}
+
+
+def check_options(options: Mapping[str, object], version: str) -> Iterator[Wrong]:
+    """Yield (option, message, remedy) for each option that bake or this etcd refuses."""
+    known = known_options(version)
+    wrong = [found for name, value in options.items() if (found := _check(name, value, version, known))]
+    yield from wrong or _relations(options)
+
+
+def _check(name: str, value: object, version: str, known: Mapping[str, Option]) -> Wrong | None:
+    if name in RESERVED:
+        return name, f"{name!r} is set by bake", _FIELDS.get(name, "leave it out")
+    if name in REFUSED:
+        message, hint = REFUSED[name]
+        return name, f"{name!r} {message}", hint
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see etcd --help"
+        return name, f"etcd {version} has no option {named(name)!r}", hint
+    if rule := known[name].form(value):
+        return name, f"{value!r} {rule}", _REMEDIES.get(name, f"write it as etcd {version} --help has it")
+    return None
+
+
+def _relations(options: Mapping[str, object]) -> Iterator[Wrong]:
+    """What etcd refuses, or takes for something else, because of a second option (Validate in embed/config.go)."""
+    heartbeat, election = options.get("heartbeat-interval", 100), options.get("election-timeout", 1000)
+    yield from _timing(int(str(heartbeat)), int(str(election)))
+    kept = options.get("auto-compaction-retention", 0)
+    if options.get("auto-compaction-mode") == "revision" and not str(kept).isdecimal():
+        message = f"{kept!r} is not a number of revisions, and auto-compaction-mode is revision"
+        yield "auto-compaction-retention", message, "a number of revisions such as 10000"
+    gates = str(options.get("feature-gates", "")).split(",")
+    checkpoints = options.get(_CHECKPOINT) or {"LeaseCheckpoint=true", "AllAlpha=true"} & set(gates)
+    for place, on in ((_PERSIST, options.get(_PERSIST)), ("feature-gates", "LeaseCheckpointPersist=true" in gates)):
+        if on and not checkpoints:
+            yield place, "persisting lease checkpoints needs lease checkpoints", "switch both on"
+
+
+def _timing(heartbeat: int, election: int) -> Iterator[Wrong]:
+    if election < 5 * heartbeat:
+        message = f"{election} (ms) is less than five times the heartbeat-interval, {heartbeat}"
+        yield "election-timeout", message, f"{10 * heartbeat} is usual"
+    elif election > MAX_ELECTION_MS:
+        message = f"{election} (ms) is more than {MAX_ELECTION_MS}"
+        yield "election-timeout", message, "ten times the heartbeat-interval is usual"
+
+
+def warn_options(options: Mapping[str, object], version: str) -> Iterator[Wrong]:
+    """Yield (option, message, remedy) for each option that deserves a warning."""
+    known = known_options(version)
+    for name, value in options.items():
+        option = known.get(name)
+        if option and option.warning and (not option.on or value in option.on):
+            yield name, f"{_shown(value)}: {option.warning}", "leave it out, unless you want that"
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def variable(name: str) -> str:
+    """The environment variable of an option: `heartbeat-interval` → `ETCD_HEARTBEAT_INTERVAL`."""
+    return "ETCD_" + name.upper().replace("-", "_")

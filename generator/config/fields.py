@@ -1,0 +1,204 @@
+"""Sections of a cluster file as frozen dataclasses: read from plain data, all problems at once, and back.
+
+A section's fields are made with `setting` and `section`. What is refused is reported and its default taken,
+so that the rest can still be read, and checked against each other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, TypeVar
+
+Path = tuple[str | int, ...]
+Parse = Callable[[Any], Any]  # one value; a ValueError says "VALUE is not …"
+T = TypeVar("T")
+_REFUSED = object()
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
+_TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """A value that is not as it should be. `known` are the fields there are, where there is no such field."""
+
+    path: Path
+    message: str
+    hint: str | None = None
+    known: tuple[str, ...] = ()
+
+
+Read = Callable[[Any, Path, list[Wrong]], Any]  # a value at a path; appends what is wrong
+
+
+def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
+    """A field that is one setting. `description` says what a good value is; a default of None admits null."""
+    metadata = {"read": read, "description": description}
+    if default_factory is not MISSING:
+        return field(default_factory=default_factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(kind: type[T], *, flag: str | None = None) -> T:
+    """A field that is a section of its own. `flag`: the one of its fields that true or false alone stands for."""
+    return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
+
+
+def one(parse: Parse) -> Read:
+    """A value that `parse` understands."""
+
+    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+        try:
+            return parse(value)
+        except ValueError as error:
+            wrong.append(Wrong(path, str(error)))
+            return _REFUSED
+
+    return read
+
+
+def list_of(read_item: Read) -> Read:
+    """A list; its refused items are left out."""
+
+    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+        if not isinstance(value, list | tuple):
+            wrong.append(Wrong(path, f"{shown(value)} is not a list"))
+            return _REFUSED
+        items = [read_item(item, (*path, index), wrong) for index, item in enumerate(value)]
+        return tuple(item for item in items if item is not _REFUSED)
+
+    return read
+
+
+def mapping_of(read_item: Read) -> Read:
+    """A mapping from text; its refused items are left out."""
+
+    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+        if not isinstance(value, dict):
+            wrong.append(Wrong(path, f"{shown(value)} is not a section of fields"))
+            return _REFUSED
+        items = {key: read_item(item, (*path, key), wrong) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item is not _REFUSED}
+
+    return read
+
+
+def list_or(read_list: Read, read_other: Read) -> Read:
+    """A list, or something else."""
+
+    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+        return (read_list if isinstance(value, list | tuple) else read_other)(value, path, wrong)
+
+    return read
+
+
+def _known(kind: Any) -> tuple[str, ...]:
+    return tuple(settings_of(kind))
+
+
+def section_of(kind: type[T], flag: str | None = None) -> Read:
+    """A section with the fields of a dataclass."""
+
+    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+        if isinstance(value, kind):
+            return value
+        if flag and isinstance(value, bool):
+            value = {flag: value}
+        if not isinstance(value, dict):
+            rule = "is not true, false or a section of fields" if flag else "is not a section of fields"
+            wrong.append(Wrong(path, f"{shown(value)} {rule}", _section_hint(kind, flag)))
+            return _REFUSED
+        return kind(**dict(_read_fields(kind, value, path, wrong)))
+
+    return read
+
+
+def _section_hint(kind: Any, flag: str | None) -> str:
+    return ("true, false, or " if flag else "") + f"the fields here: {', '.join(_known(kind))}"
+
+
+def _read_fields(kind: Any, value: Mapping[str, Any], path: Path, wrong: list[Wrong]) -> Iterator[tuple[str, Any]]:
+    known = settings_of(kind)
+    wrong += [
+        Wrong((*path, key), f"there is no field {named(key)!r}", known=_known(kind))
+        for key in value
+        if key not in known
+    ]
+    for key, info in known.items():
+        found = _read_field(info, value[key], (*path, key), wrong) if key in value else _REFUSED
+        if found is not _REFUSED:
+            yield info.name, found
+        elif info.default is MISSING and info.default_factory is MISSING:
+            if key not in value:
+                wrong.append(Wrong((*path, key), "is missing", info.metadata["description"]))
+            yield info.name, f"unnamed{path[-1]}"  # an item of a list counts, even if it cannot be used
+
+
+def _read_field(info: Field[Any], value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    if value is None and info.default is None:
+        return None
+    inner: list[Wrong] = []
+    found = info.metadata["read"](value, path, inner)
+    hint = info.metadata.get("description")
+    wrong += [Wrong(w.path, w.message, w.hint or (None if w.known else hint), w.known) for w in inner]
+    return found
+
+
+@cache
+def settings_of(kind: Any) -> dict[str, Field[Any]]:
+    """The fields of a section by their names in a file."""
+    return {camel(info.name): info for info in fields(kind)}
+
+
+def leaf_paths(kind: Any, data: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
+    """The path of each setting that raw data states, which `kind` accepts. A list is one, a mapping's entries many."""
+    for key, value in data.items():
+        info, here = settings_of(kind).get(key), (*path, key)
+        section_kind = info.metadata.get("section") if info else None
+        if section_kind and isinstance(value, dict):
+            yield from leaf_paths(section_kind, value, here)
+        elif section_kind and info and info.metadata["flag"]:
+            yield (*here, info.metadata["flag"])
+        elif isinstance(value, dict):
+            yield from ((*here, entry) for entry in value)
+        else:
+            yield here
+
+
+def camel(name: str) -> str:
+    """`first_ip` is `firstIp` in a file."""
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def plain(value: Any, *, with_none: bool = False) -> Any:
+    """A section as plain data that reads back as the same; without what is not set, unless `with_none`."""
+    if is_dataclass(value):
+        items = {camel(info.name): getattr(value, info.name) for info in fields(value)}
+        return {key: plain(item, with_none=with_none) for key, item in items.items() if with_none or item is not None}
+    if isinstance(value, tuple):
+        return [plain(item, with_none=with_none) for item in value]
+    return str(value) if isinstance(value, _TEXTUAL) else dict(value) if isinstance(value, dict) else value
+
+
+def named(key: object) -> str:
+    """Return a key as a message may show it. A key that cannot be a field's name is a line of some other file, and
+    messages end up in logs: a secret may be in it."""
+    return str(key) if _FIELD.fullmatch(str(key)) else "…"
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: in quotes, everything unprintable escaped, cut to a sensible length."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def value_text(value: Any) -> str:
+    """Return a value of a spec for a message: a list with commas, a truth value as YAML has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -1,0 +1,297 @@
+"""The rules that concern more than one value of a spec. Each finding is (path, message with value and rule, remedy)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network
+
+from generator.config.auth import RESERVED_NAMES, ROOT, PermissionSpec
+from generator.config.defaults import checks_peers_itself, domain_of, gateway_of, name_nodes, place_macs, place_nodes
+from generator.config.etcd_options import check_options, warn_options
+from generator.config.pki import PeerName
+from generator.config.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod
+
+Finding = tuple[tuple[str | int, ...], str, str | None]
+
+
+def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
+    """Everything that must be refused, and everything that deserves a warning."""
+    refused = [
+        *_count(spec),
+        *_names(spec),
+        *_addresses(spec),
+        *_macs(spec),
+        *_network(spec),
+        *_firewall(spec),
+        *_etcd(spec),
+        *_pki(spec),
+        *_install(spec),
+        *_image(spec),
+        *_auth(spec),
+    ]
+    return refused, list(_warnings(spec))
+
+
+def node_count(spec: ClusterSpec) -> int:
+    return spec.nodes if isinstance(spec.nodes, int) else len(spec.nodes)
+
+
+def _count(spec: ClusterSpec) -> Iterator[Finding]:
+    count = node_count(spec)
+    if not 1 <= count <= MAX_MEMBERS:
+        yield ("nodes",), f"{count} is not 1 to {MAX_MEMBERS} members", "an etcd cluster has 3 or 5 members, at most 7"
+
+
+def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
+    count = node_count(spec)
+    if count % 2 == 0:
+        message = f"{count} is an even number of members: it survives no more failures than {count - 1}"
+        yield ("nodes",), message, f"{count - 1} or {count + 1} members"
+    if spec.join == "voter" and count > 1:
+        yield ("join",), "voter: each join stops writes until the new node has started", "learner joins do not"
+    if spec.pki.peer_ca.separate is False and spec.pki.peer_name in (PeerName.NONE, PeerName.STATED):
+        message = "the peer port serves every certificate of the CA, so every client can act as a member"
+        remedy = "set it to required; in a running cluster first to stated, then: bake certs rotate"
+        if spec.pki.peer_name is PeerName.STATED:
+            remedy = "set it to required when bake certs says that every node serves its new certificate"
+        yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
+    clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
+    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # the word subnet, or a network
+    if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
+        message = f"without {gateway}, which is this machine's address if it runs the VMs: it will get no answer"
+        yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify from a machine that is named"
+    for name, message, hint in warn_options(spec.etcd.options, spec.etcd.version):
+        yield ("etcd", "options", name), message, hint
+
+
+def _names(spec: ClusterSpec) -> Iterator[Finding]:
+    names = name_nodes(spec) if _reasonable(spec) else []
+    for index, first in _repeats(names):
+        message = f"{names[index]!r} is already the name of nodes[{first}]"
+        yield ("nodes", index, "name"), message, "every node needs its own"
+    for index, name in enumerate(names):
+        if len(f"{name}.{domain_of(spec)}") > 253:  # RFC 1035, 2.3.4, as text
+            yield ("nodes", index, "name"), f"{name}.{domain_of(spec)} is longer than 253 characters", "a shorter name"
+    if len(spec.name) > 40:
+        message = f"{spec.name!r} is longer than 40 characters; libvirt names are built from it"
+        yield ("name",), message, "a shorter name"
+
+
+def _reasonable(spec: ClusterSpec) -> bool:
+    return 1 <= node_count(spec) <= MAX_MEMBERS
+
+
+def _repeats(values: Iterable[object]) -> Iterator[tuple[int, int]]:
+    seen: dict[object, int] = {}
+    for index, value in enumerate(values):
+        if value in seen:
+            yield index, seen[value]
+        seen.setdefault(value, index)
+
+
+def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
+    if not _reasonable(spec) or list(_family(spec)):
+        return
+    addresses = place_nodes(spec)
+    for index, first in _repeats(addresses):
+        message = f"{addresses[index]} is already the address of nodes[{first}]"
+        yield ("nodes", index, "address"), message, "every node needs its own address"
+    if spec.network.subnet.num_addresses < _SMALLEST:
+        return
+    if spec.network.first_ip and spec.network.first_ip == gateway_of(spec):
+        message = f"{spec.network.first_ip} is the gateway's address"
+        yield ("network", "firstIp"), message, "a later address, or another network.gateway"
+    if lack := _lack_of_room(spec, len(addresses)):
+        yield lack
+        return
+    refused = set()
+    for index, address in enumerate(addresses):
+        where = _place_of(spec, index)
+        if where not in refused and (rule := _misplaced(spec, address)):
+            refused.add(where)
+            hint = f"a host address inside {spec.network.subnet}"
+            if where == ("network", "subnet"):
+                hint = "another subnet, or network.firstIp: where the nodes' addresses begin"
+            yield where, f"{address} (node {name_nodes(spec)[index]}) {rule}", hint
+
+
+def _place_of(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
+    """The field that a node's address comes from."""
+    if not isinstance(spec.nodes, int) and spec.nodes[index].address:
+        return ("nodes", index, "address")
+    return ("network", "firstIp") if spec.network.first_ip else ("network", "subnet")
+
+
+def _lack_of_room(spec: ClusterSpec, count: int) -> Finding | None:
+    subnet = spec.network.subnet
+    room = subnet.num_addresses - _NO_NODES
+    if room >= count:
+        return None
+    prefix = subnet.max_prefixlen - (count + _NO_NODES - 1).bit_length()
+    message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, {count} are wanted"
+    return ("network", "subnet"), message, f"use a /{prefix} or larger subnet"
+
+
+_SMALLEST = 4  # addresses; `_network` refuses a smaller subnet
+_NO_NODES = 3  # the network's address, the gateway's, and (of IPv4) the broadcast address
+
+
+def _macs(spec: ClusterSpec) -> Iterator[Finding]:
+    macs = place_macs(spec) if _reasonable(spec) else []
+    for index, first in _repeats(macs):
+        yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", "every node needs its own"
+
+
+def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
+    """Why a node cannot have this address, or None."""
+    subnet = spec.network.subnet
+    if address.is_loopback:
+        return "is a loopback address"
+    if address.is_link_local:
+        return "is a link-local address"
+    if address.is_multicast or address.is_reserved or address in _THIS_NETWORK:
+        return "is not a host address"
+    if address not in subnet:
+        return f"is outside the subnet {subnet}"
+    if address == subnet.network_address and subnet.num_addresses > 2:
+        return "is the subnet's network address"
+    if isinstance(subnet, IPv4Network) and address == subnet.broadcast_address and subnet.num_addresses > 2:
+        return "is the subnet's broadcast address"
+    return "is the gateway's address" if address == gateway_of(spec) else None
+
+
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3
+
+
+def _family(spec: ClusterSpec) -> Iterator[Finding]:
+    """One family throughout: etcd members must all reach each other (and mixed subnets cannot be planned)."""
+    subnet = spec.network.subnet
+    listed = (
+        [] if isinstance(spec.nodes, int) else [(("nodes", i, "address"), n.address) for i, n in enumerate(spec.nodes)]
+    )
+    others = [(("network", "firstIp"), spec.network.first_ip), (("network", "gateway"), spec.network.gateway)]
+    for path, address in [*listed, *others]:
+        if address is not None and address.version != subnet.version:
+            message = f"{address} is IPv{address.version}, the subnet {subnet} is IPv{subnet.version}"
+            yield path, message, "use one address family"
+
+
+def _network(spec: ClusterSpec) -> Iterator[Finding]:
+    yield from _family(spec)
+    subnet, gateway = spec.network.subnet, gateway_of(spec)
+    if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
+        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "a private network such as 192.168.20.0/24"
+    if subnet.num_addresses < _SMALLEST:
+        yield ("network", "subnet"), f"{subnet} has no room for nodes and a gateway", "a /24, for example"
+    elif gateway.version == subnet.version and (gateway not in subnet or gateway == subnet.network_address):
+        yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "an address inside the subnet"
+    elif isinstance(subnet, IPv4Network) and gateway == subnet.broadcast_address:
+        yield ("network", "gateway"), f"{gateway} is the broadcast address of {subnet}", "an address inside the subnet"
+
+
+def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
+    subnet = spec.network.subnet
+    for index, cidr in enumerate(spec.firewall.client_cidrs):
+        if not isinstance(cidr, str) and cidr.version != subnet.version:
+            message = f"{cidr} is IPv{cidr.version}, the subnet {subnet} is not"
+            yield ("firewall", "clientCidrs", index), message, "use one address family"
+
+
+def _etcd(spec: ClusterSpec) -> Iterator[Finding]:
+    if spec.etcd.client_port == spec.etcd.peer_port:
+        yield ("etcd", "peerPort"), f"{spec.etcd.peer_port} is the client port too", "two different ports"
+    for name, message, hint in check_options(spec.etcd.options, spec.etcd.version):
+        yield ("etcd", "options", name), message, hint
+    yield from _tls(spec)
+
+
+def _tls(spec: ClusterSpec) -> Iterator[Finding]:
+    etcd = spec.etcd
+    if etcd.tls_min_version == "1.3" and etcd.options.get("tls-max-version") == "TLS1.2":
+        yield ("etcd", "options", "tls-max-version"), "TLS1.2 is below etcd.tlsMinVersion 1.3", "leave it out"
+    if not etcd.cipher_suites:
+        return
+    if etcd.tls_min_version == "1.3":
+        message = "has no meaning with etcd.tlsMinVersion 1.3: etcd chooses TLS 1.3's suites by itself"
+        yield ("etcd", "cipherSuites"), message, "leave it out"
+        return
+    kind = "RSA" if spec.pki.key_type.startswith("rsa") else "ECDSA"
+    needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
+    if needed not in etcd.cipher_suites:  # else etcd starts, says that it is ready, and serves no client
+        message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
+        yield ("etcd", "cipherSuites"), message, "add it"
+
+
+def _pki(spec: ClusterSpec) -> Iterator[Finding]:
+    if spec.pki.leaf_days > spec.pki.ca_days:
+        yield (
+            ("pki", "leafDays"),
+            f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days",
+            ("a certificate cannot outlive its CA"),
+        )
+    for section, ca in (("ca", spec.pki.ca), ("peerCa", spec.pki.peer_ca)):
+        if ca.key and not ca.certificate:
+            hint = "both paths; or, for a CA whose key is elsewhere, the certificate's alone"
+            yield ("pki", section, "certificate"), f"is missing, and {ca.key} is its other half", hint
+    peers = spec.pki.peer_ca
+    if peers.certificate and peers.separate is False:
+        yield ("pki", "peerCa", "certificate"), "has no meaning without pki.peerCa.separate", "separate: true"
+    if spec.pki.peer_name is PeerName.REQUIRED and checks_peers_itself(spec):
+        message = "required, but etcd.options has a check of its own (peer-cert-allowed-…); etcd takes one of them only"
+        yield ("pki", "peerName"), message, "leave it out, or take peer-cert-allowed-… out of etcd.options"
+
+
+def _install(spec: ClusterSpec) -> Iterator[Finding]:
+    install = spec.install
+    if install.method is InstallMethod.PACKAGE and not install.packages:
+        yield ("install", "packages"), "is empty, and install.method is package", "the packages that hold etcd"
+    archive = install.method is InstallMethod.ARCHIVE
+    for field, value in (("archive", install.archive), ("sha256", install.sha256)):
+        if archive and value is None:
+            yield (
+                ("install", field),
+                "is missing, and install.method is archive",
+                ("the tarball's path and its sha256: --archive FILE --archive-sha256 HEX"),
+            )
+        if not archive and value is not None:
+            yield ("install", field), f"has no meaning with install.method {install.method}", "method: archive"
+
+
+def _image(spec: ClusterSpec) -> Iterator[Finding]:
+    if spec.vm.image and "://" in spec.vm.image and not spec.vm.sha256:
+        yield ("vm", "sha256"), "is missing, and vm.image is a URL", "the sha256 that the image's publisher states"
+    if spec.vm.sha256 and not spec.vm.image:
+        yield ("vm", "sha256"), "has no meaning without vm.image", "state the image as well"
+
+
+def _auth(spec: ClusterSpec) -> Iterator[Finding]:
+    auth = spec.auth
+    for field, accounts in (("users", auth.users), ("roles", auth.roles)):
+        if accounts and not auth.enabled:
+            yield ("auth", field), "has no meaning while auth.enabled is false", "enabled: true"
+        for index, first in _repeats([account.name for account in accounts]):
+            message = f"{accounts[index].name!r} is already the name of auth.{field}[{first}]"
+            yield ("auth", field, index, "name"), message, "every one needs its own"
+    nodes = name_nodes(spec) if _reasonable(spec) else []
+    for index, name in enumerate(nodes if auth.enabled else ()):
+        if name in RESERVED_NAMES:
+            yield ("nodes", index, "name"), f"{name!r} is reserved: auth is on, and each node is a user", "another name"
+    for index, user in enumerate(auth.users):
+        if user.name in RESERVED_NAMES or user.name in nodes:
+            what = "a node's" if user.name in nodes else "reserved"
+            yield ("auth", "users", index, "name"), f"{user.name!r} is {what}", "another name"
+        for place, role in enumerate(user.roles):
+            if role not in (ROOT, *(each.name for each in auth.roles)):
+                message = f"there is no role {role!r}"
+                yield ("auth", "users", index, "roles", place), message, f"one of auth.roles, or {ROOT}"
+    for index, stated in enumerate(auth.roles):
+        if stated.name == ROOT:
+            yield ("auth", "roles", index, "name"), f"{ROOT!r} is etcd's own role", "another name"
+        for place, permission in enumerate(stated.permissions):
+            yield from _permission(("auth", "roles", index, "permissions", place), permission)
+
+
+def _permission(path: tuple[str | int, ...], permission: PermissionSpec) -> Iterator[Finding]:
+    if (permission.prefix is None) == (permission.key is None):
+        what = "has neither prefix nor key" if permission.key is None else "has both prefix and key"
+        yield path, what, "one of the two"

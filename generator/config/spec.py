@@ -1,0 +1,201 @@
+"""`ClusterSpec`: what a user may say, with its defaults. Nothing here is derived; that is `plan`'s work.
+
+A setting's description is shown as the remedy when its value is refused, so each says what a good value is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+from generator.config import values
+from generator.config.access import AccessSpec
+from generator.config.auth import AuthSpec
+from generator.config.fields import Wrong, list_of, list_or, mapping_of, one, section, section_of, setting
+from generator.config.pki import PkiSpec
+
+AnyAddress = IPv4Address | IPv6Address
+AnyNetwork = IPv4Network | IPv6Network
+
+MAX_MEMBERS = 7  # etcd FAQ, "What is maximum cluster size?": no more than seven nodes
+
+
+class FirewallKind(StrEnum):
+    NONE = "none"
+    FIREWALLD = "firewalld"
+    IPTABLES = "iptables"
+    NFTABLES = "nftables"
+    UFW = "ufw"
+
+
+class InstallMethod(StrEnum):
+    PREINSTALLED = "preinstalled"
+    PACKAGE = "package"
+    ARCHIVE = "archive"
+
+
+class JoinMode(StrEnum):
+    """How a node is added: as a learner that is promoted when it caught up, or as a voter at once."""
+
+    LEARNER = "learner"
+    VOTER = "voter"
+
+
+class NetworkMode(StrEnum):
+    """`nat`: guests reach the outside through the host. `isolated`: only each other and the host."""
+
+    NAT = "nat"
+    ISOLATED = "isolated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """One node, when the nodes are listed rather than counted."""
+
+    name: str = setting(one(values.node_name), "a host name label such as etcd1")
+    address: AnyAddress | None = setting(
+        one(values.address), "an address inside network.subnet; left out, the next free one", default=None
+    )
+    mac: str | None = setting(
+        one(values.mac),
+        "a MAC such as 52:54:00:12:34:56, of a machine that has its own; left out, bake's",
+        default=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    subnet: AnyNetwork = setting(
+        one(values.network),
+        "the cluster's network, such as 192.168.20.0/24",
+        default=IPv4Network("192.168.20.0/24"),
+    )
+    first_ip: AnyAddress | None = setting(
+        one(values.address),
+        "the first node's address inside subnet, such as 192.168.20.31; the others follow",
+        default=None,
+    )
+    gateway: AnyAddress | None = setting(
+        one(values.address), "the gateway inside subnet; left out, the subnet's first address", default=None
+    )
+    dns: tuple[AnyAddress, ...] = setting(
+        list_of(one(values.address)),
+        "name servers for the guests, a list of addresses; left out, with mode nat the gateway",
+        default=(),
+    )
+    mode: NetworkMode = setting(
+        one(values.word(NetworkMode)), "nat (guests reach the outside) or isolated", default=NetworkMode.NAT
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdSpec:
+    version: str = setting(one(values.version), "the etcd release series on the nodes: 3.5 or 3.6", default="3.5")
+    client_port: int = setting(one(values.port), "the port for clients, 1 to 65535", default=2379)
+    peer_port: int = setting(one(values.port), "the port for peers, 1 to 65535, not the client port", default=2380)
+    data_dir: str = setting(one(values.data_dir), "an absolute path below /var/lib/etcd", default="/var/lib/etcd/etcd")
+    token: str | None = setting(
+        one(values.token),
+        "initial-cluster-token; left out, a value that belongs to this cluster alone",
+        default=None,
+    )
+    tls_min_version: str = setting(
+        one(values.tls_version), "the oldest TLS version on both ports: 1.2 or 1.3", default="1.2"
+    )
+    cipher_suites: tuple[str, ...] = setting(
+        list_of(one(values.cipher_suite)),
+        "with tlsMinVersion 1.2, the suites for TLS 1.2 by their names in Go; left out, etcd's own choice",
+        default=(),
+    )
+    options: Mapping[str, Any] = setting(
+        mapping_of(one(values.option)),
+        "further etcd options by flag name, such as heartbeat-interval: 200",
+        default_factory=dict,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirewallSpec:
+    kind: FirewallKind = setting(
+        one(values.word(FirewallKind)), f"one of {', '.join(FirewallKind)}", default=FirewallKind.NFTABLES
+    )
+    client_cidrs: tuple[AnyNetwork | str, ...] = setting(
+        list_of(one(values.network_or_subnet)),
+        "networks that may reach the client port, or subnet for the cluster's own; left out, every network",
+        default=(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallSpec:
+    method: InstallMethod = setting(
+        one(values.word(InstallMethod)),
+        f"one of {', '.join(InstallMethod)}",
+        default=InstallMethod.PREINSTALLED,
+    )
+    packages: tuple[str, ...] = setting(
+        list_of(one(values.package)),
+        "what the nodes install from their repositories: etcd itself (method package), acl, a firewall",
+        default=(),
+    )
+    archive: str | None = setting(
+        one(values.path_text),
+        "with method archive: the path of an etcd release tarball (.tar.gz)",
+        default=None,
+    )
+    sha256: str | None = setting(
+        one(values.sha256), "with method archive: the tarball's sha256, 64 hex digits", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmSpec:
+    memory: int = setting(one(values.whole(256, 1 << 20)), "memory of each VM in MiB, 256 or more", default=1024)
+    cpus: int = setting(one(values.whole(1, 256)), "virtual CPUs of each VM, 1 to 256", default=1)
+    disk: int = setting(one(values.whole(2, 1 << 14)), "disk of each VM in GiB, 2 or more", default=8)
+    image: str | None = setting(
+        one(values.path_text),
+        "a cloud image, file or URL; left out, the image that bake builds",
+        default=None,
+    )
+    sha256: str | None = setting(one(values.sha256), "the image's sha256, 64 hex digits; a URL needs it", default=None)
+    firmware: str = setting(one(values.choice("bios", "efi")), "how a cloud image boots: bios or efi", default="bios")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """A whole `cluster.yaml`."""
+
+    api_version: str = setting(one(values.choice("bake/v1")), "write bake/v1", default="bake/v1")
+    name: str = setting(one(values.name), "the cluster's name, a host name label such as etcd", default="etcd")
+    nodes: int | tuple[NodeSpec, ...] = setting(
+        list_or(list_of(section_of(NodeSpec)), one(values.whole())),
+        "how many nodes (1 to 7, best 3 or 5), or a list of name and address",
+        default=3,
+    )
+    network: NetworkSpec = section(NetworkSpec)
+    pki: PkiSpec = section(PkiSpec)
+    etcd: EtcdSpec = section(EtcdSpec)
+    firewall: FirewallSpec = section(FirewallSpec)
+    install: InstallSpec = section(InstallSpec)
+    join: JoinMode = setting(
+        one(values.word(JoinMode)), "learner (safe) or voter (as in the document)", default=JoinMode.LEARNER
+    )
+    auth: AuthSpec = section(AuthSpec, flag="enabled")
+    access: AccessSpec = section(AccessSpec)
+    vm: VmSpec = section(VmSpec)
+
+
+def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[Wrong]]:
+    """The spec that plain data says, and every value in it that was refused."""
+    wrong: list[Wrong] = []
+    spec: ClusterSpec = section_of(ClusterSpec)(data, (), wrong)
+    return spec, wrong
+
+
+# Fields that the cluster.yaml of an older cluster may lack, with the value that was in force before there was such a
+# field, where that is not the default: a newer bake must not change a cluster by a field that nobody could have set.
+FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

@@ -1,0 +1,239 @@
+"""How single values are read. Each function takes what a file or a flag says and raises ValueError if bad."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from generator.config.fields import shown
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
+
+
+def _refuse(value: object, rule: str) -> ValueError:
+    return ValueError(f"{shown(value)} {rule}")
+
+
+def name(value: object) -> str:
+    """An RFC 1123 label, lower case; not all digits, so that it is never taken for an address."""
+    if not isinstance(value, str):
+        raise _refuse(value, "is not a string")
+    if not _LABEL.fullmatch(value):
+        raise _refuse(value, "is not a host name label: 1 to 63 of a-z, 0-9 and '-', no '-' at either end (RFC 1123)")
+    if value.isdigit():
+        raise _refuse(value, "is all digits; a host name needs a letter")
+    return value
+
+
+# Files and folders of bake's own in a cluster's folder, where each node has a folder too; and some to spare.
+FOLDER_NAMES = frozenset({
+    "ca-change", "cluster", "identity", "input", "lock", "manifest", "operator", "pki", "requests", "sealed",
+})  # fmt: skip
+
+
+def node_name(value: object) -> str:
+    """A name that can also be a node's folder in the cluster's folder."""
+    if name(value) in FOLDER_NAMES:
+        raise _refuse(value, "is the name of a file or folder of bake's own in the cluster's folder")
+    return name(value)
+
+
+def domain(value: object) -> str:
+    """Dot-separated RFC 1123 labels, two or more, at most 200 characters in all."""
+    if not isinstance(value, str) or "." not in value or len(value) > 200:
+        raise _refuse(value, "is not a domain of two or more labels")
+    if not all(_LABEL.fullmatch(label) for label in value.split(".")):
+        raise _refuse(value, "has a label that is not a host name label (RFC 1123)")
+    return value
+
+
+def address(value: object) -> IPv4Address | IPv6Address:
+    """An IPv4 or IPv6 address in its usual notation: no prefix length, no zone, no leading zeros."""
+    if isinstance(value, IPv4Address | IPv6Address):
+        return value
+    if not isinstance(value, str) or "%" in value or not value.isascii():
+        raise _refuse(value, "is not an IP address")
+    try:
+        found = ip_address(value)
+    except ValueError:
+        raise _refuse(value, "is not an IP address") from None
+    if isinstance(found, IPv6Address) and found.ipv4_mapped:
+        raise _refuse(value, "is an IPv4-mapped IPv6 address; write the IPv4 address")
+    return found
+
+
+def network(value: object) -> IPv4Network | IPv6Network:
+    """A network in CIDR notation with no host bits set."""
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    if not isinstance(value, str) or "/" not in value or not value.isascii():
+        raise _refuse(value, "is not a network in CIDR notation")
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        rule = "has host bits set" if "host bits" in str(error) else "is not a network in CIDR notation"
+        raise _refuse(value, rule) from None
+
+
+SUBNET = "subnet"
+
+
+def network_or_subnet(value: object) -> IPv4Network | IPv6Network | str:
+    """A network, or the word for the cluster's own."""
+    return SUBNET if value == SUBNET else network(value)
+
+
+def text(value: object, *, limit: int) -> str:
+    """Printable ASCII of at most `limit` characters: it goes into certificates, YAML and env files."""
+    if not isinstance(value, str):
+        raise _refuse(value, "is not a string")
+    if not _PRINTABLE.fullmatch(value):
+        raise _refuse(value, "has characters other than printable ASCII")
+    if not 0 < len(value) <= limit:
+        raise _refuse(value, f"is not 1 to {limit} characters long")
+    return value
+
+
+def mac(value: object) -> str:
+    """A unicast MAC address in lower case: networkd compares it as text."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", value):
+        raise _refuse(value, "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons")
+    if int(value[:2], 16) & 1 or value == "00:00:00:00:00:00":
+        raise _refuse(value, "is not the address of one network card")
+    return value
+
+
+def _matching(value: object, pattern: str, rule: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise _refuse(value, rule)
+    return value
+
+
+def sha256(value: object) -> str:
+    return _matching(value, r"[0-9a-f]{64}", "is not a sha256 in hex: 64 of 0-9 and a-f")
+
+
+def token(value: object) -> str:
+    return _matching(value, r"[A-Za-z0-9._-]{1,64}", "is not 1 to 64 of letters, digits, '.', '_' and '-'")
+
+
+def account(value: object) -> str:
+    """The name of one of etcd's users or roles: a certificate's common name, a file's name, an argument."""
+    rule = "is not 1 to 64 of letters, digits, '.', '_' and '-', the first a letter or digit"
+    return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
+
+
+def reader(value: object) -> str:
+    """A user of the nodes. The name is a word of a shell command on them."""
+    rule = "is not a user's name: 1 to 32 of letters, digits, '.', '_' and '-', the first a letter or '_'"
+    if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
+        raise _refuse(value, "can read every key already")
+    return str(value)
+
+
+def key(value: object) -> str:
+    """A key of etcd's, or what some begin with: an argument, too."""
+    return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 of letters, digits and ._/:@+=,-")
+
+
+def country(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Z]{2}", value):
+        raise _refuse(value, "is not two capital letters (ISO 3166)")
+    return value
+
+
+def package(value: object) -> str:
+    """A package's name as dpkg and rpm have them, perhaps with a version; never an option of apt's."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", value):
+        raise _refuse(value, "is not a package's name")
+    return value
+
+
+def option(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise _refuse(value, "is not a number, true, false or text")
+    return value
+
+
+def version(value: object) -> str:
+    """Without quotes, 3.6 is a number in YAML."""
+    return choice("3.5", "3.6")(str(value) if isinstance(value, float) else value)
+
+
+def tls_version(value: object) -> str:
+    """Without quotes, 1.3 is a number in YAML."""
+    return choice("1.2", "1.3")(str(value) if isinstance(value, float) else value)
+
+
+# Those of Go's suites for TLS 1.2 that have forward secrecy and authenticated encryption.
+CIPHER_SUITES = tuple(
+    f"TLS_ECDHE_{kind}_WITH_{cipher}"
+    for kind in ("ECDSA", "RSA")
+    for cipher in ("AES_128_GCM_SHA256", "AES_256_GCM_SHA384", "CHACHA20_POLY1305_SHA256")
+)
+
+
+def cipher_suite(value: object) -> str:
+    if not isinstance(value, str) or value not in CIPHER_SUITES:
+        raise _refuse(value, f"is not one of {', '.join(CIPHER_SUITES)}")
+    return value
+
+
+def data_dir(value: object) -> str:
+    """Below etcd's home, where the unit's sandbox lets etcd write and where nothing else lives."""
+    if not isinstance(value, str) or not re.fullmatch(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", value):
+        raise _refuse(value, "is not a path below /var/lib/etcd")
+    return value
+
+
+def flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _refuse(value, "is not true or false")
+    return value
+
+
+def whole(low: int | None = None, high: int | None = None) -> Callable[[object], int]:
+    """A whole number between two bounds."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _refuse(value, "is not a valid integer")
+        if low is not None and value < low:
+            raise _refuse(value, f"is not greater than or equal to {low}")
+        if high is not None and value > high:
+            raise _refuse(value, f"is not less than or equal to {high}")
+        return value
+
+    return parse
+
+
+def word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
+    """One of an enumeration's words."""
+
+    def parse(value: object) -> StrEnum:
+        if isinstance(value, str) and value in list(kind):
+            return kind(value)
+        raise _refuse(value, f"is not one of {', '.join(kind)}")
+
+    return parse
+
+
+def choice(*words: str) -> Callable[[object], str]:
+    """One of these words."""
+
+    def parse(value: object) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        raise _refuse(value, f"is not {' or '.join(map(repr, words))}")
+
+    return parse
+
+
+text64 = partial(text, limit=64)
+path_text = partial(text, limit=1024)
+port = whole(1, 65535)
+days = whole(2, 36500)  # the first day lies in the past: certificates are backdated

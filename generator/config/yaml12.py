@@ -1,0 +1,175 @@
+"""YAML as its users think it works: the 1.2 core schema, strictly, with the position of every value.
+
+PyYAML's own loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and let a duplicate key win
+silently; aliases and merge keys are where its memory blow-ups come from. None of that is accepted here.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from generator.config.fields import named
+from generator.errors import InputError, Problem
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 20
+_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
+Path_ = tuple[str | int, ...]
+
+# YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
+_NULL = {"", "~", "null", "Null", "NULL"}
+_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The value of a YAML document, and where each part of it stands.
+
+    `positions` maps a path such as `("nodes", 0, "name")` to `file:line:col`, both counted from 1.
+    """
+
+    value: Any
+    positions: dict[Path_, str]
+
+
+class _RefusedError(Exception):
+    def __init__(self, mark: Any, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.mark, self.message, self.hint = mark, message, hint
+
+
+def load_file(path: Path) -> Document:
+    """Read one YAML file. Raises InputError for what is not a small, regular UTF-8 file of plain YAML."""
+    return load_text(_read(path), str(path))
+
+
+def load_text(text: str, source: str) -> Document:
+    """Read one YAML document; `source` is the name that positions begin with."""
+    reader = _Reader(source)
+    try:
+        value = reader.read(text)
+    except _RefusedError as refused:
+        raise InputError([Problem(reader.where(refused.mark), refused.message, refused.hint)]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        message = getattr(error, "problem", None) or "cannot be read"
+        if "nesting depth" in message:  # libyaml has a limit of its own, from PyYAML 6.0.4 on
+            raise InputError.one(reader.where(mark), _TOO_DEEP, "no field is") from None
+        raise InputError.one(reader.where(mark), f"is not YAML: {message}", "indentation, quotes, brackets?") from None
+    if reader.problems:
+        raise InputError(reader.problems)
+    return Document(value, reader.positions)
+
+
+def _read(path: Path) -> str:
+    where = str(path)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError.one(where, f"cannot be read: {error.strerror}", "check the path") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError.one(where, "is not a regular file", "give the path of a YAML file")
+    if status.st_size > MAX_BYTES:
+        raise InputError.one(where, f"has {status.st_size} bytes; a cluster file has at most {MAX_BYTES}", "is it one?")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError.one(where, f"cannot be read: {error.strerror}", "check its owner and mode") from None
+    except UnicodeDecodeError as error:
+        raise InputError.one(where, f"is not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
+
+
+class _Reader:
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.positions: dict[Path_, str] = {}
+        self.problems: list[Problem] = []
+        self.events: Iterator[Any] = iter(())
+
+    def where(self, mark: Any) -> str:
+        return f"{self.source}:{mark.line + 1}:{mark.column + 1}" if mark else self.source
+
+    def read(self, text: str) -> Any:
+        self.events = iter(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        next(self.events)  # StreamStart
+        if isinstance(next(self.events), yaml.StreamEndEvent):
+            return None
+        value = self._node(next(self.events), ())
+        next(self.events)  # DocumentEnd
+        end = next(self.events)
+        if isinstance(end, yaml.DocumentStartEvent):
+            raise _RefusedError(end.start_mark, "begins a second document", "keep one document in the file")
+        return value
+
+    def _node(self, event: Any, path: Path_) -> Any:
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise _RefusedError(event.start_mark, "uses an anchor or alias", "write the value out")
+        if event.tag:
+            tag = event.tag if event.tag.startswith(("tag:yaml.org,2002:", "! ")) or event.tag == "!" else "of its own"
+            raise _RefusedError(event.start_mark, f"uses the tag {tag}", "remove the tag")
+        if len(path) > MAX_DEPTH:
+            raise _RefusedError(event.start_mark, _TOO_DEEP, "no field is")
+        self.positions.setdefault(path, self.where(event.start_mark))
+        if isinstance(event, yaml.ScalarEvent):
+            return _resolve(event.value) if event.implicit[0] else event.value
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(path)
+        return self._mapping(path)
+
+    def _sequence(self, path: Path_) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self._node(event, (*path, len(items))))
+        return items
+
+    def _mapping(self, path: Path_) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
+                raise _RefusedError(event.start_mark, "is not a plain key", "write the key as a word")
+            key, where = event.value, self.where(event.start_mark)
+            if key in found:
+                self.problems.append(Problem(where, f"the key {named(key)!r} is here twice", "keep one of them"))
+            self.positions[*path, key] = where
+            found[key] = self._node(next(self.events), (*path, key))
+        return found
+
+
+def _resolve(text: str) -> Any:
+    """What a plain scalar means."""
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if len(text) <= 20 and _INT.fullmatch(text):  # longer ones stay text and are refused as such
+        return int(text)
+    if len(text) <= 40 and set(text) & set(".eE") and _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Quotes what YAML 1.1 would misread, and what 1.2 would (`1e3` is text to the one and 1000 to the other)."""
+
+
+def _represent_text(dumper: Any, text: str) -> Any:
+    style = None if _resolve(text) is text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def dump(value: Any) -> str:
+    """A YAML document that loads back as the same value, here and in any other reader."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+    return text

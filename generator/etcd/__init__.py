@@ -1,0 +1,1 @@
+"""Asking running members: the gRPC client, TLS probes, and what nodes report."""

@@ -1,0 +1,246 @@
+"""A client for one etcd endpoint (3.5, 3.6): its gRPC API over mutual TLS.
+
+Not its JSON gateway, which with auth on refuses whoever has a certificate with a common name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Mapping
+from functools import cache, cached_property
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+from generator.errors import BakeError, InputError
+from generator.etcd.answers import Alarm, HashKv, Keys, KeyValue, Member, Reply, Status
+from generator.etcd.tls_probe import ClientFiles, knock, operator_context
+
+# etcd gives up on a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout):
+# waiting a little longer lets it say so itself.
+Timeout = tuple[float, float]  # seconds to connect, and to wait for an answer
+TIMEOUT: Timeout = (3.0, 8.0)
+_NOT_ETCD = "an answer that is not etcd's"
+_ETCDS_OWN = ("etcdserver: ", "auth: ")  # what its errors begin with; others are of whoever else is there
+EVERY_KEY = b"\0"  # as key and as range_end: the whole keyspace (etcd API, "RangeRequest")
+
+
+class EtcdError(BakeError):
+    """An endpoint did not do what it was asked. `cause` says why, without the endpoint."""
+
+    def __init__(self, endpoint: str, cause: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{endpoint}: {cause}", hint=hint)
+        self.endpoint = endpoint
+        self.cause = cause
+
+
+class NoAnswerError(EtcdError):
+    """Nothing that speaks etcd's language to us: no connection, no TLS session, or no answer in time."""
+
+
+class RefusedError(EtcdError):
+    """etcd answered with an error. `status` is gRPC's number for its kind."""
+
+    def __init__(self, endpoint: str, cause: str, *, status: int) -> None:
+        super().__init__(endpoint, cause)
+        self.status = status
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+class Etcd:
+    """One endpoint such as `https://192.168.20.31:2379`. Not for use by several threads at once."""
+
+    def __init__(self, endpoint: str, files: ClientFiles, *, timeout: Timeout = TIMEOUT) -> None:
+        self.endpoint = endpoint
+        self.files = files
+        self.timeout = timeout
+
+    def __enter__(self) -> Etcd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back; the next call opens another."""
+        channel = self.__dict__.pop("_channel", None)
+        if channel is not None:
+            _loop().call_soon_threadsafe(channel.close)
+
+    def members(self) -> tuple[Member, ...]:
+        """The member list, as the leader has it."""
+        answer = self._call("Cluster/MemberList", linearizable=True)
+        return tuple(
+            Member(
+                id=one.ID, name=one.name, peer_urls=tuple(one.peerURLs), client_urls=tuple(one.clientURLs),
+                is_learner=one.isLearner,
+            )
+            for one in answer.members
+        )  # fmt: skip
+
+    def status(self) -> Status:
+        answer = self._call("Maintenance/Status")
+        return Status(
+            cluster_id=answer.header.cluster_id,
+            member_id=answer.header.member_id,
+            leader=answer.leader,
+            raft_term=answer.raftTerm,
+            raft_index=answer.raftIndex,
+            revision=answer.header.revision,
+            db_size=answer.dbSize,
+            version=answer.version,
+            is_learner=answer.isLearner,
+            errors=tuple(answer.errors),
+        )
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        alarms = self._call("Maintenance/Alarm").alarms
+        try:
+            return tuple(Alarm(member_id=one.memberID, kind=_grpclib().api.ALARMS[one.alarm]) for one in alarms)
+        except IndexError:
+            raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
+
+    def auth_enabled(self) -> bool:
+        """Whether only users do anything. With auth on, it tells nobody but a user with the role root."""
+        return bool(self._call("Auth/AuthStatus").enabled)
+
+    def hash_kv(self, revision: int) -> HashKv:
+        """The digest of every key and value up to a revision, from this member's own data."""
+        answer = self._call("Maintenance/HashKV", revision=revision)
+        return HashKv(hash=answer.hash, compact_revision=answer.compact_revision)
+
+    def get(self, key: bytes, *, prefix: bool = False, keys_only: bool = False, limit: int = 0) -> Keys:
+        """Read a key, or all keys that begin with it. Linearizable: without a quorum there is no answer."""
+        span = {"key": key or EVERY_KEY, "range_end": prefix_end(key)} if prefix else {"key": key}
+        answer = self._call("KV/Range", **span, limit=limit, keys_only=keys_only)
+        items = tuple(KeyValue(key=one.key, value=one.value) for one in answer.kvs)
+        return Keys(count=answer.count, revision=answer.header.revision, items=items)
+
+    def put(self, key: bytes, value: bytes, *, lease: int = 0) -> None:
+        """Write a key; with a lease, it vanishes with it."""
+        self._call("KV/Put", key=key, value=value, lease=lease)
+
+    def delete(self, key: bytes, *, prefix: bool = False) -> int:
+        """Delete a key, or all keys that begin with it; says how many there were."""
+        if prefix and not key:
+            raise ValueError("an empty prefix is the whole keyspace")
+        return int(self._call("KV/DeleteRange", key=key, range_end=prefix_end(key) if prefix else b"").deleted)
+
+    def grant_lease(self, seconds: int) -> int:
+        """A lease: what is written with it vanishes after so many seconds, whatever becomes of us."""
+        return int(self._call("Lease/LeaseGrant", TTL=seconds).ID)
+
+    def revoke_lease(self, lease: int) -> None:
+        """End a lease and delete every key that was written with it."""
+        self._call("Lease/LeaseRevoke", ID=lease)
+
+    def _call(self, name: str, **values: Any) -> Any:
+        """One question, one answer. Raises NoAnswerError or RefusedError."""
+        grpclib = _grpclib()
+        future = asyncio.run_coroutine_threadsafe(self._ask(name, values), _loop())
+        try:
+            answer = future.result()
+        except grpclib.GRPCError as error:
+            raise self._refusal(error.status.value, error.message or "") from error
+        except TimeoutError as error:
+            raise self._failure("no answer in time") from error
+        except (OSError, grpclib.StreamTerminatedError, grpclib.ProtocolError) as error:
+            raise self._failure(self._obstacle()) from error
+        except grpclib.api.DecodeError as error:
+            raise self._failure(_NOT_ETCD) from error
+        except BaseException:
+            future.cancel()
+            raise
+        if not answer.HasField("header"):
+            raise self._failure(_NOT_ETCD)
+        return answer
+
+    async def _ask(self, name: str, values: Mapping[str, Any]) -> Any:
+        grpclib, verb = _grpclib(), name.partition("/")[2]
+        question, answer = (grpclib.api.message(f"{verb}{kind}") for kind in ("Request", "Response"))
+        await asyncio.wait_for(self._channel.__connect__(), self.timeout[0])
+        method = grpclib.UnaryUnaryMethod(self._channel, f"/{grpclib.api.PACKAGE}.{name}", question, answer)
+        return await asyncio.wait_for(method(question(**values)), self.timeout[1])
+
+    def _failure(self, cause: str) -> NoAnswerError:
+        self.close()
+        return NoAnswerError(self.endpoint, cause)
+
+    def _refusal(self, status: int, said: str) -> EtcdError:
+        if said.startswith(_ETCDS_OWN):
+            return RefusedError(self.endpoint, said, status=status)
+        return self._failure(f"{_NOT_ETCD} ({said})")
+
+    @cached_property
+    def _channel(self) -> Any:
+        """Connected by the first call."""
+        url, context = urlsplit(self.endpoint), self._context()
+        if context:
+            context.set_alpn_protocols(["h2"])
+        return _grpclib().Channel(url.hostname, url.port, ssl=context)
+
+    def _context(self) -> ssl.SSLContext | None:
+        """None for a URL in the clear: nothing that bake makes has one."""
+        try:
+            return operator_context(self.files) if self.endpoint.startswith("https") else None
+        except InputError as error:
+            text = error.problems[0]
+            raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
+
+    def _obstacle(self) -> str:
+        """Why a connection came to nothing, in the words of everything else here; TLS 1.3 tells it only when asked."""
+        url = urlsplit(self.endpoint)
+        met = knock(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
+        return "the connection was closed" if met.reply is Reply.SERVED else met.detail
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The key just behind every key with this prefix, as a range's end."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1]) if kept else EVERY_KEY
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    """Where all connections live, on a thread of its own: a goodbye takes its time, and nobody has to wait for it."""
+    with _ONE_LOOP:  # nodes are asked at the same time
+        return _make_loop()
+
+
+_ONE_LOOP = threading.Lock()
+
+
+@cache
+def _make_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="etcd").start()
+    return loop
+
+
+@cache
+def _grpclib() -> SimpleNamespace:
+    """Imported for the first call: `bake --help` needs none of it."""
+    try:
+        from grpclib.client import Channel, UnaryUnaryMethod
+        from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+
+        from generator.etcd import messages
+    except ImportError as error:
+        hint = "scripts/setup vm, or in the source folder: pip install '.[vm]'"
+        raise BakeError(f"the Python package {error.name} is missing", hint=hint) from error
+    return SimpleNamespace(
+        Channel=Channel, UnaryUnaryMethod=UnaryUnaryMethod, GRPCError=GRPCError, ProtocolError=ProtocolError,
+        StreamTerminatedError=StreamTerminatedError, api=messages,
+    )  # fmt: skip

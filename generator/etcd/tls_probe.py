@@ -1,0 +1,166 @@
+"""Knocks at a TLS port: who is let in, and which certificate answers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from generator.errors import InputError
+from generator.etcd.answers import Certificate, Knock, Reply
+
+TIMEOUT_SECONDS = 3.0
+_CLOSED = "the connection was closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientFiles:
+    """Where the CA certificate and the client's certificate and key are. The key's bytes stay there.
+
+    `peer_ca`: the peers' CA, where it is a separate one.
+    """
+
+    ca: Path
+    cert: Path
+    key: Path
+    peer_ca: Path | None = None
+
+
+
+
+
+
+
+
+
+
+def trusting_context() -> ssl.SSLContext:
+    """For a client that trusts the CAs it is given, as etcd does: an intermediate one needs no root above it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def operator_context(files: ClientFiles) -> ssl.SSLContext:
+    """Checks the server by our CA and the address asked for, and shows the operator's certificate."""
+    context = trusting_context()
+    try:
+        context.load_verify_locations(cafile=files.ca)
+        context.load_cert_chain(files.cert, files.key)
+    except OSError as error:
+        where = f"{files.ca}, {files.cert}, {files.key}"
+        raise InputError.one(where, f"cannot be used: {reason(error)}", "restore the three files") from None
+    return context
+
+
+def stranger_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
+    """Trusts any server, so that only the server can refuse; `pair` is the certificate and key to show."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if pair:
+        with _in_memory(pair[0]) as cert, _in_memory(pair[1]) as key:
+            context.load_cert_chain(cert, key)
+    return context
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[str]:
+    """A path for an API that reads files only; the bytes never reach a disk."""
+    descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, data)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def local_address(address: str, port: int) -> str:
+    """This machine's address, as a connection to that one would have it; nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, port))
+        except OSError:
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # no route: nobody will answer either
+        return str(probe.getsockname()[0]).partition("%")[0]
+
+
+def knock(
+    address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
+) -> Knock:
+    """Connect (without TLS if there is no context), ask for /version, and see whether HTTP comes back."""
+    try:
+        sock = socket.create_connection((address, port), timeout)
+    except OSError as error:
+        return Knock(reply=Reply.UNREACHABLE, detail=_words(error))
+    with sock:
+        if context is None:
+            return _converse(sock, address)
+        try:
+            stream = context.wrap_socket(sock, server_hostname=address)
+        except OSError as error:
+            return _failed(error)
+        with stream:
+            return _converse(stream, address, _certificate(stream))
+
+
+def _converse(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Knock:
+    # With TLS 1.3 a server judges the client's certificate after the client's handshake is done (RFC 8446,
+    # appendix E.1.2), so a refusal is only seen when reading.
+    host = f"[{address}]" if ":" in address else address
+    try:
+        with suppress(ConnectionError, ssl.SSLError):  # refused already: the alert is still there to be read
+            sock.sendall(f"GET /version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = sock.recv(64)
+    except OSError as error:
+        return _failed(error, certificate)
+    status = answer.split(b"\r\n")[0].decode("ascii", "replace")
+    # Go's TLS server answers plain HTTP with a 400, etcd's closes the connection: both let nobody in.
+    served = answer.startswith(b"HTTP/") and answer.split()[1:2] != [b"400"]
+    reply = Reply.SERVED if served else Reply.REFUSED
+    return Knock(reply=reply, detail=status or _CLOSED, certificate=certificate)
+
+
+def _failed(error: OSError, certificate: Certificate | None = None) -> Knock:
+    distrusted = _words(error) if isinstance(error, ssl.SSLCertVerificationError) else None
+    silent = isinstance(error, TimeoutError) or distrusted
+    reply = Reply.UNREACHABLE if silent else Reply.REFUSED
+    return Knock(reply=reply, detail=_words(error), certificate=certificate, distrusted=distrusted)
+
+
+def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
+    """Empty for a stranger: Python decodes only what it has verified."""
+    found = stream.getpeercert()
+    if not found:
+        return None
+    alternatives: Any = found.get("subjectAltName", ())
+    names = tuple(str(value) for _, value in alternatives)
+    seconds = ssl.cert_time_to_seconds(str(found["notAfter"]))
+    digest = hashlib.sha256(stream.getpeercert(binary_form=True) or b"").hexdigest()
+    return Certificate(names=names, not_after=datetime.fromtimestamp(seconds, UTC), sha256=digest)
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError):
+        return _CLOSED
+    return reason(error) or str(error)
+
+
+def reason(error: BaseException) -> str | None:
+    """What an operating system's or a TLS library's error says, in plain words; None for other errors."""
+    if not isinstance(error, OSError):
+        return None
+    if refusal := getattr(error, "verify_message", None):
+        return f"the server's certificate is refused: {refusal}"
+    text = getattr(error, "reason", None) or error.strerror
+    return str(text).replace("_", " ").lower() if isinstance(text, str) else None

@@ -1,1 +1,0 @@
-"""What touches this machine: every side effect of the package lives here."""

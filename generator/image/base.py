@@ -1,0 +1,81 @@
+"""The disk that nodes boot from: the base image, built once per recipe and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from generator.errors import BakeError
+from generator.image import build
+from generator.progress import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootImage:
+    """A disk and what it takes to boot it; `kernel` None means that it boots by its own boot loader."""
+
+    disk: Path
+    format: str
+    virtual_size: int
+    digest: str
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str = ""
+    bin_dir: Path | None = None
+    root_tar: Path | None = None
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where images are kept: `BAKE_CACHE`, else `bake` in the user's cache folder (XDG Base Directory)."""
+    if own := environment.get("BAKE_CACHE"):
+        return Path(own)
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bake"
+
+
+def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootImage:
+    """The base image, built if the cache does not have it. `plain`: the same packages without the tuning."""
+    digest = recipe_digest(build.RECIPE, plain=plain)
+    folder = cache.absolute() / "images" / digest
+    image = load_image(folder)
+    if image is None:
+        build.check_machine()
+        with build.exclusive(folder, report) as lock:
+            # Whoever held the lock before may have built it.
+            if load_image(folder) is None:
+                build.build(folder, lock, report, plain=plain)
+        image = load_image(folder)
+    if image is None:
+        raise BakeError(f"{folder} is not complete after its build", hint="remove the folder and try again")
+    return image
+
+
+def recipe_digest(recipe: Path, *, plain: bool) -> str:
+    """Sixteen hex digits over every file of the recipe, the release, the architecture and the variant."""
+    total = hashlib.sha256(json.dumps([*build.PARAMETERS, build.architecture(), plain]).encode())
+    for path in sorted(path for path in recipe.rglob("*") if path.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(recipe)} {os.access(path, os.X_OK)} {content}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def load_image(folder: Path) -> BootImage | None:
+    """The image of a folder, which appears under its name only when it is complete."""
+    try:
+        facts = json.loads((folder / "image.json").read_text())
+    except FileNotFoundError:
+        return None
+    return BootImage(
+        disk=folder / facts["disk"],
+        format=facts["format"],
+        virtual_size=facts["virtual_size"],
+        digest=facts["digest"],
+        kernel=folder / facts["kernel"],
+        initrd=folder / facts["initrd"],
+        cmdline=facts["cmdline"],
+        bin_dir=folder / "bin",
+        root_tar=folder / "root.tar",
+    )

@@ -1,0 +1,222 @@
+"""Builds the base image: mmdebstrap makes the root, the recipe's scripts its file system."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from generator.errors import BakeError
+from generator.image import apt_sources
+from generator.progress import Report
+
+RECIPE = Path(__file__).resolve().parent / "recipe"
+RELEASE = "trixie"
+DISK_SIZE = "4G"
+FORMAT_VERSION = 1
+# Whatever else decides what is built; a change of one is another image.
+PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE)
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
+_QCOW2 = ("-c", "-o", "compression_type=zstd")
+# The root's /proc, /sys and /dev are mounted in a namespace of the build's own; everything in it ends with
+# bake, however bake ends; until it has, the lock that it inherits keeps the next build waiting.
+_GUARD = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"),
+)
+_NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "xz", "zstd", "tar")
+_DEBIAN_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
+# This machine's way to the archive; mmdebstrap's apt does not read this machine's apt.conf.
+_APT_ACCESS = ("Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::https::CAInfo ")
+_ENVIRONMENT_KEPT = ("HOME", "http_proxy", "https_proxy", "no_proxy")
+
+
+def architecture() -> str:
+    """Debian's name of this machine's architecture."""
+    machine = os.uname().machine
+    return _DEBIAN_ARCHITECTURE.get(machine, machine)
+
+
+def check_machine() -> None:
+    """Refuse before anything is done where a build cannot succeed."""
+    missing = [tool for tool in _NEEDED if not shutil.which(tool, path=_environment()["PATH"])]
+    if missing:
+        problem = f"the base image cannot be built: {', '.join(missing)} not found"
+        raise BakeError(problem, hint="run scripts/setup image")
+    if os.geteuid() != 0:
+        hint = "build it as root once, with BAKE_CACHE naming this cache: bake image; or give --image"
+        raise BakeError("the base image can only be built by root", hint=hint)
+
+
+@contextmanager
+def exclusive(folder: Path, report: Report) -> Iterator[IO[str]]:
+    """The right to build this image. The build inherits the lock, so it outlives a killed `bake`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock_of(folder.parent, folder.name).open("w") as lock:
+        if not _try_lock(lock):
+            report("waiting for another build of the base image")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def build(folder: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
+    """Make the image in a folder beside, then give it its name: what has the name is complete."""
+    scratch = folder.parent / f".{folder.name}.building"
+    _sweep(folder.parent, scratch)
+    scratch.mkdir()
+    try:
+        _run_recipe(scratch, lock, report, plain=plain)
+        facts = json.dumps(_facts(scratch, folder.name, plain=plain), indent=2)
+        (scratch / "image.json").write_text(facts + "\n")
+        scratch.rename(folder)
+    finally:
+        if scratch.exists():
+            _remove(scratch)
+
+
+def mmdebstrap_command(tarball: Path, mirrors: list[str], apt: list[str], *, plain: bool) -> list[str]:
+    """The one command that makes the root."""
+    hooks = ["customize.sh"] if plain else ["customize.sh", "tune.sh"]
+    return [
+        *["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--architectures={architecture()}"],
+        f"--keyring={_KEYRING}",
+        '--aptopt=APT::Install-Recommends "false"',
+        *[f"--aptopt={option}" for option in apt],
+        *[f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT],
+        f'--essential-hook=sh "{RECIPE}/essential.sh" "$1"',
+        *[f'--customize-hook=sh "{RECIPE}/{hook}" "$1"' for hook in hooks],
+        f"--include={','.join(_packages())}",
+        *[RELEASE, str(tarball), *mirrors],
+    ]
+
+
+def _packages() -> list[str]:
+    lines = (RECIPE / "packages").read_text().replace("@ARCH@", architecture()).splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _lock_of(images: Path, digest: str) -> Path:
+    return images / f".{digest}.lock"
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sweep(images: Path, own: Path) -> None:
+    """Remove what interrupted builds left. A build that is still alive holds its lock; ours is held by us."""
+    for stale in images.glob(".*.building"):
+        with _lock_of(images, stale.name.split(".")[1]).open("w") as lock:
+            if stale == own or _try_lock(lock):
+                _remove(stale)
+
+
+def _remove(scratch: Path) -> None:
+    """Remove a build's folder, never through a mount: behind one is this machine's /dev, /proc or /sys."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    if inside := [point for point in mounted if point.startswith(f"{scratch}/")]:
+        raise BakeError(f"{inside[0]} is still mounted", hint=f"unmount it, then remove {scratch}")
+    shutil.rmtree(scratch)
+
+
+def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
+    report(f"building the base image (Debian {RELEASE}), about a minute")
+    own_release = apt_sources.own_release(Path("/etc/os-release").read_text())
+    mirrors = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), own_release, RELEASE)
+    # The tuned variant packs an initrd of its own; /etc/kernel/postinst.d would spend seconds on Debian's.
+    settings = {"TMPDIR": str(scratch), **({} if plain else {"INITRD": "No"})}
+    run = _Runner(settings=settings, lock=lock, report=report)
+    run(mmdebstrap_command(scratch / "root.tar", mirrors, apt_access(), plain=plain))
+    report("making its file system")
+    variant = "plain" if plain else "tuned"
+    run(["sh", f"{RECIPE}/assemble.sh", f"{scratch}/root.tar", str(scratch), DISK_SIZE, variant])
+    # Compressed, because every `up` copies it into a storage pool.
+    run(["qemu-img", "convert", "-O", "qcow2", *_QCOW2, f"{scratch}/disk.raw", f"{scratch}/disk.qcow2"])
+    (scratch / "disk.raw").unlink()
+
+
+class _Runner:
+    """Runs the build's programs: their output is kept for the error message, the lock goes with them."""
+
+    def __init__(self, *, settings: Mapping[str, str], lock: IO[str], report: Report) -> None:
+        self.settings = settings
+        self.lock = lock
+        self.report = report
+
+    def __call__(self, command: list[str]) -> None:
+        guarded = [*_GUARD, *command]
+        environment = {**_environment(), **self.settings}
+        with subprocess.Popen(
+            guarded,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            pass_fds=[self.lock.fileno()],
+        ) as process:
+            try:
+                tail = self._follow(process)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            lines = "\n".join(tail[-15:])
+            hint = "the lines above are the program's; a network or disk problem is the usual reason"
+            raise BakeError(f"{command[0]} failed with status {process.returncode}:\n{lines}", hint=hint)
+
+    def _follow(self, process: subprocess.Popen[str]) -> list[str]:
+        lines: list[str] = []
+        for line in process.stdout or ():
+            lines.append(line.rstrip())
+            if line.startswith("I: ") and "hook" not in line:
+                self.report(f"  {line[3:].strip()}")
+        return lines
+
+
+def _environment() -> dict[str, str]:
+    """What the build's programs see: no setting of this session may end up in the image."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT_KEPT if name in os.environ}
+    return {**kept, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
+
+
+def apt_access() -> list[str]:
+    """Options of apt's, such as `Acquire::http::Proxy "…"`."""
+    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
+    return [line.removesuffix(";") for line in dump.splitlines() if line.startswith(_APT_ACCESS)]
+
+
+def _facts(scratch: Path, digest: str, *, plain: bool) -> dict[str, object]:
+    info = subprocess.run(
+        ["qemu-img", "info", "--output=json", str(scratch / "disk.qcow2")], capture_output=True, check=True
+    )
+    listing = scratch / "packages"
+    packages = dict(line.split(" ", 1) for line in listing.read_text().splitlines())
+    listing.unlink()
+    cmdline = (RECIPE / ("cmdline.plain" if plain else "cmdline")).read_text().strip()
+    return {
+        "format_version": FORMAT_VERSION,
+        "digest": digest,
+        "release": RELEASE,
+        "architecture": architecture(),
+        "variant": "plain" if plain else "tuned",
+        "disk": "disk.qcow2",
+        "format": "qcow2",
+        "virtual_size": json.loads(info.stdout)["virtual-size"],
+        "kernel": "vmlinux",
+        "initrd": "initrd.img",
+        "cmdline": cmdline,
+        "packages": packages,
+    }

@@ -1,0 +1,172 @@
+"""`--image FILE|URL`: a disk image of the user's own, checked before a VM sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from generator.errors import BakeError, InputError
+from generator.image.base import BootImage
+from generator.progress import Report
+
+_CHUNK = 1 << 20
+_ALONE = "qemu-img convert -O qcow2 makes one that does"
+_URL = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
+def custom_image(source: str, sha256: str | None, cache: Path, *, report: Report) -> BootImage:
+    """The image at a path or URL. It boots by its own boot loader, so it has neither kernel nor initrd."""
+    expected = _parse_sha256(sha256)
+    if _URL.match(source):
+        path, digest = _download(source, expected, cache, report)
+    else:
+        path = _existing_file(source)
+        digest = _verified(path, source, expected)
+    info = _inspect(path, source)
+    return BootImage(disk=path, format=info["format"], virtual_size=info["virtual-size"], digest=digest)
+
+
+def _refuse(source: str, problem: str, hint: str) -> InputError:
+    return InputError.one("image", f"{source!r} {problem}", hint)
+
+
+def _parse_sha256(text: str | None) -> str | None:
+    if text is None:
+        return None
+    digest = text.strip().lower().removeprefix("sha256:")
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise InputError.one("sha256", f"{text!r} is not 64 hexadecimal digits", "copy it from SHA256SUMS")
+    return digest
+
+
+def _existing_file(source: str) -> Path:
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise _refuse(source, "does not exist; it must be a file or an http(s) URL", "check the path")
+    if not path.is_file():
+        kind = "a directory" if path.is_dir() else "not a regular file"
+        raise _refuse(source, f"is {kind}; an image must be a regular file", "give the disk image itself")
+    try:
+        with path.open("rb"):
+            return path.resolve()
+    except OSError as error:
+        raise _refuse(source, f"cannot be read: {error.strerror}", "check its owner and mode") from None
+
+
+def _verified(path: Path, source: str, expected: str | None) -> str:
+    digest = _sha256_of(path)
+    if expected not in (None, digest):
+        raise _refuse(source, f"has sha256 {digest}, not the {expected} it must have", "get it again")
+    return digest
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- what is in the file ---
+
+
+def _inspect(path: Path, source: str) -> dict[str, Any]:
+    """What qemu-img says of the image, once it is one that a VM may be given."""
+    info = _qemu_img_info(path, source)
+    kind = info["format"]
+    if kind == "raw" and not _has_partition_table(path):
+        problem = "is not a disk image; it must be qcow2, or raw with an MBR or GPT partition table"
+        raise _refuse(source, problem, "decompress it if it is compressed, or download it again")
+    if kind not in ("raw", "qcow2"):
+        raise _refuse(
+            source, f"has format {kind}; it must be qcow2 or raw", "qemu-img convert -O qcow2 makes one"
+        )
+    details = info.get("format-specific", {}).get("data", {})
+    # Both name another file of this machine, which the VM could then read.
+    if "backing-filename" in info:
+        raise _refuse(source, "has a backing file; it must stand alone", _ALONE)
+    if "data-file" in details:
+        raise _refuse(source, "has an external data file; it must stand alone", _ALONE)
+    if info.get("encrypted") or details.get("corrupt"):
+        state = "encrypted" if info.get("encrypted") else "marked as corrupt"
+        raise _refuse(source, f"is {state}; a node could not boot from it", "give another image")
+    return info
+
+
+def _qemu_img_info(path: Path, source: str) -> dict[str, Any]:
+    if not shutil.which("qemu-img"):
+        raise BakeError("qemu-img not found", hint="run scripts/setup image")
+    command = ["qemu-img", "info", "-U", "--output=json", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise _refuse(source, f"is not a disk image that QEMU can read: {reason}", "download it again")
+    info: dict[str, Any] = json.loads(result.stdout)
+    return info
+
+
+def _has_partition_table(path: Path) -> bool:
+    """An MBR's signature at 510; a GPT has one too, and its own at the second sector of 512 or 4096 bytes."""
+    with path.open("rb") as file:
+        head = file.read(4096 + 8)
+    return head[510:512] == b"\x55\xaa" or b"EFI PART" in (head[512:520], head[4096:4104])
+
+
+# --- getting it ---
+
+
+def _download(url: str, expected: str | None, cache: Path, report: Report) -> tuple[Path, str]:
+    scheme = url.split(":", 1)[0].lower()
+    if scheme not in ("http", "https"):
+        raise _refuse(url, f"has scheme {scheme}; it must be http or https", "download it and give the file")
+    if scheme == "http" and expected is None:
+        raise _refuse(url, "comes over http, where anybody may change it", "give --sha256")
+    folder = cache.absolute() / "downloads"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.img"
+    if target.exists() and (digest := _sha256_of(target)) == (expected or digest):
+        report(f"using {target}, downloaded before from {url}")
+        return target, digest
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".download-") as partial:
+        _fetch(url, partial, report)
+        digest = _verified(Path(partial.name), url, expected)
+        # The link has its name only now that it is complete; the temporary name goes with the block.
+        target.unlink(missing_ok=True)
+        target.hardlink_to(partial.name)
+    return target, digest
+
+
+def _fetch(url: str, file: IO[bytes], report: Report) -> None:
+    try:
+        import requests
+    except ImportError:
+        problem = "downloading an image needs the Python package requests"
+        raise BakeError(problem, hint="run scripts/setup vm") from None
+    try:
+        with requests.get(url, stream=True, timeout=(10, 60)) as response:
+            response.raise_for_status()
+            total = int(response.headers.get("content-length") or 0)
+            chunks = response.iter_content(_CHUNK)
+            size = _copy(chunks, file, total, lambda text: report(f"downloading {url}: {text}"))
+    except requests.RequestException as error:
+        hint = "check the address and the network"
+        raise BakeError(f"{url} cannot be downloaded: {error}", hint=hint) from None
+    if total and size < total:
+        raise BakeError(f"{url} ended after {size} of {total} bytes", hint="try again")
+
+
+def _copy(chunks: Iterable[bytes], file: IO[bytes], total: int, progress: Report) -> int:
+    """Every tenth of a known size, or every 64 MiB, is worth a line."""
+    size, step = 0, max(total // 10, 1) if total else 64 * _CHUNK
+    for chunk in chunks:
+        if size // step != (size + len(chunk)) // step:
+            progress(f"{(size + len(chunk)) >> 20} MiB" + (f" of {total >> 20}" if total else ""))
+        size += len(chunk)
+        file.write(chunk)
+    file.flush()
+    return size

@@ -1,0 +1,286 @@
+"""The certificates of a cluster that was baked: listed, and delivered to nodes that run.
+
+A node gets new ones as it got its first: in its seed. `apply-seed` on a settled node applies a seed that is put into
+its drive at once. This needs no connection to the node, and no certificate that is still valid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from generator import pki, vm
+from generator.config.pki import CaSpec, Certificates, PeerCaSpec
+from generator.config.spec import ClusterSpec
+from generator.errors import BakeError, InputError, WaitTimeoutError
+from generator.etcd.observe import everywhere
+from generator.etcd.tls_hello import served_certificate
+from generator.layout import pem_path
+from generator.operations.up import Cluster, open_cluster
+from generator.pki import Facts, Role
+from generator.pki.ca_phases import Phase
+from generator.plan import ClusterPlan, NodePlan
+from generator.progress import Report
+from generator.seed import iso
+from generator.store.cas import load_phase, other_files
+from generator.store.existing_keys import OPERATOR, required_pems
+from generator.vm.connection import Connection
+from generator.vm.console_records import LineReader
+
+_PAUSE = 0.5  # seconds between two looks at a node's port
+WAITS = "a new seed takes effect at the next boot"  # apply-seed's record, in every version so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One certificate. `owner`: a node, "operator", "cluster", or "user NAME"; `days_left`: negative after its end."""
+
+    owner: str
+    role: Role
+    facts: Facts
+    days_left: int
+    days: int  # it is valid for
+
+
+def entries(cluster: Cluster, *, now: datetime) -> tuple[Entry, ...]:
+    """Every certificate that the folder holds: the CA's, the operator's, each node's."""
+    return tuple(_entries(cluster, now))
+
+
+def _entries(cluster: Cluster, now: datetime) -> Iterator[Entry]:
+    files: list[tuple[str, Role, str]] = [
+        ("cluster", role, str(role)) for role in pki.authority_roles(cluster.plan.spec.pki)
+    ]
+    files += [(f"cluster, {which}", role, stem) for which, role, stem in other_files(cluster.store, cluster.plan)]
+    for owner, role, stem in (*files, ("operator", Role.CLIENT, str(Role.CLIENT))):
+        path = pem_path(stem)
+        yield _entry(owner, role, cluster.store.read(path), str(cluster.store.folder / path), now)
+    for name in cluster.plan.spec.auth.common_names:
+        path = pem_path(pki.user_stem(name))
+        yield _entry(f"user {name}", Role.CLIENT, cluster.store.read(path), str(cluster.store.folder / path), now)
+    for node in cluster.plan.nodes:
+        where = str(cluster.store.folder / node.name / iso.USER_DATA)
+        for role, (pem, _) in required_pems(cluster.store, node.name).items():
+            yield _entry(node.name, role, pem, where, now)
+
+
+def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime) -> Entry:
+    try:
+        facts = pki.describe(pem or b"")
+    except ValueError:
+        raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
+    days = facts.not_after - facts.not_before
+    return Entry(owner=owner, role=role, facts=facts, days_left=(facts.not_after - now).days, days=days.days)
+
+
+class Client(NamedTuple):
+    """An owner of a client certificate (`pki.Wanted`), and the certificate's path."""
+
+    owner: str
+    path: PurePosixPath
+
+
+def client_files(plan: ClusterPlan) -> dict[str, Client]:
+    """The clients that get new certificates apart from the nodes, by what `bake certs rotate` calls them."""
+    stems = {f"user:{name}": pki.user_stem(name) for name in plan.spec.auth.common_names}
+    found = {name: Client(stem, pem_path(stem)) for name, stem in stems.items()}
+    if plan.spec.pki.certificates is Certificates.SHARED:  # the operator has the nodes' certificate
+        return found
+    return {OPERATOR: Client(OPERATOR, pem_path(str(Role.CLIENT))), **found}
+
+
+def renewal(soon: Iterable[Entry]) -> str:
+    """The command that renews these certificates."""
+    owners = dict.fromkeys(entry.owner.replace("user ", "user:") for entry in soon)
+    if any(owner.startswith("cluster") for owner in owners):
+        return "bake certs rotate --ca"
+    return f"bake certs rotate {' '.join(owners)}"
+
+
+# --- two commands at once -------------------------------------------------------------------------------------
+
+
+def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
+    """Raise BakeError where another command has changed the cluster since this one read it.
+
+    `phase`: of the change of the CA, as it was read. Whoever writes next holds the lock.
+    """
+    found, hint = load_phase(cluster.store), "bake certs shows how it is now; then the same command again"
+    if found is not phase:
+        what = f"another command changes this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
+        raise BakeError(what, hint=hint)
+    if without_stated(open_cluster(cluster.store).plan.spec) != without_stated(cluster.plan.spec):
+        raise BakeError("another command has changed this cluster meanwhile", hint=hint)
+
+
+def without_stated(spec: ClusterSpec) -> ClusterSpec:
+    """The spec without the files of a CA of the user's own, which a change of the CA leaves behind."""
+    own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
+    return replace(spec, pki=own)
+
+
+# --- what the nodes serve, and bringing them what they should -------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What nodes are to come to by their new seeds. `lacks`: whether a node has not; None where it does not answer.
+    `verb`: in words, as in "does not …"; `done`: as in "etcd1 …"; `remedy`: what goes on where this has stopped."""
+
+    lacks: Callable[[NodePlan], bool | None]
+    verb: str
+    done: str
+    remedy: str
+
+
+def serves_its_own(cluster: Cluster) -> Goal:
+    """Serve the certificate that its seed has."""
+    what = "its new certificate"
+    return Goal(lacks=_is_outdated(cluster), verb=f"serve {what}", done=f"serves {what}", remedy="bake certs deliver")
+
+
+def outdated(cluster: Cluster) -> dict[str, bool | None]:
+    """Node → whether its client port serves another certificate than its seed has; None where nobody answers."""
+    names = [node.name for node in cluster.plan.nodes]
+    return dict(zip(names, everywhere(_is_outdated(cluster), cluster.plan.nodes), strict=True))
+
+
+def _is_outdated(cluster: Cluster) -> Callable[[NodePlan], bool | None]:
+    def look(node: NodePlan) -> bool | None:
+        served = served_certificate(str(node.address), cluster.plan.spec.etcd.client_port)
+        return None if served is None else pki.describe(served).sha256 != _wanted(cluster, node)
+
+    return look
+
+
+def _wanted(cluster: Cluster, node: NodePlan) -> str:
+    pem, _ = required_pems(cluster.store, node.name)[Role.SERVER]
+    return pki.describe(pem).sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """The nodes that serve the certificates of their seeds now, that will from their next start on, that run and have
+    to be restarted for it, and whose drive is not bake's to fill."""
+
+    done: tuple[str, ...] = ()
+    at_next_start: tuple[str, ...] = ()
+    after_restart: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
+
+
+def deliver(
+    cluster: Cluster,
+    connection: Connection | None,
+    names: Collection[str],
+    *,
+    seconds: float,
+    report: Report,
+    goal: Goal | None = None,
+    phase: Phase | None = None,
+) -> Delivery:
+    """Give each of these nodes the seed that the folder has, one node after the other; what is there already stays.
+
+    `goal`: what shows that a node has taken it; left out, that it serves the seed's certificate. `phase`: of the CA's
+    change that the seeds belong to. Raises BakeError where another command has changed the cluster meanwhile, and
+    WaitTimeoutError where a running node does not take it within so many seconds; the nodes after it keep what
+    they have. The same call goes on from there: it puts the seed into that node's drive once more. A node whose console
+    says that its seed waits for a reboot is not waited for: the seed changes more than certificates.
+    """
+    done, later, restart, by_hand = [], [], [], []
+    goal = goal or serves_its_own(cluster)
+    drives = None if connection is None else _Drives(connection, cluster, phase, report)
+    for node in cluster.plan.nodes:
+        if node.name not in names:
+            continue
+        lacks, waits = goal.lacks(node), drives.listen(node) if drives else _never
+        if lacks is False:
+            done.append(node.name)
+            if drives:
+                drives.empty(node)
+        elif drives is None or drives.insert(node, again=lacks is True) is None:
+            by_hand.append(node.name)
+        elif not drives.has_running(node):
+            later.append(node.name)
+        else:
+            report(f"{node.name}: its new seed is in the drive")
+            if _waits_for_restart(node, goal, seconds, lambda: refuse_changed(cluster, phase), waits):
+                report(f"{node.name}: {WAITS}")
+                restart.append(node.name)
+                continue
+            drives.empty(node)
+            report(f"{node.name}: {goal.done}")
+            done.append(node.name)
+    return Delivery(done=tuple(done), at_next_start=tuple(later), after_restart=tuple(restart), by_hand=tuple(by_hand))
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class _Drives:
+    """The drives of the nodes' VMs. The folder is locked while one is changed: the seed in it is the one meant."""
+
+    connection: Connection
+    cluster: Cluster
+    phase: Phase | None
+    report: Report
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self.cluster.store.locked(self.report):
+            refuse_changed(self.cluster, self.phase)
+            yield
+
+    def insert(self, node: NodePlan, *, again: bool) -> bool | None:
+        """`again`: the node answers and has not taken the seed. One that does not answer may be booting from it."""
+        cluster, seed = self.cluster, self.cluster.store.folder / node.name / iso.SEED_ISO
+        with self._locked():
+            return vm.insert_seed(
+                self.connection, cluster.plan, node, seed, cluster_id=cluster.cluster_id, again=again
+            )
+
+    def empty(self, node: NodePlan) -> None:
+        with self._locked():
+            vm.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
+
+    def listen(self, node: NodePlan) -> Callable[[], bool]:
+        """Return a function that tells whether the node has since said on its console that its seed waits."""
+        try:
+            logs = vm.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
+        except BakeError:  # no VM of this cluster is here
+            return _never
+        log, reader = logs[node.name], LineReader(node.name)
+        reader.feed(log.read())  # about earlier seeds
+        return lambda: any(event.detail == WAITS for event in reader.feed(log.read()))
+
+    def has_running(self, node: NodePlan) -> bool:
+        found = vm.status(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
+        return any(one.node == node.name and one.state is vm.State.RUNNING for one in found)
+
+
+def _waits_for_restart(
+    node: NodePlan, goal: Goal, seconds: float, check: Callable[[], None], waits: Callable[[], bool]
+) -> bool:
+    """Wait until the node has reached the goal (False), or says that it does not before a restart (True).
+
+    `check` is called before each further look. Raises WaitTimeoutError.
+    """
+    deadline = time.monotonic() + seconds
+    while goal.lacks(node) is not False:
+        if waits():
+            return True
+        check()
+        if time.monotonic() > deadline:
+            raise WaitTimeoutError(
+                f"{node.name} does not {goal.verb} after {seconds:.0f} s",
+                hint=f"bake console {node.name} shows why; then: {goal.remedy}",
+            )
+        time.sleep(_PAUSE)
+    return False

@@ -1,0 +1,177 @@
+"""The difference between the cluster as it stands and as it is to be: nodes, users, fields, files.
+
+`lost` says of a change what cannot be got back. Such changes need the user's consent; all others are only shown.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from generator.config.fields import Path, plain, value_text
+from generator.config.spec import ClusterSpec
+from generator.config.user_input import Standing, flat
+from generator.layout import SPEC
+from generator.plan import ClusterPlan, NodePlan, plan_cluster
+
+
+class Kind(StrEnum):
+    NODE = "node"
+    USER = "user"
+    FIELD = "field"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """`sign`: + ~ -. `part`: of a node. `old` and `new`: values of fields and of nodes; never the contents of files."""
+
+    sign: str
+    kind: Kind
+    name: str
+    part: str = ""
+    old: Any = None
+    new: Any = None
+    lost: str = ""
+    note: str = ""  # what to know before a node takes it
+
+    def __str__(self) -> str:
+        what = " ".join(filter(None, ("" if self.kind is Kind.FIELD else self.kind, self.name, self.part)))
+        values = [value_text(value) for value in (self.old, self.new) if value is not None]
+        return f"{self.sign} {what}{': ' if values else ''}{' → '.join(values)}"
+
+    @property
+    def data(self) -> dict[str, Any]:
+        values = {name: value for name in ("part", "old", "new") if (value := getattr(self, name)) not in (None, "")}
+        return {"change": self.sign, "kind": str(self.kind), "name": self.name, **values, "lost": self.lost or None}
+
+
+
+
+def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
+    """What a bake of this spec changes, its files apart; empty for a new cluster."""
+    if standing is None:
+        return ()
+    plan, old = plan_cluster(new), standing.spec
+    if old is None:
+        gone = [
+            Change(sign="-", kind=Kind.NODE, name=name, lost=_KEYS)
+            for name in sorted(standing.nodes - {node.name for node in plan.nodes})
+        ]
+        return (*gone, *_unknown(standing, new))
+    return (
+        *_nodes(plan_cluster(old), plan, keys=standing.nodes, sealed=standing.sealed),
+        *_users(old, new),
+        *_fields(old, new, sealed=standing.sealed),
+    )
+
+
+_KEYS = "its keys are deleted"
+_USERS_KEY = "its key is deleted"
+# By field, old and new value. A node that requires the name is alone while the others do not have it yet.
+_NOTES = {
+    ("pki.peerName", "stated", "required"): "restart no node before every node serves its certificate with the peers' "
+    "name: bake certs, after bake certs rotate",
+}
+_ADDRESS = "the members of this sealed cluster know one another by the old addresses"
+
+
+def _unknown(standing: Standing, new: ClusterSpec) -> Iterator[Change]:
+    if standing.asks and not new.pki.ca.certificate:
+        yield Change(sign="-", kind=Kind.FILE, name="requests", lost="the keys that wait for certificates are deleted")
+    if not standing.is_known:
+        lost = "it is not as it was baked, so what else changes is not known"
+        yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)
+
+
+def _nodes(old: ClusterPlan, new: ClusterPlan, *, keys: Iterable[str], sealed: bool) -> Iterator[Change]:
+    before, after = ({node.name: node for node in plan.nodes} for plan in (old, new))
+    for name in dict.fromkeys((*before, *sorted(keys))):
+        if name not in after:
+            address = str(before[name].address) if name in before else None
+            yield Change(sign="-", kind=Kind.NODE, name=name, old=address, lost=_KEYS)
+    for name, node in after.items():
+        if name not in before:
+            yield Change(sign="+", kind=Kind.NODE, name=name, new=str(node.address))
+        else:
+            yield from _moved(before[name], node, sealed=sealed)
+
+
+def _moved(old: NodePlan, new: NodePlan, *, sealed: bool) -> Iterator[Change]:
+    for part, was, now in (("address", old.address, new.address), ("mac", old.mac, new.mac)):
+        if was != now:
+            lost = _ADDRESS if sealed else ""
+            yield Change(sign="~", kind=Kind.NODE, name=new.name, part=part, old=str(was), new=str(now), lost=lost)
+
+
+def _users(old: ClusterSpec, new: ClusterSpec) -> Iterator[Change]:
+    before, after = ([user.name for user in spec.auth.users if spec.auth.enabled] for spec in (old, new))
+    for name in before:
+        if name not in after:
+            yield Change(sign="-", kind=Kind.USER, name=name, lost=_USERS_KEY)
+    for name in after:
+        if name not in before:
+            yield Change(sign="+", kind=Kind.USER, name=name)
+
+
+def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Change]:
+    before, after = (flat(plain(spec)) for spec in (old, new))
+    for path in dict.fromkeys((*before, *after)):
+        was, now = before.get(path), after.get(path)
+        apart = path[0] == "nodes" or path in (("auth", "users"), ("auth", "roles"))
+        if was != now and not apart:
+            sign = "+" if path not in before else "-" if path not in after else "~"
+            name = ".".join(map(str, path))
+            yield Change(
+                sign=sign, kind=Kind.FIELD, name=name, old=was, new=now,
+                lost=_lost(path, was, now, sealed), note=_NOTES.get((name, str(was), str(now)), ""),
+            )  # fmt: skip
+    for name in ("users", "roles"):
+        if getattr(old.auth, name) != getattr(new.auth, name):
+            yield Change(sign="~", kind=Kind.FIELD, name=f"auth.{name}")
+
+
+def _lost(path: Path, was: Any, now: Any, sealed: bool) -> str:
+    if path == ("auth", "enabled") and was:
+        return "authentication is switched off, so every certificate of this cluster may read and write everything"
+    if sealed and path in (("etcd", "clientPort"), ("etcd", "peerPort")):
+        return _ADDRESS
+    if sealed and path == ("etcd", "dataDir"):
+        return "the members of this sealed cluster have their data in the old place"
+    if sealed and path == ("etcd", "version") and str(now) < str(was):
+        return "an older etcd cannot read the data of this sealed cluster"
+    return ""
+
+
+def losses(changes: Iterable[Change]) -> list[str]:
+    """What cannot be got back: whom it concerns, and what it is."""
+    names = defaultdict(list)
+    for change in changes:
+        if change.lost:
+            names[change.lost].append(change.name)
+    return [f"{', '.join(dict.fromkeys(each))}: {lost}" for lost, each in names.items()]
+
+
+def file_changes(differences: Iterable[tuple[str, str]]) -> tuple[Change, ...]:
+    """Files by sign and name. The manifest, which lists them, changes with each of them."""
+    return tuple(Change(sign=sign, kind=Kind.FILE, name=name) for sign, name in differences if name != "manifest.json")
+
+
+def shown(changes: Iterable[Change]) -> list[str]:
+    """A line for each change; the files of one folder that change alike share one."""
+    lines, files = [], defaultdict(list)
+    for change in changes:
+        if change.kind is Kind.FILE and not change.lost:
+            folder, _, name = change.name.rpartition("/")
+            files[change.sign, folder].append(name)
+        else:
+            more = change.lost or change.note
+            lines.append(f"{change} ({more})" if more else str(change))
+    for (sign, folder), names in files.items():
+        lines.append(f"{sign} {folder}/: {', '.join(names)}" if folder else f"{sign} {', '.join(names)}")
+    return lines
+
+

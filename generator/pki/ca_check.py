@@ -1,0 +1,99 @@
+"""Whether a CA that exists can issue the cluster's certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from generator.config.defaults import peer_name
+from generator.errors import Problem
+from generator.pki.key_pair import Issuer, Role
+from generator.pki.templates import planned_names
+from generator.plan import ClusterPlan
+
+
+def check_authority(
+    authority: Issuer, *, now: datetime, where: str, days: int = 0, remedy: str = "another CA"
+) -> list[Problem]:
+    """Why this CA cannot issue certificates now, or none that hold for so many days; empty if it can.
+
+    `remedy`: for one that has ended.
+    """
+    certificate = authority.certificate
+    problems = []
+    if certificate.not_valid_after_utc <= now:
+        problems.append(Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", remedy))
+    elif certificate.not_valid_after_utc < now + timedelta(days=days):
+        short = f"ends on {certificate.not_valid_after_utc:%Y-%m-%d}, before certificates of {days} days do"
+        problems.append(Problem(where, short, "a CA that is valid longer, or a smaller pki.leafDays"))
+    if certificate.not_valid_before_utc > now:
+        problems.append(
+            Problem(
+                where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock"
+            )
+        )
+    if rule := _unfit_extensions(certificate) or _unfit_key(certificate.public_key()):
+        problems.append(Problem(where, rule, "another CA" if days else "restore the cluster's CA"))
+    return problems
+
+
+def _unfit_extensions(certificate: x509.Certificate) -> str | None:
+    found = {type(extension.value): extension.value for extension in certificate.extensions}
+    constraints, usage = found.get(x509.BasicConstraints), found.get(x509.KeyUsage)
+    is_ca = isinstance(constraints, x509.BasicConstraints) and constraints.ca
+    if not is_ca or x509.SubjectKeyIdentifier not in found:
+        return "is not a CA certificate (basicConstraints CA:true, with a key identifier)"
+    if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
+        return "may not sign certificates (its key usage lacks keyCertSign)"
+    return None
+
+
+def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
+    """etcd is written in Go, whose crypto/x509 knows only these curves and refuses short RSA keys."""
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"has a key of {key.key_size} bits; RSA needs 2048" if key.key_size < 2048 else None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return "has a key that is neither RSA nor EC"
+    name = key.curve.name
+    return (
+        None
+        if name in ("secp256r1", "secp384r1", "secp521r1")
+        else f"has a {name} key; EC needs P-256, P-384 or P-521"
+    )
+
+
+def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, where: str) -> list[Problem]:
+    """The cluster's names and addresses that the CA's name constraints do not admit (RFC 5280, 4.2.1.10)."""
+    try:
+        found = authority.certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return []
+    refused = [name for name in planned_names(plan, role) if not _admits(found, name)]
+    if not refused:
+        return []
+    listed = ", ".join(str(name.value) for name in refused)
+    permitted = ", ".join(str(name.value) for name in found.permitted_subtrees or ()) or "everything else"
+    rule = f"may not issue certificates for {listed}: its name constraints permit {permitted}"
+    hint = "keep the subnet and the domain; a new cluster needs another --name"
+    if [name.value for name in refused] == [peer_name(plan.spec)]:
+        hint = "a CA that may issue it, or pki.peerName: none, with pki.peerCa.separate: true"
+    return [Problem(where, rule, hint)]
+
+
+def _admits(constraints: x509.NameConstraints, name: x509.GeneralName) -> bool:
+    permitted = [base for base in constraints.permitted_subtrees or () if type(base) is type(name)]
+    return not _is_below(name, constraints.excluded_subtrees or ()) and (not permitted or _is_below(name, permitted))
+
+
+def _is_below(name: x509.GeneralName, bases: Iterable[x509.GeneralName]) -> bool:
+    """Whether a DNS name is one of the domains or below one, or an address in one of the networks."""
+    if isinstance(name, x509.DNSName):
+        domains = [base.value.lstrip(".") for base in bases if isinstance(base, x509.DNSName)]
+        return any(not domain or f".{name.value}".endswith(f".{domain}") for domain in domains)
+    networks: list[Any] = [base.value for base in bases if isinstance(base, x509.IPAddress)]
+    return any(name.value in network for network in networks)

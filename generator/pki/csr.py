@@ -1,0 +1,78 @@
+"""A certificate that a CA elsewhere is to issue: asked for, and held against what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from generator.pki.key_pair import Credential, Elsewhere, PrivateKey, is_issued_by, is_pair, same_key
+from generator.pki.templates import CertProfile
+
+
+def create_request(profile: CertProfile, key: PrivateKey) -> bytes:
+    """A PKCS#10 request (RFC 2986), PEM, with the extensions that the certificate is to have."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(profile.subject)
+    for extension, critical in profile.extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def asks_for(request: bytes, profile: CertProfile, key: PrivateKey) -> bool:
+    """Whether an existing request is one for this certificate."""
+    try:
+        found = x509.load_pem_x509_csr(request)
+        extensions = {(ext.value, ext.critical) for ext in found.extensions}
+    except ValueError:
+        return False
+    same = found.subject == profile.subject and extensions == set(profile.extensions)
+    return same and same_key(found.public_key(), key.public_key())
+
+
+def misfits(credential: Credential, profile: CertProfile, authority: Elsewhere, *, now: datetime) -> Iterator[str]:
+    """Why etcd could not use this certificate as the one that was asked for.
+
+    A CA may state another subject around the common name, other dates, and more extensions; what the nodes check of one
+    another must be there.
+    """
+    certificate = credential.certificate
+    if not is_pair(credential):
+        yield "is for another key"
+    if not is_issued_by(certificate, authority.certificate):
+        yield "was not issued by the cluster's CA"
+    if not certificate.not_valid_before_utc <= now:
+        yield f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+    if certificate.not_valid_after_utc <= now:
+        yield f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+    if _common_name(certificate.subject) != _common_name(profile.subject):
+        yield f"has the common name {_common_name(certificate.subject)}, not {_common_name(profile.subject)}"
+    yield from _lacks(certificate.extensions, profile)
+
+
+def _common_name(subject: x509.Name) -> str:
+    return ", ".join(str(one.value) for one in subject.get_attributes_for_oid(NameOID.COMMON_NAME)) or "(none)"
+
+
+def _lacks(found: x509.Extensions, profile: CertProfile) -> Iterator[str]:
+    has = {type(extension.value): extension.value for extension in found}
+    for wanted, _ in profile.extensions:
+        there = has.get(type(wanted))
+        if isinstance(wanted, x509.SubjectAlternativeName):
+            names = set(there) if isinstance(there, x509.SubjectAlternativeName) else set()
+            if missing := [str(name.value) for name in wanted if name not in names]:
+                yield f"does not name {', '.join(missing)}"
+        elif isinstance(wanted, x509.ExtendedKeyUsage) and isinstance(there, x509.ExtendedKeyUsage):
+            if ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in there and set(wanted) - set(there):
+                yield "may not be used for " + " and ".join(sorted(_USES[use] for use in set(wanted) - set(there)))
+        elif isinstance(wanted, x509.KeyUsage) and isinstance(there, x509.KeyUsage) and not there.digital_signature:
+            yield "may not be used for signatures (its key usage lacks digitalSignature)"
+    basic = has.get(x509.BasicConstraints)
+    if isinstance(basic, x509.BasicConstraints) and basic.ca:
+        yield "is a CA's"
+
+
+_USES = {ExtendedKeyUsageOID.CLIENT_AUTH: "clients", ExtendedKeyUsageOID.SERVER_AUTH: "servers"}

@@ -1,0 +1,58 @@
+"""A private key under a passphrase: PKCS#8, PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914).
+
+`cryptography` writes PKCS#8 with 2,048 rounds of PBKDF2 only. What is written here is read by it and by OpenSSL.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import textwrap
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from cryptography.hazmat.primitives.padding import PKCS7
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from generator.pki.key_pair import PrivateKey
+
+# 16 MiB and five passes: OpenSSL reads no more than 32 MiB without being told to (SCRYPT_MAX_MEM).
+COST, BLOCK_SIZE, PARALLEL = 1 << 14, 8, 5
+_PBES2 = bytes.fromhex("06092a864886f70d01050d")  # object identifiers, in DER
+_SCRYPT = bytes.fromhex("06092b06010401da47040b")
+_AES_256_CBC = bytes.fromhex("060960864801650304012a")
+
+
+def encrypt_key(key: PrivateKey, passphrase: bytes, *, random: Callable[[int], bytes] = os.urandom) -> bytes:
+    """The key as encrypted PEM."""
+    plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    salt, start = random(16), random(16)
+    derived = Scrypt(salt=salt, length=32, n=COST, r=BLOCK_SIZE, p=PARALLEL).derive(passphrase)
+    padder = PKCS7(128).padder()
+    encryptor = Cipher(algorithms.AES256(derived), modes.CBC(start)).encryptor()
+    hidden = encryptor.update(padder.update(plain) + padder.finalize()) + encryptor.finalize()
+    derivation = _sequence(_SCRYPT, _sequence(_octets(salt), *map(_integer, (COST, BLOCK_SIZE, PARALLEL))))
+    scheme = _sequence(_PBES2, _sequence(derivation, _sequence(_AES_256_CBC, _octets(start))))
+    text = base64.b64encode(_sequence(scheme, _octets(hidden))).decode()
+    lines = ("-----BEGIN ENCRYPTED PRIVATE KEY-----", *textwrap.wrap(text, 64), "-----END ENCRYPTED PRIVATE KEY-----")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _tagged(tag: int, content: bytes) -> bytes:
+    """A DER value: tag, length, content."""
+    size = len(content)
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, size) if size < 128 else (tag, 128 + len(octets), *octets)) + content
+
+
+def _sequence(*parts: bytes) -> bytes:
+    return _tagged(0x30, b"".join(parts))
+
+
+def _octets(value: bytes) -> bytes:
+    return _tagged(0x04, value)
+
+
+def _integer(value: int) -> bytes:
+    return _tagged(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))

@@ -1,0 +1,156 @@
+"""A certificate with its private key: what kinds there are, how they are read, and what a key is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from generator.config.pki import KeyType
+from generator.errors import InputError
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+NewKey = Callable[[KeyType], PrivateKey]
+
+
+class Role(StrEnum):
+    """What a certificate is for; also its file name, as in the document."""
+
+    CA = "etcd-ca"
+    PEER_CA = "etcd-peer-ca"
+    SERVER = "etcd-server"
+    PEER = "etcd-peer"
+    CLIENT = "etcd-client"
+
+
+NODE_ROLES = (Role.SERVER, Role.PEER, Role.CLIENT)
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A certificate and its private key; `repr` shows neither."""
+
+    certificate: x509.Certificate = field(repr=False)
+    key: PrivateKey = field(repr=False)
+
+    @cached_property
+    def cert_pem(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    @cached_property
+    def key_pem(self) -> bytes:
+        return key_pem(self.key)
+
+
+def key_pem(key: PrivateKey) -> bytes:
+    """PKCS#8, unencrypted: etcd cannot read any other (etcd security documentation)."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A CA whose key is not here: it issues by request."""
+
+    certificate: x509.Certificate = field(repr=False)
+
+    @cached_property
+    def cert_pem(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.PEM)
+
+
+Issuer = Credential | Elsewhere
+NodePki = Mapping[Role, Credential]
+
+
+def generate_key(key_type: KeyType) -> PrivateKey:
+    """A fresh private key."""
+    kind, _, size = key_type.partition("-")
+    if kind == "rsa":
+        return rsa.generate_private_key(public_exponent=65537, key_size=int(size))
+    return ec.generate_private_key(ec.SECP256R1() if size == "p256" else ec.SECP384R1())
+
+
+def key_type_of(key: PrivateKey) -> KeyType | None:
+    """The key's type, or None for one that bake does not offer."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        text = f"rsa-{key.key_size}"
+    else:
+        text = {"secp256r1": "ecdsa-p256", "secp384r1": "ecdsa-p384"}.get(key.curve.name, "")
+    return KeyType(text) if text in list(KeyType) else None
+
+
+def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether the CA's key made this certificate's signature."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def is_pair(credential: Credential) -> bool:
+    return same_key(credential.certificate.public_key(), credential.key.public_key())
+
+
+def same_key(one: CertificatePublicKeyTypes, other: CertificatePublicKeyTypes) -> bool:
+    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    return one.public_bytes(*form) == other.public_bytes(*form)
+
+
+def is_encrypted(key_pem: bytes) -> bool:
+    """Whether a PEM file holds a key that needs a passphrase: PKCS#8, or OpenSSL's older form."""
+    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in key_pem or b"\nProc-Type: 4,ENCRYPTED" in key_pem
+
+
+def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
+    """The first certificate of a PEM file. Raises InputError."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        certificate.extensions  # noqa: B018  parsed only when asked for: a malformed one shows here
+        certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
+    return certificate
+
+
+def parse_credential(
+    cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str], passphrase: bytes | None = None
+) -> Credential:
+    """A certificate and the key that belongs to it. `where` are their file names. Raises InputError."""
+    cert_file, key_file = where
+    certificate = parse_certificate(cert_pem, where=cert_file)
+    credential = Credential(certificate, parse_key(key_pem, where=key_file, passphrase=passphrase))
+    if not is_pair(credential):
+        raise InputError.one(key_file, f"does not match the certificate {cert_file}", "restore the pair")
+    return credential
+
+
+def parse_key(pem: bytes, *, where: str, passphrase: bytes | None = None) -> PrivateKey:
+    """Raises InputError."""
+    encrypted = is_encrypted(pem)
+    if encrypted and passphrase is None:
+        raise InputError.one(where, "is encrypted, and there is no passphrase", "give --ca-passphrase-file")
+    try:
+        key = load_pem_private_key(pem, password=passphrase if encrypted else None)
+    except (ValueError, UnsupportedAlgorithm):
+        if encrypted:
+            rule, remedy = "cannot be decrypted with this passphrase", "give the one it was encrypted with"
+        else:
+            rule, remedy = "is not a PEM private key", "restore the file"
+        raise InputError.one(where, rule, remedy) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise InputError.one(where, "is neither an RSA nor an EC key", "use one of the offered key types")
+    return key

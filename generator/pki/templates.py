@@ -1,0 +1,191 @@
+"""What each kind of certificate says, decided before its key exists.
+
+etcd's server certificate needs clientAuth as well: its gRPC gateway dials the server with that same certificate (etcd
+issue 9785).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from generator.config.defaults import domain_of, peer_name
+from generator.config.pki import Certificates, Extensions, KeyType, PeerName, PkiSpec
+from generator.config.spec import AnyAddress, ClusterSpec
+from generator.pki.key_pair import NODE_ROLES, Role
+from generator.plan import LOOPBACK_NETWORKS, ClusterPlan, NodePlan
+
+_SERVER_AND_CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertProfile:
+    """Everything about a certificate that is decided before its key exists."""
+
+    key_type: KeyType
+    subject: x509.Name
+    days: int
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...]  # (extension, critical)
+
+
+def authority_roles(pki: PkiSpec) -> tuple[Role, ...]:
+    """The cluster's CAs."""
+    return (Role.CA, Role.PEER_CA) if pki.peer_ca.separate else (Role.CA,)
+
+
+def issuer_of(pki: PkiSpec, role: Role) -> Role:
+    """Which of them issues the certificates of this role."""
+    return Role.PEER_CA if role is Role.PEER and pki.peer_ca.separate else Role.CA
+
+
+def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
+    """A strict CA is bound to the cluster: stolen, it still cannot issue for anybody else's names."""
+    strict = plan.spec.pki.extensions is Extensions.STRICT
+    usage = (
+        _key_usage("cert_sign", "crl_sign")
+        if strict
+        else _key_usage("cert_sign", "digital_signature", "encipherment")
+    )
+    basic = x509.BasicConstraints(ca=True, path_length=0 if strict else None)
+    return CertProfile(
+        key_type=plan.spec.pki.key_type,
+        subject=_subject(plan, str(role)),
+        days=plan.spec.pki.ca_days,
+        extensions=((basic, True), (usage, True), *(((_name_constraints(plan), True),) if strict else ())),
+    )
+
+
+def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
+    """The cluster's network, its nodes' loopback and its domain. A bare node name is below no domain: where those are
+    wanted, DNS names stay free, so that nodes can still be added."""
+    networks = (plan.network.subnet, *LOOPBACK_NETWORKS)
+    domains = () if plan.spec.pki.single_label_names else (domain_of(plan.spec),)
+    return x509.NameConstraints([*map(x509.DNSName, domains), *map(x509.IPAddress, networks)], None)
+
+
+def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
+    """Every name and address that the nodes' certificates by the CA of this role state."""
+    leaf = Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER  # a peer's states more
+    shared = plan.spec.pki.certificates is Certificates.SHARED
+    for profiles in [shared_profiles(plan)] if shared else [node_profiles(plan, node) for node in plan.nodes]:
+        for extension, _ in profiles[leaf].extensions:
+            if isinstance(extension, x509.SubjectAlternativeName):
+                yield from extension
+
+
+def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
+    """A node's three certificates: each names that node alone, so a stolen key is worth one node only."""
+    peers = () if plan.spec.pki.peer_name is PeerName.NONE else (peer_name(plan.spec),)
+    names = {role: (*node.dns_names, *(peers if role is Role.PEER else ())) for role in NODE_ROLES}
+    return {role: _leaf(plan, role, _sans(names[role], node.addresses), owner=node.name) for role in NODE_ROLES}
+
+
+def peer_check(spec: ClusterSpec) -> tuple[str, str]:
+    """The option of etcd that lets peers in and nobody else, and its value.
+
+    The certificate that all nodes share has a common name of its own already; the document states no DNS names.
+    """
+    if spec.pki.certificates is Certificates.SHARED:
+        return "peer-cert-allowed-cn", str(Role.PEER)
+    return "peer-cert-allowed-hostname", peer_name(spec)
+
+
+def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
+    """Whether etcd with this option accepts a peer's certificate."""
+    option, name = peer_check(plan.spec)
+    if option == "peer-cert-allowed-cn":
+        return [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [name]
+    sans = [one.value for one in certificate.extensions if isinstance(one.value, x509.SubjectAlternativeName)]
+    return any(name in one.get_values_for_type(x509.DNSName) for one in sans)
+
+
+def shared_profiles(plan: ClusterPlan) -> dict[Role, CertProfile]:
+    """The document's way: one set for all nodes, each certificate with every address in it."""
+    names = plan.dns_names if plan.spec.pki.single_label_names or not _is_document(plan.spec.pki) else ()
+    return {role: _leaf(plan, role, _sans(names, plan.addresses)) for role in NODE_ROLES}
+
+
+def user_profile(plan: ClusterPlan, name: str) -> CertProfile:
+    """A client certificate for one of etcd's users, who is known by its common name."""
+    return _leaf(plan, Role.CLIENT, None, owner=name)
+
+
+def client_profile(plan: ClusterPlan) -> CertProfile:
+    """The operator's: it acts as no node, so it names none (but the document's client certificate does)."""
+    if plan.spec.pki.certificates is Certificates.SHARED:
+        return shared_profiles(plan)[Role.CLIENT]
+    return _leaf(plan, Role.CLIENT, None)
+
+
+def _leaf(
+    plan: ClusterPlan, role: Role, sans: x509.SubjectAlternativeName | None, owner: str | None = None
+) -> CertProfile:
+    pki = plan.spec.pki
+    usages = (ExtendedKeyUsageOID.CLIENT_AUTH,) if role is Role.CLIENT else _SERVER_AND_CLIENT
+    extensions = [*_usage_extensions(pki, role), (x509.ExtendedKeyUsage(usages), False)]
+    if sans is not None:
+        extensions.append((sans, False))
+    return CertProfile(
+        key_type=pki.key_type,
+        subject=_subject(
+            plan, owner or str(role), unit=str(role) if owner else None, client=role is Role.CLIENT
+        ),
+        days=pki.leaf_days,
+        extensions=tuple(extensions),
+    )
+
+
+def _usage_extensions(pki: PkiSpec, role: Role) -> Iterator[tuple[x509.ExtensionType, bool]]:
+    leaf = x509.BasicConstraints(ca=False, path_length=None)
+    if _is_document(pki):  # the document's etcd-server.cnf differs from etcd-peer.cnf and etcd-client.cnf
+        server = role is Role.SERVER
+        if server:
+            yield leaf, False
+        usages = ("digital_signature", "encipherment", *(("non_repudiation",) if server else ()))
+        yield _key_usage(*usages), not server
+        return
+    yield leaf, True
+    # keyEncipherment means RSA key transport (RFC 5280, 4.2.1.3); an EC key cannot do it.
+    rsa_too = ("encipherment",) if pki.key_type.startswith("rsa") else ()
+    yield _key_usage("digital_signature", *rsa_too), True
+
+
+def _is_document(pki: PkiSpec) -> bool:
+    return pki.extensions is Extensions.DOCUMENT
+
+
+def _key_usage(*uses: str) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature="digital_signature" in uses,
+        content_commitment="non_repudiation" in uses,
+        key_encipherment="encipherment" in uses,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign="cert_sign" in uses,
+        crl_sign="crl_sign" in uses,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _sans(names: Iterable[str], addresses: Iterable[AnyAddress]) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([*map(x509.DNSName, names), *map(x509.IPAddress, addresses)])
+
+
+def _subject(
+    plan: ClusterPlan, common_name: str, *, unit: str | None = None, client: bool = False
+) -> x509.Name:
+    subject = plan.spec.pki.subject
+    organization = subject.organization or plan.name
+    parts = [
+        (NameOID.COUNTRY_NAME, subject.country),
+        (NameOID.STATE_OR_PROVINCE_NAME, subject.state),
+        (NameOID.LOCALITY_NAME, subject.locality),
+        (NameOID.ORGANIZATION_NAME, (client and subject.client_organization) or organization),
+        (NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
+        (NameOID.COMMON_NAME, common_name),
+    ]
+    return x509.Name([x509.NameAttribute(oid, value) for oid, value in parts if value])

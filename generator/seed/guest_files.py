@@ -1,0 +1,241 @@
+"""Plan and certificates → the files a node needs, each at its path inside the guest, in the document's order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+import jinja2
+
+from generator.artifact import Artifact
+from generator.config.auth import ROOT, PermissionSpec
+from generator.config.etcd_options import variable
+from generator.config.pki import Certificates, PeerName, Permissions
+from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
+from generator.config.values import SUBNET
+from generator.pki import NODE_ROLES, NodePki, Role, issuer_of, peer_check
+from generator.plan import ClusterPlan, NodePlan
+from generator.seed.guest_paths import AUTH, CONF, ENV, LIBEXEC, PKI_DIR, RESTART, RUNTIME_PERMIT, UDEV_RULES, UNITS
+
+_GUEST = Path(__file__).parent / "guest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Whom the nodes take for their own. `identity` tells the cluster from every other one, whatever its CA: 32 or more
+    hexadecimal digits. `permit`: the secret that lets the first node start the cluster, of which nodes have a digest;
+    "" is none. `ca_pem`: the CA, or two of them while it is being changed; `peer_ca_pem`: the peers' own."""
+
+    identity: str
+    permit: str = field(default="", repr=False)
+    ca_pem: bytes
+    peer_ca_pem: bytes | None = None
+
+
+def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -> Iterator[Artifact]:
+    """Everything that `write_files` puts onto the node. Secrets are 0600 and root's; `steps` gives them to etcd."""
+    if plan.spec.firewall.kind is not FirewallKind.NONE:
+        yield _script("etcd-firewall")
+        yield _unit("etcd-firewall.service", kind=plan.spec.firewall.kind)
+    yield Artifact(PKI_DIR / f"{Role.CA}.pem", trust.ca_pem)
+    if trust.peer_ca_pem:
+        yield Artifact(PKI_DIR / f"{Role.PEER_CA}.pem", trust.peer_ca_pem)
+    for role in NODE_ROLES:
+        yield Artifact(PKI_DIR / f"{role}.pem", pki[role].cert_pem)
+        yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
+    if plan.spec.install.method is InstallMethod.ARCHIVE:
+        yield _script("etcd-install")
+    # systemd reads them as root; nobody else has to (CIS benchmark, 1.1.7).
+    yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
+    yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
+    yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
+    yield _etcd_unit(plan)
+    for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
+        yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
+    yield _script("etcd-join")
+    yield _script("etcd-start")
+    yield _script("etcd-promote")
+    yield _unit("etcd-promote.service", auth=plan.spec.auth.enabled)
+    if plan.spec.auth.enabled:
+        yield _script("etcd-auth")
+        yield Artifact(AUTH, accounts(plan))
+    yield _script("etcd-audit")
+    yield _unit("etcd-audit.service")
+    yield _unit("etcd-report.service")
+    yield Artifact(UNITS / "etcd-audit.timer", guest_source(UNITS / "etcd-audit.timer"))
+    yield _script("first-boot-done")
+    yield _unit("report-boot.service")
+    for name in ("forget-seed", "apply-seed"):
+        yield _script(name)
+        yield _unit(f"{name}.service")
+    yield _script("etcd-restart")
+    yield _unit("etcd-restart.service", mark=RESTART)
+    yield Artifact(UNITS / "run-bake-medium.mount", guest_source(UNITS / "run-bake-medium.mount"))
+    yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source(UDEV_RULES / "80-bake-seed.rules"))
+
+
+def access_commands(spec: ClusterSpec) -> Iterator[str]:
+    """Shell commands that set the ACLs of the keys' folder: on the first boot, and before each start of etcd.
+
+    Without ACLs (no setfacl, or a file system that has none) the folder is open to etcd's group. A reader whom the
+    node does not know is reported and keeps nobody else out.
+    """
+    folder = f"setfacl --set u::rwx,u:etcd:x,g::-,o::- {PKI_DIR}"
+    if spec.pki.permissions is Permissions.ACL:
+        yield f"setfacl -m u:etcd:x {PKI_DIR.parent}"
+        yield folder
+        yield f"cd {PKI_DIR} && setfacl -m u:etcd:r {' '.join(f'{role}.key' for role in NODE_ROLES)}"
+    else:
+        yield f'{folder} || {{ chgrp "$(id -g etcd)" {PKI_DIR} && chmod 0750 {PKI_DIR}; }}'
+    files = f"{Role.CA}.pem {Role.CLIENT}.pem {Role.CLIENT}.key"
+    for user in spec.access.readers:
+        acl = f"setfacl -m u:{user}:x . && setfacl -m u:{user}:r {files}"
+        yield f'cd {PKI_DIR} && {acl} || echo "access.readers: {user} cannot read the client certificate" >&2'
+
+
+def cluster_token(plan: ClusterPlan, identity: str) -> str:
+    """`initial-cluster-token`: the stated one, else one that no other cluster has."""
+    return plan.spec.etcd.token or f"{plan.name}-{identity[:16]}"
+
+
+def cluster_id(plan: ClusterPlan, identity: str) -> str:
+    """What tells this cluster's seeds and empty nodes from those of another one. No secret."""
+    return f"{plan.name}-{identity[:32]}"
+
+
+def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = "") -> dict[str, str]:
+    """What the scripts on the node need to know; they carry no values themselves."""
+    spec = plan.spec
+    everybody = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
+    clients = " ".join(str(spec.network.subnet if one == SUBNET else one) for one in spec.firewall.client_cidrs)
+    # Each other's clients too: a node that joins asks for the list.
+    nodes = " ".join(str(other.address) for other in plan.nodes)
+    values = {
+        "BAKE_NAME": node.name,
+        "BAKE_PEER_URL": node.peer_url,
+        "BAKE_CLIENT_URL": node.client_url,
+        "BAKE_MEMBERS": " ".join(f"{other.name}={other.peer_url}" for other in plan.nodes),
+        "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
+        "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
+        "BAKE_TOKEN": cluster_token(plan, identity),
+        # The cluster's id. Its name is from when it was the permit too; settled nodes compare it with a new seed's.
+        "BAKE_PERMIT": cluster_id(plan, identity),
+        "BAKE_PERMIT_FILE": str(RUNTIME_PERMIT),
+        **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
+        "BAKE_JOIN": str(spec.join),
+        "BAKE_DATA_DIR": spec.etcd.data_dir,
+        "BAKE_RUN_DIR": "/run/etcd",
+        "BAKE_ETCDCTL": f"{plan.binary_dir}/etcdctl",
+        "BAKE_FIREWALL": str(spec.firewall.kind),
+        "BAKE_CLIENT_PORT": str(spec.etcd.client_port),
+        "BAKE_PEER_PORT": str(spec.etcd.peer_port),
+        "BAKE_CLIENT_CIDRS": f"{clients} {nodes}" if clients else everybody,
+        "BAKE_PEER_CIDRS": nodes,
+        "ETCDCTL_API": "3",
+        "ETCDCTL_CACERT": f"{PKI_DIR}/{Role.CA}.pem",
+        "ETCDCTL_CERT": f"{PKI_DIR}/{Role.CLIENT}.pem",
+        "ETCDCTL_KEY": f"{PKI_DIR}/{Role.CLIENT}.key",
+    }
+    if spec.auth.enabled:
+        values["BAKE_AUTH"] = str(AUTH)
+    if spec.install.archive:
+        values["BAKE_ARCHIVE_NAME"] = ARCHIVE_NAME
+        values["BAKE_ARCHIVE_SHA256"] = spec.install.sha256 or ""
+    return values
+
+
+def accounts(plan: ClusterPlan) -> bytes:
+    """What etcd-auth makes: users and their roles, roles and their permissions.
+
+    The nodes and the operator may do everything, each by the name in its own client certificate; `root` is nobody's,
+    but etcd wants it.
+    """
+    shared = plan.spec.pki.certificates is Certificates.SHARED
+    admins = (ROOT, str(Role.CLIENT), *(() if shared else (node.name for node in plan.nodes)))
+    users = {name: [ROOT] for name in admins} | {user.name: list(user.roles) for user in plan.spec.auth.users}
+    roles = {role.name: [_permission(one) for one in role.permissions] for role in plan.spec.auth.roles}
+    return json.dumps({"users": users, "roles": roles}).encode() + b"\n"
+
+
+def _permission(permission: PermissionSpec) -> list[str]:
+    """A flag of etcdctl's, what may be done, and with which key."""
+    flag = "--prefix=true" if permission.prefix else "--prefix=false"
+    return [flag, str(permission.access), permission.prefix or permission.key or ""]
+
+
+ARCHIVE_NAME = "etcd.tar.gz"  # on the ISO; a constant, so that no file name of the user's has to be quoted
+
+
+def env_file(values: Mapping[str, str]) -> bytes:
+    """A systemd EnvironmentFile. The spec admits no character that its quoting would have to escape."""
+    unfit = [name for name, value in values.items() if not value.isprintable() or set(value) & set('"\\$`')]
+    if unfit:
+        raise ValueError(f"not fit for an env file: {', '.join(unfit)}")
+    return "".join(f'{name}="{value}"\n' for name, value in values.items()).encode()
+
+
+def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
+    options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
+    required = plan.spec.pki.peer_name is PeerName.REQUIRED
+    option, name = peer_check(plan.spec)
+    return _fill(
+        CONF,
+        node=node,
+        etcd=plan.spec.etcd,
+        token=cluster_token(plan, identity),
+        pki_dir=PKI_DIR,
+        peer_ca=issuer_of(plan.spec.pki, Role.PEER),
+        peer_check=f'{variable(option)}="{name}"' if required else None,
+        options=options,
+    )
+
+
+def _option_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _etcd_unit(plan: ClusterPlan) -> Artifact:
+    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": RUNTIME_PERMIT}
+    return _unit("etcd.service", user="etcd", **places)
+
+
+def _script(name: str) -> Artifact:
+    return Artifact(LIBEXEC / name, guest_source(LIBEXEC / name), mode=0o755)
+
+
+def _unit(name: str, **values: object) -> Artifact:
+    return Artifact(UNITS / name, _fill(UNITS / name, libexec=LIBEXEC, **values))
+
+
+@cache
+def guest_source(path: PurePosixPath) -> bytes:
+    """A guest file as it is shipped. `path`: where it is in the guest; the folder `guest/` is laid out alike."""
+    return (_GUEST / path.relative_to("/")).read_bytes()
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_GUEST),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  an env file and a unit, not HTML; the spec admits nothing that needs quoting
+    )
+
+
+def _fill(path: PurePosixPath, /, **values: object) -> bytes:
+    """A template of the guest's with its values; a value that is missing is an error."""
+    return _environment().get_template(f"{path.relative_to('/')}.j2").render(values).encode()
+
+
+def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:
+    """The certificates and keys among a node's files (guest path → content), to be kept by the next bake."""
+    paths = {role: (f"{PKI_DIR}/{role}.pem", f"{PKI_DIR}/{role}.key") for role in NODE_ROLES}
+    return {role: (files[pem], files[key]) for role, (pem, key) in paths.items() if pem in files and key in files}
+

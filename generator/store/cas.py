@@ -1,0 +1,207 @@
+"""The cluster's CAs: read from its folder, or from where the spec says, judged, and changed one phase at a time.
+
+etcd reads the CAs it trusts when it starts, and its own certificates at each handshake. So a CA is changed in phases:
+in each of them every two nodes trust one another, those that have come to it and those that have not yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from generator import pki
+from generator.config.pki import CaSpec
+from generator.config.spec import ClusterSpec
+from generator.errors import InputError
+from generator.layout import CHANGE, key_path, pem_path
+from generator.pki import Credential, Elsewhere, Issuer, Role
+from generator.pki.ca_phases import Authorities, Authority, Phase, kept_authority, other_cas
+from generator.plan import ClusterPlan
+from generator.store.folder import Store
+from generator.store.permissions import check_secret
+
+MAX_PEM = 1 << 16
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+def other_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
+    """What they are (next, old), their roles, and the stems of their files' names."""
+    if phase := load_phase(store):
+        for role in pki.authority_roles(plan.spec.pki):
+            yield other_cas(phase), role, f"{role}-{other_cas(phase)}"
+
+
+
+
+def load_phase(store: Store) -> Phase | None:
+    """How far a change of the CA has come; None where none is under way."""
+    raw = store.read(CHANGE)
+    if raw is None:
+        return None
+    try:
+        return Phase(json.loads(raw)["phase"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise InputError.one(str(store.folder / CHANGE), "is not what bake wrote", "restore the file") from None
+
+
+def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Authorities:
+    """The folder's CAs; for a new cluster, those that the spec names. Raises InputError for what is none."""
+    phase = load_phase(store)
+    _refuse_split(store, plan)
+    issuing, others = {}, {}
+    for role in pki.authority_roles(plan.spec.pki):
+        if found := _load_authority(store, plan, role, now=now, passphrase=passphrase):
+            issuing[role] = found
+        if phase:
+            others[role] = _load_other(store, role, phase, passphrase)
+    return Authorities(issuing=issuing, others=others, phase=phase)
+
+
+def _refuse_split(store: Store, plan: ClusterPlan) -> None:
+    """Members that trust one CA at the peer port, and members that trust another one there, are no cluster."""
+    manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
+    if "cluster.yaml" in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
+        rule = f"{str(separate).lower()} is not what this cluster was baked with"
+        raise InputError.one("pki.peerCa.separate", rule, "keep it; a new cluster needs another --name")
+
+
+def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None) -> Authority:
+    stem = f"{role}-{other_cas(phase)}"
+    found = load_pair(store, stem, passphrase)
+    if found is None:
+        where = str(store.folder / pem_path(stem))
+        raise InputError.one(where, "is missing, and a change of the CA is under way", "restore the pair")
+    return kept_authority(found, passphrase, file=store.read(key_path(stem)))
+
+
+def _load_authority(
+    store: Store, plan: ClusterPlan, role: Role, *, now: datetime, passphrase: bytes | None
+) -> Authority | None:
+    """None where there is none yet."""
+    name, stated = _stated(plan.spec, role)
+    where = str(store.folder / pem_path(role))
+    if stated.certificate and not stated.key and store.read(key_path(role)) is None:
+        return _load_elsewhere(store, plan, role, name, stated, now)
+    if found := load_pair(store, role, passphrase):
+        _refuse_other(name, stated, found, where)
+        return kept_authority(found, passphrase, file=store.read(key_path(role)))
+    if stated.certificate and stated.key:
+        return read_authority(
+            plan, role, stated.certificate, stated.key, names=(f"{name}.certificate", f"{name}.key"), now=now,
+            passphrase=passphrase,
+        )  # fmt: skip
+    return None
+
+
+def _load_elsewhere(
+    store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime
+) -> Authority:
+    """A CA whose certificate alone is known."""
+    where = str(store.folder / pem_path(role))
+    if pem := store.read(pem_path(role)):
+        found = Elsewhere(pki.parse_certificate(pem, where=where))
+        _refuse_other(name, stated, found, where)
+    else:
+        where = f"{name}.certificate: {stated.certificate}"
+        found = Elsewhere(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
+        _judge(found, plan, role, now=now, where=where, days=0)
+    return Authority(found, None)
+
+
+def _stated(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec]:
+    return ("pki.ca", spec.pki.ca) if role is Role.CA else ("pki.peerCa", spec.pki.peer_ca)
+
+
+def read_authority(
+    plan: ClusterPlan,
+    role: Role,
+    certificate: str,
+    key: str,
+    *,
+    names: tuple[str, str],
+    now: datetime,
+    passphrase: bytes | None,
+) -> Authority:
+    """A CA of the user's own, which is to issue from now on. `names`: of the fields that name its files."""
+    where = f"{names[0]}: {certificate}", f"{names[1]}: {key}"
+    check_secret(Path(key), where[1])
+    pems = [_read_file(Path(path), at) for path, at in zip((certificate, key), where, strict=True)]
+    found = pki.parse_credential(pems[0], pems[1], where=where, passphrase=passphrase)
+    _judge(found, plan, role, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
+    return kept_authority(found, passphrase)
+
+
+def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, now: datetime) -> None:
+    """Raises InputError for one that cannot issue the cluster's certificates now."""
+    is_baked = "cluster.yaml" in store.manifest()
+    for role, one in found.issuing.items():
+        remedy = "another CA"
+        if is_baked:
+            remedy = "bake certs rotate --ca" if one.key_file else "bake certs rotate --ca, which needs this CA's key"
+        where = str(store.folder / pem_path(role))
+        _judge(one.credential, plan, role, now=now, where=where, days=0, remedy=remedy)
+
+
+def _judge(
+    found: Issuer, plan: ClusterPlan, role: Role, *, now: datetime, where: str, days: int, remedy: str = "another CA"
+) -> None:
+    problems = pki.check_authority(found, now=now, where=where, days=days, remedy=remedy)
+    if problems := problems or pki.check_names(found, plan, role, where=where):
+        raise InputError(problems)
+
+
+def _refuse_other(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
+    """The files that the spec names need not be there any more, but they must not be another CA's."""
+    path = Path(stated.certificate or "")
+    if path.is_file():
+        field = f"{name}.certificate: {path}"
+        if pki.parse_certificate(_read_file(path, field), where=field) != authority.certificate:
+            remedy = "leave it out; bake certs rotate --ca changes a cluster's CA"
+            raise InputError.one(field, f"is another CA than this cluster's, {where}", remedy)
+
+
+def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
+    """Whether a CA's key, in the folder or where the spec says, cannot be used without a passphrase."""
+    return any(pki.is_encrypted(_key_of(store, spec, role)) for role in pki.authority_roles(spec.pki))
+
+
+def _key_of(store: Store, spec: ClusterSpec, role: Role) -> bytes:
+    (name, stated), pem = _stated(spec, role), store.read(key_path(role))
+    if pem is None and stated.key:
+        check_secret(Path(stated.key), f"{name}.key: {stated.key}")
+        pem = _read_file(Path(stated.key), f"{name}.key: {stated.key}")
+    return pem or b""
+
+
+def _read_file(path: Path, where: str) -> bytes:
+    try:
+        if not path.is_file():
+            raise InputError.one(where, "is not a file", "the path of a PEM file")
+        with path.open("rb") as file:
+            return file.read(MAX_PEM)
+    except OSError as error:
+        raise InputError.one(where, f"cannot be read: {error.strerror}", "the path of a PEM file") from None
+
+
+def load_pair(store: Store, stem: str, passphrase: bytes | None = None) -> Credential | None:
+    """The certificate and key of that name in the folder's `pki/`; None where there is neither."""
+    pem, key = store.read(pem_path(stem)), store.read(key_path(stem))
+    where = str(store.folder / pem_path(stem)), str(store.folder / key_path(stem))
+    if pem is None and key is None:
+        return None
+    if pem is None or key is None:
+        raise InputError.one(where[pem is not None], "is missing, and its other half is there", "restore the pair")
+    return pki.parse_credential(pem, key, where=where, passphrase=passphrase)

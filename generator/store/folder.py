@@ -1,0 +1,270 @@
+"""`out/<cluster>/`: the only writer. At any moment the folder is the complete old one or the complete new one.
+
+A bake writes a whole new folder beside the old one and swaps the two in one step (renameat2(2), RENAME_EXCHANGE). Files
+that did not change are hard links to the old ones; files that bake did not make are carried over the same way.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from generator.artifact import Artifact
+from generator.config.values import name as parse_name
+from generator.errors import BakeError, InputError
+from generator.store import durable, manifest, permissions
+from generator.store.manifest import MANIFEST
+
+
+class Store:
+    """One cluster's folder below the output folder."""
+
+    def __init__(self, out: Path, cluster: str) -> None:
+        try:
+            parse_name(cluster)  # it becomes part of paths
+        except ValueError as error:
+            raise InputError.one("--name", str(error), "the name of a cluster that was baked") from None
+        self.out = out.absolute()
+        self.cluster = cluster
+        self.folder = self.out / cluster
+        self._is_checked = False
+
+    def read(self, path: str | PurePosixPath) -> bytes | None:
+        """A file's content, or None where there is none. Raises InputError for a symlink or another user's file."""
+        if not self._is_checked:
+            self._check_out()
+        permissions.check_below(self.folder, PurePosixPath(path))
+        try:
+            return (self.folder / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise InputError.one(
+                str(self.folder / path), f"cannot be read: {error.strerror}", "check its owner"
+            ) from None
+
+    def manifest(self) -> dict[str, Any]:
+        """The files of the last bake with sha256 and mode; empty where there was none."""
+        record = self._record()
+        return record["files"] if record else {}
+
+    def digest(self) -> str:
+        """Of all files of the last bake; empty where there was none."""
+        raw = self.read(MANIFEST)
+        return hashlib.sha256(raw).hexdigest() if raw is not None else ""
+
+    def _record(self) -> dict[str, Any] | None:
+        raw = self.read(MANIFEST)
+        return None if raw is None else manifest.parse(raw, where=str(self.folder / MANIFEST))
+
+    def _check_out(self) -> None:
+        permissions.check_way(self.out)
+        self._is_checked = True
+
+    def check(self) -> None:
+        """Refuse a folder that is not this cluster's, or that another user can change. Nothing is written."""
+        self._check_out()
+        try:
+            names = self._names()
+        except OSError as error:
+            raise InputError.one(str(self.folder), f"cannot be read: {error.strerror}", "give another --out") from None
+        record = self._record()
+        if record is None and names - {"pki"}:
+            raise InputError.one(
+                str(self.folder), "is not empty and was not made by bake", "give another --out or --name"
+            )
+        owner = record["cluster"] if record else self.cluster
+        if owner != self.cluster:
+            raise InputError.one(
+                str(self.folder), f"belongs to the cluster {owner!r}, not {self.cluster!r}", f"--name {owner}"
+            )
+
+    def _names(self) -> set[str]:
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise InputError.one(str(self.folder), "is not a folder of its own", "give another --out")
+        return {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
+
+    def remove(self, path: PurePosixPath) -> bool:
+        """Delete one file that may be deleted without the others; whether it was there. The lock is held."""
+        try:
+            (self.folder / path).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        durable.sync_names(self.folder)
+        return True
+
+    @contextmanager
+    def locked(self, report: Callable[[str], None]) -> Iterator[None]:
+        """Hold the output folder against other runs; waits, and says so, while another run has it.
+
+        The lock is on the folder itself: no file can go stale. What a killed run left is removed.
+        """
+        try:
+            self.out.mkdir(mode=0o755, parents=True, exist_ok=True)
+            descriptor = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                report(f"waiting: another bake is at work on {self.out}")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._check_out()  # again: another user may have made it meanwhile
+            for left in self._staged():  # by a killed run: with the lock held, nobody is at work on it
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def replacing(self) -> Iterator[Staging]:
+        """Write a new folder; it takes the old one's place when the block ends without an error."""
+        for name in self.manifest():  # parts of them are written again
+            permissions.check_below(self.folder, PurePosixPath(name))
+        try:
+            staging = Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
+        except OSError as error:
+            raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
+        try:
+            yield staging
+            staging.finish()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BakeError(f"{self.out}: the disk is full; nothing has changed", hint="make room") from None
+            raise BakeError(f"{self.out}: {error.strerror}; nothing has changed") from error
+        finally:
+            shutil.rmtree(staging.folder, ignore_errors=True)
+
+    @property
+    def _staging_prefix(self) -> str:
+        return f".{self.cluster}.new-"
+
+    def _staged(self) -> list[Path]:
+        try:
+            return [path for path in self.out.iterdir() if path.name.startswith(self._staging_prefix)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError.one(str(self.out), f"cannot be read: {error.strerror}", "give another --out") from None
+
+    def has_leftover(self) -> bool:
+        """Whether a killed run left a folder, perhaps that from before the last swap. False while a run is at work."""
+        if not self._staged():
+            return False
+        descriptor = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return bool(self._staged())
+            return False
+        finally:
+            os.close(descriptor)
+
+
+class Staging:
+    """The folder to be. `changed` names the files that differ from the old folder's."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store = store
+        self.folder = folder
+        self.changed: list[str] = []
+        self._files: dict[str, dict[str, str]] = {}
+        self._old = store.manifest()
+        self._made: set[Path] = set()
+        self._used: set[str] = set()
+
+    def write(self, artifact: Artifact) -> None:
+        """Add a file; secrets are 0600, folders 0700."""
+        path = artifact.path
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{path} is outside the cluster's folder")
+        mode = 0o600 if artifact.secret else artifact.mode
+        target = self.folder / path
+        self._make_parents(target.parent)
+        self._files[str(path)] = {"sha256": artifact.sha256, "mode": f"{mode:04o}"}
+        if not self._keep(path, artifact.data, mode, target):
+            durable.write_new(target, artifact.data, mode)
+            self.changed.append(str(path))
+
+    def keep_others(self, *dropped: PurePosixPath) -> None:
+        """Take over what the last bake made and this run does not make, all but `dropped`."""
+        for name, entry in self._old.items():
+            data = None if PurePosixPath(name) in dropped or name in self._files else self.store.read(name)
+            if data is not None:
+                self.write(Artifact(PurePosixPath(name), data, mode=int(entry["mode"], 8)))
+
+    @property
+    def differences(self) -> tuple[tuple[str, str], ...]:
+        """What the swap would change: `+`, `~` or `-`, and a file's name."""
+        made = [("~" if name in self._old else "+", name) for name in self.changed]
+        return (*made, *(("-", name) for name in self._old if name not in self._files))
+
+    def leave_behind(self, path: PurePosixPath) -> None:
+        """A file that bake did not make, and whose content is part of the new folder otherwise."""
+        self._used.add(str(path))
+
+    def _make_parents(self, folder: Path) -> None:
+        if folder not in self._made:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._made.add(folder)
+
+    def _keep(self, path: PurePosixPath, data: bytes, mode: int, target: Path) -> bool:
+        """Link the old file, if it is the same to the last byte and bit."""
+        if str(path) not in self._old and path != MANIFEST:
+            return False
+        old = self.store.folder / path
+        with suppress(OSError):
+            if old.is_symlink() or old.stat().st_mode & 0o7777 != mode or old.read_bytes() != data:
+                return False
+            os.link(old, target)
+            return True
+        return False
+
+    def finish(self) -> None:
+        """Add the manifest, carry over what is not ours, and swap — unless nothing differs at all."""
+        files = dict(sorted(self._files.items()))  # whatever the order in which they were made
+        self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files)))
+        if not self.changed and not set(self._old) - set(self._files):
+            return
+        if self.store.folder.is_dir():
+            self._carry_over(self.store.folder, self.folder)
+        durable.sync(self.folder)
+        durable.exchange(self.folder, self.store.folder)
+        try:
+            durable.sync_names(self.store.out)
+        except OSError as error:  # too late for "nothing has changed"
+            text = f"{self.store.out}: {error.strerror}; the new files are in place, but a power cut may undo that"
+            raise BakeError(text, hint="see what the disk has") from error
+
+    def _carry_over(self, old: Path, new: Path) -> None:
+        for entry in os.scandir(old):
+            target = new / entry.name
+            relative = str(Path(entry.path).relative_to(self.store.folder))
+            if entry.is_dir(follow_symlinks=False):
+                was_ours = not target.is_dir() and any(path.startswith(f"{relative}/") for path in self._old)
+                target.mkdir(mode=0o700, exist_ok=True)
+                self._carry_over(Path(entry.path), target)
+                if was_ours:
+                    with suppress(OSError):
+                        target.rmdir()  # its files are no longer ours to make
+            elif relative not in self._old and relative not in self._used and not target.exists():
+                os.link(entry.path, target, follow_symlinks=False)
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,136 @@
+"""Certificates by a CA whose key is elsewhere.
+
+Each that is missing is asked for by a request in the cluster's folder, beside its new key. The certificate is put there
+too, and the next bake takes it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from generator import pki
+from generator.artifact import Artifact
+from generator.config.pki import Certificates
+from generator.errors import InputError, Problem, UnsignedError
+from generator.layout import REQUESTS
+from generator.pki import Credential, Elsewhere, PrivateKey, Role, Wanted
+from generator.plan import ClusterPlan
+from generator.store.existing_keys import Keyring
+from generator.store.folder import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One that is not answered. `is_missing`: nothing can be baked before it is; else an older certificate holds."""
+
+    path: PurePosixPath  # of the request; key and certificate beside it differ by their suffix
+    csr: bytes
+    key: bytes = field(repr=False)
+    is_missing: bool
+
+    @property
+    def files(self) -> Iterator[Artifact]:
+        yield Artifact(self.path, self.csr)
+        yield Artifact(self.path.with_suffix(".key"), self.key, mode=0o600, secret=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """The keyring with every certificate that has come in. `taken`: their files."""
+
+    keyring: Keyring
+    requests: tuple[Request, ...]
+    taken: tuple[PurePosixPath, ...]
+
+    @property
+    def files(self) -> Iterator[Artifact]:
+        """What the folder keeps of requests that are not answered."""
+        for request in self.requests:
+            yield from request.files
+
+    @property
+    def missing(self) -> list[Request]:
+        return [request for request in self.requests if request.is_missing]
+
+
+def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
+    """The error for `count` requests without a certificate. `then`: the command that takes the certificates in."""
+    where = f"have each .csr below {store.folder / REQUESTS} signed, put its certificate beside it"
+    return UnsignedError(
+        f"{count} certificates are to be issued by a CA whose key is not here",
+        hint=f"{where} (etcd-peer.csr: etcd-peer.pem), then{then}",
+    )
+
+
+def refuse_unsigned(store: Store) -> None:
+    """Raise UnsignedError where requests in the folder wait for their certificates, or for the bake that uses them."""
+    paths = [path for name in store.manifest() if (path := PurePosixPath(name)).is_relative_to(REQUESTS)]
+    requests = [path for path in paths if path.suffix == ".csr"]
+    if count := sum(store.read(path.with_suffix(".pem")) is None for path in requests):
+        raise unsigned(store, count, then=": bake")
+    if requests:
+        text = f"every certificate has been issued, and the cluster {store.cluster!r} is not baked yet"
+        raise UnsignedError(text, hint="bake")
+
+
+def sign_elsewhere(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:
+    """Take in what was issued, and ask for what is missing. Raises InputError for certificates that do not fit."""
+    issued: dict[tuple[str, Role], Credential] = {}
+    requests, taken, problems = [], [], []
+    for wanted in pki.wanted_certificates(plan, found.client, found.nodes, found.users):
+        authority = found.authorities.issuers.get(pki.issuer_of(plan.spec.pki, wanted.role))
+        if not isinstance(authority, Elsewhere):
+            continue
+        path = REQUESTS / wanted.owner / f"{wanted.role}.csr"
+        key = _pending_key(store, path)
+        answer = _answer(store, path, key) if key else None
+        if answer:
+            misfits = list(pki.misfits(answer, wanted.profile, authority, now=now))
+            where, hint = str(store.folder / path.with_suffix(".pem")), f"have {store.folder / path} signed as it is"
+            problems += [Problem(where, misfit, hint) for misfit in misfits]
+            issued[wanted.owner, wanted.role] = answer
+            taken.append(path.with_suffix(".pem"))
+            continue
+        holds = wanted.old is not None and pki.is_current(wanted.old, wanted.profile, authority, now=now)
+        if key or not holds:
+            requests.append(_request(store, path, wanted, key, is_missing=not holds))
+    if problems:
+        raise InputError(problems)
+    return Signed(keyring=_with(found, plan, issued), requests=tuple(requests), taken=tuple(taken))
+
+
+def _pending_key(store: Store, path: PurePosixPath) -> PrivateKey | None:
+    place = path.with_suffix(".key")
+    pem = store.read(place)
+    return None if pem is None else pki.parse_key(pem, where=str(store.folder / place))
+
+
+def _answer(store: Store, path: PurePosixPath, key: PrivateKey) -> Credential | None:
+    place = path.with_suffix(".pem")
+    pem = store.read(place)
+    return None if pem is None else Credential(pki.parse_certificate(pem, where=str(store.folder / place)), key)
+
+
+def _request(
+    store: Store, path: PurePosixPath, wanted: Wanted, key: PrivateKey | None, *, is_missing: bool
+) -> Request:
+    """The one that is there, as it is, if it still asks for what is wanted."""
+    key = key or pki.generate_key(wanted.profile.key_type)
+    csr = store.read(path)
+    if csr is None or not pki.asks_for(csr, wanted.profile, key):
+        csr = pki.create_request(wanted.profile, key)
+    return Request(path=path, csr=csr, key=pki.key_pem(key), is_missing=is_missing)
+
+
+def _with(found: Keyring, plan: ClusterPlan, issued: dict[tuple[str, Role], Credential]) -> Keyring:
+    shared = plan.spec.pki.certificates is Certificates.SHARED
+    nodes = tuple(
+        {**old, **{role: one for (owner, role), one in issued.items() if owner in (node.name, "shared")}}
+        for node, old in zip(plan.nodes, found.nodes, strict=True)
+    )
+    client = issued.get(("operator", Role.CLIENT), found.client)
+    users = {name: issued.get((pki.user_stem(name), Role.CLIENT), old) for name, old in found.users.items()}
+    return replace(found, client=client, nodes=nodes, users=users) if issued or shared else found

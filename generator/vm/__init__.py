@@ -1,0 +1,29 @@
+"""VMs under libvirt: `connect`, then `boot`, `status`, `down`, `destroy`, and what their consoles say."""
+
+from generator.vm.boot import boot
+from generator.vm.connection import connect
+from generator.vm.console import ConsoleLog, attach_console, console_logs, follow_console
+from generator.vm.lifecycle import Owned, State, VmStatus, destroy, down, list_owned, status
+from generator.vm.peer_firewall import Refusal, find_refusal
+from generator.vm.seed_drive import insert_seed, remove_seed, replace_seed
+
+__all__ = [
+    "ConsoleLog",
+    "Owned",
+    "Refusal",
+    "State",
+    "VmStatus",
+    "attach_console",
+    "boot",
+    "connect",
+    "console_logs",
+    "destroy",
+    "down",
+    "find_refusal",
+    "follow_console",
+    "insert_seed",
+    "list_owned",
+    "remove_seed",
+    "replace_seed",
+    "status",
+]

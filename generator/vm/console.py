@@ -1,0 +1,207 @@
+"""What a VM's serial console said (its log, a volume beside its disk) and says (a stream, both ways)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from typing import Any
+
+from generator.errors import BakeError
+from generator.plan import ClusterPlan
+from generator.vm.boot import console_volume, renamed_console_volume
+from generator.vm.connection import Connection, Domain, Pool, asking, connect, libvirt, tolerating
+from generator.vm.ownership import Claim, claim_domains
+from generator.vm.storage_pool import find_pool, find_volume
+
+LEAVE = b"\x1d"  # Ctrl-], as telnet and virsh have it
+_SCROLLBACK = 4096
+_POLL_SECONDS = 0.25
+
+
+class ConsoleLog:
+    """The console's log of the VM's current run, piece by piece. libvirt empties it when the VM starts.
+
+    A log that grows too large libvirt renames, to `….log.0`, and begins another one.
+    """
+
+    def __init__(self, pool: Pool, node: str) -> None:
+        self.pool = pool
+        self.node = node
+        self.offset = 0
+        self._is_begun = False
+
+    def read(self) -> bytes:
+        """What was added since the last call; nothing while there is no log. The first call returns all there is."""
+        data = b""
+        with tolerating("VIR_ERR_NO_STORAGE_VOL"):
+            volume = self._find()
+            size = volume.info()[1]
+            if size < self.offset or not self._is_begun:
+                data = self._read_renamed()
+                self.offset = 0
+            self._is_begun = True
+            data += self._read_from(volume, size)
+        return data
+
+    def _find(self) -> Any:
+        name = console_volume(self.node)
+        if find_volume(self.pool, name) is None:
+            self.pool.refresh()
+        return self.pool.storageVolLookupByName(name)
+
+    def _read_renamed(self) -> bytes:
+        """The rest of the log that was renamed. Where the VM was started anew, libvirt has removed it."""
+        self.pool.refresh()
+        volume = find_volume(self.pool, renamed_console_volume(self.node))
+        return b"" if volume is None else self._read_from(volume, volume.info()[1])
+
+    def _read_from(self, volume: Any, size: int) -> bytes:
+        if size <= self.offset:
+            return b""
+        stream = volume.connect().newStream()
+        volume.download(stream, self.offset, size - self.offset)
+        pieces: list[bytes] = []
+        stream.recvAll(lambda _stream, data, into: into.append(data), pieces)
+        stream.finish()
+        data = b"".join(pieces)
+        self.offset += len(data)
+        return data
+
+
+def console_logs(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -> dict[str, ConsoleLog]:
+    """The console logs of a cluster's VMs, by node."""
+    pool = find_pool(connection, Claim(cluster=plan.name, cluster_id=cluster_id))
+    if pool is None:
+        raise BakeError(f"the cluster {plan.name} has no VMs here", hint="bake up")
+    return {node.name: ConsoleLog(pool, node.name) for node in plan.nodes}
+
+
+def _running(connection: Connection, plan: ClusterPlan, node: str, cluster_id: str) -> Domain:
+    known = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
+    if node not in known:
+        raise BakeError(f"{node} has no VM", hint=f"one of {', '.join(known)}" if known else "bake up")
+    if not known[node][0].isActive():
+        raise BakeError(f"the VM of {node} is not running", hint="bake up starts it")
+    return known[node][0]
+
+
+def follow_console(
+    connection: Connection, plan: ClusterPlan, node: str, *, cluster_id: str = ""
+) -> Iterator[bytes]:
+    """Everything the console says, from the start of its log until the VM ends."""
+    domain = _running(connection, plan, node, cluster_id)
+    log = console_logs(connection, plan, cluster_id=cluster_id)[node]
+    while True:
+        alive = domain.isActive()
+        data = log.read()
+        if data:
+            yield data
+        elif not alive:
+            return
+        else:
+            time.sleep(_POLL_SECONDS)
+
+
+def attach_console(
+    uri: str | None, plan: ClusterPlan, node: str, *, cluster_id: str = "", keyboard: int = 0, screen: int = 1
+) -> None:
+    """Connect a terminal with the console until Ctrl-] or the VM's end. Makes its own connection.
+
+    libvirt delivers a stream's events only through an event loop, which must exist before the connection.
+    """
+    if libvirt is not None:
+        libvirt.virEventRegisterDefaultImpl()
+    connection = connect(uri)
+    domain = _running(connection, plan, node, cluster_id)
+    _write_all(screen, console_logs(connection, plan, cluster_id=cluster_id)[node].read()[-_SCROLLBACK:])
+    with asking(f"open the console of {node}", hint="somebody else may have it open"), _raw(keyboard):
+        _Bridge(connection, domain, keyboard, screen).run()
+
+
+@contextlib.contextmanager
+def _raw(keyboard: int) -> Iterator[None]:
+    """Every key goes to the guest, Ctrl-C too."""
+    before = termios.tcgetattr(keyboard)
+    tty.setraw(keyboard, termios.TCSANOW)  # the default throws away what was typed ahead
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+class _Bridge:
+    """Carries bytes between a terminal and a console stream."""
+
+    def __init__(self, connection: Connection, domain: Domain, keyboard: int, screen: int) -> None:
+        self.keyboard, self.screen = keyboard, screen
+        self.typed = b""
+        self.open = True
+        self.stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+        domain.openConsole(None, self.stream, libvirt.VIR_DOMAIN_CONSOLE_SAFE)
+
+    def run(self) -> None:
+        readable = libvirt.VIR_STREAM_EVENT_READABLE
+        ended = libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
+        self.stream.eventAddCallback(readable | ended, self._on_stream, None)
+        watch = libvirt.virEventAddHandle(
+            self.keyboard, libvirt.VIR_EVENT_HANDLE_READABLE, self._on_key, None
+        )
+        try:
+            while self.open:
+                libvirt.virEventRunDefaultImpl()
+        finally:
+            libvirt.virEventRemoveHandle(watch)
+            with contextlib.suppress(libvirt.libvirtError):
+                self.stream.eventRemoveCallback()
+            with contextlib.suppress(libvirt.libvirtError):
+                self.stream.abort()
+
+    def _on_stream(self, _stream: Any, events: int, _opaque: None) -> None:
+        if events & libvirt.VIR_STREAM_EVENT_READABLE:
+            data = self._receive()
+            self.open = self.open and data != b""
+            if isinstance(data, bytes):
+                _write_all(self.screen, data)
+        if events & libvirt.VIR_STREAM_EVENT_WRITABLE:
+            self._send()
+        if events & (libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP):
+            self.open = False
+
+    def _receive(self) -> bytes | int:
+        """Bytes; none of them at the end; a number where there is nothing yet."""
+        try:
+            received: bytes | int = self.stream.recv(65536)
+        except libvirt.libvirtError:
+            return b""
+        return received
+
+    def _on_key(self, _watch: int, _descriptor: int, _events: int, _opaque: None) -> None:
+        typed = os.read(self.keyboard, 1024)
+        before, leave, _ = typed.partition(LEAVE)
+        self.typed += before
+        self._send()
+        if leave or not typed:
+            self.open = False
+
+    def _send(self) -> None:
+        """Send what was typed; what the stream does not take now goes when it is writable again."""
+        while self.typed:
+            sent = self.stream.send(self.typed)
+            if sent <= 0:
+                break
+            self.typed = self.typed[sent:]
+        wanted = (
+            libvirt.VIR_STREAM_EVENT_READABLE
+            | libvirt.VIR_STREAM_EVENT_ERROR
+            | libvirt.VIR_STREAM_EVENT_HANGUP
+        )
+        self.stream.eventUpdateCallback(wanted | libvirt.VIR_STREAM_EVENT_WRITABLE if self.typed else wanted)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,135 @@
+"""What happens to VMs that are there: seen, stopped, removed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from xml.etree import ElementTree
+
+from generator.plan import ClusterPlan
+from generator.progress import Report
+from generator.vm import network, storage_pool
+from generator.vm.connection import Connection, Domain, asking, libvirt, tolerating
+from generator.vm.domain_xml import Accel
+from generator.vm.ownership import Claim, claim_domains, find_domain, list_domains, owner_of
+
+
+class State(StrEnum):
+    """`foreign`: a VM of that name is there, and it is not ours."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    CRASHED = "crashed"
+    MISSING = "missing"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VmStatus:
+    """A node's VM as libvirt sees it."""
+
+    node: str
+    domain: str
+    state: State
+    accel: str = ""
+
+
+@asking()
+def status(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -> tuple[VmStatus, ...]:
+    """The state of every node's VM, in the plan's order. Changes nothing and refuses nothing."""
+    claim = Claim(cluster=plan.name, cluster_id=cluster_id)
+    found = []
+    for node in plan.nodes:
+        domain = find_domain(connection, node)
+        state, accel = State.MISSING, ""
+        if domain is not None:
+            state = _state_of(domain) if claim.covers(owner_of(domain)) else State.FOREIGN
+            kind = ElementTree.fromstring(domain.XMLDesc()).get("type", "")  # noqa: S314  libvirt wrote it
+            accel = {Accel.KVM: "kvm", Accel.TCG: "tcg"}.get(kind, kind)  # type: ignore[call-overload]
+        found.append(VmStatus(node=node.name, domain=node.domain, state=state, accel=accel))
+    return tuple(found)
+
+
+def _state_of(domain: Domain) -> State:
+    state, reason = domain.state()
+    if state == libvirt.VIR_DOMAIN_PAUSED:
+        return State.PAUSED
+    if state == libvirt.VIR_DOMAIN_SHUTOFF:
+        failed = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
+        return State.CRASHED if reason in failed else State.STOPPED
+    return State.CRASHED if state == libvirt.VIR_DOMAIN_CRASHED else State.RUNNING
+
+
+def down(
+    connection: Connection, plan: ClusterPlan, *, cluster_id: str = "", timeout: float = 90, report: Report
+) -> tuple[str, ...]:
+    """Shut the VMs down, and cut the power of those that are late; returns the nodes that ran."""
+    with asking(f"stop the cluster {plan.name}"):
+        owned = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
+        running = {name: domain for name, (domain, _) in owned.items() if domain.isActive()}
+        for domain in running.values():
+            with tolerating("VIR_ERR_OPERATION_INVALID"):  # it ended by itself just now
+                domain.shutdown()
+        for name in _wait_ended(running, timeout):
+            report(f"{name}: did not shut down within {timeout:.0f} s; cutting its power")
+            _cut_power(running[name])
+    return tuple(running)
+
+
+def _wait_ended(running: dict[str, Domain], timeout: float) -> list[str]:
+    """The names of those that are still running when the time is up."""
+    end = time.monotonic() + timeout
+    left = list(running)
+    while (left := [name for name in left if running[name].isActive()]) and time.monotonic() < end:
+        time.sleep(0.2)
+    return left
+
+
+def _cut_power(domain: Domain) -> None:
+    with tolerating("VIR_ERR_OPERATION_INVALID", "VIR_ERR_NO_DOMAIN"):
+        domain.destroy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owned:
+    """Something of a cluster's in libvirt, and the id of the cluster that it is tagged with."""
+
+    kind: str
+    name: str
+    cluster_id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} (of the cluster with the id {self.cluster_id or 'unknown'})"
+
+
+def list_owned(connection: Connection, cluster: str, *, cluster_id: str = "") -> tuple[Owned, ...]:
+    """What `destroy` would remove: VMs, networks, and the volumes that hold disks."""
+    claim = Claim(cluster=cluster, cluster_id=cluster_id)
+    with asking(f"look for the cluster {cluster}"):
+        found = [("VM", domain.name(), owner.cluster_id) for domain, owner in list_domains(connection, claim)]
+        found += [("network", name, tag) for name, tag in network.list_networks(connection, claim)]
+        found += [("volume", name, tag) for name, tag in storage_pool.list_volumes(connection, claim)]
+    return tuple(Owned(kind=kind, name=name, cluster_id=tag) for kind, name, tag in found)
+
+
+def destroy(connection: Connection, cluster: str, *, cluster_id: str = "") -> tuple[str, ...]:
+    """Remove every VM, network and volume of the cluster, or what is left of it; returns their names."""
+    claim = Claim(cluster=cluster, cluster_id=cluster_id)
+    with asking(f"destroy the cluster {cluster}"):
+        removed = [_remove_domain(domain) for domain, _ in list_domains(connection, claim)]
+        removed += network.remove_networks(connection, claim)
+        removed += storage_pool.remove_pool(connection, claim)
+    return tuple(removed)
+
+
+def _remove_domain(domain: Domain) -> str:
+    name = str(domain.name())
+    _cut_power(domain)
+    flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    with tolerating("VIR_ERR_NO_DOMAIN"):
+        if ElementTree.fromstring(domain.XMLDesc()).find("os/nvram") is not None:  # noqa: S314  libvirt wrote it
+            flags |= libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        domain.undefineFlags(flags)
+    return name

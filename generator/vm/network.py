@@ -1,0 +1,195 @@
+"""The cluster's own network: made, refused when somebody else has its addresses, removed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
+from xml.etree import ElementTree
+
+from generator.config.spec import AnyAddress, AnyNetwork
+from generator.errors import BakeError
+from generator.plan import ClusterPlan, NetworkPlan
+from generator.vm.connection import Connection, asking, libvirt, message_of, tolerating
+from generator.vm.domain_xml import Owner, network_xml, read_owner
+from generator.vm.ownership import Claim
+
+_OTHER_SUBNET = "choose another --subnet (and --first-ip), or remove what has it"
+_ECHO_SECONDS = 0.6
+
+
+def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owner: Owner) -> None:
+    """Make and start the network, unless it is there and just so."""
+    network, wanted = _find(connection, plan.network.name), network_xml(plan.network, owner)
+    if network is not None:
+        claim.demand(read_owner(network.XMLDesc()), f"the network {plan.network.name} that is there already")
+        if _shape(network.XMLDesc()) != _shape(wanted):
+            _refuse_change(connection, plan.network)
+            _remove(network)
+            network = None
+    if network is None:
+        refuse_overlap(connection, plan.network)
+        with asking(f"define the network {plan.network.name}"):
+            network = connection.networkDefineXML(wanted)
+    if not network.isActive():
+        _start(network, plan.network)
+
+
+def check_network(connection: Connection, plan: ClusterPlan, claim: Claim) -> None:
+    """Refuse, before anything is made, what `ensure_network` would refuse."""
+    network = _find(connection, plan.network.name)
+    if network is None:
+        refuse_overlap(connection, plan.network)
+    else:
+        claim.demand(read_owner(network.XMLDesc()), f"the network {plan.network.name} that is there already")
+
+
+def _find(connection: Connection, name: str) -> libvirt.virNetwork | None:
+    with tolerating("VIR_ERR_NO_NETWORK"):
+        return connection.networkLookupByName(name)
+    return None
+
+
+def _shape(xml: str) -> tuple[object, ...]:
+    """What makes two networks the same to a guest."""
+    root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
+    forward, bridge, mac = root.find("forward"), root.find("bridge"), root.find("mac")
+    return (
+        forward.get("mode", "nat") if forward is not None else None,
+        bridge.get("name") if bridge is not None else None,
+        mac.get("address") if mac is not None else None,
+        tuple(sorted(str(subnet) for subnet in _subnets(root))),
+        tuple(ip.get("address") for ip in root.iterfind("ip")),
+    )
+
+
+def _subnets(root: ElementTree.Element) -> Iterator[AnyNetwork]:
+    for ip in root.iterfind("ip"):
+        if ip.get("address"):
+            length = ip.get("prefix") or ip.get("netmask") or ("64" if ip.get("family") == "ipv6" else "24")
+            yield ip_network(f"{ip.get('address')}/{length}", strict=False)
+
+
+def refuse_overlap(connection: Connection, plan: NetworkPlan) -> None:
+    """Another network may have our bridge or addresses. (libvirt checks the host's routes at the start.)"""
+    for other in connection.listAllNetworks():
+        root = ElementTree.fromstring(other.XMLDesc())  # noqa: S314  libvirt wrote it
+        bridge = root.find("bridge")
+        if bridge is not None and bridge.get("name") == plan.bridge:
+            raise BakeError(f"the bridge {plan.bridge} belongs to the network {other.name()}")
+        for subnet in _subnets(root):
+            if subnet.version == plan.subnet.version and subnet.overlaps(plan.subnet):
+                raise BakeError(
+                    f"the subnet {plan.subnet} overlaps with {subnet} of the network {other.name()}",
+                    hint=_OTHER_SUBNET,
+                )
+
+
+def _refuse_change(connection: Connection, plan: NetworkPlan) -> None:
+    users = _users(connection, plan.name)
+    if users:
+        raise BakeError(
+            f"the network {plan.name} is to change while {', '.join(users)} use it", hint="first: bake down"
+        )
+
+
+def _users(connection: Connection, network: str) -> list[str]:
+    """Names of the running VMs on a network."""
+    active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    path = f"devices/interface/source[@network='{network}']"
+    return [d.name() for d in active if ElementTree.fromstring(d.XMLDesc()).find(path) is not None]  # noqa: S314
+
+
+def _start(network: libvirt.virNetwork, plan: NetworkPlan) -> None:
+    try:
+        network.create()
+    except libvirt.libvirtError as error:
+        with tolerating("VIR_ERR_NO_NETWORK"):
+            network.undefine()
+        reason = message_of(error)
+        taken = "already in use" in reason
+        hint = _OTHER_SUBNET if taken else "does this kernel lack NAT? try network.mode: isolated"
+        message = f"could not start the network {plan.name} ({plan.subnet}): {reason}"
+        raise BakeError(message, hint=hint) from error
+
+
+def _remove(network: libvirt.virNetwork) -> None:
+    if network.isActive():
+        network.destroy()
+    with tolerating("VIR_ERR_NO_NETWORK"):
+        if network.isPersistent():
+            network.undefine()
+
+
+def list_networks(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
+    """The cluster's networks, and the ids that they are tagged with."""
+    tagged = ((network.name(), read_owner(network.XMLDesc())) for network in connection.listAllNetworks())
+    return [(name, owner.cluster_id) for name, owner in tagged if owner and claim.covers(owner)]
+
+
+def remove_networks(connection: Connection, claim: Claim) -> list[str]:
+    """Remove the cluster's networks, unless somebody else's VM runs on one."""
+    removed = []
+    for network in connection.listAllNetworks():
+        if claim.covers(read_owner(network.XMLDesc())):
+            name = network.name()
+            if users := _users(connection, name):
+                raise BakeError(f"{', '.join(users)} run on the network {name}", hint="stop these first")
+            _remove(network)
+            removed.append(name)
+    return removed
+
+
+def refuse_alive(addresses: Iterable[AnyAddress]) -> None:
+    """Refuse addresses that answer already: two hosts with one address break both."""
+    wanted = list(addresses)
+    if not wanted:
+        return
+    with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
+        answers = list(pool.map(_answers, wanted))
+    alive = [str(address) for address, answered in zip(wanted, answers, strict=True) if answered]
+    if alive:
+        raise BakeError(f"somebody answers at {', '.join(alive)} already", hint=_OTHER_SUBNET)
+
+
+def _answers(address: AnyAddress) -> bool:
+    """Whether an ICMP echo comes back. Who may not send one learns nothing, which is no reason to fail."""
+    six = address.version == 6
+    family = socket.AF_INET6 if six else socket.AF_INET
+    protocol = socket.getprotobyname("ipv6-icmp" if six else "icmp")
+    try:
+        with socket.socket(family, _echo_socket_type(family, protocol), protocol) as echo:
+            echo.settimeout(_ECHO_SECONDS)
+            echo.connect((str(address), 0))
+            echo.send(_echo_request(128 if six else 8))
+            while True:
+                if _is_reply(echo.recv(256), six=six):
+                    return True
+    except OSError:
+        return False
+
+
+def _echo_socket_type(family: int, protocol: int) -> int:
+    """An unprivileged echo socket where the kernel grants it (ping_group_range), else a raw one."""
+    try:
+        socket.socket(family, socket.SOCK_DGRAM, protocol).close()
+    except OSError:
+        return socket.SOCK_RAW
+    return socket.SOCK_DGRAM
+
+
+def _echo_request(kind: int) -> bytes:
+    """RFC 792 and RFC 4443: type, code, checksum, identifier, sequence. The kernel does ICMPv6's checksum."""
+    identifier = os.getpid() & 0xFFFF
+    total = (kind << 8) + identifier + 1
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    return bytes([kind, 0]) + b"".join(n.to_bytes(2, "big") for n in (checksum, identifier, 1))
+
+
+def _is_reply(packet: bytes, *, six: bool) -> bool:
+    """A raw IPv4 socket delivers the IP header as well."""
+    if not six and packet[:1] >= b"\x40":
+        packet = packet[(packet[0] & 0x0F) * 4 :]
+    return packet[:1] == (b"\x81" if six else b"\x00")

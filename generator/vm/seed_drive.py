@@ -1,0 +1,153 @@
+"""A node's medium: the volume that its seed lies in, and the drive of the VM that it is in."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from generator.plan import ClusterPlan, NodePlan
+from generator.vm import storage_pool
+from generator.vm.connection import Connection, Domain, Pool, asking, libvirt
+from generator.vm.domain_xml import Owner, drive_xml, medium_of, swap_seed
+from generator.vm.ownership import Claim, find_domain, owner_of
+
+
+def seed_digest(seed: Path | bytes) -> str:
+    data = seed if isinstance(seed, bytes) else seed.read_bytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+def seed_volume(node: str, digest: str) -> str:
+    return f"{node}.seed-{digest[:16]}.iso"
+
+
+def replace_seed(
+    connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str
+) -> bool | None:
+    """Put another ISO into the drive of a node's VM, whether it runs or not, and remove the one before.
+
+    A drive that was emptied stays so: that node needs no seed any more. Returns whether anything changed; None where
+    the cluster has no such VM. A run that was cut off is completed.
+    """
+    return _exchange(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=True)
+
+
+def insert_seed(
+    connection: Connection,
+    plan: ClusterPlan,
+    node: NodePlan,
+    seed: Path | bytes,
+    *,
+    cluster_id: str,
+    again: bool = False,
+) -> bool | None:
+    """As `replace_seed`, but into an empty drive too.
+
+    A guest looks at its drive when an ISO is put in. `again`: a running VM that has this ISO in its drive already, and
+    may have missed it, gets it once more.
+    """
+    remedy = "bake certs deliver"
+    return _exchange(
+        connection, plan, node, seed, cluster_id=cluster_id, keep_empty=False, again=again, remedy=remedy
+    )
+
+
+def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cluster_id: str) -> bool | None:
+    """Empty the drive of a node's VM, now and for its next start, and remove the ISO. Returns as `replace_seed`.
+
+    One that waits in the definition for the next start stays: the node has not seen it.
+    """
+    claim = Claim(cluster=plan.name, cluster_id=cluster_id)
+    with asking(f"empty the drive of the VM {node.domain}"):
+        found = _own(connection, node, claim)
+        if found is None:
+            return None
+        domain, owner = found
+        place = storage_pool.ensure_pool(connection, claim)
+        waits = medium_of(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        changed = not is_empty(domain) and waits in ("", medium_of(domain.XMLDesc()))
+        if changed:
+            domain = _define(connection, domain, "", owner.seed)
+        return remove_old_seeds(place, node.name, domain) or changed
+
+
+def _exchange(
+    connection: Connection,
+    plan: ClusterPlan,
+    node: NodePlan,
+    seed: Path | bytes,
+    *,
+    cluster_id: str,
+    keep_empty: bool,
+    again: bool = False,
+    remedy: str = "bake seal",
+) -> bool | None:
+    claim = Claim(cluster=plan.name, cluster_id=cluster_id)
+    digest = seed_digest(seed)
+    name = seed_volume(node.name, digest)
+    with asking(f"exchange the seed of the VM {node.domain}", hint=f"{remedy} tries it again"):
+        found = _own(connection, node, claim)
+        if found is None:
+            return None
+        domain, owner = found
+        place = storage_pool.ensure_pool(connection, claim)
+        path = "" if keep_empty and is_empty(domain) else storage_pool.path_of(place, name)
+        changed = owner.seed != digest or not _is_in(domain, path)
+        if changed:
+            if path and name not in _in_use(domain):
+                storage_pool.put(place, name, seed)
+            domain = _define(connection, domain, path, digest, remedy)
+        elif again:
+            _insert(domain, "", remedy)
+            _insert(domain, path, remedy)
+        return remove_old_seeds(place, node.name, domain) or changed
+
+
+def _own(connection: Connection, node: NodePlan, claim: Claim) -> tuple[Domain, Owner] | None:
+    domain = find_domain(connection, node)
+    owner = None if domain is None else owner_of(domain)
+    return (domain, owner) if domain is not None and owner is not None and claim.covers(owner) else None
+
+
+def _define(connection: Connection, domain: Domain, path: str, digest: str, remedy: str = "bake seal") -> Domain:
+    """The medium at `path` (empty: none) in a VM's drive, for its next start and now. `digest` is of its seed."""
+    xml = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), path, digest)
+    domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    _insert(domain, path, remedy)
+    return domain
+
+
+def is_empty(domain: Domain) -> bool:
+    """Whether a VM has no medium in its drive, now and after its next start."""
+    return _is_in(domain, "")
+
+
+def _is_in(domain: Domain, path: str) -> bool:
+    return {medium_of(domain.XMLDesc()), medium_of(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))} == {path}
+
+
+def _insert(domain: Domain, path: str, remedy: str) -> None:
+    """Exchange the medium of a VM that runs; nothing else of it is touched."""
+    xml = domain.XMLDesc()
+    if not domain.isActive() or medium_of(xml) == path:
+        return
+    # By force: udev in the guest locks the drive of a medium that nobody reads, and may not be there to be asked.
+    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
+    hint = f"{remedy} tries it again; its next start has the new one"
+    with asking(f"exchange the medium of the running VM {domain.name()}", hint=hint):
+        domain.updateDeviceFlags(drive_xml(xml, path), flags)
+
+
+def remove_old_seeds(place: Pool, node: str, domain: Domain) -> bool:
+    """A seed holds keys: one that the node's definition does not name any more goes. Returns whether one went."""
+    place.refresh()
+    in_use = _in_use(domain)
+    old = [name for name in place.listVolumes() if name.startswith(f"{node}.seed-") and name not in in_use]
+    for name in old:
+        storage_pool.remove(place, name)
+    return bool(old)
+
+
+def _in_use(domain: Domain) -> str:
+    """Every definition of the VM, as text in which a volume's name can be looked for."""
+    return str(domain.XMLDesc() + domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))

@@ -1,0 +1,212 @@
+"""The cluster's own storage pool: images, seeds and disks, sent through libvirt, which may be far away.
+
+A volume is trusted only once a VM's definition names it: an upload that was cut short looks like a whole one.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from xml.etree import ElementTree
+
+from generator.errors import BakeError
+from generator.vm.connection import Connection, Pool, Volume, asking, libvirt, tolerating
+from generator.vm.domain_xml import overlay_xml, pool_name, pool_uuid, pool_xml, volume_xml
+from generator.vm.ownership import Claim
+
+_IMAGES = "/var/lib/libvirt/images"  # where libvirt keeps disks, and AppArmor lets them be
+_MARK = "bake-owner-"
+_OURS = re.compile(
+    r"(bake-owner-\S*|(base|kernel|initrd)-[0-9a-f]+|[a-z0-9-]+\.qcow2|[a-z0-9-]+\.seed-[0-9a-f]+\.iso"
+    r"|[a-z0-9-]+\.console\.log(\.\d+)?)"
+)
+_MAX_UNUSED_OVERLAY = 2 << 20  # a qcow2 that no guest wrote to is some 200 KiB
+
+
+def find_pool(connection: Connection, claim: Claim) -> Pool | None:
+    """The cluster's pool, if there is one; refuses one that is not ours."""
+    pool = None
+    with tolerating("VIR_ERR_NO_STORAGE_POOL"):
+        pool = connection.storagePoolLookupByName(pool_name(claim.cluster))
+    if pool is None:
+        return None
+    if pool.UUIDString() != str(pool_uuid(claim.cluster)):
+        raise BakeError(f"the storage pool {pool.name()} is somebody else's", hint="give another --name")
+    if not pool.isActive():
+        _activate(pool)
+    pool.refresh()
+    marks = [name for name in pool.listVolumes() if name.startswith(_MARK)]
+    if claim.cluster_id and marks and f"{_MARK}{claim.cluster_id}" not in marks:
+        raise BakeError(
+            f"the storage pool {pool.name()} is of another cluster named {claim.cluster}, with another CA",
+            hint="give this cluster another --name, or run `bake destroy` where that one was made",
+        )
+    return pool
+
+
+def ensure_pool(connection: Connection, claim: Claim) -> Pool:
+    """The cluster's pool, made if it is not there, and marked as this cluster's."""
+    pool = find_pool(connection, claim)
+    if pool is None:
+        folder = str(_images_folder(connection) / pool_name(claim.cluster))
+        with asking(f"make the storage pool {folder}"):
+            pool = connection.storagePoolDefineXML(pool_xml(claim.cluster, folder))
+            _activate(pool)
+    mark = f"{_MARK}{claim.cluster_id}"
+    if mark not in pool.listVolumes():
+        pool.createXML(volume_xml(mark, 0))
+    return pool
+
+
+def _images_folder(connection: Connection) -> PurePosixPath:
+    """Beside the disks that are there: the pool named default, where libvirt's tools put theirs."""
+    with tolerating("VIR_ERR_NO_STORAGE_POOL"):
+        root = ElementTree.fromstring(connection.storagePoolLookupByName("default").XMLDesc())  # noqa: S314
+        if root.get("type") == "dir":
+            return PurePosixPath(root.findtext("target/path", _IMAGES))
+    return PurePosixPath(_IMAGES)
+
+
+def _activate(pool: Pool) -> None:
+    """Make the folder where it is not there (or was removed), then start the pool."""
+    pool.build(libvirt.VIR_STORAGE_POOL_BUILD_NEW)
+    pool.create()
+
+
+def find_volume(pool: Pool, name: str) -> Volume | None:
+    with tolerating("VIR_ERR_NO_STORAGE_VOL"):
+        return pool.storageVolLookupByName(name)
+    return None
+
+
+def path_of(pool: Pool, name: str) -> str:
+    """Where a volume is or will be."""
+    root = ElementTree.fromstring(pool.XMLDesc())  # noqa: S314  libvirt wrote it
+    return str(PurePosixPath(root.findtext("target/path", "")) / name)
+
+
+def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
+    """Upload into a new volume, which replaces one of that name."""
+    remove(pool, name)
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if pool.info()[3] < size and (isinstance(content, bytes) or not _is_sparse(content)):
+        raise BakeError(f"no room for {name} ({size >> 20} MiB) in {path_of(pool, '')}", hint="make room")
+    with asking(f"upload {name}"):
+        volume = pool.createXML(volume_xml(name, size))
+        try:
+            with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
+                _send(volume, source, size, sparse=isinstance(content, Path) and _is_sparse(content))
+        except BaseException:  # Ctrl-C as well: what is half there is worth nothing
+            with suppress(libvirt.libvirtError):
+                volume.delete()
+            raise
+        pool.refresh()  # libvirt finds out what format it has
+        return pool.storageVolLookupByName(name)
+
+
+def _is_sparse(path: Path) -> bool:
+    status = path.stat()
+    return status.st_blocks * 512 < status.st_size
+
+
+def _send(volume: Volume, source: BinaryIO, size: int, *, sparse: bool) -> None:
+    stream = volume.connect().newStream()
+    flags = libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM if sparse else 0
+    volume.upload(stream, 0, size, flags)
+    try:
+        if sparse:
+            stream.sparseSendAll(_read, _hole(size), _skip, source)
+        else:
+            stream.sendAll(_read, source)
+        stream.finish()
+    except BaseException:
+        with suppress(libvirt.libvirtError):
+            stream.abort()
+        raise
+
+
+def _read(_stream: Any, count: int, source: BinaryIO) -> bytes:
+    return source.read(count)
+
+
+def _skip(_stream: Any, count: int, source: BinaryIO) -> int:
+    return source.seek(count, io.SEEK_CUR)
+
+
+def _hole(size: int) -> Callable[[Any, BinaryIO], tuple[bool, int]]:
+    """Whether data comes next in the file, and how long that or the hole is (lseek(2), SEEK_DATA)."""
+
+    def measure(_stream: Any, source: BinaryIO) -> tuple[bool, int]:
+        here = source.tell()
+        try:
+            data = source.seek(here, _SEEK_DATA)
+        except OSError:  # ENXIO: no data after here
+            data = size
+        in_data = data == here and here < size
+        end = source.seek(here, _SEEK_HOLE) if in_data else data
+        source.seek(here)
+        return in_data, end - here
+
+    return measure
+
+
+_SEEK_DATA, _SEEK_HOLE = 3, 4
+
+
+def make_overlay(pool: Pool, name: str, size: int, base: Volume) -> Volume:
+    """A new disk over the base. One that was written to is somebody's data, whatever happened to its VM."""
+    old = find_volume(pool, name)
+    if old is not None and old.info()[2] > _MAX_UNUSED_OVERLAY:
+        raise BakeError(
+            f"the disk {old.path()} is in use or was, and its VM is gone", hint="bake destroy removes it"
+        )
+    remove(pool, name)
+    with asking(f"make the disk {name}"):
+        return pool.createXML(overlay_xml(name, size, base.path(), format_of(base)))
+
+
+def format_of(volume: Volume) -> str:
+    root = ElementTree.fromstring(volume.XMLDesc())  # noqa: S314  libvirt wrote it
+    kind = root.find("target/format")
+    return kind.get("type", "raw") if kind is not None else "raw"
+
+
+def remove(pool: Pool, name: str) -> None:
+    volume = find_volume(pool, name)
+    if volume is not None:
+        with tolerating("VIR_ERR_NO_STORAGE_VOL"):
+            volume.delete()
+
+
+def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
+    """What bake put into the cluster's pool, and the id that the pool is tagged with."""
+    pool = find_pool(connection, claim)
+    names = sorted(pool.listVolumes()) if pool else []
+    tag = ", ".join(name.removeprefix(_MARK) for name in names if name.startswith(_MARK))
+    return [(name, tag) for name in names if _OURS.fullmatch(name)]
+
+
+def remove_pool(connection: Connection, claim: Claim) -> list[str]:
+    """Remove the pool and what bake put into it; a volume of somebody else stays, and the pool with it."""
+    pool = find_pool(connection, claim)
+    if pool is None:
+        return []
+    names = pool.listVolumes()
+    ours = [name for name in names if _OURS.fullmatch(name)]
+    marks_last = sorted(ours, key=lambda name: name.startswith(_MARK))
+    for name in marks_last if len(ours) == len(names) else [n for n in ours if not n.startswith(_MARK)]:
+        remove(pool, name)
+    if strangers := sorted(set(names) - set(ours)):
+        raise BakeError(
+            f"{path_of(pool, '')} holds files that are not ours: {', '.join(strangers)}",
+            hint="move them away, then: bake destroy",
+        )
+    folder = path_of(pool, "")
+    pool.destroy()
+    pool.delete()
+    pool.undefine()
+    return [*ours, folder]
