@@ -9,8 +9,8 @@ import sys
 import click
 
 from generator.cli import certs, cluster  # noqa: F401  their commands add themselves
-from generator.cli.bake import bake
 from generator.cli.options import VERBOSE
+from generator.cli.root import bake
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

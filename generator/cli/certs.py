@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from generator.cli.bake import bake
 from generator.cli.ca_options import following_cas
 from generator.cli.common import (
     announce_rotation,
@@ -23,6 +22,7 @@ from generator.cli.common import (
     refuse_misplaced,
 )
 from generator.cli.options import ca_options, cluster_options, option, passphrase_option
+from generator.cli.root import bake
 
 if TYPE_CHECKING:
     from generator.operations.certs import Delivery, Entry

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from generator.cli.bake import bake
 from generator.cli.common import (
     bake_agreed,
     ca_passphrase,
@@ -25,6 +24,7 @@ from generator.cli.common import (
     show_verification,
 )
 from generator.cli.options import cluster_options, spec_options, up_options, yes_option
+from generator.cli.root import bake
 
 if TYPE_CHECKING:
     from generator.config.load import Loaded

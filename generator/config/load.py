@@ -16,10 +16,11 @@ from typing import Any
 
 from generator.config import yaml12
 from generator.config.defaults import settle_peers
-from generator.config.fields import Wrong, named, plain, settings_of, value_text
+from generator.config.fields import Wrong, named, settings_of
+from generator.config.kept_fields import differing
 from generator.config.rules import check_spec
-from generator.config.spec import FIELDS_ADDED, ClusterSpec, read_spec
-from generator.config.user_input import Said, Standing, absolute, canonical, flat, put, with_added
+from generator.config.spec import ClusterSpec, read_spec
+from generator.config.user_input import Said, Standing, absolute, canonical, put, with_added
 from generator.errors import InputError, Problem
 from generator.layout import INPUT, SPEC
 
@@ -159,27 +160,7 @@ def kept_fields(loaded: Loaded) -> list[str]:
     """Fields that stand otherwise than this version, with its profiles, would have them now."""
     said = loaded.said
     current = _read(profile_path(said.profile), None).value if said.profile in profile_names() else said.profile_fields
-    return _differing(loaded.spec, said, loaded.standing, canonical(current))
-
-
-def _differing(
-    spec: ClusterSpec, said: Said, standing: Standing | None, profile: Mapping[str, Any] | None
-) -> list[str]:
-    """Fields that stand as an earlier version had them, and to which this version would give another value.
-
-    `profile`: the fields of the profile that was chosen, as this version has them; None where that is not known.
-    """
-    if standing is None:
-        return []
-    data, default = flat(plain(spec)), flat(plain(ClusterSpec()))
-    now = default | flat(profile or {})
-    unsaid = set(FIELDS_ADDED) if said.profile is None else {*now, *data} - {("name",)}
-    paths = [path for path in {**data, **now} if path in unsaid and path not in flat(said.fields)]
-    different = [path for path in paths if path in now and data.get(path) != now[path]]
-    names = {path: ".".join(map(str, path)) for path in different}
-    return [
-        f"{name} {value_text(data.get(path, 'unset'))}, not {value_text(now[path])}" for path, name in names.items()
-    ]
+    return differing(loaded.spec, said, loaded.standing, canonical(current))
 
 
 def _read(path: Path, folder: Path | None) -> _Layers:

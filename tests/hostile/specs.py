@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from generator.config.auth import RESERVED
+from generator.config.auth import RESERVED_NAMES
 from generator.config.spec import FirewallKind
 from generator.config.values import FOLDER_NAMES
 from generator.plan import ClusterPlan
@@ -51,7 +51,7 @@ def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=fields)
 
 
-NODE_NAMES = LABELS.filter(lambda label: label not in {*FOLDER_NAMES, *RESERVED})
+NODE_NAMES = LABELS.filter(lambda label: label not in {*FOLDER_NAMES, *RESERVED_NAMES})
 NODES = st.one_of(
     st.integers(1, 7),
     st.lists(

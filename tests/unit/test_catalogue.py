@@ -33,7 +33,7 @@ def test_is_answered_as_declared(bake: Bake, picture: Picture, monkeypatch: pyte
     for name, value in kind.environment.items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     if kind.clock:
-        monkeypatch.setattr("generator.cli.files.datetime", _stopped(kind.clock))
+        monkeypatch.setattr("generator.cli.root.datetime", _stopped(kind.clock))
     before = picture(Path.cwd())
     result = bake(*kind.words)
     if kind.code == 2:

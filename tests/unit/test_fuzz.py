@@ -9,7 +9,7 @@ import pytest
 
 from tests.hostile import fuzz
 
-MODULES = {name: importlib.import_module(f"generator.{name}") for name in fuzz.LOADER}
+MODULES = {name: importlib.import_module(f"generator.{module}") for name, module in fuzz.LOADER.items()}
 
 
 def test_what_it_begins_with_is_accepted_or_refused(tmp_path: Path) -> None:

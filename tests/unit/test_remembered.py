@@ -233,7 +233,7 @@ def test_a_field_that_came_later_has_its_old_value_there(
 ) -> None:
     """`etcd.version` stands in for one that came later, with a default that is new."""
     older("--nodes", 1, without="version: '3.5'")
-    for module in ("generator.config.user_input", "generator.config.load"):
+    for module in ("generator.config.user_input", "generator.config.kept_fields"):
         monkeypatch.setattr(f"{module}.FIELDS_ADDED", {("etcd", "version"): "3.6"})
     result = bake()
     assert result.code == 0
@@ -244,7 +244,7 @@ def test_a_field_that_came_later_has_its_old_value_there(
 def test_a_new_default_changes_nothing_and_is_told(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     bake("--cpus", 2)
     monkeypatch.setattr(
-        "generator.config.load.ClusterSpec",
+        "generator.config.kept_fields.ClusterSpec",
         lambda: spec_module.ClusterSpec(vm=spec_module.VmSpec(memory=2048, cpus=4)),
     )
     result = bake()

@@ -162,7 +162,7 @@ def test_a_user_data_of_others_is_named(data: bytes) -> None:
 
 def test_blkid_finds_the_label_that_nocloud_looks_for(iso_file: Path, tool: Callable[[str], str]) -> None:
     shown = subprocess.run(
-        [tool("blkid"), "-p", "-o", "export", iso], capture_output=True, text=True, check=True
+        [tool("blkid"), "-p", "-o", "export", iso_file], capture_output=True, text=True, check=True
     ).stdout
     assert {"LABEL=cidata", "TYPE=iso9660"} <= set(shown.splitlines())
 
@@ -178,7 +178,7 @@ def test_xorriso_reads_the_files_back(
         "-osirrox",
         "on",
         "-indev",
-        iso,
+        iso_file,
         "-extract",
         "/",
         tmp_path / "read",
