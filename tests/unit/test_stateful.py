@@ -31,6 +31,7 @@ from generator.config.fields import plain
 from generator.config.load import load, load_kept
 from generator.config.spec import ClusterSpec
 from generator.config.user_input import canonical, flat, parse_said, paths_of, put, without
+from generator.errors import InputError
 from generator.operations import bake as baking
 from generator.operations.up import open_cluster
 from generator.pki.ca_phases import Phase
@@ -168,6 +169,14 @@ class Commands(RuleBasedStateMachine):
     def teardown(self) -> None:
         shutil.rmtree(self.scratch)
 
+    def is_refused(self, told: Model) -> bool:
+        """Whether bake accepts no such cluster at all, such as users where authentication is off."""
+        try:
+            told.spec(self.scratch)
+        except InputError:
+            return True
+        return False
+
     def losses(self, told: Model) -> list[str]:
         old, new = load_kept(self.folder / "cluster.yaml"), told.spec(self.scratch)
         return losses(old, new, sealed=(self.folder / "sealed").exists())
@@ -228,7 +237,8 @@ class Commands(RuleBasedStateMachine):
         for word, value in LOSING:
             flags = {word: value} if word in FLAGS else {}
             profile, config = (value if word == each else None for each in ("--profile", "--config"))
-            if self.losses(self.model.told(profile, config, flags, is_new=False)):
+            told = self.model.told(profile, config, flags, is_new=False)
+            if self.is_refused(told) or self.losses(told):
                 self.bake_with_options("bake", profile, config, flags, yes=False, cut=None)
 
     @rule(one=ONE, yes=st.booleans(), cut=CUTS)
@@ -262,14 +272,16 @@ class Commands(RuleBasedStateMachine):
             words += ["--config", "c.yaml"]
         stood = self.stands()
         told = self.model.told(profile, config, flags, is_new=not stood)
-        lost = self.losses(told) if stood else []
-        before = contents(self.folder)
+        refused, before = self.is_refused(told), contents(self.folder)
+        lost = self.losses(told) if stood and not refused else []
         if command == "check":
-            assert self.bake("check", *words).code == 0
+            assert self.bake("check", *words).code == (2 if refused else 0)
             assert contents(self.folder) == before
             return
         end = self.bake(*words, *(["--yes"] if yes else []), cut=cut)
-        if lost and not yes:
+        if refused:
+            assert end.code in (2, -9), end.said
+        elif lost and not yes:
             assert end.code == 2, f"{lost} without consent: {end}"
             assert "this cannot be undone" in end.said
             assert [text for text in lost if text not in end.said] == []
