@@ -81,12 +81,12 @@ def crash_points(trial: Trial) -> Outcome:
 
 
 def after_add(trial: Trial) -> Outcome:
-    """Power cut of the second node once it is added, whichever number that call has on a busy machine."""
-    return _stop_hook(trial, 1, "join", "add", shim.HANG_AFTER_SUCCESS)
+    """Power cut of the second of two nodes once it is added, whichever number that call has on a busy machine."""
+    return _stop_hook(trial, 1, "join", "add", shim.HANG_AFTER_ADD, nodes=2)
 
 
-def _stop_hook(trial: Trial, number: int, hook: str, call: int | str, fault: str) -> Outcome:
-    world, after = trial.world(3), fault != shim.KILL
+def _stop_hook(trial: Trial, number: int, hook: str, call: int | str, fault: str, *, nodes: int = 3) -> Outcome:
+    world, after = trial.world(nodes), fault != shim.KILL
     node, desk = world.nodes[number], world.desks[f"etcd{number + 1}"]
     trial.label = f"etcd{number + 1}, {hook}, {'after' if after else 'before'} call {call}"
     desk.plant(hook, call, fault)

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from tests.assembly.miniature import Node, Tools, bake_miniature
 A, B = 0xA1, 0xB2  # member ids
 # Notes how it was called, then does what answers/<verb>/<n> says for the n-th call of that verb; the last one goes on.
 ETCDCTL = """#!/bin/sh
+echo "$*" >>"$DESK/commands"
 words=
 for word; do
     case $word in --endpoints=* | --dial-timeout=* | --command-timeout=*) ;; *) words="$words $word" ;; esac
@@ -84,6 +86,12 @@ class Desk:
     def calls(self) -> list[str]:
         path = self.root / "calls"
         return path.read_text().splitlines() if path.exists() else []
+
+    def endpoint_of(self, words: str) -> str:
+        """Return the endpoint of the first etcdctl call with these words."""
+        lines = (self.root / "commands").read_text().splitlines()
+        line = next(line for line in lines if words in line)
+        return line.split()[0].removeprefix("--endpoints=")
 
     @property
     def join_env(self) -> dict[str, str]:
@@ -334,6 +342,19 @@ def test_another_node_waits_when_nobody_is_alive(desk: Desk) -> None:
     assert desk.join_env == {}
 
 
+def test_a_silent_host_is_given_up_and_the_others_are_found() -> None:
+    """Linux answers nothing on a port whose queue is full; a connection to it fails in a minute."""
+    guest = Path(__file__).parents[2] / "generator/guest"
+    program = "import sys, node; print(node.accepting(sys.argv[1:]))"
+    local = ("127.0.0.1", 0)
+    with socket.create_server(local, backlog=0) as full, socket.create_server(local) as usable:
+        urls = [f"https://127.0.0.1:{each.getsockname()[1]}" for each in (full, usable)]
+        with socket.create_connection(full.getsockname()):
+            command = [sys.executable, "-c", program, *urls]
+            done = subprocess.run(command, cwd=guest, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{urls[1:]}\n", done.stderr
+
+
 # ── the disk ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -401,6 +422,26 @@ def test_every_refusal_of_a_promotion_is_a_wait(desk: Desk, refusal: str) -> Non
 
 
 @pytest.mark.usefixtures("member")
+def test_a_promoted_learner_has_nothing_left_to_do(desk: Desk) -> None:
+    desk.answer("list", listing(desk.first(), desk.me(learner=True)))
+    desk.answer("list", listing(desk.first(), desk.me()))
+    done = desk.run("etcd-promote")
+    assert (done.returncode, desk.calls[-1]) == (0, f"member promote {B:x}"), done.stderr
+    assert f'phase=voting detail="member {B:x}"' in done.stdout
+
+
+@pytest.mark.usefixtures("member")
+def test_the_leader_is_asked_for_the_promotion(desk: Desk) -> None:
+    """With auth on, a voter that is not the leader forwards the request without a user name."""
+    leader, url = third(desk), client_url_of_third(desk)
+    desk.answer("list", listing(desk.first(), desk.me(learner=True), leader))
+    desk.answer("status", [{"Status": {"leader": leader["ID"]}}])
+    assert desk.run("etcd-promote").returncode == 0
+    assert desk.endpoint_of("endpoint status") == desk.other.plan.client_url
+    assert desk.endpoint_of("member promote") == url
+
+
+@pytest.mark.usefixtures("member")
 @pytest.mark.parametrize("said", ["", "Member b2 promo"])
 def test_a_promotion_without_etcds_word_is_none(desk: Desk, said: str) -> None:
     desk.answer("list", listing(desk.first(), desk.me(learner=True)))
@@ -415,8 +456,13 @@ def test_a_note_without_etcds_word_is_taken_again(desk: Desk) -> None:
     desk.answer("list", listing(desk.first(), desk.me()))
     desk.answer("put", "")
     desk.answer("put", "OK")
-    assert desk.run("etcd-promote").returncode == 0
+    done = desk.run("etcd-promote")
+    assert done.returncode == 0
     assert sum(call.startswith("put") for call in desk.calls) == 2
+    refused, accepted = done.stdout.splitlines()
+    assert "phase=waiting" in refused
+    assert "does not note that this node votes: etcdctl does not say 'OK'" in refused
+    assert "phase=voting" in accepted
 
 
 @pytest.mark.usefixtures("member")
@@ -467,10 +513,14 @@ def third(desk: Desk) -> dict[str, object]:
     return row(0xC3, "etcd3", re.sub(r"[0-9]+:", "99:", desk.other.plan.peer_url))
 
 
+def client_url_of_third(desk: Desk) -> str:
+    return str(third(desk)["clientURLs"])[2:-2]
+
+
 @pytest.fixture
 def third_member(desk: Desk) -> Iterator[None]:
     """Something listens at etcd3's client port too."""
-    host = str(third(desk)["clientURLs"]).split("//")[1].split(":")[0]
+    host = client_url_of_third(desk).split("//")[1].split(":")[0]
     with socket.create_server((host, 2379)):
         yield
 
@@ -490,6 +540,18 @@ def test_a_restart_goes_on_when_the_others_are_a_quorum(desk: Desk) -> None:
     done = desk.run("etcd-restart")
     assert (done.returncode, done.stdout) == (0, "")
     assert sum(call.startswith("endpoint health") for call in desk.calls) == 2, "the others, and not this one"
+
+
+@pytest.mark.usefixtures("member", "third_member")
+def test_a_member_is_healthy_if_it_answers_at_one_of_its_addresses(desk: Desk) -> None:
+    urls = [desk.other.plan.client_url, client_url_of_third(desk)]
+    two_addresses = desk.first() | {"clientURLs": urls}
+    desk.answer("list", listing(two_addresses, desk.me(), third(desk)))
+    desk.answer("health", error="unhealthy")
+    desk.answer("health", "healthy")
+    done = desk.run("etcd-restart")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert sum(call.startswith("endpoint health") for call in desk.calls) == 3
 
 
 @pytest.mark.usefixtures("member", "third_member")
