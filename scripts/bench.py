@@ -1,7 +1,7 @@
-"""The figures of docs/performance.md: each is measured against something that runs in turn with it, in one run.
+"""The figures of docs/reference/performance.md: each is measured against something that runs in turn with it.
 
-`FIGURES` is the list; a figure yields one `Sample` a round. Results are kept in docs/performance.json, from which the
-table on the page is made, so measuring one figure anew leaves the others as they are.
+`FIGURES` is the list; a figure yields one `Sample` a round. Results are kept in docs/reference/performance.json, from
+which the table on the page is made, so measuring one figure again leaves the others unchanged.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BAKE = Path(sys.executable).with_name("bake")
 WORK = ROOT / "scripts" / "bench_work.py"
-RESULTS = ROOT / "docs" / "performance.json"
-PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "docs" / "reference" / "performance.json"
+PAGE = ROOT / "docs" / "reference" / "performance.md"
 BEGIN, END = "<!-- figures: made by scripts/bench --write -->", "<!-- /figures -->"
 
 

@@ -30,8 +30,8 @@ from cosmic_ray.testing import TestOutcome, run_tests
 
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "build" / "mutate" / f"tree-{os.getpid()}"
-RESULTS = ROOT / "docs" / "mutation.json"
-PAGE = ROOT / "docs" / "mutation.md"
+RESULTS = ROOT / "docs" / "reference" / "mutation.json"
+PAGE = ROOT / "docs" / "reference" / "mutation.md"
 BEGIN, END = "<!-- scores: made by scripts/mutate --write -->", "<!-- /scores -->"
 COPIED = ("generator", "tests", "profiles", "scripts", "docs", "pyproject.toml", "README.md", "SECURITY.md")
 UNIT = "tests/unit/test_"
@@ -209,7 +209,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=TARGETS, metavar="FILE", help="these files alone")
     parser.add_argument("--sample", type=int, help="so many mutants of each file; without it, all")
     parser.add_argument("--seed", type=int, default=1, help="of the sample (default: 1)")
-    parser.add_argument("--write", action="store_true", help="keep the scores in docs/mutation.json and the page")
+    parser.add_argument("--write", action="store_true", help="write the scores to the page and its JSON")
     parser.add_argument("--list", action="store_true", help="the files, their mutants and their tests")
     options = parser.parse_args()
     if options.list:

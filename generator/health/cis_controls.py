@@ -145,5 +145,5 @@ CONTROLS = (
             remedy="the node runs with other certificates than its seed has: give it its seed"),
     Control(id="TLS.5", what="the peer port serves only peers",
             judges=[reported(knows_peers), refuses(Guest.OPERATOR, Port.PEER)],
-            remedy='see "A cluster that was baked before" in docs/security/certificates.md'),
+            remedy="see docs/how-to/older-cluster.md"),
 )  # fmt: skip

@@ -73,7 +73,7 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     counts = (("refused on", refusing), ("closed on", closed))
     good = ", ".join(f"{text} {count} ports" for text, count in counts if count)
     step = _NEXT_STEPS[plan.spec.pki.peer_name or PeerName.NONE]
-    remedy = f'{step}: see "A cluster that was baked before" in docs/security/certificates.md'
+    remedy = f"{step}: see docs/how-to/older-cluster.md"
     return check("client certificate", good, failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
 
 

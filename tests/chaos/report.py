@@ -1,4 +1,4 @@
-"""The results as JSON, and as the table of docs/reliability.md."""
+"""The results as JSON, and as the table of docs/explanation/reliability.md."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "reliability.md"
-RESULTS = ROOT / "docs" / "reliability.json"
+PAGE = ROOT / "docs" / "explanation" / "reliability.md"
+RESULTS = ROOT / "docs" / "explanation" / "reliability.json"
 BEGIN, END = "<!-- rows: made by scripts/chaos --write -->", "<!-- /rows -->"
 
 

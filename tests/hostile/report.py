@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "security" / "input.json"
+RESULTS = ROOT / "docs" / "reference" / "input.json"
 
 
 def tell(line: str) -> None:

@@ -1,5 +1,5 @@
 """`--profile classic` makes what the document's own commands make. Every difference that is meant stands in a
-table here, and in docs/fidelity.md with its reason; nothing else may differ."""
+table here, and in docs/reference/fidelity.md with its reason; nothing else may differ."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_operators_environment_is_the_documents_etcdctl_options(classic: Path) -
 
 # ── the page that explains it ────────────────────────────────────────────────────────────────
 
-PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "fidelity.md"
 
 
 def test_every_listed_difference_is_explained_on_the_page() -> None:
@@ -330,7 +330,7 @@ def test_every_listed_difference_is_explained_on_the_page() -> None:
 
 
 def test_the_page_names_only_files_that_exist() -> None:
-    root = PAGE.parents[1]
+    root = PAGE.parents[2]
     paths = re.findall(r"`((?:generator|profiles|scripts|tests|docs)/[\w./-]+)`", PAGE.read_text())
     assert paths
     assert [path for path in paths if not (root / path).exists()] == []

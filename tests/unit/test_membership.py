@@ -1,4 +1,4 @@
-"""The state machine of the join: what follows from what, and that docs/assembly.md says the same."""
+"""The state machine of the join: what follows from what, and that docs/explanation/join.md says the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def me(name: str = "etcd2", *, number: int = 2, learner: bool = False) -> Member
 
 
 def test_the_documented_table_is_the_state_machine() -> None:
-    text = (ROOT / "docs/assembly.md").read_text()
+    text = (ROOT / "docs/explanation/join.md").read_text()
     rows = re.findall(r"^\| `([a-z ]+)` \| .* \| \*\*([a-z ]+)\*\*", text, re.MULTILINE)
     assert {Situation(situation): Action(action) for situation, action in rows} == ACTIONS
     assert len(rows) == len(Situation)

@@ -1,6 +1,6 @@
 """Which place this node has in the cluster, and what follows from it: facts in, an action out, nothing touched.
 
-`ACTIONS` is the whole state machine; docs/assembly.md shows it as a table, which the tests hold against it.
+`ACTIONS` is the whole state machine; docs/explanation/join.md shows it as a table, which the tests hold against it.
 """
 
 from __future__ import annotations
