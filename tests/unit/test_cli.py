@@ -240,7 +240,7 @@ def test_every_option_with_a_value_can_be_a_variable_and_no_switch_can() -> None
 
 
 def test_no_hint_installs_a_package_by_name() -> None:
-    """On the package index, `bake` is another project and `etcd-bake` is not published: hints name the source folder."""
+    """On the package index, `bake` is another project, and `etcd-bake` is not published: only `.` can be named."""
     root = Path(__file__).parents[2]
     folders = [root / name for name in ("generator", "docs", "scripts")]
     files = [root / "README.md", *(path for folder in folders for path in folder.rglob("*"))]
