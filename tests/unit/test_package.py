@@ -83,7 +83,8 @@ def test_a_version_is_classified_for_each_python_that_is_locked() -> None:
 
 def test_it_bakes_without_the_source_folder(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path / "site")
-    script = "import sys; sys.path.insert(0, sys.argv.pop(1)); from generator.cli import main; main()"
+    script = "import sys; site = sys.argv.pop(1); sys.path.insert(0, site); import generator.cli as cli\n"
+    script += "assert cli.__file__.startswith(site), cli.__file__\ncli.main()"
     words = [sys.executable, "-I", "-c", script, str(tmp_path / "site"), "--nodes", "1", "--profile", "debian"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
