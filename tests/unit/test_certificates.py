@@ -24,7 +24,7 @@ from generator.operations.up import Cluster, open_cluster
 from generator.plan import NodePlan
 from generator.store.existing_keys import required_pems
 from generator.store.folder import Store
-from generator.vm import NodeStatus, State
+from generator.vm import State, VmStatus
 
 NODES = ("etcd1", "etcd2")
 Bake = Callable[..., Cluster]
@@ -107,8 +107,8 @@ class Rack:
     def console_logs(self, *_: object, **__: object) -> dict[str, ConsoleTail]:
         return {node: ConsoleTail(self.consoles, node) for node in NODES}
 
-    def status(self, *_: object, **__: object) -> list[NodeStatus]:
-        return [NodeStatus(node=name, domain=name, state=state) for name, state in self.states.items()]
+    def status(self, *_: object, **__: object) -> list[VmStatus]:
+        return [VmStatus(node=name, domain=name, state=state) for name, state in self.states.items()]
 
     def deliver(
         self, cluster: Cluster, *names: str, connection: object = "libvirt", seconds: float = 0.1

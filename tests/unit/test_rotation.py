@@ -33,7 +33,7 @@ from generator.seed import iso
 from generator.store import durable
 from generator.store.cas import load_phase
 from generator.store.folder import Store
-from generator.vm import NodeStatus, State
+from generator.vm import State, VmStatus
 
 NODES = ("etcd1", "etcd2", "etcd3")
 Mutual = Callable[["Node", "Node"], bool]
@@ -100,8 +100,8 @@ class Rack:
             assert all(one.trusts(other.leaf) for other in self.nodes.values())
         return True
 
-    def status(self, *_: object, **__: object) -> list[NodeStatus]:
-        return [NodeStatus(node=name, domain=name, state=node.state) for name, node in self.nodes.items()]
+    def status(self, *_: object, **__: object) -> list[VmStatus]:
+        return [VmStatus(node=name, domain=name, state=node.state) for name, node in self.nodes.items()]
 
 
 @pytest.fixture
