@@ -213,7 +213,7 @@ def test_what_a_node_said_of_an_earlier_seed_does_not_count(made: Bake, rack: Ra
 
 
 def test_the_record_is_the_one_that_the_hook_prints() -> None:
-    hook = Path(certs.__file__).with_name("guest") / "apply-seed"
+    hook = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake/apply-seed"
     assert f'say("waiting", "{certs.WAITS}")' in hook.read_text()
 
 

@@ -24,7 +24,7 @@ from generator.operations.bake import seal as seal_files
 from generator.operations.destroy import destroy
 from generator.operations.up import Boot, Cluster, open_cluster
 from generator.store.folder import Store
-from generator.vm import NodeStatus, Owned, State, console_records
+from generator.vm import Owned, State, VmStatus, console_records
 
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 NODES = ("etcd1", "etcd2")
@@ -204,7 +204,7 @@ def seal(cluster: Cluster, now: datetime) -> None:
 
 def states(monkeypatch: pytest.MonkeyPatch, *found: State) -> None:
     pairs = zip(NODES, found, strict=True)
-    nodes = [NodeStatus(node=name, domain=f"etcd-{name}", state=state) for name, state in pairs]
+    nodes = [VmStatus(node=name, domain=f"etcd-{name}", state=state) for name, state in pairs]
     monkeypatch.setattr(vm, "connect", lambda _: object())
     monkeypatch.setattr(vm, "status", lambda *_, **__: nodes)
 
@@ -268,7 +268,7 @@ def test_status_says_whether_the_cluster_is_sealed_and_what_is_left_to_do(
     monkeypatch.setattr("generator.vm.connection.libvirt", None)
     node = verify.NodeStatus(name="etcd1", address="192.168.20.31", reachable=True)
     monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
-    monkeypatch.setattr(verify, "answers", lambda *_: True)
+    monkeypatch.setattr(verify, "is_answering", lambda *_: True)
     shown = bake("status").out
     assert "\nsealed: no\nTO DO" in shown
     assert " ".join(shown.splitlines()[-1].split()) == "the right to start a cluster is not withdrawn bake seal"
