@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from generator import RELEASED
 from generator.config.spec import read_spec
+from generator.pki import key_encryption
 from generator.plan import ClusterPlan, plan_cluster
 
 # No deadlines, for machines are slow at times; in CI the same examples every time, elsewhere new ones.
@@ -101,6 +102,12 @@ def bake(
     yield run
     os.umask(umask)
     signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def quick_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A passphrase takes a millisecond instead of 200; test_keyring.py reads a key with the real cost."""
+    monkeypatch.setattr(key_encryption, "COST", 1 << 4)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ ORDER = """
     errors artifact layout progress
     config plan pki seed store
     image etcd vm health
-    operations cli
+    operations api cli
 """.split()  # noqa: SIM905  it is a drawing
 PURE = ("config", "plan", "pki", "seed", "health")  # no effects, except reading what the user names
 EFFECTS = {"asyncio", "fcntl", "grpclib", "libvirt", "requests", "socket", "subprocess", "tempfile", "threading"}

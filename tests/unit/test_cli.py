@@ -239,10 +239,10 @@ def test_every_option_with_a_value_can_be_a_variable_and_no_switch_can() -> None
     assert [each.opts for each in options if bool(each.envvar) == each.is_flag] == []
 
 
-def test_no_hint_names_a_package_of_somebody_else() -> None:
-    """The package index has a `bake` that is not this one: only the source folder can be named."""
+def test_no_hint_installs_a_package_by_name() -> None:
+    """On the package index, `bake` is another project, and `etcd-bake` is not published: only `.` can be named."""
     root = Path(__file__).parents[2]
     folders = [root / name for name in ("generator", "docs", "scripts")]
     files = [root / "README.md", *(path for folder in folders for path in folder.rglob("*"))]
-    wrong = re.compile(rb"pip install [^.]{0,3}bake\b")
+    wrong = re.compile(rb"pip install [^.\n]{0,12}bake\b")
     assert [path for path in files if path.is_file() and wrong.search(path.read_bytes())] == []

@@ -35,7 +35,7 @@ WORD = "correct horse battery"
 
 
 @pytest.fixture
-def word(bake: Bake, tmp_path: Path) -> list[str]:
+def word(bake: Bake, tmp_path: Path, quick_scrypt: None) -> list[str]:
     """The option that names a file with the passphrase."""
     (tmp_path / "word").write_text(f"{WORD}\nwhat follows is not of it\n")
     return ["--ca-passphrase-file", "word"]

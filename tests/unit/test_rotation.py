@@ -489,6 +489,7 @@ def test_the_command_says_what_applications_need_before_the_next_phase(
     assert json.loads(call(cluster, "-o", "json")[1])["ca_change"] is None
 
 
+@pytest.mark.usefixtures("quick_scrypt")
 def test_the_passphrase_is_kept(cluster: Cluster, rack: Rack, tmp_path: Path, libvirt: None) -> None:
     (tmp_path / "word").write_text("correct horse")
     call(cluster, "rotate", "--ca", "-q", "--ca-passphrase-file", tmp_path / "word")

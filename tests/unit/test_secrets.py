@@ -173,6 +173,7 @@ def _definitions(driver: Any) -> Iterable[str]:
 
 
 @pytest.mark.parametrize("again", ["correct horse battery", "wrong staple"])
+@pytest.mark.usefixtures("quick_scrypt")
 def test_a_passphrase_stays_in_its_file(bake: Bake, caplog: Any, again: str) -> None:
     caplog.set_level(logging.DEBUG)
     words = ("--nodes", 1, "--ca-passphrase-file", "passphrase", "-v")

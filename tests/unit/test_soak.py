@@ -20,6 +20,7 @@ def test_b(): pytest.skip("not here")
 @pytest.mark.parametrize("n", range(2))
 def test_c(n): assert {holds}
 """
+NO_HYPOTHESIS = ("-p", "no:hypothesispytest")  # importing it takes most of a small round's time
 
 
 def is_alive(pid: int) -> bool:
@@ -60,7 +61,7 @@ def test_the_busy_process_ends_at_its_limit_and_without_its_parent(parent: int, 
 )
 def test_a_round_is_what_pytest_reports(text: str, counts: tuple[int, ...], holds: bool, tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(text)
-    done = soak.run_round((str(tmp_path),), tmp_path / "round.log")
+    done = soak.run_round((*NO_HYPOTHESIS, str(tmp_path)), tmp_path / "round.log")
     assert ((done.passed, done.failed, done.skipped), done.holds) == (counts, holds)
 
 
