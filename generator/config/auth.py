@@ -49,7 +49,7 @@ class UserSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSpec:
-    enabled: bool = setting(one(values.flag), "true: only users do anything; auth: true is short for it", default=False)
+    enabled: bool = setting(one(values.flag), "enable etcd authentication (shorthand: auth: true)", default=False)
     users: tuple[UserSpec, ...] = setting(
         list_of(section_of(UserSpec)), "beside the nodes and the operator, who may do everything", default=()
     )

@@ -26,9 +26,12 @@ _GUEST = Path(__file__).parent / "guest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Whom the nodes take for their own. `identity` tells the cluster from every other one, whatever its CA: 32 or more
-    hexadecimal digits. `permit`: the secret that lets the first node start the cluster, of which nodes have a digest;
-    "" is none. `ca_pem`: the CA, or two of them while it is being changed; `peer_ca_pem`: the peers' own."""
+    """Trust anchors and cluster identity.
+
+    `identity`: 32 or more hexadecimal digits, unique to the cluster and independent of its CA. `permit`: the secret
+    that lets the first node start the cluster, or ""; nodes store only its digest. `ca_pem`: the CA certificate, or
+    two during a rotation. `peer_ca_pem`: the separate CA for peer certificates, if there is one.
+    """
 
     identity: str
     permit: str = field(default="", repr=False)

@@ -1,7 +1,7 @@
-"""The cluster's CAs: read from its folder, or from where the spec says, judged, and changed one phase at a time.
+"""Read the cluster's CAs from its folder or from the files in the spec, and check them.
 
-etcd reads the CAs it trusts when it starts, and its own certificates at each handshake. So a CA is changed in phases:
-in each of them every two nodes trust one another, those that have come to it and those that have not yet.
+etcd reads its CA file at start and its own certificate at each handshake. A CA therefore rotates in phases: in every
+phase, updated and not yet updated nodes trust each other.
 """
 
 from __future__ import annotations
@@ -203,5 +203,6 @@ def load_pair(store: Store, stem: str, passphrase: bytes | None = None) -> Crede
     if pem is None and key is None:
         return None
     if pem is None or key is None:
-        raise InputError.one(where[pem is not None], "is missing, and its other half is there", "restore the pair")
+        message = "the key is missing but its certificate exists" if pem else "the certificate is missing but its key exists"
+        raise InputError.one(where[pem is not None], message, "restore the missing file")
     return pki.parse_credential(pem, key, where=where, passphrase=passphrase)

@@ -74,13 +74,13 @@ def read_passphrase(path: Path) -> bytes:
             line = file.read(MAX_PASSPHRASE + 2).split(b"\n")[0].removesuffix(b"\r")
     except OSError as error:
         raise InputError.one(
-            "--ca-passphrase-file", f"{path} cannot be read: {error.strerror}", "a file whose first line it is"
+            "--ca-passphrase-file", f"{path} cannot be read: {error.strerror}", "give a file with the passphrase on its first line"
         ) from None
     if not 0 < len(line) <= MAX_PASSPHRASE:
         raise InputError.one(
             "--ca-passphrase-file",
             f"the first line of {path} is not 1 to {MAX_PASSPHRASE} bytes long",
-            "a file whose first line is the passphrase",
+            "give a file with the passphrase on its first line",
         )
     return line
 

@@ -312,7 +312,7 @@ def test_it_starts_none_before_every_other_node_says_that_it_is_empty(desk: Desk
         process = stack.enter_context(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         stack.callback(process.kill)
         assert process.stdout is not None
-        assert any("etcd2 must say that none is on its disk" in line for line in process.stdout), "it waits"
+        assert any("waiting for etcd2 to confirm that its disk is empty" in line for line in process.stdout), "it waits"
         time.sleep(0.7)
         assert process.poll() is None
         stack.enter_context(desk.node.waiting_empty())
@@ -324,7 +324,7 @@ def test_an_open_port_that_says_nothing_is_not_an_empty_node(desk: Desk) -> None
     first = desk.other
     desk.node, desk.env = first, first.environment() | {"BAKE_POLL_SECONDS": "0.05"}
     with socket.create_server((desk.env["BAKE_MEMBERS"].split("//")[2].split(":")[0], 2380)):
-        words = "etcd2 must say that none is on its disk"
+        words = "waiting for etcd2 to confirm that its disk is empty"
         assert words in desk.watch("etcd-join", lambda said: words in said)
 
 

@@ -411,7 +411,7 @@ def test_a_users_certificate_is_kept_and_made_again_like_the_operators(bake: Bak
     assert picture(Path("out")) == before
     (FOLDER / "pki/users/app1.key").unlink()
     result = bake(*words)
-    assert (result.code, "app1.key: is missing, and its other half is there" in result.err) == (2, True)
+    assert (result.code, "app1.key: the key is missing but its certificate exists" in result.err) == (2, True)
     (FOLDER / "pki/users/app1.pem").unlink()
     assert bake(*words).code == 0
     assert (FOLDER / "pki/users/app1.pem").read_bytes() != first
