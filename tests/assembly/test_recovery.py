@@ -91,7 +91,7 @@ def test_a_lost_voter_is_not_replaced_while_another_is_down(trio: Miniature) -> 
     third.cut_power()
     first.wipe()
     first.start()
-    trio.wait(lambda: first.says("alive but gives no answer"), 30, "the wiped node waits")
+    trio.wait(lambda: first.says("accepts connections but does not answer"), 30, "the wiped node waits")
     assert not first.data_dir.exists()
     third.start()
     trio.wait_all_voting(40)
@@ -109,7 +109,7 @@ def test_a_wiped_first_node_starts_no_second_cluster_while_all_others_are_off(tr
         first.seal()
     first.wipe()
     first.start()
-    why = "no permit to start a cluster" if sealed else "to confirm that their disks are empty"
+    why = "no bootstrap permit" if sealed else "to confirm that their disks are empty"
     trio.wait(lambda: first.says(why), 10, "the wiped node says why it waits")
     time.sleep(3)
     assert not first.data_dir.exists()

@@ -241,7 +241,7 @@ def test_a_learner_without_its_data_is_removed_and_added_again(desk: Desk) -> No
 @pytest.mark.parametrize(
     ("name", "url", "learner", "words"),
     [
-        ("etcd2", "", False, f"voter {B:x} is on record but its data is not on this disk"),
+        ("etcd2", "", False, f"voter {B:x} is listed but its data is not on this disk"),
         ("other", "", False, "under another name"),
         ("other", "", True, "under another name"),
         ("etcd2", "https://127.0.0.7:2380", False, "is at https://127.0.0.7:2380"),
@@ -301,7 +301,7 @@ def test_without_the_permit_of_this_very_cluster_it_starts_none(desk: Desk, perm
     desk.other.permit.unlink()
     if permit is not None:
         desk.other.permit.write_text(desk.env.get(permit, permit))
-    words = "has no permit to start a cluster"
+    words = "has no bootstrap permit"
     assert words in desk.watch("etcd-join", lambda said: words in said)
 
 
@@ -480,7 +480,7 @@ def test_a_restart_waits_until_the_others_are_a_quorum(desk: Desk) -> None:
     desk.answer("list", listing(desk.first(), desk.me(), third(desk)))  # etcd3's port is closed
     desk.answer("health", "healthy")
     said = desk.watch("etcd-restart", lambda said: "phase=waiting" in said)
-    assert said.count('phase=waiting detail="to restart etcd, until the other members are a quorum without it"') == 1
+    assert said.count('phase=waiting detail="waiting for a quorum of the other members before restarting etcd"') == 1
 
 
 @pytest.mark.usefixtures("member", "third_member")
