@@ -241,4 +241,3 @@ def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, byte
     """The certificates and keys among a node's files (guest path → content), to be kept by the next bake."""
     paths = {role: (f"{PKI_DIR}/{role}.pem", f"{PKI_DIR}/{role}.key") for role in NODE_ROLES}
     return {role: (files[pem], files[key]) for role, (pem, key) in paths.items() if pem in files and key in files}
-

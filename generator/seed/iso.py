@@ -36,9 +36,7 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     """The three files of a NoCloud seed. user-data holds the node's private keys."""
     user_data = b"".join(_user_data(plan, node, guest))
     network_config = _dump(_network_config(plan, node))
-    meta_data = _dump(
-        {"instance-id": _instance_id(node, user_data, network_config), "local-hostname": node.name}
-    )
+    meta_data = _dump({"instance-id": _instance_id(node, user_data, network_config), "local-hostname": node.name})
     return (
         Artifact(USER_DATA, user_data, mode=0o600, secret=True),
         Artifact(PurePosixPath("meta-data"), meta_data),

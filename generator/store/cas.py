@@ -25,25 +25,11 @@ from generator.store.permissions import check_secret
 MAX_PEM = 1 << 16
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 def other_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
     """What they are (next, old), their roles, and the stems of their files' names."""
     if phase := load_phase(store):
         for role in pki.authority_roles(plan.spec.pki):
             yield other_cas(phase), role, f"{role}-{other_cas(phase)}"
-
-
 
 
 def load_phase(store: Store) -> Phase | None:
@@ -106,9 +92,7 @@ def _load_authority(
     return None
 
 
-def _load_elsewhere(
-    store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime
-) -> Authority:
+def _load_elsewhere(store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime) -> Authority:
     """A CA whose certificate alone is known."""
     where = str(store.folder / pem_path(role))
     if pem := store.read(pem_path(role)):
@@ -203,6 +187,8 @@ def load_pair(store: Store, stem: str, passphrase: bytes | None = None) -> Crede
     if pem is None and key is None:
         return None
     if pem is None or key is None:
-        message = "the key is missing but its certificate exists" if pem else "the certificate is missing but its key exists"
+        message = (
+            "the key is missing but its certificate exists" if pem else "the certificate is missing but its key exists"
+        )
         raise InputError.one(where[pem is not None], message, "restore the missing file")
     return pki.parse_credential(pem, key, where=where, passphrase=passphrase)

@@ -74,7 +74,9 @@ def read_passphrase(path: Path) -> bytes:
             line = file.read(MAX_PASSPHRASE + 2).split(b"\n")[0].removesuffix(b"\r")
     except OSError as error:
         raise InputError.one(
-            "--ca-passphrase-file", f"{path} cannot be read: {error.strerror}", "give a file with the passphrase on its first line"
+            "--ca-passphrase-file",
+            f"{path} cannot be read: {error.strerror}",
+            "give a file with the passphrase on its first line",
         ) from None
     if not 0 < len(line) <= MAX_PASSPHRASE:
         raise InputError.one(
@@ -200,9 +202,7 @@ def required_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
 
 def _kept_node(store: Store, name: str, authority: Issuer | None) -> NodePki:
     where = str(store.folder / name / iso.USER_DATA)
-    kept = {
-        role: pki.parse_credential(*pair, where=(where, where)) for role, pair in seed_pems(store, name).items()
-    }
+    kept = {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in seed_pems(store, name).items()}
     if server := kept.get(Role.SERVER):
         _refuse_foreign(store, authority, server)
     return kept

@@ -258,13 +258,3 @@ class Staging:
                         target.rmdir()  # its files are no longer ours to make
             elif relative not in self._old and relative not in self._used and not target.exists():
                 os.link(entry.path, target, follow_symlinks=False)
-
-
-
-
-
-
-
-
-
-

@@ -114,9 +114,7 @@ def _answer(store: Store, path: PurePosixPath, key: PrivateKey) -> Credential | 
     return None if pem is None else Credential(pki.parse_certificate(pem, where=str(store.folder / place)), key)
 
 
-def _request(
-    store: Store, path: PurePosixPath, wanted: Wanted, key: PrivateKey | None, *, is_missing: bool
-) -> Request:
+def _request(store: Store, path: PurePosixPath, wanted: Wanted, key: PrivateKey | None, *, is_missing: bool) -> Request:
     """The one that is there, as it is, if it still asks for what is wanted."""
     key = key or pki.generate_key(wanted.profile.key_type)
     csr = store.read(path)

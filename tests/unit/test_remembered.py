@@ -482,7 +482,7 @@ def test_a_spec_that_is_not_as_it_was_baked_is_not_trusted(
     for words in ((), ("--nodes", 3)):
         result = bake(*words)
         assert (result.code, picture(Path("out"))) == (2, before)
-        assert "cluster.yaml: is not as it was baked, so it is not known what stands" in result.err
+        assert "cluster.yaml: was changed after bake wrote it, so the current fields are not known" in result.err
     Path("c.yaml").write_text("nodes: 2\n")
     result = bake("--config", "c.yaml")
     assert (result.code, picture(Path("out"))) == (2, before)
