@@ -504,7 +504,7 @@ PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
     "output in a file": (lambda: Path("file").touch(), ("--out", "file/out"), "file/out: cannot be written: Not a directory"),
     "output where nothing can be made": (None, ("--out", "/proc/bake"), "/proc/bake: cannot be written: No such file"),
     "output name too long": (None, ("--out", "o" * 300), "cannot be read: File name too long"),
-    "cluster's folder is a file": (_cluster_is_a_file, (), "out/etcd: is not a folder of its own"),
+    "cluster's folder is a file": (_cluster_is_a_file, (), "out/etcd: is a symlink or a file, not a folder"),
     "cluster's folder is a link": (_elsewhere, (), "out/etcd: is a symlink, which bake does not follow here"),
     "folder of another cluster": (_other_cluster, (), "out/etcd: belongs to the cluster 'prod', not 'etcd'"),
     "folder of somebody else": (_occupied, (), "out/etcd: is not empty and was not made by bake"),

@@ -81,7 +81,7 @@ def test_without_the_passphrase_nothing_is_baked(
     before = picture(Path("out"))
     result = bake(*command, "--nodes", 1)
     assert result.code == 2
-    assert f"{CA_KEY}: is encrypted, and there is no passphrase\n  hint: give --ca-passphrase-file" in result.err
+    assert f"{CA_KEY}: is encrypted, but no passphrase was given\n  hint: give --ca-passphrase-file" in result.err
     assert picture(Path("out")) == before
 
 
@@ -209,7 +209,7 @@ def test_another_ca_than_the_clusters_is_refused(
     before = picture(Path("out"))
     result = bake("--config", "cluster.yaml")
     assert result.code == 2
-    assert f"pki.ca.certificate: {Path('ca.pem').absolute()}: is another CA than this cluster's" in result.err
+    assert f"pki.ca.certificate: {Path('ca.pem').absolute()}: is not this cluster's CA" in result.err
     assert picture(Path("out")) == before
 
 

@@ -61,7 +61,7 @@ def requests() -> list[Path]:
 def test_what_is_missing_is_asked_for_and_nothing_is_baked(ours: Bake) -> None:
     result = ours()
     assert (result.code, result.out) == (3, "")
-    assert "7 certificates are to be issued by a CA whose key is not here" in result.err
+    assert "an external CA must issue 7 certificates" in result.err
     assert [str(path.relative_to(REQUESTS)) for path in requests()] == [
         *(f"etcd{number}/etcd-{role}.csr" for number in (1, 2) for role in ("client", "peer", "server")),
         "operator/etcd-client.csr",
@@ -81,7 +81,7 @@ def test_a_cluster_that_waits_for_certificates_is_not_said_to_be_missing(
     before = picture(Path("out"))
     result = bake(*words)
     assert (result.code, "there is no cluster" in result.err) == (3, False)
-    assert "7 certificates are to be issued by a CA whose key is not here" in result.err
+    assert "an external CA must issue 7 certificates" in result.err
     assert f"have each .csr below {REQUESTS.absolute()} signed" in result.err
     assert result.err.rstrip().endswith("then: bake")
     assert picture(Path("out")) == before
