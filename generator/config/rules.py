@@ -71,11 +71,7 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("nodes", index, "name"), message, "give every node its own name"
     for index, name in enumerate(names):
         if len(f"{name}.{domain_of(spec)}") > 253:  # RFC 1035, 2.3.4, as text
-            yield (
-                ("nodes", index, "name"),
-                f"{name}.{domain_of(spec)} is longer than 253 characters",
-                "use a shorter name",
-            )
+            yield ("nodes", index, "name"), f"{name}.{domain_of(spec)} is longer than 253 characters", "shorten it"
     if len(spec.name) > 40:
         message = f"{spec.name!r} is longer than 40 characters; libvirt names are built from it"
         yield ("name",), message, "use a shorter name"
@@ -184,25 +180,13 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
     yield from _family(spec)
     subnet, gateway = spec.network.subnet, gateway_of(spec)
     if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
-        yield (
-            ("network", "subnet"),
-            f"{subnet} is not a network for hosts",
-            "use a private network such as 192.168.20.0/24",
-        )
+        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "use one such as 192.168.20.0/24"
     if subnet.num_addresses < _SMALLEST:
-        yield (
-            ("network", "subnet"),
-            f"{subnet} has no room for nodes and a gateway",
-            "use a larger subnet such as a /24",
-        )
+        yield ("network", "subnet"), f"{subnet} has no room for nodes and a gateway", "use a /24, for example"
     elif gateway.version == subnet.version and (gateway not in subnet or gateway == subnet.network_address):
         yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "use an address inside the subnet"
     elif isinstance(subnet, IPv4Network) and gateway == subnet.broadcast_address:
-        yield (
-            ("network", "gateway"),
-            f"{gateway} is the broadcast address of {subnet}",
-            "use another address inside the subnet",
-        )
+        yield ("network", "gateway"), f"{gateway} is the broadcast address of {subnet}", "use another address"
 
 
 def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
@@ -275,11 +259,7 @@ def _install(spec: ClusterSpec) -> Iterator[Finding]:
 
 def _image(spec: ClusterSpec) -> Iterator[Finding]:
     if spec.vm.image and "://" in spec.vm.image and not spec.vm.sha256:
-        yield (
-            ("vm", "sha256"),
-            "is missing, but vm.image is a URL",
-            "set it to the sha256 that the image's publisher states",
-        )
+        yield ("vm", "sha256"), "is missing, but vm.image is a URL", "set the sha256 that the publisher states"
     if spec.vm.sha256 and not spec.vm.image:
         yield ("vm", "sha256"), "has no effect without vm.image", "set vm.image too"
 
@@ -295,11 +275,7 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
     nodes = name_nodes(spec) if _reasonable(spec) else []
     for index, name in enumerate(nodes if auth.enabled else ()):
         if name in RESERVED_NAMES:
-            yield (
-                ("nodes", index, "name"),
-                f"{name!r} is reserved: with auth on, each node is a user",
-                "use another name",
-            )
+            yield ("nodes", index, "name"), f"{name!r} is reserved: with auth on, each node is a user", "rename it"
     for index, user in enumerate(auth.users):
         if user.name in RESERVED_NAMES or user.name in nodes:
             what = "the name of a node" if user.name in nodes else "reserved"

@@ -124,7 +124,7 @@ def test_a_first_node_starts_nothing_before_every_other_has_said_that_it_is_empt
     cluster = cluster_of(3)
     first, second, third = cluster.nodes
     cluster.start([first, second])
-    cluster.wait(lambda: first.says("waiting for etcd3 to confirm that its disk is empty"), 10, "it waits for the third")
+    cluster.wait(lambda: first.says("waiting for etcd3 to confirm"), 10, "it waits for the third")
     time.sleep(2)
     assert not first.data_dir.exists()
     third.start()
@@ -139,7 +139,7 @@ def test_a_stranger_at_the_peer_port_is_not_taken_for_an_empty_node(cluster_of: 
     env.write_text(env.read_text().replace(stranger.plan.peer_url, address.peer_url))
     with stranger.waiting_empty():
         cluster.start([cluster.nodes[0]])
-        cluster.wait(lambda: cluster.nodes[0].says("waiting for etcd2 to confirm"), 10, "it does not believe the stranger")
+        cluster.wait(lambda: cluster.nodes[0].says("waiting for etcd2"), 10, "it rejects the other cluster")
         time.sleep(2)
         assert not cluster.nodes[0].data_dir.exists()
 
