@@ -280,7 +280,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "etcd.options.experimental-peer-skip-client-san-verification", "", "accepts a peer's certificate from any address",
     ),
     "etcd option that names a file": (
-        "etcd: {options: {client-crl-file: /etc/shadow}}", "etcd.options.client-crl-file", "'client-crl-file'", "names a file on the nodes",
+        "etcd: {options: {client-crl-file: /etc/shadow}}", "etcd.options.client-crl-file", "'client-crl-file'", "names a revocation list on the nodes",
     ),
     "etcd option that needs a key": (
         "etcd: {options: {auth-token: 'jwt,pub-key=/a'}}", "etcd.options.auth-token", "'jwt,pub-key=/a'", "no key files",

@@ -195,7 +195,7 @@ def test_an_encrypted_ca_of_the_users_own_is_encrypted_here_too(
 ) -> None:
     Path("ca.key").write_bytes(pki.encrypt_key(theirs.key, WORD.encode()))
     refused = bake("--config", "cluster.yaml")
-    assert (refused.code, "ca.key: is encrypted, and there is no" in refused.err) == (2, True)
+    assert (refused.code, "ca.key: is encrypted, but no passphrase" in refused.err) == (2, True)
     assert not Path("out/etcd").exists()
     assert bake("--config", "cluster.yaml", *word).code == 0
     assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(theirs.key_pem)

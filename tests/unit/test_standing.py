@@ -194,7 +194,7 @@ def test_a_peer_port_that_serves_every_client_deserves_a_warning(bake: Bake) -> 
     assert "in a running cluster first to stated, then: bake certs rotate" in warning
     Path("open.yaml").write_text(OLD.replace("none", "stated"))
     warning = bake("--config", "open.yaml").err
-    assert "set it to required when bake certs says that every node serves its new certificate" in warning
+    assert "set it to required when bake certs shows that every node presents its new certificate" in warning
     assert "first to stated" not in warning
 
 
