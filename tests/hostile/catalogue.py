@@ -160,7 +160,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "nodes[1].mac", "3c:ec:ef:00:00:01", "is already the MAC of nodes[0]",
     ),
     "MAC of a group": (
-        "nodes: [{name: a, mac: 'ff:ff:ff:ff:ff:ff'}]", "nodes[0].mac", "'ff:ff:ff:ff:ff:ff'", "is not the address of one",
+        "nodes: [{name: a, mac: 'ff:ff:ff:ff:ff:ff'}]", "nodes[0].mac", "'ff:ff:ff:ff:ff:ff'", "is not a unicast address",
     ),
     **{
         f"node named {name}": (f"nodes: [{{name: {name}}}]", "nodes[0].name", f"'{name}'", "is reserved for a file or folder of bake")
@@ -467,8 +467,8 @@ AUTHORITIES: dict[str, tuple[Callable[[], object], str]] = {
     "Ed25519": (lambda: _put(_authority(), key=_ed25519()), "etcd-ca.key: is neither an RSA nor an EC key"),
     "no certificate": (lambda: _put(_authority(), cert=b"x"), "etcd-ca.pem: is not a PEM certificate"),
     "no key": (lambda: _put(_authority(), key=b"x"), "etcd-ca.key: is not a PEM private key"),
-    "a lost key": (lambda: _lose("etcd-ca.key"), "etcd-ca.key: is missing"),
-    "a lost certificate": (lambda: _lose("etcd-ca.pem"), "etcd-ca.pem: is missing"),
+    "a lost key": (lambda: _lose("etcd-ca.key"), "etcd-ca.key: the key is missing"),
+    "a lost certificate": (lambda: _lose("etcd-ca.pem"), "etcd-ca.pem: the certificate is missing"),
     "a folder": (lambda: (PKI / "etcd-ca.pem").mkdir(parents=True), "etcd-ca.pem: cannot be read"),
 }
 
