@@ -1,11 +1,12 @@
-"""What can go wrong, and the exit code each kind ends in.
+"""Error classes and their exit codes.
 
     BakeError            1  something failed
     ├── DeclinedError    1  the user answered no; nothing was done
-    ├── StaleError       1  another run changed the cluster meanwhile; nothing was done
-    ├── InputError       2  what the user said is wrong; nothing was written
-    ├── UnhealthyError   3  the cluster answers, but not as it should
-    └── WaitTimeoutError 4  it did not get there in time
+    ├── StaleError       1  another run changed the cluster in the meantime; nothing was done
+    ├── InputError       2  the user's input is wrong; nothing was written
+    ├── UnhealthyError   3  the cluster answers, but is not healthy
+    ├── UnsignedError    3  certificates are missing that an external CA must issue
+    └── WaitTimeoutError 4  an operation did not finish in time
 
 Only `cli` prints and exits; everything else raises one of these.
 """
@@ -21,7 +22,7 @@ class Problem:
     """One thing that is wrong with the input.
 
     `where` is `file:line:col: field`, a flag (`--nodes`) or a path; `message` names the value and the rule;
-    `hint` is the remedy.
+    `hint` says what to do.
     """
 
     where: str
@@ -34,7 +35,7 @@ class Problem:
 
 
 class BakeError(Exception):
-    """A failure with a message for a person, and how to get on."""
+    """A failure with a message for the user and a hint."""
 
     exit_code = 1
 
@@ -48,7 +49,7 @@ class BakeError(Exception):
 
 
 class InputError(BakeError):
-    """The user's input is wrong; carries every problem that was found."""
+    """The user's input is wrong. Holds every problem found."""
 
     exit_code = 2
 
@@ -58,31 +59,31 @@ class InputError(BakeError):
 
     @classmethod
     def one(cls, where: str, message: str, hint: str | None = None) -> InputError:
-        """The common case: a single problem."""
+        """Return an error with a single problem."""
         return cls([Problem(where, message, hint)])
 
 
 class DeclinedError(BakeError):
-    """The user was asked, and answered no."""
+    """The user answered no to a question."""
 
 
 class StaleError(BakeError):
-    """The cluster's folder is not the one that the changes were compared with."""
+    """The cluster's folder changed after the differences were shown."""
 
 
 class UnhealthyError(BakeError):
-    """The cluster answers, but not as a healthy one does."""
+    """The cluster answers, but is not healthy."""
 
     exit_code = 3
 
 
 class UnsignedError(BakeError):
-    """Certificates were asked for, and a CA elsewhere has to issue them first."""
+    """An external CA must issue certificates first."""
 
     exit_code = 3
 
 
 class WaitTimeoutError(BakeError):
-    """Something did not happen within the time that was given."""
+    """An operation did not finish within its time limit."""
 
     exit_code = 4

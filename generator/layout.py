@@ -1,4 +1,4 @@
-"""Where things are in `out/<cluster>/`: paths relative to that folder."""
+"""The paths of files in `out/<cluster>/`, relative to that folder."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import PurePosixPath
 
 SPEC = PurePosixPath("cluster.yaml")  # every field, with its value
 INPUT = PurePosixPath("input.yaml")  # the fields that the user set, and the profile
-IDENTITY = PurePosixPath("identity")  # 32 or more hexadecimal digits, which no other cluster has
-PERMIT_COPY = PurePosixPath("pki/bootstrap-permit")  # the operator's; the first node's seed has the one that counts
-SEALED = PurePosixPath("sealed")  # while it exists, no seed that is baked has the bootstrap permit
+IDENTITY = PurePosixPath("identity")  # 32 or more hexadecimal digits, unique to the cluster
+PERMIT_COPY = PurePosixPath("pki/bootstrap-permit")  # a copy; the one in effect is on the first node's seed ISO
+SEALED = PurePosixPath("sealed")  # if it exists, bake writes seeds without the bootstrap permit
 CHANGE = PurePosixPath("ca-change")  # the phase of a CA rotation
-REQUESTS = PurePosixPath("requests")  # certificate signing requests for a CA whose key is elsewhere
+REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA
 
 
 def pem_path(stem: str) -> PurePosixPath:

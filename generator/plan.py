@@ -1,4 +1,4 @@
-"""`plan_cluster`: from what the user said to every derived fact, computed once. Pure, total, deterministic."""
+"""`plan_cluster`: derive every name, address, URL and MAC of a cluster from its spec, once. Pure and deterministic."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from generator.config.defaults import domain_of, gateway_of, mac_of, name_nodes,
 from generator.config.pki import Certificates
 from generator.config.spec import AnyAddress, AnyNetwork, ClusterSpec, InstallMethod, NetworkMode
 
-# Everything bake names deterministically lives below this UUID (RFC 9562, section 5.5: version 5 name spaces).
+# The namespace of every UUID that bake derives (RFC 9562, section 5.5: version 5).
 _NAMESPACE = UUID("6ba5a4a6-55c5-5f7c-9d5b-2c1f6b0b6d5e")
 ETCD_UID = 2380
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan:
-    """One node: its names, addresses and URLs, and its part in the join."""
+    """One node: its names, addresses and URLs, and its role in the join."""
 
     name: str
     address: AnyAddress
@@ -29,7 +29,7 @@ class NodePlan:
     fqdn: str  # <node>.<domain>
     client_url: str
     peer_url: str
-    bootstrap: bool  # the one node that may begin the cluster
+    bootstrap: bool  # the one node that may start the cluster
     initial_cluster: tuple[tuple[str, str], ...]  # (name, peer URL), as the document's etcd.conf has it
     dns_names: tuple[str, ...]  # SANs of this node
     addresses: tuple[AnyAddress, ...]  # IP SANs of this node
@@ -56,19 +56,19 @@ class VmPlan:
     memory_mib: int
     cpus: int
     disk_gib: int
-    firmware: str  # bios or efi; without meaning for an image that is booted by its kernel
+    firmware: str  # bios or efi; not used for an image with a separate kernel
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterPlan:
-    """Every derived fact of a cluster. `spec` is what it was derived from."""
+    """Every derived fact of a cluster, and the spec from which it was derived."""
 
     spec: ClusterSpec
     name: str
-    nodes: tuple[NodePlan, ...]  # in join order; the first one bootstraps
+    nodes: tuple[NodePlan, ...]  # in join order; the first node bootstraps
     network: NetworkPlan
     vm: VmPlan
-    binary_dir: str  # where etcd and etcdctl are on the nodes
+    binary_dir: str  # the folder of etcd and etcdctl on the nodes
 
     @cached_property
     def dns_names(self) -> tuple[str, ...]:
@@ -82,13 +82,13 @@ class ClusterPlan:
 
 
 def url(address: AnyAddress, port: int) -> str:
-    """`https://address:port`, with brackets around IPv6 (RFC 3986, section 3.2.2)."""
+    """Return `https://address:port`, with brackets around IPv6 (RFC 3986, section 3.2.2)."""
     host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
     return f"https://{host}:{port}"
 
 
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
-    """Derive everything from a spec that `rules.check_spec` accepts."""
+    """Return the plan of a spec that `rules.check_spec` accepts."""
     spec = settle_peers(spec)
     names, addresses, macs = name_nodes(spec), place_nodes(spec), place_macs(spec)
     peers = [(name, url(address, spec.etcd.peer_port)) for name, address in zip(names, addresses, strict=True)]
@@ -105,8 +105,8 @@ def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
 def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
-    # The document's "member add" prints the new member first, then those that are there already. A node that
-    # joins computes the real list just before it starts; this one is what a reader of etcd.conf expects.
+    # In the document, "member add" prints the new member first and then the existing ones. etcd-join computes the
+    # real list just before etcd starts; this one matches the document's etcd.conf.
     initial = (peers[index], *reversed(peers[:index])) if index < 8 else (peers[index], peers[0])
     return NodePlan(
         name=name,
@@ -142,5 +142,5 @@ def _plan_network(spec: ClusterSpec) -> NetworkPlan:
 
 
 def _gateway_dns(spec: ClusterSpec) -> tuple[AnyAddress, ...]:
-    """Behind NAT the gateway answers name queries too (libvirt's dnsmasq does); nodes that install packages need it."""
+    """Return the gateway with mode nat: libvirt's dnsmasq resolves names there; nodes need it to install packages."""
     return (gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()

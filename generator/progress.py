@@ -1,17 +1,17 @@
-"""What operations report while they work: lines of text, and the phase of each node."""
+"""Progress of operations: lines of text and the phase of each node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
 
-Report = Callable[[str], None]  # is given one line of text
-# In the order in which a node goes through them; `waiting` and `failed` may come at any point.
+Report = Callable[[str], None]  # receives one line of text
+# In the order in which a node reaches them; `waiting` and `failed` can occur at any point.
 PHASES = ("booting", "cloud-init", "configured", "joining", "learner", "voting", "settled")
 
 
 class Progress(Protocol):
-    """Where commands report what they do (`line`) and what the nodes say (`event`)."""
+    """Receives what a command does (`line`) and what the nodes report (`event`)."""
 
     def line(self, text: str) -> None: ...
 
@@ -19,16 +19,10 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Says nothing."""
+    """Discards all progress."""
 
     def line(self, text: str) -> None:
         pass
 
     def event(self, node: str, phase: str, detail: str) -> None:
         pass
-
-
-
-
-
-

@@ -1,1 +1,1 @@
-"""What a user may say: every field of a cluster file, its rules, and how files and flags become one spec."""
+"""User input: the fields of a cluster file, their rules, and how profile, file and flags become one spec."""

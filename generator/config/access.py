@@ -1,4 +1,4 @@
-"""The section `access` of a cluster file: which accounts of a node, beside etcd's, may read what."""
+"""The section `access` of a cluster file: accounts of a node that may read the client key, in addition to etcd."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from generator.config.fields import list_of, one, setting
 class AccessSpec:
     readers: tuple[str, ...] = setting(
         list_of(one(values.reader)),
-        "users of the nodes that may use the node's client certificate and key, such as backup",
+        "accounts on the nodes that may read the node's client certificate and key, such as backup",
         default=(),
     )

@@ -15,16 +15,16 @@ FIRST_HOST = 31  # the document's first node is .31
 
 
 def name_nodes(spec: ClusterSpec) -> list[str]:
-    """The names of the nodes; counted ones are `etcd1`, `etcd2`, …"""
+    """Return the names of the nodes; the default is `etcd1`, `etcd2`, …"""
     if isinstance(spec.nodes, int):
         return [f"etcd{number}" for number in range(1, spec.nodes + 1)]
     return [node.name for node in spec.nodes]
 
 
 def place_nodes(spec: ClusterSpec) -> list[AnyAddress]:
-    """The addresses of the nodes: the stated ones, and for the others the next free ones from the first.
+    """Return the addresses of the nodes: the stated ones; for the others the next free ones from `first_address`.
 
-    An address may lie outside the subnet when the subnet is too small: `rules` refuses that.
+    If the subnet is too small, an address can lie outside of it; `rules` refuses that.
     """
     given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.address for node in spec.nodes]
     taken = {address for address in given if address} | {gateway_of(spec)}
@@ -40,13 +40,13 @@ def place_nodes(spec: ClusterSpec) -> list[AnyAddress]:
 
 
 def place_macs(spec: ClusterSpec) -> list[str]:
-    """The MACs of the nodes: the stated ones, else ones made from the cluster's name."""
+    """Return the MACs of the nodes: the stated ones, else derived from the cluster's name."""
     given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.mac for node in spec.nodes]
     return [mac or mac_of(spec.name, index) for index, mac in enumerate(given, start=1)]
 
 
 def first_address(spec: ClusterSpec) -> AnyAddress:
-    """Where counting starts: `firstIp`, else .31, else (in a small subnet) the one after the first host."""
+    """Return the first node's default address: `firstIp`, else .31, else (small subnet) the second host address."""
     subnet = spec.network.subnet
     if spec.network.first_ip:
         return spec.network.first_ip
@@ -56,27 +56,27 @@ def first_address(spec: ClusterSpec) -> AnyAddress:
 
 
 def gateway_of(spec: ClusterSpec) -> AnyAddress:
-    """The gateway, by default the subnet's first host address."""
+    """Return the gateway, by default the subnet's first host address."""
     return spec.network.gateway or _after(spec.network.subnet.network_address)
 
 
 def _after(address: AnyAddress) -> AnyAddress:
-    """The next address; after the family's last one comes its first, which no rule accepts."""
+    """Return the next address; after the family's last one, its first, which `rules` refuses."""
     return type(address)((int(address) + 1) % (1 << address.max_prefixlen))
 
 
 def domain_of(spec: ClusterSpec) -> str:
-    """The nodes' DNS domain; `.internal` is reserved for private use (ICANN, 2024)."""
+    """Return the nodes' DNS domain; `.internal` is reserved for private use (ICANN, 2024)."""
     return spec.pki.domain or f"{spec.name}.internal"
 
 
 def peer_name(spec: ClusterSpec) -> str:
-    """The DNS name in every peer certificate and in no other one: a node's name is directly below the domain."""
+    """Return the DNS name that every peer certificate has and no other certificate; it cannot be a node's name."""
     return f"{spec.name}.peers.{domain_of(spec)}"
 
 
 def settle_peers(spec: ClusterSpec, kept: PkiSpec | None = None) -> ClusterSpec:
-    """Fill in what the spec leaves open about its peers: as in `kept`, where the cluster was baked before."""
+    """Return the spec with defaults for `pki.peerName` and `pki.peerCa`; a baked cluster keeps those of `kept`."""
     pki, peers = spec.pki, spec.pki.peer_ca
     separate, name = peers.separate, pki.peer_name
     if separate is None:
@@ -87,12 +87,12 @@ def settle_peers(spec: ClusterSpec, kept: PkiSpec | None = None) -> ClusterSpec:
 
 
 def checks_peers_itself(spec: ClusterSpec) -> bool:
-    """Whether the cluster file has a check of peers' names of its own; etcd takes one kind of check only."""
+    """Return whether etcd.options sets its own check of peer names; etcd accepts only one kind of check."""
     return any(name.startswith("peer-cert-allowed-") for name in spec.etcd.options)
 
 
 def mac_of(cluster: str, index: int) -> str:
-    """An address in QEMU's 52:54:00 range: the cluster's digest plus an index, so unique within a cluster."""
+    """Return a MAC in QEMU's 52:54:00 range: the cluster's digest plus an index, so unique within the cluster."""
     start = int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:3], "big")
     low = ((start + index) % (1 << 24)).to_bytes(3, "big")
     return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *low))

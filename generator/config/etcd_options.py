@@ -1,9 +1,9 @@
 """The etcd options that a cluster file may set in `etcd.options`, and why each is safe.
 
-Every flag of etcd 3.5 and 3.6 is in one of three places. `RESERVED`: bake sets it. `REFUSED`: it would break a promise
-of bake's. `OPTIONS`: free to set, with the reason why it neither moves a member's data, speaks for another member,
-weakens TLS nor opens a port; some with a warning. An unknown `ETCD_*` variable is only a warning to etcd, so a typing
-error would be lost: here it is refused.
+Every flag of etcd 3.5 and 3.6 is in one of three tables. `RESERVED`: bake sets it. `REFUSED`: it would break one of
+bake's guarantees. `OPTIONS`: free to set, with the reason why it does not move a member's data, impersonate a member,
+weaken TLS or open a port; some have a warning. etcd only warns about an unknown `ETCD_*` variable, so bake refuses
+typing errors.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ RESERVED = frozenset(
     peer-client-key-file tls-min-version cipher-suites version help unsafe-no-fsync listen-client-http-urls log-output
     """.split()  # noqa: SIM905
 )
-_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # what sets it
+_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # the field that sets it
 
-_PEERS = "bake decides which certificates are a peer's", "pki: {peerCa: {separate: true}} keeps all others out"
+_PEERS = "bake decides which certificates are peer certificates", "pki: {peerCa: {separate: true}} excludes all others"
 _LISTS = (
-    "names a file on the nodes, and bake puts no revocation list there: etcd would refuse every connection",
+    "names a revocation list on the nodes, which bake does not install: etcd would refuse every connection",
     "to revoke certificates, change the CA: bake certs rotate --ca",
 )
 _SANS = "accepts a peer's certificate from any address", "leave it out"
-_DISCOVERY = "the nodes find each other by bake's plan", "leave it out"
-_PROXY = "makes a proxy of a member", "leave it out"
+_DISCOVERY = "the nodes get each other's addresses from bake", "leave it out"
+_PROXY = "turns a member into a proxy", "leave it out"
 _ROTATION = "is for log files, and the nodes log to the journal", "leave it out; journald.conf limits the journal"
 _V2V3 = "serves the v2 API, which ignores the users of v3", "leave it out"
 _MLOCK = (
@@ -50,8 +50,7 @@ _MLOCK = (
 )
 _CLIENTS = "can lock out the operator and the nodes' own clients", "leave it out; use auth to limit what users may do"
 _WAL = (
-    "moves the log out of the data folder; the join looks for a member's data only there, so a healthy member would "
-    "count as lost",
+    "moves the log out of the data folder; the join looks for data only there, so a healthy member would count as lost",
     "leave it out; for a faster disk, mount it at etcd.dataDir",
 )
 REFUSED: Mapping[str, tuple[str, str]] = {
@@ -81,8 +80,8 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One option that may be set, and the reason why it is safe. `warning`: what it means to set it to one of the
-    values `on`, or to any value if there are none."""
+    """One option that may be set, and why it is safe. `warning`: the effect of setting it to one of the values `on`, or
+    to any value if `on` is empty."""
 
     name: str
     form: Format
@@ -93,13 +92,13 @@ class Option:
 
 
 def _same(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
-    """Options with the same name in both series, or in the one that is stated."""
+    """Yield options with the same name in both series, or in the one stated."""
     for name in names.split():
         yield Option(name=name, form=form, why=why, **more)
 
 
 def _renamed(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
-    """Options whose name begins with `experimental-` in 3.5 (upgrade guide 3.6, "Deprecated flags")."""
+    """Yield options whose name begins with `experimental-` in 3.5 (upgrade guide 3.6, "Deprecated flags")."""
     for name in names.split():
         yield Option(name=f"experimental-{name}", form=form, why=why, series=("3.5",), **more)
         yield Option(name=name, form=form, why=why, series=("3.6",), **more)
@@ -108,13 +107,13 @@ def _renamed(form: Format, why: str, names: str, **more: Any) -> Iterator[Option
 _TIMING = "timing of raft and of connections; the same on every member"
 _STORAGE = "limits and pace of the storage, inside the data folder"
 _LIMITS = "limits of what one client may ask for"
-_CHECKS = "etcd checks its own data; reads only"
+_CHECKS = "etcd checks its own data, read-only"
 _LEASES = "how leases are kept; the same on every member"
 _LOGS = "what etcd writes to the journal"
 _TOKENS = "users with passwords only; bake's users have certificates"
 _NO_EFFECT = "has no effect"
 _PROFILES = "every client certificate, with or without a user, can then read profiles of etcd's memory at /debug/pprof"
-_TRACING = "what clients ask for is sent to the collector without TLS"
+_TRACING = "client requests are sent to the collector without TLS"
 _TRACED = "unused without enable-distributed-tracing"
 _NO_V2 = "a new cluster has no v2 data"
 _WHOLE, _FLAG, _TIME = values.whole(), values.flag, values.duration()
@@ -149,12 +148,12 @@ OPTIONS: tuple[Option, ...] = (
     *_same(values.whole(1), _LIMITS, "max-txn-ops"),
     *_same(values.whole(65536), f"{_LIMITS}; a node's report needs a few KiB", "max-request-bytes"),
     *_same(values.whole(0, 2**32 - 1), _LIMITS, "max-concurrent-streams"),
-    *_same(values.whole(1), "nodes join one at a time all the same", "max-learners", **_NEW),
+    *_same(values.whole(1), "nodes still join one at a time", "max-learners", **_NEW),
     *_same(_FLAG, _CHECKS, "experimental-initial-corrupt-check experimental-compact-hash-check-enabled", **_OLD),
     *_renamed(_TIME, _CHECKS, "corrupt-check-time"),
     *_renamed(values.duration(zero=False), _CHECKS, "compact-hash-check-time"),
     *_same(_FLAG, _LEASES, f"{_CHECKPOINT} {_PERSIST}", **_OLD),
-    *_same(values.gates, "3.6's names for switches of 3.5 that are here too", "feature-gates", **_NEW),
+    *_same(values.gates, "names in 3.6 for options of 3.5 that are allowed too", "feature-gates", **_NEW),
     *_same(values.word("not-yet", "write-only"), _NO_V2, "v2-deprecation", **_OLD),
     *_same(values.word("write-only"), _NO_V2, "v2-deprecation", **_NEW),
     *_same(values.word("zap"), _LOGS, "logger"),
@@ -175,7 +174,7 @@ OPTIONS: tuple[Option, ...] = (
     *_same(values.word("basic", "extensive"), "counters and no keys", "metrics"),
     *_same(values.loopback_urls, "only the node itself can reach it", "listen-metrics-urls"),
     *_same(_FLAG, "it needs a client certificate", "enable-pprof", warning=_PROFILES, on=(True,)),
-    *_renamed(_FLAG, "etcd only sends", "enable-distributed-tracing", warning=_TRACING, on=(True,)),
+    *_renamed(_FLAG, "etcd only sends data", "enable-distributed-tracing", warning=_TRACING, on=(True,)),
     *_renamed(values.text, _TRACED,
               "distributed-tracing-address distributed-tracing-service-name distributed-tracing-instance-id"),
     *_renamed(values.whole(0, 10**6), _TRACED, "distributed-tracing-sampling-rate"),
@@ -183,12 +182,12 @@ OPTIONS: tuple[Option, ...] = (
 
 
 def known_options(version: str) -> dict[str, Option]:
-    """The options that may be set for a release series, by name."""
+    """Return the options that may be set for a release series, by name."""
     return {option.name: option for option in OPTIONS if version in option.series}
 
 
 def check_options(options: Mapping[str, object], version: str) -> Iterator[Wrong]:
-    """Yield (option, message, remedy) for each option that bake or this etcd refuses."""
+    """Yield (option, message, hint) for each option that bake or this etcd version refuses."""
     known = known_options(version)
     wrong = [found for name, value in options.items() if (found := _check(name, value, version, known))]
     yield from wrong or _relations(options)
@@ -205,17 +204,17 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
         hint = f"did you mean {close[0]}?" if close else "see etcd --help"
         return name, f"etcd {version} has no option {named(name)!r}", hint
     if rule := known[name].form(value):
-        return name, f"{value!r} {rule}", _REMEDIES.get(name, f"write it as etcd {version} --help has it")
+        return name, f"{value!r} {rule}", _REMEDIES.get(name, f"use the format of etcd {version} --help")
     return None
 
 
 def _relations(options: Mapping[str, object]) -> Iterator[Wrong]:
-    """What etcd refuses, or takes for something else, because of a second option (Validate in embed/config.go)."""
+    """Yield combinations that etcd refuses or misinterprets (Validate in embed/config.go)."""
     heartbeat, election = options.get("heartbeat-interval", 100), options.get("election-timeout", 1000)
     yield from _timing(int(str(heartbeat)), int(str(election)))
     kept = options.get("auto-compaction-retention", 0)
     if options.get("auto-compaction-mode") == "revision" and not str(kept).isdecimal():
-        message = f"{kept!r} is not a number of revisions, and auto-compaction-mode is revision"
+        message = f"{kept!r} is not a number of revisions, but auto-compaction-mode is revision"
         yield "auto-compaction-retention", message, "a number of revisions such as 10000"
     gates = str(options.get("feature-gates", "")).split(",")
     checkpoints = options.get(_CHECKPOINT) or {"LeaseCheckpoint=true", "AllAlpha=true"} & set(gates)
@@ -234,12 +233,12 @@ def _timing(heartbeat: int, election: int) -> Iterator[Wrong]:
 
 
 def warn_options(options: Mapping[str, object], version: str) -> Iterator[Wrong]:
-    """Yield (option, message, remedy) for each option that deserves a warning."""
+    """Yield (option, message, hint) for each option with a warning."""
     known = known_options(version)
     for name, value in options.items():
         option = known.get(name)
         if option and option.warning and (not option.on or value in option.on):
-            yield name, f"{_shown(value)}: {option.warning}", "leave it out, unless you want that"
+            yield name, f"{_shown(value)}: {option.warning}", "remove the option unless you want this"
 
 
 def _shown(value: object) -> str:
@@ -247,5 +246,5 @@ def _shown(value: object) -> str:
 
 
 def variable(name: str) -> str:
-    """The environment variable of an option: `heartbeat-interval` → `ETCD_HEARTBEAT_INTERVAL`."""
+    """Return the environment variable of an option: `heartbeat-interval` → `ETCD_HEARTBEAT_INTERVAL`."""
     return "ETCD_" + name.upper().replace("-", "_")

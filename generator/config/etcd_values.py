@@ -1,7 +1,7 @@
-"""The values that etcd itself accepts for its options, by format.
+"""Formats of the values that etcd accepts for its options.
 
-A format takes a value of a cluster file and returns why etcd would refuse it or ignore it, or None. etcd checks most of
-these only when it starts, and replaces some wrong values silently by its default (`metrics`, `bcrypt-cost`). Sources:
+A format checks a value and returns why etcd would refuse or ignore it, or None. etcd checks most values only when it
+starts, and silently replaces some wrong ones with a default (`metrics`, `bcrypt-cost`). Sources:
 etcd's server/embed/config.go and etcd.go, Go's time.ParseDuration, zap's Level.Set.
 """
 
@@ -31,7 +31,7 @@ def flag(value: object) -> str | None:
 
 
 def whole(low: int = 0, high: int = INT64) -> Format:
-    """A whole number between two bounds."""
+    """Return the format of a whole number between two bounds, inclusive."""
 
     def check(value: object) -> str | None:
         if type(value) is not int:
@@ -42,13 +42,13 @@ def whole(low: int = 0, high: int = INT64) -> Format:
 
 
 def text(value: object) -> str | None:
-    """Text that needs no quoting in an env file, at most 512 characters."""
+    """Check text: no quoting needed in an env file, at most 512 characters."""
     fits = not isinstance(value, bool) and _TEXT.fullmatch(str(value))
     return None if fits else "is not plain text without quotes or spaces"
 
 
 def word(*words: str, any_case: bool = False) -> Format:
-    """One of these words."""
+    """Return the format of one of these words."""
 
     def check(value: object) -> str | None:
         found = str(value).lower() if any_case else str(value)
@@ -58,7 +58,7 @@ def word(*words: str, any_case: bool = False) -> Format:
 
 
 def duration(*, zero: bool = True) -> Format:
-    """A duration as Go writes it; etcd gives a negative one no meaning."""
+    """Return the format of a duration in Go's notation, not negative."""
 
     def check(value: object) -> str | None:
         nanoseconds = _nanoseconds(str(value))
@@ -79,7 +79,7 @@ def _nanoseconds(written: str) -> int | None:
 
 
 def quota(value: object) -> str | None:
-    """A limit for the database. With a tiny one etcd starts, and then refuses every write."""
+    """Check a database limit in bytes. With a tiny limit etcd starts and then refuses every write."""
     if rule := whole(-INT64)(value):
         return rule
     fits = int(str(value)) <= 0 or int(str(value)) >= _LEAST_QUOTA
@@ -87,7 +87,7 @@ def quota(value: object) -> str | None:
 
 
 def retention(value: object) -> str | None:
-    """How much history auto-compaction keeps; what a bare number counts depends on auto-compaction-mode."""
+    """Check how much history to keep: a duration or a number, whose unit depends on auto-compaction-mode."""
     if type(value) is int or str(value).isdecimal():
         return whole()(int(str(value)))
     nanoseconds = _nanoseconds(str(value))
@@ -97,14 +97,14 @@ def retention(value: object) -> str | None:
 
 
 def origins(value: object) -> str | None:
-    """Origins for CORS: etcd wants a port even where a browser sends none."""
+    """Check origins for CORS: etcd requires a port, even if browsers send none."""
     urls = str(value).split(",")
     fits = value == "*" or all(_ORIGIN.fullmatch(url) for url in urls)
     return text(value) or (None if fits else "is neither * nor a list of origins such as https://ui.example:443")
 
 
 def loopback_urls(value: object) -> str | None:
-    """URLs that only processes on the node itself can reach."""
+    """Check that only processes on the node can reach these URLs."""
     fits = text(value) is None and all(_is_loopback(url) for url in str(value).split(","))
     return None if fits else "is not a list of loopback URLs such as http://127.0.0.1:2381"
 
@@ -120,7 +120,7 @@ def _is_loopback(url: str) -> bool:
 
 
 def gates(value: object) -> str | None:
-    """Feature gates of 3.6: Name=true,Other=false."""
+    """Check feature gates of 3.6: Name=true,Other=false."""
     if text(value):
         return text(value)
     for item in str(value).split(","):
@@ -133,5 +133,5 @@ def gates(value: object) -> str | None:
 
 
 def token_provider(value: object) -> str | None:
-    """Tokens are for users with passwords, and the nodes have no keys for signed ones."""
+    """Check auth-token: only `simple`, as the nodes have no keys for signed tokens."""
     return None if value == "simple" else "is not simple: the nodes have no key files for signed tokens"

@@ -1,7 +1,7 @@
-"""Sections of a cluster file as frozen dataclasses: read from plain data, all problems at once, and back.
+"""Sections of a cluster file as frozen dataclasses: read from plain data with all problems at once, and written back.
 
-A section's fields are made with `setting` and `section`. What is refused is reported and its default taken,
-so that the rest can still be read, and checked against each other.
+`setting` and `section` declare a section's fields. A refused value is reported and replaced by its default, so that
+the other fields can still be read and checked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A value that is not as it should be. `known` are the fields there are, where there is no such field."""
+    """A refused value. `known`: the existing fields, if the field itself is unknown."""
 
     path: Path
     message: str
@@ -32,11 +32,11 @@ class Wrong:
     known: tuple[str, ...] = ()
 
 
-Read = Callable[[Any, Path, list[Wrong]], Any]  # a value at a path; appends what is wrong
+Read = Callable[[Any, Path, list[Wrong]], Any]  # reads a value at a path; appends problems to the list
 
 
 def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    """A field that is one setting. `description` says what a good value is; a default of None admits null."""
+    """Return a field with one value. `description`: a valid value, in words. A default of None allows null."""
     metadata = {"read": read, "description": description}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
@@ -44,12 +44,12 @@ def setting(read: Read, description: str, *, default: Any = MISSING, default_fac
 
 
 def section(kind: type[T], *, flag: str | None = None) -> T:
-    """A field that is a section of its own. `flag`: the one of its fields that true or false alone stands for."""
+    """Return a field that is a section. `flag`: its field that a bare true or false sets."""
     return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 
 
 def one(parse: Parse) -> Read:
-    """A value that `parse` understands."""
+    """Return the reader of a single value."""
 
     def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
         try:
@@ -62,7 +62,7 @@ def one(parse: Parse) -> Read:
 
 
 def list_of(read_item: Read) -> Read:
-    """A list; its refused items are left out."""
+    """Return the reader of a list; refused items are left out."""
 
     def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
         if not isinstance(value, list | tuple):
@@ -75,7 +75,7 @@ def list_of(read_item: Read) -> Read:
 
 
 def mapping_of(read_item: Read) -> Read:
-    """A mapping from text; its refused items are left out."""
+    """Return the reader of a mapping; refused items are left out."""
 
     def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
         if not isinstance(value, dict):
@@ -88,7 +88,7 @@ def mapping_of(read_item: Read) -> Read:
 
 
 def list_or(read_list: Read, read_other: Read) -> Read:
-    """A list, or something else."""
+    """Return the reader of a list or of another kind of value."""
 
     def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
         return (read_list if isinstance(value, list | tuple) else read_other)(value, path, wrong)
@@ -101,7 +101,7 @@ def _known(kind: Any) -> tuple[str, ...]:
 
 
 def section_of(kind: type[T], flag: str | None = None) -> Read:
-    """A section with the fields of a dataclass."""
+    """Return the reader of a section with the fields of a dataclass."""
 
     def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
         if isinstance(value, kind):
@@ -135,7 +135,7 @@ def _read_fields(kind: Any, value: Mapping[str, Any], path: Path, wrong: list[Wr
         elif info.default is MISSING and info.default_factory is MISSING:
             if key not in value:
                 wrong.append(Wrong((*path, key), "is missing", info.metadata["description"]))
-            yield info.name, f"unnamed{path[-1]}"  # an item of a list counts, even if it cannot be used
+            yield info.name, f"unnamed{path[-1]}"  # an unusable item still counts as an item of its list
 
 
 def _read_field(info: Field[Any], value: Any, path: Path, wrong: list[Wrong]) -> Any:
@@ -150,12 +150,12 @@ def _read_field(info: Field[Any], value: Any, path: Path, wrong: list[Wrong]) ->
 
 @cache
 def settings_of(kind: Any) -> dict[str, Field[Any]]:
-    """The fields of a section by their names in a file."""
+    """Return the fields of a section by their names in a file."""
     return {camel(info.name): info for info in fields(kind)}
 
 
 def leaf_paths(kind: Any, data: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
-    """The path of each setting that raw data states, which `kind` accepts. A list is one, a mapping's entries many."""
+    """Yield the path of each setting in raw data. A list is one setting; each entry of a mapping is one."""
     for key, value in data.items():
         info, here = settings_of(kind).get(key), (*path, key)
         section_kind = info.metadata.get("section") if info else None
@@ -170,13 +170,13 @@ def leaf_paths(kind: Any, data: Mapping[str, Any], path: Path = ()) -> Iterator[
 
 
 def camel(name: str) -> str:
-    """`first_ip` is `firstIp` in a file."""
+    """Return a field's name in a file: `first_ip` → `firstIp`."""
     first, *rest = name.split("_")
     return first + "".join(map(str.capitalize, rest))
 
 
 def plain(value: Any, *, with_none: bool = False) -> Any:
-    """A section as plain data that reads back as the same; without what is not set, unless `with_none`."""
+    """Return a section as plain data that reads back as the same; without null values, unless `with_none`."""
     if is_dataclass(value):
         items = {camel(info.name): getattr(value, info.name) for info in fields(value)}
         return {key: plain(item, with_none=with_none) for key, item in items.items() if with_none or item is not None}
@@ -186,13 +186,13 @@ def plain(value: Any, *, with_none: bool = False) -> Any:
 
 
 def named(key: object) -> str:
-    """Return a key as a message may show it. A key that cannot be a field's name is a line of some other file, and
-    messages end up in logs: a secret may be in it."""
+    """Return a key as a message may show it. A key that cannot be a field's name is hidden: it may be a line of another
+    file, with a secret, and messages are logged."""
     return str(key) if _FIELD.fullmatch(str(key)) else "…"
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: in quotes, everything unprintable escaped, cut to a sensible length."""
+    """Return a value as a message shows it: quoted, unprintable characters escaped, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -13,9 +13,9 @@ from generator.config.user_input import Said, Standing, flat
 def differing(
     spec: ClusterSpec, said: Said, standing: Standing | None, profile: Mapping[str, Any] | None
 ) -> list[str]:
-    """Fields that stand as an earlier version had them, and to which this version would give another value.
+    """Return the fields that keep the value of an earlier version and that this version would set to another value.
 
-    `profile`: the fields of the profile that was chosen, as this version has them; None where that is not known.
+    `profile`: the fields of the chosen profile in this version; None if it is not known.
     """
     if standing is None:
         return []

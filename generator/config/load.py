@@ -1,7 +1,7 @@
-"""Profile, cluster file and flags, laid over each other, become a `ClusterSpec` — or every problem at once.
+"""Merge profile, cluster file and flags into a `ClusterSpec`, and report all problems at once.
 
-Flags win over the file, the file over the profile, the profile over what stands. Each value remembers where it came
-from, so a problem points at the line or the flag that caused it.
+Flags override the file, the file overrides the profile, and the profile overrides the cluster as it was baked. The
+origin of each value is recorded, so that a problem names its line or flag.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles",
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A spec, and what is allowed but deserves a word (such as an even number of members).
+    """A spec and its warnings, such as an even number of members.
 
-    `said`: the fields that were set, now or earlier; `standing`: the cluster as it was baked, None for a new one.
+    `said`: the fields that the user set, now or earlier; `standing`: the cluster as baked, None for a new one.
     """
 
     spec: ClusterSpec
@@ -46,7 +46,7 @@ class Loaded:
 
 @dataclass(slots=True)
 class _Layers:
-    """The raw values laid over each other, and the origin of each: `file:line:col` or a flag."""
+    """Merged raw values and the origin of each: `file:line:col` or a flag."""
 
     value: dict[str, Any] = field(default_factory=dict)
     origins: dict[_Path, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class _Layers:
             self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
 
     def has_room(self, path: _Path) -> bool:
-        """Whether a section is at `path`, or nothing; what a file has there instead must stay, to be refused."""
+        """Return whether `path` is a section or unset. Any other value stays there, so that it is refused."""
         value: Any = self.value
         for key in path:
             value = value.get(key, {})
@@ -79,7 +79,7 @@ class _Layers:
         return True
 
     def where(self, path: _Path) -> str:
-        """`origin: dotted.field`, the origin being that of the value or of the nearest thing around it."""
+        """Return `origin: dotted.field`, with the origin of the value or of the nearest enclosing section."""
         dotted = dotted_path(path)
         for length in range(len(path), 0, -1):
             if origin := self.origins.get(path[:length]):
@@ -88,24 +88,24 @@ class _Layers:
 
 
 def dotted_path(path: _Path) -> str:
-    """`nodes[2].address` for `("nodes", 2, "address")`."""
+    """Return `nodes[2].address` for `("nodes", 2, "address")`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{named(part)}" for part in path)
     return text.removeprefix(".")
 
 
 def profile_names() -> list[str]:
-    """The names that `--profile` knows without a path."""
+    """Return the names of the built-in profiles."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
 def profile_path(name: str) -> Path:
-    """The file of a profile given by name, or by a path that has a `/` or ends in `.yaml`."""
+    """Return the file of a profile, given by name or by a path with a `/` or the suffix `.yaml`."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
     if name in profile_names():
         return PROFILES / f"{name}.yaml"
     known = ", ".join(profile_names())
-    raise InputError.one("--profile", f"there is no profile {name!r}", f"one of {known}, or the path of a file")
+    raise InputError.one("--profile", f"there is no profile {name!r}", f"use one of {known}, or the path of a file")
 
 
 def load(
@@ -116,11 +116,11 @@ def load(
     find: Callable[[str], Standing | None] = lambda _name: None,
     folder: Path | None = None,
 ) -> Loaded:
-    """Lay profile, cluster file and flags over what stands, and check the result.
+    """Merge profile, cluster file and flags over the baked cluster, and check the result.
 
-    `flags` maps a flag (`--nodes`) to the path of the field it sets and its value. `find` looks for a cluster that was
-    baked, by its name; what it was given then holds again where neither a profile nor a file is given now. `folder`:
-    what the paths in them are relative to; None leaves them alone.
+    `flags` maps a flag (`--nodes`) to the path of the field it sets and its value. `find` returns a baked cluster by
+    its name; without a profile or a file, its own are used again. `folder`: the base of relative paths; None keeps
+    paths unchanged.
     Raises InputError with every problem found.
     """
     upper = _Layers() if config is None else _read(config, folder)
@@ -129,8 +129,8 @@ def load(
     name = upper.value.get("name", lower.value.get("name", "etcd"))
     standing = find(name)
     if standing and not standing.is_known and config is None:
-        rule = "is not as it was baked, so it is not known what stands"
-        raise InputError.one(f"{standing.where}/{SPEC}", rule, "undo the change; or: --config FILE, with all fields")
+        rule = "was changed after bake wrote it, so the current fields are not known"
+        raise InputError.one(f"{standing.where}/{SPEC}", rule, "undo the change, or give all fields with --config FILE")
     if profile is None:
         profile, lower = _kept_profile(standing) if standing else ("default", _read(profile_path("default"), folder))
     if config is None and standing and standing.said:
@@ -147,8 +147,8 @@ def load(
 def load_kept(path: Path) -> ClusterSpec:
     """Read the spec that an earlier bake wrote. Raises InputError with every problem found.
 
-    An etcd option that only a newer version refuses is no problem here: a cluster that has it can still be verified,
-    sealed and removed. The next bake refuses it.
+    An etcd option that only a newer bake refuses is accepted here, so that the cluster can still be verified, sealed
+    and removed. The next bake refuses it.
     """
     layers = _read(path, None)
     layers.value = with_added(layers.value)
@@ -157,7 +157,7 @@ def load_kept(path: Path) -> ClusterSpec:
 
 
 def kept_fields(loaded: Loaded) -> list[str]:
-    """Fields that stand otherwise than this version, with its profiles, would have them now."""
+    """Return the fields whose kept value differs from the one that this version of bake would choose."""
     said = loaded.said
     current = _read(profile_path(said.profile), None).value if said.profile in profile_names() else said.profile_fields
     return differing(loaded.spec, said, loaded.standing, canonical(current))
@@ -172,7 +172,7 @@ def _read(path: Path, folder: Path | None) -> _Layers:
 
 
 def _kept_profile(standing: Standing) -> tuple[str | None, _Layers]:
-    """The profile as it was when it was chosen: a newer version of it changes nothing before it is chosen again."""
+    """Return the profile as it was when it was chosen: a newer version applies only when it is chosen again."""
     said = standing.said
     if said is None:
         return None, _Layers()
@@ -189,7 +189,7 @@ def _lay_flags(layers: _Layers, flags: Flags, folder: Path | None, *, over: _Lay
 
 
 def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
-    """A file of some other kind is refused as a whole: its keys may hold secrets, and messages end up in logs."""
+    """Refuse a file of another kind as a whole: its keys may be secrets, and messages are logged."""
     known = settings_of(ClusterSpec)
     if fields and not any(get_close_matches(key, known, n=1) for key in islice(fields, 20)):
         message = "is not a cluster file: it has none of the fields"
@@ -208,7 +208,7 @@ def _check(layers: _Layers, profile: str | None, lower: _Layers, upper: _Layers,
 
 
 def _read_spec(layers: _Layers, *, tolerated: _Path | None = None) -> tuple[ClusterSpec, tuple[Problem, ...]]:
-    """Return the spec and its warnings; what is refused below the path `tolerated` is left alone. Raises InputError."""
+    """Return the spec and its warnings; problems below the path `tolerated` are ignored. Raises InputError."""
     spec, wrong = read_spec(layers.value)
     problems = [Problem(layers.where(each.path), each.message, _hint(each)) for each in wrong]
     refused, warnings = check_spec(spec)

@@ -1,4 +1,4 @@
-"""The section `pki` of a cluster file: the CA, the certificates, and who may read their keys on the nodes."""
+"""The section `pki` of a cluster file: the CAs, the certificates and the permissions of the keys on the nodes."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class KeyType(StrEnum):
 
 
 class Certificates(StrEnum):
-    """`per-node`: a set that names only its node. `shared`: the document's one set that names every node."""
+    """`per-node`: each set names only its node. `shared`: one set names every node, as in the document."""
 
     PER_NODE = "per-node"
     SHARED = "shared"
 
 
 class Extensions(StrEnum):
-    """`strict`: what RFC 5280 and its linters want. `document`: the document's extensions to the letter."""
+    """`strict`: as RFC 5280 and its linters require. `document`: exactly as in the document."""
 
     STRICT = "strict"
     DOCUMENT = "document"
 
 
 class PeerName(StrEnum):
-    """The name that only peer certificates have. `stated`: they have it. `required`: etcd also refuses all others."""
+    """The name in peer certificates only. `stated`: they have it. `required`: etcd refuses peers without it."""
 
     NONE = "none"
     STATED = "stated"
@@ -65,26 +65,26 @@ class SubjectSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaSpec:
-    """A CA that exists already. Its files are read once: what the cluster's folder has from then on is its CA."""
+    """An existing CA. Its files are read once; from then on, bake uses the copy in the cluster's folder."""
 
     certificate: str | None = setting(
-        one(values.path_text), "the path of a CA certificate of your own (PEM); left out, bake makes a CA", default=None
+        one(values.path_text), "path of an existing CA certificate (PEM); default: bake creates a CA", default=None
     )
     key: str | None = setting(
         one(values.path_text),
-        "the path of that CA's private key (PEM), which may be encrypted; left out, bake makes requests for it to sign",
+        "path of that CA's private key (PEM, may be encrypted); default: bake writes requests for the CA to sign",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerCaSpec(CaSpec):
-    """A CA for the peers' certificates alone: the peer port then refuses every client certificate."""
+    """A separate CA for peer certificates: the peer port then refuses every client certificate."""
 
     separate: bool | None = setting(
         one(values.flag),
-        "true: a separate CA issues the peer certificates; left out, true for a new cluster (false with pki.ca of "
-        "your own), unchanged for one that was baked before",
+        "use a separate CA for peer certificates; default: true for a new cluster (false if pki.ca is set), unchanged "
+        "for an existing one",
         default=None,
     )
 
@@ -101,7 +101,7 @@ class PkiSpec:
     )
     extensions: Extensions = setting(
         one(values.word(Extensions)),
-        "strict (RFC 5280) or document (the document's, to the letter)",
+        "strict (RFC 5280) or document (exactly as in the document)",
         default=Extensions.STRICT,
     )
     permissions: Permissions = setting(
@@ -116,13 +116,13 @@ class PkiSpec:
     )
     single_label_names: bool = setting(
         one(values.flag),
-        "true adds localhost and the bare node names, which RFC 5280 linters refuse",
+        "true: add localhost and bare node names, which RFC 5280 linters reject",
         default=False,
     )
     peer_name: PeerName | None = setting(
         one(values.word(PeerName)),
-        "required (the peer port serves peer certificates only), stated (a step on the way there) or none; left out, "
-        "required for a new cluster, unchanged for one that was baked before",
+        "required (the peer port accepts only peer certificates), stated (the step before required) or none; default: "
+        "required for a new cluster, unchanged for an existing one",
         default=None,
     )
     subject: SubjectSpec = section(SubjectSpec)

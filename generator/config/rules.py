@@ -1,4 +1,4 @@
-"""The rules that concern more than one value of a spec. Each finding is (path, message with value and rule, remedy)."""
+"""Rules about more than one value of a spec. A finding is (path, message with value and rule, hint)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Finding = tuple[tuple[str | int, ...], str, str | None]
 
 
 def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
-    """Everything that must be refused, and everything that deserves a warning."""
+    """Return the errors and the warnings of a spec."""
     refused = [
         *_count(spec),
         *_names(spec),
@@ -45,21 +45,21 @@ def _count(spec: ClusterSpec) -> Iterator[Finding]:
 def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
     count = node_count(spec)
     if count % 2 == 0:
-        message = f"{count} is an even number of members: it survives no more failures than {count - 1}"
-        yield ("nodes",), message, f"{count - 1} or {count + 1} members"
+        message = f"{count} is an even number of members: it tolerates no more failures than {count - 1}"
+        yield ("nodes",), message, f"use {count - 1} or {count + 1} members"
     if spec.join == "voter" and count > 1:
-        yield ("join",), "voter: each join stops writes until the new node has started", "learner joins do not"
+        yield ("join",), "voter: each join stops writes until the new node has started", "use join: learner"
     if spec.pki.peer_ca.separate is False and spec.pki.peer_name in (PeerName.NONE, PeerName.STATED):
-        message = "the peer port serves every certificate of the CA, so every client can act as a member"
+        message = "the peer port accepts every certificate of the CA, so every client can act as a member"
         remedy = "set it to required; in a running cluster first to stated, then: bake certs rotate"
         if spec.pki.peer_name is PeerName.STATED:
-            remedy = "set it to required when bake certs says that every node serves its new certificate"
+            remedy = "set it to required when bake certs shows that every node presents its new certificate"
         yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
-    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # the word subnet, or a network
+    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # `subnet`, or a network
     if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
-        message = f"without {gateway}, which is this machine's address if it runs the VMs: it will get no answer"
-        yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify from a machine that is named"
+        message = f"lacks {gateway}, the address of this machine if it runs the VMs: the nodes will refuse it"
+        yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify from a listed machine"
     for name, message, hint in warn_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
 
@@ -68,13 +68,13 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
     names = name_nodes(spec) if _reasonable(spec) else []
     for index, first in _repeats(names):
         message = f"{names[index]!r} is already the name of nodes[{first}]"
-        yield ("nodes", index, "name"), message, "every node needs its own"
+        yield ("nodes", index, "name"), message, "give every node its own name"
     for index, name in enumerate(names):
         if len(f"{name}.{domain_of(spec)}") > 253:  # RFC 1035, 2.3.4, as text
-            yield ("nodes", index, "name"), f"{name}.{domain_of(spec)} is longer than 253 characters", "a shorter name"
+            yield ("nodes", index, "name"), f"{name}.{domain_of(spec)} is longer than 253 characters", "shorten it"
     if len(spec.name) > 40:
         message = f"{spec.name!r} is longer than 40 characters; libvirt names are built from it"
-        yield ("name",), message, "a shorter name"
+        yield ("name",), message, "use a shorter name"
 
 
 def _reasonable(spec: ClusterSpec) -> bool:
@@ -95,12 +95,12 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
     addresses = place_nodes(spec)
     for index, first in _repeats(addresses):
         message = f"{addresses[index]} is already the address of nodes[{first}]"
-        yield ("nodes", index, "address"), message, "every node needs its own address"
+        yield ("nodes", index, "address"), message, "give every node its own address"
     if spec.network.subnet.num_addresses < _SMALLEST:
         return
     if spec.network.first_ip and spec.network.first_ip == gateway_of(spec):
         message = f"{spec.network.first_ip} is the gateway's address"
-        yield ("network", "firstIp"), message, "a later address, or another network.gateway"
+        yield ("network", "firstIp"), message, "use a later address, or set network.gateway"
     if lack := _lack_of_room(spec, len(addresses)):
         yield lack
         return
@@ -109,14 +109,14 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
         where = _place_of(spec, index)
         if where not in refused and (rule := _misplaced(spec, address)):
             refused.add(where)
-            hint = f"a host address inside {spec.network.subnet}"
+            hint = f"use a host address inside {spec.network.subnet}"
             if where == ("network", "subnet"):
-                hint = "another subnet, or network.firstIp: where the nodes' addresses begin"
+                hint = "use another subnet, or set network.firstIp to the first node's address"
             yield where, f"{address} (node {name_nodes(spec)[index]}) {rule}", hint
 
 
 def _place_of(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
-    """The field that a node's address comes from."""
+    """Return the path of the field that determines a node's address."""
     if not isinstance(spec.nodes, int) and spec.nodes[index].address:
         return ("nodes", index, "address")
     return ("network", "firstIp") if spec.network.first_ip else ("network", "subnet")
@@ -133,17 +133,17 @@ def _lack_of_room(spec: ClusterSpec, count: int) -> Finding | None:
 
 
 _SMALLEST = 4  # addresses; `_network` refuses a smaller subnet
-_NO_NODES = 3  # the network's address, the gateway's, and (of IPv4) the broadcast address
+_NO_NODES = 3  # the network address, the gateway and (IPv4) the broadcast address
 
 
 def _macs(spec: ClusterSpec) -> Iterator[Finding]:
     macs = place_macs(spec) if _reasonable(spec) else []
     for index, first in _repeats(macs):
-        yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", "every node needs its own"
+        yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", "give every node its own"
 
 
 def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
-    """Why a node cannot have this address, or None."""
+    """Return why a node cannot have this address, or None."""
     subnet = spec.network.subnet
     if address.is_loopback:
         return "is a loopback address"
@@ -164,7 +164,7 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3
 
 
 def _family(spec: ClusterSpec) -> Iterator[Finding]:
-    """One family throughout: etcd members must all reach each other (and mixed subnets cannot be planned)."""
+    """Require one address family: all members must reach each other."""
     subnet = spec.network.subnet
     listed = (
         [] if isinstance(spec.nodes, int) else [(("nodes", i, "address"), n.address) for i, n in enumerate(spec.nodes)]
@@ -180,13 +180,13 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
     yield from _family(spec)
     subnet, gateway = spec.network.subnet, gateway_of(spec)
     if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
-        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "a private network such as 192.168.20.0/24"
+        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "use one such as 192.168.20.0/24"
     if subnet.num_addresses < _SMALLEST:
-        yield ("network", "subnet"), f"{subnet} has no room for nodes and a gateway", "a /24, for example"
+        yield ("network", "subnet"), f"{subnet} has no room for nodes and a gateway", "use a /24, for example"
     elif gateway.version == subnet.version and (gateway not in subnet or gateway == subnet.network_address):
-        yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "an address inside the subnet"
+        yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "use an address inside the subnet"
     elif isinstance(subnet, IPv4Network) and gateway == subnet.broadcast_address:
-        yield ("network", "gateway"), f"{gateway} is the broadcast address of {subnet}", "an address inside the subnet"
+        yield ("network", "gateway"), f"{gateway} is the broadcast address of {subnet}", "use another address"
 
 
 def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
@@ -199,7 +199,7 @@ def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
 
 def _etcd(spec: ClusterSpec) -> Iterator[Finding]:
     if spec.etcd.client_port == spec.etcd.peer_port:
-        yield ("etcd", "peerPort"), f"{spec.etcd.peer_port} is the client port too", "two different ports"
+        yield ("etcd", "peerPort"), f"{spec.etcd.peer_port} is also the client port", "use two different ports"
     for name, message, hint in check_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
     yield from _tls(spec)
@@ -212,12 +212,12 @@ def _tls(spec: ClusterSpec) -> Iterator[Finding]:
     if not etcd.cipher_suites:
         return
     if etcd.tls_min_version == "1.3":
-        message = "has no meaning with etcd.tlsMinVersion 1.3: etcd chooses TLS 1.3's suites by itself"
+        message = "has no effect with etcd.tlsMinVersion 1.3: etcd always chooses the suites of TLS 1.3"
         yield ("etcd", "cipherSuites"), message, "leave it out"
         return
     kind = "RSA" if spec.pki.key_type.startswith("rsa") else "ECDSA"
     needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
-    if needed not in etcd.cipher_suites:  # else etcd starts, says that it is ready, and serves no client
+    if needed not in etcd.cipher_suites:  # else etcd starts and reports that it is ready, but no client can connect
         message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
         yield ("etcd", "cipherSuites"), message, "add it"
 
@@ -227,66 +227,66 @@ def _pki(spec: ClusterSpec) -> Iterator[Finding]:
         yield (
             ("pki", "leafDays"),
             f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days",
-            ("a certificate cannot outlive its CA"),
+            ("a certificate cannot be valid longer than its CA"),
         )
     for section, ca in (("ca", spec.pki.ca), ("peerCa", spec.pki.peer_ca)):
         if ca.key and not ca.certificate:
-            hint = "both paths; or, for a CA whose key is elsewhere, the certificate's alone"
-            yield ("pki", section, "certificate"), f"is missing, and {ca.key} is its other half", hint
+            hint = "set both paths; for an external CA, only the certificate"
+            yield ("pki", section, "certificate"), f"is missing, but its key {ca.key} is set", hint
     peers = spec.pki.peer_ca
     if peers.certificate and peers.separate is False:
-        yield ("pki", "peerCa", "certificate"), "has no meaning without pki.peerCa.separate", "separate: true"
+        yield ("pki", "peerCa", "certificate"), "has no effect with pki.peerCa.separate: false", "set separate: true"
     if spec.pki.peer_name is PeerName.REQUIRED and checks_peers_itself(spec):
-        message = "required, but etcd.options has a check of its own (peer-cert-allowed-…); etcd takes one of them only"
-        yield ("pki", "peerName"), message, "leave it out, or take peer-cert-allowed-… out of etcd.options"
+        message = "required, but etcd.options also checks peers (peer-cert-allowed-…); etcd accepts only one check"
+        yield ("pki", "peerName"), message, "remove it, or remove peer-cert-allowed-… from etcd.options"
 
 
 def _install(spec: ClusterSpec) -> Iterator[Finding]:
     install = spec.install
     if install.method is InstallMethod.PACKAGE and not install.packages:
-        yield ("install", "packages"), "is empty, and install.method is package", "the packages that hold etcd"
+        yield ("install", "packages"), "is empty, but install.method is package", "list the packages that contain etcd"
     archive = install.method is InstallMethod.ARCHIVE
     for field, value in (("archive", install.archive), ("sha256", install.sha256)):
         if archive and value is None:
             yield (
                 ("install", field),
-                "is missing, and install.method is archive",
-                ("the tarball's path and its sha256: --archive FILE --archive-sha256 HEX"),
+                "is missing, but install.method is archive",
+                ("give the tarball and its sha256: --archive FILE --archive-sha256 HEX"),
             )
         if not archive and value is not None:
-            yield ("install", field), f"has no meaning with install.method {install.method}", "method: archive"
+            yield ("install", field), f"has no effect with install.method {install.method}", "set method: archive"
 
 
 def _image(spec: ClusterSpec) -> Iterator[Finding]:
     if spec.vm.image and "://" in spec.vm.image and not spec.vm.sha256:
-        yield ("vm", "sha256"), "is missing, and vm.image is a URL", "the sha256 that the image's publisher states"
+        yield ("vm", "sha256"), "is missing, but vm.image is a URL", "set the sha256 that the publisher states"
     if spec.vm.sha256 and not spec.vm.image:
-        yield ("vm", "sha256"), "has no meaning without vm.image", "state the image as well"
+        yield ("vm", "sha256"), "has no effect without vm.image", "set vm.image too"
 
 
 def _auth(spec: ClusterSpec) -> Iterator[Finding]:
     auth = spec.auth
     for field, accounts in (("users", auth.users), ("roles", auth.roles)):
         if accounts and not auth.enabled:
-            yield ("auth", field), "has no meaning while auth.enabled is false", "enabled: true"
+            yield ("auth", field), "has no effect while auth.enabled is false", "set enabled: true"
         for index, first in _repeats([account.name for account in accounts]):
             message = f"{accounts[index].name!r} is already the name of auth.{field}[{first}]"
-            yield ("auth", field, index, "name"), message, "every one needs its own"
+            yield ("auth", field, index, "name"), message, "use another name"
     nodes = name_nodes(spec) if _reasonable(spec) else []
     for index, name in enumerate(nodes if auth.enabled else ()):
         if name in RESERVED_NAMES:
-            yield ("nodes", index, "name"), f"{name!r} is reserved: auth is on, and each node is a user", "another name"
+            yield ("nodes", index, "name"), f"{name!r} is reserved: with auth on, each node is a user", "rename it"
     for index, user in enumerate(auth.users):
         if user.name in RESERVED_NAMES or user.name in nodes:
-            what = "a node's" if user.name in nodes else "reserved"
-            yield ("auth", "users", index, "name"), f"{user.name!r} is {what}", "another name"
+            what = "the name of a node" if user.name in nodes else "reserved"
+            yield ("auth", "users", index, "name"), f"{user.name!r} is {what}", "use another name"
         for place, role in enumerate(user.roles):
             if role not in (ROOT, *(each.name for each in auth.roles)):
                 message = f"there is no role {role!r}"
-                yield ("auth", "users", index, "roles", place), message, f"one of auth.roles, or {ROOT}"
+                yield ("auth", "users", index, "roles", place), message, f"use one of auth.roles, or {ROOT}"
     for index, stated in enumerate(auth.roles):
         if stated.name == ROOT:
-            yield ("auth", "roles", index, "name"), f"{ROOT!r} is etcd's own role", "another name"
+            yield ("auth", "roles", index, "name"), f"{ROOT!r} is etcd's built-in role", "use another name"
         for place, permission in enumerate(stated.permissions):
             yield from _permission(("auth", "roles", index, "permissions", place), permission)
 
@@ -294,4 +294,4 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
 def _permission(path: tuple[str | int, ...], permission: PermissionSpec) -> Iterator[Finding]:
     if (permission.prefix is None) == (permission.key is None):
         what = "has neither prefix nor key" if permission.key is None else "has both prefix and key"
-        yield path, what, "one of the two"
+        yield path, what, "set one of the two"

@@ -1,6 +1,6 @@
-"""`ClusterSpec`: what a user may say, with its defaults. Nothing here is derived; that is `plan`'s work.
+"""`ClusterSpec`: the fields of a cluster file and their defaults. `plan` derives everything else.
 
-A setting's description is shown as the remedy when its value is refused, so each says what a good value is.
+A setting's description is shown as the hint when its value is refused, so it describes a valid value.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class InstallMethod(StrEnum):
 
 
 class JoinMode(StrEnum):
-    """How a node is added: as a learner that is promoted when it caught up, or as a voter at once."""
+    """How a node is added: as a learner that is promoted once it has caught up, or directly as a voter."""
 
     LEARNER = "learner"
     VOTER = "voter"
 
 
 class NetworkMode(StrEnum):
-    """`nat`: guests reach the outside through the host. `isolated`: only each other and the host."""
+    """`nat`: guests reach other networks through the host. `isolated`: only each other and the host."""
 
     NAT = "nat"
     ISOLATED = "isolated"
@@ -53,15 +53,15 @@ class NetworkMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSpec:
-    """One node, when the nodes are listed rather than counted."""
+    """One node of a list of nodes."""
 
     name: str = setting(one(values.node_name), "a host name label such as etcd1")
     address: AnyAddress | None = setting(
-        one(values.address), "an address inside network.subnet; left out, the next free one", default=None
+        one(values.address), "an address inside network.subnet; default: the next free one", default=None
     )
     mac: str | None = setting(
         one(values.mac),
-        "a MAC such as 52:54:00:12:34:56, of a machine that has its own; left out, bake's",
+        "the MAC of an existing machine, such as 52:54:00:12:34:56; default: chosen by bake",
         default=None,
     )
 
@@ -79,15 +79,15 @@ class NetworkSpec:
         default=None,
     )
     gateway: AnyAddress | None = setting(
-        one(values.address), "the gateway inside subnet; left out, the subnet's first address", default=None
+        one(values.address), "the gateway inside subnet; default: the subnet's first address", default=None
     )
     dns: tuple[AnyAddress, ...] = setting(
         list_of(one(values.address)),
-        "name servers for the guests, a list of addresses; left out, with mode nat the gateway",
+        "the guests' name servers, a list of addresses; default: the gateway with mode nat",
         default=(),
     )
     mode: NetworkMode = setting(
-        one(values.word(NetworkMode)), "nat (guests reach the outside) or isolated", default=NetworkMode.NAT
+        one(values.word(NetworkMode)), "nat (guests can reach other networks) or isolated", default=NetworkMode.NAT
     )
 
 
@@ -99,7 +99,7 @@ class EtcdSpec:
     data_dir: str = setting(one(values.data_dir), "an absolute path below /var/lib/etcd", default="/var/lib/etcd/etcd")
     token: str | None = setting(
         one(values.token),
-        "initial-cluster-token; left out, a value that belongs to this cluster alone",
+        "initial-cluster-token; default: a value unique to this cluster",
         default=None,
     )
     tls_min_version: str = setting(
@@ -107,7 +107,7 @@ class EtcdSpec:
     )
     cipher_suites: tuple[str, ...] = setting(
         list_of(one(values.cipher_suite)),
-        "with tlsMinVersion 1.2, the suites for TLS 1.2 by their names in Go; left out, etcd's own choice",
+        "cipher suites for TLS 1.2, by their names in Go; needs tlsMinVersion 1.2; default: chosen by etcd",
         default=(),
     )
     options: Mapping[str, Any] = setting(
@@ -124,7 +124,7 @@ class FirewallSpec:
     )
     client_cidrs: tuple[AnyNetwork | str, ...] = setting(
         list_of(one(values.network_or_subnet)),
-        "networks that may reach the client port, or subnet for the cluster's own; left out, every network",
+        "networks that may reach the client port; subnet means the cluster's own; default: every network",
         default=(),
     )
 
@@ -138,16 +138,16 @@ class InstallSpec:
     )
     packages: tuple[str, ...] = setting(
         list_of(one(values.package)),
-        "what the nodes install from their repositories: etcd itself (method package), acl, a firewall",
+        "packages that the nodes install: etcd (method package), acl, a firewall",
         default=(),
     )
     archive: str | None = setting(
         one(values.path_text),
-        "with method archive: the path of an etcd release tarball (.tar.gz)",
+        "path of an etcd release tarball (.tar.gz), for method archive",
         default=None,
     )
     sha256: str | None = setting(
-        one(values.sha256), "with method archive: the tarball's sha256, 64 hex digits", default=None
+        one(values.sha256), "the tarball's sha256, 64 hex digits, for method archive", default=None
     )
 
 
@@ -158,7 +158,7 @@ class VmSpec:
     disk: int = setting(one(values.whole(2, 1 << 14)), "disk of each VM in GiB, 2 or more", default=8)
     image: str | None = setting(
         one(values.path_text),
-        "a cloud image, file or URL; left out, the image that bake builds",
+        "a cloud image, file or URL; default: the image that bake builds",
         default=None,
     )
     sha256: str | None = setting(one(values.sha256), "the image's sha256, 64 hex digits; a URL needs it", default=None)
@@ -173,7 +173,7 @@ class ClusterSpec:
     name: str = setting(one(values.name), "the cluster's name, a host name label such as etcd", default="etcd")
     nodes: int | tuple[NodeSpec, ...] = setting(
         list_or(list_of(section_of(NodeSpec)), one(values.whole())),
-        "how many nodes (1 to 7, best 3 or 5), or a list of name and address",
+        "number of nodes (1 to 7; 3 or 5 recommended), or a list with name and address",
         default=3,
     )
     network: NetworkSpec = section(NetworkSpec)
@@ -190,12 +190,12 @@ class ClusterSpec:
 
 
 def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[Wrong]]:
-    """The spec that plain data says, and every value in it that was refused."""
+    """Return the spec that plain data states, and every refused value in it."""
     wrong: list[Wrong] = []
     spec: ClusterSpec = section_of(ClusterSpec)(data, (), wrong)
     return spec, wrong
 
 
-# Fields that the cluster.yaml of an older cluster may lack, with the value that was in force before there was such a
-# field, where that is not the default: a newer bake must not change a cluster by a field that nobody could have set.
+# Fields that the cluster.yaml of an older cluster may lack, set to the behaviour of older versions: a newer bake must
+# not change a cluster through a field that did not exist.
 FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

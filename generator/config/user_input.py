@@ -1,7 +1,7 @@
-"""The fields that the user set, apart from what followed from them: kept in the cluster's folder as `input.yaml`.
+"""The fields that the user set, kept in the cluster's folder as `input.yaml`.
 
-`cluster.yaml` beside it holds every field as it stands. The two together tell which fields go back to their defaults
-when a new cluster file or profile no longer sets them.
+`cluster.yaml`, in the same folder, has the current value of every field. Together they show which fields return to
+their defaults when a new cluster file or profile no longer sets them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from generator.layout import INPUT
 
 FORMAT_VERSION = "1.0"
 _HEADER = """\
-# What was said about this cluster: the profile, with its fields at that time, and the fields of the cluster file and
-# the flags. bake writes this file and reads it; change the cluster with flags or --config FILE. cluster.yaml has every
-# field as it stands.
+# The user's input for this cluster: the profile with its fields at that time, and the fields of the cluster file and
+# the flags. bake writes and reads this file; change the cluster with flags or --config FILE. cluster.yaml has the
+# current value of every field.
 """
 # Fields that name files on this machine.
 FILES: tuple[Path, ...] = (
@@ -38,7 +38,7 @@ FILES: tuple[Path, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """`profile`: a name, or a file's path; None where it is not known. `fields`: of the cluster file and the flags."""
+    """The user's input. `profile`: a name or a path; None if not known. `fields`: of the cluster file and the flags."""
 
     profile: str | None
     profile_fields: Mapping[str, Any]
@@ -46,11 +46,11 @@ class Said:
 
     @property
     def paths(self) -> set[Path]:
-        """Every field that was set."""
+        """The path of every field that was set."""
         return {*paths_of(self.profile_fields), *paths_of(self.fields)}
 
     def held_by(self, spec: ClusterSpec) -> Said:
-        """Without the fields that have another value by now, such as a CA's after `certs rotate --ca`."""
+        """Return this without fields whose value has changed since, such as a CA's after `certs rotate --ca`."""
         data, above = plain(spec), paths_of(self.fields)
 
         def holds(fields: Mapping[str, Any], path: Path) -> bool:
@@ -73,10 +73,10 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A cluster that was baked: its spec as plain data, where each field of it is written, and what was said.
+    """A baked cluster: its spec as plain data, the origin of each field, and the user's input.
 
     `said`: None for a cluster of an earlier version, which kept only the spec. `digest`: of all its files.
-    `is_known`: False where cluster.yaml is not as it was baked; then `value` is empty.
+    `is_known`: False if cluster.yaml was changed after bake wrote it; then `value` is empty.
     """
 
     where: str
@@ -85,23 +85,23 @@ class Standing:
     origins: Mapping[Path, str]
     said: Said | None
     said_origins: Mapping[Path, str]
-    nodes: frozenset[str]  # those that have keys in the folder
-    asks: bool  # keys wait for certificates of a CA elsewhere
+    nodes: frozenset[str]  # the nodes that have keys in the folder
+    asks: bool  # whether requests wait for certificates of an external CA
     sealed: bool
     is_known: bool
 
     @property
     def spec(self) -> ClusterSpec | None:
-        """None where nothing was baked yet, or it is not known what."""
+        """The baked spec; None if nothing was baked yet or the spec is not known."""
         return read_spec(self.value)[0] if self.value else None
 
     def without_said(self) -> dict[str, Any]:
-        """What stands and nobody set."""
+        """Return the fields that the user did not set."""
         return without(self.value, self.said.paths if self.said else ())
 
 
 def parse_said(text: str, source: str) -> tuple[Said, dict[Path, str]]:
-    """What a kept file says, and where each of its fields is written. Raises InputError for another file."""
+    """Return the content of an `input.yaml`, and the origin of each field. Raises InputError for any other file."""
     document = yaml12.load_text(text, source)
     match document.value:
         case {"profile": str() | None as profile, "profileFields": dict() as below, "fields": dict() as fields}:
@@ -111,7 +111,7 @@ def parse_said(text: str, source: str) -> tuple[Said, dict[Path, str]]:
 
 
 def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that raw data sets, each as the spec has it; without those that are refused."""
+    """Return the fields that raw data sets, as the spec represents them; without refused ones."""
     spec, wrong = read_spec(raw)
     refused = {each.path for each in wrong}
     good = [path for path in paths_of(raw) if not any(each[: len(path)] == path for each in refused)]
@@ -119,12 +119,12 @@ def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paths_of(raw: Mapping[str, Any]) -> list[Path]:
-    """The fields that raw data sets. The name is not one of them: it is the folder's."""
+    """Return the paths of the fields that raw data sets, without the name, which is the folder's."""
     return [path for path in leaf_paths(ClusterSpec, raw) if path[0] not in ("name", "apiVersion")]
 
 
 def absolute(raw: Mapping[str, Any], folder: FilePath) -> dict[str, Any]:
-    """Raw data with the paths of files as they are from anywhere, where such a path can be kept."""
+    """Return raw data with absolute paths of files, as far as the spec can hold them."""
     data = without(raw, ())
     for path in FILES:
         value = at(raw, path)
@@ -132,13 +132,13 @@ def absolute(raw: Mapping[str, Any], folder: FilePath) -> dict[str, Any]:
             full = str(folder / value)
             try:
                 put(data, path, path_text(full))
-            except ValueError:  # a folder that cannot be written into a spec: it stays as it was given
+            except ValueError:  # the folder's name is not valid in a spec: keep the path unchanged
                 continue
     return data
 
 
 def with_added(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A kept spec with the fields that came after it, each with the value that was in force without it."""
+    """Return a kept spec with the fields that newer versions added, set to the behaviour of older ones."""
     data = without(value, ())
     for path, old in FIELDS_ADDED.items():
         if at(data, path) is None:
@@ -150,21 +150,21 @@ def with_added(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def at(data: Any, path: Path) -> Any:
-    """The value at a path; None where there is none."""
+    """Return the value at a path, or None."""
     for key in path:
         data = data.get(key) if isinstance(data, Mapping) else None
     return data
 
 
 def put(data: dict[str, Any], path: Path, value: Any) -> None:
-    """Set the value at a path; the sections on the way are made."""
+    """Set the value at a path; create missing sections."""
     for key in path[:-1]:
         data = data.setdefault(str(key), {})
     data[str(path[-1])] = value
 
 
 def picked(data: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
-    """A part of the data: the values at these paths."""
+    """Return only the values at these paths."""
     found: dict[str, Any] = {}
     for path in paths:
         put(found, path, at(data, path))
@@ -172,7 +172,7 @@ def picked(data: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def without(data: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
-    """A copy of the data without the values at these paths."""
+    """Return a copy of the data without the values at these paths."""
     left = {key: without(value, ()) if isinstance(value, Mapping) else value for key, value in data.items()}
     for path in paths:
         section = at(left, path[:-1])
@@ -182,7 +182,7 @@ def without(data: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def flat(data: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
-    """Each value of plain data by its path; a list is one value."""
+    """Return each value of plain data by its path; a list is one value."""
     found: dict[Path, Any] = {}
     for key, value in data.items():
         found |= flat(value, (*path, key)) if isinstance(value, Mapping) else {(*path, key): value}

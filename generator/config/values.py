@@ -1,4 +1,4 @@
-"""How single values are read. Each function takes what a file or a flag says and raises ValueError if bad."""
+"""Readers of single values. Each takes a value of a file or a flag, and raises ValueError for an invalid one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _refuse(value: object, rule: str) -> ValueError:
 
 
 def name(value: object) -> str:
-    """An RFC 1123 label, lower case; not all digits, so that it is never taken for an address."""
+    """Return a lower-case RFC 1123 label; not all digits, so that it cannot look like an address."""
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _LABEL.fullmatch(value):
@@ -29,21 +29,21 @@ def name(value: object) -> str:
     return value
 
 
-# Files and folders of bake's own in a cluster's folder, where each node has a folder too; and some to spare.
+# Names of files and folders in a cluster's folder, next to the nodes' folders; and some reserved ones.
 FOLDER_NAMES = frozenset({
     "ca-change", "cluster", "identity", "input", "lock", "manifest", "operator", "pki", "requests", "sealed",
 })  # fmt: skip
 
 
 def node_name(value: object) -> str:
-    """A name that can also be a node's folder in the cluster's folder."""
+    """Return a name that is also valid for a node's folder in the cluster's folder."""
     if name(value) in FOLDER_NAMES:
-        raise _refuse(value, "is the name of a file or folder of bake's own in the cluster's folder")
+        raise _refuse(value, "is reserved for a file or folder of bake in the cluster's folder")
     return name(value)
 
 
 def domain(value: object) -> str:
-    """Dot-separated RFC 1123 labels, two or more, at most 200 characters in all."""
+    """Return dot-separated RFC 1123 labels, two or more, at most 200 characters in all."""
     if not isinstance(value, str) or "." not in value or len(value) > 200:
         raise _refuse(value, "is not a domain of two or more labels")
     if not all(_LABEL.fullmatch(label) for label in value.split(".")):
@@ -52,7 +52,7 @@ def domain(value: object) -> str:
 
 
 def address(value: object) -> IPv4Address | IPv6Address:
-    """An IPv4 or IPv6 address in its usual notation: no prefix length, no zone, no leading zeros."""
+    """Return an IPv4 or IPv6 address in its usual notation: no prefix length, no zone, no leading zeros."""
     if isinstance(value, IPv4Address | IPv6Address):
         return value
     if not isinstance(value, str) or "%" in value or not value.isascii():
@@ -67,7 +67,7 @@ def address(value: object) -> IPv4Address | IPv6Address:
 
 
 def network(value: object) -> IPv4Network | IPv6Network:
-    """A network in CIDR notation with no host bits set."""
+    """Return a network in CIDR notation with no host bits set."""
     if isinstance(value, IPv4Network | IPv6Network):
         return value
     if not isinstance(value, str) or "/" not in value or not value.isascii():
@@ -83,12 +83,12 @@ SUBNET = "subnet"
 
 
 def network_or_subnet(value: object) -> IPv4Network | IPv6Network | str:
-    """A network, or the word for the cluster's own."""
+    """Return a network, or the word `subnet` for the cluster's own."""
     return SUBNET if value == SUBNET else network(value)
 
 
 def text(value: object, *, limit: int) -> str:
-    """Printable ASCII of at most `limit` characters: it goes into certificates, YAML and env files."""
+    """Return printable ASCII of at most `limit` characters: it goes into certificates, YAML and env files."""
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _PRINTABLE.fullmatch(value):
@@ -99,11 +99,11 @@ def text(value: object, *, limit: int) -> str:
 
 
 def mac(value: object) -> str:
-    """A unicast MAC address in lower case: networkd compares it as text."""
+    """Return a unicast MAC address in lower case: networkd compares it as text."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", value):
         raise _refuse(value, "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons")
     if int(value[:2], 16) & 1 or value == "00:00:00:00:00:00":
-        raise _refuse(value, "is not the address of one network card")
+        raise _refuse(value, "is not a unicast address")
     return value
 
 
@@ -122,21 +122,21 @@ def token(value: object) -> str:
 
 
 def account(value: object) -> str:
-    """The name of one of etcd's users or roles: a certificate's common name, a file's name, an argument."""
+    """Return the name of an etcd user or role; used as common name, file name and argument."""
     rule = "is not 1 to 64 of letters, digits, '.', '_' and '-', the first a letter or digit"
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
 
 
 def reader(value: object) -> str:
-    """A user of the nodes. The name is a word of a shell command on them."""
-    rule = "is not a user's name: 1 to 32 of letters, digits, '.', '_' and '-', the first a letter or '_'"
+    """Return the name of an account on the nodes; used in a shell command there."""
+    rule = "is not a user name: 1 to 32 of letters, digits, '.', '_' and '-', the first a letter or '_'"
     if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
         raise _refuse(value, "can read every key already")
     return str(value)
 
 
 def key(value: object) -> str:
-    """A key of etcd's, or what some begin with: an argument, too."""
+    """Return an etcd key or prefix; used as an argument."""
     return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 of letters, digits and ._/:@+=,-")
 
 
@@ -147,9 +147,9 @@ def country(value: object) -> str:
 
 
 def package(value: object) -> str:
-    """A package's name as dpkg and rpm have them, perhaps with a version; never an option of apt's."""
+    """Return a package name for dpkg or rpm, optionally with a version; never an option of apt."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", value):
-        raise _refuse(value, "is not a package's name")
+        raise _refuse(value, "is not a package name")
     return value
 
 
@@ -169,7 +169,7 @@ def tls_version(value: object) -> str:
     return choice("1.2", "1.3")(str(value) if isinstance(value, float) else value)
 
 
-# Those of Go's suites for TLS 1.2 that have forward secrecy and authenticated encryption.
+# Go's cipher suites for TLS 1.2 with forward secrecy and authenticated encryption.
 CIPHER_SUITES = tuple(
     f"TLS_ECDHE_{kind}_WITH_{cipher}"
     for kind in ("ECDSA", "RSA")
@@ -184,7 +184,7 @@ def cipher_suite(value: object) -> str:
 
 
 def data_dir(value: object) -> str:
-    """Below etcd's home, where the unit's sandbox lets etcd write and where nothing else lives."""
+    """Return a path below etcd's home: the only place that the unit's sandbox lets etcd write to."""
     if not isinstance(value, str) or not re.fullmatch(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", value):
         raise _refuse(value, "is not a path below /var/lib/etcd")
     return value
@@ -197,7 +197,7 @@ def flag(value: object) -> bool:
 
 
 def whole(low: int | None = None, high: int | None = None) -> Callable[[object], int]:
-    """A whole number between two bounds."""
+    """Return the reader of a whole number between two bounds, inclusive."""
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -212,7 +212,7 @@ def whole(low: int | None = None, high: int | None = None) -> Callable[[object],
 
 
 def word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
-    """One of an enumeration's words."""
+    """Return the reader of an enumeration's values."""
 
     def parse(value: object) -> StrEnum:
         if isinstance(value, str) and value in list(kind):
@@ -223,7 +223,7 @@ def word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
 
 
 def choice(*words: str) -> Callable[[object], str]:
-    """One of these words."""
+    """Return the reader of one of these words."""
 
     def parse(value: object) -> str:
         if isinstance(value, str) and value in words:
@@ -236,4 +236,4 @@ def choice(*words: str) -> Callable[[object], str]:
 text64 = partial(text, limit=64)
 path_text = partial(text, limit=1024)
 port = whole(1, 65535)
-days = whole(2, 36500)  # the first day lies in the past: certificates are backdated
+days = whole(2, 36500)  # at least 2: certificates are backdated by a day

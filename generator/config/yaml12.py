@@ -1,7 +1,7 @@
-"""YAML as its users think it works: the 1.2 core schema, strictly, with the position of every value.
+"""Strict YAML 1.2 (core schema) with the position of every value.
 
-PyYAML's own loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and let a duplicate key win
-silently; aliases and merge keys are where its memory blow-ups come from. None of that is accepted here.
+PyYAML's own loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and silently accept duplicate keys;
+aliases and merge keys can exhaust memory. This module accepts none of that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The value of a YAML document, and where each part of it stands.
+    """The value of a YAML document and the position of each part.
 
     `positions` maps a path such as `("nodes", 0, "name")` to `file:line:col`, both counted from 1.
     """
@@ -48,12 +48,12 @@ class _RefusedError(Exception):
 
 
 def load_file(path: Path) -> Document:
-    """Read one YAML file. Raises InputError for what is not a small, regular UTF-8 file of plain YAML."""
+    """Read one YAML file. Raises InputError unless it is a small, regular UTF-8 file of plain YAML."""
     return load_text(_read(path), str(path))
 
 
 def load_text(text: str, source: str) -> Document:
-    """Read one YAML document; `source` is the name that positions begin with."""
+    """Read one YAML document. `source`: the prefix of positions. Raises InputError."""
     reader = _Reader(source)
     try:
         value = reader.read(text)
@@ -62,9 +62,11 @@ def load_text(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or "cannot be read"
-        if "nesting depth" in message:  # libyaml has a limit of its own, from PyYAML 6.0.4 on
+        if "nesting depth" in message:  # libyaml also has a limit, from PyYAML 6.0.4 on
             raise InputError.one(reader.where(mark), _TOO_DEEP, "no field is") from None
-        raise InputError.one(reader.where(mark), f"is not YAML: {message}", "indentation, quotes, brackets?") from None
+        raise InputError.one(
+            reader.where(mark), f"is not YAML: {message}", "check indentation, quotes and brackets"
+        ) from None
     if reader.problems:
         raise InputError(reader.problems)
     return Document(value, reader.positions)
@@ -79,7 +81,9 @@ def _read(path: Path) -> str:
     if not stat.S_ISREG(status.st_mode):
         raise InputError.one(where, "is not a regular file", "give the path of a YAML file")
     if status.st_size > MAX_BYTES:
-        raise InputError.one(where, f"has {status.st_size} bytes; a cluster file has at most {MAX_BYTES}", "is it one?")
+        raise InputError.one(
+            where, f"has {status.st_size} bytes; a cluster file has at most {MAX_BYTES}", "check the path"
+        )
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as error:
@@ -138,14 +142,14 @@ class _Reader:
                 raise _RefusedError(event.start_mark, "is not a plain key", "write the key as a word")
             key, where = event.value, self.where(event.start_mark)
             if key in found:
-                self.problems.append(Problem(where, f"the key {named(key)!r} is here twice", "keep one of them"))
+                self.problems.append(Problem(where, f"the key {named(key)!r} appears twice", "keep one of them"))
             self.positions[*path, key] = where
             found[key] = self._node(next(self.events), (*path, key))
         return found
 
 
 def _resolve(text: str) -> Any:
-    """What a plain scalar means."""
+    """Return the value of a plain scalar."""
     if text in _NULL:
         return None
     if text in _BOOL:
@@ -158,7 +162,7 @@ def _resolve(text: str) -> Any:
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Quotes what YAML 1.1 would misread, and what 1.2 would (`1e3` is text to the one and 1000 to the other)."""
+    """Quotes text that YAML 1.1 or 1.2 would misread (`1e3` is text in 1.1 and 1000 in 1.2)."""
 
 
 def _represent_text(dumper: Any, text: str) -> Any:
@@ -170,6 +174,6 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def dump(value: Any) -> str:
-    """A YAML document that loads back as the same value, here and in any other reader."""
+    """Return a YAML document that loads back as the same value, here and in any other reader."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
     return text

@@ -1,1 +1,1 @@
-"""The disk images that nodes boot from: the base image with its recipe, and images of the user's own."""
+"""Disk images of the nodes: the base image with its recipe, and the user's images."""

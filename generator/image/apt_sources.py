@@ -1,4 +1,4 @@
-"""Where this machine gets Debian from: its apt sources, as mmdebstrap's mirrors of another suite."""
+"""Read this machine's apt sources and convert them to mmdebstrap mirrors of another suite."""
 
 from __future__ import annotations
 

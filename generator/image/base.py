@@ -1,4 +1,4 @@
-"""The disk that nodes boot from: the base image, built once per recipe and kept in the cache."""
+"""The base image of the nodes, built once per recipe and kept in the cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from generator.progress import Report
 
 @dataclass(frozen=True, kw_only=True)
 class BootImage:
-    """A disk and what it takes to boot it; `kernel` None means that it boots by its own boot loader."""
+    """A disk with its kernel and initrd; `kernel` None means that the disk has a boot loader."""
 
     disk: Path
     format: str

@@ -45,7 +45,7 @@ def architecture() -> str:
 
 
 def check_machine() -> None:
-    """Refuse before anything is done where a build cannot succeed."""
+    """Raise BakeError if this machine cannot build the image."""
     missing = [tool for tool in _NEEDED if not shutil.which(tool, path=_environment()["PATH"])]
     if missing:
         problem = f"the base image cannot be built: {', '.join(missing)} not found"
@@ -57,7 +57,7 @@ def check_machine() -> None:
 
 @contextmanager
 def exclusive(folder: Path, report: Report) -> Iterator[IO[str]]:
-    """The right to build this image. The build inherits the lock, so it outlives a killed `bake`."""
+    """Lock this image for a build. The build inherits the lock and holds it even if `bake` is killed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock_of(folder.parent, folder.name).open("w") as lock:
         if not _try_lock(lock):

@@ -1,4 +1,4 @@
-"""`--image FILE|URL`: a disk image of the user's own, checked before a VM sees it."""
+"""`--image FILE|URL`: a disk image of the user, checked before a VM uses it."""
 
 from __future__ import annotations
 

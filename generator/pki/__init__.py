@@ -1,4 +1,4 @@
-"""The cluster's certificates: `profiles` says what each states, `issue` makes and renews, `authority` judges a CA."""
+"""Certificates: `templates` defines their content, `issue` issues and renews them, `ca_check` checks a CA."""
 
 from generator.pki.ca_check import check_authority, check_names
 from generator.pki.csr import asks_for, create_request, misfits

@@ -1,4 +1,4 @@
-"""Whether a CA that exists can issue the cluster's certificates."""
+"""Check whether an existing CA can issue the cluster's certificates."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from generator.plan import ClusterPlan
 
 
 def check_authority(
-    authority: Issuer, *, now: datetime, where: str, days: int = 0, remedy: str = "another CA"
+    authority: Issuer, *, now: datetime, where: str, days: int = 0, remedy: str = "use another CA"
 ) -> list[Problem]:
-    """Why this CA cannot issue certificates now, or none that hold for so many days; empty if it can.
+    """Return why this CA cannot issue certificates now, or none for that many days; empty if it can.
 
-    `remedy`: for one that has ended.
+    `remedy`: the hint for an expired CA.
     """
     certificate = authority.certificate
     problems = []
@@ -30,15 +30,13 @@ def check_authority(
         problems.append(Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", remedy))
     elif certificate.not_valid_after_utc < now + timedelta(days=days):
         short = f"ends on {certificate.not_valid_after_utc:%Y-%m-%d}, before certificates of {days} days do"
-        problems.append(Problem(where, short, "a CA that is valid longer, or a smaller pki.leafDays"))
+        problems.append(Problem(where, short, "use a CA that is valid longer, or a smaller pki.leafDays"))
     if certificate.not_valid_before_utc > now:
         problems.append(
-            Problem(
-                where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock"
-            )
+            Problem(where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock")
         )
     if rule := _unfit_extensions(certificate) or _unfit_key(certificate.public_key()):
-        problems.append(Problem(where, rule, "another CA" if days else "restore the cluster's CA"))
+        problems.append(Problem(where, rule, "use another CA" if days else "restore the cluster's CA"))
     return problems
 
 
@@ -54,21 +52,19 @@ def _unfit_extensions(certificate: x509.Certificate) -> str | None:
 
 
 def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
-    """etcd is written in Go, whose crypto/x509 knows only these curves and refuses short RSA keys."""
+    """Return why etcd cannot use the key: Go's crypto/x509 supports only these curves, and no short RSA keys."""
     if isinstance(key, rsa.RSAPublicKey):
         return f"has a key of {key.key_size} bits; RSA needs 2048" if key.key_size < 2048 else None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return "has a key that is neither RSA nor EC"
     name = key.curve.name
     return (
-        None
-        if name in ("secp256r1", "secp384r1", "secp521r1")
-        else f"has a {name} key; EC needs P-256, P-384 or P-521"
+        None if name in ("secp256r1", "secp384r1", "secp521r1") else f"has a {name} key; EC needs P-256, P-384 or P-521"
     )
 
 
 def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, where: str) -> list[Problem]:
-    """The cluster's names and addresses that the CA's name constraints do not admit (RFC 5280, 4.2.1.10)."""
+    """Return the planned names that the CA's name constraints forbid, as a problem (RFC 5280, 4.2.1.10)."""
     try:
         found = authority.certificate.extensions.get_extension_for_class(x509.NameConstraints).value
     except x509.ExtensionNotFound:
@@ -79,9 +75,9 @@ def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, w
     listed = ", ".join(str(name.value) for name in refused)
     permitted = ", ".join(str(name.value) for name in found.permitted_subtrees or ()) or "everything else"
     rule = f"may not issue certificates for {listed}: its name constraints permit {permitted}"
-    hint = "keep the subnet and the domain; a new cluster needs another --name"
+    hint = "keep the subnet and the domain; for a new cluster, use another --name"
     if [name.value for name in refused] == [peer_name(plan.spec)]:
-        hint = "a CA that may issue it, or pki.peerName: none, with pki.peerCa.separate: true"
+        hint = "use a CA that may issue it, or pki.peerName: none with pki.peerCa.separate: true"
     return [Problem(where, rule, hint)]
 
 
@@ -91,7 +87,7 @@ def _admits(constraints: x509.NameConstraints, name: x509.GeneralName) -> bool:
 
 
 def _is_below(name: x509.GeneralName, bases: Iterable[x509.GeneralName]) -> bool:
-    """Whether a DNS name is one of the domains or below one, or an address in one of the networks."""
+    """Return whether a DNS name is one of the domains or below one, or an address in one of the networks."""
     if isinstance(name, x509.DNSName):
         domains = [base.value.lstrip(".") for base in bases if isinstance(base, x509.DNSName)]
         return any(not domain or f".{name.value}".endswith(f".{domain}") for domain in domains)

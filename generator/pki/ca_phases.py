@@ -1,7 +1,7 @@
 """The cluster's CAs, and the phases in which they are replaced.
 
-etcd reads the CAs it trusts when it starts, and its own certificates at each handshake. So a CA is changed in phases.
-In every phase, updated and not yet updated nodes trust each other. Pure.
+etcd reads its CA file at start and its own certificate at each handshake. A CA therefore rotates in phases. In every
+phase, updated and not yet updated nodes trust each other. Pure.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from generator.plan import ClusterPlan
 
 
 class Phase(StrEnum):
-    """How far the change of a CA has come."""
+    """The phase of a CA rotation."""
 
-    TRUST = "trust"  # the old one issues, the next one is trusted too
-    REISSUE = "reissue"  # the next one issues, the old one is still trusted
-    DROP = "drop"  # the old one is trusted no more
+    TRUST = "trust"  # the old CA issues; the next one is trusted too
+    REISSUE = "reissue"  # the next CA issues; the old one is still trusted
+    DROP = "drop"  # the old CA is no longer trusted
 
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA, and its key as the folder has it or is to have it: perhaps encrypted; None where it is elsewhere."""
+    """A CA and its key file, which may be encrypted; `key_file` is None for an external CA."""
 
     credential: Issuer
     key_file: bytes | None = field(repr=False)
@@ -37,8 +37,8 @@ class Authority:
 
 @dataclass(frozen=True, kw_only=True)
 class Authorities:
-    """Those that issue, by role; and while they are being changed, `others`: the next ones in the first phase, then the
-    old ones. What is missing is still to be made."""
+    """The issuing CAs by role, and during a rotation `others`: the next CAs in the first phase, then the old ones.
+    Missing ones are still to be created."""
 
     issuing: Mapping[Role, Authority]
     others: Mapping[Role, Authority]
@@ -49,7 +49,7 @@ class Authorities:
         return {role: one.credential for role, one in self.issuing.items()}
 
     def advanced(self, following: Mapping[Role, Authority] | None = None) -> Authorities:
-        """The next phase. `following`: where a change begins, the CAs that are there already."""
+        """Return the next phase. `following`: existing CAs to rotate to, when a rotation begins."""
         if self.phase is None:
             return replace(self, phase=Phase.TRUST, others=following or {})
         if self.phase is Phase.TRUST:
@@ -59,28 +59,28 @@ class Authorities:
         return replace(self, phase=None, others={})
 
     def completed(self, plan: ClusterPlan, make: Callable[[Role], Authority]) -> Authorities:
-        """With a new CA wherever one is missing."""
+        """Return this with a new CA for each missing one."""
         roles = authority_roles(plan.spec.pki)
         issuing = {role: self.issuing.get(role) or make(role) for role in roles}
         others = {role: self.others.get(role) or make(role) for role in roles} if self.phase else {}
         return replace(self, issuing=issuing, others=others)
 
     def trusted(self, role: Role) -> bytes | None:
-        """The CAs that the nodes trust for a role, as one PEM file; None where there is no such role.
+        """Return the CAs that the nodes trust for a role as one PEM file; None without such a role.
 
-        The older one first: so the second phase changes nothing in it, and no node restarts its etcd for that.
+        The older CA comes first: so the second phase does not change the file, and no node restarts its etcd.
         """
         found = self._trusted(role)
         return b"".join(reversed(found) if self.phase is Phase.REISSUE else found) or None
 
     def _trusted(self, role: Role) -> list[bytes]:
-        """The one that issues first."""
+        """Return the trusted CAs, the issuing one first."""
         both = self.phase in (Phase.TRUST, Phase.REISSUE)
         places = (self.issuing, self.others) if both else (self.issuing,)
         return [place[role].credential.cert_pem for place in places if role in place]
 
     def files(self) -> Iterator[Artifact]:
-        """What the folder keeps of them."""
+        """Yield their files in the cluster's folder."""
         for role, one in self.issuing.items():
             yield Artifact(pem_path(role), b"".join(self._trusted(role)))
             if one.key_file is not None:
@@ -96,12 +96,12 @@ class Authorities:
 
 
 def other_cas(phase: Phase) -> str:
-    """What the CAs beside those that issue are."""
+    """Return what the CAs that do not issue are: `next` or `old`."""
     return "next" if phase is Phase.TRUST else "old"
 
 
 def kept_authority(credential: Credential, passphrase: bytes | None, *, file: bytes | None = None) -> Authority:
-    """A CA with its key as it is to be kept. `file`: as it is kept now; what is encrypted already stays as it is."""
+    """Return a CA with its key file. `file`: the current key file; an encrypted one is kept unchanged."""
     if passphrase is None:
         return Authority(credential, credential.key_pem)
     if file and is_encrypted(file):

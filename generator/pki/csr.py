@@ -1,4 +1,4 @@
-"""A certificate that a CA elsewhere is to issue: asked for, and held against what was asked for."""
+"""Certificate signing requests to an external CA, and the check of the certificates that it issues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from generator.pki.templates import CertProfile
 
 
 def create_request(profile: CertProfile, key: PrivateKey) -> bytes:
-    """A PKCS#10 request (RFC 2986), PEM, with the extensions that the certificate is to have."""
+    """Return a PKCS#10 request (RFC 2986), PEM, with the extensions that the certificate is to have."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(profile.subject)
     for extension, critical in profile.extensions:
         builder = builder.add_extension(extension, critical=critical)
@@ -72,7 +72,7 @@ def _lacks(found: x509.Extensions, profile: CertProfile) -> Iterator[str]:
             yield "may not be used for signatures (its key usage lacks digitalSignature)"
     basic = has.get(x509.BasicConstraints)
     if isinstance(basic, x509.BasicConstraints) and basic.ca:
-        yield "is a CA's"
+        yield "is a CA certificate"
 
 
 _USES = {ExtendedKeyUsageOID.CLIENT_AUTH: "clients", ExtendedKeyUsageOID.SERVER_AUTH: "servers"}

@@ -1,4 +1,4 @@
-"""What a certificate says, for people: read without its key and without judging it."""
+"""A certificate's content for display, read without its key and without checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """A certificate in words. `names`: the subject alternative ones. `serial`, `sha256` (of all of it): hexadecimal."""
+    """A certificate's content. `names`: subject alternative names. `serial`, `sha256` (of the DER): hexadecimal."""
 
     subject: str
     issuer: str
@@ -23,7 +23,7 @@ class Facts:
 
 
 def describe(certificate: bytes) -> Facts:
-    """Of PEM or DER. Raises ValueError for anything else."""
+    """Return the content of a PEM or DER certificate. Raises ValueError for anything else."""
     is_pem = certificate.lstrip().startswith(b"-----BEGIN")
     load = x509.load_pem_x509_certificate if is_pem else x509.load_der_x509_certificate
     found = load(certificate)
@@ -39,7 +39,7 @@ def describe(certificate: bytes) -> Facts:
 
 
 def digests(pem: bytes) -> list[str]:
-    """The SHA-256 of each certificate in a PEM file. Raises ValueError for what is none."""
+    """Return the SHA-256 of each certificate in a PEM file. Raises ValueError for an invalid file."""
     return [found.fingerprint(SHA256()).hex() for found in x509.load_pem_x509_certificates(pem)]
 
 

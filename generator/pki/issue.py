@@ -1,4 +1,4 @@
-"""`ClusterPlan` → the cluster's certificates; what is still right is kept. Clock and source of keys are arguments."""
+"""Issue the certificates of a `ClusterPlan`; valid existing ones are kept. Clock and key source are arguments."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BACKDATE = timedelta(hours=24)
 def create_authority(
     plan: ClusterPlan, role: Role = Role.CA, *, now: datetime, new_key: NewKey = generate_key
 ) -> Credential:
-    """A new CA for the cluster."""
+    """Return a new CA for the cluster."""
     profile = ca_profile(plan, role)
     return _sign(profile, new_key(profile.key_type), None, now=now)
 
@@ -61,12 +61,11 @@ def issue_nodes(
     kept: Iterable[NodePki] = (),
     new_key: NewKey = generate_key,
 ) -> Iterator[NodePki]:
-    """Each node's certificates, in the plan's order; one at a time, so that memory stays flat.
+    """Yield each node's certificates in the plan's order, one node at a time to limit memory.
 
-    `peer_authority` issues the peers' certificates; left out, `authority` does.
-
-    `kept` are the sets that exist already, in the same order; what is still right in them stays. A set that is
-    shared is shared with the operator too, as in the document: then it holds his `client` certificate.
+    `peer_authority` issues the peer certificates; without it, `authority` does. `kept`: the existing sets in the same
+    order, whose valid certificates are kept. A shared set is also the operator's, as in the document, and contains
+    the `client` certificate.
     """
     issuers = {Role.PEER: peer_authority} if peer_authority else {}
     if plan.spec.pki.certificates is Certificates.SHARED:
@@ -88,30 +87,28 @@ def issue_client(
     kept: Credential | None = None,
     new_key: NewKey = generate_key,
 ) -> Credential:
-    """The operator's client certificate, or that of one of etcd's users."""
+    """Return the operator's client certificate, or that of an etcd user."""
     profile = user_profile(plan, user) if user else client_profile(plan)
     old = {Role.CLIENT: kept} if kept else {}
     return _issue({Role.CLIENT: profile}, authority, {}, old, now=now, new_key=new_key)[Role.CLIENT]
 
 
 @contextmanager
-def keys_ahead(
-    key_type: KeyType, count: int, *, workers: int, new_key: NewKey = generate_key
-) -> Iterator[NewKey]:
-    """`new_key`, with `count` keys in the making on threads (RSA generation leaves the interpreter's lock).
+def keys_ahead(key_type: KeyType, count: int, *, workers: int, new_key: NewKey = generate_key) -> Iterator[NewKey]:
+    """Yield a `new_key` that generates `count` RSA keys ahead on threads (RSA generation releases the GIL).
 
-    An EC key costs less than handing it over, so those are made when they are asked for.
+    EC keys are generated on demand: that is faster than passing them between threads.
     """
     if count < 2 or not key_type.startswith("rsa"):
         yield new_key
         return
-    from concurrent.futures import ThreadPoolExecutor  # only RSA keys are worth its import
+    from concurrent.futures import ThreadPoolExecutor  # imported only for RSA keys
 
     pool = ThreadPoolExecutor(workers)
     made = deque(pool.submit(new_key, key_type) for _ in range(count))
     try:
         yield lambda wanted: made.popleft().result() if made and wanted is key_type else new_key(wanted)
-    finally:  # an interrupt waits for the keys in the making, not for those to come
+    finally:  # an interrupt waits only for keys that are being generated
         pool.shutdown(cancel_futures=True)
 
 
@@ -124,7 +121,7 @@ def count_missing(
     kept: Iterable[NodePki],
     users: Mapping[str, Credential | None] = MappingProxyType({}),
 ) -> int:
-    """How many keys the cluster still needs, when these are the certificates that exist."""
+    """Return how many keys the cluster still needs in addition to the existing certificates."""
     missing = len(set(authority_roles(plan.spec.pki)) - set(authorities))
     for one in wanted_certificates(plan, client, kept, users):
         authority = authorities.get(issuer_of(plan.spec.pki, one.role))
@@ -141,9 +138,9 @@ def days_cut_short(
     *,
     now: datetime,
 ) -> int | None:
-    """The days that certificates still to be issued hold where their CA ends before `leafDays`; None where it does not.
+    """Return the validity in days of new certificates if their CA ends before `leafDays`; else None.
 
-    A CA elsewhere states its own dates.
+    An external CA chooses its own dates.
     """
     here = {role: one for role, one in authorities.items() if isinstance(one, Credential)}
     ends = {role: one.certificate.not_valid_after_utc for role, one in here.items()}
@@ -159,12 +156,12 @@ def days_cut_short(
 
 
 def user_stem(name: str) -> str:
-    """Where the files of one of etcd's users are, below `pki/`; and in a list of who owns what."""
+    """Return the path of an etcd user's files below `pki/`, which also names the owner in `Wanted`."""
     return f"users/{name}"
 
 
 class Wanted(NamedTuple):
-    """A certificate of the plan, and what there is of it.
+    """A certificate of the plan, and the existing one.
 
     `owner`: a node, "operator", "shared" by all nodes, or "users/NAME".
     """
@@ -181,7 +178,7 @@ def wanted_certificates(
     kept: Iterable[NodePki],
     users: Mapping[str, Credential | None] = MappingProxyType({}),
 ) -> Iterator[Wanted]:
-    """All that the cluster's CAs issue."""
+    """Yield every certificate that the cluster's CAs issue."""
     yield Wanted("operator", Role.CLIENT, client_profile(plan), client)
     for name, credential in users.items():
         yield Wanted(user_stem(name), Role.CLIENT, user_profile(plan, name), credential)
@@ -206,7 +203,7 @@ def _issue(
     now: datetime,
     new_key: NewKey,
 ) -> NodePki:
-    """`others` issue instead of `authority` for their roles."""
+    """Return a set of certificates. `others` issue instead of `authority` for their roles."""
     issuers = {role: others.get(role, authority) for role in profiles}
     return {
         role: kept[role]
@@ -216,12 +213,10 @@ def _issue(
     }
 
 
-def _sign(
-    profile: CertProfile, key: PrivateKey, authority: Issuer | None, *, now: datetime
-) -> Credential:
-    """A certificate for `key`; self-signed without an authority. It never outlives its authority."""
+def _sign(profile: CertProfile, key: PrivateKey, authority: Issuer | None, *, now: datetime) -> Credential:
+    """Return a certificate for `key`, self-signed without an authority. It never ends after its authority."""
     if isinstance(authority, Elsewhere):
-        raise AssertionError("nothing is baked before a CA elsewhere has issued everything: a bug in bake")
+        raise AssertionError("an external CA must have issued everything before this: a bug in bake")
     start = (now - BACKDATE).replace(microsecond=0)
     issuer = authority.certificate.subject if authority else profile.subject
     if authority:
@@ -246,7 +241,7 @@ def _sign(
 
 
 def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """SKI everywhere, AKI on what a CA issued (RFC 5280, 4.2.1.1 and 4.2.1.2)."""
+    """Yield the SKI, and for a certificate that a CA issued the AKI (RFC 5280, 4.2.1.1 and 4.2.1.2)."""
     yield x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False
     if authority:
         ski = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
@@ -254,9 +249,9 @@ def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tupl
 
 
 def is_current(credential: Credential, profile: CertProfile, authority: Issuer, *, now: datetime) -> bool:
-    """Whether an existing certificate still says exactly what the plan wants, and is in force.
+    """Return whether an existing certificate is valid now and matches the profile exactly.
 
-    A CA elsewhere has its own ways, so of its certificates only what the nodes check counts.
+    For a certificate of an external CA, only the properties that the nodes check must match.
     """
     if isinstance(authority, Elsewhere):
         return not any(misfits(credential, profile, authority, now=now))

@@ -1,6 +1,6 @@
-"""A private key under a passphrase: PKCS#8, PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914).
+"""Encrypt a private key with a passphrase: PKCS#8, PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914).
 
-`cryptography` writes PKCS#8 with 2,048 rounds of PBKDF2 only. What is written here is read by it and by OpenSSL.
+`cryptography` writes PKCS#8 only with 2,048 rounds of PBKDF2. It and OpenSSL can read this format.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from generator.pki.key_pair import PrivateKey
 
-# 16 MiB and five passes: OpenSSL reads no more than 32 MiB without being told to (SCRYPT_MAX_MEM).
+# 16 MiB and five passes: OpenSSL accepts at most 32 MiB by default (SCRYPT_MAX_MEM).
 COST, BLOCK_SIZE, PARALLEL = 1 << 14, 8, 5
 _PBES2 = bytes.fromhex("06092a864886f70d01050d")  # object identifiers, in DER
 _SCRYPT = bytes.fromhex("06092b06010401da47040b")
@@ -25,7 +25,7 @@ _AES_256_CBC = bytes.fromhex("060960864801650304012a")
 
 
 def encrypt_key(key: PrivateKey, passphrase: bytes, *, random: Callable[[int], bytes] = os.urandom) -> bytes:
-    """The key as encrypted PEM."""
+    """Return the key as encrypted PEM."""
     plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     salt, start = random(16), random(16)
     derived = Scrypt(salt=salt, length=32, n=COST, r=BLOCK_SIZE, p=PARALLEL).derive(passphrase)
@@ -40,7 +40,7 @@ def encrypt_key(key: PrivateKey, passphrase: bytes, *, random: Callable[[int], b
 
 
 def _tagged(tag: int, content: bytes) -> bytes:
-    """A DER value: tag, length, content."""
+    """Return a DER value: tag, length, content."""
     size = len(content)
     octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
     return bytes((tag, size) if size < 128 else (tag, 128 + len(octets), *octets)) + content

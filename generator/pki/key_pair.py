@@ -1,4 +1,4 @@
-"""A certificate with its private key: what kinds there are, how they are read, and what a key is."""
+"""Certificates with their private keys: roles, key types and parsing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NewKey = Callable[[KeyType], PrivateKey]
 
 
 class Role(StrEnum):
-    """What a certificate is for; also its file name, as in the document."""
+    """The purpose of a certificate; also its file name, as in the document."""
 
     CA = "etcd-ca"
     PEER_CA = "etcd-peer-ca"
@@ -56,13 +56,13 @@ class Credential:
 
 
 def key_pem(key: PrivateKey) -> bytes:
-    """PKCS#8, unencrypted: etcd cannot read any other (etcd security documentation)."""
+    """Return unencrypted PKCS#8: etcd cannot read encrypted keys (etcd security documentation)."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A CA whose key is not here: it issues by request."""
+    """An external CA: bake has only its certificate, and it issues by request."""
 
     certificate: x509.Certificate = field(repr=False)
 
@@ -76,7 +76,7 @@ NodePki = Mapping[Role, Credential]
 
 
 def generate_key(key_type: KeyType) -> PrivateKey:
-    """A fresh private key."""
+    """Return a new private key."""
     kind, _, size = key_type.partition("-")
     if kind == "rsa":
         return rsa.generate_private_key(public_exponent=65537, key_size=int(size))
@@ -84,7 +84,7 @@ def generate_key(key_type: KeyType) -> PrivateKey:
 
 
 def key_type_of(key: PrivateKey) -> KeyType | None:
-    """The key's type, or None for one that bake does not offer."""
+    """Return the key's type, or None for a type that bake does not offer."""
     if isinstance(key, rsa.RSAPrivateKey):
         text = f"rsa-{key.key_size}"
     else:
@@ -93,7 +93,7 @@ def key_type_of(key: PrivateKey) -> KeyType | None:
 
 
 def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether the CA's key made this certificate's signature."""
+    """Return whether the CA's key signed this certificate."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
@@ -111,15 +111,15 @@ def same_key(one: CertificatePublicKeyTypes, other: CertificatePublicKeyTypes) -
 
 
 def is_encrypted(key_pem: bytes) -> bool:
-    """Whether a PEM file holds a key that needs a passphrase: PKCS#8, or OpenSSL's older form."""
+    """Return whether a PEM file holds a key that needs a passphrase: PKCS#8, or OpenSSL's older form."""
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in key_pem or b"\nProc-Type: 4,ENCRYPTED" in key_pem
 
 
 def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
-    """The first certificate of a PEM file. Raises InputError."""
+    """Return the first certificate of a PEM file. Raises InputError."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        certificate.extensions  # noqa: B018  parsed only when asked for: a malformed one shows here
+        certificate.extensions  # noqa: B018  parsed on access: raises for a malformed one
         certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
         raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
@@ -129,28 +129,30 @@ def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
 def parse_credential(
     cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str], passphrase: bytes | None = None
 ) -> Credential:
-    """A certificate and the key that belongs to it. `where` are their file names. Raises InputError."""
+    """Return a certificate with its key. `where`: their file names. Raises InputError."""
     cert_file, key_file = where
     certificate = parse_certificate(cert_pem, where=cert_file)
     credential = Credential(certificate, parse_key(key_pem, where=key_file, passphrase=passphrase))
     if not is_pair(credential):
-        raise InputError.one(key_file, f"does not match the certificate {cert_file}", "restore the pair")
+        raise InputError.one(
+            key_file, f"does not match the certificate {cert_file}", "restore the certificate and its key"
+        )
     return credential
 
 
 def parse_key(pem: bytes, *, where: str, passphrase: bytes | None = None) -> PrivateKey:
-    """Raises InputError."""
+    """Return the private key of a PEM file. Raises InputError."""
     encrypted = is_encrypted(pem)
     if encrypted and passphrase is None:
-        raise InputError.one(where, "is encrypted, and there is no passphrase", "give --ca-passphrase-file")
+        raise InputError.one(where, "is encrypted, but no passphrase was given", "give --ca-passphrase-file")
     try:
         key = load_pem_private_key(pem, password=passphrase if encrypted else None)
     except (ValueError, UnsupportedAlgorithm):
         if encrypted:
-            rule, remedy = "cannot be decrypted with this passphrase", "give the one it was encrypted with"
+            rule, remedy = "cannot be decrypted with this passphrase", "give the passphrase of this key"
         else:
             rule, remedy = "is not a PEM private key", "restore the file"
         raise InputError.one(where, rule, remedy) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise InputError.one(where, "is neither an RSA nor an EC key", "use one of the offered key types")
+        raise InputError.one(where, "is neither an RSA nor an EC key", "use an RSA or EC key")
     return key

@@ -1,7 +1,7 @@
-"""What each kind of certificate says, decided before its key exists.
+"""The content of each kind of certificate, without its key.
 
-etcd's server certificate needs clientAuth as well: its gRPC gateway dials the server with that same certificate (etcd
-issue 9785).
+etcd's server certificate also needs clientAuth: its gRPC gateway connects to the server with the same certificate
+(etcd issue 9785).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SERVER_AND_CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVE
 
 @dataclass(frozen=True, kw_only=True)
 class CertProfile:
-    """Everything about a certificate that is decided before its key exists."""
+    """The content of a certificate, without its key and dates."""
 
     key_type: KeyType
     subject: x509.Name
@@ -32,22 +32,20 @@ class CertProfile:
 
 
 def authority_roles(pki: PkiSpec) -> tuple[Role, ...]:
-    """The cluster's CAs."""
+    """Return the roles of the cluster's CAs."""
     return (Role.CA, Role.PEER_CA) if pki.peer_ca.separate else (Role.CA,)
 
 
 def issuer_of(pki: PkiSpec, role: Role) -> Role:
-    """Which of them issues the certificates of this role."""
+    """Return the role of the CA that issues certificates of this role."""
     return Role.PEER_CA if role is Role.PEER and pki.peer_ca.separate else Role.CA
 
 
 def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
-    """A strict CA is bound to the cluster: stolen, it still cannot issue for anybody else's names."""
+    """Return a CA's profile. Name constraints limit a strict CA to the cluster's names, even if its key is stolen."""
     strict = plan.spec.pki.extensions is Extensions.STRICT
     usage = (
-        _key_usage("cert_sign", "crl_sign")
-        if strict
-        else _key_usage("cert_sign", "digital_signature", "encipherment")
+        _key_usage("cert_sign", "crl_sign") if strict else _key_usage("cert_sign", "digital_signature", "encipherment")
     )
     basic = x509.BasicConstraints(ca=True, path_length=0 if strict else None)
     return CertProfile(
@@ -59,16 +57,18 @@ def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
 
 
 def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
-    """The cluster's network, its nodes' loopback and its domain. A bare node name is below no domain: where those are
-    wanted, DNS names stay free, so that nodes can still be added."""
+    """Return constraints to the cluster's network, loopback and domain. With bare node names, which are in no domain,
+    DNS names are not constrained, so that nodes can still be added."""
     networks = (plan.network.subnet, *LOOPBACK_NETWORKS)
     domains = () if plan.spec.pki.single_label_names else (domain_of(plan.spec),)
     return x509.NameConstraints([*map(x509.DNSName, domains), *map(x509.IPAddress, networks)], None)
 
 
 def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
-    """Every name and address that the nodes' certificates by the CA of this role state."""
-    leaf = Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER  # a peer's states more
+    """Yield every name and address in the nodes' certificates that the CA of this role issues."""
+    leaf = (
+        Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER
+    )  # a peer certificate has more names
     shared = plan.spec.pki.certificates is Certificates.SHARED
     for profiles in [shared_profiles(plan)] if shared else [node_profiles(plan, node) for node in plan.nodes]:
         for extension, _ in profiles[leaf].extensions:
@@ -77,16 +77,16 @@ def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
 
 
 def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
-    """A node's three certificates: each names that node alone, so a stolen key is worth one node only."""
+    """Return the profiles of a node's three certificates. Each names only this node, which limits a stolen key."""
     peers = () if plan.spec.pki.peer_name is PeerName.NONE else (peer_name(plan.spec),)
     names = {role: (*node.dns_names, *(peers if role is Role.PEER else ())) for role in NODE_ROLES}
     return {role: _leaf(plan, role, _sans(names[role], node.addresses), owner=node.name) for role in NODE_ROLES}
 
 
 def peer_check(spec: ClusterSpec) -> tuple[str, str]:
-    """The option of etcd that lets peers in and nobody else, and its value.
+    """Return the etcd option that admits only peer certificates, and its value.
 
-    The certificate that all nodes share has a common name of its own already; the document states no DNS names.
+    A shared peer certificate is identified by its common name, since the document's has no DNS names.
     """
     if spec.pki.certificates is Certificates.SHARED:
         return "peer-cert-allowed-cn", str(Role.PEER)
@@ -94,7 +94,7 @@ def peer_check(spec: ClusterSpec) -> tuple[str, str]:
 
 
 def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
-    """Whether etcd with this option accepts a peer's certificate."""
+    """Return whether etcd with the option of `peer_check` accepts this peer certificate."""
     option, name = peer_check(plan.spec)
     if option == "peer-cert-allowed-cn":
         return [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [name]
@@ -103,18 +103,18 @@ def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
 
 
 def shared_profiles(plan: ClusterPlan) -> dict[Role, CertProfile]:
-    """The document's way: one set for all nodes, each certificate with every address in it."""
+    """Return the profiles of one set for all nodes, with every address in each certificate, as in the document."""
     names = plan.dns_names if plan.spec.pki.single_label_names or not _is_document(plan.spec.pki) else ()
     return {role: _leaf(plan, role, _sans(names, plan.addresses)) for role in NODE_ROLES}
 
 
 def user_profile(plan: ClusterPlan, name: str) -> CertProfile:
-    """A client certificate for one of etcd's users, who is known by its common name."""
+    """Return the profile of an etcd user's client certificate; the common name is the user name."""
     return _leaf(plan, Role.CLIENT, None, owner=name)
 
 
 def client_profile(plan: ClusterPlan) -> CertProfile:
-    """The operator's: it acts as no node, so it names none (but the document's client certificate does)."""
+    """Return the profile of the operator's client certificate, which names no node (except as in the document)."""
     if plan.spec.pki.certificates is Certificates.SHARED:
         return shared_profiles(plan)[Role.CLIENT]
     return _leaf(plan, Role.CLIENT, None)
@@ -130,9 +130,7 @@ def _leaf(
         extensions.append((sans, False))
     return CertProfile(
         key_type=pki.key_type,
-        subject=_subject(
-            plan, owner or str(role), unit=str(role) if owner else None, client=role is Role.CLIENT
-        ),
+        subject=_subject(plan, owner or str(role), unit=str(role) if owner else None, client=role is Role.CLIENT),
         days=pki.leaf_days,
         extensions=tuple(extensions),
     )
@@ -175,9 +173,7 @@ def _sans(names: Iterable[str], addresses: Iterable[AnyAddress]) -> x509.Subject
     return x509.SubjectAlternativeName([*map(x509.DNSName, names), *map(x509.IPAddress, addresses)])
 
 
-def _subject(
-    plan: ClusterPlan, common_name: str, *, unit: str | None = None, client: bool = False
-) -> x509.Name:
+def _subject(plan: ClusterPlan, common_name: str, *, unit: str | None = None, client: bool = False) -> x509.Name:
     subject = plan.spec.pki.subject
     organization = subject.organization or plan.name
     parts = [

@@ -1,1 +1,1 @@
-"""What a node's NoCloud ISO carries: guest files, first-boot commands, user-data, the ISO itself."""
+"""The content of a node's NoCloud ISO: guest files, first-boot commands and user-data; and the ISO itself."""

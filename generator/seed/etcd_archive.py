@@ -1,4 +1,4 @@
-"""The etcd release tarball that install method `archive` puts onto the ISO."""
+"""Read and check the etcd release tarball that install method `archive` puts on the ISO."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BYTES = 512 << 20
 
 
 def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
-    """The tarball as a file for the ISO; nothing for the other install methods. Raises InputError."""
+    """Return the tarball as a file for the ISO; nothing for other install methods. Raises InputError."""
     if install.archive is None:
         return ()
     path = Path(install.archive)
@@ -30,14 +30,14 @@ def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
     digest = hashlib.sha256(data).hexdigest()
     if digest != install.sha256:
         raise InputError.one(
-            "install.sha256", f"{path} has the sha256 {digest}, not {install.sha256}", "fetch the tarball again"
+            "install.sha256", f"{path} has the sha256 {digest}, not {install.sha256}", "download the tarball again"
         )
     _check_content(path, data)
     return (Artifact(PurePosixPath(ARCHIVE_NAME), data),)
 
 
 def _check_content(path: Path, data: bytes) -> None:
-    import tarfile  # only a tarball is worth its import
+    import tarfile  # imported only for a tarball
 
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
@@ -45,8 +45,8 @@ def _check_content(path: Path, data: bytes) -> None:
     except (tarfile.TarError, OSError, EOFError):
         raise _refuse(path, "is not a .tar.gz archive") from None
     if missing := {"etcd", "etcdctl"} - names:
-        raise _refuse(path, f"has no {' and no '.join(sorted(missing))} in it")
+        raise _refuse(path, f"does not contain {' or '.join(sorted(missing))}")
 
 
 def _refuse(path: Path, rule: str) -> InputError:
-    return InputError.one("install.archive", f"{path} {rule}", "the .tar.gz of an etcd release")
+    return InputError.one("install.archive", f"{path} {rule}", "give the .tar.gz of an etcd release")

@@ -1,4 +1,4 @@
-"""The document's steps in the document's order, as the commands that cloud-init runs on a node's first boot."""
+"""The commands that cloud-init runs on a node's first boot: the document's steps in its order."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ HOME = PurePosixPath("/var/lib/etcd")
 
 
 def boot_commands() -> list[str]:
-    """`bootcmd`: before anything is written, on every boot."""
+    """Return `bootcmd`: runs on every boot, before files are written."""
     return [guest_source(PurePosixPath("/bootcmd")).decode()]
 
 
 def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
-    """`runcmd`: a line per step of the document. Each may run again without harm; one that fails stops the rest."""
+    """Yield `runcmd`, one line per step of the document. Every line can be repeated; a failure stops the rest."""
     yield "set -e"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
-            # Just installed it is not running yet, and only a running one takes rules.
+            # A newly installed firewalld is not running yet, and rules need a running one.
             yield "systemctl enable --now firewalld.service"
-        # etcd.service starts it; one reload below serves both.
+        # etcd.service starts it; the reload below covers both.
         yield "systemctl --no-reload enable etcd-firewall"
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield f"sh -ac '. {ENV} && {LIBEXEC}/etcd-install'"
-    # A package may have made the user already.
+    # A package may have created the user already.
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
     yield from _key_permissions(plan.spec)
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
-    # SELinux stays enforcing; what was written before the policy's labels were known gets them now.
+    # SELinux stays enforcing: label files that were written before the policy was complete.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
     yield "systemctl daemon-reload"
     yield "systemctl --no-reload enable etcd"
     yield "systemctl --no-reload enable report-boot"
-    # From here on a power cut costs nothing: the unit is enabled, and its condition holds.
+    # From here on a power cut is harmless: the unit is enabled, and its condition is met.
     yield f"{LIBEXEC}/first-boot-done"
-    # Never wait here: a node that joins would hold cloud-init's final stage until the others are there.
+    # Do not wait here: cloud-init's final stage would wait until the other nodes are up.
     yield "systemctl start --no-block etcd"
 
 
 def _key_permissions(spec: ClusterSpec) -> Iterator[str]:
-    """Only root can enter the folder before this (bootcmd); each line lets in etcd and the readers at most."""
+    """Yield commands that open the keys' folder, closed by bootcmd, to etcd and access.readers only."""
     keys = " ".join(f"{role}.key" for role in NODE_ROLES)
     if spec.pki.permissions is Permissions.OWNER:
         yield f"cd {PKI_DIR} && chown etcd: {keys} *.pem && chmod 0400 {keys} *.pem"

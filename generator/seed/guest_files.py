@@ -1,4 +1,4 @@
-"""Plan and certificates → the files a node needs, each at its path inside the guest, in the document's order."""
+"""Generate a node's files from its plan and certificates, each with its path in the guest."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ _GUEST = Path(__file__).parent / "guest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Whom the nodes take for their own. `identity` tells the cluster from every other one, whatever its CA: 32 or more
-    hexadecimal digits. `permit`: the secret that lets the first node start the cluster, of which nodes have a digest;
-    "" is none. `ca_pem`: the CA, or two of them while it is being changed; `peer_ca_pem`: the peers' own."""
+    """Trust anchors and cluster identity.
+
+    `identity`: 32 or more hexadecimal digits, unique to the cluster and independent of its CA. `permit`: the secret
+    that lets the first node start the cluster, or ""; nodes store only its digest. `ca_pem`: the CA certificate, or
+    two during a rotation. `peer_ca_pem`: the separate CA for peer certificates, if there is one.
+    """
 
     identity: str
     permit: str = field(default="", repr=False)
@@ -37,7 +40,7 @@ class Trust:
 
 
 def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -> Iterator[Artifact]:
-    """Everything that `write_files` puts onto the node. Secrets are 0600 and root's; `steps` gives them to etcd."""
+    """Yield the files for `write_files`. Secrets are 0600 and owned by root; `first_boot` gives them to etcd."""
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         yield _script("etcd-firewall")
         yield _unit("etcd-firewall.service", kind=plan.spec.firewall.kind)
@@ -49,7 +52,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
-    # systemd reads them as root; nobody else has to (CIS benchmark, 1.1.7).
+    # Only systemd reads them, as root (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
@@ -79,10 +82,10 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:
-    """Shell commands that set the ACLs of the keys' folder: on the first boot, and before each start of etcd.
+    """Yield shell commands that set the ACLs of the keys' folder, on the first boot and before each start of etcd.
 
-    Without ACLs (no setfacl, or a file system that has none) the folder is open to etcd's group. A reader whom the
-    node does not know is reported and keeps nobody else out.
+    Without ACLs (no setfacl, or no support in the file system) etcd's group gets access to the folder. An unknown
+    reader is reported and does not affect the others.
     """
     folder = f"setfacl --set u::rwx,u:etcd:x,g::-,o::- {PKI_DIR}"
     if spec.pki.permissions is Permissions.ACL:
@@ -98,21 +101,21 @@ def access_commands(spec: ClusterSpec) -> Iterator[str]:
 
 
 def cluster_token(plan: ClusterPlan, identity: str) -> str:
-    """`initial-cluster-token`: the stated one, else one that no other cluster has."""
+    """Return `initial-cluster-token`: the stated one, else one that is unique to the cluster."""
     return plan.spec.etcd.token or f"{plan.name}-{identity[:16]}"
 
 
 def cluster_id(plan: ClusterPlan, identity: str) -> str:
-    """What tells this cluster's seeds and empty nodes from those of another one. No secret."""
+    """Return the cluster's id, which its seeds and empty nodes report. Not a secret."""
     return f"{plan.name}-{identity[:32]}"
 
 
 def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = "") -> dict[str, str]:
-    """What the scripts on the node need to know; they carry no values themselves."""
+    """Return the variables of the scripts on the node, which contain no values themselves."""
     spec = plan.spec
     everybody = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
     clients = " ".join(str(spec.network.subnet if one == SUBNET else one) for one in spec.firewall.client_cidrs)
-    # Each other's clients too: a node that joins asks for the list.
+    # The nodes are clients too: a joining node requests the member list.
     nodes = " ".join(str(other.address) for other in plan.nodes)
     values = {
         "BAKE_NAME": node.name,
@@ -122,7 +125,7 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
         "BAKE_TOKEN": cluster_token(plan, identity),
-        # The cluster's id. Its name is from when it was the permit too; settled nodes compare it with a new seed's.
+        # The cluster's id; the old name is kept because settled nodes compare it with a new seed's.
         "BAKE_PERMIT": cluster_id(plan, identity),
         "BAKE_PERMIT_FILE": str(RUNTIME_PERMIT),
         **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
@@ -149,10 +152,10 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
 
 
 def accounts(plan: ClusterPlan) -> bytes:
-    """What etcd-auth makes: users and their roles, roles and their permissions.
+    """Return the users, roles and permissions that etcd-auth creates, as JSON.
 
-    The nodes and the operator may do everything, each by the name in its own client certificate; `root` is nobody's,
-    but etcd wants it.
+    The nodes and the operator have all rights, by the common names of their client certificates. No certificate has
+    the name `root`, but etcd requires that user.
     """
     shared = plan.spec.pki.certificates is Certificates.SHARED
     admins = (ROOT, str(Role.CLIENT), *(() if shared else (node.name for node in plan.nodes)))
@@ -162,16 +165,16 @@ def accounts(plan: ClusterPlan) -> bytes:
 
 
 def _permission(permission: PermissionSpec) -> list[str]:
-    """A flag of etcdctl's, what may be done, and with which key."""
+    """Return etcdctl's flag, the access and the key or prefix."""
     flag = "--prefix=true" if permission.prefix else "--prefix=false"
     return [flag, str(permission.access), permission.prefix or permission.key or ""]
 
 
-ARCHIVE_NAME = "etcd.tar.gz"  # on the ISO; a constant, so that no file name of the user's has to be quoted
+ARCHIVE_NAME = "etcd.tar.gz"  # on the ISO; constant, so that the user's file name needs no quoting
 
 
 def env_file(values: Mapping[str, str]) -> bytes:
-    """A systemd EnvironmentFile. The spec admits no character that its quoting would have to escape."""
+    """Return a systemd EnvironmentFile. Raises ValueError for characters that would need escaping."""
     unfit = [name for name, value in values.items() if not value.isprintable() or set(value) & set('"\\$`')]
     if unfit:
         raise ValueError(f"not fit for an env file: {', '.join(unfit)}")
@@ -213,7 +216,7 @@ def _unit(name: str, **values: object) -> Artifact:
 
 @cache
 def guest_source(path: PurePosixPath) -> bytes:
-    """A guest file as it is shipped. `path`: where it is in the guest; the folder `guest/` is laid out alike."""
+    """Return a file of the folder `guest/`. `path`: its path in the guest."""
     return (_GUEST / path.relative_to("/")).read_bytes()
 
 
@@ -230,12 +233,11 @@ def _environment() -> jinja2.Environment:
 
 
 def _fill(path: PurePosixPath, /, **values: object) -> bytes:
-    """A template of the guest's with its values; a value that is missing is an error."""
+    """Return a rendered template. A missing value is an error."""
     return _environment().get_template(f"{path.relative_to('/')}.j2").render(values).encode()
 
 
 def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:
-    """The certificates and keys among a node's files (guest path → content), to be kept by the next bake."""
+    """Return the certificates and keys among a node's files (guest path → content)."""
     paths = {role: (f"{PKI_DIR}/{role}.pem", f"{PKI_DIR}/{role}.key") for role in NODE_ROLES}
     return {role: (files[pem], files[key]) for role, (pem, key) in paths.items() if pem in files and key in files}
-

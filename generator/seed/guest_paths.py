@@ -1,4 +1,4 @@
-"""Where things are in a node: absolute paths inside the guest."""
+"""Absolute paths inside the guest."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ PKI_DIR = PurePosixPath("/etc/etcd/pki")
 CONF = PurePosixPath("/etc/etcd/etcd.conf")
 ENV = PurePosixPath("/etc/etcd/bake.env")
 AUTH = PurePosixPath("/etc/etcd/auth.json")
-# Not below /usr/local: SELinux's policy takes what lies in its libexec for data, not for programs.
+# Not below /usr/local: SELinux's policy labels files in /usr/local/libexec as data, not as programs.
 LIBEXEC = PurePosixPath("/usr/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
 UDEV_RULES = PurePosixPath("/etc/udev/rules.d")
-RUNTIME_PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # memory: nothing of it stays on the node's disk
+RUNTIME_PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # in memory, never on the node's disk
 RESTART = PurePosixPath("/run/bake/restart-etcd")

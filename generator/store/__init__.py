@@ -1,1 +1,1 @@
-"""`out/<cluster>/`: written atomically, and read back: CAs, keys, requests, the kept spec."""
+"""The cluster's folder `out/<cluster>/`: write it atomically; read its CAs, keys, requests and spec."""

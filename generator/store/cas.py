@@ -1,7 +1,7 @@
-"""The cluster's CAs: read from its folder, or from where the spec says, judged, and changed one phase at a time.
+"""Read the cluster's CAs from its folder or from the files in the spec, and check them.
 
-etcd reads the CAs it trusts when it starts, and its own certificates at each handshake. So a CA is changed in phases:
-in each of them every two nodes trust one another, those that have come to it and those that have not yet.
+etcd reads its CA file at start and its own certificate at each handshake. A CA therefore rotates in phases: in every
+phase, updated and not yet updated nodes trust each other.
 """
 
 from __future__ import annotations
@@ -25,29 +25,15 @@ from generator.store.permissions import check_secret
 MAX_PEM = 1 << 16
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 def other_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
-    """What they are (next, old), their roles, and the stems of their files' names."""
+    """Yield (`next` or `old`, role, stem of the file names) for each CA of a rotation that does not issue."""
     if phase := load_phase(store):
         for role in pki.authority_roles(plan.spec.pki):
             yield other_cas(phase), role, f"{role}-{other_cas(phase)}"
 
 
-
-
 def load_phase(store: Store) -> Phase | None:
-    """How far a change of the CA has come; None where none is under way."""
+    """Return the phase of a CA rotation; None without one. Raises InputError for an invalid file."""
     raw = store.read(CHANGE)
     if raw is None:
         return None
@@ -58,7 +44,7 @@ def load_phase(store: Store) -> Phase | None:
 
 
 def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Authorities:
-    """The folder's CAs; for a new cluster, those that the spec names. Raises InputError for what is none."""
+    """Return the folder's CAs, or for a new cluster those in the spec. Raises InputError for an invalid file."""
     phase = load_phase(store)
     _refuse_split(store, plan)
     issuing, others = {}, {}
@@ -71,7 +57,7 @@ def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphra
 
 
 def _refuse_split(store: Store, plan: ClusterPlan) -> None:
-    """Members that trust one CA at the peer port, and members that trust another one there, are no cluster."""
+    """Refuse to change `pki.peerCa.separate`: members that trust different CAs at the peer port cannot connect."""
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
     if "cluster.yaml" in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
         rule = f"{str(separate).lower()} is not what this cluster was baked with"
@@ -83,14 +69,16 @@ def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None
     found = load_pair(store, stem, passphrase)
     if found is None:
         where = str(store.folder / pem_path(stem))
-        raise InputError.one(where, "is missing, and a change of the CA is under way", "restore the pair")
+        raise InputError.one(
+            where, "is missing, but a CA rotation is in progress", "restore the certificate and its key"
+        )
     return kept_authority(found, passphrase, file=store.read(key_path(stem)))
 
 
 def _load_authority(
     store: Store, plan: ClusterPlan, role: Role, *, now: datetime, passphrase: bytes | None
 ) -> Authority | None:
-    """None where there is none yet."""
+    """Return the CA of a role; None if there is none yet."""
     name, stated = _stated(plan.spec, role)
     where = str(store.folder / pem_path(role))
     if stated.certificate and not stated.key and store.read(key_path(role)) is None:
@@ -106,10 +94,8 @@ def _load_authority(
     return None
 
 
-def _load_elsewhere(
-    store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime
-) -> Authority:
-    """A CA whose certificate alone is known."""
+def _load_elsewhere(store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime) -> Authority:
+    """Return an external CA, of which only the certificate is known."""
     where = str(store.folder / pem_path(role))
     if pem := store.read(pem_path(role)):
         found = Elsewhere(pki.parse_certificate(pem, where=where))
@@ -117,7 +103,7 @@ def _load_elsewhere(
     else:
         where = f"{name}.certificate: {stated.certificate}"
         found = Elsewhere(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
-        _judge(found, plan, role, now=now, where=where, days=0)
+        _check_usable(found, plan, role, now=now, where=where, days=0)
     return Authority(found, None)
 
 
@@ -135,28 +121,35 @@ def read_authority(
     now: datetime,
     passphrase: bytes | None,
 ) -> Authority:
-    """A CA of the user's own, which is to issue from now on. `names`: of the fields that name its files."""
+    """Return a CA from the user's files, checked. `names`: the fields that name them. Raises InputError."""
     where = f"{names[0]}: {certificate}", f"{names[1]}: {key}"
     check_secret(Path(key), where[1])
     pems = [_read_file(Path(path), at) for path, at in zip((certificate, key), where, strict=True)]
     found = pki.parse_credential(pems[0], pems[1], where=where, passphrase=passphrase)
-    _judge(found, plan, role, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
+    _check_usable(found, plan, role, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
     return kept_authority(found, passphrase)
 
 
 def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, now: datetime) -> None:
-    """Raises InputError for one that cannot issue the cluster's certificates now."""
+    """Raise InputError for a CA that cannot issue the cluster's certificates now."""
     is_baked = "cluster.yaml" in store.manifest()
     for role, one in found.issuing.items():
-        remedy = "another CA"
+        remedy = "use another CA"
         if is_baked:
             remedy = "bake certs rotate --ca" if one.key_file else "bake certs rotate --ca, which needs this CA's key"
         where = str(store.folder / pem_path(role))
-        _judge(one.credential, plan, role, now=now, where=where, days=0, remedy=remedy)
+        _check_usable(one.credential, plan, role, now=now, where=where, days=0, remedy=remedy)
 
 
-def _judge(
-    found: Issuer, plan: ClusterPlan, role: Role, *, now: datetime, where: str, days: int, remedy: str = "another CA"
+def _check_usable(
+    found: Issuer,
+    plan: ClusterPlan,
+    role: Role,
+    *,
+    now: datetime,
+    where: str,
+    days: int,
+    remedy: str = "use another CA",
 ) -> None:
     problems = pki.check_authority(found, now=now, where=where, days=days, remedy=remedy)
     if problems := problems or pki.check_names(found, plan, role, where=where):
@@ -164,17 +157,17 @@ def _judge(
 
 
 def _refuse_other(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
-    """The files that the spec names need not be there any more, but they must not be another CA's."""
+    """Refuse files of another CA. The files in the spec may be missing after the first bake."""
     path = Path(stated.certificate or "")
     if path.is_file():
         field = f"{name}.certificate: {path}"
         if pki.parse_certificate(_read_file(path, field), where=field) != authority.certificate:
-            remedy = "leave it out; bake certs rotate --ca changes a cluster's CA"
-            raise InputError.one(field, f"is another CA than this cluster's, {where}", remedy)
+            remedy = "leave it out; to change the CA: bake certs rotate --ca"
+            raise InputError.one(field, f"is not this cluster's CA, {where}", remedy)
 
 
 def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
-    """Whether a CA's key, in the folder or where the spec says, cannot be used without a passphrase."""
+    """Return whether a CA key, in the folder or the spec's file, needs a passphrase."""
     return any(pki.is_encrypted(_key_of(store, spec, role)) for role in pki.authority_roles(spec.pki))
 
 
@@ -189,19 +182,22 @@ def _key_of(store: Store, spec: ClusterSpec, role: Role) -> bytes:
 def _read_file(path: Path, where: str) -> bytes:
     try:
         if not path.is_file():
-            raise InputError.one(where, "is not a file", "the path of a PEM file")
+            raise InputError.one(where, "is not a file", "give the path of a PEM file")
         with path.open("rb") as file:
             return file.read(MAX_PEM)
     except OSError as error:
-        raise InputError.one(where, f"cannot be read: {error.strerror}", "the path of a PEM file") from None
+        raise InputError.one(where, f"cannot be read: {error.strerror}", "give the path of a PEM file") from None
 
 
 def load_pair(store: Store, stem: str, passphrase: bytes | None = None) -> Credential | None:
-    """The certificate and key of that name in the folder's `pki/`; None where there is neither."""
+    """Return the certificate and key with this name in `pki/`; None if both are missing. Raises InputError."""
     pem, key = store.read(pem_path(stem)), store.read(key_path(stem))
     where = str(store.folder / pem_path(stem)), str(store.folder / key_path(stem))
     if pem is None and key is None:
         return None
     if pem is None or key is None:
-        raise InputError.one(where[pem is not None], "is missing, and its other half is there", "restore the pair")
+        message = (
+            "the key is missing but its certificate exists" if pem else "the certificate is missing but its key exists"
+        )
+        raise InputError.one(where[pem is not None], message, "restore the missing file")
     return pki.parse_credential(pem, key, where=where, passphrase=passphrase)

@@ -1,4 +1,4 @@
-"""Writes that survive a power cut, and the swap of two folders in one step."""
+"""Writes that survive a power cut, and the atomic exchange of two folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _AT_FDCWD = -100
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Create a file that nobody else could read at any moment, whatever the umask."""
+    """Create a file that other users cannot read at any moment, independent of the umask."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
@@ -19,7 +19,7 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Everything on the folder's file system, in one call: thousands of fsyncs would cost seconds."""
+    """Sync the folder's whole file system in one call: thousands of fsyncs would take seconds."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         syncfs = getattr(_libc(), "syncfs", None)
@@ -32,7 +32,7 @@ def sync(folder: Path) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """Only the folder itself, so the swap: what is in the new one is on the disk already."""
+    """Sync only the folder's entries, and so an exchange; the content is on the disk already."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -41,7 +41,7 @@ def sync_names(folder: Path) -> None:
 
 
 def exchange(new: Path, old: Path) -> None:
-    """Swap two folders in one step, or give the new one its name where there is no old one."""
+    """Exchange two folders atomically, or rename the new one if there is no old one. Raises OSError."""
     if not old.exists():
         new.rename(old)
         return

@@ -1,4 +1,4 @@
-"""The certificates and keys that a cluster's folder holds: read, and judged, before anything is written."""
+"""Read and check the certificates and keys in a cluster's folder, before anything is written."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ from generator.store.folder import Store
 from generator.store.permissions import check_secret
 
 MAX_PASSPHRASE = 1024  # bytes
-OPERATOR = "operator"  # as an owner of certificates
-RENEWED_BEFORE = timedelta(days=30)  # its end, or in the last third of its validity: the operator's certificate
+OPERATOR = "operator"  # an owner of certificates
+RENEWED_BEFORE = timedelta(
+    days=30
+)  # the operator's certificate is renewed this long before its end, or in its last third
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keyring:
-    """What exists already: None or empty for what is still to be made."""
+    """Existing certificates and keys; None or empty for those still to be created."""
 
     identity: str | None
     permit: str | None = field(default=None, repr=False)
@@ -41,12 +43,12 @@ class Keyring:
 
     @property
     def begins(self) -> datetime | None:
-        """When the newest of the certificates begins; that of a CA is judged elsewhere."""
+        """The start of the newest certificate, without the CAs'."""
         found = (self.client, *self.users.values(), *(one for node in self.nodes for one in node.values()))
         return max((one.certificate.not_valid_before_utc for one in found if one), default=None)
 
     def without(self, plan: ClusterPlan, owners: Collection[str]) -> Keyring:
-        """What stays when these owners (`pki.Wanted`) get new certificates; what all nodes share is new for all."""
+        """Return this without the certificates of these owners (`pki.Wanted`); a shared set is removed for all."""
         users = {name: None if pki.user_stem(name) in owners else old for name, old in self.users.items()}
         found = replace(self, users=users, client=None if OPERATOR in owners else self.client)
         renewed = [node.name in owners for node in plan.nodes]
@@ -56,7 +58,7 @@ class Keyring:
         return replace(found, nodes=tuple({} if is_renewed else old for is_renewed, old in pairs))
 
     def client_ends(self, plan: ClusterPlan, now: datetime) -> datetime | None:
-        """When the operator's certificate ends, where that is soon and a new one would hold longer; else None."""
+        """Return when the operator's certificate ends, if that is soon and a new one would end later; else None."""
         issuer = self.authorities.issuers.get(Role.CA)
         is_shared = plan.spec.pki.certificates is Certificates.SHARED
         if self.client is None or is_shared or not isinstance(issuer, Credential):
@@ -67,28 +69,30 @@ class Keyring:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """The first line of a file, as OpenSSL's `file:` has it."""
+    """Return the first line of a file, like OpenSSL's `file:`. Raises InputError."""
     check_secret(path, f"--ca-passphrase-file: {path}")
     try:
         with path.open("rb") as file:
             line = file.read(MAX_PASSPHRASE + 2).split(b"\n")[0].removesuffix(b"\r")
     except OSError as error:
         raise InputError.one(
-            "--ca-passphrase-file", f"{path} cannot be read: {error.strerror}", "a file whose first line it is"
+            "--ca-passphrase-file",
+            f"{path} cannot be read: {error.strerror}",
+            "give a file with the passphrase on its first line",
         ) from None
     if not 0 < len(line) <= MAX_PASSPHRASE:
         raise InputError.one(
             "--ca-passphrase-file",
             f"the first line of {path} is not 1 to {MAX_PASSPHRASE} bytes long",
-            "a file whose first line is the passphrase",
+            "give a file with the passphrase on its first line",
         )
     return line
 
 
 def load_identity(store: Store) -> str | None:
-    """What tells this cluster from every other one; None for one that was not baked yet.
+    """Return the cluster's unique identity; None if it was not baked yet. Raises InputError.
 
-    It does not change with the CA. A cluster that was baked before there was such a file has its CA's digest.
+    It stays the same when the CA changes. A cluster of an older version without this file has its CA's digest.
     """
     raw, ca_pem = store.read(IDENTITY), store.read(pem_path(Role.CA))
     if raw is None:
@@ -99,7 +103,7 @@ def load_identity(store: Store) -> str | None:
 
 
 def load_permit(store: Store) -> str | None:
-    """The secret that lets the first node start the cluster; None where it is still to be made."""
+    """Return the bootstrap permit, a secret; None if it is not created yet. Raises InputError."""
     raw = store.read(PERMIT_COPY)
     if raw is None:
         return None
@@ -116,9 +120,9 @@ def load_keyring(
     passphrase: bytes | None,
     change: Callable[[Authorities], Authorities] = lambda found: found,
 ) -> Keyring:
-    """Everything an earlier bake left, or that the user put into `pki/`, with its CAs changed.
+    """Return the existing certificates and keys, of an earlier bake or put into `pki/` by the user.
 
-    Raises InputError for what is unfit; a CA that has ended is not, where the next one issues.
+    `change` is applied to the CAs before they are checked, so that an expired CA can be replaced. Raises InputError.
     """
     identity = load_identity(store)
     authorities = load_authorities(store, plan, now=now, passphrase=passphrase)
@@ -138,52 +142,49 @@ def load_keyring(
 
 
 def _refuse_lost_name(spec: ClusterSpec, store: Store) -> None:
-    """Raise InputError where running nodes would refuse a node as soon as it has its new peer certificate."""
+    """Raise InputError if running nodes would refuse a node once it has its new peer certificate."""
     kept = load_kept(store.folder / SPEC) if store.read(SPEC) is not None else None
     if kept and kept.pki.peer_name is PeerName.REQUIRED and not _has_name(spec, pki.peer_check(kept)):
         name = " ".join(pki.peer_check(kept))
         raise InputError.one(
             "pki.peerName",
-            f"the nodes require {name} in every peer certificate, and the new ones would not have it",
-            "first bake with pki.peerName: stated alone and restart every node, one after the other; a new cluster "
-            "needs another --name",
+            f"the nodes require {name} in every peer certificate, but the new certificates would lack it",
+            "first change only pki.peerName to stated, bake, and restart the nodes one by one; for a new cluster, use "
+            "another --name",
         )
 
 
 def _has_name(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
-    """Whether etcd with this check accepts the peer certificates of the spec."""
+    """Return whether etcd with this check accepts the peer certificates of the spec."""
     shared = spec.pki.certificates is Certificates.SHARED
     return pki.peer_check(spec) == wanted and (shared or spec.pki.peer_name is not PeerName.NONE)
 
 
 def _refuse_unnamed(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
-    """A node that requires the peers' name would refuse those whose certificates do not have it yet."""
+    """Refuse pki.peerName: required while certificates lack the name: the nodes would refuse each other."""
     peers = [(node.name, kept[Role.PEER]) for node, kept in zip(plan.nodes, nodes, strict=True) if Role.PEER in kept]
     without = [name for name, peer in peers if not pki.has_peer_name(peer.certificate, plan)]
     if without and plan.spec.pki.peer_name is PeerName.REQUIRED:
         raise InputError.one(
             "pki.peerName",
-            f"required, but the peer certificates of {', '.join(without)} do not have the peers' name yet",
-            "first bake with pki.peerName: stated, then give every node new certificates: bake certs rotate",
+            f"required, but the peer certificates of {', '.join(without)} lack the peer name",
+            "first bake with pki.peerName: stated, then run bake certs rotate",
         )
 
 
 def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) -> None:
-    """A certificate of an earlier bake that another CA issued betrays a foreign or a lost CA."""
+    """Refuse a CA that did not issue the certificates of an earlier bake: it was replaced or lost."""
     if authority is None or not pki.is_issued_by(issued.certificate, authority.certificate):
-        message = "is a foreign CA: it did not issue this cluster's certificates"
+        message = "did not issue this cluster's certificates"
         raise InputError.one(
             str(store.folder / pem_path(Role.CA)),
-            message if authority else "is missing, and certificates that it issued are here",
-            "restore the cluster's CA; a new cluster needs another --name",
+            message if authority else "is missing, but certificates that it issued exist",
+            "restore the cluster's CA; for a new cluster, use another --name",
         )
 
 
 def seed_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
-    """A node's certificates and keys as its seed has them; empty for a node that has no seed yet.
-
-    The seed is their only copy on this machine: what need not exist twice cannot leak twice.
-    """
+    """Return a node's certificates and keys from its seed, the only copy on this machine; empty without a seed."""
     path = PurePosixPath(name) / iso.USER_DATA
     user_data = store.read(path)
     if user_data is None:
@@ -192,7 +193,7 @@ def seed_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
 
 
 def required_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
-    """The same, of a node that was baked. Raises InputError where its seed is missing."""
+    """Return the same for a baked node. Raises InputError if its seed is missing."""
     if pems := seed_pems(store, name):
         return pems
     raise InputError.one(str(store.folder / name / iso.USER_DATA), "is missing", "bake again")
@@ -200,9 +201,7 @@ def required_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
 
 def _kept_node(store: Store, name: str, authority: Issuer | None) -> NodePki:
     where = str(store.folder / name / iso.USER_DATA)
-    kept = {
-        role: pki.parse_credential(*pair, where=(where, where)) for role, pair in seed_pems(store, name).items()
-    }
+    kept = {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in seed_pems(store, name).items()}
     if server := kept.get(Role.SERVER):
         _refuse_foreign(store, authority, server)
     return kept

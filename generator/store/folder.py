@@ -1,7 +1,7 @@
-"""`out/<cluster>/`: the only writer. At any moment the folder is the complete old one or the complete new one.
+"""Read and write `out/<cluster>/`. At any moment the folder is either the complete old one or the complete new one.
 
-A bake writes a whole new folder beside the old one and swaps the two in one step (renameat2(2), RENAME_EXCHANGE). Files
-that did not change are hard links to the old ones; files that bake did not make are carried over the same way.
+A bake writes a new folder next to the old one and exchanges them atomically (renameat2(2), RENAME_EXCHANGE). Unchanged
+files, and files that bake did not write, are hard links to the old ones.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Store:
 
     def __init__(self, out: Path, cluster: str) -> None:
         try:
-            parse_name(cluster)  # it becomes part of paths
+            parse_name(cluster)  # it is used in paths
         except ValueError as error:
-            raise InputError.one("--name", str(error), "the name of a cluster that was baked") from None
+            raise InputError.one("--name", str(error), "give the name of a baked cluster") from None
         self.out = out.absolute()
         self.cluster = cluster
         self.folder = self.out / cluster
         self._is_checked = False
 
     def read(self, path: str | PurePosixPath) -> bytes | None:
-        """A file's content, or None where there is none. Raises InputError for a symlink or another user's file."""
+        """Return a file's content, or None if it is missing. Raises InputError for a symlink or another user's file."""
         if not self._is_checked:
             self._check_out()
         permissions.check_below(self.folder, PurePosixPath(path))
@@ -52,12 +52,12 @@ class Store:
             ) from None
 
     def manifest(self) -> dict[str, Any]:
-        """The files of the last bake with sha256 and mode; empty where there was none."""
+        """Return the files of the last bake with sha256 and mode; empty before the first bake."""
         record = self._record()
         return record["files"] if record else {}
 
     def digest(self) -> str:
-        """Of all files of the last bake; empty where there was none."""
+        """Return a digest over all files of the last bake; "" before the first bake."""
         raw = self.read(MANIFEST)
         return hashlib.sha256(raw).hexdigest() if raw is not None else ""
 
@@ -70,7 +70,7 @@ class Store:
         self._is_checked = True
 
     def check(self) -> None:
-        """Refuse a folder that is not this cluster's, or that another user can change. Nothing is written."""
+        """Raise InputError for a folder of another cluster, or one that another user can change. Writes nothing."""
         self._check_out()
         try:
             names = self._names()
@@ -84,16 +84,16 @@ class Store:
         owner = record["cluster"] if record else self.cluster
         if owner != self.cluster:
             raise InputError.one(
-                str(self.folder), f"belongs to the cluster {owner!r}, not {self.cluster!r}", f"--name {owner}"
+                str(self.folder), f"belongs to the cluster {owner!r}, not {self.cluster!r}", f"use --name {owner}"
             )
 
     def _names(self) -> set[str]:
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise InputError.one(str(self.folder), "is not a folder of its own", "give another --out")
+            raise InputError.one(str(self.folder), "is a symlink or a file, not a folder", "give another --out")
         return {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
 
     def remove(self, path: PurePosixPath) -> bool:
-        """Delete one file that may be deleted without the others; whether it was there. The lock is held."""
+        """Delete one file and return whether it existed. The caller holds the lock."""
         try:
             (self.folder / path).unlink()
         except (FileNotFoundError, NotADirectoryError):
@@ -103,9 +103,9 @@ class Store:
 
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Hold the output folder against other runs; waits, and says so, while another run has it.
+        """Lock the output folder against other runs; reports if it has to wait for another run.
 
-        The lock is on the folder itself: no file can go stale. What a killed run left is removed.
+        The lock is on the folder itself, so there is no stale lock file. Removes what killed runs left behind.
         """
         try:
             self.out.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -116,10 +116,10 @@ class Store:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                report(f"waiting: another bake is at work on {self.out}")
+                report(f"waiting for another bake that uses {self.out}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._check_out()  # again: another user may have made it meanwhile
-            for left in self._staged():  # by a killed run: with the lock held, nobody is at work on it
+            self._check_out()  # again: another user may have created it in the meantime
+            for left in self._staged():  # from killed runs: this run holds the lock
                 shutil.rmtree(left, ignore_errors=True)
             yield
         finally:
@@ -127,8 +127,8 @@ class Store:
 
     @contextmanager
     def replacing(self) -> Iterator[Staging]:
-        """Write a new folder; it takes the old one's place when the block ends without an error."""
-        for name in self.manifest():  # parts of them are written again
+        """Write a new folder, which replaces the old one when the block ends without an error."""
+        for name in self.manifest():  # some of them are copied into the new folder
             permissions.check_below(self.folder, PurePosixPath(name))
         try:
             staging = Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
@@ -139,7 +139,7 @@ class Store:
             staging.finish()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise BakeError(f"{self.out}: the disk is full; nothing has changed", hint="make room") from None
+                raise BakeError(f"{self.out}: the disk is full; nothing has changed", hint="free some space") from None
             raise BakeError(f"{self.out}: {error.strerror}; nothing has changed") from error
         finally:
             shutil.rmtree(staging.folder, ignore_errors=True)
@@ -157,7 +157,7 @@ class Store:
             raise InputError.one(str(self.out), f"cannot be read: {error.strerror}", "give another --out") from None
 
     def has_leftover(self) -> bool:
-        """Whether a killed run left a folder, perhaps that from before the last swap. False while a run is at work."""
+        """Return whether a killed run left a folder behind. False while another run holds the lock."""
         if not self._staged():
             return False
         descriptor = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -171,7 +171,7 @@ class Store:
 
 
 class Staging:
-    """The folder to be. `changed` names the files that differ from the old folder's."""
+    """The new folder. `changed`: the files that differ from the old folder."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
@@ -183,7 +183,7 @@ class Staging:
         self._used: set[str] = set()
 
     def write(self, artifact: Artifact) -> None:
-        """Add a file; secrets are 0600, folders 0700."""
+        """Add a file. Secrets get mode 0600, folders 0700."""
         path = artifact.path
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{path} is outside the cluster's folder")
@@ -196,7 +196,7 @@ class Staging:
             self.changed.append(str(path))
 
     def keep_others(self, *dropped: PurePosixPath) -> None:
-        """Take over what the last bake made and this run does not make, all but `dropped`."""
+        """Keep files of the last bake that this run does not write, except `dropped`."""
         for name, entry in self._old.items():
             data = None if PurePosixPath(name) in dropped or name in self._files else self.store.read(name)
             if data is not None:
@@ -204,12 +204,12 @@ class Staging:
 
     @property
     def differences(self) -> tuple[tuple[str, str], ...]:
-        """What the swap would change: `+`, `~` or `-`, and a file's name."""
+        """The changes of the exchange: (`+`, `~` or `-`, file name)."""
         made = [("~" if name in self._old else "+", name) for name in self.changed]
         return (*made, *(("-", name) for name in self._old if name not in self._files))
 
     def leave_behind(self, path: PurePosixPath) -> None:
-        """A file that bake did not make, and whose content is part of the new folder otherwise."""
+        """Drop a file that bake did not write; its content is elsewhere in the new folder."""
         self._used.add(str(path))
 
     def _make_parents(self, folder: Path) -> None:
@@ -218,7 +218,7 @@ class Staging:
             self._made.add(folder)
 
     def _keep(self, path: PurePosixPath, data: bytes, mode: int, target: Path) -> bool:
-        """Link the old file, if it is the same to the last byte and bit."""
+        """Link the old file if content and mode are the same; return whether it was linked."""
         if str(path) not in self._old and path != MANIFEST:
             return False
         old = self.store.folder / path
@@ -230,8 +230,8 @@ class Staging:
         return False
 
     def finish(self) -> None:
-        """Add the manifest, carry over what is not ours, and swap — unless nothing differs at all."""
-        files = dict(sorted(self._files.items()))  # whatever the order in which they were made
+        """Add the manifest, keep files that bake did not write, and exchange the folders, unless nothing differs."""
+        files = dict(sorted(self._files.items()))  # independent of the order in which they were written
         self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files)))
         if not self.changed and not set(self._old) - set(self._files):
             return
@@ -243,7 +243,7 @@ class Staging:
             durable.sync_names(self.store.out)
         except OSError as error:  # too late for "nothing has changed"
             text = f"{self.store.out}: {error.strerror}; the new files are in place, but a power cut may undo that"
-            raise BakeError(text, hint="see what the disk has") from error
+            raise BakeError(text, hint="check the disk") from error
 
     def _carry_over(self, old: Path, new: Path) -> None:
         for entry in os.scandir(old):
@@ -255,16 +255,6 @@ class Staging:
                 self._carry_over(Path(entry.path), target)
                 if was_ours:
                     with suppress(OSError):
-                        target.rmdir()  # its files are no longer ours to make
+                        target.rmdir()  # bake no longer writes its files
             elif relative not in self._old and relative not in self._used and not target.exists():
                 os.link(entry.path, target, follow_symlinks=False)
-
-
-
-
-
-
-
-
-
-

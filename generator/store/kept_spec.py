@@ -1,4 +1,4 @@
-"""What an earlier bake left in a cluster's folder: its spec, and what was said about it."""
+"""Read the spec and the user's input that an earlier bake left in a cluster's folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from generator.seed.iso import USER_DATA
 from generator.store.folder import Store
 
 _OLDER = "from an older version of bake"
-OPERATOR, SHARED = "operator", "shared"  # whose requests are no node's
+OPERATOR, SHARED = "operator", "shared"  # folders of requests that do not belong to a node
 
 
 def find_standing(out: Path, name: object) -> Standing | None:
-    """The cluster of that name; None where there is none. Raises InputError for a folder that is not this cluster's."""
+    """Return the cluster with this name, or None. Raises InputError for a folder of another cluster."""
     try:
         return load_standing(Store(out, parse_name(name)))
     except ValueError:
@@ -29,9 +29,9 @@ def find_standing(out: Path, name: object) -> Standing | None:
 
 
 def load_standing(store: Store) -> Standing | None:
-    """None where nothing was baked yet.
+    """Return the baked cluster; None if nothing was baked yet. Raises InputError.
 
-    No lock is held: files are read again where another run has replaced the folder between two of them.
+    Takes no lock: reads the files again if another run replaced the folder in the meantime.
     """
     while True:
         digest = store.digest()
@@ -55,8 +55,8 @@ def _load(store: Store, digest: str) -> Standing | None:
     )  # fmt: skip
     if str(INPUT) in manifest and (raw := store.read(INPUT)) is not None:
         if not _is_as_baked(manifest, INPUT, raw):
-            hint = "undo the change; or delete the file: every field is then taken as it stands"
-            raise InputError.one(str(store.folder / INPUT), "is not as it was baked", hint)
+            hint = "undo the change, or delete the file: every field then keeps its current value"
+            raise InputError.one(str(store.folder / INPUT), "was changed after bake wrote it", hint)
         said, origins = parse_said(raw.decode(), str(store.folder / INPUT))
         found = replace(found, said=said, said_origins=origins)
     if str(SPEC) not in manifest:
@@ -77,7 +77,7 @@ def _is_as_baked(manifest: dict[str, dict[str, str]], path: PurePosixPath, raw: 
 
 
 def _nodes(manifest: dict[str, dict[str, str]]) -> Iterator[str]:
-    """Those that have keys: in their seeds, or waiting for a certificate."""
+    """Yield the nodes that have keys, in a seed or with a pending request."""
     for path in map(PurePosixPath, manifest):
         if path.name == USER_DATA.name or path.match(f"{REQUESTS}/*/*.key"):
             yield path.parent.name

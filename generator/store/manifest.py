@@ -1,4 +1,4 @@
-"""`manifest.json`: the files that bake made in a cluster's folder, with digest and mode. Checked before it is used."""
+"""`manifest.json`: the files that bake wrote in a cluster's folder, with digest and mode. Checked before use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def dump(cluster: str, files: dict[str, dict[str, str]]) -> bytes:
 
 
 def parse(raw: bytes, *, where: str) -> dict[str, Any]:
-    """Return the manifest as data. Raises InputError for the first thing that bake would not have written."""
+    """Return the manifest as data. Raises InputError for anything that bake would not have written."""
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):
@@ -59,7 +59,7 @@ def _entry_fault(entry: tuple[str, object]) -> str | None:
 
 
 def _is_path(name: str) -> bool:
-    """Written as bake writes it: relative, nothing but names, and not the manifest itself."""
+    """Return whether bake would write this path: relative, plain names, and not the manifest itself."""
     path = PurePosixPath(name)
     is_plain = str(path) == name and name.isprintable() and not path.is_absolute()
     return is_plain and ".." not in path.parts and path.parts != () and path != MANIFEST

@@ -1,6 +1,6 @@
-"""Refuse folders and files that another user can replace: bake uses the keys that it finds below the output folder.
+"""Refuse folders and files that another user can replace: bake trusts the keys below the output folder.
 
-The rule is the one of sshd's StrictModes, applied to every folder from `/` to the output folder (decision 17).
+The rule is that of sshd's StrictModes, applied to every folder from `/` to the output folder (decision 17).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path, PurePosixPath
 from generator.errors import InputError
 
 _ACL = "system.posix_acl_access"
-_MAX_LINKS = 40  # as the kernel's own limit
+_MAX_LINKS = 40  # like the kernel's limit
 _ABOVE = "run bake as the owner of these folders, or give an --out that only you and root can write"
 _BELOW = "give another --out, or change the owner if you trust the content"
 
 
 def check_way(path: Path) -> None:
-    """Raise InputError for the first folder or symlink on the way to `path` that another user can change.
+    """Raise InputError for the first parent folder or symlink of `path` that another user can change.
 
     `path` is absolute. A folder that does not exist yet ends the check.
     """
@@ -31,7 +31,7 @@ def check_way(path: Path) -> None:
 
 
 def check_below(folder: Path, path: PurePosixPath) -> None:
-    """Raise InputError for a symlink, or what another user can change, at `folder/path` or on the way from `folder`."""
+    """Raise InputError for a symlink, or a path that another user can change, from `folder` to `folder/path`."""
     for place in (*(folder / part for part in reversed(path.parents)), folder / path):
         if (status := _look_at(place)) is None:
             return
@@ -44,9 +44,9 @@ def check_below(folder: Path, path: PurePosixPath) -> None:
 
 
 def check_secret(path: Path, where: str) -> None:
-    """Raise InputError where `path`, a file with a secret that the user names, belongs to another user.
+    """Raise InputError if `path`, a secret file that the user names, belongs to another user.
 
-    A pipe may: under sudo, that of the shell belongs to the user who called it.
+    Pipes are allowed: under sudo, the shell's pipe belongs to the calling user.
     """
     with suppress(OSError):
         status = path.stat()
@@ -56,7 +56,7 @@ def check_secret(path: Path, where: str) -> None:
 
 def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: bool) -> None:
     if status.st_uid not in owners:
-        rule = f"belongs to {_user(status.st_uid)}, and bake runs as {_user(os.geteuid())}"
+        rule = f"belongs to {_user(status.st_uid)}, but bake runs as {_user(os.geteuid())}"
         raise InputError.one(str(place), rule, _ABOVE if sticky else _BELOW)
     if writers := _writers(place, status, sticky=sticky):
         rule = f"mode {stat.S_IMODE(status.st_mode):04o} lets {writers} change it"
@@ -64,7 +64,7 @@ def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: boo
 
 
 def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every folder and symlink that the kernel passes, `/` first, and what the path names itself."""
+    """Yield every folder and symlink that the kernel resolves, from `/` to the path itself."""
     here, parts, links = Path("/"), [*reversed(path.parts)], 0
     while parts and links <= _MAX_LINKS:
         part = parts.pop()
@@ -93,7 +93,7 @@ def _owners() -> set[int]:
 
 
 def _outside_owners() -> set[int]:
-    """The id that stands for root outside of this user namespace: in a rootless container `/home` belongs to it."""
+    """Return the id of users outside this user namespace: in a rootless container it owns `/home`."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     if sum(int(length) for _, _, length in ranges) >= 2**32 - 1:
         return set()
@@ -101,7 +101,7 @@ def _outside_owners() -> set[int]:
 
 
 def _writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None:
-    """Who else can write, as a phrase. In a sticky folder, nobody can replace what belongs to somebody else."""
+    """Return who else can write, as a phrase, or None. A sticky folder protects other users' files."""
     mode = status.st_mode
     if stat.S_ISLNK(mode) or (sticky and mode & stat.S_ISVTX):
         return None
@@ -109,7 +109,7 @@ def _writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None
         return "every user"
     if not mode & stat.S_IWGRP:
         return None
-    if _has_acl(place):  # the group's bits are the ACL's mask then
+    if _has_acl(place):  # with an ACL, the group bits are its mask
         return "the users of its ACL"
     return _other_members(status.st_gid)
 
@@ -121,7 +121,7 @@ def _has_acl(place: Path) -> bool:
 
 
 def _other_members(gid: int) -> str | None:
-    """The group's members besides root and this user: a private group, the default of most systems, has none."""
+    """Return the group's members other than root and this user as a phrase; None for a private group."""
     try:
         group = grp.getgrgid(gid)
     except KeyError:

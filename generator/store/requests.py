@@ -1,7 +1,7 @@
-"""Certificates by a CA whose key is elsewhere.
+"""Certificates from an external CA, by certificate signing requests.
 
-Each that is missing is asked for by a request in the cluster's folder, beside its new key. The certificate is put there
-too, and the next bake takes it in.
+bake writes a request and a new key into the cluster's folder for each missing certificate. The user puts the issued
+certificate next to them, and the next bake uses it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One that is not answered. `is_missing`: nothing can be baked before it is; else an older certificate holds."""
+    """A pending request. `is_missing`: bake needs its certificate; else an older certificate is still valid."""
 
-    path: PurePosixPath  # of the request; key and certificate beside it differ by their suffix
+    path: PurePosixPath  # of the request; key and certificate have another suffix
     csr: bytes
     key: bytes = field(repr=False)
     is_missing: bool
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """The keyring with every certificate that has come in. `taken`: their files."""
+    """The keyring with all issued certificates. `taken`: their files."""
 
     keyring: Keyring
     requests: tuple[Request, ...]
@@ -47,7 +47,7 @@ class Signed:
 
     @property
     def files(self) -> Iterator[Artifact]:
-        """What the folder keeps of requests that are not answered."""
+        """The files of pending requests."""
         for request in self.requests:
             yield from request.files
 
@@ -57,27 +57,27 @@ class Signed:
 
 
 def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
-    """The error for `count` requests without a certificate. `then`: the command that takes the certificates in."""
-    where = f"have each .csr below {store.folder / REQUESTS} signed, put its certificate beside it"
+    """Return the error for `count` requests without a certificate. `then`: the command that uses them."""
+    where = f"have each .csr below {store.folder / REQUESTS} signed, put its certificate next to it"
     return UnsignedError(
-        f"{count} certificates are to be issued by a CA whose key is not here",
+        f"an external CA must issue {count} certificates",
         hint=f"{where} (etcd-peer.csr: etcd-peer.pem), then{then}",
     )
 
 
 def refuse_unsigned(store: Store) -> None:
-    """Raise UnsignedError where requests in the folder wait for their certificates, or for the bake that uses them."""
+    """Raise UnsignedError if requests in the folder wait for certificates, or for the bake that uses them."""
     paths = [path for name in store.manifest() if (path := PurePosixPath(name)).is_relative_to(REQUESTS)]
     requests = [path for path in paths if path.suffix == ".csr"]
     if count := sum(store.read(path.with_suffix(".pem")) is None for path in requests):
         raise unsigned(store, count, then=": bake")
     if requests:
-        text = f"every certificate has been issued, and the cluster {store.cluster!r} is not baked yet"
+        text = f"every certificate has been issued, but the cluster {store.cluster!r} is not baked yet"
         raise UnsignedError(text, hint="bake")
 
 
 def sign_elsewhere(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:
-    """Take in what was issued, and ask for what is missing. Raises InputError for certificates that do not fit."""
+    """Use issued certificates and request missing ones. Raises InputError for certificates that do not match."""
     issued: dict[tuple[str, Role], Credential] = {}
     requests, taken, problems = [], [], []
     for wanted in pki.wanted_certificates(plan, found.client, found.nodes, found.users):
@@ -114,10 +114,8 @@ def _answer(store: Store, path: PurePosixPath, key: PrivateKey) -> Credential | 
     return None if pem is None else Credential(pki.parse_certificate(pem, where=str(store.folder / place)), key)
 
 
-def _request(
-    store: Store, path: PurePosixPath, wanted: Wanted, key: PrivateKey | None, *, is_missing: bool
-) -> Request:
-    """The one that is there, as it is, if it still asks for what is wanted."""
+def _request(store: Store, path: PurePosixPath, wanted: Wanted, key: PrivateKey | None, *, is_missing: bool) -> Request:
+    """Return the existing request if it still matches the profile, else a new one."""
     key = key or pki.generate_key(wanted.profile.key_type)
     csr = store.read(path)
     if csr is None or not pki.asks_for(csr, wanted.profile, key):

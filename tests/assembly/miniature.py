@@ -104,8 +104,8 @@ class Node:
     @contextmanager
     def waiting_empty(self) -> Iterator[None]:
         """The node says that its disk is empty, as it does while it waits, and goes no further."""
-        code = "from node import read_settings; from peers import Attendant; import os, sys; "
-        code += "s = read_settings(dict(os.environ)); Attendant(s.me, s.permit).run()"
+        code = "from node import read_settings; from peers import EmptyDiskServer; import os, sys; "
+        code += "s = read_settings(dict(os.environ)); EmptyDiskServer(s.me, s.permit).run()"
         env = self.environment() | {"PYTHONPATH": str(GUEST)}
         process = subprocess.Popen([sys.executable, "-c", code], env=env)
         try:

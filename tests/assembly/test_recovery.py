@@ -91,7 +91,7 @@ def test_a_lost_voter_is_not_replaced_while_another_is_down(trio: Miniature) -> 
     third.cut_power()
     first.wipe()
     first.start()
-    trio.wait(lambda: first.says("alive but gives no answer"), 30, "the wiped node waits")
+    trio.wait(lambda: first.says("accepts connections but does not answer"), 30, "the wiped node waits")
     assert not first.data_dir.exists()
     third.start()
     trio.wait_all_voting(40)
@@ -109,7 +109,7 @@ def test_a_wiped_first_node_starts_no_second_cluster_while_all_others_are_off(tr
         first.seal()
     first.wipe()
     first.start()
-    why = "no permit to start a cluster" if sealed else "must say that none is on its disk"
+    why = "no bootstrap permit" if sealed else "to confirm that their disks are empty"
     trio.wait(lambda: first.says(why), 10, "the wiped node says why it waits")
     time.sleep(3)
     assert not first.data_dir.exists()
@@ -124,7 +124,7 @@ def test_a_first_node_starts_nothing_before_every_other_has_said_that_it_is_empt
     cluster = cluster_of(3)
     first, second, third = cluster.nodes
     cluster.start([first, second])
-    cluster.wait(lambda: first.says("etcd3 must say that none is on its disk"), 10, "it waits for the third")
+    cluster.wait(lambda: first.says("waiting for etcd3 to confirm"), 10, "it waits for the third")
     time.sleep(2)
     assert not first.data_dir.exists()
     third.start()
@@ -139,7 +139,7 @@ def test_a_stranger_at_the_peer_port_is_not_taken_for_an_empty_node(cluster_of: 
     env.write_text(env.read_text().replace(stranger.plan.peer_url, address.peer_url))
     with stranger.waiting_empty():
         cluster.start([cluster.nodes[0]])
-        cluster.wait(lambda: cluster.nodes[0].says("etcd2 must say"), 10, "it does not believe the stranger")
+        cluster.wait(lambda: cluster.nodes[0].says("waiting for etcd2"), 10, "it rejects the other cluster")
         time.sleep(2)
         assert not cluster.nodes[0].data_dir.exists()
 

@@ -144,7 +144,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "no CPU": ("vm: {cpus: 0}", "vm.cpus", "0", "is not greater than or equal to 1"),
     "port 0": ("etcd: {clientPort: 0}", "etcd.clientPort", "0", "is not greater than or equal to 1"),
     "port 65536": ("etcd: {peerPort: 65536}", "etcd.peerPort", "65536", "is not less than or equal to 65535"),
-    "equal ports": ("etcd: {peerPort: 2379}", "etcd.peerPort", "2379", "is the client port too"),
+    "equal ports": ("etcd: {peerPort: 2379}", "etcd.peerPort", "2379", "is also the client port"),
     # nodes
     "duplicate name": ("nodes: [{name: a}, {name: b}, {name: a}]", "nodes[2].name", "'a'", "already the name of nodes[0]"),
     "duplicate address": (
@@ -160,10 +160,10 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "nodes[1].mac", "3c:ec:ef:00:00:01", "is already the MAC of nodes[0]",
     ),
     "MAC of a group": (
-        "nodes: [{name: a, mac: 'ff:ff:ff:ff:ff:ff'}]", "nodes[0].mac", "'ff:ff:ff:ff:ff:ff'", "is not the address of one",
+        "nodes: [{name: a, mac: 'ff:ff:ff:ff:ff:ff'}]", "nodes[0].mac", "'ff:ff:ff:ff:ff:ff'", "is not a unicast address",
     ),
     **{
-        f"node named {name}": (f"nodes: [{{name: {name}}}]", "nodes[0].name", f"'{name}'", "is the name of a file or folder of bake's own")
+        f"node named {name}": (f"nodes: [{{name: {name}}}]", "nodes[0].name", f"'{name}'", "is reserved for a file or folder of bake")
         for name in ("sealed", "identity", "ca-change", "operator", "cluster", "pki", "requests", "manifest")
     },
     "node named as bake's user": ("auth: true\nnodes: [{name: nobody}]", "nodes[0].name", "'nobody'", "is reserved"),
@@ -217,8 +217,8 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "unknown key": ("node: 3", "node", "'node'", "there is no field"),
     "unknown key, the remedy": ("node: 3", "node", "", "did you mean nodes?"),
     "unknown key inside": ("pki: {keytype: rsa-2048}", "pki.keytype", "'keytype'", "did you mean keyType?"),
-    "duplicate key": ("nodes: 3\nnodes: 5", "cluster.yaml:2:1", "'nodes'", "is here twice"),
-    "duplicate key inside": ("vm: {cpus: 1, cpus: 2}", "cluster.yaml:1:15", "'cpus'", "is here twice"),
+    "duplicate key": ("nodes: 3\nnodes: 5", "cluster.yaml:2:1", "'nodes'", "appears twice"),
+    "duplicate key inside": ("vm: {cpus: 1, cpus: 2}", "cluster.yaml:1:15", "'cpus'", "appears twice"),
     "section is text": ("network: nat", "network", "'nat'", "is not a section of fields"),
     "section is empty": ("network:", "network", "None", "is not a section of fields"),
     "section is a list": ("pki: [a]", "pki", "['a']", "is not a section of fields"),
@@ -280,7 +280,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "etcd.options.experimental-peer-skip-client-san-verification", "", "accepts a peer's certificate from any address",
     ),
     "etcd option that names a file": (
-        "etcd: {options: {client-crl-file: /etc/shadow}}", "etcd.options.client-crl-file", "'client-crl-file'", "names a file on the nodes",
+        "etcd: {options: {client-crl-file: /etc/shadow}}", "etcd.options.client-crl-file", "'client-crl-file'", "names a revocation list on the nodes",
     ),
     "etcd option that needs a key": (
         "etcd: {options: {auth-token: 'jwt,pub-key=/a'}}", "etcd.options.auth-token", "'jwt,pub-key=/a'", "no key files",
@@ -308,7 +308,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "etcd: {cipherSuites: [TLS_RSA_WITH_AES_128_CBC_SHA]}", "etcd.cipherSuites[0]", "'TLS_RSA_WITH_AES_128_CBC_SHA'", "is not one of TLS_ECDHE_ECDSA",
     ),
     "suites with TLS 1.3": (
-        "etcd: {tlsMinVersion: 1.3, cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]}", "etcd.cipherSuites", "1.3", "has no meaning",
+        "etcd: {tlsMinVersion: 1.3, cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]}", "etcd.cipherSuites", "1.3", "has no effect",
     ),
     "suites without HTTP/2's": (
         "etcd: {cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]}", "etcd.cipherSuites", "lacks TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "HTTP/2",
@@ -317,26 +317,26 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "pki: {keyType: rsa-2048}\netcd: {cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]}",
         "etcd.cipherSuites", "lacks TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "keys of type rsa-2048",
     ),
-    "half a CA": ("pki: {ca: {key: ca.key}}", "pki.ca.certificate", "ca.key", "is missing, and"),
+    "half a CA": ("pki: {ca: {key: ca.key}}", "pki.ca.certificate", "ca.key", "is missing, but"),
     "half a CA for peers": (
-        "pki: {peerCa: {separate: true, key: p.key}}", "pki.peerCa.certificate", "p.key", "is missing, and",
+        "pki: {peerCa: {separate: true, key: p.key}}", "pki.peerCa.certificate", "p.key", "is missing, but",
     ),
     "a CA for peers that is not wanted": (
-        "pki: {peerCa: {separate: false, certificate: p.pem, key: p.key}}", "pki.peerCa.certificate", "has no meaning", "without",
+        "pki: {peerCa: {separate: false, certificate: p.pem, key: p.key}}", "pki.peerCa.certificate", "has no effect", "separate",
     ),
     "token with quotes": ("etcd: {token: 'a\"b'}", "etcd.token", "'a\"b'", "is not 1 to 64 of letters"),
     # installation, firewall, VM
     "join mode": ("join: follower", "join", "'follower'", "is not one of learner, voter"),
     "firewall kind": ("firewall: {kind: pf}", "firewall.kind", "'pf'", "is not one of none, firewalld"),
     "archive without its digest": (
-        "install: {method: archive, archive: etcd.tar.gz}", "install.sha256", "", "is missing, and install.method is archive",
+        "install: {method: archive, archive: etcd.tar.gz}", "install.sha256", "", "is missing, but install.method is archive",
     ),
-    "archive with another method": ("install: {archive: x.tar.gz}", "install.archive", "", "has no meaning with install.method"),
+    "archive with another method": ("install: {archive: x.tar.gz}", "install.archive", "", "has no effect with install.method"),
     "a package that is an option": (
-        "install: {method: package, packages: ['-oDebug=1']}", "install.packages[0]", "'-oDebug=1'", "is not a package's name",
+        "install: {method: package, packages: ['-oDebug=1']}", "install.packages[0]", "'-oDebug=1'", "is not a package name",
     ),
     "a digest that is none": ("vm: {image: x, sha256: abc}", "vm.sha256", "'abc'", "is not a sha256 in hex"),
-    "image from afar without a digest": ("vm: {image: 'https://x/y'}", "vm.sha256", "", "is missing, and vm.image is a URL"),
+    "image from afar without a digest": ("vm: {image: 'https://x/y'}", "vm.sha256", "", "is missing, but vm.image is a URL"),
     # YAML
     "list at the top": ("- nodes", "cluster.yaml:1:1", "", "is not a mapping"),
     "text at the top": ("three", "cluster.yaml:1:1", "", "is not a mapping"),
@@ -375,8 +375,8 @@ ACCOUNTS: dict[str, tuple[str, str, str, str]] = {
     "YAML 1.1's yes": ("auth: yes", "auth: 'yes'", "is not true, false or a section of fields", "hint: true, false, or the fields here: enabled,"),
     "enabled as text": ('auth: {enabled: "true"}', "auth.enabled", "'true'", "is not true or false"),
     "a typing error": ("auth: {user: []}", "auth.user", "'user'", "there is no field"),
-    "users without auth": ("auth: {users: [{name: a}]}", "auth.users", "", "has no meaning while auth.enabled is false"),
-    "roles, switched off": ("auth: {enabled: false, roles: [{name: a}]}", "auth.roles", "", "has no meaning while auth.enabled is false"),
+    "users without auth": ("auth: {users: [{name: a}]}", "auth.users", "", "has no effect while auth.enabled is false"),
+    "roles, switched off": ("auth: {enabled: false, roles: [{name: a}]}", "auth.roles", "", "has no effect while auth.enabled is false"),
     "a user without a name": (_accounts("users: [{roles: [root]}]"), "auth.users[0]", "", "is missing"),
     "a user's name is a flag": (_accounts("users: [{name: --help}]"), "auth.users[0].name", "'--help'", "the first a letter or digit"),
     "a user's name is a path": (_accounts("users: [{name: ../etcd-ca}]"), "auth.users[0].name", "'../etcd-ca'", "the first a letter or digit"),
@@ -387,11 +387,11 @@ ACCOUNTS: dict[str, tuple[str, str, str, str]] = {
     "etcd's own user": (_accounts("users: [{name: root}]"), "auth.users[0].name", "'root'", "is reserved"),
     "the operator": (_accounts("users: [{name: etcd-client}]"), "auth.users[0].name", "'etcd-client'", "is reserved"),
     "nobody": (_accounts("users: [{name: nobody}]"), "auth.users[0].name", "'nobody'", "is reserved"),
-    "a node": (_accounts("users: [{name: etcd2}]"), "auth.users[0].name", "'etcd2'", "is a node's"),
+    "a node": (_accounts("users: [{name: etcd2}]"), "auth.users[0].name", "'etcd2'", "is the name of a node"),
     "an unknown role": (_accounts("users: [{name: a, roles: [b]}]"), "auth.users[0].roles[0]", "'b'", "there is no role"),
     "roles as text": (_accounts("users: [{name: a, roles: root}]"), "auth.users[0].roles", "'root'", "is not a list"),
     "two roles of one name": (_accounts("roles: [{name: a}, {name: a}]"), "auth.roles[1].name", "'a'", "is already the name of auth.roles[0]"),
-    "etcd's own role": (_accounts("roles: [{name: root}]"), "auth.roles[0].name", "'root'", "is etcd's own role"),
+    "etcd's own role": (_accounts("roles: [{name: root}]"), "auth.roles[0].name", "'root'", "is etcd's built-in role"),
     "a permission for nothing": (_accounts("roles: [{name: a, permissions: [{access: read}]}]"), "auth.roles[0].permissions[0]", "", "has neither prefix nor key"),
     "a permission for both": (_accounts("roles: [{name: a, permissions: [{prefix: /a, key: /a}]}]"), "auth.roles[0].permissions[0]", "", "has both prefix and key"),
     "an empty prefix": (_accounts('roles: [{name: a, permissions: [{prefix: ""}]}]'), "auth.roles[0].permissions[0].prefix", "''", "is not 1 to 256 of letters, digits and"),
@@ -467,8 +467,8 @@ AUTHORITIES: dict[str, tuple[Callable[[], object], str]] = {
     "Ed25519": (lambda: _put(_authority(), key=_ed25519()), "etcd-ca.key: is neither an RSA nor an EC key"),
     "no certificate": (lambda: _put(_authority(), cert=b"x"), "etcd-ca.pem: is not a PEM certificate"),
     "no key": (lambda: _put(_authority(), key=b"x"), "etcd-ca.key: is not a PEM private key"),
-    "a lost key": (lambda: _lose("etcd-ca.key"), "etcd-ca.key: is missing"),
-    "a lost certificate": (lambda: _lose("etcd-ca.pem"), "etcd-ca.pem: is missing"),
+    "a lost key": (lambda: _lose("etcd-ca.key"), "etcd-ca.key: the key is missing"),
+    "a lost certificate": (lambda: _lose("etcd-ca.pem"), "etcd-ca.pem: the certificate is missing"),
     "a folder": (lambda: (PKI / "etcd-ca.pem").mkdir(parents=True), "etcd-ca.pem: cannot be read"),
 }
 
@@ -504,7 +504,7 @@ PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
     "output in a file": (lambda: Path("file").touch(), ("--out", "file/out"), "file/out: cannot be written: Not a directory"),
     "output where nothing can be made": (None, ("--out", "/proc/bake"), "/proc/bake: cannot be written: No such file"),
     "output name too long": (None, ("--out", "o" * 300), "cannot be read: File name too long"),
-    "cluster's folder is a file": (_cluster_is_a_file, (), "out/etcd: is not a folder of its own"),
+    "cluster's folder is a file": (_cluster_is_a_file, (), "out/etcd: is a symlink or a file, not a folder"),
     "cluster's folder is a link": (_elsewhere, (), "out/etcd: is a symlink, which bake does not follow here"),
     "folder of another cluster": (_other_cluster, (), "out/etcd: belongs to the cluster 'prod', not 'etcd'"),
     "folder of somebody else": (_occupied, (), "out/etcd: is not empty and was not made by bake"),

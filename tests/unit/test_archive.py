@@ -48,8 +48,8 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is not a .tar.gz archive"),
     "cut off": (GOOD[:-30], "is not a .tar.gz archive"),
     "spoilt": (GOOD[:20] + b"\xff" * 40 + GOOD[60:], "is not a .tar.gz archive"),
-    "without etcdctl": (tarball("etcd"), "has no etcdctl in it"),
-    "only folders": (tarball("etcd", "etcdctl", kind=tarfile.DIRTYPE), "has no etcd and no etcdctl in it"),
+    "without etcdctl": (tarball("etcd"), "does not contain etcdctl"),
+    "only folders": (tarball("etcd", "etcdctl", kind=tarfile.DIRTYPE), "does not contain etcd or etcdctl"),
 }
 
 

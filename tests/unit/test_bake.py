@@ -311,7 +311,7 @@ def test_a_foreign_authority_is_refused(bake: Bake, picture: Picture, good: Cred
     before = picture(Path("out"))
     result = bake("--nodes", 3)
     assert result.code == 2
-    assert f"{FOLDER}/pki/etcd-ca.pem: is a foreign CA" in result.err
+    assert f"{FOLDER}/pki/etcd-ca.pem: did not issue this cluster's certificates" in result.err
     assert picture(Path("out")) == before
 
 
@@ -321,7 +321,7 @@ def test_a_lost_authority_is_not_replaced(bake: Bake, picture: Picture) -> None:
     before = picture(Path("out"))
     result = bake("--nodes", 3)
     assert result.code == 2
-    assert f"{FOLDER}/pki/etcd-ca.pem: is missing, and certificates that it issued are here" in result.err
+    assert f"{FOLDER}/pki/etcd-ca.pem: is missing, but certificates that it issued exist" in result.err
     assert picture(Path("out")) == before
 
 
@@ -331,7 +331,7 @@ def test_check_finds_what_bake_would_refuse(bake: Bake, picture: Picture, good: 
     before = picture(Path("out"))
     result = bake("check", "--profile", "rhel", "--archive", "/none.tar.gz", "--archive-sha256", "0" * 64)
     assert result.code == 2
-    assert "is a foreign CA" in result.err
+    assert "did not issue this cluster's certificates" in result.err
     assert "/none.tar.gz cannot be read" in result.err
     assert picture(Path("out")) == before
 

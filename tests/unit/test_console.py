@@ -216,7 +216,7 @@ def test_a_failure_from_now_on_counts_at_once(tmp_path: Path) -> None:
     ("rest", "seed", "detail"),
     [
         ("settled seed=n1-0123456789abcdef", "n1-0123456789abcdef", ""),
-        ('settled seed=n1-01 detail="has new certificates"', "n1-01", "has new certificates"),
+        ('settled seed=n1-01 detail="new certificates applied"', "n1-01", "new certificates applied"),
         ("settled", "", ""),
         ("settled seed=n1-\x1b[0m", "n1-", ""),
         ('settled seed=N1 detail="x"', "", ""),

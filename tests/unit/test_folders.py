@@ -80,7 +80,7 @@ def moved_behind_a_link(path: Path) -> None:
 
 # What is done to which folder, and what is said; the folders are tmp/parent/out/etcd.
 REFUSED: dict[str, tuple[str, Change, str]] = {
-    "another user's out": ("parent/out", give_away, "parent/out: belongs to uid 12345, and bake runs as root (uid 0)"),
+    "another user's out": ("parent/out", give_away, "parent/out: belongs to uid 12345, but bake runs as root (uid 0)"),
     "another user's parent": ("parent", give_away, "parent: belongs to uid 12345"),
     "another user's cluster folder": ("parent/out/etcd", give_away, "out/etcd: belongs to uid 12345"),
     "another user's files": ("parent/out/etcd", full_of(give_away), "belongs to uid 12345"),
@@ -147,7 +147,7 @@ def test_a_folder_of_the_one_who_called_sudo_is_refused(baked: Bake, monkeypatch
     give_away(Path("parent"))
     result = baked("--nodes", 1, "--out", "parent/out")
     assert result.code == 2
-    assert "parent: belongs to uid 12345, and bake runs as root (uid 0)" in result.err
+    assert "parent: belongs to uid 12345, but bake runs as root (uid 0)" in result.err
     assert "run bake as the owner of these folders, or give an --out that only you and root can write" in result.err
 
 

@@ -150,7 +150,7 @@ def test_new_certificates_take_the_place_of_the_old_ones(guest: Guest, shell: li
     guest.bake()
     done = guest.insert()
     assert (done.returncode, done.stderr) == (0, "")
-    assert f'phase=settled seed={guest.instance()} detail="has new certificates"' in done.stdout
+    assert f'phase=settled seed={guest.instance()} detail="new certificates applied"' in done.stdout
     after = guest.certificates()
     assert {name for name in before if before[name] != after[name]} == set(before) - {"etcd-ca.pem", "etcd-peer-ca.pem"}
     files = {file["path"]: file["content"] for file in yaml.safe_load(guest.seed("user-data"))["write_files"]}
@@ -225,7 +225,7 @@ def test_a_renewal_that_was_cut_off_is_done_again(guest: Guest, shell: list[str]
     guest.forget(shell)
     shutil.copytree(guest.pki, guest.pki.with_name("pki.new"))
     guest.bake()
-    assert "has new certificates" in guest.insert().stdout
+    assert "new certificates applied" in guest.insert().stdout
     assert not guest.pki.with_name("pki.new").exists()
 
 
@@ -271,7 +271,7 @@ def test_the_seed_of_another_node_is_none(guest: Guest, shell: list[str]) -> Non
     before = guest.certificates()
     done = guest.insert(node="etcd2")
     assert done.returncode == 1
-    assert "another node's" in done.stdout
+    assert "belongs to another node" in done.stdout
     assert guest.off.exists()
     assert guest.certificates() == before
 

@@ -249,7 +249,7 @@ def test_a_learner_without_its_data_is_removed_and_added_again(desk: Desk) -> No
 @pytest.mark.parametrize(
     ("name", "url", "learner", "words"),
     [
-        ("etcd2", "", False, f"voter {B:x} is on record but its data is not on this disk"),
+        ("etcd2", "", False, f"voter {B:x} is listed but its data is not on this disk"),
         ("other", "", False, "under another name"),
         ("other", "", True, "under another name"),
         ("etcd2", "https://127.0.0.7:2380", False, "is at https://127.0.0.7:2380"),
@@ -309,7 +309,7 @@ def test_without_the_permit_of_this_very_cluster_it_starts_none(desk: Desk, perm
     desk.other.permit.unlink()
     if permit is not None:
         desk.other.permit.write_text(desk.env.get(permit, permit))
-    words = "has no permit to start a cluster"
+    words = "has no bootstrap permit"
     assert words in desk.watch("etcd-join", lambda said: words in said)
 
 
@@ -320,7 +320,7 @@ def test_it_starts_none_before_every_other_node_says_that_it_is_empty(desk: Desk
         process = stack.enter_context(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         stack.callback(process.kill)
         assert process.stdout is not None
-        assert any("etcd2 must say that none is on its disk" in line for line in process.stdout), "it waits"
+        assert any("waiting for etcd2 to confirm that its disk is empty" in line for line in process.stdout), "it waits"
         time.sleep(0.7)
         assert process.poll() is None
         stack.enter_context(desk.node.waiting_empty())
@@ -332,7 +332,7 @@ def test_an_open_port_that_says_nothing_is_not_an_empty_node(desk: Desk) -> None
     first = desk.other
     desk.node, desk.env = first, first.environment() | {"BAKE_POLL_SECONDS": "0.05"}
     with socket.create_server((desk.env["BAKE_MEMBERS"].split("//")[2].split(":")[0], 2380)):
-        words = "etcd2 must say that none is on its disk"
+        words = "waiting for etcd2 to confirm that its disk is empty"
         assert words in desk.watch("etcd-join", lambda said: words in said)
 
 
@@ -530,7 +530,7 @@ def test_a_restart_waits_until_the_others_are_a_quorum(desk: Desk) -> None:
     desk.answer("list", listing(desk.first(), desk.me(), third(desk)))  # etcd3's port is closed
     desk.answer("health", "healthy")
     said = desk.watch("etcd-restart", lambda said: "phase=waiting" in said)
-    assert said.count('phase=waiting detail="to restart etcd, until the other members are a quorum without it"') == 1
+    assert said.count('phase=waiting detail="waiting for a quorum of the other members before restarting etcd"') == 1
 
 
 @pytest.mark.usefixtures("member", "third_member")

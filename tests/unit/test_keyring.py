@@ -81,7 +81,7 @@ def test_without_the_passphrase_nothing_is_baked(
     before = picture(Path("out"))
     result = bake(*command, "--nodes", 1)
     assert result.code == 2
-    assert f"{CA_KEY}: is encrypted, and there is no passphrase\n  hint: give --ca-passphrase-file" in result.err
+    assert f"{CA_KEY}: is encrypted, but no passphrase was given\n  hint: give --ca-passphrase-file" in result.err
     assert picture(Path("out")) == before
 
 
@@ -195,7 +195,7 @@ def test_an_encrypted_ca_of_the_users_own_is_encrypted_here_too(
 ) -> None:
     Path("ca.key").write_bytes(pki.encrypt_key(theirs.key, WORD.encode()))
     refused = bake("--config", "cluster.yaml")
-    assert (refused.code, "ca.key: is encrypted, and there is no" in refused.err) == (2, True)
+    assert (refused.code, "ca.key: is encrypted, but no passphrase" in refused.err) == (2, True)
     assert not Path("out/etcd").exists()
     assert bake("--config", "cluster.yaml", *word).code == 0
     assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(theirs.key_pem)
@@ -209,7 +209,7 @@ def test_another_ca_than_the_clusters_is_refused(
     before = picture(Path("out"))
     result = bake("--config", "cluster.yaml")
     assert result.code == 2
-    assert f"pki.ca.certificate: {Path('ca.pem').absolute()}: is another CA than this cluster's" in result.err
+    assert f"pki.ca.certificate: {Path('ca.pem').absolute()}: is not this cluster's CA" in result.err
     assert picture(Path("out")) == before
 
 
@@ -243,7 +243,7 @@ UNFIT: dict[str, tuple[Callable[[Any], object], str]] = {
         "pki.ca.key: ca.key: does not match the certificate",
     ),
     "no CA": (leaf, "pki.ca.certificate: ca.pem: is not a CA certificate"),
-    "ends too soon": (short_lived, "before certificates of 364 days do\n  hint: a CA that is valid longer, or"),
+    "ends too soon": (short_lived, "before certificates of 364 days do\n  hint: use a CA that is valid longer, or"),
     "for another network": (elsewhere, "may not issue certificates for 192.168.20.31, 192.168.20.32"),
 }  # fmt: skip
 
@@ -411,7 +411,7 @@ def test_a_users_certificate_is_kept_and_made_again_like_the_operators(bake: Bak
     assert picture(Path("out")) == before
     (FOLDER / "pki/users/app1.key").unlink()
     result = bake(*words)
-    assert (result.code, "app1.key: is missing, and its other half is there" in result.err) == (2, True)
+    assert (result.code, "app1.key: the key is missing but its certificate exists" in result.err) == (2, True)
     (FOLDER / "pki/users/app1.pem").unlink()
     assert bake(*words).code == 0
     assert (FOLDER / "pki/users/app1.pem").read_bytes() != first

@@ -125,56 +125,56 @@ def complaint(url: str, tls: ssl.SSLContext, path: str = peers.EMPTY) -> str:
 
 
 @pytest.fixture
-def attendant(cluster: Miniature, act_as: Callable[[Node], None]) -> Node:
+def empty_node(cluster: Miniature, act_as: Callable[[Node], None]) -> Node:
     """Node etcd2, which says that its disk is empty."""
     node = cluster.nodes[1]
     act_as(node)
-    peers.Attendant(planned(node), PERMIT).start()
+    peers.EmptyDiskServer(planned(node), PERMIT).start()
     return node
 
 
 def test_a_peer_is_told_that_the_disk_is_empty(
-    cluster: Miniature, attendant: Node, act_as: Callable[[Node], None]
+    cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None]
 ) -> None:
     act_as(cluster.nodes[0])
-    eventually(lambda: ask(attendant.plan.peer_url, peers.context("ETCD_PEER")), f"etcd2 {PERMIT}\n")
+    eventually(lambda: ask(empty_node.plan.peer_url, peers.context("ETCD_PEER")), f"etcd2 {PERMIT}\n")
 
 
 def test_there_is_nothing_else_to_be_read(
-    cluster: Miniature, attendant: Node, act_as: Callable[[Node], None]
+    cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None]
 ) -> None:
     act_as(cluster.nodes[0])
     tls = peers.context("ETCD_PEER")
-    eventually(lambda: ask(attendant.plan.peer_url, tls) != "", True)
-    eventually(lambda: complaint(attendant.plan.peer_url, tls, "/"), "another answer than 200")
+    eventually(lambda: ask(empty_node.plan.peer_url, tls) != "", True)
+    eventually(lambda: complaint(empty_node.plan.peer_url, tls, "/"), "the status is not 200")
 
 
 def test_a_client_without_a_certificate_is_told_nothing(
-    cluster: Miniature, attendant: Node, act_as: Callable[[Node], None]
+    cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None]
 ) -> None:
     bare = ssl.create_default_context(cafile=str(cluster.nodes[0].root / "etc/etcd/pki/etcd-ca.pem"))
-    assert ask(attendant.plan.peer_url, bare) == ""
+    assert ask(empty_node.plan.peer_url, bare) == ""
     act_as(cluster.nodes[0])
-    eventually(lambda: bool(ask(attendant.plan.peer_url, peers.context("ETCD_PEER"))), True)
+    eventually(lambda: bool(ask(empty_node.plan.peer_url, peers.context("ETCD_PEER"))), True)
 
 
 def test_a_client_of_another_ca_is_told_nothing(
-    cluster: Miniature, attendant: Node, act_as: Callable[[Node], None], tmp_path: Path
+    cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None], tmp_path: Path
 ) -> None:
     foreign = bake_miniature(tmp_path / "foreign", "127.179.1.0/24", 1, Tools(bin_dir=tmp_path)).nodes[0]
     act_as(foreign)
     stranger = peers.context("ETCD_PEER")
     stranger.load_verify_locations(cluster.nodes[0].root / "etc/etcd/pki/etcd-ca.pem")
-    assert ask(attendant.plan.peer_url, stranger) == ""
+    assert ask(empty_node.plan.peer_url, stranger) == ""
 
 
 def test_a_client_that_says_nothing_is_let_go(
-    cluster: Miniature, attendant: Node, act_as: Callable[[Node], None]
+    cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None]
 ) -> None:
     """Each one has a thread, and the node may wait for days."""
     act_as(cluster.nodes[0])
-    eventually(lambda: ask(attendant.plan.peer_url, peers.context("ETCD_PEER")) != "", True)
-    with socket.create_connection(peers.address_of(attendant.plan.peer_url)) as silent, suppress(ConnectionResetError):
+    eventually(lambda: ask(empty_node.plan.peer_url, peers.context("ETCD_PEER")) != "", True)
+    with socket.create_connection(peers.address_of(empty_node.plan.peer_url)) as silent, suppress(ConnectionResetError):
         silent.settimeout(60)
         assert silent.recv(1) == b""
 

@@ -482,7 +482,7 @@ def test_a_spec_that_is_not_as_it_was_baked_is_not_trusted(
     for words in ((), ("--nodes", 3)):
         result = bake(*words)
         assert (result.code, picture(Path("out"))) == (2, before)
-        assert "cluster.yaml: is not as it was baked, so it is not known what stands" in result.err
+        assert "cluster.yaml: was changed after bake wrote it, so the current fields are not known" in result.err
     Path("c.yaml").write_text("nodes: 2\n")
     result = bake("--config", "c.yaml")
     assert (result.code, picture(Path("out"))) == (2, before)
@@ -498,7 +498,7 @@ def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> Non
     before = picture(Path("out"))
     result = bake()
     assert (result.code, picture(Path("out"))) == (2, before)
-    assert "input.yaml: is not as it was baked" in result.err
+    assert "input.yaml: was changed after bake wrote it" in result.err
     (FOLDER / "input.yaml").unlink()
     assert bake("--leaf-days", 90).code == 0
     assert (stands("nodes"), said()["fields"]) == (3, {"pki": {"leafDays": 90}})

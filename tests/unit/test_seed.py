@@ -153,7 +153,7 @@ def test_every_text_loads_back_as_the_same_text(texts: list[str]) -> None:
     "data", [b"", b"[", b"- a", b"a: 1", b"\xff", b"write_files: [{path: /a}]"], ids=repr
 )
 def test_a_user_data_of_others_is_named(data: bytes) -> None:
-    with pytest.raises(InputError, match="etcd1/user-data: is not a user-data that bake made"):
+    with pytest.raises(InputError, match="etcd1/user-data: is not a user-data that bake wrote"):
         iso.written_files(data, where="etcd1/user-data")
 
 
@@ -229,5 +229,5 @@ def test_what_was_packed_is_unpacked_and_packs_the_same(files: tuple[Artifact, .
     assert all(file.secret for file in found)
     assert iso.pack(found) == packed
     for spoilt in (b"", b"x" * 40_000, packed.data[: packed.data.index(b"etcd-1") + 2]):
-        with pytest.raises(InputError, match=r"etcd1/seed\.iso: is not an ISO that bake made"):
+        with pytest.raises(InputError, match=r"etcd1/seed\.iso: is not an ISO that bake wrote"):
             iso.unpack(spoilt, where="etcd1/seed.iso")

@@ -148,7 +148,7 @@ def test_peer_certificates_keep_the_name_while_nodes_require_it(bake: Bake, chan
 def test_an_own_ca_for_peers_is_not_ignored_where_they_have_none(bake: Bake, old: None) -> None:
     Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {certificate: a.pem, key: b.pem}}\n")
     result = bake("--config", "mine.yaml")
-    said = "certificate: has no meaning without pki.peerCa.separate"
+    said = "certificate: has no effect with pki.peerCa.separate: false"
     assert (result.code, said in result.err) == (2, True), result.err
 
 
@@ -190,11 +190,11 @@ def test_two_checks_of_names_are_refused(bake: Bake) -> None:
 def test_a_peer_port_that_serves_every_client_deserves_a_warning(bake: Bake) -> None:
     Path("open.yaml").write_text(OLD)
     warning = bake("--config", "open.yaml").err
-    assert "none: the peer port serves every certificate of the CA" in warning
+    assert "none: the peer port accepts every certificate of the CA" in warning
     assert "in a running cluster first to stated, then: bake certs rotate" in warning
     Path("open.yaml").write_text(OLD.replace("none", "stated"))
     warning = bake("--config", "open.yaml").err
-    assert "set it to required when bake certs says that every node serves its new certificate" in warning
+    assert "set it to required when bake certs shows that every node presents its new certificate" in warning
     assert "first to stated" not in warning
 
 

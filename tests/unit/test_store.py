@@ -203,8 +203,8 @@ def has_the_manifest(text: str) -> Callable[[Store], None]:
 
 
 NOT_OURS: dict[str, tuple[Callable[[Store], None], str]] = {
-    "a file": (is_a_file, "is not a folder of its own"),
-    "a symlink": (is_a_symlink, "is not a folder of its own"),
+    "a file": (is_a_file, "is a symlink or a file, not a folder"),
+    "a symlink": (is_a_symlink, "is a symlink or a file, not a folder"),
     "other things": (holds_other_things, "is not empty and was not made by bake"),
     "another cluster's": (
         has_the_manifest('{"cluster": "prod", "files": {}}'),
@@ -265,7 +265,7 @@ def test_a_second_run_waits_and_says_so(store: Store) -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    assert said == [f"waiting: another bake is at work on {store.out}"]
+    assert said == [f"waiting for another bake that uses {store.out}"]
 
 
 def test_an_empty_folder_of_the_users_stays_and_one_of_ours_goes(store: Store) -> None:

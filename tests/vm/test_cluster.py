@@ -95,7 +95,7 @@ def test_a_seed_that_is_put_in_again_is_looked_at_again(out: Path, lab: Lab, con
             connection, cluster.plan, cluster.plan.nodes[0], iso, cluster_id=cluster.cluster_id, again=True
         )
         deadline = time.monotonic() + 120
-        while console.read_text(errors="replace").count("the seed in its drive is another node's") < times:
+        while console.read_text(errors="replace").count("the seed in the drive belongs to another node") < times:
             assert time.monotonic() < deadline, f"not told {times} times"
             time.sleep(0.5)
     vm.remove_seed(connection, cluster.plan, cluster.plan.nodes[0], cluster_id=cluster.cluster_id)

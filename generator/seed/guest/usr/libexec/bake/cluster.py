@@ -1,4 +1,4 @@
-"""The cluster as its members tell it: every question goes to one endpoint at a time, with a short timeout."""
+"""Query the cluster through etcdctl: one endpoint at a time, with a short timeout."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import subprocess
 from membership import Member, parse_members
 from node import Settings, accepting
 
-NOTES = "bake/members/"  # the cluster's memory of its voters: NOTES + name: member id, or `replacing`
+NOTES = "bake/members/"  # etcd keys that record the voters: NOTES + name = member id, or `replacing`
 
-# Only where there is something to read: etcdctl 3.5 has no JSON for a promotion and panics after a successful one.
+# Only for commands whose output is parsed: etcdctl 3.5 has no JSON for a promotion and panics after a successful one.
 JSON = ("-w", "json")
 
 
 class RefusedError(Exception):
-    """etcd said no, or nothing: in its words."""
+    """etcd refused the request or did not answer. The message is etcd's own."""
 
 
 class Cluster:
-    """Asks etcdctl; its certificates are in ETCDCTL_*."""
+    """An etcdctl client; its certificates are in ETCDCTL_*."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.informant = ""  # who answered last
+        self.last_endpoint = ""  # the endpoint that answered last
 
     def ctl(self, *words: str, endpoint: str = "") -> str:
-        """stdout. Raises RefusedError."""
-        where = f"--endpoints={endpoint or self.informant}"
+        """Run etcdctl and return its stdout. Raises RefusedError."""
+        where = f"--endpoints={endpoint or self.last_endpoint}"
         command = [self.settings.etcdctl, where, "--dial-timeout=2s", "--command-timeout=5s", *words]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -40,12 +40,13 @@ class Cluster:
         return done.stdout
 
     def members(self, endpoints: list[str]) -> list[Member]:
-        """The list, from the first that has it. Raises RefusedError with what the last one said.
+        """Return the member list from the first endpoint that has it. Raises RefusedError with the last refusal.
 
-        A learner says "rpc not supported for learner", a member without quorum says nothing: then the next one.
+        A learner refuses ("rpc not supported for learner") and a member without quorum does not answer; then the next
+        endpoint is tried.
         """
         last = RefusedError("no member answers")
-        for self.informant in endpoints:
+        for self.last_endpoint in endpoints:
             try:
                 return parse_members(self.ctl("member", "list", *JSON))
             except RefusedError as error:
@@ -55,7 +56,7 @@ class Cluster:
         raise last
 
     def add(self, *, as_learner: bool) -> list[Member]:
-        """Adds this node; returns the list with it. Raises RefusedError; then the list says what really happened."""
+        """Add this node and return the new member list. After a RefusedError, only the member list shows the result."""
         me = self.settings.me
         learner = f"--learner={str(as_learner).lower()}"
         try:
@@ -67,12 +68,15 @@ class Cluster:
         self._do("removed from cluster", "member", "remove", member.id)
 
     def promote(self, member: Member, members: list[Member]) -> None:
-        """Asks the leader: with auth on, what another voter passes on to it bears no name ("user name is empty")."""
-        self.informant = self._leader(members) or self.informant
+        """Promote a learner through the leader.
+
+        With auth on, a request that another voter forwards to the leader loses its user ("user name is empty").
+        """
+        self.last_endpoint = self._leader(members) or self.last_endpoint
         self._do("promoted in cluster", "member", "promote", member.id)
 
     def _leader(self, members: list[Member]) -> str | None:
-        """The leader's client URL, if the one that answered last knows it."""
+        """Return the leader's client URL, or None if the last endpoint does not know it."""
         try:
             number = f"{json.loads(self.ctl('endpoint', 'status', *JSON))[0]['Status']['leader']:x}"
         except (RefusedError, ValueError, LookupError, TypeError):
@@ -80,24 +84,24 @@ class Cluster:
         return next((url for each in members if each.id == number for url in each.client_urls[:1]), None)
 
     def _do(self, proof: str, *words: str) -> None:
-        """An exit code of 0 is not enough: what was done, etcdctl says. Raises RefusedError."""
+        """Run etcdctl and require `proof` in its output: exit code 0 is not enough. Raises RefusedError."""
         if proof not in self.ctl(*words):
-            raise RefusedError(f"etcdctl does not say {proof!r}")
+            raise RefusedError(f"etcdctl did not print {proof!r}")
 
-    def note(self) -> str | None:
-        """What the cluster remembers of this node; None if nothing. Raises RefusedError."""
+    def recorded_id(self) -> str | None:
+        """Return what is recorded of this node: its member id, `replacing`, or None. Raises RefusedError."""
         try:
             entries = json.loads(self.ctl("get", NOTES + self.settings.me.name, *JSON)).get("kvs", [])
             return base64.b64decode(entries[0]["value"]).decode() if entries else None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise RefusedError(f"not a key: {error}") from None
 
-    def take_note(self, text: str) -> None:
-        """Makes the cluster remember. Raises RefusedError."""
+    def record(self, text: str) -> None:
+        """Record a member id, or `replacing`, for this node. Raises RefusedError."""
         self._do("OK", "put", NOTES + self.settings.me.name, text)
 
     def healthy(self, members: list[Member]) -> int:
-        """How many of them answer a read that needs a quorum, right now."""
+        """Return how many of the members answer a linearizable read now."""
         return sum(self._is_healthy(member) for member in members)
 
     def _is_healthy(self, member: Member) -> bool:
@@ -111,7 +115,7 @@ class Cluster:
 
 
 def complaint(stderr: str) -> str:
-    """What etcdctl complained about, without the wrapping: the log line that has the cause, else the first line."""
+    """Return etcdctl's error without its wrapping: the log line with the cause, else the first line."""
     lines = stderr.strip().splitlines() or ["etcdctl failed"]
     text = next((line for line in lines if "desc = " in line), lines[0])
     return re.sub(r'.*desc = |^Error: |["\\}]+$', "", text)

@@ -1,6 +1,6 @@
-"""Which place this node has in the cluster, and what follows from it: facts in, an action out, nothing touched.
+"""Decide what this node does, from its disk and the member list. Pure: no input or output.
 
-`ACTIONS` is the whole state machine; docs/explanation/join.md shows it as a table, which the tests hold against it.
+`ACTIONS` is the whole state machine; docs/explanation/join.md shows it as a table, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Planned(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A line of etcd's member list. A member that has not started yet has no name."""
+    """An entry of etcd's member list. A member that has not started yet has no name."""
 
     id: str  # hexadecimal, as etcdctl wants it
     name: str
@@ -29,15 +29,15 @@ class Member(NamedTuple):
 
 
 class Disk(Enum):
-    """What the data directory holds."""
+    """The content of the data directory."""
 
     EMPTY = "empty"
-    UNFINISHED = "unfinished"  # a log, but no member in it: a first start that was cut off
+    UNFINISHED = "unfinished"  # a log without a member: an interrupted first start
     MEMBER = "member"
 
 
 class Situation(Enum):
-    """What the cluster says about this node, or why it says nothing."""
+    """What the cluster reports about this node, or why it does not answer."""
 
     ALL_EMPTY = "all empty"
     NOBODY = "nobody"
@@ -55,7 +55,7 @@ class Situation(Enum):
 
 
 class Action(Enum):
-    """What the node does."""
+    """The node's next step."""
 
     GO_ON = "go on"
     START_CLUSTER = "start a cluster"
@@ -67,7 +67,7 @@ class Action(Enum):
     STAY_OUT = "stay out"
 
 
-# For a disk without a member; one with a member goes on, whatever the cluster says: etcd itself knows best.
+# For a disk without a member. A node with a member on its disk always resumes it.
 ACTIONS = {
     Situation.ALL_EMPTY: Action.START_CLUSTER,
     Situation.NOBODY: Action.WAIT,
@@ -83,7 +83,7 @@ ACTIONS = {
     Situation.RENAMED: Action.WAIT,
     Situation.MOVED: Action.WAIT,
 }
-REPLACING = "replacing"  # what a node notes in the cluster before it removes its own lost entry
+REPLACING = "replacing"  # recorded in etcd before a node removes its own lost entry
 
 
 def decide(disk: Disk, situation: Situation) -> Action:
@@ -91,9 +91,9 @@ def decide(disk: Disk, situation: Situation) -> Action:
 
 
 def parse_members(text: str) -> list[Member]:
-    """The members in etcdctl's JSON. Raises ValueError for what is no member list: an empty one is none either.
+    """Return the members in etcdctl's JSON. Raises ValueError for anything else, and for an empty list.
 
-    It must never read as "you are not in it".
+    Such an answer must never be read as "this node is not listed".
     """
     answer = json.loads(text)
     try:
@@ -115,12 +115,12 @@ def parse_members(text: str) -> list[Member]:
 
 
 def find(me: Planned, members: list[Member]) -> Member | None:
-    """The entry with this node's peer URL. The URL is what makes a member; names may repeat."""
+    """Return the entry with this node's peer URL, or None. URLs identify members; names may repeat."""
     return next((member for member in members if me.peer_url in member.peer_urls), None)
 
 
 def place(me: Planned, members: list[Member]) -> Situation:
-    """What the list alone says. `ABSENT` and `LOST_VOTER` need a second look: see `absent` and `lost_voter`."""
+    """Return the situation by the list alone. `absent` and `lost_voter` refine `ABSENT` and `LOST_VOTER`."""
     if any(member.name == me.name and me.peer_url not in member.peer_urls for member in members):
         return Situation.MOVED
     own = find(me, members)
@@ -134,7 +134,7 @@ def place(me: Planned, members: list[Member]) -> Situation:
 
 
 def absent(members: list[Member], note: str | None, *, as_learner: bool) -> Situation:
-    """A node that is not listed. `note` is what the cluster remembers of it: the id under which it last voted."""
+    """Return the situation of an unlisted node. `note`: what etcd has recorded, the id under which it last voted."""
     if note not in (None, REPLACING):
         return Situation.REMOVED
     # etcd 3.5 allows one learner at a time.
@@ -144,9 +144,10 @@ def absent(members: list[Member], note: str | None, *, as_learner: bool) -> Situ
 
 
 def lost_voter(members: list[Member], healthy: int, *, answers: bool) -> Situation:
-    """A voter on record whose disk is empty. It may go only if the others are a quorum without it, and it is dead.
+    """Return the situation of a listed voter with an empty disk.
 
-    `healthy` counts the other voters that answered just now; `answers` is whether the old member still does.
+    It may be removed only if the other voters have a quorum and the old member does not run. `healthy`: how many of the
+    other voters answered just now. `answers`: whether the old member still answers.
     """
     voters = sum(not member.is_learner for member in members)
     is_safe = healthy >= voters // 2 + 1 and not answers
@@ -154,9 +155,9 @@ def lost_voter(members: list[Member], healthy: int, *, answers: bool) -> Situati
 
 
 def initial_cluster(members: list[Member], planned: list[Planned]) -> str:
-    """`members` as etcd's initial-cluster, which must hold exactly all of them.
+    """Return etcd's initial-cluster, which must contain exactly the `members`.
 
-    etcd compares only the URLs, but names must differ; one that has not started gets the name that is planned for it.
+    etcd compares only the URLs, but names must be unique; a member that has not started gets its planned name.
     """
     names = {node.peer_url: node.name for node in planned}
     return ",".join(

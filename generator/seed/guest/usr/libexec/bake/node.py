@@ -1,4 +1,4 @@
-"""This node as etcd-join and etcd-promote see it: its settings, its disk, its console, the other nodes' ports."""
+"""This node's settings, console and disk, and TCP probes of the other nodes; used by etcd-join and etcd-promote."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import NamedTuple, NoReturn
 from membership import Disk, Planned
 
 CONNECT_SECONDS = 2.0
-# The head of a log that says which members there are; the rest of its 64 MiB is zeros.
+# The first bytes of a log, which name the members; the rest of its 64 MiB is zeros.
 LOG_HEAD = 1 << 20
 
 
 class Settings(NamedTuple):
-    """What /etc/etcd/bake.env says."""
+    """The values of /etc/etcd/bake.env."""
 
     me: Planned
     planned: list[Planned]
     data_dir: Path
     run_dir: Path
     etcdctl: str
-    token: str  # what this cluster's own token begins with
-    permit: str  # the cluster's id, which every node of it has; the permit itself is a secret
+    token: str  # the prefix of the cluster's token
+    permit: str  # the cluster's id, the same on every node; not the bootstrap permit, which is a secret
     has_permit: bool
     is_first: bool
     as_learner: bool
-    pause: float  # seconds between two looks
+    pause: float  # seconds between two attempts
 
     @property
     def may_bootstrap(self) -> bool:
@@ -43,7 +43,7 @@ class Settings(NamedTuple):
 
 
 def read_settings(env: dict[str, str]) -> Settings:
-    """Raises KeyError for a name that is missing."""
+    """Return the settings in `env`. Raises KeyError for a missing name."""
     peers = [pair.split("=", 1) for pair in env["BAKE_MEMBERS"].split()]
     urls = env["BAKE_CLIENT_URLS"].split()
     planned = [Planned(name, peer, client) for (name, peer), client in zip(peers, urls)]
@@ -63,7 +63,7 @@ def read_settings(env: dict[str, str]) -> Settings:
 
 
 def _digest(path: str) -> str | None:
-    """The SHA-256 of a file's text, without the end of its line."""
+    """Return the SHA-256 of a file's text without its newline; None if it cannot be read."""
     try:
         return hashlib.sha256(Path(path).read_bytes().strip()).hexdigest()
     except OSError:
@@ -74,7 +74,7 @@ def _digest(path: str) -> str | None:
 
 
 class Console:
-    """One record per line for whoever watches the serial console; the same record twice in a row is said once."""
+    """Writes one record per line to the serial console; a repeated record is written once."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,22 +96,22 @@ class Console:
 
 
 def look_at_disk(data_dir: Path) -> Disk:
-    """Is a member on this disk? Raises OSError where that cannot be read, which is never taken for an empty disk.
+    """Return what is on this disk. Raises OSError if it cannot be read, so that it never counts as empty.
 
-    Not merely a log: an etcd killed within milliseconds of creating it finds a log, skips its bootstrap, and waits for
-    a leader for ever. A member's log begins with the configuration changes that made its cluster ("peerURLs", as
-    JSON), or it was compacted into a snapshot. Both are synced before the member acknowledges anything, to clients or
-    to peers; so data with neither has promised nothing to anybody.
+    A log alone is not a member: an etcd that is killed just after creating its log finds the log at the next start,
+    skips its bootstrap and waits for a leader forever. A member's log begins with the configuration changes that
+    created its cluster ("peerURLs", as JSON), or was compacted into a snapshot. Both are synced before the member
+    acknowledges anything to clients or peers; so data with neither has acknowledged nothing.
     """
     member = data_dir / "member"
     for folder in (data_dir, member, member / "wal", member / "snap"):
         if folder.exists():
-            list(folder.iterdir())  # raises where it is not ours to read, or no folder
+            list(folder.iterdir())  # raises OSError if it cannot be read or is no folder
     if not member.exists():
         return Disk.EMPTY
     snapshots = list((member / "snap").glob("*.snap"))
     logs = list((member / "wal").glob("*.wal"))
-    names_members = [b'"peerURLs"' in _head(log) for log in logs]  # all of them are read: one may be unreadable
+    names_members = [b'"peerURLs"' in _head(log) for log in logs]  # read all of them: one may be unreadable
     return Disk.MEMBER if snapshots or any(names_members) else Disk.UNFINISHED
 
 
@@ -121,7 +121,7 @@ def _head(path: Path) -> bytes:
 
 
 def set_aside(data_dir: Path) -> None:
-    """Data of an unfinished first start makes room for another one. It is kept: we may be wrong about its worth."""
+    """Rename the data of an interrupted first start. It is kept in case the classification was wrong."""
     number = 1
     while (kept := data_dir.with_name(f"{data_dir.name}.unfinished-{number}")).exists():
         number += 1
@@ -138,11 +138,11 @@ def address_of(url: str) -> tuple[str, int]:
 
 
 def accepting(urls: list[str]) -> list[str]:
-    """Those of the URLs at which something accepts a TCP connection. All at once: silent hosts cost two seconds.
+    """Return the URLs that accept a TCP connection. All are tried at once, for at most two seconds.
 
-    The other side's kernel answers, so a host too busy for a TLS handshake still counts, and a member without quorum
-    too: it binds its ports before it has a leader. etcdctl cannot tell: it spends its whole timeout on a refused
-    connection as on a silent one.
+    The kernel accepts the connection, so a host that is too busy for a TLS handshake counts, as does a member without
+    quorum: it binds its ports before it has a leader. etcdctl is no use here: it spends its whole timeout on a refused
+    connection too.
     """
     sockets = {url: _begin_connect(url) for url in urls}
     waiting = [each for each in sockets.values() if each]

@@ -1,7 +1,7 @@
-"""What nodes tell one another without an etcd between them, over mutual TLS.
+"""Requests between nodes over mutual TLS, without etcd: empty disks before the first start, and live connections.
 
-A node that waits with an empty disk says so at its peer URL, where its etcd will be. The first node starts a cluster
-only when every other node has said it: no answer, or anybody else's, may be a member with data that is not up yet.
+A waiting node with an empty disk reports that at its peer URL, where its etcd will listen. The first node starts a
+cluster only when every other node has reported it: a node that does not answer may be a member with data.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from node import CONNECT_SECONDS, address_of
 
 EMPTY = "/bake/empty"
 PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN: the CA may be an intermediate one; Python names it from 3.10 on
-_LIMIT = 4 << 20  # bytes of an answer; etcd's metrics are a tenth of it
+_LIMIT = 4 << 20  # maximum bytes of an answer; etcd's metrics need a tenth of it
 
 
 def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
-    """TLS as etcd's settings have it: kind `ETCD_PEER`, or `ETCDCTL` for a client. Strangers are refused."""
+    """Return a mutual TLS context with etcd's settings: kind `ETCD_PEER`, or `ETCDCTL` for a client."""
     names = ("CACERT", "CERT", "KEY") if kind == "ETCDCTL" else ("TRUSTED_CA_FILE", "CERT_FILE", "KEY_FILE")
     ca, cert, key = (os.environ[f"{kind}_{name}"] for name in names)
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
@@ -38,7 +38,7 @@ def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
 
 
 def is_peer(connection: ssl.SSLSocket) -> bool:
-    """Whether the other side's certificate has the name that etcd's settings require of a peer, if they require one."""
+    """Return whether the other side's certificate has the name, if any, that etcd's settings require of a peer."""
     found: Any = connection.getpeercert()
     name = {value for part in found["subject"] for key, value in part if key == "commonName"}
     for option, has in (("CN", name), ("HOSTNAME", {value for _, value in found.get("subjectAltName", ())})):
@@ -49,7 +49,7 @@ def is_peer(connection: ssl.SSLSocket) -> bool:
 
 
 def get(url: str, path: str, tls: ssl.SSLContext) -> str:
-    """The body of what is there. Raises OSError, also for another status than 200."""
+    """Return the body of a GET request. Raises OSError, also for a status other than 200."""
     host, port = address_of(url)
     plain = socket.create_connection((host, port), CONNECT_SECONDS)
     with plain, tls.wrap_socket(plain, server_hostname=host) as connection:
@@ -59,7 +59,7 @@ def get(url: str, path: str, tls: ssl.SSLContext) -> str:
             answer += part
     head, _, body = answer.partition(b"\r\n\r\n")
     if head.split(b" ")[1:2] != [b"200"]:
-        raise OSError("another answer than 200")
+        raise OSError("the status is not 200")
     return body.decode(errors="replace")
 
 
@@ -67,12 +67,12 @@ def get(url: str, path: str, tls: ssl.SSLContext) -> str:
 
 
 def statement(node: Planned, permit: str) -> str:
-    """What an empty node says: its name, and whose cluster it is."""
+    """Return the answer of an empty node: its name and its cluster's id."""
     return f"{node.name} {permit}\n"
 
 
-class Attendant(threading.Thread):
-    """Says at the peer URL that this node's disk is empty, until the process ends."""
+class EmptyDiskServer(threading.Thread):
+    """Reports at the peer URL that this node's disk is empty, until the process ends."""
 
     def __init__(self, node: Planned, permit: str) -> None:
         super().__init__(daemon=True)
@@ -83,7 +83,7 @@ class Attendant(threading.Thread):
     def run(self) -> None:
         family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
         while True:
-            # The address may not be there yet, or taken by an etcd that is going.
+            # The address may not be configured yet, or still in use by an etcd that is stopping.
             with suppress(OSError), socket.create_server(self.address, family=family) as listener:
                 while True:
                     threading.Thread(target=self._answer, args=listener.accept()[:1], daemon=True).start()
@@ -98,7 +98,7 @@ class Attendant(threading.Thread):
 
 
 def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:
-    """Those of the nodes that say that their disks are empty. All are asked at once."""
+    """Return the nodes that report an empty disk. All are asked at once."""
     found: list[Planned] = []
 
     def ask(node: Planned) -> None:
@@ -115,18 +115,18 @@ def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:
     return sorted(found)
 
 
-# --- "that member is connected with me" ---------------------------------------
+# --- "that member is connected" -----------------------------------------------
 
 
 def is_connected(voters: list[Member], member: Member) -> bool:
-    """Whether one of the voters still has a connection with the member, or none can tell (etcd's metrics)."""
+    """Return whether a voter is still connected to the member by its metrics; True if no voter answers."""
     tls = context("ETCDCTL")
-    told = []
+    connected = []
     for voter in voters:
         for url in voter.client_urls[:1]:
             with suppress(OSError):
-                told += [_has_peer(get(url, "/metrics", tls), member.id)]
-    return any(told) or not told
+                connected += [_has_peer(get(url, "/metrics", tls), member.id)]
+    return any(connected) or not connected
 
 
 def _has_peer(metrics: str, member_id: str) -> bool:
