@@ -113,7 +113,10 @@ def seal(**options: Any) -> None:
 @bake.command()
 @cluster_options
 def status(**options: Any) -> None:
-    """Show each node: its VM, and what etcd says of it; then what is left to do.
+    """Show each node's VM and etcd member, and what is left to do.
+
+    With -o json each node has: node, vm (null without libvirt), address, reachable, member_id, role (leader, voter,
+    learner, unstarted), version, db_size in bytes, raft_index, error. An unknown value is null.
 
     \b
     Examples:
@@ -121,14 +124,16 @@ def status(**options: Any) -> None:
       bake status --name prod -o json
     """
     from generator.operations import up
+    from generator.operations.verify import status_data, status_row
 
     seen = up.status(open_cluster(options), uri=options["connect"])
     if options["output"] == "json":
-        print_json(nodes=seen.rows, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
+        nodes = [status_data(node, vm) for node, vm in seen.nodes]
+        print_json(nodes=nodes, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
     elif not options["quiet"]:
-        print_table(seen.rows)
+        print_table([status_row(node, vm) for node, vm in seen.nodes])
         click.echo(f"\nsealed: {'yes' if seen.sealed else 'no'}")
-        print_table([{"to do": task.what, "remedy": task.remedy} for task in seen.tasks])
+        print_table([{"to do": task.task, "remedy": task.remedy} for task in seen.tasks])
 
 
 @bake.command()

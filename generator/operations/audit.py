@@ -39,16 +39,16 @@ def audit(
     plan: ClusterPlan, files: ClientFiles, planned: Mapping[str, Planned], *, now: datetime, report: Report
 ) -> Audit:
     """Look at a running cluster through every node."""
-    contexts = verify.guests(plan, files, now=now)
+    contexts = verify.probe_contexts(plan, files, now=now)
     report(f"knocking at {', '.join(node.name for node in plan.nodes)}")
     views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
     alive = [view.node for view in views if view.health.error is None]
     reports = fetch_reports(alive, files)
 
     def facts_of(view: answers.NodeView) -> NodeFacts:
-        said, silence = find_report(view.node.name, reports, now=now)
+        said, no_report = find_report(view.node.name, reports, now=now)
         return NodeFacts(
-            node=view.node, planned=planned[view.node.name], report=said, silence=silence, knocks=view.knocks,
+            node=view.node, planned=planned[view.node.name], report=said, no_report=no_report, probes=view.probes,
             versions=dict(_versions(plan, view.node)),
         )  # fmt: skip
 
@@ -87,6 +87,6 @@ def audit_data(found: Audit) -> dict[str, Any]:
 def audit_rows(found: Iterable[Audited]) -> list[dict[str, str]]:
     """For a table."""
     return [
-        {"id": one.id, "what": one.what, "result": str(one.result), "evidence": one.evidence, "remedy": one.remedy}
+        {"id": one.id, "title": one.title, "result": str(one.result), "evidence": one.evidence, "remedy": one.remedy}
         for one in found
     ]

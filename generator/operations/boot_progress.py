@@ -8,7 +8,7 @@ from pathlib import Path
 from generator import vm
 from generator.errors import BakeError, UnhealthyError
 from generator.operations import verify as verification
-from generator.operations.verify import Part
+from generator.operations.verify import MemberRole
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import PHASES, Progress
 from generator.vm import Refusal
@@ -62,7 +62,7 @@ def follow_nodes(
     def ask(nodes: list[str]) -> Iterator[Event]:
         seen = verification.cluster_status(plan, verification.client_files(folder))
         for one in seen.nodes:
-            if one.name in nodes and one.reachable and one.part in (Part.LEADER, Part.VOTER):
+            if one.name in nodes and one.reachable and one.role in (MemberRole.LEADER, MemberRole.VOTER):
                 yield Event(node=one.name, phase=PHASES[-1], detail="no record on its console; etcd says that it votes")
 
     try:

@@ -13,7 +13,7 @@ from datetime import datetime
 from generator import pki
 from generator.errors import InputError
 from generator.etcd.answers import Reply
-from generator.etcd.tls_probe import knock, stranger_context
+from generator.etcd.tls_probe import probe, unverified_context
 from generator.layout import key_path, pem_path
 from generator.operations.bake import Announce, bake
 from generator.operations.certs import Delivery, Goal, deliver, refuse_changed, serves_its_own, without_stated
@@ -177,10 +177,10 @@ def _negated(answer: bool | None) -> bool | None:
 def _lets_in(cluster: Cluster, authority: Credential, now: datetime) -> Callable[[NodePlan], bool | None]:
     """Whether a node's client port serves a client of this CA; None where nobody answers."""
     client = pki.issue_client(cluster.plan, authority, now=now)
-    context = stranger_context((client.cert_pem, client.key_pem))
+    context = unverified_context((client.cert_pem, client.key_pem))
 
     def look(node: NodePlan) -> bool | None:
-        reply = knock(str(node.address), cluster.plan.spec.etcd.client_port, context).reply
+        reply = probe(str(node.address), cluster.plan.spec.etcd.client_port, context).reply
         return None if reply is Reply.UNREACHABLE else reply is Reply.SERVED
 
     return look

@@ -211,12 +211,13 @@ def connect_if_possible(uri: str | None) -> Connection | None:
 
 def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
     """Check the running cluster through every node."""
-    files, nobody = (
+    files, without_user = (
         verification.client_files(cluster.store.folder, stem) for stem in (str(Role.CLIENT), user_stem(NOBODY))
     )
     return verification.verify(
-        cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report, nobody=nobody
-    )
+        cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report,
+        without_user=without_user,
+    )  # fmt: skip
 
 
 def audit(cluster: Cluster, *, now: datetime, report: Report) -> auditing.Audit:
@@ -228,28 +229,27 @@ def audit(cluster: Cluster, *, now: datetime, report: Report) -> auditing.Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """A row for each node: its VM as libvirt sees it, and what etcd says. Then whether a cluster can still be started
-    from the seeds, and what is not as it should stay."""
+    """Each node's etcd and the state of its VM (None without libvirt); whether the cluster is sealed; what is left."""
 
-    rows: list[dict[str, str]]
+    nodes: tuple[tuple[verification.NodeStatus, str | None], ...]
     sealed: bool
     tasks: tuple[verification.Task, ...]
 
 
 def status(cluster: Cluster, *, uri: str | None) -> Overview:
-    """The cluster at a glance."""
-    states = dict.fromkeys((node.name for node in cluster.plan.nodes), "no libvirt")
+    """Query the state of every node's VM and etcd."""
+    states: dict[str, str | None] = dict.fromkeys(node.name for node in cluster.plan.nodes)
     try:
         found = vm.status(vm.connect(uri), cluster.plan, cluster_id=cluster.cluster_id)
         states = {one.node: f"{one.state} {one.accel}".strip() for one in found}
     except BakeError:
         if uri is not None:
-            raise  # without --connect, a cluster may well run somewhere else: ask etcd all the same
+            raise  # without --connect, the cluster may run elsewhere: query etcd only
     seen = verification.cluster_status(cluster.plan, verification.client_files(cluster.store.folder))
-    rows = [{"node": row["node"], "vm": states[row["node"]], **row} for row in verification.status_rows(seen.nodes)]
+    nodes = tuple((node, states[node.name]) for node in seen.nodes)
     change = load_phase(cluster.store)
     tasks = tuple(verification.tasks(cluster.plan, seen, sealed=cluster.sealed, ca_change=change))
-    return Overview(rows=rows, sealed=cluster.sealed, tasks=tasks)
+    return Overview(nodes=nodes, sealed=cluster.sealed, tasks=tasks)
 
 
 def console(cluster: Cluster, node: str, *, uri: str | None) -> None:

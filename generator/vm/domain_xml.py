@@ -235,7 +235,7 @@ def _add_small_devices(devices: Element) -> None:
     _child(devices, "memballoon", model="none")
 
 
-def medium_of(xml: str) -> str:
+def iso_in_drive(xml: str) -> str:
     """The path of the ISO that is in a VM's drive; empty for none."""
     source = ElementTree.fromstring(xml).find(f"{_DRIVE}/source")  # noqa: S314  libvirt wrote it
     return "" if source is None else source.get("file", "")

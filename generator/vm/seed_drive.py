@@ -8,7 +8,7 @@ from pathlib import Path
 from generator.plan import ClusterPlan, NodePlan
 from generator.vm import storage_pool
 from generator.vm.connection import Connection, Domain, Pool, asking, libvirt
-from generator.vm.domain_xml import Owner, drive_xml, medium_of, swap_seed
+from generator.vm.domain_xml import Owner, drive_xml, iso_in_drive, swap_seed
 from generator.vm.ownership import Claim, find_domain, owner_of
 
 
@@ -64,8 +64,8 @@ def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cl
             return None
         domain, owner = found
         place = storage_pool.ensure_pool(connection, claim)
-        waits = medium_of(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-        changed = not is_empty(domain) and waits in ("", medium_of(domain.XMLDesc()))
+        waits = iso_in_drive(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        changed = not is_empty(domain) and waits in ("", iso_in_drive(domain.XMLDesc()))
         if changed:
             domain = _define(connection, domain, "", owner.seed)
         return remove_old_seeds(place, node.name, domain) or changed
@@ -123,13 +123,13 @@ def is_empty(domain: Domain) -> bool:
 
 
 def _is_in(domain: Domain, path: str) -> bool:
-    return {medium_of(domain.XMLDesc()), medium_of(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))} == {path}
+    return {iso_in_drive(domain.XMLDesc()), iso_in_drive(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))} == {path}
 
 
 def _insert(domain: Domain, path: str, remedy: str) -> None:
     """Exchange the medium of a VM that runs; nothing else of it is touched."""
     xml = domain.XMLDesc()
-    if not domain.isActive() or medium_of(xml) == path:
+    if not domain.isActive() or iso_in_drive(xml) == path:
         return
     # By force: udev in the guest locks the drive of a medium that nobody reads, and may not be there to be asked.
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE

@@ -24,7 +24,7 @@ from generator.operations.up import Cluster, open_cluster
 from generator.plan import NodePlan
 from generator.store.existing_keys import required_pems
 from generator.store.folder import Store
-from generator.vm import NodeStatus, State
+from generator.vm import State, VmStatus
 
 NODES = ("etcd1", "etcd2")
 Bake = Callable[..., Cluster]
@@ -107,8 +107,8 @@ class Rack:
     def console_logs(self, *_: object, **__: object) -> dict[str, ConsoleTail]:
         return {node: ConsoleTail(self.consoles, node) for node in NODES}
 
-    def status(self, *_: object, **__: object) -> list[NodeStatus]:
-        return [NodeStatus(node=name, domain=name, state=state) for name, state in self.states.items()]
+    def status(self, *_: object, **__: object) -> list[VmStatus]:
+        return [VmStatus(node=name, domain=name, state=state) for name, state in self.states.items()]
 
     def deliver(
         self, cluster: Cluster, *names: str, connection: object = "libvirt", seconds: float = 0.1
@@ -213,7 +213,7 @@ def test_what_a_node_said_of_an_earlier_seed_does_not_count(made: Bake, rack: Ra
 
 
 def test_the_record_is_the_one_that_the_hook_prints() -> None:
-    hook = Path(certs.__file__).with_name("guest") / "apply-seed"
+    hook = Path(certs.__file__).parents[1] / "seed/guest/usr/libexec/bake/apply-seed"
     assert f'say("waiting", "{certs.WAITS}")' in hook.read_text()
 
 

@@ -24,7 +24,7 @@ from generator.operations.bake import seal as seal_files
 from generator.operations.destroy import destroy
 from generator.operations.up import Boot, Cluster, open_cluster
 from generator.store.folder import Store
-from generator.vm import NodeStatus, Owned, State, console_records
+from generator.vm import Owned, State, VmStatus, console_records
 
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 NODES = ("etcd1", "etcd2")
@@ -138,15 +138,15 @@ def test_an_old_failure_of_a_healthy_node_does_not_end_up(
     assert "etcd1: its seed was taken out of the drive and removed" in lines
 
 
-@pytest.mark.parametrize("part", [verify.Part.VOTER, verify.Part.LEARNER])
+@pytest.mark.parametrize("part", [verify.MemberRole.VOTER, verify.MemberRole.LEARNER])
 def test_a_running_node_whose_log_is_empty_counts_when_etcd_says_that_it_votes(
-    part: verify.Part, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+    part: verify.MemberRole, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console_records, "_DOUBT_SECONDS", 0)
     states(monkeypatch, State.RUNNING, State.RUNNING)
-    node = verify.NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, part=part)
+    node = verify.NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, role=part)
     monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
-    if part is verify.Part.LEARNER:
+    if part is verify.MemberRole.LEARNER:
         with pytest.raises(BakeError, match="etcd1: settled, etcd2: nothing"):
             wait(baked, monkeypatch, Says("etcd1", "settled"), Says("etcd2"))
     else:
@@ -204,7 +204,7 @@ def seal(cluster: Cluster, now: datetime) -> None:
 
 def states(monkeypatch: pytest.MonkeyPatch, *found: State) -> None:
     pairs = zip(NODES, found, strict=True)
-    nodes = [NodeStatus(node=name, domain=f"etcd-{name}", state=state) for name, state in pairs]
+    nodes = [VmStatus(node=name, domain=f"etcd-{name}", state=state) for name, state in pairs]
     monkeypatch.setattr(vm, "connect", lambda _: object())
     monkeypatch.setattr(vm, "status", lambda *_, **__: nodes)
 
@@ -268,10 +268,10 @@ def test_status_says_whether_the_cluster_is_sealed_and_what_is_left_to_do(
     monkeypatch.setattr("generator.vm.connection.libvirt", None)
     node = verify.NodeStatus(name="etcd1", address="192.168.20.31", reachable=True)
     monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
-    monkeypatch.setattr(verify, "answers", lambda *_: True)
+    monkeypatch.setattr(verify, "is_answering", lambda *_: True)
     shown = bake("status").out
     assert "\nsealed: no\nTO DO" in shown
-    assert " ".join(shown.splitlines()[-1].split()) == "the right to start a cluster is not withdrawn bake seal"
+    assert " ".join(shown.splitlines()[-1].split()) == "the seed still has the bootstrap permit bake seal"
     assert [task["remedy"] for task in json.loads(bake("status", "-o", "json").out)["tasks"]] == ["bake seal"]
     assert "no member answers" not in bake("seal").err
     assert bake("status").out.endswith("\nsealed: yes\n")

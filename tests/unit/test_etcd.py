@@ -176,12 +176,12 @@ def test_a_refusal_carries_endpoint_and_cause(serve: Serve, code: StatusCode, ca
     ],
 )
 def test_an_answer_that_is_not_etcds_is_an_error(serve: Serve, reply: Reply) -> None:
-    with pytest.raises(NoAnswerError, match="not etcd's"):
+    with pytest.raises(NoAnswerError, match="not from etcd"):
         serve(reply).status()
 
 
 def test_an_alarm_that_nobody_knows_is_an_error(serve: Serve) -> None:
-    with pytest.raises(NoAnswerError, match="not etcd's"):
+    with pytest.raises(NoAnswerError, match="not from etcd"):
         serve(good("Alarm", alarms=[{"memberID": 7, "alarm": 3}])).alarms()
 
 

@@ -22,7 +22,7 @@ from generator.vm.domain_xml import (
     Files,
     Owner,
     domain_xml,
-    medium_of,
+    iso_in_drive,
     network_xml,
     pool_xml,
     read_owner,
@@ -240,7 +240,7 @@ def test_a_stopped_vm_gets_another_seed_and_the_old_one_goes(driver: Any, plan: 
     digest = seed_drive.seed_digest(b"without")
     (name,) = volumes(driver)
     assert name == seed_drive.seed_volume("etcd1", digest)
-    assert medium_of(xml).endswith(f"/{name}")
+    assert iso_in_drive(xml).endswith(f"/{name}")
     assert old is not None
     assert read_owner(xml) == replace(old, seed=digest)
     changed = [line for line in xml.splitlines() if line not in before.splitlines()]
@@ -259,7 +259,7 @@ def test_a_running_vm_gets_another_seed_at_once_and_for_its_next_start(driver: A
     (name,) = volumes(driver)
     assert name == seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"without"))
     for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
-        assert medium_of(domain.XMLDesc(flags)).endswith(f"/{name}")
+        assert iso_in_drive(domain.XMLDesc(flags)).endswith(f"/{name}")
     before = picture(driver)
     assert exchange(driver, plan()) is False
     assert picture(driver) == before
@@ -305,7 +305,7 @@ def test_an_emptied_drive_is_empty_now_and_later_and_its_seed_is_gone(driver: An
         domain.create()
     assert take_out(driver, plan()) is True
     domain = driver.lookupByName("etcd-etcd1")
-    assert [medium_of(domain.XMLDesc(flags)) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)] == ["", ""]
+    assert [iso_in_drive(domain.XMLDesc(flags)) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)] == ["", ""]
     assert volumes(driver) == []
     tag = read_owner(domain.XMLDesc())
     assert tag is not None
@@ -324,7 +324,7 @@ def test_a_newer_seed_that_a_running_vm_has_not_seen_is_not_taken_away(driver: A
     waiting = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), storage_pool.path_of(made, name), "newer")
     driver.defineXML(waiting)
     assert take_out(driver, plan()) is False
-    assert medium_of(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).endswith(name)
+    assert iso_in_drive(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).endswith(name)
     assert name in volumes(driver)
 
 
@@ -346,7 +346,7 @@ def test_sealing_puts_nothing_into_an_emptied_drive_and_a_renewal_does(
     (name,) = volumes(driver)
     assert name == seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"renewed"))
     domain = driver.lookupByName("etcd-etcd1")
-    assert all(medium_of(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
+    assert all(iso_in_drive(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
 # --- booting again ------------------------------------------------------------------------------------------
@@ -544,7 +544,7 @@ def test_an_insertion_that_was_cut_off_half_way_is_completed(
     assert vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
     domain = driver.lookupByName("etcd-etcd1")
     (name,) = volumes(driver)
-    assert all(medium_of(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
+    assert all(iso_in_drive(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
 # --- the network --------------------------------------------------------------------------------------------

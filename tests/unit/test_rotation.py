@@ -33,7 +33,7 @@ from generator.seed import iso
 from generator.store import durable
 from generator.store.cas import load_phase
 from generator.store.folder import Store
-from generator.vm import NodeStatus, State
+from generator.vm import State, VmStatus
 
 NODES = ("etcd1", "etcd2", "etcd3")
 Mutual = Callable[["Node", "Node"], bool]
@@ -73,8 +73,8 @@ class Rack:
             node.apply(cluster, name)
         monkeypatch.setattr(certs, "served_certificate", self.served)
         monkeypatch.setattr(certs, "_PAUSE", 0.01)
-        monkeypatch.setattr(rotate_ca, "stranger_context", lambda pair: pair[0])
-        monkeypatch.setattr(rotate_ca, "knock", self.knock)
+        monkeypatch.setattr(rotate_ca, "unverified_context", lambda pair: pair[0])
+        monkeypatch.setattr(rotate_ca, "probe", self.probe)
         monkeypatch.setattr(vm, "insert_seed", self.insert)
         monkeypatch.setattr(vm, "remove_seed", lambda *_, **__: True)
         monkeypatch.setattr(vm, "status", self.status)
@@ -84,7 +84,7 @@ class Rack:
         node = self.by_address[address]
         return node.leaf if node.state is State.RUNNING else None
 
-    def knock(self, address: str, _: int, pem: bytes) -> SimpleNamespace:
+    def probe(self, address: str, _: int, pem: bytes) -> SimpleNamespace:
         node = self.by_address[address]
         if node.state is not State.RUNNING:
             return SimpleNamespace(reply=Reply.UNREACHABLE)
@@ -100,8 +100,8 @@ class Rack:
             assert all(one.trusts(other.leaf) for other in self.nodes.values())
         return True
 
-    def status(self, *_: object, **__: object) -> list[NodeStatus]:
-        return [NodeStatus(node=name, domain=name, state=node.state) for name, node in self.nodes.items()]
+    def status(self, *_: object, **__: object) -> list[VmStatus]:
+        return [VmStatus(node=name, domain=name, state=node.state) for name, node in self.nodes.items()]
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_what_answers_in_a_nodes_place_and_lets_everybody_in_has_shown_nothing(
     proxy = pki.create_authority(cluster.plan, now=now).cert_pem
     for node in rack.nodes.values():
         node.leaf = proxy
-    monkeypatch.setattr(rotate_ca, "knock", lambda *_: SimpleNamespace(reply=Reply.SERVED))
+    monkeypatch.setattr(rotate_ca, "probe", lambda *_: SimpleNamespace(reply=Reply.SERVED))
     for _ in range(2):
         assert rotate(cluster, now, connection=None) == (Phase.TRUST, Delivery(by_hand=NODES))
 

@@ -22,7 +22,7 @@ from generator.image.base import BootImage
 from generator.operations.up import open_cluster
 from generator.seed import iso
 from generator.store.folder import Store
-from generator.vm.domain_xml import medium_of
+from generator.vm.domain_xml import iso_in_drive
 from tests.vm.conftest import Lab, Run, command_line
 
 NODES = ("etcd1", "etcd2", "etcd3")
@@ -74,7 +74,7 @@ def test_no_seed_is_left_where_the_vms_run(lab: Lab, connection: Any) -> None:
     for name in NODES:
         domain = connection.lookupByName(f"life-{name}")
         for flags in (0, 2):  # now, and (VIR_DOMAIN_XML_INACTIVE) after its next start
-            assert medium_of(domain.XMLDesc(flags)) == ""
+            assert iso_in_drive(domain.XMLDesc(flags)) == ""
 
 
 def test_new_certificates_reach_running_nodes(bake_in_lab: Run, lab: Lab, connection: Any) -> None:
