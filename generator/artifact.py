@@ -1,4 +1,4 @@
-"""`Artifact`: the one currency between the makers (which return data) and the writer (`host.store`)."""
+"""`Artifact`: a file's path and content, as the other modules return it and `store` writes it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file to be: where it goes, its bytes, its permission bits, and whether it holds a secret.
+    """A file to write: its path, bytes, permission bits, and whether it is secret.
 
     `path` is relative to the cluster's folder for host files and absolute for files inside the guest.
-    A secret is always 0600 on the host; its bytes are kept out of `repr` so that no log or traceback shows them.
+    A secret is always 0600 on the host; `repr` omits the bytes so that no log or traceback shows them.
     """
 
     path: PurePosixPath

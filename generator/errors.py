@@ -1,13 +1,14 @@
-"""What can go wrong, and the exit code each kind ends in.
+"""The exceptions that bake raises, and their exit codes.
 
     BakeError            1  something failed
     ├── DeclinedError    1  the user answered no; nothing was done
-    ├── StaleError       1  another run changed the cluster meanwhile; nothing was done
-    ├── InputError       2  what the user said is wrong; nothing was written
-    ├── UnhealthyError   3  the cluster answers, but not as it should
-    └── WaitTimeoutError 4  it did not get there in time
+    ├── StaleError       1  another run has changed the cluster; nothing was done
+    ├── InputError       2  the user's input is wrong; nothing was written
+    ├── UnhealthyError   3  the cluster is not healthy, or the operator has to act
+    ├── UnsignedError    3  an external CA has to issue certificates first
+    └── WaitTimeoutError 4  timed out
 
-Only `cli` prints and exits; everything else raises one of these.
+Only `cli` prints and exits; all other modules raise these.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong with the input.
+    """One problem with the input.
 
     `where` is `file:line:col: field`, a flag (`--nodes`) or a path; `message` names the value and the rule;
     `hint` is the remedy.
@@ -34,7 +35,7 @@ class Problem:
 
 
 class BakeError(Exception):
-    """A failure with a message for a person, and how to get on."""
+    """A failure, with a message for the user and a hint what to do."""
 
     exit_code = 1
 
@@ -58,7 +59,7 @@ class InputError(BakeError):
 
     @classmethod
     def one(cls, where: str, message: str, hint: str | None = None) -> InputError:
-        """The common case: a single problem."""
+        """Return the error for a single problem."""
         return cls([Problem(where, message, hint)])
 
 
@@ -67,22 +68,22 @@ class DeclinedError(BakeError):
 
 
 class StaleError(BakeError):
-    """The cluster's folder is not the one that the changes were compared with."""
+    """The cluster's folder has changed since the changes were computed."""
 
 
 class UnhealthyError(BakeError):
-    """The cluster answers, but not as a healthy one does."""
+    """The cluster is not healthy, or the operator has to act."""
 
     exit_code = 3
 
 
 class UnsignedError(BakeError):
-    """Certificates were asked for, and a CA elsewhere has to issue them first."""
+    """Certificate requests were written, and an external CA has to issue the certificates first."""
 
     exit_code = 3
 
 
 class WaitTimeoutError(BakeError):
-    """Something did not happen within the time that was given."""
+    """Something did not happen within the given time."""
 
     exit_code = 4

@@ -1,17 +1,17 @@
-"""What operations report while they work: lines of text, and the phase of each node."""
+"""The interface by which operations report progress: lines of text, and the phase of each node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
 
-Report = Callable[[str], None]  # is given one line of text
+Report = Callable[[str], None]  # called with one line of text
 # In the order in which a node goes through them; `waiting` and `failed` may come at any point.
 PHASES = ("booting", "cloud-init", "configured", "joining", "learner", "voting", "settled")
 
 
 class Progress(Protocol):
-    """Where commands report what they do (`line`) and what the nodes say (`event`)."""
+    """Receives progress: lines of text (`line`) and the nodes' events (`event`)."""
 
     def line(self, text: str) -> None: ...
 
@@ -19,7 +19,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Says nothing."""
+    """Discards all progress."""
 
     def line(self, text: str) -> None:
         pass

@@ -1,7 +1,7 @@
 """`bake certs`: list a cluster's certificates, and deliver new ones to running nodes.
 
-A node receives certificates in its seed. When a new ISO is put into the drive of a settled node, `apply-seed` applies it
-immediately. This needs no network connection to the node, and works after its certificates have expired.
+A node receives certificates in its seed. When a new ISO is put into the drive of a settled node, `apply-seed` applies
+it immediately. This needs no network connection to the node, and works after its certificates have expired.
 """
 
 from __future__ import annotations
@@ -192,8 +192,8 @@ def deliver(
 ) -> Delivery:
     """Put the folder's seeds into the drives of these nodes, one node after the other; skip nodes that are done.
 
-    `goal`: the state that shows that a node has applied its seed; default: it serves the seed's certificate. `phase`: of
-    the CA rotation that the seeds belong to. Raise BakeError if another command has changed the cluster, and
+    `goal`: the state that shows that a node has applied its seed; default: it serves the seed's certificate. `phase`:
+    of the CA rotation that the seeds belong to. Raise BakeError if another command has changed the cluster, and
     WaitTimeoutError if a running node does not apply its seed within `seconds`; later nodes are then unchanged, and the
     same call continues, inserting that node's seed again. Configuration changes apply at the next reboot: a node that
     reports so on its console goes to `after_restart`.

@@ -143,8 +143,8 @@ def _advanced(found: Authorities, following: Mapping[Role, Authority], now: date
 
 
 def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> Goal:
-    """Return the goal of a phase. A node's certificate shows which seed it has applied; the CAs whose clients it accepts
-    show the phase of its running etcd."""
+    """Return the goal of a phase. A node's certificate shows which seed it has applied; the CAs whose clients it
+    accepts show the phase of its running etcd."""
     own, other = serves_its_own(cluster), _at_hand(found.others[Role.CA].credential)
     if phase is Phase.TRUST:
         accepts = _accepts(cluster, other, now)
