@@ -142,7 +142,7 @@ def test_an_old_failure_of_a_healthy_node_does_not_end_up(
 def test_a_running_node_whose_log_is_empty_counts_when_etcd_says_that_it_votes(
     part: verify.MemberRole, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console_records, "_DOUBT_SECONDS", 0)
+    monkeypatch.setattr(console_records, "_QUIET_SECONDS", 0)
     states(monkeypatch, State.RUNNING, State.RUNNING)
     node = verify.NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, role=part)
     monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))

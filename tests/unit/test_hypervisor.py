@@ -722,10 +722,10 @@ def test_all_vms_are_on_probation_at_the_same_time() -> None:
         passed += seconds
 
     healthy, dying = [Mortal(float("inf")) for _ in range(50)], Mortal(3)
-    assert acceleration.find_dead([*healthy, dying], clock=lambda: passed, sleep=sleep) == [dying]
+    assert acceleration.find_crashed([*healthy, dying], clock=lambda: passed, sleep=sleep) == [dying]
     assert passed == pytest.approx(5, abs=0.2)
     passed = 0.0
-    assert len(acceleration.find_dead([Mortal(2), Mortal(1)], clock=lambda: passed, sleep=sleep)) == 2
+    assert len(acceleration.find_crashed([Mortal(2), Mortal(1)], clock=lambda: passed, sleep=sleep)) == 2
     assert passed < 1, "nothing is left to wait for"
 
 
