@@ -121,7 +121,7 @@ def test_the_command_says_all_and_ends_with_three_where_one_is_missed(
     text = bake("audit")
     assert text.code == code
     assert text.out.splitlines()[1].split() == ["2.1", "served", "passed", "set"]
-    assert ("error: 1 of 2 controls are not passed: 2.2\n  hint: do it" in text.err) is bool(missed)
+    assert ("error: 1 of 2 controls did not pass: 2.2\n  hint: do it" in text.err) is bool(missed)
     data = json.loads(bake("audit", "-o", "json").out)
     assert data["passed"] is not bool(missed)
     assert set(data["controls"][0]) == {"id", "title", "result", "evidence", "remedy", "nodes"}

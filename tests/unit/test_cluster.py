@@ -1,4 +1,4 @@
-"""The stories of a cluster that runs, with stand-ins for libvirt and for the nodes: when and how it is sealed."""
+"""Operations on a running cluster, with fake libvirt and nodes: when and how it is sealed."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_vote_of_the_first_node_seals_the_cluster_before_the_others_are_ther
     assert baked.sealed
     assert drive == [baked.store.read("etcd1/seed.iso")]
     assert [line for line in lines if "its seed" in line] == [
-        f"{node}: its seed was taken out of the drive and removed" for node in NODES
+        f"{node}: seed removed from its drive" for node in NODES
     ]
     assert b"voting" in (baked.store.read("etcd1/console.log") or b"")
 
@@ -135,7 +135,7 @@ def test_an_old_failure_of_a_healthy_node_does_not_end_up(
 
     lines = wait(baked, monkeypatch, Remembers("etcd1", "failed", "voting", "settled"), Says("etcd2", "settled"))
     assert not any("failed" in line for line in lines)
-    assert "etcd1: its seed was taken out of the drive and removed" in lines
+    assert "etcd1: seed removed from its drive" in lines
 
 
 @pytest.mark.parametrize("part", [verify.MemberRole.VOTER, verify.MemberRole.LEARNER])
@@ -182,7 +182,7 @@ def test_what_was_cut_off_between_files_and_drive_is_completed(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise BakeError("the drive is stuck", hint="bake seal tries it again")
+        raise BakeError("the drive is stuck", hint="try again: bake seal")
 
     with monkeypatch.context() as patch:
         patch.setattr(vm, "replace_seed", fail)
@@ -216,7 +216,7 @@ def test_up_does_not_wait_for_a_cluster_that_is_sealed_and_gone(
     states(monkeypatch, State.MISSING, State.MISSING)
     before = picture(tmp_path)
     boot = Boot(uri=None, accel="auto", wait=1, cache=tmp_path / "cache")
-    with pytest.raises(InputError, match="etcd/sealed: this cluster cannot be started for the first time any more"):
+    with pytest.raises(InputError, match="etcd/sealed: the cluster is sealed, so it cannot be started anew"):
         stories.up(spec, baked.store, boot, now=now, progress=Diary())
     assert picture(tmp_path) == before
     states(monkeypatch, State.MISSING, State.STOPPED)
@@ -243,7 +243,7 @@ def test_only_a_cluster_that_was_destroyed_whole_may_begin_again(
     assert (baked.store.read("etcd1/bootstrap-permit") is None) is sealed
 
 
-def test_a_permit_that_a_killed_seal_left_is_not_called_withdrawn_and_goes(baked: Cluster, now: datetime) -> None:
+def test_a_permit_left_by_a_killed_seal_is_reported_and_removed_by_the_next_seal(baked: Cluster, now: datetime) -> None:
     """It is killed where it would remove the folder from before the swap."""
     if (child := os.fork()) == 0:
         shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]

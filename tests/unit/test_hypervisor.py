@@ -92,7 +92,7 @@ def try_boot(driver: Any, plan: ClusterPlan, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tag", "message"),
     [
-        (None, "etcd-etcd1 that is there already belongs to somebody else"),
+        (None, "the existing VM etcd-etcd1 was not made by bake"),
         (owner("etcd1", cluster="other"), "belongs to cluster other"),
         (owner("etcd1", cluster_id="id2"), "belongs to another cluster named etcd, with another CA"),
     ],
@@ -116,7 +116,7 @@ def test_a_vm_with_our_uuid_and_another_name_is_refused(driver: Any, plan: Make,
     node = plan().nodes[0]
     rest = "<memory>1</memory><os><type>hvm</type></os>"
     driver.defineXML(f"<domain type='test'><name>x</name><uuid>{node.uuid}</uuid>{rest}</domain>")
-    with pytest.raises(BakeError, match="the VM x that is there already belongs to somebody else"):
+    with pytest.raises(BakeError, match="the existing VM x was not made by bake"):
         try_boot(driver, plan(), tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_a_network_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Ma
     driver.networkDefineXML("<network><name>bake-etcd</name><ip address='10.9.9.1' prefix='24'/></network>")
     before = picture(driver)
     with pytest.raises(
-        BakeError, match="the network bake-etcd that is there already belongs to somebody else"
+        BakeError, match="the existing network bake-etcd was not made by bake"
     ):
         try_boot(driver, plan(), tmp_path)
     assert vm.destroy(driver, "etcd") == ()
@@ -136,9 +136,9 @@ def test_a_pool_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Make,
         "<pool type='dir'><name>bake-etcd</name><target><path>/x</path></target></pool>"
     )
     before = picture(driver)
-    with pytest.raises(BakeError, match="the storage pool bake-etcd is somebody else's"):
+    with pytest.raises(BakeError, match="the storage pool bake-etcd was not made by bake"):
         try_boot(driver, plan(), tmp_path)
-    with pytest.raises(BakeError, match="is somebody else's"):
+    with pytest.raises(BakeError, match="was not made by bake"):
         vm.destroy(driver, "etcd")
     assert picture(driver) == before
 
@@ -276,7 +276,7 @@ def test_a_medium_that_cannot_be_exchanged_is_an_error_with_a_remedy(
 
     with monkeypatch.context() as patch:
         patch.setattr(libvirt.virDomain, "updateDeviceFlags", refuse)
-        with pytest.raises(BakeError, match="the medium of the running VM etcd-etcd1: the tray is locked") as error:
+        with pytest.raises(BakeError, match="the ISO in the drive of the running VM etcd-etcd1: the tray is locked") as error:
             exchange(driver, plan())
     assert "bake seal" in (error.value.hint or "")
     assert len(volumes(driver)) == 2  # what is in the drive is not pulled away
@@ -463,7 +463,7 @@ def test_up_boots_no_node_that_the_running_ones_refuse_and_ends_at_once(
     assert libvirt_up(2).code == 0
     done = libvirt_up(4)
     assert done.code == 3
-    warning = "warning: the peer firewall of etcd1, etcd2 is the one of an earlier plan and refuses etcd3, etcd4"
+    warning = "warning: the peer firewall of etcd1, etcd2 is from an earlier plan and refuses etcd3, etcd4"
     error = "error: not booted: etcd3, etcd4; restart etcd1, etcd2 first"
     assert done.err.index(warning) < done.err.index("etcd1: is running") < done.err.index(error)
     assert "virsh shutdown etcd-etcd1" in done.err
@@ -576,7 +576,7 @@ def test_a_changed_network_is_made_anew_only_while_nobody_is_on_it(driver: Any, 
     network.ensure_network(driver, plan(), CLAIM, owner())
     changed = plan(network={"subnet": "10.8.0.0/24"})
     domain = define(driver, plan(), owner("etcd1"), start=True)
-    with pytest.raises(BakeError, match="bake-etcd is to change while etcd-etcd1 use it"):
+    with pytest.raises(BakeError, match="bake-etcd cannot change while etcd-etcd1 use it"):
         network.ensure_network(driver, changed, CLAIM, owner())
     domain.destroy()
     network.ensure_network(driver, changed, CLAIM, owner())
@@ -584,12 +584,12 @@ def test_a_changed_network_is_made_anew_only_while_nobody_is_on_it(driver: Any, 
 
 
 def test_an_address_that_answers_is_refused() -> None:
-    with pytest.raises(BakeError, match=r"somebody answers at 127\.0\.0\.77 already"):
+    with pytest.raises(BakeError, match=r"another host already uses 127\.0\.0\.77"):
         network.refuse_alive([ip_address("127.0.0.77")])
 
 
 def test_an_ipv6_address_that_answers_is_refused() -> None:
-    with pytest.raises(BakeError, match="somebody answers at ::1 already"):
+    with pytest.raises(BakeError, match="another host already uses ::1"):
         network.refuse_alive([ip_address("::1")])
 
 

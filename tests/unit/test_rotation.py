@@ -404,9 +404,9 @@ def test_the_command_says_what_it_waits_for(cluster: Cluster, rack: Rack, no_lib
     assert [one["owner"] for one in shown["certificates"]][:5] == [
         "cluster", "cluster", "cluster, next", "cluster, next", "operator",
     ]  # fmt: skip
-    assert "The CA is being changed (phase trust)" in call(cluster)[1]
+    assert "The CA is being rotated (phase trust)" in call(cluster)[1]
     for words in (["rotate"], ["deliver"]):
-        with pytest.raises(InputError, match=r"is changing its CA \(phase trust\)"):
+        with pytest.raises(InputError, match=r"its CA is being rotated \(phase trust\)"):
             call(cluster, *words)
 
 
@@ -497,13 +497,13 @@ def test_the_passphrase_is_kept(cluster: Cluster, rack: Rack, tmp_path: Path, li
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "nodes": (("--ca", "etcd1"), "--ca: is for the whole cluster, not for etcd1"),
-    "without --ca": (("--ca-key", "k"), "--ca-key: has no meaning without --ca"),
-    "all phases of none": (("--all-phases",), "--all-phases: has no meaning without --ca"),
-    "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing, and --ca-certificate is its other half"),
+    "without --ca": (("--ca-key", "k"), "--ca-key: needs --ca"),
+    "all phases of none": (("--all-phases",), "--all-phases: needs --ca"),
+    "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing but --ca-certificate is given"),
     "no file": (("--ca", "--ca-certificate", "c", "--ca-key", "k"), "--ca-certificate: c: is not a file"),
     "the same CA": (
         ("--ca", "--ca-certificate", "{pki}/etcd-ca.pem", "--ca-key", "{pki}/etcd-ca.key"),
-        "is this cluster's CA already",
+        "is already this cluster's CA",
     ),
 }  # fmt: skip
 
@@ -522,7 +522,7 @@ def test_bad_options_change_nothing(
 def test_a_ca_for_peers_that_have_none_changes_nothing(tmp_path: Path, now: datetime, no_libvirt: None) -> None:
     store = Store(tmp_path / "out", "etcd")
     bake(load(flags={"-": (("pki", "peerCa", "separate"), False)}).spec, store, now=now, report=print)
-    with pytest.raises(InputError, match="this cluster's peers have no CA of their own"):
+    with pytest.raises(InputError, match="this cluster has no separate CA for peers"):
         call(open_cluster(store), "rotate", "--ca", "--peer-ca-certificate", "c", "--peer-ca-key", "k")
 
 

@@ -484,8 +484,8 @@ def test_the_command_says_what_it_could_not_check(capsys: pytest.CaptureFixture[
         assert error.value.hint == "do it"
         return error.value.message
 
-    assert told(Result.OK, Result.SKIPPED) == "could not be checked: the skipped"
-    both = "the cluster is not healthy: the failed; could not be checked: the skipped"
+    assert told(Result.OK, Result.SKIPPED) == "could not check: the skipped"
+    both = "the cluster is not healthy: the failed; could not check: the skipped"
     assert told(Result.SKIPPED, Result.FAILED) == both
     show_verification(Verification(cluster="etcd", checks=()), {"output": "text", "quiet": True})
 

@@ -60,7 +60,7 @@ def test_three_vms_become_a_verified_cluster(bake_in_lab: Run, out: Path, base_i
     etcdctl(out, base_image, "put", "kept", "yes")
 
 
-def test_the_right_to_start_a_cluster_is_withdrawn(bake_in_lab: Run, out: Path) -> None:
+def test_the_bootstrap_permit_is_removed(bake_in_lab: Run, out: Path) -> None:
     assert (out / "life/sealed").exists()
     assert list(out.glob("life/etcd*/bootstrap-permit")) == []
     assert iso.SEED_PERMIT not in {file.path for file in iso.unpack((out / "life/etcd1/seed.iso").read_bytes())}
@@ -135,7 +135,7 @@ def test_a_node_whose_power_was_cut_comes_back_as_the_same_member(
 
 def test_down_shuts_every_vm_down_in_order(bake_in_lab: Run, connection: Any) -> None:
     said = bake_in_lab("down").stderr
-    assert "cutting its power" not in said
+    assert "powering it off" not in said
     assert [domain.name() for domain in connection.listAllDomains() if domain.isActive()] == []
 
 
