@@ -212,7 +212,7 @@ def test_what_a_node_said_of_an_earlier_seed_does_not_count(made: Bake, rack: Ra
     assert rack.deliver(made(*NODES)) == Delivery(done=NODES)
 
 
-def test_the_record_is_the_one_that_the_hook_prints() -> None:
+def test_the_waiting_record_is_the_one_that_apply_seed_prints() -> None:
     hook = Path(certs.__file__).parents[1] / "seed/guest/usr/libexec/bake/apply-seed"
     assert f'say("waiting", "{certs.WAITS}")' in hook.read_text()
 
@@ -335,7 +335,7 @@ def with_users(tmp_path: Path, now: datetime) -> Cluster:
     ],
     ids=" ".join,
 )
-def test_a_client_gets_a_new_certificate_and_nobody_else(
+def test_only_the_named_client_gets_a_new_certificate(
     with_users: Cluster, rack: Rack, now: datetime, names: list[str], renewed: dict[str, str]
 ) -> None:
     before, seeds = serials(with_users, now), (with_users.store.folder / "etcd1/seed.iso").read_bytes()

@@ -89,7 +89,7 @@ def with_probe(nodes: list[NodeFacts], port: Port, kind: ClientKind, answer: Pro
     return second(nodes, probes={**nodes[1].probes, (port, kind): answer})
 
 
-def test_a_hardened_cluster_passes_all_fourteen_of_the_benchmark_and_ours(good: list[NodeFacts]) -> None:
+def test_a_hardened_cluster_passes_every_control(good: list[NodeFacts]) -> None:
     assert missed(good) == {}
     assert len([one for one in CONTROLS if not one.id.startswith("TLS.")]) == 14
     assert len({one.id for one in CONTROLS}) == len(CONTROLS) == 19
@@ -110,7 +110,7 @@ def test_a_hardened_cluster_passes_all_fourteen_of_the_benchmark_and_ours(good: 
         *(("1.1.21", f"{PKI}/etcd-{name}.key", {"mode": 0o640}) for name in ("server", "peer", "client")),
     ],
 )
-def test_a_file_that_is_open_to_others_is_named(
+def test_a_file_with_wrong_permissions_is_named(
     good: list[NodeFacts], missing: str, path: str, changes: dict[str, Any]
 ) -> None:
     found = missed(with_file(good, path, **changes))
@@ -120,7 +120,7 @@ def test_a_file_that_is_open_to_others_is_named(
     assert path in found[missing].evidence
 
 
-def test_a_file_that_is_not_there_is_no_pass(good: list[NodeFacts]) -> None:
+def test_a_missing_file_does_not_pass(good: list[NodeFacts]) -> None:
     rest = {path: one for path, one in files().items() if not path.endswith("etcd-client.key")}
     found = missed(second(good, report={"files": rest}))
     assert set(found) == {"1.1.19", "1.1.21"}
@@ -183,7 +183,7 @@ def test_another_ca_is_found(good: list[NodeFacts], option: str, digests: tuple[
     ("kind", "missing"),
     [(ClientKind.NO_CERTIFICATE, ""), (ClientKind.FOREIGN_CA, "2.7"), (ClientKind.NO_TLS, "TLS.1")],
 )
-def test_a_stranger_who_is_let_in_beats_whatever_the_node_reports(
+def test_an_accepted_unauthorized_client_fails_a_control_despite_the_report(
     good: list[NodeFacts], port: Port, kind: ClientKind, missing: str
 ) -> None:
     found = missed(with_probe(good, port, kind, SERVED))
@@ -191,7 +191,7 @@ def test_a_stranger_who_is_let_in_beats_whatever_the_node_reports(
     assert "accepts" in next(iter(found.values())).evidence
 
 
-def test_a_node_that_does_not_report_passes_nothing_that_only_it_knows(good: list[NodeFacts]) -> None:
+def test_a_node_without_a_report_passes_no_control_that_needs_it(good: list[NodeFacts]) -> None:
     found = missed(second(good, report=None, no_report="has not reported"))
     assert {one.id for one in CONTROLS} - set(found) == {"TLS.3"}
     assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
@@ -199,20 +199,20 @@ def test_a_node_that_does_not_report_passes_nothing_that_only_it_knows(good: lis
     assert all("etcd-report.service" in one.remedy for one in found.values())
 
 
-def test_an_etcd_with_a_file_of_settings_is_not_judged_by_its_variables(good: list[NodeFacts]) -> None:
+def test_an_etcd_with_a_config_file_is_unknown(good: list[NodeFacts]) -> None:
     found = missed(with_options(good, config_file="/etc/x.yml"))
     assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
     assert "--config-file" in found["2.2"].evidence
 
 
-def test_a_peer_port_that_the_firewall_keeps_from_us_is_judged_by_the_report(good: list[NodeFacts]) -> None:
+def test_a_firewalled_peer_port_is_checked_by_the_report(good: list[NodeFacts]) -> None:
     probes = {(port, kind): CLOSED if port is Port.PEER else one for (port, kind), one in good[1].probes.items()}
     closed = second(good, probes=probes, versions={Port.CLIENT: SPOKEN, Port.PEER: dict.fromkeys(SPOKEN)})
     assert missed(closed) == {}
     assert list(missed(with_options([closed[0], closed[1]], peer_client_cert_auth="false"))) == ["2.5"]
 
 
-def test_a_node_that_is_off_passes_nothing_that_is_tried(good: list[NodeFacts]) -> None:
+def test_a_node_that_is_off_passes_no_probed_control(good: list[NodeFacts]) -> None:
     """Its last report may still count; a port at which nobody answers is not one that a firewall closes."""
     probes = dict.fromkeys(good[1].probes, CLOSED)
     found = missed(second(good, probes=probes, versions=dict.fromkeys(Port, dict.fromkeys(SPOKEN))))
@@ -221,7 +221,7 @@ def test_a_node_that_is_off_passes_nothing_that_is_tried(good: list[NodeFacts]) 
     assert "etcd2: no answer at the peer port" in found["2.5"].evidence
 
 
-def test_refusing_everybody_proves_nothing(good: list[NodeFacts]) -> None:
+def test_a_port_that_refuses_every_client_is_unknown(good: list[NodeFacts]) -> None:
     found = missed(with_probe(good, Port.CLIENT, ClientKind.OPERATOR, REFUSED))
     assert found["2.2"].result is Outcome.UNKNOWN
 
@@ -253,7 +253,7 @@ def test_another_certificate_than_the_planned_one_is_seen(good: list[NodeFacts],
     assert "self-signed" in missed(with_probe(good, port, ClientKind.OPERATOR, own))["TLS.4"].evidence
 
 
-def test_a_peer_port_that_shows_no_certificate_is_judged_by_the_report(good: list[NodeFacts]) -> None:
+def test_a_peer_port_without_a_readable_certificate_is_checked_by_the_report(good: list[NodeFacts]) -> None:
     """With TLS 1.2 a refusal comes before Python shows the certificate."""
     hidden = with_probe(good, Port.PEER, ClientKind.OPERATOR, REFUSED)
     assert missed(hidden) == {}

@@ -157,7 +157,7 @@ def test_a_swapped_seed_needs_a_definition_of_ours() -> None:
         swap_seed("<domain/>", "/pool/new.iso", "dd")
 
 
-def test_a_drive_is_told_apart_and_keeps_all_but_its_medium(plan: Make) -> None:
+def test_a_new_iso_changes_nothing_else_in_a_drive(plan: Make) -> None:
     xml = domain_xml(plan(), plan().nodes[0], DIRECT, Accel.TCG, OWNER)
     assert iso_in_drive(xml) == "/pool/etcd1.iso"
     live = xml.replace('<source file="/pool/etcd1.iso" />', '<source file="/pool/etcd1.iso" index="1" />')
@@ -167,7 +167,7 @@ def test_a_drive_is_told_apart_and_keeps_all_but_its_medium(plan: Make) -> None:
     assert [child.tag for child in drive if child.tag != "source"] == ["driver", "target", "readonly"]
 
 
-def test_a_definition_without_a_drive_has_no_medium() -> None:
+def test_a_definition_without_a_drive_has_no_iso() -> None:
     assert iso_in_drive("<domain/>") == ""
     with pytest.raises(ValueError, match="not a node's definition"):
         drive_xml("<domain/>", "/pool/new.iso")

@@ -93,7 +93,7 @@ def try_boot(driver: Any, plan: ClusterPlan, tmp_path: Path) -> None:
     ("tag", "message"),
     [
         (None, "the existing VM etcd-etcd1 was not made by bake"),
-        (owner("etcd1", cluster="other"), "belongs to cluster other"),
+        (owner("etcd1", cluster="other"), "belongs to the cluster other"),
         (owner("etcd1", cluster_id="id2"), "belongs to another cluster named etcd, with another CA"),
     ],
     ids=["untagged", "another cluster's", "another CA's"],
@@ -172,12 +172,12 @@ def test_destroy_finds_vms_that_no_plan_knows_any_more(driver: Any, plan: Make) 
 def test_destroy_leaves_a_file_that_bake_did_not_make(driver: Any) -> None:
     made = storage_pool.ensure_pool(driver, CLAIM)
     made.createXML("<volume><name>holiday.jpg</name><capacity>1</capacity></volume>")
-    with pytest.raises(BakeError, match=r"not ours: holiday\.jpg"):
+    with pytest.raises(BakeError, match=r"bake did not make: holiday\.jpg"):
         vm.destroy(driver, "etcd")
     assert "holiday.jpg" in made.listVolumes()
 
 
-def test_destroy_leaves_a_network_that_somebody_elses_vm_uses(driver: Any, plan: Make) -> None:
+def test_destroy_keeps_a_network_that_another_vm_uses(driver: Any, plan: Make) -> None:
     driver.networkDefineXML(network_xml(plan().network, owner())).create()
     other = plan(name="other")
     xml = domain_xml(other, other.nodes[0], FILES, Accel.TCG, owner(cluster="other"))
@@ -266,7 +266,7 @@ def test_a_running_vm_gets_another_seed_at_once_and_for_its_next_start(driver: A
 
 
 @pytest.mark.usefixtures("uploads")
-def test_a_medium_that_cannot_be_exchanged_is_an_error_with_a_remedy(
+def test_an_iso_that_cannot_be_replaced_is_an_error_with_a_remedy(
     driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first_seed(driver, plan()).create()
@@ -572,7 +572,7 @@ def test_the_network_is_made_once(driver: Any, plan: Make) -> None:
     assert picture(driver) == before
 
 
-def test_a_changed_network_is_made_anew_only_while_nobody_is_on_it(driver: Any, plan: Make) -> None:
+def test_a_changed_network_is_recreated_only_if_no_vm_uses_it(driver: Any, plan: Make) -> None:
     network.ensure_network(driver, plan(), CLAIM, owner())
     changed = plan(network={"subnet": "10.8.0.0/24"})
     domain = define(driver, plan(), owner("etcd1"), start=True)
@@ -850,7 +850,7 @@ def test_every_command_explains_an_error_of_libvirts(
     ("domain", "hint"),
     [("VIR_FROM_RPC", "start libvirtd again"), ("VIR_FROM_QEMU", "virsh -c test:///default list --all")],
 )
-def test_an_error_that_nobody_expected_names_the_uri_and_a_remedy(
+def test_an_unexpected_error_names_the_uri_and_a_remedy(
     domain: str, hint: str, bake: Callable[..., Any], libvirt_fails: Callable[..., None]
 ) -> None:
     bake("--nodes", 1)

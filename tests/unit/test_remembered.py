@@ -63,7 +63,7 @@ def changes(result: Any) -> list[tuple[str, str, str]]:
     ],
     ids=str,
 )
-def test_without_options_it_is_the_cluster_as_it_stands(
+def test_without_options_the_cluster_is_unchanged(
     bake: Bake, picture: Picture, words: tuple[object, ...]
 ) -> None:
     Path("c.yaml").write_text("nodes: [{name: a}, {name: b}]\nauth: true\netcd: {options: {heartbeat-interval: 200}}\n")
@@ -130,7 +130,7 @@ def test_a_new_cluster_beside_others_says_so(bake: Bake) -> None:
     assert "a new cluster" not in bake().err
 
 
-def test_up_after_down_boots_the_cluster_as_it_stands(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     bake("--profile", "hardened", "--nodes", 5)
     booted: list[Any] = []
 
@@ -513,7 +513,7 @@ def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> Non
         ("input.yaml", "90", "91"),
     ],
 )
-def test_a_rotation_does_not_apply_edits_that_nobody_agreed_to(
+def test_a_rotation_does_not_apply_edits_without_consent(
     bake: Bake, picture: Picture, file: str, old: str, new: str, words: list[str]
 ) -> None:
     bake("--nodes", 3, "--profile", "hardened")

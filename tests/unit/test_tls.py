@@ -149,13 +149,13 @@ def test_gos_answer_to_plain_http_is_a_refusal() -> None:
         assert probe(HOST, server.getsockname()[1], None).reply is Reply.REFUSED
 
 
-def test_a_dead_port_refuses_nobody() -> None:
+def test_a_closed_port_is_unreachable() -> None:
     with socket.create_server((HOST, 0)) as server:
         port = server.getsockname()[1]
     assert probe(HOST, port, None).reply is Reply.UNREACHABLE
 
 
-def test_silence_refuses_nobody() -> None:
+def test_a_port_without_an_answer_is_unreachable() -> None:
     with socket.create_server((HOST, 0)) as server:
         found = probe(HOST, server.getsockname()[1], unverified_context(), timeout=0.2)
     assert (found.reply, found.detail) == (Reply.UNREACHABLE, "no answer in time")

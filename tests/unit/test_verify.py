@@ -47,7 +47,7 @@ def cluster(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
 
 
 @pytest.fixture(scope="session")
-def walled(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
+def firewalled(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
     return plan(nodes=3, firewall={"kind": "nftables"})
 
 
@@ -153,7 +153,7 @@ READ = Answer(Keys(count=3, revision=3, items=()))
         (Answer(True), None, Result.SKIPPED, "not tried"),
     ],
 )
-def test_auth_is_judged_where_it_is_planned(
+def test_auth_is_checked_if_it_is_planned(
     plan: Callable[..., ClusterPlan], healthy: Observation, auth: Answer[bool], reads: Any, result: Result, detail: str
 ) -> None:
     tried = {} if reads is None else {node.node.name: REFUSED for node in healthy.nodes} | reads
@@ -165,7 +165,7 @@ def test_auth_is_judged_where_it_is_planned(
     assert {name for name, check in found.items() if check.result is not Result.OK} <= {"auth"}
 
 
-def test_auth_is_no_matter_where_it_is_not_planned(cluster: ClusterPlan, healthy: Observation) -> None:
+def test_auth_is_not_checked_if_it_is_not_planned(cluster: ClusterPlan, healthy: Observation) -> None:
     assert "auth" not in {check.name for check in health.check_cluster(cluster, healthy, now=NOW, sealed=True)}
 
 
@@ -200,18 +200,18 @@ def test_a_member_that_is_not_as_planned_is_named(
     assert found.nodes == ("etcd2",)
 
 
-def test_a_member_that_nobody_planned_is_named(healthy: Observation, judged: Judged) -> None:
+def test_an_unplanned_member_is_named(healthy: Observation, judged: Judged) -> None:
     stranger = replace(members_of(healthy)[0], id=255, name="evil", peer_urls=("https://192.0.2.1:2380",))
     found = only(judged(with_members(healthy, (*members_of(healthy), stranger))), "planned members")
     assert found.detail == "evil (ff, https://192.0.2.1:2380) is not in the plan"
 
 
-def test_two_clusters_are_told_apart(healthy: Observation, judged: Judged) -> None:
+def test_two_clusters_fail(healthy: Observation, judged: Judged) -> None:
     found = only(judged(with_node(healthy, 2, status=Answer(status(3, cluster_id=98)))), "one cluster")
     assert found.detail == "etcd1, etcd2: is in the cluster 63; etcd3: is in the cluster 62"
 
 
-def test_two_leaders_are_told_apart(healthy: Observation, judged: Judged) -> None:
+def test_two_leaders_fail(healthy: Observation, judged: Judged) -> None:
     found = only(judged(with_node(healthy, 2, status=Answer(status(3, leader=3)))), "one cluster")
     assert "etcd3: follows the leader 3" in found.detail
 
@@ -256,7 +256,7 @@ def test_a_trial_that_misses_anothers_write_says_so() -> None:
     ],
 )
 @pytest.mark.parametrize("port", Port)
-def test_a_port_that_lets_a_stranger_in_fails(
+def test_a_port_that_accepts_an_unauthorized_client_fails(
     healthy: Observation, judged: Judged, kind: ClientKind, name: str, port: Port
 ) -> None:
     served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
@@ -276,53 +276,53 @@ def test_a_peer_port_that_cannot_be_reached_is_not_called_strict(
     assert set(found) == names
 
 
-def test_a_peer_port_that_the_firewall_closes_is_as_it_should_be(healthy: Observation, walled: ClusterPlan) -> None:
+def test_a_peer_port_closed_by_the_firewall_passes(healthy: Observation, firewalled: ClusterPlan) -> None:
     seen = healthy
     for index, view in enumerate(healthy.nodes):
         seen = with_node(seen, index, probes=view.probes | {(Port.PEER, kind): DEAD for kind in ClientKind})
-    found = {check.name: check for check in health.check_cluster(walled, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.check_cluster(firewalled, seen, now=NOW, sealed=True)}
     assert {check.result for check in found.values()} == {Result.OK}
     assert found["no TLS"].detail == "refused on 3 ports"
     assert found["peer firewall"].detail == "closed to this machine on 3 nodes"
 
 
 def test_a_peer_port_that_the_firewall_should_close_is_a_warning(
-    healthy: Observation, walled: ClusterPlan
+    healthy: Observation, firewalled: ClusterPlan
 ) -> None:
-    found = health.check_cluster(walled, healthy, now=NOW, sealed=True)
+    found = health.check_cluster(firewalled, healthy, now=NOW, sealed=True)
     (check,) = (check for check in found if check.result is not Result.OK)
     assert (check.name, check.result) == ("peer firewall", Result.WARNING)
     assert check.nodes == ("etcd1", "etcd2", "etcd3")
 
 
-def test_a_closed_peer_port_does_not_excuse_another_fault(healthy: Observation, walled: ClusterPlan) -> None:
+def test_a_closed_peer_port_does_not_excuse_another_fault(healthy: Observation, firewalled: ClusterPlan) -> None:
     closed = healthy.nodes[1].probes | {(Port.PEER, kind): DEAD for kind in ClientKind}
     distrusted = {(Port.PEER, ClientKind.OPERATOR): replace(DEAD, distrusted="self-signed certificate in chain")}
     unserved = {(Port.CLIENT, ClientKind.OPERATOR): Probe(reply=Reply.REFUSED, detail="alert")}
     for fault, result in ((distrusted, Result.FAILED), (unserved, Result.SKIPPED)):
         seen = with_node(healthy, 1, probes=closed | fault)
-        found = {check.name: check for check in health.check_cluster(walled, seen, now=NOW, sealed=True)}
+        found = {check.name: check for check in health.check_cluster(firewalled, seen, now=NOW, sealed=True)}
         assert (found["server certificates"].result, found["server certificates"].nodes) == (result, ("etcd2",))
         assert "etcd2" in found["peer firewall"].nodes
 
 
-def test_a_stranger_let_in_by_a_closed_port_still_fails(healthy: Observation, walled: ClusterPlan) -> None:
+def test_an_unauthorized_client_accepted_by_a_firewalled_port_fails(healthy: Observation, firewalled: ClusterPlan) -> None:
     served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
     probes = {(Port.PEER, ClientKind.OPERATOR): DEAD, (Port.PEER, ClientKind.NO_CERTIFICATE): served}
     seen = with_node(healthy, 1, probes=healthy.nodes[1].probes | probes)
-    found = {check.name: check for check in health.check_cluster(walled, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.check_cluster(firewalled, seen, now=NOW, sealed=True)}
     assert found["no certificate"].result is Result.FAILED
 
 
 def test_a_clients_certificate_that_is_served_at_the_peer_port_fails(
-    healthy: Observation, judged: Judged, walled: ClusterPlan
+    healthy: Observation, judged: Judged, firewalled: ClusterPlan
 ) -> None:
     """Whatever the plan says: a firewall that is planned, two CAs, a name that is required."""
     served = {(Port.PEER, ClientKind.OPERATOR): Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=None)}
     seen = with_node(healthy, 1, probes=healthy.nodes[1].probes | served)
     check = judged(seen)["client certificate"]
     assert (check.result, check.nodes) == (Result.FAILED, ("etcd2",))
-    found = {check.name: check for check in health.check_cluster(walled, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.check_cluster(firewalled, seen, now=NOW, sealed=True)}
     assert found["client certificate"].result is Result.FAILED
 
 
@@ -440,7 +440,7 @@ def test_a_certificate_of_another_node_fails_unless_it_is_shared(
     assert all(check.result is Result.OK for check in health.check_cluster(shared, seen, now=NOW, sealed=True))
 
 
-def test_a_seed_that_may_still_start_a_cluster_fails(healthy: Observation, cluster: ClusterPlan) -> None:
+def test_a_seed_with_the_bootstrap_permit_fails(healthy: Observation, cluster: ClusterPlan) -> None:
     found = {check.name: check for check in health.check_cluster(cluster, healthy, now=NOW, sealed=False)}
     right = found.pop("bootstrap permit")
     assert (right.result, right.nodes, right.remedy) == (Result.FAILED, ("etcd1",), "bake seal")
@@ -563,7 +563,7 @@ def test_every_member_that_is_not_as_planned_has_a_remedy(cluster: ClusterPlan) 
     assert all(word in remedy for word, remedy in zip(words, found.values(), strict=True))
 
 
-def test_a_cluster_that_does_not_stand_yet_is_not_to_be_sealed_yet(cluster: ClusterPlan) -> None:
+def test_a_cluster_that_does_not_run_yet_is_sealed_later(cluster: ClusterPlan) -> None:
     gone = [verify._node_status(node, Answer(error="connection refused"), ()) for node in cluster.nodes]
     (task,) = verify.tasks(cluster, ClusterStatus(nodes=tuple(gone), members=()), sealed=False)
     assert task.remedy == "bake seal, once the cluster runs"
