@@ -126,7 +126,7 @@ def _refuse_edited(store: Store) -> None:
         raw, listed = store.read(path), manifest.get(str(path))
         if listed and raw is not None and hashlib.sha256(raw).hexdigest() != listed.get("sha256"):
             hint = "undo the change; to change the cluster: bake, with flags or --config FILE"
-            raise InputError.one(str(store.folder / path), "was edited since it was baked", hint)
+            raise InputError.one(str(store.folder / path), "was changed after bake wrote it", hint)
 
 
 def _kept_said(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
@@ -204,7 +204,7 @@ def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> b
         mark = load_seal(store)
         image = store.read(path)
         if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(path), {}).get("sha256"):
-            text = "is missing" if image is None else "was changed since it was baked"
+            text = "is missing" if image is None else "was changed after bake wrote it"
             raise InputError.one(str(store.folder / path), text, "bake again, then: bake seal")
         files = iso.unpack(image, where=str(store.folder / path))
         kept = [file for file in files if file.path != iso.SEED_PERMIT]

@@ -84,7 +84,7 @@ def _unknown(standing: Standing, new: ClusterSpec) -> Iterator[Change]:
     if standing.asks and not new.pki.ca.certificate:
         yield Change(sign="-", kind=Kind.FILE, name="requests", lost="the keys of pending requests are deleted")
     if not standing.is_known:
-        lost = "it was edited since it was baked, so other changes are unknown"
+        lost = "it was changed after bake wrote it, so other changes are unknown"
         yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)
 
 
@@ -137,7 +137,7 @@ def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Cha
 
 def _lost(path: Path, was: Any, now: Any, sealed: bool) -> str:
     if path == ("auth", "enabled") and was:
-        return "authentication is disabled, so every certificate of this cluster may read and write everything"
+        return "authentication is switched off, so every certificate of this cluster may read and write everything"
     if sealed and path in (("etcd", "clientPort"), ("etcd", "peerPort")):
         return _ADDRESS
     if sealed and path == ("etcd", "dataDir"):

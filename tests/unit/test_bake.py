@@ -176,7 +176,7 @@ def test_sealing_nodes_that_another_bake_has_replaced_meanwhile_changes_nothing(
     Path("cluster.yaml").write_text("apiVersion: bake/v1\nnodes: [{name: a}, {name: b}, {name: c}]\n")
     assert bake("--config", "cluster.yaml", "--yes").code == 0
     before = picture(Path("out"))
-    with pytest.raises(BakeError, match="another command has changed this cluster's nodes"):
+    with pytest.raises(BakeError, match="another command has just changed this cluster's nodes"):
         seal(store, opened.plan, now=datetime.now(UTC), report=print)
     assert picture(Path("out")) == before
 

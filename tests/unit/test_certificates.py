@@ -416,7 +416,7 @@ def test_near_the_cas_end_short_certificates_are_announced(made: Bake, spec: Clu
     said, _ = said_by(spec, store, late)
     assert said[0] == (
         "warning: the CA expires in 12 days; certificates issued now expire with it, not after 365\n"
-        "  hint: bake certs rotate --ca gives a running cluster a new CA"
+        "  hint: give a running cluster a new CA: bake certs rotate --ca"
     )
     assert said_by(spec, store, late) == ([], set()), "what holds as long as the CA is not issued again"
     said, _ = said_by(load(flags={"--nodes": (("nodes",), 3)}).spec, store, late + timedelta(days=10))

@@ -819,7 +819,7 @@ def libvirt_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
     """Every question about what is there fails, as when the daemon ends while bake uses it."""
     image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
     monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: image)
-    monkeypatch.setattr("generator.operations.verify.answers", lambda *_: True)
+    monkeypatch.setattr("generator.operations.verify.is_answering", lambda *_: True)
 
     def fail(text: str, domain: int) -> None:
         error = failure(text)

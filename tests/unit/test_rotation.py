@@ -371,10 +371,10 @@ def test_nodes_that_another_command_has_changed_stay_as_it_made_them(
     renew: Callable[[], object] = partial(
         bake, cluster.plan.spec, cluster.store, now=now, report=print, renew=NODES, change=unchanged(cluster)
     )
-    with pytest.raises(BakeError, match="another command has changed this cluster"):
+    with pytest.raises(BakeError, match="another command has just changed this cluster"):
         rotate(cluster, now) if ca else renew()
     assert (cluster.store.folder / "manifest.json").read_bytes() == before
-    with pytest.raises(BakeError, match="another command has changed this cluster"):
+    with pytest.raises(BakeError, match="another command has just changed this cluster"):
         certs.deliver(cluster, "libvirt", NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
 
 
@@ -534,5 +534,5 @@ def test_a_cluster_with_a_ca_of_the_users_own_is_told_which_is_next(
         (tmp_path / name).write_bytes(data)
     stated = {"certificate": str(tmp_path / "ca.pem"), "key": str(tmp_path / "ca.key")}
     bake(load(flags={"-": (("pki", "ca"), stated)}).spec, store, now=now, report=print)
-    with pytest.raises(InputError, match="--ca-certificate: is missing, and this cluster's CA is one of your own"):
+    with pytest.raises(InputError, match="--ca-certificate: is missing, but this cluster's CA is your own"):
         rotate(open_cluster(store), now, connection=None)
