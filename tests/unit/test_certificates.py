@@ -291,7 +291,8 @@ def test_a_rotation_that_waits_for_restarts_ends_with_3(
     rack.older.update(NODES)
     monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
     words = ["certs", "rotate", "--out", str(cluster.store.out), *(["-o", "json"] if json_too else [])]
-    with pytest.raises(UnhealthyError, match="etcd1, etcd2: configuration changes in the new seed apply at the next restart") as error:
+    rule = "etcd1, etcd2: configuration changes in the new seed apply at the next restart"
+    with pytest.raises(UnhealthyError, match=rule) as error:
         command.main(words, standalone_mode=False)
     assert "virsh shutdown etcd-etcd1" in str(error.value.hint)
     said = capsys.readouterr().out

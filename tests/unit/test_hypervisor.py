@@ -276,7 +276,7 @@ def test_an_iso_that_cannot_be_replaced_is_an_error_with_a_remedy(
 
     with monkeypatch.context() as patch:
         patch.setattr(libvirt.virDomain, "updateDeviceFlags", refuse)
-        with pytest.raises(BakeError, match="the ISO in the drive of the running VM etcd-etcd1: the tray is locked") as error:
+        with pytest.raises(BakeError, match="the drive of the running VM etcd-etcd1: the tray is locked") as error:
             exchange(driver, plan())
     assert "bake seal" in (error.value.hint or "")
     assert len(volumes(driver)) == 2  # what is in the drive is not pulled away

@@ -306,7 +306,7 @@ def test_a_closed_peer_port_does_not_excuse_another_fault(healthy: Observation, 
         assert "etcd2" in found["peer firewall"].nodes
 
 
-def test_an_unauthorized_client_accepted_by_a_firewalled_port_fails(healthy: Observation, firewalled: ClusterPlan) -> None:
+def test_an_unauthorized_client_at_a_firewalled_port_fails(healthy: Observation, firewalled: ClusterPlan) -> None:
     served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
     probes = {(Port.PEER, ClientKind.OPERATOR): DEAD, (Port.PEER, ClientKind.NO_CERTIFICATE): served}
     seen = with_node(healthy, 1, probes=healthy.nodes[1].probes | probes)
