@@ -187,7 +187,7 @@ def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:
     data = json.loads(result.out)
     assert (data["node"], data["files"], data["vm"]) == ("etcd1", True, None)
     assert "replace the ISO in its drive with" in data["warnings"][0]
-    assert data["warnings"][1].startswith("no member answers; a sealed cluster can no longer be started")
+    assert data["warnings"][1].startswith("no member answers, and a sealed cluster can no longer be started")
     assert result.err.count("warning: ") == 2
     quiet = sealing("-q")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
