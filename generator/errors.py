@@ -8,7 +8,7 @@
     ├── UnsignedError    3  certificates are missing that an external CA must issue
     └── WaitTimeoutError 4  an operation did not finish in time
 
-Only `cli` prints and exits; everything else raises one of these.
+Only `cli` prints and exits; all other modules raise these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong with the input.
+    """One problem with the input.
 
     `where` is `file:line:col: field`, a flag (`--nodes`) or a path; `message` names the value and the rule;
     `hint` says what to do.

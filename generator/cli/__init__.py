@@ -1,4 +1,4 @@
-"""The commands: the only part that prints and exits. Heavy imports wait until a command needs them."""
+"""The command line: the only part that prints and exits. Slow imports are inside the commands that need them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 
 def main() -> None:
-    """Run the command line; every error becomes one message and an exit code, never a traceback."""
+    """Run the command line. Every error becomes a message and an exit code, not a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
     os.umask(0o077)
     sys.exit(_run())
@@ -27,9 +27,9 @@ def main() -> None:
 def _run() -> int:
     from generator.errors import BakeError, InputError
 
-    said: dict[str, bool] = {}
+    settings: dict[str, bool] = {}
     try:
-        bake.main(standalone_mode=False, obj=said)
+        bake.main(standalone_mode=False, obj=settings)
     except click.exceptions.Abort as abort:
         return _end(abort)
     except KeyboardInterrupt:
@@ -39,7 +39,7 @@ def _run() -> int:
         error.show()
         return 2
     except BakeError as error:
-        if said.get(VERBOSE) and not isinstance(error, InputError):  # where input is wrong, the message says
+        if settings.get(VERBOSE) and not isinstance(error, InputError):  # wrong input needs no traceback
             import traceback
 
             click.echo("".join(traceback.format_exception(error)), err=True)
@@ -55,7 +55,7 @@ def _run() -> int:
 
 
 def _end(abort: click.exceptions.Abort) -> int:
-    """Tell an interrupted command (130) from a question whose answer was no, or none (1)."""
+    """Return 130 for an interrupted command, 1 for a question that was answered no or not at all."""
     interrupted = isinstance(abort.__context__, KeyboardInterrupt)
     click.echo("interrupted" if interrupted else "nothing was done", err=True)
     return 130 if interrupted else 1

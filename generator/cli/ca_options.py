@@ -1,4 +1,4 @@
-"""The CAs that the options of `certs rotate --ca` name."""
+"""Read the CAs given by the options of `bake certs rotate --ca`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def following_cas(
     passphrase: bytes | None,
     options: Mapping[str, Any],
 ) -> dict[Any, Any]:
-    """The CAs to change to that the options name, by role."""
+    """Return the new CAs that the options give, by role. Raise InputError with all problems."""
     from generator.errors import InputError, Problem
     from generator.pki import Role
     from generator.store.cas import read_authority
 
     found, problems = {}, []
     if ca and names:
-        problems.append(Problem("--ca", f"is for the whole cluster, not for {', '.join(names)}", "leave the names out"))
+        problems.append(Problem("--ca", f"is for the whole cluster, not for {', '.join(names)}", "leave out the names"))
     if all_phases and not ca:
-        problems.append(Problem("--all-phases", "has no meaning without --ca", "add --ca"))
+        problems.append(Problem("--all-phases", "needs --ca", "add --ca"))
     for role, prefix in ((Role.CA, "ca"), (Role.PEER_CA, "peer-ca")):
         flags = f"--{prefix}-certificate", f"--{prefix}-key"
         pair = [options[parameter(flag)] for flag in flags]
         if any(pair) and not ca:
-            problems.append(Problem(flags[0] if pair[0] else flags[1], "has no meaning without --ca", "add --ca"))
+            problems.append(Problem(flags[0] if pair[0] else flags[1], "needs --ca", "add --ca"))
         elif any(pair) and role is Role.PEER_CA and not cluster.plan.spec.pki.peer_ca.separate:
-            problems.append(Problem(flags[0], "this cluster's peers have no CA of their own", "leave it out"))
+            problems.append(Problem(flags[0], "this cluster has no separate CA for peers", "leave it out"))
         elif any(pair) and not all(pair):
             missing, other = (flags[0], flags[1]) if pair[1] else (flags[1], flags[0])
-            problems.append(Problem(missing, f"is missing, and {other} is its other half", "both, or neither"))
+            problems.append(Problem(missing, f"is missing but {other} is given", "give both, or neither"))
         elif all(pair):
             paths = str(pair[0]), str(pair[1])
             found[role] = read_authority(

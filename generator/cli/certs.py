@@ -1,4 +1,4 @@
-"""`certs`: what certificates there are, and new ones for nodes that run."""
+"""`bake certs`: list certificates, and renew those of running nodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BAR = 10  # characters
 
 
 def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> int | None:
-    """`30d`, or `30`."""
+    """Parse `30d` or `30`."""
     if value is None:
         return None
     found = re.fullmatch(r"(\d{1,5})d?", value)
@@ -43,22 +43,25 @@ def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> i
 
 @bake.group(invoke_without_command=True)
 @cluster_options
-@option("--within", callback=_days, metavar="DAYS", help="Fail (3) where one ends within that time, such as 30d.")
+@option("--within", callback=_days, metavar="DAYS", help="Exit 3 if a certificate expires within DAYS (30d).")
 @click.pass_context
 def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
-    """List the cluster's certificates; renew those of the nodes.
+    """List the cluster's certificates, or renew them.
 
-    The last column tells whether a node that answers serves the certificate that its seed has.
+    The column SERVED shows whether the node serves the certificate in its seed; "-" if the node does not answer.
+
+    With -o json: certificates (owner, role, names, subject, issuer, serial, not_before, not_after, days_left), outdated
+    (for each node true, false, or null if it does not answer), and ca_change, the phase of a CA rotation or null.
 
     \b
     Examples:
       bake certs
       bake certs --within 30d -o json
-      bake certs rotate              new certificates for all nodes, delivered
+      bake certs rotate              renew and deliver the certificates of all nodes
       bake certs rotate etcd2
       bake certs rotate operator     a new client certificate for the operator
       bake certs rotate --ca         a new CA, in three phases
-      bake certs deliver             what a rotation that was cut off has left
+      bake certs deliver             complete a rotation that was interrupted
     """
     if ctx.invoked_subcommand is not None:
         refuse_misplaced(ctx)
@@ -75,11 +78,11 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     elif not options["quiet"]:
         print_table([_as_row(entry, outdated) for entry in entries])
         if phase:
-            click.echo(f"The CA is being changed (phase {phase}): bake certs rotate --ca goes on.", err=True)
+            click.echo(f"The CA is being rotated (phase {phase}). To continue: bake certs rotate --ca", err=True)
     soon = [entry for entry in entries if within is not None and entry.days_left < within]
     if soon:
         named = ", ".join(f"{entry.owner} {entry.role}" for entry in soon)
-        raise UnhealthyError(f"less than {within} days are left: {named}", hint=certs.renewal(soon))
+        raise UnhealthyError(f"less than {within} days left: {named}", hint=certs.renewal(soon))
 
 
 def _as_data(entry: Entry) -> dict[str, Any]:
@@ -125,18 +128,18 @@ wait_option = option("--wait", type=int, default=180, show_default=True, help="S
 @passphrase_option
 @wait_option
 def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **options: Any) -> None:
-    """Make new certificates for all nodes, or those named, and bring them to nodes that run.
+    """Renew the certificates of all nodes, or of the named ones, and deliver them to running nodes.
 
-    Nothing is restarted: etcd reads its certificates anew at each handshake. It works as well when they have ended.
-    Where bake does not run the VMs, put each node's new seed.iso into its drive: the node applies it at once.
-    A seed that changes more than certificates, as after an update of bake, applies at the node's next restart: then
-    this ends with exit code 3 and names the nodes to restart.
-    NAMES can also be `operator` and, for etcd's users, `user:NAME`: their new certificates are in the cluster's folder.
+    Nothing is restarted: etcd reads its certificates again at each handshake. This also works after they have expired.
+    If bake does not run the VMs, put each node's new seed.iso into its drive: the node applies it immediately.
+    Configuration changes in a seed, for example after an update of bake, apply at the node's next restart: then the
+    command exits with code 3 and names the nodes to restart.
+    NAMES can also be `operator` and, for users of etcd, `user:NAME`: their new files are in the cluster's folder.
 
-    With --ca the CA is new too, in three phases: every node trusts both CAs, gets certificates of the new one, trusts
-    the new one alone. etcd is restarted twice on each node, one node after the other. The command stops after each
-    phase and says what applications need before the next one; the same command goes on, also where it was cut off or a
-    node was off. At the end the old CA, with its key, is removed from the cluster's folder.
+    With --ca the CA is renewed too, in three phases: every node trusts both CAs; gets certificates of the new CA;
+    trusts only the new CA. etcd is restarted twice on each node, one node after the other. The command stops after each
+    phase and prints what applications need before the next phase. Run it again to continue, also after an interruption
+    or if a node was off. At the end the old CA and its key are removed from the cluster's folder.
 
     \b
     Examples:
@@ -162,7 +165,7 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
 def _renew(
     cluster: Any, names: tuple[str, ...], passphrase: bytes | None, wait: int, options: Mapping[str, Any]
 ) -> None:
-    """New certificates for these nodes, which are brought to them, and clients; left out, for all nodes."""
+    """Renew the certificates of these nodes and clients, and deliver those of nodes. Without names: of all nodes."""
     from generator.operations.bake import bake as run
     from generator.operations.certs import client_files
     from generator.operations.rotate_ca import unchanged
@@ -187,9 +190,9 @@ def _renew(
 @cluster_options
 @wait_option
 def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
-    """Bring the nodes the certificates that their seeds have, where they do not serve them yet.
+    """Deliver the certificates in the seeds to nodes that do not serve them yet.
 
-    It can be repeated: a running node that has the seed in its drive and did not take it gets it once more.
+    It can be repeated: the seed of a running node that has not applied it is inserted again.
 
     \b
     Examples:
@@ -234,17 +237,18 @@ def _change_ca(
         changes=[change.data for change in changes],
     )  # fmt: skip
     if waits:
-        hint = "start what is off, put the new seed.iso into drives that are not bake's; "
+        hint = "start stopped nodes; where bake does not run the VM, put the new seed.iso into its drive; "
         hint = f"{_restart_hint(found, cluster)}; " if found.after_restart else hint
         hint += f"{task}; " if following_phase else ""
         raise UnhealthyError(f"phase {phase} waits for {waits}", hint=f"{hint}then: bake certs rotate --ca")
     if options["output"] == "text" and not options["quiet"]:
-        click.echo(f"phase {phase} is complete; before phase {following_phase}:" if phase else "the CA is changed:")
+        click.echo(f"phase {phase} is complete; before phase {following_phase}:" if phase else "the CA is rotated:")
         click.echo(f"  {task}" + ("; then: bake certs rotate --ca" if phase else ""))
 
 
 def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", others: Iterable[str] = ()) -> list[str]:
-    """Those named, each of which must be planned or one of the others; left out, all that are planned."""
+    """Return the wanted names, by default all planned ones. Raise InputError for a name that is neither planned nor in
+    `others`."""
     from generator.errors import InputError, Problem
 
     wanted, known = list(dict.fromkeys(wanted)) or planned, [*planned, *others]
@@ -268,13 +272,13 @@ def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, An
     _show(found, cluster, options, **more)
     if found.after_restart:
         restart = ", ".join(found.after_restart)
-        text = f"{restart} take their new seeds at their next restart: the seeds change more than certificates"
+        text = f"{restart}: configuration changes in the new seed apply at the next restart"
         raise UnhealthyError(text, hint=_restart_hint(found, cluster))
 
 
 def _restart_hint(found: Delivery, cluster: Any) -> str:
     domain = next(node.domain for node in cluster.plan.nodes if node.name in found.after_restart)
-    return f"restart one node after the other: virsh shutdown {domain}, then bake up, which waits until it has settled"
+    return f"restart one node after the other: virsh shutdown {domain}, then bake up, which waits for the node"
 
 
 def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any) -> None:
@@ -286,10 +290,10 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
     if found.done:
         click.echo(f"served: {', '.join(found.done)}")
     if found.at_next_start:
-        click.echo(f"from the next start on: {', '.join(found.at_next_start)}")
+        click.echo(f"applied at the next start: {', '.join(found.at_next_start)}")
     for name, path in more.get("clients", {}).items():
         click.echo(f"{name}: {path}")
     for name in found.by_hand:
         click.echo(f"{name} has no VM here: put {cluster.store.folder / name}/seed.iso into its drive", err=True)
     if found.by_hand:
-        click.echo("restart a node whose console says that a new seed takes effect at the next boot", err=True)
+        click.echo("restart a node whose console reports that its new seed takes effect at the next boot", err=True)

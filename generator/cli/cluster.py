@@ -1,4 +1,4 @@
-"""What is about VMs, and the cluster that they are."""
+"""The commands for a running cluster: `up`, `seal`, `status`, `verify`, `audit`, `console`, `down`, `destroy`."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 def up(**options: Any) -> None:
     """Bake, boot under libvirt, wait until every member votes, and verify.
 
-    Running it again, without options, completes what is missing and changes nothing else. Running nodes refuse a node
-    that was added to the cluster later, until they are restarted: then bake does not boot it, and ends with 3 and the
-    nodes to restart.
+    Run it again without options to complete what is missing; nothing else changes. The firewalls of running nodes
+    refuse a node that was added later until they are restarted: bake does not boot such a node, exits with code 3 and
+    names the nodes to restart.
 
     \b
     Examples:
@@ -52,11 +52,11 @@ def up(**options: Any) -> None:
     try:
         folder, result, changes = bake_agreed(options, partial(_up, options))
     except KeyboardInterrupt:
-        click.echo("The same command goes on from here; bake destroy removes what is there.", err=True)
+        click.echo("Run the same command to continue, or remove the VMs: bake destroy", err=True)
         raise
     show_verification(result, options, changes=[change.data for change in changes])
     if options["output"] == "text" and not options["quiet"]:
-        click.echo(f"To use it: . {folder}/etcdctl.env; etcdctl member list", err=True)
+        click.echo(f"To use the cluster: . {folder}/etcdctl.env; etcdctl member list", err=True)
 
 
 def _up(options: Mapping[str, Any], loaded: Loaded, agreed: Agreed, changes: list[Change]) -> Any:
@@ -80,12 +80,12 @@ def _up(options: Mapping[str, Any], loaded: Loaded, agreed: Agreed, changes: lis
 @yes_option
 @cluster_options
 def seal(**options: Any) -> None:
-    """Withdraw the first node's right to start a cluster; `bake up` does it by itself.
+    """Remove the bootstrap permit from the first node's ISO; `bake up` does this automatically.
 
-    Run it as soon as the cluster stands. From then on a first node that lost its disk joins the others, and never
-    starts a second cluster. Its VM's CD is exchanged, also while it runs. To undo it, for a cluster that is really
-    lost: delete the file `sealed` in the cluster's folder, and bake again. Where no member answers, so that the cluster
-    may never have been started, it asks, or needs --yes.
+    Run it as soon as the cluster runs. A first node without its disk then joins the other nodes, and never starts a
+    second cluster. The ISO in the VM's drive is replaced, also while the VM runs. To undo it for a cluster that is
+    lost: delete the file `sealed` in the cluster's folder, and bake again. If no member answers, the cluster may never
+    have been started: the command asks, or needs --yes.
 
     \b
     Examples:
@@ -107,13 +107,16 @@ def seal(**options: Any) -> None:
         print_json(**asdict(done))
     elif not options["quiet"]:
         text = f"{opened.plan.name} is sealed" + ("" if done.files or done.vm else " already")
-        click.echo(f"{text}; {done.node}'s CD was exchanged" if done.vm else text)
+        click.echo(f"{text}; the ISO in {done.node}'s drive was replaced" if done.vm else text)
 
 
 @bake.command()
 @cluster_options
 def status(**options: Any) -> None:
-    """Show each node: its VM, and what etcd says of it; then what is left to do.
+    """Show each node's VM and etcd member, and what is left to do.
+
+    With -o json each node has: node, vm (null without libvirt), address, reachable, member_id, role (leader, voter,
+    learner, unstarted), version, db_size in bytes, raft_index, error. An unknown value is null.
 
     \b
     Examples:
@@ -121,22 +124,24 @@ def status(**options: Any) -> None:
       bake status --name prod -o json
     """
     from generator.operations import up
+    from generator.operations.verify import status_data, status_row
 
     seen = up.status(open_cluster(options), uri=options["connect"])
     if options["output"] == "json":
-        print_json(nodes=seen.rows, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
+        nodes = [status_data(node, vm) for node, vm in seen.nodes]
+        print_json(nodes=nodes, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
     elif not options["quiet"]:
-        print_table(seen.rows)
+        print_table([status_row(node, vm) for node, vm in seen.nodes])
         click.echo(f"\nsealed: {'yes' if seen.sealed else 'no'}")
-        print_table([{"to do": task.what, "remedy": task.remedy} for task in seen.tasks])
+        print_table([{"to do": task.task, "remedy": task.remedy} for task in seen.tasks])
 
 
 @bake.command()
 @cluster_options
 def verify(**options: Any) -> None:
-    """Check the running cluster: members, health, keys, every member's writes and reads, refused strangers.
+    """Check the running cluster: members, health, keys, writes and reads through every member, refused clients.
 
-    Exit code 3 if a check failed, or could not be made on every node.
+    Exit code 3 if a check failed or could not be made on every node.
 
     \b
     Examples:
@@ -153,7 +158,7 @@ def verify(**options: Any) -> None:
 @bake.command()
 @cluster_options
 def audit(**options: Any) -> None:
-    """Audit the running cluster: the CIS benchmark's controls of etcd, and TLS. Exit code 3 unless all are passed.
+    """Audit the running cluster: etcd's controls in the CIS benchmark, and TLS. Exit code 3 unless all pass.
 
     \b
     Examples:
@@ -171,7 +176,7 @@ def audit(**options: Any) -> None:
     elif not options["quiet"]:
         print_table(audit_rows(found.controls))
     if found.missed:
-        text = f"{len(found.missed)} of {len(found.controls)} controls are not passed"
+        text = f"{len(found.missed)} of {len(found.controls)} controls did not pass"
         raise UnhealthyError(f"{text}: {', '.join(one.id for one in found.missed)}", hint=found.missed[0].remedy)
 
 
@@ -179,7 +184,7 @@ def audit(**options: Any) -> None:
 @click.argument("node")
 @cluster_options
 def console(node: str, **options: Any) -> None:
-    """Connect to a node's serial console. Ctrl-] leaves it; without a terminal it follows the log.
+    """Connect to a node's serial console; Ctrl-] disconnects. Without a terminal, print the console's log.
 
     \b
     Examples:
@@ -193,7 +198,7 @@ def console(node: str, **options: Any) -> None:
 @bake.command()
 @cluster_options
 def down(**options: Any) -> None:
-    """Shut the VMs down. `bake up` starts them again.
+    """Shut down the VMs. `bake up` starts them again.
 
     \b
     Examples:
@@ -208,12 +213,12 @@ def down(**options: Any) -> None:
 
 @bake.command()
 @yes_option
-@click.option("--force", is_flag=True, help="Where the cluster's folder is lost: remove any cluster of that name.")
+@click.option("--force", is_flag=True, help="If the cluster's folder is lost: remove any cluster with that name.")
 @cluster_options
 def destroy(force: bool, **options: Any) -> None:
-    """Remove the cluster's VMs, disks and network, and nothing that is not its own. Keeps the baked files.
+    """Remove the cluster's VMs, disks and network, and nothing else. The baked files are kept.
 
-    It shows what it removes, and asks; without a terminal it needs --yes.
+    The command shows what it removes, and asks; without a terminal it needs --yes.
 
     \b
     Examples:

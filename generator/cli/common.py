@@ -1,4 +1,4 @@
-"""What the commands share: opening what the options name, and showing what came of it."""
+"""Functions that the commands share: open the cluster, load the spec, ask for consent, print results."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from generator.store.folder import Store
 
 T = TypeVar("T")
-FORMAT_VERSION = "1.0"  # of every -o json: the major number changes when a reader would break
+FORMAT_VERSION = "1.0"  # of every -o json; the major number changes with every incompatible change
 
 
 def refuse_misplaced(ctx: click.Context) -> None:
-    """Raise UsageError for an option of a group that is given before its subcommand, which would not see it."""
+    """Raise UsageError for an option before the subcommand, which would ignore it."""
     subcommand = ctx.command.get_command(ctx, ctx.invoked_subcommand or "")  # type: ignore[attr-defined]
     known = {parameter.name for parameter in subcommand.params}
     command = " ".join(["bake", *([] if ctx.parent is None else [str(ctx.info_name)]), str(ctx.invoked_subcommand)])
@@ -70,7 +70,7 @@ def show_verification(result: Any, options: Mapping[str, Any], **more: Any) -> N
     elif not options["quiet"]:
         print_table(as_rows(result.checks))
     if not result.healthy:
-        parts = [("the cluster is not healthy", result.failed), ("could not be checked", result.skipped)]
+        parts = [("the cluster is not healthy", result.failed), ("could not check", result.skipped)]
         text = "; ".join(f"{word}: {', '.join(check.name for check in found)}" for word, found in parts if found)
         decisive = result.failed or result.skipped
         hint = decisive[0].remedy if len(decisive) == 1 else "bake status; bake console NODE"
@@ -82,11 +82,11 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
     if options["output"] == "json":
         print_json(**{verb: names})
     elif not options["quiet"]:
-        click.echo(f"{verb}: {', '.join(names) or 'nothing; there was nothing to do'}")
+        click.echo(f"{verb}: {', '.join(names) or 'nothing'}")
 
 
 def load(options: Mapping[str, Any]) -> Loaded:
-    """What the options say, laid over what stands."""
+    """Load the spec: the options over the existing cluster."""
     from generator.config import load
     from generator.store.kept_spec import find_standing
 
@@ -102,7 +102,7 @@ def load(options: Mapping[str, Any]) -> Loaded:
     for warning in loaded.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if not options["quiet"] and (kept := load.kept_fields(loaded)):
-        click.echo(f"note: kept as it was baked, unlike what is default now: {'; '.join(kept)}", err=True)
+        click.echo(f"note: values kept although the defaults changed: {'; '.join(kept)}", err=True)
     return loaded
 
 
@@ -114,17 +114,17 @@ def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: 
 
 
 def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
-    """Show what changes, and ask where something is lost for good. Returns the changes."""
+    """Show what changes, and ask before something is lost. Return the changes."""
     from generator.operations.changes import compare, losses, shown
 
     if not loaded.standing and (others := _others(options["out"])):
-        reporter(options)(f"a new cluster, {loaded.spec.name}; --name chooses one that is there: {', '.join(others)}")
+        reporter(options)(f"a new cluster, {loaded.spec.name}; existing ones, for --name: {', '.join(others)}")
     changes = list(compare(loaded.standing, loaded.spec))
     lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
         click.echo(line, err=True)
     if lost:
-        confirm("This cannot be undone. Go on?", options, lost)
+        confirm("This cannot be undone. Continue?", options, lost)
     return changes
 
 
@@ -133,7 +133,7 @@ def _others(out: Path) -> list[str]:
 
 
 def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[Change]], T]) -> T:
-    """Load, compare, ask, and run; from the beginning where another run has changed the cluster meanwhile."""
+    """Load, compare, ask, and run. Start over if another run has changed the cluster."""
     from generator.errors import StaleError
     from generator.operations.bake import Agreed
 
@@ -152,7 +152,7 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[
 def _announce(
     options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
 ) -> None:
-    """Show and note the files that change; a new cluster's are all new."""
+    """Show the files that change and add them to `changes`; None for a new cluster, whose files are all new."""
     from generator.operations.changes import file_changes
 
     if changes is not None:
@@ -168,7 +168,7 @@ def announce_rotation(
     changes: list[Change],
     differences: Iterable[tuple[str, str]],
 ) -> None:
-    """Show and note what new certificates change: files, and the fields that name the old CA."""
+    """Show what new certificates change, and add it to `changes`: files, and fields with the old CA's paths."""
     from generator.operations.changes import compare
     from generator.store.kept_spec import load_standing
 
@@ -179,19 +179,19 @@ def announce_rotation(
 
 
 def confirm(question: str, options: Mapping[str, Any], losses: Iterable[str]) -> None:
-    """Get the user's consent: --yes, or an answer on the terminal. Raises InputError where there is neither."""
+    """Get the user's consent, by --yes or on the terminal. Raise InputError without a terminal, DeclinedError on no."""
     from generator.errors import DeclinedError, InputError
 
     if options["yes"]:
         return
     if not sys.stdin.isatty():
-        raise InputError.one("", f"this cannot be undone: {'; '.join(losses)}", "nothing was done; --yes does it")
+        raise InputError.one("", f"this cannot be undone: {'; '.join(losses)}", "nothing was done; to do it, add --yes")
     if not click.confirm(question, err=True):
         raise DeclinedError("nothing was done")
 
 
 def ca_passphrase(options: Mapping[str, Any], spec: ClusterSpec, store: Store) -> bytes | None:
-    """From the file that was named; else, where the CA's key needs one, from the terminal."""
+    """Read the CA key's passphrase from the given file, or from the terminal if the key is encrypted."""
     from generator.store.cas import has_encrypted_key
     from generator.store.existing_keys import read_passphrase
 

@@ -1,4 +1,4 @@
-"""The options of the commands. Each that takes a value can be a `BAKE_*` environment variable as well."""
+"""The options of the commands. Most options with a value can also be set by a `BAKE_*` environment variable."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import click
 
-# Flag → (field of the spec, type, help). A flag says what the cluster file would say, and wins over it.
+# Flag → (field of the spec, type, help). A flag overrides the same field of the cluster file.
 SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--name": (("name",), str, "Name of the cluster."),
-    "--nodes": (("nodes",), int, "How many nodes: 1 to 7, best 3 or 5."),
+    "--nodes": (("nodes",), int, "Number of nodes, 1 to 7; 3 or 5 is best."),
     "--subnet": (("network", "subnet"), str, "The cluster's network, such as 192.168.20.0/24."),
     "--first-ip": (("network", "firstIp"), str, "Address of the first node; the others follow."),
     "--network-mode": (("network", "mode"), str, "nat or isolated."),
     "--key-type": (("pki", "keyType"), str, "ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
     "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version on etcd's ports: 1.2 or 1.3."),
-    "--archive": (("install", "archive"), str, "An etcd release tarball, put onto each ISO (profile rhel)."),
+    "--archive": (("install", "archive"), str, "An etcd release tarball to put on each ISO (profile rhel)."),
     "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
-    "--image": (("vm", "image"), str, "A cloud image, file or URL, instead of bake's own."),
+    "--image": (("vm", "image"), str, "A cloud image, file or URL, instead of bake's base image."),
     "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
     "--memory": (("vm", "memory"), int, "Memory of each VM in MiB."),
     "--cpus": (("vm", "cpus"), int, "Virtual CPUs of each VM."),
@@ -48,7 +48,7 @@ def option(flag: str, *names: str, **settings: Any) -> Callable[[Any], Any]:
     return click.option(flag, *names, envvar=_variable(flag), show_envvar=True, **settings)
 
 
-VERBOSE = "verbose"  # in the context's object, which outlives the command
+VERBOSE = "verbose"  # key in the context's object, which is still there when the error is printed
 
 
 def _note_verbose(ctx: click.Context, _option: click.Parameter, value: bool) -> bool:
@@ -59,27 +59,27 @@ def _note_verbose(ctx: click.Context, _option: click.Parameter, value: bool) -> 
 
 out_option = option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
 output_option = option(
-    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What stdout gets."
+    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Format of stdout."
 )
 quiet_option = _stack(
-    click.option("-q", "--quiet", is_flag=True, help="Only errors."),
-    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="With a failure, show a traceback too."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only errors."),
+    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Print a traceback with a failure."),
 )
-# No variable: consent is given for one command.
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask, also where something is lost for good.")
+# No environment variable: consent is given for one command.
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
 name_option = option("--name", default="etcd", show_default=True, help="Name of the cluster.")
-connect_option = option("--connect", help="libvirt URI; left out, libvirt's own rules decide.")
+connect_option = option("--connect", help="libvirt URI; default: LIBVIRT_DEFAULT_URI, then qemu:///system.")
 passphrase_option = option(
     "--ca-passphrase-file",
     type=click.Path(path_type=Path),
-    help="A file whose first line is the passphrase of the CA's key; a key that is not encrypted is then.",
+    help="A file with the CA key's passphrase on its first line; encrypts the key if it is not encrypted yet.",
 )
 spec_options = _stack(
-    option("--profile", help="A profile's name or file; left out, the one that the cluster has, else default."),
+    option("--profile", help="A profile's name or file; default: the cluster's profile, or `default`."),
     option(
         "--config",
         type=click.Path(path_type=Path),
-        help="A cluster.yaml; left out, the fields that were set before keep their values.",
+        help="A cluster.yaml; default: fields that were set earlier keep their values.",
     ),
     *(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
     passphrase_option,
@@ -89,20 +89,20 @@ spec_options = _stack(
 )
 _file = click.Path(path_type=Path)
 ca_options = _stack(
-    click.option("--ca", is_flag=True, help="A new CA, and certificates of it, for the whole cluster."),
+    click.option("--ca", is_flag=True, help="Rotate the CA and all certificates of the cluster."),
     click.option("--all-phases", is_flag=True, help="With --ca: do not stop after each phase."),
-    option("--ca-certificate", type=_file, help="With --ca: the CA to change to; left out, bake makes it."),
-    option("--ca-key", type=_file, help="Its private key."),
-    option("--peer-ca-certificate", type=_file, help="The same for the peers' own CA."),
-    option("--peer-ca-key", type=_file, help="Its private key."),
+    option("--ca-certificate", type=_file, help="With --ca: the new CA's certificate; default: bake makes a CA."),
+    option("--ca-key", type=_file, help="With --ca-certificate: its private key."),
+    option("--peer-ca-certificate", type=_file, help="With --ca: the certificate of the new separate CA for peers."),
+    option("--peer-ca-key", type=_file, help="With --peer-ca-certificate: its private key."),
 )
 up_options = _stack(
     connect_option,
     option(
         "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
-        help="auto: KVM where it truly works, else emulation.",
+        help="auto: KVM if it works, else emulation.",
     ),
-    option("--cache", type=click.Path(path_type=Path), help="Where images are kept; left out, the user's cache."),
+    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: the user's cache."),
     option("--wait", type=int, default=900, show_default=True, help="Seconds to wait for the cluster."),
 )  # fmt: skip
 cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)

@@ -1,4 +1,4 @@
-"""The progress of nodes: a live table on a terminal, one plain line per event elsewhere."""
+"""Show the progress of nodes: a live table on a terminal, else one line per event."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Live:
 
 @contextmanager
 def show_progress(nodes: Iterable[str], *, quiet: bool, stream: TextIO | None = None) -> Iterator[Progress]:
-    """The fitting view for this stream, by default stderr; a terminal gets the live one unless TERM is dumb."""
+    """Yield the progress view for a stream (default: stderr): live on a terminal unless TERM is dumb, else lines."""
     stream = stream or sys.stderr
     if quiet:
         yield Silent()

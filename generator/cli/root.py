@@ -1,4 +1,4 @@
-"""What needs no VM: bake itself, `check` and `image`."""
+"""The commands that need no VM: `bake` itself, `check` and `image`."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 EXIT_CODES = """
 \b
 Exit codes:
-  0  ok              3    the cluster is unhealthy, or waits for you
+  0  ok              3    cluster unhealthy, or you have to act
   1  failed, or no   4    timed out
   2  wrong input     130  interrupted
 """
 
 
 class _Group(click.Group):
-    """Bare `bake` bakes; options are given after a command's name. The one place for libvirt's unexpected errors."""
+    """The group `bake`, which bakes without a subcommand. It turns unexpected libvirt errors into messages."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if type(error).__module__ != "libvirt":  # importing it to ask would slow every command down
+            if type(error).__module__ != "libvirt":  # an import of libvirt would slow down every command
                 raise
             from generator.vm.connection import explain
 
@@ -63,22 +63,22 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="bake")
 @click.pass_context
 def bake(ctx: click.Context, /, **options: Any) -> None:
-    """Bake NoCloud ISOs that assemble themselves into a TLS-only etcd cluster.
+    """Bake NoCloud ISOs whose nodes form a TLS-only etcd cluster.
 
-    For a cluster that was baked before, a command without options means the cluster as it stands. A flag changes its
-    own field; --config and --profile replace what an earlier file or profile set.
+    For an existing cluster, a command without options changes nothing. A flag changes only its own field; --config and
+    --profile replace everything that an earlier file or profile set.
 
     \b
     Examples:
       bake --nodes 3                     make three ISOs below out/etcd/
-      bake --nodes 3 --profile classic   the same, to the letter of the document
+      bake --nodes 3 --profile classic   exactly as in the manual procedure
       bake --nodes 5                     later: add two nodes, change nothing else
-      bake check --config cluster.yaml   show what would be made, and every problem
+      bake check --config cluster.yaml   show the resolved spec and every problem
       bake up --nodes 3                  bake, boot, wait and verify
-      bake seal                          no node may start a cluster any more
-      bake verify                        ask the running cluster everything
-      bake audit                         hold it against the CIS benchmark
-      bake certs rotate                  give running nodes new certificates
+      bake seal                          remove the bootstrap permit
+      bake verify                        check the running cluster
+      bake audit                         audit it against the CIS benchmark
+      bake certs rotate                  renew the certificates of running nodes
       bake destroy                       remove the VMs, disks and network
     """
     if ctx.invoked_subcommand is None:
@@ -124,19 +124,19 @@ def _next_step(baked: Baked) -> str:
         return "Nothing changed: these are the ISOs of the last bake."
     if (baked.folder / SEALED).exists():
         return (
-            "Put each node's new ISO into its drive. A running node takes new certificates at once, and other changes "
-            "at its next restart: restart one node after the other."
+            "Put each node's new ISO into its drive. A running node applies new certificates immediately, and other "
+            "changes at its next restart: restart one node after the other."
         )
     return (
-        "Attach each ISO to its VM as a CD-ROM, and run `bake seal` once the cluster stands; or let `bake up` do both. "
-        "They hold private keys."
+        "Attach each ISO to its VM as a CD-ROM, and run `bake seal` once the cluster runs; or let `bake up` do both. "
+        "The ISOs contain private keys."
     )
 
 
 @bake.command()
 @spec_options
 def check(**options: Any) -> None:
-    """Show the resolved spec, every problem, and what a bake would change in a cluster that stands. Writes nothing.
+    """Show the resolved spec, every problem, and what a bake would change in an existing cluster. Writes nothing.
 
     \b
     Examples:
@@ -164,10 +164,10 @@ def check(**options: Any) -> None:
 @bake.command()
 @spec_options
 @up_options
-@click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up` passes on the words of `up`
-@click.option("--plain", is_flag=True, help="The base image without its tuning: what figures are compared with.")
+@click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up` passes on the options of `up`
+@click.option("--plain", is_flag=True, help="The base image without its tuning, for comparing measurements.")
 def image(plain: bool, **options: Any) -> None:
-    """Build or fetch the image that `up` with the same options needs, unless it is there already.
+    """Build or download the image that `bake up` with the same options needs, unless it is in the cache.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What was seen of a cluster, as plain data: answers of members, of their ports, and reports of nodes."""
+"""Data types for what bake learns about a running cluster: etcd's answers, port probes and node reports."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Generic, TypeVar
 from generator.plan import NodePlan
 
 T = TypeVar("T")
-# What a trial writes hangs on a lease: it is gone after this time even if the machine dies in the middle.
+# The write check attaches its keys to a lease: etcd deletes them after this time, even if bake is killed.
 LEASE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """An entry of the member list. One that has not started has no name yet."""
+    """An entry of the member list. A member that has not started has no name yet."""
 
     id: int
     name: str
@@ -27,13 +27,13 @@ class Member:
 
     @property
     def started(self) -> bool:
-        """Whether it ever joined: it publishes its name and client URLs at its first start."""
+        """Whether the member has ever joined: it publishes its name and client URLs at its first start."""
         return bool(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What a member says of itself; `leader` is 0 while it sees none."""
+    """A member's own status (Maintenance/Status); `leader` is 0 while it sees no leader."""
 
     cluster_id: int
     member_id: int
@@ -55,7 +55,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashKv:
-    """A digest of the keyspace up to a revision. Comparable only where `compact_revision` is the same."""
+    """A digest of the keyspace up to a revision. Comparable only if `compact_revision` is equal."""
 
     hash: int
     compact_revision: int
@@ -69,24 +69,24 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The answer to a range: `count` is how many there are, even if a limit kept some out of `items`."""
+    """The result of a range request: `count` counts all keys, `items` may hold fewer because of a limit."""
 
     count: int
     revision: int
     items: tuple[KeyValue, ...]
 
 
-class Guest(StrEnum):
-    """Who knocks."""
+class ClientKind(StrEnum):
+    """The credentials that a probe presents to a port."""
 
     OPERATOR = "the operator's certificate"
-    NOBODY = "no certificate"
-    FOREIGN = "a foreign CA's certificate"
-    PLAIN = "no TLS"
+    NO_CERTIFICATE = "no certificate"
+    FOREIGN_CA = "another CA's certificate"
+    NO_TLS = "no TLS"
 
 
 class Reply(StrEnum):
-    """What came of it. `UNREACHABLE`: there was no TCP connection, or nothing came in time."""
+    """A probe's result. `UNREACHABLE`: no TCP connection, or no answer within the timeout."""
 
     SERVED = "served"
     REFUSED = "refused"
@@ -95,7 +95,7 @@ class Reply(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """What a server's certificate says, once our CA and the address we asked for have been checked."""
+    """A server's certificate, after it was verified against the cluster's CA and the address."""
 
     names: tuple[str, ...]  # the subject alternative names
     not_after: datetime
@@ -103,11 +103,13 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knock:
+class Probe:
+    """The result of one connection to a port."""
+
     reply: Reply
     detail: str
     certificate: Certificate | None = None
-    distrusted: str | None = None  # why we refuse the server's certificate
+    distrusted: str | None = None  # why the server's certificate failed verification
 
 
 class Port(StrEnum):
@@ -116,8 +118,8 @@ class Port(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Told(Generic[T]):
-    """An answer, or why there is none."""
+class Answer(Generic[T]):
+    """A value, or the error instead of it."""
 
     value: T | None = None
     error: str | None = None
@@ -125,41 +127,41 @@ class Told(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """What one node told. `health` is how many seconds it took to read a key with a quorum's consent."""
+    """Everything one node answered. `health`: seconds that a linearizable read of one key took."""
 
     node: NodePlan
-    status: Told[Status]
-    members: Told[tuple[Member, ...]]
-    alarms: Told[tuple[Alarm, ...]]
-    health: Told[float]
-    knocks: Mapping[tuple[Port, Guest], Knock] = field(default_factory=dict)
+    status: Answer[Status]
+    members: Answer[tuple[Member, ...]]
+    alarms: Answer[tuple[Alarm, ...]]
+    health: Answer[float]
+    probes: Mapping[tuple[Port, ClientKind], Probe] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """Everything that was seen. `writes` has each node's error, or None where the trial went well."""
+    """Everything that was observed. `writes`: each node's error in the write check, or None for success."""
 
     nodes: tuple[NodeView, ...]
-    keys: Told[Keys]
+    keys: Answer[Keys]
     writes: Mapping[str, str | None]
-    left_behind: str | None  # why the trial's keys are still there
-    hashes: Mapping[str, Told[HashKv]]
-    auth: Told[bool] = field(default_factory=Told)  # whether it is on
-    nobody: Mapping[str, Told[Keys]] = field(default_factory=dict)  # what a certificate that is no user's reads
-    requires_name: Mapping[str, bool] = field(default_factory=dict)  # the peers' name, by the nodes' own reports
+    left_behind: str | None  # why the keys of the write check could not be deleted
+    hashes: Mapping[str, Answer[HashKv]]
+    auth: Answer[bool] = field(default_factory=Answer)  # whether etcd authentication is on
+    without_user: Mapping[str, Answer[Keys]] = field(default_factory=dict)  # reads by a certificate without a user
+    requires_name: Mapping[str, bool] = field(default_factory=dict)  # node → its etcd checks the peers' name (report)
 
 
-def is_walled(knocks: Mapping[tuple[Port, Guest], Knock]) -> bool:
-    """Whether a node serves the operator, and something in between keeps even him from the peer port."""
-    client, peer = (knocks.get((port, Guest.OPERATOR)) for port in (Port.CLIENT, Port.PEER))
+def is_firewalled(probes: Mapping[tuple[Port, ClientKind], Probe]) -> bool:
+    """Whether a node serves the operator at the client port but its peer port is unreachable."""
+    client, peer = (probes.get((port, ClientKind.OPERATOR)) for port in (Port.CLIENT, Port.PEER))
     if client is None or peer is None or client.reply is not Reply.SERVED:
         return False
     return peer.reply is Reply.UNREACHABLE and not peer.distrusted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owned:
-    """Whose a file is; `mode` is a number."""
+class FilePermissions:
+    """A file's mode bits, owner and group."""
 
     mode: int
     owner: str
@@ -168,10 +170,10 @@ class Owned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """What a node saw at a moment. `user` and `options` are the etcd process's own, by flag name."""
+    """A node's report on itself. `user` and `options` (by flag name) belong to the running etcd process."""
 
     time: datetime
     user: str
     options: Mapping[str, str]
-    files: Mapping[str, Owned]
+    files: Mapping[str, FilePermissions]
     certificates: Mapping[str, tuple[str, ...]]  # option → SHA-256 of each certificate in its file

@@ -1,6 +1,6 @@
 """A client for one etcd endpoint (3.5, 3.6): its gRPC API over mutual TLS.
 
-Not its JSON gateway, which with auth on refuses whoever has a certificate with a common name.
+The JSON gateway is no alternative: with auth on, it refuses every client certificate that has a common name.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from urllib.parse import urlsplit
 
 from generator.errors import BakeError, InputError
 from generator.etcd.answers import Alarm, HashKv, Keys, KeyValue, Member, Reply, Status
-from generator.etcd.tls_probe import ClientFiles, knock, operator_context
+from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 
-# etcd gives up on a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout):
-# waiting a little longer lets it say so itself.
+# etcd ends a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout).
+# A slightly longer timeout here lets etcd's own error arrive.
 Timeout = tuple[float, float]  # seconds to connect, and to wait for an answer
 TIMEOUT: Timeout = (3.0, 8.0)
-_NOT_ETCD = "an answer that is not etcd's"
-_ETCDS_OWN = ("etcdserver: ", "auth: ")  # what its errors begin with; others are of whoever else is there
+_NOT_ETCD = "the answer is not from etcd"
+_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # etcd's errors begin with these; other errors are from another server
 EVERY_KEY = b"\0"  # as key and as range_end: the whole keyspace (etcd API, "RangeRequest")
 
 
 class EtcdError(BakeError):
-    """An endpoint did not do what it was asked. `cause` says why, without the endpoint."""
+    """A call to an endpoint failed. `cause`: the reason, without the endpoint."""
 
     def __init__(self, endpoint: str, cause: str, *, hint: str | None = None) -> None:
         super().__init__(f"{endpoint}: {cause}", hint=hint)
@@ -37,11 +37,11 @@ class EtcdError(BakeError):
 
 
 class NoAnswerError(EtcdError):
-    """Nothing that speaks etcd's language to us: no connection, no TLS session, or no answer in time."""
+    """No answer from an etcd: no connection, no TLS session, a timeout, or another server."""
 
 
 class RefusedError(EtcdError):
-    """etcd answered with an error. `status` is gRPC's number for its kind."""
+    """etcd answered with an error. `status`: the gRPC status code."""
 
     def __init__(self, endpoint: str, cause: str, *, status: int) -> None:
         super().__init__(endpoint, cause)
@@ -61,7 +61,7 @@ class RefusedError(EtcdError):
 
 
 class Etcd:
-    """One endpoint such as `https://192.168.20.31:2379`. Not for use by several threads at once."""
+    """A client for one endpoint such as `https://192.168.20.31:2379`. Not thread-safe."""
 
     def __init__(self, endpoint: str, files: ClientFiles, *, timeout: Timeout = TIMEOUT) -> None:
         self.endpoint = endpoint
@@ -75,13 +75,13 @@ class Etcd:
         self.close()
 
     def close(self) -> None:
-        """Give the connection back; the next call opens another."""
+        """Close the connection; the next call opens a new one."""
         channel = self.__dict__.pop("_channel", None)
         if channel is not None:
             _loop().call_soon_threadsafe(channel.close)
 
     def members(self) -> tuple[Member, ...]:
-        """The member list, as the leader has it."""
+        """Return the member list as the leader knows it (a linearizable read)."""
         answer = self._call("Cluster/MemberList", linearizable=True)
         return tuple(
             Member(
@@ -92,6 +92,7 @@ class Etcd:
         )  # fmt: skip
 
     def status(self) -> Status:
+        """Return this member's own status."""
         answer = self._call("Maintenance/Status")
         return Status(
             cluster_id=answer.header.cluster_id,
@@ -107,6 +108,7 @@ class Etcd:
         )
 
     def alarms(self) -> tuple[Alarm, ...]:
+        """Return the cluster's active alarms."""
         alarms = self._call("Maintenance/Alarm").alarms
         try:
             return tuple(Alarm(member_id=one.memberID, kind=_grpclib().api.ALARMS[one.alarm]) for one in alarms)
@@ -114,33 +116,33 @@ class Etcd:
             raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
 
     def auth_enabled(self) -> bool:
-        """Whether only users do anything. With auth on, it tells nobody but a user with the role root."""
+        """Return whether authentication is on. With auth on, only a user with the role root may ask."""
         return bool(self._call("Auth/AuthStatus").enabled)
 
     def hash_kv(self, revision: int) -> HashKv:
-        """The digest of every key and value up to a revision, from this member's own data."""
+        """Return the digest of every key and value up to a revision, from this member's own data."""
         answer = self._call("Maintenance/HashKV", revision=revision)
         return HashKv(hash=answer.hash, compact_revision=answer.compact_revision)
 
     def get(self, key: bytes, *, prefix: bool = False, keys_only: bool = False, limit: int = 0) -> Keys:
-        """Read a key, or all keys that begin with it. Linearizable: without a quorum there is no answer."""
+        """Read a key, or all keys with this prefix. Linearizable: fails without a quorum."""
         span = {"key": key or EVERY_KEY, "range_end": prefix_end(key)} if prefix else {"key": key}
         answer = self._call("KV/Range", **span, limit=limit, keys_only=keys_only)
         items = tuple(KeyValue(key=one.key, value=one.value) for one in answer.kvs)
         return Keys(count=answer.count, revision=answer.header.revision, items=items)
 
     def put(self, key: bytes, value: bytes, *, lease: int = 0) -> None:
-        """Write a key; with a lease, it vanishes with it."""
+        """Write a key; with a lease, etcd deletes the key when the lease ends."""
         self._call("KV/Put", key=key, value=value, lease=lease)
 
     def delete(self, key: bytes, *, prefix: bool = False) -> int:
-        """Delete a key, or all keys that begin with it; says how many there were."""
+        """Delete a key, or all keys with this prefix. Return the number of deleted keys."""
         if prefix and not key:
             raise ValueError("an empty prefix is the whole keyspace")
         return int(self._call("KV/DeleteRange", key=key, range_end=prefix_end(key) if prefix else b"").deleted)
 
     def grant_lease(self, seconds: int) -> int:
-        """A lease: what is written with it vanishes after so many seconds, whatever becomes of us."""
+        """Return the id of a new lease: etcd deletes its keys after so many seconds, even if bake is killed."""
         return int(self._call("Lease/LeaseGrant", TTL=seconds).ID)
 
     def revoke_lease(self, lease: int) -> None:
@@ -148,7 +150,7 @@ class Etcd:
         self._call("Lease/LeaseRevoke", ID=lease)
 
     def _call(self, name: str, **values: Any) -> Any:
-        """One question, one answer. Raises NoAnswerError or RefusedError."""
+        """Make one call. Raise NoAnswerError or RefusedError."""
         grpclib = _grpclib()
         future = asyncio.run_coroutine_threadsafe(self._ask(name, values), _loop())
         try:
@@ -179,21 +181,21 @@ class Etcd:
         self.close()
         return NoAnswerError(self.endpoint, cause)
 
-    def _refusal(self, status: int, said: str) -> EtcdError:
-        if said.startswith(_ETCDS_OWN):
-            return RefusedError(self.endpoint, said, status=status)
-        return self._failure(f"{_NOT_ETCD} ({said})")
+    def _refusal(self, status: int, message: str) -> EtcdError:
+        if message.startswith(_ETCD_PREFIXES):
+            return RefusedError(self.endpoint, message, status=status)
+        return self._failure(f"{_NOT_ETCD} ({message})")
 
     @cached_property
     def _channel(self) -> Any:
-        """Connected by the first call."""
+        """The gRPC channel; the first call connects it."""
         url, context = urlsplit(self.endpoint), self._context()
         if context:
             context.set_alpn_protocols(["h2"])
         return _grpclib().Channel(url.hostname, url.port, ssl=context)
 
     def _context(self) -> ssl.SSLContext | None:
-        """None for a URL in the clear: nothing that bake makes has one."""
+        """Return the TLS context; None for an http URL, which bake never configures."""
         try:
             return operator_context(self.files) if self.endpoint.startswith("https") else None
         except InputError as error:
@@ -201,21 +203,21 @@ class Etcd:
             raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
 
     def _obstacle(self) -> str:
-        """Why a connection came to nothing, in the words of everything else here; TLS 1.3 tells it only when asked."""
+        """Probe the port and return why the connection failed: with TLS 1.3, grpclib misses the server's alert."""
         url = urlsplit(self.endpoint)
-        met = knock(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
-        return "the connection was closed" if met.reply is Reply.SERVED else met.detail
+        found = probe(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
+        return "the connection was closed" if found.reply is Reply.SERVED else found.detail
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """The key just behind every key with this prefix, as a range's end."""
+    """Return the first key after all keys with this prefix, for use as `range_end`."""
     kept = prefix.rstrip(b"\xff")
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else EVERY_KEY
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Where all connections live, on a thread of its own: a goodbye takes its time, and nobody has to wait for it."""
-    with _ONE_LOOP:  # nodes are asked at the same time
+    """Return the event loop of all connections. It has its own thread: closing a connection blocks no caller."""
+    with _ONE_LOOP:  # several threads query nodes at the same time
         return _make_loop()
 
 
@@ -231,7 +233,7 @@ def _make_loop() -> asyncio.AbstractEventLoop:
 
 @cache
 def _grpclib() -> SimpleNamespace:
-    """Imported for the first call: `bake --help` needs none of it."""
+    """Import grpclib and the messages at the first call, so that `bake --help` does not need them."""
     try:
         from grpclib.client import Channel, UnaryUnaryMethod
         from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError

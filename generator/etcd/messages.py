@@ -1,6 +1,6 @@
-"""The part of etcd's API that bake speaks: calls and their messages, as etcd 3.5 and 3.6 have them in rpc.proto.
+"""The part of etcd's gRPC API that bake uses: messages from rpc.proto of etcd 3.5 and 3.6.
 
-Of each message only the fields that are needed. Numbers are never used anew in Protocol Buffers, so this stays right.
+Each message lists only the fields that bake needs. Protocol Buffers never reuses field numbers, so this stays valid.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 __all__ = ["ALARMS", "PACKAGE", "DecodeError", "message"]
 
 PACKAGE = "etcdserverpb"
-# Message → field: (number, type). A star: any number of them. Other types than Protocol Buffers' own are messages here.
+# Message → field: (number, type). A star marks a repeated field. Types are messages of this table, or scalars.
 MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "ResponseHeader": {
         "cluster_id": (1, "uint64"), "member_id": (2, "uint64"), "revision": (3, "int64"), "raft_term": (4, "uint64"),
@@ -55,7 +55,7 @@ ALARMS = ("NONE", "NOSPACE", "CORRUPT")
 
 @cache
 def message(name: str) -> Any:
-    """The class of a message."""
+    """Return the class of a message."""
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
 
 

@@ -1,6 +1,6 @@
-"""What a node says of itself for `bake audit`: the key `bake/audit/<node>`, written there by etcd-audit on the node.
+"""Read the reports of nodes for `bake audit`: the keys `bake/audit/<node>`, which etcd-audit on each node writes.
 
-A node may be anybody's by now, so nothing in it is trusted to have a shape, a size, or printable characters only.
+A node may be compromised, so the report's structure, size and characters are all validated.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from generator.etcd.answers import Keys, NodeReport, Owned, Told
-from generator.etcd.observe import first_told
+from generator.etcd.answers import Answer, FilePermissions, Keys, NodeReport
+from generator.etcd.observe import first_answer
 from generator.etcd.tls_probe import ClientFiles
 from generator.plan import NodePlan
 
 PREFIX = b"bake/audit/"
 FORMAT = 1
-# A node reports every ten minutes (etcd-audit.timer). Its clock and ours may differ by as much again.
+# A node reports every ten minutes (etcd-audit.timer). The rest allows for clocks that differ.
 MAX_AGE = timedelta(minutes=30)
 LIMIT = 1 << 16  # bytes of a report; a real one is 2 KiB
 
@@ -27,13 +27,13 @@ LIMIT = 1 << 16  # bytes of a report; a real one is 2 KiB
 
 
 
-def fetch_reports(nodes: Iterable[NodePlan], files: ClientFiles) -> Told[Keys]:
-    """Every node's report, from the first node that can tell."""
-    return first_told(nodes, files, lambda etcd: etcd.get(PREFIX, prefix=True, limit=100))
+def fetch_reports(nodes: Iterable[NodePlan], files: ClientFiles) -> Answer[Keys]:
+    """Read every node's report through the first node that answers."""
+    return first_answer(nodes, files, lambda etcd: etcd.get(PREFIX, prefix=True, limit=100))
 
 
 def parse_report(data: bytes, node: str) -> NodeReport:
-    """Raises ValueError, with what is wrong, for anything that is not a report of this node's running etcd."""
+    """Parse the report of a node's running etcd. Raise ValueError, with the reason, for anything else."""
     if len(data) > LIMIT:
         raise ValueError("its report is too long")
     try:
@@ -48,10 +48,10 @@ def parse_report(data: bytes, node: str) -> NodeReport:
     return report
 
 
-def find_report(node: str, reports: Told[Keys], *, now: datetime) -> tuple[NodeReport | None, str]:
-    """A node's report, or why there is none that counts."""
+def find_report(node: str, reports: Answer[Keys], *, now: datetime) -> tuple[NodeReport | None, str]:
+    """Return a node's report, or None and the reason why there is no current report."""
     if reports.value is None:
-        return None, f"no report can be read: {reports.error}"
+        return None, f"could not read the reports: {reports.error}"
     found = next((item for item in reports.value.items if item.key == PREFIX + node.encode()), None)
     if found is None:
         return None, "has not reported"
@@ -60,13 +60,13 @@ def find_report(node: str, reports: Told[Keys], *, now: datetime) -> tuple[NodeR
     except ValueError as error:
         return None, str(error)
     if abs(now - said.time) > MAX_AGE:
-        return None, f"its last report says {said.time:%Y-%m-%d %H:%M} UTC, and now it is {now:%H:%M}"
+        return None, f"its last report is from {said.time:%Y-%m-%d %H:%M} UTC, now is {now:%H:%M}"
     return said, ""
 
 
 def _read(said: Mapping[str, Any]) -> NodeReport:
     files = {
-        _text(path): Owned(mode=int(one["mode"], 8), owner=_text(one["owner"]), group=_text(one["group"]))
+        _text(path): FilePermissions(mode=int(one["mode"], 8), owner=_text(one["owner"]), group=_text(one["group"]))
         for path, one in said["files"].items()
     }
     return NodeReport(
@@ -81,5 +81,5 @@ def _read(said: Mapping[str, Any]) -> NodeReport:
 
 
 def _text(value: str) -> str:
-    """Fit for a terminal."""
+    """Replace characters that are not printable ASCII, and cut the text to 200 characters."""
     return re.sub(r"[^\x20-\x7e]", "?", value)[:200]

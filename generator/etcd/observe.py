@@ -1,4 +1,4 @@
-"""Asks the nodes of a running cluster everything a verification needs, all nodes at once. Judges nothing."""
+"""Query the nodes of a running cluster for `bake verify`, all in parallel. generator/health evaluates the data."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import TypeVar
 
 from generator.etcd.answers import (
     LEASE_SECONDS,
-    Guest,
+    Answer,
+    ClientKind,
     HashKv,
     Keys,
-    Knock,
     NodeView,
     Port,
+    Probe,
     Reply,
-    Told,
 )
 from generator.etcd.client import Etcd, EtcdError
-from generator.etcd.tls_probe import ClientFiles, knock
+from generator.etcd.tls_probe import ClientFiles, probe
 from generator.plan import ClusterPlan, NodePlan
 
 T = TypeVar("T")
 R = TypeVar("R")
-MAX_KEYS = 1000  # keys that are listed; all are counted
+MAX_KEYS = 1000  # listed keys; the count includes all
 
 
 
 
-Contexts = Mapping[tuple[Port, Guest], ssl.SSLContext | None]
+Contexts = Mapping[tuple[Port, ClientKind], ssl.SSLContext | None]
 
 
 
@@ -40,143 +40,144 @@ Contexts = Mapping[tuple[Port, Guest], ssl.SSLContext | None]
 
 
 
-def tell(call: Callable[[], T]) -> Told[T]:
-    """Turn an endpoint's failure into data."""
+def attempt(call: Callable[[], T]) -> Answer[T]:
+    """Make a call; return its value, or its EtcdError as text."""
     try:
-        return Told(value=call())
+        return Answer(value=call())
     except EtcdError as error:
-        return Told(error=error.cause)
+        return Answer(error=error.cause)
 
 
 def everywhere(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`map`, each item on its own thread, so that several dead nodes cost the time of one."""
+    """Call for each item on its own thread, so that several unreachable nodes cost one timeout."""
     items = list(items)
     with ThreadPoolExecutor(max(len(items), 1)) as pool:
         return list(pool.map(call, items))
 
 
 def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: Contexts) -> NodeView:
-    """Everything one node tells; a node that is not there is asked once only."""
-    first = knock(str(node.address), plan.spec.etcd.client_port, contexts[Port.CLIENT, Guest.OPERATOR])
+    """Query one node for everything; an unreachable node is contacted only once."""
+    first = probe(str(node.address), plan.spec.etcd.client_port, contexts[Port.CLIENT, ClientKind.OPERATOR])
     if first.reply is Reply.UNREACHABLE and not first.distrusted:
-        return absent(node, first.detail, {(Port.CLIENT, guest): first for guest in Guest})
-    knocks = dict(_knocks(plan, node, contexts, first))
+        return absent(node, first.detail, {(Port.CLIENT, kind): first for kind in ClientKind})
+    probes = dict(_probes(plan, node, contexts, first))
     with Etcd(node.client_url, files) as etcd:
-        status = tell(etcd.status)
+        status = attempt(etcd.status)
         if status.value is None:
-            return absent(node, status.error or "", knocks)
-        if not status.value.leader:  # every further question would only run into etcd's own time limit
-            return replace(absent(node, "sees no leader", knocks), status=status)
+            return absent(node, status.error or "", probes)
+        if not status.value.leader:  # every further call would only time out
+            return replace(absent(node, "sees no leader", probes), status=status)
         return NodeView(
             node=node,
             status=status,
-            members=tell(etcd.members),
-            alarms=tell(etcd.alarms),
-            health=tell(lambda: _read_time(etcd)),
-            knocks=knocks,
+            members=attempt(etcd.members),
+            alarms=attempt(etcd.alarms),
+            health=attempt(lambda: _read_time(etcd)),
+            probes=probes,
         )
 
 
-def absent(node: NodePlan, error: str, knocks: Mapping[tuple[Port, Guest], Knock]) -> NodeView:
-    """The view of a node that tells nothing of etcd."""
+def absent(node: NodePlan, error: str, probes: Mapping[tuple[Port, ClientKind], Probe]) -> NodeView:
+    """Return the view of a node whose etcd does not answer."""
     return NodeView(
-        node=node, status=Told(error=error), members=Told(error=error), alarms=Told(error=error),
-        health=Told(error=error), knocks=knocks,
+        node=node, status=Answer(error=error), members=Answer(error=error), alarms=Answer(error=error),
+        health=Answer(error=error), probes=probes,
     )  # fmt: skip
 
 
-def _knocks(
-    plan: ClusterPlan, node: NodePlan, contexts: Contexts, first: Knock
-) -> Iterator[tuple[tuple[Port, Guest], Knock]]:
-    """Every guest at both ports. A port that cannot be reached is tried once: each try costs a time-out."""
+def _probes(
+    plan: ClusterPlan, node: NodePlan, contexts: Contexts, first: Probe
+) -> Iterator[tuple[tuple[Port, ClientKind], Probe]]:
+    """Probe both ports with every kind of client. An unreachable port is probed once: each probe costs a timeout."""
     address, ports = str(node.address), plan.spec.etcd
-    yield (Port.CLIENT, Guest.OPERATOR), first
-    peer = knock(address, ports.peer_port, contexts[Port.PEER, Guest.OPERATOR])
-    yield (Port.PEER, Guest.OPERATOR), peer
+    yield (Port.CLIENT, ClientKind.OPERATOR), first
+    peer = probe(address, ports.peer_port, contexts[Port.PEER, ClientKind.OPERATOR])
+    yield (Port.PEER, ClientKind.OPERATOR), peer
     closed = peer.reply is Reply.UNREACHABLE and not peer.distrusted
-    for guest in (Guest.NOBODY, Guest.FOREIGN, Guest.PLAIN):
-        yield (Port.CLIENT, guest), knock(address, ports.client_port, contexts[Port.CLIENT, guest])
-        yield (Port.PEER, guest), peer if closed else knock(address, ports.peer_port, contexts[Port.PEER, guest])
+    for kind in (ClientKind.NO_CERTIFICATE, ClientKind.FOREIGN_CA, ClientKind.NO_TLS):
+        yield (Port.CLIENT, kind), probe(address, ports.client_port, contexts[Port.CLIENT, kind])
+        yield (Port.PEER, kind), peer if closed else probe(address, ports.peer_port, contexts[Port.PEER, kind])
 
 
 
 
 def _read_time(etcd: Etcd) -> float:
-    """Read a key as `etcdctl endpoint health` does (etcdctl/ctlv3/command/ep_command.go)."""
+    """Return the seconds of the read that `etcdctl endpoint health` does (etcdctl/ctlv3/command/ep_command.go)."""
     start = time.monotonic()
     etcd.get(b"health", keys_only=True)
     return time.monotonic() - start
 
 
-def list_keys(nodes: Iterable[NodePlan], files: ClientFiles) -> Told[Keys]:
-    """Every key, from the first node that can tell."""
-    return first_told(nodes, files, lambda etcd: etcd.get(b"", prefix=True, keys_only=True, limit=MAX_KEYS))
+def list_keys(nodes: Iterable[NodePlan], files: ClientFiles) -> Answer[Keys]:
+    """List the keys through the first node that answers."""
+    return first_answer(nodes, files, lambda etcd: etcd.get(b"", prefix=True, keys_only=True, limit=MAX_KEYS))
 
 
-def try_nobody(nodes: Sequence[NodePlan], files: ClientFiles) -> dict[str, Told[Keys]]:
-    """Through each node, read whatever there is with a certificate that is no user's."""
-    told = everywhere(lambda node: ask(node, files, lambda etcd: etcd.get(b"", prefix=True, limit=1)), nodes)
-    return {node.name: one for node, one in zip(nodes, told, strict=True)}
+def read_without_user(nodes: Sequence[NodePlan], files: ClientFiles) -> dict[str, Answer[Keys]]:
+    """Try to read any key through each node; `files` is a certificate of the CA without a user in etcd."""
+    reads = everywhere(lambda node: ask(node, files, lambda etcd: etcd.get(b"", prefix=True, limit=1)), nodes)
+    return {node.name: one for node, one in zip(nodes, reads, strict=True)}
 
 
-def first_told(nodes: Iterable[NodePlan], files: ClientFiles, call: Callable[[Etcd], T]) -> Told[T]:
-    """Ask one node after the other until one answers; the last one's error if none does."""
-    told: Told[T] = Told(error="no node answers")
+def first_answer(nodes: Iterable[NodePlan], files: ClientFiles, call: Callable[[Etcd], T]) -> Answer[T]:
+    """Call one node after the other until one answers. Return the last node's error if none does."""
+    answer: Answer[T] = Answer(error="no node answers")
     for node in nodes:
-        told = ask(node, files, call)
-        if told.error is None:
+        answer = ask(node, files, call)
+        if answer.error is None:
             break
-    return told
+    return answer
 
 
 def try_writes(
     nodes: Sequence[NodePlan], files: ClientFiles, token: str
 ) -> tuple[dict[str, str | None], str | None]:
-    """Write a key of our own through each node, then read all of them through each node.
+    """Write a key through each node, then read all these keys through each node.
 
-    Also says why the keys could not be removed, if so: then they vanish with their lease.
+    Return each node's error (None: success), and why the keys could not be deleted (None: deleted). Keys that are
+    left are deleted when their lease ends.
     """
-    lease = first_told(nodes, files, lambda etcd: etcd.grant_lease(LEASE_SECONDS))
+    lease = first_answer(nodes, files, lambda etcd: etcd.grant_lease(LEASE_SECONDS))
     if lease.value is None:
         return {node.name: lease.error for node in nodes}, None
     try:
         results = _write_and_read(nodes, files, f"/bake/verify/{token}/", lease.value)
     finally:
         number = lease.value
-        removed = first_told(nodes, files, lambda etcd: etcd.revoke_lease(number))
+        removed = first_answer(nodes, files, lambda etcd: etcd.revoke_lease(number))
     return results, removed.error
 
 
 def _write_and_read(
     nodes: Sequence[NodePlan], files: ClientFiles, prefix: str, lease: int
 ) -> dict[str, str | None]:
-    def write(node: NodePlan) -> Told[None]:
+    def write(node: NodePlan) -> Answer[None]:
         key = f"{prefix}{node.name}".encode()
         return ask(node, files, lambda etcd: etcd.put(key, node.name.encode(), lease=lease))
 
-    def read(node: NodePlan) -> Told[Keys]:
+    def read(node: NodePlan) -> Answer[Keys]:
         return ask(node, files, lambda etcd: etcd.get(prefix.encode(), prefix=True))
 
     written = everywhere(write, nodes)
-    wanted = {node.name for node, told in zip(nodes, written, strict=True) if told.error is None}
+    wanted = {node.name for node, put in zip(nodes, written, strict=True) if put.error is None}
     trials = zip(nodes, written, everywhere(read, nodes), strict=True)
     return {node.name: _node_trial(wanted, put, got) for node, put, got in trials}
 
 
-def _node_trial(wanted: set[str], put: Told[None], got: Told[Keys]) -> str | None:
-    """What went wrong with one node's write or read; None if nothing did."""
+def _node_trial(wanted: set[str], put: Answer[None], got: Answer[Keys]) -> str | None:
+    """Return the error of one node's write or read; None for success."""
     if put.error:
         return f"write: {put.error}"
     if got.value is None:
         return f"read: {got.error}"
     found = {item.value.decode(errors="replace") for item in got.value.items}
     missing = ", ".join(sorted(wanted - found))
-    return f"does not see what was written through {missing}" if missing else None
+    return f"does not return the keys written through {missing}" if missing else None
 
 
-def hash_nodes(nodes: Sequence[NodePlan], files: ClientFiles, *, tries: int = 3) -> dict[str, Told[HashKv]]:
-    """Each node's digest of one and the same revision. Tried again while a compaction makes them differ."""
-    hashes: list[Told[HashKv]] = []
+def hash_nodes(nodes: Sequence[NodePlan], files: ClientFiles, *, tries: int = 3) -> dict[str, Answer[HashKv]]:
+    """Return each node's digest of the same revision. Retry while a compaction makes the digests incomparable."""
+    hashes: list[Answer[HashKv]] = []
     for _ in range(tries):
         hashes = _hash_once(nodes, files)
         if len({one.value.compact_revision if one.value else None for one in hashes}) <= 1:
@@ -184,13 +185,13 @@ def hash_nodes(nodes: Sequence[NodePlan], files: ClientFiles, *, tries: int = 3)
     return {node.name: one for node, one in zip(nodes, hashes, strict=True)}
 
 
-def _hash_once(nodes: Sequence[NodePlan], files: ClientFiles) -> list[Told[HashKv]]:
-    told = everywhere(lambda node: ask(node, files, Etcd.status), nodes)
-    revision = min((status.value.revision for status in told if status.value), default=0)
+def _hash_once(nodes: Sequence[NodePlan], files: ClientFiles) -> list[Answer[HashKv]]:
+    states = everywhere(lambda node: ask(node, files, Etcd.status), nodes)
+    revision = min((status.value.revision for status in states if status.value), default=0)
     return everywhere(lambda node: ask(node, files, lambda etcd: etcd.hash_kv(revision)), nodes)
 
 
-def ask(node: NodePlan, files: ClientFiles, call: Callable[[Etcd], T]) -> Told[T]:
-    """One question to one node."""
+def ask(node: NodePlan, files: ClientFiles, call: Callable[[Etcd], T]) -> Answer[T]:
+    """Make one call to one node."""
     with Etcd(node.client_url, files) as etcd:
-        return tell(lambda: call(etcd))
+        return attempt(lambda: call(etcd))

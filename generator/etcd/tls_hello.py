@@ -1,7 +1,7 @@
-"""Read a port's TLS versions and certificate from its answer to a ClientHello that is written here byte by byte.
+"""Read a port's TLS versions and certificate from its answer to a ClientHello that this module builds.
 
-So it does not depend on what this machine's own TLS library still can, or is allowed to, speak. No client certificate
-is needed: up to TLS 1.2 a server chooses the version and sends its own certificate in the clear before it asks for one.
+The TLS library of this machine may not support, or not allow, old versions. No client certificate is needed: up to TLS
+1.2 a server chooses the version and sends its certificate unencrypted before it requests the client's.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import socket
 import struct
 from contextlib import suppress
 
-from generator.etcd.tls_probe import TIMEOUT_SECONDS, stranger_context
+from generator.etcd.tls_probe import TIMEOUT_SECONDS, unverified_context
 
 VERSIONS = {"1.0": 0x0301, "1.1": 0x0302, "1.2": 0x0303, "1.3": 0x0304}
-# ECDHE with ECDSA and with RSA: the two that every TLS 1.0 to 1.2 server with such a key knows, and newer ones; then
-# those of TLS 1.3 (RFC 8446, B.4).
+# ECDHE with ECDSA and RSA, and plain RSA: suites that every TLS 1.0 to 1.2 server supports; then GCM suites; then those
+# of TLS 1.3 (RFC 8446, B.4).
 _CIPHERS = (0xC009, 0xC00A, 0xC013, 0xC014, 0x002F, 0x0035, 0xC02B, 0xC02C, 0xC02F, 0xC030, 0x1301, 0x1302, 0x1303)
 _ALERT, _HANDSHAKE, _SERVER_HELLO, _CERTIFICATE = 21, 22, 2, 11
 _X25519 = 0x001D
@@ -23,7 +23,7 @@ _CHOSE_13 = b"\0\x2b\0\x02\x03\x04"
 
 
 def speaks(address: str, port: int, version: str, *, timeout: float = TIMEOUT_SECONDS) -> bool | None:
-    """Whether the port accepts this version, offered alone. None: no connection, or no answer that is TLS."""
+    """Return whether the port accepts this version, offered alone. None: no connection, or the answer is not TLS."""
     try:
         with socket.create_connection((address, port), timeout) as sock:
             sock.settimeout(timeout)
@@ -36,21 +36,21 @@ def speaks(address: str, port: int, version: str, *, timeout: float = TIMEOUT_SE
         return False
     if head[:1] != bytes([_HANDSHAKE]) or answer[:1] != bytes([_SERVER_HELLO]):
         return None
-    # An older server answers with its own version; 1.3 stands in an extension (RFC 8446, 4.1.3 and 4.2.1).
+    # Up to 1.2 the ServerHello has the version; 1.3 is in an extension (RFC 8446, 4.1.3 and 4.2.1).
     return _CHOSE_13 in answer if version == "1.3" else answer[4:6] == struct.pack("!H", VERSIONS[version])
 
 
 def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes | None:
-    """Return the certificate (DER) that a port presents to any client, trusted or not; None where there is none.
+    """Return the certificate (DER) that a port presents to any client, trusted or not; None without an answer.
 
-    With TLS 1.3 the handshake ends before the server judges the client, with TLS 1.2 it fails for a client that has no
-    certificate.
+    With TLS 1.3 the handshake ends before the server verifies the client. With TLS 1.2 it fails for a client without a
+    certificate, so a second connection reads the certificate from the handshake messages.
     """
     with suppress(OSError):
         with (
             socket.create_connection((address, port), timeout) as sock,
             suppress(OSError),
-            stranger_context().wrap_socket(sock) as stream,
+            unverified_context().wrap_socket(sock) as stream,
         ):
             return stream.getpeercert(binary_form=True)
         with socket.create_connection((address, port), timeout) as sock:
@@ -60,7 +60,7 @@ def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECO
 
 
 def _certificate(sock: socket.socket) -> bytes | None:
-    """The first entry of the certificate list (RFC 5246, 7.4.2); messages and entries come after their lengths."""
+    """Read the first entry of the certificate list (RFC 5246, 7.4.2)."""
     messages = b""
     while (head := _receive(sock, 5))[:1] == bytes([_HANDSHAKE]):
         messages += _receive(sock, int.from_bytes(head[3:], "big"))
@@ -79,7 +79,7 @@ def _receive(sock: socket.socket, count: int) -> bytes:
 
 
 def _client_hello(version: int) -> bytes:
-    """RFC 5246, 7.4.1.2, and RFC 8446, 4.1.2: for 1.3 the version is in an extension, with a key share."""
+    """Build a ClientHello (RFC 5246, 7.4.1.2; RFC 8446, 4.1.2). For 1.3, the version and a key are in extensions."""
     is_13 = version == VERSIONS["1.3"]
     extensions = _extension(10, _sized(2, struct.pack("!3H", _X25519, 23, 24)))  # groups
     extensions += _extension(11, b"\x01\x00")  # uncompressed points
@@ -99,5 +99,5 @@ def _extension(kind: int, data: bytes) -> bytes:
 
 
 def _sized(width: int, data: bytes) -> bytes:
-    """The data after its length in so many bytes."""
+    """Return the data, preceded by its length in `width` bytes."""
     return len(data).to_bytes(width, "big") + data

@@ -1,4 +1,4 @@
-"""Knocks at a TLS port: who is let in, and which certificate answers."""
+"""Probe a TLS port: whether it accepts a client, and which certificate the server presents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.errors import InputError
-from generator.etcd.answers import Certificate, Knock, Reply
+from generator.etcd.answers import Certificate, Probe, Reply
 
 TIMEOUT_SECONDS = 3.0
 _CLOSED = "the connection was closed"
@@ -22,9 +22,9 @@ _CLOSED = "the connection was closed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientFiles:
-    """Where the CA certificate and the client's certificate and key are. The key's bytes stay there.
+    """Paths of the CA certificate, and of the client's certificate and key. Only OpenSSL reads the key.
 
-    `peer_ca`: the peers' CA, where it is a separate one.
+    `peer_ca`: the CA certificate of the peers, if they have a separate CA.
     """
 
     ca: Path
@@ -42,14 +42,14 @@ class ClientFiles:
 
 
 def trusting_context() -> ssl.SSLContext:
-    """For a client that trusts the CAs it is given, as etcd does: an intermediate one needs no root above it."""
+    """Return a context that, like etcd, accepts an intermediate CA as trust anchor without its root."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 
 
 def operator_context(files: ClientFiles) -> ssl.SSLContext:
-    """Checks the server by our CA and the address asked for, and shows the operator's certificate."""
+    """Return a context that verifies the server's CA and address, and presents the operator's certificate."""
     context = trusting_context()
     try:
         context.load_verify_locations(cafile=files.ca)
@@ -60,8 +60,8 @@ def operator_context(files: ClientFiles) -> ssl.SSLContext:
     return context
 
 
-def stranger_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
-    """Trusts any server, so that only the server can refuse; `pair` is the certificate and key to show."""
+def unverified_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
+    """Return a context that accepts any server, so only the server can refuse. `pair`: certificate and key (PEM)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -73,7 +73,7 @@ def stranger_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
 
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
-    """A path for an API that reads files only; the bytes never reach a disk."""
+    """Yield a path with these bytes, for an API that only reads files; they are never written to a disk."""
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, data)
@@ -83,24 +83,24 @@ def _in_memory(data: bytes) -> Iterator[str]:
 
 
 def local_address(address: str, port: int) -> str:
-    """This machine's address, as a connection to that one would have it; nothing is sent."""
+    """Return this machine's source address for connections to `address`; nothing is sent."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
-            probe.connect((address, port))
+            sock.connect((address, port))
         except OSError:
-            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # no route: nobody will answer either
-        return str(probe.getsockname()[0]).partition("%")[0]
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # no route, so any probe will fail as well
+        return str(sock.getsockname()[0]).partition("%")[0]
 
 
-def knock(
+def probe(
     address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
-) -> Knock:
-    """Connect (without TLS if there is no context), ask for /version, and see whether HTTP comes back."""
+) -> Probe:
+    """Connect (without TLS if there is no context), send GET /version, and return whether HTTP comes back."""
     try:
         sock = socket.create_connection((address, port), timeout)
     except OSError as error:
-        return Knock(reply=Reply.UNREACHABLE, detail=_words(error))
+        return Probe(reply=Reply.UNREACHABLE, detail=_words(error))
     with sock:
         if context is None:
             return _converse(sock, address)
@@ -112,32 +112,32 @@ def knock(
             return _converse(stream, address, _certificate(stream))
 
 
-def _converse(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Knock:
-    # With TLS 1.3 a server judges the client's certificate after the client's handshake is done (RFC 8446,
+def _converse(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Probe:
+    # With TLS 1.3 a server verifies the client's certificate after the client's handshake is done (RFC 8446,
     # appendix E.1.2), so a refusal is only seen when reading.
     host = f"[{address}]" if ":" in address else address
     try:
-        with suppress(ConnectionError, ssl.SSLError):  # refused already: the alert is still there to be read
+        with suppress(ConnectionError, ssl.SSLError):  # refused already: the alert can still be read
             sock.sendall(f"GET /version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         answer = sock.recv(64)
     except OSError as error:
         return _failed(error, certificate)
     status = answer.split(b"\r\n")[0].decode("ascii", "replace")
-    # Go's TLS server answers plain HTTP with a 400, etcd's closes the connection: both let nobody in.
+    # Go's TLS server answers plain HTTP with status 400, etcd closes the connection: both are refusals.
     served = answer.startswith(b"HTTP/") and answer.split()[1:2] != [b"400"]
     reply = Reply.SERVED if served else Reply.REFUSED
-    return Knock(reply=reply, detail=status or _CLOSED, certificate=certificate)
+    return Probe(reply=reply, detail=status or _CLOSED, certificate=certificate)
 
 
-def _failed(error: OSError, certificate: Certificate | None = None) -> Knock:
+def _failed(error: OSError, certificate: Certificate | None = None) -> Probe:
     distrusted = _words(error) if isinstance(error, ssl.SSLCertVerificationError) else None
     silent = isinstance(error, TimeoutError) or distrusted
     reply = Reply.UNREACHABLE if silent else Reply.REFUSED
-    return Knock(reply=reply, detail=_words(error), certificate=certificate, distrusted=distrusted)
+    return Probe(reply=reply, detail=_words(error), certificate=certificate, distrusted=distrusted)
 
 
 def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
-    """Empty for a stranger: Python decodes only what it has verified."""
+    """Return the server's certificate; None without verification, because Python decodes only verified certificates."""
     found = stream.getpeercert()
     if not found:
         return None
@@ -157,10 +157,10 @@ def _words(error: OSError) -> str:
 
 
 def reason(error: BaseException) -> str | None:
-    """What an operating system's or a TLS library's error says, in plain words; None for other errors."""
+    """Return the message of an operating system's or a TLS library's error; None for other errors."""
     if not isinstance(error, OSError):
         return None
     if refusal := getattr(error, "verify_message", None):
-        return f"the server's certificate is refused: {refusal}"
+        return f"the server's certificate failed verification: {refusal}"
     text = getattr(error, "reason", None) or error.strerror
     return str(text).replace("_", " ").lower() if isinstance(text, str) else None

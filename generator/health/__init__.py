@@ -1,31 +1,31 @@
-"""What a healthy cluster looks like: pure judgements on what `host.observe` saw, one named check each."""
+"""The health checks of `bake verify`: each evaluates what generator/etcd observed, without side effects."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
 
-from generator.etcd.answers import Guest, Observation
+from generator.etcd.answers import ClientKind, Observation
 from generator.health.check import Check, Result, check
 from generator.health.members import (
     all_keys,
+    auth_enforced,
     endpoint_health,
     equal_data,
     member_list,
     no_alarms,
     one_cluster,
     planned_members,
-    users_alone,
     write_and_read,
 )
 from generator.health.ports import only_peers, peer_firewall, refused, server_certificates
 from generator.plan import ClusterPlan
 
-__all__ = ["Check", "Result", "all_keys", "as_rows", "judge"]
+__all__ = ["Check", "Result", "all_keys", "as_rows", "check_cluster"]
 
 
-def judge(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) -> tuple[Check, ...]:
-    """Every check; the first three are the document's. `sealed`: no seed has the right to start a cluster any more."""
+def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) -> tuple[Check, ...]:
+    """Return all checks; the first three are those of the manual procedure. `sealed`: no seed has the permit."""
     return (
         member_list(seen),
         endpoint_health(seen),
@@ -35,23 +35,23 @@ def judge(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) 
         no_alarms(seen),
         write_and_read(seen),
         equal_data(seen),
-        *(refused(plan, seen, guest) for guest in (Guest.NOBODY, Guest.FOREIGN, Guest.PLAIN)),
+        *(refused(plan, seen, kind) for kind in (ClientKind.NO_CERTIFICATE, ClientKind.FOREIGN_CA, ClientKind.NO_TLS)),
         only_peers(plan, seen),
-        *((users_alone(seen),) if plan.spec.auth.enabled else ()),
+        *((auth_enforced(seen),) if plan.spec.auth.enabled else ()),
         peer_firewall(plan, seen),
         server_certificates(plan, seen, now=now),
-        bootstrap_right(plan, sealed=sealed),
+        bootstrap_permit(plan, sealed=sealed),
     )
 
 
-def bootstrap_right(plan: ClusterPlan, *, sealed: bool) -> Check:
-    """A fact of the operator's files: no node can tell what will be in its drive at its next boot."""
+def bootstrap_permit(plan: ClusterPlan, *, sealed: bool) -> Check:
+    """Check that the permit is removed from the seed, by the cluster's folder: nodes do not know their next seed."""
     first = next(node.name for node in plan.nodes if node.bootstrap)
-    text = "may start another cluster if it loses its disk: its seed still holds the right to (bake seal withdraws it)"
+    text = "its seed still has the bootstrap permit: without its disk, it could start a second cluster"
     failed = [] if sealed else [(first, text)]
-    return check("bootstrap right", "withdrawn", failed=failed, remedy="bake seal")
+    return check("bootstrap permit", "removed", failed=failed, remedy="bake seal")
 
 
 def as_rows(found: Iterable[Check]) -> list[dict[str, str]]:
-    """For a table."""
+    """Return the checks as rows of a table."""
     return [{"check": check.name, "result": str(check.result), "detail": check.detail} for check in found]

@@ -1,4 +1,4 @@
-"""One thing that was checked, and how findings become one."""
+"""A health check's result, and how findings are combined into it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Result(StrEnum):
-    """`SKIPPED`: could not be judged for every node. A check that has no meaning for a cluster is `OK`, or not made."""
+    """`SKIPPED`: could not be made for every node. A check that does not apply to a cluster is `OK` or left out."""
 
     OK = "ok"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was checked. `nodes` are the ones that keep it from being ok."""
+    """One health check. `nodes`: those that keep it from being ok."""
 
     name: str
     result: Result
@@ -40,8 +40,10 @@ def check(
     remedy: str,
     unseen: str | None = None,
 ) -> Check:
-    """Failed beats skipped beats warning: no check is ok that was not made everywhere. `unseen`: the remedy where it
-    was not made, if another one."""
+    """Combine findings into a check. Precedence: failed, skipped, warning; a check is ok only if made for every node.
+
+    `good`: the detail of a check that is ok. `unseen`: the remedy of a skipped check, if it differs from `remedy`.
+    """
     for result, findings, hint in (
         (Result.FAILED, failed, remedy),
         (Result.SKIPPED, unknown, unseen or remedy),
@@ -54,7 +56,7 @@ def check(
 
 
 def join(findings: Findings) -> str:
-    """`etcd1, etcd2: what both suffer; etcd3: what it suffers`."""
+    """Group findings by text: `etcd1, etcd2: text; etcd3: other text`."""
     by_text: dict[str, list[str]] = {}
     for node, text in findings:
         by_text.setdefault(text, []).append(node)

@@ -1,4 +1,4 @@
-"""What the members say: of each other, of their data, of themselves."""
+"""Checks on etcd's answers: members, health, keys, alarms, auth, writes and data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ SHOWN_KEYS = 5
 
 
 def member_list(seen: Observation) -> Check:
+    """Check that every node returns the same member list."""
     lists = [(view.node.name, view.members.value) for view in seen.nodes if view.members.value is not None]
     failed = [
         (view.node.name, view.members.error or "")
@@ -26,22 +27,24 @@ def member_list(seen: Observation) -> Check:
     if not lists:
         failed = [(view.node.name, view.members.error or "") for view in seen.nodes]
     names = ", ".join(member.name or "(not started)" for member in lists[0][1]) if lists else ""
-    return check("member list", names, failed=failed, remedy="look at the nodes' logs: bake console NODE")
+    return check("member list", names, failed=failed, remedy="read the nodes' logs: bake console NODE")
 
 
 def _answers(view: NodeView, error: str | None) -> bool:
-    """Whether a node has an error of its own: one that tells nothing at all fails the endpoint's health."""
+    """Whether only this call failed; a node that does not answer at all fails the check of the endpoint's health."""
     return error is not None and view.status.value is not None
 
 
 def endpoint_health(seen: Observation) -> Check:
+    """Check that a linearizable read through every node succeeds."""
     failed = [(view.node.name, view.health.error) for view in seen.nodes if view.health.error]
     times = ", ".join(f"{view.node.name} {(view.health.value or 0) * 1000:.0f} ms" for view in seen.nodes)
-    remedy = "bake status; is the node running, and its etcd? bake console NODE"
+    remedy = "check that the node and its etcd run: bake status, bake console NODE"
     return check("endpoint health", times, failed=failed, remedy=remedy)
 
 
 def all_keys(seen: Observation) -> Check:
+    """Check that the keys can be listed."""
     keys = seen.keys.value
     failed = [("", seen.keys.error)] if seen.keys.error else []
     shown = (
@@ -56,6 +59,7 @@ def all_keys(seen: Observation) -> Check:
 
 
 def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
+    """Check that the members are exactly the plan's nodes, started and voting."""
     members = next((view.members.value for view in seen.nodes if view.members.value is not None), None)
     if members is None:
         return check("planned members", "", unknown=[("", "no member list")], remedy="see: member list")
@@ -66,14 +70,14 @@ def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
         for member in members
         if not planned & set(member.peer_urls)
     ]
-    remedy = "a learner is promoted when it has caught up; remove a stranger with: etcdctl member remove ID"
+    remedy = "a learner is promoted when it has caught up; remove an unplanned member: etcdctl member remove ID"
     return check(
         "planned members", f"{len(members)} of {len(plan.nodes)} voting", failed=failed, remedy=remedy
     )
 
 
 def _membership(node: NodePlan, members: Iterable[Member]) -> Iterator[str]:
-    """What is wrong with a node's entry in the member list."""
+    """Yield what is wrong with a node's entry in the member list."""
     found = next((member for member in members if node.peer_url in member.peer_urls), None)
     if found is None:
         yield "is not a member"
@@ -89,29 +93,31 @@ def _membership(node: NodePlan, members: Iterable[Member]) -> Iterator[str]:
         ("client URL", " ".join(found.client_urls), node.client_url),
     ):
         if is_ != planned:
-            yield f"has the {word} {is_!r}, planned is {planned!r}"
+            yield f"has the {word} {is_!r}, the plan has {planned!r}"
 
 
 def one_cluster(seen: Observation) -> Check:
-    told = [(view.node.name, view.status.value) for view in seen.nodes if view.status.value]
-    failed = [(name, error) for name, status in told for error in status.errors]
-    failed += [(name, "sees no leader") for name, status in told if not status.leader and not status.errors]
+    """Check that all nodes are in the same cluster and follow the same leader."""
+    states = [(view.node.name, view.status.value) for view in seen.nodes if view.status.value]
+    failed = [(name, error) for name, status in states for error in status.errors]
+    failed += [(name, "sees no leader") for name, status in states if not status.leader and not status.errors]
     for word, values in (
-        ("is of the cluster", {name: status.cluster_id for name, status in told}),
-        ("follows the leader", {name: status.leader for name, status in told if status.leader}),
+        ("is in the cluster", {name: status.cluster_id for name, status in states}),
+        ("follows the leader", {name: status.leader for name, status in states if status.leader}),
     ):
         if len(set(values.values())) > 1:
             failed += [(name, f"{word} {value:x}") for name, value in values.items()]
     unknown = [(view.node.name, view.status.error) for view in seen.nodes if view.status.error]
     leader = next(
-        (name for name, status in told if status.leader == status.member_id), "none of the plan's nodes"
+        (name for name, status in states if status.leader == status.member_id), "none of the plan's nodes"
     )
-    good = f"cluster {told[0][1].cluster_id:x}, leader {leader}" if told else ""
-    remedy = "wait for the election and verify again; two cluster ids mean two clusters"
+    good = f"cluster {states[0][1].cluster_id:x}, leader {leader}" if states else ""
+    remedy = "wait for the election and run bake verify again; two cluster ids mean two clusters"
     return check("one cluster", good, failed=failed, unknown=unknown, remedy=remedy)
 
 
 def no_alarms(seen: Observation) -> Check:
+    """Check that no alarm is active."""
     lists = [view.alarms.value for view in seen.nodes if view.alarms.value is not None]
     names = {view.status.value.member_id: view.node.name for view in seen.nodes if view.status.value}
     raised = {
@@ -119,20 +125,20 @@ def no_alarms(seen: Observation) -> Check:
         for alarms in lists
         for alarm in alarms
     }
-    unknown = [] if lists else [("", "no node tells its alarms")]
+    unknown = [] if lists else [("", "could not read alarms from any node")]
     remedy = "NOSPACE: compact, defragment, then etcdctl alarm disarm; CORRUPT: replace the member"
     return check("alarms", "none", failed=sorted(raised), unknown=unknown, remedy=remedy)
 
 
-def users_alone(seen: Observation) -> Check:
-    """Whether only users do anything, where that is planned."""
+def auth_enforced(seen: Observation) -> Check:
+    """Check that auth is on and a certificate without a user reads nothing."""
     failed = [] if seen.auth.value or seen.auth.error else [("", "is off")]
-    failed += [(name, "lets a certificate that is no user's read") for name, one in seen.nobody.items() if one.value]
+    failed += [(name, "lets a certificate without a user read") for name, one in seen.without_user.items() if one.value]
     unknown = [("", seen.auth.error)] if seen.auth.error else []
-    unknown += [(name, one.error) for name, one in seen.nobody.items() if one.error and _DENIED not in one.error]
-    unknown += [] if seen.nobody else [("", "nothing was tried: no node answers")]
-    good = f"on, and who is no user reads nothing through {', '.join(seen.nobody)}"
-    remedy = "is etcd-promote.service done? bake console NODE; switched off by hand: etcdctl auth enable"
+    unknown += [(name, one.error) for name, one in seen.without_user.items() if one.error and _DENIED not in one.error]
+    unknown += [] if seen.without_user else [("", "not tried, because no node answers")]
+    good = f"auth is on; a certificate without a user reads nothing ({', '.join(seen.without_user)})"
+    remedy = "check etcd-promote.service: bake console NODE; if auth was disabled by hand: etcdctl auth enable"
     return check("auth", good, failed=failed, unknown=unknown, remedy=remedy)
 
 
@@ -140,10 +146,11 @@ _DENIED = "permission denied"
 
 
 def write_and_read(seen: Observation) -> Check:
+    """Check that a key written through each node is read through every node."""
     errors = {view.node.name: seen.writes.get(view.node.name, view.health.error) for view in seen.nodes}
     failed = [(name, error) for name, error in errors.items() if error]
     warning = (
-        [("", f"the trial's keys are left for {LEASE_SECONDS} s: {seen.left_behind}")]
+        [("", f"the keys of this check remain for {LEASE_SECONDS} s: {seen.left_behind}")]
         if seen.left_behind
         else []
     )
@@ -154,15 +161,16 @@ def write_and_read(seen: Observation) -> Check:
 
 
 def equal_data(seen: Observation) -> Check:
-    told = {name: one.value for name, one in seen.hashes.items() if one.value}
+    """Check that all members have the same digest of their data."""
+    digests = {name: one.value for name, one in seen.hashes.items() if one.value}
     failed = [(name, one.error) for name, one in seen.hashes.items() if one.error]
     unknown = [
         (view.node.name, view.health.error or "") for view in seen.nodes if view.node.name not in seen.hashes
     ]
-    if len({one.compact_revision for one in told.values()}) > 1:
+    if len({one.compact_revision for one in digests.values()}) > 1:
         unknown += [("", "a compaction is running")]
-    elif len({one.hash for one in told.values()}) > 1:
-        failed += [(name, f"has the digest {one.hash:08x}") for name, one in told.items()]
-    good = f"digest {next(iter(told.values())).hash:08x} on all" if told else ""
-    remedy = "verify again; if it stays, replace the member that differs from the majority"
+    elif len({one.hash for one in digests.values()}) > 1:
+        failed += [(name, f"has the digest {one.hash:08x}") for name, one in digests.items()]
+    good = f"digest {next(iter(digests.values())).hash:08x} on all" if digests else ""
+    remedy = "run bake verify again; if it still fails, replace the member that differs from the majority"
     return check("equal data", good, failed=failed, unknown=unknown, remedy=remedy)

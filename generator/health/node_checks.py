@@ -1,6 +1,6 @@
-"""What can be judged of a node: on what it reports, and on what is seen of it from outside. Pure.
+"""Checks on one node: on its report, and on the probes of its ports. No side effects.
 
-A judge yields a judgement for everything that it looks at; `controls` makes controls of them.
+A check yields findings; `cis_controls` groups them by CIS control.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from generator.config.etcd_values import loopback_urls
-from generator.etcd.answers import Guest, Knock, NodeReport, Owned, Port, Reply, is_walled
+from generator.etcd.answers import ClientKind, FilePermissions, NodeReport, Port, Probe, Reply, is_firewalled
 from generator.plan import NodePlan
 
 
 class Outcome(StrEnum):
-    """`UNKNOWN`: a node did not report, or could not be reached. It is as little as a failure is."""
+    """`UNKNOWN`: a node did not report, or could not be reached. Treated as a failure."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -24,8 +24,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What the baked files say: digests of certificates, the lowest TLS version, and the option (name, value) by which
-    etcd knows peers."""
+    """What the cluster's folder has for a node: certificate digests, the lowest TLS version, and the etcd option (name,
+    value) that identifies peers."""
 
     server: str
     peer: str
@@ -37,46 +37,48 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """Everything that is known of a node. `silence` says why there is no report."""
+    """Everything that is known about a node. `no_report`: why there is no report."""
 
     node: NodePlan
     planned: Planned
     report: NodeReport | None
-    silence: str
-    knocks: Mapping[tuple[Port, Guest], Knock]
-    versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)  # which TLS versions are spoken
+    no_report: str
+    probes: Mapping[tuple[Port, ClientKind], Probe]
+    versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)  # accepted TLS versions
 
 
-Judgement = tuple[Outcome, str]
-Judge = Callable[[NodeFacts], Iterator[Judgement]]
+NodeFinding = tuple[Outcome, str]
+NodeCheck = Callable[[NodeFacts], Iterator[NodeFinding]]
 
 
-# --- what a node reports ------------------------------------------------------------
+# --- checks on a node's report ------------------------------------------------------
 
 
 Reported = Callable[[NodeReport, Planned], Iterator[tuple[bool, str]]]
 
 
-def reported(look: Reported) -> Judge:
-    """A judgement on a node's report. An etcd that runs from a file of its own ignores flags and variables."""
+def reported(look: Reported) -> NodeCheck:
+    """Return a check on a node's report. etcd with --config-file ignores flags and variables: the result is unknown."""
 
-    def judge(facts: NodeFacts) -> Iterator[Judgement]:
+    def check(facts: NodeFacts) -> Iterator[NodeFinding]:
         if facts.report is None:
-            yield Outcome.UNKNOWN, facts.silence
+            yield Outcome.UNKNOWN, facts.no_report
         elif file := facts.report.options.get("config-file"):
-            yield Outcome.UNKNOWN, f"etcd runs with --config-file {file}, which is not looked at"
+            yield Outcome.UNKNOWN, f"etcd runs with --config-file {file}, which is not checked"
         else:
             for good, text in look(facts.report, facts.planned):
                 yield Outcome.PASSED if good else Outcome.FAILED, text
 
-    return judge
+    return check
 
 
-def is_true(option: str) -> Judge:
+def is_true(option: str) -> NodeCheck:
+    """Return a check that an etcd option is true."""
     return reported(lambda report, _: iter([(_flag(report, option), _stated(report, option))]))
 
 
-def is_not_true(option: str) -> Judge:
+def is_not_true(option: str) -> NodeCheck:
+    """Return a check that an etcd option is false or not set."""
     return reported(lambda report, _: iter([(not _flag(report, option), _stated(report, option))]))
 
 
@@ -85,11 +87,13 @@ def _stated(report: NodeReport, option: str) -> str:
 
 
 def _flag(report: NodeReport, option: str) -> bool:
-    """As Go reads a boolean."""
+    """Parse a boolean as Go does."""
     return report.options.get(option) in ("1", "t", "T", "true", "TRUE", "True")
 
 
-def are_set(*options: str) -> Judge:
+def are_set(*options: str) -> NodeCheck:
+    """Return a check that etcd options have values."""
+
     def look(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
         missing = [option for option in options if not report.options.get(option)]
         yield not missing, f"{', '.join(missing or options)} {'not set' if missing else 'set'}"
@@ -101,23 +105,24 @@ Pick = Callable[[NodeReport], Iterable[str]]
 
 
 def paths(*fixed: str) -> Pick:
+    """Select these files."""
     return lambda _: fixed
 
 
 def used(options: Iterable[str], *more: str) -> Pick:
-    """The files that these options name, and some that bake wrote."""
+    """Select the files that these etcd options name, and `more`."""
     return lambda report: dict.fromkeys([*(report.options.get(option, "") for option in options), *more])
 
 
-def mode_within(limit: int, pick: Pick) -> Judge:
-    """Nobody may do more with a file than this mode says. An ACL's mask shows as the group's part of it."""
+def mode_within(limit: int, pick: Pick) -> NodeCheck:
+    """Return a check that files have no permission bits beyond `limit`. An ACL's mask appears as the group's bits."""
     return reported(
         lambda report, _: _files(report, pick, lambda one: f"{one.mode:03o}", lambda one: not one.mode & ~limit)
     )
 
 
-def owned_by(pick: Pick, *, etcd: bool | None) -> Judge:
-    """Files of etcd's user, of root, or (None) of either; the group likewise."""
+def owned_by(pick: Pick, *, etcd: bool | None) -> NodeCheck:
+    """Return a check that files belong to etcd's user (True), root (False), or either (None); the group likewise."""
 
     def look(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
         names = {report.user} if etcd else {"root"} if etcd is False else {"root", report.user}
@@ -127,9 +132,9 @@ def owned_by(pick: Pick, *, etcd: bool | None) -> Judge:
 
 
 def _files(
-    report: NodeReport, pick: Pick, word: Callable[[Owned], str], is_good: Callable[[Owned], bool]
+    report: NodeReport, pick: Pick, word: Callable[[FilePermissions], str], is_good: Callable[[FilePermissions], bool]
 ) -> Iterator[tuple[bool, str]]:
-    """What is said of some files: the bad and the missing ones by name, good ones together."""
+    """Yield one finding: the paths of files that are bad or missing, or a summary if all are good."""
     wanted = list(pick(report))
     found = {path: report.files[path] for path in wanted if path in report.files}
     bad: dict[str, list[str]] = {}
@@ -143,25 +148,28 @@ def _files(
         yield True, ", ".join(sorted(set(map(word, found.values()))))
 
 
-def trusts(option: str) -> Judge:
+def trusts(option: str) -> NodeCheck:
+    """Return a check that a trusted CA file has the cluster's CA and no other."""
+
     def look(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
         own = planned.peer_authorities if option.startswith("peer-") else planned.authorities
-        strangers = set(report.certificates.get(option, ())) - own
+        others = set(report.certificates.get(option, ())) - own
         known = set(report.certificates.get(option, ())) & own
-        if strangers:
-            yield False, f"{option} trusts {len(strangers)} other CA"
+        if others:
+            yield False, f"{option} trusts {len(others)} other CA"
         else:
             yield bool(known), f"{option} is the cluster's own CA" if known else f"{option} has no CA of the cluster"
 
     return reported(look)
 
 
-def runs_as_itself(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
+def runs_unprivileged(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
+    """Check that etcd does not run as root."""
     yield report.user != "root", f"etcd runs as {report.user}"
 
 
 def listens_with_tls(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
-    """The firewall knows nothing of a port for metrics, so only the node itself may reach one."""
+    """Check that all listen URLs use TLS. The firewall does not cover metrics ports: they may be on loopback only."""
     urls = [url for name in ("listen-client-urls", "listen-peer-urls") for url in _urls(report, name)]
     plain = [url for url in urls if not url.startswith(("https://", "unixs://"))]
     metrics = [url for url in _urls(report, "listen-metrics-urls") if loopback_urls(url)]
@@ -174,107 +182,109 @@ def _urls(report: NodeReport, option: str) -> list[str]:
 
 
 def serves_no_profiles(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
-    """etcd answers /debug/pprof at the client port, whatever a user may do, with either of these options."""
+    """Check that pprof is off. With either option, etcd serves /debug/pprof at the client port to every user."""
     debug = report.options.get("log-level") == "debug"
     text = _stated(report, "log-level" if debug else "enable-pprof")
     yield not debug and not _flag(report, "enable-pprof"), text
 
 
 def peer_file_is_planned(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
-    """The first certificate of a file is the one that is shown."""
-    shown = report.certificates.get("peer-cert-file", ("",))[:1]
-    good = shown == (planned.peer,)
-    yield good, f"peer-cert-file holds {'the planned' if good else 'another'} certificate"
+    """Check the first certificate of the file, which is the one that etcd presents."""
+    first = report.certificates.get("peer-cert-file", ("",))[:1]
+    good = first == (planned.peer,)
+    yield good, f"peer-cert-file has {'the planned' if good else 'another'} certificate"
 
 
-def knows_peers(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
-    """By a CA that issues no client's certificate, or by a name that no client's certificate has."""
+def identifies_peers(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
+    """Check that etcd identifies peers by a CA that issues no client certificates, or by a name that no client has."""
     option, name = planned.peer_check
     clients, peers = (set(report.certificates.get(f"{kind}trusted-ca-file", ())) for kind in ("", "peer-"))
     by_ca, by_name = bool(peers) and not peers & clients, report.options.get(option) == name
     ways = ", ".join(text for is_there, text in ((by_ca, "a separate CA"), (by_name, option)) if is_there)
-    yield by_ca or by_name, f"peers are known by {ways}" if ways else "peers and clients have the same CA, and no name"
+    yield by_ca or by_name, f"peers are identified by {ways}" if ways else "peers and clients have the same CA, no name"
 
 
 def version_limits(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
-    """Both ports have these options; the peer port may be closed to us. Not set, the lower one is TLS 1.2."""
+    """Check the limits of TLS versions, which apply to both ports. The default minimum is TLS 1.2."""
     least, most = (report.options.get(f"tls-{end}-version") for end in ("min", "max"))
     yield (least or "TLS1.2") >= f"TLS{planned.tls_min_version}", _stated(report, "tls-min-version")
     yield most in (None, "TLS1.3"), _stated(report, "tls-max-version")
 
 
-# --- what is seen from outside --------------------------------------------------------
+# --- checks on probes -------------------------------------------------------------------
 
 
-_WHO = {
-    Guest.OPERATOR: "a client's certificate",
-    Guest.NOBODY: "whoever has no certificate",
-    Guest.FOREIGN: "another CA's certificate",
-    Guest.PLAIN: "whoever speaks no TLS",
+_CLIENTS = {
+    ClientKind.OPERATOR: "a client certificate",
+    ClientKind.NO_CERTIFICATE: "clients without a certificate",
+    ClientKind.FOREIGN_CA: "another CA's certificate",
+    ClientKind.NO_TLS: "clients without TLS",
 }
 
 
-def refuses(guest: Guest, *ports: Port) -> Judge:
-    """Somebody who must not be let in was not, where the operator is."""
+def refuses(kind: ClientKind, *ports: Port) -> NodeCheck:
+    """Return a check that ports refuse such clients while the client port serves the operator."""
 
-    def judge(facts: NodeFacts) -> Iterator[Judgement]:
-        served = facts.knocks[Port.CLIENT, Guest.OPERATOR].reply is Reply.SERVED
+    def check(facts: NodeFacts) -> Iterator[NodeFinding]:
+        served = facts.probes[Port.CLIENT, ClientKind.OPERATOR].reply is Reply.SERVED
         for port in ports:
-            answer = facts.knocks.get((port, guest))
+            answer = facts.probes.get((port, kind))
             if answer is None or answer.reply is Reply.UNREACHABLE:
                 yield _closed(facts, port)
             elif answer.reply is Reply.SERVED:
-                yield Outcome.FAILED, f"the {port} lets in {_WHO[guest]}"
+                yield Outcome.FAILED, f"the {port} accepts {_CLIENTS[kind]}"
             elif served:
-                yield Outcome.PASSED, f"the {port} refuses {_WHO[guest]}"
+                yield Outcome.PASSED, f"the {port} refuses {_CLIENTS[kind]}"
             else:
-                yield Outcome.UNKNOWN, f"the {port} serves nobody, the operator neither"
+                yield Outcome.UNKNOWN, f"the {port} refuses every client, even the operator"
 
-    return judge
+    return check
 
 
-def _closed(facts: NodeFacts, port: Port) -> Judgement:
-    """The firewall may keep the operator's machine from the peer port: then it lets nobody in there, which is well."""
-    if port is Port.PEER and is_walled(facts.knocks):
-        return Outcome.PASSED, f"the {port} is closed to us"
+def _closed(facts: NodeFacts, port: Port) -> NodeFinding:
+    """Return the finding for an unreachable port. A peer port that the firewall closes to the operator passes."""
+    if port is Port.PEER and is_firewalled(facts.probes):
+        return Outcome.PASSED, f"the {port} is closed to this machine"
     return Outcome.UNKNOWN, f"no answer at the {port}"
 
 
-def serves_planned(facts: NodeFacts) -> Iterator[Judgement]:
-    """The certificates that are shown are those that were baked; etcd's own auto-tls would make others."""
+def serves_planned(facts: NodeFacts) -> Iterator[NodeFinding]:
+    """Check that the ports present the baked certificates; etcd's auto-tls would generate others."""
     for port, wanted in ((Port.CLIENT, facts.planned.server), (Port.PEER, facts.planned.peer)):
-        answer = facts.knocks.get((port, Guest.OPERATOR))
+        answer = facts.probes.get((port, ClientKind.OPERATOR))
         if answer and answer.distrusted:
             yield Outcome.FAILED, f"the {port}: {answer.distrusted}"
         elif port is Port.PEER and answer and answer.reply is Reply.REFUSED and answer.certificate is None:
-            continue  # with TLS 1.2 it refuses the operator before its certificate can be read: the report decides
+            continue  # with TLS 1.2 the refusal comes before the certificate can be read: the report is checked instead
         elif answer is None or answer.certificate is None:
             yield _closed(facts, port)
         elif answer.certificate.sha256 != wanted:
-            yield Outcome.FAILED, f"the {port} shows a certificate of our CA that is not the one in the node's seed"
+            yield Outcome.FAILED, f"the {port} presents a certificate of the cluster's CA, but not the one in the seed"
         else:
-            yield Outcome.PASSED, f"the {port} shows the planned certificate"
+            yield Outcome.PASSED, f"the {port} presents the planned certificate"
 
 
-def speaks_no_old_version(facts: NodeFacts) -> Iterator[Judgement]:
+def refuses_old_versions(facts: NodeFacts) -> Iterator[NodeFinding]:
+    """Check that the ports refuse TLS versions below the planned minimum."""
     old = [version for version in ("1.0", "1.1", "1.2") if version < facts.planned.tls_min_version]
     for port in Port:
         spoken = facts.versions.get(port, {})
         accepted = [f"TLS {version}" for version in old if spoken.get(version)]
         if accepted:
-            yield Outcome.FAILED, f"the {port} speaks {', '.join(accepted)}"
+            yield Outcome.FAILED, f"the {port} accepts {', '.join(accepted)}"
         elif any(spoken.get(version) is None for version in old):
             yield _closed(facts, port)
         else:
             yield Outcome.PASSED, f"the {port} refuses TLS {', '.join(old)}"
 
 
-def speaks_newest_version(facts: NodeFacts) -> Iterator[Judgement]:
+def accepts_tls_1_3(facts: NodeFacts) -> Iterator[NodeFinding]:
+    """Check that the ports accept TLS 1.3."""
     for port in Port:
         spoken = facts.versions.get(port, {}).get("1.3")
         if spoken is None:
             yield _closed(facts, port)
         else:
-            yield (Outcome.PASSED, f"the {port} speaks TLS 1.3") if spoken else (
-                Outcome.FAILED, f"the {port} does not speak TLS 1.3"
+            yield (Outcome.PASSED, f"the {port} accepts TLS 1.3") if spoken else (
+                Outcome.FAILED, f"the {port} does not accept TLS 1.3"
             )  # fmt: skip

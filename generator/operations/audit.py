@@ -1,4 +1,4 @@
-"""`bake audit`: every node looked at from outside, together with what it reports of itself."""
+"""`bake audit`: evaluate the CIS controls on every node's report and on probes of its ports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The outcome of every control."""
+    """The outcomes of all controls."""
 
     cluster: str
     controls: tuple[Audited, ...]
@@ -38,17 +38,17 @@ class Audit:
 def audit(
     plan: ClusterPlan, files: ClientFiles, planned: Mapping[str, Planned], *, now: datetime, report: Report
 ) -> Audit:
-    """Look at a running cluster through every node."""
-    contexts = verify.guests(plan, files, now=now)
-    report(f"knocking at {', '.join(node.name for node in plan.nodes)}")
+    """Audit a running cluster through every node."""
+    contexts = verify.probe_contexts(plan, files, now=now)
+    report(f"probing {', '.join(node.name for node in plan.nodes)}")
     views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
     alive = [view.node for view in views if view.health.error is None]
     reports = fetch_reports(alive, files)
 
     def facts_of(view: answers.NodeView) -> NodeFacts:
-        said, silence = find_report(view.node.name, reports, now=now)
+        said, no_report = find_report(view.node.name, reports, now=now)
         return NodeFacts(
-            node=view.node, planned=planned[view.node.name], report=said, silence=silence, knocks=view.knocks,
+            node=view.node, planned=planned[view.node.name], report=said, no_report=no_report, probes=view.probes,
             versions=dict(_versions(plan, view.node)),
         )  # fmt: skip
 
@@ -61,7 +61,7 @@ def _versions(plan: ClusterPlan, node: NodePlan) -> Iterator[tuple[Port, dict[st
 
 
 def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
-    """What the cluster's folder says of each node. Raises InputError where a seed is missing."""
+    """Return the planned facts of each node from the cluster's folder. Raise InputError for a missing seed."""
     authorities, peer_authorities = (
         frozenset(digests(store.read(pem_path(issuer_of(plan.spec.pki, role))) or b""))
         for role in (Role.SERVER, Role.PEER)
@@ -80,13 +80,13 @@ def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
 
 
 def audit_data(found: Audit) -> dict[str, Any]:
-    """For JSON."""
+    """Return the outcomes for `-o json`."""
     return {"cluster": found.cluster, "passed": not found.missed, "controls": [asdict(one) for one in found.controls]}
 
 
 def audit_rows(found: Iterable[Audited]) -> list[dict[str, str]]:
-    """For a table."""
+    """Return the outcomes as rows of a table."""
     return [
-        {"id": one.id, "what": one.what, "result": str(one.result), "evidence": one.evidence, "remedy": one.remedy}
+        {"id": one.id, "title": one.title, "result": str(one.result), "evidence": one.evidence, "remedy": one.remedy}
         for one in found
     ]

@@ -1,4 +1,4 @@
-"""The story of each command, top to bottom; the details live in the modules it calls."""
+"""`bake`, `bake check`, and the files of `bake seal`: read the folder, issue what is missing, write the folder."""
 
 from __future__ import annotations
 
@@ -33,13 +33,12 @@ from generator.store.existing_keys import OPERATOR, Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, sign_elsewhere, unsigned
 
-Announce = Callable[[tuple[tuple[str, str], ...]], None]  # is given the files that will change, just before they do
+Announce = Callable[[tuple[tuple[str, str], ...]], None]  # called with the files to change, just before the change
 
 
 @dataclass(frozen=True, slots=True)
 class Baked:
-    """A baked cluster: its plan, its folder, and the files that this run changed; `differences` has their signs, and
-    what was removed."""
+    """A baked cluster. `changed`: the files that this run wrote; `differences`: (sign, path), also of removed files."""
 
     plan: ClusterPlan
     folder: Path
@@ -49,9 +48,9 @@ class Baked:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreed:
-    """What the user said, and agreed to where it changes a cluster. `digest`: of the folder that it was compared with.
+    """The user's input, with consent to what it changes. `digest`: of the folder that the input was compared with.
 
-    `announce` takes the place of that of `bake`.
+    `announce` replaces the parameter of `bake`.
     """
 
     said: Said
@@ -71,12 +70,12 @@ def bake(
     agreed: Agreed | None = None,
     announce: Announce = lambda _: None,
 ) -> Baked:
-    """Make everything a cluster needs to boot, and write it below the store's folder.
+    """Make everything that a cluster needs to boot, and write it to the store's folder.
 
-    `agreed`: left out, what was said earlier still holds, as far as the spec has it. Raises StaleError where the folder
-    is another one by now. `passphrase`: what the CA's key is encrypted with, or is to be. The owners in `renew`
-    (`pki.Wanted`) get new certificates even where theirs are still good; what all nodes share is new for all. The
-    operator's is renewed before it ends. `change`: of the CAs that there are.
+    `agreed`: default: keep the earlier user input as far as the spec still has it. Raise StaleError if the folder has
+    changed since. `passphrase`: decrypts the CA's key, or encrypts it if it is not encrypted yet. `renew`: owners
+    (`pki.Wanted`) that get new certificates although theirs are still valid; a shared certificate is renewed for all.
+    The operator's certificate is renewed before it expires. `change`: modifies the existing CAs.
     """
     check_clock(now)
     extras = read_archive(spec.install)
@@ -85,7 +84,7 @@ def bake(
     with store.locked(report):
         store.check()
         if agreed and store.digest() != agreed.digest:
-            raise StaleError(f"another run of bake has changed {store.folder} meanwhile", hint="the same command again")
+            raise StaleError(f"another run of bake has changed {store.folder}", hint="run the same command again")
         if agreed is None:
             _refuse_edited(store)
         said = (agreed.said.file,) if agreed else _kept_said(store, spec)
@@ -116,18 +115,18 @@ def bake(
             differences = folder.differences
             (agreed.announce if agreed else announce)(differences)
     if ends:
-        report(f"the operator has a new certificate: the one before ends on {ends:%Y-%m-%d}")
+        report(f"the operator has a new certificate: the old one expires on {ends:%Y-%m-%d}")
     return Baked(plan, store.folder, tuple(folder.changed), differences)
 
 
 def _refuse_edited(store: Store) -> None:
-    """Raise InputError for an edited spec: a command that shows no changes must not make any that need consent."""
+    """Raise InputError for an edited spec: commands that do not show changes must not apply such edits."""
     manifest = store.manifest()
     for path in (SPEC, INPUT):
         raw, listed = store.read(path), manifest.get(str(path))
         if listed and raw is not None and hashlib.sha256(raw).hexdigest() != listed.get("sha256"):
             hint = "undo the change; to change the cluster: bake, with flags or --config FILE"
-            raise InputError.one(str(store.folder / path), "is not as it was baked", hint)
+            raise InputError.one(str(store.folder / path), "was changed after bake wrote it", hint)
 
 
 def _kept_said(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
@@ -148,7 +147,7 @@ def _everything(
     passphrase: bytes | None,
     new_key: pki.NewKey,
 ) -> Iterator[Artifact]:
-    """Every file of a cluster's folder; what is still missing is made, one node after the other: memory stays flat."""
+    """Yield every file of the folder and issue what is missing. One node at a time, to limit memory."""
 
     def new_authority(role: pki.Role) -> Authority:
         return kept_authority(pki.create_authority(plan, role, now=now, new_key=new_key), passphrase)
@@ -177,12 +176,12 @@ def _everything(
 
 
 def _cut_short(plan: ClusterPlan, days: int) -> str:
-    text = f"the CA ends in {days} days, and the certificates issued now with it, not after {plan.spec.pki.leaf_days}"
-    return f"warning: {text}\n  hint: bake certs rotate --ca gives a running cluster a new CA"
+    text = f"the CA expires in {days} days; certificates issued now expire with it, not after {plan.spec.pki.leaf_days}"
+    return f"warning: {text}\n  hint: give a running cluster a new CA: bake certs rotate --ca"
 
 
 def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
-    """Leave requests beside what is there; for a new cluster, with what was said. Raises UnsignedError, always."""
+    """Write certificate requests, and for a new cluster the user's input. Always raise UnsignedError."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
     with store.replacing() as folder:
         for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else said)):
@@ -192,20 +191,20 @@ def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
 
 
 def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
-    """Take the permit off the first node's medium, for good and in one step; False if that was done already.
+    """Remove the bootstrap permit from the first node's ISO, atomically. Return False if it was removed already.
 
-    The ISO's other files stay as they are: what the node was configured with must not change by this.
+    The ISO's other files stay unchanged, so the node's configuration does not change.
     """
     first = next(node for node in plan.nodes if node.bootstrap)
     permit, path = PurePosixPath(first.name) / iso.SEED_PERMIT, PurePosixPath(first.name) / iso.SEED_ISO
     with store.locked(report):
         store.check()
         if plan_cluster(load_kept(store.folder / SPEC)).nodes != plan.nodes:
-            raise BakeError("another command has changed this cluster's nodes meanwhile", hint="bake seal")
+            raise BakeError("another command has just changed this cluster's nodes", hint="run it again: bake seal")
         mark = load_seal(store)
         image = store.read(path)
         if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(path), {}).get("sha256"):
-            text = "is missing" if image is None else "is not as it was baked"
+            text = "is missing" if image is None else "was changed after bake wrote it"
             raise InputError.one(str(store.folder / path), text, "bake again, then: bake seal")
         files = iso.unpack(image, where=str(store.folder / path))
         kept = [file for file in files if file.path != iso.SEED_PERMIT]
@@ -226,7 +225,7 @@ def _seal_mark(node: NodePlan, now: datetime) -> Artifact:
 
 
 def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes | None = None) -> None:
-    """Find every reason why `bake` would refuse, and write nothing. Raises InputError with all of them."""
+    """Raise InputError with every reason why `bake` would refuse. Write nothing."""
     problems: list[Problem] = []
     for look in (
         lambda: check_clock(now),
@@ -247,21 +246,21 @@ def _take_stock(store: Store, plan: ClusterPlan, now: datetime, passphrase: byte
 
 
 def check_clock(now: datetime) -> None:
-    """Refuse a clock that is certainly wrong: nodes whose clocks are right would find every certificate expired."""
+    """Raise InputError for a clock that is certainly wrong: nodes with correct clocks would refuse the certificates."""
     rule = None
     if now < RELEASED:
         rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake"
     elif now.year > 9899:  # caDays: at most 100 years
         rule = "after 9899"
     if rule:
-        raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set it; certificates have dates")
+        raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set the clock")
 
 
 def _two_clocks(begins: datetime, now: datetime) -> str:
-    """Describe a certificate from the future: this clock is behind, or that of an earlier bake was ahead."""
+    """Describe a certificate that is not valid yet: this clock is behind, or an earlier one was ahead."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
     certificate = f"but a certificate in the folder begins on {begins:%Y-%m-%d %H:%M}; it is replaced"
-    return f"{clock}, {certificate}. If the clock is wrong, the new certificates end too early"
+    return f"{clock}, {certificate}. If the clock is wrong, the new certificates expire too early"
 
 
 def node_files(
@@ -273,7 +272,7 @@ def node_files(
     *,
     sealed: bool,
 ) -> Iterator[Artifact]:
-    """One node's folder: the seed's files, the first node's permit, and the ISO made of them."""
+    """Yield one node's files: the seed's, the first node's permit, and the ISO."""
     files = iso.seed_files(plan, node, guest_files.guest_files(plan, node, trust, credentials))
     if node.bootstrap and not sealed:
         files += (Artifact(iso.SEED_PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True),)
@@ -282,8 +281,8 @@ def node_files(
 
 
 def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential]) -> Iterator[Artifact]:
-    """What the operator keeps: client certificates, the resolved spec, an environment for etcdctl, which cluster this
-    is, and the permit: a node's ISO loses its copy when the cluster is sealed."""
+    """Yield the operator's files: client certificates, spec, etcdctl.env, the cluster's identity, and the permit, of
+    which the first node's ISO has a copy until the cluster is sealed."""
     for stem, client in clients.items():
         yield Artifact(pem_path(stem), client.cert_pem)
         yield Artifact(key_path(stem), client.key_pem, mode=0o600, secret=True)
@@ -295,6 +294,6 @@ def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Cr
 
 
 def load_seal(store: Store) -> tuple[Artifact, ...]:
-    """The mark of a cluster that was sealed, as it is: it is enough that it is there."""
+    """Return the file that marks a cluster as sealed, if it exists; its content does not matter."""
     mark = store.read(SEALED)
     return () if mark is None else (Artifact(SEALED, mark),)

@@ -1,4 +1,4 @@
-"""Which nodes of a cluster to boot, and following their consoles until every one has settled."""
+"""Choose the nodes to boot, and follow their consoles until every node has settled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from generator import vm
 from generator.errors import BakeError, UnhealthyError
 from generator.operations import verify as verification
-from generator.operations.verify import Part
+from generator.operations.verify import MemberRole
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import PHASES, Progress
 from generator.vm import Refusal
@@ -17,16 +17,16 @@ from generator.vm.console_records import Event, Journal, follow
 
 
 def without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Callable[[str], None]) -> tuple[NodePlan, ...]:
-    """The nodes to boot now: all but those that a running node's firewall would refuse, which could never join."""
+    """Return the nodes to boot: all but those that a running node's firewall refuses, because they could not join."""
     if refusal is None:
         return plan.nodes
     old, new = _names(refusal.by), _names(refusal.joining)
-    report(f"warning: the peer firewall of {old} is the one of an earlier plan and refuses {new}: not booting {new}")
+    report(f"warning: the peer firewall of {old} is from an earlier plan and refuses {new}: not booting {new}")
     return tuple(node for node in plan.nodes if node not in refusal.joining)
 
 
 def raise_refusal(refusal: Refusal | None) -> None:
-    """End where nodes are left that could not be booted. Raises UnhealthyError: it is the operator's turn."""
+    """Raise UnhealthyError if nodes were not booted: the operator has to restart other nodes first."""
     if refusal is None:
         return
     first = refusal.by[0].domain
@@ -44,9 +44,9 @@ def _names(nodes: Iterable[NodePlan]) -> str:
 def follow_nodes(
     connection: Connection, plan: ClusterPlan, folder: Path, *, cluster_id: str, seconds: float, progress: Progress
 ) -> Iterator[Event]:
-    """Yield the nodes' events until every node of the plan has settled. `folder`: where the consoles are kept.
+    """Yield the nodes' events until every node of the plan has settled. `folder`: for the console logs.
 
-    Raises BakeError for a node that fails, and WaitTimeoutError when the time is up.
+    Raise BakeError for a node that fails, and WaitTimeoutError after `seconds`.
     """
     journal = Journal(folder)
     journal.begin(node.name for node in plan.nodes)
@@ -62,8 +62,8 @@ def follow_nodes(
     def ask(nodes: list[str]) -> Iterator[Event]:
         seen = verification.cluster_status(plan, verification.client_files(folder))
         for one in seen.nodes:
-            if one.name in nodes and one.reachable and one.part in (Part.LEADER, Part.VOTER):
-                yield Event(node=one.name, phase=PHASES[-1], detail="no record on its console; etcd says that it votes")
+            if one.name in nodes and one.reachable and one.role in (MemberRole.LEADER, MemberRole.VOTER):
+                yield Event(node=one.name, phase=PHASES[-1], detail="no record on its console, but it votes in etcd")
 
     try:
         for event in follow(logs, journal, timeout=seconds, health=health, ask=ask):
@@ -79,5 +79,5 @@ def follow_nodes(
             progress.line(f"--- the last lines of {node}'s console:")
             for line in journal.tail(node):
                 progress.line(f"    {line}")
-        error.hint = error.hint or f"the whole consoles: {folder}/<node>/console.log; bake console NODE"
+        error.hint = error.hint or f"see {folder}/<node>/console.log, or: bake console NODE"
         raise

@@ -1,7 +1,7 @@
-"""The certificates of a cluster that was baked: listed, and delivered to nodes that run.
+"""`bake certs`: list a cluster's certificates, and deliver new ones to running nodes.
 
-A node gets new ones as it got its first: in its seed. `apply-seed` on a settled node applies a seed that is put into
-its drive at once. This needs no connection to the node, and no certificate that is still valid.
+A node receives certificates in its seed. When a new ISO is put into the drive of a settled node, `apply-seed` applies
+it immediately. This needs no network connection to the node, and works after its certificates have expired.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from generator.store.existing_keys import OPERATOR, required_pems
 from generator.vm.connection import Connection
 from generator.vm.console_records import LineReader
 
-_PAUSE = 0.5  # seconds between two looks at a node's port
+_PAUSE = 0.5  # seconds between two probes of a node's port
 WAITS = "a new seed takes effect at the next boot"  # apply-seed's record, in every version so far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One certificate. `owner`: a node, "operator", "cluster", or "user NAME"; `days_left`: negative after its end."""
+    """One certificate. `owner`: a node, "operator", "cluster", or "user NAME"; `days_left`: negative after expiry."""
 
     owner: str
     role: Role
     facts: Facts
     days_left: int
-    days: int  # it is valid for
+    days: int  # of its whole validity
 
 
 def entries(cluster: Cluster, *, now: datetime) -> tuple[Entry, ...]:
-    """Every certificate that the folder holds: the CA's, the operator's, each node's."""
+    """Return every certificate in the folder: the CAs', the operator's, the users' and the nodes'."""
     return tuple(_entries(cluster, now))
 
 
@@ -79,14 +79,14 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
 
 
 class Client(NamedTuple):
-    """An owner of a client certificate (`pki.Wanted`), and the certificate's path."""
+    """The owner (`pki.Wanted`) and the path of a client certificate."""
 
     owner: str
     path: PurePosixPath
 
 
 def client_files(plan: ClusterPlan) -> dict[str, Client]:
-    """The clients that get new certificates apart from the nodes, by what `bake certs rotate` calls them."""
+    """Return the clients that `bake certs rotate` can renew, by their names in that command."""
     stems = {f"user:{name}": pki.user_stem(name) for name in plan.spec.auth.common_names}
     found = {name: Client(stem, pem_path(stem)) for name, stem in stems.items()}
     if plan.spec.pki.certificates is Certificates.SHARED:  # the operator has the nodes' certificate
@@ -95,42 +95,45 @@ def client_files(plan: ClusterPlan) -> dict[str, Client]:
 
 
 def renewal(soon: Iterable[Entry]) -> str:
-    """The command that renews these certificates."""
+    """Return the command that renews these certificates."""
     owners = dict.fromkeys(entry.owner.replace("user ", "user:") for entry in soon)
     if any(owner.startswith("cluster") for owner in owners):
         return "bake certs rotate --ca"
     return f"bake certs rotate {' '.join(owners)}"
 
 
-# --- two commands at once -------------------------------------------------------------------------------------
+# --- concurrent commands --------------------------------------------------------------------------------------
 
 
 def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
-    """Raise BakeError where another command has changed the cluster since this one read it.
+    """Raise BakeError if another command has changed the cluster since this one read it.
 
-    `phase`: of the change of the CA, as it was read. Whoever writes next holds the lock.
+    `phase`: of the CA rotation, as this command read it. The caller holds the lock.
     """
-    found, hint = load_phase(cluster.store), "bake certs shows how it is now; then the same command again"
+    found, hint = load_phase(cluster.store), "see the current state with: bake certs; then run the same command again"
     if found is not phase:
-        what = f"another command changes this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
-        raise BakeError(what, hint=hint)
+        text = f"another command is rotating this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
+        raise BakeError(text, hint=hint)
     if without_stated(open_cluster(cluster.store).plan.spec) != without_stated(cluster.plan.spec):
-        raise BakeError("another command has changed this cluster meanwhile", hint=hint)
+        raise BakeError("another command has just changed this cluster", hint=hint)
 
 
 def without_stated(spec: ClusterSpec) -> ClusterSpec:
-    """The spec without the files of a CA of the user's own, which a change of the CA leaves behind."""
+    """Return the spec without the paths of the user's own CA, which no longer apply after a CA rotation."""
     own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
     return replace(spec, pki=own)
 
 
-# --- what the nodes serve, and bringing them what they should -------------------------------------------------
+# --- delivery -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What nodes are to come to by their new seeds. `lacks`: whether a node has not; None where it does not answer.
-    `verb`: in words, as in "does not …"; `done`: as in "etcd1 …"; `remedy`: what goes on where this has stopped."""
+    """A state that nodes reach by their new seeds.
+
+    `lacks`: whether a node has not reached it; None if the node does not answer. `verb`: completes "does not …";
+    `done`: completes "etcd1 …"; `remedy`: the command that continues after an interruption.
+    """
 
     lacks: Callable[[NodePlan], bool | None]
     verb: str
@@ -139,13 +142,13 @@ class Goal:
 
 
 def serves_its_own(cluster: Cluster) -> Goal:
-    """Serve the certificate that its seed has."""
+    """Return the goal that every node serves the certificate of its seed."""
     what = "its new certificate"
     return Goal(lacks=_is_outdated(cluster), verb=f"serve {what}", done=f"serves {what}", remedy="bake certs deliver")
 
 
 def outdated(cluster: Cluster) -> dict[str, bool | None]:
-    """Node → whether its client port serves another certificate than its seed has; None where nobody answers."""
+    """Return, by node, whether its client port serves another certificate than its seed has; None without an answer."""
     names = [node.name for node in cluster.plan.nodes]
     return dict(zip(names, everywhere(_is_outdated(cluster), cluster.plan.nodes), strict=True))
 
@@ -165,8 +168,11 @@ def _wanted(cluster: Cluster, node: NodePlan) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """The nodes that serve the certificates of their seeds now, that will from their next start on, that run and have
-    to be restarted for it, and whose drive is not bake's to fill."""
+    """The result of a delivery, as node names.
+
+    `done`: serve their seeds' certificates. `at_next_start`: stopped, apply the seed at their next start.
+    `after_restart`: run, and must be restarted. `by_hand`: have no VM here.
+    """
 
     done: tuple[str, ...] = ()
     at_next_start: tuple[str, ...] = ()
@@ -184,13 +190,13 @@ def deliver(
     goal: Goal | None = None,
     phase: Phase | None = None,
 ) -> Delivery:
-    """Give each of these nodes the seed that the folder has, one node after the other; what is there already stays.
+    """Put the folder's seeds into the drives of these nodes, one node after the other; skip nodes that are done.
 
-    `goal`: what shows that a node has taken it; left out, that it serves the seed's certificate. `phase`: of the CA's
-    change that the seeds belong to. Raises BakeError where another command has changed the cluster meanwhile, and
-    WaitTimeoutError where a running node does not take it within so many seconds; the nodes after it keep what
-    they have. The same call goes on from there: it puts the seed into that node's drive once more. A node whose console
-    says that its seed waits for a reboot is not waited for: the seed changes more than certificates.
+    `goal`: the state that shows that a node has applied its seed; default: it serves the seed's certificate. `phase`:
+    of the CA rotation that the seeds belong to. Raise BakeError if another command has changed the cluster, and
+    WaitTimeoutError if a running node does not apply its seed within `seconds`; later nodes are then unchanged, and the
+    same call continues, inserting that node's seed again. Configuration changes apply at the next reboot: a node that
+    reports so on its console goes to `after_restart`.
     """
     done, later, restart, by_hand = [], [], [], []
     goal = goal or serves_its_own(cluster)
@@ -225,7 +231,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Drives:
-    """The drives of the nodes' VMs. The folder is locked while one is changed: the seed in it is the one meant."""
+    """The drives of the nodes' VMs. A change locks the folder, so that the seed is the one that was checked."""
 
     connection: Connection
     cluster: Cluster
@@ -239,7 +245,7 @@ class _Drives:
             yield
 
     def insert(self, node: NodePlan, *, again: bool) -> bool | None:
-        """`again`: the node answers and has not taken the seed. One that does not answer may be booting from it."""
+        """Insert a node's seed. `again`: insert it even if it is in the drive: the node runs and did not apply it."""
         cluster, seed = self.cluster, self.cluster.store.folder / node.name / iso.SEED_ISO
         with self._locked():
             return vm.insert_seed(
@@ -247,17 +253,18 @@ class _Drives:
             )
 
     def empty(self, node: NodePlan) -> None:
+        """Remove the seed from a node's drive."""
         with self._locked():
             vm.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
-        """Return a function that tells whether the node has since said on its console that its seed waits."""
+        """Return a function that tells whether the node's console has since reported that its seed waits for a boot."""
         try:
             logs = vm.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
-        except BakeError:  # no VM of this cluster is here
+        except BakeError:  # this cluster has no VM here
             return _never
         log, reader = logs[node.name], LineReader(node.name)
-        reader.feed(log.read())  # about earlier seeds
+        reader.feed(log.read())  # skip records about earlier seeds
         return lambda: any(event.detail == WAITS for event in reader.feed(log.read()))
 
     def has_running(self, node: NodePlan) -> bool:
@@ -268,9 +275,9 @@ class _Drives:
 def _waits_for_restart(
     node: NodePlan, goal: Goal, seconds: float, check: Callable[[], None], waits: Callable[[], bool]
 ) -> bool:
-    """Wait until the node has reached the goal (False), or says that it does not before a restart (True).
+    """Wait until the node has reached the goal (return False), or reports that it needs a restart (return True).
 
-    `check` is called before each further look. Raises WaitTimeoutError.
+    `check` is called before each further probe. Raise WaitTimeoutError after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while goal.lacks(node) is not False:
@@ -280,7 +287,7 @@ def _waits_for_restart(
         if time.monotonic() > deadline:
             raise WaitTimeoutError(
                 f"{node.name} does not {goal.verb} after {seconds:.0f} s",
-                hint=f"bake console {node.name} shows why; then: {goal.remedy}",
+                hint=f"see why: bake console {node.name}; then: {goal.remedy}",
             )
         time.sleep(_PAUSE)
     return False

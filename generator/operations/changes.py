@@ -1,6 +1,6 @@
-"""The difference between the cluster as it stands and as it is to be: nodes, users, fields, files.
+"""The differences between the existing cluster and the new spec: nodes, users, fields, files.
 
-`lost` says of a change what cannot be got back. Such changes need the user's consent; all others are only shown.
+`lost`: what a change destroys. Such changes need the user's consent; all others are only shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """`sign`: + ~ -. `part`: of a node. `old` and `new`: values of fields and of nodes; never the contents of files."""
+    """One change. `sign`: + ~ -. `part`: a node's attribute. `old`, `new`: values of fields and nodes, never file
+    contents."""
 
     sign: str
     kind: Kind
@@ -36,7 +37,7 @@ class Change:
     old: Any = None
     new: Any = None
     lost: str = ""
-    note: str = ""  # what to know before a node takes it
+    note: str = ""  # what to do before a node applies it
 
     def __str__(self) -> str:
         what = " ".join(filter(None, ("" if self.kind is Kind.FIELD else self.kind, self.name, self.part)))
@@ -52,7 +53,7 @@ class Change:
 
 
 def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
-    """What a bake of this spec changes, its files apart; empty for a new cluster."""
+    """Return what a bake of this spec changes, without files; empty for a new cluster."""
     if standing is None:
         return ()
     plan, old = plan_cluster(new), standing.spec
@@ -71,19 +72,19 @@ def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
 
 _KEYS = "its keys are deleted"
 _USERS_KEY = "its key is deleted"
-# By field, old and new value. A node that requires the name is alone while the others do not have it yet.
+# By field, old and new value. A node that requires the name refuses nodes whose certificates do not have it yet.
 _NOTES = {
     ("pki.peerName", "stated", "required"): "restart no node before every node serves its certificate with the peers' "
     "name: bake certs, after bake certs rotate",
 }
-_ADDRESS = "the members of this sealed cluster know one another by the old addresses"
+_ADDRESS = "the members of this sealed cluster reach each other by the old addresses"
 
 
 def _unknown(standing: Standing, new: ClusterSpec) -> Iterator[Change]:
     if standing.asks and not new.pki.ca.certificate:
-        yield Change(sign="-", kind=Kind.FILE, name="requests", lost="the keys that wait for certificates are deleted")
+        yield Change(sign="-", kind=Kind.FILE, name="requests", lost="the keys of pending requests are deleted")
     if not standing.is_known:
-        lost = "it is not as it was baked, so what else changes is not known"
+        lost = "it was changed after bake wrote it, so other changes are unknown"
         yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)
 
 
@@ -140,14 +141,14 @@ def _lost(path: Path, was: Any, now: Any, sealed: bool) -> str:
     if sealed and path in (("etcd", "clientPort"), ("etcd", "peerPort")):
         return _ADDRESS
     if sealed and path == ("etcd", "dataDir"):
-        return "the members of this sealed cluster have their data in the old place"
+        return "the members of this sealed cluster have their data in the old folder"
     if sealed and path == ("etcd", "version") and str(now) < str(was):
         return "an older etcd cannot read the data of this sealed cluster"
     return ""
 
 
 def losses(changes: Iterable[Change]) -> list[str]:
-    """What cannot be got back: whom it concerns, and what it is."""
+    """Return a line for each loss: the names that it affects, and the loss."""
     names = defaultdict(list)
     for change in changes:
         if change.lost:
@@ -156,12 +157,12 @@ def losses(changes: Iterable[Change]) -> list[str]:
 
 
 def file_changes(differences: Iterable[tuple[str, str]]) -> tuple[Change, ...]:
-    """Files by sign and name. The manifest, which lists them, changes with each of them."""
+    """Return a change for each file, without the manifest, which always changes too."""
     return tuple(Change(sign=sign, kind=Kind.FILE, name=name) for sign, name in differences if name != "manifest.json")
 
 
 def shown(changes: Iterable[Change]) -> list[str]:
-    """A line for each change; the files of one folder that change alike share one."""
+    """Return a line for each change; files of one folder with the same sign share a line."""
     lines, files = [], defaultdict(list)
     for change in changes:
         if change.kind is Kind.FILE and not change.lost:

@@ -17,10 +17,10 @@ from generator.vm import Owned
 def destroy(
     store: Store, *, uri: str | None, force: bool, consent: Callable[[tuple[Owned, ...]], None]
 ) -> tuple[str, ...]:
-    """Remove the cluster's VMs, disks and network; returns their names.
+    """Remove the cluster's VMs, disks and network; return their names.
 
-    The identity in the cluster's folder tells it from another cluster of that name. `force`: without an identity,
-    remove every cluster of that name. `consent` is given all of it before anything is removed.
+    The identity in the cluster's folder distinguishes it from other clusters with that name. `force`: without an
+    identity, remove every cluster with that name. `consent` is called with everything before anything is removed.
     """
     cluster_id = (load_identity(store) or "")[:16]
     if not cluster_id and not force:
@@ -38,28 +38,28 @@ def destroy(
 
 
 def _unidentified(store: Store, uri: str | None) -> InputError:
-    """There may be VMs of that name: they can be another cluster's."""
+    """Return the error for a cluster without an identity: VMs with that name may belong to another cluster."""
     where = f"there is no cluster {store.cluster!r} in {store.out}"
     try:
         found = vm.list_owned(vm.connect(uri), store.cluster)
     except BakeError as error:
-        found, more = (), f"libvirt could not be asked for VMs of that name: {error.message}"
+        found, more = (), f"could not ask libvirt for VMs with that name: {error.message}"
     else:
-        more = "libvirt has no VM and no network of that name"
+        more = "libvirt has no VM and no network with that name"
     if not found:
-        hint = "the name of a cluster that was baked, and its --out; for VMs elsewhere: --connect"
+        hint = "give --name and --out of a baked cluster; for VMs on another host: --connect"
         return InputError.one("--name", f"{where}, and {more}", hint)
-    there = "; ".join(str(each) for each in found if each.kind != "volume")
+    names = "; ".join(str(each) for each in found if each.kind != "volume")
     hint = "give the --out where it was baked; only if that is lost: --force"
-    return InputError.one("--name", f"{where}, so nothing tells whose these are: {there}", hint)
+    return InputError.one("--name", f"{where}, so the owner of these is unknown: {names}", hint)
 
 
 def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
-    """Allow the files to start a cluster again where every node of theirs, with its disk, was removed just now."""
+    """Remove the seal if every node was removed with its disk: the files may then start a new cluster."""
     try:
         nodes = open_cluster(store).plan.nodes
     except (InputError, UnsignedError):
-        return  # the baked files are gone, and the mark with them
+        return  # the baked files are gone, including the seal
     if {node.domain for node in nodes} <= set(removed):
         with store.locked(Silent().line):
             if store.remove(SEALED):

@@ -1,4 +1,4 @@
-"""etcdctl's settings for a cluster, as a file that a shell reads."""
+"""Write etcdctl.env: a cluster's settings for etcdctl, to be sourced in a shell."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import shlex
 from generator.pki import Role
 from generator.plan import ClusterPlan
 
-# bash names the file that it reads. Other shells do not, but have it open: /proc/self is the shell itself (also a
-# subshell) for what the shell opens without a program, and it reads the file through a descriptor of 10 or more.
+# bash has the sourced file's name in BASH_SOURCE. Other shells have only an open descriptor of it, 10 or higher: the
+# shell's builtin `read` opens /proc/self, which is then the shell (or subshell) itself.
 _FIND_FOLDER = """\
-# etcdctl's settings for this cluster. Source this file in sh or bash: it finds its folder, wherever that is moved to.
+# etcdctl's settings for this cluster. Source this file in sh or bash. It finds its own folder, also after a move.
 bake_file=${BASH_SOURCE-}
 if [ -z "$bake_file" ]; then
     read -r bake_pid bake_rest </proc/self/stat || :
@@ -29,7 +29,7 @@ fi
 
 
 def etcdctl_env(plan: ClusterPlan) -> bytes:
-    """The file that sets them."""
+    """Return the content of etcdctl.env."""
     endpoints = shlex.quote(",".join(node.client_url for node in plan.nodes))
     values = {
         "API": "3",

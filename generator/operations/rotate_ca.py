@@ -1,7 +1,7 @@
-"""`bake certs rotate --ca`: new CAs for a cluster that runs, phase by phase (generator/store/cas.py).
+"""`bake certs rotate --ca`: new CAs for a running cluster, phase by phase (generator/store/cas.py).
 
-A phase is complete when every node has shown it. A run stops after the phase that it has completed, so that
-applications can follow (docs/decisions/0019-applications-follow-a-new-ca.md). It goes on where another run has stopped.
+A phase is complete when probes show it on every node. A run stops after the phase that it completed, so that
+applications can follow (docs/decisions/0019-applications-follow-a-new-ca.md); the next run continues.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import datetime
 from generator import pki
 from generator.errors import InputError
 from generator.etcd.answers import Reply
-from generator.etcd.tls_probe import knock, stranger_context
+from generator.etcd.tls_probe import probe, unverified_context
 from generator.layout import key_path, pem_path
 from generator.operations.bake import Announce, bake
 from generator.operations.certs import Delivery, Goal, deliver, refuse_changed, serves_its_own, without_stated
@@ -26,36 +26,37 @@ from generator.store.cas import load_authorities, load_phase
 from generator.vm.connection import Connection
 
 _STEPS = {
-    Phase.TRUST: "phase 1 of 3: the nodes learn to trust the next CA too",
+    Phase.TRUST: "phase 1 of 3: the nodes trust the old and the next CA",
     Phase.REISSUE: "phase 2 of 3: the nodes get certificates of the next CA",
     Phase.DROP: "phase 3 of 3: the nodes no longer trust the old CA",
 }
-# For the operator: after the phase, and before the next one.
+# The operator's tasks after a phase, before the next one.
 _TASKS = {
     Phase.TRUST: "give every application {folder}/etcd-ca.pem, which has both CAs",
     Phase.REISSUE: "give every application its new client certificate and key from {folder}",
-    Phase.DROP: "applications may get {folder}/etcd-ca.pem once more, which has the new CA alone",
+    Phase.DROP: "optionally give applications {folder}/etcd-ca.pem again, which has only the new CA",
 }
 
 
 def task_after(cluster: Cluster, phase: Phase | None) -> str:
-    """What the operator has to do when the phase is complete; None: when the change is."""
+    """Return the operator's task after a phase; None: after the whole rotation."""
     return _TASKS[phase or Phase.DROP].format(folder=cluster.store.folder / "pki")
 
 
 def next_phase(phase: Phase) -> Phase | None:
-    """The phase after this one; None after the last."""
+    """Return the phase after this one; None after the last."""
     return dict(zip(Phase, [*Phase][1:], strict=False)).get(phase)
 
 
 def refuse_while_changing(cluster: Cluster) -> None:
-    """Other work on certificates would have nodes skip a phase."""
+    """Raise InputError during a CA rotation: other work on certificates would make nodes skip a phase."""
     if phase := load_phase(cluster.store):
-        raise InputError.one("this cluster", f"is changing its CA (phase {phase})", "first: bake certs rotate --ca")
+        text = f"its CA is being rotated (phase {phase})"
+        raise InputError.one("this cluster", text, "first complete: bake certs rotate --ca")
 
 
 def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """For `bake(change=…)`, which calls it under the lock. Raises BakeError where another command was quicker."""
+    """Return a function for `bake(change=…)` that, under the lock, raises BakeError if another command was faster."""
 
     def keep(found: Authorities) -> Authorities:
         refuse_changed(cluster, phase)
@@ -76,9 +77,9 @@ def rotate_authorities(
     all_phases: bool,
     announce: Announce = lambda _: None,
 ) -> tuple[Phase | None, Delivery]:
-    """Bring the nodes the next phase, or all that are left. `following`: CAs of the user's own to change to.
+    """Bring the nodes to the next phase, or through all phases that are left. `following`: the user's own new CAs.
 
-    Returns the phase that the change is in, which is complete where all nodes are done; None where the change is.
+    Return the current phase, which is complete if all nodes are done; None after the last phase.
     """
     _check(cluster, following)
     cluster = replace(cluster, plan=plan_cluster(without_stated(cluster.plan.spec)))
@@ -86,9 +87,9 @@ def rotate_authorities(
     phase, found = load_phase(cluster.store), Delivery()
 
     def advance(cluster: Cluster, phase: Phase | None) -> tuple[Cluster, Phase | None]:
-        """Bake for the phase after this one, which every node has come to.
+        """Bake for the phase after this one, which every node has reached.
 
-        The last one renews, so that what a node serves tells whether it has come to it.
+        The last phase renews all certificates, so that a node's certificate shows whether it has reached that phase.
         """
         expected = unchanged(cluster, phase)
         bake(
@@ -116,22 +117,22 @@ def rotate_authorities(
 def _check(cluster: Cluster, following: Mapping[Role, Authority]) -> None:
     pki_spec = cluster.plan.spec.pki
     if following and (phase := load_phase(cluster.store)):
-        rule = f"this cluster is changing its CA already (phase {phase})"
-        raise InputError.one("--ca-certificate", rule, "leave it out, to complete that change")
+        rule = f"this cluster's CA is already being rotated (phase {phase})"
+        raise InputError.one("--ca-certificate", rule, "leave it out to complete that rotation")
     for role, stated, flag in ((Role.CA, pki_spec.ca, "--ca"), (Role.PEER_CA, pki_spec.peer_ca, "--peer-ca")):
         if stated.certificate and role not in following:
-            rule = f"is missing, and this cluster's CA is one of your own, {stated.certificate}"
-            raise InputError.one(f"{flag}-certificate", rule, f"the CA to change to, with {flag}-key")
+            rule = f"is missing, but this cluster's CA is your own, {stated.certificate}"
+            raise InputError.one(f"{flag}-certificate", rule, f"give the new CA, and its key with {flag}-key")
         pem = cluster.store.read(pem_path(role))
         if pem and cluster.store.read(key_path(role)) is None:
-            rule = "the key of this cluster's CA is not here, so no node can be asked whom it trusts"
-            raise InputError.one("--ca", rule, "change the certificates alone: bake certs rotate")
+            rule = "the key of this cluster's CA is not here, so bake cannot test which CAs the nodes trust"
+            raise InputError.one("--ca", rule, "renew only the certificates: bake certs rotate")
         if pem and role in following and digests(following[role].credential.cert_pem)[0] in digests(pem):
-            raise InputError.one(f"{flag}-certificate", "is this cluster's CA already", "another CA")
+            raise InputError.one(f"{flag}-certificate", "is already this cluster's CA", "give another CA")
 
 
 def _has_ended(found: Authorities, now: datetime) -> bool:
-    """Nobody trusts it, and it can issue nothing: the nodes come to the next one at once."""
+    """Whether a CA has expired. It is trusted by no node and can issue nothing, so the first phase is skipped."""
     return any(issuer.certificate.not_valid_after_utc <= now for issuer in found.issuers.values())
 
 
@@ -142,27 +143,27 @@ def _advanced(found: Authorities, following: Mapping[Role, Authority], now: date
 
 
 def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> Goal:
-    """A node shows that its files are its seed's by the certificate that it serves, and in which phase its etcd runs by
-    whose clients it lets in."""
+    """Return the goal of a phase. A node's certificate shows which seed it has applied; the CAs whose clients it
+    accepts show the phase of its running etcd."""
     own, other = serves_its_own(cluster), _at_hand(found.others[Role.CA].credential)
     if phase is Phase.TRUST:
-        lets_in = _lets_in(cluster, other, now)
-        return _as_goal(lambda node: own.lacks(node) or _negated(lets_in(node)), "trust", "the next CA")
-    # An etcd that is just being restarted refuses everybody: only one that serves a client of the new CA has decided.
-    serves = _lets_in(cluster, _at_hand(found.issuing[Role.CA].credential), now)
+        accepts = _accepts(cluster, other, now)
+        return _as_goal(lambda node: own.lacks(node) or _negated(accepts(node)), "trust", "the next CA")
+    # A restarting etcd refuses every client: a refusal counts only if a client of the new CA is accepted.
+    serves = _accepts(cluster, _at_hand(found.issuing[Role.CA].credential), now)
     if phase is Phase.REISSUE:
         return _as_goal(lambda node: own.lacks(node) or _negated(serves(node)), "serve", "a certificate of the next CA")
-    if other.certificate.not_valid_after_utc <= now:  # lets nobody in, trusted or not
-        return _as_goal(lambda node: own.lacks(node) or _negated(serves(node)), "trust", "the new CA alone")
-    lets_in = _lets_in(cluster, other, now)
+    if other.certificate.not_valid_after_utc <= now:  # its clients are refused, whether nodes trust it or not
+        return _as_goal(lambda node: own.lacks(node) or _negated(serves(node)), "trust", "only the new CA")
+    accepts = _accepts(cluster, other, now)
     return _as_goal(
-        lambda node: own.lacks(node) or lets_in(node) or _negated(serves(node)), "trust", "the new CA alone"
+        lambda node: own.lacks(node) or accepts(node) or _negated(serves(node)), "trust", "only the new CA"
     )
 
 
 def _at_hand(authority: Issuer) -> Credential:
     if isinstance(authority, Elsewhere):
-        raise AssertionError("a change begins where all keys are here: a bug in bake")
+        raise AssertionError("a rotation needs the keys of all CAs: this is a bug in bake")
     return authority
 
 
@@ -174,13 +175,13 @@ def _negated(answer: bool | None) -> bool | None:
     return None if answer is None else not answer
 
 
-def _lets_in(cluster: Cluster, authority: Credential, now: datetime) -> Callable[[NodePlan], bool | None]:
-    """Whether a node's client port serves a client of this CA; None where nobody answers."""
+def _accepts(cluster: Cluster, authority: Credential, now: datetime) -> Callable[[NodePlan], bool | None]:
+    """Return a function: whether a node's client port accepts a client of this CA; None without an answer."""
     client = pki.issue_client(cluster.plan, authority, now=now)
-    context = stranger_context((client.cert_pem, client.key_pem))
+    context = unverified_context((client.cert_pem, client.key_pem))
 
     def look(node: NodePlan) -> bool | None:
-        reply = knock(str(node.address), cluster.plan.spec.etcd.client_port, context).reply
+        reply = probe(str(node.address), cluster.plan.spec.etcd.client_port, context).reply
         return None if reply is Reply.UNREACHABLE else reply is Reply.SERVED
 
     return look

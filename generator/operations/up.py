@@ -1,4 +1,4 @@
-"""The stories of a cluster that runs: up, status, verify, console, down."""
+"""Operations on a running cluster: up, seal, status, verify, audit, console, down."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ from generator.vm.console_records import Event
 
 @dataclass(frozen=True, kw_only=True)
 class Boot:
-    """How to boot: libvirt's URI (None: its own rules), auto | kvm | tcg, seconds to wait, the image cache."""
+    """How to boot: the libvirt URI (None: LIBVIRT_DEFAULT_URI, then qemu:///system), auto | kvm | tcg, seconds to wait,
+    and the image cache."""
 
     uri: str | None
     accel: str
@@ -46,7 +47,7 @@ class Boot:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A cluster that was baked: its folder, its plan, and the id that its VMs are tagged with."""
+    """A baked cluster: its folder, its plan, and the id that tags its VMs."""
 
     store: Store
     plan: ClusterPlan
@@ -54,24 +55,24 @@ class Cluster:
 
     @property
     def first(self) -> NodePlan:
-        """The node that may begin the cluster, until it is sealed."""
+        """The node that may start the cluster until it is sealed."""
         return next(node for node in self.plan.nodes if node.bootstrap)
 
     @property
     def sealed(self) -> bool:
-        """False also where a killed `seal` left the folder from before, which holds the permit."""
+        """Whether the permit is removed; False also if a killed `seal` left the old folder, which has the permit."""
         return self.store.read(SEALED) is not None and not self.store.has_leftover()
 
 
 def open_cluster(store: Store) -> Cluster:
-    """What an earlier bake left in the store's folder. Raises InputError where there is nothing, UnsignedError where
-    its certificates are still to be issued."""
+    """Open the cluster in the store's folder. Raise InputError if there is none, UnsignedError if its certificates are
+    not issued yet."""
     store.check()
     identity = load_identity(store)
     if store.read("cluster.yaml") is None or identity is None:
         refuse_unsigned(store)
         where = f"there is no cluster {store.cluster!r} in {store.out}"
-        raise InputError.one("--name", where, "bake it first, or say where it is with --out")
+        raise InputError.one("--name", where, "bake it first, or give its folder with --out")
     plan = plan_cluster(load_kept(store.folder / "cluster.yaml"))
     return Cluster(store=store, plan=plan, cluster_id=identity[:16])
 
@@ -86,7 +87,7 @@ def up(
     passphrase: bytes | None = None,
     agreed: Agreed | None = None,
 ) -> Verification:
-    """Bake, boot, wait until every node has settled, verify. The cluster is sealed as soon as its first node votes."""
+    """Bake, boot, wait until every node has settled, and verify. Seal the cluster as soon as its first node votes."""
     connection = vm.connect(boot.uri)
     _refuse_lost(connection, spec, store)
     image = boot_image(spec, boot.cache, progress.line)
@@ -104,19 +105,19 @@ def up(
 
 
 def _refuse_lost(connection: Connection, spec: ClusterSpec, store: Store) -> None:
-    """A sealed cluster that has no VM here would wait for its members for ever."""
+    """Raise InputError for a sealed cluster without VMs here: its new nodes would wait forever for members."""
     if store.read(SEALED) is None:
         return
     if {one.state for one in vm.status(connection, plan_cluster(spec))} == {vm.State.MISSING}:
         raise InputError.one(
             str(store.folder / SEALED),
-            "this cluster cannot be started for the first time any more, and none of its VMs is here",
-            "give the --connect where they are; only if it is really lost, delete this file and begin a new one",
+            "the cluster is sealed, so it cannot be started anew, and none of its VMs is here",
+            "give the --connect of their host; only if the cluster is lost, delete this file to start a new one",
         )
 
 
 def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
-    """The spec's own image, or the base image, which is built if it is not there yet."""
+    """Return the spec's image, or the base image, which is built if it does not exist."""
     if spec.vm.image:
         return custom_image(spec.vm.image, spec.vm.sha256, cache, report=report)
     return default_image(cache, report=report)
@@ -129,37 +130,37 @@ def wait_until_settled(
     progress: Progress,
     booted: tuple[NodePlan, ...] | None = None,
 ) -> None:
-    """Follow the consoles until every node votes and has settled, or every one of those that were `booted`.
+    """Follow the consoles until every node has settled, or every node of `booted`.
 
-    The first one's vote is the cluster's beginning: it is sealed before anything else can happen to that node. One that
-    has settled needs its seed no more, which holds its keys: its drive is emptied.
+    The cluster is sealed as soon as its first node votes. A settled node no longer needs its seed, which has its keys:
+    the seed is removed from its drive.
     """
-    beginning = cluster.first.name
+    first = cluster.first.name
     plan = cluster.plan if booted is None else replace(cluster.plan, nodes=booted)
     nodes = {node.name: node for node in plan.nodes}
     folder, cluster_id = cluster.store.folder, cluster.cluster_id
     for event in follow_nodes(connection, plan, folder, cluster_id=cluster_id, seconds=seconds, progress=progress):
-        if event.node == beginning and event.phase in ("voting", "settled"):
-            beginning = ""
+        if event.node == first and event.phase in ("voting", "settled"):
+            first = ""
             done = seal_everywhere(connection, cluster, now=datetime.now(UTC), report=progress.line)
             if done.files or done.vm:
-                progress.line(f"{event.node}: sealed (its medium holds the right to start a cluster no more)")
-        if event.phase == "settled" and _has_taken(cluster, event):
+                progress.line(f"{event.node}: sealed (bootstrap permit removed from its ISO)")
+        if event.phase == "settled" and _has_applied(cluster, event):
             node = nodes[event.node]
             if vm.remove_seed(connection, cluster.plan, node, cluster_id=cluster.cluster_id):
-                progress.line(f"{event.node}: its seed was taken out of the drive and removed")
+                progress.line(f"{event.node}: seed removed from its drive")
 
 
-def _has_taken(cluster: Cluster, event: Event) -> bool:
-    """Whether the seed that a node has settled with is the one in the folder, and so in its drive. Another one that is
-    there is not taken yet: without it the node's next boot would have no network."""
+def _has_applied(cluster: Cluster, event: Event) -> bool:
+    """Whether a settled node has applied the seed in the folder, which is the one in its drive. A newer seed must stay
+    in the drive: without it the node would have no network at its next boot."""
     meta_data = cluster.store.read(f"{event.node}/meta-data") or b""
     return bool(event.seed) and f"instance-id: {event.seed}" in meta_data.decode().splitlines()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sealing:
-    """What sealing did: to the files, to the first node's VM (None: it has none here), and what to be warned of."""
+    """The result of sealing: whether files and the first node's VM changed (None: no VM here), and warnings."""
 
     node: str
     files: bool
@@ -168,7 +169,7 @@ class Sealing:
 
 
 def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: datetime, report: Report) -> Sealing:
-    """Withdraw the right to start a cluster: from the files first, then from the VM, if there is one."""
+    """Remove the bootstrap permit from the files, then from the VM's drive, if there is a VM."""
     changed = baking.seal(cluster.store, cluster.plan, now=now, report=report)
     node, replaced = cluster.first, None
     if connection is not None:
@@ -180,13 +181,13 @@ def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: dat
 def seal(
     cluster: Cluster, *, uri: str | None, now: datetime, report: Report, consent: Callable[[str], None]
 ) -> Sealing:
-    """Seal a cluster wherever it runs. `consent` is called where no member shows that it stands."""
+    """Seal a cluster. `consent` is called if no member answers, because the cluster may never have been started."""
     connection, doubt = connect_if_possible(uri), _doubt(cluster)
     if doubt and not cluster.sealed:
         consent(doubt)
     done = seal_everywhere(connection, cluster, now=now, report=report)
     iso = cluster.store.folder / done.node / "seed.iso"
-    by_hand = f"{done.node} has no VM here: replace its ISO by hand where it runs, with {iso}"
+    by_hand = f"{done.node} has no VM here: replace the ISO in its drive with {iso}"
     return replace(done, warnings=tuple(filter(None, (by_hand if done.vm is None else "", doubt))))
 
 
@@ -194,13 +195,13 @@ def _doubt(cluster: Cluster) -> str:
     try:
         if verification.is_answering(cluster.plan, verification.client_files(cluster.store.folder)):
             return ""
-        return "no member answers; a sealed cluster can no longer be started for the first time"
-    except BakeError as error:  # what it takes to ask is not installed
+        return "no member answers, and a sealed cluster can no longer be started for the first time"
+    except BakeError as error:  # the gRPC client is not installed
         return f"cannot ask the members: {error.message}"
 
 
 def connect_if_possible(uri: str | None) -> Connection | None:
-    """libvirt, or None where there is none and none was asked for: a cluster may well run somewhere else."""
+    """Connect to libvirt. Return None if that fails without an explicit URI: the cluster may run elsewhere."""
     try:
         return vm.connect(uri)
     except BakeError:
@@ -211,16 +212,17 @@ def connect_if_possible(uri: str | None) -> Connection | None:
 
 def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
     """Check the running cluster through every node."""
-    files, nobody = (
+    files, without_user = (
         verification.client_files(cluster.store.folder, stem) for stem in (str(Role.CLIENT), user_stem(NOBODY))
     )
     return verification.verify(
-        cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report, nobody=nobody
-    )
+        cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report,
+        without_user=without_user,
+    )  # fmt: skip
 
 
 def audit(cluster: Cluster, *, now: datetime, report: Report) -> auditing.Audit:
-    """Hold the running cluster against the CIS benchmark and the plan."""
+    """Audit the running cluster against the CIS benchmark and the plan."""
     planned = auditing.planned_facts(cluster.store, cluster.plan)
     files = verification.client_files(cluster.store.folder)
     return auditing.audit(cluster.plan, files, planned, now=now, report=report)
@@ -228,32 +230,31 @@ def audit(cluster: Cluster, *, now: datetime, report: Report) -> auditing.Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """A row for each node: its VM as libvirt sees it, and what etcd says. Then whether a cluster can still be started
-    from the seeds, and what is not as it should stay."""
+    """Each node's etcd and the state of its VM (None without libvirt); whether the cluster is sealed; what is left."""
 
-    rows: list[dict[str, str]]
+    nodes: tuple[tuple[verification.NodeStatus, str | None], ...]
     sealed: bool
     tasks: tuple[verification.Task, ...]
 
 
 def status(cluster: Cluster, *, uri: str | None) -> Overview:
-    """The cluster at a glance."""
-    states = dict.fromkeys((node.name for node in cluster.plan.nodes), "no libvirt")
+    """Query the state of every node's VM and etcd."""
+    states: dict[str, str | None] = dict.fromkeys(node.name for node in cluster.plan.nodes)
     try:
         found = vm.status(vm.connect(uri), cluster.plan, cluster_id=cluster.cluster_id)
         states = {one.node: f"{one.state} {one.accel}".strip() for one in found}
     except BakeError:
         if uri is not None:
-            raise  # without --connect, a cluster may well run somewhere else: ask etcd all the same
+            raise  # without --connect, the cluster may run elsewhere: query etcd only
     seen = verification.cluster_status(cluster.plan, verification.client_files(cluster.store.folder))
-    rows = [{"node": row["node"], "vm": states[row["node"]], **row} for row in verification.status_rows(seen.nodes)]
+    nodes = tuple((node, states[node.name]) for node in seen.nodes)
     change = load_phase(cluster.store)
     tasks = tuple(verification.tasks(cluster.plan, seen, sealed=cluster.sealed, ca_change=change))
-    return Overview(rows=rows, sealed=cluster.sealed, tasks=tasks)
+    return Overview(nodes=nodes, sealed=cluster.sealed, tasks=tasks)
 
 
 def console(cluster: Cluster, node: str, *, uri: str | None) -> None:
-    """Connect this terminal with a node's serial console; without a terminal, follow its log."""
+    """Connect this terminal to a node's serial console; without a terminal, print its log."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         vm.attach_console(uri, cluster.plan, node, cluster_id=cluster.cluster_id)
         return
@@ -264,7 +265,7 @@ def console(cluster: Cluster, node: str, *, uri: str | None) -> None:
 
 
 def down(cluster: Cluster, *, uri: str | None, progress: Progress) -> tuple[str, ...]:
-    """Shut the VMs down; returns the nodes that ran."""
+    """Shut down the VMs; return the nodes that were running."""
     return vm.down(
         vm.connect(uri), cluster.plan, cluster_id=cluster.cluster_id, report=progress.line
     )

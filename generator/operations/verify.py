@@ -1,4 +1,4 @@
-"""`bake verify` and `bake status`: a running cluster seen from outside, through every node."""
+"""`bake verify` and `bake status`: query a running cluster through every node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from generator import health, pki
 from generator.config.pki import Extensions, KeyType, PeerName
 from generator.etcd import answers, observe, tls_probe
-from generator.etcd.answers import Guest, Member, Port, Status
+from generator.etcd.answers import ClientKind, Member, Port, Status
 from generator.etcd.client import Etcd
 from generator.etcd.node_report import fetch_reports, find_report
 from generator.etcd.tls_probe import ClientFiles
@@ -28,7 +28,7 @@ _REPORT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The outcome of every check. Warnings do not make a cluster unhealthy; a check that could not be made does."""
+    """The results of all checks. A warning does not make a cluster unhealthy; a skipped check does."""
 
     cluster: str
     checks: tuple[Check, ...]
@@ -47,7 +47,7 @@ class Verification:
 
 
 def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:
-    """The operator's files in a cluster's folder, or another client's."""
+    """Return the paths of a client's files in a cluster's folder; by default the operator's."""
     ca, peer_ca, client = (folder / "pki" / name for name in (str(Role.CA), str(Role.PEER_CA), stem))
     return ClientFiles(
         ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key"),
@@ -63,13 +63,13 @@ def verify(
     token: str,
     sealed: bool,
     report: Report,
-    nobody: ClientFiles | None = None,
+    without_user: ClientFiles | None = None,
 ) -> Verification:
-    """Check a running cluster. `token` is a random word: the trial writes below `/bake/verify/<token>/`.
+    """Check a running cluster. `token` is a random word: the write check uses keys below `/bake/verify/<token>/`.
 
-    `nobody`: a client's files who is none of etcd's users; where auth is planned, to try what they are good for.
+    `without_user`: a client certificate without a user in etcd, which must read nothing if auth is planned.
     """
-    contexts = guests(plan, files, now=now)
+    contexts = probe_contexts(plan, files, now=now)
     report(f"asking {', '.join(node.name for node in plan.nodes)}")
     views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
     alive = [view.node for view in views if view.health.error is None]
@@ -81,18 +81,18 @@ def verify(
         nodes=tuple(views), keys=keys, writes=writes, left_behind=left_behind, hashes=hashes
     )
     seen = replace(seen, requires_name=requires_name(plan, files, alive, now=now))
-    if plan.spec.auth.enabled and nobody:
-        auth = observe.first_told(alive, files, Etcd.auth_enabled)
-        seen = replace(seen, auth=auth, nobody=observe.try_nobody(alive, nobody))
-    return Verification(cluster=plan.name, checks=health.judge(plan, seen, now=now, sealed=sealed))
+    if plan.spec.auth.enabled and without_user:
+        auth = observe.first_answer(alive, files, Etcd.auth_enabled)
+        seen = replace(seen, auth=auth, without_user=observe.read_without_user(alive, without_user))
+    return Verification(cluster=plan.name, checks=health.check_cluster(plan, seen, now=now, sealed=sealed))
 
 
 def requires_name(
     plan: ClusterPlan, files: ClientFiles, nodes: Iterable[NodePlan], *, now: datetime
 ) -> dict[str, bool]:
-    """Whether each node's etcd requires the peers' name, where that is planned and nothing else keeps clients out.
+    """Return, by node, whether its etcd requires the peers' name; empty if the plan does not rely on that name.
 
-    Nodes without a report of their own are left out. One that was restarted reports seconds later.
+    Nodes without a report are left out. A restarted node reports seconds later, so this waits up to 10 seconds.
     """
     wanted, nodes = plan.spec.pki, list(nodes)
     if wanted.peer_name is not PeerName.REQUIRED or wanted.peer_ca.separate:
@@ -107,27 +107,27 @@ def requires_name(
         time.sleep(1)
 
 
-def guests(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:
-    """How each of those who knock does so at either port. Whom the operator trusts depends on the port."""
+def probe_contexts(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:
+    """Return each client kind's TLS context for each port. The CA that the operator trusts depends on the port."""
     peer_ca = files.peer_ca if plan.spec.pki.peer_ca.separate else None
     own = tls_probe.local_address(str(plan.nodes[0].address), plan.spec.etcd.peer_port)
     client, peer = Port.CLIENT, Port.PEER
     return {
-        (client, Guest.OPERATOR): tls_probe.operator_context(files),
-        (peer, Guest.OPERATOR): tls_probe.operator_context(replace(files, ca=peer_ca or files.ca)),
-        **{(port, Guest.NOBODY): tls_probe.stranger_context() for port in Port},
-        (client, Guest.FOREIGN): tls_probe.stranger_context(foreign_pair(plan, Role.CLIENT, own, now=now)),
-        (peer, Guest.FOREIGN): tls_probe.stranger_context(foreign_pair(plan, Role.PEER, own, now=now)),
-        **{(port, Guest.PLAIN): None for port in Port},
+        (client, ClientKind.OPERATOR): tls_probe.operator_context(files),
+        (peer, ClientKind.OPERATOR): tls_probe.operator_context(replace(files, ca=peer_ca or files.ca)),
+        **{(port, ClientKind.NO_CERTIFICATE): tls_probe.unverified_context() for port in Port},
+        (client, ClientKind.FOREIGN_CA): tls_probe.unverified_context(foreign_pair(plan, Role.CLIENT, own, now=now)),
+        (peer, ClientKind.FOREIGN_CA): tls_probe.unverified_context(foreign_pair(plan, Role.PEER, own, now=now)),
+        **{(port, ClientKind.NO_TLS): None for port in Port},
     }
 
 
 def foreign_pair(
     plan: ClusterPlan, role: Role, address: str, *, now: datetime, authority: pki.Credential | None = None
 ) -> tuple[bytes, bytes]:
-    """A certificate and key of a CA that has the name of ours and another key (or of `authority`).
+    """Issue a certificate and key from a CA with the cluster CA's name and another key (or from `authority`).
 
-    It states what a node's states, and the address that it is shown from: its issuer is the only reason to refuse it.
+    It has the contents of a node's certificate and this machine's address: only its issuer is a reason to refuse it.
     """
     own = replace(plan.spec.pki, extensions=Extensions.DOCUMENT, key_type=KeyType.ECDSA_P256)
     other = plan_cluster(replace(plan.spec, pki=own))
@@ -138,8 +138,8 @@ def foreign_pair(
     return found.cert_pem, found.key_pem
 
 
-class Part(StrEnum):
-    """A member's part in the cluster."""
+class MemberRole(StrEnum):
+    """A member's role in the cluster."""
 
     LEADER = "leader"
     VOTER = "voter"
@@ -149,13 +149,16 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
-    """A node at a glance. Of a node that does not answer, the others know id and part."""
+    """etcd's state on one node. For a node that does not answer, id and role come from the member list.
+
+    `member_id`: hexadecimal, as in etcdctl; `db_size`: in bytes.
+    """
 
     name: str
     address: str
     reachable: bool
-    member_id: str | None = None  # hex, as etcdctl shows it
-    part: Part | None = None
+    member_id: str | None = None
+    role: MemberRole | None = None
     version: str | None = None
     db_size: int | None = None
     raft_index: int | None = None
@@ -164,60 +167,60 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
-    """Every node at a glance, and etcd's member list; empty where no node knows it."""
+    """The state of every node, and etcd's member list; the list is empty if no node returns it."""
 
     nodes: tuple[NodeStatus, ...]
     members: tuple[Member, ...]
 
 
 def cluster_status(plan: ClusterPlan, files: ClientFiles) -> ClusterStatus:
-    """What `bake status` shows."""
-    told = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
-    led = [node for node, one in zip(plan.nodes, told, strict=True) if one.value and one.value.leader]
-    members = observe.first_told(led, files, Etcd.members).value or ()
-    nodes = tuple(_node_status(node, one, members) for node, one in zip(plan.nodes, told, strict=True))
+    """Query every node's status, and the member list."""
+    states = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
+    with_leader = [node for node, one in zip(plan.nodes, states, strict=True) if one.value and one.value.leader]
+    members = observe.first_answer(with_leader, files, Etcd.members).value or ()
+    nodes = tuple(_node_status(node, one, members) for node, one in zip(plan.nodes, states, strict=True))
     return ClusterStatus(nodes=nodes, members=members)
 
 
 def is_answering(plan: ClusterPlan, files: ClientFiles) -> bool:
-    """Whether any node serves as a member of the cluster."""
-    told = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
-    return any(one.value for one in told)
+    """Return whether any node's etcd answers."""
+    states = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
+    return any(one.value for one in states)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Something that should not stay as it is, and what to do about it."""
+    """Something that is left to do, and the command for it."""
 
-    what: str
+    task: str
     remedy: str
 
 
 def tasks(plan: ClusterPlan, seen: ClusterStatus, *, sealed: bool, ca_change: str | None = None) -> Iterator[Task]:
-    """What is left to do for a cluster to be as planned. `ca_change`: the phase in which it changes its CA."""
+    """Yield what is left to do until the cluster is as planned. `ca_change`: the current phase of a CA rotation."""
     if ca_change:
-        yield Task(what=f"the CA is being changed (phase {ca_change})", remedy="bake certs rotate --ca")
+        yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy="bake certs rotate --ca")
     if not sealed:
-        stands = any(node.reachable for node in seen.nodes)
-        remedy = "bake seal" if stands else "bake seal, as soon as the cluster stands"
-        yield Task(what="the right to start a cluster is not withdrawn", remedy=remedy)
+        is_running = any(node.reachable for node in seen.nodes)
+        remedy = "bake seal" if is_running else "bake seal, once the cluster runs"
+        yield Task(task="the seed still has the bootstrap permit", remedy=remedy)
     names = {node.peer_url: node.name for node in plan.nodes}
     for member in seen.members:
         name = next((names[url] for url in member.peer_urls if url in names), None)
         remove = f"etcdctl member remove {member.id:x}"
         if name is None:
             text = f"unplanned member {member.name or '(not started)'} ({member.id:x}, {', '.join(member.peer_urls)})"
-            yield Task(what=text, remedy=f"add it to the plan, or: {remove}")
+            yield Task(task=text, remedy=f"add it to the cluster file, or: {remove}")
         elif not member.started:
             remedy = f"start its node: bake up; bake console {name}; if it will never come: {remove}"
-            yield Task(what=f"{name} is added, but has not started", remedy=remedy)
+            yield Task(task=f"{name} is added, but has not started", remedy=remedy)
         elif member.is_learner:
-            remedy = f"it is promoted when it has caught up; if it stays: bake console {name}"
-            yield Task(what=f"{name} is a learner", remedy=remedy)
+            remedy = f"it is promoted when it has caught up; if it stays a learner: bake console {name}"
+            yield Task(task=f"{name} is a learner", remedy=remedy)
 
 
-def _node_status(node: NodePlan, told: answers.Told[Status], members: Iterable[Member]) -> NodeStatus:
-    status = told.value
+def _node_status(node: NodePlan, answer: answers.Answer[Status], members: Iterable[Member]) -> NodeStatus:
+    status = answer.value
     listed = next((member for member in members if node.peer_url in member.peer_urls), None)
     number = status.member_id if status else listed.id if listed else None
     return NodeStatus(
@@ -225,26 +228,26 @@ def _node_status(node: NodePlan, told: answers.Told[Status], members: Iterable[M
         address=str(node.address),
         reachable=status is not None,
         member_id=None if number is None else f"{number:x}",
-        part=_part(status, listed),
+        role=_role(status, listed),
         version=status.version if status else None,
         db_size=status.db_size if status else None,
         raft_index=status.raft_index if status else None,
-        error=told.error or (status and "; ".join(status.errors)) or None,
+        error=answer.error or (status and "; ".join(status.errors)) or None,
     )
 
 
-def _part(status: Status | None, listed: Member | None) -> Part | None:
+def _role(status: Status | None, listed: Member | None) -> MemberRole | None:
     if status and status.leader == status.member_id:
-        return Part.LEADER
+        return MemberRole.LEADER
     if (status and status.is_learner) or (listed and listed.is_learner):
-        return Part.LEARNER
+        return MemberRole.LEARNER
     if listed and not listed.started:
-        return Part.UNSTARTED
-    return Part.VOTER if status or listed else None
+        return MemberRole.UNSTARTED
+    return MemberRole.VOTER if status or listed else None
 
 
 def verification_data(found: Verification) -> dict[str, Any]:
-    """For JSON."""
+    """Return the results for `-o json`."""
     return {
         "cluster": found.cluster,
         "healthy": found.healthy,
@@ -252,23 +255,22 @@ def verification_data(found: Verification) -> dict[str, Any]:
     }
 
 
-def status_rows(nodes: Iterable[NodeStatus]) -> list[dict[str, str]]:
-    """For a table."""
-    return [
-        {
-            "node": node.name,
-            "address": node.address,
-            "state": str(node.part or "unknown") if node.reachable else "unreachable",
-            "id": node.member_id or "-",
-            "version": node.version or "-",
-            "db": "-" if node.db_size is None else f"{node.db_size / 1024:.0f} KiB",
-            "raft index": "-" if node.raft_index is None else str(node.raft_index),
-            "error": node.error or "",
-        }
-        for node in nodes
-    ]
+def status_row(node: NodeStatus, vm: str | None) -> dict[str, str]:
+    """Return a node's row of the table. `vm`: the state of its VM; None if libvirt is not available."""
+    return {
+        "node": node.name,
+        "vm": vm or "no libvirt",
+        "address": node.address,
+        "state": str(node.role or "unknown") if node.reachable else "unreachable",
+        "id": node.member_id or "-",
+        "version": node.version or "-",
+        "db": "-" if node.db_size is None else f"{node.db_size / 1024:.0f} KiB",
+        "raft index": "-" if node.raft_index is None else str(node.raft_index),
+        "error": node.error or "",
+    }
 
 
-def status_data(nodes: Iterable[NodeStatus]) -> list[dict[str, Any]]:
-    """For JSON."""
-    return [asdict(node) for node in nodes]
+def status_data(node: NodeStatus, vm: str | None) -> dict[str, Any]:
+    """Return a node's object for `-o json`, with null for unknown values. `vm` as in `status_row`."""
+    values = asdict(node)
+    return {"node": values.pop("name"), "vm": vm, **values}

@@ -1,4 +1,4 @@
-"""VMs under libvirt: `connect`, then `boot`, `status`, `down`, `destroy`, and what their consoles say."""
+"""VMs under libvirt: `connect`, then `boot`, `status`, `down`, `destroy`; seed drives and serial consoles."""
 
 from generator.vm.boot import boot
 from generator.vm.connection import connect

@@ -1,7 +1,7 @@
-"""KVM where it truly works, emulation elsewhere.
+"""Choose KVM if it works, else emulation.
 
-`/dev/kvm` proves little: under some nested hypervisors it opens and makes VMs, libvirt lists it, and a guest
-dies at its first privileged instruction all the same. So the CPU must say it can, and a guest must survive.
+`/dev/kvm` is no proof: under some nested hypervisors it can create VMs, and libvirt lists it, but a guest crashes at
+its first privileged instruction. So bake checks the CPU's flags, and watches new VMs for their first seconds.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from generator.vm.domain_xml import Accel
 
 _CPUINFO = Path("/proc/cpuinfo")
 _VIRTUALISES = re.compile(r"^flags\s*:.*\b(vmx|svm)\b", re.MULTILINE)
-_PROBATION_SECONDS = 5.0
+_WATCH_SECONDS = 5.0
 
 
 def choose_accel(connection: Connection, wish: str, report: Report, cpuinfo: Path = _CPUINFO) -> Accel:
-    """What `--accel` (auto, kvm or tcg) means on this libvirt."""
+    """Return the acceleration for `--accel` (auto, kvm or tcg) on this libvirt. Raise BakeError for kvm without KVM."""
     if wish == "tcg":
         return Accel.TCG
     reason = _why_no_kvm(connection, cpuinfo)
     if reason is None:
         return Accel.KVM
     if wish == "kvm":
-        raise BakeError(f"KVM does not work here: {reason}", hint="--accel auto emulates instead (slower)")
+        raise BakeError(f"KVM does not work here: {reason}", hint="use emulation (slower): --accel auto")
     report(f"emulating, which is slow: {reason}")
     return Accel.TCG
 
@@ -41,28 +41,28 @@ def _why_no_kvm(connection: Connection, cpuinfo: Path) -> str | None:
     except libvirt.libvirtError as error:
         return message_of(error)
     if is_local(connection) and not _VIRTUALISES.search(cpuinfo.read_text()):
-        return "/dev/kvm is there, but the CPU has neither vmx nor svm"
+        return "/dev/kvm exists, but the CPU has neither vmx nor svm"
     return None
 
 
 def blames_kvm(error: Any, cluster: str) -> bool:
-    """Whether a VM's start failed because of KVM. The cluster's name is part of paths, and says nothing."""
+    """Return whether a VM's start failed because of KVM. The cluster's name, which is in paths, is ignored."""
     return "kvm" in message_of(error).replace(cluster, "").lower()
 
 
-def find_dead(
+def find_crashed(
     domains: Iterable[Domain],
     *,
-    seconds: float = _PROBATION_SECONDS,
+    seconds: float = _WATCH_SECONDS,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Domain]:
-    """Watch VMs that were just started, all at the same time; return those that stop within their first seconds."""
-    alive, dead = list(domains), []
+    """Watch VMs that were just started; return those that stop within `seconds`."""
+    running, crashed = list(domains), []
     end = clock() + seconds
-    while alive and clock() < end:
-        stopped = [domain for domain in alive if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING]
-        dead += stopped
-        alive = [domain for domain in alive if domain not in stopped]
+    while running and clock() < end:
+        stopped = [domain for domain in running if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING]
+        crashed += stopped
+        running = [domain for domain in running if domain not in stopped]
         sleep(0.1)
-    return dead
+    return crashed

@@ -1,4 +1,4 @@
-"""From a baked cluster to running VMs. Running it again completes what is missing and changes no more."""
+"""Boot a baked cluster: define and start its VMs. Running it again only completes what is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from generator.image.base import BootImage
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.vm import network, seed_drive, storage_pool
-from generator.vm.acceleration import blames_kvm, choose_accel, find_dead
+from generator.vm.acceleration import blames_kvm, choose_accel, find_crashed
 from generator.vm.connection import Connection, Domain, Pool, asking, is_local, libvirt, message_of
 from generator.vm.domain_xml import Accel, Files, Owner, domain_xml, swap_seed
 from generator.vm.ownership import Claim, claim_domains
@@ -23,7 +23,7 @@ from generator.vm.peer_firewall import allowed_peers
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every step of a boot needs to know."""
+    """The parameters that all steps of a boot share."""
 
     connection: Connection
     plan: ClusterPlan
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A node's VM as it is defined now."""
+    """A node's VM with its current definition."""
 
     node: NodePlan
     domain: Domain
@@ -58,10 +58,7 @@ def boot(
     accel: str = "auto",
     report: Report,
 ) -> tuple[str, ...]:
-    """Make what is missing and start what is stopped, of the nodes that have a seed here.
-
-    Returns the names of the nodes that were started.
-    """
+    """Define missing VMs and start stopped ones, for the nodes in `seeds`. Return the names of the started nodes."""
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     existing = claim_domains(connection, plan, claim)
     storage_pool.find_pool(connection, claim)
@@ -122,10 +119,10 @@ def _define_all(
     machines = []
     for node in nodes:
         domain, owner = existing.get(node.name, (None, None))
-        # One that fell back to emulation stays there.
+        # A VM that fell back to emulation stays emulated.
         accel = _accel_of(domain) if domain is not None and keep_kind else kind
         if domain is not None and storage_pool.find_volume(job.pool, disk_volume(node.name)) is None:
-            job.report(f"{node.name}: its disk is gone; it gets a new one, and its seed again")
+            job.report(f"{node.name}: its disk is missing; creating a new disk and inserting its seed again")
             domain, owner = None, None
         seed = seeds[node.name]
         settled = owner is not None and owner.seed == seed_drive.seed_digest(seed) and seed_drive.is_empty(domain)
@@ -151,14 +148,14 @@ def _accel_of(domain: Domain) -> Accel:
 
 @dataclass(frozen=True, kw_only=True)
 class _Definer:
-    """One node's definition: new, or what has to change in the one that is there."""
+    """Builds one node's definition: a new one, or an update of the existing one."""
 
     job: Job
     node: NodePlan
     image: BootImage
     accel: Accel
     seed: Path | bytes
-    settled: bool = False  # its drive was emptied: it has what its seed had
+    settled: bool = False  # the node has applied this seed, and its drive is empty
 
     @property
     def seed_digest(self) -> str:
@@ -197,7 +194,7 @@ class _Definer:
             return self.job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
     def new(self) -> Machine:
-        """Volumes first: a definition vouches for what it names."""
+        """Create the volumes, then define the VM: volumes that a definition names are trusted to be complete."""
         base = self.job.pool.storageVolLookupByName(_image_volume("base", self.image))
         storage_pool.put(self.job.pool, self.seed_volume, self.seed)
         size = self.job.plan.vm.disk_gib << 30
@@ -213,13 +210,13 @@ class _Definer:
         if old.seed != wanted.seed:
             storage_pool.put(self.job.pool, self.seed_volume, self.seed)
         if old.image != wanted.image:
-            self.job.report(f"{self.node.name}: keeps the image that its disk was made from")
+            self.job.report(f"{self.node.name}: keeps its disk, which is from another image")
             inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
             xml = swap_seed(inactive, self.files().seed or "", wanted.seed, peers=wanted.peers)
         else:
             xml = domain_xml(self.job.plan, self.node, self.files(), self.accel, wanted)
         if domain.isActive():
-            self.job.report(f"{self.node.name}: is running; bake down and bake up apply what changed")
+            self.job.report(f"{self.node.name}: is running; to apply the changes: bake down, then bake up")
         return self.machine(self.define(xml), wanted)
 
 
@@ -228,12 +225,12 @@ def disk_volume(node: str) -> str:
 
 
 def console_volume(node: str) -> str:
-    """The log of a node's console lies beside its disk: where libvirt can read it from afar."""
+    """Return the volume with a node's console log: in the pool, so that it can be read through libvirt."""
     return f"{node}.console.log"
 
 
 def renamed_console_volume(node: str) -> str:
-    """The first part of a log that became too large (virtlogd renames it, and begins another one)."""
+    """Return the volume to which virtlogd renames a log that became too large."""
     return f"{console_volume(node)}.0"
 
 
@@ -241,24 +238,24 @@ def renamed_console_volume(node: str) -> str:
 
 
 def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
-    """Start every VM that does not run; return those. With `auto`, what KVM does not carry is emulated."""
+    """Start every stopped VM; return those. With `auto`, a VM that does not start or crashes under KVM is emulated."""
     started = [machine for machine in machines if _start(job, machine, wish)]
-    on_probation = [machine for machine in started if _accel_of(machine.domain) is Accel.KVM and wish == "auto"]
-    dead = find_dead(machine.domain for machine in on_probation)
-    for machine in on_probation:
-        if machine.domain in dead:
-            _emulate(job, machine, "died under KVM within seconds")
+    watched = [machine for machine in started if _accel_of(machine.domain) is Accel.KVM and wish == "auto"]
+    crashed = find_crashed(machine.domain for machine in watched)
+    for machine in watched:
+        if machine.domain in crashed:
+            _emulate(job, machine, "crashed under KVM within seconds")
     return started
 
 
 def _start(job: Job, machine: Machine, wish: str) -> bool:
-    """Start a VM that does not run. Broken KVM shows at once (QEMU aborts) or when the guest executes."""
+    """Start a stopped VM; return whether it was stopped. Broken KVM makes QEMU abort here, or the guest crash later."""
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
         domain.resume()
     if domain.isActive():
         return False
-    # virtlogd does so too, where libvirt uses it
+    # virtlogd does the same, if libvirt uses it
     storage_pool.remove(job.pool, renamed_console_volume(machine.node.name))
     with asking(f"start the VM {domain.name()}", hint="the log is in /var/log/libvirt/qemu on that machine"):
         try:
@@ -271,7 +268,7 @@ def _start(job: Job, machine: Machine, wish: str) -> bool:
 
 
 def _emulate(job: Job, machine: Machine, why: str) -> None:
-    """Give a VM that does not live under KVM a second life under emulation."""
+    """Redefine a VM that does not run under KVM, and start it under emulation."""
     job.report(f"{machine.node.name}: {why}; emulating it, which is slow")
     if machine.domain.isActive():
         machine.domain.destroy()

@@ -1,4 +1,4 @@
-"""The connection to libvirt, and the only `import libvirt`: the other modules take it from this one."""
+"""The connection to libvirt, and the only `import libvirt`: other modules import it from here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from generator.errors import BakeError
 
 try:
     import libvirt
-except ImportError:  # bake makes ISOs without it; `connect` says what to install
+except ImportError:  # ISOs can be made without it; `connect` reports what to install
     libvirt = None
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "tolerating",
 ]
 
-# libvirt-python has no type stubs; the names say what is meant.
+# libvirt-python has no type stubs; these names document the types.
 Connection = Any
 Domain = Any
 Pool = Any
@@ -42,14 +42,14 @@ _INSTALL = (
 _URI = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
 
 
-_opened: list[str] = []  # libvirt's errors do not say from which connection they are
+_opened: list[str] = []  # libvirt's errors do not have the URI of their connection
 
 
 def connect(uri: str | None = None) -> Connection:
-    """Open `uri`, or what libvirt itself would choose (LIBVIRT_DEFAULT_URI, its own configuration)."""
+    """Open `uri`, or libvirt's default (LIBVIRT_DEFAULT_URI, its configuration, qemu:///system). Raise BakeError."""
     if libvirt is None:
         raise BakeError("the Python module libvirt is not installed", hint=_INSTALL)
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # else it prints to stderr by itself
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # otherwise libvirt prints to stderr
     try:
         connection = libvirt.open(uri)
     except libvirt.libvirtError as error:
@@ -57,22 +57,22 @@ def connect(uri: str | None = None) -> Connection:
     _opened.append(connection.getURI())
     if urlsplit(connection.getURI()).path == "/session":
         raise BakeError(
-            f"{connection.getURI()} cannot make networks: it is the unprivileged libvirt",
+            f"{connection.getURI()} is an unprivileged libvirt, which cannot create networks",
             hint="use --connect qemu:///system, as root or as a member of the group libvirt",
         )
     return connection
 
 
 def is_local(connection: Connection) -> bool:
-    """Whether the VMs run on this machine, so that its /proc and its routes are theirs too."""
+    """Return whether the VMs run on this machine, so that its /proc and routes apply to them."""
     return not urlsplit(connection.getURI()).netloc
 
 
 def _explain(target: str, error: Any) -> BakeError:
     text = message_of(error)
-    # A driver that it does not know libvirt looks for in the daemon, so that the message is about a socket.
+    # For an unknown driver libvirt asks the daemon, so its message is about a socket.
     if "://" in target and urlsplit(target).scheme.partition("+")[0] not in ("qemu", "test"):
-        return BakeError(f"cannot connect to {target}: not a driver that bake knows", hint=_URI)
+        return BakeError(f"cannot connect to {target}: bake does not support this driver", hint=_URI)
     hints = (
         ("Unable to parse URI", _URI),
         ("No such file or directory", "start libvirtd; in a container, as root: scripts/lab start"),
@@ -85,24 +85,24 @@ def _explain(target: str, error: Any) -> BakeError:
 
 
 def explain(error: Any, what: str | None = None, hint: str | None = None) -> BakeError:
-    """An error of libvirt's as an error for a person. `what`: what libvirt was asked to do, where bake knows it."""
+    """Turn a libvirt error into a BakeError. `what`: the operation that failed, if known."""
     uri = _opened[-1] if _opened else "libvirt"
     if error.get_error_domain() == libvirt.VIR_FROM_RPC:
         general = f"the connection to {uri} is lost: start libvirtd again on that machine, then run the command again"
     else:
-        general = f"see what is there with `virsh -c {uri} list --all`, then run the command again"
+        general = f"check the VMs with `virsh -c {uri} list --all`, then run the command again"
     subject = f"could not {what}" if what else f"libvirt at {uri}"
     return BakeError(f"{subject}: {message_of(error)}", hint=hint or general)
 
 
 def message_of(error: Any) -> str:
-    """What libvirt says, on one line."""
+    """Return libvirt's message on one line."""
     return " ".join(str(error.get_error_message() or error).split())
 
 
 @contextmanager
 def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
-    """Turn libvirt's refusal to do `what` into an error for a person. Works as a decorator, too."""
+    """Turn a libvirt error during `what` into a BakeError. Also usable as a decorator."""
     try:
         yield
     except Exception as error:
@@ -113,7 +113,7 @@ def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def tolerating(*codes: str) -> Iterator[None]:
-    """Let libvirt's errors of these codes (`VIR_ERR_…`) pass: what they report is what was wanted."""
+    """Ignore libvirt errors with these codes (`VIR_ERR_…`): the state that they report is acceptable."""
     try:
         yield
     except libvirt.libvirtError as error:

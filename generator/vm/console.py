@@ -1,4 +1,4 @@
-"""What a VM's serial console said (its log, a volume beside its disk) and says (a stream, both ways)."""
+"""Read a VM's console log (a volume next to its disk), and connect a terminal to its serial console (a stream)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from generator.vm.connection import Connection, Domain, Pool, asking, connect, l
 from generator.vm.ownership import Claim, claim_domains
 from generator.vm.storage_pool import find_pool, find_volume
 
-LEAVE = b"\x1d"  # Ctrl-], as telnet and virsh have it
+LEAVE = b"\x1d"  # Ctrl-], as in telnet and virsh
 _SCROLLBACK = 4096
 _POLL_SECONDS = 0.25
 
 
 class ConsoleLog:
-    """The console's log of the VM's current run, piece by piece. libvirt empties it when the VM starts.
+    """Reads the console log of the VM's current run, piece by piece. libvirt empties the log when the VM starts.
 
-    A log that grows too large libvirt renames, to `….log.0`, and begins another one.
+    libvirt renames a log that became too large to `….log.0`, and starts a new one.
     """
 
     def __init__(self, pool: Pool, node: str) -> None:
@@ -35,7 +35,7 @@ class ConsoleLog:
         self._is_begun = False
 
     def read(self) -> bytes:
-        """What was added since the last call; nothing while there is no log. The first call returns all there is."""
+        """Return what was added since the last call; empty if there is no log. The first call returns the whole log."""
         data = b""
         with tolerating("VIR_ERR_NO_STORAGE_VOL"):
             volume = self._find()
@@ -54,7 +54,7 @@ class ConsoleLog:
         return self.pool.storageVolLookupByName(name)
 
     def _read_renamed(self) -> bytes:
-        """The rest of the log that was renamed. Where the VM was started anew, libvirt has removed it."""
+        """Return the rest of the renamed log. After a new start of the VM there is none."""
         self.pool.refresh()
         volume = find_volume(self.pool, renamed_console_volume(self.node))
         return b"" if volume is None else self._read_from(volume, volume.info()[1])
@@ -73,7 +73,7 @@ class ConsoleLog:
 
 
 def console_logs(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -> dict[str, ConsoleLog]:
-    """The console logs of a cluster's VMs, by node."""
+    """Return the console logs of a cluster's VMs, by node. Raise BakeError if it has no VMs here."""
     pool = find_pool(connection, Claim(cluster=plan.name, cluster_id=cluster_id))
     if pool is None:
         raise BakeError(f"the cluster {plan.name} has no VMs here", hint="bake up")
@@ -92,7 +92,7 @@ def _running(connection: Connection, plan: ClusterPlan, node: str, cluster_id: s
 def follow_console(
     connection: Connection, plan: ClusterPlan, node: str, *, cluster_id: str = ""
 ) -> Iterator[bytes]:
-    """Everything the console says, from the start of its log until the VM ends."""
+    """Yield the console's output, from the start of its log until the VM stops."""
     domain = _running(connection, plan, node, cluster_id)
     log = console_logs(connection, plan, cluster_id=cluster_id)[node]
     while True:
@@ -109,24 +109,24 @@ def follow_console(
 def attach_console(
     uri: str | None, plan: ClusterPlan, node: str, *, cluster_id: str = "", keyboard: int = 0, screen: int = 1
 ) -> None:
-    """Connect a terminal with the console until Ctrl-] or the VM's end. Makes its own connection.
+    """Connect a terminal to the console until Ctrl-] or until the VM stops. Opens its own connection.
 
-    libvirt delivers a stream's events only through an event loop, which must exist before the connection.
+    libvirt delivers stream events only through an event loop, which must be registered before the connection is opened.
     """
     if libvirt is not None:
         libvirt.virEventRegisterDefaultImpl()
     connection = connect(uri)
     domain = _running(connection, plan, node, cluster_id)
     _write_all(screen, console_logs(connection, plan, cluster_id=cluster_id)[node].read()[-_SCROLLBACK:])
-    with asking(f"open the console of {node}", hint="somebody else may have it open"), _raw(keyboard):
+    with asking(f"open the console of {node}", hint="check whether another program has it open"), _raw(keyboard):
         _Bridge(connection, domain, keyboard, screen).run()
 
 
 @contextlib.contextmanager
 def _raw(keyboard: int) -> Iterator[None]:
-    """Every key goes to the guest, Ctrl-C too."""
+    """Put the terminal into raw mode: every key goes to the guest, including Ctrl-C."""
     before = termios.tcgetattr(keyboard)
-    tty.setraw(keyboard, termios.TCSANOW)  # the default throws away what was typed ahead
+    tty.setraw(keyboard, termios.TCSANOW)  # the default discards pending input
     try:
         yield
     finally:
@@ -134,7 +134,7 @@ def _raw(keyboard: int) -> Iterator[None]:
 
 
 class _Bridge:
-    """Carries bytes between a terminal and a console stream."""
+    """Copies bytes between a terminal and a console stream."""
 
     def __init__(self, connection: Connection, domain: Domain, keyboard: int, screen: int) -> None:
         self.keyboard, self.screen = keyboard, screen
@@ -172,7 +172,7 @@ class _Bridge:
             self.open = False
 
     def _receive(self) -> bytes | int:
-        """Bytes; none of them at the end; a number where there is nothing yet."""
+        """Return received bytes; empty at the end; a number if nothing is available yet."""
         try:
             received: bytes | int = self.stream.recv(65536)
         except libvirt.libvirtError:
@@ -188,7 +188,7 @@ class _Bridge:
             self.open = False
 
     def _send(self) -> None:
-        """Send what was typed; what the stream does not take now goes when it is writable again."""
+        """Send the typed bytes; the rest follows when the stream is writable again."""
         while self.typed:
             sent = self.stream.send(self.typed)
             if sent <= 0:

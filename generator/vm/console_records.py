@@ -1,4 +1,4 @@
-"""What the nodes say on their serial consoles: records for progress, and all of it kept for a post-mortem."""
+"""Parse the records on the nodes' serial consoles for progress, and keep the whole consoles for troubleshooting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RECORD = re.compile(
     r"(?: seed=(?P<seed>[a-z0-9-]{1,90})(?![^\s\x00-\x1f]))?"
     r'(?: detail="(?P<detail>[^"]*)")?'
 )
-_DEATHS = re.compile(
+_FATAL = re.compile(
     r"(Kernel panic - not syncing: .*|You are in emergency mode.*|No bootable option or device was found.*)"
 )
 # ECMA-48 control sequences and other escapes; systemd colours its lines.
@@ -26,12 +26,12 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
-_DOUBT_SECONDS = 30.0  # longer than an emulated guest takes from its kernel to its first record
+_QUIET_SECONDS = 30.0  # longer than an emulated guest takes from its kernel to its first record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A node got somewhere. `detail` is for people; `seed`: the instance-id of the seed that the node has taken."""
+    """A node reached a phase. `detail`: text for the user; `seed`: instance-id of the seed that the node applied."""
 
     node: str
     phase: str
@@ -40,9 +40,9 @@ class Event:
 
 
 def parse_line(line: str, node: str) -> list[Event]:
-    """The records in one console line. Kernel and service manager may have put text around them, or cut them.
+    """Return the records in one console line. The kernel or systemd may have added text around them, or cut them.
 
-    A record of another node's name has no business on this console, and is none.
+    Records with another node's name are ignored.
     """
     text = _ESCAPE.sub("", line)
     events = [
@@ -52,17 +52,17 @@ def parse_line(line: str, node: str) -> list[Event]:
         for match in _RECORD.finditer(text)
         if match["node"] == node
     ]
-    death = _DEATHS.search(text)
+    fatal = _FATAL.search(text)
     return (
-        [*events, Event(node=node, phase="failed", detail=death[1].strip()[:_MAX_DETAIL])]
-        if death
+        [*events, Event(node=node, phase="failed", detail=fatal[1].strip()[:_MAX_DETAIL])]
+        if fatal
         else events
     )
 
 
 @dataclass
 class LineReader:
-    """Cuts a console's bytes into lines, wherever the pieces end."""
+    """Splits a console's bytes into lines; a line may span several pieces."""
 
     node: str
     _rest: bytes = field(default=b"", repr=False)
@@ -74,19 +74,19 @@ class LineReader:
 
 
 class Source(Protocol):
-    """Where a console's bytes come from (`hypervisor.ConsoleLog`)."""
+    """A source of a console's bytes (`vm.ConsoleLog`)."""
 
     def read(self) -> bytes: ...
 
 
 class Journal:
-    """Keeps what was read: each node's `console.log`, and `events.ndjson`. Both may quote secrets: 0600."""
+    """Writes each node's `console.log`, and `events.ndjson`. Both may contain secrets, so their mode is 0600."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def begin(self, nodes: Iterable[str]) -> None:
-        """Make room for the logs of this run; those of the run before stay as `console.log.1`."""
+        """Rename the logs of the previous run to `console.log.1`."""
         for node in nodes:
             path = self.folder / node / "console.log"
             if path.exists():
@@ -100,7 +100,7 @@ class Journal:
         _append(self.folder / "events.ndjson", json.dumps(record).encode() + b"\n")
 
     def tail(self, node: str, lines: int = 15) -> list[str]:
-        """The last lines of a console, readable: no escapes, no empty lines."""
+        """Return the last lines of a console, without escape sequences and empty lines."""
         try:
             raw = (self.folder / node / "console.log").read_bytes()[-65536:]
         except FileNotFoundError:
@@ -128,23 +128,23 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     poll: float = 0.25,
 ) -> Iterator[Event]:
-    """Every node's events as they come, until the caller has seen enough; raises when the time is up.
+    """Yield every node's events, until the caller stops. Raise WaitTimeoutError after `timeout` seconds.
 
-    Of what a node said before this began only the last record counts: it is the node's state, the others are history.
-    A failure among these is an event only if the node says nothing newer for a while: it may be booting just now.
-    `health` names the nodes whose VM does not run, and what it does instead; each is an event `failed`, once.
-    `ask` is called with the nodes that have said nothing for a while: a VM that libvirt restored from a saved state
-    runs on with an empty log.
+    Of the records before this call, only each node's last one counts: it is the node's state. If that is a failure, it
+    becomes an event only if no newer record follows within 30 seconds, because the node may be booting.
+    `health` returns the nodes whose VM does not run, with the reason: each becomes an event `failed`, once.
+    `ask` is called with the nodes that have no record after 30 seconds: a VM that libvirt restored from a saved state
+    has an empty log.
     """
     readers = {node: LineReader(node) for node in sources}
     states = [event for node in sources for event in _read_node(sources[node], readers[node], journal)[-1:]]
     last = dict.fromkeys(sources, "") | {event.node: event.phase for event in states}
-    doubtful = {event.node: event for event in states if event.phase == "failed"}
+    old_failures = {event.node: event for event in states if event.phase == "failed"}
     events = [event for event in states if event.phase != "failed"]
     start = checked = clock()
     while clock() - start < timeout:
         for event in events:
-            doubtful.pop(event.node, None)
+            old_failures.pop(event.node, None)
             last[event.node] = event.phase
             journal.keep_event(event, clock())
             yield event
@@ -153,17 +153,17 @@ def follow(
         events = [event for node in sources for event in _read_node(sources[node], readers[node], journal)]
         if clock() - checked >= _HEALTH_SECONDS:
             checked = clock()
-            sick = [Event(node=node, phase="failed", detail=text) for node, text in health().items()]
-            events += [one for one in sick if last[one.node] != one.phase or one.node in doubtful]
-            if clock() - start >= _DOUBT_SECONDS:
-                spoken = {event.node for event in events}
-                events += [event for node, event in doubtful.items() if node not in spoken]
-                silent = [node for node, phase in last.items() if not phase and node not in spoken]
+            stopped = [Event(node=node, phase="failed", detail=text) for node, text in health().items()]
+            events += [one for one in stopped if last[one.node] != one.phase or one.node in old_failures]
+            if clock() - start >= _QUIET_SECONDS:
+                reported = {event.node for event in events}
+                events += [event for node, event in old_failures.items() if node not in reported]
+                silent = [node for node, phase in last.items() if not phase and node not in reported]
                 events += ask(silent) if silent else ()
     where = ", ".join(f"{node}: {phase or 'nothing'}" for node, phase in last.items())
     raise WaitTimeoutError(
-        f"not there after {timeout:.0f} s; the nodes said last: {where}",
-        hint=f"their consoles are in {journal.folder}/<node>/console.log",
+        f"timed out after {timeout:.0f} s; the nodes' last reports: {where}",
+        hint=f"see their consoles: {journal.folder}/<node>/console.log",
     )
 
 

@@ -1,6 +1,6 @@
-"""A plan as libvirt XML: network, pool, volumes, domains. No policy, no libvirt: every choice is an argument.
+"""Build libvirt XML from a plan: network, pool, volumes, domains. All choices are arguments; libvirt is not called.
 
-Whatever can carry metadata says which cluster it belongs to (`Owner`); a pool cannot, so its UUID does.
+Networks and domains have the cluster's tag (`Owner`) in their metadata. A pool has no metadata: its UUID identifies it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ElementTree.register_namespace("bake", TAG_NAMESPACE)
 _DRIVE = "devices/disk[@device='cdrom']"
 _POOLS = UUID("5f1cbb43-6a0e-5cb5-8ab2-8d4a3c0f8e11")
 
-# One guest's translated code under emulation. QEMU's own default is 1 GiB for each of several guests.
+# Cache for one guest's translated code under emulation. QEMU's default is 1 GiB for each guest.
 TB_CACHE_MIB = 512
 
 
@@ -32,7 +32,7 @@ class Accel(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """The tag on everything that is ours. `cluster_id` tells two clusters of one name apart."""
+    """The tag of a cluster's libvirt objects. `cluster_id` distinguishes clusters with the same name."""
 
     cluster: str
     cluster_id: str
@@ -41,12 +41,12 @@ class Owner:
     image: str = ""  # digest of what the disk was made from
     seed: str = ""  # digest of the ISO
     config: str = ""  # digest of the rest of the definition
-    peers: str = ""  # the addresses that the node's firewall lets in at its peer port, or "any"
+    peers: str = ""  # the addresses that the node's firewall accepts at the peer port, or "any"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Where a node's files are on the machine that runs it. Without a seed the drive is empty."""
+    """Paths of a node's files on the host that runs its VM. Without a seed the drive is empty."""
 
     disk: str
     seed: str | None
@@ -81,7 +81,7 @@ def _add_owner(parent: Element, owner: Owner) -> None:
 
 
 def read_owner(xml: str) -> Owner | None:
-    """The tag in a definition that libvirt returned, or None when it is not ours."""
+    """Return the tag in a definition, or None if bake did not make it."""
     tag = ElementTree.fromstring(xml).find(f"metadata/{{{TAG_NAMESPACE}}}owner")  # noqa: S314  libvirt wrote it
     if tag is None or not tag.get("cluster"):
         return None
@@ -89,7 +89,7 @@ def read_owner(xml: str) -> Owner | None:
 
 
 def network_xml(plan: NetworkPlan, owner: Owner) -> str:
-    """A bridge with the gateway's address on it. Guests have static addresses, so no DHCP."""
+    """Return a network's XML: a bridge with the gateway's address. Guests have static addresses, so no DHCP."""
     root = Element("network")
     _child(root, "name", plan.name)
     _child(root, "uuid", plan.uuid)
@@ -100,7 +100,7 @@ def network_xml(plan: NetworkPlan, owner: Owner) -> str:
             _child(forward, "nat", ipv6="yes")
     _child(root, "bridge", name=plan.bridge, stp="off", delay="0")
     _child(root, "mac", address=plan.mac)
-    # Without DHCP and DNS libvirt starts no dnsmasq; guests that are told to ask the gateway need one.
+    # Without DHCP and DNS, libvirt starts no dnsmasq. It is needed only if the gateway is the guests' DNS server.
     _child(root, "dns", enable="yes" if plan.gateway in plan.dns else "no")
     family = "ipv6" if isinstance(plan.gateway, IPv6Address) else "ipv4"
     _child(root, "ip", family=family, address=plan.gateway, prefix=plan.subnet.prefixlen)
@@ -108,7 +108,7 @@ def network_xml(plan: NetworkPlan, owner: Owner) -> str:
 
 
 def pool_xml(cluster: str, folder: str) -> str:
-    """QEMU's user passes through the folder, and reads only the volumes that libvirt lends it."""
+    """Return a pool's XML. QEMU's user may traverse the folder, and read only volumes that libvirt gives it."""
     root = Element("pool", type="dir")
     _child(root, "name", pool_name(cluster))
     _child(root, "uuid", pool_uuid(cluster))
@@ -119,12 +119,12 @@ def pool_xml(cluster: str, folder: str) -> str:
 
 
 def volume_xml(name: str, size: int) -> str:
-    """A file of `size` bytes to upload into; raw until libvirt looks at its content."""
+    """Return the XML of a volume of `size` bytes to upload into; raw until libvirt detects its format."""
     return to_text(_volume(name, size, "raw"))
 
 
 def overlay_xml(name: str, size: int, base: str, base_format: str) -> str:
-    """A node's disk: it records what differs from the base. The base's format is said, never guessed."""
+    """Return the XML of a node's disk: an overlay over the base. The base's format is explicit, not probed."""
     root = _volume(name, size, "qcow2")
     backing = _child(root, "backingStore")
     _child(backing, "path", base)
@@ -144,7 +144,7 @@ def _volume(name: str, size: int, kind: str) -> Element:
 
 
 def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, owner: Owner) -> str:
-    """One node's VM: virtio throughout, a seed on a SATA CD, a serial console that is kept."""
+    """Return the XML of a node's VM: virtio devices, the seed in a SATA CD drive, a serial console with a log."""
     root = Element("domain", type=str(accel))
     _child(root, "name", node.domain)
     _child(root, "uuid", node.uuid)
@@ -166,12 +166,12 @@ def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, ow
 
 
 def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
-    """The kernel is loaded directly when the image brings one, else the image's boot loader starts it."""
+    """Boot the image's kernel directly if it has a separate one, else through its boot loader."""
     by_loader = files.kernel is None
     by_efi = by_loader and plan.vm.firmware == "efi"
     system = _child(root, "os", **({"firmware": "efi"} if by_efi else {}))
     _child(system, "type", "hvm", arch="x86_64", machine="q35")
-    if by_efi:  # left to itself, libvirt takes Secure Boot, which refuses whatever Microsoft has not signed
+    if by_efi:  # libvirt's default is Secure Boot, which refuses boot loaders that Microsoft has not signed
         _child(_child(system, "firmware"), "feature", enabled="no", name="secure-boot")
     for tag in ("kernel", "initrd", "cmdline"):
         if not by_loader and getattr(files, tag):
@@ -197,7 +197,7 @@ def _add_clock(root: Element) -> None:
 
 
 def _add_disks(devices: Element, files: Files) -> None:
-    # Paths, not pool and volume: AppArmor's helper does not resolve those and would deny them.
+    # Paths instead of pool and volume: AppArmor's helper cannot resolve those and would deny access.
     disk = _child(devices, "disk", type="file", device="disk")
     _child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     _child(disk, "source", file=files.disk)
@@ -235,20 +235,20 @@ def _add_small_devices(devices: Element) -> None:
     _child(devices, "memballoon", model="none")
 
 
-def medium_of(xml: str) -> str:
-    """The path of the ISO that is in a VM's drive; empty for none."""
+def iso_in_drive(xml: str) -> str:
+    """Return the path of the ISO in a VM's drive; empty if there is none."""
     source = ElementTree.fromstring(xml).find(f"{_DRIVE}/source")  # noqa: S314  libvirt wrote it
     return "" if source is None else source.get("file", "")
 
 
 def drive_xml(xml: str, seed_path: str) -> str:
-    """The drive of a VM with another ISO in it, or none: what libvirt is told to exchange a medium."""
+    """Return the XML of a VM's drive with another ISO, or none (empty path), for a device update."""
     drive = _fill_drive(ElementTree.fromstring(xml), seed_path)  # noqa: S314  libvirt wrote it
     return to_text(drive)
 
 
 def swap_seed(xml: str, seed_path: str, seed: str, *, peers: str | None = None) -> str:
-    """A definition with another ISO in its drive, or none, and nothing else changed but what the tag says about it."""
+    """Return a definition with another ISO in its drive, or none. Only the drive and the tag change."""
     root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
     _fill_drive(root, seed_path)
     tag = root.find(f"metadata/{{{TAG_NAMESPACE}}}owner")
@@ -264,6 +264,6 @@ def _fill_drive(root: Element, seed_path: str) -> Element:
     drive = root.find(_DRIVE)
     if drive is None:
         raise ValueError("not a node's definition")
-    driver, *others = (child for child in drive if child.tag != "source")  # it has what libvirt adds about the medium
+    driver, *others = (child for child in drive if child.tag != "source")  # libvirt adds data about the ISO to `source`
     drive[:] = [driver, *([Element("source", file=seed_path)] if seed_path else []), *others]
     return drive

@@ -1,4 +1,4 @@
-"""What happens to VMs that are there: seen, stopped, removed."""
+"""Show, stop and remove a cluster's existing VMs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from generator.vm.ownership import Claim, claim_domains, find_domain, list_domai
 
 
 class State(StrEnum):
-    """`foreign`: a VM of that name is there, and it is not ours."""
+    """The state of a node's VM. `foreign`: a VM with that name exists, but does not belong to this cluster."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -28,7 +28,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class VmStatus:
-    """A node's VM as libvirt sees it."""
+    """The state of a node's VM in libvirt."""
 
     node: str
     domain: str
@@ -38,7 +38,7 @@ class VmStatus:
 
 @asking()
 def status(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -> tuple[VmStatus, ...]:
-    """The state of every node's VM, in the plan's order. Changes nothing and refuses nothing."""
+    """Return the state of every node's VM, in the plan's order."""
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     found = []
     for node in plan.nodes:
@@ -65,21 +65,21 @@ def _state_of(domain: Domain) -> State:
 def down(
     connection: Connection, plan: ClusterPlan, *, cluster_id: str = "", timeout: float = 90, report: Report
 ) -> tuple[str, ...]:
-    """Shut the VMs down, and cut the power of those that are late; returns the nodes that ran."""
+    """Shut down the VMs, and power off those that do not stop in time. Return the nodes that were running."""
     with asking(f"stop the cluster {plan.name}"):
         owned = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
         running = {name: domain for name, (domain, _) in owned.items() if domain.isActive()}
         for domain in running.values():
-            with tolerating("VIR_ERR_OPERATION_INVALID"):  # it ended by itself just now
+            with tolerating("VIR_ERR_OPERATION_INVALID"):  # it has just stopped
                 domain.shutdown()
         for name in _wait_ended(running, timeout):
-            report(f"{name}: did not shut down within {timeout:.0f} s; cutting its power")
-            _cut_power(running[name])
+            report(f"{name}: did not shut down within {timeout:.0f} s; powering it off")
+            _power_off(running[name])
     return tuple(running)
 
 
 def _wait_ended(running: dict[str, Domain], timeout: float) -> list[str]:
-    """The names of those that are still running when the time is up."""
+    """Wait until the VMs have stopped; return the names of those that still run after `timeout`."""
     end = time.monotonic() + timeout
     left = list(running)
     while (left := [name for name in left if running[name].isActive()]) and time.monotonic() < end:
@@ -87,25 +87,25 @@ def _wait_ended(running: dict[str, Domain], timeout: float) -> list[str]:
     return left
 
 
-def _cut_power(domain: Domain) -> None:
+def _power_off(domain: Domain) -> None:
     with tolerating("VIR_ERR_OPERATION_INVALID", "VIR_ERR_NO_DOMAIN"):
         domain.destroy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owned:
-    """Something of a cluster's in libvirt, and the id of the cluster that it is tagged with."""
+    """A libvirt object of a cluster, and the cluster id in its tag."""
 
     kind: str
     name: str
     cluster_id: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name} (of the cluster with the id {self.cluster_id or 'unknown'})"
+        return f"{self.kind} {self.name} (cluster id {self.cluster_id or 'unknown'})"
 
 
 def list_owned(connection: Connection, cluster: str, *, cluster_id: str = "") -> tuple[Owned, ...]:
-    """What `destroy` would remove: VMs, networks, and the volumes that hold disks."""
+    """Return what `destroy` would remove: VMs, networks and volumes."""
     claim = Claim(cluster=cluster, cluster_id=cluster_id)
     with asking(f"look for the cluster {cluster}"):
         found = [("VM", domain.name(), owner.cluster_id) for domain, owner in list_domains(connection, claim)]
@@ -115,7 +115,7 @@ def list_owned(connection: Connection, cluster: str, *, cluster_id: str = "") ->
 
 
 def destroy(connection: Connection, cluster: str, *, cluster_id: str = "") -> tuple[str, ...]:
-    """Remove every VM, network and volume of the cluster, or what is left of it; returns their names."""
+    """Remove the cluster's remaining VMs, networks and volumes; return their names."""
     claim = Claim(cluster=cluster, cluster_id=cluster_id)
     with asking(f"destroy the cluster {cluster}"):
         removed = [_remove_domain(domain) for domain, _ in list_domains(connection, claim)]
@@ -126,7 +126,7 @@ def destroy(connection: Connection, cluster: str, *, cluster_id: str = "") -> tu
 
 def _remove_domain(domain: Domain) -> str:
     name = str(domain.name())
-    _cut_power(domain)
+    _power_off(domain)
     flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     with tolerating("VIR_ERR_NO_DOMAIN"):
         if ElementTree.fromstring(domain.XMLDesc()).find("os/nvram") is not None:  # noqa: S314  libvirt wrote it

@@ -1,4 +1,4 @@
-"""The cluster's own network: made, refused when somebody else has its addresses, removed."""
+"""Create, check and remove the cluster's libvirt network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from generator.vm.connection import Connection, asking, libvirt, message_of, tol
 from generator.vm.domain_xml import Owner, network_xml, read_owner
 from generator.vm.ownership import Claim
 
-_OTHER_SUBNET = "choose another --subnet (and --first-ip), or remove what has it"
+_OTHER_SUBNET = "choose another --subnet (and --first-ip), or remove what uses it"
 _ECHO_SECONDS = 0.6
 
 
 def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owner: Owner) -> None:
-    """Make and start the network, unless it is there and just so."""
+    """Create and start the network. Recreate it if it differs from the plan and no VM uses it."""
     network, wanted = _find(connection, plan.network.name), network_xml(plan.network, owner)
     if network is not None:
-        claim.demand(read_owner(network.XMLDesc()), f"the network {plan.network.name} that is there already")
+        claim.demand(read_owner(network.XMLDesc()), f"the existing network {plan.network.name}")
         if _shape(network.XMLDesc()) != _shape(wanted):
             _refuse_change(connection, plan.network)
             _remove(network)
@@ -38,12 +38,12 @@ def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owne
 
 
 def check_network(connection: Connection, plan: ClusterPlan, claim: Claim) -> None:
-    """Refuse, before anything is made, what `ensure_network` would refuse."""
+    """Raise BakeError, before anything is created, if `ensure_network` would refuse."""
     network = _find(connection, plan.network.name)
     if network is None:
         refuse_overlap(connection, plan.network)
     else:
-        claim.demand(read_owner(network.XMLDesc()), f"the network {plan.network.name} that is there already")
+        claim.demand(read_owner(network.XMLDesc()), f"the existing network {plan.network.name}")
 
 
 def _find(connection: Connection, name: str) -> libvirt.virNetwork | None:
@@ -53,7 +53,7 @@ def _find(connection: Connection, name: str) -> libvirt.virNetwork | None:
 
 
 def _shape(xml: str) -> tuple[object, ...]:
-    """What makes two networks the same to a guest."""
+    """Return the properties of a network that matter to guests."""
     root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
     forward, bridge, mac = root.find("forward"), root.find("bridge"), root.find("mac")
     return (
@@ -73,7 +73,7 @@ def _subnets(root: ElementTree.Element) -> Iterator[AnyNetwork]:
 
 
 def refuse_overlap(connection: Connection, plan: NetworkPlan) -> None:
-    """Another network may have our bridge or addresses. (libvirt checks the host's routes at the start.)"""
+    """Raise BakeError if another network has this bridge or subnet. (libvirt checks the host's routes at the start.)"""
     for other in connection.listAllNetworks():
         root = ElementTree.fromstring(other.XMLDesc())  # noqa: S314  libvirt wrote it
         bridge = root.find("bridge")
@@ -91,12 +91,12 @@ def _refuse_change(connection: Connection, plan: NetworkPlan) -> None:
     users = _users(connection, plan.name)
     if users:
         raise BakeError(
-            f"the network {plan.name} is to change while {', '.join(users)} use it", hint="first: bake down"
+            f"the network {plan.name} cannot change while {', '.join(users)} use it", hint="first: bake down"
         )
 
 
 def _users(connection: Connection, network: str) -> list[str]:
-    """Names of the running VMs on a network."""
+    """Return the names of the running VMs on a network."""
     active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
     path = f"devices/interface/source[@network='{network}']"
     return [d.name() for d in active if ElementTree.fromstring(d.XMLDesc()).find(path) is not None]  # noqa: S314
@@ -110,7 +110,7 @@ def _start(network: libvirt.virNetwork, plan: NetworkPlan) -> None:
             network.undefine()
         reason = message_of(error)
         taken = "already in use" in reason
-        hint = _OTHER_SUBNET if taken else "does this kernel lack NAT? try network.mode: isolated"
+        hint = _OTHER_SUBNET if taken else "if this kernel has no NAT, use network.mode: isolated"
         message = f"could not start the network {plan.name} ({plan.subnet}): {reason}"
         raise BakeError(message, hint=hint) from error
 
@@ -124,26 +124,26 @@ def _remove(network: libvirt.virNetwork) -> None:
 
 
 def list_networks(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
-    """The cluster's networks, and the ids that they are tagged with."""
+    """Return the names and cluster ids of the cluster's networks."""
     tagged = ((network.name(), read_owner(network.XMLDesc())) for network in connection.listAllNetworks())
     return [(name, owner.cluster_id) for name, owner in tagged if owner and claim.covers(owner)]
 
 
 def remove_networks(connection: Connection, claim: Claim) -> list[str]:
-    """Remove the cluster's networks, unless somebody else's VM runs on one."""
+    """Remove the cluster's networks; return their names. Raise BakeError if other VMs run on one."""
     removed = []
     for network in connection.listAllNetworks():
         if claim.covers(read_owner(network.XMLDesc())):
             name = network.name()
             if users := _users(connection, name):
-                raise BakeError(f"{', '.join(users)} run on the network {name}", hint="stop these first")
+                raise BakeError(f"{', '.join(users)} run on the network {name}", hint="stop these VMs first")
             _remove(network)
             removed.append(name)
     return removed
 
 
 def refuse_alive(addresses: Iterable[AnyAddress]) -> None:
-    """Refuse addresses that answer already: two hosts with one address break both."""
+    """Raise BakeError for addresses that already answer a ping: another host uses them."""
     wanted = list(addresses)
     if not wanted:
         return
@@ -151,11 +151,11 @@ def refuse_alive(addresses: Iterable[AnyAddress]) -> None:
         answers = list(pool.map(_answers, wanted))
     alive = [str(address) for address, answered in zip(wanted, answers, strict=True) if answered]
     if alive:
-        raise BakeError(f"somebody answers at {', '.join(alive)} already", hint=_OTHER_SUBNET)
+        raise BakeError(f"another host already uses {', '.join(alive)}", hint=_OTHER_SUBNET)
 
 
 def _answers(address: AnyAddress) -> bool:
-    """Whether an ICMP echo comes back. Who may not send one learns nothing, which is no reason to fail."""
+    """Return whether an address answers an ICMP echo; False also if this user may not send one."""
     six = address.version == 6
     family = socket.AF_INET6 if six else socket.AF_INET
     protocol = socket.getprotobyname("ipv6-icmp" if six else "icmp")
@@ -172,7 +172,7 @@ def _answers(address: AnyAddress) -> bool:
 
 
 def _echo_socket_type(family: int, protocol: int) -> int:
-    """An unprivileged echo socket where the kernel grants it (ping_group_range), else a raw one."""
+    """Return the type for an unprivileged echo socket if the kernel allows it (ping_group_range), else a raw one."""
     try:
         socket.socket(family, socket.SOCK_DGRAM, protocol).close()
     except OSError:
@@ -181,7 +181,7 @@ def _echo_socket_type(family: int, protocol: int) -> int:
 
 
 def _echo_request(kind: int) -> bytes:
-    """RFC 792 and RFC 4443: type, code, checksum, identifier, sequence. The kernel does ICMPv6's checksum."""
+    """Build an echo request (RFC 792, RFC 4443). For ICMPv6 the kernel fills in the checksum."""
     identifier = os.getpid() & 0xFFFF
     total = (kind << 8) + identifier + 1
     checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
@@ -189,7 +189,7 @@ def _echo_request(kind: int) -> bytes:
 
 
 def _is_reply(packet: bytes, *, six: bool) -> bool:
-    """A raw IPv4 socket delivers the IP header as well."""
+    """Return whether a packet is an echo reply. A raw IPv4 socket delivers the IP header as well."""
     if not six and packet[:1] >= b"\x40":
         packet = packet[(packet[0] & 0x0F) * 4 :]
     return packet[:1] == (b"\x81" if six else b"\x00")

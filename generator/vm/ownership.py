@@ -1,4 +1,4 @@
-"""Whose is it? Nothing here is changed or removed that does not carry this cluster's tag."""
+"""Check which cluster owns a libvirt object. Only objects with this cluster's tag are changed or removed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from generator.vm.domain_xml import Owner, read_owner
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A cluster by its name, and by the id that tells it from another of that name; an empty id means any."""
+    """A cluster's name and id. The id distinguishes clusters with the same name; an empty id matches all of them."""
 
     cluster: str
     cluster_id: str = ""
 
     def covers(self, owner: Owner | None) -> bool:
+        """Return whether the tag is this cluster's."""
         return (
             owner is not None
             and owner.cluster == self.cluster
@@ -25,26 +26,25 @@ class Claim:
         )
 
     def demand(self, owner: Owner | None, what: str) -> Owner:
-        """The owner, if it is this cluster; otherwise the refusal to touch `what`."""
+        """Return the owner of `what` if it is this cluster. Raise BakeError otherwise."""
         if owner is None or owner.cluster != self.cluster:
-            whose = f"cluster {owner.cluster}" if owner else "somebody else"
-            raise BakeError(
-                f"{what} belongs to {whose}", hint="give this cluster another --name, or rename what is there"
-            )
+            rule = f"belongs to the cluster {owner.cluster}" if owner else "was not made by bake"
+            raise BakeError(f"{what} {rule}", hint="give this cluster another --name, or rename the existing one")
         if not self.covers(owner):
             raise BakeError(
                 f"{what} belongs to another cluster named {self.cluster}, with another CA",
-                hint="give this cluster another --name, or run `bake destroy` where that one was made",
+                hint="give this cluster another --name, or run `bake destroy` with the other cluster's --out",
             )
         return owner
 
 
 def owner_of(domain: Domain) -> Owner | None:
+    """Return a VM's tag, or None if it has none."""
     return read_owner(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
 def find_domain(connection: Connection, node: NodePlan) -> Domain | None:
-    """Whatever has the node's name or UUID."""
+    """Return the VM with the node's name or UUID, whoever owns it; None if there is none."""
     with tolerating("VIR_ERR_NO_DOMAIN"):
         return connection.lookupByName(node.domain)
     with tolerating("VIR_ERR_NO_DOMAIN"):
@@ -53,17 +53,17 @@ def find_domain(connection: Connection, node: NodePlan) -> Domain | None:
 
 
 def claim_domains(connection: Connection, plan: ClusterPlan, claim: Claim) -> dict[str, tuple[Domain, Owner]]:
-    """The VMs of the plan that are there already. Refuses when one of them is not ours."""
+    """Return the existing VMs of the plan's nodes. Raise BakeError if one does not belong to this cluster."""
     found: dict[str, tuple[Domain, Owner]] = {}
     for node in plan.nodes:
         domain = find_domain(connection, node)
         if domain is not None:
-            owner = claim.demand(owner_of(domain), f"the VM {domain.name()} that is there already")
+            owner = claim.demand(owner_of(domain), f"the existing VM {domain.name()}")
             found[node.name] = domain, owner
     return found
 
 
 def list_domains(connection: Connection, claim: Claim) -> list[tuple[Domain, Owner]]:
-    """Every VM of the cluster, also those that no plan knows any more."""
+    """Return every VM of the cluster, including those of nodes that are no longer in the plan."""
     tagged = ((domain, owner_of(domain)) for domain in connection.listAllDomains())
     return [(domain, owner) for domain, owner in tagged if owner is not None and claim.covers(owner)]

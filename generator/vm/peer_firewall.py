@@ -1,4 +1,4 @@
-"""Which nodes the peer firewall of running nodes refuses: it has the addresses of the plan they were booted with."""
+"""Find the nodes that the peer firewalls of running nodes refuse: these allow the addresses of the plan at boot."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _ANY = "any"
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """`joining`: nodes that do not run, and that a running node's firewall refuses. `by`: the nodes that refuse any."""
+    """`joining`: stopped nodes that a running node's firewall refuses. `by`: the running nodes that refuse them."""
 
     joining: tuple[NodePlan, ...]
     by: tuple[NodePlan, ...]
 
 
 def allowed_peers(plan: ClusterPlan) -> str:
-    """The addresses that a node of this plan lets in at its peer port, or `any`."""
+    """Return the addresses that a node of this plan accepts at its peer port, or `any`."""
     if plan.spec.firewall.kind is FirewallKind.NONE:
         return _ANY
     return " ".join(str(node.address) for node in plan.nodes)
@@ -30,10 +30,10 @@ def allowed_peers(plan: ClusterPlan) -> str:
 
 @asking()
 def find_refusal(connection: Connection, plan: ClusterPlan, *, cluster_id: str) -> Refusal | None:
-    """Compare the plan with what its running VMs were started with. None where every node may join."""
+    """Compare the plan with the tags of its running VMs. Return None if every node may join."""
     domains = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
     with_vm = " ".join(str(node.address) for node in plan.nodes if node.name in domains)
-    # A VM that an earlier version of bake started does not say it: its plan had the nodes that have a VM.
+    # VMs started by an earlier version of bake lack this tag: assume that its plan had the nodes with a VM.
     unknown = _ANY if allowed_peers(plan) == _ANY else with_vm
     allowed = {name: _started_with(domain) or unknown for name, (domain, _) in domains.items() if domain.isActive()}
     refusing = {name: set(peers.split()) for name, peers in allowed.items() if peers != _ANY}
@@ -45,6 +45,6 @@ def find_refusal(connection: Connection, plan: ClusterPlan, *, cluster_id: str) 
 
 
 def _started_with(domain: Domain) -> str:
-    """The live definition has the tag of the VM's start."""
+    """Return the peers in the live definition, whose tag is from the VM's start."""
     owner = read_owner(domain.XMLDesc())
     return owner.peers if owner is not None else ""

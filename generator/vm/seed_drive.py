@@ -1,4 +1,4 @@
-"""A node's medium: the volume that its seed lies in, and the drive of the VM that it is in."""
+"""A node's seed drive: the volume with its ISO, and the CD drive of the VM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from generator.plan import ClusterPlan, NodePlan
 from generator.vm import storage_pool
 from generator.vm.connection import Connection, Domain, Pool, asking, libvirt
-from generator.vm.domain_xml import Owner, drive_xml, medium_of, swap_seed
+from generator.vm.domain_xml import Owner, drive_xml, iso_in_drive, swap_seed
 from generator.vm.ownership import Claim, find_domain, owner_of
 
 
@@ -24,10 +24,10 @@ def seed_volume(node: str, digest: str) -> str:
 def replace_seed(
     connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str
 ) -> bool | None:
-    """Put another ISO into the drive of a node's VM, whether it runs or not, and remove the one before.
+    """Replace the ISO in the drive of a node's VM, running or stopped, and remove the old ISO.
 
-    A drive that was emptied stays so: that node needs no seed any more. Returns whether anything changed; None where
-    the cluster has no such VM. A run that was cut off is completed.
+    An empty drive stays empty: that node no longer needs a seed. Return whether anything changed; None if the cluster
+    has no such VM. An interrupted run is completed.
     """
     return _exchange(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=True)
 
@@ -41,10 +41,10 @@ def insert_seed(
     cluster_id: str,
     again: bool = False,
 ) -> bool | None:
-    """As `replace_seed`, but into an empty drive too.
+    """Do the same as `replace_seed`, also for an empty drive.
 
-    A guest looks at its drive when an ISO is put in. `again`: a running VM that has this ISO in its drive already, and
-    may have missed it, gets it once more.
+    Inserting an ISO makes the guest read it. `again`: reinsert an ISO that is already in the drive of a running VM,
+    which may have missed it.
     """
     remedy = "bake certs deliver"
     return _exchange(
@@ -53,9 +53,9 @@ def insert_seed(
 
 
 def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cluster_id: str) -> bool | None:
-    """Empty the drive of a node's VM, now and for its next start, and remove the ISO. Returns as `replace_seed`.
+    """Empty the drive of a node's VM, now and for its next start, and delete the ISO. Return as `replace_seed` does.
 
-    One that waits in the definition for the next start stays: the node has not seen it.
+    An ISO that is only in the definition for the next start stays: the node has not read it.
     """
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     with asking(f"empty the drive of the VM {node.domain}"):
@@ -64,8 +64,8 @@ def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cl
             return None
         domain, owner = found
         place = storage_pool.ensure_pool(connection, claim)
-        waits = medium_of(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-        changed = not is_empty(domain) and waits in ("", medium_of(domain.XMLDesc()))
+        waits = iso_in_drive(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        changed = not is_empty(domain) and waits in ("", iso_in_drive(domain.XMLDesc()))
         if changed:
             domain = _define(connection, domain, "", owner.seed)
         return remove_old_seeds(place, node.name, domain) or changed
@@ -85,7 +85,7 @@ def _exchange(
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     digest = seed_digest(seed)
     name = seed_volume(node.name, digest)
-    with asking(f"exchange the seed of the VM {node.domain}", hint=f"{remedy} tries it again"):
+    with asking(f"replace the seed of the VM {node.domain}", hint=f"try again: {remedy}"):
         found = _own(connection, node, claim)
         if found is None:
             return None
@@ -110,7 +110,7 @@ def _own(connection: Connection, node: NodePlan, claim: Claim) -> tuple[Domain, 
 
 
 def _define(connection: Connection, domain: Domain, path: str, digest: str, remedy: str = "bake seal") -> Domain:
-    """The medium at `path` (empty: none) in a VM's drive, for its next start and now. `digest` is of its seed."""
+    """Put the ISO at `path` (empty: none) into a VM's drive, for its next start and now. `digest`: of the ISO."""
     xml = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), path, digest)
     domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
     _insert(domain, path, remedy)
@@ -118,28 +118,28 @@ def _define(connection: Connection, domain: Domain, path: str, digest: str, reme
 
 
 def is_empty(domain: Domain) -> bool:
-    """Whether a VM has no medium in its drive, now and after its next start."""
+    """Return whether a VM's drive is empty, now and after its next start."""
     return _is_in(domain, "")
 
 
 def _is_in(domain: Domain, path: str) -> bool:
-    return {medium_of(domain.XMLDesc()), medium_of(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))} == {path}
+    return {iso_in_drive(domain.XMLDesc()), iso_in_drive(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))} == {path}
 
 
 def _insert(domain: Domain, path: str, remedy: str) -> None:
-    """Exchange the medium of a VM that runs; nothing else of it is touched."""
+    """Replace the ISO in the drive of a running VM; nothing else changes."""
     xml = domain.XMLDesc()
-    if not domain.isActive() or medium_of(xml) == path:
+    if not domain.isActive() or iso_in_drive(xml) == path:
         return
-    # By force: udev in the guest locks the drive of a medium that nobody reads, and may not be there to be asked.
+    # Forced: udev in the guest locks the drive even if the ISO is not in use, and may not answer an eject request.
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
-    hint = f"{remedy} tries it again; its next start has the new one"
-    with asking(f"exchange the medium of the running VM {domain.name()}", hint=hint):
+    hint = f"try again: {remedy}; at its next start the VM has the new ISO in any case"
+    with asking(f"replace the ISO in the drive of the running VM {domain.name()}", hint=hint):
         domain.updateDeviceFlags(drive_xml(xml, path), flags)
 
 
 def remove_old_seeds(place: Pool, node: str, domain: Domain) -> bool:
-    """A seed holds keys: one that the node's definition does not name any more goes. Returns whether one went."""
+    """Delete a node's ISOs that its definition no longer names: they contain keys. Return whether one existed."""
     place.refresh()
     in_use = _in_use(domain)
     old = [name for name in place.listVolumes() if name.startswith(f"{node}.seed-") and name not in in_use]
@@ -149,5 +149,5 @@ def remove_old_seeds(place: Pool, node: str, domain: Domain) -> bool:
 
 
 def _in_use(domain: Domain) -> str:
-    """Every definition of the VM, as text in which a volume's name can be looked for."""
+    """Return all definitions of the VM as text, for a search of volume names."""
     return str(domain.XMLDesc() + domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))

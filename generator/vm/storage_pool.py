@@ -1,6 +1,6 @@
-"""The cluster's own storage pool: images, seeds and disks, sent through libvirt, which may be far away.
+"""The cluster's storage pool: images, seeds and disks, uploaded through libvirt, which may be remote.
 
-A volume is trusted only once a VM's definition names it: an upload that was cut short looks like a whole one.
+A volume is trusted only after a VM's definition names it: an interrupted upload looks like a complete one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from generator.vm.connection import Connection, Pool, Volume, asking, libvirt, t
 from generator.vm.domain_xml import overlay_xml, pool_name, pool_uuid, pool_xml, volume_xml
 from generator.vm.ownership import Claim
 
-_IMAGES = "/var/lib/libvirt/images"  # where libvirt keeps disks, and AppArmor lets them be
+_IMAGES = "/var/lib/libvirt/images"  # libvirt's default folder for disks, which AppArmor allows
 _MARK = "bake-owner-"
 _OURS = re.compile(
     r"(bake-owner-\S*|(base|kernel|initrd)-[0-9a-f]+|[a-z0-9-]+\.qcow2|[a-z0-9-]+\.seed-[0-9a-f]+\.iso"
@@ -28,28 +28,28 @@ _MAX_UNUSED_OVERLAY = 2 << 20  # a qcow2 that no guest wrote to is some 200 KiB
 
 
 def find_pool(connection: Connection, claim: Claim) -> Pool | None:
-    """The cluster's pool, if there is one; refuses one that is not ours."""
+    """Return the cluster's pool, or None. Raise BakeError for a pool of that name that is not this cluster's."""
     pool = None
     with tolerating("VIR_ERR_NO_STORAGE_POOL"):
         pool = connection.storagePoolLookupByName(pool_name(claim.cluster))
     if pool is None:
         return None
     if pool.UUIDString() != str(pool_uuid(claim.cluster)):
-        raise BakeError(f"the storage pool {pool.name()} is somebody else's", hint="give another --name")
+        raise BakeError(f"the storage pool {pool.name()} was not made by bake", hint="give another --name")
     if not pool.isActive():
         _activate(pool)
     pool.refresh()
     marks = [name for name in pool.listVolumes() if name.startswith(_MARK)]
     if claim.cluster_id and marks and f"{_MARK}{claim.cluster_id}" not in marks:
         raise BakeError(
-            f"the storage pool {pool.name()} is of another cluster named {claim.cluster}, with another CA",
-            hint="give this cluster another --name, or run `bake destroy` where that one was made",
+            f"the storage pool {pool.name()} belongs to another cluster named {claim.cluster}, with another CA",
+            hint="give this cluster another --name, or run `bake destroy` with the other cluster's --out",
         )
     return pool
 
 
 def ensure_pool(connection: Connection, claim: Claim) -> Pool:
-    """The cluster's pool, made if it is not there, and marked as this cluster's."""
+    """Return the cluster's pool; create it if it does not exist, and mark it with the cluster's id."""
     pool = find_pool(connection, claim)
     if pool is None:
         folder = str(_images_folder(connection) / pool_name(claim.cluster))
@@ -63,7 +63,7 @@ def ensure_pool(connection: Connection, claim: Claim) -> Pool:
 
 
 def _images_folder(connection: Connection) -> PurePosixPath:
-    """Beside the disks that are there: the pool named default, where libvirt's tools put theirs."""
+    """Return the folder of the pool `default`, where libvirt's tools put disks; else libvirt's default folder."""
     with tolerating("VIR_ERR_NO_STORAGE_POOL"):
         root = ElementTree.fromstring(connection.storagePoolLookupByName("default").XMLDesc())  # noqa: S314
         if root.get("type") == "dir":
@@ -72,7 +72,7 @@ def _images_folder(connection: Connection) -> PurePosixPath:
 
 
 def _activate(pool: Pool) -> None:
-    """Make the folder where it is not there (or was removed), then start the pool."""
+    """Create the pool's folder if it does not exist, and start the pool."""
     pool.build(libvirt.VIR_STORAGE_POOL_BUILD_NEW)
     pool.create()
 
@@ -84,27 +84,27 @@ def find_volume(pool: Pool, name: str) -> Volume | None:
 
 
 def path_of(pool: Pool, name: str) -> str:
-    """Where a volume is or will be."""
+    """Return the path of a volume, which need not exist."""
     root = ElementTree.fromstring(pool.XMLDesc())  # noqa: S314  libvirt wrote it
     return str(PurePosixPath(root.findtext("target/path", "")) / name)
 
 
 def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
-    """Upload into a new volume, which replaces one of that name."""
+    """Upload into a new volume, replacing a volume with that name. Raise BakeError if there is too little space."""
     remove(pool, name)
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if pool.info()[3] < size and (isinstance(content, bytes) or not _is_sparse(content)):
-        raise BakeError(f"no room for {name} ({size >> 20} MiB) in {path_of(pool, '')}", hint="make room")
+        raise BakeError(f"no space for {name} ({size >> 20} MiB) in {path_of(pool, '')}", hint="free some space")
     with asking(f"upload {name}"):
         volume = pool.createXML(volume_xml(name, size))
         try:
             with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
                 _send(volume, source, size, sparse=isinstance(content, Path) and _is_sparse(content))
-        except BaseException:  # Ctrl-C as well: what is half there is worth nothing
+        except BaseException:  # including Ctrl-C: delete the incomplete volume
             with suppress(libvirt.libvirtError):
                 volume.delete()
             raise
-        pool.refresh()  # libvirt finds out what format it has
+        pool.refresh()  # libvirt detects the format
         return pool.storageVolLookupByName(name)
 
 
@@ -138,7 +138,7 @@ def _skip(_stream: Any, count: int, source: BinaryIO) -> int:
 
 
 def _hole(size: int) -> Callable[[Any, BinaryIO], tuple[bool, int]]:
-    """Whether data comes next in the file, and how long that or the hole is (lseek(2), SEEK_DATA)."""
+    """Return libvirt's callback: whether data comes next in the file, and the length of it or the hole (lseek(2))."""
 
     def measure(_stream: Any, source: BinaryIO) -> tuple[bool, int]:
         here = source.tell()
@@ -158,11 +158,11 @@ _SEEK_DATA, _SEEK_HOLE = 3, 4
 
 
 def make_overlay(pool: Pool, name: str, size: int, base: Volume) -> Volume:
-    """A new disk over the base. One that was written to is somebody's data, whatever happened to its VM."""
+    """Create a disk over the base. Raise BakeError if a disk with that name was written to: it may have data."""
     old = find_volume(pool, name)
     if old is not None and old.info()[2] > _MAX_UNUSED_OVERLAY:
         raise BakeError(
-            f"the disk {old.path()} is in use or was, and its VM is gone", hint="bake destroy removes it"
+            f"the disk {old.path()} has data, but its VM does not exist", hint="remove the disk: bake destroy"
         )
     remove(pool, name)
     with asking(f"make the disk {name}"):
@@ -183,7 +183,7 @@ def remove(pool: Pool, name: str) -> None:
 
 
 def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
-    """What bake put into the cluster's pool, and the id that the pool is tagged with."""
+    """Return the names of bake's volumes in the cluster's pool, each with the pool's cluster id."""
     pool = find_pool(connection, claim)
     names = sorted(pool.listVolumes()) if pool else []
     tag = ", ".join(name.removeprefix(_MARK) for name in names if name.startswith(_MARK))
@@ -191,7 +191,7 @@ def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
 
 
 def remove_pool(connection: Connection, claim: Claim) -> list[str]:
-    """Remove the pool and what bake put into it; a volume of somebody else stays, and the pool with it."""
+    """Remove bake's volumes and the pool; return their names. Raise BakeError if the pool has other files."""
     pool = find_pool(connection, claim)
     if pool is None:
         return []
@@ -200,10 +200,10 @@ def remove_pool(connection: Connection, claim: Claim) -> list[str]:
     marks_last = sorted(ours, key=lambda name: name.startswith(_MARK))
     for name in marks_last if len(ours) == len(names) else [n for n in ours if not n.startswith(_MARK)]:
         remove(pool, name)
-    if strangers := sorted(set(names) - set(ours)):
+    if others := sorted(set(names) - set(ours)):
         raise BakeError(
-            f"{path_of(pool, '')} holds files that are not ours: {', '.join(strangers)}",
-            hint="move them away, then: bake destroy",
+            f"{path_of(pool, '')} has files that bake did not make: {', '.join(others)}",
+            hint="move them elsewhere, then: bake destroy",
         )
     folder = path_of(pool, "")
     pool.destroy()

@@ -29,7 +29,7 @@ from generator.config.pki import Extensions, KeyType, PeerCaSpec, PkiSpec
 from generator.config.spec import ClusterSpec, EtcdSpec
 from generator.etcd.answers import Reply
 from generator.etcd.tls_hello import served_certificate
-from generator.etcd.tls_probe import ClientFiles, knock, operator_context, stranger_context
+from generator.etcd.tls_probe import ClientFiles, operator_context, probe, unverified_context
 from generator.operations import certs, rotate_ca
 from generator.operations.bake import bake
 from generator.operations.up import Cluster, open_cluster
@@ -86,7 +86,7 @@ def test_a_nodes_key_acts_as_that_node_alone(three: Miniature) -> None:
         for owner in nodes
         for place in nodes
         for target in nodes
-        if served_as(place.plan.address, target, stranger_context(pair_of(owner, Role.PEER)))
+        if served_as(place.plan.address, target, unverified_context(pair_of(owner, Role.PEER)))
     }
     names = [node.plan.name for node in nodes]
     assert served == {(name, name, target) for name in names for target in names}
@@ -98,7 +98,7 @@ def test_with_a_ca_of_their_own_peers_and_clients_are_strangers_to_one_another(c
     first = cluster.nodes[0]
     ports = {Role.CLIENT: 2379, Role.SERVER: 2379, Role.PEER: 2380}
     replies = {
-        (role, port): knock(str(first.plan.address), port, stranger_context(pair_of(first, role)), timeout=30).reply
+        (role, port): probe(str(first.plan.address), port, unverified_context(pair_of(first, role)), timeout=30).reply
         for role in ports
         for port in (2379, 2380)
     }
@@ -143,7 +143,7 @@ def forged(
 
 
 def old_tls(pair: tuple[bytes, bytes]) -> ssl.SSLContext:
-    context = stranger_context(pair)
+    context = unverified_context(pair)
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
     return context
@@ -151,12 +151,12 @@ def old_tls(pair: tuple[bytes, bytes]) -> ssl.SSLContext:
 
 Bad = Callable[[Miniature], ssl.SSLContext | None]
 BAD_CLIENTS: dict[str, Bad] = {
-    "no certificate": lambda _: stranger_context(),
-    "another CA's": lambda c: stranger_context(forged(pki.create_authority(c.plan, now=datetime.now(UTC)))),
-    "expired": lambda c: stranger_context(forged(c.authority, end=timedelta(minutes=-5))),
-    "not yet valid": lambda c: stranger_context(forged(c.authority, start=timedelta(minutes=5))),
-    "for servers alone": lambda c: stranger_context(forged(c.authority, usage=Usage.SERVER_AUTH)),
-    "names an address outside the cluster": lambda c: stranger_context(forged(c.authority, address="10.9.9.9")),
+    "no certificate": lambda _: unverified_context(),
+    "another CA's": lambda c: unverified_context(forged(pki.create_authority(c.plan, now=datetime.now(UTC)))),
+    "expired": lambda c: unverified_context(forged(c.authority, end=timedelta(minutes=-5))),
+    "not yet valid": lambda c: unverified_context(forged(c.authority, start=timedelta(minutes=5))),
+    "for servers alone": lambda c: unverified_context(forged(c.authority, usage=Usage.SERVER_AUTH)),
+    "names an address outside the cluster": lambda c: unverified_context(forged(c.authority, address="10.9.9.9")),
     "no TLS": lambda _: None,
     "TLS 1.1": lambda c: old_tls(forged(c.authority)),
 }
@@ -168,17 +168,17 @@ def test_every_bad_client_is_refused_on_both_ports(cluster_of: ClusterOf) -> Non
     address = str(cluster.nodes[0].plan.address)
 
     def replies(context: ssl.SSLContext | None) -> list[Reply]:
-        return [knock(address, port, context, timeout=30).reply for port in (2379, 2380)]
+        return [probe(address, port, context, timeout=30).reply for port in (2379, 2380)]
 
-    assert replies(stranger_context(forged(cluster.authority))) == [Reply.SERVED, Reply.SERVED], "a good one"
+    assert replies(unverified_context(forged(cluster.authority))) == [Reply.SERVED, Reply.SERVED], "a good one"
     found = {name: replies(make(cluster)) for name, make in BAD_CLIENTS.items()}
     assert found == {name: [Reply.REFUSED, Reply.REFUSED] for name in BAD_CLIENTS}
 
 
 def test_it_is_the_cas_constraints_that_keep_outside_addresses_out(cluster_of: ClusterOf) -> None:
     cluster = started(cluster_of(1, pki=PkiSpec(extensions=Extensions.DOCUMENT)))
-    context = stranger_context(forged(cluster.authority, address="10.9.9.9"))
-    assert knock(str(cluster.nodes[0].plan.address), 2379, context, timeout=30).reply is Reply.SERVED
+    context = unverified_context(forged(cluster.authority, address="10.9.9.9"))
+    assert probe(str(cluster.nodes[0].plan.address), 2379, context, timeout=30).reply is Reply.SERVED
 
 
 # ── other CAs ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -253,10 +253,10 @@ def test_the_suites_of_tls_1_2_are_those_that_were_named(cluster_of: ClusterOf) 
     cluster = started(cluster_of(3, etcd=EtcdSpec(cipher_suites=SUITES)))
 
     def reply(suite: str) -> Reply:
-        context = stranger_context(pair_of(cluster.nodes[0], Role.CLIENT))
+        context = unverified_context(pair_of(cluster.nodes[0], Role.CLIENT))
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(suite)
-        return knock(str(cluster.nodes[0].plan.address), 2379, context, timeout=30).reply
+        return probe(str(cluster.nodes[0].plan.address), 2379, context, timeout=30).reply
 
     assert reply("ECDHE-ECDSA-AES128-GCM-SHA256") is Reply.SERVED
     assert reply("ECDHE-ECDSA-AES256-GCM-SHA384") is Reply.REFUSED
@@ -321,7 +321,7 @@ class Lone:
     def serves(self, folder: Path) -> bool:
         """A client with the CAs and the pair in this folder, which checks the server too."""
         ca, cert, key = (folder / name for name in ("etcd-ca.pem", "etcd-client.pem", "etcd-client.key"))
-        return knock(HOST, self.port, operator_context(ClientFiles(ca=ca, cert=cert, key=key))).reply is Reply.SERVED
+        return probe(HOST, self.port, operator_context(ClientFiles(ca=ca, cert=cert, key=key))).reply is Reply.SERVED
 
     def stop(self) -> None:
         if self.process:
@@ -340,7 +340,7 @@ def test_an_application_that_follows_a_new_ca_is_served_in_every_phase(
     application = shutil.copytree(old, tmp_path / "application")
     etcd = Lone(bin_dir, tmp_path, cluster, "--tls-max-version", newest)
     monkeypatch.setattr(certs, "served_certificate", lambda *_: served_certificate(HOST, etcd.port))
-    monkeypatch.setattr(rotate_ca, "knock", lambda *words: knock(HOST, etcd.port, words[2]))
+    monkeypatch.setattr(rotate_ca, "probe", lambda *words: probe(HOST, etcd.port, words[2]))
     rotate = partial(rotate_ca.rotate_authorities, cluster, None, {}, passphrase=None, seconds=1, report=print)
     tasks = {"trust": ["etcd-ca.pem"], "reissue": ["etcd-client.pem", "etcd-client.key"], "drop": ["etcd-ca.pem"]}
     try:

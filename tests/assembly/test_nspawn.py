@@ -97,7 +97,7 @@ def test_the_permit_never_was_on_a_disk_and_is_gone_from_memory_once_the_cluster
 
 
 def test_the_cluster_verifies_once_it_is_sealed(lab: NspawnLab) -> None:
-    assert "bootstrap right" in bake_in_lab(lab, "verify").stderr
+    assert "bootstrap permit" in bake_in_lab(lab, "verify").stderr
     lab.seal(NODES[0])
     assert bake_in_lab(lab, "seal").returncode == 0
 

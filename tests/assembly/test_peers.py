@@ -21,7 +21,7 @@ from generator.config.auth import AuthSpec
 from generator.config.defaults import peer_name
 from generator.config.pki import Certificates, Extensions, PeerCaSpec, PeerName, PkiSpec
 from generator.etcd.client import Etcd
-from generator.etcd.tls_probe import stranger_context
+from generator.etcd.tls_probe import unverified_context
 from generator.health.node_checks import Outcome, Planned
 from generator.operations.audit import audit
 from generator.pki import Role, issue_nodes
@@ -70,7 +70,7 @@ def test_no_clients_certificate_is_served_at_the_peer_port(cluster_of: ClusterOf
     node = cluster.nodes[0]
 
     def served(pair: tuple[bytes, bytes], port: int) -> bool:
-        return served_as(node.plan.address, node, stranger_context(pair), port)
+        return served_as(node.plan.address, node, unverified_context(pair), port)
 
     assert served(peer_pair(cluster), 2380)
     found = dict(clients(cluster))
@@ -164,8 +164,8 @@ def test_a_cluster_that_stands_comes_to_require_the_name_and_never_stops(cluster
         restarted.records.clear()
         restarted.start()
         cluster.wait(lambda: puts(cluster, [restarted]), 30, "the node that was restarted writes")  # noqa: B023
-    assert not served_as(cluster.nodes[0].plan.address, cluster.nodes[0], stranger_context(operator_pair(cluster)))
-    assert served_as(cluster.nodes[0].plan.address, cluster.nodes[0], stranger_context(peer_pair(cluster)))
+    assert not served_as(cluster.nodes[0].plan.address, cluster.nodes[0], unverified_context(operator_pair(cluster)))
+    assert served_as(cluster.nodes[0].plan.address, cluster.nodes[0], unverified_context(peer_pair(cluster)))
 
 
 def puts(cluster: Miniature, nodes: Sequence[Node]) -> bool:
@@ -183,7 +183,7 @@ def test_an_empty_node_answers_only_peers(cluster_of: ClusterOf) -> None:
 
     def answer(pair: tuple[bytes, bytes]) -> bytes:
         place = str(node.plan.address), 2380
-        with socket.create_connection(place, 5) as plain, stranger_context(pair).wrap_socket(plain) as stream:
+        with socket.create_connection(place, 5) as plain, unverified_context(pair).wrap_socket(plain) as stream:
             stream.sendall(b"GET /bake/empty HTTP/1.0\r\n\r\n")
             return stream.recv(4096)
 
@@ -202,10 +202,10 @@ def test_a_user_who_may_write_nothing_writes_nothing_by_raft_either(cluster_of: 
     cluster = start(cluster_of(1, pki=KINDS["one CA"], auth=AuthSpec(enabled=True)))
     node = cluster.nodes[0]
     cluster.wait(lambda: node.says("auth is on"), 20, "auth is on")
-    app, member = stranger_context(dict(clients(cluster))["a user's"]), cluster.members(node)[0]["ID"]
+    app, member = unverified_context(dict(clients(cluster))["a user's"]), cluster.members(node)[0]["ID"]
     with pytest.raises(OSError, match=r"(?i)alert|closed|reset|remote end|EOF"):
         post(cluster, app, proposal(b"/owned", member=member))
-    assert post(cluster, stranger_context(peer_pair(cluster)), proposal(b"/taken", member=member)) == 204
+    assert post(cluster, unverified_context(peer_pair(cluster)), proposal(b"/taken", member=member)) == 204
     with Etcd(node.plan.client_url, files_of(cluster)) as etcd:
         cluster.wait(lambda: etcd.get(b"/taken").count == 1, 10, "the peer's message is applied")
         assert etcd.get(b"/owned").count == 0

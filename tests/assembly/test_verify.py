@@ -22,9 +22,9 @@ from generator.config.spec import ClusterSpec, FirewallKind, FirewallSpec, Netwo
 from generator.etcd import answers, observe
 from generator.etcd.answers import Keys, Reply
 from generator.etcd.client import Etcd
-from generator.etcd.tls_probe import ClientFiles, knock, local_address, stranger_context
+from generator.etcd.tls_probe import ClientFiles, local_address, probe, unverified_context
 from generator.health import Result
-from generator.operations.verify import Part, Verification, cluster_status, foreign_pair, verify
+from generator.operations.verify import MemberRole, Verification, cluster_status, foreign_pair, verify
 from generator.pki import Role
 from generator.plan import ClusterPlan, plan_cluster
 from tests.assembly.miniature import Miniature, Node
@@ -114,7 +114,7 @@ def test_a_healthy_cluster_passes_everything_and_loses_nothing(three: Miniature)
     assert keys(three).items == before.items
 
     parts = cluster_status(plan_of(three), files_of(three)).nodes
-    assert sorted(str(node.part) for node in parts) == ["leader", "voter", "voter"]
+    assert sorted(str(node.role) for node in parts) == ["leader", "voter", "voter"]
     assert all(node.reachable and node.version and node.error is None for node in parts)
 
 
@@ -123,7 +123,7 @@ def test_a_node_that_is_down_is_named_and_its_member_still_known(three: Miniatur
     three.wait(lambda: observe.list_keys([three.nodes[0].plan], files_of(three)).value, 20, "a new leader")
     assert failed(check(three)) == {"endpoint health": ("etcd2",), "write and read": ("etcd2",)}
     down = cluster_status(plan_of(three), files_of(three)).nodes[1]
-    assert (down.reachable, down.part, down.error) == (False, Part.VOTER, "connection refused")
+    assert (down.reachable, down.role, down.error) == (False, MemberRole.VOTER, "connection refused")
     assert down.member_id
 
 
@@ -150,7 +150,8 @@ def test_a_learner_is_not_enough(cluster_of: ClusterOf) -> None:
 
     def is_learner() -> bool:
         return (
-            cluster_status(plan, files).nodes[1].part is Part.LEARNER and cluster_status(plan, files).nodes[1].reachable
+            cluster_status(plan, files).nodes[1].role is MemberRole.LEARNER
+            and cluster_status(plan, files).nodes[1].reachable
         )
 
     cluster.wait(is_learner, 20, "the second node learns")
@@ -192,8 +193,8 @@ def test_only_its_ca_keeps_the_foreign_certificate_out(cluster_of: ClusterOf, ce
     cluster.wait_all_voting(30)
     for role, port in ((Role.CLIENT, 2379), (Role.PEER, 2380)):
         own = local_address(str(node.plan.address), port)
-        context = stranger_context(foreign_pair(plan_of(cluster), role, own, now=now, authority=other))
-        assert knock(str(node.plan.address), port, context).reply is Reply.SERVED
+        context = unverified_context(foreign_pair(plan_of(cluster), role, own, now=now, authority=other))
+        assert probe(str(node.plan.address), port, context).reply is Reply.SERVED
 
 
 def test_a_client_port_without_tls_is_caught(one: Callable[..., Miniature]) -> None:
@@ -218,7 +219,7 @@ def test_the_ca_of_another_cluster_is_of_no_use(one: Callable[..., Miniature], t
     files = files_of(cluster)
     found = check(cluster, ClientFiles(ca=wrong, cert=files.cert, key=files.key))
     assert failed(found)["server certificates"] == ("etcd1",)
-    assert "the server's certificate is refused" in next(
+    assert "the server's certificate failed verification" in next(
         c.detail for c in found.failed if c.name == "endpoint health"
     )
 
@@ -269,7 +270,7 @@ def test_three_dead_nodes_cost_one_time_limit() -> None:
     plan = plan_cluster(ClusterSpec(nodes=3, network=NetworkSpec(subnet=subnet)))
     sockets = [socket.create_server((str(node.address), 2379)) for node in plan.nodes]
     start = time.monotonic()
-    contexts = dict.fromkeys(product(answers.Port, observe.Guest))
+    contexts = dict.fromkeys(product(answers.Port, observe.ClientKind))
     told = observe.everywhere(lambda node: observe.view_node(plan, node, NOWHERE, contexts), plan.nodes)
     for one in sockets:
         one.close()

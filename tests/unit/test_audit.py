@@ -14,7 +14,7 @@ import pytest
 
 from generator.config.spec import read_spec
 from generator.errors import InputError
-from generator.etcd.answers import Keys, KeyValue, Told
+from generator.etcd.answers import Answer, Keys, KeyValue
 from generator.etcd.node_report import MAX_AGE, find_report
 from generator.health.cis_controls import Audited
 from generator.health.node_checks import Outcome
@@ -26,8 +26,8 @@ from generator.seed.iso import written_files
 from generator.store.folder import Store
 from tests.unit.test_report import SAID
 
-PASSED = Audited(id="2.1", what="served", result=Outcome.PASSED, evidence="set", remedy="", nodes=())
-MISSED = Audited(id="2.2", what="asked", result=Outcome.FAILED, evidence="etcd1: no", remedy="do it", nodes=("etcd1",))
+PASSED = Audited(id="2.1", title="served", result=Outcome.PASSED, evidence="set", remedy="", nodes=())
+MISSED = Audited(id="2.2", title="asked", result=Outcome.FAILED, evidence="etcd1: no", remedy="do it", nodes=("etcd1",))
 
 
 @pytest.fixture
@@ -75,35 +75,35 @@ def test_a_missing_seed_is_one_clear_error(baked: Cluster) -> None:
         planned_facts(baked.store, baked.plan)
 
 
-def told(now: datetime, **changes: Any) -> Told[Keys]:
+def told(now: datetime, **changes: Any) -> Answer[Keys]:
     value = json.dumps(SAID | {"time": int(now.timestamp())} | changes).encode()
-    return Told(Keys(count=1, revision=1, items=(KeyValue(key=b"bake/audit/etcd1", value=value),)))
+    return Answer(Keys(count=1, revision=1, items=(KeyValue(key=b"bake/audit/etcd1", value=value),)))
 
 
 def test_a_report_of_now_counts(now: datetime) -> None:
-    said, silence = find_report("etcd1", told(now), now=now)
+    said, no_report = find_report("etcd1", told(now), now=now)
     assert said
-    assert silence == ""
+    assert no_report == ""
 
 
 @pytest.mark.parametrize("age", [MAX_AGE + timedelta(seconds=2), -MAX_AGE - timedelta(seconds=2)])
 def test_a_report_of_another_time_does_not(now: datetime, age: timedelta) -> None:
-    said, silence = find_report("etcd1", told(now - age), now=now)
+    said, no_report = find_report("etcd1", told(now - age), now=now)
     assert said is None
-    assert "last report" in silence
+    assert "last report" in no_report
 
 
 @pytest.mark.parametrize(
     ("reports", "why"),
     [
-        (Told(error="no node answers"), "no node answers"),
-        (Told(Keys(count=0, revision=1, items=())), "has not reported"),
+        (Answer(error="no node answers"), "no node answers"),
+        (Answer(Keys(count=0, revision=1, items=())), "has not reported"),
     ],
 )
-def test_no_report_says_why(now: datetime, reports: Told[Keys], why: str) -> None:
-    said, silence = find_report("etcd1", reports, now=now)
+def test_no_report_says_why(now: datetime, reports: Answer[Keys], why: str) -> None:
+    said, no_report = find_report("etcd1", reports, now=now)
     assert said is None
-    assert why in silence
+    assert why in no_report
 
 
 def test_another_nodes_report_is_not_taken_for_it(now: datetime) -> None:
@@ -121,7 +121,7 @@ def test_the_command_says_all_and_ends_with_three_where_one_is_missed(
     text = bake("audit")
     assert text.code == code
     assert text.out.splitlines()[1].split() == ["2.1", "served", "passed", "set"]
-    assert ("error: 1 of 2 controls are not passed: 2.2\n  hint: do it" in text.err) is bool(missed)
+    assert ("error: 1 of 2 controls did not pass: 2.2\n  hint: do it" in text.err) is bool(missed)
     data = json.loads(bake("audit", "-o", "json").out)
     assert data["passed"] is not bool(missed)
-    assert set(data["controls"][0]) == {"id", "what", "result", "evidence", "remedy", "nodes"}
+    assert set(data["controls"][0]) == {"id", "title", "result", "evidence", "remedy", "nodes"}

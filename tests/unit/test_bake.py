@@ -176,7 +176,7 @@ def test_sealing_nodes_that_another_bake_has_replaced_meanwhile_changes_nothing(
     Path("cluster.yaml").write_text("apiVersion: bake/v1\nnodes: [{name: a}, {name: b}, {name: c}]\n")
     assert bake("--config", "cluster.yaml", "--yes").code == 0
     before = picture(Path("out"))
-    with pytest.raises(BakeError, match="another command has changed this cluster's nodes"):
+    with pytest.raises(BakeError, match="another command has just changed this cluster's nodes"):
         seal(store, opened.plan, now=datetime.now(UTC), report=print)
     assert picture(Path("out")) == before
 
@@ -186,8 +186,8 @@ def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:
     result = sealing("-o", "json")
     data = json.loads(result.out)
     assert (data["node"], data["files"], data["vm"]) == ("etcd1", True, None)
-    assert "replace its ISO by hand where it runs" in data["warnings"][0]
-    assert data["warnings"][1].startswith("no member answers; a sealed cluster can no longer be started")
+    assert "replace the ISO in its drive with" in data["warnings"][0]
+    assert data["warnings"][1].startswith("no member answers, and a sealed cluster can no longer be started")
     assert result.err.count("warning: ") == 2
     quiet = sealing("-q")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
@@ -237,7 +237,7 @@ def test_an_iso_that_cannot_be_sealed_is_named(
     before = picture(Path("out"))
     result = sealing()
     assert result.code == 2
-    assert "etcd1/seed.iso: is " in result.err
+    assert "etcd1/seed.iso: " in result.err
     assert picture(Path("out")) == before
     assert bake("--nodes", 3).code == 0
     assert sealing().out == "etcd is sealed\n"

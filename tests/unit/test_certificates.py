@@ -212,7 +212,7 @@ def test_what_a_node_said_of_an_earlier_seed_does_not_count(made: Bake, rack: Ra
     assert rack.deliver(made(*NODES)) == Delivery(done=NODES)
 
 
-def test_the_record_is_the_one_that_the_hook_prints() -> None:
+def test_the_waiting_record_is_the_one_that_apply_seed_prints() -> None:
     hook = Path(certs.__file__).parents[1] / "seed/guest/usr/libexec/bake/apply-seed"
     assert f'say("waiting", "{certs.WAITS}")' in hook.read_text()
 
@@ -265,7 +265,7 @@ def test_the_table_has_a_bar_and_the_json_everything(made: Bake, rack: Rack) -> 
 def test_certificates_that_end_soon_fail(made: Bake, rack: Rack) -> None:
     cluster = made()
     assert call(cluster, "--within", "30d", "-q") == (0, "")
-    with pytest.raises(UnhealthyError, match="less than 4000 days are left: cluster etcd-ca, "):
+    with pytest.raises(UnhealthyError, match="less than 4000 days left: cluster etcd-ca, "):
         call(cluster, "--within", "4000", "-q")
 
 
@@ -291,7 +291,8 @@ def test_a_rotation_that_waits_for_restarts_ends_with_3(
     rack.older.update(NODES)
     monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
     words = ["certs", "rotate", "--out", str(cluster.store.out), *(["-o", "json"] if json_too else [])]
-    with pytest.raises(UnhealthyError, match="etcd1, etcd2 take their new seeds at their next restart") as error:
+    rule = "etcd1, etcd2: configuration changes in the new seed apply at the next restart"
+    with pytest.raises(UnhealthyError, match=rule) as error:
         command.main(words, standalone_mode=False)
     assert "virsh shutdown etcd-etcd1" in str(error.value.hint)
     said = capsys.readouterr().out
@@ -335,7 +336,7 @@ def with_users(tmp_path: Path, now: datetime) -> Cluster:
     ],
     ids=" ".join,
 )
-def test_a_client_gets_a_new_certificate_and_nobody_else(
+def test_only_the_named_client_gets_a_new_certificate(
     with_users: Cluster, rack: Rack, now: datetime, names: list[str], renewed: dict[str, str]
 ) -> None:
     before, seeds = serials(with_users, now), (with_users.store.folder / "etcd1/seed.iso").read_bytes()
@@ -406,7 +407,7 @@ def test_the_operators_certificate_is_renewed_before_it_ends(
     late = now + timedelta(days=holds + 7)
     end = now + timedelta(days=leaf_days - 1)
     said, changed = said_by(spec, store, late)
-    assert said == [f"the operator has a new certificate: the one before ends on {end:%Y-%m-%d}"]
+    assert said == [f"the operator has a new certificate: the old one expires on {end:%Y-%m-%d}"]
     assert changed == {"pki/etcd-client.pem", "pki/etcd-client.key", "manifest.json"}
     assert said_by(spec, store, late) == ([], set()), "once"
 
@@ -415,12 +416,12 @@ def test_near_the_cas_end_short_certificates_are_announced(made: Bake, spec: Clu
     store, late = made().store, now + timedelta(days=3650 - 1 - 12)
     said, _ = said_by(spec, store, late)
     assert said[0] == (
-        "warning: the CA ends in 12 days, and the certificates issued now with it, not after 365\n"
-        "  hint: bake certs rotate --ca gives a running cluster a new CA"
+        "warning: the CA expires in 12 days; certificates issued now expire with it, not after 365\n"
+        "  hint: give a running cluster a new CA: bake certs rotate --ca"
     )
     assert said_by(spec, store, late) == ([], set()), "what holds as long as the CA is not issued again"
     said, _ = said_by(load(flags={"--nodes": (("nodes",), 3)}).spec, store, late + timedelta(days=10))
-    assert "the CA ends in 2 days" in said[0]
+    assert "the CA expires in 2 days" in said[0]
 
 
 def test_far_from_its_end_a_ca_is_not_announced(made: Bake, spec: ClusterSpec, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""The stories of a cluster that runs, with stand-ins for libvirt and for the nodes: when and how it is sealed."""
+"""Operations on a running cluster, with fake libvirt and nodes: when and how it is sealed."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def test_the_vote_of_the_first_node_seals_the_cluster_before_the_others_are_ther
     assert "etcd2: voting" in lines[sealed:]
     assert baked.sealed
     assert drive == [baked.store.read("etcd1/seed.iso")]
-    assert [line for line in lines if "its seed" in line] == [
-        f"{node}: its seed was taken out of the drive and removed" for node in NODES
+    assert [line for line in lines if "seed removed" in line] == [
+        f"{node}: seed removed from its drive" for node in NODES
     ]
     assert b"voting" in (baked.store.read("etcd1/console.log") or b"")
 
@@ -121,7 +121,7 @@ def test_only_the_seed_that_a_node_has_taken_is_taken_out_of_its_drive(
     before.instance, unnamed.instance = "etcd1-0123456789abcdef", " "
     lines = wait(baked, monkeypatch, before, unnamed)
     assert "etcd1: settled" in lines
-    assert not any("its seed" in line for line in lines)
+    assert not any("seed removed" in line for line in lines)
 
 
 def test_an_old_failure_of_a_healthy_node_does_not_end_up(
@@ -135,18 +135,18 @@ def test_an_old_failure_of_a_healthy_node_does_not_end_up(
 
     lines = wait(baked, monkeypatch, Remembers("etcd1", "failed", "voting", "settled"), Says("etcd2", "settled"))
     assert not any("failed" in line for line in lines)
-    assert "etcd1: its seed was taken out of the drive and removed" in lines
+    assert "etcd1: seed removed from its drive" in lines
 
 
-@pytest.mark.parametrize("part", [verify.Part.VOTER, verify.Part.LEARNER])
+@pytest.mark.parametrize("part", [verify.MemberRole.VOTER, verify.MemberRole.LEARNER])
 def test_a_running_node_whose_log_is_empty_counts_when_etcd_says_that_it_votes(
-    part: verify.Part, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+    part: verify.MemberRole, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console_records, "_DOUBT_SECONDS", 0)
+    monkeypatch.setattr(console_records, "_QUIET_SECONDS", 0)
     states(monkeypatch, State.RUNNING, State.RUNNING)
-    node = verify.NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, part=part)
+    node = verify.NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, role=part)
     monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
-    if part is verify.Part.LEARNER:
+    if part is verify.MemberRole.LEARNER:
         with pytest.raises(BakeError, match="etcd1: settled, etcd2: nothing"):
             wait(baked, monkeypatch, Says("etcd1", "settled"), Says("etcd2"))
     else:
@@ -182,7 +182,7 @@ def test_what_was_cut_off_between_files_and_drive_is_completed(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise BakeError("the drive is stuck", hint="bake seal tries it again")
+        raise BakeError("the drive is stuck", hint="try again: bake seal")
 
     with monkeypatch.context() as patch:
         patch.setattr(vm, "replace_seed", fail)
@@ -216,7 +216,7 @@ def test_up_does_not_wait_for_a_cluster_that_is_sealed_and_gone(
     states(monkeypatch, State.MISSING, State.MISSING)
     before = picture(tmp_path)
     boot = Boot(uri=None, accel="auto", wait=1, cache=tmp_path / "cache")
-    with pytest.raises(InputError, match="etcd/sealed: this cluster cannot be started for the first time any more"):
+    with pytest.raises(InputError, match="etcd/sealed: the cluster is sealed, so it cannot be started anew"):
         stories.up(spec, baked.store, boot, now=now, progress=Diary())
     assert picture(tmp_path) == before
     states(monkeypatch, State.MISSING, State.STOPPED)
@@ -243,7 +243,7 @@ def test_only_a_cluster_that_was_destroyed_whole_may_begin_again(
     assert (baked.store.read("etcd1/bootstrap-permit") is None) is sealed
 
 
-def test_a_permit_that_a_killed_seal_left_is_not_called_withdrawn_and_goes(baked: Cluster, now: datetime) -> None:
+def test_a_permit_left_by_a_killed_seal_is_reported_and_removed_by_the_next_seal(baked: Cluster, now: datetime) -> None:
     """It is killed where it would remove the folder from before the swap."""
     if (child := os.fork()) == 0:
         shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
@@ -271,7 +271,7 @@ def test_status_says_whether_the_cluster_is_sealed_and_what_is_left_to_do(
     monkeypatch.setattr(verify, "is_answering", lambda *_: True)
     shown = bake("status").out
     assert "\nsealed: no\nTO DO" in shown
-    assert " ".join(shown.splitlines()[-1].split()) == "the right to start a cluster is not withdrawn bake seal"
+    assert " ".join(shown.splitlines()[-1].split()) == "the seed still has the bootstrap permit bake seal"
     assert [task["remedy"] for task in json.loads(bake("status", "-o", "json").out)["tasks"]] == ["bake seal"]
     assert "no member answers" not in bake("seal").err
     assert bake("status").out.endswith("\nsealed: yes\n")

@@ -233,7 +233,7 @@ def test_follow_says_who_got_how_far_when_the_time_is_up(tmp_path: Path) -> None
     events = follow(sources, Journal(tmp_path), timeout=5, clock=clock, sleep=clock.sleep)
     assert next(events).phase == "learner"
     with pytest.raises(
-        WaitTimeoutError, match=re.escape("after 5 s; the nodes said last: n1: learner, n2: nothing")
+        WaitTimeoutError, match=re.escape("after 5 s; the nodes' last reports: n1: learner, n2: nothing")
     ):
         next(events)
     assert clock.now == pytest.approx(1005, abs=0.5)

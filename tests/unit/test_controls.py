@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from generator.etcd.answers import Certificate, Guest, Knock, NodeReport, Owned, Port, Reply
+from generator.etcd.answers import Certificate, ClientKind, FilePermissions, NodeReport, Port, Probe, Reply
 from generator.health.cis_controls import CONTROLS, Audited, audit_nodes
 from generator.health.node_checks import NodeFacts, Outcome, Planned
 from generator.plan import ClusterPlan
@@ -24,20 +24,21 @@ OPTIONS = {
     "tls-min-version": "TLS1.3", "listen-client-urls": "https://10.0.0.1:2379", "listen-peer-urls": "https://10.0.0.1:2380",
     "peer-cert-allowed-hostname": "etcd.peers.etcd.internal",
 }  # fmt: skip
-SERVED = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
-REFUSED = Knock(reply=Reply.REFUSED, detail="alert")
-CLOSED = Knock(reply=Reply.UNREACHABLE, detail="no answer in time")
+SERVED = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
+REFUSED = Probe(reply=Reply.REFUSED, detail="alert")
+CLOSED = Probe(reply=Reply.UNREACHABLE, detail="no answer in time")
 PEER = Certificate(names=(), not_after=NOW, sha256="9e")
 SPOKEN = {"1.0": False, "1.1": False, "1.2": False, "1.3": True}
 
 
-def files() -> dict[str, Owned]:
+def files() -> dict[str, FilePermissions]:
     keys = ["etcd-server.key", "etcd-peer.key", "etcd-client.key"]
     pems = ["etcd-ca.pem", "etcd-server.pem", "etcd-peer.pem", "etcd-client.pem"]
-    found = {f"{PKI}/{name}": Owned(mode=0o400, owner="etcd", group="etcd") for name in [*keys, *pems]}
-    found |= {f"/etc/etcd/{name}": Owned(mode=0o600, owner="root", group="root") for name in ("etcd.conf", "bake.env")}
-    found[PKI] = Owned(mode=0o750, owner="root", group="etcd")
-    return found | {"/var/lib/etcd/etcd": Owned(mode=0o700, owner="etcd", group="etcd")}
+    found = {f"{PKI}/{name}": FilePermissions(mode=0o400, owner="etcd", group="etcd") for name in [*keys, *pems]}
+    settings = FilePermissions(mode=0o600, owner="root", group="root")
+    found |= {f"/etc/etcd/{name}": settings for name in ("etcd.conf", "bake.env")}
+    found[PKI] = FilePermissions(mode=0o750, owner="root", group="etcd")
+    return found | {"/var/lib/etcd/etcd": FilePermissions(mode=0o700, owner="etcd", group="etcd")}
 
 
 @pytest.fixture
@@ -49,13 +50,13 @@ def good(plan: Callable[..., ClusterPlan]) -> list[NodeFacts]:
     certificates = {"cert-file": ("5e",), "peer-cert-file": ("9e",)}
     certificates |= {"trusted-ca-file": ("ca",), "peer-trusted-ca-file": ("peers",)}
     report = NodeReport(time=NOW, user="etcd", options=OPTIONS, files=files(), certificates=certificates)
-    knocks = {(port, guest): REFUSED for port in Port for guest in Guest}
+    probes = {(port, kind): REFUSED for port in Port for kind in ClientKind}
     for port, digest in ((Port.CLIENT, "5e"), (Port.PEER, "9e")):
         certificate = Certificate(names=(), not_after=NOW, sha256=digest)
-        knocks[port, Guest.OPERATOR] = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
+        probes[port, ClientKind.OPERATOR] = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
     return [
         NodeFacts(
-            node=node, planned=planned, report=report, silence="", knocks=knocks, versions=dict.fromkeys(Port, SPOKEN)
+            node=node, planned=planned, report=report, no_report="", probes=probes, versions=dict.fromkeys(Port, SPOKEN)
         )
         for node in plan(nodes=2).nodes
     ]
@@ -84,11 +85,11 @@ def with_file(nodes: list[NodeFacts], path: str, **changes: Any) -> list[NodeFac
     return second(nodes, report={"files": files() | {path: replace(files()[path], **changes)}})
 
 
-def with_knock(nodes: list[NodeFacts], port: Port, guest: Guest, answer: Knock) -> list[NodeFacts]:
-    return second(nodes, knocks={**nodes[1].knocks, (port, guest): answer})
+def with_probe(nodes: list[NodeFacts], port: Port, kind: ClientKind, answer: Probe) -> list[NodeFacts]:
+    return second(nodes, probes={**nodes[1].probes, (port, kind): answer})
 
 
-def test_a_hardened_cluster_passes_all_fourteen_of_the_benchmark_and_ours(good: list[NodeFacts]) -> None:
+def test_a_hardened_cluster_passes_every_control(good: list[NodeFacts]) -> None:
     assert missed(good) == {}
     assert len([one for one in CONTROLS if not one.id.startswith("TLS.")]) == 14
     assert len({one.id for one in CONTROLS}) == len(CONTROLS) == 19
@@ -109,7 +110,7 @@ def test_a_hardened_cluster_passes_all_fourteen_of_the_benchmark_and_ours(good: 
         *(("1.1.21", f"{PKI}/etcd-{name}.key", {"mode": 0o640}) for name in ("server", "peer", "client")),
     ],
 )
-def test_a_file_that_is_open_to_others_is_named(
+def test_a_file_with_wrong_permissions_is_named(
     good: list[NodeFacts], missing: str, path: str, changes: dict[str, Any]
 ) -> None:
     found = missed(with_file(good, path, **changes))
@@ -119,7 +120,7 @@ def test_a_file_that_is_open_to_others_is_named(
     assert path in found[missing].evidence
 
 
-def test_a_file_that_is_not_there_is_no_pass(good: list[NodeFacts]) -> None:
+def test_a_missing_file_does_not_pass(good: list[NodeFacts]) -> None:
     rest = {path: one for path, one in files().items() if not path.endswith("etcd-client.key")}
     found = missed(second(good, report={"files": rest}))
     assert set(found) == {"1.1.19", "1.1.21"}
@@ -178,47 +179,50 @@ def test_another_ca_is_found(good: list[NodeFacts], option: str, digests: tuple[
 
 
 @pytest.mark.parametrize("port", Port)
-@pytest.mark.parametrize(("guest", "missing"), [(Guest.NOBODY, ""), (Guest.FOREIGN, "2.7"), (Guest.PLAIN, "TLS.1")])
-def test_a_stranger_who_is_let_in_beats_whatever_the_node_reports(
-    good: list[NodeFacts], port: Port, guest: Guest, missing: str
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [(ClientKind.NO_CERTIFICATE, ""), (ClientKind.FOREIGN_CA, "2.7"), (ClientKind.NO_TLS, "TLS.1")],
+)
+def test_an_accepted_unauthorized_client_fails_a_control_despite_the_report(
+    good: list[NodeFacts], port: Port, kind: ClientKind, missing: str
 ) -> None:
-    found = missed(with_knock(good, port, guest, SERVED))
+    found = missed(with_probe(good, port, kind, SERVED))
     assert list(found) == [missing or ("2.2" if port is Port.CLIENT else "2.5")]
-    assert "lets in" in next(iter(found.values())).evidence
+    assert "accepts" in next(iter(found.values())).evidence
 
 
-def test_a_node_that_does_not_report_passes_nothing_that_only_it_knows(good: list[NodeFacts]) -> None:
-    found = missed(second(good, report=None, silence="has not reported"))
+def test_a_node_without_a_report_passes_no_control_that_needs_it(good: list[NodeFacts]) -> None:
+    found = missed(second(good, report=None, no_report="has not reported"))
     assert {one.id for one in CONTROLS} - set(found) == {"TLS.3"}
     assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
     assert {one.evidence for one in found.values()} == {"etcd2: has not reported"}
     assert all("etcd-report.service" in one.remedy for one in found.values())
 
 
-def test_an_etcd_with_a_file_of_settings_is_not_judged_by_its_variables(good: list[NodeFacts]) -> None:
+def test_an_etcd_with_a_config_file_is_unknown(good: list[NodeFacts]) -> None:
     found = missed(with_options(good, config_file="/etc/x.yml"))
     assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
     assert "--config-file" in found["2.2"].evidence
 
 
-def test_a_peer_port_that_the_firewall_keeps_from_us_is_judged_by_the_report(good: list[NodeFacts]) -> None:
-    knocks = {(port, guest): CLOSED if port is Port.PEER else one for (port, guest), one in good[1].knocks.items()}
-    closed = second(good, knocks=knocks, versions={Port.CLIENT: SPOKEN, Port.PEER: dict.fromkeys(SPOKEN)})
+def test_a_firewalled_peer_port_is_checked_by_the_report(good: list[NodeFacts]) -> None:
+    probes = {(port, kind): CLOSED if port is Port.PEER else one for (port, kind), one in good[1].probes.items()}
+    closed = second(good, probes=probes, versions={Port.CLIENT: SPOKEN, Port.PEER: dict.fromkeys(SPOKEN)})
     assert missed(closed) == {}
     assert list(missed(with_options([closed[0], closed[1]], peer_client_cert_auth="false"))) == ["2.5"]
 
 
-def test_a_node_that_is_off_passes_nothing_that_is_tried(good: list[NodeFacts]) -> None:
+def test_a_node_that_is_off_passes_no_probed_control(good: list[NodeFacts]) -> None:
     """Its last report may still count; a port at which nobody answers is not one that a firewall closes."""
-    knocks = dict.fromkeys(good[1].knocks, CLOSED)
-    found = missed(second(good, knocks=knocks, versions=dict.fromkeys(Port, dict.fromkeys(SPOKEN))))
+    probes = dict.fromkeys(good[1].probes, CLOSED)
+    found = missed(second(good, probes=probes, versions=dict.fromkeys(Port, dict.fromkeys(SPOKEN))))
     assert set(found) == {"2.2", "2.5", "2.7", "TLS.1", "TLS.2", "TLS.3", "TLS.4", "TLS.5"}
     assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
     assert "etcd2: no answer at the peer port" in found["2.5"].evidence
 
 
-def test_refusing_everybody_proves_nothing(good: list[NodeFacts]) -> None:
-    found = missed(with_knock(good, Port.CLIENT, Guest.OPERATOR, REFUSED))
+def test_a_port_that_refuses_every_client_is_unknown(good: list[NodeFacts]) -> None:
+    found = missed(with_probe(good, Port.CLIENT, ClientKind.OPERATOR, REFUSED))
     assert found["2.2"].result is Outcome.UNKNOWN
 
 
@@ -244,14 +248,14 @@ def test_tls_1_2_may_be_spoken_where_it_is_planned(good: list[NodeFacts]) -> Non
 def test_another_certificate_than_the_planned_one_is_seen(good: list[NodeFacts], port: Port) -> None:
     certificate = Certificate(names=(), not_after=NOW, sha256="0f")
     other = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
-    assert list(missed(with_knock(good, port, Guest.OPERATOR, other))) == ["TLS.4"]
-    own = Knock(reply=Reply.UNREACHABLE, detail="x", distrusted="the server's certificate is refused: self-signed")
-    assert "self-signed" in missed(with_knock(good, port, Guest.OPERATOR, own))["TLS.4"].evidence
+    assert list(missed(with_probe(good, port, ClientKind.OPERATOR, other))) == ["TLS.4"]
+    own = Probe(reply=Reply.UNREACHABLE, detail="x", distrusted="failed verification: self-signed")
+    assert "self-signed" in missed(with_probe(good, port, ClientKind.OPERATOR, own))["TLS.4"].evidence
 
 
-def test_a_peer_port_that_shows_no_certificate_is_judged_by_the_report(good: list[NodeFacts]) -> None:
+def test_a_peer_port_without_a_readable_certificate_is_checked_by_the_report(good: list[NodeFacts]) -> None:
     """With TLS 1.2 a refusal comes before Python shows the certificate."""
-    hidden = with_knock(good, Port.PEER, Guest.OPERATOR, REFUSED)
+    hidden = with_probe(good, Port.PEER, ClientKind.OPERATOR, REFUSED)
     assert missed(hidden) == {}
     assert hidden[1].report
     other = {**hidden[1].report.certificates, "peer-cert-file": ("0f",)}
@@ -269,9 +273,9 @@ def test_peers_are_known_by_a_ca_or_by_a_name(good: list[NodeFacts]) -> None:
     for stated in ({}, {"peer-cert-allowed-hostname": "etcd2.etcd.internal"}):
         neither = second(good, planned=one_ca, report={"certificates": same, "options": options | stated})
         assert list(missed(neither)) == ["TLS.5"]
-    served = missed(with_knock(good, Port.PEER, Guest.OPERATOR, replace(SERVED, certificate=PEER)))
+    served = missed(with_probe(good, Port.PEER, ClientKind.OPERATOR, replace(SERVED, certificate=PEER)))
     assert list(served) == ["TLS.5"]
-    assert "the peer port lets in a client's certificate" in served["TLS.5"].evidence
+    assert "the peer port accepts a client certificate" in served["TLS.5"].evidence
 
 
 def test_the_peers_certificate_is_also_known_from_the_node(good: list[NodeFacts]) -> None:

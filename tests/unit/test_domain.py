@@ -16,7 +16,7 @@ from generator.vm.domain_xml import (
     Owner,
     domain_xml,
     drive_xml,
-    medium_of,
+    iso_in_drive,
     network_xml,
     overlay_xml,
     pool_uuid,
@@ -147,7 +147,7 @@ def test_a_swapped_seed_changes_the_drive_and_the_tag_only(plan: Make, driver: A
 def test_an_emptied_drive_stays_a_drive_and_can_be_filled_again(plan: Make, driver: Any) -> None:
     full = driver.defineXMLFlags(made(plan)["domain-direct-tcg"]).XMLDesc()
     empty = driver.defineXMLFlags(swap_seed(full, "", "bb")).XMLDesc()
-    assert medium_of(empty) == ""
+    assert iso_in_drive(empty) == ""
     refilled = driver.defineXMLFlags(swap_seed(empty, "/pool/etcd1.iso", "bb")).XMLDesc()
     assert refilled == full
 
@@ -157,9 +157,9 @@ def test_a_swapped_seed_needs_a_definition_of_ours() -> None:
         swap_seed("<domain/>", "/pool/new.iso", "dd")
 
 
-def test_a_drive_is_told_apart_and_keeps_all_but_its_medium(plan: Make) -> None:
+def test_a_new_iso_changes_nothing_else_in_a_drive(plan: Make) -> None:
     xml = domain_xml(plan(), plan().nodes[0], DIRECT, Accel.TCG, OWNER)
-    assert medium_of(xml) == "/pool/etcd1.iso"
+    assert iso_in_drive(xml) == "/pool/etcd1.iso"
     live = xml.replace('<source file="/pool/etcd1.iso" />', '<source file="/pool/etcd1.iso" index="1" />')
     drive = parse(drive_xml(live, "/pool/new.iso"))
     assert (drive.tag, drive.get("device")) == ("disk", "cdrom")
@@ -167,7 +167,7 @@ def test_a_drive_is_told_apart_and_keeps_all_but_its_medium(plan: Make) -> None:
     assert [child.tag for child in drive if child.tag != "source"] == ["driver", "target", "readonly"]
 
 
-def test_a_definition_without_a_drive_has_no_medium() -> None:
-    assert medium_of("<domain/>") == ""
+def test_a_definition_without_a_drive_has_no_iso() -> None:
+    assert iso_in_drive("<domain/>") == ""
     with pytest.raises(ValueError, match="not a node's definition"):
         drive_xml("<domain/>", "/pool/new.iso")

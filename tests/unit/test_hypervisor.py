@@ -22,7 +22,7 @@ from generator.vm.domain_xml import (
     Files,
     Owner,
     domain_xml,
-    medium_of,
+    iso_in_drive,
     network_xml,
     pool_xml,
     read_owner,
@@ -92,8 +92,8 @@ def try_boot(driver: Any, plan: ClusterPlan, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tag", "message"),
     [
-        (None, "etcd-etcd1 that is there already belongs to somebody else"),
-        (owner("etcd1", cluster="other"), "belongs to cluster other"),
+        (None, "the existing VM etcd-etcd1 was not made by bake"),
+        (owner("etcd1", cluster="other"), "belongs to the cluster other"),
         (owner("etcd1", cluster_id="id2"), "belongs to another cluster named etcd, with another CA"),
     ],
     ids=["untagged", "another cluster's", "another CA's"],
@@ -116,7 +116,7 @@ def test_a_vm_with_our_uuid_and_another_name_is_refused(driver: Any, plan: Make,
     node = plan().nodes[0]
     rest = "<memory>1</memory><os><type>hvm</type></os>"
     driver.defineXML(f"<domain type='test'><name>x</name><uuid>{node.uuid}</uuid>{rest}</domain>")
-    with pytest.raises(BakeError, match="the VM x that is there already belongs to somebody else"):
+    with pytest.raises(BakeError, match="the existing VM x was not made by bake"):
         try_boot(driver, plan(), tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_a_network_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Ma
     driver.networkDefineXML("<network><name>bake-etcd</name><ip address='10.9.9.1' prefix='24'/></network>")
     before = picture(driver)
     with pytest.raises(
-        BakeError, match="the network bake-etcd that is there already belongs to somebody else"
+        BakeError, match="the existing network bake-etcd was not made by bake"
     ):
         try_boot(driver, plan(), tmp_path)
     assert vm.destroy(driver, "etcd") == ()
@@ -136,9 +136,9 @@ def test_a_pool_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Make,
         "<pool type='dir'><name>bake-etcd</name><target><path>/x</path></target></pool>"
     )
     before = picture(driver)
-    with pytest.raises(BakeError, match="the storage pool bake-etcd is somebody else's"):
+    with pytest.raises(BakeError, match="the storage pool bake-etcd was not made by bake"):
         try_boot(driver, plan(), tmp_path)
-    with pytest.raises(BakeError, match="is somebody else's"):
+    with pytest.raises(BakeError, match="was not made by bake"):
         vm.destroy(driver, "etcd")
     assert picture(driver) == before
 
@@ -172,12 +172,12 @@ def test_destroy_finds_vms_that_no_plan_knows_any_more(driver: Any, plan: Make) 
 def test_destroy_leaves_a_file_that_bake_did_not_make(driver: Any) -> None:
     made = storage_pool.ensure_pool(driver, CLAIM)
     made.createXML("<volume><name>holiday.jpg</name><capacity>1</capacity></volume>")
-    with pytest.raises(BakeError, match=r"not ours: holiday\.jpg"):
+    with pytest.raises(BakeError, match=r"bake did not make: holiday\.jpg"):
         vm.destroy(driver, "etcd")
     assert "holiday.jpg" in made.listVolumes()
 
 
-def test_destroy_leaves_a_network_that_somebody_elses_vm_uses(driver: Any, plan: Make) -> None:
+def test_destroy_keeps_a_network_that_another_vm_uses(driver: Any, plan: Make) -> None:
     driver.networkDefineXML(network_xml(plan().network, owner())).create()
     other = plan(name="other")
     xml = domain_xml(other, other.nodes[0], FILES, Accel.TCG, owner(cluster="other"))
@@ -240,7 +240,7 @@ def test_a_stopped_vm_gets_another_seed_and_the_old_one_goes(driver: Any, plan: 
     digest = seed_drive.seed_digest(b"without")
     (name,) = volumes(driver)
     assert name == seed_drive.seed_volume("etcd1", digest)
-    assert medium_of(xml).endswith(f"/{name}")
+    assert iso_in_drive(xml).endswith(f"/{name}")
     assert old is not None
     assert read_owner(xml) == replace(old, seed=digest)
     changed = [line for line in xml.splitlines() if line not in before.splitlines()]
@@ -259,14 +259,14 @@ def test_a_running_vm_gets_another_seed_at_once_and_for_its_next_start(driver: A
     (name,) = volumes(driver)
     assert name == seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"without"))
     for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
-        assert medium_of(domain.XMLDesc(flags)).endswith(f"/{name}")
+        assert iso_in_drive(domain.XMLDesc(flags)).endswith(f"/{name}")
     before = picture(driver)
     assert exchange(driver, plan()) is False
     assert picture(driver) == before
 
 
 @pytest.mark.usefixtures("uploads")
-def test_a_medium_that_cannot_be_exchanged_is_an_error_with_a_remedy(
+def test_an_iso_that_cannot_be_replaced_is_an_error_with_a_remedy(
     driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first_seed(driver, plan()).create()
@@ -276,7 +276,7 @@ def test_a_medium_that_cannot_be_exchanged_is_an_error_with_a_remedy(
 
     with monkeypatch.context() as patch:
         patch.setattr(libvirt.virDomain, "updateDeviceFlags", refuse)
-        with pytest.raises(BakeError, match="the medium of the running VM etcd-etcd1: the tray is locked") as error:
+        with pytest.raises(BakeError, match="the drive of the running VM etcd-etcd1: the tray is locked") as error:
             exchange(driver, plan())
     assert "bake seal" in (error.value.hint or "")
     assert len(volumes(driver)) == 2  # what is in the drive is not pulled away
@@ -305,7 +305,7 @@ def test_an_emptied_drive_is_empty_now_and_later_and_its_seed_is_gone(driver: An
         domain.create()
     assert take_out(driver, plan()) is True
     domain = driver.lookupByName("etcd-etcd1")
-    assert [medium_of(domain.XMLDesc(flags)) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)] == ["", ""]
+    assert [iso_in_drive(domain.XMLDesc(flags)) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)] == ["", ""]
     assert volumes(driver) == []
     tag = read_owner(domain.XMLDesc())
     assert tag is not None
@@ -324,7 +324,7 @@ def test_a_newer_seed_that_a_running_vm_has_not_seen_is_not_taken_away(driver: A
     waiting = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), storage_pool.path_of(made, name), "newer")
     driver.defineXML(waiting)
     assert take_out(driver, plan()) is False
-    assert medium_of(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).endswith(name)
+    assert iso_in_drive(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).endswith(name)
     assert name in volumes(driver)
 
 
@@ -346,7 +346,7 @@ def test_sealing_puts_nothing_into_an_emptied_drive_and_a_renewal_does(
     (name,) = volumes(driver)
     assert name == seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"renewed"))
     domain = driver.lookupByName("etcd-etcd1")
-    assert all(medium_of(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
+    assert all(iso_in_drive(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
 # --- booting again ------------------------------------------------------------------------------------------
@@ -463,7 +463,7 @@ def test_up_boots_no_node_that_the_running_ones_refuse_and_ends_at_once(
     assert libvirt_up(2).code == 0
     done = libvirt_up(4)
     assert done.code == 3
-    warning = "warning: the peer firewall of etcd1, etcd2 is the one of an earlier plan and refuses etcd3, etcd4"
+    warning = "warning: the peer firewall of etcd1, etcd2 is from an earlier plan and refuses etcd3, etcd4"
     error = "error: not booted: etcd3, etcd4; restart etcd1, etcd2 first"
     assert done.err.index(warning) < done.err.index("etcd1: is running") < done.err.index(error)
     assert "virsh shutdown etcd-etcd1" in done.err
@@ -544,7 +544,7 @@ def test_an_insertion_that_was_cut_off_half_way_is_completed(
     assert vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
     domain = driver.lookupByName("etcd-etcd1")
     (name,) = volumes(driver)
-    assert all(medium_of(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
+    assert all(iso_in_drive(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
 # --- the network --------------------------------------------------------------------------------------------
@@ -572,11 +572,11 @@ def test_the_network_is_made_once(driver: Any, plan: Make) -> None:
     assert picture(driver) == before
 
 
-def test_a_changed_network_is_made_anew_only_while_nobody_is_on_it(driver: Any, plan: Make) -> None:
+def test_a_changed_network_is_recreated_only_if_no_vm_uses_it(driver: Any, plan: Make) -> None:
     network.ensure_network(driver, plan(), CLAIM, owner())
     changed = plan(network={"subnet": "10.8.0.0/24"})
     domain = define(driver, plan(), owner("etcd1"), start=True)
-    with pytest.raises(BakeError, match="bake-etcd is to change while etcd-etcd1 use it"):
+    with pytest.raises(BakeError, match="bake-etcd cannot change while etcd-etcd1 use it"):
         network.ensure_network(driver, changed, CLAIM, owner())
     domain.destroy()
     network.ensure_network(driver, changed, CLAIM, owner())
@@ -584,12 +584,12 @@ def test_a_changed_network_is_made_anew_only_while_nobody_is_on_it(driver: Any, 
 
 
 def test_an_address_that_answers_is_refused() -> None:
-    with pytest.raises(BakeError, match=r"somebody answers at 127\.0\.0\.77 already"):
+    with pytest.raises(BakeError, match=r"another host already uses 127\.0\.0\.77"):
         network.refuse_alive([ip_address("127.0.0.77")])
 
 
 def test_an_ipv6_address_that_answers_is_refused() -> None:
-    with pytest.raises(BakeError, match="somebody answers at ::1 already"):
+    with pytest.raises(BakeError, match="another host already uses ::1"):
         network.refuse_alive([ip_address("::1")])
 
 
@@ -722,10 +722,10 @@ def test_all_vms_are_on_probation_at_the_same_time() -> None:
         passed += seconds
 
     healthy, dying = [Mortal(float("inf")) for _ in range(50)], Mortal(3)
-    assert acceleration.find_dead([*healthy, dying], clock=lambda: passed, sleep=sleep) == [dying]
+    assert acceleration.find_crashed([*healthy, dying], clock=lambda: passed, sleep=sleep) == [dying]
     assert passed == pytest.approx(5, abs=0.2)
     passed = 0.0
-    assert len(acceleration.find_dead([Mortal(2), Mortal(1)], clock=lambda: passed, sleep=sleep)) == 2
+    assert len(acceleration.find_crashed([Mortal(2), Mortal(1)], clock=lambda: passed, sleep=sleep)) == 2
     assert passed < 1, "nothing is left to wait for"
 
 
@@ -819,7 +819,7 @@ def libvirt_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
     """Every question about what is there fails, as when the daemon ends while bake uses it."""
     image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
     monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: image)
-    monkeypatch.setattr("generator.operations.verify.answers", lambda *_: True)
+    monkeypatch.setattr("generator.operations.verify.is_answering", lambda *_: True)
 
     def fail(text: str, domain: int) -> None:
         error = failure(text)
@@ -850,7 +850,7 @@ def test_every_command_explains_an_error_of_libvirts(
     ("domain", "hint"),
     [("VIR_FROM_RPC", "start libvirtd again"), ("VIR_FROM_QEMU", "virsh -c test:///default list --all")],
 )
-def test_an_error_that_nobody_expected_names_the_uri_and_a_remedy(
+def test_an_unexpected_error_names_the_uri_and_a_remedy(
     domain: str, hint: str, bake: Callable[..., Any], libvirt_fails: Callable[..., None]
 ) -> None:
     bake("--nodes", 1)

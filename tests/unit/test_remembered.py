@@ -63,7 +63,7 @@ def changes(result: Any) -> list[tuple[str, str, str]]:
     ],
     ids=str,
 )
-def test_without_options_it_is_the_cluster_as_it_stands(
+def test_without_options_the_cluster_is_unchanged(
     bake: Bake, picture: Picture, words: tuple[object, ...]
 ) -> None:
     Path("c.yaml").write_text("nodes: [{name: a}, {name: b}]\nauth: true\netcd: {options: {heartbeat-interval: 200}}\n")
@@ -126,11 +126,11 @@ def test_the_name_in_a_file_chooses_the_cluster(bake: Bake) -> None:
 
 def test_a_new_cluster_beside_others_says_so(bake: Bake) -> None:
     assert "a new cluster" not in bake("--name", "prod", "--nodes", 1).err
-    assert "a new cluster, etcd; --name chooses one that is there: prod\n" in bake("--nodes", 1).err
+    assert "a new cluster, etcd; existing ones, for --name: prod\n" in bake("--nodes", 1).err
     assert "a new cluster" not in bake().err
 
 
-def test_up_after_down_boots_the_cluster_as_it_stands(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     bake("--profile", "hardened", "--nodes", 5)
     booted: list[Any] = []
 
@@ -238,7 +238,7 @@ def test_a_field_that_came_later_has_its_old_value_there(
     result = bake()
     assert result.code == 0
     assert stands("etcd", "version") == "3.6"
-    assert "note: kept as it was baked, unlike what is default now: etcd.version 3.6, not 3.5" in result.err
+    assert "note: values kept although the defaults changed: etcd.version 3.6, not 3.5" in result.err
 
 
 def test_a_new_default_changes_nothing_and_is_told(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,13 +335,13 @@ LOSSES = {
     "a node's keys": ((), ("--nodes", 2), "etcd3: its keys are deleted"),
     "a user's key": (("--config", "users.yaml"), ("--config", "empty.yaml", "--profile", "hardened"), "alice: its key"),
     "authentication": (("--profile", "hardened"), ("--profile", "default"), "authentication is switched off"),
-    "an address": (("sealed",), ("--first-ip", "192.168.20.99"), "know one another by the old addresses"),
-    "a port": (("sealed",), ("--config", "port.yaml"), "know one another by the old addresses"),
-    "a client port": (("sealed",), ("--config", "client.yaml"), "know one another by the old addresses"),
+    "an address": (("sealed",), ("--first-ip", "192.168.20.99"), "reach each other by the old addresses"),
+    "a port": (("sealed",), ("--config", "port.yaml"), "reach each other by the old addresses"),
+    "a client port": (("sealed",), ("--config", "client.yaml"), "reach each other by the old addresses"),
     "an older etcd": (("--config", "newer.yaml", "sealed"), ("--config", "empty.yaml"), "an older etcd cannot read"),
-    "a MAC": (("sealed",), ("--config", "mac.yaml"), "know one another by the old addresses"),
+    "a MAC": (("sealed",), ("--config", "mac.yaml"), "reach each other by the old addresses"),
     "a name": (("sealed",), ("--config", "names.yaml"), "etcd3: its keys are deleted"),
-    "the data's place": (("sealed",), ("--config", "data.yaml"), "have their data in the old place"),
+    "the data's place": (("sealed",), ("--config", "data.yaml"), "have their data in the old folder"),
 }
 
 
@@ -409,7 +409,7 @@ def test_a_terminal_is_asked(
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     result = bake("--nodes", 1)
     assert (result.code, stands("nodes")) == (code, nodes)
-    assert "This cannot be undone. Go on?" in result.err
+    assert "This cannot be undone. Continue?" in result.err
     assert (picture(Path("out")) == before) == (code != 0)
     if code == 1:
         assert result.err.endswith("error: nothing was done\n")
@@ -487,7 +487,7 @@ def test_a_spec_that_is_not_as_it_was_baked_is_not_trusted(
     result = bake("--config", "c.yaml")
     assert (result.code, picture(Path("out"))) == (2, before)
     assert "etcd3: its keys are deleted" in result.err
-    assert "what else changes is not known" in result.err
+    assert "so other changes are unknown" in result.err
     assert bake("--config", "c.yaml", "--yes").code == 0
     assert stands("nodes") == 2
 
@@ -513,7 +513,7 @@ def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> Non
         ("input.yaml", "90", "91"),
     ],
 )
-def test_a_rotation_does_not_apply_edits_that_nobody_agreed_to(
+def test_a_rotation_does_not_apply_edits_without_consent(
     bake: Bake, picture: Picture, file: str, old: str, new: str, words: list[str]
 ) -> None:
     bake("--nodes", 3, "--profile", "hardened")
@@ -523,7 +523,7 @@ def test_a_rotation_does_not_apply_edits_that_nobody_agreed_to(
     before = picture(Path("out"))
     result = bake("certs", "rotate", *words, "--connect", "test:///default")
     assert (result.code, picture(Path("out"))) == (2, before), result.err
-    assert f"{file}: is not as it was baked" in result.err
+    assert f"{file}: was changed after bake wrote it" in result.err
 
 
 def test_a_rotation_names_the_files_that_a_newer_version_changes(bake: Bake, older: Callable[..., None]) -> None:

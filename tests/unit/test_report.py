@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator.etcd.answers import NodeReport, Owned
+from generator.etcd.answers import FilePermissions, NodeReport
 from generator.etcd.node_report import LIMIT, parse_report
 
 SAID: dict[str, Any] = {
@@ -28,7 +28,7 @@ def test_everything_that_a_node_says_is_read() -> None:
         time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         user="etcd",
         options={"auto-tls": "true"},
-        files={"/etc/etcd/etcd.conf": Owned(mode=0o640, owner="root", group="etcd")},
+        files={"/etc/etcd/etcd.conf": FilePermissions(mode=0o640, owner="root", group="etcd")},
         certificates={"cert-file": ("ab12",)},
     )
 

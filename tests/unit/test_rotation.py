@@ -73,8 +73,8 @@ class Rack:
             node.apply(cluster, name)
         monkeypatch.setattr(certs, "served_certificate", self.served)
         monkeypatch.setattr(certs, "_PAUSE", 0.01)
-        monkeypatch.setattr(rotate_ca, "stranger_context", lambda pair: pair[0])
-        monkeypatch.setattr(rotate_ca, "knock", self.knock)
+        monkeypatch.setattr(rotate_ca, "unverified_context", lambda pair: pair[0])
+        monkeypatch.setattr(rotate_ca, "probe", self.probe)
         monkeypatch.setattr(vm, "insert_seed", self.insert)
         monkeypatch.setattr(vm, "remove_seed", lambda *_, **__: True)
         monkeypatch.setattr(vm, "status", self.status)
@@ -84,7 +84,7 @@ class Rack:
         node = self.by_address[address]
         return node.leaf if node.state is State.RUNNING else None
 
-    def knock(self, address: str, _: int, pem: bytes) -> SimpleNamespace:
+    def probe(self, address: str, _: int, pem: bytes) -> SimpleNamespace:
         node = self.by_address[address]
         if node.state is not State.RUNNING:
             return SimpleNamespace(reply=Reply.UNREACHABLE)
@@ -251,7 +251,7 @@ def test_what_answers_in_a_nodes_place_and_lets_everybody_in_has_shown_nothing(
     proxy = pki.create_authority(cluster.plan, now=now).cert_pem
     for node in rack.nodes.values():
         node.leaf = proxy
-    monkeypatch.setattr(rotate_ca, "knock", lambda *_: SimpleNamespace(reply=Reply.SERVED))
+    monkeypatch.setattr(rotate_ca, "probe", lambda *_: SimpleNamespace(reply=Reply.SERVED))
     for _ in range(2):
         assert rotate(cluster, now, connection=None) == (Phase.TRUST, Delivery(by_hand=NODES))
 
@@ -371,10 +371,10 @@ def test_nodes_that_another_command_has_changed_stay_as_it_made_them(
     renew: Callable[[], object] = partial(
         bake, cluster.plan.spec, cluster.store, now=now, report=print, renew=NODES, change=unchanged(cluster)
     )
-    with pytest.raises(BakeError, match="another command has changed this cluster"):
+    with pytest.raises(BakeError, match="another command has just changed this cluster"):
         rotate(cluster, now) if ca else renew()
     assert (cluster.store.folder / "manifest.json").read_bytes() == before
-    with pytest.raises(BakeError, match="another command has changed this cluster"):
+    with pytest.raises(BakeError, match="another command has just changed this cluster"):
         certs.deliver(cluster, "libvirt", NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
 
 
@@ -404,9 +404,9 @@ def test_the_command_says_what_it_waits_for(cluster: Cluster, rack: Rack, no_lib
     assert [one["owner"] for one in shown["certificates"]][:5] == [
         "cluster", "cluster", "cluster, next", "cluster, next", "operator",
     ]  # fmt: skip
-    assert "The CA is being changed (phase trust)" in call(cluster)[1]
+    assert "The CA is being rotated (phase trust)" in call(cluster)[1]
     for words in (["rotate"], ["deliver"]):
-        with pytest.raises(InputError, match=r"is changing its CA \(phase trust\)"):
+        with pytest.raises(InputError, match=r"its CA is being rotated \(phase trust\)"):
             call(cluster, *words)
 
 
@@ -498,13 +498,13 @@ def test_the_passphrase_is_kept(cluster: Cluster, rack: Rack, tmp_path: Path, li
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "nodes": (("--ca", "etcd1"), "--ca: is for the whole cluster, not for etcd1"),
-    "without --ca": (("--ca-key", "k"), "--ca-key: has no meaning without --ca"),
-    "all phases of none": (("--all-phases",), "--all-phases: has no meaning without --ca"),
-    "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing, and --ca-certificate is its other half"),
+    "without --ca": (("--ca-key", "k"), "--ca-key: needs --ca"),
+    "all phases of none": (("--all-phases",), "--all-phases: needs --ca"),
+    "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing but --ca-certificate is given"),
     "no file": (("--ca", "--ca-certificate", "c", "--ca-key", "k"), "--ca-certificate: c: is not a file"),
     "the same CA": (
         ("--ca", "--ca-certificate", "{pki}/etcd-ca.pem", "--ca-key", "{pki}/etcd-ca.key"),
-        "is this cluster's CA already",
+        "is already this cluster's CA",
     ),
 }  # fmt: skip
 
@@ -523,7 +523,7 @@ def test_bad_options_change_nothing(
 def test_a_ca_for_peers_that_have_none_changes_nothing(tmp_path: Path, now: datetime, no_libvirt: None) -> None:
     store = Store(tmp_path / "out", "etcd")
     bake(load(flags={"-": (("pki", "peerCa", "separate"), False)}).spec, store, now=now, report=print)
-    with pytest.raises(InputError, match="this cluster's peers have no CA of their own"):
+    with pytest.raises(InputError, match="this cluster has no separate CA for peers"):
         call(open_cluster(store), "rotate", "--ca", "--peer-ca-certificate", "c", "--peer-ca-key", "k")
 
 
@@ -535,5 +535,5 @@ def test_a_cluster_with_a_ca_of_the_users_own_is_told_which_is_next(
         (tmp_path / name).write_bytes(data)
     stated = {"certificate": str(tmp_path / "ca.pem"), "key": str(tmp_path / "ca.key")}
     bake(load(flags={"-": (("pki", "ca"), stated)}).spec, store, now=now, report=print)
-    with pytest.raises(InputError, match="--ca-certificate: is missing, and this cluster's CA is one of your own"):
+    with pytest.raises(InputError, match="--ca-certificate: is missing, but this cluster's CA is your own"):
         rotate(open_cluster(store), now, connection=None)

@@ -102,7 +102,7 @@ def test_asking_again_asks_for_the_same(ours: Bake, bake: Bake, picture: Picture
 
 @pytest.mark.parametrize(
     ("words", "text"),
-    [(("--nodes", 1), "etcd2: its keys are deleted"), (("--config", "none.yaml"), "keys that wait for certificates")],
+    [(("--nodes", 1), "etcd2: its keys are deleted"), (("--config", "none.yaml"), "keys of pending requests")],
     ids=["a node", "the CA"],
 )
 def test_keys_that_wait_are_not_deleted_without_consent(

@@ -16,7 +16,7 @@ from generator import pki
 from generator.errors import InputError
 from generator.etcd.answers import Reply
 from generator.etcd.tls_hello import served_certificate
-from generator.etcd.tls_probe import ClientFiles, knock, local_address, operator_context, stranger_context
+from generator.etcd.tls_probe import ClientFiles, local_address, operator_context, probe, unverified_context
 from generator.operations.verify import foreign_pair
 from generator.plan import ClusterPlan
 
@@ -92,7 +92,7 @@ def serve(folder: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def stranger(cluster: ClusterPlan) -> ssl.SSLContext:
-    return stranger_context(foreign_pair(cluster, pki.Role.CLIENT, "127.0.0.1", now=datetime.now(UTC)))
+    return unverified_context(foreign_pair(cluster, pki.Role.CLIENT, "127.0.0.1", now=datetime.now(UTC)))
 
 
 VERSIONS = pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -103,10 +103,10 @@ def test_a_strict_server_serves_the_operator_alone(
     serve: Callable[..., Server], files: ClientFiles, stranger: ssl.SSLContext, newest: ssl.TLSVersion
 ) -> None:
     port = serve(newest=newest).port
-    assert knock(HOST, port, operator_context(files)).reply is Reply.SERVED
-    assert knock(HOST, port, stranger_context()).reply is Reply.REFUSED
-    assert knock(HOST, port, stranger).reply is Reply.REFUSED
-    assert knock(HOST, port, None).reply is Reply.REFUSED
+    assert probe(HOST, port, operator_context(files)).reply is Reply.SERVED
+    assert probe(HOST, port, unverified_context()).reply is Reply.REFUSED
+    assert probe(HOST, port, stranger).reply is Reply.REFUSED
+    assert probe(HOST, port, None).reply is Reply.REFUSED
 
 
 @VERSIONS
@@ -127,12 +127,12 @@ def test_a_careless_server_is_caught(
     serve: Callable[..., Server], stranger: ssl.SSLContext, newest: ssl.TLSVersion
 ) -> None:
     port = serve(strict=False, newest=newest).port
-    assert knock(HOST, port, stranger_context()).reply is Reply.SERVED
-    assert knock(HOST, port, stranger).reply is Reply.SERVED
+    assert probe(HOST, port, unverified_context()).reply is Reply.SERVED
+    assert probe(HOST, port, stranger).reply is Reply.SERVED
 
 
 def test_a_server_without_tls_is_caught(serve: Callable[..., Server]) -> None:
-    assert knock(HOST, serve(tls=False).port, None).reply is Reply.SERVED
+    assert probe(HOST, serve(tls=False).port, None).reply is Reply.SERVED
 
 
 def test_gos_answer_to_plain_http_is_a_refusal() -> None:
@@ -146,25 +146,25 @@ def test_gos_answer_to_plain_http_is_a_refusal() -> None:
                 )
 
         threading.Thread(target=answer, daemon=True).start()
-        assert knock(HOST, server.getsockname()[1], None).reply is Reply.REFUSED
+        assert probe(HOST, server.getsockname()[1], None).reply is Reply.REFUSED
 
 
-def test_a_dead_port_refuses_nobody() -> None:
+def test_a_closed_port_is_unreachable() -> None:
     with socket.create_server((HOST, 0)) as server:
         port = server.getsockname()[1]
-    assert knock(HOST, port, None).reply is Reply.UNREACHABLE
+    assert probe(HOST, port, None).reply is Reply.UNREACHABLE
 
 
-def test_silence_refuses_nobody() -> None:
+def test_a_port_without_an_answer_is_unreachable() -> None:
     with socket.create_server((HOST, 0)) as server:
-        found = knock(HOST, server.getsockname()[1], stranger_context(), timeout=0.2)
+        found = probe(HOST, server.getsockname()[1], unverified_context(), timeout=0.2)
     assert (found.reply, found.detail) == (Reply.UNREACHABLE, "no answer in time")
 
 
 def test_tells_what_the_servers_certificate_says(
     serve: Callable[..., Server], files: ClientFiles, cluster: ClusterPlan
 ) -> None:
-    certificate = knock(HOST, serve().port, operator_context(files)).certificate
+    certificate = probe(HOST, serve().port, operator_context(files)).certificate
     assert certificate is not None
     assert {cluster.nodes[0].fqdn, HOST} <= set(certificate.names)
     assert timedelta(days=363) < certificate.not_after - datetime.now(UTC) < timedelta(days=365)
@@ -175,7 +175,7 @@ def test_a_server_of_another_ca_is_distrusted_not_refusing(
 ) -> None:
     other = pki.create_authority(cluster, now=datetime.now(UTC))
     (tmp_path / "ca.pem").write_bytes(other.cert_pem)
-    found = knock(
+    found = probe(
         HOST,
         serve().port,
         operator_context(ClientFiles(ca=tmp_path / "ca.pem", cert=files.cert, key=files.key)),
@@ -192,7 +192,7 @@ def test_a_server_at_an_address_it_does_not_name_is_distrusted(
     with socket.create_server(("127.9.9.9", server.port)) as other:
         server.socket, old = other, server.socket
         threading.Thread(target=server._serve, daemon=True).start()
-        found = knock("127.9.9.9", server.port, operator_context(files))
+        found = probe("127.9.9.9", server.port, operator_context(files))
         server.socket = old
     assert "IP address mismatch" in str(found.distrusted)
 
@@ -214,7 +214,7 @@ def test_the_foreign_ca_has_our_name_and_its_key_never_touches_a_disk(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     before = open_files()
     pair = foreign_pair(cluster, pki.Role.CLIENT, "127.0.0.1", now=datetime.now(UTC))
-    stranger_context(pair)
+    unverified_context(pair)
     assert not list(tmp_path.iterdir())
     assert open_files() <= before
     ours = pki.parse_credential(

@@ -16,28 +16,28 @@ from generator.cli.common import show_verification
 from generator.errors import UnhealthyError
 from generator.etcd.answers import (
     Alarm,
+    Answer,
     Certificate,
-    Guest,
+    ClientKind,
     HashKv,
     Keys,
     KeyValue,
-    Knock,
     Member,
     NodeView,
     Observation,
     Port,
+    Probe,
     Reply,
     Status,
-    Told,
 )
 from generator.etcd.observe import _node_trial
 from generator.health import Check, Result
 from generator.operations import verify
-from generator.operations.verify import ClusterStatus, Part, Verification
+from generator.operations.verify import ClusterStatus, MemberRole, Verification
 from generator.plan import ClusterPlan, NodePlan
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-DEAD = Knock(reply=Reply.UNREACHABLE, detail="connection refused")
+DEAD = Probe(reply=Reply.UNREACHABLE, detail="connection refused")
 See = Callable[..., Observation]
 
 
@@ -47,7 +47,7 @@ def cluster(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
 
 
 @pytest.fixture(scope="session")
-def walled(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
+def firewalled(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
     return plan(nodes=3, firewall={"kind": "nftables"})
 
 
@@ -69,11 +69,12 @@ def status(number: int, **changes: Any) -> Status:
     return replace(healthy, **changes)
 
 
-def knocks(node: NodePlan, *, days: int = 300) -> dict[tuple[Port, Guest], Knock]:
+def probes(node: NodePlan, *, days: int = 300) -> dict[tuple[Port, ClientKind], Probe]:
     certificate = Certificate(names=(node.fqdn, str(node.address)), not_after=NOW + timedelta(days=days))
-    found = {(port, guest): Knock(reply=Reply.REFUSED, detail="alert") for port in Port for guest in Guest}
-    found[Port.CLIENT, Guest.OPERATOR] = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=certificate)
-    found[Port.PEER, Guest.OPERATOR] = Knock(reply=Reply.REFUSED, detail="alert", certificate=certificate)
+    found = {(port, kind): Probe(reply=Reply.REFUSED, detail="alert") for port in Port for kind in ClientKind}
+    served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=certificate)
+    found[Port.CLIENT, ClientKind.OPERATOR] = served
+    found[Port.PEER, ClientKind.OPERATOR] = Probe(reply=Reply.REFUSED, detail="alert", certificate=certificate)
     return found
 
 
@@ -82,16 +83,16 @@ def healthy(cluster: ClusterPlan) -> Observation:
     members = tuple(member(node, number) for number, node in enumerate(cluster.nodes, 1))
     views = [
         NodeView(
-            node=node, status=Told(status(number)), members=Told(members), alarms=Told(()),
-            health=Told(0.004), knocks=knocks(node),
+            node=node, status=Answer(status(number)), members=Answer(members), alarms=Answer(()),
+            health=Answer(0.004), probes=probes(node),
         )
         for number, node in enumerate(cluster.nodes, 1)
     ]  # fmt: skip
     names = [node.name for node in cluster.nodes]
     return Observation(
-        nodes=tuple(views), keys=Told(Keys(count=0, revision=3, items=())), writes=dict.fromkeys(names),
+        nodes=tuple(views), keys=Answer(Keys(count=0, revision=3, items=())), writes=dict.fromkeys(names),
         left_behind=None,
-        hashes=dict.fromkeys(names, Told(HashKv(hash=7, compact_revision=-1))),
+        hashes=dict.fromkeys(names, Answer(HashKv(hash=7, compact_revision=-1))),
     )  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def with_node(seen: Observation, index: int, **changes: Any) -> Observation:
 
 
 def with_members(seen: Observation, members: tuple[Member, ...]) -> Observation:
-    return replace(seen, nodes=tuple(replace(view, members=Told(members)) for view in seen.nodes))
+    return replace(seen, nodes=tuple(replace(view, members=Answer(members)) for view in seen.nodes))
 
 
 def members_of(seen: Observation) -> list[Member]:
@@ -114,7 +115,7 @@ def judged(cluster: ClusterPlan) -> Callable[[Observation], dict[str, Check]]:
     """The checks that are not ok, by name."""
 
     def judge(seen: Observation) -> dict[str, Check]:
-        found = health.judge(cluster, seen, now=NOW, sealed=True)
+        found = health.check_cluster(cluster, seen, now=NOW, sealed=True)
         return {check.name: check for check in found if check.result is not Result.OK}
 
     return judge
@@ -135,42 +136,42 @@ def test_a_healthy_cluster_passes_every_check(healthy: Observation, judged: Judg
 
 # ── auth ─────────────────────────────────────────────────────────────────────────────────────────
 
-REFUSED: Told[Keys] = Told(error="etcdserver: permission denied")
-READ = Told(Keys(count=3, revision=3, items=()))
+REFUSED: Answer[Keys] = Answer(error="etcdserver: permission denied")
+READ = Answer(Keys(count=3, revision=3, items=()))
 
 
 @pytest.mark.parametrize(
-    ("auth", "nobody", "result", "detail"),
+    ("auth", "reads", "result", "detail"),
     [
-        (Told(True), {}, Result.OK, "on, and who is no user reads nothing through etcd1, etcd2, etcd3"),
-        (Told(False), {}, Result.FAILED, "is off"),
-        (Told(False), {"etcd1": READ, "etcd2": READ}, Result.FAILED, "is off; etcd1, etcd2: lets a"),
-        (Told(True), {"etcd2": READ}, Result.FAILED, "etcd2: lets a certificate that is no user's read"),
-        (Told(True), {"etcd2": Told(error="no answer in time")}, Result.SKIPPED, "etcd2: no answer in time"),
-        (Told(error="no node answers"), {}, Result.SKIPPED, "no node answers"),
-        (Told(), None, Result.FAILED, "is off"),
-        (Told(True), None, Result.SKIPPED, "nothing was tried"),
+        (Answer(True), {}, Result.OK, "auth is on; a certificate without a user reads nothing (etcd1, etcd2, etcd3)"),
+        (Answer(False), {}, Result.FAILED, "is off"),
+        (Answer(False), {"etcd1": READ, "etcd2": READ}, Result.FAILED, "is off; etcd1, etcd2: lets a"),
+        (Answer(True), {"etcd2": READ}, Result.FAILED, "etcd2: lets a certificate without a user read"),
+        (Answer(True), {"etcd2": Answer(error="no answer in time")}, Result.SKIPPED, "etcd2: no answer in time"),
+        (Answer(error="no node answers"), {}, Result.SKIPPED, "no node answers"),
+        (Answer(), None, Result.FAILED, "is off"),
+        (Answer(True), None, Result.SKIPPED, "not tried"),
     ],
 )
-def test_auth_is_judged_where_it_is_planned(
-    plan: Callable[..., ClusterPlan], healthy: Observation, auth: Told[bool], nobody: Any, result: Result, detail: str
+def test_auth_is_checked_if_it_is_planned(
+    plan: Callable[..., ClusterPlan], healthy: Observation, auth: Answer[bool], reads: Any, result: Result, detail: str
 ) -> None:
-    tried = {} if nobody is None else {node.node.name: REFUSED for node in healthy.nodes} | nobody
-    seen = replace(healthy, auth=auth, nobody=tried)
+    tried = {} if reads is None else {node.node.name: REFUSED for node in healthy.nodes} | reads
+    seen = replace(healthy, auth=auth, without_user=tried)
     planned = plan(nodes=3, firewall={"kind": "none"}, auth=True)
-    found = {check.name: check for check in health.judge(planned, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.check_cluster(planned, seen, now=NOW, sealed=True)}
     assert found["auth"].result is result
     assert detail in found["auth"].detail
     assert {name for name, check in found.items() if check.result is not Result.OK} <= {"auth"}
 
 
-def test_auth_is_no_matter_where_it_is_not_planned(cluster: ClusterPlan, healthy: Observation) -> None:
-    assert "auth" not in {check.name for check in health.judge(cluster, healthy, now=NOW, sealed=True)}
+def test_auth_is_not_checked_if_it_is_not_planned(cluster: ClusterPlan, healthy: Observation) -> None:
+    assert "auth" not in {check.name for check in health.check_cluster(cluster, healthy, now=NOW, sealed=True)}
 
 
 def test_a_member_list_that_differs_is_named(healthy: Observation, judged: Judged) -> None:
     fewer = tuple(members_of(healthy)[:2])
-    assert only(judged(with_node(healthy, 2, members=Told(fewer))), "member list").nodes == ("etcd3",)
+    assert only(judged(with_node(healthy, 2, members=Answer(fewer))), "member list").nodes == ("etcd3",)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_a_member_list_that_differs_is_named(healthy: Observation, judged: Judge
     [
         ({"is_learner": True}, "etcd2: is still a learner"),
         ({"name": "", "client_urls": ()}, "etcd2: has not started"),
-        ({"name": "other"}, "etcd2: has the name 'other', planned is 'etcd2'"),
+        ({"name": "other"}, "etcd2: has the name 'other', the plan has 'etcd2'"),
         (
             {"client_urls": ("http://192.168.20.32:2379",)},
             "etcd2: has the client URL 'http://192.168.20.32:2379'",
@@ -199,35 +200,35 @@ def test_a_member_that_is_not_as_planned_is_named(
     assert found.nodes == ("etcd2",)
 
 
-def test_a_member_that_nobody_planned_is_named(healthy: Observation, judged: Judged) -> None:
+def test_an_unplanned_member_is_named(healthy: Observation, judged: Judged) -> None:
     stranger = replace(members_of(healthy)[0], id=255, name="evil", peer_urls=("https://192.0.2.1:2380",))
     found = only(judged(with_members(healthy, (*members_of(healthy), stranger))), "planned members")
     assert found.detail == "evil (ff, https://192.0.2.1:2380) is not in the plan"
 
 
-def test_two_clusters_are_told_apart(healthy: Observation, judged: Judged) -> None:
-    found = only(judged(with_node(healthy, 2, status=Told(status(3, cluster_id=98)))), "one cluster")
-    assert found.detail == "etcd1, etcd2: is of the cluster 63; etcd3: is of the cluster 62"
+def test_two_clusters_fail(healthy: Observation, judged: Judged) -> None:
+    found = only(judged(with_node(healthy, 2, status=Answer(status(3, cluster_id=98)))), "one cluster")
+    assert found.detail == "etcd1, etcd2: is in the cluster 63; etcd3: is in the cluster 62"
 
 
-def test_two_leaders_are_told_apart(healthy: Observation, judged: Judged) -> None:
-    found = only(judged(with_node(healthy, 2, status=Told(status(3, leader=3)))), "one cluster")
+def test_two_leaders_fail(healthy: Observation, judged: Judged) -> None:
+    found = only(judged(with_node(healthy, 2, status=Answer(status(3, leader=3)))), "one cluster")
     assert "etcd3: follows the leader 3" in found.detail
 
 
 def test_an_alarm_is_laid_at_the_node_that_raised_it(healthy: Observation, judged: Judged) -> None:
     alarms = (Alarm(member_id=2, kind="NOSPACE"),)
-    assert only(judged(with_node(healthy, 0, alarms=Told(alarms))), "alarms").detail == "etcd2: NOSPACE"
+    assert only(judged(with_node(healthy, 0, alarms=Answer(alarms))), "alarms").detail == "etcd2: NOSPACE"
 
 
 def test_data_that_differs_fails(healthy: Observation, judged: Judged) -> None:
-    hashes = dict(healthy.hashes) | {"etcd2": Told(HashKv(hash=8, compact_revision=-1))}
+    hashes = dict(healthy.hashes) | {"etcd2": Answer(HashKv(hash=8, compact_revision=-1))}
     found = only(judged(replace(healthy, hashes=hashes)), "equal data")
     assert found.detail == "etcd1, etcd3: has the digest 00000007; etcd2: has the digest 00000008"
 
 
 def test_digests_of_different_compactions_are_not_compared(healthy: Observation, judged: Judged) -> None:
-    hashes = dict(healthy.hashes) | {"etcd2": Told(HashKv(hash=8, compact_revision=2))}
+    hashes = dict(healthy.hashes) | {"etcd2": Answer(HashKv(hash=8, compact_revision=2))}
     only(judged(replace(healthy, hashes=hashes)), "equal data", Result.SKIPPED)
 
 
@@ -241,83 +242,87 @@ def test_what_the_trial_left_behind_is_a_warning(healthy: Observation, judged: J
 
 
 def test_a_trial_that_misses_anothers_write_says_so() -> None:
-    got = Told(Keys(count=1, revision=1, items=(KeyValue(key=b"k", value=b"etcd1"),)))
-    assert _node_trial({"etcd1", "etcd2"}, Told(), got) == "does not see what was written through etcd2"
-    assert _node_trial({"etcd1"}, Told(), got) is None
+    got = Answer(Keys(count=1, revision=1, items=(KeyValue(key=b"k", value=b"etcd1"),)))
+    assert _node_trial({"etcd1", "etcd2"}, Answer(), got) == "does not return the keys written through etcd2"
+    assert _node_trial({"etcd1"}, Answer(), got) is None
 
 
 @pytest.mark.parametrize(
-    ("guest", "name"),
-    [(Guest.NOBODY, "no certificate"), (Guest.FOREIGN, "foreign certificate"), (Guest.PLAIN, "no TLS")],
+    ("kind", "name"),
+    [
+        (ClientKind.NO_CERTIFICATE, "no certificate"),
+        (ClientKind.FOREIGN_CA, "foreign certificate"),
+        (ClientKind.NO_TLS, "no TLS"),
+    ],
 )
 @pytest.mark.parametrize("port", Port)
-def test_a_port_that_lets_a_stranger_in_fails(
-    healthy: Observation, judged: Judged, guest: Guest, name: str, port: Port
+def test_a_port_that_accepts_an_unauthorized_client_fails(
+    healthy: Observation, judged: Judged, kind: ClientKind, name: str, port: Port
 ) -> None:
-    served = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
-    view = {**healthy.nodes[1].knocks, (port, guest): served}
-    assert only(judged(with_node(healthy, 1, knocks=view)), name).detail.startswith(
-        f"etcd2: the {port} lets it in"
+    served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
+    view = {**healthy.nodes[1].probes, (port, kind): served}
+    assert only(judged(with_node(healthy, 1, probes=view)), name).detail.startswith(
+        f"etcd2: the {port} accepts it"
     )
 
 
 def test_a_peer_port_that_cannot_be_reached_is_not_called_strict(
     healthy: Observation, judged: Judged
 ) -> None:
-    closed = {(Port.PEER, guest): DEAD for guest in Guest}
-    found = judged(with_node(healthy, 1, knocks={**healthy.nodes[1].knocks, **closed}))
+    closed = {(Port.PEER, kind): DEAD for kind in ClientKind}
+    found = judged(with_node(healthy, 1, probes={**healthy.nodes[1].probes, **closed}))
     assert {check.result for check in found.values()} == {Result.SKIPPED}
     names = {"no certificate", "foreign certificate", "no TLS", "client certificate", "server certificates"}
     assert set(found) == names
 
 
-def test_a_peer_port_that_the_firewall_closes_is_as_it_should_be(healthy: Observation, walled: ClusterPlan) -> None:
+def test_a_peer_port_closed_by_the_firewall_passes(healthy: Observation, firewalled: ClusterPlan) -> None:
     seen = healthy
     for index, view in enumerate(healthy.nodes):
-        seen = with_node(seen, index, knocks=view.knocks | {(Port.PEER, guest): DEAD for guest in Guest})
-    found = {check.name: check for check in health.judge(walled, seen, now=NOW, sealed=True)}
+        seen = with_node(seen, index, probes=view.probes | {(Port.PEER, kind): DEAD for kind in ClientKind})
+    found = {check.name: check for check in health.check_cluster(firewalled, seen, now=NOW, sealed=True)}
     assert {check.result for check in found.values()} == {Result.OK}
     assert found["no TLS"].detail == "refused on 3 ports"
     assert found["peer firewall"].detail == "closed to this machine on 3 nodes"
 
 
 def test_a_peer_port_that_the_firewall_should_close_is_a_warning(
-    healthy: Observation, walled: ClusterPlan
+    healthy: Observation, firewalled: ClusterPlan
 ) -> None:
-    found = health.judge(walled, healthy, now=NOW, sealed=True)
+    found = health.check_cluster(firewalled, healthy, now=NOW, sealed=True)
     (check,) = (check for check in found if check.result is not Result.OK)
     assert (check.name, check.result) == ("peer firewall", Result.WARNING)
     assert check.nodes == ("etcd1", "etcd2", "etcd3")
 
 
-def test_a_closed_peer_port_does_not_excuse_another_fault(healthy: Observation, walled: ClusterPlan) -> None:
-    closed = healthy.nodes[1].knocks | {(Port.PEER, guest): DEAD for guest in Guest}
-    distrusted = {(Port.PEER, Guest.OPERATOR): replace(DEAD, distrusted="self-signed certificate in chain")}
-    unserved = {(Port.CLIENT, Guest.OPERATOR): Knock(reply=Reply.REFUSED, detail="alert")}
+def test_a_closed_peer_port_does_not_excuse_another_fault(healthy: Observation, firewalled: ClusterPlan) -> None:
+    closed = healthy.nodes[1].probes | {(Port.PEER, kind): DEAD for kind in ClientKind}
+    distrusted = {(Port.PEER, ClientKind.OPERATOR): replace(DEAD, distrusted="self-signed certificate in chain")}
+    unserved = {(Port.CLIENT, ClientKind.OPERATOR): Probe(reply=Reply.REFUSED, detail="alert")}
     for fault, result in ((distrusted, Result.FAILED), (unserved, Result.SKIPPED)):
-        seen = with_node(healthy, 1, knocks=closed | fault)
-        found = {check.name: check for check in health.judge(walled, seen, now=NOW, sealed=True)}
+        seen = with_node(healthy, 1, probes=closed | fault)
+        found = {check.name: check for check in health.check_cluster(firewalled, seen, now=NOW, sealed=True)}
         assert (found["server certificates"].result, found["server certificates"].nodes) == (result, ("etcd2",))
         assert "etcd2" in found["peer firewall"].nodes
 
 
-def test_a_stranger_let_in_by_a_closed_port_still_fails(healthy: Observation, walled: ClusterPlan) -> None:
-    served = Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
-    knocks = {(Port.PEER, Guest.OPERATOR): DEAD, (Port.PEER, Guest.NOBODY): served}
-    seen = with_node(healthy, 1, knocks=healthy.nodes[1].knocks | knocks)
-    found = {check.name: check for check in health.judge(walled, seen, now=NOW, sealed=True)}
+def test_an_unauthorized_client_at_a_firewalled_port_fails(healthy: Observation, firewalled: ClusterPlan) -> None:
+    served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
+    probes = {(Port.PEER, ClientKind.OPERATOR): DEAD, (Port.PEER, ClientKind.NO_CERTIFICATE): served}
+    seen = with_node(healthy, 1, probes=healthy.nodes[1].probes | probes)
+    found = {check.name: check for check in health.check_cluster(firewalled, seen, now=NOW, sealed=True)}
     assert found["no certificate"].result is Result.FAILED
 
 
 def test_a_clients_certificate_that_is_served_at_the_peer_port_fails(
-    healthy: Observation, judged: Judged, walled: ClusterPlan
+    healthy: Observation, judged: Judged, firewalled: ClusterPlan
 ) -> None:
     """Whatever the plan says: a firewall that is planned, two CAs, a name that is required."""
-    served = {(Port.PEER, Guest.OPERATOR): Knock(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=None)}
-    seen = with_node(healthy, 1, knocks=healthy.nodes[1].knocks | served)
+    served = {(Port.PEER, ClientKind.OPERATOR): Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=None)}
+    seen = with_node(healthy, 1, probes=healthy.nodes[1].probes | served)
     check = judged(seen)["client certificate"]
     assert (check.result, check.nodes) == (Result.FAILED, ("etcd2",))
-    found = {check.name: check for check in health.judge(walled, seen, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.check_cluster(firewalled, seen, now=NOW, sealed=True)}
     assert found["client certificate"].result is Result.FAILED
 
 
@@ -338,8 +343,8 @@ def test_peers_that_only_the_firewall_tells_from_clients_fail(
     """Behind it etcd serves clients on the nodes themselves, which nobody sees from here."""
     stated, seen = plan(nodes=3, pki=pki, etcd={"options": options}, firewall={"kind": firewall}), healthy
     for index, view in enumerate(healthy.nodes if firewall != "none" else ()):
-        seen = with_node(seen, index, knocks=view.knocks | {(Port.PEER, guest): DEAD for guest in Guest})
-    found = {check.name: check for check in health.judge(stated, seen, now=NOW, sealed=True)}
+        seen = with_node(seen, index, probes=view.probes | {(Port.PEER, kind): DEAD for kind in ClientKind})
+    found = {check.name: check for check in health.check_cluster(stated, seen, now=NOW, sealed=True)}
     check = found.pop("client certificate")
     assert check.result is result
     assert result is Result.OK or "docs/how-to/older-cluster.md" in str(check.remedy)
@@ -353,8 +358,8 @@ def test_a_node_that_runs_without_the_option_in_its_seed_fails(
     stated = plan(nodes=3, pki={"peerName": "required", "peerCa": {"separate": False}}, firewall={"kind": "nftables"})
     seen = replace(healthy, requires_name={"etcd1": True, "etcd2": False})  # and etcd3 has not reported
     for index, view in enumerate(healthy.nodes):
-        seen = with_node(seen, index, knocks=view.knocks | {(Port.PEER, guest): DEAD for guest in Guest})
-    found = {check.name: check for check in health.judge(stated, seen, now=NOW, sealed=True)}
+        seen = with_node(seen, index, probes=view.probes | {(Port.PEER, kind): DEAD for kind in ClientKind})
+    found = {check.name: check for check in health.check_cluster(stated, seen, now=NOW, sealed=True)}
     check = only({name: one for name, one in found.items() if one.result is not Result.OK}, "client certificate")
     assert check.nodes == ("etcd2",)
     assert "restart" in str(check.remedy)
@@ -366,7 +371,7 @@ def test_the_remedy_for_an_open_peer_port_is_the_next_step_alone(
 ) -> None:
     """Both at once would stop the first node that is restarted."""
     stated = plan(nodes=3, pki={"peerName": name, "peerCa": {"separate": False}}, firewall={"kind": "none"})
-    found = {check.name: check for check in health.judge(stated, healthy, now=NOW, sealed=True)}
+    found = {check.name: check for check in health.check_cluster(stated, healthy, now=NOW, sealed=True)}
     assert step in str(found["client certificate"].remedy)
 
 
@@ -384,7 +389,7 @@ def test_what_a_node_reports_of_the_name_counts_while_it_is_new(
         return KeyValue(key=f"bake/audit/{node}".encode(), value=json.dumps(data).encode())
 
     items = (report("etcd1", 1, {option: name}), report("etcd2", 1, {}), report("etcd3", 40, {}))
-    told = Told(Keys(count=3, revision=3, items=items))
+    told = Answer(Keys(count=3, revision=3, items=items))
     monkeypatch.setattr(verify, "fetch_reports", lambda *_: told)
     monkeypatch.setattr(verify, "_REPORT_SECONDS", 0)
     files = verify.client_files(Path())
@@ -395,32 +400,32 @@ def test_what_a_node_reports_of_the_name_counts_while_it_is_new(
 
 def test_a_check_that_was_not_made_everywhere_is_no_warning(healthy: Observation, judged: Judged) -> None:
     """A warning is healthy: it must not stand in front of what nobody saw."""
-    hidden = {(Port.CLIENT, Guest.OPERATOR): Knock(reply=Reply.REFUSED, detail="alert")}
-    seen = with_node(healthy, 0, knocks=healthy.nodes[0].knocks | hidden)
-    seen = with_node(seen, 1, knocks=knocks(healthy.nodes[1].node, days=3))
+    hidden = {(Port.CLIENT, ClientKind.OPERATOR): Probe(reply=Reply.REFUSED, detail="alert")}
+    seen = with_node(healthy, 0, probes=healthy.nodes[0].probes | hidden)
+    seen = with_node(seen, 1, probes=probes(healthy.nodes[1].node, days=3))
     assert judged(seen)["server certificates"].result is Result.SKIPPED
 
 
 def test_a_port_that_refuses_the_operator_too_is_not_called_strict(
     healthy: Observation, judged: Judged
 ) -> None:
-    view = dict(healthy.nodes[1].knocks)
-    view[Port.CLIENT, Guest.OPERATOR] = Knock(reply=Reply.REFUSED, detail="alert", certificate=None)
-    assert judged(with_node(healthy, 1, knocks=view))["foreign certificate"].result is Result.SKIPPED
+    view = dict(healthy.nodes[1].probes)
+    view[Port.CLIENT, ClientKind.OPERATOR] = Probe(reply=Reply.REFUSED, detail="alert", certificate=None)
+    assert judged(with_node(healthy, 1, probes=view))["foreign certificate"].result is Result.SKIPPED
 
 
 @pytest.mark.parametrize(("days", "result"), [(30, None), (29, Result.WARNING), (0, Result.WARNING)])
 def test_a_certificate_that_ends_soon_is_a_warning(
     healthy: Observation, judged: Judged, cluster: ClusterPlan, days: int, result: Result | None
 ) -> None:
-    found = judged(with_node(healthy, 0, knocks=knocks(cluster.nodes[0], days=days)))
+    found = judged(with_node(healthy, 0, probes=probes(cluster.nodes[0], days=days)))
     assert {check.result for check in found.values()} == ({result} if result else set())
 
 
 def test_a_certificate_of_another_ca_fails(healthy: Observation, judged: Judged) -> None:
-    distrusted = Knock(reply=Reply.UNREACHABLE, detail="x", distrusted="self-signed certificate in chain")
-    view = {**healthy.nodes[0].knocks, (Port.PEER, Guest.OPERATOR): distrusted}
-    judgement = judged(with_node(healthy, 0, knocks=view))
+    distrusted = Probe(reply=Reply.UNREACHABLE, detail="x", distrusted="self-signed certificate in chain")
+    view = {**healthy.nodes[0].probes, (Port.PEER, ClientKind.OPERATOR): distrusted}
+    judgement = judged(with_node(healthy, 0, probes=view))
     assert judgement.pop("client certificate").result is Result.SKIPPED
     found = only(judgement, "server certificates")
     assert found.detail == "etcd1: peer port: self-signed certificate in chain"
@@ -429,26 +434,26 @@ def test_a_certificate_of_another_ca_fails(healthy: Observation, judged: Judged)
 def test_a_certificate_of_another_node_fails_unless_it_is_shared(
     healthy: Observation, judged: Judged, cluster: ClusterPlan, plan: Callable[..., ClusterPlan]
 ) -> None:
-    seen = with_node(healthy, 0, knocks=knocks(cluster.nodes[1]))
+    seen = with_node(healthy, 0, probes=probes(cluster.nodes[1]))
     assert "does not name etcd1.etcd.internal" in only(judged(seen), "server certificates").detail
     shared = plan(nodes=3, pki={"certificates": "shared"}, firewall={"kind": "none"})
-    assert all(check.result is Result.OK for check in health.judge(shared, seen, now=NOW, sealed=True))
+    assert all(check.result is Result.OK for check in health.check_cluster(shared, seen, now=NOW, sealed=True))
 
 
-def test_a_seed_that_may_still_start_a_cluster_fails(healthy: Observation, cluster: ClusterPlan) -> None:
-    found = {check.name: check for check in health.judge(cluster, healthy, now=NOW, sealed=False)}
-    right = found.pop("bootstrap right")
+def test_a_seed_with_the_bootstrap_permit_fails(healthy: Observation, cluster: ClusterPlan) -> None:
+    found = {check.name: check for check in health.check_cluster(cluster, healthy, now=NOW, sealed=False)}
+    right = found.pop("bootstrap permit")
     assert (right.result, right.nodes, right.remedy) == (Result.FAILED, ("etcd1",), "bake seal")
-    assert "if it loses its disk" in right.detail
+    assert "without its disk" in right.detail
     assert all(check.result is Result.OK for check in found.values())
 
 
 def test_a_dead_node_fails_the_checks_that_need_it_and_skips_the_others(
     healthy: Observation, judged: Judged, cluster: ClusterPlan
 ) -> None:
-    gone: Told[Any] = Told(error="connection refused")
-    nothing = {(Port.CLIENT, guest): DEAD for guest in Guest}
-    seen = with_node(healthy, 1, status=gone, members=gone, alarms=gone, health=gone, knocks=nothing)
+    gone: Answer[Any] = Answer(error="connection refused")
+    nothing = {(Port.CLIENT, kind): DEAD for kind in ClientKind}
+    seen = with_node(healthy, 1, status=gone, members=gone, alarms=gone, health=gone, probes=nothing)
     without = {name: value for name, value in healthy.writes.items() if name != "etcd2"}
     hashes = {name: value for name, value in healthy.hashes.items() if name != "etcd2"}
     found = judged(replace(seen, writes=without, hashes=hashes))
@@ -460,7 +465,7 @@ def test_a_dead_node_fails_the_checks_that_need_it_and_skips_the_others(
 
 def test_names_of_keys_cannot_move_the_cursor(healthy: Observation, cluster: ClusterPlan) -> None:
     keys = Keys(count=1, revision=3, items=(KeyValue(key=b"/a\x1b[2J\n", value=b""),))
-    found = health.all_keys(replace(healthy, keys=Told(keys)))
+    found = health.all_keys(replace(healthy, keys=Answer(keys)))
     assert found.detail == r"1 key: /a\x1b[2J\n"
 
 
@@ -479,14 +484,14 @@ def test_the_command_says_what_it_could_not_check(capsys: pytest.CaptureFixture[
         assert error.value.hint == "do it"
         return error.value.message
 
-    assert told(Result.OK, Result.SKIPPED) == "could not be checked: the skipped"
-    both = "the cluster is not healthy: the failed; could not be checked: the skipped"
+    assert told(Result.OK, Result.SKIPPED) == "could not check: the skipped"
+    both = "the cluster is not healthy: the failed; could not check: the skipped"
     assert told(Result.SKIPPED, Result.FAILED) == both
     show_verification(Verification(cluster="etcd", checks=()), {"output": "text", "quiet": True})
 
 
 def test_data_for_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> None:
-    found = Verification(cluster="etcd", checks=health.judge(cluster, healthy, now=NOW, sealed=True))
+    found = Verification(cluster="etcd", checks=health.check_cluster(cluster, healthy, now=NOW, sealed=True))
     data = json.loads(json.dumps(verify.verification_data(found)))
     assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 15)
     assert data["checks"][0] == {
@@ -498,27 +503,39 @@ def test_a_nodes_part_comes_from_itself_or_from_the_others(cluster: ClusterPlan)
     node = cluster.nodes[1]
     listed = member(node, 2)
 
-    def part(told: Told[Status], *members: Member) -> Part | None:
-        return verify._node_status(node, told, members).part
+    def part(told: Answer[Status], *members: Member) -> MemberRole | None:
+        return verify._node_status(node, told, members).role
 
-    gone: Told[Status] = Told(error="connection refused")
-    assert part(Told(status(2, leader=2))) is Part.LEADER
-    assert part(Told(status(2)), listed) is Part.VOTER
-    assert part(Told(status(2, is_learner=True))) is Part.LEARNER
-    assert part(gone, listed) is Part.VOTER
-    assert part(gone, replace(listed, name="")) is Part.UNSTARTED
+    gone: Answer[Status] = Answer(error="connection refused")
+    assert part(Answer(status(2, leader=2))) is MemberRole.LEADER
+    assert part(Answer(status(2)), listed) is MemberRole.VOTER
+    assert part(Answer(status(2, is_learner=True))) is MemberRole.LEARNER
+    assert part(gone, listed) is MemberRole.VOTER
+    assert part(gone, replace(listed, name="")) is MemberRole.UNSTARTED
     assert part(gone) is None
 
 
 def test_ids_are_hex_as_etcdctl_shows_them(cluster: ClusterPlan) -> None:
-    found = verify._node_status(cluster.nodes[0], Told(status(0x4BB3BF120CD9D667)), ())
-    row = verify.status_rows([found])[0]
-    assert (row["id"], row["state"], row["db"]) == ("4bb3bf120cd9d667", "voter", "2 KiB")
-    assert json.loads(json.dumps(verify.status_data([found])))[0]["reachable"] is True
+    found = verify._node_status(cluster.nodes[0], Answer(status(0x4BB3BF120CD9D667)), ())
+    row = verify.status_row(found, None)
+    assert (row["id"], row["state"], row["db"], row["vm"]) == ("4bb3bf120cd9d667", "voter", "2 KiB", "no libvirt")
+    data = json.loads(json.dumps(verify.status_data(found, "running kvm")))
+    assert (data["node"], data["vm"], data["member_id"], data["db_size"]) == (
+        "etcd1", "running kvm", "4bb3bf120cd9d667", 2048,
+    )  # fmt: skip
+
+
+def test_what_is_unknown_is_null_in_json(cluster: ClusterPlan) -> None:
+    found = verify._node_status(cluster.nodes[0], Answer(error="no answer in time"), ())
+    data = json.loads(json.dumps(verify.status_data(found, None)))
+    assert not any(" " in key for key in data)
+    assert {key for key, value in data.items() if value is None} == {
+        "vm", "member_id", "role", "version", "db_size", "raft_index",
+    }  # fmt: skip
 
 
 def seen(cluster: ClusterPlan, *members: Member) -> ClusterStatus:
-    told = [Told(status(number)) for number, _ in enumerate(cluster.nodes, 1)]
+    told = [Answer(status(number)) for number, _ in enumerate(cluster.nodes, 1)]
     nodes = [verify._node_status(node, one, members) for node, one in zip(cluster.nodes, told, strict=True)]
     return ClusterStatus(nodes=tuple(nodes), members=members)
 
@@ -527,7 +544,7 @@ def test_a_cluster_as_planned_and_sealed_leaves_nothing_to_do(cluster: ClusterPl
     members = [member(node, number) for number, node in enumerate(cluster.nodes, 1)]
     assert list(verify.tasks(cluster, seen(cluster, *members), sealed=True)) == []
     (task,) = verify.tasks(cluster, seen(cluster, *members), sealed=True, ca_change="trust")
-    assert (task.what, task.remedy) == ("the CA is being changed (phase trust)", "bake certs rotate --ca")
+    assert (task.task, task.remedy) == ("the CA is being rotated (phase trust)", "bake certs rotate --ca")
 
 
 def test_every_member_that_is_not_as_planned_has_a_remedy(cluster: ClusterPlan) -> None:
@@ -535,9 +552,9 @@ def test_every_member_that_is_not_as_planned_has_a_remedy(cluster: ClusterPlan) 
     evil = replace(first, id=255, name="evil", peer_urls=("https://192.0.2.1:2380",))
     unstarted = replace(second, name="", client_urls=(), is_learner=True)
     status = seen(cluster, first, unstarted, replace(third, is_learner=True), evil)
-    found = {task.what: task.remedy for task in verify.tasks(cluster, status, sealed=False)}
+    found = {task.task: task.remedy for task in verify.tasks(cluster, status, sealed=False)}
     assert list(found) == [
-        "the right to start a cluster is not withdrawn",
+        "the seed still has the bootstrap permit",
         "etcd2 is added, but has not started",
         "etcd3 is a learner",
         "unplanned member evil (ff, https://192.0.2.1:2380)",
@@ -546,7 +563,7 @@ def test_every_member_that_is_not_as_planned_has_a_remedy(cluster: ClusterPlan) 
     assert all(word in remedy for word, remedy in zip(words, found.values(), strict=True))
 
 
-def test_a_cluster_that_does_not_stand_yet_is_not_to_be_sealed_yet(cluster: ClusterPlan) -> None:
-    gone = [verify._node_status(node, Told(error="connection refused"), ()) for node in cluster.nodes]
+def test_a_cluster_that_does_not_run_yet_is_sealed_later(cluster: ClusterPlan) -> None:
+    gone = [verify._node_status(node, Answer(error="connection refused"), ()) for node in cluster.nodes]
     (task,) = verify.tasks(cluster, ClusterStatus(nodes=tuple(gone), members=()), sealed=False)
-    assert task.remedy == "bake seal, as soon as the cluster stands"
+    assert task.remedy == "bake seal, once the cluster runs"

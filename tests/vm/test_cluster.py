@@ -22,7 +22,7 @@ from generator.image.base import BootImage
 from generator.operations.up import open_cluster
 from generator.seed import iso
 from generator.store.folder import Store
-from generator.vm.domain_xml import medium_of
+from generator.vm.domain_xml import iso_in_drive
 from tests.vm.conftest import Lab, Run, command_line
 
 NODES = ("etcd1", "etcd2", "etcd3")
@@ -60,7 +60,7 @@ def test_three_vms_become_a_verified_cluster(bake_in_lab: Run, out: Path, base_i
     etcdctl(out, base_image, "put", "kept", "yes")
 
 
-def test_the_right_to_start_a_cluster_is_withdrawn(bake_in_lab: Run, out: Path) -> None:
+def test_the_bootstrap_permit_is_removed(bake_in_lab: Run, out: Path) -> None:
     assert (out / "life/sealed").exists()
     assert list(out.glob("life/etcd*/bootstrap-permit")) == []
     assert iso.SEED_PERMIT not in {file.path for file in iso.unpack((out / "life/etcd1/seed.iso").read_bytes())}
@@ -74,7 +74,7 @@ def test_no_seed_is_left_where_the_vms_run(lab: Lab, connection: Any) -> None:
     for name in NODES:
         domain = connection.lookupByName(f"life-{name}")
         for flags in (0, 2):  # now, and (VIR_DOMAIN_XML_INACTIVE) after its next start
-            assert medium_of(domain.XMLDesc(flags)) == ""
+            assert iso_in_drive(domain.XMLDesc(flags)) == ""
 
 
 def test_new_certificates_reach_running_nodes(bake_in_lab: Run, lab: Lab, connection: Any) -> None:
@@ -135,7 +135,7 @@ def test_a_node_whose_power_was_cut_comes_back_as_the_same_member(
 
 def test_down_shuts_every_vm_down_in_order(bake_in_lab: Run, connection: Any) -> None:
     said = bake_in_lab("down").stderr
-    assert "cutting its power" not in said
+    assert "powering it off" not in said
     assert [domain.name() for domain in connection.listAllDomains() if domain.isActive()] == []
 
 
