@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,10 +16,9 @@ from generator import RELEASED, pki
 from generator.artifact import Artifact
 from generator.config import yaml12
 from generator.config.fields import plain
-from generator.config.load import load_kept
 from generator.config.spec import ClusterSpec
 from generator.config.user_input import Said, parse_said
-from generator.errors import BakeError, InputError, Problem, StaleError
+from generator.errors import InputError, Problem, StaleError
 from generator.layout import IDENTITY, INPUT, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
 from generator.operations.etcdctl_env import etcdctl_env
 from generator.pki.ca_phases import Authorities, Authority, kept_authority
@@ -190,38 +188,8 @@ def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
     raise unsigned(store, len(signed.missing), then=" the same command again")
 
 
-def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
-    """Remove the bootstrap permit from the first node's ISO, atomically. Return False if it was removed already.
-
-    The ISO's other files stay unchanged, so the node's configuration does not change.
-    """
-    first = next(node for node in plan.nodes if node.bootstrap)
-    permit, path = PurePosixPath(first.name) / iso.SEED_PERMIT, PurePosixPath(first.name) / iso.SEED_ISO
-    with store.locked(report):
-        store.check()
-        if plan_cluster(load_kept(store.folder / SPEC)).nodes != plan.nodes:
-            raise BakeError("another command has just changed this cluster's nodes", hint="run it again: bake seal")
-        mark = load_seal(store)
-        image = store.read(path)
-        if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(path), {}).get("sha256"):
-            text = "is missing" if image is None else "was changed after bake wrote it"
-            raise InputError.one(str(store.folder / path), text, "bake again, then: bake seal")
-        files = iso.unpack(image, where=str(store.folder / path))
-        kept = [file for file in files if file.path != iso.SEED_PERMIT]
-        if mark and len(kept) == len(files) and store.read(permit) is None:
-            return False
-        with store.replacing() as folder:
-            packed = iso.pack(kept)
-            folder.write(Artifact(path, packed.data, packed.mode, packed.secret))
-            for artifact in mark or (_seal_mark(first, now),):
-                folder.write(artifact)
-            folder.keep_others(permit)
-    return True
 
 
-def _seal_mark(node: NodePlan, now: datetime) -> Artifact:
-    record = {"format_version": "1.0", "node": node.name, "time": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    return Artifact(SEALED, json.dumps(record, indent=1).encode() + b"\n")
 
 
 def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes | None = None) -> None:

@@ -18,7 +18,7 @@ from generator.image.base import BootImage, default_image
 from generator.image.custom import custom_image
 from generator.layout import SEALED
 from generator.operations import audit as auditing
-from generator.operations import bake as baking
+from generator.operations import seal as sealing
 from generator.operations import verify as verification
 from generator.operations.bake import Agreed, bake
 from generator.operations.boot_progress import follow_nodes, raise_refusal, without_refused
@@ -170,7 +170,7 @@ class Sealing:
 
 def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: datetime, report: Report) -> Sealing:
     """Remove the bootstrap permit from the files, then from the VM's drive, if there is a VM."""
-    changed = baking.seal(cluster.store, cluster.plan, now=now, report=report)
+    changed = sealing.seal(cluster.store, cluster.plan, now=now, report=report)
     node, replaced = cluster.first, None
     if connection is not None:
         iso = cluster.store.folder / node.name / "seed.iso"

@@ -22,7 +22,7 @@ import yaml
 
 from generator import pki
 from generator.errors import BakeError
-from generator.operations.bake import seal
+from generator.operations.seal import seal
 from generator.operations.up import open_cluster
 from generator.pki import Credential
 from generator.seed import iso

@@ -20,8 +20,8 @@ from generator.errors import BakeError, InputError
 from generator.operations import up as stories
 from generator.operations import verify
 from generator.operations.bake import bake as make
-from generator.operations.bake import seal as seal_files
 from generator.operations.destroy import destroy
+from generator.operations.seal import seal as seal_files
 from generator.operations.up import Boot, Cluster, open_cluster
 from generator.store.folder import Store
 from generator.vm import Owned, State, VmStatus, console_records

@@ -13,7 +13,8 @@ from generator import pki
 from generator.config.spec import read_spec
 from generator.config.values import FOLDER_NAMES, name, node_name
 from generator.errors import UnsignedError
-from generator.operations.bake import bake, seal
+from generator.operations.bake import bake
+from generator.operations.seal import seal
 from generator.plan import plan_cluster
 from generator.store.folder import Store
 

@@ -33,6 +33,7 @@ from generator.config.spec import ClusterSpec
 from generator.config.user_input import canonical, flat, parse_said, paths_of, put, without
 from generator.errors import InputError
 from generator.operations import bake as baking
+from generator.operations import seal as sealing
 from generator.operations.up import open_cluster
 from generator.pki.ca_phases import Phase
 from generator.plan import plan_cluster
@@ -297,7 +298,7 @@ class Commands(RuleBasedStateMachine):
 
     def seal(self, cut: int | None) -> None:
         cluster = open_cluster(self.store)
-        end = self.apart(lambda: baking.seal(cluster.store, cluster.plan, now=datetime.now(UTC), report=str), cut)
+        end = self.apart(lambda: sealing.seal(cluster.store, cluster.plan, now=datetime.now(UTC), report=str), cut)
         assert end.code == -9 or (self.folder / "sealed").exists()
 
     def rotate(self, cut: int | None) -> None:
