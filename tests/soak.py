@@ -90,7 +90,7 @@ def run_round(arguments: tuple[str, ...], log: Path) -> Round:
         except subprocess.TimeoutExpired:
             code = -signal.SIGTERM
         finally:
-            process.terminate()  # its fixtures take down what they have started
+            process.send_signal(signal.SIGINT)  # its fixtures then end what they have started; SIGTERM would skip them
             process.wait()
     return read_report(report, code, time.monotonic() - began)
 

@@ -84,3 +84,28 @@ def test_a_part_of_the_tests_is_not_recorded(capsys: pytest.CaptureFixture[str])
 def test_the_page_has_its_place() -> None:
     page = PAGE.read_text()
     assert page.count(soak.BEGIN) == page.count(soak.END) == 1
+
+
+ENDLESS = """
+import time, pytest
+@pytest.fixture
+def node(tmp_path_factory):
+    yield
+    open("{folder}/down", "x")
+def test_it(node):
+    open("{folder}/up", "x")
+    time.sleep(600)
+"""
+
+
+def test_a_round_that_is_ended_takes_down_what_it_has_started(tmp_path: Path) -> None:
+    (tmp_path / "test_endless.py").write_text(ENDLESS.format(folder=tmp_path))
+    code = "import signal, sys; from pathlib import Path; from tests import soak\n"
+    code += "signal.signal(signal.SIGTERM, soak._interrupt)\n"
+    code += f"soak.run_round(({', '.join(map(repr, NO_HYPOTHESIS))}, sys.argv[1]), Path(sys.argv[1], 'round.log'))"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=soak.ROOT, stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "up").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+    assert (tmp_path / "down").exists()
