@@ -344,7 +344,7 @@ def test_another_node_waits_when_nobody_is_alive(desk: Desk) -> None:
 
 def test_a_silent_host_is_given_up_and_the_others_are_found() -> None:
     """Linux answers nothing on a port whose queue is full; a connection to it fails in a minute."""
-    guest = Path(__file__).parents[2] / "generator/guest"
+    guest = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
     program = "import sys, node; print(node.accepting(sys.argv[1:]))"
     local = ("127.0.0.1", 0)
     with socket.create_server(local, backlog=0) as full, socket.create_server(local) as usable:
@@ -461,7 +461,7 @@ def test_a_note_without_etcds_word_is_taken_again(desk: Desk) -> None:
     assert sum(call.startswith("put") for call in desk.calls) == 2
     refused, accepted = done.stdout.splitlines()
     assert "phase=waiting" in refused
-    assert "does not note that this node votes: etcdctl does not say 'OK'" in refused
+    assert "could not record this node as a voter: etcdctl did not print 'OK'" in refused
     assert "phase=voting" in accepted
 
 

@@ -249,7 +249,7 @@ def test_a_new_default_changes_nothing_and_is_told(bake: Bake, monkeypatch: pyte
     )
     result = bake()
     assert "Nothing changed" in result.err
-    assert "unlike what is default now: vm.memory 1024, not 2048\n" in result.err
+    assert "values kept although the defaults changed: vm.memory 1024, not 2048\n" in result.err
     assert "vm.cpus" not in result.err
 
 
