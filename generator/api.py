@@ -91,7 +91,7 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def _place(path: tuple[str, ...]) -> str:
-    """Return the expression that reads a value: the place of a problem, as `file:line:col` is for a file."""
+    """Return the expression that reads a value, such as `fields['vm']['cpus']`: it locates a problem in `fields`."""
     return "fields" + "".join(f"[{key!r}]" for key in path)
 
 
@@ -123,7 +123,7 @@ def bake(
 
     `out`: the same folder that was given to `load`.
     `allow_loss`: permit changes that cannot be undone (`Change.lost`).
-    `passphrase`: for a CA key that is encrypted. A CA key that is not encrypted yet is then written encrypted.
+    `passphrase`: of an encrypted CA key. bake encrypts a CA key that is not encrypted yet.
     `report`: called with each line of progress and each warning.
 
     Returns the plan, the folder (`pathlib.Path`), and the names of the files that changed. Raises

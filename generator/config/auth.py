@@ -8,7 +8,7 @@ from enum import StrEnum
 from generator.config import values
 from generator.config.fields import list_of, one, section_of, setting
 
-ROOT = "root"  # etcd's built-in role with all rights, and the user that etcd requires to have it
+ROOT = "root"  # etcd's role with all rights, and the user that must have this role before etcd enables auth
 NOBODY = "nobody"  # the common name of a certificate without a user, for bake verify
 # Common names with another meaning.
 RESERVED_NAMES = (ROOT, NOBODY, "etcd-client", "etcd-server", "etcd-peer")
@@ -33,7 +33,9 @@ class PermissionSpec:
 class RoleSpec:
     name: str = setting(one(values.account), "the role's name, such as kubernetes")
     permissions: tuple[PermissionSpec, ...] = setting(
-        list_of(section_of(PermissionSpec)), "the role's permissions, a list of access and prefix or key", default=()
+        list_of(section_of(PermissionSpec)),
+        "the role's permissions: each has access, and either prefix or key",
+        default=(),
     )
 
 

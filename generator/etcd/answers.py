@@ -148,7 +148,8 @@ class Observation:
     hashes: Mapping[str, Answer[HashKv]]
     auth: Answer[bool] = field(default_factory=Answer)  # whether etcd authentication is on
     without_user: Mapping[str, Answer[Keys]] = field(default_factory=dict)  # reads by a certificate without a user
-    requires_name: Mapping[str, bool] = field(default_factory=dict)  # node → its etcd checks the peers' name (report)
+    # By node: whether its etcd requires the peers' name, as the node reported.
+    requires_name: Mapping[str, bool] = field(default_factory=dict)
 
 
 def is_firewalled(probes: Mapping[tuple[Port, ClientKind], Probe]) -> bool:

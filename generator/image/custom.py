@@ -111,7 +111,10 @@ def _qemu_img_info(path: Path, source: str) -> dict[str, Any]:
 
 
 def _has_partition_table(path: Path) -> bool:
-    """An MBR's signature at 510; a GPT has one too, and its own at the second sector of 512 or 4096 bytes."""
+    """Return whether the disk has a partition table.
+
+    An MBR has its signature at byte 510. A GPT has one at the start of sector 1: byte 512 or 4096, by sector size.
+    """
     with path.open("rb") as file:
         head = file.read(4096 + 8)
     return head[510:512] == b"\x55\xaa" or b"EFI PART" in (head[512:520], head[4096:4104])

@@ -94,7 +94,7 @@ def peer_check(spec: ClusterSpec) -> tuple[str, str]:
 
 
 def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
-    """Return whether etcd with the option of `peer_check` accepts this peer certificate."""
+    """Return whether etcd accepts this peer certificate when it runs with the option that `peer_check` returns."""
     option, name = peer_check(plan.spec)
     if option == "peer-cert-allowed-cn":
         return [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [name]
