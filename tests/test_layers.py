@@ -22,7 +22,7 @@ ORDER = """
     operations api cli
 """.split()  # noqa: SIM905  it is a drawing
 PURE = ("config", "plan", "pki", "seed", "health")  # no effects, except reading what the user names
-EFFECTS = {"asyncio", "fcntl", "grpclib", "libvirt", "requests", "socket", "subprocess", "tempfile", "threading"}
+EFFECTS = {"asyncio", "fcntl", "grpclib", "libvirt", "requests", "socket", "subprocess", "tempfile"}
 OWNERS = {
     "click": {"cli"},
     "cryptography": {"pki"},

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from functools import cache, lru_cache
+from contextlib import contextmanager
+from functools import lru_cache
 from itertools import groupby
 from pathlib import PurePosixPath
 from time import struct_time
@@ -142,8 +145,8 @@ def _dump(config: Any) -> bytes:
     return text.encode()
 
 
-class _FrozenTime:
-    """Replaces `time` inside pycdlib, which has no option for fixed volume dates."""
+class _FixedTime:
+    """Stands in for `time` in pycdlib, which has no option for fixed volume dates."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -157,34 +160,48 @@ class _FrozenTime:
         return time.gmtime(_EPOCH)
 
 
-@cache
 def _pycdlib() -> Any:
-    import sys
-
     import pycdlib
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("pycdlib") and getattr(module, "time", None) is time:
-            module.time = _FrozenTime()  # type: ignore[attr-defined]
     return pycdlib
+
+
+_PACKING = threading.Lock()
+
+
+@contextmanager
+def _fixed_dates() -> Iterator[None]:
+    """Give pycdlib a fixed time while an ISO is packed; afterwards it has the clock again."""
+    _pycdlib()
+    with _PACKING:
+        loaded = [module for name, module in sys.modules.items() if name.startswith("pycdlib")]
+        dated = [module for module in loaded if getattr(module, "time", None) is time]
+        for module in dated:
+            module.time = _FixedTime()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            for module in dated:
+                module.time = time  # type: ignore[attr-defined]
 
 
 def pack(files: Iterable[Artifact]) -> Artifact:
     """Return a reproducible NoCloud ISO with these files: label `cidata`, Rock Ridge and Joliet."""
-    iso = _pycdlib().PyCdlib()
-    iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=ISO_LABEL, sys_ident="LINUX")
-    for number, file in enumerate(files):
-        iso.add_fp(
-            io.BytesIO(file.data),
-            len(file.data),
-            f"/FILE{number}.;1",
-            rr_name=file.path.name,
-            joliet_path=f"/{file.path.name}",
-            file_mode=0o100400,  # only root can read the keys where it is mounted
-        )
-    image = io.BytesIO()
-    iso.write_fp(image)
-    iso.close()
+    with _fixed_dates():
+        iso = _pycdlib().PyCdlib()
+        iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=ISO_LABEL, sys_ident="LINUX")
+        for number, file in enumerate(files):
+            iso.add_fp(
+                io.BytesIO(file.data),
+                len(file.data),
+                f"/FILE{number}.;1",
+                rr_name=file.path.name,
+                joliet_path=f"/{file.path.name}",
+                file_mode=0o100400,  # only root can read the keys where it is mounted
+            )
+        image = io.BytesIO()
+        iso.write_fp(image)
+        iso.close()
     return Artifact(SEED_ISO, image.getvalue(), mode=0o600, secret=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -212,6 +213,14 @@ def test_an_iso_of_another_day_and_time_zone_is_the_same(
 ) -> None:
     assert time.localtime().tm_gmtoff == 20700
     assert iso.pack(files).data == packed_today
+
+
+def test_the_fixed_date_is_for_packing_alone(packed_today: bytes) -> None:
+    assert packed_today
+    modules = [module for name, module in sys.modules.items() if name.startswith("pycdlib.")]
+    dated = [module.time for module in modules if hasattr(module, "time")]
+    assert dated
+    assert all(each is time for each in dated)
 
 
 def test_an_iso_is_a_secret_and_has_what_else_is_given(files: tuple[Artifact, ...]) -> None:
