@@ -20,7 +20,7 @@ from typing import Any
 from generator.artifact import Artifact
 from generator.config.values import name as parse_name
 from generator.errors import BakeError, InputError
-from generator.store import durable, manifest, permissions
+from generator.store import atomic, manifest, permissions
 from generator.store.manifest import MANIFEST
 
 
@@ -98,7 +98,7 @@ class Store:
             (self.folder / path).unlink()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        durable.sync_names(self.folder)
+        atomic.sync_names(self.folder)
         return True
 
     @contextmanager
@@ -192,7 +192,7 @@ class Staging:
         self._make_parents(target.parent)
         self._files[str(path)] = {"sha256": artifact.sha256, "mode": f"{mode:04o}"}
         if not self._keep(path, artifact.data, mode, target):
-            durable.write_new(target, artifact.data, mode)
+            atomic.write_new(target, artifact.data, mode)
             self.changed.append(str(path))
 
     def keep_others(self, *dropped: PurePosixPath) -> None:
@@ -237,10 +237,10 @@ class Staging:
             return
         if self.store.folder.is_dir():
             self._carry_over(self.store.folder, self.folder)
-        durable.sync(self.folder)
-        durable.exchange(self.folder, self.store.folder)
+        atomic.sync(self.folder)
+        atomic.exchange(self.folder, self.store.folder)
         try:
-            durable.sync_names(self.store.out)
+            atomic.sync_names(self.store.out)
         except OSError as error:  # too late for "nothing has changed"
             text = f"{self.store.out}: {error.strerror}; the new files are in place, but a power cut may undo that"
             raise BakeError(text, hint="check the disk") from error

@@ -300,7 +300,7 @@ def test_it_is_shown_where_the_change_then_fails(
     def fail(*_: Path) -> None:
         raise OSError(EIO, "no swap")
 
-    monkeypatch.setattr("generator.store.durable.exchange", fail)
+    monkeypatch.setattr("generator.store.atomic.exchange", fail)
     result = bake(*more)
     assert (result.code, picture(Path("out"))) == (1, before)
     lines = result.err.splitlines()

@@ -30,7 +30,7 @@ from generator.pki import Role, digests
 from generator.pki.ca_phases import Authority, Phase, kept_authority
 from generator.plan import NodePlan
 from generator.seed import iso
-from generator.store import durable
+from generator.store import atomic
 from generator.store.cas import load_phase
 from generator.store.folder import Store
 from generator.vm import State, VmStatus
@@ -438,13 +438,13 @@ def test_the_files_that_change_are_shown_before_they_do(
     words: tuple[str, ...],
     shown: str,
 ) -> None:
-    before, exchange, seen = cluster.store.manifest(), durable.exchange, []
+    before, exchange, seen = cluster.store.manifest(), atomic.exchange, []
 
     def swap(new: Path, old: Path) -> None:
         seen.append(capsys.readouterr().err)
         exchange(new, old)
 
-    monkeypatch.setattr(durable, "exchange", swap)
+    monkeypatch.setattr(atomic, "exchange", swap)
     command(["certs", *words, "--out", str(cluster.store.out), "-o", "json"], standalone_mode=False)
     assert shown in seen[0]
     assert cluster.store.manifest() != before

@@ -280,7 +280,7 @@ def test_a_disk_that_fails_after_the_swap_changed_something(store: Store, monkey
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     write(store, artifact("a", "old"))
-    monkeypatch.setattr("generator.store.durable.sync_names", fail)
+    monkeypatch.setattr("generator.store.atomic.sync_names", fail)
     with pytest.raises(BakeError, match="Input/output error; the new files are in place, but a power cut may undo"):
         write(store, artifact("a", "new"))
     assert store.read("a") == b"new"

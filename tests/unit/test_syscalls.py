@@ -95,7 +95,7 @@ def test_would_notice(tmp_path: Path, tool: Callable[[str], str], monkeypatch: p
     copy = tmp_path / "code"
     shutil.copytree(ROOT / "generator", copy / "generator")
     shutil.copytree(ROOT / "profiles", copy / "profiles")
-    store = copy / "generator/store/durable.py"
+    store = copy / "generator/store/atomic.py"
     store.write_text(store.read_text().replace("os.O_NOFOLLOW | os.O_CLOEXEC, 0o600", "os.O_CLOEXEC, 0o666"))
     monkeypatch.setattr("tests.hostile.syscalls.ROOT", copy)
     work = tmp_path / "work"
