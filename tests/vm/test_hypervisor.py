@@ -341,7 +341,7 @@ def test_a_disk_whose_vm_is_gone_is_not_overwritten(world: World) -> None:
     world.domain("etcd2").undefine()
     with (world.folder / "etcd2.qcow2").open("ab") as disk:
         disk.write(b"data" * (1 << 20))
-    with pytest.raises(BakeError, match=r"etcd2\.qcow2 is in use or was, and its VM is gone"):
+    with pytest.raises(BakeError, match=r"etcd2\.qcow2 has data, but its VM does not exist"):
         world.boot()
     assert (world.folder / "etcd2.qcow2").stat().st_size > 4 << 20
 
