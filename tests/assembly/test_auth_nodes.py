@@ -73,7 +73,7 @@ def verified(lab: NspawnLab) -> str:
 
 
 def test_a_cluster_with_auth_verifies_and_shows_its_status(lab: NspawnLab) -> None:
-    assert "reads nothing through etcd1, etcd2, etcd3" in verified(lab)
+    assert "reads nothing (etcd1, etcd2, etcd3)" in verified(lab)
     status = bake_in_lab(lab, "status")
     assert "leader" in status.stdout + status.stderr
 
