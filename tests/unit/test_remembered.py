@@ -516,6 +516,7 @@ def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> Non
 def test_a_rotation_does_not_apply_edits_without_consent(
     bake: Bake, picture: Picture, file: str, old: str, new: str, words: list[str]
 ) -> None:
+    pytest.importorskip("libvirt")
     bake("--nodes", 3, "--profile", "hardened")
     text = (FOLDER / file).read_text()
     assert old in text
@@ -527,6 +528,7 @@ def test_a_rotation_does_not_apply_edits_without_consent(
 
 
 def test_a_rotation_names_the_files_that_a_newer_version_changes(bake: Bake, older: Callable[..., None]) -> None:
+    pytest.importorskip("libvirt")
     bake("--nodes", 3)
     older()
     listed = json.loads((FOLDER / "manifest.json").read_text())
