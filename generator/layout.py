@@ -6,10 +6,12 @@ from pathlib import PurePosixPath
 
 SPEC = PurePosixPath("cluster.yaml")  # every field, with its value
 INPUT = PurePosixPath("input.yaml")  # the fields that the user set, and the profile
+MANIFEST = PurePosixPath("manifest.json")  # every file that bake wrote, with its sha256 and mode
 IDENTITY = PurePosixPath("identity")  # 32 or more hexadecimal digits, unique to the cluster
 PERMIT_COPY = PurePosixPath("pki/bootstrap-permit")  # a copy; the one in effect is on the first node's seed ISO
 SEALED = PurePosixPath("sealed")  # if it exists, bake writes seeds without the bootstrap permit
 CHANGE = PurePosixPath("ca-change")  # the phase of a CA rotation
+SEED_ISO = PurePosixPath("seed.iso")  # in the folder of each node
 REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA
 
 

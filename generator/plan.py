@@ -81,6 +81,11 @@ class ClusterPlan:
         return tuple(dict.fromkeys(address for node in self.nodes for address in node.addresses))
 
 
+def short_id(identity: str) -> str:
+    """Return the part of a cluster's identity that VM tags and `initial-cluster-token` have: 16 hexadecimal digits."""
+    return identity[:16]
+
+
 def url(address: AnyAddress, port: int) -> str:
     """Return `https://address:port`, with brackets around IPv6 (RFC 3986, section 3.2.2)."""
     host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)

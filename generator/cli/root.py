@@ -24,6 +24,7 @@ from generator.cli.common import (
     show_changes,
 )
 from generator.cli.options import spec_options, up_options, yes_option
+from generator.layout import SEED_ISO
 
 if TYPE_CHECKING:
     from generator.config.load import Loaded
@@ -90,7 +91,7 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
 def _bake(options: Mapping[str, Any]) -> None:
     baked, changes = bake_agreed(options, partial(_make, options))
     nodes = [
-        {"name": node.name, "address": str(node.address), "iso": str(baked.folder / node.name / "seed.iso")}
+        {"name": node.name, "address": str(node.address), "iso": str(baked.folder / node.name / SEED_ISO)}
         for node in baked.plan.nodes
     ]
     if options["output"] == "json":

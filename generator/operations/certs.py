@@ -20,7 +20,7 @@ from generator.config.spec import ClusterSpec
 from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.etcd.observe import everywhere
 from generator.etcd.tls_hello import served_certificate
-from generator.layout import pem_path
+from generator.layout import SEED_ISO, pem_path
 from generator.operations.up import Cluster, open_cluster
 from generator.pki import Facts, Role
 from generator.pki.ca_phases import Phase
@@ -246,7 +246,7 @@ class _Drives:
 
     def insert(self, node: NodePlan, *, again: bool) -> bool | None:
         """Insert a node's seed. `again`: insert it even if it is in the drive: the node runs and did not apply it."""
-        cluster, seed = self.cluster, self.cluster.store.folder / node.name / iso.SEED_ISO
+        cluster, seed = self.cluster, self.cluster.store.folder / node.name / SEED_ISO
         with self._locked():
             return vm.insert_seed(
                 self.connection, cluster.plan, node, seed, cluster_id=cluster.cluster_id, again=again

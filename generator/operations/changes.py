@@ -14,7 +14,7 @@ from typing import Any
 from generator.config.fields import Path, plain, value_text
 from generator.config.spec import ClusterSpec
 from generator.config.user_input import Standing, flat
-from generator.layout import SPEC
+from generator.layout import MANIFEST, SPEC
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 
 
@@ -158,7 +158,7 @@ def losses(changes: Iterable[Change]) -> list[str]:
 
 def file_changes(differences: Iterable[tuple[str, str]]) -> tuple[Change, ...]:
     """Return a change for each file, without the manifest, which always changes too."""
-    return tuple(Change(sign=sign, kind=Kind.FILE, name=name) for sign, name in differences if name != "manifest.json")
+    return tuple(Change(sign=sign, kind=Kind.FILE, name=name) for sign, name in differences if name != str(MANIFEST))
 
 
 def shown(changes: Iterable[Change]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from generator.artifact import Artifact
 from generator.config.load import load_kept
 from generator.errors import BakeError, InputError
-from generator.layout import SEALED, SPEC
+from generator.layout import SEALED, SEED_ISO, SPEC
 from generator.operations.bake import load_seal
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
@@ -24,7 +24,7 @@ def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> b
     The ISO's other files stay unchanged, so the node's configuration does not change.
     """
     first = next(node for node in plan.nodes if node.bootstrap)
-    permit, path = PurePosixPath(first.name) / iso.SEED_PERMIT, PurePosixPath(first.name) / iso.SEED_ISO
+    permit, path = PurePosixPath(first.name) / iso.SEED_PERMIT, PurePosixPath(first.name) / SEED_ISO
     with store.locked(report):
         store.check()
         if plan_cluster(load_kept(store.folder / SPEC)).nodes != plan.nodes:

@@ -16,7 +16,7 @@ from generator.config.spec import ClusterSpec
 from generator.errors import BakeError, InputError
 from generator.image.base import BootImage, default_image
 from generator.image.custom import custom_image
-from generator.layout import SEALED
+from generator.layout import SEALED, SEED_ISO, SPEC
 from generator.operations import audit as auditing
 from generator.operations import seal as sealing
 from generator.operations import verify as verification
@@ -24,7 +24,7 @@ from generator.operations.bake import Agreed, bake
 from generator.operations.boot_progress import follow_nodes, raise_refusal, without_refused
 from generator.operations.verify import Verification
 from generator.pki import Role, user_stem
-from generator.plan import ClusterPlan, NodePlan, plan_cluster
+from generator.plan import ClusterPlan, NodePlan, plan_cluster, short_id
 from generator.progress import Progress, Report
 from generator.store.cas import load_phase
 from generator.store.existing_keys import load_identity
@@ -69,12 +69,12 @@ def open_cluster(store: Store) -> Cluster:
     not issued yet."""
     store.check()
     identity = load_identity(store)
-    if store.read("cluster.yaml") is None or identity is None:
+    if store.read(SPEC) is None or identity is None:
         refuse_unsigned(store)
         where = f"there is no cluster {store.cluster!r} in {store.out}"
         raise InputError.one("--name", where, "bake it first, or give its folder with --out")
-    plan = plan_cluster(load_kept(store.folder / "cluster.yaml"))
-    return Cluster(store=store, plan=plan, cluster_id=identity[:16])
+    plan = plan_cluster(load_kept(store.folder / SPEC))
+    return Cluster(store=store, plan=plan, cluster_id=short_id(identity))
 
 
 def up(
@@ -95,7 +95,7 @@ def up(
     cluster = open_cluster(store)
     refusal = vm.find_refusal(connection, cluster.plan, cluster_id=cluster.cluster_id)
     nodes = without_refused(cluster.plan, refusal, progress.line)
-    seeds = {node.name: store.folder / node.name / "seed.iso" for node in nodes}
+    seeds = {node.name: store.folder / node.name / SEED_ISO for node in nodes}
     vm.boot(
         connection, cluster.plan, image, seeds, cluster_id=cluster.cluster_id, accel=boot.accel, report=progress.line
     )  # fmt: skip
@@ -173,7 +173,7 @@ def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: dat
     changed = sealing.seal(cluster.store, cluster.plan, now=now, report=report)
     node, replaced = cluster.first, None
     if connection is not None:
-        iso = cluster.store.folder / node.name / "seed.iso"
+        iso = cluster.store.folder / node.name / SEED_ISO
         replaced = vm.replace_seed(connection, cluster.plan, node, iso, cluster_id=cluster.cluster_id)
     return Sealing(node=node.name, files=changed, vm=replaced, warnings=())
 
@@ -186,7 +186,7 @@ def seal(
     if doubt and not cluster.sealed:
         consent(doubt)
     done = seal_everywhere(connection, cluster, now=now, report=report)
-    iso = cluster.store.folder / done.node / "seed.iso"
+    iso = cluster.store.folder / done.node / SEED_ISO
     by_hand = f"{done.node} has no VM here: replace the ISO in its drive with {iso}"
     return replace(done, warnings=tuple(filter(None, (by_hand if done.vm is None else "", doubt))))
 

@@ -18,7 +18,7 @@ from generator.config.pki import Certificates, PeerName, Permissions
 from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
 from generator.config.values import SUBNET
 from generator.pki import NODE_ROLES, NodePki, Role, issuer_of, peer_check
-from generator.plan import ClusterPlan, NodePlan
+from generator.plan import ClusterPlan, NodePlan, short_id
 from generator.seed.guest_paths import AUTH, CONF, ENV, LIBEXEC, PKI_DIR, RESTART, RUNTIME_PERMIT, UDEV_RULES, UNITS
 
 _GUEST = Path(__file__).parent / "guest"
@@ -102,7 +102,7 @@ def access_commands(spec: ClusterSpec) -> Iterator[str]:
 
 def cluster_token(plan: ClusterPlan, identity: str) -> str:
     """Return `initial-cluster-token`: the stated one, else one that is unique to the cluster."""
-    return plan.spec.etcd.token or f"{plan.name}-{identity[:16]}"
+    return plan.spec.etcd.token or f"{plan.name}-{short_id(identity)}"
 
 
 def cluster_id(plan: ClusterPlan, identity: str) -> str:

@@ -24,12 +24,12 @@ import yaml
 from generator.artifact import Artifact
 from generator.config.spec import NetworkMode
 from generator.errors import InputError
+from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed.first_boot import boot_commands, first_boot_commands
 
 ISO_LABEL = "cidata"  # NoCloud finds the ISO by this label (cloud-init, NoCloud datasource)
 USER_DATA = PurePosixPath("user-data")
-SEED_ISO = PurePosixPath("seed.iso")
 SEED_PERMIT = PurePosixPath("bootstrap-permit")  # a separate file: the instance-id must not depend on it
 # ISO 9660 volume dates; a fixed time makes the ISO reproducible. 0 would mean "not specified".
 _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z

@@ -15,7 +15,7 @@ from generator import pki
 from generator.config.pki import CaSpec
 from generator.config.spec import ClusterSpec
 from generator.errors import InputError
-from generator.layout import CHANGE, key_path, pem_path
+from generator.layout import CHANGE, SPEC, key_path, pem_path
 from generator.pki import Credential, Elsewhere, Issuer, Role
 from generator.pki.ca_phases import Authorities, Authority, Phase, kept_authority, other_cas
 from generator.plan import ClusterPlan
@@ -59,7 +59,7 @@ def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphra
 def _refuse_split(store: Store, plan: ClusterPlan) -> None:
     """Refuse to change `pki.peerCa.separate`: members that trust different CAs at the peer port cannot connect."""
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
-    if "cluster.yaml" in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
+    if str(SPEC) in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
         rule = f"{str(separate).lower()} is not what this cluster was baked with"
         raise InputError.one("pki.peerCa.separate", rule, "keep it; a new cluster needs another --name")
 
@@ -132,7 +132,7 @@ def read_authority(
 
 def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, now: datetime) -> None:
     """Raise InputError for a CA that cannot issue the cluster's certificates now."""
-    is_baked = "cluster.yaml" in store.manifest()
+    is_baked = str(SPEC) in store.manifest()
     for role, one in found.issuing.items():
         remedy = "use another CA"
         if is_baked:

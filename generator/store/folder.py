@@ -20,8 +20,8 @@ from typing import Any
 from generator.artifact import Artifact
 from generator.config.values import name as parse_name
 from generator.errors import BakeError, InputError
+from generator.layout import MANIFEST
 from generator.store import atomic, manifest, permissions
-from generator.store.manifest import MANIFEST
 
 
 class Store:

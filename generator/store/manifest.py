@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from generator.errors import InputError
+from generator.layout import MANIFEST
 
-MANIFEST = PurePosixPath("manifest.json")
 FORMAT_VERSION = "1.0"
 MODES = ("0600", "0644")  # the only ones that bake writes
 _SHA256 = re.compile("[0-9a-f]{64}")

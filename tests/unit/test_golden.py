@@ -14,10 +14,10 @@ from textwrap import indent
 import pytest
 
 from generator.config.load import load, profile_names
+from generator.layout import SEED_ISO
 from generator.operations import bake
 from generator.pki import NODE_ROLES
 from generator.plan import plan_cluster
-from generator.seed import iso
 from generator.seed.guest_files import Trust
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
             yield Path(file.path), file.data.decode()
     for node in plan.nodes[:2]:  # the one that begins, and one that joins
         for file in bake.node_files(plan, node, trust, credentials, (), sealed=False):  # type: ignore[arg-type]
-            if file.path.name != iso.SEED_ISO.name:
+            if file.path.name != SEED_ISO.name:
                 yield Path(file.path), file.data.decode()
 
 
