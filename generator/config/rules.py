@@ -45,7 +45,7 @@ def _count(spec: ClusterSpec) -> Iterator[Finding]:
 def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
     count = node_count(spec)
     if count % 2 == 0:
-        message = f"{count} is an even number of members: it tolerates no more failures than {count - 1}"
+        message = f"{count} is an even number of members: it tolerates as many failures as {count - 1}"
         yield ("nodes",), message, f"use {count - 1} or {count + 1} members"
     if spec.join == "voter" and count > 1:
         yield ("join",), "voter: each join stops writes until the new node has started", "use join: learner"

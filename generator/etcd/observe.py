@@ -56,7 +56,7 @@ def everywhere(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 
 def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: Contexts) -> NodeView:
-    """Query one node for everything; an unreachable node is contacted only once."""
+    """Query everything from one node. An unreachable node gets a single request."""
     first = probe(str(node.address), plan.spec.etcd.client_port, contexts[Port.CLIENT, ClientKind.OPERATOR])
     if first.reply is Reply.UNREACHABLE and not first.distrusted:
         return absent(node, first.detail, {(Port.CLIENT, kind): first for kind in ClientKind})
