@@ -106,6 +106,16 @@ def test_the_cluster_verifies_once_it_is_sealed(lab: NspawnLab) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_the_python_api_finds_the_cluster_healthy_or_says_what_is_not(lab: NspawnLab) -> None:
+    code = "import sys; from generator import api; found = api.verify(api.open_cluster(*sys.argv[1:]))\n"
+    code += "print(found.healthy, *(f'{one.name}: {one.detail}' for one in found.checks if one.result != 'ok'))"
+    words = (sys.executable, "-c", code, str(lab.folder.parent), lab.folder.name)
+    deadline = time.monotonic() + 120
+    while not (said := lab.run(*words).stdout).startswith("True"):
+        assert time.monotonic() < deadline, said
+        time.sleep(1)
+
+
 def test_the_audit_passes_every_control(lab: NspawnLab) -> None:
     lab.wait_for_reports()
     result = healthy(lab, "audit")
