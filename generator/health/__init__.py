@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from generator.etcd.answers import ClientKind, Observation
-from generator.health.check import Check, Result, check
+from generator.health.check import Check, Finding, Result, combine
 from generator.health.members import (
     all_keys,
     auth_enforced,
@@ -48,8 +48,8 @@ def bootstrap_permit(plan: ClusterPlan, *, sealed: bool) -> Check:
     """Check that the permit is removed from the seed, by the cluster's folder: nodes do not know their next seed."""
     first = next(node.name for node in plan.nodes if node.bootstrap)
     text = "its seed still has the bootstrap permit: without its disk, it could start a second cluster"
-    failed = [] if sealed else [(first, text)]
-    return check("bootstrap permit", "removed", failed=failed, remedy="bake seal")
+    findings = [] if sealed else [Finding(first, Result.FAILED, text)]
+    return combine("bootstrap permit", findings, good="removed", remedy="bake seal")
 
 
 def as_rows(found: Iterable[Check]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from generator.config.defaults import checks_peers_itself
 from generator.config.pki import Certificates, PeerName
 from generator.config.spec import FirewallKind
 from generator.etcd.answers import ClientKind, NodeView, Observation, Port, Probe, Reply, is_firewalled
-from generator.health.check import Check, check
+from generator.health.check import Check, Finding, Result, combine
 from generator.plan import ClusterPlan, NodePlan
 
 WARN_DAYS = 30
@@ -27,26 +27,22 @@ _REFUSALS = {
 
 def refused(plan: ClusterPlan, seen: Observation, kind: ClientKind) -> Check:
     """Check that unauthorized clients are refused. A refusal counts only on a node that accepts the operator."""
-    failed: list[tuple[str, str]] = []
-    unknown: list[tuple[str, str]] = []
-    good = 0
+    findings, refusing = [], 0
     for view in seen.nodes:
-        served = _serves_operator(view)
+        name = view.node.name
         for port, answer in _answers_to(view, kind):
             if answer.reply is Reply.SERVED:
-                failed.append((view.node.name, f"the {port} accepts it ({answer.detail})"))
+                findings.append(Finding(name, Result.FAILED, f"the {port} accepts it ({answer.detail})"))
             elif port is Port.PEER and _is_firewalled(plan, view):
                 continue
             elif answer.reply is Reply.UNREACHABLE:
-                unknown.append((view.node.name, f"the {port} cannot be reached ({answer.detail})"))
-            elif served:
-                good += 1
+                findings.append(Finding(name, Result.SKIPPED, f"the {port} cannot be reached ({answer.detail})"))
+            elif _serves_operator(view):
+                refusing += 1
             else:
-                unknown.append(
-                    (view.node.name, f"the {port} refuses it, but also the operator")
-                )
+                findings.append(Finding(name, Result.SKIPPED, f"the {port} refuses it, but also the operator"))
     name, remedy = _REFUSALS[kind]
-    return check(name, f"refused on {good} ports", failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
+    return combine(name, findings, good=f"refused on {refusing} ports", remedy=remedy, unseen=_UNSEEN)
 
 
 def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
@@ -55,26 +51,30 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     If the firewall closes the peer port to this machine, the check uses the plan and the node's report of its etcd
     options.
     """
-    failed, unknown, refusing, closed = [], [], 0, 0
+    findings, refusing, closed = [], 0, 0
     for view in seen.nodes:
         name, answer = view.node.name, view.probes.get((Port.PEER, ClientKind.OPERATOR))
         if answer and answer.reply is Reply.SERVED:
-            failed.append((name, f"the peer port serves the operator's client certificate ({answer.detail})"))
+            text = f"the peer port serves the operator's client certificate ({answer.detail})"
+            findings.append(Finding(name, Result.FAILED, text))
         elif not _has_peer_check(plan):
-            failed.append((name, "the peer port accepts client certificates; only a firewall can refuse clients"))
+            text = "the peer port accepts client certificates; only a firewall can refuse clients"
+            findings.append(Finding(name, Result.FAILED, text))
         elif _is_firewalled(plan, view) and not seen.requires_name.get(name, True):
-            failed.append((name, "etcd does not check the peers' name yet, unlike its new seed"))
+            text = "etcd does not check the peers' name yet, unlike its new seed"
+            findings.append(Finding(name, Result.FAILED, text))
         elif _is_firewalled(plan, view):
             closed += 1
         elif answer and answer.reply is Reply.REFUSED and _serves_operator(view):
             refusing += 1
         else:
-            unknown.append((name, "the peer port refuses every client, or cannot be reached"))
+            text = "the peer port refuses every client, or cannot be reached"
+            findings.append(Finding(name, Result.SKIPPED, text))
     counts = (("refused on", refusing), ("closed on", closed))
     good = ", ".join(f"{text} {count} ports" for text, count in counts if count)
     step = _NEXT_STEPS[plan.spec.pki.peer_name or PeerName.NONE]
     remedy = f"{step}: see docs/how-to/older-cluster.md"
-    return check("client certificate", good, failed=failed, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
+    return combine("client certificate", findings, good=good, remedy=remedy, unseen=_UNSEEN)
 
 
 # Two steps: a node that requires the name refuses nodes whose certificates do not have it yet.
@@ -102,15 +102,18 @@ def _is_firewalled(plan: ClusterPlan, view: NodeView) -> bool:
 
 def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
     """Check that the peer ports are closed to the operator's machine, which is not a node."""
-    reached = [view for view in seen.nodes if (Port.PEER, ClientKind.OPERATOR) in view.probes]
-    text = "the peer port is open to this machine, which is not a node"
-    opened = [(view.node.name, text) for view in reached if not _is_firewalled(plan, view)]
-    good = f"closed to this machine on {len(reached)} nodes"
-    unknown = [(view.node.name, "cannot be reached") for view in seen.nodes if view not in reached]
+    name, remedy = "peer firewall", "on the node: systemctl status etcd-firewall"
     if plan.spec.firewall.kind is FirewallKind.NONE:
-        opened, unknown, good = [], [], "none is planned"
-    remedy = "on the node: systemctl status etcd-firewall"
-    return check("peer firewall", good, warning=opened, unknown=unknown, remedy=remedy, unseen=_UNSEEN)
+        return combine(name, [], good="none is planned", remedy=remedy)
+    findings = []
+    for view in seen.nodes:
+        if (Port.PEER, ClientKind.OPERATOR) not in view.probes:
+            findings.append(Finding(view.node.name, Result.SKIPPED, "cannot be reached"))
+        elif not _is_firewalled(plan, view):
+            text = "the peer port is open to this machine, which is not a node"
+            findings.append(Finding(view.node.name, Result.WARNING, text))
+    good = f"closed to this machine on {len(seen.nodes)} nodes"
+    return combine(name, findings, good=good, remedy=remedy, unseen=_UNSEEN)
 
 
 def _answers_to(view: NodeView, kind: ClientKind) -> list[tuple[Port, Probe]]:
@@ -120,30 +123,30 @@ def _answers_to(view: NodeView, kind: ClientKind) -> list[tuple[Port, Probe]]:
 
 def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) -> Check:
     """Check the issuer, the names and the remaining validity of the certificates that nodes present."""
-    failed, warning, unknown, days_left = [], [], [], []
+    findings, days_left = [], []
     for view in seen.nodes:
+        name = view.node.name
         for port, answer in _answers_to(view, ClientKind.OPERATOR):
             if port is Port.PEER and _is_firewalled(plan, view):
                 continue
             if answer.distrusted:
-                failed.append((view.node.name, f"{port}: {answer.distrusted}"))
+                findings.append(Finding(name, Result.FAILED, f"{port}: {answer.distrusted}"))
             elif answer.certificate is None:
                 # With TLS 1.2 a refusal ends the handshake before Python returns the certificate.
                 if port is Port.CLIENT or answer.reply is not Reply.REFUSED:
-                    unknown.append((view.node.name, f"{port}: {answer.detail}"))
+                    findings.append(Finding(name, Result.SKIPPED, f"{port}: {answer.detail}"))
             else:
                 days = (answer.certificate.not_after - now).days
                 days_left.append(days)
                 if days < WARN_DAYS:
-                    warning.append((view.node.name, f"{port}: {days} days left"))
+                    findings.append(Finding(name, Result.WARNING, f"{port}: {days} days left"))
                 if _lacks_name(plan, view.node, answer.certificate.names):
-                    failed.append((view.node.name, f"{port}: does not name {view.node.fqdn}"))
+                    findings.append(Finding(name, Result.FAILED, f"{port}: does not name {view.node.fqdn}"))
     good = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
-    remedy = "the node's certificates differ from those in its seed: see /etc/etcd/pki on the node"
-    if warning and not failed:
-        remedy = "bake certs rotate; if the CA expires then as well: bake certs rotate --ca"
-    found = {"failed": failed, "warning": warning, "unknown": unknown}
-    return check("server certificates", good, **found, remedy=remedy, unseen=_UNSEEN)
+    remedy = "bake certs rotate; if the CA expires then as well: bake certs rotate --ca"
+    if any(finding.result is Result.FAILED for finding in findings):
+        remedy = "the node's certificates differ from those in its seed: see /etc/etcd/pki on the node"
+    return combine("server certificates", findings, good=good, remedy=remedy, unseen=_UNSEEN)
 
 
 def _lacks_name(plan: ClusterPlan, node: NodePlan, names: Iterable[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +12,9 @@ from generator.etcd.answers import Port
 from generator.etcd.node_report import fetch_reports, find_report
 from generator.etcd.tls_hello import VERSIONS, speaks
 from generator.etcd.tls_probe import ClientFiles
-from generator.health.cis_controls import Audited, audit_nodes
-from generator.health.node_checks import NodeFacts, Outcome, Planned
+from generator.health.check import Check, Result
+from generator.health.cis_controls import CONTROLS, audit_nodes
+from generator.health.node_checks import NodeFacts, Planned
 from generator.layout import pem_path
 from generator.operations import verify
 from generator.pki import Role, describe, digests, issuer_of, peer_check
@@ -25,14 +26,14 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The outcomes of all controls."""
+    """One check for each control. A check has its control's id as its name."""
 
     cluster: str
-    controls: tuple[Audited, ...]
+    controls: tuple[Check, ...]
 
     @property
-    def missed(self) -> tuple[Audited, ...]:
-        return tuple(one for one in self.controls if one.result is not Outcome.PASSED)
+    def missed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.controls if check.result is not Result.OK)
 
 
 def audit(
@@ -79,14 +80,23 @@ def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
     return found
 
 
-def audit_data(found: Audit) -> dict[str, Any]:
-    """Return the outcomes for `-o json`."""
-    return {"cluster": found.cluster, "passed": not found.missed, "controls": [asdict(one) for one in found.controls]}
+_WORDS = {Result.OK: "passed", Result.FAILED: "failed", Result.SKIPPED: "not reported"}
+_TITLES = {control.id: control.title for control in CONTROLS}
 
 
-def audit_rows(found: Iterable[Audited]) -> list[dict[str, str]]:
-    """Return the outcomes as rows of a table."""
+def audit_rows(found: Iterable[Check]) -> list[dict[str, str]]:
+    """Return the controls as rows of a table."""
     return [
-        {"id": one.id, "title": one.title, "result": str(one.result), "evidence": one.evidence, "remedy": one.remedy}
-        for one in found
-    ]
+        {
+            "id": check.name, "title": _TITLES[check.name], "result": _WORDS[check.result],
+            "evidence": check.detail, "remedy": check.remedy or "",
+        }
+        for check in found
+    ]  # fmt: skip
+
+
+def audit_data(found: Audit) -> dict[str, Any]:
+    """Return the controls for `-o json`."""
+    rows = zip(audit_rows(found.controls), found.controls, strict=True)
+    controls = [{**row, "nodes": check.nodes} for row, check in rows]
+    return {"cluster": found.cluster, "passed": not found.missed, "controls": controls}

@@ -16,8 +16,7 @@ from generator.config.spec import read_spec
 from generator.errors import InputError
 from generator.etcd.answers import Answer, Keys, KeyValue
 from generator.etcd.node_report import MAX_AGE, find_report
-from generator.health.cis_controls import Audited
-from generator.health.node_checks import Outcome
+from generator.health.check import Check, Result
 from generator.operations import up as stories
 from generator.operations.audit import Audit, planned_facts
 from generator.operations.bake import bake as make
@@ -26,8 +25,8 @@ from generator.seed.iso import written_files
 from generator.store.folder import Store
 from tests.unit.test_report import SAID
 
-PASSED = Audited(id="2.1", title="served", result=Outcome.PASSED, evidence="set", remedy="", nodes=())
-MISSED = Audited(id="2.2", title="asked", result=Outcome.FAILED, evidence="etcd1: no", remedy="do it", nodes=("etcd1",))
+PASSED = Check(name="2.3", result=Result.OK, detail="set")
+MISSED = Check(name="2.2", result=Result.FAILED, detail="etcd1: no", remedy="do it", nodes=("etcd1",))
 
 
 @pytest.fixture
@@ -111,17 +110,21 @@ def test_another_nodes_report_is_not_taken_for_it(now: datetime) -> None:
     assert find_report("etcd1", told(now, node="etcd2"), now=now) == (None, "its report cannot be read")
 
 
-@pytest.mark.parametrize(("missed", "code"), [((), 0), ((MISSED,), 3), ((replace(MISSED, result=Outcome.UNKNOWN),), 3)])
+@pytest.mark.parametrize(("missed", "code"), [((), 0), ((MISSED,), 3), ((replace(MISSED, result=Result.SKIPPED),), 3)])
 def test_the_command_says_all_and_ends_with_three_where_one_is_missed(
-    bake: Any, monkeypatch: pytest.MonkeyPatch, missed: tuple[Audited, ...], code: int
+    bake: Any, monkeypatch: pytest.MonkeyPatch, missed: tuple[Check, ...], code: int
 ) -> None:
     assert bake("--nodes", 1).code == 0
     found = Audit(cluster="etcd", controls=(PASSED, *missed))
     monkeypatch.setattr(stories, "audit", lambda *_, **__: found)
     text = bake("audit")
     assert text.code == code
-    assert text.out.splitlines()[1].split() == ["2.1", "served", "passed", "set"]
+    assert text.out.splitlines()[1].split() == ["2.3", "auto-tls", "is", "off", "passed", "set"]
     assert ("error: 1 of 2 controls did not pass: 2.2\n  hint: do it" in text.err) is bool(missed)
     data = json.loads(bake("audit", "-o", "json").out)
     assert data["passed"] is not bool(missed)
-    assert set(data["controls"][0]) == {"id", "title", "result", "evidence", "remedy", "nodes"}
+    assert data["controls"][0] == {
+        "id": "2.3", "title": "auto-tls is off", "result": "passed", "evidence": "set", "remedy": "", "nodes": [],
+    }  # fmt: skip
+    words = {Result.FAILED: "failed", Result.SKIPPED: "not reported"}
+    assert [control["result"] for control in data["controls"][1:]] == [words[check.result] for check in missed]

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from generator.etcd.answers import Certificate, ClientKind, FilePermissions, NodeReport, Port, Probe, Reply
-from generator.health.cis_controls import CONTROLS, Audited, audit_nodes
-from generator.health.node_checks import NodeFacts, Outcome, Planned
+from generator.health.check import Check, Result
+from generator.health.cis_controls import CONTROLS, audit_nodes
+from generator.health.node_checks import NodeFacts, Planned
 from generator.plan import ClusterPlan
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -62,9 +63,9 @@ def good(plan: Callable[..., ClusterPlan]) -> list[NodeFacts]:
     ]
 
 
-def missed(nodes: list[NodeFacts]) -> dict[str, Audited]:
-    found = {one.id: one for one in audit_nodes(nodes) if one.result is not Outcome.PASSED}
-    assert all(one.remedy and one.evidence and one.nodes for one in found.values())
+def missed(nodes: list[NodeFacts]) -> dict[str, Check]:
+    found = {check.name: check for check in audit_nodes(nodes) if check.result is not Result.OK}
+    assert all(check.remedy and check.detail and check.nodes for check in found.values())
     return found
 
 
@@ -91,6 +92,7 @@ def with_probe(nodes: list[NodeFacts], port: Port, kind: ClientKind, answer: Pro
 
 def test_a_hardened_cluster_passes_every_control(good: list[NodeFacts]) -> None:
     assert missed(good) == {}
+    assert audit_nodes(good)[0].detail == "600", "a text of all nodes needs no node names"
     assert len([one for one in CONTROLS if not one.id.startswith("TLS.")]) == 14
     assert len({one.id for one in CONTROLS}) == len(CONTROLS) == 19
 
@@ -115,16 +117,16 @@ def test_a_file_with_wrong_permissions_is_named(
 ) -> None:
     found = missed(with_file(good, path, **changes))
     assert list(found) == [missing]
-    assert found[missing].result is Outcome.FAILED
+    assert found[missing].result is Result.FAILED
     assert found[missing].nodes == ("etcd2",)
-    assert path in found[missing].evidence
+    assert path in found[missing].detail
 
 
 def test_a_missing_file_does_not_pass(good: list[NodeFacts]) -> None:
     rest = {path: one for path, one in files().items() if not path.endswith("etcd-client.key")}
     found = missed(second(good, report={"files": rest}))
     assert set(found) == {"1.1.19", "1.1.21"}
-    assert "not found" in found["1.1.21"].evidence
+    assert "not found" in found["1.1.21"].detail
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_an_option_that_the_process_runs_with_decides(
 ) -> None:
     found = missed(with_options(good, **options))
     assert list(found) == ids.split()
-    assert {one.result for one in found.values()} <= {Outcome.FAILED}
+    assert {one.result for one in found.values()} <= {Result.FAILED}
 
 
 def test_an_etcd_that_runs_as_root_is_named(good: list[NodeFacts]) -> None:
@@ -175,7 +177,7 @@ def test_another_ca_is_found(good: list[NodeFacts], option: str, digests: tuple[
     assert good[1].report
     found = missed(second(good, report={"certificates": {**good[1].report.certificates, option: digests}}))
     assert list(found) == ["2.7"]
-    assert text in found["2.7"].evidence
+    assert text in found["2.7"].detail
 
 
 @pytest.mark.parametrize("port", Port)
@@ -188,21 +190,21 @@ def test_an_accepted_unauthorized_client_fails_a_control_despite_the_report(
 ) -> None:
     found = missed(with_probe(good, port, kind, SERVED))
     assert list(found) == [missing or ("2.2" if port is Port.CLIENT else "2.5")]
-    assert "accepts" in next(iter(found.values())).evidence
+    assert "accepts" in next(iter(found.values())).detail
 
 
 def test_a_node_without_a_report_passes_no_control_that_needs_it(good: list[NodeFacts]) -> None:
     found = missed(second(good, report=None, no_report="has not reported"))
     assert {one.id for one in CONTROLS} - set(found) == {"TLS.3"}
-    assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
-    assert {one.evidence for one in found.values()} == {"etcd2: has not reported"}
+    assert {one.result for one in found.values()} == {Result.SKIPPED}
+    assert {one.detail for one in found.values()} == {"etcd2: has not reported"}
     assert all("etcd-report.service" in one.remedy for one in found.values())
 
 
 def test_an_etcd_with_a_config_file_is_unknown(good: list[NodeFacts]) -> None:
     found = missed(with_options(good, config_file="/etc/x.yml"))
-    assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
-    assert "--config-file" in found["2.2"].evidence
+    assert {one.result for one in found.values()} == {Result.SKIPPED}
+    assert "--config-file" in found["2.2"].detail
 
 
 def test_a_firewalled_peer_port_is_checked_by_the_report(good: list[NodeFacts]) -> None:
@@ -217,13 +219,13 @@ def test_a_node_that_is_off_passes_no_probed_control(good: list[NodeFacts]) -> N
     probes = dict.fromkeys(good[1].probes, CLOSED)
     found = missed(second(good, probes=probes, versions=dict.fromkeys(Port, dict.fromkeys(SPOKEN))))
     assert set(found) == {"2.2", "2.5", "2.7", "TLS.1", "TLS.2", "TLS.3", "TLS.4", "TLS.5"}
-    assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
-    assert "etcd2: no answer at the peer port" in found["2.5"].evidence
+    assert {one.result for one in found.values()} == {Result.SKIPPED}
+    assert "etcd2: no answer at the peer port" in found["2.5"].detail
 
 
 def test_a_port_that_refuses_every_client_is_unknown(good: list[NodeFacts]) -> None:
     found = missed(with_probe(good, Port.CLIENT, ClientKind.OPERATOR, REFUSED))
-    assert found["2.2"].result is Outcome.UNKNOWN
+    assert found["2.2"].result is Result.SKIPPED
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_a_port_that_refuses_every_client_is_unknown(good: list[NodeFacts]) -> N
 def test_the_versions_of_tls(good: list[NodeFacts], port: Port, version: str, spoken: bool, missing: str) -> None:
     found = missed(second(good, versions={**dict.fromkeys(Port, SPOKEN), port: SPOKEN | {version: spoken}}))
     assert list(found) == [missing]
-    assert f"the {port}" in found[missing].evidence
+    assert f"the {port}" in found[missing].detail
 
 
 def test_tls_1_2_may_be_spoken_where_it_is_planned(good: list[NodeFacts]) -> None:
@@ -250,7 +252,7 @@ def test_another_certificate_than_the_planned_one_is_seen(good: list[NodeFacts],
     other = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
     assert list(missed(with_probe(good, port, ClientKind.OPERATOR, other))) == ["TLS.4"]
     own = Probe(reply=Reply.UNREACHABLE, detail="x", distrusted="failed verification: self-signed")
-    assert "self-signed" in missed(with_probe(good, port, ClientKind.OPERATOR, own))["TLS.4"].evidence
+    assert "self-signed" in missed(with_probe(good, port, ClientKind.OPERATOR, own))["TLS.4"].detail
 
 
 def test_a_peer_port_without_a_readable_certificate_is_checked_by_the_report(good: list[NodeFacts]) -> None:
@@ -275,7 +277,7 @@ def test_peers_are_known_by_a_ca_or_by_a_name(good: list[NodeFacts]) -> None:
         assert list(missed(neither)) == ["TLS.5"]
     served = missed(with_probe(good, Port.PEER, ClientKind.OPERATOR, replace(SERVED, certificate=PEER)))
     assert list(served) == ["TLS.5"]
-    assert "the peer port accepts a client certificate" in served["TLS.5"].evidence
+    assert "the peer port accepts a client certificate" in served["TLS.5"].detail
 
 
 def test_the_peers_certificate_is_also_known_from_the_node(good: list[NodeFacts]) -> None:
