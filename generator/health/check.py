@@ -10,7 +10,7 @@ from enum import StrEnum
 class Result(StrEnum):
     """The result of a finding or a check.
 
-    `SKIPPED`: the check could not be made on every node. A check that does not apply to a cluster is `OK` or left out.
+    `SKIPPED` means that bake could not check every node. A check that does not apply to a cluster is `OK` or omitted.
     """
 
     OK = "ok"
@@ -24,7 +24,7 @@ _PRECEDENCE = (Result.FAILED, Result.SKIPPED, Result.WARNING, Result.OK)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A result on one node, and its reason. An empty `node` means the whole cluster."""
+    """The result of a check on one node, and the reason for the result. An empty `node` means the whole cluster."""
 
     node: str
     result: Result
@@ -47,34 +47,34 @@ def combine(
     findings: Collection[Finding],
     *,
     remedy: str,
-    good: str = "",
-    unseen: str | None = None,
-    every: Iterable[str] = ("",),
+    ok_detail: str = "",
+    skipped_remedy: str | None = None,
+    all_nodes: Iterable[str] = ("",),
 ) -> Check:
-    """Combine findings into a check. The check is failed if a finding is failed, else skipped, else a warning, else ok.
+    """Combine findings into a check with their worst result. `FAILED` is the worst result, then `SKIPPED`, `WARNING`.
 
-    `good`: the detail of a check that is ok; by default, its findings. `unseen`: the remedy of a skipped check; by
-    default, `remedy`. `every`: see `group`.
+    `ok_detail`: the detail of a check that is ok, instead of its findings. `skipped_remedy`: the remedy of a skipped
+    check, if `remedy` does not apply. `all_nodes`: see `group`.
     """
     results = {finding.result for finding in findings}
     result = next((each for each in _PRECEDENCE if each in results), Result.OK)
     shown = [finding for finding in findings if finding.result is result]
     if result is Result.OK:
-        return Check(name=name, result=result, detail=good or group(shown, every=every))
+        return Check(name=name, result=result, detail=ok_detail or group(shown, all_nodes=all_nodes))
     return Check(
         name=name,
         result=result,
-        detail=group(shown, every=every),
-        remedy=unseen or remedy if result is Result.SKIPPED else remedy,
+        detail=group(shown, all_nodes=all_nodes),
+        remedy=skipped_remedy or remedy if result is Result.SKIPPED else remedy,
         nodes=tuple(dict.fromkeys(finding.node for finding in shown if finding.node)),
     )
 
 
-def group(findings: Iterable[Finding], *, every: Iterable[str] = ("",)) -> str:
-    """Group findings by text: `etcd1, etcd2: text; etcd3: other text`. Omit the nodes if they are exactly `every`."""
+def group(findings: Iterable[Finding], *, all_nodes: Iterable[str] = ("",)) -> str:
+    """Group findings by text, as in `etcd1, etcd2: text; etcd3: other text`. Omit the names of `all_nodes`."""
     by_text: dict[str, list[str]] = {}
     for finding in dict.fromkeys(findings):
         by_text.setdefault(finding.text, []).append(finding.node)
     return "; ".join(
-        text if set(nodes) == set(every) else f"{', '.join(nodes)}: {text}" for text, nodes in by_text.items()
+        text if set(nodes) == set(all_nodes) else f"{', '.join(nodes)}: {text}" for text, nodes in by_text.items()
     )

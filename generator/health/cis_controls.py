@@ -1,6 +1,6 @@
-"""The controls of `bake audit`, in their order. No side effects.
+"""The controls of `bake audit`, in the order of its table.
 
-2.x and 1.1.x are etcd's controls in the CIS Kubernetes Benchmark 1.9 (sections 2 and 1.1); TLS.x are bake's own. A
+The controls 1.1.x and 2.x are the CIS Kubernetes Benchmark 1.9's controls for etcd. bake adds the controls TLS.x. A
 control passes only if all its checks pass on every node.
 """
 
@@ -37,7 +37,7 @@ from generator.seed.guest_paths import CONF, ENV, PKI_DIR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """A control, and the checks that each node has to pass."""
+    """A control. `checks`: the checks that every node must pass."""
 
     id: str
     title: str
@@ -46,13 +46,13 @@ class Control:
 
 
 def audit_nodes(nodes: Sequence[NodeFacts]) -> tuple[Check, ...]:
-    """Check every control on all nodes, in the benchmark's order. A check has its control's id as its name."""
-    every = [facts.node.name for facts in nodes]
+    """Return one check for each control. The name of a check is the id of its control."""
+    all_nodes = [facts.node.name for facts in nodes]
     return tuple(
         combine(
             control.id,
             [finding for facts in nodes for finding in _findings(control, facts)],
-            remedy=control.remedy, unseen=_NO_REPORT, every=every,
+            remedy=control.remedy, skipped_remedy=_NO_REPORT, all_nodes=all_nodes,
         )
         for control in CONTROLS
     )  # fmt: skip
@@ -74,7 +74,8 @@ _NO_REPORT = "check the node and its etcd-report.service; a node reports when et
 _SETTINGS = (str(CONF), str(ENV))
 _CERTIFICATES = ("cert-file", "peer-cert-file", "trusted-ca-file", "peer-trusted-ca-file")
 _KEYS = ("key-file", "peer-key-file")
-_SKIPS_NAMES = ("peer-skip-client-san-verification", "experimental-peer-skip-client-san-verification")  # 3.6, 3.5
+# etcd 3.6 and etcd 3.5 have different names for this option.
+_SKIPS_NAMES = ("peer-skip-client-san-verification", "experimental-peer-skip-client-san-verification")
 _CLIENT_PEM, _CLIENT_KEY = f"{PKI_DIR}/etcd-client.pem", f"{PKI_DIR}/etcd-client.key"
 _AGAIN = "the node's etcd.conf or unit was changed: bake again, and attach the node's new seed"
 _OWNER = "set pki.permissions to owner, bake again, and attach the nodes' new seeds"

@@ -1,10 +1,10 @@
-"""Checks on etcd's answers: members, health, keys, alarms, auth, writes and data."""
+"""Checks of etcd's answers about members, health, keys, alarms, auth, writes and data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from generator.etcd.answers import LEASE_SECONDS, Member, NodeView, Observation
+from generator.etcd.answers import LEASE_SECONDS, Member, Observation
 from generator.health.check import Check, Finding, Result, combine
 from generator.plan import ClusterPlan, NodePlan
 
@@ -17,7 +17,8 @@ def member_list(seen: Observation) -> Check:
     findings = [
         Finding(view.node.name, Result.FAILED, view.members.error or "")
         for view in seen.nodes
-        if not lists or _only_list_failed(view)
+        # A node that answers nothing fails in endpoint_health, not here.
+        if not lists or (view.members.error is not None and view.status.value is not None)
     ]
     findings += [
         Finding(name, Result.FAILED, f"lists other members than {lists[0][0]}")
@@ -25,12 +26,7 @@ def member_list(seen: Observation) -> Check:
         if set(members) != set(lists[0][1])
     ]
     names = ", ".join(member.name or "(not started)" for member in lists[0][1]) if lists else ""
-    return combine("member list", findings, good=names, remedy="read the nodes' logs: bake console NODE")
-
-
-def _only_list_failed(view: NodeView) -> bool:
-    """Return whether etcd answers, but does not return the member list. `endpoint_health` finds a silent node."""
-    return view.members.error is not None and view.status.value is not None
+    return combine("member list", findings, ok_detail=names, remedy="read the nodes' logs: bake console NODE")
 
 
 def endpoint_health(seen: Observation) -> Check:
@@ -38,11 +34,11 @@ def endpoint_health(seen: Observation) -> Check:
     findings = [Finding(view.node.name, Result.FAILED, view.health.error) for view in seen.nodes if view.health.error]
     times = ", ".join(f"{view.node.name} {(view.health.value or 0) * 1000:.0f} ms" for view in seen.nodes)
     remedy = "check that the node and its etcd run: bake status, bake console NODE"
-    return combine("endpoint health", findings, good=times, remedy=remedy)
+    return combine("endpoint health", findings, ok_detail=times, remedy=remedy)
 
 
 def all_keys(seen: Observation) -> Check:
-    """Check that the keys can be listed."""
+    """Check that etcd lists its keys."""
     keys = seen.keys.value
     findings = [Finding("", Result.FAILED, seen.keys.error)] if seen.keys.error else []
     shown = (
@@ -50,12 +46,12 @@ def all_keys(seen: Observation) -> Check:
     )
     more = ", …" if keys and keys.count > SHOWN_KEYS else ""
     count = keys.count if keys else 0
-    good = f"{count} key{'' if count == 1 else 's'}" + (f": {shown}{more}" if shown else "")
-    return combine("all keys", findings, good=good, remedy="the cluster needs a majority of its members")
+    ok_detail = f"{count} key{'' if count == 1 else 's'}" + (f": {shown}{more}" if shown else "")
+    return combine("all keys", findings, ok_detail=ok_detail, remedy="the cluster needs a majority of its members")
 
 
 def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
-    """Check that the members are exactly the plan's nodes, started and voting."""
+    """Check that all planned nodes are started voting members, and that no other member is in the cluster."""
     members = next((view.members.value for view in seen.nodes if view.members.value is not None), None)
     if members is None:
         unknown = [Finding("", Result.SKIPPED, "no member list")]
@@ -66,9 +62,9 @@ def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
         if not planned & set(member.peer_urls):
             text = f"{member.name or 'a member'} ({member.id:x}, {', '.join(member.peer_urls)}) is not in the plan"
             findings.append(Finding("", Result.FAILED, text))
-    good = f"{len(members)} of {len(plan.nodes)} voting"
+    ok_detail = f"{len(members)} of {len(plan.nodes)} voting"
     remedy = "a learner is promoted when it has caught up; remove an unplanned member: etcdctl member remove ID"
-    return combine("planned members", findings, good=good, remedy=remedy)
+    return combine("planned members", findings, ok_detail=ok_detail, remedy=remedy)
 
 
 def _differences(node: NodePlan, members: Iterable[Member]) -> Iterator[str]:
@@ -105,9 +101,9 @@ def one_cluster(seen: Observation) -> Check:
     findings = [Finding(name, Result.FAILED, text) for name, text in failed]
     findings += [Finding(view.node.name, Result.SKIPPED, view.status.error) for view in seen.nodes if view.status.error]
     leader = next((name for name, status in states if status.leader == status.member_id), "none of the plan's nodes")
-    good = f"cluster {states[0][1].cluster_id:x}, leader {leader}" if states else ""
+    ok_detail = f"cluster {states[0][1].cluster_id:x}, leader {leader}" if states else ""
     remedy = "wait for the election and run bake verify again; two cluster ids mean two clusters"
-    return combine("one cluster", findings, good=good, remedy=remedy)
+    return combine("one cluster", findings, ok_detail=ok_detail, remedy=remedy)
 
 
 def no_alarms(seen: Observation) -> Check:
@@ -119,7 +115,7 @@ def no_alarms(seen: Observation) -> Check:
     if not lists:
         findings = [Finding("", Result.SKIPPED, "could not read alarms from any node")]
     remedy = "NOSPACE: compact, defragment, then etcdctl alarm disarm; CORRUPT: replace the member"
-    return combine("alarms", findings, good="none", remedy=remedy)
+    return combine("alarms", findings, ok_detail="none", remedy=remedy)
 
 
 _DENIED = "permission denied"
@@ -139,9 +135,9 @@ def auth_enforced(seen: Observation) -> Check:
             findings.append(Finding(name, Result.SKIPPED, read.error))
     if not seen.without_user:
         findings.append(Finding("", Result.SKIPPED, "not tried, because no node answers"))
-    good = f"auth is on; a certificate without a user reads nothing ({', '.join(seen.without_user)})"
+    ok_detail = f"auth is on; a certificate without a user reads nothing ({', '.join(seen.without_user)})"
     remedy = "check etcd-promote.service: bake console NODE; if auth was disabled by hand: etcdctl auth enable"
-    return combine("auth", findings, good=good, remedy=remedy)
+    return combine("auth", findings, ok_detail=ok_detail, remedy=remedy)
 
 
 def write_and_read(seen: Observation) -> Check:
@@ -151,8 +147,8 @@ def write_and_read(seen: Observation) -> Check:
     if seen.left_behind:
         text = f"the keys of this check remain for {LEASE_SECONDS} s: {seen.left_behind}"
         findings.append(Finding("", Result.WARNING, text))
-    good = f"through {', '.join(errors)}"
-    return combine("write and read", findings, good=good, remedy="see: endpoint health, alarms")
+    ok_detail = f"through {', '.join(errors)}"
+    return combine("write and read", findings, ok_detail=ok_detail, remedy="see: endpoint health, alarms")
 
 
 def equal_data(seen: Observation) -> Check:
@@ -168,6 +164,6 @@ def equal_data(seen: Observation) -> Check:
         findings.append(Finding("", Result.SKIPPED, "a compaction is running"))
     elif len({one.hash for one in digests.values()}) > 1:
         findings += [Finding(name, Result.FAILED, f"has the digest {one.hash:08x}") for name, one in digests.items()]
-    good = f"digest {next(iter(digests.values())).hash:08x} on all" if digests else ""
+    ok_detail = f"digest {next(iter(digests.values())).hash:08x} on all" if digests else ""
     remedy = "run bake verify again; if it still fails, replace the member that differs from the majority"
-    return combine("equal data", findings, good=good, remedy=remedy)
+    return combine("equal data", findings, ok_detail=ok_detail, remedy=remedy)

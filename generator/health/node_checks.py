@@ -1,4 +1,4 @@
-"""Checks on one node's report and on the probes of its ports. `cis_controls` combines their findings into controls."""
+"""Checks of one node's report and of the probes of the node's ports. `cis_controls` uses these checks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from generator.plan import NodePlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What the cluster's folder has for a node: certificate digests, the lowest TLS version, and the etcd option (name,
-    value) that identifies peers."""
+    """The planned certificates (SHA-256) and the lowest TLS version of a node, from the cluster's folder.
+
+    `peer_check`: the name and value of the etcd option that identifies peers.
+    """
 
     server: str
     peer: str
@@ -25,24 +27,25 @@ class Planned:
 
 
 class NotReportedError(Exception):
-    """A node has no report, or its report does not have the options of its etcd."""
+    """A node has no report, or the report does not show the options of etcd."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """Everything that is known about a node. `no_report`: why there is no report."""
+    """The facts about a node. `no_report`: the reason why the node has no report."""
 
     node: NodePlan
     planned: Planned
     report: NodeReport | None
     no_report: str
     probes: Mapping[tuple[Port, ClientKind], Probe]
-    versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)  # accepted TLS versions
+    # Whether each port accepts each TLS version. None means that the port does not answer.
+    versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)
 
     def usable_report(self) -> NodeReport:
-        """Return the report. Raise NotReportedError without a report, and for an etcd with --config-file.
+        """Return the report. Raise NotReportedError if there is no report, or if etcd runs with --config-file.
 
-        With --config-file, etcd ignores its flags and variables, which are all that a report has.
+        With --config-file, etcd ignores the flags and environment variables that the report lists.
         """
         if self.report is None:
             raise NotReportedError(self.no_report)
@@ -57,7 +60,7 @@ class NodeFacts:
         return self.finding(Result.OK if condition else Result.FAILED, text)
 
 
-# --- checks on a node's report: each raises NotReportedError without one ------------------
+# --- checks of a node's report, which raise NotReportedError ----------------------------
 
 
 def option_is_true(facts: NodeFacts, option: str) -> Iterator[Finding]:
@@ -77,7 +80,7 @@ def _option_text(report: NodeReport, option: str) -> str:
 
 
 def _is_true(report: NodeReport, option: str) -> bool:
-    """Parse a boolean as Go does."""
+    """Return whether an etcd option is true. etcd accepts the boolean words of Go's strconv.ParseBool."""
     return report.options.get(option) in ("1", "t", "T", "true", "TRUE", "True")
 
 
@@ -91,9 +94,9 @@ def options_are_set(facts: NodeFacts, options: Iterable[str]) -> Iterator[Findin
 def mode_within(
     facts: NodeFacts, limit: int, *, options: Iterable[str] = (), paths: Iterable[str] = ()
 ) -> Iterator[Finding]:
-    """Check that files have no permission bits beyond `limit`. An ACL's mask appears as the group's bits.
+    """Check that files have no permission bits outside `limit`. The mask of an ACL appears in the group's bits.
 
-    The files are `paths`, and the files that the etcd options `options` name.
+    The files are `paths` and the values of the etcd options `options`.
     """
     yield _check_files(
         facts, options, paths, show=lambda file: f"{file.mode:03o}", is_good=lambda file: not file.mode & ~limit
@@ -103,7 +106,7 @@ def mode_within(
 def owned_by(
     facts: NodeFacts, *, root: bool = False, etcd: bool = False, options: Iterable[str] = (), paths: Iterable[str] = ()
 ) -> Iterator[Finding]:
-    """Check that files belong to root, or to the user of etcd's process. The files are those of `mode_within`."""
+    """Check that files belong to root, or to the user that runs etcd. `mode_within` explains `options` and `paths`."""
     users = {"root"} if root else set()
     users |= {facts.usable_report().user} if etcd else set()
     yield _check_files(
@@ -120,7 +123,7 @@ def _check_files(
     show: Callable[[FilePermissions], str],
     is_good: Callable[[FilePermissions], bool],
 ) -> Finding:
-    """Return one finding with the paths of bad and missing files, or with a summary if all files are good."""
+    """Return one finding for all files. The finding's text has the paths of bad and missing files."""
     report = facts.usable_report()
     wanted = dict.fromkeys([*(report.options.get(option, "") for option in options), *paths])
     found = {path: report.files[path] for path in wanted if path in report.files}
@@ -154,7 +157,7 @@ def runs_unprivileged(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def listens_with_tls(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that all listen URLs use TLS. The firewall does not cover metrics ports: they may be on loopback only."""
+    """Check that all listen URLs use TLS. Metrics URLs must be on loopback because no firewall covers metrics ports."""
     report = facts.usable_report()
     urls = [url for name in ("listen-client-urls", "listen-peer-urls") for url in _urls(report, name)]
     plain = [url for url in urls if not url.startswith(("https://", "unixs://"))]
@@ -168,7 +171,7 @@ def _urls(report: NodeReport, option: str) -> list[str]:
 
 
 def serves_no_profiles(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that pprof is off. With either option, etcd serves /debug/pprof at the client port to every user."""
+    """Check that pprof is off. With log-level=debug or enable-pprof, etcd serves /debug/pprof to every user."""
     report = facts.usable_report()
     debug = report.options.get("log-level") == "debug"
     text = _option_text(report, "log-level" if debug else "enable-pprof")
@@ -176,7 +179,7 @@ def serves_no_profiles(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def peer_file_is_planned(facts: NodeFacts) -> Iterator[Finding]:
-    """Check the first certificate of the file, which is the one that etcd presents."""
+    """Check that the first certificate in etcd's peer-cert-file is planned. etcd presents the first certificate."""
     first = facts.usable_report().certificates.get("peer-cert-file", ("",))[:1]
     good = first == (facts.planned.peer,)
     yield facts.ok_if(good, f"peer-cert-file has {'the planned' if good else 'another'} certificate")
@@ -193,7 +196,7 @@ def identifies_peers(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def version_limits(facts: NodeFacts) -> Iterator[Finding]:
-    """Check the limits of TLS versions, which apply to both ports. The default minimum is TLS 1.2."""
+    """Check etcd's limits for TLS versions, which apply to both ports. The default minimum in etcd is TLS 1.2."""
     report = facts.usable_report()
     least, most = (report.options.get(f"tls-{end}-version") for end in ("min", "max"))
     least_is_good = (least or "TLS1.2") >= f"TLS{facts.planned.tls_min_version}"
@@ -201,7 +204,7 @@ def version_limits(facts: NodeFacts) -> Iterator[Finding]:
     yield facts.ok_if(most in (None, "TLS1.3"), _option_text(report, "tls-max-version"))
 
 
-# --- checks on probes -------------------------------------------------------------------
+# --- checks of probes -------------------------------------------------------------------
 
 
 _CLIENTS = {
@@ -213,7 +216,7 @@ _CLIENTS = {
 
 
 def refuses(facts: NodeFacts, kind: ClientKind, *, ports: Iterable[Port] = Port) -> Iterator[Finding]:
-    """Check that ports refuse such clients while the client port serves the operator."""
+    """Check that ports refuse a kind of client. A refusal counts only if the client port accepts the operator."""
     served = facts.probes[Port.CLIENT, ClientKind.OPERATOR].reply is Reply.SERVED
     for port in ports:
         answer = facts.probes.get((port, kind))
@@ -228,20 +231,20 @@ def refuses(facts: NodeFacts, kind: ClientKind, *, ports: Iterable[Port] = Port)
 
 
 def _closed(facts: NodeFacts, port: Port) -> Finding:
-    """Return the finding for an unreachable port. A peer port that the firewall closes to the operator passes."""
+    """Return the finding for an unreachable port. A peer port is ok if the firewall closes it to this machine."""
     if port is Port.PEER and is_firewalled(facts.probes):
         return facts.finding(Result.OK, f"the {port} is closed to this machine")
     return facts.finding(Result.SKIPPED, f"no answer at the {port}")
 
 
 def presents_planned(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that the ports present the baked certificates; etcd's auto-tls would generate others."""
+    """Check that the ports present the certificates from the node's seed, not certificates from etcd's auto-tls."""
     for port, wanted in ((Port.CLIENT, facts.planned.server), (Port.PEER, facts.planned.peer)):
         answer = facts.probes.get((port, ClientKind.OPERATOR))
         if answer and answer.distrusted:
             yield facts.finding(Result.FAILED, f"the {port}: {answer.distrusted}")
         elif port is Port.PEER and answer and answer.reply is Reply.REFUSED and answer.certificate is None:
-            continue  # with TLS 1.2 the refusal comes before the certificate can be read: the report is checked instead
+            continue  # TLS 1.2 refuses before Python reads the certificate; peer_file_is_planned checks the report
         elif answer is None or answer.certificate is None:
             yield _closed(facts, port)
         elif answer.certificate.sha256 != wanted:

@@ -1,8 +1,8 @@
-"""`bake audit`: evaluate the CIS controls on every node's report and on probes of its ports."""
+"""Check the CIS controls for `bake audit`, from the nodes' reports and from probes of the nodes' ports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """One check for each control. A check has its control's id as its name."""
+    """One check for each control. The name of a check is the id of its control."""
 
     cluster: str
     controls: tuple[Check, ...]
@@ -39,7 +39,7 @@ class Audit:
 def audit(
     plan: ClusterPlan, files: ClientFiles, planned: Mapping[str, Planned], *, now: datetime, report: Report
 ) -> Audit:
-    """Audit a running cluster through every node."""
+    """Audit every node of a running cluster."""
     contexts = verify.probe_contexts(plan, files, now=now)
     report(f"probing {', '.join(node.name for node in plan.nodes)}")
     views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
@@ -47,22 +47,26 @@ def audit(
     reports = fetch_reports(alive, files)
 
     def facts_of(view: answers.NodeView) -> NodeFacts:
-        said, no_report = find_report(view.node.name, reports, now=now)
+        node_report, no_report = find_report(view.node.name, reports, now=now)
         return NodeFacts(
-            node=view.node, planned=planned[view.node.name], report=said, no_report=no_report, probes=view.probes,
-            versions=dict(_versions(plan, view.node)),
+            node=view.node, planned=planned[view.node.name], report=node_report, no_report=no_report,
+            probes=view.probes, versions=_versions(plan, view.node),
         )  # fmt: skip
 
     return Audit(cluster=plan.name, controls=audit_nodes(observe.everywhere(facts_of, views)))
 
 
-def _versions(plan: ClusterPlan, node: NodePlan) -> Iterator[tuple[Port, dict[str, bool | None]]]:
-    for port, number in ((Port.CLIENT, plan.spec.etcd.client_port), (Port.PEER, plan.spec.etcd.peer_port)):
-        yield port, {version: speaks(str(node.address), number, version) for version in VERSIONS}
+def _versions(plan: ClusterPlan, node: NodePlan) -> dict[Port, dict[str, bool | None]]:
+    """Return for each port whether the port accepts each TLS version. None means no answer."""
+    ports = {Port.CLIENT: plan.spec.etcd.client_port, Port.PEER: plan.spec.etcd.peer_port}
+    return {
+        port: {version: speaks(str(node.address), number, version) for version in VERSIONS}
+        for port, number in ports.items()
+    }
 
 
 def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
-    """Return the planned facts of each node from the cluster's folder. Raise InputError for a missing seed."""
+    """Return the planned facts of each node from the cluster's folder. Raise InputError if a seed is missing."""
     authorities, peer_authorities = (
         frozenset(digests(store.read(pem_path(issuer_of(plan.spec.pki, role))) or b""))
         for role in (Role.SERVER, Role.PEER)
