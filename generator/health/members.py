@@ -39,15 +39,14 @@ def endpoint_health(seen: Observation) -> Check:
 
 def all_keys(seen: Observation) -> Check:
     """Check that etcd lists its keys."""
-    keys = seen.keys.value
-    findings = [Finding("", Result.FAILED, seen.keys.error)] if seen.keys.error else []
-    shown = (
-        ", ".join(ascii(item.key.decode(errors="replace"))[1:-1] for item in keys.items[:SHOWN_KEYS]) if keys else ""
-    )
-    more = ", …" if keys and keys.count > SHOWN_KEYS else ""
-    count = keys.count if keys else 0
-    ok_detail = f"{count} key{'' if count == 1 else 's'}" + (f": {shown}{more}" if shown else "")
-    return combine("all keys", findings, ok_detail=ok_detail, remedy="the cluster needs a majority of its members")
+    keys, remedy = seen.keys.value, "the cluster needs a majority of its members"
+    if keys is None:
+        return combine("all keys", [Finding("", Result.FAILED, seen.keys.error or "")], remedy=remedy)
+    names = [ascii(item.key.decode(errors="replace"))[1:-1] for item in keys.items[:SHOWN_KEYS]]
+    more = ", …" if keys.count > SHOWN_KEYS else ""
+    ok_detail = f"{keys.count} key{'' if keys.count == 1 else 's'}"
+    ok_detail += f": {', '.join(names)}{more}" if names else ""
+    return combine("all keys", [], ok_detail=ok_detail, remedy=remedy)
 
 
 def planned_members(plan: ClusterPlan, seen: Observation) -> Check:

@@ -98,31 +98,23 @@ def mode_within(
 
     The files are `paths` and the values of the etcd options `options`.
     """
-    yield _check_files(
-        facts, options, paths, show=lambda file: f"{file.mode:03o}", is_good=lambda file: not file.mode & ~limit
-    )
+    yield _check_files(facts, options, paths, lambda file: f"{file.mode:03o}", lambda file: not file.mode & ~limit)
 
 
 def owned_by(
     facts: NodeFacts, *, root: bool = False, etcd: bool = False, options: Iterable[str] = (), paths: Iterable[str] = ()
 ) -> Iterator[Finding]:
     """Check that files belong to root, or to the user that runs etcd. `mode_within` explains `options` and `paths`."""
-    users = {"root"} if root else set()
-    users |= {facts.usable_report().user} if etcd else set()
+    users = {name for name, allowed in (("root", root), (facts.usable_report().user, etcd)) if allowed}
     yield _check_files(
-        facts, options, paths,
-        show=lambda file: f"{file.owner}:{file.group}", is_good=lambda file: {file.owner, file.group} <= users,
-    )  # fmt: skip
+        facts, options, paths, lambda file: f"{file.owner}:{file.group}", lambda file: {file.owner, file.group} <= users
+    )
 
 
 def _check_files(
-    facts: NodeFacts,
-    options: Iterable[str],
-    paths: Iterable[str],
-    *,
-    show: Callable[[FilePermissions], str],
-    is_good: Callable[[FilePermissions], bool],
-) -> Finding:
+    facts: NodeFacts, options: Iterable[str], paths: Iterable[str],
+    show: Callable[[FilePermissions], str], is_good: Callable[[FilePermissions], bool],
+) -> Finding:  # fmt: skip
     """Return one finding for all files. The finding's text has the paths of bad and missing files."""
     report = facts.usable_report()
     wanted = dict.fromkeys([*(report.options.get(option, "") for option in options), *paths])
