@@ -1,7 +1,7 @@
 """The controls of `bake audit`, in the order of its table.
 
-The controls 1.1.x and 2.x are the CIS Kubernetes Benchmark 1.9's controls for etcd. bake adds the controls TLS.x. A
-control passes only if all its checks pass on every node.
+The controls 1.1.x and 2.x are the controls for etcd in the CIS Kubernetes Benchmark 1.9 (sections 1.1 and 2). bake
+adds the controls TLS.x. A control passes only if all its checks pass on every node.
 """
 
 from __future__ import annotations

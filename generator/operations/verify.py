@@ -28,7 +28,7 @@ _REPORT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The results of all checks. A cluster is healthy if no check failed and bake skipped no check."""
+    """The results of all checks. A cluster is healthy if no check is failed or skipped."""
 
     cluster: str
     checks: tuple[Check, ...]
@@ -90,9 +90,10 @@ def verify(
 def requires_name(
     plan: ClusterPlan, files: ClientFiles, nodes: Iterable[NodePlan], *, now: datetime
 ) -> dict[str, bool]:
-    """Return for each node with a report whether etcd requires the peers' name. A separate peer CA needs no name.
+    """Return for each node with a report whether etcd requires the peers' name.
 
-    A restarted node reports some seconds after its start, so the function waits up to 10 seconds for the name.
+    Return {} if the plan does not require the name, or has a separate peer CA. The function waits up to 10 seconds for
+    the name because a restarted node reports some seconds after its start.
     """
     nodes = list(nodes)
     if plan.spec.pki.peer_name is not PeerName.REQUIRED or plan.spec.pki.peer_ca.separate:

@@ -32,6 +32,7 @@ from generator.etcd.answers import (
 )
 from generator.etcd.observe import _node_trial
 from generator.health import Check, Result
+from generator.health.check import Finding, combine, group
 from generator.operations import verify
 from generator.operations.verify import ClusterStatus, MemberRole, Verification
 from generator.plan import ClusterPlan, NodePlan
@@ -131,6 +132,23 @@ def only(found: dict[str, Check], name: str, result: Result = Result.FAILED) -> 
 
 def test_a_healthy_cluster_passes_every_check(healthy: Observation, bad_checks: BadChecks) -> None:
     assert bad_checks(healthy) == {}
+
+
+def test_the_worst_findings_make_the_check() -> None:
+    nodes = {Result.FAILED: "etcd3", Result.SKIPPED: "etcd2", Result.WARNING: "etcd1", Result.OK: "etcd1"}
+    findings = [Finding(node, result, f"is {result}") for result, node in nodes.items()]
+    for result, node in nodes.items():
+        found = combine("x", findings[::-1], remedy="do it", skipped_remedy="look again", all_nodes=["etcd1", "etcd2"])
+        remedy = {Result.OK: None, Result.SKIPPED: "look again"}.get(result, "do it")
+        bad = () if result is Result.OK else (node,)
+        assert found == Check(name="x", result=result, detail=f"{node}: is {result}", remedy=remedy, nodes=bad)
+        findings.pop(0)
+
+
+def test_findings_are_grouped_by_text() -> None:
+    findings = [Finding(node, Result.FAILED, text) for node, text in (("a", "x"), ("b", "y"), ("b", "x"), ("", "z"))]
+    assert group(findings) == "a, b: x; b: y; z"
+    assert group(findings[:3], all_nodes=["b", "a"]) == "x; b: y"
 
 
 # ── auth ─────────────────────────────────────────────────────────────────────────────────────────
