@@ -177,7 +177,7 @@ def audit(**options: Any) -> None:
         print_table(audit_rows(found.controls))
     if found.missed:
         text = f"{len(found.missed)} of {len(found.controls)} controls did not pass"
-        raise UnhealthyError(f"{text}: {', '.join(one.id for one in found.missed)}", hint=found.missed[0].remedy)
+        raise UnhealthyError(f"{text}: {', '.join(check.name for check in found.missed)}", hint=found.missed[0].remedy)
 
 
 @bake.command()

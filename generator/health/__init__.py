@@ -1,4 +1,4 @@
-"""The health checks of `bake verify`: each evaluates what generator/etcd observed, without side effects."""
+"""The health checks of `bake verify`. Each check evaluates data from generator/etcd and has no side effects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from generator.etcd.answers import ClientKind, Observation
-from generator.health.check import Check, Result, check
+from generator.health.check import Check, Finding, Result, combine
 from generator.health.members import (
     all_keys,
     auth_enforced,
@@ -25,7 +25,7 @@ __all__ = ["Check", "Result", "all_keys", "as_rows", "check_cluster"]
 
 
 def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) -> tuple[Check, ...]:
-    """Return all checks; the first three are those of the manual procedure. `sealed`: no seed has the permit."""
+    """Return all checks of `bake verify`. `sealed`: whether the bootstrap permit is removed from the seed."""
     return (
         member_list(seen),
         endpoint_health(seen),
@@ -45,11 +45,11 @@ def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed
 
 
 def bootstrap_permit(plan: ClusterPlan, *, sealed: bool) -> Check:
-    """Check that the permit is removed from the seed, by the cluster's folder: nodes do not know their next seed."""
+    """Check that the seed in the cluster's folder has no bootstrap permit. A node cannot report its next seed."""
     first = next(node.name for node in plan.nodes if node.bootstrap)
     text = "its seed still has the bootstrap permit: without its disk, it could start a second cluster"
-    failed = [] if sealed else [(first, text)]
-    return check("bootstrap permit", "removed", failed=failed, remedy="bake seal")
+    findings = [] if sealed else [Finding(first, Result.FAILED, text)]
+    return combine("bootstrap permit", findings, ok_detail="removed", remedy="bake seal")
 
 
 def as_rows(found: Iterable[Check]) -> list[dict[str, str]]:

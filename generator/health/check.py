@@ -1,14 +1,17 @@
-"""A health check's result, and how findings are combined into it."""
+"""The framework of `bake verify` and `bake audit`: findings on nodes, and checks that combine findings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Result(StrEnum):
-    """`SKIPPED`: could not be made for every node. A check that does not apply to a cluster is `OK` or left out."""
+    """The result of a finding or a check.
+
+    `SKIPPED` means that bake could not check every node. A check that does not apply to a cluster is `OK` or omitted.
+    """
 
     OK = "ok"
     WARNING = "warning"
@@ -16,9 +19,21 @@ class Result(StrEnum):
     SKIPPED = "skipped"
 
 
+_PRECEDENCE = (Result.FAILED, Result.SKIPPED, Result.WARNING, Result.OK)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of a check on one node, and the reason for the result. An empty `node` means the whole cluster."""
+
+    node: str
+    result: Result
+    text: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One health check. `nodes`: those that keep it from being ok."""
+    """One check of a cluster. `nodes`: the nodes on which the check is not ok."""
 
     name: str
     result: Result
@@ -27,37 +42,39 @@ class Check:
     nodes: tuple[str, ...] = ()
 
 
-Findings = Sequence[tuple[str, str]]  # (node, what is wrong)
-
-
-def check(
+def combine(
     name: str,
-    good: str,
+    findings: Collection[Finding],
     *,
-    failed: Findings = (),
-    unknown: Findings = (),
-    warning: Findings = (),
     remedy: str,
-    unseen: str | None = None,
+    ok_detail: str = "",
+    skipped_remedy: str | None = None,
+    all_nodes: Iterable[str] = ("",),
 ) -> Check:
-    """Combine findings into a check. Precedence: failed, skipped, warning; a check is ok only if made for every node.
+    """Combine findings into a check with their worst result. `FAILED` is the worst result, then `SKIPPED`, `WARNING`.
 
-    `good`: the detail of a check that is ok. `unseen`: the remedy of a skipped check, if it differs from `remedy`.
+    `ok_detail`: the detail of a check that is ok, instead of its findings. `skipped_remedy`: the remedy of a skipped
+    check, if `remedy` does not apply. `all_nodes`: see `group`.
     """
-    for result, findings, hint in (
-        (Result.FAILED, failed, remedy),
-        (Result.SKIPPED, unknown, unseen or remedy),
-        (Result.WARNING, warning, remedy),
-    ):
-        if findings:
-            nodes = tuple(dict.fromkeys(node for node, _ in findings if node))
-            return Check(name=name, result=result, detail=join(findings), remedy=hint, nodes=nodes)
-    return Check(name=name, result=Result.OK, detail=good)
+    results = {finding.result for finding in findings}
+    result = next((each for each in _PRECEDENCE if each in results), Result.OK)
+    shown = [finding for finding in findings if finding.result is result]
+    if result is Result.OK:
+        return Check(name=name, result=result, detail=ok_detail or group(shown, all_nodes=all_nodes))
+    return Check(
+        name=name,
+        result=result,
+        detail=group(shown, all_nodes=all_nodes),
+        remedy=skipped_remedy or remedy if result is Result.SKIPPED else remedy,
+        nodes=tuple(dict.fromkeys(finding.node for finding in shown if finding.node)),
+    )
 
 
-def join(findings: Findings) -> str:
-    """Group findings by text: `etcd1, etcd2: text; etcd3: other text`."""
+def group(findings: Iterable[Finding], *, all_nodes: Iterable[str] = ("",)) -> str:
+    """Group findings by text, as in `etcd1, etcd2: text; etcd3: other text`. Omit the names of `all_nodes`."""
     by_text: dict[str, list[str]] = {}
-    for node, text in findings:
-        by_text.setdefault(text, []).append(node)
-    return "; ".join(f"{', '.join(nodes)}: {text}" if any(nodes) else text for text, nodes in by_text.items())
+    for finding in dict.fromkeys(findings):
+        by_text.setdefault(finding.text, []).append(finding.node)
+    return "; ".join(
+        text if set(nodes) == set(all_nodes) else f"{', '.join(nodes)}: {text}" for text, nodes in by_text.items()
+    )

@@ -1,31 +1,22 @@
-"""Checks on one node: on its report, and on the probes of its ports. No side effects.
-
-A check yields findings; `cis_controls` groups them by CIS control.
-"""
+"""Checks of one node's report and of the probes of the node's ports. `cis_controls` uses these checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from generator.config.etcd_values import loopback_urls
 from generator.etcd.answers import ClientKind, FilePermissions, NodeReport, Port, Probe, Reply, is_firewalled
+from generator.health.check import Finding, Result
 from generator.plan import NodePlan
-
-
-class Outcome(StrEnum):
-    """`UNKNOWN`: a node did not report, or could not be reached. Treated as a failure."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    UNKNOWN = "not reported"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What the cluster's folder has for a node: certificate digests, the lowest TLS version, and the etcd option (name,
-    value) that identifies peers."""
+    """The planned certificates (SHA-256) and the lowest TLS version of a node, from the cluster's folder.
+
+    `peer_check`: the name and value of the etcd option that identifies peers.
+    """
 
     server: str
     peer: str
@@ -35,183 +26,177 @@ class Planned:
     peer_check: tuple[str, str] = ("", "")
 
 
+class NotReportedError(Exception):
+    """A node has no report, or the report does not show the options of etcd."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """Everything that is known about a node. `no_report`: why there is no report."""
+    """The facts about a node. `no_report`: the reason why the node has no report."""
 
     node: NodePlan
     planned: Planned
     report: NodeReport | None
     no_report: str
     probes: Mapping[tuple[Port, ClientKind], Probe]
-    versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)  # accepted TLS versions
+    # Whether each port accepts each TLS version. None means that the port does not answer.
+    versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)
+
+    def usable_report(self) -> NodeReport:
+        """Return the report. Raise NotReportedError if there is no report, or if etcd runs with --config-file.
+
+        With --config-file, etcd ignores the flags and environment variables that the report lists.
+        """
+        if self.report is None:
+            raise NotReportedError(self.no_report)
+        if file := self.report.options.get("config-file"):
+            raise NotReportedError(f"etcd runs with --config-file {file}, which is not checked")
+        return self.report
+
+    def finding(self, result: Result, text: str) -> Finding:
+        return Finding(self.node.name, result, text)
+
+    def ok_if(self, condition: bool, text: str) -> Finding:
+        return self.finding(Result.OK if condition else Result.FAILED, text)
 
 
-NodeFinding = tuple[Outcome, str]
-NodeCheck = Callable[[NodeFacts], Iterator[NodeFinding]]
+# --- checks of a node's report, which raise NotReportedError ----------------------------
 
 
-# --- checks on a node's report ------------------------------------------------------
+def option_is_true(facts: NodeFacts, option: str) -> Iterator[Finding]:
+    """Check that an etcd option is true."""
+    report = facts.usable_report()
+    yield facts.ok_if(_is_true(report, option), _option_text(report, option))
 
 
-Reported = Callable[[NodeReport, Planned], Iterator[tuple[bool, str]]]
+def option_is_not_true(facts: NodeFacts, option: str) -> Iterator[Finding]:
+    """Check that an etcd option is false or not set."""
+    report = facts.usable_report()
+    yield facts.ok_if(not _is_true(report, option), _option_text(report, option))
 
 
-def reported(look: Reported) -> NodeCheck:
-    """Return a check on a node's report. etcd with --config-file ignores flags and variables: the result is unknown."""
-
-    def check(facts: NodeFacts) -> Iterator[NodeFinding]:
-        if facts.report is None:
-            yield Outcome.UNKNOWN, facts.no_report
-        elif file := facts.report.options.get("config-file"):
-            yield Outcome.UNKNOWN, f"etcd runs with --config-file {file}, which is not checked"
-        else:
-            for good, text in look(facts.report, facts.planned):
-                yield Outcome.PASSED if good else Outcome.FAILED, text
-
-    return check
-
-
-def is_true(option: str) -> NodeCheck:
-    """Return a check that an etcd option is true."""
-    return reported(lambda report, _: iter([(_flag(report, option), _stated(report, option))]))
-
-
-def is_not_true(option: str) -> NodeCheck:
-    """Return a check that an etcd option is false or not set."""
-    return reported(lambda report, _: iter([(not _flag(report, option), _stated(report, option))]))
-
-
-def _stated(report: NodeReport, option: str) -> str:
+def _option_text(report: NodeReport, option: str) -> str:
     return f"{option}={report.options[option]}" if option in report.options else f"{option} is not set"
 
 
-def _flag(report: NodeReport, option: str) -> bool:
-    """Parse a boolean as Go does."""
+def _is_true(report: NodeReport, option: str) -> bool:
+    """Return whether an etcd option is true. etcd accepts the boolean words of Go's strconv.ParseBool."""
     return report.options.get(option) in ("1", "t", "T", "true", "TRUE", "True")
 
 
-def are_set(*options: str) -> NodeCheck:
-    """Return a check that etcd options have values."""
-
-    def look(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
-        missing = [option for option in options if not report.options.get(option)]
-        yield not missing, f"{', '.join(missing or options)} {'not set' if missing else 'set'}"
-
-    return reported(look)
+def options_are_set(facts: NodeFacts, options: Iterable[str]) -> Iterator[Finding]:
+    """Check that etcd options have values."""
+    report = facts.usable_report()
+    missing = [option for option in options if not report.options.get(option)]
+    yield facts.ok_if(not missing, f"{', '.join(missing or options)} {'not set' if missing else 'set'}")
 
 
-Pick = Callable[[NodeReport], Iterable[str]]
+def mode_within(
+    facts: NodeFacts, limit: int, *, options: Iterable[str] = (), paths: Iterable[str] = ()
+) -> Iterator[Finding]:
+    """Check that files have no permission bits outside `limit`. The mask of an ACL appears in the group's bits.
+
+    The files are `paths` and the values of the etcd options `options`.
+    """
+    yield _check_files(facts, options, paths, lambda file: f"{file.mode:03o}", lambda file: not file.mode & ~limit)
 
 
-def paths(*fixed: str) -> Pick:
-    """Select these files."""
-    return lambda _: fixed
-
-
-def used(options: Iterable[str], *more: str) -> Pick:
-    """Select the files that these etcd options name, and `more`."""
-    return lambda report: dict.fromkeys([*(report.options.get(option, "") for option in options), *more])
-
-
-def mode_within(limit: int, pick: Pick) -> NodeCheck:
-    """Return a check that files have no permission bits beyond `limit`. An ACL's mask appears as the group's bits."""
-    return reported(
-        lambda report, _: _files(report, pick, lambda one: f"{one.mode:03o}", lambda one: not one.mode & ~limit)
+def owned_by(
+    facts: NodeFacts, *, root: bool = False, etcd: bool = False, options: Iterable[str] = (), paths: Iterable[str] = ()
+) -> Iterator[Finding]:
+    """Check that files belong to root, or to the user that runs etcd. `mode_within` explains `options` and `paths`."""
+    users = {name for name, allowed in (("root", root), (facts.usable_report().user, etcd)) if allowed}
+    yield _check_files(
+        facts, options, paths, lambda file: f"{file.owner}:{file.group}", lambda file: {file.owner, file.group} <= users
     )
 
 
-def owned_by(pick: Pick, *, etcd: bool | None) -> NodeCheck:
-    """Return a check that files belong to etcd's user (True), root (False), or either (None); the group likewise."""
-
-    def look(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
-        names = {report.user} if etcd else {"root"} if etcd is False else {"root", report.user}
-        return _files(report, pick, lambda one: f"{one.owner}:{one.group}", lambda one: {one.owner, one.group} <= names)
-
-    return reported(look)
-
-
-def _files(
-    report: NodeReport, pick: Pick, word: Callable[[FilePermissions], str], is_good: Callable[[FilePermissions], bool]
-) -> Iterator[tuple[bool, str]]:
-    """Yield one finding: the paths of files that are bad or missing, or a summary if all are good."""
-    wanted = list(pick(report))
+def _check_files(
+    facts: NodeFacts, options: Iterable[str], paths: Iterable[str],
+    show: Callable[[FilePermissions], str], is_good: Callable[[FilePermissions], bool],
+) -> Finding:  # fmt: skip
+    """Return one finding for all files. The finding's text has the paths of bad and missing files."""
+    report = facts.usable_report()
+    wanted = dict.fromkeys([*(report.options.get(option, "") for option in options), *paths])
     found = {path: report.files[path] for path in wanted if path in report.files}
     bad: dict[str, list[str]] = {}
-    for path, one in found.items():
-        if not is_good(one):
-            bad.setdefault(word(one), []).append(path)
-    bad |= {"not found": missing} if (missing := [path or "(not set)" for path in wanted if path not in found]) else {}
+    for path, file in found.items():
+        if not is_good(file):
+            bad.setdefault(show(file), []).append(path)
+    if missing := [path or "(not set)" for path in wanted if path not in found]:
+        bad["not found"] = missing
     if bad:
-        yield False, ", ".join(f"{text}: {' '.join(of)}" for text, of in bad.items())
+        return facts.finding(Result.FAILED, ", ".join(f"{text}: {' '.join(of)}" for text, of in bad.items()))
+    return facts.finding(Result.OK, ", ".join(sorted(set(map(show, found.values())))))
+
+
+def trusts_only_own_ca(facts: NodeFacts, option: str) -> Iterator[Finding]:
+    """Check that a trusted CA file has the cluster's CA and no other."""
+    own = facts.planned.peer_authorities if option.startswith("peer-") else facts.planned.authorities
+    trusted = set(facts.usable_report().certificates.get(option, ()))
+    if others := trusted - own:
+        yield facts.finding(Result.FAILED, f"{option} trusts {len(others)} other CA")
+    elif trusted:
+        yield facts.finding(Result.OK, f"{option} is the cluster's own CA")
     else:
-        yield True, ", ".join(sorted(set(map(word, found.values()))))
+        yield facts.finding(Result.FAILED, f"{option} has no CA of the cluster")
 
 
-def trusts(option: str) -> NodeCheck:
-    """Return a check that a trusted CA file has the cluster's CA and no other."""
-
-    def look(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
-        own = planned.peer_authorities if option.startswith("peer-") else planned.authorities
-        others = set(report.certificates.get(option, ())) - own
-        known = set(report.certificates.get(option, ())) & own
-        if others:
-            yield False, f"{option} trusts {len(others)} other CA"
-        else:
-            yield bool(known), f"{option} is the cluster's own CA" if known else f"{option} has no CA of the cluster"
-
-    return reported(look)
-
-
-def runs_unprivileged(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
+def runs_unprivileged(facts: NodeFacts) -> Iterator[Finding]:
     """Check that etcd does not run as root."""
-    yield report.user != "root", f"etcd runs as {report.user}"
+    user = facts.usable_report().user
+    yield facts.ok_if(user != "root", f"etcd runs as {user}")
 
 
-def listens_with_tls(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
-    """Check that all listen URLs use TLS. The firewall does not cover metrics ports: they may be on loopback only."""
+def listens_with_tls(facts: NodeFacts) -> Iterator[Finding]:
+    """Check that all listen URLs use TLS. Metrics URLs must be on loopback because no firewall covers metrics ports."""
+    report = facts.usable_report()
     urls = [url for name in ("listen-client-urls", "listen-peer-urls") for url in _urls(report, name)]
     plain = [url for url in urls if not url.startswith(("https://", "unixs://"))]
     metrics = [url for url in _urls(report, "listen-metrics-urls") if loopback_urls(url)]
     bad = [*plain, *metrics, *_urls(report, "listen-client-http-urls")]
-    yield bool(urls) and not bad, ", ".join(bad) or f"{'every' if urls else 'no'} listen URL is https"
+    yield facts.ok_if(bool(urls) and not bad, ", ".join(bad) or f"{'every' if urls else 'no'} listen URL is https")
 
 
 def _urls(report: NodeReport, option: str) -> list[str]:
     return [url for url in report.options.get(option, "").split(",") if url]
 
 
-def serves_no_profiles(report: NodeReport, _: Planned) -> Iterator[tuple[bool, str]]:
-    """Check that pprof is off. With either option, etcd serves /debug/pprof at the client port to every user."""
+def serves_no_profiles(facts: NodeFacts) -> Iterator[Finding]:
+    """Check that pprof is off. With log-level=debug or enable-pprof, etcd serves /debug/pprof to every user."""
+    report = facts.usable_report()
     debug = report.options.get("log-level") == "debug"
-    text = _stated(report, "log-level" if debug else "enable-pprof")
-    yield not debug and not _flag(report, "enable-pprof"), text
+    text = _option_text(report, "log-level" if debug else "enable-pprof")
+    yield facts.ok_if(not debug and not _is_true(report, "enable-pprof"), text)
 
 
-def peer_file_is_planned(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
-    """Check the first certificate of the file, which is the one that etcd presents."""
-    first = report.certificates.get("peer-cert-file", ("",))[:1]
-    good = first == (planned.peer,)
-    yield good, f"peer-cert-file has {'the planned' if good else 'another'} certificate"
+def peer_file_is_planned(facts: NodeFacts) -> Iterator[Finding]:
+    """Check that the first certificate in etcd's peer-cert-file is planned. etcd presents the first certificate."""
+    first = facts.usable_report().certificates.get("peer-cert-file", ("",))[:1]
+    good = first == (facts.planned.peer,)
+    yield facts.ok_if(good, f"peer-cert-file has {'the planned' if good else 'another'} certificate")
 
 
-def identifies_peers(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
+def identifies_peers(facts: NodeFacts) -> Iterator[Finding]:
     """Check that etcd identifies peers by a CA that issues no client certificates, or by a name that no client has."""
-    option, name = planned.peer_check
+    report, (option, name) = facts.usable_report(), facts.planned.peer_check
     clients, peers = (set(report.certificates.get(f"{kind}trusted-ca-file", ())) for kind in ("", "peer-"))
     by_ca, by_name = bool(peers) and not peers & clients, report.options.get(option) == name
     ways = ", ".join(text for is_there, text in ((by_ca, "a separate CA"), (by_name, option)) if is_there)
-    yield by_ca or by_name, f"peers are identified by {ways}" if ways else "peers and clients have the same CA, no name"
+    text = f"peers are identified by {ways}" if ways else "peers and clients have the same CA, no name"
+    yield facts.ok_if(by_ca or by_name, text)
 
 
-def version_limits(report: NodeReport, planned: Planned) -> Iterator[tuple[bool, str]]:
-    """Check the limits of TLS versions, which apply to both ports. The default minimum is TLS 1.2."""
+def version_limits(facts: NodeFacts) -> Iterator[Finding]:
+    """Check etcd's limits for TLS versions, which apply to both ports. The default minimum in etcd is TLS 1.2."""
+    report = facts.usable_report()
     least, most = (report.options.get(f"tls-{end}-version") for end in ("min", "max"))
-    yield (least or "TLS1.2") >= f"TLS{planned.tls_min_version}", _stated(report, "tls-min-version")
-    yield most in (None, "TLS1.3"), _stated(report, "tls-max-version")
+    least_is_good = (least or "TLS1.2") >= f"TLS{facts.planned.tls_min_version}"
+    yield facts.ok_if(least_is_good, _option_text(report, "tls-min-version"))
+    yield facts.ok_if(most in (None, "TLS1.3"), _option_text(report, "tls-max-version"))
 
 
-# --- checks on probes -------------------------------------------------------------------
+# --- checks of probes -------------------------------------------------------------------
 
 
 _CLIENTS = {
@@ -222,69 +207,64 @@ _CLIENTS = {
 }
 
 
-def refuses(kind: ClientKind, *ports: Port) -> NodeCheck:
-    """Return a check that ports refuse such clients while the client port serves the operator."""
-
-    def check(facts: NodeFacts) -> Iterator[NodeFinding]:
-        served = facts.probes[Port.CLIENT, ClientKind.OPERATOR].reply is Reply.SERVED
-        for port in ports:
-            answer = facts.probes.get((port, kind))
-            if answer is None or answer.reply is Reply.UNREACHABLE:
-                yield _closed(facts, port)
-            elif answer.reply is Reply.SERVED:
-                yield Outcome.FAILED, f"the {port} accepts {_CLIENTS[kind]}"
-            elif served:
-                yield Outcome.PASSED, f"the {port} refuses {_CLIENTS[kind]}"
-            else:
-                yield Outcome.UNKNOWN, f"the {port} refuses every client, even the operator"
-
-    return check
+def refuses(facts: NodeFacts, kind: ClientKind, *, ports: Iterable[Port] = Port) -> Iterator[Finding]:
+    """Check that ports refuse a kind of client. A refusal counts only if the client port accepts the operator."""
+    served = facts.probes[Port.CLIENT, ClientKind.OPERATOR].reply is Reply.SERVED
+    for port in ports:
+        answer = facts.probes.get((port, kind))
+        if answer is None or answer.reply is Reply.UNREACHABLE:
+            yield _closed(facts, port)
+        elif answer.reply is Reply.SERVED:
+            yield facts.finding(Result.FAILED, f"the {port} accepts {_CLIENTS[kind]}")
+        elif served:
+            yield facts.finding(Result.OK, f"the {port} refuses {_CLIENTS[kind]}")
+        else:
+            yield facts.finding(Result.SKIPPED, f"the {port} refuses every client, even the operator")
 
 
-def _closed(facts: NodeFacts, port: Port) -> NodeFinding:
-    """Return the finding for an unreachable port. A peer port that the firewall closes to the operator passes."""
+def _closed(facts: NodeFacts, port: Port) -> Finding:
+    """Return the finding for an unreachable port. A peer port is ok if the firewall closes it to this machine."""
     if port is Port.PEER and is_firewalled(facts.probes):
-        return Outcome.PASSED, f"the {port} is closed to this machine"
-    return Outcome.UNKNOWN, f"no answer at the {port}"
+        return facts.finding(Result.OK, f"the {port} is closed to this machine")
+    return facts.finding(Result.SKIPPED, f"no answer at the {port}")
 
 
-def serves_planned(facts: NodeFacts) -> Iterator[NodeFinding]:
-    """Check that the ports present the baked certificates; etcd's auto-tls would generate others."""
+def presents_planned(facts: NodeFacts) -> Iterator[Finding]:
+    """Check that the ports present the certificates from the node's seed, not certificates from etcd's auto-tls."""
     for port, wanted in ((Port.CLIENT, facts.planned.server), (Port.PEER, facts.planned.peer)):
         answer = facts.probes.get((port, ClientKind.OPERATOR))
         if answer and answer.distrusted:
-            yield Outcome.FAILED, f"the {port}: {answer.distrusted}"
+            yield facts.finding(Result.FAILED, f"the {port}: {answer.distrusted}")
         elif port is Port.PEER and answer and answer.reply is Reply.REFUSED and answer.certificate is None:
-            continue  # with TLS 1.2 the refusal comes before the certificate can be read: the report is checked instead
+            continue  # TLS 1.2 refuses before Python reads the certificate; peer_file_is_planned checks the report
         elif answer is None or answer.certificate is None:
             yield _closed(facts, port)
         elif answer.certificate.sha256 != wanted:
-            yield Outcome.FAILED, f"the {port} presents a certificate of the cluster's CA, but not the one in the seed"
+            text = f"the {port} presents a certificate of the cluster's CA, but not the one in the seed"
+            yield facts.finding(Result.FAILED, text)
         else:
-            yield Outcome.PASSED, f"the {port} presents the planned certificate"
+            yield facts.finding(Result.OK, f"the {port} presents the planned certificate")
 
 
-def refuses_old_versions(facts: NodeFacts) -> Iterator[NodeFinding]:
+def refuses_old_versions(facts: NodeFacts) -> Iterator[Finding]:
     """Check that the ports refuse TLS versions below the planned minimum."""
     old = [version for version in ("1.0", "1.1", "1.2") if version < facts.planned.tls_min_version]
     for port in Port:
         spoken = facts.versions.get(port, {})
         accepted = [f"TLS {version}" for version in old if spoken.get(version)]
         if accepted:
-            yield Outcome.FAILED, f"the {port} accepts {', '.join(accepted)}"
+            yield facts.finding(Result.FAILED, f"the {port} accepts {', '.join(accepted)}")
         elif any(spoken.get(version) is None for version in old):
             yield _closed(facts, port)
         else:
-            yield Outcome.PASSED, f"the {port} refuses TLS {', '.join(old)}"
+            yield facts.finding(Result.OK, f"the {port} refuses TLS {', '.join(old)}")
 
 
-def accepts_tls_1_3(facts: NodeFacts) -> Iterator[NodeFinding]:
+def accepts_tls_1_3(facts: NodeFacts) -> Iterator[Finding]:
     """Check that the ports accept TLS 1.3."""
     for port in Port:
         spoken = facts.versions.get(port, {}).get("1.3")
         if spoken is None:
             yield _closed(facts, port)
         else:
-            yield (Outcome.PASSED, f"the {port} accepts TLS 1.3") if spoken else (
-                Outcome.FAILED, f"the {port} does not accept TLS 1.3"
-            )  # fmt: skip
+            yield facts.ok_if(spoken, f"the {port} {'accepts' if spoken else 'does not accept'} TLS 1.3")

@@ -1,9 +1,9 @@
-"""`bake audit`: evaluate the CIS controls on every node's report and on probes of its ports."""
+"""Check the CIS controls for `bake audit`, from the nodes' reports and from probes of the nodes' ports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +12,9 @@ from generator.etcd.answers import Port
 from generator.etcd.node_report import fetch_reports, find_report
 from generator.etcd.tls_hello import VERSIONS, speaks
 from generator.etcd.tls_probe import ClientFiles
-from generator.health.cis_controls import Audited, audit_nodes
-from generator.health.node_checks import NodeFacts, Outcome, Planned
+from generator.health.check import Check, Result
+from generator.health.cis_controls import CONTROLS, audit_nodes
+from generator.health.node_checks import NodeFacts, Planned
 from generator.layout import pem_path
 from generator.operations import verify
 from generator.pki import Role, describe, digests, issuer_of, peer_check
@@ -25,20 +26,20 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The outcomes of all controls."""
+    """One check for each control. The name of a check is the id of its control."""
 
     cluster: str
-    controls: tuple[Audited, ...]
+    controls: tuple[Check, ...]
 
     @property
-    def missed(self) -> tuple[Audited, ...]:
-        return tuple(one for one in self.controls if one.result is not Outcome.PASSED)
+    def missed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.controls if check.result is not Result.OK)
 
 
 def audit(
     plan: ClusterPlan, files: ClientFiles, planned: Mapping[str, Planned], *, now: datetime, report: Report
 ) -> Audit:
-    """Audit a running cluster through every node."""
+    """Audit every node of a running cluster."""
     contexts = verify.probe_contexts(plan, files, now=now)
     report(f"probing {', '.join(node.name for node in plan.nodes)}")
     views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
@@ -46,22 +47,26 @@ def audit(
     reports = fetch_reports(alive, files)
 
     def facts_of(view: answers.NodeView) -> NodeFacts:
-        said, no_report = find_report(view.node.name, reports, now=now)
+        node_report, no_report = find_report(view.node.name, reports, now=now)
         return NodeFacts(
-            node=view.node, planned=planned[view.node.name], report=said, no_report=no_report, probes=view.probes,
-            versions=dict(_versions(plan, view.node)),
+            node=view.node, planned=planned[view.node.name], report=node_report, no_report=no_report,
+            probes=view.probes, versions=_versions(plan, view.node),
         )  # fmt: skip
 
     return Audit(cluster=plan.name, controls=audit_nodes(observe.everywhere(facts_of, views)))
 
 
-def _versions(plan: ClusterPlan, node: NodePlan) -> Iterator[tuple[Port, dict[str, bool | None]]]:
-    for port, number in ((Port.CLIENT, plan.spec.etcd.client_port), (Port.PEER, plan.spec.etcd.peer_port)):
-        yield port, {version: speaks(str(node.address), number, version) for version in VERSIONS}
+def _versions(plan: ClusterPlan, node: NodePlan) -> dict[Port, dict[str, bool | None]]:
+    """Return for each port whether the port accepts each TLS version. None means no answer."""
+    ports = {Port.CLIENT: plan.spec.etcd.client_port, Port.PEER: plan.spec.etcd.peer_port}
+    return {
+        port: {version: speaks(str(node.address), number, version) for version in VERSIONS}
+        for port, number in ports.items()
+    }
 
 
 def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
-    """Return the planned facts of each node from the cluster's folder. Raise InputError for a missing seed."""
+    """Return the planned facts of each node from the cluster's folder. Raise InputError if a seed is missing."""
     authorities, peer_authorities = (
         frozenset(digests(store.read(pem_path(issuer_of(plan.spec.pki, role))) or b""))
         for role in (Role.SERVER, Role.PEER)
@@ -79,14 +84,23 @@ def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
     return found
 
 
-def audit_data(found: Audit) -> dict[str, Any]:
-    """Return the outcomes for `-o json`."""
-    return {"cluster": found.cluster, "passed": not found.missed, "controls": [asdict(one) for one in found.controls]}
+_WORDS = {Result.OK: "passed", Result.FAILED: "failed", Result.SKIPPED: "not reported"}
+_TITLES = {control.id: control.title for control in CONTROLS}
 
 
-def audit_rows(found: Iterable[Audited]) -> list[dict[str, str]]:
-    """Return the outcomes as rows of a table."""
+def audit_rows(found: Iterable[Check]) -> list[dict[str, str]]:
+    """Return the controls as rows of a table."""
     return [
-        {"id": one.id, "title": one.title, "result": str(one.result), "evidence": one.evidence, "remedy": one.remedy}
-        for one in found
-    ]
+        {
+            "id": check.name, "title": _TITLES[check.name], "result": _WORDS[check.result],
+            "evidence": check.detail, "remedy": check.remedy or "",
+        }
+        for check in found
+    ]  # fmt: skip
+
+
+def audit_data(found: Audit) -> dict[str, Any]:
+    """Return the controls for `-o json`."""
+    rows = zip(audit_rows(found.controls), found.controls, strict=True)
+    controls = [{**row, "nodes": check.nodes} for row, check in rows]
+    return {"cluster": found.cluster, "passed": not found.missed, "controls": controls}

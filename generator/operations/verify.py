@@ -1,4 +1,4 @@
-"""`bake verify` and `bake status`: query a running cluster through every node."""
+"""Query every node of a running cluster for `bake verify` and `bake status`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REPORT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The results of all checks. A warning does not make a cluster unhealthy; a skipped check does."""
+    """The results of all checks. A cluster is healthy if no check is failed or skipped."""
 
     cluster: str
     checks: tuple[Check, ...]
@@ -47,7 +47,7 @@ class Verification:
 
 
 def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:
-    """Return the paths of a client's files in a cluster's folder; by default the operator's."""
+    """Return the paths of a client's files in a cluster's folder. The default client is the operator."""
     ca, peer_ca, client = (folder / "pki" / name for name in (str(Role.CA), str(Role.PEER_CA), stem))
     return ClientFiles(
         ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key"),
@@ -65,9 +65,9 @@ def verify(
     report: Report,
     without_user: ClientFiles | None = None,
 ) -> Verification:
-    """Check a running cluster. `token` is a random word: the write check uses keys below `/bake/verify/<token>/`.
+    """Check a running cluster. The write check uses keys below `/bake/verify/<token>/`, so `token` must be random.
 
-    `without_user`: a client certificate without a user in etcd, which must read nothing if auth is planned.
+    `without_user`: a client certificate that has no user in etcd. If auth is planned, this client must read nothing.
     """
     contexts = probe_contexts(plan, files, now=now)
     report(f"asking {', '.join(node.name for node in plan.nodes)}")
@@ -90,25 +90,26 @@ def verify(
 def requires_name(
     plan: ClusterPlan, files: ClientFiles, nodes: Iterable[NodePlan], *, now: datetime
 ) -> dict[str, bool]:
-    """Return, by node, whether its etcd requires the peers' name; empty if the plan does not rely on that name.
+    """Return for each node with a report whether etcd requires the peers' name.
 
-    Nodes without a report are left out. A restarted node reports seconds later, so this waits up to 10 seconds.
+    Return {} if the plan does not require the name, or has a separate peer CA. The function waits up to 10 seconds for
+    the name because a restarted node reports some seconds after its start.
     """
-    wanted, nodes = plan.spec.pki, list(nodes)
-    if wanted.peer_name is not PeerName.REQUIRED or wanted.peer_ca.separate:
+    nodes = list(nodes)
+    if plan.spec.pki.peer_name is not PeerName.REQUIRED or plan.spec.pki.peer_ca.separate:
         return {}
     (option, name), deadline = pki.peer_check(plan.spec), time.monotonic() + _REPORT_SECONDS
     while True:
-        reports = fetch_reports(nodes, files)
-        said = {node.name: find_report(node.name, reports, now=now)[0] for node in nodes}
-        found = {node: report.options.get(option) == name for node, report in said.items() if report}
+        answer = fetch_reports(nodes, files)
+        reports = {node.name: find_report(node.name, answer, now=now)[0] for node in nodes}
+        found = {node: report.options.get(option) == name for node, report in reports.items() if report}
         if all(found.values()) or time.monotonic() > deadline:
             return found
         time.sleep(1)
 
 
 def probe_contexts(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:
-    """Return each client kind's TLS context for each port. The CA that the operator trusts depends on the port."""
+    """Return the TLS context of each client kind for each port. The peer port's certificates may have a separate CA."""
     peer_ca = files.peer_ca if plan.spec.pki.peer_ca.separate else None
     own = tls_probe.local_address(str(plan.nodes[0].address), plan.spec.etcd.peer_port)
     client, peer = Port.CLIENT, Port.PEER
@@ -125,9 +126,9 @@ def probe_contexts(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> o
 def foreign_pair(
     plan: ClusterPlan, role: Role, address: str, *, now: datetime, authority: pki.Credential | None = None
 ) -> tuple[bytes, bytes]:
-    """Issue a certificate and key from a CA with the cluster CA's name and another key (or from `authority`).
+    """Issue a certificate and key from `authority`. The default authority has the cluster CA's name, but another key.
 
-    It has the contents of a node's certificate and this machine's address: only its issuer is a reason to refuse it.
+    The certificate resembles a node's certificate and has this machine's address, so only the issuer is wrong.
     """
     own = replace(plan.spec.pki, extensions=Extensions.DOCUMENT, key_type=KeyType.ECDSA_P256)
     other = plan_cluster(replace(plan.spec, pki=own))
@@ -167,7 +168,7 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
-    """The state of every node, and etcd's member list; the list is empty if no node returns it."""
+    """The state of every node, and etcd's member list. The list is empty if no node returns a member list."""
 
     nodes: tuple[NodeStatus, ...]
     members: tuple[Member, ...]
@@ -190,14 +191,14 @@ def is_answering(plan: ClusterPlan, files: ClientFiles) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Something that is left to do, and the command for it."""
+    """A pending task of the operator, and the command for the task."""
 
     task: str
     remedy: str
 
 
 def tasks(plan: ClusterPlan, seen: ClusterStatus, *, sealed: bool, ca_change: str | None = None) -> Iterator[Task]:
-    """Yield what is left to do until the cluster is as planned. `ca_change`: the current phase of a CA rotation."""
+    """Yield the pending tasks of a cluster. `ca_change`: the current phase of a CA rotation."""
     if ca_change:
         yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy="bake certs rotate --ca")
     if not sealed:
@@ -256,7 +257,7 @@ def verification_data(found: Verification) -> dict[str, Any]:
 
 
 def status_row(node: NodeStatus, vm: str | None) -> dict[str, str]:
-    """Return a node's row of the table. `vm`: the state of its VM; None if libvirt is not available."""
+    """Return a node's row of the table. `vm`: the state of the node's VM, or None without libvirt."""
     return {
         "node": node.name,
         "vm": vm or "no libvirt",
@@ -271,6 +272,6 @@ def status_row(node: NodeStatus, vm: str | None) -> dict[str, str]:
 
 
 def status_data(node: NodeStatus, vm: str | None) -> dict[str, Any]:
-    """Return a node's object for `-o json`, with null for unknown values. `vm` as in `status_row`."""
+    """Return a node's object for `-o json`, with null for unknown values. `vm`: see `status_row`."""
     values = asdict(node)
     return {"node": values.pop("name"), "vm": vm, **values}

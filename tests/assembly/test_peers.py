@@ -22,7 +22,8 @@ from generator.config.defaults import peer_name
 from generator.config.pki import Certificates, Extensions, PeerCaSpec, PeerName, PkiSpec
 from generator.etcd.client import Etcd
 from generator.etcd.tls_probe import unverified_context
-from generator.health.node_checks import Outcome, Planned
+from generator.health.check import Result
+from generator.health.node_checks import Planned
 from generator.operations.audit import audit
 from generator.pki import Role, issue_nodes
 from generator.plan import plan_cluster
@@ -141,7 +142,7 @@ def test_the_audit_knows_the_peers_ca(cluster_of: ClusterOf) -> None:
     def failed(**changes: str) -> list[str]:
         stated = {"etcd1": replace(planned, **changes)}
         found = audit(plan_of(cluster), files_of(cluster), stated, now=datetime.now(UTC), report=print)
-        return [one.id for one in found.controls if one.result is Outcome.FAILED]
+        return [check.name for check in found.controls if check.result is Result.FAILED]
 
     assert failed() == []
     assert failed(peer=shown[Role.SERVER]) == ["TLS.4"]

@@ -1,4 +1,4 @@
-"""What the cluster's folder says of a node's certificates, and which reports count; the rest needs a cluster."""
+"""The planned facts in the cluster's folder, the age of reports, and the output of `bake audit`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from generator.config.spec import read_spec
 from generator.errors import InputError
 from generator.etcd.answers import Answer, Keys, KeyValue
 from generator.etcd.node_report import MAX_AGE, find_report
-from generator.health.cis_controls import Audited
-from generator.health.node_checks import Outcome
-from generator.operations import up as stories
+from generator.health.check import Check, Result
+from generator.operations import up
 from generator.operations.audit import Audit, planned_facts
 from generator.operations.bake import bake as make
 from generator.operations.up import Cluster, open_cluster
@@ -26,8 +25,8 @@ from generator.seed.iso import written_files
 from generator.store.folder import Store
 from tests.unit.test_report import SAID
 
-PASSED = Audited(id="2.1", title="served", result=Outcome.PASSED, evidence="set", remedy="", nodes=())
-MISSED = Audited(id="2.2", title="asked", result=Outcome.FAILED, evidence="etcd1: no", remedy="do it", nodes=("etcd1",))
+PASSED = Check(name="2.3", result=Result.OK, detail="set")
+MISSED = Check(name="2.2", result=Result.FAILED, detail="etcd1: no", remedy="do it", nodes=("etcd1",))
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def digest(pem: bytes) -> str:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
 
 
-def test_what_is_planned_is_what_each_seed_has(baked: Cluster) -> None:
+def test_the_planned_certificates_are_those_of_the_seeds(baked: Cluster) -> None:
     ca_pem = (baked.store.folder / "pki/etcd-ca.pem").read_bytes()
     planned = planned_facts(baked.store, baked.plan)
     for node in ("etcd1", "etcd2"):
@@ -61,7 +60,7 @@ def test_what_is_planned_is_what_each_seed_has(baked: Cluster) -> None:
         ({"etcd": {"options": {"peer-cert-allowed-cn": "own"}}}, ("peer-cert-allowed-cn", "own")),
     ],
 )
-def test_by_which_name_peers_are_known_is_planned(
+def test_the_name_that_identifies_peers_is_planned(
     fields: dict[str, Any], expected: tuple[str, str], now: datetime, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "out", "etcd")
@@ -75,20 +74,20 @@ def test_a_missing_seed_is_one_clear_error(baked: Cluster) -> None:
         planned_facts(baked.store, baked.plan)
 
 
-def told(now: datetime, **changes: Any) -> Answer[Keys]:
+def stored_report(now: datetime, **changes: Any) -> Answer[Keys]:
     value = json.dumps(SAID | {"time": int(now.timestamp())} | changes).encode()
     return Answer(Keys(count=1, revision=1, items=(KeyValue(key=b"bake/audit/etcd1", value=value),)))
 
 
-def test_a_report_of_now_counts(now: datetime) -> None:
-    said, no_report = find_report("etcd1", told(now), now=now)
+def test_a_current_report_counts(now: datetime) -> None:
+    said, no_report = find_report("etcd1", stored_report(now), now=now)
     assert said
     assert no_report == ""
 
 
 @pytest.mark.parametrize("age", [MAX_AGE + timedelta(seconds=2), -MAX_AGE - timedelta(seconds=2)])
-def test_a_report_of_another_time_does_not(now: datetime, age: timedelta) -> None:
-    said, no_report = find_report("etcd1", told(now - age), now=now)
+def test_an_old_or_future_report_does_not_count(now: datetime, age: timedelta) -> None:
+    said, no_report = find_report("etcd1", stored_report(now - age), now=now)
     assert said is None
     assert "last report" in no_report
 
@@ -100,28 +99,32 @@ def test_a_report_of_another_time_does_not(now: datetime, age: timedelta) -> Non
         (Answer(Keys(count=0, revision=1, items=())), "has not reported"),
     ],
 )
-def test_no_report_says_why(now: datetime, reports: Answer[Keys], why: str) -> None:
+def test_a_missing_report_has_a_reason(now: datetime, reports: Answer[Keys], why: str) -> None:
     said, no_report = find_report("etcd1", reports, now=now)
     assert said is None
     assert why in no_report
 
 
-def test_another_nodes_report_is_not_taken_for_it(now: datetime) -> None:
-    assert find_report("etcd2", told(now), now=now) == (None, "has not reported")
-    assert find_report("etcd1", told(now, node="etcd2"), now=now) == (None, "its report cannot be read")
+def test_a_report_of_another_node_does_not_count(now: datetime) -> None:
+    assert find_report("etcd2", stored_report(now), now=now) == (None, "has not reported")
+    assert find_report("etcd1", stored_report(now, node="etcd2"), now=now) == (None, "its report cannot be read")
 
 
-@pytest.mark.parametrize(("missed", "code"), [((), 0), ((MISSED,), 3), ((replace(MISSED, result=Outcome.UNKNOWN),), 3)])
-def test_the_command_says_all_and_ends_with_three_where_one_is_missed(
-    bake: Any, monkeypatch: pytest.MonkeyPatch, missed: tuple[Audited, ...], code: int
+@pytest.mark.parametrize(("missed", "code"), [((), 0), ((MISSED,), 3), ((replace(MISSED, result=Result.SKIPPED),), 3)])
+def test_the_command_prints_every_control_and_exits_with_3_if_one_is_missed(
+    bake: Any, monkeypatch: pytest.MonkeyPatch, missed: tuple[Check, ...], code: int
 ) -> None:
     assert bake("--nodes", 1).code == 0
     found = Audit(cluster="etcd", controls=(PASSED, *missed))
-    monkeypatch.setattr(stories, "audit", lambda *_, **__: found)
+    monkeypatch.setattr(up, "audit", lambda *_, **__: found)
     text = bake("audit")
     assert text.code == code
-    assert text.out.splitlines()[1].split() == ["2.1", "served", "passed", "set"]
+    assert text.out.splitlines()[1].split() == ["2.3", "auto-tls", "is", "off", "passed", "set"]
     assert ("error: 1 of 2 controls did not pass: 2.2\n  hint: do it" in text.err) is bool(missed)
     data = json.loads(bake("audit", "-o", "json").out)
     assert data["passed"] is not bool(missed)
-    assert set(data["controls"][0]) == {"id", "title", "result", "evidence", "remedy", "nodes"}
+    assert data["controls"][0] == {
+        "id": "2.3", "title": "auto-tls is off", "result": "passed", "evidence": "set", "remedy": "", "nodes": [],
+    }  # fmt: skip
+    words = {Result.FAILED: "failed", Result.SKIPPED: "not reported"}
+    assert [control["result"] for control in data["controls"][1:]] == [words[check.result] for check in missed]

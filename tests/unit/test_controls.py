@@ -1,4 +1,4 @@
-"""Each control passes on what a hardened node shows, and misses the one thing that it is there for."""
+"""Each control passes for a hardened node, and fails for the fault that the control has to find."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from generator.etcd.answers import Certificate, ClientKind, FilePermissions, NodeReport, Port, Probe, Reply
-from generator.health.cis_controls import CONTROLS, Audited, audit_nodes
-from generator.health.node_checks import NodeFacts, Outcome, Planned
+from generator.health.check import Check, Result
+from generator.health.cis_controls import CONTROLS, audit_nodes
+from generator.health.node_checks import NodeFacts, Planned
 from generator.plan import ClusterPlan
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -62,14 +63,14 @@ def good(plan: Callable[..., ClusterPlan]) -> list[NodeFacts]:
     ]
 
 
-def missed(nodes: list[NodeFacts]) -> dict[str, Audited]:
-    found = {one.id: one for one in audit_nodes(nodes) if one.result is not Outcome.PASSED}
-    assert all(one.remedy and one.evidence and one.nodes for one in found.values())
+def missed(nodes: list[NodeFacts]) -> dict[str, Check]:
+    found = {check.name: check for check in audit_nodes(nodes) if check.result is not Result.OK}
+    assert all(check.remedy and check.detail and check.nodes for check in found.values())
     return found
 
 
 def second(nodes: list[NodeFacts], **changes: Any) -> list[NodeFacts]:
-    """The same, with another second node; `report` is a dictionary of what changes in it."""
+    """Return the nodes with a changed second node. `report` may be a dictionary of changes in the node's report."""
     if isinstance(report := changes.get("report"), dict):
         assert nodes[1].report
         changes["report"] = replace(nodes[1].report, **report)
@@ -91,6 +92,7 @@ def with_probe(nodes: list[NodeFacts], port: Port, kind: ClientKind, answer: Pro
 
 def test_a_hardened_cluster_passes_every_control(good: list[NodeFacts]) -> None:
     assert missed(good) == {}
+    assert audit_nodes(good)[0].detail == "600", "a text of all nodes needs no node names"
     assert len([one for one in CONTROLS if not one.id.startswith("TLS.")]) == 14
     assert len({one.id for one in CONTROLS}) == len(CONTROLS) == 19
 
@@ -110,21 +112,21 @@ def test_a_hardened_cluster_passes_every_control(good: list[NodeFacts]) -> None:
         *(("1.1.21", f"{PKI}/etcd-{name}.key", {"mode": 0o640}) for name in ("server", "peer", "client")),
     ],
 )
-def test_a_file_with_wrong_permissions_is_named(
+def test_a_file_with_wrong_permissions_fails(
     good: list[NodeFacts], missing: str, path: str, changes: dict[str, Any]
 ) -> None:
     found = missed(with_file(good, path, **changes))
     assert list(found) == [missing]
-    assert found[missing].result is Outcome.FAILED
+    assert found[missing].result is Result.FAILED
     assert found[missing].nodes == ("etcd2",)
-    assert path in found[missing].evidence
+    assert path in found[missing].detail
 
 
 def test_a_missing_file_does_not_pass(good: list[NodeFacts]) -> None:
     rest = {path: one for path, one in files().items() if not path.endswith("etcd-client.key")}
     found = missed(second(good, report={"files": rest}))
     assert set(found) == {"1.1.19", "1.1.21"}
-    assert "not found" in found["1.1.21"].evidence
+    assert "not found" in found["1.1.21"].detail
 
 
 @pytest.mark.parametrize(
@@ -157,25 +159,25 @@ def test_a_missing_file_does_not_pass(good: list[NodeFacts]) -> None:
     ],
     ids=lambda one: " ".join(sorted(one)) or "nothing",
 )
-def test_an_option_that_the_process_runs_with_decides(
+def test_the_options_of_the_running_etcd_count(
     good: list[NodeFacts], options: dict[str, str | None], ids: str
 ) -> None:
     found = missed(with_options(good, **options))
     assert list(found) == ids.split()
-    assert {one.result for one in found.values()} <= {Outcome.FAILED}
+    assert {one.result for one in found.values()} <= {Result.FAILED}
 
 
-def test_an_etcd_that_runs_as_root_is_named(good: list[NodeFacts]) -> None:
+def test_an_etcd_that_runs_as_root_fails(good: list[NodeFacts]) -> None:
     assert "1.1.12" in missed(second(good, report={"user": "root"}))
 
 
 @pytest.mark.parametrize(("digests", "text"), [(("ca", "other"), "other CA"), ((), "no CA")])
 @pytest.mark.parametrize("option", ["trusted-ca-file", "peer-trusted-ca-file"])
-def test_another_ca_is_found(good: list[NodeFacts], option: str, digests: tuple[str, ...], text: str) -> None:
+def test_another_trusted_ca_fails(good: list[NodeFacts], option: str, digests: tuple[str, ...], text: str) -> None:
     assert good[1].report
     found = missed(second(good, report={"certificates": {**good[1].report.certificates, option: digests}}))
     assert list(found) == ["2.7"]
-    assert text in found["2.7"].evidence
+    assert text in found["2.7"].detail
 
 
 @pytest.mark.parametrize("port", Port)
@@ -188,21 +190,21 @@ def test_an_accepted_unauthorized_client_fails_a_control_despite_the_report(
 ) -> None:
     found = missed(with_probe(good, port, kind, SERVED))
     assert list(found) == [missing or ("2.2" if port is Port.CLIENT else "2.5")]
-    assert "accepts" in next(iter(found.values())).evidence
+    assert "accepts" in next(iter(found.values())).detail
 
 
 def test_a_node_without_a_report_passes_no_control_that_needs_it(good: list[NodeFacts]) -> None:
     found = missed(second(good, report=None, no_report="has not reported"))
     assert {one.id for one in CONTROLS} - set(found) == {"TLS.3"}
-    assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
-    assert {one.evidence for one in found.values()} == {"etcd2: has not reported"}
+    assert {one.result for one in found.values()} == {Result.SKIPPED}
+    assert {one.detail for one in found.values()} == {"etcd2: has not reported"}
     assert all("etcd-report.service" in one.remedy for one in found.values())
 
 
-def test_an_etcd_with_a_config_file_is_unknown(good: list[NodeFacts]) -> None:
+def test_an_etcd_with_a_config_file_is_skipped(good: list[NodeFacts]) -> None:
     found = missed(with_options(good, config_file="/etc/x.yml"))
-    assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
-    assert "--config-file" in found["2.2"].evidence
+    assert {one.result for one in found.values()} == {Result.SKIPPED}
+    assert "--config-file" in found["2.2"].detail
 
 
 def test_a_firewalled_peer_port_is_checked_by_the_report(good: list[NodeFacts]) -> None:
@@ -212,31 +214,33 @@ def test_a_firewalled_peer_port_is_checked_by_the_report(good: list[NodeFacts]) 
     assert list(missed(with_options([closed[0], closed[1]], peer_client_cert_auth="false"))) == ["2.5"]
 
 
-def test_a_node_that_is_off_passes_no_probed_control(good: list[NodeFacts]) -> None:
-    """Its last report may still count; a port at which nobody answers is not one that a firewall closes."""
+def test_a_stopped_node_passes_no_probed_control(good: list[NodeFacts]) -> None:
+    """The last report of a stopped node may still count. A firewall cannot explain a client port without an answer."""
     probes = dict.fromkeys(good[1].probes, CLOSED)
     found = missed(second(good, probes=probes, versions=dict.fromkeys(Port, dict.fromkeys(SPOKEN))))
     assert set(found) == {"2.2", "2.5", "2.7", "TLS.1", "TLS.2", "TLS.3", "TLS.4", "TLS.5"}
-    assert {one.result for one in found.values()} == {Outcome.UNKNOWN}
-    assert "etcd2: no answer at the peer port" in found["2.5"].evidence
+    assert {one.result for one in found.values()} == {Result.SKIPPED}
+    assert "etcd2: no answer at the peer port" in found["2.5"].detail
 
 
-def test_a_port_that_refuses_every_client_is_unknown(good: list[NodeFacts]) -> None:
+def test_a_port_that_refuses_every_client_is_skipped(good: list[NodeFacts]) -> None:
     found = missed(with_probe(good, Port.CLIENT, ClientKind.OPERATOR, REFUSED))
-    assert found["2.2"].result is Outcome.UNKNOWN
+    assert found["2.2"].result is Result.SKIPPED
 
 
 @pytest.mark.parametrize(
     ("version", "spoken", "missing"), [("1.1", True, "TLS.2"), ("1.2", True, "TLS.2"), ("1.3", False, "TLS.3")]
 )
 @pytest.mark.parametrize("port", Port)
-def test_the_versions_of_tls(good: list[NodeFacts], port: Port, version: str, spoken: bool, missing: str) -> None:
+def test_unplanned_tls_versions_fail(
+    good: list[NodeFacts], port: Port, version: str, spoken: bool, missing: str
+) -> None:
     found = missed(second(good, versions={**dict.fromkeys(Port, SPOKEN), port: SPOKEN | {version: spoken}}))
     assert list(found) == [missing]
-    assert f"the {port}" in found[missing].evidence
+    assert f"the {port}" in found[missing].detail
 
 
-def test_tls_1_2_may_be_spoken_where_it_is_planned(good: list[NodeFacts]) -> None:
+def test_a_planned_tls_1_2_passes(good: list[NodeFacts]) -> None:
     planned = replace(good[1].planned, tls_min_version="1.2")
     spoken = second(good, planned=planned, versions=dict.fromkeys(Port, SPOKEN | {"1.2": True}))
     assert missed(spoken) == {}
@@ -245,16 +249,16 @@ def test_tls_1_2_may_be_spoken_where_it_is_planned(good: list[NodeFacts]) -> Non
 
 
 @pytest.mark.parametrize("port", Port)
-def test_another_certificate_than_the_planned_one_is_seen(good: list[NodeFacts], port: Port) -> None:
+def test_an_unplanned_certificate_fails(good: list[NodeFacts], port: Port) -> None:
     certificate = Certificate(names=(), not_after=NOW, sha256="0f")
     other = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
     assert list(missed(with_probe(good, port, ClientKind.OPERATOR, other))) == ["TLS.4"]
     own = Probe(reply=Reply.UNREACHABLE, detail="x", distrusted="failed verification: self-signed")
-    assert "self-signed" in missed(with_probe(good, port, ClientKind.OPERATOR, own))["TLS.4"].evidence
+    assert "self-signed" in missed(with_probe(good, port, ClientKind.OPERATOR, own))["TLS.4"].detail
 
 
 def test_a_peer_port_without_a_readable_certificate_is_checked_by_the_report(good: list[NodeFacts]) -> None:
-    """With TLS 1.2 a refusal comes before Python shows the certificate."""
+    """With TLS 1.2, the peer port refuses the client before Python returns the certificate."""
     hidden = with_probe(good, Port.PEER, ClientKind.OPERATOR, REFUSED)
     assert missed(hidden) == {}
     assert hidden[1].report
@@ -262,7 +266,7 @@ def test_a_peer_port_without_a_readable_certificate_is_checked_by_the_report(goo
     assert list(missed(second(hidden, report={"certificates": other}))) == ["TLS.4"]
 
 
-def test_peers_are_known_by_a_ca_or_by_a_name(good: list[NodeFacts]) -> None:
+def test_etcd_identifies_peers_by_a_ca_or_by_a_name(good: list[NodeFacts]) -> None:
     assert good[1].report
     one_ca = replace(good[1].planned, peer_authorities=frozenset({"ca"}))
     same = {**good[1].report.certificates, "peer-trusted-ca-file": ("ca",)}
@@ -275,10 +279,10 @@ def test_peers_are_known_by_a_ca_or_by_a_name(good: list[NodeFacts]) -> None:
         assert list(missed(neither)) == ["TLS.5"]
     served = missed(with_probe(good, Port.PEER, ClientKind.OPERATOR, replace(SERVED, certificate=PEER)))
     assert list(served) == ["TLS.5"]
-    assert "the peer port accepts a client certificate" in served["TLS.5"].evidence
+    assert "the peer port accepts a client certificate" in served["TLS.5"].detail
 
 
-def test_the_peers_certificate_is_also_known_from_the_node(good: list[NodeFacts]) -> None:
+def test_an_unplanned_peer_certificate_in_the_report_fails(good: list[NodeFacts]) -> None:
     assert good[1].report
     other = {**good[1].report.certificates, "peer-cert-file": ("0f", "9e")}
     assert list(missed(second(good, report={"certificates": other}))) == ["TLS.4"]

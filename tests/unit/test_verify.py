@@ -1,4 +1,4 @@
-"""Each check passes on what a healthy cluster shows, and fails on the one thing it is there for."""
+"""Each check passes for a healthy cluster, and fails for the fault that the check has to find."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from generator.etcd.answers import (
 )
 from generator.etcd.observe import _node_trial
 from generator.health import Check, Result
+from generator.health.check import Finding, combine, group
 from generator.operations import verify
 from generator.operations.verify import ClusterStatus, MemberRole, Verification
 from generator.plan import ClusterPlan, NodePlan
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DEAD = Probe(reply=Reply.UNREACHABLE, detail="connection refused")
-See = Callable[..., Observation]
 
 
 @pytest.fixture(scope="session")
@@ -111,17 +111,17 @@ def members_of(seen: Observation) -> list[Member]:
 
 
 @pytest.fixture
-def judged(cluster: ClusterPlan) -> Callable[[Observation], dict[str, Check]]:
-    """The checks that are not ok, by name."""
+def bad_checks(cluster: ClusterPlan) -> Callable[[Observation], dict[str, Check]]:
+    """Return the checks that are not ok, by name."""
 
-    def judge(seen: Observation) -> dict[str, Check]:
+    def evaluate(seen: Observation) -> dict[str, Check]:
         found = health.check_cluster(cluster, seen, now=NOW, sealed=True)
         return {check.name: check for check in found if check.result is not Result.OK}
 
-    return judge
+    return evaluate
 
 
-Judged = Callable[[Observation], dict[str, Check]]
+BadChecks = Callable[[Observation], dict[str, Check]]
 
 
 def only(found: dict[str, Check], name: str, result: Result = Result.FAILED) -> Check:
@@ -130,8 +130,25 @@ def only(found: dict[str, Check], name: str, result: Result = Result.FAILED) -> 
     return found[name]
 
 
-def test_a_healthy_cluster_passes_every_check(healthy: Observation, judged: Judged) -> None:
-    assert judged(healthy) == {}
+def test_a_healthy_cluster_passes_every_check(healthy: Observation, bad_checks: BadChecks) -> None:
+    assert bad_checks(healthy) == {}
+
+
+def test_the_worst_findings_make_the_check() -> None:
+    nodes = {Result.FAILED: "etcd3", Result.SKIPPED: "etcd2", Result.WARNING: "etcd1", Result.OK: "etcd1"}
+    findings = [Finding(node, result, f"is {result}") for result, node in nodes.items()]
+    for result, node in nodes.items():
+        found = combine("x", findings[::-1], remedy="do it", skipped_remedy="look again", all_nodes=["etcd1", "etcd2"])
+        remedy = {Result.OK: None, Result.SKIPPED: "look again"}.get(result, "do it")
+        bad = () if result is Result.OK else (node,)
+        assert found == Check(name="x", result=result, detail=f"{node}: is {result}", remedy=remedy, nodes=bad)
+        findings.pop(0)
+
+
+def test_findings_are_grouped_by_text() -> None:
+    findings = [Finding(node, Result.FAILED, text) for node, text in (("a", "x"), ("b", "y"), ("b", "x"), ("", "z"))]
+    assert group(findings) == "a, b: x; b: y; z"
+    assert group(findings[:3], all_nodes=["b", "a"]) == "x; b: y"
 
 
 # ── auth ─────────────────────────────────────────────────────────────────────────────────────────
@@ -169,9 +186,9 @@ def test_auth_is_not_checked_if_it_is_not_planned(cluster: ClusterPlan, healthy:
     assert "auth" not in {check.name for check in health.check_cluster(cluster, healthy, now=NOW, sealed=True)}
 
 
-def test_a_member_list_that_differs_is_named(healthy: Observation, judged: Judged) -> None:
+def test_a_different_member_list_fails(healthy: Observation, bad_checks: BadChecks) -> None:
     fewer = tuple(members_of(healthy)[:2])
-    assert only(judged(with_node(healthy, 2, members=Answer(fewer))), "member list").nodes == ("etcd3",)
+    assert only(bad_checks(with_node(healthy, 2, members=Answer(fewer))), "member list").nodes == ("etcd3",)
 
 
 @pytest.mark.parametrize(
@@ -190,58 +207,58 @@ def test_a_member_list_that_differs_is_named(healthy: Observation, judged: Judge
         ),
     ],
 )
-def test_a_member_that_is_not_as_planned_is_named(
-    healthy: Observation, judged: Judged, changes: dict[str, Any], detail: str
+def test_a_member_with_unplanned_data_fails(
+    healthy: Observation, bad_checks: BadChecks, changes: dict[str, Any], detail: str
 ) -> None:
     members = members_of(healthy)
     members[1] = replace(members[1], **changes)
-    found = only(judged(with_members(healthy, tuple(members))), "planned members")
+    found = only(bad_checks(with_members(healthy, tuple(members))), "planned members")
     assert found.detail.startswith(detail)
     assert found.nodes == ("etcd2",)
 
 
-def test_an_unplanned_member_is_named(healthy: Observation, judged: Judged) -> None:
+def test_an_unplanned_member_fails(healthy: Observation, bad_checks: BadChecks) -> None:
     stranger = replace(members_of(healthy)[0], id=255, name="evil", peer_urls=("https://192.0.2.1:2380",))
-    found = only(judged(with_members(healthy, (*members_of(healthy), stranger))), "planned members")
+    found = only(bad_checks(with_members(healthy, (*members_of(healthy), stranger))), "planned members")
     assert found.detail == "evil (ff, https://192.0.2.1:2380) is not in the plan"
 
 
-def test_two_clusters_fail(healthy: Observation, judged: Judged) -> None:
-    found = only(judged(with_node(healthy, 2, status=Answer(status(3, cluster_id=98)))), "one cluster")
+def test_two_clusters_fail(healthy: Observation, bad_checks: BadChecks) -> None:
+    found = only(bad_checks(with_node(healthy, 2, status=Answer(status(3, cluster_id=98)))), "one cluster")
     assert found.detail == "etcd1, etcd2: is in the cluster 63; etcd3: is in the cluster 62"
 
 
-def test_two_leaders_fail(healthy: Observation, judged: Judged) -> None:
-    found = only(judged(with_node(healthy, 2, status=Answer(status(3, leader=3)))), "one cluster")
+def test_two_leaders_fail(healthy: Observation, bad_checks: BadChecks) -> None:
+    found = only(bad_checks(with_node(healthy, 2, status=Answer(status(3, leader=3)))), "one cluster")
     assert "etcd3: follows the leader 3" in found.detail
 
 
-def test_an_alarm_is_laid_at_the_node_that_raised_it(healthy: Observation, judged: Judged) -> None:
+def test_an_alarm_names_the_node_that_raised_it(healthy: Observation, bad_checks: BadChecks) -> None:
     alarms = (Alarm(member_id=2, kind="NOSPACE"),)
-    assert only(judged(with_node(healthy, 0, alarms=Answer(alarms))), "alarms").detail == "etcd2: NOSPACE"
+    assert only(bad_checks(with_node(healthy, 0, alarms=Answer(alarms))), "alarms").detail == "etcd2: NOSPACE"
 
 
-def test_data_that_differs_fails(healthy: Observation, judged: Judged) -> None:
+def test_different_data_fails(healthy: Observation, bad_checks: BadChecks) -> None:
     hashes = dict(healthy.hashes) | {"etcd2": Answer(HashKv(hash=8, compact_revision=-1))}
-    found = only(judged(replace(healthy, hashes=hashes)), "equal data")
+    found = only(bad_checks(replace(healthy, hashes=hashes)), "equal data")
     assert found.detail == "etcd1, etcd3: has the digest 00000007; etcd2: has the digest 00000008"
 
 
-def test_digests_of_different_compactions_are_not_compared(healthy: Observation, judged: Judged) -> None:
+def test_digests_of_different_compactions_are_not_compared(healthy: Observation, bad_checks: BadChecks) -> None:
     hashes = dict(healthy.hashes) | {"etcd2": Answer(HashKv(hash=8, compact_revision=2))}
-    only(judged(replace(healthy, hashes=hashes)), "equal data", Result.SKIPPED)
+    only(bad_checks(replace(healthy, hashes=hashes)), "equal data", Result.SKIPPED)
 
 
-def test_a_write_that_fails_is_named(healthy: Observation, judged: Judged) -> None:
+def test_a_failed_write_fails(healthy: Observation, bad_checks: BadChecks) -> None:
     writes = dict(healthy.writes) | {"etcd3": "write: etcdserver: rpc not supported for learner"}
-    assert only(judged(replace(healthy, writes=writes)), "write and read").nodes == ("etcd3",)
+    assert only(bad_checks(replace(healthy, writes=writes)), "write and read").nodes == ("etcd3",)
 
 
-def test_what_the_trial_left_behind_is_a_warning(healthy: Observation, judged: Judged) -> None:
-    only(judged(replace(healthy, left_behind="no node answers")), "write and read", Result.WARNING)
+def test_keys_that_the_write_check_could_not_delete_are_a_warning(healthy: Observation, bad_checks: BadChecks) -> None:
+    only(bad_checks(replace(healthy, left_behind="no node answers")), "write and read", Result.WARNING)
 
 
-def test_a_trial_that_misses_anothers_write_says_so() -> None:
+def test_a_node_that_does_not_return_a_written_key_fails() -> None:
     got = Answer(Keys(count=1, revision=1, items=(KeyValue(key=b"k", value=b"etcd1"),)))
     assert _node_trial({"etcd1", "etcd2"}, Answer(), got) == "does not return the keys written through etcd2"
     assert _node_trial({"etcd1"}, Answer(), got) is None
@@ -257,20 +274,20 @@ def test_a_trial_that_misses_anothers_write_says_so() -> None:
 )
 @pytest.mark.parametrize("port", Port)
 def test_a_port_that_accepts_an_unauthorized_client_fails(
-    healthy: Observation, judged: Judged, kind: ClientKind, name: str, port: Port
+    healthy: Observation, bad_checks: BadChecks, kind: ClientKind, name: str, port: Port
 ) -> None:
     served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
     view = {**healthy.nodes[1].probes, (port, kind): served}
-    assert only(judged(with_node(healthy, 1, probes=view)), name).detail.startswith(
+    assert only(bad_checks(with_node(healthy, 1, probes=view)), name).detail.startswith(
         f"etcd2: the {port} accepts it"
     )
 
 
-def test_a_peer_port_that_cannot_be_reached_is_not_called_strict(
-    healthy: Observation, judged: Judged
+def test_an_unreachable_peer_port_is_skipped(
+    healthy: Observation, bad_checks: BadChecks
 ) -> None:
     closed = {(Port.PEER, kind): DEAD for kind in ClientKind}
-    found = judged(with_node(healthy, 1, probes={**healthy.nodes[1].probes, **closed}))
+    found = bad_checks(with_node(healthy, 1, probes={**healthy.nodes[1].probes, **closed}))
     assert {check.result for check in found.values()} == {Result.SKIPPED}
     names = {"no certificate", "foreign certificate", "no TLS", "client certificate", "server certificates"}
     assert set(found) == names
@@ -286,7 +303,7 @@ def test_a_peer_port_closed_by_the_firewall_passes(healthy: Observation, firewal
     assert found["peer firewall"].detail == "closed to this machine on 3 nodes"
 
 
-def test_a_peer_port_that_the_firewall_should_close_is_a_warning(
+def test_an_open_peer_port_with_a_planned_firewall_is_a_warning(
     healthy: Observation, firewalled: ClusterPlan
 ) -> None:
     found = health.check_cluster(firewalled, healthy, now=NOW, sealed=True)
@@ -295,7 +312,7 @@ def test_a_peer_port_that_the_firewall_should_close_is_a_warning(
     assert check.nodes == ("etcd1", "etcd2", "etcd3")
 
 
-def test_a_closed_peer_port_does_not_excuse_another_fault(healthy: Observation, firewalled: ClusterPlan) -> None:
+def test_a_closed_peer_port_does_not_hide_another_fault(healthy: Observation, firewalled: ClusterPlan) -> None:
     closed = healthy.nodes[1].probes | {(Port.PEER, kind): DEAD for kind in ClientKind}
     distrusted = {(Port.PEER, ClientKind.OPERATOR): replace(DEAD, distrusted="self-signed certificate in chain")}
     unserved = {(Port.CLIENT, ClientKind.OPERATOR): Probe(reply=Reply.REFUSED, detail="alert")}
@@ -314,13 +331,13 @@ def test_an_unauthorized_client_at_a_firewalled_port_fails(healthy: Observation,
     assert found["no certificate"].result is Result.FAILED
 
 
-def test_a_clients_certificate_that_is_served_at_the_peer_port_fails(
-    healthy: Observation, judged: Judged, firewalled: ClusterPlan
+def test_a_peer_port_that_accepts_a_client_certificate_fails(
+    healthy: Observation, bad_checks: BadChecks, firewalled: ClusterPlan
 ) -> None:
-    """Whatever the plan says: a firewall that is planned, two CAs, a name that is required."""
+    """A planned firewall does not change this result."""
     served = {(Port.PEER, ClientKind.OPERATOR): Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=None)}
     seen = with_node(healthy, 1, probes=healthy.nodes[1].probes | served)
-    check = judged(seen)["client certificate"]
+    check = bad_checks(seen)["client certificate"]
     assert (check.result, check.nodes) == (Result.FAILED, ("etcd2",))
     found = {check.name: check for check in health.check_cluster(firewalled, seen, now=NOW, sealed=True)}
     assert found["client certificate"].result is Result.FAILED
@@ -337,10 +354,10 @@ def test_a_clients_certificate_that_is_served_at_the_peer_port_fails(
     ],
 )
 @pytest.mark.parametrize("firewall", ["none", "nftables"])
-def test_peers_that_only_the_firewall_tells_from_clients_fail(
+def test_a_peer_port_that_only_a_firewall_protects_fails(
     healthy: Observation, plan: Callable[..., ClusterPlan], pki: Any, options: Any, result: Result, firewall: str
 ) -> None:
-    """Behind it etcd serves clients on the nodes themselves, which nobody sees from here."""
+    """A firewall closes the port to this machine, but etcd still accepts client certificates from the nodes."""
     stated, seen = plan(nodes=3, pki=pki, etcd={"options": options}, firewall={"kind": firewall}), healthy
     for index, view in enumerate(healthy.nodes if firewall != "none" else ()):
         seen = with_node(seen, index, probes=view.probes | {(Port.PEER, kind): DEAD for kind in ClientKind})
@@ -351,12 +368,12 @@ def test_peers_that_only_the_firewall_tells_from_clients_fail(
     assert {check.result for check in found.values()} == {Result.OK}
 
 
-def test_a_node_that_runs_without_the_option_in_its_seed_fails(
+def test_an_etcd_without_the_option_in_its_seed_fails(
     healthy: Observation, plan: Callable[..., ClusterPlan]
 ) -> None:
-    """Behind its firewall only the node itself can report that it was not restarted since."""
+    """If a firewall closes the peer port, only the node's report shows that etcd was not restarted."""
     stated = plan(nodes=3, pki={"peerName": "required", "peerCa": {"separate": False}}, firewall={"kind": "nftables"})
-    seen = replace(healthy, requires_name={"etcd1": True, "etcd2": False})  # and etcd3 has not reported
+    seen = replace(healthy, requires_name={"etcd1": True, "etcd2": False})  # etcd3 has no report
     for index, view in enumerate(healthy.nodes):
         seen = with_node(seen, index, probes=view.probes | {(Port.PEER, kind): DEAD for kind in ClientKind})
     found = {check.name: check for check in health.check_cluster(stated, seen, now=NOW, sealed=True)}
@@ -366,16 +383,16 @@ def test_a_node_that_runs_without_the_option_in_its_seed_fails(
 
 
 @pytest.mark.parametrize(("name", "step"), [("none", "to stated, then: bake certs rotate"), ("stated", "to required")])
-def test_the_remedy_for_an_open_peer_port_is_the_next_step_alone(
+def test_the_remedy_for_an_open_peer_port_is_only_the_next_step(
     healthy: Observation, plan: Callable[..., ClusterPlan], name: str, step: str
 ) -> None:
-    """Both at once would stop the first node that is restarted."""
+    """If both steps were taken at once, the other nodes would refuse the first restarted node."""
     stated = plan(nodes=3, pki={"peerName": name, "peerCa": {"separate": False}}, firewall={"kind": "none"})
     found = {check.name: check for check in health.check_cluster(stated, healthy, now=NOW, sealed=True)}
     assert step in str(found["client certificate"].remedy)
 
 
-def test_what_a_node_reports_of_the_name_counts_while_it_is_new(
+def test_only_current_reports_of_the_peers_name_count(
     plan: Callable[..., ClusterPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stated = plan(nodes=3, pki={"peerName": "required", "peerCa": {"separate": False}})
@@ -398,44 +415,44 @@ def test_what_a_node_reports_of_the_name_counts_while_it_is_new(
     assert verify.requires_name(separate, files, stated.nodes, now=NOW) == {}
 
 
-def test_a_check_that_was_not_made_everywhere_is_no_warning(healthy: Observation, judged: Judged) -> None:
-    """A warning is healthy: it must not stand in front of what nobody saw."""
+def test_a_skipped_check_precedes_a_warning(healthy: Observation, bad_checks: BadChecks) -> None:
+    """A cluster with a warning is healthy, so a warning must not hide a skipped check."""
     hidden = {(Port.CLIENT, ClientKind.OPERATOR): Probe(reply=Reply.REFUSED, detail="alert")}
     seen = with_node(healthy, 0, probes=healthy.nodes[0].probes | hidden)
     seen = with_node(seen, 1, probes=probes(healthy.nodes[1].node, days=3))
-    assert judged(seen)["server certificates"].result is Result.SKIPPED
+    assert bad_checks(seen)["server certificates"].result is Result.SKIPPED
 
 
-def test_a_port_that_refuses_the_operator_too_is_not_called_strict(
-    healthy: Observation, judged: Judged
+def test_a_port_that_also_refuses_the_operator_is_skipped(
+    healthy: Observation, bad_checks: BadChecks
 ) -> None:
     view = dict(healthy.nodes[1].probes)
     view[Port.CLIENT, ClientKind.OPERATOR] = Probe(reply=Reply.REFUSED, detail="alert", certificate=None)
-    assert judged(with_node(healthy, 1, probes=view))["foreign certificate"].result is Result.SKIPPED
+    assert bad_checks(with_node(healthy, 1, probes=view))["foreign certificate"].result is Result.SKIPPED
 
 
 @pytest.mark.parametrize(("days", "result"), [(30, None), (29, Result.WARNING), (0, Result.WARNING)])
-def test_a_certificate_that_ends_soon_is_a_warning(
-    healthy: Observation, judged: Judged, cluster: ClusterPlan, days: int, result: Result | None
+def test_a_certificate_that_expires_soon_is_a_warning(
+    healthy: Observation, bad_checks: BadChecks, cluster: ClusterPlan, days: int, result: Result | None
 ) -> None:
-    found = judged(with_node(healthy, 0, probes=probes(cluster.nodes[0], days=days)))
+    found = bad_checks(with_node(healthy, 0, probes=probes(cluster.nodes[0], days=days)))
     assert {check.result for check in found.values()} == ({result} if result else set())
 
 
-def test_a_certificate_of_another_ca_fails(healthy: Observation, judged: Judged) -> None:
+def test_a_certificate_of_another_ca_fails(healthy: Observation, bad_checks: BadChecks) -> None:
     distrusted = Probe(reply=Reply.UNREACHABLE, detail="x", distrusted="self-signed certificate in chain")
     view = {**healthy.nodes[0].probes, (Port.PEER, ClientKind.OPERATOR): distrusted}
-    judgement = judged(with_node(healthy, 0, probes=view))
-    assert judgement.pop("client certificate").result is Result.SKIPPED
-    found = only(judgement, "server certificates")
+    found_by_name = bad_checks(with_node(healthy, 0, probes=view))
+    assert found_by_name.pop("client certificate").result is Result.SKIPPED
+    found = only(found_by_name, "server certificates")
     assert found.detail == "etcd1: peer port: self-signed certificate in chain"
 
 
-def test_a_certificate_of_another_node_fails_unless_it_is_shared(
-    healthy: Observation, judged: Judged, cluster: ClusterPlan, plan: Callable[..., ClusterPlan]
+def test_only_a_shared_certificate_may_lack_the_nodes_name(
+    healthy: Observation, bad_checks: BadChecks, cluster: ClusterPlan, plan: Callable[..., ClusterPlan]
 ) -> None:
     seen = with_node(healthy, 0, probes=probes(cluster.nodes[1]))
-    assert "does not name etcd1.etcd.internal" in only(judged(seen), "server certificates").detail
+    assert "does not name etcd1.etcd.internal" in only(bad_checks(seen), "server certificates").detail
     shared = plan(nodes=3, pki={"certificates": "shared"}, firewall={"kind": "none"})
     assert all(check.result is Result.OK for check in health.check_cluster(shared, seen, now=NOW, sealed=True))
 
@@ -449,34 +466,34 @@ def test_a_seed_with_the_bootstrap_permit_fails(healthy: Observation, cluster: C
 
 
 def test_a_dead_node_fails_the_checks_that_need_it_and_skips_the_others(
-    healthy: Observation, judged: Judged, cluster: ClusterPlan
+    healthy: Observation, bad_checks: BadChecks, cluster: ClusterPlan
 ) -> None:
     gone: Answer[Any] = Answer(error="connection refused")
     nothing = {(Port.CLIENT, kind): DEAD for kind in ClientKind}
     seen = with_node(healthy, 1, status=gone, members=gone, alarms=gone, health=gone, probes=nothing)
     without = {name: value for name, value in healthy.writes.items() if name != "etcd2"}
     hashes = {name: value for name, value in healthy.hashes.items() if name != "etcd2"}
-    found = judged(replace(seen, writes=without, hashes=hashes))
+    found = bad_checks(replace(seen, writes=without, hashes=hashes))
     failed = {name for name, check in found.items() if check.result is Result.FAILED}
     assert failed == {"endpoint health", "write and read"}
     assert {check.result for name, check in found.items() if name not in failed} == {Result.SKIPPED}
     assert {check.nodes for check in found.values()} == {("etcd2",)}
 
 
-def test_names_of_keys_cannot_move_the_cursor(healthy: Observation, cluster: ClusterPlan) -> None:
+def test_key_names_print_no_control_characters(healthy: Observation, cluster: ClusterPlan) -> None:
     keys = Keys(count=1, revision=3, items=(KeyValue(key=b"/a\x1b[2J\n", value=b""),))
     found = health.all_keys(replace(healthy, keys=Answer(keys)))
     assert found.detail == r"1 key: /a\x1b[2J\n"
 
 
-def test_a_check_that_failed_or_could_not_be_made_is_unhealthy() -> None:
+def test_a_failed_or_skipped_check_makes_the_cluster_unhealthy() -> None:
     def one(result: Result) -> Verification:
         return Verification(cluster="etcd", checks=(Check(name="x", result=result, detail=""),))
 
     assert [one(result).healthy for result in Result] == [True, True, False, False]
 
 
-def test_the_command_says_what_it_could_not_check(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_names_failed_and_skipped_checks(capsys: pytest.CaptureFixture[str]) -> None:
     def told(*results: Result) -> str:
         made = tuple(Check(name=f"the {result}", result=result, detail="", remedy="do it") for result in results)
         with pytest.raises(UnhealthyError) as error:
@@ -490,7 +507,7 @@ def test_the_command_says_what_it_could_not_check(capsys: pytest.CaptureFixture[
     show_verification(Verification(cluster="etcd", checks=()), {"output": "text", "quiet": True})
 
 
-def test_data_for_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> None:
+def test_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> None:
     found = Verification(cluster="etcd", checks=health.check_cluster(cluster, healthy, now=NOW, sealed=True))
     data = json.loads(json.dumps(verify.verification_data(found)))
     assert (data["cluster"], data["healthy"], len(data["checks"])) == ("etcd", True, 15)
@@ -499,7 +516,7 @@ def test_data_for_json_has_every_check(healthy: Observation, cluster: ClusterPla
     }  # fmt: skip
 
 
-def test_a_nodes_part_comes_from_itself_or_from_the_others(cluster: ClusterPlan) -> None:
+def test_a_nodes_role_comes_from_its_status_or_from_the_member_list(cluster: ClusterPlan) -> None:
     node = cluster.nodes[1]
     listed = member(node, 2)
 
@@ -515,7 +532,7 @@ def test_a_nodes_part_comes_from_itself_or_from_the_others(cluster: ClusterPlan)
     assert part(gone) is None
 
 
-def test_ids_are_hex_as_etcdctl_shows_them(cluster: ClusterPlan) -> None:
+def test_ids_are_hexadecimal_as_in_etcdctl(cluster: ClusterPlan) -> None:
     found = verify._node_status(cluster.nodes[0], Answer(status(0x4BB3BF120CD9D667)), ())
     row = verify.status_row(found, None)
     assert (row["id"], row["state"], row["db"], row["vm"]) == ("4bb3bf120cd9d667", "voter", "2 KiB", "no libvirt")
@@ -525,7 +542,7 @@ def test_ids_are_hex_as_etcdctl_shows_them(cluster: ClusterPlan) -> None:
     )  # fmt: skip
 
 
-def test_what_is_unknown_is_null_in_json(cluster: ClusterPlan) -> None:
+def test_unknown_values_are_null_in_json(cluster: ClusterPlan) -> None:
     found = verify._node_status(cluster.nodes[0], Answer(error="no answer in time"), ())
     data = json.loads(json.dumps(verify.status_data(found, None)))
     assert not any(" " in key for key in data)
@@ -540,14 +557,14 @@ def seen(cluster: ClusterPlan, *members: Member) -> ClusterStatus:
     return ClusterStatus(nodes=tuple(nodes), members=members)
 
 
-def test_a_cluster_as_planned_and_sealed_leaves_nothing_to_do(cluster: ClusterPlan) -> None:
+def test_a_planned_and_sealed_cluster_has_no_tasks(cluster: ClusterPlan) -> None:
     members = [member(node, number) for number, node in enumerate(cluster.nodes, 1)]
     assert list(verify.tasks(cluster, seen(cluster, *members), sealed=True)) == []
     (task,) = verify.tasks(cluster, seen(cluster, *members), sealed=True, ca_change="trust")
     assert (task.task, task.remedy) == ("the CA is being rotated (phase trust)", "bake certs rotate --ca")
 
 
-def test_every_member_that_is_not_as_planned_has_a_remedy(cluster: ClusterPlan) -> None:
+def test_every_unplanned_state_of_a_member_has_a_remedy(cluster: ClusterPlan) -> None:
     first, second, third = (member(node, number) for number, node in enumerate(cluster.nodes, 1))
     evil = replace(first, id=255, name="evil", peer_urls=("https://192.0.2.1:2380",))
     unstarted = replace(second, name="", client_urls=(), is_learner=True)
@@ -563,7 +580,7 @@ def test_every_member_that_is_not_as_planned_has_a_remedy(cluster: ClusterPlan) 
     assert all(word in remedy for word, remedy in zip(words, found.values(), strict=True))
 
 
-def test_a_cluster_that_does_not_run_yet_is_sealed_later(cluster: ClusterPlan) -> None:
+def test_the_seal_task_of_a_stopped_cluster_waits_for_its_start(cluster: ClusterPlan) -> None:
     gone = [verify._node_status(node, Answer(error="connection refused"), ()) for node in cluster.nodes]
     (task,) = verify.tasks(cluster, ClusterStatus(nodes=tuple(gone), members=()), sealed=False)
     assert task.remedy == "bake seal, once the cluster runs"
