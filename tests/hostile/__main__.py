@@ -31,7 +31,7 @@ class Row:
 
 ROWS = {
     "refusals": Row("every kind of bad input in a separate process, COUNT rounds", refusals.measure, 3),
-    "specs": Row("COUNT accepted cluster files, checked by every program that reads the results", accepted.measure, 20_000),
+    "specs": Row("COUNT accepted cluster files, checked by every reading program", accepted.measure, 20_000),
     "fuzz": Row("coverage-guided fuzzing of the loader for COUNT seconds", fuzz.measure, 600),
     "cuts": Row("a kill, a full disk or a bad disk at every COUNTth system call", cuts.measure, 1),
     "races": Row("two concurrent bakes, COUNT times", races.measure, 200),
