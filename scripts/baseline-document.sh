@@ -1,6 +1,6 @@
 #!/bin/sh
-# What `bake` is measured against: the procedure's own openssl commands (RSA-4096, one set for all three nodes), then
-# cloud-localds for each node.    scripts/baseline-document.sh FOLDER
+# Baseline for scripts/bench: the procedure's openssl commands (RSA-4096, one set of certificates for all three nodes),
+# then cloud-localds for each node.    scripts/baseline-document.sh FOLDER
 set -eu
 
 DOCUMENT=$(CDPATH='' cd -- "$(dirname -- "$0")/../tests/document" && pwd)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What `bake` is measured against: the same procedure in the same shell, with P-256 keys and a set of certificates for
-# each node, so with what bake does by default.    scripts/baseline-p256.sh FOLDER NODES
+# Baseline for scripts/bench: the procedure in a shell with bake's defaults, which are P-256 keys and a set of
+# certificates for each node.    scripts/baseline-p256.sh FOLDER NODES
 set -eu
 
 DOCUMENT=$(CDPATH='' cd -- "$(dirname -- "$0")/../tests/document" && pwd)

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
-# Sourced by the baselines: packs what openssl made into NoCloud ISOs, as a person would do it in a shell.
+# Functions for both baselines, which pack the certificates into NoCloud ISOs, as a person would do in a shell.
 
-# A file as an entry of cloud-config's write_files. Here a program's text would have to be indented as well.
+# Prints a file as an entry of cloud-config's write_files.
 entry() { # GUEST-PATH MODE FILE
     printf '  - path: %s\n    permissions: "%s"\n    content: |\n' "$1" "$2"
     sed 's/^/      /' "$3"

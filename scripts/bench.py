@@ -1,7 +1,8 @@
-"""The figures of docs/reference/performance.md: each is measured against something that runs in turn with it.
+"""Measure the figures of docs/reference/performance.md, each against a baseline that runs alternately in the same run.
 
-`FIGURES` is the list; a figure yields one `Sample` a round. Results are kept in docs/reference/performance.json, from
-which the table on the page is made, so measuring one figure again leaves the others unchanged.
+`FIGURES` lists the figures. A figure yields one `Sample` per round. The script stores the results in
+docs/reference/performance.json and makes the table of the page from this file. If only one figure is measured again,
+the other figures stay unchanged.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ BEGIN, END = "<!-- figures: made by scripts/bench --write -->", "<!-- /figures -
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process, from its start to its end."""
+    """The cost of one process from its start to its end."""
 
     seconds: float
-    cpu: float  # of all its processes
+    cpu: float  # seconds of the process and its children
     rss_mib: float
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One round of a figure: the value that the goal is about, and what it was made from."""
+    """One round of a figure: the value that the goal limits, and the measured parts of the value."""
 
     value: float
     parts: dict[str, float]
@@ -48,14 +49,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """`goal` is (comparison, limit) on the median of the samples' values."""
+    """A figure. `goal` is (comparison, limit) for the median of the samples' values."""
 
     title: str
     unit: str
     goal: tuple[str, float]
     rounds: int
     sample: Callable[[Path], Sample]
-    warm_up: bool = True  # a round before the others that fills the caches and does not count
+    warm_up: bool = True  # first do an uncounted round that fills the caches
 
     def holds(self, value: float) -> bool:
         comparison, limit = self.goal
@@ -63,8 +64,8 @@ class Figure:
 
 
 def run(*command: str | Path, cwd: Path) -> Run:
-    """Run a command; its memory is the peak of its largest process."""
-    # Without this machine's settings: some switch off what Python does by default, such as keeping bytecode.
+    """Run a command and return its cost. The memory is the peak of the largest process."""
+    # Remove this machine's settings, because some disable Python's defaults, such as storing bytecode.
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BAKE_", "PYTHON"))}
     started = time.perf_counter()
     with subprocess.Popen(command, cwd=cwd, env=clean, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -102,7 +103,7 @@ def hundred_nodes(folder: Path) -> Sample:
 
 
 def thousand_nodes(folder: Path) -> Sample:
-    """Per node, after the start-up that both pay once, which a single node tells."""
+    """Compare the time per node. A run with one node measures the start-up time, which is subtracted from both runs."""
     start, hundred, thousand = (fleet(folder / str(count), count) for count in (1, 100, 1000))
     per_node = [(some.seconds - start.seconds) / (count - 1) for some, count in ((hundred, 100), (thousand, 1000))]
     parts = {"ms_each_of_100": per_node[0] * 1000, "ms_each_of_1000": per_node[1] * 1000, "bake_mib": thousand.rss_mib}
@@ -115,7 +116,7 @@ def memory(folder: Path) -> Sample:
 
 
 def rsa(folder: Path) -> Sample:
-    """Seven nodes are 23 keys: how long one takes is a matter of luck, so the more, the steadier."""
+    """Bake seven nodes, which need 23 keys. The time of one RSA key is random, so many keys give a steadier figure."""
     theirs = run(sys.executable, WORK, "keys", "23", cwd=folder)
     return versus(bake(folder, "--nodes", "7", "--key-type", "rsa-4096"), theirs)
 
@@ -126,7 +127,7 @@ def help_text(folder: Path) -> Sample:
 
 
 def loopback(folder: Path) -> Sample:
-    """The tests' own cluster: the real hooks and three real etcd processes, started at once."""
+    """Start three real etcd processes with the real hooks at the same time, as the tests do."""
     sys.path.insert(0, str(ROOT))
     from generator.image.base import cache_folder, default_image
     from tests.assembly.miniature import Tools, bake_miniature
@@ -142,7 +143,7 @@ def loopback(folder: Path) -> Sample:
 
 
 def nspawn(folder: Path) -> Sample:
-    """Three booted nodes, from power-on to three voting members."""
+    """Boot three nodes and measure the time from power-on to three voters."""
     sys.path.insert(0, str(ROOT))
     from generator.config.load import load
     from generator.image.base import cache_folder, default_image
@@ -161,7 +162,7 @@ def nspawn(folder: Path) -> Sample:
 
 
 def boot(kind: str, folder: Path) -> float:
-    """Seconds that three VMs take, in a lab of their own; the image is built first, for the lab reaches no archive."""
+    """Return the seconds that three VMs take in a separate lab. The image is built before, outside the lab."""
     images = [sys.executable, "-m", "generator.cli", "image", "-q", *(["--plain"] if kind == "plain" else [])]
     subprocess.run(images, cwd=ROOT, check=True)
     lab = ROOT / "scripts" / "lab"
@@ -200,33 +201,42 @@ def fleet(folder: Path, nodes: int) -> Run:
 
 FIGURES = {
     "document": Figure(
-        "3 nodes, whole process: times faster than the procedure's own commands in shell (RSA-4096)",
+        "bake of 3 nodes: how many times faster than the procedure's commands in a shell (RSA-4096)",
         "×", ("≥", 20), 7, against_document,
     ),
     "p256": Figure(
-        "3 nodes, whole process: share of the time of the same shell with P-256 and a set for each node",
+        "bake of 3 nodes: time, divided by the time of the shell commands with P-256 and certificates per node",
         "", ("≤", 0.8), 15, against_p256,
     ),
-    "hundred": Figure("100 nodes: times faster than that shell", "×", ("≥", 25), 3, hundred_nodes),
-    "thousand": Figure("1,000 nodes: time of each, against each of 100", "", ("≤", 1.1), 5, thousand_nodes),
-    "memory": Figure("1,000 nodes: peak memory", " MiB", ("≤", 120), 1, memory),
-    "rsa": Figure("rsa-4096, 7 nodes: time against generating the 23 keys alone", "", ("≤", 1.2), 7, rsa),
-    "help": Figure("bake --help", " s", ("≤", 0.2), 15, help_text),
-    "loopback": Figure("3 real etcd processes on loopback, from their start to 3 voters", " s", ("≤", 8), 5, loopback),
-    "nspawn": Figure("3 booted nspawn nodes: from power-on to three voters", " s", ("≤", 20), 3, nspawn),
-    "vms": Figure("3 VMs, emulated: start to three voters, against the floor", "", ("≤", 1.25), 1, vms, warm_up=False),
+    "hundred": Figure(
+        "bake of 100 nodes: how many times faster than the shell commands with P-256", "×", ("≥", 25), 3, hundred_nodes,
+    ),
+    "thousand": Figure(
+        "bake of 1,000 nodes: time per node, divided by the time per node of 100 nodes",
+        "", ("≤", 1.1), 5, thousand_nodes,
+    ),
+    "memory": Figure("bake of 1,000 nodes: peak memory", " MiB", ("≤", 120), 1, memory),
+    "rsa": Figure(
+        "bake of 7 nodes with rsa-4096: time, divided by the time to generate only the 23 keys", "", ("≤", 1.2), 7, rsa,
+    ),
+    "help": Figure("time of bake --help", " s", ("≤", 0.2), 15, help_text),
+    "loopback": Figure("3 etcd processes on loopback: time from the start to 3 voters", " s", ("≤", 8), 5, loopback),
+    "nspawn": Figure("3 booted nspawn nodes: time from power-on to 3 voters", " s", ("≤", 20), 3, nspawn),
+    "vms": Figure(
+        "3 emulated VMs: time from the start to 3 voters, divided by the floor", "", ("≤", 1.25), 1, vms, warm_up=False,
+    ),
     "floor": Figure(
-        "the floor: 3 VMs with an empty user-data to cloud-init's end, against the same packages without tuning",
+        "the floor (3 VMs with an empty user-data, until cloud-init's end), divided by the same time without tuning",
         "", ("≤", 0.8), 1, floor, warm_up=False,
     ),
 }  # fmt: skip
 
 
-# ── measuring, and telling ──────────────────────────────────────────────────────────────────────────────────────────
+# ── measuring and writing the page ──────────────────────────────────────────────────────────────────────────────────
 
 
 def measure(name: str, rounds: int | None, scratch: Path) -> dict[str, object]:
-    """All rounds of a figure, each in a new folder."""
+    """Measure all rounds of a figure, each in a new folder, and return the result."""
     figure = FIGURES[name]
     load = os.getloadavg()[0]
     samples = list(_samples(figure, (rounds or figure.rounds) + figure.warm_up, scratch))[figure.warm_up :]
@@ -243,26 +253,26 @@ def measure(name: str, rounds: int | None, scratch: Path) -> dict[str, object]:
         "full_rounds": figure.rounds,
         "medians": {part: round(statistics.median(numbers), 3) for part, numbers in parts.items()},
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "load": round(load, 1),  # before it began, so other work's
+        "load": round(load, 1),  # before the measurement, so this is the load of other work
         "priority": "real time" if is_real_time else "normal",
         "command": command(name, len(samples), is_real_time=is_real_time),
     }
 
 
 def command(name: str, rounds: int, *, is_real_time: bool) -> str:
-    """What measures this figure in the same way again."""
+    """Return the command that measures this figure again in the same way."""
     own = "" if rounds == FIGURES[name].rounds else f" --rounds {rounds}"
     return f"{'chrt -f 10 ' if is_real_time else ''}scripts/bench --only {name}{own} --write"
 
 
 def _samples(figure: Figure, rounds: int, scratch: Path) -> Iterator[Sample]:
-    """Nothing is removed in between: ext4 goes through lately freed inodes, one by one, whenever it makes a file."""
+    """Yield the samples. Keep all files until the end, because ext4 creates files more slowly after many deletions."""
     for _ in range(rounds):
         yield figure.sample(Path(tempfile.mkdtemp(dir=scratch)))
 
 
 def conditions() -> dict[str, str]:
-    """What a reader needs to know to compare."""
+    """Return the facts about this machine that a reader needs to compare figures."""
     cpu = next(
         (line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
     )
@@ -282,7 +292,7 @@ def row(name: str, result: dict[str, object]) -> str:
     medians = result["medians"]
     assert isinstance(medians, dict)
     shown = ", ".join(f"{part.replace('_', ' ')} {value:g}" for part, value in medians.items())
-    verdict = f"{'yes' if result['holds'] else '**no**'}: {result['rounds']} rounds, default {result['full_rounds']}"
+    verdict = f"{'yes' if result['holds'] else '**no**'} (rounds: {result['rounds']}, default: {result['full_rounds']})"
     measured = f"{result['date']}, load {result['load']:g}: `{result['command']}`"
     return (
         f"| `{name}` | {figure.title} | {comparison} {limit:g}{figure.unit} | {result['value']:g}{figure.unit} "
@@ -291,19 +301,20 @@ def row(name: str, result: dict[str, object]) -> str:
 
 
 def table(results: dict[str, dict[str, object]]) -> str:
-    head = ["| name | what | goal | median | range | holds | medians of the parts | measured |", "| --- " * 8 + "|"]
+    names = "| name | figure | goal | median | range | goal met | medians of the parts | measured |"
+    head = [names, "| --- " * 8 + "|"]
     return "\n".join(head + [row(name, results[name]) for name in FIGURES if name in results])
 
 
 def page(text: str, kept: dict[str, dict[str, object]]) -> str:
-    """The page's text with the facts and the table of what was measured."""
+    """Return the page's text with the facts and the table of the results."""
     facts = "\n".join(f"- {name}: {value}" for name, value in kept["conditions"].items())
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n\n{facts}\n\n{table(kept['figures'])}\n\n{END}{rest.partition(END)[2]}"
 
 
 def write(results: dict[str, dict[str, object]]) -> None:
-    """Put new results beside the kept ones, and the table of all into the page."""
+    """Add new results to the stored results, and write the table of all results into the page."""
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"figures": {}}
     kept = {"format_version": "1.1", "conditions": conditions(), "figures": {**kept["figures"], **results}}
     RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
@@ -312,12 +323,12 @@ def write(results: dict[str, dict[str, object]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--only", action="append", choices=FIGURES, metavar="NAME", help=f"of {', '.join(FIGURES)}")
-    parser.add_argument("--rounds", type=int, help="instead of each figure's own number")
+    parser.add_argument("--only", action="append", choices=FIGURES, metavar="NAME", help=f"one of {', '.join(FIGURES)}")
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: the number of each figure)")
     parser.add_argument(
-        "--write", action="store_true", help=f"keep the results in {RESULTS.relative_to(ROOT)} and the page"
+        "--write", action="store_true", help=f"store the results in {RESULTS.relative_to(ROOT)} and the page"
     )
-    parser.add_argument("--list", action="store_true", help="the figures and their goals")
+    parser.add_argument("--list", action="store_true", help="list the figures")
     options = parser.parse_args()
     if options.list:
         print("\n".join(f"{name:10} {figure.title}" for name, figure in FIGURES.items()))

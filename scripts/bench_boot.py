@@ -1,8 +1,8 @@
-"""Boots three VMs under libvirt and prints the seconds from their start to the goal. `scripts/bench` runs it in a lab.
+"""Boot three VMs under libvirt and print the seconds from the start to the goal. `scripts/bench` runs this in a lab.
 
-bench_boot.py cluster FOLDER      the goal: three voting members, from the seeds of a fresh bake
-bench_boot.py floor FOLDER        the goal: cloud-init's end, with an empty user-data
-bench_boot.py plain FOLDER        the same with the image that has the same packages and no tuning
+bench_boot.py cluster FOLDER      the goal is three voters, with the seeds of a new bake
+bench_boot.py floor FOLDER        the goal is cloud-init's end, with an empty user-data
+bench_boot.py plain FOLDER        the same goal with an image without tuning and with the same packages
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ LIMIT = 600.0
 
 
 def empty_seed(folder: Path) -> bytes:
-    """The node's own seed with nothing in its user-data."""
+    """Return the node's seed with an empty user-data."""
     kept = [Artifact(PurePosixPath(name), (folder / name).read_bytes()) for name in ("meta-data", "network-config")]
     return pack([Artifact(PurePosixPath("user-data"), b"#cloud-config\n{}\n"), *kept]).data
 
 
 def seconds_to(pattern: re.Pattern[bytes], logs: Mapping[str, vm.ConsoleLog]) -> float:
-    """Seconds until every console has said it."""
+    """Return the seconds until the pattern is in every console."""
     started, said = time.monotonic(), dict.fromkeys(logs, b"")
     while not all(pattern.search(text) for text in said.values()):
         if time.monotonic() - started > LIMIT:
             ends = "\n".join(text[-500:].decode(errors="replace") for text in said.values())
-            raise SystemExit(f"bench: not there after {LIMIT:.0f} s:\n{ends}")
+            raise SystemExit(f"bench: goal not reached after {LIMIT:.0f} s:\n{ends}")
         for node, log in logs.items():
             said[node] += log.read()
         time.sleep(0.1)

@@ -1,7 +1,7 @@
-"""Work that `scripts/bench` measures and no command does: each run of this file is one whole new process.
+"""Do work for `scripts/bench` that no command of bake does. Each run of this file is a new process.
 
-bench_work.py fleet NODES FOLDER    many clusters of five under one CA, through the lower layers
-bench_work.py keys COUNT            RSA-4096 keys and nothing else, spread over the cores
+bench_work.py fleet NODES FOLDER    make seeds for many clusters of five nodes under one CA
+bench_work.py keys COUNT            generate only RSA-4096 keys on all cores
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MEMBERS = 5
 
 
 def fleet(nodes: int, out: Path) -> None:
-    """What `bake` does, without its limit of seven nodes: plan, certificates, guest files, seeds, files on disk."""
+    """Plan nodes, issue certificates and write seeds like `bake`, without the limit of seven nodes."""
     from generator.config.pki import PeerCaSpec, PkiSpec
     from generator.config.spec import ClusterSpec, NetworkSpec
     from generator.operations.bake import node_files, operator_files

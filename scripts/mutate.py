@@ -1,7 +1,7 @@
-"""Mutation testing: change one place of a file in a copy of the tree, run the fast tests of that file, repeat.
+"""Change one place of a source file in a copy of the tree, run the fast tests of the file, and count the failing runs.
 
-Python is changed by cosmic-ray's operators, called directly because they then take guest scripts without `.py` too,
-and by one operator more that removes a call or a raise. Shell is changed by replacing one command with `:`.
+For Python, the script calls cosmic-ray's operators directly, because cosmic-ray itself reads only files with the suffix
+`.py`. One more operator removes a call or a raise. For shell, the script replaces one command with `:`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BEGIN, END = "<!-- scores: made by scripts/mutate --write -->", "<!-- /scores --
 COPIED = ("generator", "tests", "profiles", "scripts", "docs", "pyproject.toml", "README.md", "SECURITY.md")
 UNIT = "tests/unit/test_"
 
-# Each file that has effects, and the fast tests near it (with pytest's options).
+# The files to change, each with its fast tests and the options for pytest.
 TARGETS = {
     "generator/store/folder.py": f"{UNIT}store.py {UNIT}folders.py {UNIT}syscalls.py",
     "generator/store/permissions.py": f"{UNIT}folders.py",
@@ -58,7 +58,7 @@ TARGETS = {
     "generator/seed/guest/usr/libexec/bake/etcd-install": f"{UNIT}guest_hooks.py",
     "generator/seed/guest/usr/libexec/bake/etcd-firewall": f"{UNIT}guest_hooks.py",
 }
-# Those whose mutants mean something here: of other comparisons and arithmetic most are the same program or a crash.
+# The other operators are left out, because most of their mutants behave like the original program or crash.
 OPERATORS = (
     "AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd",
     "ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "NumberReplacer", "RemoveDecorator",
@@ -73,7 +73,7 @@ OPERATORS = (
 
 @dataclass(frozen=True)
 class Mutant:
-    """A file with one change."""
+    """A source file with one change."""
 
     path: str
     line: int
@@ -82,7 +82,7 @@ class Mutant:
 
 
 class RemoveStatement(Operator):
-    """Removes the effect: a call whose result is not used, or a raise."""
+    """Remove a call with an unused result, or a raise."""
 
     def mutation_positions(self, node: object) -> Iterator[tuple[object, object]]:
         if self._is_effect(node):
@@ -105,7 +105,7 @@ class RemoveStatement(Operator):
 
 
 def mutants(path: str) -> list[Mutant]:
-    """Every mutant of a file, once."""
+    """Return the mutants of a file without duplicates."""
     old = (ROOT / path).read_text()
     texts = _of_shell(old) if old.startswith(("#!/bin/sh", "# Runs on every boot")) else _of_python(old)
     found = {text: Mutant(path, *_difference(old, text), text) for text in texts if text != old}
@@ -121,7 +121,7 @@ def _of_python(old: str) -> Iterator[str]:
 
 
 def _of_shell(old: str) -> Iterator[str]:
-    """`:` in the place of each line that is a command and nothing else."""
+    """Yield the script with `:` in place of one line, for each line that is a whole command."""
     lines = old.splitlines(keepends=True)
     for number, line in enumerate(lines):
         words = line.split()
@@ -142,7 +142,7 @@ def _difference(old: str, new: str) -> tuple[int, str]:
 
 
 def copy_tree() -> None:
-    """The tests run in a copy, so a run that is killed leaves no mutant in the sources."""
+    """Copy the tree for the tests, so a killed run leaves no mutant in the sources."""
     COPY.mkdir(parents=True)
     for name in COPIED:
         source = ROOT / name
@@ -153,7 +153,7 @@ def copy_tree() -> None:
 
 
 def score(path: str, tests: str, chosen: list[Mutant], total: int) -> dict[str, object]:
-    """Run the tests on each mutant. The unchanged file must pass, and tells how long a run may take."""
+    """Run the tests on each mutant. The time of a run with the unchanged file sets the time limit."""
     os.environ["PYTHONPATH"] = str(COPY)
     os.chdir(COPY)
     command = f"{ROOT / '.venv/bin/python'} -m pytest -q -x -p no:cacheprovider {tests}"
@@ -206,11 +206,11 @@ def write(files: dict[str, dict[str, object]], seed: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
-    parser.add_argument("--only", action="append", choices=TARGETS, metavar="FILE", help="these files alone")
-    parser.add_argument("--sample", type=int, help="so many mutants of each file; without it, all")
-    parser.add_argument("--seed", type=int, default=1, help="of the sample (default: 1)")
+    parser.add_argument("--only", action="append", choices=TARGETS, metavar="FILE", help="change only this file")
+    parser.add_argument("--sample", type=int, help="number of mutants of each file (default: all)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random sample (default: 1)")
     parser.add_argument("--write", action="store_true", help="write the scores to the page and its JSON")
-    parser.add_argument("--list", action="store_true", help="the files, their mutants and their tests")
+    parser.add_argument("--list", action="store_true", help="list the files, their mutants and their tests")
     options = parser.parse_args()
     if options.list:
         for path, tests in TARGETS.items():
@@ -222,7 +222,7 @@ def main() -> int:
     for path in options.only or TARGETS:
         every = mutants(path)
         count = min(options.sample or len(every), len(every))
-        chosen = random.Random(f"{options.seed} {path}").sample(every, count)  # noqa: S311  the same again
+        chosen = random.Random(f"{options.seed} {path}").sample(every, count)  # noqa: S311  repeatable
         scored[path] = score(path, TARGETS[path], chosen, len(every))
         if options.write:  # after each file: a run may take hours
             write(scored, options.seed)

@@ -1,6 +1,6 @@
-"""Runs the tests again and again while another process keeps one core busy, and records each round.
+"""Run the tests repeatedly while another process keeps one core busy, and record each round.
 
-Every round must pass: on a busy machine a test that waits a fixed time for a state fails now and then.
+Every round must pass. A test that waits a fixed time for a state fails from time to time on a busy machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.chaos.report import PAGE, ROOT, put
 
 BEGIN, END = "<!-- soak: made by scripts/soak --write -->", "<!-- /soak -->"
 LOGS = ROOT / "build" / "soak"
-LONGEST = 4 * 3600  # seconds that one round may take; the busy process ends after as long, whatever happens
+LONGEST = 4 * 3600  # time limit in seconds of a round and of the busy process
 BUSY = """
 import os, sys, time
 parent, end = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
@@ -36,7 +36,7 @@ while time.monotonic() < end and os.getppid() == parent:
 
 @dataclass(frozen=True)
 class Tests:
-    """Some of the tests, as scripts/test runs them."""
+    """A set of tests, with the arguments that scripts/test passes to pytest."""
 
     what: str
     arguments: tuple[str, ...]
@@ -45,15 +45,15 @@ class Tests:
 
 SETS = {
     "processes": Tests(
-        "all that boot no node", ("-n", "2", "--dist", "loadfile", "-m", "not nspawn and not vm"), 5
+        "all tests that boot no node", ("-n", "2", "--dist", "loadfile", "-m", "not nspawn and not vm"), 5
     ),
-    "nodes": Tests("all that boot nodes", ("-m", "nspawn or vm"), 2),
+    "nodes": Tests("all tests that boot nodes", ("-m", "nspawn or vm"), 2),
 }
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one run of pytest came to."""
+    """The result of one run of pytest."""
 
     passed: int
     failed: int
@@ -70,7 +70,7 @@ class Round:
 
 @contextmanager
 def busy_core(limit: float = LONGEST) -> Iterator[int]:
-    """The id of a process that computes until it is ended, at the latest after `limit` seconds or with this process."""
+    """Yield the id of a busy process, which ends with the context, with this process, or after `limit` seconds."""
     with subprocess.Popen([sys.executable, "-c", BUSY, str(os.getpid()), str(limit)]) as process:
         try:
             yield process.pid
@@ -79,7 +79,7 @@ def busy_core(limit: float = LONGEST) -> Iterator[int]:
 
 
 def run_round(arguments: tuple[str, ...], log: Path) -> Round:
-    """One run of pytest next to a busy process. Its output is in `log`; a run without a report has failed."""
+    """Run pytest next to a busy process and write its output to `log`. A run without a report counts as failed."""
     report, began = log.with_suffix(".xml"), time.monotonic()
     report.unlink(missing_ok=True)
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junit-xml={report}", *arguments]
@@ -90,13 +90,13 @@ def run_round(arguments: tuple[str, ...], log: Path) -> Round:
         except subprocess.TimeoutExpired:
             code = -signal.SIGTERM
         finally:
-            process.send_signal(signal.SIGINT)  # its fixtures then end what they have started; SIGTERM would skip them
+            process.send_signal(signal.SIGINT)  # fixtures then stop their processes; SIGTERM would skip the fixtures
             process.wait()
     return read_report(report, code, time.monotonic() - began)
 
 
 def read_report(report: Path, code: int, seconds: float) -> Round:
-    """Counts of pytest's JUnit report."""
+    """Return the counts in pytest's JUnit report."""
     if not report.exists():
         return Round(0, 1, 0, seconds)
     (suite,) = ElementTree.parse(report).getroot().iter("testsuite")  # noqa: S314  pytest wrote it
@@ -106,7 +106,7 @@ def read_report(report: Path, code: int, seconds: float) -> Round:
 
 
 def commit() -> str:
-    """The commit that is checked out, and whether files differ from it."""
+    """Return the checked-out commit, with a note if files differ from the commit."""
     revision, changes = (
         subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
         for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain"))
@@ -115,14 +115,14 @@ def commit() -> str:
 
 
 def row(name: str, number: int, done: Round, when: str) -> str:
-    """A row of the page's table."""
+    """Return a row of the page's table."""
     failed = f"**{done.failed}**" if done.failed else "0"
     counts = f"{done.passed} | {failed} | {done.skipped} | {done.seconds / 60:.0f} min"
     return f"| `{name}` | {number} | {counts} | {when} |"
 
 
 def table(page: str, name: str, rows: list[str]) -> str:
-    """The rows of this run, and those of the page for the tests that it does not run."""
+    """Return the table with this run's rows, and the page's old rows for the other sets of tests."""
     old = re.findall(r"^\| `.*$", page.partition(BEGIN)[2].partition(END)[0], re.M)
     groups = {one: [row for row in old if row.startswith(f"| `{one}` ")] for one in SETS} | {name: rows}
     head = ["| tests | round | passed | failed | skipped | time | run |", "| --- " * 7 + "|"]
@@ -131,10 +131,10 @@ def table(page: str, name: str, rows: list[str]) -> str:
 
 def arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
-    parser.add_argument("--set", action="append", choices=SETS, help="these tests alone (default: both sets)")
-    parser.add_argument("--rounds", type=int, help="instead of five of `processes` and two of `nodes`")
+    parser.add_argument("--set", action="append", choices=SETS, help="run only this set of tests (default: both sets)")
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: five of `processes`, two of `nodes`)")
     parser.add_argument("--write", action="store_true", help=f"record the rounds in {PAGE.relative_to(ROOT)}")
-    parser.add_argument("pytest", nargs="*", metavar="PYTEST ARGUMENT", help="behind `--`: a part of the tests")
+    parser.add_argument("pytest", nargs="*", metavar="PYTEST ARGUMENT", help="after `--`: arguments for pytest")
     options = parser.parse_args(words)
     if options.write and options.pytest:
         parser.error("--write records whole sets of tests, not a part of them")
@@ -142,7 +142,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> bool:
-    """All rounds. Whether each of them passed."""
+    """Run all rounds and return whether every round passed."""
     LOGS.mkdir(parents=True, exist_ok=True)
     good = True
     for name in options.set or SETS:
@@ -154,7 +154,7 @@ def run(options: argparse.Namespace) -> bool:
             good = good and done.holds
             rows.append(row(name, number, done, when))
             print(f"{name}, round {number}: {done} ({log.relative_to(ROOT)})", flush=True)
-            if options.write:  # each round as soon as it is there: all of them take hours
+            if options.write:  # after each round, because all rounds take hours
                 put(PAGE, BEGIN, END, table(PAGE.read_text(), name, rows))
     return good
 

@@ -111,16 +111,16 @@ def _within_a_second(world: World, rng: random.Random) -> Iterator[tuple[Node, f
 
 ROWS = {
     "kills": Row(
-        what="1 to 6 SIGKILLs of etcd, a hook, an etcdctl or a whole node at random moments while 3 or 5 assemble",
-        goal="whole after the last one; p99 within 30 s", trials=300, gate=3, run=kills,
+        what="1 to 6 SIGKILLs hit etcd, a hook, etcdctl or a whole node at random moments while 3 or 5 nodes assemble",
+        goal="every node is a voter after the last SIGKILL; p99 is within 30 s", trials=300, gate=3, run=kills,
     ),
     "first-log": Row(
-        what="SIGKILL of etcd 0–60 ms after its first log appears, of the first node and of a joiner in turn",
-        goal="whole; what was begun is kept aside", trials=200, gate=6, run=first_log,
+        what="etcd gets a SIGKILL 0–60 ms after its first log file appears, on the first node or on a joining node",
+        goal="every node is a voter; the unfinished log is kept aside", trials=200, gate=6, run=first_log,
     ),
     "together": Row(
-        what="3, 5 or 7 nodes switched on within a second, in any order",
-        goal="whole; about 5 s after the last start for each node after the second", trials=30, gate=1,
+        what="3, 5 or 7 nodes start within a second, in any order",
+        goal="every node is a voter; each node after the second adds about 5 s", trials=30, gate=1,
         run=together, alone=True,
     ),
 }  # fmt: skip

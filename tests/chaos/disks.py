@@ -80,11 +80,12 @@ def _must_be_empty(world: World, node: Node) -> None:
 
 ROWS = {
     "wiped-first": Row(
-        what="the first node wiped and started again with all, none or one of the others up, seed sealed or not",
-        goal="never a second cluster; nothing lost; whole once the others are up", trials=102, gate=3, run=wiped_first,
+        what="the wiped first node starts again while all, none or one of the others are up; its seed is sealed or not",
+        goal="never a second cluster; no data lost; every node is a voter once the others are up", trials=102, gate=3,
+        run=wiped_first,
     ),
     "removed": Row(
-        what="a member that an operator has removed, running or off, started again with its data and without",
-        goal="it says so, and never joins again by itself", trials=40, gate=2, run=removed,
+        what="a member that an operator removed while it was running or off starts again, with its data or without",
+        goal="the node reports its removal and never joins again", trials=40, gate=2, run=removed,
     ),
 }  # fmt: skip

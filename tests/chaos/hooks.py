@@ -161,13 +161,13 @@ REPLY_LANES = len(REPLIES) * len(TARGETS) * len(HOOKS)
 
 ROWS = {
     "crash-points": Row(
-        what="a hook killed before, and its node's power cut after, each call of etcdctl that it makes on 3 nodes",
-        goal="every one converges; the others can write while the node is off", trials=CALLS * LANES, gate=6,
+        what="a hook is killed before a call of etcdctl, or its node loses power after the call; every call on 3 nodes",
+        goal="every trial converges; the other nodes can write while the node is off", trials=CALLS * LANES, gate=6,
         run=crash_points, lanes=LANES,
     ),
     "replies": Row(
-        what=f"{len(REPLIES)} replies of etcdctl, errors and nonsense, to each call that a hook makes",
-        goal="every one converges; never more members than planned, no data deleted", trials=CALLS * REPLY_LANES,
+        what=f"{len(REPLIES)} replies of etcdctl, errors and nonsense, answer each call that a hook makes",
+        goal="every trial converges; never more members than planned, no data deleted", trials=CALLS * REPLY_LANES,
         gate=9, run=replies, lanes=REPLY_LANES,
     ),
 }  # fmt: skip

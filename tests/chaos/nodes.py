@@ -260,12 +260,13 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 ROWS = {
     "power-cuts": Row(
-        what="three booted nspawn nodes, of which one, two or all lose power 0.2–8 s after power-on, some twice",
-        goal="whole, verified, every file of the seed in its place", trials=100, gate=0, run=power_cuts,
-        level="nspawn", alone=True,
+        what="one, two or all of three booted nspawn nodes lose power 0.2–8 s after power-on, some of them twice",
+        goal="every node is a voter and verified; every file of the seed is in its place", trials=100, gate=0,
+        run=power_cuts, level="nspawn", alone=True,
     ),
     "vm-power-cuts": Row(
-        what="three VMs, SIGKILL of one, two or all QEMUs 2–150 s into the first boot, then `bake up` again",
-        goal="whole, and `bake verify` finds nothing", trials=6, gate=0, run=vm_power_cuts, level="vm", alone=True,
+        what="one, two or all QEMUs of three VMs get a SIGKILL 2–150 s into the first boot, then `bake up` runs again",
+        goal="every node is a voter, and `bake verify` passes", trials=6, gate=0, run=vm_power_cuts, level="vm",
+        alone=True,
     ),
 }  # fmt: skip

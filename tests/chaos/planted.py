@@ -99,7 +99,7 @@ def planted(trial: Trial) -> Outcome:
 
 ROWS = {
     "planted": Row(
-        what=f"{len(PLANTS)} faults planted in the hooks and the unit: {', '.join(PLANTS)}",
-        goal="each is caught by a row above", trials=len(PLANTS), gate=len(PLANTS), run=planted,
+        what=f"{len(PLANTS)} faults are planted in the hooks and the unit: {', '.join(PLANTS)}",
+        goal="another row detects each fault", trials=len(PLANTS), gate=len(PLANTS), run=planted,
     ),
 }  # fmt: skip

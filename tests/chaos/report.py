@@ -1,4 +1,4 @@
-"""The results as JSON, and as the table of docs/explanation/reliability.md."""
+"""The harness's results as JSON, and the table of docs/explanation/reliability.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BEGIN, END = "<!-- rows: made by scripts/chaos --write -->", "<!-- /rows -->"
 
 
 def versions(bin_dir: Path) -> dict[str, str]:
-    """What was tested: etcd and etcdctl say it in the first line."""
+    """Return the versions of etcd and etcdctl from the first line of their output."""
     commands = {"etcd": ("etcd", "--version"), "etcdctl": ("etcdctl", "version")}
     found = {}
     for name, (program, word) in commands.items():
@@ -32,7 +32,7 @@ def text(seed: int, bin_dir: Path, rows: dict[str, Any]) -> str:
 
 
 def bound(trials: int) -> str:
-    """The rule of three: what none of n trials tells, at 95 % confidence."""
+    """Return the upper bound of the failure rate after n trials without a failure, at 95 % (rule of three)."""
     return f"< {300 / trials:.2g} %" if trials >= 3 else "–"
 
 
@@ -46,21 +46,21 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 
 def table(rows: dict[str, Any], order: list[str]) -> str:
-    head = ["| row | what | failed | so at most | whole after: p50 / p99 / max | run |", "| --- " * 6 + "|"]
+    head = ["| row | fault | failed | upper bound | time to recover: p50 / p99 / max | run |", "| --- " * 6 + "|"]
     return "\n".join(head + [line(name, rows[name]) for name in order if name in rows])
 
 
 def write(seed: int, bin_dir: Path, rows: dict[str, Any]) -> None:
-    """Put new results beside the kept ones, and the table of all into the page."""
+    """Add new results to the recorded results, and write the table of all results into the page."""
     from tests.chaos.rows import ROWS
 
     kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     RESULTS.write_text(text(seed, bin_dir, merged := {**kept, **rows}))
-    facts = ", ".join(f"{name} {version}" for name, version in versions(bin_dir).items())
-    put(PAGE, BEGIN, END, f"With {facts}.\n\n{table(merged, list(ROWS))}")
+    facts = " and ".join(f"{name} {version}" for name, version in versions(bin_dir).items())
+    put(PAGE, BEGIN, END, f"The rows ran with {facts}.\n\n{table(merged, list(ROWS))}")
 
 
 def put(page: Path, begin: str, end: str, text: str) -> None:
-    """Replace what is between two marks of a page."""
+    """Replace the text between two marks of a page."""
     before, _, rest = page.read_text().partition(begin)
     page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")

@@ -124,8 +124,8 @@ def strangers(trial: Trial) -> Outcome:
 
 ROWS = {
     "strangers": Row(
-        what="a duplicate name, a duplicate address, a seed used twice, nodes of two clusters at each other's address",
-        goal="nobody joins who is not planned, no healthy member is removed; whole once it is over", trials=50, gate=5,
-        run=strangers,
+        what="a duplicate name or address, a seed that is used twice, or nodes of two clusters with swapped addresses",
+        goal="no unplanned node joins, no healthy member is removed; every node is a voter afterwards", trials=50,
+        gate=5, run=strangers,
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the rows found, kept as JSON."""
+"""The results of the rows, stored as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def tell(line: str) -> None:
 
 
 def write(rows: dict[str, Any]) -> None:
-    """Put new results beside the kept ones."""
+    """Add new results to the stored results."""
     kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     document = {"format_version": "1.0", "rows": dict(sorted({**kept, **rows}.items()))}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -46,12 +46,12 @@ def test_the_page_says_what_was_measured_and_by_how_many_rounds(bench: ModuleTyp
         )
         assert result["full_rounds"] == bench.FIGURES[name].rounds
         (row,) = (line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
-        assert f": {result['rounds']} rounds, default {result['full_rounds']} |" in row
+        assert f" (rounds: {result['rounds']}, default: {result['full_rounds']}) |" in row
 
 
 def test_a_result_says_how_it_is_measured_again(bench: ModuleType, tmp_path: Path) -> None:
     few = bench.measure("help", 1, tmp_path)
     assert (few["rounds"], few["full_rounds"]) == (1, 15)
     assert few["command"].endswith("scripts/bench --only help --rounds 1 --write")
-    assert ": 1 rounds, default 15 |" in bench.row("help", few)
+    assert " (rounds: 1, default: 15) |" in bench.row("help", few)
     assert bench.command("help", 15, is_real_time=False) == "scripts/bench --only help --write"
