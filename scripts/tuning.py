@@ -1,0 +1,291 @@
+"""Measures each part of the base image's tuning: three emulated VMs boot without the part, then three with all parts.
+
+The seeds have an empty user-data, so a boot is measured from power-on to cloud-init's end. The gain of a part is the
+processor time that the three boots need more without the part. Time by the clock varies more; the page shows both.
+tuning.py [--only NAME]... [--rounds N] [--write] [--list]      as root; `scripts/tuning` installs what it needs
+tuning.py --boot FOLDER ROUNDS      inside a lab: boots the variants in FOLDER and prints the measurements as JSON
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench_boot import END, empty_seed, seconds_to
+
+from generator.config.load import load
+from generator.image.base import BootImage, cache_folder, default_image
+from generator.image.build import DISK_SIZE, RECIPE
+from generator.operations.bake import bake
+from generator.plan import ClusterPlan
+from generator.store.folder import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reference" / "image-tuning.md"
+BEGIN, END_MARK = "<!-- tuning: made by scripts/tuning --write -->", "<!-- /tuning -->"
+FULL = "full"  # the name of the image with every part
+KEEP = 3.0  # percent that a part must gain to be kept for its speed alone
+
+Undo = Callable[[Path], None]  # changes the unpacked root file system
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the tuning and how to make the image without it."""
+
+    title: str
+    undo: Undo | None = None
+    without_words: tuple[str, ...] = ()  # of the kernel's command line
+    plain_initrd: bool = False
+    plain_kernel: bool = False
+
+
+def remove(*paths: str) -> Undo:
+    def undo(root: Path) -> None:
+        for path in paths:
+            (root / path).unlink()
+
+    return undo
+
+
+def unmask(listing: str, folder: str) -> Undo:
+    """Remove the links to /dev/null for the names in one of the recipe's lists."""
+    text = re.sub(r"#.*", "", (RECIPE / listing).read_text())
+    return remove(*(f"{folder}/{name}" for name in text.split()))
+
+
+def edit(path: str, old: str, new: str) -> Undo:
+    def undo(root: Path) -> None:
+        text = (root / path).read_text()
+        if old not in text:
+            raise SystemExit(f"tuning: {path} has no {old!r}")
+        (root / path).write_text(text.replace(old, new))
+
+    return undo
+
+
+def with_first_boot_checks(root: Path) -> None:
+    """Let systemd look at its caches at the first boot, and at a file with file systems."""
+    remove("etc/.updated", "var/.updated")(root)
+    (root / "etc/fstab").write_text("# no entries\n")
+
+
+_STARTER = "usr/local/lib/base-image/cloud_init.py"
+_MODULES = "etc/cloud/cloud.cfg.d/95_modules.cfg"
+
+PARTS = {
+    "initrd": Part("an initrd with busybox and six modules, not Debian's", plain_initrd=True),
+    "kernel": Part("the kernel is stored unpacked", plain_kernel=True),
+    "generators": Part("generators masked", unmask("masked-generators", "etc/systemd/system-generators")),
+    "tmpfiles": Part("tmpfiles entries masked", unmask("masked-tmpfiles", "etc/tmpfiles.d")),
+    "udev-rules": Part("udev rules masked", unmask("masked-udev-rules", "etc/udev/rules.d")),
+    "udev-trigger": Part(
+        "udev looks at few kinds of devices", remove("etc/systemd/system/systemd-udev-trigger.service.d/10-base.conf")
+    ),
+    "units": Part("units masked", unmask("masked-units", "etc/systemd/system")),
+    "modules": Part("a short list of cloud-init modules", remove(_MODULES)),
+    "modprobe": Part("five kernel modules are not loaded", remove("etc/modprobe.d/base-image.conf")),
+    "journald": Part("the journal is in memory, without kernel and audit records",
+                     remove("etc/systemd/journald.conf.d/10-base.conf")),
+    "updated": Part("no first-boot checks of caches, no fstab", with_first_boot_checks),
+    "requests": Part("cloud-init does not import requests",
+                     edit(_STARTER, "sys.modules.update({name: Deferred(name) for name in STAND_INS})", "pass")),
+    "jsonschema": Part("cloud-init does not import jsonschema",
+                       edit(_STARTER, 'sys.modules["jsonschema"] = None', "pass")),
+    "libyaml": Part("cloud-init reads YAML with libyaml",
+                    edit(_STARTER, "yaml.SafeLoader = yaml.CSafeLoader", "pass")),
+    "command-line-checks": Part(
+        "kernel: no audit, no other security modules, no timer check, no jitter entropy",
+        without_words=("audit=0", "lsm=capability", "no_timer_check", "initcall_blacklist=jent_mod_init")),
+    "command-line-quiet": Part("kernel and systemd print no status", without_words=("quiet", "systemd.show_status=no")),
+    "command-line-network": Part("no renamed links, no duplicate address detection",
+                                 without_words=("net.ifnames=0", "sysctl.net.ipv6.conf.default.dad_transmits=0")),
+}  # fmt: skip
+
+
+# --- the images -------------------------------------------------------------------------------------------------
+
+
+def make_variants(names: list[str], folder: Path) -> None:
+    """Write each variant to `folder/NAME/` (disk, kernel, initrd, and variant.json that says how to boot them)."""
+    full = default_image(cache_folder(), report=say)
+    needs_plain = any(PARTS[name].plain_initrd or PARTS[name].plain_kernel for name in names)
+    plain = default_image(cache_folder(), report=say, plain=True) if needs_plain else full
+    for name in names:
+        say(f"making the image without: {PARTS[name].title}")
+        write_variant(folder, name, variant(PARTS[name], full, plain, folder / name))
+    write_variant(folder, FULL, full)
+
+
+def variant(part: Part, full: BootImage, plain: BootImage, folder: Path) -> BootImage:
+    """Make the full image without one part. Its files are in `folder`, or those of the two images."""
+    folder.mkdir()
+    words = [word for word in full.cmdline.split() if word not in part.without_words]
+    if len(words) != len(full.cmdline.split()) - len(part.without_words):
+        raise SystemExit(f"tuning: the command line has not all of {part.without_words}: {full.cmdline}")
+    return replace(
+        full,
+        cmdline=" ".join(words),
+        initrd=plain.initrd if part.plain_initrd else full.initrd,
+        kernel=plain.kernel if part.plain_kernel else full.kernel,
+        disk=disk_without(part.undo, full, folder) if part.undo else full.disk,
+        digest=f"without-{folder.name}" if part.undo else full.digest,
+    )
+
+
+def disk_without(undo: Undo, full: BootImage, folder: Path) -> Path:
+    """Make a disk of the full image's root file system after `undo`."""
+    assert full.root_tar is not None
+    root, raw, disk = folder / "root", folder / "disk.raw", folder / "disk.qcow2"
+    root.mkdir()
+    run("tar", "-C", root, "--numeric-owner", "-xf", full.root_tar)
+    undo(root)
+    for leftover in (*root.glob("boot/initrd.img-*"), *root.glob("boot/vmlinuz-*")):
+        leftover.unlink()
+    run("mke2fs", "-q", "-t", "ext4", "-L", "root", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1",
+        "-d", root, raw, DISK_SIZE)  # fmt: skip
+    run("qemu-img", "convert", "-O", "qcow2", raw, disk)
+    raw.unlink()
+    shutil.rmtree(root)
+    return disk
+
+
+def write_variant(folder: Path, name: str, image: BootImage) -> None:
+    (folder / name).mkdir(exist_ok=True)
+    facts = {key: getattr(image, key) for key in ("format", "virtual_size", "digest", "cmdline")}
+    paths = {key: str(getattr(image, key)) for key in ("disk", "kernel", "initrd")}
+    (folder / name / "variant.json").write_text(json.dumps(facts | paths))
+
+
+def read_variant(folder: Path) -> BootImage:
+    facts = json.loads((folder / "variant.json").read_text())
+    return BootImage(**{**facts, **{key: Path(facts[key]) for key in ("disk", "kernel", "initrd")}})
+
+
+# --- booting, inside the lab ------------------------------------------------------------------------------------
+
+
+def boot_all(folder: Path, rounds: int) -> Iterator[dict[str, object]]:
+    """Boot every variant once a round, each followed by the full image. Yield name, seconds and processor seconds."""
+    names = sorted(path.parent.name for path in folder.glob("*/variant.json"))
+    names.remove(FULL)
+    spec = load(flags={"--name": (("name",), "tuning")}).spec
+    baked = bake(spec, Store(folder / "out", spec.name), now=datetime.now(UTC), report=lambda _: None)
+    seeds = {node.name: empty_seed(baked.folder / node.name) for node in baked.plan.nodes}
+    for number in range(rounds):
+        for name in names:
+            for one in (name, FULL):
+                seconds, processor = boot_three(read_variant(folder / one), baked.plan, seeds)
+                say(f"round {number + 1}, {one}: {seconds:.1f} s, {processor:.1f} s of processor time")
+                yield {"name": one, "next_to": name, "seconds": seconds, "processor": processor}
+
+
+def boot_three(image: BootImage, plan: ClusterPlan, seeds: Mapping[str, bytes]) -> tuple[float, float]:
+    """Boot three VMs. Return the seconds until the last one reached cloud-init's end, and the processor time of all."""
+    import libvirt
+
+    from generator import vm
+
+    connection = vm.connect(None)
+    try:
+        vm.boot(connection, plan, image, seeds, cluster_id="tuning", accel="tcg", report=lambda _: None)
+        logs = vm.console_logs(connection, plan, cluster_id="tuning")
+        seconds = seconds_to(END["floor"], logs)
+        domains = libvirt.open(None).listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        return seconds, sum(domain.info()[4] for domain in domains) / 1e9  # virDomainInfo.cpuTime: nanoseconds
+    finally:
+        vm.destroy(connection, plan.name, cluster_id="tuning")
+
+
+def measure(names: list[str], rounds: int) -> list[dict[str, object]]:
+    """Make the variants and boot them in a lab that ends afterwards."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tuning-", dir=ROOT / "build") as scratch:
+        folder = Path(scratch, "variants")
+        folder.mkdir()
+        make_variants(names, folder)
+        lab, environment = ROOT / "scripts" / "lab", {**os.environ, "BAKE_LAB": f"{scratch}/lab"}
+        subprocess.run([lab, "start"], check=True, env=environment)
+        try:
+            command = [str(lab), "exec", sys.executable, __file__, "--boot", str(folder), str(rounds)]
+            done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+        finally:
+            subprocess.run([lab, "stop"], check=True, env=environment)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# --- the page ---------------------------------------------------------------------------------------------------
+
+
+def gains(samples: list[dict[str, object]], name: str, key: str) -> list[float]:
+    """Return, for each round, how many percent more the boots took without the part."""
+    without = [float(str(one[key])) for one in samples if one["name"] == name]
+    full = [float(str(one[key])) for one in samples if one["name"] == FULL and one["next_to"] == name]
+    return [(a / b - 1) * 100 for a, b in zip(without, full, strict=True)]
+
+
+def row(samples: list[dict[str, object]], name: str) -> str:
+    processor, clock = gains(samples, name, "processor"), gains(samples, name, "seconds")
+    spread = f"{min(processor):+.1f} to {max(processor):+.1f}"
+    return (
+        f"| `{name}` | {PARTS[name].title} | {statistics.median(processor):+.1f} % | {spread} "
+        f"| {statistics.median(clock):+.1f} % |"
+    )
+
+
+def table(samples: list[dict[str, object]], rounds: int) -> str:
+    names = [name for name in PARTS if any(one["name"] == name for one in samples)]
+    full = [float(str(one["processor"])) for one in samples if one["name"] == FULL]
+    when = (
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {rounds} rounds; the full image took "
+        f"{statistics.median(full):.0f} s of processor time ({min(full):.0f} to {max(full):.0f})."
+    )
+    head = ["| part | what it does | gain | range | by the clock |", "| --- " * 5 + "|"]
+    return "\n".join([when, "", *head, *(row(samples, name) for name in names)])
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/tuning", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", action="append", choices=PARTS, metavar="NAME", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--list", action="store_true", help="list the parts")
+    parser.add_argument("--boot", nargs=2, metavar=("FOLDER", "ROUNDS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(f"{name:22} {part.title}" for name, part in PARTS.items()))
+        return 0
+    if options.boot:
+        for sample in boot_all(Path(options.boot[0]), int(options.boot[1])):
+            print(json.dumps(sample), flush=True)
+        return 0
+    samples = measure(options.only or list(PARTS), options.rounds)
+    text = table(samples, options.rounds)
+    print(text)
+    if options.write:
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END_MARK}{rest.partition(END_MARK)[2]}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
