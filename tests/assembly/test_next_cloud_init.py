@@ -115,7 +115,8 @@ def watch(event, arguments):
         seen.append(os.stat(arguments[0]).st_mode & 0o777)
 sys.addaudithook(watch)
 from cloudinit.config import cc_write_files
-cc_write_files.write_files("probe", [{"path": "/run/probe/sub/key", "content": "x", "permissions": "0440"}], "root:root")
+file = {"path": "/run/probe/sub/key", "content": "x", "permissions": "0440"}
+cc_write_files.write_files("probe", [file], "root:root")
 mode = lambda path: os.stat(path).st_mode & 0o777
 print(json.dumps([seen, mode("/run/probe/sub/key"), mode("/run/probe/sub")]))
 """,
