@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,11 @@ from generator.vm.ownership import Claim
 
 _OTHER_SUBNET = "choose another --subnet (and --first-ip), or remove what uses it"
 _ECHO_SECONDS = 0.6
+# By IP version: an ICMP echo request with its checksum (RFC 792), or without (RFC 4443: the kernel computes it).
+_ECHO = {
+    4: (socket.AF_INET, socket.IPPROTO_ICMP, b"\x08\x00\xf7\xfd\x00\x01\x00\x01"),
+    6: (socket.AF_INET6, socket.IPPROTO_ICMPV6, b"\x80\x00\x00\x00\x00\x01\x00\x01"),
+}
 
 
 def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owner: Owner) -> None:
@@ -155,41 +159,21 @@ def refuse_alive(addresses: Iterable[AnyAddress]) -> None:
 
 
 def _answers(address: AnyAddress) -> bool:
-    """Return whether an address answers an ICMP echo; False also if this user may not send one."""
-    six = address.version == 6
-    family = socket.AF_INET6 if six else socket.AF_INET
-    protocol = socket.getprotobyname("ipv6-icmp" if six else "icmp")
+    """Return whether an address answers an ICMP echo request; False also if this user may not send the request."""
+    family, protocol, request = _ECHO[address.version]
     try:
-        with socket.socket(family, _echo_socket_type(family, protocol), protocol) as echo:
+        with _icmp_socket(family, protocol) as echo:
             echo.settimeout(_ECHO_SECONDS)
-            echo.connect((str(address), 0))
-            echo.send(_echo_request(128 if six else 8))
-            while True:
-                if _is_reply(echo.recv(256), six=six):
-                    return True
+            echo.connect((str(address), 0))  # from now on the socket receives packets from this address only
+            echo.send(request)
+            return bool(echo.recv(256))
     except OSError:
         return False
 
 
-def _echo_socket_type(family: int, protocol: int) -> int:
-    """Return the type for an unprivileged echo socket if the kernel allows it (ping_group_range), else a raw one."""
+def _icmp_socket(family: int, protocol: int) -> socket.socket:
+    """Open an unprivileged ICMP socket if the kernel allows it (ping_group_range), else a raw socket."""
     try:
-        socket.socket(family, socket.SOCK_DGRAM, protocol).close()
+        return socket.socket(family, socket.SOCK_DGRAM, protocol)
     except OSError:
-        return socket.SOCK_RAW
-    return socket.SOCK_DGRAM
-
-
-def _echo_request(kind: int) -> bytes:
-    """Build an echo request (RFC 792, RFC 4443). For ICMPv6 the kernel fills in the checksum."""
-    identifier = os.getpid() & 0xFFFF
-    total = (kind << 8) + identifier + 1
-    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-    return bytes([kind, 0]) + b"".join(n.to_bytes(2, "big") for n in (checksum, identifier, 1))
-
-
-def _is_reply(packet: bytes, *, six: bool) -> bool:
-    """Return whether a packet is an echo reply. A raw IPv4 socket delivers the IP header as well."""
-    if not six and packet[:1] >= b"\x40":
-        packet = packet[(packet[0] & 0x0F) * 4 :]
-    return packet[:1] == (b"\x81" if six else b"\x00")
+        return socket.socket(family, socket.SOCK_RAW, protocol)
