@@ -10,7 +10,7 @@ from typing import Any
 from generator.etcd import answers, observe
 from generator.etcd.answers import Port
 from generator.etcd.node_report import fetch_reports, find_report
-from generator.etcd.tls_hello import VERSIONS, speaks
+from generator.etcd.tls_hello import VERSIONS, accepts_version
 from generator.etcd.tls_probe import ClientFiles
 from generator.health.cis_controls import Audited, audit_nodes
 from generator.health.node_checks import NodeFacts, Outcome, Planned
@@ -57,7 +57,7 @@ def audit(
 
 def _versions(plan: ClusterPlan, node: NodePlan) -> Iterator[tuple[Port, dict[str, bool | None]]]:
     for port, number in ((Port.CLIENT, plan.spec.etcd.client_port), (Port.PEER, plan.spec.etcd.peer_port)):
-        yield port, {version: speaks(str(node.address), number, version) for version in VERSIONS}
+        yield port, {version: accepts_version(str(node.address), number, version) for version in VERSIONS}
 
 
 def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
