@@ -191,7 +191,7 @@ class Etcd:
             raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
 
     def _obstacle(self) -> str:
-        """Probe the port and return why the connection failed. With TLS 1.3, grpclib does not see the server's alert."""
+        """Probe the port and return why the connection failed. With TLS 1.3, grpclib misses the server's alert."""
         url = urlsplit(self.endpoint)
         found = probe(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
         return "the connection was closed" if found.reply is Reply.SERVED else found.detail
@@ -204,7 +204,7 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all connections. The loop has a separate thread, so closing a connection never blocks."""
+    """Return the event loop of all connections. The loop has a thread, so closing a connection never blocks."""
     with _ONE_LOOP:  # several threads query nodes at the same time
         return _make_loop()
 

@@ -15,7 +15,7 @@ from generator.vm.connection import Connection, asking, libvirt, message_of, tol
 from generator.vm.domain_xml import Owner, network_xml, read_owner
 from generator.vm.ownership import Claim
 
-_OTHER_SUBNET = "choose another --subnet (and --first-ip), or remove what uses it"
+_OTHER_SUBNET = "choose another --subnet (and --first-ip), or free this subnet"
 _ECHO_SECONDS = 0.6
 # By IP version: an ICMP echo request with its checksum (RFC 792), or without (RFC 4443: the kernel computes it).
 _ECHO = {
@@ -25,7 +25,7 @@ _ECHO = {
 
 
 def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owner: Owner) -> None:
-    """Create and start the network. Recreate it if it differs from the plan and no VM uses it."""
+    """Create and start the network. Recreate a network that differs from the plan if no VM uses the network."""
     network, wanted = _find(connection, plan.network.name), network_xml(plan.network, owner)
     if network is not None:
         claim.demand(read_owner(network.XMLDesc()), f"the existing network {plan.network.name}")
@@ -42,7 +42,7 @@ def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owne
 
 
 def check_network(connection: Connection, plan: ClusterPlan, claim: Claim) -> None:
-    """Raise BakeError, before anything is created, if `ensure_network` would refuse."""
+    """Raise BakeError if `ensure_network` would refuse to create the network."""
     network = _find(connection, plan.network.name)
     if network is None:
         refuse_overlap(connection, plan.network)
@@ -57,7 +57,7 @@ def _find(connection: Connection, name: str) -> libvirt.virNetwork | None:
 
 
 def _shape(xml: str) -> tuple[object, ...]:
-    """Return the properties of a network that matter to guests."""
+    """Return the properties of a network that affect guests."""
     root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
     forward, bridge, mac = root.find("forward"), root.find("bridge"), root.find("mac")
     return (
@@ -77,7 +77,7 @@ def _subnets(root: ElementTree.Element) -> Iterator[AnyNetwork]:
 
 
 def refuse_overlap(connection: Connection, plan: NetworkPlan) -> None:
-    """Raise BakeError if another network has this bridge or subnet. (libvirt checks the host's routes at the start.)"""
+    """Raise BakeError if another network has this bridge or subnet. libvirt checks the host's routes later."""
     for other in connection.listAllNetworks():
         root = ElementTree.fromstring(other.XMLDesc())  # noqa: S314  libvirt wrote it
         bridge = root.find("bridge")
@@ -134,7 +134,7 @@ def list_networks(connection: Connection, claim: Claim) -> list[tuple[str, str]]
 
 
 def remove_networks(connection: Connection, claim: Claim) -> list[str]:
-    """Remove the cluster's networks; return their names. Raise BakeError if other VMs run on one."""
+    """Remove the cluster's networks and return their names. Raise BakeError if other VMs use a network."""
     removed = []
     for network in connection.listAllNetworks():
         if claim.covers(read_owner(network.XMLDesc())):
@@ -146,8 +146,8 @@ def remove_networks(connection: Connection, claim: Claim) -> list[str]:
     return removed
 
 
-def refuse_alive(addresses: Iterable[AnyAddress]) -> None:
-    """Raise BakeError for addresses that already answer a ping: another host uses them."""
+def refuse_used_addresses(addresses: Iterable[AnyAddress]) -> None:
+    """Raise BakeError if an address answers an ICMP echo request, because another host uses the address."""
     wanted = list(addresses)
     if not wanted:
         return
@@ -164,9 +164,11 @@ def _answers(address: AnyAddress) -> bool:
     try:
         with _icmp_socket(family, protocol) as echo:
             echo.settimeout(_ECHO_SECONDS)
-            echo.connect((str(address), 0))  # from now on the socket receives packets from this address only
+            echo.connect((str(address), 0))
             echo.send(request)
-            return bool(echo.recv(256))
+            while echo.recvfrom(256)[1][0] != str(address):
+                pass  # before connect, a raw socket receives packets from other hosts
+            return True
     except OSError:
         return False
 

@@ -585,17 +585,17 @@ def test_a_changed_network_is_recreated_only_if_no_vm_uses_it(driver: Any, plan:
 
 def test_an_address_that_answers_is_refused() -> None:
     with pytest.raises(BakeError, match=r"another host already uses 127\.0\.0\.77"):
-        network.refuse_alive([ip_address("127.0.0.77")])
+        network.refuse_used_addresses([ip_address("127.0.0.77")])
 
 
 def test_an_ipv6_address_that_answers_is_refused() -> None:
     with pytest.raises(BakeError, match="another host already uses ::1"):
-        network.refuse_alive([ip_address("::1")])
+        network.refuse_used_addresses([ip_address("::1")])
 
 
 def test_silence_and_no_route_are_no_answer() -> None:
-    network.refuse_alive([])
-    network.refuse_alive([ip_address("127.255.255.255")])
+    network.refuse_used_addresses([])
+    network.refuse_used_addresses([ip_address("127.255.255.255")])
 
 
 # --- the connection and the accelerator ---------------------------------------------------------------------
