@@ -97,7 +97,7 @@ def ask(url: str, tls: ssl.SSLContext) -> str:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
-            return peers.get(url, peers.EMPTY, tls)
+            return peers.get(url, peers.EMPTY_PATH, tls)
         except ConnectionRefusedError:
             time.sleep(0.05)
         except OSError:
@@ -113,7 +113,7 @@ def eventually(look: Callable[[], object], expected: object) -> None:
     assert seen == expected
 
 
-def complaint(url: str, tls: ssl.SSLContext, path: str = peers.EMPTY) -> str:
+def complaint(url: str, tls: ssl.SSLContext, path: str = peers.EMPTY_PATH) -> str:
     try:
         peers.get(url, path, tls)
     except OSError as error:
