@@ -1,4 +1,4 @@
-"""The TLS versions that a port accepts_version, on servers that speak just one, and on what is no TLS at all."""
+"""The TLS versions that a port accepts: with servers of a single version, and with servers without TLS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("only", VERSIONS)
-def test_only_the_version_that_a_server_speaks_is_found(pair: tuple[Path, Path], only: str) -> None:
+def test_only_the_tls_version_of_the_server_is_accepted(pair: tuple[Path, Path], only: str) -> None:
     openssl = shutil.which("openssl")
     assert openssl
     port = free_port()
@@ -54,12 +54,12 @@ def test_only_the_version_that_a_server_speaks_is_found(pair: tuple[Path, Path],
     assert found == {version: version == only for version in VERSIONS}
 
 
-def test_a_closed_port_speaks_nothing_that_is_known() -> None:
+def test_the_versions_of_a_closed_port_are_unknown() -> None:
     assert accepts_version(HOST, free_port(), "1.2") is None
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x16\x03\x03\x00\x02\x0c\x00"])
-def test_what_is_not_tls_is_not_taken_for_it(answer: bytes) -> None:
+def test_an_answer_without_tls_is_unknown(answer: bytes) -> None:
     with socket.create_server((HOST, 0)) as listener:
 
         def serve() -> None:
@@ -72,6 +72,6 @@ def test_what_is_not_tls_is_not_taken_for_it(answer: bytes) -> None:
         assert accepts_version(HOST, listener.getsockname()[1], "1.3") is None
 
 
-def test_a_server_that_says_nothing_costs_its_time_limit_only() -> None:
-    with socket.create_server((HOST, 0)) as listener:  # without a limit this would never end
+def test_a_silent_server_takes_only_the_timeout() -> None:
+    with socket.create_server((HOST, 0)) as listener:  # without a timeout, this would never end
         assert accepts_version(HOST, listener.getsockname()[1], "1.2", timeout=0.2) is None
