@@ -1,4 +1,4 @@
-"""The firewall script against the kernel, in network namespaces: each port is open to those it is for alone."""
+"""The firewall script with the kernel's firewall, in network namespaces: each port is open only to its clients."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ for port in {PORTS}:
 
 
 class Street:
-    """Two namespaces on one wire: the node, where all the ports are served, and everybody else."""
+    """Two connected network namespaces: a node with servers at all ports, and the other hosts."""
 
     def __init__(self, name: str) -> None:
         self.node, self.others = f"{name}-node", f"{name}-others"
 
     def inside(self, script: str, **env: str) -> str:
-        """Runs in the node's namespace."""
+        """Run a script in the node's namespace."""
         command = ["ip", "netns", "exec", self.node, "sh", "-euc", script]
         done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
