@@ -1,4 +1,4 @@
-"""`scripts/lab`: quick to start, private, and gone without a trace. Each test has a lab of its own."""
+"""`scripts/lab` starts quickly, is private, and leaves nothing when it stops. Each test has a separate lab."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRIVATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/l
 
 
 def machine() -> tuple[object, ...]:
-    """What a lab could leave: mounts, interfaces, names in the folders that libvirt uses."""
+    """Return everything that a lab could leave: mounts, interfaces, and names in libvirt's folders."""
     mounts = Path("/proc/self/mountinfo").read_text()
     names = {path: sorted(os.listdir(path)) for path in PRIVATE if Path(path).exists()}  # noqa: PTH208
     return mounts, sorted(Path("/sys/class/net").iterdir()), names
