@@ -1,4 +1,4 @@
-"""Data types for what bake learns about a running cluster: etcd's answers, port probes and node reports."""
+"""Data types for the state of a running cluster: etcd's answers, results of port probes, and node reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from generator.plan import NodePlan
 
 T = TypeVar("T")
-# The write check attaches its keys to a lease: etcd deletes them after this time, even if bake is killed.
+# The write check attaches its keys to a lease, so etcd deletes the keys after this time even if bake is killed.
 LEASE_SECONDS = 60
 
 
@@ -33,7 +33,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The status that a member reports of itself (Maintenance/Status). `leader` is 0 if the member has no leader."""
+    """The status that a member reports (Maintenance/Status). `leader` is 0 if the member has no leader."""
 
     cluster_id: int
     member_id: int
@@ -171,7 +171,7 @@ class FilePermissions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """A node's audit report. `user` and `options` (by flag name) are those of the running etcd process."""
+    """A node's audit report. `user` and `options` (by flag name) belong to the running etcd process."""
 
     time: datetime
     user: str

@@ -1,6 +1,6 @@
 """A client for the gRPC API of one etcd endpoint (etcd 3.5, 3.6) over mutual TLS.
 
-etcd's JSON gateway cannot be used: with auth on, it refuses every client certificate that has a common name.
+bake cannot use etcd's JSON gateway, which refuses every client certificate with a common name while auth is on.
 """
 
 from __future__ import annotations

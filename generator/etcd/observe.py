@@ -78,7 +78,7 @@ def absent(node: NodePlan, error: str, probes: Mapping[tuple[Port, ClientKind], 
 def _probes(
     plan: ClusterPlan, node: NodePlan, contexts: Contexts, first: Probe
 ) -> Iterator[tuple[tuple[Port, ClientKind], Probe]]:
-    """Probe both ports with every kind of client. An unreachable port is probed once: each probe would time out."""
+    """Probe both ports with every kind of client. An unreachable port is probed only once."""
     address, ports = str(node.address), plan.spec.etcd
     yield (Port.CLIENT, ClientKind.OPERATOR), first
     peer = probe(address, ports.peer_port, contexts[Port.PEER, ClientKind.OPERATOR])

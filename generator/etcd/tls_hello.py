@@ -1,8 +1,8 @@
 """Send a ClientHello to a port, and read the TLS version and the certificate from the server's answer.
 
-Python's ssl module cannot do this: the TLS library of this machine may not support old versions, and gives no access to
-the certificate after a failed handshake. No client certificate is needed. Up to TLS 1.2, a server chooses the version
-and sends its certificate unencrypted before it requests the client's certificate.
+Python's ssl module cannot do this, because the TLS library of this machine may not support old versions, and ssl gives
+no access to the certificate after a failed handshake. No client certificate is needed. Up to TLS 1.2, a server chooses
+the version and sends its certificate unencrypted before it requests the client's certificate.
 """
 
 from __future__ import annotations

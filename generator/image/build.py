@@ -26,14 +26,14 @@ _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _EXCLUDED = ("doc", "man", "locale", "info", "lintian")  # folders in /usr/share
 _QCOW2 = ("-c", "-o", "compression_type=zstd")
 # Each program of the build runs in new mount and PID namespaces, so its mounts and processes end when bake ends, even
-# if bake is killed. The processes inherit the lock: the next build waits until all of them have ended.
+# if bake is killed. The processes inherit the lock, so the next build waits until all of them have ended.
 _GUARD = (
     *("setpriv", "--pdeathsig", "KILL", "--"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"),
 )
 _NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "xz", "zstd", "tar")
 _DEBIAN_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
-# Options of this machine's apt that mmdebstrap gets: mmdebstrap does not read this machine's apt.conf.
+# Options of this machine's apt that bake passes to mmdebstrap, which does not read this machine's apt.conf.
 _APT_ACCESS = ("Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::https::CAInfo ")
 _ENVIRONMENT_KEPT = ("HOME", "http_proxy", "https_proxy", "no_proxy")
 

@@ -40,7 +40,7 @@ _INSTALL = (
 )
 
 _URI = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
-_opened: list[str] = []  # URIs of all connections, for error messages: libvirt's errors do not contain the URI
+_opened: list[str] = []  # URIs of all connections for error messages, because libvirt's errors do not contain the URI
 
 
 def connect(uri: str | None = None) -> Connection:
@@ -83,7 +83,7 @@ def _explain(target: str, error: Any) -> BakeError:
 
 
 def explain(error: Any, what: str | None = None, hint: str | None = None) -> BakeError:
-    """Turn a libvirt error into a BakeError. `what`: the operation that failed, if known."""
+    """Turn a libvirt error into a BakeError. `what` is the failed operation, if it is known."""
     uri = _opened[-1] if _opened else "libvirt"
     if error.get_error_domain() == libvirt.VIR_FROM_RPC:
         general = f"the connection to {uri} is lost; start libvirtd again on that machine, then run the command again"

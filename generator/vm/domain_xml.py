@@ -198,7 +198,7 @@ def _add_clock(root: Element) -> None:
 
 
 def _add_disks(devices: Element, files: Files) -> None:
-    # The sources are paths: libvirt's AppArmor helper cannot resolve volumes of a pool and would deny the access.
+    # The sources are paths, because libvirt's AppArmor helper cannot resolve volumes and would deny the access.
     disk = _child(devices, "disk", type="file", device="disk")
     _child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     _child(disk, "source", file=files.disk)

@@ -17,7 +17,8 @@ from generator.vm.ownership import Claim
 
 _OTHER_SUBNET = "choose another --subnet (and --first-ip), or free this subnet"
 _ECHO_SECONDS = 0.6
-# By IP version: an ICMP echo request with its checksum (RFC 792), or without (RFC 4443: the kernel computes it).
+# The family, protocol and echo request for each IP version. ICMP needs a checksum in the request (RFC 792). For ICMPv6,
+# the kernel computes the checksum (RFC 4443).
 _ECHO = {
     4: (socket.AF_INET, socket.IPPROTO_ICMP, b"\x08\x00\xf7\xfd\x00\x01\x00\x01"),
     6: (socket.AF_INET6, socket.IPPROTO_ICMPV6, b"\x80\x00\x00\x00\x00\x01\x00\x01"),

@@ -253,7 +253,7 @@ def test_a_learner_without_its_data_is_removed_and_added_again(desk: Desk) -> No
         ("other", "", False, "under another name"),
         ("other", "", True, "under another name"),
         ("etcd2", "https://127.0.0.7:2380", False, "is at https://127.0.0.7:2380"),
-        ("etcd9", "https://127.0.0.9:2380", True, "is joining, one at a time"),
+        ("etcd9", "https://127.0.0.9:2380", True, "is joining; only one node can join at a time"),
     ],
 )
 def test_a_node_waits_in_situations_that_it_must_not_change(

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Creates from the root's tarball: disk.raw, vmlinux, initrd.img, and etcd's programs for use on this machine.
+# Creates disk.raw, vmlinux, initrd.img, and etcd's programs for use on this machine from the root's tarball.
 #   assemble.sh ROOT.tar OUTPUT SIZE plain|tuned
 set -eu
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
-# The cloud kernel contains the drivers for ext4 and virtio's PCI bus. So the initrd only loads the disk's module and
-# mounts the root. Its other modules are uncompressed copies: the booted system need not decompress its .ko.xz files.
+# The cloud kernel contains the drivers for ext4 and virtio's PCI bus. So the initrd needs only the disk's module.
+# The other modules in the initrd save time, because the booted system need not decompress its .ko.xz files.
 pack_initrd() {
     root=$1 output=$2 tree=$2/initrd
     mkdir -p "$tree/bin" "$tree/dev" "$tree/proc" "$tree/root" "$tree/modules"

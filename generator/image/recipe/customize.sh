@@ -1,5 +1,5 @@
 #!/bin/sh
-# Customize hook of both variants: makes the changes without which a node does not boot correctly.
+# Customize hook of both variants. Makes the changes that every node needs to boot correctly.
 set -eu
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Essential hook: creates the user etcd with a fixed id. Otherwise the package would create it with the next free id.
+# Essential hook. Creates the user etcd with a fixed id. Otherwise the package would create it with the next free id.
 set -eu
 
 main() {

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The program of the initrd: loads the modules, mounts the root, and starts its init.
+# The init program of the initrd. Loads the modules, mounts the root, and starts the init of the root.
 set -eu
 
 say() { echo "initrd: $*" >/dev/console; }

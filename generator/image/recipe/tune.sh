@@ -1,5 +1,5 @@
 #!/bin/sh
-# Customize hook of the default variant: disables everything that a node does not need to start etcd.
+# Customize hook of the default variant. Disables everything that a node does not need to start etcd.
 # The units stay installed, so `systemctl unmask` enables them again.
 set -eu
 

@@ -117,7 +117,7 @@ class Cluster:
 
 
 def complaint(stderr: str) -> str:
-    """Return the cause in etcdctl's error output: the text of the log line with a cause, or of the first line."""
+    """Return the cause from etcdctl's error output. The cause is in a log line, else in the first line."""
     lines = stderr.strip().splitlines() or ["etcdctl failed"]
     text = next((line for line in lines if "desc = " in line), lines[0])
     return re.sub(r'.*desc = |^Error: |["\\}]+$', "", text)

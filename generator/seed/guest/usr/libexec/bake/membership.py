@@ -32,7 +32,7 @@ class Disk(Enum):
     """The content of the data directory."""
 
     EMPTY = "empty"
-    UNFINISHED = "unfinished"  # the first start was interrupted: there is a log without a member
+    UNFINISHED = "unfinished"  # a log without a member, from an interrupted first start
     MEMBER = "member"
 
 
@@ -83,7 +83,7 @@ ACTIONS = {
     Situation.RENAMED: Action.WAIT,
     Situation.MOVED: Action.WAIT,
 }
-REPLACING = "replacing"  # recorded in etcd before a node removes its own lost entry
+REPLACING = "replacing"  # a node records this word before it removes its entry, whose data is lost
 
 
 def decide(disk: Disk, situation: Situation) -> Action:

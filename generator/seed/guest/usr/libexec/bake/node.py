@@ -141,8 +141,8 @@ def accepting(urls: list[str]) -> list[str]:
     """Return the URLs that accept a TCP connection. All URLs are tried at the same time, for at most two seconds.
 
     The kernel accepts the connection, so a host that is too busy for a TLS handshake counts as accepting. A member
-    without a quorum counts too, because it binds its ports before it has a leader. etcdctl would be too slow: it uses
-    its whole timeout even if the connection is refused.
+    without a quorum counts too, because it binds its ports before it has a leader. etcdctl would be too slow,
+    because it uses its whole timeout even if the connection is refused.
     """
     sockets = {url: _begin_connect(url) for url in urls}
     waiting = [each for each in sockets.values() if each]

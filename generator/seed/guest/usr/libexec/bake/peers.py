@@ -69,7 +69,7 @@ def get(url: str, path: str, tls: ssl.SSLContext) -> str:
 
 
 def statement(node: Planned, permit: str) -> str:
-    """Return the answer of an empty node: its name and its cluster's id."""
+    """Return the answer of an empty node, which is its name and its cluster's id."""
     return f"{node.name} {permit}\n"
 
 
