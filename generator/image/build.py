@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -136,7 +137,7 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
     mirrors = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), own_release, RELEASE)
     # assemble.sh packs the initrd of the tuned variant. INITRD=No saves the seconds for building Debian's initrd.
     settings = {"TMPDIR": str(scratch), **({} if plain else {"INITRD": "No"})}
-    run = _Runner(settings=settings, lock=lock, report=report)
+    run = partial(_run, settings=settings, lock=lock, report=report)
     run(mmdebstrap_command(scratch / "root.tar", mirrors, apt_access(), plain=plain))
     report("creating the file system of the base image")
     variant = "plain" if plain else "tuned"
@@ -146,44 +147,37 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
     (scratch / "disk.raw").unlink()
 
 
-class _Runner:
-    """Runs the programs of a build. The last lines of a program's output are for its error message."""
+def _run(command: list[str], *, settings: Mapping[str, str], lock: IO[str], report: Report) -> None:
+    """Run a program of the build. If it fails, raise BakeError with the last lines of its output."""
+    with subprocess.Popen(
+        [*_GUARD, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**_environment(), **settings},
+        pass_fds=[lock.fileno()],
+    ) as process:
+        try:
+            output = _follow(process, report)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        lines = "\n".join(output[-15:])
+        hint = f"the lines above are from {command[0]}; check the network and the free disk space"
+        raise BakeError(f"{command[0]} failed with status {process.returncode}:\n{lines}", hint=hint)
 
-    def __init__(self, *, settings: Mapping[str, str], lock: IO[str], report: Report) -> None:
-        self.settings = settings
-        self.lock = lock
-        self.report = report
 
-    def __call__(self, command: list[str]) -> None:
-        guarded = [*_GUARD, *command]
-        environment = {**_environment(), **self.settings}
-        with subprocess.Popen(
-            guarded,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment,
-            pass_fds=[self.lock.fileno()],
-        ) as process:
-            try:
-                tail = self._follow(process)
-            except BaseException:
-                process.kill()
-                raise
-        if process.returncode != 0:
-            lines = "\n".join(tail[-15:])
-            hint = f"the lines above are from {command[0]}; check the network and the free disk space"
-            raise BakeError(f"{command[0]} failed with status {process.returncode}:\n{lines}", hint=hint)
-
-    def _follow(self, process: subprocess.Popen[str]) -> list[str]:
-        lines: list[str] = []
-        for line in process.stdout or ():
-            lines.append(line.rstrip())
-            if line.startswith("I: ") and "hook" not in line:
-                self.report(f"  {line[3:].strip()}")
-        return lines
+def _follow(process: subprocess.Popen[str], report: Report) -> list[str]:
+    """Return the lines of a program's output. Report mmdebstrap's progress."""
+    lines: list[str] = []
+    for line in process.stdout or ():
+        lines.append(line.rstrip())
+        if line.startswith("I: ") and "hook" not in line:
+            report(f"  {line[3:].strip()}")
+    return lines
 
 
 def _environment() -> dict[str, str]:

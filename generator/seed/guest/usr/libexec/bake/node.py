@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import select
 import socket
 import sys
-import time
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -144,30 +144,18 @@ def accepting(urls: list[str]) -> list[str]:
     without a quorum counts too, because it binds its ports before it has a leader. etcdctl would be too slow,
     because it uses its whole timeout even if the connection is refused.
     """
-    sockets = {url: _begin_connect(url) for url in urls}
-    waiting = [each for each in sockets.values() if each]
-    deadline = time.monotonic() + CONNECT_SECONDS
     connected = set()
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        for done in select.select([], waiting, [], left)[1]:
-            waiting.remove(done)
-            if done.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-                connected.add(done)
-    found = [url for url in urls if sockets[url] in connected]
-    for each in filter(None, sockets.values()):
-        each.close()
-    return found
 
+    def connect(url: str) -> None:
+        host, port = address_of(url)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as plain, suppress(OSError):
+            plain.settimeout(CONNECT_SECONDS)
+            plain.connect((host, port))
+            connected.add(url)
 
-def _begin_connect(url: str) -> socket.socket | None:
-    host, port = address_of(url)
-    each = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    each.setblocking(False)
-    try:
-        each.connect((host, port))
-    except BlockingIOError:
-        pass
-    except OSError:
-        each.close()
-        return None
-    return each
+    threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in urls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [url for url in urls if url in connected]
