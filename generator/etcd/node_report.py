@@ -20,7 +20,7 @@ PREFIX = b"bake/audit/"
 FORMAT = 1
 # A node reports every ten minutes (etcd-audit.timer). The other 20 minutes allow for different clocks.
 MAX_AGE = timedelta(minutes=30)
-LIMIT = 1 << 16  # bytes of a report; a real one is 2 KiB
+LIMIT = 1 << 16  # maximum size of a report in bytes; a real report has 2 KiB
 
 
 def fetch_reports(nodes: Iterable[NodePlan], files: ClientFiles) -> Answer[Keys]:

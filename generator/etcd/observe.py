@@ -26,7 +26,7 @@ from generator.plan import ClusterPlan, NodePlan
 
 T = TypeVar("T")
 R = TypeVar("R")
-MAX_KEYS = 1000  # at most so many keys are listed, but all keys are counted
+MAX_KEYS = 1000  # maximum number of listed keys; the count includes all keys
 Contexts = Mapping[tuple[Port, ClientKind], ssl.SSLContext | None]
 
 

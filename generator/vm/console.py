@@ -17,7 +17,7 @@ from generator.vm.connection import Connection, Domain, Pool, asking, connect, l
 from generator.vm.ownership import Claim, claim_domains
 from generator.vm.storage_pool import find_pool, find_volume
 
-LEAVE = b"\x1d"  # Ctrl-], as in telnet and virsh
+LEAVE = b"\x1d"  # Ctrl-] leaves the console, as in telnet and virsh
 _SCROLLBACK = 4096
 _POLL_SECONDS = 0.25
 
@@ -128,7 +128,7 @@ def attach_console(
 def _raw(keyboard: int) -> Iterator[None]:
     """Put the terminal into raw mode, in which every key goes to the guest, including Ctrl-C."""
     before = termios.tcgetattr(keyboard)
-    tty.setraw(keyboard, termios.TCSANOW)  # the default mode of setraw would discard pending input
+    tty.setraw(keyboard, termios.TCSANOW)  # by default, setraw discards keys that were typed before (as virsh does)
     try:
         yield
     finally:

@@ -140,7 +140,7 @@ def _volume(name: str, size: int, kind: str) -> Element:
     _child(root, "allocation", 0, unit="bytes")
     target = _child(root, "target")
     _child(target, "format", type=kind)
-    _child(_child(target, "permissions"), "mode", "0600")  # seeds hold keys, disks hold data
+    _child(_child(target, "permissions"), "mode", "0600")  # seeds contain keys, and disks contain data
     return root
 
 

@@ -38,7 +38,7 @@ GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
 ETCD_UNIT = GUEST.parents[2] / "etc/systemd/system/etcd.service.j2"
 Process = subprocess.Popen[Any]
 RESTART_DELAY = 0.2  # the unit's RestartSec, scaled to loopback
-PATIENCE = 6  # the factor by which a wait may take longer than on a quiet machine: the tests do not measure time
+PATIENCE = 6  # a wait may take this many times longer than on a quiet machine, since the tests do not measure time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Node:
     def _write(self, files: dict[str, bytes]) -> None:
         moved = {place: f"{self.root}{place}" for place in ("/etc/etcd/", "/var/lib/etcd", "/run/etcd", "/run/bake")}
         moved["/usr/bin/etcdctl"] = str(self.tools.bin_dir / "etcdctl")
-        moved["systemd/journal"] = "stderr"  # no journal here
+        moved["systemd/journal"] = "stderr"  # the node has no journal
         for path, data in files.items():
             target = self.root / path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -290,7 +290,7 @@ class Miniature:
 
     def etcdctl(self, node: Node, *words: str, check: bool = True) -> str:
         env = node.environment("etc/etcd/bake.env")
-        limits = ("--dial-timeout=10s", "--command-timeout=20s")  # four times its own; `words` may say others
+        limits = ("--dial-timeout=10s", "--command-timeout=20s")  # four times the defaults; `words` may override them
         command = [str(self.tools.bin_dir / "etcdctl"), *limits, "--endpoints", node.plan.client_url, *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30 * PATIENCE)
         assert done.returncode == 0 or not check, done.stderr

@@ -23,7 +23,7 @@ OUR_UNITS = (
     "etcd", "etcd-access", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed",
 )  # fmt: skip
 _numbers = count(1)
-PATIENCE = 6  # the factor by which a node may take longer than on a quiet machine
+PATIENCE = 6  # a node may take this many times longer than on a quiet machine
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
 
 # Runs in a separate mount namespace: mounts a writable layer over the shared root, a cgroup2 hierarchy and the seed,

@@ -265,7 +265,7 @@ def test_a_set_up_that_is_killed_at_any_call_is_finished_by_the_next(alone: Mini
         if set_up(node, shim) == 0:
             break
         found = auth_of(alone, node)
-        assert not found["enabled"] or found == wanted  # never on before everybody is there
+        assert not found["enabled"] or found == wanted  # auth is never on before all users exist
         cuts, on = cuts + 1, on + bool(found["enabled"])
         assert set_up(node) == 0
         assert auth_of(alone, node) == wanted

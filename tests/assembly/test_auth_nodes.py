@@ -140,6 +140,6 @@ def test_the_set_up_has_no_password_and_was_denied_nothing(lab: NspawnLab) -> No
         assert lab.shell(node, "systemctl list-units --failed --no-legend --plain").stdout == ""
         units = " ".join(f"-u {unit}" for unit in OUR_UNITS)
         found = lab.shell(node, f"journalctl --no-pager {units} | grep -iE '{words}'", check=False).stdout
-        assert [line for line in found.splitlines() if "auth: permission denied" not in line] == []  # nobody's write
+        assert [line for line in found.splitlines() if "auth: permission denied" not in line] == []  # no denied write
     users = json.loads(etcdctl(lab, "etcd-client", "user", "list", "-w", "json").stdout)["users"]
     assert users == ["app1", "etcd-client", "etcd1", "etcd2", "etcd3", "root"]

@@ -15,7 +15,7 @@ from tests.assembly.nspawn_lab import ip
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="namespaces need root")
 SCRIPT = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake/etcd-firewall"
 NODE, PEER, CLIENT, STRANGER = "10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.9"
-PORTS = (2379, 2380, 2381)  # the last one is none of etcd's
+PORTS = (2379, 2380, 2381)  # etcd does not use the last port
 SETTINGS = {
     "BAKE_CLIENT_PORT": "2379",
     "BAKE_PEER_PORT": "2380",

@@ -92,7 +92,7 @@ def test_the_permit_never_was_on_a_disk_and_is_gone_from_memory_once_the_cluster
     for node in NODES:
         assert "bootstrap-permit" not in lab.shell(node, "find / -xdev -name 'bootstrap-permit*'; ls /run/bake").stdout
         text = (lab.folder / "pki/bootstrap-permit").read_text().strip()
-        look = f"find /etc /run /var -xdev -type f -exec grep -lF '{text}' {{}} +"  # the mounted seed itself has it
+        look = f"find /etc /run /var -xdev -type f -exec grep -lF '{text}' {{}} +"  # -xdev excludes the mounted seed
         assert lab.shell(node, look, check=False).stdout == ""
 
 
@@ -185,7 +185,7 @@ def test_files_have_the_owners_and_modes_that_cis_asks_for(lab: NspawnLab) -> No
     wanted = {
         "/etc/etcd/etcd.conf": "600 root root",
         "/etc/etcd/bake.env": "600 root root",
-        "/etc/etcd/pki": "710 root root",  # the ACL's mask shows as the group's part; the group itself may do nothing
+        "/etc/etcd/pki": "710 root root",  # the group bits show the ACL's mask; the group has no access
         "/var/lib/etcd": "700 etcd etcd",
         "/var/lib/etcd/etcd": "700 etcd etcd",
         **{f"/etc/etcd/pki/etcd-{role}.key": "400 etcd etcd" for role in ("server", "peer", "client")},

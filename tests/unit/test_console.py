@@ -74,7 +74,7 @@ def test_a_cut_record_never_gives_another_phase(event: Event, length: int) -> No
     [
         "bake: node=n2 phase=voting",  # a record of another node
         "bake: node=n1 phase=Voting",
-        "bake: node=n1 phase=vot[   61.2] random: crng init done",  # the kernel spoke in the middle
+        "bake: node=n1 phase=vot[   61.2] random: crng init done",  # kernel output within the record
         "bake: node=n1",
         "ake: node=n1 phase=voting",
         "bake: node=n1phase=voting",

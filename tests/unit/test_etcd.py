@@ -84,7 +84,7 @@ def test_a_status(serve: Serve) -> None:
 
 
 def test_a_status_of_a_learner_of_3_6_without_a_leader(serve: Serve) -> None:
-    more = bytes.fromhex("5a05332e362e30" "6080808080 08".replace(" ", ""))  # fields 11 and 12, which 3.5 has not
+    more = bytes.fromhex("5a05332e362e30" "6080808080 08".replace(" ", ""))  # fields 11 and 12, which are new in 3.6
     said = good("Status", version="3.6.0", errors=["etcdserver: no leader"], isLearner=True)
     status = serve(said + more).status()
     assert (status.leader, status.errors) == (0, ("etcdserver: no leader",))
@@ -169,7 +169,7 @@ def test_a_refusal_contains_the_endpoint_and_the_cause(serve: Serve, code: Statu
 @pytest.mark.parametrize(
     "reply",
     [
-        b"",  # no header in it
+        b"",  # an answer without a header
         b"nonsense",
         good("Status") + bytes.fromhex("1202c328"),  # a version that is not valid text
         (StatusCode.UNIMPLEMENTED, "unknown service etcdserverpb.Maintenance"),

@@ -113,7 +113,7 @@ def test_etcds_account_cannot_make_root_examine_other_files(hook: ModuleType, no
     said = hook.report("etcd1", node / "proc", node, data_dir="/var/lib/etcd/etcd")
     assert not any("root" in path for path in said["files"])
     assert said["certificates"] == {}
-    assert stated.partition("=")[2] in said["process"]["options"].values(), "bake audit says what is wrong"
+    assert stated.partition("=")[2] in said["process"]["options"].values(), "bake audit reports the wrong option"
 
 
 @pytest.mark.parametrize("name", ["deep", "deep/etcd"])

@@ -259,7 +259,7 @@ def test_cloud_init_applies_other_settings_at_the_next_boot(guest: Guest, shell:
 def test_a_booting_node_reboots_to_apply_other_settings(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     systemctl = guest.root.parent / "bin/systemctl"
-    words = "case $* in is-system-running) echo starting; exit 1 ;; esac"  # as systemctl ends for what is not "running"
+    words = "case $* in is-system-running) echo starting; exit 1 ;; esac"  # 1 means: not "running"
     systemctl.write_text(systemctl.read_text().replace("echo running", words))
     guest.bake(etcd={"options": {"heartbeat-interval": 150}})
     assert guest.insert().returncode == 0

@@ -309,7 +309,7 @@ def test_a_removed_seed_is_deleted_and_the_drive_stays_empty(driver: Any, plan: 
     assert volumes(driver) == []
     tag = read_owner(domain.XMLDesc())
     assert tag is not None
-    assert tag.seed == seed_drive.seed_digest(b"with permit"), "what the node was configured with"
+    assert tag.seed == seed_drive.seed_digest(b"with permit"), "the tag keeps the seed that configured the node"
     before = picture(driver)
     assert take_out(driver, plan()) is False
     assert picture(driver) == before

@@ -389,7 +389,7 @@ def test_a_voter_keeps_the_data_of_its_first_start(desk: Desk) -> None:
 
 def test_unreadable_data_is_a_failure_and_not_an_empty_disk(desk: Desk) -> None:
     desk.node.data_dir.mkdir()
-    (desk.node.data_dir / "member").touch()  # nothing to look into, for root neither
+    (desk.node.data_dir / "member").touch()  # a file in place of the folder, which root cannot read as a folder either
     done = desk.run("etcd-join")
     assert done.returncode == 1
     assert 'phase=failed detail="cannot read' in done.stdout

@@ -243,7 +243,7 @@ def member(node: Node, number: str) -> Member:
         (OTHER, None, False),
         ("", None, False),
         (DOWN, OTHER, False),
-        (None, None, True),  # nobody can tell
+        (None, None, True),  # no voter answers
     ],
 )
 def test_a_member_is_connected_if_a_voter_reports_a_connection(

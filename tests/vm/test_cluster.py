@@ -73,7 +73,7 @@ def test_no_seed_is_left_where_the_vms_run(lab: Lab, connection: Any) -> None:
     assert list((lab.folder / "lib/images/bake-life").glob("*.seed-*")) == []
     for name in NODES:
         domain = connection.lookupByName(f"life-{name}")
-        for flags in (0, 2):  # now, and (VIR_DOMAIN_XML_INACTIVE) after its next start
+        for flags in (0, 2):  # the live definition, and the definition for the next start (VIR_DOMAIN_XML_INACTIVE)
             assert iso_in_drive(domain.XMLDesc(flags)) == ""
 
 

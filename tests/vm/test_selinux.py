@@ -40,7 +40,7 @@ class Guest:
         stream = self.connection.newStream()
         self.connection.lookupByName(self.domain).openConsole(None, stream, 0)
         stream.send(f"{line}\n".encode())
-        time.sleep(2)  # the daemon passes it on; what comes back is in the log
+        time.sleep(2)  # libvirtd sends the line to the guest; the answer is in the log
         stream.abort()
 
     def ask(self, command: str) -> str:
@@ -127,7 +127,7 @@ def test_a_node_assembles_itself(run: Run, guest: Guest) -> None:
     assert packages.splitlines() == [f"{name} installed" for name in ("acl", "cloud-init", "etcd", "firewalld")]
     assert guest.ask("stat -c '%U %a' /etc/etcd/pki/etcd-peer.key") == "root 640"
     assert "user:etcd:r--" in guest.ask("getfacl -c /etc/etcd/pki/etcd-peer.key")
-    assert guest.ask("cat /proc/sys/kernel/printk_ratelimit") == "0"  # else the kernel keeps denials to itself
+    assert guest.ask("cat /proc/sys/kernel/printk_ratelimit") == "0"  # with a rate limit, the kernel would omit denials
 
 
 def test_it_comes_back(run: Run, guest: Guest) -> None:

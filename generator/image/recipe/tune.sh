@@ -25,7 +25,7 @@ main() {
         ln -sfn /dev/null "$root/etc/tmpfiles.d/$entry"
     done
     ln -sfn /usr/lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
-    # With this init script, `systemctl enable etcd` runs a Perl program for seconds, although the unit has priority.
+    # With this init script, `systemctl enable etcd` runs a Perl program for seconds, although the unit exists.
     rm -f -- "$root/etc/init.d/etcd"
     # These files contain only comments, but each starts a unit at every boot.
     rm -f -- "$root/etc/fstab" "$root/etc/modules-load.d/modules.conf"
