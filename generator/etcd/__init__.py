@@ -1,1 +1,1 @@
-"""Asking running members: the gRPC client, TLS probes, and what nodes report."""
+"""Query running members: the gRPC client, TLS probes, and the nodes' audit reports."""

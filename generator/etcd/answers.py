@@ -1,4 +1,4 @@
-"""Data types for what bake learns about a running cluster: etcd's answers, port probes and node reports."""
+"""Data types for the state of a running cluster: etcd's answers, results of port probes, and node reports."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Generic, TypeVar
 from generator.plan import NodePlan
 
 T = TypeVar("T")
-# The write check attaches its keys to a lease: etcd deletes them after this time, even if bake is killed.
+# The write check attaches its keys to a lease, so etcd deletes the keys after this time even if bake is killed.
 LEASE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """An entry of the member list. A member that has not started has no name yet."""
+    """An entry of the member list. The name is empty until the member has started."""
 
     id: int
     name: str
@@ -27,13 +27,13 @@ class Member:
 
     @property
     def started(self) -> bool:
-        """Whether the member has ever joined: it publishes its name and client URLs at its first start."""
+        """Whether the member has ever started. A member publishes its name and client URLs at its first start."""
         return bool(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A member's own status (Maintenance/Status); `leader` is 0 while it sees no leader."""
+    """The status that a member reports (Maintenance/Status). `leader` is 0 if the member has no leader."""
 
     cluster_id: int
     member_id: int
@@ -55,7 +55,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashKv:
-    """A digest of the keyspace up to a revision. Comparable only if `compact_revision` is equal."""
+    """A digest of the keyspace up to a revision. Two digests are comparable only if `compact_revision` is equal."""
 
     hash: int
     compact_revision: int
@@ -69,7 +69,7 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The result of a range request: `count` counts all keys, `items` may hold fewer because of a limit."""
+    """The result of a range request. `count` is the number of all keys; with a limit, `items` has fewer keys."""
 
     count: int
     revision: int
@@ -86,7 +86,7 @@ class ClientKind(StrEnum):
 
 
 class Reply(StrEnum):
-    """A probe's result. `UNREACHABLE`: no TCP connection, or no answer within the timeout."""
+    """The reply of a port to a probe. `UNREACHABLE` means no TCP connection, or no answer within the timeout."""
 
     SERVED = "served"
     REFUSED = "refused"
@@ -95,11 +95,11 @@ class Reply(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """A server's certificate, after it was verified against the cluster's CA and the address."""
+    """A server's certificate that was verified against the cluster's CA and the server's address."""
 
     names: tuple[str, ...]  # the subject alternative names
     not_after: datetime
-    sha256: str = ""  # of the whole certificate
+    sha256: str = ""  # digest of the whole certificate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class Probe:
     reply: Reply
     detail: str
     certificate: Certificate | None = None
-    distrusted: str | None = None  # why the server's certificate failed verification
+    distrusted: str | None = None  # the reason if the server's certificate failed verification
 
 
 class Port(StrEnum):
@@ -119,7 +119,7 @@ class Port(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """A value, or the error instead of it."""
+    """The result of a call: a value or an error."""
 
     value: T | None = None
     error: str | None = None
@@ -127,7 +127,7 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """Everything one node answered. `health`: seconds that a linearizable read of one key took."""
+    """All answers of one node. `health` is the duration in seconds of a linearizable read of one key."""
 
     node: NodePlan
     status: Answer[Status]
@@ -139,21 +139,21 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """Everything that was observed. `writes`: each node's error in the write check, or None for success."""
+    """All answers of a cluster's nodes. `writes` has each node's error in the write check, or None for success."""
 
     nodes: tuple[NodeView, ...]
     keys: Answer[Keys]
     writes: Mapping[str, str | None]
-    left_behind: str | None  # why the keys of the write check could not be deleted
+    left_behind: str | None  # the error if the keys of the write check could not be deleted
     hashes: Mapping[str, Answer[HashKv]]
     auth: Answer[bool] = field(default_factory=Answer)  # whether etcd authentication is on
     without_user: Mapping[str, Answer[Keys]] = field(default_factory=dict)  # reads by a certificate without a user
-    # By node: whether its etcd requires the peers' name, as the node reported.
+    # For each node with a report: whether its etcd requires the peers' name.
     requires_name: Mapping[str, bool] = field(default_factory=dict)
 
 
 def is_firewalled(probes: Mapping[tuple[Port, ClientKind], Probe]) -> bool:
-    """Whether a node serves the operator at the client port but its peer port is unreachable."""
+    """Return whether a node serves the operator at its client port while its peer port is unreachable."""
     client, peer = (probes.get((port, ClientKind.OPERATOR)) for port in (Port.CLIENT, Port.PEER))
     if client is None or peer is None or client.reply is not Reply.SERVED:
         return False
@@ -171,10 +171,10 @@ class FilePermissions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """A node's report on itself. `user` and `options` (by flag name) belong to the running etcd process."""
+    """A node's audit report. `user` and `options` (by flag name) belong to the running etcd process."""
 
     time: datetime
     user: str
     options: Mapping[str, str]
     files: Mapping[str, FilePermissions]
-    certificates: Mapping[str, tuple[str, ...]]  # option → SHA-256 of each certificate in its file
+    certificates: Mapping[str, tuple[str, ...]]  # option → SHA-256 of each certificate in the option's file

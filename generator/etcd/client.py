@@ -1,6 +1,6 @@
-"""A client for one etcd endpoint (3.5, 3.6): its gRPC API over mutual TLS.
+"""A client for the gRPC API of one etcd endpoint (etcd 3.5, 3.6) over mutual TLS.
 
-The JSON gateway is no alternative: with auth on, it refuses every client certificate that has a common name.
+bake cannot use etcd's JSON gateway, which refuses every client certificate with a common name while auth is on.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from generator.etcd.answers import Alarm, HashKv, Keys, KeyValue, Member, Reply,
 from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 
 # etcd ends a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout).
-# A slightly longer timeout here lets etcd's own error arrive.
+# bake waits slightly longer, so that it receives etcd's error.
 Timeout = tuple[float, float]  # seconds to connect, and to wait for an answer
 TIMEOUT: Timeout = (3.0, 8.0)
 _NOT_ETCD = "the answer is not from etcd"
-_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # etcd's errors begin with these; other errors are from another server
-EVERY_KEY = b"\0"  # as key and as range_end: the whole keyspace (etcd API, "RangeRequest")
+_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # the beginning of every error of etcd, and of no other server's errors
+EVERY_KEY = b"\0"  # used as key and as range_end, it selects the whole keyspace (etcd API, "RangeRequest")
 
 
 class EtcdError(BakeError):
-    """A call to an endpoint failed. `cause`: the reason, without the endpoint."""
+    """A call to an endpoint failed. `cause` is the reason without the endpoint."""
 
     def __init__(self, endpoint: str, cause: str, *, hint: str | None = None) -> None:
         super().__init__(f"{endpoint}: {cause}", hint=hint)
@@ -37,27 +37,15 @@ class EtcdError(BakeError):
 
 
 class NoAnswerError(EtcdError):
-    """No answer from an etcd: no connection, no TLS session, a timeout, or another server."""
+    """There is no answer from etcd: no connection, no TLS session, a timeout, or an answer of another server."""
 
 
 class RefusedError(EtcdError):
-    """etcd answered with an error. `status`: the gRPC status code."""
+    """etcd answered with an error. `status` is the gRPC status code."""
 
     def __init__(self, endpoint: str, cause: str, *, status: int) -> None:
         super().__init__(endpoint, cause)
         self.status = status
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 class Etcd:
@@ -81,7 +69,7 @@ class Etcd:
             _loop().call_soon_threadsafe(channel.close)
 
     def members(self) -> tuple[Member, ...]:
-        """Return the member list as the leader knows it (a linearizable read)."""
+        """Return the leader's member list (a linearizable read)."""
         answer = self._call("Cluster/MemberList", linearizable=True)
         return tuple(
             Member(
@@ -92,7 +80,7 @@ class Etcd:
         )  # fmt: skip
 
     def status(self) -> Status:
-        """Return this member's own status."""
+        """Return the status of this endpoint's member."""
         answer = self._call("Maintenance/Status")
         return Status(
             cluster_id=answer.header.cluster_id,
@@ -116,16 +104,16 @@ class Etcd:
             raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
 
     def auth_enabled(self) -> bool:
-        """Return whether authentication is on. With auth on, only a user with the role root may ask."""
+        """Return whether authentication is on. With auth on, etcd answers only a user with the role root."""
         return bool(self._call("Auth/AuthStatus").enabled)
 
     def hash_kv(self, revision: int) -> HashKv:
-        """Return the digest of every key and value up to a revision, from this member's own data."""
+        """Return this member's digest of all keys and values up to a revision."""
         answer = self._call("Maintenance/HashKV", revision=revision)
         return HashKv(hash=answer.hash, compact_revision=answer.compact_revision)
 
     def get(self, key: bytes, *, prefix: bool = False, keys_only: bool = False, limit: int = 0) -> Keys:
-        """Read a key, or all keys with this prefix. Linearizable: fails without a quorum."""
+        """Read a key, or all keys with this prefix. The read is linearizable, so it fails without a quorum."""
         span = {"key": key or EVERY_KEY, "range_end": prefix_end(key)} if prefix else {"key": key}
         answer = self._call("KV/Range", **span, limit=limit, keys_only=keys_only)
         items = tuple(KeyValue(key=one.key, value=one.value) for one in answer.kvs)
@@ -138,11 +126,11 @@ class Etcd:
     def delete(self, key: bytes, *, prefix: bool = False) -> int:
         """Delete a key, or all keys with this prefix. Return the number of deleted keys."""
         if prefix and not key:
-            raise ValueError("an empty prefix is the whole keyspace")
+            raise ValueError("an empty prefix would delete the whole keyspace")
         return int(self._call("KV/DeleteRange", key=key, range_end=prefix_end(key) if prefix else b"").deleted)
 
     def grant_lease(self, seconds: int) -> int:
-        """Return the id of a new lease: etcd deletes its keys after so many seconds, even if bake is killed."""
+        """Return the id of a new lease. etcd deletes the keys of the lease after `seconds`, even if bake is killed."""
         return int(self._call("Lease/LeaseGrant", TTL=seconds).ID)
 
     def revoke_lease(self, lease: int) -> None:
@@ -188,14 +176,14 @@ class Etcd:
 
     @cached_property
     def _channel(self) -> Any:
-        """The gRPC channel; the first call connects it."""
+        """The gRPC channel, which the first call connects."""
         url, context = urlsplit(self.endpoint), self._context()
         if context:
             context.set_alpn_protocols(["h2"])
         return _grpclib().Channel(url.hostname, url.port, ssl=context)
 
     def _context(self) -> ssl.SSLContext | None:
-        """Return the TLS context; None for an http URL, which bake never configures."""
+        """Return the TLS context, or None for an http URL. bake never configures http URLs."""
         try:
             return operator_context(self.files) if self.endpoint.startswith("https") else None
         except InputError as error:
@@ -203,7 +191,7 @@ class Etcd:
             raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
 
     def _obstacle(self) -> str:
-        """Probe the port and return why the connection failed: with TLS 1.3, grpclib misses the server's alert."""
+        """Probe the port and return why the connection failed. With TLS 1.3, grpclib misses the server's alert."""
         url = urlsplit(self.endpoint)
         found = probe(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
         return "the connection was closed" if found.reply is Reply.SERVED else found.detail
@@ -216,7 +204,7 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all connections. It has its own thread: closing a connection blocks no caller."""
+    """Return the event loop of all connections. The loop has a thread, so closing a connection never blocks."""
     with _ONE_LOOP:  # several threads query nodes at the same time
         return _make_loop()
 
@@ -233,7 +221,7 @@ def _make_loop() -> asyncio.AbstractEventLoop:
 
 @cache
 def _grpclib() -> SimpleNamespace:
-    """Import grpclib and the messages at the first call, so that `bake --help` does not need them."""
+    """Import grpclib and the messages at the first call, so that `bake --help` works without these packages."""
     try:
         from grpclib.client import Channel, UnaryUnaryMethod
         from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError

@@ -1,6 +1,7 @@
-"""The part of etcd's gRPC API that bake uses: messages from rpc.proto of etcd 3.5 and 3.6.
+"""The messages of etcd's gRPC API that bake uses, from rpc.proto of etcd 3.5 and 3.6.
 
-Each message lists only the fields that bake needs. Protocol Buffers never reuses field numbers, so this stays valid.
+Each message has only the fields that bake needs. The messages stay valid because Protocol Buffers never reuse field
+numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from google.protobuf.message import DecodeError
 __all__ = ["ALARMS", "PACKAGE", "DecodeError", "message"]
 
 PACKAGE = "etcdserverpb"
-# Message → field: (number, type). A star marks a repeated field. Types are messages of this table, or scalars.
+# Message → field: (number, type). A star after the type means a repeated field. A type is a message or a scalar.
 MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "ResponseHeader": {
         "cluster_id": (1, "uint64"), "member_id": (2, "uint64"), "revision": (3, "int64"), "raft_term": (4, "uint64"),

@@ -1,6 +1,6 @@
-"""Read the reports of nodes for `bake audit`: the keys `bake/audit/<node>`, which etcd-audit on each node writes.
+"""Read the nodes' audit reports for `bake audit`. Each node writes its report to the key `bake/audit/<node>`.
 
-A node may be compromised, so the report's structure, size and characters are all validated.
+A node may be compromised, so this module validates the structure, size and characters of every report.
 """
 
 from __future__ import annotations
@@ -18,13 +18,9 @@ from generator.plan import NodePlan
 
 PREFIX = b"bake/audit/"
 FORMAT = 1
-# A node reports every ten minutes (etcd-audit.timer). The rest allows for clocks that differ.
+# A node reports every ten minutes (etcd-audit.timer). The other 20 minutes allow for different clocks.
 MAX_AGE = timedelta(minutes=30)
-LIMIT = 1 << 16  # bytes of a report; a real one is 2 KiB
-
-
-
-
+LIMIT = 1 << 16  # maximum size of a report in bytes; a real report has 2 KiB
 
 
 def fetch_reports(nodes: Iterable[NodePlan], files: ClientFiles) -> Answer[Keys]:
@@ -33,14 +29,14 @@ def fetch_reports(nodes: Iterable[NodePlan], files: ClientFiles) -> Answer[Keys]
 
 
 def parse_report(data: bytes, node: str) -> NodeReport:
-    """Parse the report of a node's running etcd. Raise ValueError, with the reason, for anything else."""
+    """Parse the report of a node's running etcd. Raise ValueError if the report is invalid or found no etcd."""
     if len(data) > LIMIT:
         raise ValueError("its report is too long")
     try:
-        said = json.loads(data)
-        if said["format"] != FORMAT or said["node"] != node:
+        fields = json.loads(data)
+        if fields["format"] != FORMAT or fields["node"] != node:
             raise ValueError
-        report = _read(said | {"process": said.get("process") or {"user": "", "options": {}}})
+        report = _read(fields | {"process": fields.get("process") or {"user": "", "options": {}}})
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
         raise ValueError("its report cannot be read") from None
     if not report.user:
@@ -56,26 +52,26 @@ def find_report(node: str, reports: Answer[Keys], *, now: datetime) -> tuple[Nod
     if found is None:
         return None, "has not reported"
     try:
-        said = parse_report(found.value, node)
+        report = parse_report(found.value, node)
     except ValueError as error:
         return None, str(error)
-    if abs(now - said.time) > MAX_AGE:
-        return None, f"its last report is from {said.time:%Y-%m-%d %H:%M} UTC, now is {now:%H:%M}"
-    return said, ""
+    if abs(now - report.time) > MAX_AGE:
+        return None, f"its last report is from {report.time:%Y-%m-%d %H:%M} UTC, now is {now:%H:%M}"
+    return report, ""
 
 
-def _read(said: Mapping[str, Any]) -> NodeReport:
+def _read(fields: Mapping[str, Any]) -> NodeReport:
     files = {
         _text(path): FilePermissions(mode=int(one["mode"], 8), owner=_text(one["owner"]), group=_text(one["group"]))
-        for path, one in said["files"].items()
+        for path, one in fields["files"].items()
     }
     return NodeReport(
-        time=datetime.fromtimestamp(said["time"], UTC),
-        user=_text(said["process"]["user"]),
-        options={_text(name): _text(value) for name, value in said["process"]["options"].items()},
+        time=datetime.fromtimestamp(fields["time"], UTC),
+        user=_text(fields["process"]["user"]),
+        options={_text(name): _text(value) for name, value in fields["process"]["options"].items()},
         files=files,
         certificates={
-            _text(name): tuple(map(_text, digests)) for name, digests in said["certificates"].items()
+            _text(name): tuple(map(_text, digests)) for name, digests in fields["certificates"].items()
         },
     )
 

@@ -1,4 +1,4 @@
-"""Query the nodes of a running cluster for `bake verify`, all in parallel. generator/health evaluates the data."""
+"""Query the nodes of a running cluster for `bake verify`, all at the same time. generator/health checks the answers."""
 
 from __future__ import annotations
 
@@ -26,22 +26,12 @@ from generator.plan import ClusterPlan, NodePlan
 
 T = TypeVar("T")
 R = TypeVar("R")
-MAX_KEYS = 1000  # listed keys; the count includes all
-
-
-
-
+MAX_KEYS = 1000  # maximum number of listed keys; the count includes all keys
 Contexts = Mapping[tuple[Port, ClientKind], ssl.SSLContext | None]
 
 
-
-
-
-
-
-
 def attempt(call: Callable[[], T]) -> Answer[T]:
-    """Make a call; return its value, or its EtcdError as text."""
+    """Make a call and return an answer with the value, or with the cause of the EtcdError."""
     try:
         return Answer(value=call())
     except EtcdError as error:
@@ -49,14 +39,14 @@ def attempt(call: Callable[[], T]) -> Answer[T]:
 
 
 def everywhere(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Call for each item on its own thread, so that several unreachable nodes cost one timeout."""
+    """Call for each item in a separate thread, so that several unreachable nodes cost only one timeout."""
     items = list(items)
     with ThreadPoolExecutor(max(len(items), 1)) as pool:
         return list(pool.map(call, items))
 
 
 def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: Contexts) -> NodeView:
-    """Query everything from one node. An unreachable node gets a single request."""
+    """Make all queries to one node. An unreachable node gets only one request."""
     first = probe(str(node.address), plan.spec.etcd.client_port, contexts[Port.CLIENT, ClientKind.OPERATOR])
     if first.reply is Reply.UNREACHABLE and not first.distrusted:
         return absent(node, first.detail, {(Port.CLIENT, kind): first for kind in ClientKind})
@@ -65,7 +55,7 @@ def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: C
         status = attempt(etcd.status)
         if status.value is None:
             return absent(node, status.error or "", probes)
-        if not status.value.leader:  # every further call would only time out
+        if not status.value.leader:  # without a leader, every further call would only time out
             return replace(absent(node, "sees no leader", probes), status=status)
         return NodeView(
             node=node,
@@ -88,7 +78,7 @@ def absent(node: NodePlan, error: str, probes: Mapping[tuple[Port, ClientKind], 
 def _probes(
     plan: ClusterPlan, node: NodePlan, contexts: Contexts, first: Probe
 ) -> Iterator[tuple[tuple[Port, ClientKind], Probe]]:
-    """Probe both ports with every kind of client. An unreachable port is probed once: each probe costs a timeout."""
+    """Probe both ports with every kind of client. An unreachable port is probed only once."""
     address, ports = str(node.address), plan.spec.etcd
     yield (Port.CLIENT, ClientKind.OPERATOR), first
     peer = probe(address, ports.peer_port, contexts[Port.PEER, ClientKind.OPERATOR])
@@ -99,10 +89,8 @@ def _probes(
         yield (Port.PEER, kind), peer if closed else probe(address, ports.peer_port, contexts[Port.PEER, kind])
 
 
-
-
 def _read_time(etcd: Etcd) -> float:
-    """Return the seconds of the read that `etcdctl endpoint health` does (etcdctl/ctlv3/command/ep_command.go)."""
+    """Do the read of `etcdctl endpoint health` (etcdctl/ctlv3/command/ep_command.go) and return its seconds."""
     start = time.monotonic()
     etcd.get(b"health", keys_only=True)
     return time.monotonic() - start
@@ -120,7 +108,7 @@ def read_without_user(nodes: Sequence[NodePlan], files: ClientFiles) -> dict[str
 
 
 def first_answer(nodes: Iterable[NodePlan], files: ClientFiles, call: Callable[[Etcd], T]) -> Answer[T]:
-    """Call one node after the other until one answers. Return the last node's error if none does."""
+    """Call one node after the other until a node answers. If no node answers, return the last node's error."""
     answer: Answer[T] = Answer(error="no node answers")
     for node in nodes:
         answer = ask(node, files, call)
@@ -132,10 +120,10 @@ def first_answer(nodes: Iterable[NodePlan], files: ClientFiles, call: Callable[[
 def try_writes(
     nodes: Sequence[NodePlan], files: ClientFiles, token: str
 ) -> tuple[dict[str, str | None], str | None]:
-    """Write a key through each node, then read all these keys through each node.
+    """Write a key through each node, then read all these keys through each node, then delete the keys.
 
-    Return each node's error (None: success), and why the keys could not be deleted (None: deleted). Keys that are
-    left are deleted when their lease ends.
+    Return each node's error (None for success), and the error of the deletion (None for success). If the deletion
+    fails, etcd deletes the keys when their lease ends.
     """
     lease = first_answer(nodes, files, lambda etcd: etcd.grant_lease(LEASE_SECONDS))
     if lease.value is None:
@@ -176,7 +164,7 @@ def _node_trial(wanted: set[str], put: Answer[None], got: Answer[Keys]) -> str |
 
 
 def hash_nodes(nodes: Sequence[NodePlan], files: ClientFiles, *, tries: int = 3) -> dict[str, Answer[HashKv]]:
-    """Return each node's digest of the same revision. Retry while a compaction makes the digests incomparable."""
+    """Return each node's digest of the same revision. Retry if a compaction has made the digests incomparable."""
     hashes: list[Answer[HashKv]] = []
     for _ in range(tries):
         hashes = _hash_once(nodes, files)

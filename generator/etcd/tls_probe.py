@@ -1,4 +1,4 @@
-"""Probe a TLS port: whether it accepts a client, and which certificate the server presents."""
+"""Probe a TLS port to find out whether it accepts a client, and which certificate the server presents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CLOSED = "the connection was closed"
 class ClientFiles:
     """Paths of the CA certificate, and of the client's certificate and key. Only OpenSSL reads the key.
 
-    `peer_ca`: the CA certificate of the peers, if they have a separate CA.
+    `peer_ca` is the path of the peers' CA certificate if the peers have a separate CA.
     """
 
     ca: Path
@@ -33,16 +33,8 @@ class ClientFiles:
     peer_ca: Path | None = None
 
 
-
-
-
-
-
-
-
-
 def trusting_context() -> ssl.SSLContext:
-    """Return a context that, like etcd, accepts an intermediate CA as trust anchor without its root."""
+    """Return a context that accepts an intermediate CA as trust anchor without the root CA, like etcd."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
@@ -61,7 +53,7 @@ def operator_context(files: ClientFiles) -> ssl.SSLContext:
 
 
 def unverified_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
-    """Return a context that accepts any server, so only the server can refuse. `pair`: certificate and key (PEM)."""
+    """Return a context that accepts every server. `pair` is the client's certificate and key (PEM)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -73,7 +65,7 @@ def unverified_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContex
 
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
-    """Yield a path with these bytes, for an API that only reads files; they are never written to a disk."""
+    """Yield the path of an in-memory file with these bytes, for an API that only reads files."""
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, data)
@@ -83,61 +75,61 @@ def _in_memory(data: bytes) -> Iterator[str]:
 
 
 def local_address(address: str, port: int) -> str:
-    """Return this machine's source address for connections to `address`; nothing is sent."""
+    """Return this machine's source address for connections to `address`, without sending a packet."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect((address, port))
         except OSError:
-            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # no route, so any probe will fail as well
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # without a route, every probe fails anyway
         return str(sock.getsockname()[0]).partition("%")[0]
 
 
 def probe(
     address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
 ) -> Probe:
-    """Connect (without TLS if there is no context), send GET /version, and return whether HTTP comes back."""
+    """Connect, send GET /version, and return whether the port answers with HTTP. Without a context, use no TLS."""
     try:
         sock = socket.create_connection((address, port), timeout)
     except OSError as error:
-        return Probe(reply=Reply.UNREACHABLE, detail=_words(error))
+        return Probe(reply=Reply.UNREACHABLE, detail=_error_text(error))
     with sock:
         if context is None:
-            return _converse(sock, address)
+            return _send_request(sock, address)
         try:
             stream = context.wrap_socket(sock, server_hostname=address)
         except OSError as error:
             return _failed(error)
         with stream:
-            return _converse(stream, address, _certificate(stream))
+            return _send_request(stream, address, _certificate(stream))
 
 
-def _converse(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Probe:
-    # With TLS 1.3 a server verifies the client's certificate after the client's handshake is done (RFC 8446,
-    # appendix E.1.2), so a refusal is only seen when reading.
+def _send_request(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Probe:
+    # With TLS 1.3, a server verifies the client's certificate after the client has completed the handshake (RFC 8446,
+    # appendix E.1.2). So the client receives a refusal only when it reads.
     host = f"[{address}]" if ":" in address else address
     try:
-        with suppress(ConnectionError, ssl.SSLError):  # refused already: the alert can still be read
+        with suppress(ConnectionError, ssl.SSLError):  # after a refusal, the alert can still be read
             sock.sendall(f"GET /version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         answer = sock.recv(64)
     except OSError as error:
         return _failed(error, certificate)
     status = answer.split(b"\r\n")[0].decode("ascii", "replace")
-    # Go's TLS server answers plain HTTP with status 400, etcd closes the connection: both are refusals.
+    # A request without TLS is refused: Go's TLS server answers with status 400, etcd closes the connection.
     served = answer.startswith(b"HTTP/") and answer.split()[1:2] != [b"400"]
     reply = Reply.SERVED if served else Reply.REFUSED
     return Probe(reply=reply, detail=status or _CLOSED, certificate=certificate)
 
 
 def _failed(error: OSError, certificate: Certificate | None = None) -> Probe:
-    distrusted = _words(error) if isinstance(error, ssl.SSLCertVerificationError) else None
+    distrusted = _error_text(error) if isinstance(error, ssl.SSLCertVerificationError) else None
     silent = isinstance(error, TimeoutError) or distrusted
     reply = Reply.UNREACHABLE if silent else Reply.REFUSED
-    return Probe(reply=reply, detail=_words(error), certificate=certificate, distrusted=distrusted)
+    return Probe(reply=reply, detail=_error_text(error), certificate=certificate, distrusted=distrusted)
 
 
 def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
-    """Return the server's certificate; None without verification, because Python decodes only verified certificates."""
+    """Return the server's certificate, or None without verification: Python decodes only verified certificates."""
     found = stream.getpeercert()
     if not found:
         return None
@@ -148,7 +140,7 @@ def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
     return Certificate(names=names, not_after=datetime.fromtimestamp(seconds, UTC), sha256=digest)
 
 
-def _words(error: OSError) -> str:
+def _error_text(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError):
@@ -157,7 +149,7 @@ def _words(error: OSError) -> str:
 
 
 def reason(error: BaseException) -> str | None:
-    """Return the message of an operating system's or a TLS library's error; None for other errors."""
+    """Return the message of an error of the operating system or the TLS library, or None for other errors."""
     if not isinstance(error, OSError):
         return None
     if refusal := getattr(error, "verify_message", None):

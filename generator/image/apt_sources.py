@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Of the suites of a release, those that make up the release itself; backports and the like are left out.
+# Suffixes of the suites that make up a release. Backports and other suites are not used.
 _PARTS = ("", "-updates", "-security")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AptSource:
-    """One place of binary packages: a URI and one suite there."""
+    """A source of binary packages: a URI and a suite."""
 
     uri: str
     suite: str
 
 
 def parse_one_line(text: str) -> Iterator[AptSource]:
-    """sources.list(5), one-line style: `deb [options] uri suite components...`."""
+    """Parse the one-line format of sources.list(5): `deb [options] uri suite components...`."""
     for line in text.splitlines():
         match = re.match(r"\s*deb\s+(?:\[[^\]]*\]\s*)?(\S+)\s+(\S+)\s+\S", line)
         if match:
@@ -28,7 +28,7 @@ def parse_one_line(text: str) -> Iterator[AptSource]:
 
 
 def parse_deb822(text: str) -> Iterator[AptSource]:
-    """sources.list(5), deb822 style: stanzas of `Key: value`, continued on lines that begin with a blank."""
+    """Parse the deb822 format of sources.list(5): stanzas of `Key: value` with continuation lines."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
         joined = re.sub(r"\n[ \t]+", " ", stanza)
@@ -41,7 +41,7 @@ def parse_deb822(text: str) -> Iterator[AptSource]:
 
 
 def load_sources(etc_apt: Path) -> list[AptSource]:
-    """Every source that apt reads on this machine, in its order."""
+    """Return every source that apt reads on this machine, in apt's order."""
     parts = etc_apt / "sources.list.d"
     found: list[AptSource] = []
     for path in [etc_apt / "sources.list", *sorted(parts.glob("*.list"))]:
@@ -53,18 +53,21 @@ def load_sources(etc_apt: Path) -> list[AptSource]:
 
 
 def mirrors(sources: list[AptSource], own_release: str, release: str) -> list[str]:
-    """mmdebstrap's mirror lines for `release`, from this machine's own; none means mmdebstrap's default."""
+    """Return mmdebstrap's mirror lines for `release`, made from this machine's sources.
+
+    With an empty list, mmdebstrap uses its default mirror.
+    """
     wanted = {own_release + part: release + part for part in _PARTS}
     lines = [
         f"deb {source.uri} {wanted[source.suite]} main"
         for source in sources
         if source.suite in wanted and source.uri.startswith(("http://", "https://"))
     ]
-    # Without the release itself the others are of no use.
+    # The updates and security suites are useless without the release itself.
     return list(dict.fromkeys(lines)) if any(f" {release} main" in line for line in lines) else []
 
 
 def own_release(os_release: str) -> str:
-    """VERSION_CODENAME of os-release(5), or an empty string."""
+    """Return VERSION_CODENAME of os-release(5), or an empty string."""
     match = re.search(r'^VERSION_CODENAME="?([a-z]+)"?$', os_release, re.MULTILINE)
     return match[1] if match else ""

@@ -1,4 +1,4 @@
-"""The base image of the nodes, built once per recipe and kept in the cache."""
+"""Find the nodes' base image in the cache, or build it. Each version of the recipe has a separate image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from generator.progress import Report
 
 @dataclass(frozen=True, kw_only=True)
 class BootImage:
-    """A disk with its kernel and initrd; `kernel` None means that the disk has a boot loader."""
+    """A disk image with its kernel and initrd. If `kernel` is None, the disk has a boot loader."""
 
     disk: Path
     format: str
@@ -30,31 +30,31 @@ class BootImage:
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where images are kept: `BAKE_CACHE`, else `bake` in the user's cache folder (XDG Base Directory)."""
+    """Return the folder of the images: `BAKE_CACHE`, else `bake` in the user's cache folder (XDG Base Directory)."""
     if own := environment.get("BAKE_CACHE"):
         return Path(own)
     return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bake"
 
 
 def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootImage:
-    """The base image, built if the cache does not have it. `plain`: the same packages without the tuning."""
+    """Return the base image. Build it if it is not in the cache. `plain`: the same packages without the tuning."""
     digest = recipe_digest(build.RECIPE, plain=plain)
     folder = cache.absolute() / "images" / digest
     image = load_image(folder)
     if image is None:
         build.check_machine()
         with build.exclusive(folder, report) as lock:
-            # Whoever held the lock before may have built it.
+            # Another process may have built the image while this process waited for the lock.
             if load_image(folder) is None:
                 build.build(folder, lock, report, plain=plain)
         image = load_image(folder)
     if image is None:
-        raise BakeError(f"{folder} is not complete after its build", hint="remove the folder and try again")
+        raise BakeError(f"{folder} is incomplete after the build", hint="remove the folder and try again")
     return image
 
 
 def recipe_digest(recipe: Path, *, plain: bool) -> str:
-    """Sixteen hex digits over every file of the recipe, the release, the architecture and the variant."""
+    """Return a digest of 16 hex digits over the recipe's files, the release, the architecture and the variant."""
     total = hashlib.sha256(json.dumps([*build.PARAMETERS, build.architecture(), plain]).encode())
     for path in sorted(path for path in recipe.rglob("*") if path.is_file()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -63,7 +63,7 @@ def recipe_digest(recipe: Path, *, plain: bool) -> str:
 
 
 def load_image(folder: Path) -> BootImage | None:
-    """The image of a folder, which appears under its name only when it is complete."""
+    """Return the image in a folder, or None if the folder has no image. A folder gets its name when it is complete."""
     try:
         facts = json.loads((folder / "image.json").read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Builds the base image: mmdebstrap makes the root, the recipe's scripts its file system."""
+"""Build the base image: mmdebstrap creates the root folder, and the recipe's scripts create a disk from it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -20,26 +21,26 @@ RECIPE = Path(__file__).resolve().parent / "recipe"
 RELEASE = "trixie"
 DISK_SIZE = "4G"
 FORMAT_VERSION = 1
-# Whatever else decides what is built; a change of one is another image.
+# Values that change the image besides the recipe's files.
 PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
+_EXCLUDED = ("doc", "man", "locale", "info", "lintian")  # folders in /usr/share
 _QCOW2 = ("-c", "-o", "compression_type=zstd")
-# The root's /proc, /sys and /dev are mounted in a namespace of the build's own; everything in it ends with
-# bake, however bake ends; until it has, the lock that it inherits keeps the next build waiting.
+# Each program of the build runs in new mount and PID namespaces, so its mounts and processes end when bake ends, even
+# if bake is killed. The processes inherit the lock, so the next build waits until all of them have ended.
 _GUARD = (
     *("setpriv", "--pdeathsig", "KILL", "--"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"),
 )
 _NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "xz", "zstd", "tar")
 _DEBIAN_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
-# This machine's way to the archive; mmdebstrap's apt does not read this machine's apt.conf.
+# Options of this machine's apt that bake passes to mmdebstrap, which does not read this machine's apt.conf.
 _APT_ACCESS = ("Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::https::CAInfo ")
 _ENVIRONMENT_KEPT = ("HOME", "http_proxy", "https_proxy", "no_proxy")
 
 
 def architecture() -> str:
-    """Debian's name of this machine's architecture."""
+    """Return Debian's name of this machine's architecture."""
     machine = os.uname().machine
     return _DEBIAN_ARCHITECTURE.get(machine, machine)
 
@@ -51,13 +52,13 @@ def check_machine() -> None:
         problem = f"the base image cannot be built: {', '.join(missing)} not found"
         raise BakeError(problem, hint="run scripts/setup image")
     if os.geteuid() != 0:
-        hint = "build it as root once, with BAKE_CACHE naming this cache: bake image; or give --image"
-        raise BakeError("the base image can only be built by root", hint=hint)
+        hint = "run `bake image` once as root, with BAKE_CACHE set to this cache; or use your own image: --image"
+        raise BakeError("only root can build the base image", hint=hint)
 
 
 @contextmanager
 def exclusive(folder: Path, report: Report) -> Iterator[IO[str]]:
-    """Lock this image for a build. The build inherits the lock and holds it even if `bake` is killed."""
+    """Lock this image for a build. The programs of the build inherit the lock and hold it even if bake is killed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock_of(folder.parent, folder.name).open("w") as lock:
         if not _try_lock(lock):
@@ -67,9 +68,9 @@ def exclusive(folder: Path, report: Report) -> Iterator[IO[str]]:
 
 
 def build(folder: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
-    """Make the image in a folder beside, then give it its name: what has the name is complete."""
+    """Build the image in a temporary folder, then rename the folder. So a folder with the final name is complete."""
     scratch = folder.parent / f".{folder.name}.building"
-    _sweep(folder.parent, scratch)
+    _remove_stale(folder.parent, scratch)
     scratch.mkdir()
     try:
         _run_recipe(scratch, lock, report, plain=plain)
@@ -82,14 +83,14 @@ def build(folder: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
 
 
 def mmdebstrap_command(tarball: Path, mirrors: list[str], apt: list[str], *, plain: bool) -> list[str]:
-    """The one command that makes the root."""
+    """Return the mmdebstrap command that creates the root folder as a tarball."""
     hooks = ["customize.sh"] if plain else ["customize.sh", "tune.sh"]
     return [
         *["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--architectures={architecture()}"],
         f"--keyring={_KEYRING}",
         '--aptopt=APT::Install-Recommends "false"',
         *[f"--aptopt={option}" for option in apt],
-        *[f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT],
+        *[f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _EXCLUDED],
         f'--essential-hook=sh "{RECIPE}/essential.sh" "$1"',
         *[f'--customize-hook=sh "{RECIPE}/{hook}" "$1"' for hook in hooks],
         f"--include={','.join(_packages())}",
@@ -114,8 +115,8 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _sweep(images: Path, own: Path) -> None:
-    """Remove what interrupted builds left. A build that is still alive holds its lock; ours is held by us."""
+def _remove_stale(images: Path, own: Path) -> None:
+    """Remove the folders of interrupted builds. A folder is in use if another process holds the folder's lock."""
     for stale in images.glob(".*.building"):
         with _lock_of(images, stale.name.split(".")[1]).open("w") as lock:
             if stale == own or _try_lock(lock):
@@ -123,7 +124,7 @@ def _sweep(images: Path, own: Path) -> None:
 
 
 def _remove(scratch: Path) -> None:
-    """Remove a build's folder, never through a mount: behind one is this machine's /dev, /proc or /sys."""
+    """Remove a build's folder. Raise BakeError if this machine's /dev, /proc or /sys is still mounted in the folder."""
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     if inside := [point for point in mounted if point.startswith(f"{scratch}/")]:
         raise BakeError(f"{inside[0]} is still mounted", hint=f"unmount it, then remove {scratch}")
@@ -134,66 +135,59 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
     report(f"building the base image (Debian {RELEASE}), about a minute")
     own_release = apt_sources.own_release(Path("/etc/os-release").read_text())
     mirrors = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), own_release, RELEASE)
-    # The tuned variant packs an initrd of its own; /etc/kernel/postinst.d would spend seconds on Debian's.
+    # assemble.sh packs the initrd of the tuned variant. INITRD=No saves the seconds for building Debian's initrd.
     settings = {"TMPDIR": str(scratch), **({} if plain else {"INITRD": "No"})}
-    run = _Runner(settings=settings, lock=lock, report=report)
+    run = partial(_run, settings=settings, lock=lock, report=report)
     run(mmdebstrap_command(scratch / "root.tar", mirrors, apt_access(), plain=plain))
-    report("making its file system")
+    report("creating the file system of the base image")
     variant = "plain" if plain else "tuned"
     run(["sh", f"{RECIPE}/assemble.sh", f"{scratch}/root.tar", str(scratch), DISK_SIZE, variant])
-    # Compressed, because every `up` copies it into a storage pool.
+    # The disk is compressed because `bake up` uploads it into the storage pool of each cluster.
     run(["qemu-img", "convert", "-O", "qcow2", *_QCOW2, f"{scratch}/disk.raw", f"{scratch}/disk.qcow2"])
     (scratch / "disk.raw").unlink()
 
 
-class _Runner:
-    """Runs the build's programs: their output is kept for the error message, the lock goes with them."""
+def _run(command: list[str], *, settings: Mapping[str, str], lock: IO[str], report: Report) -> None:
+    """Run a program of the build. If it fails, raise BakeError with the last lines of its output."""
+    with subprocess.Popen(
+        [*_GUARD, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**_environment(), **settings},
+        pass_fds=[lock.fileno()],
+    ) as process:
+        try:
+            output = _follow(process, report)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        lines = "\n".join(output[-15:])
+        hint = f"the lines above are from {command[0]}; check the network and the free disk space"
+        raise BakeError(f"{command[0]} failed with status {process.returncode}:\n{lines}", hint=hint)
 
-    def __init__(self, *, settings: Mapping[str, str], lock: IO[str], report: Report) -> None:
-        self.settings = settings
-        self.lock = lock
-        self.report = report
 
-    def __call__(self, command: list[str]) -> None:
-        guarded = [*_GUARD, *command]
-        environment = {**_environment(), **self.settings}
-        with subprocess.Popen(
-            guarded,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment,
-            pass_fds=[self.lock.fileno()],
-        ) as process:
-            try:
-                tail = self._follow(process)
-            except BaseException:
-                process.kill()
-                raise
-        if process.returncode != 0:
-            lines = "\n".join(tail[-15:])
-            hint = "the lines above are the program's; a network or disk problem is the usual reason"
-            raise BakeError(f"{command[0]} failed with status {process.returncode}:\n{lines}", hint=hint)
-
-    def _follow(self, process: subprocess.Popen[str]) -> list[str]:
-        lines: list[str] = []
-        for line in process.stdout or ():
-            lines.append(line.rstrip())
-            if line.startswith("I: ") and "hook" not in line:
-                self.report(f"  {line[3:].strip()}")
-        return lines
+def _follow(process: subprocess.Popen[str], report: Report) -> list[str]:
+    """Return the lines of a program's output. Report mmdebstrap's progress."""
+    lines: list[str] = []
+    for line in process.stdout or ():
+        lines.append(line.rstrip())
+        if line.startswith("I: ") and "hook" not in line:
+            report(f"  {line[3:].strip()}")
+    return lines
 
 
 def _environment() -> dict[str, str]:
-    """What the build's programs see: no setting of this session may end up in the image."""
+    """Return the environment of the build's programs, without settings of this session that could change the image."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT_KEPT if name in os.environ}
     return {**kept, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
 
 
 def apt_access() -> list[str]:
-    """Options of apt's, such as `Acquire::http::Proxy "…"`."""
+    """Return this machine's apt options for network access, such as `Acquire::http::Proxy "…"`."""
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
     return [line.removesuffix(";") for line in dump.splitlines() if line.startswith(_APT_ACCESS)]
 

@@ -1,4 +1,4 @@
-"""`--image FILE|URL`: a disk image of the user, checked before a VM uses it."""
+"""Check a disk image of the user (`--image FILE|URL`) before a VM uses it."""
 
 from __future__ import annotations
 
@@ -17,33 +17,26 @@ from generator.image.base import BootImage
 from generator.progress import Report
 
 _CHUNK = 1 << 20
-_ALONE = "qemu-img convert -O qcow2 makes one that does"
+_ALONE = "make an image without other files: qemu-img convert -O qcow2"
 _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 def custom_image(source: str, sha256: str | None, cache: Path, *, report: Report) -> BootImage:
-    """The image at a path or URL. It boots by its own boot loader, so it has neither kernel nor initrd."""
-    expected = _parse_sha256(sha256)
+    """Return the image at a path or URL. Its boot loader starts it, so the result has no kernel and no initrd.
+
+    `sha256`: the expected digest. The cluster's configuration requires a digest for every URL.
+    """
     if _URL.match(source):
-        path, digest = _download(source, expected, cache, report)
+        path, digest = _download(source, sha256, cache, report)
     else:
         path = _existing_file(source)
-        digest = _verified(path, source, expected)
+        digest = _verified(path, source, sha256)
     info = _inspect(path, source)
     return BootImage(disk=path, format=info["format"], virtual_size=info["virtual-size"], digest=digest)
 
 
 def _refuse(source: str, problem: str, hint: str) -> InputError:
     return InputError.one("image", f"{source!r} {problem}", hint)
-
-
-def _parse_sha256(text: str | None) -> str | None:
-    if text is None:
-        return None
-    digest = text.strip().lower().removeprefix("sha256:")
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise InputError.one("sha256", f"{text!r} is not 64 hexadecimal digits", "copy it from SHA256SUMS")
-    return digest
 
 
 def _existing_file(source: str) -> Path:
@@ -63,7 +56,7 @@ def _existing_file(source: str) -> Path:
 def _verified(path: Path, source: str, expected: str | None) -> str:
     digest = _sha256_of(path)
     if expected not in (None, digest):
-        raise _refuse(source, f"has sha256 {digest}, not the {expected} it must have", "get it again")
+        raise _refuse(source, f"has sha256 {digest}, but {expected} is expected", "download the image again")
     return digest
 
 
@@ -72,29 +65,29 @@ def _sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# --- what is in the file ---
+# --- inspecting the file ---
 
 
 def _inspect(path: Path, source: str) -> dict[str, Any]:
-    """What qemu-img says of the image, once it is one that a VM may be given."""
+    """Return qemu-img's description of the image. Raise InputError if a VM may not use the image."""
     info = _qemu_img_info(path, source)
     kind = info["format"]
     if kind == "raw" and not _has_partition_table(path):
-        problem = "is not a disk image; it must be qcow2, or raw with an MBR or GPT partition table"
-        raise _refuse(source, problem, "decompress it if it is compressed, or download it again")
+        problem = "is not a disk image: neither qcow2, nor raw with an MBR or GPT partition table"
+        raise _refuse(source, problem, "decompress the file if it is compressed, or download it again")
     if kind not in ("raw", "qcow2"):
         raise _refuse(
-            source, f"has format {kind}; it must be qcow2 or raw", "qemu-img convert -O qcow2 makes one"
+            source, f"has format {kind}, but only qcow2 and raw are supported", "convert it: qemu-img convert -O qcow2"
         )
     details = info.get("format-specific", {}).get("data", {})
-    # Both name another file of this machine, which the VM could then read.
+    # A backing file or an external data file is another file of this machine, which the VM could then read.
     if "backing-filename" in info:
-        raise _refuse(source, "has a backing file; it must stand alone", _ALONE)
+        raise _refuse(source, "has a backing file, which is not allowed", _ALONE)
     if "data-file" in details:
-        raise _refuse(source, "has an external data file; it must stand alone", _ALONE)
+        raise _refuse(source, "has an external data file, which is not allowed", _ALONE)
     if info.get("encrypted") or details.get("corrupt"):
         state = "encrypted" if info.get("encrypted") else "marked as corrupt"
-        raise _refuse(source, f"is {state}; a node could not boot from it", "give another image")
+        raise _refuse(source, f"is {state}, so a node cannot boot from it", "give another image")
     return info
 
 
@@ -113,32 +106,32 @@ def _qemu_img_info(path: Path, source: str) -> dict[str, Any]:
 def _has_partition_table(path: Path) -> bool:
     """Return whether the disk has a partition table.
 
-    An MBR has its signature at byte 510. A GPT has one at the start of sector 1: byte 512 or 4096, by sector size.
+    The signature of an MBR is at byte 510. The signature of a GPT is at the start of sector 1, which is at byte 512 or
+    4096.
     """
     with path.open("rb") as file:
         head = file.read(4096 + 8)
     return head[510:512] == b"\x55\xaa" or b"EFI PART" in (head[512:520], head[4096:4104])
 
 
-# --- getting it ---
+# --- downloading ---
 
 
 def _download(url: str, expected: str | None, cache: Path, report: Report) -> tuple[Path, str]:
     scheme = url.split(":", 1)[0].lower()
     if scheme not in ("http", "https"):
-        raise _refuse(url, f"has scheme {scheme}; it must be http or https", "download it and give the file")
-    if scheme == "http" and expected is None:
-        raise _refuse(url, "comes over http, where anybody may change it", "give --sha256")
+        problem = f"has the scheme {scheme}, but only http and https are supported"
+        raise _refuse(url, problem, "download the image and give the file")
     folder = cache.absolute() / "downloads"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.img"
-    if target.exists() and (digest := _sha256_of(target)) == (expected or digest):
-        report(f"using {target}, downloaded before from {url}")
+    if target.exists() and (digest := _sha256_of(target)) == expected:
+        report(f"using {target}, which was downloaded from {url} earlier")
         return target, digest
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".download-") as partial:
         _fetch(url, partial, report)
         digest = _verified(Path(partial.name), url, expected)
-        # The link has its name only now that it is complete; the temporary name goes with the block.
+        # Only a complete and verified file gets its final name. The end of this block removes the temporary name.
         target.unlink(missing_ok=True)
         target.hardlink_to(partial.name)
     return target, digest
@@ -148,7 +141,7 @@ def _fetch(url: str, file: IO[bytes], report: Report) -> None:
     try:
         import requests
     except ImportError:
-        problem = "downloading an image needs the Python package requests"
+        problem = "the Python package requests, which downloads images, is missing"
         raise BakeError(problem, hint="run scripts/setup vm") from None
     try:
         with requests.get(url, stream=True, timeout=(10, 60)) as response:
@@ -164,7 +157,7 @@ def _fetch(url: str, file: IO[bytes], report: Report) -> None:
 
 
 def _copy(chunks: Iterable[bytes], file: IO[bytes], total: int, progress: Report) -> int:
-    """Every tenth of a known size, or every 64 MiB, is worth a line."""
+    """Write the chunks to the file. Report progress at each tenth of a known size, else every 64 MiB."""
     size, step = 0, max(total // 10, 1) if total else 64 * _CHUNK
     for chunk in chunks:
         if size // step != (size + len(chunk)) // step:

@@ -10,7 +10,7 @@ from typing import Any
 from generator.etcd import answers, observe
 from generator.etcd.answers import Port
 from generator.etcd.node_report import fetch_reports, find_report
-from generator.etcd.tls_hello import VERSIONS, speaks
+from generator.etcd.tls_hello import VERSIONS, accepts_version
 from generator.etcd.tls_probe import ClientFiles
 from generator.health.check import Check, Result
 from generator.health.cis_controls import CONTROLS, audit_nodes
@@ -60,7 +60,7 @@ def _versions(plan: ClusterPlan, node: NodePlan) -> dict[Port, dict[str, bool | 
     """Return for each port whether the port accepts each TLS version. None means no answer."""
     ports = {Port.CLIENT: plan.spec.etcd.client_port, Port.PEER: plan.spec.etcd.peer_port}
     return {
-        port: {version: speaks(str(node.address), number, version) for version in VERSIONS}
+        port: {version: accepts_version(str(node.address), number, version) for version in VERSIONS}
         for port, number in ports.items()
     }
 

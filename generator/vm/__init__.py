@@ -1,4 +1,4 @@
-"""VMs under libvirt: `connect`, then `boot`, `status`, `down`, `destroy`; seed drives and serial consoles."""
+"""Manage a cluster's VMs, seed drives and serial consoles under libvirt. Call `connect` first."""
 
 from generator.vm.boot import boot
 from generator.vm.connection import connect

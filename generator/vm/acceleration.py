@@ -1,7 +1,8 @@
-"""Choose KVM if it works, else emulation.
+"""Choose KVM if KVM works, else emulation.
 
-`/dev/kvm` is no proof: under some nested hypervisors it can create VMs, and libvirt lists it, but a guest crashes at
-its first privileged instruction. So bake checks the CPU's flags, and watches new VMs for their first seconds.
+The existence of `/dev/kvm` does not prove that KVM works. Under some nested hypervisors, KVM creates VMs and libvirt
+lists KVM, but a guest crashes at its first privileged instruction. So bake checks the CPU's flags, and watches new VMs
+for their first seconds.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def _why_no_kvm(connection: Connection, cpuinfo: Path) -> str | None:
     return None
 
 
-def blames_kvm(error: Any, cluster: str) -> bool:
-    """Return whether a VM's start failed because of KVM. The cluster's name, which is in paths, is ignored."""
+def is_kvm_error(error: Any, cluster: str) -> bool:
+    """Return whether a VM's start failed because of KVM. Ignore the cluster's name, which the paths contain."""
     return "kvm" in message_of(error).replace(cluster, "").lower()
 
 
@@ -57,7 +58,7 @@ def find_crashed(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Domain]:
-    """Watch VMs that were just started; return those that stop within `seconds`."""
+    """Watch VMs that were just started. Return the VMs that stop within `seconds`."""
     running, crashed = list(domains), []
     end = clock() + seconds
     while running and clock() < end:

@@ -1,4 +1,4 @@
-"""Boot a baked cluster: define and start its VMs. Running it again only completes what is missing."""
+"""Boot a baked cluster: define and start its VMs. A second run only creates missing VMs and starts stopped VMs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from generator.image.base import BootImage
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.vm import network, seed_drive, storage_pool
-from generator.vm.acceleration import blames_kvm, choose_accel, find_crashed
+from generator.vm.acceleration import choose_accel, find_crashed, is_kvm_error
 from generator.vm.connection import Connection, Domain, Pool, asking, is_local, libvirt, message_of
 from generator.vm.domain_xml import Accel, Files, Owner, domain_xml, swap_seed
 from generator.vm.ownership import Claim, claim_domains
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A node's VM with its current definition."""
+    """A node's VM with the values of its definition."""
 
     node: NodePlan
     domain: Domain
@@ -58,13 +58,13 @@ def boot(
     accel: str = "auto",
     report: Report,
 ) -> tuple[str, ...]:
-    """Define missing VMs and start stopped ones, for the nodes in `seeds`. Return the names of the started nodes."""
+    """Define missing VMs and start stopped VMs, for the nodes in `seeds`. Return the names of the started nodes."""
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     existing = claim_domains(connection, plan, claim)
     storage_pool.find_pool(connection, claim)
     network.check_network(connection, plan, claim)
     _refuse_small_disk(plan, image)
-    _refuse_alive(connection, plan, existing)
+    _refuse_used_addresses(connection, plan, existing)
     kind = choose_accel(connection, accel, report)
     owner = Owner(cluster=plan.name, cluster_id=cluster_id, version=__version__)
     network.ensure_network(connection, plan, claim, owner)
@@ -87,17 +87,17 @@ def _refuse_small_disk(plan: ClusterPlan, image: BootImage) -> None:
     if image.virtual_size > plan.vm.disk_gib << 30:
         size = f"{image.virtual_size / (1 << 30):.1f} GiB"
         raise BakeError(
-            f"the image is {size}, the VMs' disks are {plan.vm.disk_gib} GiB",
+            f"the image is {size}, but the VMs' disks are {plan.vm.disk_gib} GiB",
             hint="set vm.disk to at least the image's size",
         )
 
 
-def _refuse_alive(
+def _refuse_used_addresses(
     connection: Connection, plan: ClusterPlan, existing: Mapping[str, tuple[Domain, Owner]]
 ) -> None:
     running = {name for name, (domain, _) in existing.items() if domain.isActive()}
     if is_local(connection):
-        network.refuse_alive(node.address for node in plan.nodes if node.name not in running)
+        network.refuse_used_addresses(node.address for node in plan.nodes if node.name not in running)
 
 
 # --- definitions --------------------------------------------------------------------------------------------
@@ -122,12 +122,12 @@ def _define_all(
         # A VM that fell back to emulation stays emulated.
         accel = _accel_of(domain) if domain is not None and keep_kind else kind
         if domain is not None and storage_pool.find_volume(job.pool, disk_volume(node.name)) is None:
-            job.report(f"{node.name}: its disk is missing; creating a new disk and inserting its seed again")
+            job.report(f"{node.name}: the disk is missing; creating a new disk and inserting the seed again")
             domain, owner = None, None
         seed = seeds[node.name]
         settled = owner is not None and owner.seed == seed_drive.seed_digest(seed) and seed_drive.is_empty(domain)
-        machine_of = _Definer(job=job, node=node, image=image, accel=accel, seed=seed, settled=settled)
-        machines.append(machine_of.new() if owner is None else machine_of.again(domain, owner))
+        definer = _Definer(job=job, node=node, image=image, accel=accel, seed=seed, settled=settled)
+        machines.append(definer.create() if owner is None else definer.update(domain, owner))
     return machines
 
 
@@ -148,14 +148,14 @@ def _accel_of(domain: Domain) -> Accel:
 
 @dataclass(frozen=True, kw_only=True)
 class _Definer:
-    """Builds one node's definition: a new one, or an update of the existing one."""
+    """Builds the definition of a new VM, or the updated definition of an existing VM."""
 
     job: Job
     node: NodePlan
     image: BootImage
     accel: Accel
     seed: Path | bytes
-    settled: bool = False  # the node has applied this seed, and its drive is empty
+    settled: bool = False  # the node has applied this seed, and the VM's drive is empty
 
     @property
     def seed_digest(self) -> str:
@@ -193,8 +193,8 @@ class _Definer:
         with asking(f"define the VM {self.node.domain}"):
             return self.job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
-    def new(self) -> Machine:
-        """Create the volumes, then define the VM: volumes that a definition names are trusted to be complete."""
+    def create(self) -> Machine:
+        """Create the volumes, then define the VM. So the volumes in a definition are always complete."""
         base = self.job.pool.storageVolLookupByName(_image_volume("base", self.image))
         storage_pool.put(self.job.pool, self.seed_volume, self.seed)
         size = self.job.plan.vm.disk_gib << 30
@@ -203,14 +203,14 @@ class _Definer:
         xml = domain_xml(self.job.plan, self.node, self.files(), self.accel, owner)
         return self.machine(self.define(xml), owner)
 
-    def again(self, domain: Domain, old: Owner) -> Machine:
+    def update(self, domain: Domain, old: Owner) -> Machine:
         wanted = self.owner()
         if replace(old, version="") == replace(wanted, version=""):
             return self.machine(domain, old)
         if old.seed != wanted.seed:
             storage_pool.put(self.job.pool, self.seed_volume, self.seed)
         if old.image != wanted.image:
-            self.job.report(f"{self.node.name}: keeps its disk, which is from another image")
+            self.job.report(f"{self.node.name}: keeps its disk, which was made from another image")
             inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
             xml = swap_seed(inactive, self.files().seed or "", wanted.seed, peers=wanted.peers)
         else:
@@ -225,12 +225,12 @@ def disk_volume(node: str) -> str:
 
 
 def console_volume(node: str) -> str:
-    """Return the volume with a node's console log: in the pool, so that it can be read through libvirt."""
+    """Return the name of the volume with a node's console log. bake reads the volume through libvirt."""
     return f"{node}.console.log"
 
 
 def renamed_console_volume(node: str) -> str:
-    """Return the volume to which virtlogd renames a log that became too large."""
+    """Return the name of the volume to which virtlogd renames a log that is too large."""
     return f"{console_volume(node)}.0"
 
 
@@ -238,7 +238,7 @@ def renamed_console_volume(node: str) -> str:
 
 
 def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
-    """Start every stopped VM; return those. With `auto`, a VM that does not start or crashes under KVM is emulated."""
+    """Start every stopped VM, and return the started VMs. With `auto`, emulate a VM that KVM cannot start or run."""
     started = [machine for machine in machines if _start(job, machine, wish)]
     watched = [machine for machine in started if _accel_of(machine.domain) is Accel.KVM and wish == "auto"]
     crashed = find_crashed(machine.domain for machine in watched)
@@ -249,19 +249,19 @@ def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
 
 
 def _start(job: Job, machine: Machine, wish: str) -> bool:
-    """Start a stopped VM; return whether it was stopped. Broken KVM makes QEMU abort here, or the guest crash later."""
+    """Start a VM if it is stopped. Return whether the VM was stopped. If KVM is broken, QEMU may abort here."""
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
         domain.resume()
     if domain.isActive():
         return False
-    # virtlogd does the same, if libvirt uses it
+    # If libvirt uses virtlogd, virtlogd removes the renamed log as well.
     storage_pool.remove(job.pool, renamed_console_volume(machine.node.name))
-    with asking(f"start the VM {domain.name()}", hint="the log is in /var/log/libvirt/qemu on that machine"):
+    with asking(f"start the VM {domain.name()}", hint="see the VM's log in /var/log/libvirt/qemu on that machine"):
         try:
             domain.create()
         except libvirt.libvirtError as error:
-            if machine.accel is not Accel.KVM or wish != "auto" or not blames_kvm(error, job.plan.name):
+            if machine.accel is not Accel.KVM or wish != "auto" or not is_kvm_error(error, job.plan.name):
                 raise
             _emulate(job, machine, f"does not start under KVM ({message_of(error)})")
     return True

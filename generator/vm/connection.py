@@ -1,4 +1,4 @@
-"""The connection to libvirt, and the only `import libvirt`: other modules import it from here."""
+"""Connect to libvirt and explain libvirt's errors. Other modules import `libvirt` from this module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from generator.errors import BakeError
 
 try:
     import libvirt
-except ImportError:  # ISOs can be made without it; `connect` reports what to install
+except ImportError:  # bake makes ISOs without libvirt; `connect` reports the packages to install
     libvirt = None
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "tolerating",
 ]
 
-# libvirt-python has no type stubs; these names document the types.
+# libvirt-python has no type hints, so these names only document the types.
 Connection = Any
 Domain = Any
 Pool = Any
@@ -40,16 +40,14 @@ _INSTALL = (
 )
 
 _URI = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
-
-
-_opened: list[str] = []  # libvirt's errors do not have the URI of their connection
+_opened: list[str] = []  # URIs of all connections for error messages, because libvirt's errors do not contain the URI
 
 
 def connect(uri: str | None = None) -> Connection:
-    """Open `uri`, or libvirt's default (LIBVIRT_DEFAULT_URI, its configuration, qemu:///system). Raise BakeError."""
+    """Open `uri`, or libvirt's default (LIBVIRT_DEFAULT_URI, libvirt.conf, qemu:///system). Raise BakeError."""
     if libvirt is None:
         raise BakeError("the Python module libvirt is not installed", hint=_INSTALL)
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # otherwise libvirt prints to stderr
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # without a handler, libvirt prints to stderr
     try:
         connection = libvirt.open(uri)
     except libvirt.libvirtError as error:
@@ -64,13 +62,13 @@ def connect(uri: str | None = None) -> Connection:
 
 
 def is_local(connection: Connection) -> bool:
-    """Return whether the VMs run on this machine, so that its /proc and routes apply to them."""
+    """Return whether the VMs run on this machine. If so, this machine's /proc and routes apply to them."""
     return not urlsplit(connection.getURI()).netloc
 
 
 def _explain(target: str, error: Any) -> BakeError:
     text = message_of(error)
-    # For an unknown driver libvirt asks the daemon, so its message is about a socket.
+    # For an unknown driver, libvirt tries to connect to a daemon, so libvirt's message would be about a socket.
     if "://" in target and urlsplit(target).scheme.partition("+")[0] not in ("qemu", "test"):
         return BakeError(f"cannot connect to {target}: bake does not support this driver", hint=_URI)
     hints = (
@@ -85,10 +83,10 @@ def _explain(target: str, error: Any) -> BakeError:
 
 
 def explain(error: Any, what: str | None = None, hint: str | None = None) -> BakeError:
-    """Turn a libvirt error into a BakeError. `what`: the operation that failed, if known."""
+    """Turn a libvirt error into a BakeError. `what` is the failed operation, if it is known."""
     uri = _opened[-1] if _opened else "libvirt"
     if error.get_error_domain() == libvirt.VIR_FROM_RPC:
-        general = f"the connection to {uri} is lost: start libvirtd again on that machine, then run the command again"
+        general = f"the connection to {uri} is lost; start libvirtd again on that machine, then run the command again"
     else:
         general = f"check the VMs with `virsh -c {uri} list --all`, then run the command again"
     subject = f"could not {what}" if what else f"libvirt at {uri}"
@@ -102,7 +100,7 @@ def message_of(error: Any) -> str:
 
 @contextmanager
 def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
-    """Turn a libvirt error during `what` into a BakeError. Also usable as a decorator."""
+    """Turn a libvirt error during the operation `what` into a BakeError. Also usable as a decorator."""
     try:
         yield
     except Exception as error:
@@ -113,7 +111,7 @@ def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def tolerating(*codes: str) -> Iterator[None]:
-    """Ignore libvirt errors with these codes (`VIR_ERR_…`): the state that they report is acceptable."""
+    """Ignore libvirt errors with these codes (`VIR_ERR_…`), which report an acceptable state."""
     try:
         yield
     except libvirt.libvirtError as error:

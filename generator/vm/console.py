@@ -1,4 +1,4 @@
-"""Read a VM's console log (a volume next to its disk), and connect a terminal to its serial console (a stream)."""
+"""Read the console log of a VM from a volume, and connect a terminal to the VM's serial console."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from generator.vm.connection import Connection, Domain, Pool, asking, connect, l
 from generator.vm.ownership import Claim, claim_domains
 from generator.vm.storage_pool import find_pool, find_volume
 
-LEAVE = b"\x1d"  # Ctrl-], as in telnet and virsh
+LEAVE = b"\x1d"  # Ctrl-] leaves the console, as in telnet and virsh
 _SCROLLBACK = 4096
 _POLL_SECONDS = 0.25
 
 
 class ConsoleLog:
-    """Reads the console log of the VM's current run, piece by piece. libvirt empties the log when the VM starts.
+    """Reads the console log of a VM's current run in several steps. libvirt empties the log when the VM starts.
 
-    libvirt renames a log that became too large to `….log.0`, and starts a new one.
+    libvirt renames a log that is too large to `….log.0`, and starts a new log.
     """
 
     def __init__(self, pool: Pool, node: str) -> None:
@@ -35,7 +35,7 @@ class ConsoleLog:
         self._is_begun = False
 
     def read(self) -> bytes:
-        """Return what was added since the last call; empty if there is no log. The first call returns the whole log."""
+        """Return the new part of the log; empty if there is no log. The first call returns the whole log."""
         data = b""
         with tolerating("VIR_ERR_NO_STORAGE_VOL"):
             volume = self._find()
@@ -54,7 +54,7 @@ class ConsoleLog:
         return self.pool.storageVolLookupByName(name)
 
     def _read_renamed(self) -> bytes:
-        """Return the rest of the renamed log. After a new start of the VM there is none."""
+        """Return the rest of the renamed log. After a start of the VM, there is no renamed log."""
         self.pool.refresh()
         volume = find_volume(self.pool, renamed_console_volume(self.node))
         return b"" if volume is None else self._read_from(volume, volume.info()[1])
@@ -73,26 +73,27 @@ class ConsoleLog:
 
 
 def console_logs(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -> dict[str, ConsoleLog]:
-    """Return the console logs of a cluster's VMs, by node. Raise BakeError if it has no VMs here."""
+    """Return the console logs of a cluster's VMs by node. Raise BakeError if this libvirt has no VMs of the cluster."""
     pool = find_pool(connection, Claim(cluster=plan.name, cluster_id=cluster_id))
     if pool is None:
-        raise BakeError(f"the cluster {plan.name} has no VMs here", hint="bake up")
+        raise BakeError(f"the cluster {plan.name} has no VMs here", hint="create the VMs: bake up")
     return {node.name: ConsoleLog(pool, node.name) for node in plan.nodes}
 
 
 def _running(connection: Connection, plan: ClusterPlan, node: str, cluster_id: str) -> Domain:
     known = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
     if node not in known:
-        raise BakeError(f"{node} has no VM", hint=f"one of {', '.join(known)}" if known else "bake up")
+        hint = f"the nodes with a VM are {', '.join(known)}" if known else "create the VMs: bake up"
+        raise BakeError(f"{node} has no VM", hint=hint)
     if not known[node][0].isActive():
-        raise BakeError(f"the VM of {node} is not running", hint="bake up starts it")
+        raise BakeError(f"the VM of {node} is not running", hint="start the VM: bake up")
     return known[node][0]
 
 
 def follow_console(
     connection: Connection, plan: ClusterPlan, node: str, *, cluster_id: str = ""
 ) -> Iterator[bytes]:
-    """Yield the console's output, from the start of its log until the VM stops."""
+    """Yield the console's output from the start of the log until the VM stops."""
     domain = _running(connection, plan, node, cluster_id)
     log = console_logs(connection, plan, cluster_id=cluster_id)[node]
     while True:
@@ -109,9 +110,10 @@ def follow_console(
 def attach_console(
     uri: str | None, plan: ClusterPlan, node: str, *, cluster_id: str = "", keyboard: int = 0, screen: int = 1
 ) -> None:
-    """Connect a terminal to the console until Ctrl-] or until the VM stops. Opens its own connection.
+    """Connect a terminal to a node's console until the user types Ctrl-] or the VM stops.
 
-    libvirt delivers stream events only through an event loop, which must be registered before the connection is opened.
+    This opens a new connection, because libvirt's event loop must be registered before the connection is opened.
+    Without the event loop, libvirt does not deliver the console's output.
     """
     if libvirt is not None:
         libvirt.virEventRegisterDefaultImpl()
@@ -124,9 +126,9 @@ def attach_console(
 
 @contextlib.contextmanager
 def _raw(keyboard: int) -> Iterator[None]:
-    """Put the terminal into raw mode: every key goes to the guest, including Ctrl-C."""
+    """Put the terminal into raw mode, in which every key goes to the guest, including Ctrl-C."""
     before = termios.tcgetattr(keyboard)
-    tty.setraw(keyboard, termios.TCSANOW)  # the default discards pending input
+    tty.setraw(keyboard, termios.TCSANOW)  # by default, setraw discards keys that were typed before (as virsh does)
     try:
         yield
     finally:
@@ -172,7 +174,7 @@ class _Bridge:
             self.open = False
 
     def _receive(self) -> bytes | int:
-        """Return received bytes; empty at the end; a number if nothing is available yet."""
+        """Return the received bytes, empty bytes at the end of the stream, or a number if there is no data yet."""
         try:
             received: bytes | int = self.stream.recv(65536)
         except libvirt.libvirtError:
@@ -188,7 +190,7 @@ class _Bridge:
             self.open = False
 
     def _send(self) -> None:
-        """Send the typed bytes; the rest follows when the stream is writable again."""
+        """Send typed bytes until the stream is full. When the stream is writable again, `_on_stream` sends the rest."""
         while self.typed:
             sent = self.stream.send(self.typed)
             if sent <= 0:

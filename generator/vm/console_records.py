@@ -1,4 +1,4 @@
-"""Parse the records on the nodes' serial consoles for progress, and keep the whole consoles for troubleshooting."""
+"""Parse the progress records on the nodes' serial consoles, and save the whole consoles for troubleshooting."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _RECORD = re.compile(
 _FATAL = re.compile(
     r"(Kernel panic - not syncing: .*|You are in emergency mode.*|No bootable option or device was found.*)"
 )
-# ECMA-48 control sequences and other escapes; systemd colours its lines.
+# ECMA-48 control sequences and other escapes, because systemd prints coloured lines.
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/]*[0-~])")
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
-_QUIET_SECONDS = 30.0  # longer than an emulated guest takes from its kernel to its first record
+_QUIET_SECONDS = 30.0  # an emulated guest needs less time from its kernel's start to its first record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A node reached a phase. `detail`: text for the user; `seed`: instance-id of the seed that the node applied."""
+    """A node reached a phase. `detail` is text for the user. `seed` is the instance-id of the node's applied seed."""
 
     node: str
     phase: str
@@ -40,9 +40,9 @@ class Event:
 
 
 def parse_line(line: str, node: str) -> list[Event]:
-    """Return the records in one console line. The kernel or systemd may have added text around them, or cut them.
+    """Return the records in one console line. The kernel's or systemd's output may surround or cut a record.
 
-    Records with another node's name are ignored.
+    Ignore records with another node's name.
     """
     text = _ESCAPE.sub("", line)
     events = [
@@ -62,7 +62,7 @@ def parse_line(line: str, node: str) -> list[Event]:
 
 @dataclass
 class LineReader:
-    """Splits a console's bytes into lines; a line may span several pieces."""
+    """Splits a console's bytes into lines. A line may arrive in several pieces."""
 
     node: str
     _rest: bytes = field(default=b"", repr=False)
@@ -80,7 +80,7 @@ class Source(Protocol):
 
 
 class Journal:
-    """Writes each node's `console.log`, and `events.ndjson`. Both may contain secrets, so their mode is 0600."""
+    """Writes `console.log` for each node, and `events.ndjson`. The files may contain secrets, so their mode is 0600."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -128,13 +128,13 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     poll: float = 0.25,
 ) -> Iterator[Event]:
-    """Yield every node's events, until the caller stops. Raise WaitTimeoutError after `timeout` seconds.
+    """Yield every node's events until the caller stops. Raise WaitTimeoutError after `timeout` seconds.
 
-    Of the records before this call, only each node's last one counts: it is the node's state. If that is a failure, it
-    becomes an event only if no newer record follows within 30 seconds, because the node may be booting.
-    `health` returns the nodes whose VM does not run, with the reason: each becomes an event `failed`, once.
-    `ask` is called with the nodes that have no record after 30 seconds: a VM that libvirt restored from a saved state
-    has an empty log.
+    A node's last record before this call is the node's state; earlier records are ignored. If the last record is a
+    failure, the node may be booting again, so the failure becomes an event after 30 seconds without a newer record.
+    `health` returns the nodes with a stopped VM and the reason; each of these nodes gets one event `failed`.
+    `ask` is called with the nodes that have no record after 30 seconds, because the log of a VM that libvirt restored
+    from a saved state is empty.
     """
     readers = {node: LineReader(node) for node in sources}
     states = [event for node in sources for event in _read_node(sources[node], readers[node], journal)[-1:]]
@@ -163,7 +163,7 @@ def follow(
     where = ", ".join(f"{node}: {phase or 'nothing'}" for node, phase in last.items())
     raise WaitTimeoutError(
         f"timed out after {timeout:.0f} s; the nodes' last reports: {where}",
-        hint=f"see their consoles: {journal.folder}/<node>/console.log",
+        hint=f"see the nodes' consoles: {journal.folder}/<node>/console.log",
     )
 
 

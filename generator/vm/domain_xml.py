@@ -1,6 +1,7 @@
-"""Build libvirt XML from a plan: network, pool, volumes, domains. All choices are arguments; libvirt is not called.
+"""Build libvirt's XML for a plan's network, pool, volumes and domains, without calling libvirt.
 
-Networks and domains have the cluster's tag (`Owner`) in their metadata. A pool has no metadata: its UUID identifies it.
+Networks and domains have the cluster's tag (`Owner`) in their metadata. A pool has no metadata, so its UUID identifies
+the cluster.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ ElementTree.register_namespace("bake", TAG_NAMESPACE)
 _DRIVE = "devices/disk[@device='cdrom']"
 _POOLS = UUID("5f1cbb43-6a0e-5cb5-8ab2-8d4a3c0f8e11")
 
-# Cache for one guest's translated code under emulation. QEMU's default is 1 GiB for each guest.
+# Size of QEMU's cache for the translated code of an emulated guest. QEMU's default is 1 GiB for each guest.
 TB_CACHE_MIB = 512
 
 
 class Accel(StrEnum):
-    """What executes the guest's instructions; the values are libvirt's domain types."""
+    """The acceleration: KVM, or emulation (TCG). The values are libvirt's domain types."""
 
     KVM = "kvm"
     TCG = "qemu"
@@ -38,15 +39,15 @@ class Owner:
     cluster_id: str
     version: str
     node: str = ""
-    image: str = ""  # digest of what the disk was made from
+    image: str = ""  # digest of the image of the disk
     seed: str = ""  # digest of the ISO
-    config: str = ""  # digest of the rest of the definition
+    config: str = ""  # digest of the other parts of the definition
     peers: str = ""  # the addresses that the node's firewall accepts at the peer port, or "any"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Paths of a node's files on the host that runs its VM. Without a seed the drive is empty."""
+    """Paths of the files of a node's VM, on the host of the VM. Without a seed, the drive is empty."""
 
     disk: str
     seed: str | None
@@ -81,7 +82,7 @@ def _add_owner(parent: Element, owner: Owner) -> None:
 
 
 def read_owner(xml: str) -> Owner | None:
-    """Return the tag in a definition, or None if bake did not make it."""
+    """Return the tag in a definition, or None if bake did not make the definition."""
     tag = ElementTree.fromstring(xml).find(f"metadata/{{{TAG_NAMESPACE}}}owner")  # noqa: S314  libvirt wrote it
     if tag is None or not tag.get("cluster"):
         return None
@@ -89,7 +90,7 @@ def read_owner(xml: str) -> Owner | None:
 
 
 def network_xml(plan: NetworkPlan, owner: Owner) -> str:
-    """Return a network's XML: a bridge with the gateway's address. Guests have static addresses, so no DHCP."""
+    """Return the XML of a network with a bridge and the gateway's address. Guests have static addresses, so no DHCP."""
     root = Element("network")
     _child(root, "name", plan.name)
     _child(root, "uuid", plan.uuid)
@@ -100,7 +101,7 @@ def network_xml(plan: NetworkPlan, owner: Owner) -> str:
             _child(forward, "nat", ipv6="yes")
     _child(root, "bridge", name=plan.bridge, stp="off", delay="0")
     _child(root, "mac", address=plan.mac)
-    # Without DHCP and DNS, libvirt starts no dnsmasq. It is needed only if the gateway is the guests' DNS server.
+    # libvirt starts dnsmasq only for DHCP or DNS. DNS is needed only if the gateway is the guests' DNS server.
     _child(root, "dns", enable="yes" if plan.gateway in plan.dns else "no")
     family = "ipv6" if isinstance(plan.gateway, IPv6Address) else "ipv4"
     _child(root, "ip", family=family, address=plan.gateway, prefix=plan.subnet.prefixlen)
@@ -108,7 +109,7 @@ def network_xml(plan: NetworkPlan, owner: Owner) -> str:
 
 
 def pool_xml(cluster: str, folder: str) -> str:
-    """Return a pool's XML. QEMU's user may traverse the folder, and read only volumes that libvirt gives it."""
+    """Return a pool's XML. With mode 0711, QEMU's user can open the volumes of its VM, but not list the folder."""
     root = Element("pool", type="dir")
     _child(root, "name", pool_name(cluster))
     _child(root, "uuid", pool_uuid(cluster))
@@ -119,12 +120,12 @@ def pool_xml(cluster: str, folder: str) -> str:
 
 
 def volume_xml(name: str, size: int) -> str:
-    """Return the XML of a volume of `size` bytes to upload into; raw until libvirt detects its format."""
+    """Return the XML of a volume of `size` bytes for an upload. Its format is raw until libvirt detects the format."""
     return to_text(_volume(name, size, "raw"))
 
 
 def overlay_xml(name: str, size: int, base: str, base_format: str) -> str:
-    """Return the XML of a node's disk: an overlay over the base. The base's format is explicit, not probed."""
+    """Return the XML of a node's disk, which is an overlay over the base. QEMU does not probe the base's format."""
     root = _volume(name, size, "qcow2")
     backing = _child(root, "backingStore")
     _child(backing, "path", base)
@@ -139,12 +140,12 @@ def _volume(name: str, size: int, kind: str) -> Element:
     _child(root, "allocation", 0, unit="bytes")
     target = _child(root, "target")
     _child(target, "format", type=kind)
-    _child(_child(target, "permissions"), "mode", "0600")  # seeds hold keys, disks hold data
+    _child(_child(target, "permissions"), "mode", "0600")  # seeds contain keys, and disks contain data
     return root
 
 
 def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, owner: Owner) -> str:
-    """Return the XML of a node's VM: virtio devices, the seed in a SATA CD drive, a serial console with a log."""
+    """Return the XML of a node's VM with virtio devices, the seed in a SATA CD drive and a logged serial console."""
     root = Element("domain", type=str(accel))
     _child(root, "name", node.domain)
     _child(root, "uuid", node.uuid)
@@ -166,12 +167,12 @@ def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, ow
 
 
 def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
-    """Boot the image's kernel directly if it has a separate one, else through its boot loader."""
+    """Boot the image's kernel directly if the image has a separate kernel, else through the image's boot loader."""
     by_loader = files.kernel is None
     by_efi = by_loader and plan.vm.firmware == "efi"
     system = _child(root, "os", **({"firmware": "efi"} if by_efi else {}))
     _child(system, "type", "hvm", arch="x86_64", machine="q35")
-    if by_efi:  # libvirt's default is Secure Boot, which refuses boot loaders that Microsoft has not signed
+    if by_efi:  # libvirt enables Secure Boot by default, which refuses boot loaders without Microsoft's signature
         _child(_child(system, "firmware"), "feature", enabled="no", name="secure-boot")
     for tag in ("kernel", "initrd", "cmdline"):
         if not by_loader and getattr(files, tag):
@@ -197,7 +198,7 @@ def _add_clock(root: Element) -> None:
 
 
 def _add_disks(devices: Element, files: Files) -> None:
-    # Paths instead of pool and volume: AppArmor's helper cannot resolve those and would deny access.
+    # The sources are paths, because libvirt's AppArmor helper cannot resolve volumes and would deny the access.
     disk = _child(devices, "disk", type="file", device="disk")
     _child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     _child(disk, "source", file=files.disk)
@@ -229,26 +230,29 @@ def _add_small_devices(devices: Element) -> None:
     rng = _child(devices, "rng", model="virtio")
     _child(rng, "backend", "/dev/urandom", model="random")
     _child(devices, "controller", type="usb", model="none")
-    _child(devices, "watchdog", model="itco", action="none")  # q35 has one built in
+    _child(devices, "watchdog", model="itco", action="none")  # q35 always has this watchdog
     _child(devices, "audio", id="1", type="none")
     _child(_child(devices, "video"), "model", type="none")
     _child(devices, "memballoon", model="none")
 
 
 def iso_in_drive(xml: str) -> str:
-    """Return the path of the ISO in a VM's drive; empty if there is none."""
+    """Return the path of the ISO in a VM's drive; empty if the drive is empty."""
     source = ElementTree.fromstring(xml).find(f"{_DRIVE}/source")  # noqa: S314  libvirt wrote it
     return "" if source is None else source.get("file", "")
 
 
 def drive_xml(xml: str, seed_path: str) -> str:
-    """Return the XML of a VM's drive with another ISO, or none (empty path), for a device update."""
+    """Return the XML of a VM's drive with another ISO for a device update. An empty path means an empty drive."""
     drive = _fill_drive(ElementTree.fromstring(xml), seed_path)  # noqa: S314  libvirt wrote it
     return to_text(drive)
 
 
 def swap_seed(xml: str, seed_path: str, seed: str, *, peers: str | None = None) -> str:
-    """Return a definition with another ISO in its drive, or none. Only the drive and the tag change."""
+    """Return a definition with another ISO in the drive. An empty path means an empty drive.
+
+    Only the drive and the tag change.
+    """
     root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
     _fill_drive(root, seed_path)
     tag = root.find(f"metadata/{{{TAG_NAMESPACE}}}owner")

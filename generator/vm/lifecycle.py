@@ -16,7 +16,7 @@ from generator.vm.ownership import Claim, claim_domains, find_domain, list_domai
 
 
 class State(StrEnum):
-    """The state of a node's VM. `foreign`: a VM with that name exists, but does not belong to this cluster."""
+    """The state of a node's VM. `foreign` means that a VM with this name exists but belongs to another owner."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -65,12 +65,12 @@ def _state_of(domain: Domain) -> State:
 def down(
     connection: Connection, plan: ClusterPlan, *, cluster_id: str = "", timeout: float = 90, report: Report
 ) -> tuple[str, ...]:
-    """Shut down the VMs, and power off those that do not stop in time. Return the nodes that were running."""
+    """Shut down the VMs, and power off VMs that do not stop in time. Return the nodes that were running."""
     with asking(f"stop the cluster {plan.name}"):
         owned = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
         running = {name: domain for name, (domain, _) in owned.items() if domain.isActive()}
         for domain in running.values():
-            with tolerating("VIR_ERR_OPERATION_INVALID"):  # it has just stopped
+            with tolerating("VIR_ERR_OPERATION_INVALID"):  # the VM has just stopped
                 domain.shutdown()
         for name in _wait_ended(running, timeout):
             report(f"{name}: did not shut down within {timeout:.0f} s; powering it off")
@@ -79,7 +79,7 @@ def down(
 
 
 def _wait_ended(running: dict[str, Domain], timeout: float) -> list[str]:
-    """Wait until the VMs have stopped; return the names of those that still run after `timeout`."""
+    """Wait until the VMs have stopped. Return the names of VMs that still run after `timeout` seconds."""
     end = time.monotonic() + timeout
     left = list(running)
     while (left := [name for name in left if running[name].isActive()]) and time.monotonic() < end:
@@ -105,7 +105,7 @@ class Owned:
 
 
 def list_owned(connection: Connection, cluster: str, *, cluster_id: str = "") -> tuple[Owned, ...]:
-    """Return what `destroy` would remove: VMs, networks and volumes."""
+    """Return the VMs, networks and volumes that `destroy` would remove."""
     claim = Claim(cluster=cluster, cluster_id=cluster_id)
     with asking(f"look for the cluster {cluster}"):
         found = [("VM", domain.name(), owner.cluster_id) for domain, owner in list_domains(connection, claim)]
@@ -115,7 +115,7 @@ def list_owned(connection: Connection, cluster: str, *, cluster_id: str = "") ->
 
 
 def destroy(connection: Connection, cluster: str, *, cluster_id: str = "") -> tuple[str, ...]:
-    """Remove the cluster's remaining VMs, networks and volumes; return their names."""
+    """Remove the cluster's VMs, networks and volumes. Return the names of the removed objects."""
     claim = Claim(cluster=cluster, cluster_id=cluster_id)
     with asking(f"destroy the cluster {cluster}"):
         removed = [_remove_domain(domain) for domain, _ in list_domains(connection, claim)]

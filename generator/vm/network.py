@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +15,18 @@ from generator.vm.connection import Connection, asking, libvirt, message_of, tol
 from generator.vm.domain_xml import Owner, network_xml, read_owner
 from generator.vm.ownership import Claim
 
-_OTHER_SUBNET = "choose another --subnet (and --first-ip), or remove what uses it"
+_OTHER_SUBNET = "choose another --subnet (and --first-ip), or free this subnet"
 _ECHO_SECONDS = 0.6
+# The family, protocol and echo request for each IP version. ICMP needs a checksum in the request (RFC 792). For ICMPv6,
+# the kernel computes the checksum (RFC 4443).
+_ECHO = {
+    4: (socket.AF_INET, socket.IPPROTO_ICMP, b"\x08\x00\xf7\xfd\x00\x01\x00\x01"),
+    6: (socket.AF_INET6, socket.IPPROTO_ICMPV6, b"\x80\x00\x00\x00\x00\x01\x00\x01"),
+}
 
 
 def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owner: Owner) -> None:
-    """Create and start the network. Recreate it if it differs from the plan and no VM uses it."""
+    """Create and start the network. Recreate a network that differs from the plan if no VM uses the network."""
     network, wanted = _find(connection, plan.network.name), network_xml(plan.network, owner)
     if network is not None:
         claim.demand(read_owner(network.XMLDesc()), f"the existing network {plan.network.name}")
@@ -38,7 +43,7 @@ def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owne
 
 
 def check_network(connection: Connection, plan: ClusterPlan, claim: Claim) -> None:
-    """Raise BakeError, before anything is created, if `ensure_network` would refuse."""
+    """Raise BakeError if `ensure_network` would refuse to create the network."""
     network = _find(connection, plan.network.name)
     if network is None:
         refuse_overlap(connection, plan.network)
@@ -53,7 +58,7 @@ def _find(connection: Connection, name: str) -> libvirt.virNetwork | None:
 
 
 def _shape(xml: str) -> tuple[object, ...]:
-    """Return the properties of a network that matter to guests."""
+    """Return the properties of a network that affect guests."""
     root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
     forward, bridge, mac = root.find("forward"), root.find("bridge"), root.find("mac")
     return (
@@ -73,7 +78,7 @@ def _subnets(root: ElementTree.Element) -> Iterator[AnyNetwork]:
 
 
 def refuse_overlap(connection: Connection, plan: NetworkPlan) -> None:
-    """Raise BakeError if another network has this bridge or subnet. (libvirt checks the host's routes at the start.)"""
+    """Raise BakeError if another network has this bridge or subnet. libvirt checks the host's routes later."""
     for other in connection.listAllNetworks():
         root = ElementTree.fromstring(other.XMLDesc())  # noqa: S314  libvirt wrote it
         bridge = root.find("bridge")
@@ -130,7 +135,7 @@ def list_networks(connection: Connection, claim: Claim) -> list[tuple[str, str]]
 
 
 def remove_networks(connection: Connection, claim: Claim) -> list[str]:
-    """Remove the cluster's networks; return their names. Raise BakeError if other VMs run on one."""
+    """Remove the cluster's networks and return their names. Raise BakeError if other VMs use a network."""
     removed = []
     for network in connection.listAllNetworks():
         if claim.covers(read_owner(network.XMLDesc())):
@@ -142,8 +147,8 @@ def remove_networks(connection: Connection, claim: Claim) -> list[str]:
     return removed
 
 
-def refuse_alive(addresses: Iterable[AnyAddress]) -> None:
-    """Raise BakeError for addresses that already answer a ping: another host uses them."""
+def refuse_used_addresses(addresses: Iterable[AnyAddress]) -> None:
+    """Raise BakeError if an address answers an ICMP echo request, because another host uses the address."""
     wanted = list(addresses)
     if not wanted:
         return
@@ -155,41 +160,23 @@ def refuse_alive(addresses: Iterable[AnyAddress]) -> None:
 
 
 def _answers(address: AnyAddress) -> bool:
-    """Return whether an address answers an ICMP echo; False also if this user may not send one."""
-    six = address.version == 6
-    family = socket.AF_INET6 if six else socket.AF_INET
-    protocol = socket.getprotobyname("ipv6-icmp" if six else "icmp")
+    """Return whether an address answers an ICMP echo request; False also if this user may not send the request."""
+    family, protocol, request = _ECHO[address.version]
     try:
-        with socket.socket(family, _echo_socket_type(family, protocol), protocol) as echo:
+        with _icmp_socket(family, protocol) as echo:
             echo.settimeout(_ECHO_SECONDS)
             echo.connect((str(address), 0))
-            echo.send(_echo_request(128 if six else 8))
-            while True:
-                if _is_reply(echo.recv(256), six=six):
-                    return True
+            echo.send(request)
+            while echo.recvfrom(256)[1][0] != str(address):
+                pass  # before connect, a raw socket receives packets from other hosts
+            return True
     except OSError:
         return False
 
 
-def _echo_socket_type(family: int, protocol: int) -> int:
-    """Return the type for an unprivileged echo socket if the kernel allows it (ping_group_range), else a raw one."""
+def _icmp_socket(family: int, protocol: int) -> socket.socket:
+    """Open an unprivileged ICMP socket if the kernel allows it (ping_group_range), else a raw socket."""
     try:
-        socket.socket(family, socket.SOCK_DGRAM, protocol).close()
+        return socket.socket(family, socket.SOCK_DGRAM, protocol)
     except OSError:
-        return socket.SOCK_RAW
-    return socket.SOCK_DGRAM
-
-
-def _echo_request(kind: int) -> bytes:
-    """Build an echo request (RFC 792, RFC 4443). For ICMPv6 the kernel fills in the checksum."""
-    identifier = os.getpid() & 0xFFFF
-    total = (kind << 8) + identifier + 1
-    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-    return bytes([kind, 0]) + b"".join(n.to_bytes(2, "big") for n in (checksum, identifier, 1))
-
-
-def _is_reply(packet: bytes, *, six: bool) -> bool:
-    """Return whether a packet is an echo reply. A raw IPv4 socket delivers the IP header as well."""
-    if not six and packet[:1] >= b"\x40":
-        packet = packet[(packet[0] & 0x0F) * 4 :]
-    return packet[:1] == (b"\x81" if six else b"\x00")
+        return socket.socket(family, socket.SOCK_RAW, protocol)

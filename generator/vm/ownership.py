@@ -1,4 +1,4 @@
-"""Check which cluster owns a libvirt object. Only objects with this cluster's tag are changed or removed."""
+"""Check which cluster owns a libvirt object. bake changes or removes only objects with this cluster's tag."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from generator.vm.domain_xml import Owner, read_owner
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A cluster's name and id. The id distinguishes clusters with the same name; an empty id matches all of them."""
+    """A cluster's name and id. The id distinguishes clusters with the same name; an empty id matches every cluster."""
 
     cluster: str
     cluster_id: str = ""
@@ -26,7 +26,7 @@ class Claim:
         )
 
     def demand(self, owner: Owner | None, what: str) -> Owner:
-        """Return the owner of `what` if it is this cluster. Raise BakeError otherwise."""
+        """Return the owner if it is this cluster, else raise BakeError. `what` names the object for the message."""
         if owner is None or owner.cluster != self.cluster:
             rule = f"belongs to the cluster {owner.cluster}" if owner else "was not made by bake"
             raise BakeError(f"{what} {rule}", hint="give this cluster another --name, or rename the existing one")
@@ -39,12 +39,12 @@ class Claim:
 
 
 def owner_of(domain: Domain) -> Owner | None:
-    """Return a VM's tag, or None if it has none."""
+    """Return a VM's tag, or None if the VM has no tag."""
     return read_owner(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
 def find_domain(connection: Connection, node: NodePlan) -> Domain | None:
-    """Return the VM with the node's name or UUID, whoever owns it; None if there is none."""
+    """Return the VM with the node's name or UUID, with any owner, or None if there is no such VM."""
     with tolerating("VIR_ERR_NO_DOMAIN"):
         return connection.lookupByName(node.domain)
     with tolerating("VIR_ERR_NO_DOMAIN"):
@@ -53,7 +53,7 @@ def find_domain(connection: Connection, node: NodePlan) -> Domain | None:
 
 
 def claim_domains(connection: Connection, plan: ClusterPlan, claim: Claim) -> dict[str, tuple[Domain, Owner]]:
-    """Return the existing VMs of the plan's nodes. Raise BakeError if one does not belong to this cluster."""
+    """Return the existing VMs of the plan's nodes. Raise BakeError if a VM does not belong to this cluster."""
     found: dict[str, tuple[Domain, Owner]] = {}
     for node in plan.nodes:
         domain = find_domain(connection, node)
@@ -64,6 +64,6 @@ def claim_domains(connection: Connection, plan: ClusterPlan, claim: Claim) -> di
 
 
 def list_domains(connection: Connection, claim: Claim) -> list[tuple[Domain, Owner]]:
-    """Return every VM of the cluster, including those of nodes that are no longer in the plan."""
+    """Return all VMs of the cluster, including the VMs of nodes that are no longer in the plan."""
     tagged = ((domain, owner_of(domain)) for domain in connection.listAllDomains())
     return [(domain, owner) for domain, owner in tagged if owner is not None and claim.covers(owner)]

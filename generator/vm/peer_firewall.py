@@ -1,4 +1,8 @@
-"""Find the nodes that the peer firewalls of running nodes refuse: these allow the addresses of the plan at boot."""
+"""Find the nodes that the peer firewalls of running nodes refuse.
+
+A node's firewall accepts the addresses of the plan at the time of the node's boot. Nodes that were added later are
+refused.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ _ANY = "any"
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """`joining`: stopped nodes that a running node's firewall refuses. `by`: the running nodes that refuse them."""
+    """The firewalls of the running nodes `by` refuse the stopped nodes `joining`."""
 
     joining: tuple[NodePlan, ...]
     by: tuple[NodePlan, ...]
@@ -30,10 +34,10 @@ def allowed_peers(plan: ClusterPlan) -> str:
 
 @asking()
 def find_refusal(connection: Connection, plan: ClusterPlan, *, cluster_id: str) -> Refusal | None:
-    """Compare the plan with the tags of its running VMs. Return None if every node may join."""
+    """Compare the plan with the tags of the running VMs. Return None if no firewall refuses a node."""
     domains = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
     with_vm = " ".join(str(node.address) for node in plan.nodes if node.name in domains)
-    # VMs started by an earlier version of bake lack this tag: assume that its plan had the nodes with a VM.
+    # VMs from an earlier version of bake do not have this tag. Assume that the plan had the nodes that have a VM.
     unknown = _ANY if allowed_peers(plan) == _ANY else with_vm
     allowed = {name: _started_with(domain) or unknown for name, (domain, _) in domains.items() if domain.isActive()}
     refusing = {name: set(peers.split()) for name, peers in allowed.items() if peers != _ANY}
@@ -45,6 +49,6 @@ def find_refusal(connection: Connection, plan: ClusterPlan, *, cluster_id: str) 
 
 
 def _started_with(domain: Domain) -> str:
-    """Return the peers in the live definition, whose tag is from the VM's start."""
+    """Return the peers in the tag of the VM's live definition, which does not change while the VM runs."""
     owner = read_owner(domain.XMLDesc())
     return owner.peers if owner is not None else ""

@@ -1,4 +1,4 @@
-"""A node's seed drive: the volume with its ISO, and the CD drive of the VM."""
+"""Insert, replace and remove the seed ISO in the CD drive of a node's VM."""
 
 from __future__ import annotations
 
@@ -24,12 +24,8 @@ def seed_volume(node: str, digest: str) -> str:
 def replace_seed(
     connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str
 ) -> bool | None:
-    """Replace the ISO in the drive of a node's VM, running or stopped, and remove the old ISO.
-
-    An empty drive stays empty: that node no longer needs a seed. Return whether anything changed; None if the cluster
-    has no such VM. An interrupted run is completed.
-    """
-    return _exchange(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=True)
+    """Do the same as `insert_seed`, but keep an empty drive empty, because its node no longer needs a seed."""
+    return insert_seed(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=True, remedy="bake seal")
 
 
 def insert_seed(
@@ -39,49 +35,16 @@ def insert_seed(
     seed: Path | bytes,
     *,
     cluster_id: str,
+    keep_empty: bool = False,
     again: bool = False,
+    remedy: str = "bake certs deliver",
 ) -> bool | None:
-    """Do the same as `replace_seed`, also for an empty drive.
+    """Put the ISO into the drive of a node's VM, running or stopped, and delete the old ISO.
 
-    Inserting an ISO makes the guest read it. `again`: reinsert an ISO that is already in the drive of a running VM,
-    which may have missed it.
+    Return whether anything changed, or None if the cluster has no such VM. Another call completes an interrupted call.
+    The guest reads an ISO when it is inserted. `again`: insert an ISO again if it is already in the drive of a running
+    VM, because the guest may not have read it. `remedy` is the command that the hint of an error names.
     """
-    remedy = "bake certs deliver"
-    return _exchange(
-        connection, plan, node, seed, cluster_id=cluster_id, keep_empty=False, again=again, remedy=remedy
-    )
-
-
-def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cluster_id: str) -> bool | None:
-    """Empty the drive of a node's VM, now and for its next start, and delete the ISO. Return as `replace_seed` does.
-
-    An ISO that is only in the definition for the next start stays: the node has not read it.
-    """
-    claim = Claim(cluster=plan.name, cluster_id=cluster_id)
-    with asking(f"empty the drive of the VM {node.domain}"):
-        found = _own(connection, node, claim)
-        if found is None:
-            return None
-        domain, owner = found
-        place = storage_pool.ensure_pool(connection, claim)
-        waits = iso_in_drive(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-        changed = not is_empty(domain) and waits in ("", iso_in_drive(domain.XMLDesc()))
-        if changed:
-            domain = _define(connection, domain, "", owner.seed)
-        return remove_old_seeds(place, node.name, domain) or changed
-
-
-def _exchange(
-    connection: Connection,
-    plan: ClusterPlan,
-    node: NodePlan,
-    seed: Path | bytes,
-    *,
-    cluster_id: str,
-    keep_empty: bool,
-    again: bool = False,
-    remedy: str = "bake seal",
-) -> bool | None:
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     digest = seed_digest(seed)
     name = seed_volume(node.name, digest)
@@ -90,17 +53,36 @@ def _exchange(
         if found is None:
             return None
         domain, owner = found
-        place = storage_pool.ensure_pool(connection, claim)
-        path = "" if keep_empty and is_empty(domain) else storage_pool.path_of(place, name)
+        pool = storage_pool.ensure_pool(connection, claim)
+        path = "" if keep_empty and is_empty(domain) else storage_pool.path_of(pool, name)
         changed = owner.seed != digest or not _is_in(domain, path)
         if changed:
             if path and name not in _in_use(domain):
-                storage_pool.put(place, name, seed)
+                storage_pool.put(pool, name, seed)
             domain = _define(connection, domain, path, digest, remedy)
         elif again:
             _insert(domain, "", remedy)
             _insert(domain, path, remedy)
-        return remove_old_seeds(place, node.name, domain) or changed
+        return remove_old_seeds(pool, node.name, domain) or changed
+
+
+def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cluster_id: str) -> bool | None:
+    """Empty the drive of a node's VM, now and for its next start, and delete the ISO. Return as `insert_seed` does.
+
+    Keep an ISO that is only in the definition for the next start, because the node has not read this ISO yet.
+    """
+    claim = Claim(cluster=plan.name, cluster_id=cluster_id)
+    with asking(f"empty the drive of the VM {node.domain}"):
+        found = _own(connection, node, claim)
+        if found is None:
+            return None
+        domain, owner = found
+        pool = storage_pool.ensure_pool(connection, claim)
+        next_iso = iso_in_drive(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        changed = not is_empty(domain) and next_iso in ("", iso_in_drive(domain.XMLDesc()))
+        if changed:
+            domain = _define(connection, domain, "", owner.seed)
+        return remove_old_seeds(pool, node.name, domain) or changed
 
 
 def _own(connection: Connection, node: NodePlan, claim: Claim) -> tuple[Domain, Owner] | None:
@@ -110,7 +92,10 @@ def _own(connection: Connection, node: NodePlan, claim: Claim) -> tuple[Domain, 
 
 
 def _define(connection: Connection, domain: Domain, path: str, digest: str, remedy: str = "bake seal") -> Domain:
-    """Put the ISO at `path` (empty: none) into a VM's drive, for its next start and now. `digest`: of the ISO."""
+    """Put the ISO at `path` into a VM's drive, for the next start and now. An empty path means an empty drive.
+
+    `digest` is the ISO's digest for the tag.
+    """
     xml = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), path, digest)
     domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
     _insert(domain, path, remedy)
@@ -131,20 +116,20 @@ def _insert(domain: Domain, path: str, remedy: str) -> None:
     xml = domain.XMLDesc()
     if not domain.isActive() or iso_in_drive(xml) == path:
         return
-    # Forced: udev in the guest locks the drive even if the ISO is not in use, and may not answer an eject request.
+    # Force the exchange, because udev in the guest locks the drive even if the ISO is unused, and may not eject it.
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
-    hint = f"try again: {remedy}; at its next start the VM has the new ISO in any case"
+    hint = f"try again: {remedy}; the VM gets the new ISO at the next start anyway"
     with asking(f"replace the ISO in the drive of the running VM {domain.name()}", hint=hint):
         domain.updateDeviceFlags(drive_xml(xml, path), flags)
 
 
-def remove_old_seeds(place: Pool, node: str, domain: Domain) -> bool:
-    """Delete a node's ISOs that its definition no longer names: they contain keys. Return whether one existed."""
-    place.refresh()
+def remove_old_seeds(pool: Pool, node: str, domain: Domain) -> bool:
+    """Delete a node's unused ISOs, which contain keys. Return whether any existed."""
+    pool.refresh()
     in_use = _in_use(domain)
-    old = [name for name in place.listVolumes() if name.startswith(f"{node}.seed-") and name not in in_use]
+    old = [name for name in pool.listVolumes() if name.startswith(f"{node}.seed-") and name not in in_use]
     for name in old:
-        storage_pool.remove(place, name)
+        storage_pool.remove(pool, name)
     return bool(old)
 
 

@@ -1,6 +1,6 @@
-"""The cluster's storage pool: images, seeds and disks, uploaded through libvirt, which may be remote.
+"""The cluster's storage pool with images, seeds and disks. bake uploads volumes through libvirt, which may be remote.
 
-A volume is trusted only after a VM's definition names it: an interrupted upload looks like a complete one.
+An interrupted upload looks like a complete volume. So bake reuses a volume only if a VM's definition names the volume.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from generator.errors import BakeError
 from generator.vm.connection import Connection, Pool, Volume, asking, libvirt, tolerating
-from generator.vm.domain_xml import overlay_xml, pool_name, pool_uuid, pool_xml, volume_xml
+from generator.vm.domain_xml import Owner, overlay_xml, pool_name, pool_uuid, pool_xml, volume_xml
 from generator.vm.ownership import Claim
 
 _IMAGES = "/var/lib/libvirt/images"  # libvirt's default folder for disks, which AppArmor allows
@@ -24,11 +24,11 @@ _OURS = re.compile(
     r"(bake-owner-\S*|(base|kernel|initrd)-[0-9a-f]+|[a-z0-9-]+\.qcow2|[a-z0-9-]+\.seed-[0-9a-f]+\.iso"
     r"|[a-z0-9-]+\.console\.log(\.\d+)?)"
 )
-_MAX_UNUSED_OVERLAY = 2 << 20  # a qcow2 that no guest wrote to is some 200 KiB
+_MAX_UNUSED_OVERLAY = 2 << 20  # bytes; a qcow2 overlay without a guest's data has about 200 KiB
 
 
 def find_pool(connection: Connection, claim: Claim) -> Pool | None:
-    """Return the cluster's pool, or None. Raise BakeError for a pool of that name that is not this cluster's."""
+    """Return the cluster's pool, or None. Raise BakeError if the pool with this name belongs to another owner."""
     pool = None
     with tolerating("VIR_ERR_NO_STORAGE_POOL"):
         pool = connection.storagePoolLookupByName(pool_name(claim.cluster))
@@ -39,21 +39,18 @@ def find_pool(connection: Connection, claim: Claim) -> Pool | None:
     if not pool.isActive():
         _activate(pool)
     pool.refresh()
-    marks = [name for name in pool.listVolumes() if name.startswith(_MARK)]
-    if claim.cluster_id and marks and f"{_MARK}{claim.cluster_id}" not in marks:
-        raise BakeError(
-            f"the storage pool {pool.name()} belongs to another cluster named {claim.cluster}, with another CA",
-            hint="give this cluster another --name, or run `bake destroy` with the other cluster's --out",
-        )
+    ids = [name.removeprefix(_MARK) for name in pool.listVolumes() if name.startswith(_MARK)]
+    if ids and claim.cluster_id not in ids:
+        claim.demand(Owner(cluster=claim.cluster, cluster_id=ids[0], version=""), f"the storage pool {pool.name()}")
     return pool
 
 
 def ensure_pool(connection: Connection, claim: Claim) -> Pool:
-    """Return the cluster's pool; create it if it does not exist, and mark it with the cluster's id."""
+    """Return the cluster's pool. Create a missing pool, and mark the pool with the cluster's id."""
     pool = find_pool(connection, claim)
     if pool is None:
         folder = str(_images_folder(connection) / pool_name(claim.cluster))
-        with asking(f"make the storage pool {folder}"):
+        with asking(f"create the storage pool {folder}"):
             pool = connection.storagePoolDefineXML(pool_xml(claim.cluster, folder))
             _activate(pool)
     mark = f"{_MARK}{claim.cluster_id}"
@@ -63,7 +60,7 @@ def ensure_pool(connection: Connection, claim: Claim) -> Pool:
 
 
 def _images_folder(connection: Connection) -> PurePosixPath:
-    """Return the folder of the pool `default`, where libvirt's tools put disks; else libvirt's default folder."""
+    """Return the folder of the pool `default`, or libvirt's default folder if there is no such pool."""
     with tolerating("VIR_ERR_NO_STORAGE_POOL"):
         root = ElementTree.fromstring(connection.storagePoolLookupByName("default").XMLDesc())  # noqa: S314
         if root.get("type") == "dir":
@@ -72,7 +69,7 @@ def _images_folder(connection: Connection) -> PurePosixPath:
 
 
 def _activate(pool: Pool) -> None:
-    """Create the pool's folder if it does not exist, and start the pool."""
+    """Create the pool's folder if the folder does not exist, and start the pool."""
     pool.build(libvirt.VIR_STORAGE_POOL_BUILD_NEW)
     pool.create()
 
@@ -84,23 +81,24 @@ def find_volume(pool: Pool, name: str) -> Volume | None:
 
 
 def path_of(pool: Pool, name: str) -> str:
-    """Return the path of a volume, which need not exist."""
+    """Return the path of a volume. The volume need not exist."""
     root = ElementTree.fromstring(pool.XMLDesc())  # noqa: S314  libvirt wrote it
     return str(PurePosixPath(root.findtext("target/path", "")) / name)
 
 
 def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
-    """Upload into a new volume, replacing a volume with that name. Raise BakeError if there is too little space."""
+    """Upload the content into a new volume, and replace an old volume. Raise BakeError if there is too little space."""
     remove(pool, name)
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if pool.info()[3] < size and (isinstance(content, bytes) or not _is_sparse(content)):
-        raise BakeError(f"no space for {name} ({size >> 20} MiB) in {path_of(pool, '')}", hint="free some space")
+        message = f"not enough space for {name} ({size >> 20} MiB) in {path_of(pool, '')}"
+        raise BakeError(message, hint="free some space")
     with asking(f"upload {name}"):
         volume = pool.createXML(volume_xml(name, size))
         try:
             with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
                 _send(volume, source, size, sparse=isinstance(content, Path) and _is_sparse(content))
-        except BaseException:  # including Ctrl-C: delete the incomplete volume
+        except BaseException:  # delete the incomplete volume, also after Ctrl-C
             with suppress(libvirt.libvirtError):
                 volume.delete()
             raise
@@ -138,13 +136,16 @@ def _skip(_stream: Any, count: int, source: BinaryIO) -> int:
 
 
 def _hole(size: int) -> Callable[[Any, BinaryIO], tuple[bool, int]]:
-    """Return libvirt's callback: whether data comes next in the file, and the length of it or the hole (lseek(2))."""
+    """Return libvirt's callback for sparse files.
+
+    The callback returns whether data or a hole comes next in the file, and the length of the data or hole (lseek(2)).
+    """
 
     def measure(_stream: Any, source: BinaryIO) -> tuple[bool, int]:
         here = source.tell()
         try:
             data = source.seek(here, _SEEK_DATA)
-        except OSError:  # ENXIO: no data after here
+        except OSError:  # ENXIO means that there is no more data
             data = size
         in_data = data == here and here < size
         end = source.seek(here, _SEEK_HOLE) if in_data else data
@@ -158,14 +159,14 @@ _SEEK_DATA, _SEEK_HOLE = 3, 4
 
 
 def make_overlay(pool: Pool, name: str, size: int, base: Volume) -> Volume:
-    """Create a disk over the base. Raise BakeError if a disk with that name was written to: it may have data."""
+    """Create a disk over the base. Raise BakeError if a disk with this name may contain data."""
     old = find_volume(pool, name)
     if old is not None and old.info()[2] > _MAX_UNUSED_OVERLAY:
         raise BakeError(
             f"the disk {old.path()} has data, but its VM does not exist", hint="remove the disk: bake destroy"
         )
     remove(pool, name)
-    with asking(f"make the disk {name}"):
+    with asking(f"create the disk {name}"):
         return pool.createXML(overlay_xml(name, size, base.path(), format_of(base)))
 
 
@@ -183,7 +184,7 @@ def remove(pool: Pool, name: str) -> None:
 
 
 def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
-    """Return the names of bake's volumes in the cluster's pool, each with the pool's cluster id."""
+    """Return the names of bake's volumes in the cluster's pool, and the pool's cluster id for each volume."""
     pool = find_pool(connection, claim)
     names = sorted(pool.listVolumes()) if pool else []
     tag = ", ".join(name.removeprefix(_MARK) for name in names if name.startswith(_MARK))
@@ -191,7 +192,7 @@ def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
 
 
 def remove_pool(connection: Connection, claim: Claim) -> list[str]:
-    """Remove bake's volumes and the pool; return their names. Raise BakeError if the pool has other files."""
+    """Remove bake's volumes and the pool, and return the names. Raise BakeError if the pool has other files."""
     pool = find_pool(connection, claim)
     if pool is None:
         return []

@@ -1,4 +1,4 @@
-"""Where the parts of a loopback cluster come from: etcd's programs, the shells, addresses for each test."""
+"""Fixtures of the loopback clusters: etcd's programs, the base image, and addresses for each test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _numbers = count(1)
 
 @pytest.fixture(scope="session")
 def bin_dir() -> Path:
-    """etcd and etcdctl: those in $BAKE_ETCD_BIN, else the base image's, which is built if need be."""
+    """The programs etcd and etcdctl from $BAKE_ETCD_BIN, else from the base image, which is built if it is missing."""
     if stated := os.environ.get("BAKE_ETCD_BIN"):
         return Path(stated)
     image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
@@ -30,7 +30,7 @@ def bin_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The base image's root file system, shared read-only by all booted nodes."""
+    """The root file system of the base image. All booted nodes share it read-only."""
     image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
     assert image.root_tar is not None
     return extract_root(image.root_tar, image.root_tar.with_name("root"))
@@ -38,7 +38,7 @@ def root() -> Path:
 
 @pytest.fixture
 def cluster_of(bin_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Miniature]]:
-    """Makes clusters, each in a loopback subnet of its own, and switches them off in the end."""
+    """Return a function that makes clusters, each in a separate loopback subnet. Stop the clusters afterwards."""
     clusters: list[Miniature] = []
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 

@@ -1,6 +1,6 @@
-"""Values of etcd's options, and what a real etcd does with them. Data; `test_etcd_options` starts etcd with each.
+"""Values of etcd's options that a real etcd accepts, rejects or ignores. `test_etcd_options` starts etcd with each row.
 
-An option that the series does not have is left out.
+The tests leave out options that the version of etcd does not have.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 Options = dict[str, Any]
 DURATIONS = ("1h30m", "1.5h", "100ms", ".5s", "0", "1us", "2562047h")
 
-ACCEPTED: tuple[Options, ...] = (  # one etcd is started for each row
+ACCEPTED: tuple[Options, ...] = (  # etcd starts with each of these rows
     {
         "heartbeat-interval": 200, "election-timeout": 1000, "pre-vote": False, "auto-compaction-retention": "1h",
         "log-level": "debug", "tls-max-version": "TLS1.2", "metrics": "extensive", "logger": "zap",
@@ -37,7 +37,7 @@ ACCEPTED: tuple[Options, ...] = (  # one etcd is started for each row
     *({"grpc-keepalive-min-time": value} for value in DURATIONS),
     {"auto-compaction-retention": "2562047h"},
 )  # fmt: skip
-REJECTED: tuple[Options, ...] = (  # etcd ends at once
+REJECTED: tuple[Options, ...] = (  # etcd exits at once with each of these rows
     {"heartbeat-interval": 0},
     {"heartbeat-interval": -1},
     {"election-timeout": 0},
@@ -83,7 +83,7 @@ REJECTED: tuple[Options, ...] = (  # etcd ends at once
     {"feature-gates": "CompactHashCheck"},
     {"feature-gates": "CompactHashCheck=perhaps"},
 )
-IGNORED: tuple[Options, ...] = (  # etcd starts, and does something else
+IGNORED: tuple[Options, ...] = (  # etcd starts, but ignores or changes these values
     {"metrics": "full"},
     {"backend-bbolt-freelist-type": "hashmap"},
     {"bcrypt-cost": 3},

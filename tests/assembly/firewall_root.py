@@ -1,4 +1,4 @@
-"""The base image's root with every kind of firewall in it, for nodes that are booted as containers."""
+"""The base image's root with every kind of firewall, for nodes that boot as containers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = "firewalld,ufw"  # nftables and iptables are in the image
 
 
 def firewall_root(root_tar: Path) -> Path:
-    """The root, built unless it is there: about a minute, as root."""
+    """Return the root folder. If it is missing, build it, which takes about a minute and needs root."""
     digest = hashlib.sha256(f"{root_tar.parent.name} {PACKAGES}".encode()).hexdigest()[:16]
     folder = BUILD / f"firewall-root-{digest}"
     if not folder.is_dir():
@@ -38,7 +38,7 @@ def install(root_tar: Path, tarball: Path) -> None:
         *["mmdebstrap", "--mode=root", "--variant=custom", "--format=tar", f"--include={PACKAGES}"],
         *[f"--aptopt={option}" for option in ('APT::Install-Recommends "false"', *apt_access())],
         f'--setup-hook=tar -C "$1" --numeric-owner -xf "{root_tar}"',
-        # Debian keeps cloud-init and firewalld apart, for their units' order; Enterprise Linux has both.
+        # In Debian, cloud-init and firewalld conflict because of the order of their units; Enterprise Linux has both.
         """--setup-hook=sed -i '/^Package: cloud-init$/,/^$/{/^Conflicts:/d}' "$1/var/lib/dpkg/status" """,
         *[RELEASE, str(tarball), *mirrors],
     ]

@@ -1,7 +1,7 @@
-"""A cluster on loopback: real etcd, the real guest hooks, real certificates, and a miniature of systemd.
+"""A cluster on loopback with real etcd, the real guest hooks and real certificates. A small class replaces systemd.
 
-Each node runs what its unit would: etcd-join, then etcd with the hook's answer in its environment, then, once
-it has sent READY, etcd-promote; an exit with an error starts all again. Nothing else is pretended.
+Each node runs the commands of its unit: etcd-join, then etcd with the hook's settings in its environment, and after
+READY etcd-promote. After an exit with an error, all commands start again. Nothing else is simulated.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
 ETCD_UNIT = GUEST.parents[2] / "etc/systemd/system/etcd.service.j2"
 Process = subprocess.Popen[Any]
 RESTART_DELAY = 0.2  # the unit's RestartSec, scaled to loopback
-PATIENCE = 6  # how much longer than on a quiet machine a wait may take: time limits are not what the tests are about
+PATIENCE = 6  # a wait may take this many times longer than on a quiet machine, since the tests do not measure time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """Where etcd is, what runs the hooks (as their first lines have it), and whether auth is on if a test is silent."""
+    """The paths of etcd's programs, the interpreter of the hooks, and whether auth is on by default."""
 
     bin_dir: Path
     interpreter: tuple[str, ...] = (sys.executable, "-EsS")
@@ -52,8 +52,10 @@ class Tools:
 
 
 class Node:
-    """One node and its units. `start` and `kill` switch it. `promotes`: whether etcd-promote runs. `right`: what its
-    permit says."""
+    """A node and its units. `start` and `kill` switch it on and off.
+
+    `promotes`: whether etcd-promote runs. `right`: the content of the node's bootstrap permit.
+    """
 
     def __init__(self, plan: NodePlan, files: dict[str, bytes], root: Path, tools: Tools, right: str) -> None:
         self.plan, self.root, self.tools, self.right = plan, root, tools, right
@@ -74,7 +76,7 @@ class Node:
     def _write(self, files: dict[str, bytes]) -> None:
         moved = {place: f"{self.root}{place}" for place in ("/etc/etcd/", "/var/lib/etcd", "/run/etcd", "/run/bake")}
         moved["/usr/bin/etcdctl"] = str(self.tools.bin_dir / "etcdctl")
-        moved["systemd/journal"] = "stderr"  # no journal here
+        moved["systemd/journal"] = "stderr"  # the node has no journal
         for path, data in files.items():
             target = self.root / path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -88,22 +90,22 @@ class Node:
         self._copy_permit()
 
     def _copy_permit(self) -> None:
-        """What bootcmd does at each boot."""
+        """Do the same as bootcmd at each boot."""
         if self.plan.bootstrap and not self.sealed:
             self.permit.write_text(f"{self.right}\n")
 
     @property
     def permit(self) -> Path:
-        """The right to start the cluster: the boot's copy of what is on the seed's medium."""
+        """The path of the bootstrap permit, which the boot copied from the seed's ISO."""
         return self.root / "run/bake/bootstrap-permit"
 
     def seal(self) -> None:
-        """The medium without the permit, from the next boot on."""
+        """Remove the permit from the ISO. The node has no permit from its next boot on."""
         self.sealed = True
 
     @contextmanager
     def waiting_empty(self) -> Iterator[None]:
-        """The node says that its disk is empty, as it does while it waits, and goes no further."""
+        """Let the node only report that its disk is empty, as it does while it waits."""
         code = "from node import read_settings; from peers import EmptyDiskServer; import os, sys; "
         code += "s = read_settings(dict(os.environ)); EmptyDiskServer(s.me, s.permit).run()"
         env = self.environment() | {"PYTHONPATH": str(GUEST)}
@@ -115,7 +117,7 @@ class Node:
             process.wait()
 
     def environment(self, *names: str) -> dict[str, str]:
-        """What the unit's EnvironmentFiles amount to: later files win."""
+        """The environment from the unit's EnvironmentFiles. Later files override earlier files."""
         found = {"PATH": self.tools.path}
         for name in names or ("etc/etcd/etcd.conf", "etc/etcd/bake.env"):
             path = self.root / name
@@ -133,11 +135,11 @@ class Node:
         self._thread.start()
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Every process of the node, at once."""
+        """Kill all processes of the node at the same time."""
         with self._lock:
             self.on = False
             for process in self._processes:
-                with suppress(ProcessLookupError):  # its own thread may be quicker to notice its end
+                with suppress(ProcessLookupError):  # the node's thread may have noticed the end of the process before
                     if process.poll() is None:
                         os.killpg(process.pid, signum)
         if self._thread:
@@ -147,7 +149,7 @@ class Node:
         self._processes.clear()
 
     def cut_power(self) -> None:
-        """/run does not survive it."""
+        """Kill the node's processes, and delete its files in /run."""
         self.kill()
         for name in ("etcd", "bake"):
             shutil.rmtree(self.root / "run" / name)
@@ -155,19 +157,19 @@ class Node:
         self._copy_permit()
 
     def wipe(self) -> None:
-        """A new disk."""
+        """Replace the node's disk by an empty disk."""
         self.cut_power()
         shutil.rmtree(self.data_dir)
         self.records.clear()
 
     def join_only(self) -> None:
-        """etcd-join to its end, and no etcd after it."""
+        """Run only etcd-join to its end, without etcd."""
         subprocess.run(
             self.hook("etcd-join"), env=self.environment(), check=True, timeout=30 * PATIENCE, capture_output=True
         )
 
     def running(self) -> bool:
-        """Whether its unit is: after an exit with 0 it is not."""
+        """Whether the node's unit is running. After an exit with 0, the unit does not run."""
         return self._thread is not None and self._thread.is_alive()
 
     def says(self, text: str) -> bool:
@@ -204,7 +206,7 @@ class Node:
         return code
 
     def _promote(self, etcd: Process) -> None:
-        """etcd-promote.service: started again after a failure, and ended with etcd."""
+        """Run etcd-promote as its service does: start it again after a failure, and end it with etcd."""
         command, env = self.hook("etcd-promote"), self.environment("etc/etcd/bake.env")
         while etcd.poll() is None and (process := self._spawn(command, env)):
             self._promoter = process
@@ -213,7 +215,7 @@ class Node:
             time.sleep(RESTART_DELAY)
 
     def _is_secured(self, etcd: Process, env: dict[str, str]) -> bool:
-        """The service's second command, where it has one."""
+        """Run the second command of the service if the service has a second command."""
         if "BAKE_AUTH" not in env:
             return True
         process = self._spawn(self.hook("etcd-auth"), env) if etcd.poll() is None else None
@@ -227,7 +229,7 @@ class Node:
             return False
 
     def _run(self, command: list[str], env: dict[str, str]) -> int:
-        """A hook to its end; its stdout goes to the console."""
+        """Run a hook to its end. The hook's stdout goes to the console."""
         process = self._spawn(command, env)
         return 0 if process is None else self._follow(process)
 
@@ -260,7 +262,7 @@ class Node:
 
 @dataclass
 class Miniature:
-    """Some nodes, and an operator with a client certificate."""
+    """A cluster of nodes, and an operator with a client certificate."""
 
     nodes: list[Node]
     root: Path
@@ -275,7 +277,7 @@ class Miniature:
             node.start()
 
     def start_first(self) -> None:
-        """The first node is a cluster, the others are still off."""
+        """Start a cluster with the first node only; the other nodes stay off."""
         with ExitStack() as waiting:
             for node in self.nodes[1:]:
                 waiting.enter_context(node.waiting_empty())
@@ -288,14 +290,14 @@ class Miniature:
 
     def etcdctl(self, node: Node, *words: str, check: bool = True) -> str:
         env = node.environment("etc/etcd/bake.env")
-        limits = ("--dial-timeout=10s", "--command-timeout=20s")  # four times its own; `words` may say others
+        limits = ("--dial-timeout=10s", "--command-timeout=20s")  # four times the defaults; `words` may override them
         command = [str(self.tools.bin_dir / "etcdctl"), *limits, "--endpoints", node.plan.client_url, *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30 * PATIENCE)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout + done.stderr
 
     def members(self, node: Node) -> list[dict[str, Any]]:
-        """As that node sees them, as soon as it answers."""
+        """Return the member list of this node as soon as the node answers."""
         found: list[dict[str, Any]] = []
 
         def answers() -> bool:
@@ -306,7 +308,7 @@ class Miniature:
         return found
 
     def members_now(self, node: Node) -> list[dict[str, Any]]:
-        """Empty if it does not answer within two seconds."""
+        """Return the node's member list; empty if the node does not answer within two seconds."""
         answer = self.etcdctl(node, "--command-timeout=2s", "member", "list", "-w", "json", check=False)
         found: list[dict[str, Any]] = [] if "Error:" in answer else json.loads(answer)["members"]
         return found
@@ -319,7 +321,7 @@ class Miniature:
         return {json.loads(answer)[0]["Status"]["header"]["cluster_id"] for answer in answers}
 
     def wait(self, condition: Callable[[], object], seconds: float, what: str) -> float:
-        """Seconds since the start at which the condition held. `seconds`: what a quiet machine takes at most."""
+        """Wait for the condition and return the seconds since the start. `seconds` is the limit on a quiet machine."""
         deadline = time.monotonic() + seconds * PATIENCE
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds * PATIENCE} s: {what}\n{self.nodes}"
@@ -327,7 +329,7 @@ class Miniature:
         return time.monotonic() - self.started
 
     def wait_all_voting(self, seconds: float) -> float:
-        """Until each node has reported that it votes; then the member list must agree."""
+        """Wait until each node has reported that it votes. Then check that the member list agrees."""
         took = self.wait(lambda: all(node.votes() for node in self.nodes), seconds, "all vote")
         names = {node.plan.name for node in self.nodes}
         assert all(self.voters(node) == names for node in self.nodes)
@@ -347,7 +349,7 @@ def bake_miniature(
     auth: AuthSpec | None = None,
     authority: Credential | None = None,
 ) -> Miniature:
-    """The nodes of a real plan with their real rendered files, each below a folder of its own."""
+    """Return the nodes of a real plan. The real rendered files of each node are below a separate folder."""
     network = NetworkSpec(subnet=ip_network(subnet), first_ip=IPv4Address(ip_network(subnet)[11]))
     spec = ClusterSpec(
         nodes=count, network=network, join=join, etcd=etcd or EtcdSpec(), pki=pki or PkiSpec(),

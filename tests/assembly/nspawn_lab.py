@@ -1,7 +1,7 @@
-"""Boots nodes from their real seeds as systemd-nspawn containers: real systemd, cloud-init and etcd at native speed.
+"""Boot nodes from their real seeds as systemd-nspawn containers, with real systemd, cloud-init and etcd.
 
-Each node has its own network namespace with a veth to a bridge in the lab's hub namespace; nothing leaves them. What is
-not shown here is the kernel, virtual hardware and lost page cache: that is what tests/vm is for.
+Each node has a separate network namespace with a veth to a bridge in the lab's hub namespace. No packet leaves these
+namespaces. tests/vm tests the parts that containers lack: the kernel, virtual hardware and a lost page cache.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ OUR_UNITS = (
     "etcd", "etcd-access", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed",
 )  # fmt: skip
 _numbers = count(1)
-PATIENCE = 6  # how much longer than on a quiet machine a node may take
+PATIENCE = 6  # a node may take this many times longer than on a quiet machine
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
 
-# Runs in a mount namespace of its own: a writable layer over the shared root, a cgroup2 hierarchy, the seed, and then
-# nspawn. When the container ends, the namespace and every mount in it are gone.
+# Runs in a separate mount namespace: mounts a writable layer over the shared root, a cgroup2 hierarchy and the seed,
+# and then starts nspawn. When the container ends, the kernel removes the namespace and its mounts.
 _BOOT = """
 set -eu
 mount -t tmpfs tmpfs "$WORK/mnt"
@@ -47,7 +47,7 @@ _UNSHARE = ("unshare", "--mount", "--propagation=private", "--pid", "--mount-pro
 
 
 class NspawnLab:
-    """The nodes of one plan. Use as a context manager; leaving it ends and removes everything."""
+    """The nodes of a plan. Use this class as a context manager, which stops and removes all nodes at its end."""
 
     def __init__(self, plan: ClusterPlan, folder: Path, *, root: Path, work: Path) -> None:
         self.plan, self.folder, self.root, self.work = plan, folder, root, work
@@ -91,11 +91,11 @@ class NspawnLab:
         self._in_hub("link", "set", f"v{number}", "master", "br0", "up")
 
     def _prepare(self, node: NodePlan) -> None:
-        """A fresh disk: an empty upper layer with the seed in it."""
+        """Give the node a new disk, which is an empty upper layer with the seed."""
         work = self.work / node.name
         for name in ("upper", "overlay", "mnt", "medium"):
             (work / name).mkdir(parents=True)
-        for name in ("meta-data", "bootstrap-permit"):  # what bootcmd looks at; the seed proper is below
+        for name in ("meta-data", "bootstrap-permit"):  # the files that bootcmd reads; cloud-init's seed is below
             if (self.folder / node.name / name).exists():
                 shutil.copy(self.folder / node.name / name, work / "medium" / name)
         upper = work / "upper"
@@ -103,7 +103,7 @@ class NspawnLab:
         seed.mkdir(parents=True)
         for name in ("user-data", "meta-data"):
             shutil.copy(self.folder / node.name / name, seed / name)
-        # cloud-init refuses a veth as "not a physical device"; the address is set from outside.
+        # cloud-init refuses a veth as "not a physical device", so the lab sets the address from outside.
         config = upper / "etc/cloud/cloud.cfg.d/99-nspawn.cfg"
         config.parent.mkdir(parents=True)
         config.write_text("network: {config: disabled}\n")
@@ -117,7 +117,7 @@ class NspawnLab:
         (upper / "root").mkdir(mode=0o700)
 
     def start(self, *nodes: str) -> None:
-        """Power on."""
+        """Switch the node on."""
         for node in nodes:
             work = self.work / node
             environment = {
@@ -134,9 +134,9 @@ class NspawnLab:
                 )  # fmt: skip
 
     def cut_power(self, node: str) -> None:
-        """SIGKILL to the first process of the node's namespace: the kernel ends all the others with it.
+        """Kill the first process of the node's namespace. The kernel then kills all other processes of the namespace.
 
-        (To nspawn's children is not enough: while it starts, the container is not among them, and outlives them.)
+        Killing nspawn's children is not enough: while nspawn starts, the container is not among its children.
         """
         process = self.running.pop(node)
         for first in _children(process.pid):
@@ -146,11 +146,11 @@ class NspawnLab:
         process.wait()
 
     def seal(self, node: str) -> None:
-        """Withdraw the right to start a cluster from the node's medium, also while it runs."""
+        """Remove the bootstrap permit from the node's ISO, also while the node runs."""
         (self.work / node / "medium" / "bootstrap-permit").unlink(missing_ok=True)
 
     def insert(self, node: str, *, seed_of: str = "") -> None:
-        """Put the seed that is in the folder now, or that of another node, into the node's drive."""
+        """Put the current seed from the folder, or the seed of another node, into the node's drive."""
         for name in ("meta-data", "user-data"):
             shutil.copy(self.folder / (seed_of or node) / name, self.work / node / "medium" / name)
 
@@ -161,13 +161,15 @@ class NspawnLab:
         return self.console_path(node).read_text(errors="replace")
 
     def phases(self, node: str) -> list[str]:
-        """The phases that the node has reported on its console, oldest first."""
+        """Return the phases that the node has reported on its console, oldest first."""
         found = RECORD.findall(self.console_path(node).read_bytes())
         return [phase.decode() for name, phase in found if name.decode() == node]
 
     def wait_for(self, phase: str, *nodes: str, times: int = 1, timeout: float = 60) -> float:
-        """Seconds until each node has reported the phase so many times; `timeout` is a quiet machine's.
-        Raises TimeoutError with the consoles' ends."""
+        """Wait until each node has reported the phase `times` times, and return the seconds.
+
+        `timeout` is the limit on a quiet machine. Raise TimeoutError with the ends of the consoles.
+        """
         start = time.monotonic()
         while any(self.phases(node).count(phase) < times for node in nodes):
             if time.monotonic() - start > timeout * PATIENCE:
@@ -177,13 +179,13 @@ class NspawnLab:
         return time.monotonic() - start
 
     def wait_for_reports(self) -> None:
-        """Until each node has published what it sees of itself (etcd-report.service)."""
+        """Wait until each node has published its audit report (etcd-report.service)."""
         for node in self.running:
             wait = "for _ in $(seq 900); do journalctl -q -b -u etcd-report | grep -q Finished && exit; sleep 0.2; done"
             self.shell(node, f"{wait}; exit 1")
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command where the operator would be: on the nodes' network."""
+        """Run a command in the nodes' network, like an operator."""
         return subprocess.run(
             ["ip", "netns", "exec", self.hub, *command], capture_output=True, text=True, check=check, timeout=600
         )
@@ -199,7 +201,7 @@ class NspawnLab:
 
 
 def extract_root(archive: Path, target: Path) -> Path:
-    """The base image's root file system, once per machine; a killed extraction is never taken for a whole one."""
+    """Extract the base image's root file system once per machine. A killed extraction is never used."""
     if not target.is_dir():
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         with tarfile.open(archive) as tar:
@@ -209,7 +211,7 @@ def extract_root(archive: Path, target: Path) -> Path:
 
 
 def strict_units(lab: NspawnLab, node: str) -> None:
-    """Before the first start: who makes a system call that its unit denies is killed, rather than told."""
+    """Change the units before the first start, so that a system call that a unit denies kills the process."""
     for unit in OUR_UNITS:
         folder = lab.work / node / f"upper/etc/systemd/system/{unit}.service.d"
         folder.mkdir(parents=True)
@@ -217,7 +219,7 @@ def strict_units(lab: NspawnLab, node: str) -> None:
 
 
 def wait_until_off(lab: NspawnLab, node: str) -> None:
-    """nspawn exits when its container asks for a reboot and it has no registration to come back under."""
+    """Wait until nspawn has exited. Without a registration, nspawn exits instead of rebooting its container."""
     process = lab.running[node]
     deadline = time.monotonic() + 30 * PATIENCE
     while process.poll() is None and time.monotonic() < deadline:

@@ -1,6 +1,6 @@
-"""Runs inside a node: tries what no unit of ours may do, and prints for each deed whether it was done.
+"""Try the actions that no unit of bake may do, and print for each action whether it succeeded. Runs inside a node.
 
-Nothing here breaks anything when it is done: it runs as root outside of the sandbox too, to see that it can be.
+No action here causes damage. The tests also run this script as root outside of the sandbox, where each action succeeds.
 """
 
 # ruff: noqa: PTH101, PTH108, PTH116, PTH123, PTH208, S103, S108
@@ -38,7 +38,7 @@ def read(path):
 
 
 def in_a_child(deed):
-    """For what cannot be taken back."""
+    """Try an action that cannot be undone in a child process."""
     child = os.fork()
     if child == 0:
         try:
@@ -60,7 +60,7 @@ def suid_file():
 
 
 def trace():
-    """A process of its own user: what guards it is not that it is somebody else's."""
+    """Trace a process of the same user, so that not the user but only the sandbox forbids the action."""
     other = subprocess.Popen(["sleep", "9"])
     try:
         call("ptrace", 16, other.pid, 0, 0)  # PTRACE_ATTACH
@@ -69,7 +69,7 @@ def trace():
 
 
 def load_module():
-    """What a kernel that takes modules says to one that is none is another error than "not permitted"."""
+    """Load invalid data as a module. Only the error "not permitted" counts as forbidden; other errors are success."""
     try:
         system_call(175, b"no module", 9, b"")  # init_module
     except OSError as error:

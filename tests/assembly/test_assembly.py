@@ -1,4 +1,4 @@
-"""Clusters of real etcd processes assemble themselves, in any order."""
+"""Real etcd processes form a cluster, in any order of their starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ClusterOf = Callable[..., Miniature]
 
 
 def test_three_nodes_started_at_once_all_vote(cluster_of: ClusterOf) -> None:
-    """How long it takes is a figure of scripts/bench: `loopback`."""
+    """scripts/bench measures the time of this in its row `loopback`."""
     cluster = cluster_of(3)
     cluster.start()
     print(f"three nodes: {cluster.wait_all_voting(30):.1f} s")
@@ -22,7 +22,7 @@ def test_three_nodes_started_at_once_all_vote(cluster_of: ClusterOf) -> None:
 
 
 def test_five_and_seven_nodes_started_at_once_all_vote(cluster_of: ClusterOf) -> None:
-    """Both clusters at the same time: they mostly wait (etcd's HealthInterval, five seconds a member)."""
+    """Both clusters start at the same time. They mostly wait for etcd's HealthInterval, five seconds per member."""
     clusters = [cluster_of(5), cluster_of(7)]
     for cluster in clusters:
         cluster.start()

@@ -1,4 +1,4 @@
-"""`bake audit` on three booted nodes of `hardened`, but for auth: everything is passed, and each change is seen."""
+"""`bake audit` on three booted nodes of `hardened` without auth: all controls pass, and changes are found."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NODES = ("etcd1", "etcd2", "etcd3")
 @pytest.fixture(scope="module")
 def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NspawnLab]:
     work = tmp_path_factory.mktemp("audit")
-    # With auth on, an etcd that asks nobody for a certificate takes no report either; test_auth_nodes has auth.
+    # With auth on, an etcd that requires no client certificates accepts no report. test_auth_nodes tests auth.
     spec = replace(load(profile="hardened").spec, auth=AuthSpec())
     baked = bake(spec, Store(work / "out", "etcd"), now=datetime.now(UTC), report=print)
     with NspawnLab(baked.plan, baked.folder, root=root, work=work / "nodes") as lab:
@@ -46,13 +46,13 @@ def audit(lab: NspawnLab, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def missed(lab: NspawnLab) -> dict[str, dict[str, Any]]:
-    """The controls that are not passed, by their id."""
+    """Return the controls that are not passed, by id."""
     controls = json.loads(audit(lab, "-o", "json").stdout)["controls"]
     assert len(controls) == 19
     return {one["id"]: one for one in controls if one["result"] != "passed"}
 
 
-# Refused while a leader is elected, which a busy machine may do at any time: systemd tries it again, and so does this.
+# etcd refuses a report during an election, which may happen at any time on a busy machine. So try again, like systemd.
 REPORT = "for _ in $(seq 60); do systemctl start etcd-report && exit; sleep 1; done; exit 1"
 
 
@@ -89,7 +89,7 @@ def test_a_mode_that_somebody_widened_is_found_and_nothing_else(lab: NspawnLab) 
 
 
 def test_an_etcd_that_lets_in_anybody_is_found_twice(lab: NspawnLab) -> None:
-    """By its own environment, and by knocking."""
+    """The report of etcd's environment and the probe of the port both show it."""
     change = f"sed -i {{}} /etc/etcd/etcd.conf && systemctl restart etcd || exit 1; {REPORT}"
     lab.shell("etcd3", change.format("'s/^ETCD_CLIENT_CERT_AUTH=.*/#&/; s/^ETCD_TRUSTED_CA_FILE=.*/#&/'"))
     found = missed(lab)

@@ -1,4 +1,4 @@
-"""Users and roles on real etcd: who may do what, how auth gets switched on, and that nodes still find their way."""
+"""Users and roles on a real etcd: permissions, enabling auth, and nodes that join with auth on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DENIED = "permission denied"
 
 
 def files_of(cluster: Miniature, name: str) -> ClientFiles:
-    """A client certificate of the cluster's CA with any common name."""
+    """Return a client certificate of the cluster's CA with this common name."""
     made = pki.issue_client(cluster.plan, cluster.authority, now=datetime.now(UTC), user=name)
     return _written(cluster, name, made)
 
@@ -55,7 +55,7 @@ def operator(cluster: Miniature) -> ClientFiles:
 
 
 def auth_of(cluster: Miniature, node: Node) -> dict[str, object]:
-    """Users and their roles, roles and their permissions, and whether auth is on."""
+    """Return the users with their roles, the roles with their permissions, and whether auth is on."""
 
     def ask(*words: str) -> dict[str, object]:
         found: dict[str, object] = json.loads(cluster.etcdctl(node, *words, "-w", "json"))
@@ -150,7 +150,7 @@ def test_a_stranger_changes_nothing_about_members_and_users(three: Miniature) ->
 
 
 def test_the_json_gateway_serves_nobody(three: Miniature) -> None:
-    """It speaks with its server under the server's own certificate, whose name is a node's: that must not count."""
+    """The gateway connects to etcd with the server's certificate, which has a node's name. This must give no access."""
     node = three.nodes[0]
     for files in (files_of(three, "nobody"), files_of(three, "app1"), operator(three)):
         tls = operator_context(files)
@@ -211,9 +211,9 @@ def test_a_set_that_all_share_is_node_and_operator(cluster_of: ClusterOf) -> Non
     assert auth_of(cluster, cluster.nodes[0])["users"] == {"root": ["root"], "etcd-client": ["root"]}
 
 
-# ── the set-up, cut off ───────────────────────────────────────────────────────────────────────────
+# ── an interrupted set-up ───────────────────────────────────────────────────────────────────────────
 
-# Counts etcdctl's calls; at the one whose number is in a file it kills its caller, before or after it did its work.
+# Counts the calls of etcdctl. At the call with the number in the file `cut`, kills the caller before or after the call.
 SHIM = """#!/bin/sh
 count=$(($(cat {folder}/count) + 1)); echo $count >{folder}/count
 cut=$(cat {folder}/cut)
@@ -226,7 +226,7 @@ exit $code
 
 @pytest.fixture
 def alone(cluster_of: ClusterOf) -> Miniature:
-    """A node that votes and has no auth yet, though its seed says so; its set-up is for the test to run."""
+    """A voting node with a seed with users, but without auth yet: the test runs etcd-auth."""
     cluster = cluster_of(1, auth=AUTH)
     node = cluster.nodes[0]
     env = node.root / "etc/etcd/bake.env"
@@ -244,7 +244,7 @@ def set_up(node: Node, etcdctl: Path | None = None) -> int:
 
 
 def undo(cluster: Miniature, *users: str) -> None:
-    """As if nothing had been set up."""
+    """Disable auth, and delete the users, the role and the record."""
     node = cluster.nodes[0]
     cluster.etcdctl(node, "auth", "disable")
     for words in (*(("user", "delete", user) for user in users), ("role", "delete", "app"), ("del", "bake/auth")):
@@ -265,12 +265,12 @@ def test_a_set_up_that_is_killed_at_any_call_is_finished_by_the_next(alone: Mini
         if set_up(node, shim) == 0:
             break
         found = auth_of(alone, node)
-        assert not found["enabled"] or found == wanted  # never on before everybody is there
+        assert not found["enabled"] or found == wanted  # auth is never on before all users exist
         cuts, on = cuts + 1, on + bool(found["enabled"])
         assert set_up(node) == 0
         assert auth_of(alone, node) == wanted
     print(f"killed {cuts} times")
-    assert on == 3  # after it was switched on, and before and after the note
+    assert on == 3  # interrupted after auth was enabled, before the record and after the record
     assert cuts == 2 * 17
 
 

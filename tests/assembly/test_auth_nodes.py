@@ -1,4 +1,4 @@
-"""Three booted nodes of `hardened`, with a user: assembly, verification, audit, a lost disk, new certificates."""
+"""Three booted nodes of the profile `hardened` with a user: join, verify, audit, a lost disk, new certificates."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def lab(spec: ClusterSpec, root: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def etcdctl(lab: NspawnLab, client: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """As a client whose certificate is in the cluster's folder."""
+    """Run etcdctl as a client with a certificate from the cluster's folder."""
     pki = lab.folder / "pki"
     own = {"CACERT": pki / "etcd-ca.pem", "CERT": pki / f"{client}.pem", "KEY": pki / f"{client}.key"}
     values = [f"ETCDCTL_{name}={path}" for name, path in own.items()]
@@ -66,7 +66,7 @@ def etcdctl(lab: NspawnLab, client: str, *words: str) -> subprocess.CompletedPro
 
 
 def verified(lab: NspawnLab) -> str:
-    """What the check `auth` says; all others must be passed too."""
+    """Return the line of the check `auth`. All checks must pass."""
     result = healthy(lab)
     assert result.returncode == 0, result.stdout + result.stderr
     return next(line for line in (result.stdout + result.stderr).splitlines() if line.startswith("auth "))
@@ -119,7 +119,7 @@ def test_a_node_that_lost_its_disk_comes_back(lab: NspawnLab) -> None:
 
 def test_new_certificates_take_effect_without_a_failed_write_of_a_user(lab: NspawnLab, spec: ClusterSpec) -> None:
     before = {node: served(lab, node) for node in NODES}
-    # etcd reads a certificate and its key one after the other: a handshake amid the exchange fails, and is repeated
+    # etcd reads a certificate and then its key, so a handshake during the exchange may fail; the client tries again.
     with writing(lab, "etcd3", patience=1, client="users/app1", key="/app/written") as end:
         for _ in range(3):
             store = Store(lab.folder.parent, "etcd")
@@ -130,7 +130,7 @@ def test_new_certificates_take_effect_without_a_failed_write_of_a_user(lab: Nspa
     print(f"{done} writes meanwhile")
     assert (done >= 3, failed) == (True, 0)
     assert {node for node in NODES if served(lab, node) != before[node]} == {"etcd3"}
-    lab.shell("etcd3", "systemctl start etcd-report")  # with the new certificate, as the same user
+    lab.shell("etcd3", "systemctl start etcd-report")  # the new certificate belongs to the same user
     verified(lab)
 
 
@@ -140,6 +140,6 @@ def test_the_set_up_has_no_password_and_was_denied_nothing(lab: NspawnLab) -> No
         assert lab.shell(node, "systemctl list-units --failed --no-legend --plain").stdout == ""
         units = " ".join(f"-u {unit}" for unit in OUR_UNITS)
         found = lab.shell(node, f"journalctl --no-pager {units} | grep -iE '{words}'", check=False).stdout
-        assert [line for line in found.splitlines() if "auth: permission denied" not in line] == []  # nobody's write
+        assert [line for line in found.splitlines() if "auth: permission denied" not in line] == []  # no denied write
     users = json.loads(etcdctl(lab, "etcd-client", "user", "list", "-w", "json").stdout)["users"]
     assert users == ["app1", "etcd-client", "etcd1", "etcd2", "etcd3", "root"]

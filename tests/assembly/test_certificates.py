@@ -1,4 +1,4 @@
-"""Who a live cluster lets in: every node only as itself, no bad client, and CAs of other kinds than the usual one."""
+"""Certificates on running clusters: each node only from its address, no invalid client, unusual CAs, and new CAs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pair_of(node: Node, role: Role) -> tuple[bytes, bytes]:
 
 
 def served_as(address: IPv4Address, target: Node, context: ssl.SSLContext, port: int = 2380) -> bool:
-    """Whether a port of a node, by default the peer port, answers a client that comes from this address."""
+    """Return whether a port of a node, by default the peer port, serves a client from this source address."""
     place = str(target.plan.address), port
     try:
         with (
@@ -105,7 +105,7 @@ def test_with_a_ca_of_their_own_peers_and_clients_are_strangers_to_one_another(c
     assert {where for where, reply in replies.items() if reply is Reply.SERVED} == set(ports.items())
 
 
-# ── bad clients ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── invalid clients ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 PEERS = peer_name(ClusterSpec())
@@ -120,7 +120,7 @@ def forged(
     usage: Any = Usage.CLIENT_AUTH,
     address: str = "127.0.0.1",
 ) -> tuple[bytes, bytes]:
-    """A certificate by this CA with one thing wrong, and its key. With the peers' name, so both ports may serve it."""
+    """Return a certificate of this CA with one fault, and its key. It has the peers' name, as both ports require."""
     key, now = pki.generate_key(KeyType.ECDSA_P256), datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
@@ -185,7 +185,7 @@ def test_it_is_the_cas_constraints_that_keep_outside_addresses_out(cluster_of: C
 
 
 def intermediate() -> Credential:
-    """A CA that another one issued; nothing in the cluster knows the upper one."""
+    """An intermediate CA. The nodes do not have the certificate of its root CA."""
     plan, now = plan_cluster(ClusterSpec(pki=PkiSpec(extensions=Extensions.DOCUMENT))), datetime.now(UTC)
     root, key = pki.create_authority(plan, now=now), pki.generate_key(KeyType.ECDSA_P256)
     builder = (
@@ -212,20 +212,20 @@ def test_an_intermediate_ca_is_trusted_without_the_one_above_it(cluster_of: Clus
 
 # ── TLS versions and suites ─────────────────────────────────────────────────────────────────────────────────
 
-# What etcd cannot be told: Go offers this curve with TLS 1.3, and etcd has no option for curves.
+# Go offers this curve with TLS 1.3, and etcd has no option for curves.
 UNAVOIDABLE = ["tls_curves: TLS curves {'secp521r1'} are supported, but should be rejected."]
 SUITES = ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256")
 
 
 @pytest.fixture
 def sslyze(tool: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """It wants an older cryptography than bake, so scripts/setup gives it an environment of its own."""
+    """The path of sslyze, which scripts/setup installs separately because it needs an older cryptography than bake."""
     monkeypatch.setenv("PATH", str(ROOT / "build/sslyze/bin"), prepend=os.pathsep)
     return tool("sslyze")
 
 
 def findings(sslyze: str, cluster: Miniature, port: int) -> list[str]:
-    """What sslyze holds against a port of the first node, by Mozilla's modern profile."""
+    """Return sslyze's findings for a port of the first node, according to Mozilla's modern profile."""
     node = cluster.nodes[0]
     pki = node.root / "etc/etcd/pki"
     words = [sslyze, "--mozilla_config=modern", "--certinfo_ca_file", pki / "etcd-ca.pem"]
@@ -276,7 +276,7 @@ def test_nodes_with_tls_1_3_alone_assemble_and_verify(cluster_of: ClusterOf) -> 
 def test_the_certificate_that_a_node_serves_is_read_without_one(
     cluster_of: ClusterOf, etcd: EtcdSpec, kind: KeyType
 ) -> None:
-    """So `bake certs` and `rotate` see it also when the operator's has ended."""
+    """So `bake certs` and `rotate` can read the certificate even if the operator's certificate has expired."""
     node = started(cluster_of(1, etcd=etcd, pki=PkiSpec(key_type=kind))).nodes[0]
     planned = ssl.PEM_cert_to_DER_cert(pair_of(node, Role.SERVER)[0].decode())
     assert served_certificate(str(node.plan.address), 2379) == planned
@@ -286,7 +286,7 @@ def test_the_certificate_that_a_node_serves_is_read_without_one(
 
 
 class Lone:
-    """A real etcd, of one node, that has what the seed in a cluster's folder has whenever it is given it."""
+    """A real etcd of one node, which gets the certificates from the seed in the cluster's folder."""
 
     def __init__(self, bin_dir: Path, root: Path, cluster: Cluster, *flags: str) -> None:
         with socket.create_server((HOST, 0)) as free:
@@ -305,7 +305,7 @@ class Lone:
     process: subprocess.Popen[bytes] | None
 
     def take_seed(self) -> None:
-        """It reads its certificates at each handshake, and the CAs that it trusts when it starts."""
+        """Copy the certificates from the seed, and restart etcd, because etcd reads its CAs only at its start."""
         files = written_files((self.cluster.store.folder / "etcd1/user-data").read_bytes(), where="")
         self.pki.mkdir(exist_ok=True)
         for path, data in files.items():
@@ -319,7 +319,7 @@ class Lone:
             time.sleep(0.1)
 
     def serves(self, folder: Path) -> bool:
-        """A client with the CAs and the pair in this folder, which checks the server too."""
+        """Return whether etcd serves a client with the CAs and the certificate in this folder."""
         ca, cert, key = (folder / name for name in ("etcd-ca.pem", "etcd-client.pem", "etcd-client.key"))
         return probe(HOST, self.port, operator_context(ClientFiles(ca=ca, cert=cert, key=key))).reply is Reply.SERVED
 

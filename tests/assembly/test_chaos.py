@@ -1,4 +1,4 @@
-"""A few trials of every row of the fault injection harness: docs/explanation/reliability.md lists the rows."""
+"""A few trials of each row of the fault injection harness. docs/explanation/reliability.md lists the rows."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a real etcd says to the values of its options: it refuses what bake refuses, and starts with what bake accepts.
+"""Values of etcd's options on a real etcd: etcd refuses the values that bake refuses, and starts with accepted values.
 
-`BAKE_ETCD_BIN` chooses another etcd than the base image's; scripts/etcd-from fetches one.
+`BAKE_ETCD_BIN` selects another etcd than the etcd of the base image. scripts/etcd-from downloads an etcd.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def series(bin_dir: Path) -> str:
 
 
 def starts(bin_dir: Path, folder: Path, options: dict[str, Any]) -> tuple[bool, str]:
-    """Whether an etcd with these options gets ready, as it tells systemd; and what it logged."""
+    """Return whether an etcd with these options sends READY to systemd, and return its log."""
     folder.mkdir()
     stated = {variable(name): _text(value) for name, value in options.items()}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
@@ -64,7 +64,7 @@ def _is_ready(ready: socket.socket, etcd: subprocess.Popen[bytes]) -> bool:
 
 
 def of_series(rows: Sequence[dict[str, Any]], series: str) -> Iterator[dict[str, Any]]:
-    """The rows, without the options that this series does not have."""
+    """Return the rows without the options that this version of etcd does not have."""
     known = known_options(series)
     yield from filter(None, ({name: value for name, value in row.items() if name in known} for row in rows))
 

@@ -1,4 +1,4 @@
-"""The firewall script against the kernel, in network namespaces: each port is open to those it is for alone."""
+"""The firewall script with the kernel's firewall, in network namespaces: each port is open only to its clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.assembly.nspawn_lab import ip
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="namespaces need root")
 SCRIPT = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake/etcd-firewall"
 NODE, PEER, CLIENT, STRANGER = "10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.9"
-PORTS = (2379, 2380, 2381)  # the last one is none of etcd's
+PORTS = (2379, 2380, 2381)  # etcd does not use the last port
 SETTINGS = {
     "BAKE_CLIENT_PORT": "2379",
     "BAKE_PEER_PORT": "2380",
@@ -60,13 +60,13 @@ for port in {PORTS}:
 
 
 class Street:
-    """Two namespaces on one wire: the node, where all the ports are served, and everybody else."""
+    """Two connected network namespaces: a node with servers at all ports, and the other hosts."""
 
     def __init__(self, name: str) -> None:
         self.node, self.others = f"{name}-node", f"{name}-others"
 
     def inside(self, script: str, **env: str) -> str:
-        """Runs in the node's namespace."""
+        """Run a script in the node's namespace."""
         command = ["ip", "netns", "exec", self.node, "sh", "-euc", script]
         done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

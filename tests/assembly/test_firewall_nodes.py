@@ -1,4 +1,4 @@
-"""Every kind of firewall on booted nodes: who gets through to which port, asked as a peer, a client and a stranger."""
+"""Every kind of firewall on booted nodes: the ports that are open to a peer, to a client and to another host."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="booting nodes needs root"),
 ]
 CLIENT, STRANGER = "192.168.20.1", "192.168.20.200"
-OTHER = 2381  # a port that is none of etcd's
-# What firewalld lets in by itself is not ours to change.
+OTHER = 2381  # a port that etcd does not use
+# bake does not change which other ports firewalld opens.
 KINDS = ("nftables", "iptables", "ufw", "active ufw", "firewalld", "firewalld, zone trusted")
-# What drops every rule and loads the machine's own anew, ours being none of them.
+# Commands that delete all rules and load the machine's rules again, without bake's rules.
 LOADERS = {
     "nftables": ("reload nftables", "restart nftables"),
     "active ufw": ("restart ufw",),
@@ -45,7 +45,7 @@ LISTEN = f"import socket, time; s = socket.create_server(('192.168.20.31', {OTHE
 
 @pytest.fixture(params=KINDS)
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NspawnLab]:
-    """Two nodes, the first of which has the firewall under test; a system call that a unit is denied kills it."""
+    """Two nodes. The first has the firewall under test. A system call that a unit denies kills the process."""
     image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
     assert image.root_tar is not None
     wanted = request.param
@@ -79,7 +79,7 @@ def set_up(etc: Path, wanted: str) -> None:
 
 
 def open_ports(lab: NspawnLab) -> dict[str, list[int]]:
-    """Those of the first node, by who asks."""
+    """Return the open ports of the first node for each kind of host."""
     script = KNOCK % (OTHER, "%s")
     asked = {
         "self": lab.shell("etcd1", f"python3 - <<'END'{script % '192.168.20.31'}END"),

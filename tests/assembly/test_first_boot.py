@@ -1,4 +1,4 @@
-"""A first boot that was cut off before anything of it was on the disk: booted nodes, as bake's image makes them."""
+"""A first boot with a power cut before cloud-init's files are on the disk, on booted nodes with bake's image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def test_nothing_of_an_unfinished_first_boot_is_used_again(root: Path, tmp_path: Path) -> None:
-    """What was not synced before a power cut is there, and empty (ext4, delayed allocation); cloud-init fails on it."""
+    """Files that were not synced before a power cut are empty (ext4, delayed allocation). cloud-init fails on them."""
     spec = load(flags={"--nodes": (("nodes",), 1)}).spec
     baked = bake(spec, Store(tmp_path / "out", "etcd"), now=datetime.now(UTC), report=print)
     with NspawnLab(baked.plan, baked.folder, root=root, work=tmp_path / "nodes") as lab:

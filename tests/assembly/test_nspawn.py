@@ -1,4 +1,4 @@
-"""Three booted nodes from the real seed: they assemble, survive a reboot and a power cut, and verify."""
+"""Three booted nodes with real seeds: they form a cluster, survive a reboot and a power cut, and pass `bake verify`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NODES = ("etcd1", "etcd2", "etcd3")
 
 
 class Onlooker(threading.Thread):
-    """Looks every 50 ms for files with a private key that an account beside root and etcd could read."""
+    """Searches every 50 ms for private keys that another account than root and etcd could read."""
 
     def __init__(self, lab: NspawnLab) -> None:
         super().__init__(daemon=True)
@@ -42,7 +42,7 @@ class Onlooker(threading.Thread):
     def run(self) -> None:
         while not self.over.wait(0.05):
             for path in (found for disk in self.disks for found in self._files(disk)):
-                with suppress(OSError):  # gone in the meantime
+                with suppress(OSError):  # the file was deleted in the meantime
                     if path.is_file() and b"PRIVATE KEY" in path.read_bytes():
                         self.seen.add(path)
                         if self._is_open(path):
@@ -60,7 +60,7 @@ class Onlooker(threading.Thread):
 
 @pytest.fixture(scope="module")
 def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NspawnLab]:
-    """Three nodes that have assembled themselves."""
+    """Three nodes that have formed a cluster."""
     work = tmp_path_factory.mktemp("nspawn")
     baked = bake(load().spec, Store(work / "out", "etcd"), now=datetime.now(UTC), report=print)
     with NspawnLab(baked.plan, baked.folder, root=root, work=work / "nodes") as lab:
@@ -81,7 +81,7 @@ def bake_in_lab(lab: NspawnLab, *words: str) -> subprocess.CompletedProcess[str]
 
 
 def healthy(lab: NspawnLab, command: str = "verify") -> subprocess.CompletedProcess[str]:
-    """`bake verify` or `bake audit`, again while it finds the cluster unhealthy: a busy machine answers late."""
+    """Run `bake verify` or `bake audit`. Try again if the cluster is unhealthy, because a busy machine answers late."""
     deadline = time.monotonic() + 120
     while (done := bake_in_lab(lab, command)).returncode == 3 and time.monotonic() < deadline:
         time.sleep(1)
@@ -92,7 +92,7 @@ def test_the_permit_never_was_on_a_disk_and_is_gone_from_memory_once_the_cluster
     for node in NODES:
         assert "bootstrap-permit" not in lab.shell(node, "find / -xdev -name 'bootstrap-permit*'; ls /run/bake").stdout
         text = (lab.folder / "pki/bootstrap-permit").read_text().strip()
-        look = f"find /etc /run /var -xdev -type f -exec grep -lF '{text}' {{}} +"  # the mounted seed itself has it
+        look = f"find /etc /run /var -xdev -type f -exec grep -lF '{text}' {{}} +"  # -xdev excludes the mounted seed
         assert lab.shell(node, look, check=False).stdout == ""
 
 
@@ -143,9 +143,9 @@ def test_at_no_moment_of_the_first_boot_another_account_could_read_a_key(lab: Ns
 
 
 def slices(pem: str) -> list[str]:
-    """Pieces of a P-256 key's secret: 32 bytes, after 36 that all such keys share and before the public half."""
+    """Return two pieces of a P-256 key's secret: 32 bytes between 36 common bytes and the public key."""
     text = "".join(pem.splitlines()[1:-1])
-    return [text[48:64], text[64:80]]  # the end of the first line, the begin of the second
+    return [text[48:64], text[64:80]]  # the end of the first line, and the start of the second line
 
 
 def test_a_settled_node_has_each_key_in_its_own_file_alone(lab: NspawnLab) -> None:
@@ -165,7 +165,7 @@ def test_a_settled_node_has_each_key_in_its_own_file_alone(lab: NspawnLab) -> No
 
 def test_no_unit_has_failed(lab: NspawnLab) -> None:
     for node in NODES:
-        lab.shell(node, "systemctl is-system-running --wait", check=False)  # what starts last may fail last
+        lab.shell(node, "systemctl is-system-running --wait", check=False)  # the last unit may fail
         failed = lab.shell(node, "systemctl list-units --failed --no-legend --plain").stdout
 
         assert failed == ""
@@ -185,7 +185,7 @@ def test_files_have_the_owners_and_modes_that_cis_asks_for(lab: NspawnLab) -> No
     wanted = {
         "/etc/etcd/etcd.conf": "600 root root",
         "/etc/etcd/bake.env": "600 root root",
-        "/etc/etcd/pki": "710 root root",  # the ACL's mask shows as the group's part; the group itself may do nothing
+        "/etc/etcd/pki": "710 root root",  # the group bits show the ACL's mask; the group has no access
         "/var/lib/etcd": "700 etcd etcd",
         "/var/lib/etcd/etcd": "700 etcd etcd",
         **{f"/etc/etcd/pki/etcd-{role}.key": "400 etcd etcd" for role in ("server", "peer", "client")},
@@ -196,7 +196,7 @@ def test_files_have_the_owners_and_modes_that_cis_asks_for(lab: NspawnLab) -> No
         assert dict(line.split(" ", 1) for line in found) == wanted
 
 
-# The units' sandbox, as a unit of its own: everything that etcd.service says after this line, up to the next section.
+# Runs sandbox_probe.py in a unit with the sandbox of etcd.service, which begins at the line `UMask=`.
 PROBE = """
 mkdir -p /home/alice && chmod 0755 /home/alice && echo note >/home/alice/note
 unit=/etc/systemd/system/etcd.service
@@ -208,7 +208,7 @@ unit=/etc/systemd/system/etcd.service
 systemctl daemon-reload
 systemctl start probe
 """
-NOT_IN_A_CONTAINER = {"set a kernel tunable"}  # nspawn denies it to root as well
+NOT_IN_A_CONTAINER = {"set a kernel tunable"}  # nspawn denies this action to root as well
 
 
 def test_etcds_sandbox_denies_what_is_nobodys_business(lab: NspawnLab) -> None:
@@ -225,12 +225,12 @@ def test_etcds_sandbox_denies_what_is_nobodys_business(lab: NspawnLab) -> None:
 
 
 def deeds(text: str) -> dict[str, str]:
-    """What the probe tried, and what came of it."""
+    """Return the probe's actions and their results."""
     return {name: result for result, name, _ in (line.split("\t") for line in text.splitlines())}
 
 
 def test_no_unit_of_ours_was_denied_anything(lab: NspawnLab) -> None:
-    """A denied system call would have killed it (`strict_units`); everything else shows in its words."""
+    """A denied system call would have killed the unit (`strict_units`). Other denials are in the unit's output."""
     words = "denied|not permitted|read-only file system|seccomp|SIGSYS|status=31|core-dump"
     for node in NODES:
         units = " ".join(f"-u {unit}" for unit in OUR_UNITS)
@@ -292,21 +292,21 @@ def test_a_node_whose_power_was_cut_comes_back_as_the_member_it_was(lab: NspawnL
 
 
 def served(lab: NspawnLab, node: str) -> str:
-    """The serial number of the certificate that a node's client port serves."""
+    """Return the serial number of the certificate that a node's client port presents."""
     url = next(one for one in lab.plan.nodes if one.name == node).client_url.removeprefix("https://")
     script = f"openssl s_client -connect {url} </dev/null 2>/dev/null | openssl x509 -noout -serial"
     return lab.run("sh", "-c", script).stdout
 
 
 def rebake(lab: NspawnLab, *changed: str) -> None:
-    """Bake again with new certificates or other settings, and put the new seeds' files into the nodes' drives."""
+    """Bake again with new certificates or other settings, and put the new seeds into the nodes' drives."""
     bake(load().spec, Store(lab.folder.parent, "etcd"), now=datetime.now(UTC), report=print, renew=changed)
     for node in changed:
         lab.insert(node)
 
 
-# Each write has a connection, and so a handshake, of its own; it failed if no node took it in so many seconds, and in
-# five tries, which is what a busy machine may need longer for. It ends when its input does.
+# Writes a key again and again until its stdin is closed. Each write uses a new connection with a new handshake. A write
+# has failed if no node accepts it within `patience` seconds and in five tries, since a busy machine may be slow.
 WRITER = """
 import select, sys, time
 from pathlib import Path
@@ -340,8 +340,11 @@ print(done, failed)
 def writing(
     lab: NspawnLab, *nodes: str, patience: float = 0, client: str = "etcd-client", key: str = "written"
 ) -> Iterator[Callable[[], tuple[int, int]]]:
-    """Writes through a node, or the next one that takes it; call what is yielded to end it: how many were done, and
-    failed. `patience`: seconds for which a write is tried again, five times at least."""
+    """Write through the first of the nodes that accepts the write. Yield a function that ends the writes.
+
+    The function returns the number of successful and of failed writes. `patience`: a write is tried again for this many
+    seconds, and at least five times.
+    """
     urls = [one.client_url for one in lab.plan.nodes if one.name in nodes]
     script = [sys.executable, "-c", WRITER, str(patience), str(lab.folder / "pki"), client, key, *urls]
     command = ["ip", "netns", "exec", lab.hub, *script]
@@ -366,7 +369,7 @@ def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_wri
     key = "stat -c '%a %u' /etc/etcd/pki/etcd-server.key; getfacl -cp /etc/etcd/pki/etcd-server.key /etc/etcd/pki"
     access = lab.shell("etcd2", key).stdout
 
-    with writing(lab, "etcd2", patience=1) as end:  # etcd reads certificate and key one after the other
+    with writing(lab, "etcd2", patience=1) as end:  # etcd reads the certificate and then the key
         for _ in range(3):
             rebake(lab, "etcd2")
             lab.shell("etcd2", "systemctl start apply-seed")
@@ -385,9 +388,11 @@ def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_wri
 
 
 def test_a_new_ca_is_everybodys_and_no_write_fails(lab: NspawnLab) -> None:
-    """By hand, as where bake does not run the VMs: new seeds into all drives at once, for each of three phases. In each
-    one node loses its power while it takes its own. An application that follows the command's instructions is served
-    throughout."""
+    """Replace the CA without libvirt: in each of three phases, put the new seeds into all drives at the same time.
+
+    In each phase, a node has a power cut while it applies its seed. An application that follows the command's
+    instructions is always served.
+    """
     before, votes = members(lab), {node: lab.phases(node).count("voting") for node in NODES}
     leaves = {node: served(lab, node) for node in NODES}
     old = shutil.copytree(lab.folder / "pki", lab.work / "old-pki")
@@ -419,7 +424,7 @@ def test_a_new_ca_is_everybodys_and_no_write_fails(lab: NspawnLab) -> None:
     assert failed == 0
     for node in NODES:
         assert served(lab, node) != leaves[node]
-        lab.wait_for("voting", node, times=votes[node] + 2)  # restarted twice
+        lab.wait_for("voting", node, times=votes[node] + 2)  # etcd has restarted twice
     assert members(lab) == before
     assert healthy(lab).returncode == 0
     assert served_urls(lab, application) == urls
@@ -431,7 +436,7 @@ def test_a_new_ca_is_everybodys_and_no_write_fails(lab: NspawnLab) -> None:
 
 
 def served_urls(lab: NspawnLab, pki: Path) -> list[str]:
-    """The nodes that serve a client with these files, which trusts the CAs in them alone."""
+    """Return the nodes that serve a client with these files. The client trusts only the CAs in the files."""
     ca, cert, key = (str(pki / name) for name in ("etcd-ca.pem", "etcd-client.pem", "etcd-client.key"))
     words = ["curl", "-s", "--cacert", ca, "--cert", cert, "--key", key]
     urls = [node.client_url for node in lab.plan.nodes]
@@ -443,11 +448,11 @@ def lose_power(lab: NspawnLab, node: str) -> None:
     lab.cut_power(node)
     lab.start(node)
     lab.wait_for("voting", node, times=seen + 1)
-    lab.shell(node, "systemctl --no-block start apply-seed")  # udev's work, which containers have none of
+    lab.shell(node, "systemctl --no-block start apply-seed")  # containers have no udev, which starts this unit in VMs
 
 
 def change_ca(lab: NspawnLab) -> str | None:
-    """The phase that waits; None once the CA is changed."""
+    """Return the phase of the rotation, or None when the rotation is complete."""
     done = bake_in_lab(lab, "certs", "rotate", "--ca", "--all-phases", "-o", "json")
     assert done.returncode in (0, 3), done.stderr
     phase = json.loads(done.stdout)["ca_change"]
@@ -468,7 +473,7 @@ def test_a_seed_of_another_node_changes_nothing(lab: NspawnLab) -> None:
 
 
 def members(lab: NspawnLab) -> list[str]:
-    """Member ids, names and roles, as etcdctl lists them."""
+    """Return the members' ids, names and roles in etcdctl's list."""
     script = f". {lab.folder}/etcdctl.env; etcdctl member list -w simple | cut -d, -f1-4,6 | sort"
     environment = {"PATH": f"{default_image(cache_folder(), report=print).bin_dir}:{os.environ['PATH']}"}
     return lab.run("env", *(f"{k}={v}" for k, v in environment.items()), "sh", "-c", script).stdout.splitlines()

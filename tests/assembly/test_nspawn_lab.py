@@ -1,4 +1,4 @@
-"""The lab of booted nodes itself: what it switches off is off."""
+"""The lab of booted nodes: a node that the lab switches off has stopped."""
 
 from __future__ import annotations
 

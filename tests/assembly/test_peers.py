@@ -1,7 +1,7 @@
-"""Who is served at the peer port: the peers of this cluster and nobody else, with auth on and off, without a firewall.
+"""The peer port serves only the peers of this cluster, with auth on and off, without a firewall.
 
-etcd compares a certificate's addresses with the caller's, but only where the certificate states any: a client's
-certificate states none (client/pkg/transport/listener_tls.go, checkCertSAN).
+etcd compares the caller's address with the addresses in the certificate. A client's certificate has no addresses, so
+etcd does not compare them (client/pkg/transport/listener_tls.go, checkCertSAN).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KINDS = {
 
 
 def clients(cluster: Miniature) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
-    """Everything that is no peer's certificate: the operator's, a user's, a node's server and client certificate."""
+    """Yield all certificates that are not for peers: the operator's, a user's, and a node's server and client pairs."""
     now = datetime.now(UTC)
     for name, user in (("the operator's", None), ("a user's", "app")):
         made = pki.issue_client(cluster.plan, cluster.authority, now=now, user=user)
@@ -66,7 +66,7 @@ def start(cluster: Miniature) -> Miniature:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("auth", [False, True], ids=["auth off", "auth on"])
 def test_no_clients_certificate_is_served_at_the_peer_port(cluster_of: ClusterOf, kind: str, *, auth: bool) -> None:
-    """From the node's own address, where its server and client certificates pass etcd's look at addresses."""
+    """The clients connect from the node's address, which etcd accepts for the node's server and client certificates."""
     cluster = start(cluster_of(1, pki=KINDS[kind], auth=AuthSpec(enabled=auth)))
     node = cluster.nodes[0]
 
@@ -79,11 +79,11 @@ def test_no_clients_certificate_is_served_at_the_peer_port(cluster_of: ClusterOf
     assert {name: served(pair, 2380) for name, pair in found.items()} == dict.fromkeys(found, False)
 
 
-# --- what it is good for: a raft message ----------------------------------------------------------
+# --- an attack with a raft message ----------------------------------------------------------------
 
 
 def field(number: int, value: int | bytes) -> bytes:
-    """A field of a Protocol Buffers message."""
+    """Return a field of a Protocol Buffers message."""
     if isinstance(value, bytes):
         return varint(number << 3 | 2) + varint(len(value)) + value
     return varint(number << 3) + varint(value)
@@ -95,14 +95,14 @@ def varint(number: int) -> bytes:
 
 
 def proposal(key: bytes, *, member: int) -> bytes:
-    """raftpb.Message of type MsgProp to a member, with one entry: a put in the name of the user root."""
+    """Return a raftpb.Message of type MsgProp to a member. Its entry is a put in the name of the user root."""
     header = field(1, 77) + field(2, b"root") + field(3, 1 << 40)
     request = field(100, header) + field(4, field(1, key) + field(2, b"x"))
     return field(1, 2) + field(2, member) + field(7, field(4, request))
 
 
 def post(cluster: Miniature, context: ssl.SSLContext, message: bytes) -> int:
-    """The status that /raft answers with. Raises OSError where the connection is refused."""
+    """Send the message to /raft and return the status. Raise OSError if the connection is refused."""
     node = cluster.nodes[0].plan
     headers = {
         "Content-Type": "application/protobuf", "X-Server-From": "1", "X-Server-Version": "3.5.16",
@@ -121,7 +121,7 @@ OLD = PkiSpec(peer_name=PeerName.NONE, peer_ca=PeerCaSpec(separate=False))
 
 @pytest.mark.parametrize("shared", Certificates)
 def test_verify_fails_where_clients_are_served_at_the_peer_port(cluster_of: ClusterOf, shared: Certificates) -> None:
-    """A cluster that was baked before. What all nodes share names their addresses, so this machine is refused."""
+    """An older cluster. A certificate that all nodes share contains their addresses, so this machine is refused."""
     found = check(start(cluster_of(1, pki=replace(OLD, certificates=shared))))
     assert [one.name for one in found.failed] == ["client certificate"]
     assert "docs/how-to/older-cluster.md" in str(found.failed[0].remedy)
@@ -130,7 +130,7 @@ def test_verify_fails_where_clients_are_served_at_the_peer_port(cluster_of: Clus
 
 
 def test_the_audit_knows_the_peers_ca(cluster_of: ClusterOf) -> None:
-    """Its peer port can be reached; nothing reports, so nothing is passed, but nothing has failed either."""
+    """The peer port is reachable. The node has no report, so no control is passed, but no control has failed."""
     cluster = start(cluster_of(1))
     shown = {role: pki.describe(pair_of(cluster.nodes[0], role)[0]).sha256 for role in (Role.SERVER, Role.PEER)}
     folder = cluster.nodes[0].root / "etc/etcd/pki"
@@ -149,7 +149,7 @@ def test_the_audit_knows_the_peers_ca(cluster_of: ClusterOf) -> None:
 
 
 def test_a_cluster_that_stands_comes_to_require_the_name_and_never_stops(cluster_of: ClusterOf) -> None:
-    """New certificates without a restart, then one node after the other with the option. Each still talks to all."""
+    """Apply new certificates without a restart, then restart each node with the option. All peers stay connected."""
     cluster = start(cluster_of(3, pki=OLD))
     stated = plan_cluster(replace(cluster.plan.spec, pki=replace(OLD, peer_name=PeerName.STATED)))
     for node, made in zip(cluster.nodes, issue_nodes(stated, cluster.authority, now=datetime.now(UTC)), strict=True):
@@ -178,7 +178,7 @@ def operator_pair(cluster: Miniature) -> tuple[bytes, bytes]:
 
 
 def test_an_empty_node_answers_only_peers(cluster_of: ClusterOf) -> None:
-    """Before its etcd runs, it says at the peer port that its disk is empty, and whose cluster it is."""
+    """Before etcd runs, a node reports at the peer port that its disk is empty, and reports its cluster's id."""
     cluster = cluster_of(1, pki=KINDS["one CA"])
     node = cluster.nodes[0]
 
@@ -199,7 +199,7 @@ def test_an_empty_node_answers_only_peers(cluster_of: ClusterOf) -> None:
 
 
 def test_a_user_who_may_write_nothing_writes_nothing_by_raft_either(cluster_of: ClusterOf) -> None:
-    """With a peer's certificate the same message is taken, and the key is written in root's name."""
+    """With a peer's certificate, etcd accepts the same message, and writes the key in the name of root."""
     cluster = start(cluster_of(1, pki=KINDS["one CA"], auth=AuthSpec(enabled=True)))
     node = cluster.nodes[0]
     cluster.wait(lambda: node.says("auth is on"), 20, "auth is on")

@@ -1,4 +1,4 @@
-"""Both ways of etcd's keys with real files: whatever becomes of their modes and ACLs, etcd is never locked out."""
+"""Both settings of `pki.permissions` with real files: after any change of modes and ACLs, etcd can read its keys."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from generator.seed.guest_paths import PKI_DIR
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="other users need root")
 KEY = "etcd-server.key"
-# `daemon` stands in for etcd. What somebody may do to a key, or cloud-init when a first boot begins again.
+# In these tests, the user `daemon` takes the place of etcd. The commands are changes by an administrator or cloud-init.
 DEEDS = ("chmod 0600 {}", "chmod 0400 {}", "chmod 0640 {}", "setfacl -m u:daemon:r {}", "setfacl -b {}")
 Plan = Callable[..., ClusterPlan]
 
 
 @pytest.fixture
 def folder(plan: Plan) -> Iterator[Path]:
-    """A node's folder of keys, as cloud-init and bootcmd leave it; every folder above lets other users pass.
+    """A node's key folder after cloud-init and bootcmd. All users can open the folders above.
 
-    Not in tmp_path: every start of pytest closes the folder above it to other users, also while this one runs.
+    The folder is not in tmp_path, because each start of pytest closes the folder above tmp_path to other users.
     """
     with TemporaryDirectory() as place:
         Path(place).chmod(0o755)
@@ -63,7 +63,7 @@ def set_up(plan: ClusterPlan, folder: Path) -> None:
 
 
 def start(plan: ClusterPlan, folder: Path) -> None:
-    """What etcd-access.service does before each start of etcd."""
+    """Do the same as etcd-access.service before each start of etcd."""
     unit = _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit="").data.decode()
     (_, command) = re.findall(r"^ExecStart=/bin/sh -euc '([^']*)'$", unit, re.MULTILINE)
     run(here(command.replace("$$", "$"), folder))
@@ -112,7 +112,7 @@ def test_a_chmod_of_the_folder_locks_etcd_out_until_then(plan: Plan, folder: Pat
 
 @pytest.mark.parametrize("way", ["owner", "acl"])
 def test_readers_read_the_clients_certificate_and_key_and_no_other_key(way: str, plan: Plan, folder: Path) -> None:
-    """One of them is no user of this node: that keeps nobody else out."""
+    """One reader does not exist on this node. The other readers get access nevertheless."""
     wanted = plan(pki={"permissions": way}, access={"readers": ["nosuchuser", "games", "news"]})
     for act in (set_up, start):
         act(wanted, folder)
@@ -132,7 +132,7 @@ def test_who_is_no_longer_a_reader_is_kept_out(plan: Plan, folder: Path) -> None
 
 
 def test_without_acls_the_folder_is_open_to_etcds_group(plan: Plan, folder: Path) -> None:
-    """A cloud image may have no setfacl, and a node that reaches no network cannot install it."""
+    """A cloud image may have no setfacl, and a node without a network cannot install it."""
     programs = folder.parent / "bin"
     programs.mkdir()
     (programs / "setfacl").write_text("#!/bin/sh\necho not supported >&2\nexit 1\n")
@@ -168,9 +168,9 @@ def test_with_an_acl_etcds_next_start_heals_what_was_done_to_a_key(
 
 
 def test_with_an_acl_a_chmod_locks_etcd_out_until_then(plan: Plan, folder: Path) -> None:
-    """Why `owner` is the default."""
+    """For this reason, `owner` is the default."""
     set_up(plan(pki={"permissions": "acl"}), folder)
     assert shutil.which("setfacl")
-    assert (folder / KEY).stat().st_mode & 0o777 == 0o640  # what an auditor sees, though the group may read nothing
+    assert (folder / KEY).stat().st_mode & 0o777 == 0o640  # with an ACL, the group bits are the mask
     run(f"chmod 0600 {folder / KEY}")
     assert not can_read("daemon", folder / KEY)

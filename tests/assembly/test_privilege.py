@@ -1,4 +1,4 @@
-"""What etcd's account and a reader can do on a booted node."""
+"""The privileges of etcd's account and of a reader on a booted node."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="booting nodes needs root"),
 ]
 NODE = "etcd1"
-# Says whose program has loaded it: root's can write to /run, etcd's cannot.
+# A library that records which account has loaded it: root writes to /run, and etcd to /var/lib/etcd.
 PRELOADED = """
 #include <stdio.h>
 #include <unistd.h>
@@ -34,7 +34,7 @@ AS_ETCD = "setpriv --reuid etcd --regid etcd --clear-groups"
 
 @pytest.fixture(scope="module")
 def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NspawnLab]:
-    """A cluster of one node. Debian's `games` may use the client's key; nobody is called `nosuchuser`."""
+    """A cluster of one node. Debian's user `games` may read the client's key. The user `nosuchuser` does not exist."""
     work = tmp_path_factory.mktemp("privilege")
     readers = (("access", "readers"), ["games", "nosuchuser"])
     spec = load(flags={"--nodes": (("nodes",), 1), "--readers": readers}).spec
@@ -48,7 +48,7 @@ def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nspawn
 
 @pytest.fixture
 def library(lab: NspawnLab, tool: Callable[[str], str]) -> str:
-    """The path, on the node, of a library that etcd's account has put there."""
+    """Return the path of a library that etcd's account has created on the node."""
     compiled = lab.work / NODE / "medium" / "preloaded.so"
     command = [tool("gcc"), "-shared", "-fPIC", "-x", "c", "-", "-o", str(compiled)]
     subprocess.run(command, input=PRELOADED, text=True, check=True)
@@ -75,17 +75,17 @@ def test_what_etcds_account_writes_reaches_no_command_of_roots(lab: NspawnLab, l
 
 
 def test_root_does_not_open_what_etcds_account_puts_in_place_of_its_file(lab: NspawnLab) -> None:
-    """systemd would wait at a pipe for ever, and the whole node with it; through a link it would read root's files."""
+    """systemd would wait forever for a pipe, and the node would hang. Through a link, it would read root's files."""
     lab.shell(NODE, f"{AS_ETCD} sh -c 'rm -f /run/etcd/join.env; mkfifo /run/etcd/join.env'")
     lab.shell(NODE, "timeout 30 systemctl restart etcd; rm /run/etcd/join.env")
     assert lab.shell(NODE, "systemctl is-active etcd").stdout == "active\n"
 
 
-FOLDER = ["user::rwx", "user:games:--x", "user:etcd:--x", "group::---", "mask::--x", "other::---"]  # by uid
+FOLDER = ["user::rwx", "user:games:--x", "user:etcd:--x", "group::---", "mask::--x", "other::---"]  # sorted by uid
 
 
 def test_etcds_next_start_heals_the_folder_of_keys(lab: NspawnLab) -> None:
-    """A chmod takes the ACL's effect away."""
+    """A chmod cancels the effect of the ACL."""
     acl = "getfacl -cp /etc/etcd/pki"
     before = lab.shell(NODE, acl).stdout.split()
     lab.shell(NODE, "chmod 0700 /etc/etcd/pki")
@@ -108,7 +108,7 @@ def test_a_reader_asks_etcd_with_the_clients_key_and_has_no_other(lab: NspawnLab
 
 
 def test_no_unit_was_denied_anything(lab: NspawnLab) -> None:
-    """A denied system call would have killed it (`strict_units`)."""
+    """A denied system call would have killed the unit (`strict_units`)."""
     units = " ".join(f"-u {unit}" for unit in OUR_UNITS)
     words = "denied|not permitted|read-only file system|seccomp|SIGSYS|status=31|core-dump"
     assert lab.shell(NODE, f"journalctl --no-pager {units} | grep -iE '{words}'", check=False).stdout == ""

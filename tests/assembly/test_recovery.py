@@ -1,4 +1,4 @@
-"""Whatever stops a node at whatever moment: the cluster comes to the same end, and never to two."""
+"""Nodes that stop at any moment: all nodes join in the end, and a second cluster never starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ClusterOf = Callable[..., Miniature]
 
 @pytest.fixture
 def pair(cluster_of: ClusterOf) -> Miniature:
-    """Two nodes, the first of which is a cluster already."""
+    """Two nodes. The first node is a cluster already."""
     cluster = cluster_of(2)
     cluster.start_first()
     return cluster
@@ -42,7 +42,7 @@ def the_wal(node: Node) -> Path:
 
 
 def kill_after_wal(node: Node, delay: float) -> None:
-    """Power off that long after etcd's first log appears."""
+    """Start the node, and cut its power `delay` seconds after etcd's first log appears."""
     node.start()
     while not the_wal(node).exists():
         pass
@@ -51,7 +51,7 @@ def kill_after_wal(node: Node, delay: float) -> None:
 
 
 def remove(cluster: Miniature, via: Node, gone: Node) -> None:
-    """What an operator does about a lost disk; refused until all others are connected for five seconds."""
+    """Remove a member like an operator. etcd refuses this until all other members are connected for five seconds."""
     (member,) = (m for m in cluster.members(via) if m.get("name") == gone.plan.name)
     command = ("member", "remove", f"{member['ID']:x}")
     cluster.wait(lambda: "removed" in cluster.etcdctl(via, *command, check=False), 15, "it is removed")
@@ -71,7 +71,7 @@ def test_a_power_cut_of_all_nodes_loses_nothing(trio: Miniature) -> None:
 
 
 def test_a_voter_that_lost_its_disk_is_replaced_by_its_own_hook(trio: Miniature) -> None:
-    """Above all the first node: its seed still says that it may bootstrap."""
+    """The most important case is the first node, because its seed still permits a bootstrap."""
     first, second, _ = trio.nodes
     before, cluster_id = ids(trio, second), trio.cluster_ids()
     trio.etcdctl(second, "put", "key", "kept")
@@ -132,7 +132,7 @@ def test_a_first_node_starts_nothing_before_every_other_has_said_that_it_is_empt
 
 
 def test_a_stranger_at_the_peer_port_is_not_taken_for_an_empty_node(cluster_of: ClusterOf) -> None:
-    """A node of another cluster at a planned address: its certificate is another CA's."""
+    """A node of another cluster is at a planned address. Its certificate is from another CA."""
     cluster, other = cluster_of(2), cluster_of(2)
     stranger, address = other.nodes[1], cluster.nodes[1].plan
     env = stranger.root / "etc/etcd/bake.env"
@@ -170,7 +170,7 @@ def test_a_removed_member_stays_out_without_its_disk_too_until_an_operator_lets_
 
 
 def test_a_node_that_was_cut_off_while_it_replaced_itself_comes_back(trio: Miniature) -> None:
-    """It has removed its lost entry, and is off before it could add itself again."""
+    """The node has removed its lost entry, and stops before it can add itself again."""
     first, second, _ = trio.nodes
     first.wipe()
     note = ("put", "bake/members/etcd1", "replacing")
@@ -191,7 +191,7 @@ def test_a_joiner_stopped_between_add_and_start_takes_its_entry(pair: Miniature)
 
 
 def test_a_voter_stopped_between_add_and_start_still_joins(cluster_of: ClusterOf) -> None:
-    """The first node has lost its quorum to the add and gives no answers."""
+    """After the add, the first node has no quorum and does not answer."""
     pair = cluster_of(2, join=JoinMode.VOTER)
     first, second = pair.nodes
     pair.start_first()
@@ -216,7 +216,7 @@ def test_a_learner_that_lost_its_disk_is_replaced(pair: Miniature) -> None:
 
 
 def test_an_unfinished_first_start_is_begun_again_and_kept_aside(cluster_of: ClusterOf) -> None:
-    """The kill has two milliseconds, so it may come too late: then the log has a member in it, and is used."""
+    """The kill must come within two milliseconds. If it comes too late, the log has a member and is used."""
     cluster = cluster_of(1)
     (node,) = cluster.nodes
     aside = node.data_dir.parent / "etcd.unfinished-1/member/wal"
@@ -231,12 +231,12 @@ def test_an_unfinished_first_start_is_begun_again_and_kept_aside(cluster_of: Clu
     pytest.fail("no unfinished first start was set aside in 20 trials")
 
 
-# A second voter takes seven seconds to create its log: it asks the first one, which has no quorum until then.
+# A second voter takes seven seconds to create its log, because it asks the first node, which has no quorum until then.
 @pytest.mark.parametrize(("join", "trials"), [(JoinMode.LEARNER, 5), (JoinMode.VOTER, 1)])
 def test_kills_around_the_first_log_never_leave_a_node_behind(
     cluster_of: ClusterOf, join: JoinMode, trials: int
 ) -> None:
-    """The first 30 ms hold all there is: a log without a member, one with a member, and a member at work."""
+    """The first 30 ms contain all cases: a log without a member, a log with a member, and a running member."""
     chance = random.Random(1)  # noqa: S311
     clusters = [cluster_of(2, join=join) for _ in range(trials)]
     for place in (0, 1):

@@ -1,4 +1,4 @@
-"""`verify` and `cluster_status` on real etcd: a healthy cluster passes, each kind of sickness is seen."""
+"""`verify` and `cluster_status` on a real etcd: a healthy cluster passes, and each kind of fault is found."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def check(cluster: Miniature, files: ClientFiles | None = None) -> Verification:
 
 
 def failed(found: Verification) -> dict[str, tuple[str, ...]]:
-    """The failed checks and the nodes each names."""
+    """Return the failed checks, and the nodes of each failed check."""
     print(*found.checks, sep="\n")
     assert found.healthy == (not found.failed and not found.skipped)
     return {check.name: check.nodes for check in found.failed}
 
 
 def configure(node: Node, **values: str) -> None:
-    """Change settings of etcd.conf; an empty one is removed."""
+    """Change settings of etcd.conf. A setting with an empty value is removed."""
     path = node.root / "etc/etcd/etcd.conf"
     text = path.read_text()
     for name, value in values.items():
@@ -128,7 +128,7 @@ def test_a_node_that_is_down_is_named_and_its_member_still_known(three: Miniatur
 
 
 def test_without_a_majority_it_is_unhealthy_within_one_time_limit(three: Miniature) -> None:
-    """The two others are frozen: they take connections and say nothing."""
+    """The other two nodes are frozen: they accept connections but do not answer."""
     for node in three.nodes[1:]:
         for process in node._processes:
             if process.poll() is None:
@@ -137,7 +137,7 @@ def test_without_a_majority_it_is_unhealthy_within_one_time_limit(three: Miniatu
     three.wait(lambda: "no leader" in str(cluster_status(plan, files).nodes[0].error), 30, "the leader is missed")
     start = time.monotonic()
     found = failed(check(three))
-    assert time.monotonic() - start < 9  # one time limit of 3 s; a question to etcd itself would take 7 s more
+    assert time.monotonic() - start < 9  # one timeout of 3 s; a request to etcd would take 7 s more
     assert found["endpoint health"] == ("etcd1", "etcd2", "etcd3")
     assert {"member list", "all keys", "one cluster", "write and read"} <= set(found)
 
@@ -182,7 +182,7 @@ def test_a_peer_port_without_client_certificates_is_caught(one: Callable[..., Mi
 
 @pytest.mark.parametrize("certificates", Certificates)
 def test_only_its_ca_keeps_the_foreign_certificate_out(cluster_of: ClusterOf, certificates: Certificates) -> None:
-    """Else a port that trusts another CA too would refuse it for a name or an address, and nobody would notice."""
+    """If the certificate had another fault, a port that trusts another CA too would still refuse it unnoticed."""
     cluster, now = cluster_of(1, pki=PkiSpec(certificates=certificates)), datetime.now(UTC)
     node = cluster.nodes[0]
     other = pki.create_authority(plan_cluster(ClusterSpec(pki=PkiSpec(extensions=Extensions.DOCUMENT))), now=now)
@@ -265,7 +265,7 @@ def test_a_killed_trial_leaves_its_keys_on_a_lease(one: Callable[..., Miniature]
 
 
 def test_three_dead_nodes_cost_one_time_limit() -> None:
-    """No etcd at all: three sockets that take connections and say nothing."""
+    """There is no etcd: three sockets accept connections but do not answer."""
     subnet = ip_network("127.99.7.0/24")
     plan = plan_cluster(ClusterSpec(nodes=3, network=NetworkSpec(subnet=subnet)))
     sockets = [socket.create_server((str(node.address), 2379)) for node in plan.nodes]
@@ -275,7 +275,7 @@ def test_three_dead_nodes_cost_one_time_limit() -> None:
     for one in sockets:
         one.close()
     assert [view.health.error for view in told] == ["no answer in time"] * 3
-    assert time.monotonic() - start < 8  # 3 s; one after the other 9 s
+    assert time.monotonic() - start < 8  # 3 s at the same time; 9 s one after the other
 
 
 NOWHERE = ClientFiles(ca=Path("/dev/null"), cert=Path("/dev/null"), key=Path("/dev/null"))

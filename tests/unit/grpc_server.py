@@ -1,4 +1,4 @@
-"""A gRPC server in the clear, in this process: TLS is for the tests with real etcd."""
+"""A gRPC server without TLS in this process. The tests with a real etcd use TLS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Reply = bytes | tuple[grpc.StatusCode, str]  # a message, or a refusal
 
 
 class GrpcServer:
-    """Replies to every call with what `reply` makes of its path and message."""
+    """A server that answers every call with the result of `reply` for the call's path and message."""
 
     def __init__(self, reply: Callable[[str, bytes], Reply], host: str = "127.0.0.1") -> None:
         self.server = grpc.server(ThreadPoolExecutor(2), handlers=(_Handler(reply),))

@@ -1,4 +1,4 @@
-"""Where the base image's packages come from: this machine's own sources, in both of apt's formats."""
+"""The base image's package sources: this machine's apt sources, in both formats."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Enabled: no
 """
 
 
-def test_deb822_stanzas_give_a_source_per_suite() -> None:
+def test_a_deb822_stanza_gives_one_source_per_suite() -> None:
     assert [(source.uri, source.suite) for source in parse_deb822(DEB822)] == [
         ("http://mirror.test/debian", "bookworm"),
         ("http://mirror.test/debian", "bookworm-updates"),
@@ -54,7 +54,7 @@ def test_one_line_sources_may_have_options() -> None:
     assert list(parse_one_line(text)) == [AptSource(uri="http://mirror.test/debian", suite="bookworm")]
 
 
-def test_mirrors_exchange_the_release_and_leave_backports_out() -> None:
+def test_mirrors_replace_the_release_and_omit_backports() -> None:
     assert mirrors(list(parse_deb822(DEB822)), "bookworm", "trixie") == [
         "deb http://mirror.test/debian trixie main",
         "deb http://mirror.test/debian trixie-updates main",
@@ -67,7 +67,7 @@ def test_without_the_release_itself_the_default_mirror_is_used() -> None:
     assert mirrors([AptSource(uri="file:/srv/debian", suite="bookworm")], "bookworm", "trixie") == []
 
 
-def test_both_formats_are_read(tmp_path: Path) -> None:
+def test_sources_in_both_formats_are_read(tmp_path: Path) -> None:
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list").write_text("deb http://one.test/debian trixie main\n")
     (tmp_path / "sources.list.d" / "two.sources").write_text(DEB822)
@@ -77,7 +77,7 @@ def test_both_formats_are_read(tmp_path: Path) -> None:
     ]
 
 
-def test_a_machine_without_sources_is_no_error(tmp_path: Path) -> None:
+def test_a_machine_without_sources_is_not_an_error(tmp_path: Path) -> None:
     assert load_sources(tmp_path) == []
 
 

@@ -1,4 +1,4 @@
-"""How the base image starts cloud-init: what it changes in it."""
+"""The program with which the base image starts cloud-init."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 LAUNCHER = Path(__file__).parents[2] / "generator/image/recipe/tuned/usr/local/lib/base-image/cloud_init.py"
 
 
-def test_a_file_is_its_owners_alone_until_it_has_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_owner_can_read_a_file_until_its_mode_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.spec_from_file_location("launcher", LAUNCHER)
     assert spec is not None
     assert spec.loader is not None
@@ -34,7 +34,7 @@ def test_a_file_is_its_owners_alone_until_it_has_its_mode(tmp_path: Path, monkey
         launcher.private_first(SimpleNamespace(write_file=write_file, ensure_dir=ensure_dir))(
             str(tmp_path / "new/secret"), b"key", mode=0o640, ensure_dir_exists=True
         )
-        assert os.umask(0o022) == 0o022, "the process's own is as before"
+        assert os.umask(0o022) == 0o022, "the umask of the process is unchanged"
     finally:
         os.umask(before)
     assert seen == {"file": 0o600, "folder": 0o755}

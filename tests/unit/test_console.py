@@ -1,4 +1,4 @@
-"""Records are found whatever surrounds them, never invented; everything that was read is kept."""
+"""The records on a console are found in any other output, and the whole console is saved."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ EVENT = st.builds(Event, node=LABEL, phase=PHASE, detail=DETAIL)
     EVENT,
     st.sampled_from(["", "[   12.345678] ", "[   60.1] etcd-join[512]: ", "etcd1 etcd-join[9]: ", "\x1b[0m"]),
 )
-def test_a_record_is_read_back_behind_any_prefix(event: Event, prefix: str) -> None:
+def test_a_record_is_parsed_after_any_prefix(event: Event, prefix: str) -> None:
     assert parse_line(prefix + record(event), event.node) == [event]
 
 
 @given(st.lists(EVENT.map(lambda e: Event(node="n1", phase=e.phase, detail=e.detail)), max_size=8), st.data())
-def test_pieces_may_end_anywhere(events: list[Event], data: st.DataObject) -> None:
+def test_a_record_may_be_split_at_any_byte(events: list[Event], data: st.DataObject) -> None:
     stream = "".join(f"{record(event)}\r\n" for event in events).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     reader, found = LineReader("n1"), []
@@ -52,18 +52,18 @@ def test_pieces_may_end_anywhere(events: list[Event], data: st.DataObject) -> No
 
 
 @given(NOISE)
-def test_noise_is_no_event(noise: str) -> None:
+def test_other_output_is_not_an_event(noise: str) -> None:
     assert parse_line(noise, "n1") == []
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_break_the_reader(data: bytes) -> None:
+def test_the_reader_accepts_any_bytes(data: bytes) -> None:
     for event in LineReader("n1").feed(data + b"\n"):
         assert event.node == "n1"
 
 
 @given(EVENT, st.integers(0, 200))
-def test_a_cut_record_gives_no_other_phase(event: Event, length: int) -> None:
+def test_a_cut_record_never_gives_another_phase(event: Event, length: int) -> None:
     for found in parse_line(record(event)[:length], event.node):
         assert event.phase.startswith(found.phase)
         assert event.detail.startswith(found.detail)
@@ -72,15 +72,15 @@ def test_a_cut_record_gives_no_other_phase(event: Event, length: int) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "bake: node=n2 phase=voting",  # another node's
+        "bake: node=n2 phase=voting",  # a record of another node
         "bake: node=n1 phase=Voting",
-        "bake: node=n1 phase=vot[   61.2] random: crng init done",  # the kernel spoke in the middle
+        "bake: node=n1 phase=vot[   61.2] random: crng init done",  # kernel output within the record
         "bake: node=n1",
         "ake: node=n1 phase=voting",
         "bake: node=n1phase=voting",
     ],
 )
-def test_what_is_not_wholly_a_record_is_none(line: str) -> None:
+def test_an_incomplete_or_invalid_record_is_ignored(line: str) -> None:
     assert parse_line(line, "n1") == []
 
 
@@ -97,13 +97,13 @@ def test_two_records_on_one_line_are_two_events() -> None:
         "No bootable option or device was found.",
     ],
 )
-def test_a_dead_kernel_or_system_is_a_failure(text: str) -> None:
+def test_a_kernel_panic_or_emergency_mode_is_a_failure(text: str) -> None:
     (event,) = parse_line(f"[    9.1] {text}", "n1")
     assert (event.phase, event.detail) == ("failed", text)
 
 
 class Script:
-    """A console that says one piece per read."""
+    """A console that returns one piece per read."""
 
     def __init__(self, *pieces: bytes) -> None:
         self.pieces: Iterator[bytes] = iter(pieces)
@@ -113,7 +113,7 @@ class Script:
 
 
 class Clock:
-    """Time passes only by sleeping."""
+    """A clock that advances only when `sleep` is called."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -125,7 +125,7 @@ class Clock:
         self.now += seconds
 
 
-def test_follow_yields_all_nodes_events_and_keeps_everything(tmp_path: Path) -> None:
+def test_follow_yields_the_events_of_all_nodes_and_saves_the_consoles(tmp_path: Path) -> None:
     clock = Clock()
     sources = {
         "n1": Script(b"Linux\nbake: node=n1 pha", b"", b"se=joining\n"),
@@ -146,7 +146,7 @@ def test_follow_yields_all_nodes_events_and_keeps_everything(tmp_path: Path) -> 
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-# --- what a node said before --------------------------------------------------------------------------------
+# --- earlier records of a node ------------------------------------------------------------------------------
 
 
 def begin(tmp_path: Path, *pieces: bytes, timeout: float = 100) -> tuple[Iterator[Event], Clock]:
@@ -159,7 +159,7 @@ def said(*phases: str) -> bytes:
     return "".join(f"bake: node=n1 phase={phase}\n" for phase in phases).encode()
 
 
-def test_of_what_was_said_before_only_the_last_record_counts(tmp_path: Path) -> None:
+def test_of_earlier_records_only_the_last_record_counts(tmp_path: Path) -> None:
     before = said("cloud-init", "failed", "joining", "voting", "settled seed=n1-0a")
     events, clock = begin(tmp_path, before, b"", said("booting"))
     assert next(events) == Event(node="n1", phase="settled", seed="n1-0a")
@@ -169,19 +169,19 @@ def test_of_what_was_said_before_only_the_last_record_counts(tmp_path: Path) -> 
     assert len((tmp_path / "events.ndjson").read_text().splitlines()) == 2
 
 
-def test_an_earlier_record_of_a_node_that_boots_now_is_history(tmp_path: Path) -> None:
+def test_earlier_records_of_a_node_that_boots_again_are_ignored(tmp_path: Path) -> None:
     events, _ = begin(tmp_path, said("voting", "settled", "booting"), said("voting"))
     assert [next(events).phase, next(events).phase] == ["booting", "voting"]
 
 
-def test_an_earlier_failure_that_the_node_recovers_from_is_no_event(tmp_path: Path) -> None:
+def test_an_earlier_failure_followed_by_a_newer_record_is_not_an_event(tmp_path: Path) -> None:
     events, _ = begin(tmp_path, said("failed"), b"", b"", said("voting"))
     assert next(events).phase == "voting"
     with pytest.raises(WaitTimeoutError, match="n1: voting"):
         next(events)
 
 
-def test_an_earlier_failure_that_nothing_follows_counts_after_a_while(tmp_path: Path) -> None:
+def test_an_earlier_failure_without_a_newer_record_counts_after_30_seconds(tmp_path: Path) -> None:
     events, clock = begin(tmp_path, b'bake: node=n1 phase=failed detail="was removed"\n')
     assert next(events) == Event(node="n1", phase="failed", detail="was removed")
     assert 1030 <= clock.now <= 1031
@@ -189,7 +189,7 @@ def test_an_earlier_failure_that_nothing_follows_counts_after_a_while(tmp_path: 
         next(events)
 
 
-def test_who_is_silent_for_a_while_is_asked_about(tmp_path: Path) -> None:
+def test_nodes_without_records_are_queried_after_30_seconds(tmp_path: Path) -> None:
     clock, asked = Clock(), []
 
     def ask(nodes: list[str]) -> list[Event]:
@@ -206,7 +206,7 @@ def test_who_is_silent_for_a_while_is_asked_about(tmp_path: Path) -> None:
     assert len(asked) == 2, "it has spoken"
 
 
-def test_a_failure_from_now_on_counts_at_once(tmp_path: Path) -> None:
+def test_a_new_failure_counts_at_once(tmp_path: Path) -> None:
     events, clock = begin(tmp_path, said("settled"), said("failed"))
     assert [next(events).phase, next(events).phase] == ["settled", "failed"]
     assert clock.now == 1000
@@ -222,12 +222,12 @@ def test_a_failure_from_now_on_counts_at_once(tmp_path: Path) -> None:
         ('settled seed=N1 detail="x"', "", ""),
     ],
 )
-def test_a_record_may_name_the_seed_that_was_taken(rest: str, seed: str, detail: str) -> None:
+def test_a_record_may_name_the_applied_seed(rest: str, seed: str, detail: str) -> None:
     (event,) = parse_line(f"bake: node=n1 phase={rest}", "n1")
     assert event == Event(node="n1", phase="settled", detail=detail, seed=seed)
 
 
-def test_follow_says_who_got_how_far_when_the_time_is_up(tmp_path: Path) -> None:
+def test_a_timeout_reports_the_last_phase_of_each_node(tmp_path: Path) -> None:
     clock = Clock()
     sources = {"n1": Script(b"bake: node=n1 phase=learner\n"), "n2": Script()}
     events = follow(sources, Journal(tmp_path), timeout=5, clock=clock, sleep=clock.sleep)
@@ -239,7 +239,7 @@ def test_follow_says_who_got_how_far_when_the_time_is_up(tmp_path: Path) -> None
     assert clock.now == pytest.approx(1005, abs=0.5)
 
 
-def test_a_vm_that_stopped_is_one_failure(tmp_path: Path) -> None:
+def test_a_stopped_vm_is_reported_as_failed_once(tmp_path: Path) -> None:
     clock = Clock()
     events = follow(
         {"n1": Script()},
@@ -261,7 +261,7 @@ def test_the_tail_is_readable_text(tmp_path: Path) -> None:
     assert journal.tail("n2") == []
 
 
-def test_a_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+def test_a_log_that_is_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     (tmp_path / "n1").mkdir()
     (tmp_path / "n1/console.log").symlink_to(target)

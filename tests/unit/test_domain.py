@@ -1,4 +1,4 @@
-"""The XML is what libvirt accepts, says what the plan says, and carries the owner's tag there and back."""
+"""libvirt accepts the XML of bake. The XML contains the plan's values and the owner's tag."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def parse(xml: str) -> ElementTree.Element:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_xml_is_the_golden_one(name: str, plan: Make, request: pytest.FixtureRequest) -> None:
+def test_the_xml_equals_the_golden_file(name: str, plan: Make, request: pytest.FixtureRequest) -> None:
     text, path = made(plan)[name], GOLDEN / f"{name}.xml"
     if request.config.getoption("--golden"):
         path.write_text(text)
     assert text == path.read_text()
 
 
-def test_every_golden_file_has_its_maker(plan: Make) -> None:
+def test_every_golden_file_is_compared(plan: Make) -> None:
     assert sorted(made(plan)) == sorted(path.stem for path in GOLDEN.glob("*.xml")) == sorted(NAMES)
 
 
@@ -116,23 +116,23 @@ def test_libvirt_validates_pool_and_volumes(plan: Make, driver: Any) -> None:
     assert sorted(pool.listVolumes()) == ["etcd1.qcow2", "seed.iso"]
 
 
-def test_a_definition_without_our_tag_has_no_owner() -> None:
+def test_a_definition_without_bakes_tag_has_no_owner() -> None:
     assert read_owner("<domain><metadata><owner cluster='etcd'/></metadata></domain>") is None
     assert read_owner("<domain/>") is None
 
 
-def test_volumes_are_readable_by_their_owner_only(plan: Make) -> None:
+def test_only_the_owner_can_read_a_volume(plan: Make) -> None:
     for name in ("volume", "overlay"):
         assert parse(made(plan)[name]).findtext("target/permissions/mode") == "0600"
 
 
-def test_the_format_of_a_backing_file_is_said(plan: Make) -> None:
+def test_the_format_of_a_backing_file_is_explicit(plan: Make) -> None:
     backing = parse(made(plan)["overlay"]).find("backingStore/format")
     assert backing is not None
     assert backing.get("type") == "qcow2"
 
 
-def test_a_swapped_seed_changes_the_drive_and_the_tag_only(plan: Make, driver: Any) -> None:
+def test_a_replaced_seed_changes_only_the_drive_and_the_tag(plan: Make, driver: Any) -> None:
     before = driver.defineXMLFlags(made(plan)["domain-direct-tcg"]).XMLDesc()
     after = swap_seed(before, "/pool/new.iso", "dd")
     same = ElementTree.tostring(parse(after)).decode()
@@ -144,7 +144,7 @@ def test_a_swapped_seed_changes_the_drive_and_the_tag_only(plan: Make, driver: A
     assert owner.seed == "dd"
 
 
-def test_an_emptied_drive_stays_a_drive_and_can_be_filled_again(plan: Make, driver: Any) -> None:
+def test_an_empty_drive_stays_and_can_get_another_iso(plan: Make, driver: Any) -> None:
     full = driver.defineXMLFlags(made(plan)["domain-direct-tcg"]).XMLDesc()
     empty = driver.defineXMLFlags(swap_seed(full, "", "bb")).XMLDesc()
     assert iso_in_drive(empty) == ""
@@ -152,12 +152,12 @@ def test_an_emptied_drive_stays_a_drive_and_can_be_filled_again(plan: Make, driv
     assert refilled == full
 
 
-def test_a_swapped_seed_needs_a_definition_of_ours() -> None:
+def test_a_seed_is_replaced_only_in_a_definition_of_bake() -> None:
     with pytest.raises(ValueError, match="not a node's definition"):
         swap_seed("<domain/>", "/pool/new.iso", "dd")
 
 
-def test_a_new_iso_changes_nothing_else_in_a_drive(plan: Make) -> None:
+def test_a_new_iso_changes_only_the_source_of_a_drive(plan: Make) -> None:
     xml = domain_xml(plan(), plan().nodes[0], DIRECT, Accel.TCG, OWNER)
     assert iso_in_drive(xml) == "/pool/etcd1.iso"
     live = xml.replace('<source file="/pool/etcd1.iso" />', '<source file="/pool/etcd1.iso" index="1" />')

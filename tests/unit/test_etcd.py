@@ -1,4 +1,4 @@
-"""The etcd client: what is asked of etcd, and what becomes of an answer, also of one that is none."""
+"""The etcd client: its requests to etcd, and how it handles valid and invalid answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADER = {"cluster_id": 10574110745492340318, "member_id": 5454913657921721959, 
 
 
 def good(name: str, **values: object) -> bytes:
-    """A message as etcd sends it."""
+    """Return a message like those of etcd."""
     return bytes(message(f"{name}Response")(header=HEADER, **values).SerializeToString())
 
 
@@ -38,7 +38,7 @@ def asked() -> Asked:
 
 @pytest.fixture
 def serve(asked: Asked) -> Iterator[Serve]:
-    """An etcd in the clear that always gives one answer."""
+    """Start a server without TLS that gives the same answer to every request."""
     made: list[tuple[GrpcServer, Etcd]] = []
 
     def start(reply: Reply) -> Etcd:
@@ -56,7 +56,7 @@ def serve(asked: Asked) -> Iterator[Serve]:
         server.stop()
 
 
-def test_members_keep_every_digit_and_one_without_a_name_has_not_started(serve: Serve) -> None:
+def test_member_ids_keep_every_digit_and_a_member_without_a_name_has_not_started(serve: Serve) -> None:
     first = {"ID": 2**64 - 1, "name": "etcd1", "peerURLs": ["https://192.0.2.1:2380"], "clientURLs": ["https://x:1"]}
     urls = ["https://192.0.2.2:2380", "https://[2001:db8::2]:2380"]
     second = {"ID": 7, "peerURLs": urls, "isLearner": True}
@@ -69,7 +69,7 @@ def test_members_keep_every_digit_and_one_without_a_name_has_not_started(serve: 
     assert two.peer_urls == ("https://192.0.2.2:2380", "https://[2001:db8::2]:2380")
 
 
-def test_members_are_asked_of_the_leader(serve: Serve, asked: Asked) -> None:
+def test_the_member_list_is_a_linearizable_read(serve: Serve, asked: Asked) -> None:
     assert serve(good("MemberList")).members() == ()
     assert asked == [("/etcdserverpb.Cluster/MemberList", b"\x08\x01")]
 
@@ -84,7 +84,7 @@ def test_a_status(serve: Serve) -> None:
 
 
 def test_a_status_of_a_learner_of_3_6_without_a_leader(serve: Serve) -> None:
-    more = bytes.fromhex("5a05332e362e30" "6080808080 08".replace(" ", ""))  # fields 11 and 12, which 3.5 has not
+    more = bytes.fromhex("5a05332e362e30" "6080808080 08".replace(" ", ""))  # fields 11 and 12, which are new in 3.6
     said = good("Status", version="3.6.0", errors=["etcdserver: no leader"], isLearner=True)
     status = serve(said + more).status()
     assert (status.leader, status.errors) == (0, ("etcdserver: no leader",))
@@ -96,13 +96,13 @@ def test_alarms_have_names(serve: Serve) -> None:
     assert [(one.member_id, one.kind) for one in serve(raised).alarms()] == [(7, "NOSPACE"), (8, "CORRUPT")]
 
 
-def test_whether_auth_is_on(serve: Serve, asked: Asked) -> None:
+def test_auth_enabled_returns_whether_auth_is_on(serve: Serve, asked: Asked) -> None:
     assert serve(good("AuthStatus", enabled=True)).auth_enabled() is True
     assert serve(good("AuthStatus")).auth_enabled() is False
     assert asked == [question("Auth/AuthStatus")] * 2
 
 
-def test_keys_and_values_are_bytes_and_an_empty_value_is_left_out(serve: Serve) -> None:
+def test_keys_and_values_are_bytes_and_a_value_may_be_empty(serve: Serve) -> None:
     kvs = [{"key": b"/a\xff", "value": b"1"}, {"key": b"/b"}]
     keys = serve(good("Range", kvs=kvs, count=5)).get(b"/", prefix=True)
     assert (keys.count, keys.revision) == (5, 9)
@@ -113,7 +113,7 @@ def test_keys_and_values_are_bytes_and_an_empty_value_is_left_out(serve: Serve) 
     ("prefix", "end"),
     [(b"/a/", b"/a0"), (b"a\xff\xff", b"b"), (b"\xff", b"\0"), (b"", b"\0"), (b"a\xfe", b"a\xff")],
 )
-def test_a_prefix_ends_just_behind_its_last_key(prefix: bytes, end: bytes) -> None:
+def test_the_end_of_a_prefix_is_the_first_key_after_it(prefix: bytes, end: bytes) -> None:
     assert grpc_client.prefix_end(prefix) == end
 
 
@@ -133,12 +133,12 @@ def test_an_empty_prefix_is_never_deleted(serve: Serve, asked: Asked) -> None:
     assert not asked
 
 
-def test_deleting_a_prefix_says_how_many_keys_it_had(serve: Serve, asked: Asked) -> None:
+def test_deleting_a_prefix_returns_the_number_of_deleted_keys(serve: Serve, asked: Asked) -> None:
     assert serve(good("DeleteRange", deleted=3)).delete(b"/a/", prefix=True) == 3
     assert asked == [question("KV/DeleteRange", key=b"/a/", range_end=b"/a0")]
 
 
-def test_a_key_hangs_on_a_lease(serve: Serve, asked: Asked) -> None:
+def test_a_key_can_have_a_lease(serve: Serve, asked: Asked) -> None:
     client = serve(good("LeaseGrant", ID=77))
     lease = client.grant_lease(60)
     client.put(b"k", b"v", lease=lease)
@@ -158,7 +158,7 @@ def test_a_key_hangs_on_a_lease(serve: Serve, asked: Asked) -> None:
         (StatusCode.PERMISSION_DENIED, "etcdserver: permission denied"),
     ],
 )
-def test_a_refusal_carries_endpoint_and_cause(serve: Serve, code: StatusCode, cause: str) -> None:
+def test_a_refusal_contains_the_endpoint_and_the_cause(serve: Serve, code: StatusCode, cause: str) -> None:
     client = serve((code, cause))
     with pytest.raises(RefusedError) as caught:
         client.status()
@@ -169,9 +169,9 @@ def test_a_refusal_carries_endpoint_and_cause(serve: Serve, code: StatusCode, ca
 @pytest.mark.parametrize(
     "reply",
     [
-        b"",  # no header in it
+        b"",  # an answer without a header
         b"nonsense",
-        good("Status") + bytes.fromhex("1202c328"),  # a version that is no text
+        good("Status") + bytes.fromhex("1202c328"),  # a version that is not valid text
         (StatusCode.UNIMPLEMENTED, "unknown service etcdserverpb.Maintenance"),
     ],
 )
@@ -192,7 +192,7 @@ def test_a_closed_port_is_reported() -> None:
         Etcd(f"http://127.0.0.1:{port}", FILES).status()
 
 
-def test_silence_is_named_so() -> None:
+def test_a_timeout_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = Etcd(f"http://127.0.0.1:{server.getsockname()[1]}", FILES, timeout=(0.2, 0.2))
         with client, pytest.raises(NoAnswerError, match="no answer in time"):
@@ -205,12 +205,12 @@ def test_a_missing_certificate_file_names_the_file(tmp_path: Path) -> None:
         Etcd("https://127.0.0.1:1", files).status()
 
 
-def test_files_that_are_no_certificates_are_named(tmp_path: Path) -> None:
+def test_files_without_certificates_are_named(tmp_path: Path) -> None:
     with pytest.raises(EtcdError, match=r"/dev/null.*cannot be used"):
         Etcd("https://127.0.0.1:1", FILES).status()
 
 
-def test_the_environment_has_no_say(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_variables_are_ignored(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert serve(good("Alarm")).alarms() == ()
@@ -223,8 +223,8 @@ def test_an_ipv6_address_is_in_brackets() -> None:
     server.stop()
 
 
-def test_who_asks_first_at_the_same_time_asks_on_one_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a loop each, an answer would lie there until the time limit."""
+def test_first_calls_at_the_same_time_share_one_event_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With separate event loops, a caller would wait for its answer until the timeout."""
     grpc_client._make_loop.cache_clear()
     make = asyncio.new_event_loop
     monkeypatch.setattr(asyncio, "new_event_loop", lambda: (time.sleep(0.1), make())[1])

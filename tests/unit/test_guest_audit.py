@@ -1,4 +1,4 @@
-"""etcd-audit on a stand-in for /proc and for the node's files: facts only, no secret, nothing that cannot be seen."""
+"""etcd-audit with a fake /proc and fake files of a node: its report has only facts and no secrets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def hook() -> ModuleType:
 
 @pytest.fixture
 def node(tmp_path: Path, plan: Callable[..., ClusterPlan]) -> Path:
-    """A node's files below a folder, with its etcd in a /proc."""
+    """A folder with a node's files, and with an etcd process in a fake /proc."""
     cluster, now = plan(nodes=1), datetime.now(UTC)
     authority = pki.create_authority(cluster, now=now)
     issued = next(pki.issue_nodes(cluster, authority, now=now))
@@ -62,7 +62,7 @@ def process(root: Path, pid: int, comm: str, unit: str, environ: list[str], *arg
     (folder / "cmdline").write_text("".join(f"{word}\0" for word in ("/usr/bin/etcd", *arguments)))
 
 
-def test_the_report_is_one_that_bake_audit_reads(hook: ModuleType, node: Path) -> None:
+def test_bake_audit_can_read_the_report(hook: ModuleType, node: Path) -> None:
     said = parse_report(json.dumps(hook.report("etcd1", node / "proc", node)).encode(), "etcd1")
     assert said.options["client-cert-auth"] == "true"
     assert said.options["key-file"] == "/etc/etcd/pki/etcd-server.key"
@@ -73,7 +73,7 @@ def test_the_report_is_one_that_bake_audit_reads(hook: ModuleType, node: Path) -
     assert said.certificates["cert-file"] == (hashlib.sha256(server).hexdigest(),)
 
 
-def test_no_secret_is_in_it(hook: ModuleType, node: Path) -> None:
+def test_the_report_contains_no_secret(hook: ModuleType, node: Path) -> None:
     text = json.dumps(hook.report("etcd1", node / "proc", node))
     keys = list((node / "etc/etcd/pki").glob("*.key"))
     assert len(keys) == 3
@@ -83,7 +83,7 @@ def test_no_secret_is_in_it(hook: ModuleType, node: Path) -> None:
     assert "hush" not in text
 
 
-def test_a_flag_counts_more_than_a_variable(hook: ModuleType) -> None:
+def test_a_flag_overrides_a_variable(hook: ModuleType) -> None:
     environ = b"ETCD_CLIENT_CERT_AUTH=true\0ETCD_AUTO_TLS=false\0ETCD_DATA_DIR=/a\0"
     arguments = b"etcd\0--client-cert-auth=false\0-auto-tls\0--data-dir\0/b\0--peer-auto-tls\0"
     assert hook.options(environ, arguments) == {
@@ -91,7 +91,7 @@ def test_a_flag_counts_more_than_a_variable(hook: ModuleType) -> None:
     }  # fmt: skip
 
 
-def test_options_that_open_something_are_reported(hook: ModuleType) -> None:
+def test_options_that_open_a_port_or_disable_a_check_are_reported(hook: ModuleType) -> None:
     environ = b"ETCD_ENABLE_PPROF=true\0ETCD_LOG_LEVEL=debug\0ETCD_LISTEN_METRICS_URLS=http://0.0.0.0:1\0"
     environ += b"ETCD_PEER_SKIP_CLIENT_SAN_VERIFICATION=true\0"
     environ += b"ETCD_EXPERIMENTAL_PEER_SKIP_CLIENT_SAN_VERIFICATION=true\0"
@@ -105,20 +105,20 @@ def test_options_that_open_something_are_reported(hook: ModuleType) -> None:
     "stated",
     ["ETCD_KEY_FILE=/root/secret.key", "ETCD_CERT_FILE=/etc/etcd/pki/../../../root/secret.key", "ETCD_DATA_DIR=/root"],
 )
-def test_etcd_cannot_have_root_look_at_a_file_of_its_choice(hook: ModuleType, node: Path, stated: str) -> None:
-    """It is etcd's account that decides which options its process has."""
+def test_etcds_account_cannot_make_root_examine_other_files(hook: ModuleType, node: Path, stated: str) -> None:
+    """etcd's account can choose the options of its process."""
     (node / "root").mkdir()
     (node / "root/secret.key").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     process(node, 7, "etcd", "/system.slice/etcd.service", [stated])
     said = hook.report("etcd1", node / "proc", node, data_dir="/var/lib/etcd/etcd")
     assert not any("root" in path for path in said["files"])
     assert said["certificates"] == {}
-    assert stated.partition("=")[2] in said["process"]["options"].values(), "bake audit says what is wrong"
+    assert stated.partition("=")[2] in said["process"]["options"].values(), "bake audit reports the wrong option"
 
 
 @pytest.mark.parametrize("name", ["deep", "deep/etcd"])
-def test_a_link_in_the_data_folder_leads_nowhere(hook: ModuleType, node: Path, name: str) -> None:
-    """Everything below /var/lib/etcd is etcd's: a link, too."""
+def test_links_in_the_data_folder_are_not_followed(hook: ModuleType, node: Path, name: str) -> None:
+    """etcd's account can create links below /var/lib/etcd."""
     (node / "root/etcd").mkdir(parents=True)
     data_dir = "/var/lib/etcd/deep/etcd"
     (node / "var/lib/etcd/deep").mkdir()
@@ -130,19 +130,19 @@ def test_a_link_in_the_data_folder_leads_nowhere(hook: ModuleType, node: Path, n
     assert data_dir not in hook.report("etcd1", node / "proc", node, data_dir=data_dir)["files"]
 
 
-def test_another_users_unit_of_that_name_is_not_etcd(hook: ModuleType, node: Path) -> None:
+def test_a_users_unit_named_etcd_is_not_etcd(hook: ModuleType, node: Path) -> None:
     process(node, 4, "etcd", "/user.slice/user-1000.slice/user@1000.service/app.slice/etcd.service", ["ETCD_NAME=x"])
     assert hook.etcd_process(node / "proc") == node / "proc/7"
 
 
-def test_without_an_etcd_it_says_so_and_still_what_is_on_the_disk(hook: ModuleType, node: Path) -> None:
+def test_without_a_running_etcd_the_report_still_has_the_files(hook: ModuleType, node: Path) -> None:
     (node / "proc/7/comm").unlink()
     said = hook.report("etcd1", node / "proc", node)
     assert "process" not in said
     assert said["files"]["/etc/etcd/etcd.conf"]["mode"] == "0600"
 
 
-def test_what_is_not_there_is_left_out(hook: ModuleType, node: Path) -> None:
+def test_missing_files_are_not_in_the_report(hook: ModuleType, node: Path) -> None:
     (node / "etc/etcd/pki/etcd-client.key").unlink()
     (node / "etc/etcd/pki/etcd-peer.pem").unlink()
     said = hook.report("etcd1", node / "proc", node)
@@ -157,7 +157,7 @@ def test_a_file_of_several_certificates_has_several_digests(hook: ModuleType) ->
     assert digests == [hashlib.sha256(data).hexdigest() for data in (b"\0\0\0", b"\0\0\1\0\0\2")]
 
 
-def test_it_is_written_for_its_unit_to_publish(
+def test_the_report_is_written_to_the_runtime_folder(
     hook: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))

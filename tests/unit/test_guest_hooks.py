@@ -1,4 +1,4 @@
-"""The scripts that run inside the guest, under dash and busybox sh, with stand-ins for what they call."""
+"""The shell scripts of the guest, under dash and busybox sh, with fakes of the programs that they call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
 A, B = "1111111111111111", "2222222222222222"  # member ids
-# Records how it was called, then does what answers/<n> says for the n-th call; the last one goes on for ever.
+# Records its arguments, then runs answers/<n> at the n-th call. The last answer is repeated.
 ETCDCTL = """#!/bin/sh
 echo "$*" >>"$DESK/calls"
 n=$(wc -l <"$DESK/calls")
@@ -26,7 +26,7 @@ while [ ! -e "$DESK/answers/$n" ]; do n=$((n - 1)); done
 
 @dataclass
 class Desk:
-    """A folder with stand-ins on PATH, and what a hook did there."""
+    """A folder with fake programs on PATH, and the results of a hook."""
 
     root: Path
     shell: list[str]
@@ -39,7 +39,7 @@ class Desk:
         path.chmod(0o755)
 
     def answer(self, text: str = "", *, error: str = "") -> None:
-        """The next answer of etcdctl: a text, or an error with exit code 1."""
+        """Set the next answer of etcdctl: a text, or an error with exit code 1."""
         body = f"echo 'Error: {error}' >&2; exit 1\n" if error else f"cat <<'END'\n{text}\nEND\n"
         self.answers.append(body)
         folder = self.root / "answers"
@@ -80,7 +80,7 @@ class Desk:
 
 @pytest.fixture(params=["dash", "busybox"])
 def desk(request: pytest.FixtureRequest, tmp_path: Path, tool: Callable[[str], str]) -> Desk:
-    """Node etcd2 of two. Nobody listens anywhere: see `member`."""
+    """Node etcd2 of two nodes. No port is open."""
     shell = [tool("busybox"), "sh"] if request.param == "busybox" else [tool("dash")]
     for name in ("bin", "run", "lib"):
         (tmp_path / name).mkdir()
@@ -115,7 +115,7 @@ OPENINGS = {
 
 
 def firewall(desk: Desk, kind: str, **programs: str) -> list[str]:
-    """The commands the script runs, and what it gives them to read."""
+    """Run the script, and return its commands and their input."""
     log = f'for word in "${{0##*/}}" "$@"; do echo "$word"; done >>"{desk.root}/log"\n'
     for name in ("firewall-cmd", "iptables", "ip6tables", "iptables-restore", "ip6tables-restore"):
         read = f'text=$(cat)\necho "$text" >>"{desk.root}/log"\n' if name.endswith("restore") else ""
@@ -126,7 +126,7 @@ def firewall(desk: Desk, kind: str, **programs: str) -> list[str]:
     return (desk.root / "log").read_text().splitlines()
 
 
-# A firewalld whose interface is in another zone than the default one; a zone of sources is somebody's exception.
+# A firewalld with an interface in a zone other than the default zone. A zone with only sources is an exception.
 FIREWALLD = """
 case $* in
     *--get-default-zone*) echo public ;;
@@ -136,7 +136,7 @@ esac
 """
 
 
-def test_firewalld_rules_are_permanent_and_then_loaded(desk: Desk) -> None:
+def test_firewalld_rules_are_permanent_and_firewalld_reloads_them(desk: Desk) -> None:
     foreign = 'rule family="ipv4" service name="ssh" accept'
     stale = 'rule priority="-2380" family="ipv4" source address="10.9.9.9" port port="2380" protocol="tcp" accept'
     (desk.root / "present").write_text(f"{foreign}\n{stale}\n")
@@ -154,7 +154,7 @@ def test_firewalld_rules_are_permanent_and_then_loaded(desk: Desk) -> None:
     assert {word for word in words if not word.startswith("--")} == {"firewall-cmd"}
 
 
-def test_firewalld_is_left_alone_when_all_is_there(desk: Desk) -> None:
+def test_firewalld_is_not_changed_if_all_rules_exist(desk: Desk) -> None:
     (desk.root / "present").touch()
     words = firewall(desk, "firewalld", **{"firewall-cmd": FIREWALLD})
     rules = [word.partition("=")[2] for word in words if word.startswith("--add")]
@@ -173,7 +173,7 @@ def test_a_firewalld_that_does_not_run_is_an_error(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("kind", ["iptables", "ufw"])
-def test_iptables_rules_are_one_transaction_in_a_chain_of_their_own(desk: Desk, kind: str) -> None:
+def test_iptables_rules_are_one_transaction_in_a_separate_chain(desk: Desk, kind: str) -> None:
     words = firewall(desk, kind, iptables="exit 1\n")
     assert "iptables-restore -w --noflush" in " ".join(words)
     assert words[words.index("*filter") : words.index("COMMIT")] == [
@@ -246,7 +246,7 @@ def test_an_unknown_firewall_is_an_error(desk: Desk) -> None:
 
 
 def started(desk: Desk, settings: str | None) -> dict[str, str]:
-    """The environment that etcd gets, beyond the unit's own."""
+    """Return the environment of etcd without the variables of the unit."""
     if settings is not None:
         (desk.root / "run/join.env").write_text(settings)
     desk.program("etcd", f'#!/bin/sh\n[ "$*" = "" ] && env -0 >"{desk.root}/environment"\n')
@@ -256,7 +256,7 @@ def started(desk: Desk, settings: str | None) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs) if name not in desk.env}
 
 
-def test_etcd_starts_with_the_settings_that_the_join_has_found(desk: Desk) -> None:
+def test_etcd_starts_with_the_settings_of_join_env(desk: Desk) -> None:
     found = {
         "ETCD_NAME": "etcd2",
         "ETCD_INITIAL_CLUSTER": "etcd1=https://[fd00::1]:2380,etcd2=https://[fd00::2]:2380",
@@ -267,12 +267,12 @@ def test_etcd_starts_with_the_settings_that_the_join_has_found(desk: Desk) -> No
     assert {name: value for name, value in environment.items() if name.startswith("ETCD_")} == found
 
 
-def test_a_member_starts_with_what_etcd_conf_says(desk: Desk) -> None:
+def test_a_member_starts_with_the_settings_of_etcd_conf(desk: Desk) -> None:
     assert started(desk, None)["ETCD_NAME"] == "from-etcd.conf"
 
 
-def test_nothing_else_is_taken_from_the_file_and_nothing_in_it_is_run(desk: Desk) -> None:
-    """A member's name comes from the cluster: it may hold anything."""
+def test_other_lines_of_join_env_are_ignored_and_nothing_is_executed(desk: Desk) -> None:
+    """A member's name comes from the cluster, so it may contain any text."""
     name = f"$(touch {desk.root}/ran) `touch {desk.root}/ran`"
     environment = started(desk, f"LD_PRELOAD=/x.so\nETCD_DATA_DIR=/x\nETCD_NAME={name}\nexit 1\n")
     assert not {"LD_PRELOAD", "ETCD_DATA_DIR"} & environment.keys()
@@ -301,7 +301,7 @@ def no_chown(desk: Desk) -> None:
     desk.program("chown", f'#!/bin/sh\necho "$*" >>"{desk.root}/chowned"\n')
 
 
-def test_the_archive_is_installed_and_again_without_harm(desk: Desk) -> None:
+def test_the_archive_can_be_installed_twice(desk: Desk) -> None:
     env = seed_with_archive(desk)
     no_chown(desk)
     for _ in "12":
@@ -315,7 +315,7 @@ def test_the_archive_is_installed_and_again_without_harm(desk: Desk) -> None:
     ]
 
 
-def test_a_program_that_is_not_roots_is_not_installed(desk: Desk) -> None:
+def test_a_program_that_cannot_be_given_to_root_is_not_installed(desk: Desk) -> None:
     env = seed_with_archive(desk)
     desk.program("chown", "#!/bin/sh\nexit 1\n")
     assert desk.run("etcd-install", **env).returncode != 0
@@ -352,8 +352,8 @@ def test_the_end_of_the_first_boot_is_marked_with_its_instance_id(desk: Desk) ->
     assert "phase=configured" in (desk.root / "console").read_text()
 
 
-def test_the_mark_of_the_first_boot_comes_after_everything_else_is_on_the_disk(desk: Desk) -> None:
-    """At any power cut there is either no mark, or a whole one and all that came before it."""
+def test_the_mark_of_the_first_boot_is_written_after_all_other_data_is_synced(desk: Desk) -> None:
+    """After a power cut, either there is no mark, or the mark and all earlier data are complete."""
     (desk.root / "instance-id").write_text("iid-1\n")
     log = 'exec >>"$DESK/synced"; echo "synced:" $(cat "$DESK"/state/* 2>&-); ls "$DESK/state"'
     desk.program("sync", f"#!/bin/sh\n{log}\n")
@@ -363,7 +363,7 @@ def test_the_mark_of_the_first_boot_comes_after_everything_else_is_on_the_disk(d
     assert lines == ["synced:", "synced: iid-1", "configured.new", "synced: iid-1", "configured"]
 
 
-def test_a_first_boot_without_an_instance_id_has_not_come_to_its_end(desk: Desk) -> None:
+def test_a_first_boot_without_an_instance_id_is_not_marked_as_done(desk: Desk) -> None:
     places = {"BAKE_STATE_DIR": f"{desk.root}/state", "BAKE_INSTANCE_FILE": f"{desk.root}/missing"}
     assert desk.run("first-boot-done", BAKE_CONSOLE=f"{desk.root}/console", **places).returncode != 0
     assert not (desk.root / "state/configured").exists()
@@ -371,8 +371,10 @@ def test_a_first_boot_without_an_instance_id_has_not_come_to_its_end(desk: Desk)
 
 
 def boot(desk: Desk, *, medium: dict[str, str] | None = None) -> list[str]:
-    """Run bootcmd's text as cloud-init does, with its absolute paths moved below the desk and `medium` as the files
-    that can be mounted. Returns how mount and umount were called."""
+    """Run bootcmd like cloud-init, with its absolute paths below the desk's folder.
+
+    `medium`: the files of the ISO that can be mounted. Return the calls of mount and umount.
+    """
     text = (GUEST.parents[2] / "bootcmd").read_text()
     for place in ("/var/lib/", "/run/bake", "/etc/etcd", "/dev/console"):
         text = text.replace(place, f"{desk.root}{place}")
@@ -406,15 +408,15 @@ def test_an_unfinished_first_boot_runs_every_module_again(desk: Desk, mark: str 
     assert (desk.root / "dev/console").read_text() == f"bake: node={name} phase=cloud-init\n"
 
 
-def test_what_cloud_init_has_read_is_on_the_disk_before_anything_else(desk: Desk) -> None:
-    """A power cut after the note that it was read would leave a node without a configuration."""
+def test_bootcmd_syncs_the_disk_first(desk: Desk) -> None:
+    """After a power cut between cloud-init's record and the sync, the node would have no configuration."""
     desk.program("sync", '#!/bin/sh\nls "$DESK/run" "$DESK/dev" >>"$DESK/synced"\n')
     boot(desk)
     assert (desk.root / "synced").read_text().split() == [f"{desk.root}/dev:", f"{desk.root}/run:"], "all empty so far"
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_nobody_looks_at_the_keys_while_cloud_init_writes_them(desk: Desk, there: bool) -> None:
+def test_only_root_can_open_the_key_folder_while_cloud_init_writes_keys(desk: Desk, there: bool) -> None:
     pki = desk.root / "etc/etcd/pki"
     if there:
         pki.mkdir(parents=True)
@@ -427,7 +429,7 @@ SEED = {"user-data": "#cloud-config", "bootstrap-permit": "etcd-1234\n"}
 MOUNTED = ["mount -o ro LABEL=cidata /run/bake/seed", "umount /run/bake/seed"]
 
 
-def test_the_permit_is_copied_from_the_medium_into_memory_alone(desk: Desk) -> None:
+def test_the_permit_is_copied_from_the_iso_into_memory_only(desk: Desk) -> None:
     for _ in "12":
         assert boot(desk, medium=SEED)[-2:] == MOUNTED
         assert (desk.root / "run/bake/bootstrap-permit").read_text() == "etcd-1234\n"
@@ -440,7 +442,7 @@ def test_the_permit_is_copied_from_the_medium_into_memory_alone(desk: Desk) -> N
 
 
 @pytest.mark.parametrize("medium", [{"user-data": "#cloud-config"}, None], ids=["sealed", "no medium"])
-def test_without_a_permit_on_the_medium_there_is_none(desk: Desk, medium: dict[str, str] | None) -> None:
+def test_without_a_permit_on_the_iso_there_is_no_permit(desk: Desk, medium: dict[str, str] | None) -> None:
     boot(desk, medium=SEED)
     shutil.rmtree(desk.root / "medium")
     (desk.root / "mounts").unlink()
@@ -449,7 +451,7 @@ def test_without_a_permit_on_the_medium_there_is_none(desk: Desk, medium: dict[s
 
 
 @pytest.mark.parametrize("name", ["bootstrap-permit", "meta-data"])
-def test_a_medium_that_is_there_already_is_used_and_stays(desk: Desk, name: str) -> None:
+def test_a_mounted_iso_is_used_and_stays_mounted(desk: Desk, name: str) -> None:
     there = desk.root / "run/bake/seed" / name
     there.parent.mkdir(parents=True)
     there.write_text("etcd-5678\n")

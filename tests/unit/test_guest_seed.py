@@ -1,4 +1,4 @@
-"""forget-seed and apply-seed on a root of their own: what a node keeps of its seed, and takes from a new one."""
+"""forget-seed and apply-seed in a temporary root: which parts of a seed a node keeps, and applies from a new seed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
 
 
 class Guest:
-    """A node's root folder after its first boot, and the operator's folder that its seed came from."""
+    """A node's root folder after its first boot, and the operator's folder with the node's seed."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.store = folder / "root", Store(folder / "out", "etcd")
@@ -56,7 +56,7 @@ class Guest:
         return self.root / "etc/cloud/cloud-init.disabled"
 
     def bake(self, node: str = "etcd1", *, change: Change = lambda found: found, **settings: object) -> None:
-        """New certificates for the node, and settings or CAs that differ."""
+        """Bake a new seed with new certificates, and with other settings or CAs if given."""
         config = self.store.out.with_name("cluster.yaml")
         config.write_text(yaml12.dump({"apiVersion": "bake/v1", "nodes": 2, **settings}))
         bake(load(config=config).spec, self.store, now=NOW, report=print, renew=[node], change=change)
@@ -106,7 +106,7 @@ def shell(request: pytest.FixtureRequest, tool: Callable[[str], str]) -> list[st
     return words
 
 
-def test_a_settled_node_keeps_nothing_of_its_seed_but_what_is_no_secret(guest: Guest, shell: list[str]) -> None:
+def test_a_settled_node_keeps_no_secret_of_its_seed(guest: Guest, shell: list[str]) -> None:
     assert f"phase=settled seed={guest.instance()}\n" in guest.forget(shell)
     left = {path.relative_to(guest.root) for path in guest.root.rglob("*") if path.is_file() or path.is_symlink()}
     assert {str(path) for path in left if not path.is_relative_to("etc/etcd")} == {
@@ -122,7 +122,7 @@ def test_a_settled_node_keeps_nothing_of_its_seed_but_what_is_no_secret(guest: G
     assert not any(line in kept.read_text() for line in secrets)
 
 
-def test_what_it_makes_gets_the_label_of_its_place(guest: Guest, shell: list[str]) -> None:
+def test_created_files_get_the_selinux_label_of_their_folder(guest: Guest, shell: list[str]) -> None:
     restorecon, calls = guest.root.parent / "bin/restorecon", guest.root.parent / "calls"
     restorecon.write_text(f'#!/bin/sh\ntest -f "$1" && echo "$*" >>{calls}\n')
     restorecon.chmod(0o755)
@@ -130,20 +130,20 @@ def test_what_it_makes_gets_the_label_of_its_place(guest: Guest, shell: list[str
     assert calls.read_text() == f"{guest.off}\n"
 
 
-def test_to_forget_twice_changes_nothing(guest: Guest, shell: list[str]) -> None:
+def test_a_second_run_of_forget_seed_changes_nothing(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     before = (guest.root / "var/lib/bake/seed").read_text()
     guest.forget(shell)
     assert (guest.root / "var/lib/bake/seed").read_text() == before
 
 
-def test_its_own_seed_changes_nothing(guest: Guest, shell: list[str]) -> None:
+def test_the_applied_seed_changes_nothing(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     before = guest.certificates()
     assert (guest.insert().stdout, guest.certificates()) == ("", before)
 
 
-def test_new_certificates_take_the_place_of_the_old_ones(guest: Guest, shell: list[str]) -> None:
+def test_new_certificates_replace_the_old_certificates(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     (guest.pki / "etcd-server.key").chmod(0o640)
     before = guest.certificates()
@@ -165,13 +165,13 @@ def test_new_certificates_take_the_place_of_the_old_ones(guest: Guest, shell: li
 
 
 def watched(guest: Guest, strace: str) -> list[Call]:
-    """The system calls of apply-seed."""
+    """Run apply-seed under strace, and return its system calls."""
     log = guest.root.with_name("trace")
     guest.insert(strace, "-qq", "-y", "-s0", "-o", str(log), "-e", "trace=%file,%desc,sync")
     return parse("".join(f"1 {line}\n" for line in log.read_text().splitlines()))
 
 
-def test_cloud_init_is_on_again_after_a_power_cut_too(
+def test_cloud_init_stays_enabled_after_a_power_cut(
     guest: Guest, shell: list[str], tool: Callable[[str], str]
 ) -> None:
     guest.forget(shell)
@@ -181,10 +181,10 @@ def test_cloud_init_is_on_again_after_a_power_cut_too(
     assert names[-2:] == ["unlink", "sync"]
 
 
-def test_new_certificates_get_their_place_in_one_call_when_all_of_them_are_on_the_disk(
+def test_new_certificates_are_synced_and_then_exchanged_in_one_system_call(
     guest: Guest, shell: list[str], tool: Callable[[str], str]
 ) -> None:
-    """etcd may read them at any moment; two renames would leave one without a folder."""
+    """etcd may read the certificates at any time. Between two renames, there would be no folder."""
     guest.forget(shell)
     guest.bake()
     calls = watched(guest, tool("strace"))
@@ -200,7 +200,7 @@ def test_new_certificates_get_their_place_in_one_call_when_all_of_them_are_on_th
     assert after.index("sync") < after.index("unlinkat"), "the old ones go when the new ones are there for good"
 
 
-def test_another_ca_is_taken_and_etcd_restarted_for_it(guest: Guest, shell: list[str]) -> None:
+def test_another_ca_is_applied_and_etcd_is_restarted(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     guest.bake()
     guest.insert()
@@ -221,7 +221,7 @@ def calls(guest: Guest) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def test_a_renewal_that_was_cut_off_is_done_again(guest: Guest, shell: list[str]) -> None:
+def test_an_interrupted_renewal_is_repeated(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     shutil.copytree(guest.pki, guest.pki.with_name("pki.new"))
     guest.bake()
@@ -229,7 +229,7 @@ def test_a_renewal_that_was_cut_off_is_done_again(guest: Guest, shell: list[str]
     assert not guest.pki.with_name("pki.new").exists()
 
 
-def test_a_key_that_is_another_certificates_is_refused_and_nothing_changes(guest: Guest, shell: list[str]) -> None:
+def test_a_key_that_does_not_match_its_certificate_is_refused(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     guest.bake(change=lambda found: found.advanced())
     before = guest.certificates()
@@ -245,7 +245,7 @@ def test_a_key_that_is_another_certificates_is_refused_and_nothing_changes(guest
     assert not (guest.root / "run/bake/restart-etcd").exists()
 
 
-def test_other_settings_wait_for_the_next_boot_and_cloud_init(guest: Guest, shell: list[str]) -> None:
+def test_cloud_init_applies_other_settings_at_the_next_boot(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     before = guest.certificates()
     guest.bake(etcd={"options": {"heartbeat-interval": 150}})
@@ -256,17 +256,17 @@ def test_other_settings_wait_for_the_next_boot_and_cloud_init(guest: Guest, shel
     assert guest.insert().returncode == 0, "the same again, before that boot"
 
 
-def test_while_it_boots_a_node_starts_anew_for_other_settings(guest: Guest, shell: list[str]) -> None:
+def test_a_booting_node_reboots_to_apply_other_settings(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     systemctl = guest.root.parent / "bin/systemctl"
-    words = "case $* in is-system-running) echo starting; exit 1 ;; esac"  # as systemctl ends for what is not "running"
+    words = "case $* in is-system-running) echo starting; exit 1 ;; esac"  # 1 means: not "running"
     systemctl.write_text(systemctl.read_text().replace("echo running", words))
     guest.bake(etcd={"options": {"heartbeat-interval": 150}})
     assert guest.insert().returncode == 0
     assert (guest.root.parent / "calls").read_text().splitlines()[-1] == "--no-block reboot"
 
 
-def test_the_seed_of_another_node_is_none(guest: Guest, shell: list[str]) -> None:
+def test_the_seed_of_another_node_is_ignored(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     before = guest.certificates()
     done = guest.insert(node="etcd2")
@@ -276,7 +276,7 @@ def test_the_seed_of_another_node_is_none(guest: Guest, shell: list[str]) -> Non
     assert guest.certificates() == before
 
 
-def test_the_seed_of_another_cluster_is_none(guest: Guest, shell: list[str], tmp_path: Path) -> None:
+def test_the_seed_of_another_cluster_is_ignored(guest: Guest, shell: list[str], tmp_path: Path) -> None:
     guest.forget(shell)
     other = Store(tmp_path / "other", "etcd")
     bake(load(flags={"--nodes": (("nodes",), 2)}).spec, other, now=NOW + timedelta(days=1), report=print)

@@ -1,4 +1,4 @@
-"""The TLS versions that a port speaks, on servers that speak just one, and on what is no TLS at all."""
+"""The TLS versions that a port accepts: with servers of a single version, and with servers without TLS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from generator import pki
-from generator.etcd.tls_hello import VERSIONS, speaks
+from generator.etcd.tls_hello import VERSIONS, accepts_version
 from generator.plan import ClusterPlan
 
 HOST = "127.0.0.1"
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("only", VERSIONS)
-def test_only_the_version_that_a_server_speaks_is_found(pair: tuple[Path, Path], only: str) -> None:
+def test_only_the_tls_version_of_the_server_is_accepted(pair: tuple[Path, Path], only: str) -> None:
     openssl = shutil.which("openssl")
     assert openssl
     port = free_port()
@@ -47,19 +47,19 @@ def test_only_the_version_that_a_server_speaks_is_found(pair: tuple[Path, Path],
         stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env={"OPENSSL_CONF": "/dev/null"},
     ) as server:  # fmt: skip
         deadline = time.monotonic() + 120
-        while speaks(HOST, port, only) is None and time.monotonic() < deadline:
+        while accepts_version(HOST, port, only) is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        found = {version: speaks(HOST, port, version) for version in VERSIONS}
+        found = {version: accepts_version(HOST, port, version) for version in VERSIONS}
         server.kill()
     assert found == {version: version == only for version in VERSIONS}
 
 
-def test_a_closed_port_speaks_nothing_that_is_known() -> None:
-    assert speaks(HOST, free_port(), "1.2") is None
+def test_the_versions_of_a_closed_port_are_unknown() -> None:
+    assert accepts_version(HOST, free_port(), "1.2") is None
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x16\x03\x03\x00\x02\x0c\x00"])
-def test_what_is_not_tls_is_not_taken_for_it(answer: bytes) -> None:
+def test_an_answer_without_tls_is_unknown(answer: bytes) -> None:
     with socket.create_server((HOST, 0)) as listener:
 
         def serve() -> None:
@@ -69,9 +69,9 @@ def test_what_is_not_tls_is_not_taken_for_it(answer: bytes) -> None:
                 client.sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
-        assert speaks(HOST, listener.getsockname()[1], "1.3") is None
+        assert accepts_version(HOST, listener.getsockname()[1], "1.3") is None
 
 
-def test_a_server_that_says_nothing_costs_its_time_limit_only() -> None:
-    with socket.create_server((HOST, 0)) as listener:  # without a limit this would never end
-        assert speaks(HOST, listener.getsockname()[1], "1.2", timeout=0.2) is None
+def test_a_silent_server_takes_only_the_timeout() -> None:
+    with socket.create_server((HOST, 0)) as listener:  # without a timeout, this would never end
+        assert accepts_version(HOST, listener.getsockname()[1], "1.2", timeout=0.2) is None

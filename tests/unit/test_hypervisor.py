@@ -1,4 +1,4 @@
-"""On libvirt's own test driver: what is not ours is refused and stays untouched; what is ours goes."""
+"""VMs, networks and pools on libvirt's test driver: bake changes and removes only objects with the cluster's tag."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CLAIM = Claim(cluster="etcd", cluster_id="id1")
 
 @pytest.fixture
 def driver() -> Iterator[Any]:
-    """A test driver of our own: the default one's state is shared within a process."""
+    """Connect to the test driver. Afterwards remove all objects, because the connections of a process share them."""
     connected = vm.connect("test:///default")
     yield connected
     for domain in connected.listAllDomains():
@@ -74,7 +74,7 @@ def define(driver: Any, plan: ClusterPlan, tag: Owner | None, *, start: bool = F
 
 
 def picture(driver: Any) -> list[tuple[str, str, bool]]:
-    """Everything this libvirt has, as it is defined."""
+    """The definitions of all objects of this libvirt."""
     things = [*driver.listAllDomains(), *driver.listAllNetworks(), *driver.listAllStoragePools()]
     return sorted((thing.name(), thing.XMLDesc(), bool(thing.isActive())) for thing in things)
 
@@ -86,7 +86,7 @@ def try_boot(driver: Any, plan: ClusterPlan, tmp_path: Path) -> None:
     boot(driver, plan, image, {n.name: b"" for n in plan.nodes}, cluster_id="id1", accel="tcg", report=print)
 
 
-# --- whose is it --------------------------------------------------------------------------------------------
+# --- the owner of an object ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def try_boot(driver: Any, plan: ClusterPlan, tmp_path: Path) -> None:
     ],
     ids=["untagged", "another cluster's", "another CA's"],
 )
-def test_a_vm_that_is_not_ours_is_refused_and_untouched(
+def test_a_vm_of_another_owner_is_refused_and_unchanged(
     tag: Owner | None, message: str, driver: Any, plan: Make, tmp_path: Path
 ) -> None:
     define(driver, plan(), tag, start=True)
@@ -112,7 +112,7 @@ def test_a_vm_that_is_not_ours_is_refused_and_untouched(
     assert vm.status(driver, plan(), cluster_id="id1")[0].state == vm.State.FOREIGN
 
 
-def test_a_vm_with_our_uuid_and_another_name_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+def test_a_vm_with_the_nodes_uuid_and_another_name_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
     node = plan().nodes[0]
     rest = "<memory>1</memory><os><type>hvm</type></os>"
     driver.defineXML(f"<domain type='test'><name>x</name><uuid>{node.uuid}</uuid>{rest}</domain>")
@@ -120,7 +120,7 @@ def test_a_vm_with_our_uuid_and_another_name_is_refused(driver: Any, plan: Make,
         try_boot(driver, plan(), tmp_path)
 
 
-def test_a_network_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+def test_a_network_of_another_owner_with_the_clusters_name_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
     driver.networkDefineXML("<network><name>bake-etcd</name><ip address='10.9.9.1' prefix='24'/></network>")
     before = picture(driver)
     with pytest.raises(
@@ -131,7 +131,7 @@ def test_a_network_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Ma
     assert picture(driver) == before
 
 
-def test_a_pool_of_our_name_that_is_not_ours_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+def test_a_pool_of_another_owner_with_the_clusters_name_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
     driver.storagePoolDefineXML(
         "<pool type='dir'><name>bake-etcd</name><target><path>/x</path></target></pool>"
     )
@@ -150,7 +150,7 @@ def test_a_pool_of_another_ca_is_refused(driver: Any) -> None:
     assert storage_pool.find_pool(driver, Claim(cluster="etcd")) is not None
 
 
-def test_destroy_removes_all_of_ours_and_nothing_else(driver: Any, plan: Make) -> None:
+def test_destroy_removes_all_objects_of_the_cluster_and_no_others(driver: Any, plan: Make) -> None:
     before = picture(driver)
     define(driver, plan(), owner("etcd1"), start=True)
     driver.networkDefineXML(network_xml(plan().network, owner())).create()
@@ -164,7 +164,7 @@ def test_destroy_removes_all_of_ours_and_nothing_else(driver: Any, plan: Make) -
     assert vm.destroy(driver, "etcd", cluster_id="id1") == ()
 
 
-def test_destroy_finds_vms_that_no_plan_knows_any_more(driver: Any, plan: Make) -> None:
+def test_destroy_finds_vms_that_are_no_longer_in_the_plan(driver: Any, plan: Make) -> None:
     define(driver, plan(nodes=[{"name": "gone"}]), owner("gone"), start=True)
     assert vm.destroy(driver, "etcd") == ("etcd-gone",)
 
@@ -186,7 +186,7 @@ def test_destroy_keeps_a_network_that_another_vm_uses(driver: Any, plan: Make) -
         vm.destroy(driver, "etcd")
 
 
-def test_the_pool_lies_beside_the_one_named_default(driver: Any) -> None:
+def test_the_pool_is_next_to_the_pool_named_default(driver: Any) -> None:
     driver.storagePoolDefineXML(
         "<pool type='dir'><name>default</name><target><path>/srv/vms</path></target></pool>"
     )
@@ -195,8 +195,8 @@ def test_the_pool_lies_beside_the_one_named_default(driver: Any) -> None:
     assert storage_pool.path_of(made, "x") == "/srv/vms/bake-etcd/x"
 
 
-def test_a_pool_that_is_there_is_taken_as_it_is(driver: Any) -> None:
-    driver.storagePoolDefineXML(pool_xml("etcd", "/elsewhere"))  # a boot that was interrupted here
+def test_an_existing_pool_is_used_unchanged(driver: Any) -> None:
+    driver.storagePoolDefineXML(pool_xml("etcd", "/elsewhere"))  # the state after an interrupted boot
     assert storage_pool.path_of(storage_pool.ensure_pool(driver, CLAIM), "x") == "/elsewhere/x"
     assert storage_pool.ensure_pool(driver, CLAIM).listVolumes() == ["bake-owner-id1"]
 
@@ -206,7 +206,7 @@ def test_a_pool_that_is_there_is_taken_as_it_is(driver: Any) -> None:
 
 @pytest.fixture
 def uploads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test driver has volumes, and nothing to send into them; its drives know no force."""
+    """Replace the functions that the test driver lacks: uploads into volumes, and forced changes of drives."""
     real, force = libvirt.virDomain.updateDeviceFlags, libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
     monkeypatch.setattr(storage_pool, "_send", lambda *_, **__: None)
     monkeypatch.setattr(libvirt.virDomain, "updateDeviceFlags", lambda *words: real(*words[:2], words[2] & ~force))
@@ -218,7 +218,7 @@ def volumes(driver: Any) -> list[str]:
 
 
 def first_seed(driver: Any, plan: ClusterPlan, *, cluster_id: str = "id1") -> Any:
-    """The VM of etcd1 with a seed that holds its permit."""
+    """The VM of etcd1 with a seed that contains the bootstrap permit."""
     made = storage_pool.ensure_pool(driver, CLAIM)
     name = seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"with permit"))
     storage_pool.put(made, name, b"with permit")
@@ -232,7 +232,7 @@ def exchange(driver: Any, plan: ClusterPlan, seed: bytes = b"without") -> bool |
 
 
 @pytest.mark.usefixtures("uploads")
-def test_a_stopped_vm_gets_another_seed_and_the_old_one_goes(driver: Any, plan: Make) -> None:
+def test_a_stopped_vm_gets_another_seed_and_the_old_seed_is_deleted(driver: Any, plan: Make) -> None:
     before = first_seed(driver, plan()).XMLDesc()
     old = read_owner(before)
     assert exchange(driver, plan()) is True
@@ -244,7 +244,7 @@ def test_a_stopped_vm_gets_another_seed_and_the_old_one_goes(driver: Any, plan: 
     assert old is not None
     assert read_owner(xml) == replace(old, seed=digest)
     changed = [line for line in xml.splitlines() if line not in before.splitlines()]
-    assert len(changed) == 2  # the tag and the medium
+    assert len(changed) == 2  # the tag and the ISO
     before = picture(driver)
     assert exchange(driver, plan()) is False
     assert picture(driver) == before
@@ -279,13 +279,13 @@ def test_an_iso_that_cannot_be_replaced_is_an_error_with_a_remedy(
         with pytest.raises(BakeError, match="the drive of the running VM etcd-etcd1: the tray is locked") as error:
             exchange(driver, plan())
     assert "bake seal" in (error.value.hint or "")
-    assert len(volumes(driver)) == 2  # what is in the drive is not pulled away
+    assert len(volumes(driver)) == 2  # the ISO in the drive is not deleted
     assert exchange(driver, plan()) is True
     assert len(volumes(driver)) == 1
 
 
 @pytest.mark.usefixtures("uploads")
-def test_the_seed_of_a_vm_that_is_not_ours_is_not_exchanged(driver: Any, plan: Make) -> None:
+def test_the_seed_of_another_owners_vm_is_not_replaced(driver: Any, plan: Make) -> None:
     assert exchange(driver, plan()) is None
     first_seed(driver, plan(), cluster_id="id2")
     before = picture(driver)
@@ -299,7 +299,7 @@ def take_out(driver: Any, plan: ClusterPlan) -> bool | None:
 
 @pytest.mark.usefixtures("uploads")
 @pytest.mark.parametrize("runs", [True, False])
-def test_an_emptied_drive_is_empty_now_and_later_and_its_seed_is_gone(driver: Any, plan: Make, runs: bool) -> None:
+def test_a_removed_seed_is_deleted_and_the_drive_stays_empty(driver: Any, plan: Make, runs: bool) -> None:
     domain = first_seed(driver, plan())
     if runs:
         domain.create()
@@ -309,14 +309,14 @@ def test_an_emptied_drive_is_empty_now_and_later_and_its_seed_is_gone(driver: An
     assert volumes(driver) == []
     tag = read_owner(domain.XMLDesc())
     assert tag is not None
-    assert tag.seed == seed_drive.seed_digest(b"with permit"), "what the node was configured with"
+    assert tag.seed == seed_drive.seed_digest(b"with permit"), "the tag keeps the seed that configured the node"
     before = picture(driver)
     assert take_out(driver, plan()) is False
     assert picture(driver) == before
 
 
 @pytest.mark.usefixtures("uploads")
-def test_a_newer_seed_that_a_running_vm_has_not_seen_is_not_taken_away(driver: Any, plan: Make) -> None:
+def test_a_newer_seed_that_a_running_vm_has_not_read_stays(driver: Any, plan: Make) -> None:
     domain = first_seed(driver, plan())
     domain.create()
     made = storage_pool.ensure_pool(driver, CLAIM)
@@ -329,7 +329,7 @@ def test_a_newer_seed_that_a_running_vm_has_not_seen_is_not_taken_away(driver: A
 
 
 @pytest.mark.usefixtures("uploads")
-def test_sealing_puts_nothing_into_an_emptied_drive_and_a_renewal_does(
+def test_sealing_keeps_an_empty_drive_empty_and_a_renewal_inserts_a_seed(
     driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first_seed(driver, plan()).create()
@@ -379,13 +379,13 @@ def stop(driver: Any) -> None:
 
 
 def named_volumes(driver: Any, node: str = "etcd1") -> list[str]:
-    """The disks and media that the next start of a node's VM will open."""
+    """The disks and ISOs in the definition for the next start of a node's VM."""
     xml = driver.lookupByName(f"etcd-{node}").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     return [source.get("file") for source in ElementTree.fromstring(xml).iterfind("devices/disk/source")]  # noqa: S314  libvirt wrote it
 
 
 @pytest.mark.parametrize("seed", [b"seed", b"another seed"], ids=["the same seed", "another seed"])
-def test_a_settled_node_and_another_image_name_no_volume_that_is_gone(
+def test_the_vm_of_a_settled_node_with_another_image_names_no_deleted_volume(
     seed: bytes, driver: Any, plan: Make, machines: Callable[..., Any]
 ) -> None:
     assert machines() == ("etcd1", "etcd2")
@@ -402,20 +402,20 @@ def test_a_settled_node_and_another_image_name_no_volume_that_is_gone(
 
 
 def refusal(driver: Any, plan: ClusterPlan) -> tuple[str, str]:
-    """The names of the nodes that are refused, and of those that refuse them."""
+    """The names of the refused nodes, and the names of the nodes that refuse them."""
     found = vm.find_refusal(driver, plan, cluster_id="id1")
     sides = ((), ()) if found is None else (found.joining, found.by)
     return tuple(" ".join(node.name for node in side) for side in sides)  # type: ignore[return-value]
 
 
-def test_running_nodes_refuse_new_ones_until_each_was_restarted(
+def test_running_nodes_refuse_new_nodes_until_each_running_node_has_restarted(
     driver: Any, plan: Make, machines: Callable[..., Any]
 ) -> None:
     small, large = plan(nodes=2), plan(nodes=4)
     machines(plan=small)
     assert refusal(driver, small) == ("", "")
     assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
-    machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four")  # defined for their next start
+    machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four")  # only redefines the running VMs
     assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
     driver.lookupByName("etcd-etcd1").destroy()
     assert refusal(driver, large) == ("etcd3 etcd4", "etcd2")
@@ -427,7 +427,7 @@ def test_running_nodes_refuse_new_ones_until_each_was_restarted(
     assert refusal(driver, large) == ("", "")
 
 
-def test_another_image_does_not_hide_what_a_running_node_lets_in(
+def test_another_image_does_not_hide_which_peers_a_running_node_accepts(
     driver: Any, plan: Make, machines: Callable[..., Any]
 ) -> None:
     machines(plan=plan(nodes=2))
@@ -436,7 +436,7 @@ def test_another_image_does_not_hide_what_a_running_node_lets_in(
     assert refusal(driver, plan(nodes=3)) == ("", "")
 
 
-def test_a_node_that_was_off_or_lacks_a_firewall_is_no_reason(
+def test_a_stopped_node_or_a_node_without_firewall_refuses_no_node(
     driver: Any, plan: Make, machines: Callable[..., Any]
 ) -> None:
     machines(plan=plan(nodes=3))
@@ -448,7 +448,7 @@ def test_a_node_that_was_off_or_lacks_a_firewall_is_no_reason(
     assert refusal(driver, plan(nodes=5)) == ("", "")
 
 
-def test_a_vm_of_an_earlier_version_lets_in_the_nodes_that_have_a_vm(driver: Any, plan: Make) -> None:
+def test_a_vm_of_an_earlier_version_accepts_the_nodes_that_have_a_vm(driver: Any, plan: Make) -> None:
     define(driver, plan(nodes=2), owner("etcd1"), start=True)
     second = domain_xml(plan(nodes=2), plan(nodes=2).nodes[1], FILES, Accel.TCG, owner("etcd2"))
     driver.defineXML(second)
@@ -457,7 +457,7 @@ def test_a_vm_of_an_earlier_version_lets_in_the_nodes_that_have_a_vm(driver: Any
     assert refusal(driver, plan(nodes=3, firewall={"kind": "none"})) == ("", "")
 
 
-def test_up_boots_no_node_that_the_running_ones_refuse_and_ends_at_once(
+def test_up_boots_no_node_that_running_nodes_refuse_and_ends_at_once(
     driver: Any, bake: Callable[..., Any], libvirt_up: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert libvirt_up(2).code == 0
@@ -489,7 +489,7 @@ class Settled:
 def libvirt_up(
     bake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uploads: None
 ) -> Callable[[int], Any]:
-    """`bake up` of so many nodes that settle at once, whatever etcd says."""
+    """Return a function that runs `bake up` with this number of nodes. The nodes settle at once, without an etcd."""
     (tmp_path / "disk").write_bytes(b"disk")
     image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
     monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: image)
@@ -502,10 +502,10 @@ def libvirt_up(
     return lambda nodes: bake("up", "--nodes", nodes, *words)
 @pytest.mark.usefixtures("uploads")
 @pytest.mark.parametrize(("runs", "again", "seen"), [(True, True, 2), (True, False, 0), (False, True, 0)])
-def test_a_seed_that_a_running_vm_has_is_taken_out_and_put_in_again(
+def test_a_seed_in_the_drive_of_a_running_vm_is_removed_and_inserted_again(
     driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch, runs: bool, again: bool, seen: int
 ) -> None:
-    """For a guest that missed it: it looks at its drive when a disc is put in."""
+    """A guest reads its drive when an ISO is inserted. So a guest that missed the ISO reads it now."""
     domain = first_seed(driver, plan())
     if runs:
         domain.create()
@@ -524,7 +524,7 @@ def test_a_seed_that_a_running_vm_has_is_taken_out_and_put_in_again(
 
 
 @pytest.mark.usefixtures("uploads")
-def test_an_insertion_that_was_cut_off_half_way_is_completed(
+def test_an_interrupted_insertion_is_completed(
     driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain, cluster = first_seed(driver, plan()), plan()
@@ -564,7 +564,7 @@ def test_a_bridge_of_another_network_is_refused(driver: Any, plan: Make) -> None
         network.refuse_overlap(driver, cluster.network)
 
 
-def test_the_network_is_made_once(driver: Any, plan: Make) -> None:
+def test_the_network_is_created_once(driver: Any, plan: Make) -> None:
     cluster = plan()
     network.ensure_network(driver, cluster, CLAIM, owner())
     before = picture(driver)
@@ -585,17 +585,17 @@ def test_a_changed_network_is_recreated_only_if_no_vm_uses_it(driver: Any, plan:
 
 def test_an_address_that_answers_is_refused() -> None:
     with pytest.raises(BakeError, match=r"another host already uses 127\.0\.0\.77"):
-        network.refuse_alive([ip_address("127.0.0.77")])
+        network.refuse_used_addresses([ip_address("127.0.0.77")])
 
 
 def test_an_ipv6_address_that_answers_is_refused() -> None:
     with pytest.raises(BakeError, match="another host already uses ::1"):
-        network.refuse_alive([ip_address("::1")])
+        network.refuse_used_addresses([ip_address("::1")])
 
 
-def test_silence_and_no_route_are_no_answer() -> None:
-    network.refuse_alive([])
-    network.refuse_alive([ip_address("127.255.255.255")])
+def test_a_timeout_or_a_missing_route_is_not_an_answer() -> None:
+    network.refuse_used_addresses([])
+    network.refuse_used_addresses([ip_address("127.255.255.255")])
 
 
 # --- the connection and the accelerator ---------------------------------------------------------------------
@@ -614,10 +614,10 @@ def test_no_connection_is_explained(uri: str, hint: str, capfd: pytest.CaptureFi
         vm.connect(uri)
     assert error.value.hint is not None
     assert hint in error.value.hint
-    assert capfd.readouterr() == ("", "")  # libvirt itself is silent
+    assert capfd.readouterr() == ("", "")  # libvirt prints nothing to stderr
 
 
-def test_a_socket_that_may_not_be_opened_says_who_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_permission_error_explains_who_may_use_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = libvirt.libvirtError("x")
     refusal.err = (
         38,
@@ -637,29 +637,29 @@ def test_a_socket_that_may_not_be_opened_says_who_may(monkeypatch: pytest.Monkey
     assert "group libvirt" in error.value.hint
 
 
-def test_without_the_library_the_install_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_libvirt_module_the_hint_is_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "libvirt", None)
     with pytest.raises(BakeError, match="libvirt is not installed") as error:
         vm.connect(None)
     assert "apt-get install" in (error.value.hint or "")
 
 
-def test_the_package_can_be_imported_without_the_library() -> None:
-    # In a process of its own: a second copy of the package would stay behind as its parent's attribute.
+def test_the_package_can_be_imported_without_the_libvirt_module() -> None:
+    # The import runs in a separate process: in this process, a second copy of the package would stay loaded.
     code = "import sys; sys.modules['libvirt'] = None; from generator import vm; vm.connect(None)"
     result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert "BakeError: the Python module libvirt is not installed" in result.stderr
 
 
 def failure(text: str, code: str = "VIR_ERR_INTERNAL_ERROR") -> Exception:
-    """An error as libvirt raises it."""
+    """Return an error like those that libvirt raises."""
     error: Exception = libvirt.libvirtError(text)
     error.err = (getattr(libvirt, code), 10, text, 2, "", None, None, -1, -1)  # type: ignore[attr-defined]
     return error
 
 
 def refuse_kvm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Make this libvirt choose KVM, and fail with `text` to start a VM with it."""
+    """Make every start of a VM with KVM fail with the error `text`."""
     real = libvirt.virDomain.create
 
     def create(domain: Any) -> int:
@@ -676,7 +676,7 @@ def broken_kvm(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return lambda text: refuse_kvm(monkeypatch, text)
 
 
-def test_a_vm_that_cannot_start_for_another_reason_than_kvm_is_not_blamed_on_kvm(
+def test_a_failed_start_without_a_kvm_error_is_not_retried_with_emulation(
     driver: Any, machines: Callable[..., Any], broken_kvm: Callable[[str], None]
 ) -> None:
     broken_kvm("Could not open '/srv/bake-etcd/etcd1.qcow2': Permission denied")
@@ -686,7 +686,7 @@ def test_a_vm_that_cannot_start_for_another_reason_than_kvm_is_not_blamed_on_kvm
 
 
 @pytest.mark.parametrize("text", ["Could not access KVM kernel module", "kvm_buf_set_msrs: Assertion failed"])
-def test_a_vm_that_kvm_refuses_is_emulated_and_the_reason_is_reported(
+def test_a_vm_that_kvm_cannot_start_is_emulated_and_the_reason_is_reported(
     text: str, driver: Any, machines: Callable[..., Any], broken_kvm: Callable[[str], None]
 ) -> None:
     broken_kvm(text)
@@ -695,7 +695,7 @@ def test_a_vm_that_kvm_refuses_is_emulated_and_the_reason_is_reported(
     assert all("<domain type='qemu'" in driver.lookupByName(f"etcd-{node}").XMLDesc() for node in ("etcd1", "etcd2"))
 
 
-def test_the_name_of_a_cluster_does_not_blame_kvm(
+def test_a_cluster_with_kvm_in_its_name_does_not_cause_emulation(
     driver: Any, plan: Make, machines: Callable[..., Any], broken_kvm: Callable[[str], None]
 ) -> None:
     broken_kvm("Could not open '/srv/bake-kvm/etcd1.qcow2': Permission denied")
@@ -703,37 +703,37 @@ def test_the_name_of_a_cluster_does_not_blame_kvm(
         machines(accel="auto", plan=plan(name="kvm", nodes=1))
 
 
-class Mortal:
-    """A VM that stops after so many looks at it."""
+class StoppingVm:
+    """A VM that stops after this number of queries of its state."""
 
-    def __init__(self, looks: float) -> None:
-        self.looks = looks
+    def __init__(self, queries: float) -> None:
+        self.queries = queries
 
     def state(self) -> tuple[int, int]:
-        self.looks -= 1
-        return (libvirt.VIR_DOMAIN_RUNNING if self.looks >= 0 else libvirt.VIR_DOMAIN_SHUTOFF, 0)
+        self.queries -= 1
+        return (libvirt.VIR_DOMAIN_RUNNING if self.queries >= 0 else libvirt.VIR_DOMAIN_SHUTOFF, 0)
 
 
-def test_all_vms_are_on_probation_at_the_same_time() -> None:
+def test_all_vms_are_watched_at_the_same_time() -> None:
     passed = 0.0
 
     def sleep(seconds: float) -> None:
         nonlocal passed
         passed += seconds
 
-    healthy, dying = [Mortal(float("inf")) for _ in range(50)], Mortal(3)
+    healthy, dying = [StoppingVm(float("inf")) for _ in range(50)], StoppingVm(3)
     assert acceleration.find_crashed([*healthy, dying], clock=lambda: passed, sleep=sleep) == [dying]
     assert passed == pytest.approx(5, abs=0.2)
     passed = 0.0
-    assert len(acceleration.find_crashed([Mortal(2), Mortal(1)], clock=lambda: passed, sleep=sleep)) == 2
-    assert passed < 1, "nothing is left to wait for"
+    assert len(acceleration.find_crashed([StoppingVm(2), StoppingVm(1)], clock=lambda: passed, sleep=sleep)) == 2
+    assert passed < 1, "the watch ends when no VM runs"
 
 
 # --- the console's log --------------------------------------------------------------------------------------
 
 
-class Shelf:
-    """A storage pool whose volumes are files; it knows those that were there at its last refresh."""
+class FilePool:
+    """A storage pool of files. It has the files that existed at its last refresh."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -745,11 +745,11 @@ class Shelf:
     def storageVolLookupByName(self, name: str) -> Any:  # noqa: N802  libvirt's name
         if name not in self.known:
             raise failure("no such volume", "VIR_ERR_NO_STORAGE_VOL")
-        return Shelved(self.folder / name)
+        return FileVolume(self.folder / name)
 
 
-class Shelved:
-    """A volume, which is its own stream as well."""
+class FileVolume:
+    """A volume and its stream in one object."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -757,10 +757,10 @@ class Shelved:
     def info(self) -> tuple[int, int, int]:
         return 0, self.path.stat().st_size, 0
 
-    def connect(self) -> Shelved:
+    def connect(self) -> FileVolume:
         return self
 
-    def newStream(self) -> Shelved:  # noqa: N802
+    def newStream(self) -> FileVolume:  # noqa: N802
         return self
 
     def download(self, _stream: object, offset: int, length: int) -> None:
@@ -778,8 +778,8 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / console_volume("etcd1")
 
 
-def test_a_console_is_read_on_across_the_renaming_of_its_log(log: Path) -> None:
-    console = vm.ConsoleLog(Shelf(log.parent), "etcd1")
+def test_reading_a_console_continues_after_its_log_is_renamed(log: Path) -> None:
+    console = vm.ConsoleLog(FilePool(log.parent), "etcd1")
     assert console.read() == b""
     log.write_bytes(b"one two ")
     assert console.read() == b"one two "
@@ -790,11 +790,11 @@ def test_a_console_is_read_on_across_the_renaming_of_its_log(log: Path) -> None:
     assert console.read() == b"three four"
     assert console.read() == b""
     log.with_name(f"{log.name}.0").unlink()
-    log.write_bytes(b"new")  # the VM was started anew
+    log.write_bytes(b"new")  # the VM was started again
     assert console.read() == b"new"
 
 
-def test_a_log_of_an_earlier_run_is_gone_when_a_vm_starts(driver: Any, machines: Callable[..., Any]) -> None:
+def test_the_renamed_log_of_an_earlier_run_is_deleted(driver: Any, machines: Callable[..., Any]) -> None:
     machines()
     stop(driver)
     place = storage_pool.ensure_pool(driver, CLAIM)
@@ -803,20 +803,20 @@ def test_a_log_of_an_earlier_run_is_gone_when_a_vm_starts(driver: Any, machines:
     assert not [name for name in place.listVolumes() if name.endswith(".log.0")]
 
 
-def test_the_first_look_at_a_console_reads_the_renamed_log_too(log: Path) -> None:
+def test_the_first_read_of_a_console_includes_the_renamed_log(log: Path) -> None:
     log.with_name(f"{log.name}.0").write_bytes(b"bake: node=etcd1 phase=settled\n")
     log.write_bytes(b"noise")
-    assert vm.ConsoleLog(Shelf(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
+    assert vm.ConsoleLog(FilePool(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
 
 
-# --- libvirt's own errors -----------------------------------------------------------------------------------
+# --- libvirt's errors ---------------------------------------------------------------------------------------
 
 COMMANDS = ("up", "status", "seal", "down", "destroy --yes", "console etcd1", "certs rotate")
 
 
 @pytest.fixture
 def libvirt_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Every question about what is there fails, as when the daemon ends while bake uses it."""
+    """Make every query for VMs fail, as if the libvirt daemon ended while bake uses it."""
     image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
     monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: image)
     monkeypatch.setattr("generator.operations.verify.is_answering", lambda *_: True)
@@ -835,7 +835,7 @@ def libvirt_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_an_error_of_libvirts(
+def test_every_command_explains_a_libvirt_error(
     command: str, bake: Callable[..., Any], libvirt_fails: Callable[..., None]
 ) -> None:
     bake("--nodes", 1)
@@ -860,7 +860,7 @@ def test_an_unexpected_error_names_the_uri_and_a_remedy(
     assert hint in done.err
 
 
-def test_status_asks_etcd_where_libvirt_fails_and_was_not_asked_for(
+def test_status_queries_etcd_if_libvirt_fails_and_connect_is_not_given(
     bake: Callable[..., Any], libvirt_fails: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bake("--nodes", 1)
@@ -871,7 +871,7 @@ def test_status_asks_etcd_where_libvirt_fails_and_was_not_asked_for(
     assert "no libvirt" in done.out
 
 
-class Capable:
+class KvmConnection:
     """A local libvirt whose capabilities list KVM."""
 
     def getDomainCapabilities(self, *_arguments: object) -> str:  # noqa: N802  libvirt's name
@@ -890,17 +890,17 @@ class Capable:
         ("vmx", "tcg", Accel.TCG),
     ],
 )
-def test_kvm_needs_a_cpu_that_says_so(flags: str, wish: str, chosen: Accel, tmp_path: Path) -> None:
+def test_kvm_needs_a_cpu_with_vmx_or_svm(flags: str, wish: str, chosen: Accel, tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
-    assert acceleration.choose_accel(Capable(), wish, print, cpuinfo) is chosen
+    assert acceleration.choose_accel(KvmConnection(), wish, print, cpuinfo) is chosen
 
 
-def test_kvm_that_was_asked_for_and_cannot_be_is_an_error(tmp_path: Path) -> None:
+def test_requested_kvm_that_does_not_work_is_an_error(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : sse2\n")
     with pytest.raises(BakeError, match="neither vmx nor svm"):
-        acceleration.choose_accel(Capable(), "kvm", print, cpuinfo)
+        acceleration.choose_accel(KvmConnection(), "kvm", print, cpuinfo)
 
 
 def test_an_image_larger_than_the_disks_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:

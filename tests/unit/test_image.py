@@ -1,4 +1,4 @@
-"""The base image's recipe and cache, and what `--image` refuses."""
+"""The base image's recipe and cache, and the images that `--image` refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from generator.image import base, build, custom
 needs_qemu_img = pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed")
 
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="a build runs in namespaces of its own, which needs root"
+    os.geteuid() != 0, reason="a build creates namespaces, which only root can do"
 )
 
 
@@ -62,7 +62,7 @@ def refusal(source: Path | str, tmp_path: Path, sha256: str | None = None) -> st
 # --- the default image ---
 
 
-def test_digest_changes_with_every_file_of_the_recipe(tmp_path: Path) -> None:
+def test_the_digest_changes_with_every_file_of_the_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe"
     (recipe / "files").mkdir(parents=True)
     (recipe / "files" / "a").write_text("1")
@@ -82,12 +82,12 @@ def test_a_cached_image_is_not_built_again(tmp_path: Path) -> None:
     assert (found.disk, found.digest, found.cmdline) == (folder / "disk.qcow2", digest, "quiet")
 
 
-def test_a_folder_without_its_facts_is_no_image(tmp_path: Path) -> None:
+def test_a_folder_without_image_json_is_no_image(tmp_path: Path) -> None:
     assert base.load_image(tmp_path) is None
 
 
 @needs_root
-def test_a_failed_build_leaves_nothing_and_says_what_failed(
+def test_a_failed_build_leaves_no_files_and_reports_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -100,7 +100,7 @@ def test_a_failed_build_leaves_nothing_and_says_what_failed(
 
 
 @needs_root
-def test_the_next_build_sweeps_what_an_interrupted_one_left(
+def test_a_build_removes_the_folders_of_interrupted_builds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "mmdebstrap_command", lambda *_, **__: ["false"])
@@ -115,7 +115,7 @@ def test_the_next_build_sweeps_what_an_interrupted_one_left(
 
 
 @needs_root
-def test_the_builds_programs_hold_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_programs_of_a_build_hold_the_lock_of_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = f"flock --nonblock {tmp_path}/images/.abc.lock true || echo E: taken; exit 1"
     monkeypatch.setattr(build, "mmdebstrap_command", lambda *_, **__: ["sh", "-c", probe])
     with (
@@ -150,11 +150,11 @@ def test_only_the_default_variant_is_tuned() -> None:
     assert not any("tune.sh" in hook for hook in hooks(plain=True))
 
 
-# --- an image of the user's own ---
+# --- the user's image ---
 
 
 @needs_qemu_img
-def test_a_qcow2_image_boots_by_its_own_boot_loader(tmp_path: Path) -> None:
+def test_a_qcow2_image_boots_through_its_boot_loader(tmp_path: Path) -> None:
     path = make_qcow2(tmp_path / "own.qcow2")
     found = custom.custom_image(str(path), None, tmp_path / "cache", report=quiet)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -163,9 +163,9 @@ def test_a_qcow2_image_boots_by_its_own_boot_loader(tmp_path: Path) -> None:
 
 
 @needs_qemu_img
-def test_a_raw_image_with_a_partition_table_is_taken(tmp_path: Path) -> None:
+def test_a_raw_image_with_a_partition_table_is_accepted(tmp_path: Path) -> None:
     path = make_raw(tmp_path / "own.raw")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest().upper()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert custom.custom_image(str(path), digest, tmp_path / "cache", report=quiet).format == "raw"
 
 
@@ -202,11 +202,7 @@ def test_a_wrong_sha256_is_refused(tmp_path: Path) -> None:
     assert "sha256" in refusal(path, tmp_path, "0" * 64)
 
 
-def test_a_malformed_sha256_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    assert "64 hexadecimal digits" in refusal(tmp_path / "nowhere", tmp_path, "abc")
-
-
-def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
+def test_an_image_must_be_a_regular_file(tmp_path: Path) -> None:
     fifo = tmp_path / "pipe"
     subprocess.run(["mkfifo", str(fifo)], check=True)
     assert "not a regular file" in refusal(fifo, tmp_path)
@@ -214,6 +210,5 @@ def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "nowhere", tmp_path)
 
 
-def test_only_http_is_downloaded_and_plain_http_only_with_a_sha256(tmp_path: Path) -> None:
+def test_only_http_and_https_are_supported(tmp_path: Path) -> None:
     assert "ftp" in refusal("ftp://127.0.0.1/own.qcow2", tmp_path)
-    assert "--sha256" in refusal("http://127.0.0.1/own.qcow2", tmp_path)

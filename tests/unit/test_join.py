@@ -1,4 +1,4 @@
-"""etcd-join and etcd-promote as programs, with a stand-in for etcdctl that answers what a test wants."""
+"""The programs etcd-join, etcd-promote, etcd-restart and etcd-auth, with a fake etcdctl."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 from tests.assembly.miniature import Node, Tools, bake_miniature
 
 A, B = 0xA1, 0xB2  # member ids
-# Notes how it was called, then does what answers/<verb>/<n> says for the n-th call of that verb; the last one goes on.
+# Records its arguments, then runs answers/<verb>/<n> at the n-th call of the verb. The last answer is repeated.
 ETCDCTL = """#!/bin/sh
 echo "$*" >>"$DESK/commands"
 words=
@@ -50,7 +50,7 @@ _numbers = count(1)
 
 @dataclass
 class Desk:
-    """Node etcd2 of two, with real certificates. Nobody listens anywhere: see `member`."""
+    """Node etcd2 of two nodes, with real certificates. No port is open without the fixture `member`."""
 
     node: Node
     other: Node
@@ -59,7 +59,7 @@ class Desk:
     answers: dict[str, int] = field(default_factory=dict)
 
     def answer(self, verb: str, value: object = "", *, error: str = "") -> None:
-        """etcdctl's next answer to the verb: data as JSON, a text, or an error with exit code 1."""
+        """Set etcdctl's next answer to the verb: data as JSON, a text, or an error with exit code 1."""
         text = value if isinstance(value, str) else json.dumps(value)
         body = f"echo 'Error: {error}' >&2; exit 1\n" if error else f"cat <<'END'\n{text}\nEND\n"
         self.answers[verb] = self.answers.get(verb, 0) + 1
@@ -71,7 +71,7 @@ class Desk:
         return subprocess.run(self.node.hook(hook), env=self.env | env, capture_output=True, text=True, timeout=180)
 
     def watch(self, hook: str, until: Callable[[str], object], seconds: float = 1) -> str:
-        """What a hook has said that long after `until` accepts it, while it still waits; then it is ended."""
+        """Run a hook, and return its output some time after `until` accepts the output. Then end the waiting hook."""
         said = self.root / "said"
         with said.open("w") as out, subprocess.Popen(self.node.hook(hook), env=self.env, stdout=out) as process:
             deadline = time.monotonic() + 120
@@ -114,7 +114,7 @@ class Desk:
 
 
 def row(number: int, name: str, url: str, *, learner: bool = False) -> dict[str, object]:
-    """A member as etcdctl's JSON has it: what is empty or false is left out."""
+    """Return a member as in etcdctl's JSON, which omits empty and false values."""
     entry: dict[str, object] = {"ID": number, "peerURLs": [url]}
     if name:
         entry |= {"name": name, "clientURLs": [url[:-2] + "79"]}
@@ -146,7 +146,7 @@ def desk(tmp_path: Path) -> Desk:
 
 @pytest.fixture
 def member(desk: Desk) -> Iterator[str]:
-    """Something listens at etcd1's client port. Its URL."""
+    """Open etcd1's client port and return its URL."""
     url = desk.other.plan.client_url
     with socket.create_server((str(desk.other.plan.address), 2379)):
         yield url
@@ -183,7 +183,7 @@ def test_a_voter_join_adds_a_voter(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("member")
-def test_an_unstarted_entry_is_taken_without_another_add(desk: Desk) -> None:
+def test_a_node_with_an_unstarted_entry_is_not_added_again(desk: Desk) -> None:
     desk.answer("list", listing(desk.first(), desk.me("", learner=True)))
     assert desk.run("etcd-join").returncode == 0
     assert desk.calls == ["member list -w json"]
@@ -204,7 +204,7 @@ def test_an_unstarted_entry_is_taken_without_another_add(desk: Desk) -> None:
         "context deadline exceeded",
     ],
 )
-def test_every_refusal_of_an_add_is_a_wait_and_then_a_look_at_the_list(desk: Desk, refusal: str) -> None:
+def test_after_every_refusal_of_an_add_the_member_list_is_read_again(desk: Desk, refusal: str) -> None:
     desk.answer("list", listing(desk.first()))
     desk.answer("list", listing(desk.first(), desk.me("", learner=True)))
     desk.answer("add", error=refusal)
@@ -222,7 +222,7 @@ def test_every_refusal_of_an_add_is_a_wait_and_then_a_look_at_the_list(desk: Des
         *(("get", noise) for noise in ("", "ok", '{"kvs": [{}]}', '{"kvs": 1}', '{"kvs":[{"val')),
     ],
 )
-def test_an_answer_that_cannot_be_read_is_no_answer(desk: Desk, verb: str, noise: str) -> None:
+def test_an_unreadable_answer_counts_as_no_answer(desk: Desk, verb: str, noise: str) -> None:
     if verb != "list":
         desk.answer("list", listing(desk.first()))
     (desk.root / "answers/get/1").unlink()
@@ -253,10 +253,10 @@ def test_a_learner_without_its_data_is_removed_and_added_again(desk: Desk) -> No
         ("other", "", False, "under another name"),
         ("other", "", True, "under another name"),
         ("etcd2", "https://127.0.0.7:2380", False, "is at https://127.0.0.7:2380"),
-        ("etcd9", "https://127.0.0.9:2380", True, "is joining, one at a time"),
+        ("etcd9", "https://127.0.0.9:2380", True, "is joining; only one node can join at a time"),
     ],
 )
-def test_what_is_not_this_nodes_to_change_is_only_waited_for(
+def test_a_node_waits_in_situations_that_it_must_not_change(
     desk: Desk, name: str, url: str, learner: bool, words: str
 ) -> None:
     desk.answer("list", listing(desk.first(), desk.me(name, url=url, learner=learner)))
@@ -267,7 +267,7 @@ def test_what_is_not_this_nodes_to_change_is_only_waited_for(
 
 
 @pytest.mark.usefixtures("member")
-def test_a_node_that_has_voted_and_is_not_listed_stays_out(desk: Desk) -> None:
+def test_a_removed_node_does_not_join_again(desk: Desk) -> None:
     desk.answer("list", listing(desk.first()))
     (desk.root / "answers/get/1").unlink()
     desk.answers.clear()
@@ -277,11 +277,11 @@ def test_a_node_that_has_voted_and_is_not_listed_stays_out(desk: Desk) -> None:
     assert not any("add" in call for call in desk.calls)
 
 
-# ── the right to start a cluster ─────────────────────────────────────────────────────────────
+# ── the bootstrap permit ─────────────────────────────────────────────────────────────
 
 
 def lone(desk: Desk) -> dict[str, str]:
-    """The settings of a cluster that has one node, the first, with its permit."""
+    """Return the settings of a cluster with only the first node and its bootstrap permit."""
     env = desk.other.environment()
     pair = env["BAKE_MEMBERS"].split()[0]
     return env | {"BAKE_MEMBERS": pair, "BAKE_CLIENT_URLS": env["BAKE_CLIENT_URL"], "DESK": str(desk.root)}
@@ -291,7 +291,7 @@ def started(desk: Desk) -> str:
     return (desk.other.root / "run/etcd/join.env").read_text()
 
 
-def test_a_first_node_starts_a_cluster_under_a_new_token_each_time(desk: Desk) -> None:
+def test_each_start_of_a_cluster_uses_a_new_token(desk: Desk) -> None:
     results = []
     for _ in range(2):
         subprocess.run(desk.other.hook("etcd-join"), env=lone(desk), check=True, timeout=180)
@@ -303,8 +303,8 @@ def test_a_first_node_starts_a_cluster_under_a_new_token_each_time(desk: Desk) -
 
 
 @pytest.mark.parametrize("permit", [None, "", "0" * 64 + "\n", "BAKE_PERMIT", "BAKE_PERMIT_SHA256"])
-def test_without_the_permit_of_this_very_cluster_it_starts_none(desk: Desk, permit: str | None) -> None:
-    """What every node's bake.env says is no permit."""
+def test_without_this_clusters_bootstrap_permit_no_cluster_is_started(desk: Desk, permit: str | None) -> None:
+    """The values in the bake.env of every node are not the permit."""
     desk.node, desk.env = desk.other, lone(desk)
     desk.other.permit.unlink()
     if permit is not None:
@@ -313,7 +313,7 @@ def test_without_the_permit_of_this_very_cluster_it_starts_none(desk: Desk, perm
     assert words in desk.watch("etcd-join", lambda said: words in said)
 
 
-def test_it_starts_none_before_every_other_node_says_that_it_is_empty(desk: Desk) -> None:
+def test_no_cluster_is_started_before_every_other_node_reports_an_empty_disk(desk: Desk) -> None:
     first = desk.other
     command, env = first.hook("etcd-join"), first.environment() | {"BAKE_POLL_SECONDS": "0.05"}
     with ExitStack() as stack:
@@ -328,7 +328,7 @@ def test_it_starts_none_before_every_other_node_says_that_it_is_empty(desk: Desk
     assert "ETCD_INITIAL_CLUSTER_STATE=new" in started(desk)
 
 
-def test_an_open_port_that_says_nothing_is_not_an_empty_node(desk: Desk) -> None:
+def test_a_silent_open_port_is_not_an_empty_node(desk: Desk) -> None:
     first = desk.other
     desk.node, desk.env = first, first.environment() | {"BAKE_POLL_SECONDS": "0.05"}
     with socket.create_server((desk.env["BAKE_MEMBERS"].split("//")[2].split(":")[0], 2380)):
@@ -336,14 +336,14 @@ def test_an_open_port_that_says_nothing_is_not_an_empty_node(desk: Desk) -> None
         assert words in desk.watch("etcd-join", lambda said: words in said)
 
 
-def test_another_node_waits_when_nobody_is_alive(desk: Desk) -> None:
+def test_a_node_that_may_not_bootstrap_waits_if_no_member_is_alive(desk: Desk) -> None:
     words = "no member is alive yet"
     assert words in desk.watch("etcd-join", lambda said: words in said)
     assert desk.join_env == {}
 
 
-def test_a_silent_host_is_given_up_and_the_others_are_found() -> None:
-    """Linux answers nothing on a port whose queue is full; a connection to it fails in a minute."""
+def test_a_silent_host_times_out_and_the_other_hosts_are_found() -> None:
+    """Linux does not answer on a port with a full queue; a connection would fail only after a minute."""
     guest = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
     program = "import sys, node; print(node.accepting(sys.argv[1:]))"
     local = ("127.0.0.1", 0)
@@ -359,7 +359,7 @@ def test_a_silent_host_is_given_up_and_the_others_are_found() -> None:
 
 
 @pytest.mark.parametrize("proof", ["log", "snapshot"])
-def test_a_member_on_disk_goes_on_without_asking(desk: Desk, proof: str) -> None:
+def test_a_member_on_the_disk_resumes_without_a_request(desk: Desk, proof: str) -> None:
     desk.write_log(b'{"id":1,"peerURLs":["https://127.0.0.2:2380"]}' if proof == "log" else b"")
     if proof == "snapshot":
         (desk.node.data_dir / "member/snap/0000000000000002-0000000000000005.snap").touch()
@@ -368,7 +368,7 @@ def test_a_member_on_disk_goes_on_without_asking(desk: Desk, proof: str) -> None
 
 
 @pytest.mark.usefixtures("member")
-def test_data_that_is_no_member_is_set_aside_and_kept(desk: Desk) -> None:
+def test_data_without_a_member_is_renamed_and_kept(desk: Desk) -> None:
     desk.write_log(b"metadata")
     kept = desk.node.data_dir.with_name("etcd.unfinished-1")
     kept.mkdir()
@@ -380,16 +380,16 @@ def test_data_that_is_no_member_is_set_aside_and_kept(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("member")
 def test_a_voter_keeps_the_data_of_its_first_start(desk: Desk) -> None:
-    """It may hold a vote."""
+    """The data may contain a vote."""
     desk.write_log(b"metadata")
     desk.answer("list", listing(desk.first(), desk.me("")))
     assert desk.run("etcd-join").returncode == 0
     assert (desk.node.data_dir / "member/wal").is_dir()
 
 
-def test_data_that_cannot_be_read_is_a_failure_and_not_an_empty_disk(desk: Desk) -> None:
+def test_unreadable_data_is_a_failure_and_not_an_empty_disk(desk: Desk) -> None:
     desk.node.data_dir.mkdir()
-    (desk.node.data_dir / "member").touch()  # nothing to look into, for root neither
+    (desk.node.data_dir / "member").touch()  # a file in place of the folder, which root cannot read as a folder either
     done = desk.run("etcd-join")
     assert done.returncode == 1
     assert 'phase=failed detail="cannot read' in done.stdout
@@ -409,7 +409,7 @@ def test_data_that_cannot_be_read_is_a_failure_and_not_an_empty_disk(desk: Desk)
         "context deadline exceeded",
     ],
 )
-def test_every_refusal_of_a_promotion_is_a_wait(desk: Desk, refusal: str) -> None:
+def test_every_refused_promotion_is_tried_again(desk: Desk, refusal: str) -> None:
     desk.answer("list", listing(desk.first(), desk.me(learner=True)))
     desk.answer("list", listing(desk.first(), desk.me()))
     desk.answer("promote", error=refusal)
@@ -431,7 +431,7 @@ def test_a_promoted_learner_has_nothing_left_to_do(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("member")
-def test_the_leader_is_asked_for_the_promotion(desk: Desk) -> None:
+def test_the_promotion_request_goes_to_the_leader(desk: Desk) -> None:
     """With auth on, a voter that is not the leader forwards the request without a user name."""
     leader, url = third(desk), client_url_of_third(desk)
     desk.answer("list", listing(desk.first(), desk.me(learner=True), leader))
@@ -443,7 +443,7 @@ def test_the_leader_is_asked_for_the_promotion(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("member")
 @pytest.mark.parametrize("said", ["", "Member b2 promo"])
-def test_a_promotion_without_etcds_word_is_none(desk: Desk, said: str) -> None:
+def test_a_promotion_without_etcds_confirmation_is_tried_again(desk: Desk, said: str) -> None:
     desk.answer("list", listing(desk.first(), desk.me(learner=True)))
     desk.answer("promote", said)
     promoted = f"member promote {B:x}"
@@ -452,7 +452,7 @@ def test_a_promotion_without_etcds_word_is_none(desk: Desk, said: str) -> None:
 
 
 @pytest.mark.usefixtures("member")
-def test_a_note_without_etcds_word_is_taken_again(desk: Desk) -> None:
+def test_a_record_without_etcds_confirmation_is_written_again(desk: Desk) -> None:
     desk.answer("list", listing(desk.first(), desk.me()))
     desk.answer("put", "")
     desk.answer("put", "OK")
@@ -466,14 +466,14 @@ def test_a_note_without_etcds_word_is_taken_again(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("member")
-def test_a_learner_does_not_answer_for_itself(desk: Desk) -> None:
+def test_a_learner_asks_the_other_members(desk: Desk) -> None:
     desk.answer("list", error="etcdserver: rpc not supported for learner")
     desk.answer("list", listing(desk.first(), desk.me()))
     assert "phase=voting" in desk.run("etcd-promote").stdout
 
 
 @pytest.mark.usefixtures("member")
-def test_a_voter_that_is_noted_already_writes_nothing(desk: Desk) -> None:
+def test_a_recorded_voter_writes_nothing(desk: Desk) -> None:
     desk.answer("list", listing(desk.first(), desk.me()))
     desk.answer("get", note(f"{B:x}"))
     (desk.root / "answers/get/1").unlink()
@@ -483,7 +483,7 @@ def test_a_voter_that_is_noted_already_writes_nothing(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("member")
-def test_a_node_that_was_removed_says_so_and_ends(desk: Desk) -> None:
+def test_a_removed_node_reports_the_removal_and_ends(desk: Desk) -> None:
     desk.answer("list", listing(desk.first()))
     done = desk.run("etcd-promote")
     assert done.returncode == 0
@@ -491,14 +491,14 @@ def test_a_node_that_was_removed_says_so_and_ends(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("member")
-def test_a_voter_believes_its_own_etcd_over_a_member_of_another_cluster(desk: Desk) -> None:
+def test_a_voter_trusts_its_own_etcd_more_than_a_member_of_another_cluster(desk: Desk) -> None:
     desk.answer("list", listing(desk.first()))
     desk.answer("list", listing(desk.first(), desk.me()))
     assert "phase=voting" in desk.run("etcd-promote").stdout
 
 
 @pytest.mark.usefixtures("member")
-def test_a_record_is_one_line_whatever_etcdctl_says(desk: Desk) -> None:
+def test_a_record_is_one_line_for_every_output_of_etcdctl(desk: Desk) -> None:
     desk.answer("list", listing(desk.first()))
     desk.answer("list", listing(desk.first(), desk.me("", learner=True)))
     desk.answer("add", error='x "quoted" \\"twice\\"')
@@ -519,14 +519,14 @@ def client_url_of_third(desk: Desk) -> str:
 
 @pytest.fixture
 def third_member(desk: Desk) -> Iterator[None]:
-    """Something listens at etcd3's client port too."""
+    """Open etcd3's client port."""
     host = client_url_of_third(desk).split("//")[1].split(":")[0]
     with socket.create_server((host, 2379)):
         yield
 
 
 @pytest.mark.usefixtures("member")
-def test_a_restart_waits_until_the_others_are_a_quorum(desk: Desk) -> None:
+def test_a_restart_waits_until_the_other_members_are_a_quorum(desk: Desk) -> None:
     desk.answer("list", listing(desk.first(), desk.me(), third(desk)))  # etcd3's port is closed
     desk.answer("health", "healthy")
     said = desk.watch("etcd-restart", lambda said: "phase=waiting" in said)
@@ -534,7 +534,7 @@ def test_a_restart_waits_until_the_others_are_a_quorum(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("member", "third_member")
-def test_a_restart_goes_on_when_the_others_are_a_quorum(desk: Desk) -> None:
+def test_a_restart_continues_when_the_other_members_are_a_quorum(desk: Desk) -> None:
     desk.answer("list", listing(desk.first(), desk.me(), third(desk)))
     desk.answer("health", "healthy")
     done = desk.run("etcd-restart")
@@ -567,7 +567,7 @@ def test_a_restart_waits_for_members_that_answer_without_a_quorum(desk: Desk) ->
 
 @pytest.mark.usefixtures("member")
 @pytest.mark.parametrize("case", ["no quorum", "two voters", "a learner beside"])
-def test_a_restart_takes_no_quorum_that_is_not_there(desk: Desk, case: str) -> None:
+def test_a_restart_does_not_wait_for_an_impossible_quorum(desk: Desk, case: str) -> None:
     """With two voters a restart always interrupts the cluster, so a wait would never end. A learner does not count."""
     if case == "no quorum":
         desk.answer("list", error="context deadline exceeded")
@@ -583,7 +583,7 @@ STATED = {"users": {"root": ["root"], "app": ["app", "more"]}, "roles": {"app": 
 
 @pytest.fixture
 def auth(desk: Desk) -> Desk:
-    """A seed with users, and a cluster that has none."""
+    """A seed with users, and a cluster without users."""
     (desk.root / "auth.json").write_text(json.dumps(STATED))
     desk.env["BAKE_AUTH"] = str(desk.root / "auth.json")
     for verb in ("role", "user"):
@@ -592,7 +592,7 @@ def auth(desk: Desk) -> Desk:
     return desk
 
 
-def test_auth_is_switched_on_when_every_user_is_there(auth: Desk) -> None:
+def test_auth_is_enabled_when_every_user_exists(auth: Desk) -> None:
     done = auth.run("etcd-auth")
     assert (done.returncode, "auth is on" in done.stdout) == (0, True), done.stderr
     deeds = [call for call in auth.calls if "list" not in call and not call.startswith("get")]
@@ -612,7 +612,7 @@ def test_auth_is_switched_on_when_every_user_is_there(auth: Desk) -> None:
 
 @pytest.mark.parametrize("verb", ["role", "user"])
 @pytest.mark.parametrize("number", [2, 3])
-def test_auth_is_not_switched_on_while_a_user_or_role_is_missing(auth: Desk, verb: str, number: int) -> None:
+def test_auth_is_not_enabled_while_a_user_or_role_is_missing(auth: Desk, verb: str, number: int) -> None:
     for _ in range(number - 2):
         auth.answer(verb)
     auth.answer(verb, error="etcdserver: request timed out")
@@ -621,15 +621,15 @@ def test_auth_is_not_switched_on_while_a_user_or_role_is_missing(auth: Desk, ver
     assert not any(call.startswith(("auth", "put")) for call in auth.calls)
 
 
-def test_what_was_made_for_this_seed_is_left_alone(auth: Desk) -> None:
-    """The operator may have taken a role from a user since; auth itself is switched on again."""
+def test_users_that_were_created_for_this_seed_are_not_changed(auth: Desk) -> None:
+    """The operator may have revoked a user's role since then. Only auth is enabled again."""
     auth.answers["get"] = 0
     auth.answer("get", hashlib.sha256((auth.root / "auth.json").read_bytes()).hexdigest())
     assert auth.run("etcd-auth").returncode == 0
     assert [call for call in auth.calls if not call.startswith("get")] == ["auth enable"]
 
 
-def test_users_that_are_there_are_not_added(auth: Desk) -> None:
+def test_existing_users_are_not_added(auth: Desk) -> None:
     auth.answers |= {"role": 0, "user": 0}
     auth.answer("role", {"roles": ["app"]})
     auth.answer("user", {"users": ["root"]})
@@ -637,7 +637,7 @@ def test_users_that_are_there_are_not_added(auth: Desk) -> None:
     assert [call for call in auth.calls if " add " in call] == ["user add app --no-password"]
 
 
-def test_the_programs_begin_with_the_systems_python_and_nobodys_settings() -> None:
+def test_the_scripts_use_the_systems_python_and_ignore_python_variables() -> None:
     guest: Callable[[str], Path] = Path(__file__).parents[2].joinpath("generator/seed/guest/usr/libexec/bake").joinpath
     for name in ("etcd-join", "etcd-promote"):
         assert guest(name).read_text().splitlines()[0] == "#!/usr/bin/python3 -EsS"

@@ -1,4 +1,4 @@
-"""The state machine of the join: what follows from what, and that docs/explanation/join.md says the same."""
+"""The state machine of the join, and its table in docs/explanation/join.md."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_documented_table_is_the_state_machine() -> None:
 
 
 @pytest.mark.parametrize("situation", Situation)
-def test_a_member_on_disk_goes_on_whatever_the_cluster_says(situation: Situation) -> None:
+def test_a_member_on_the_disk_resumes_in_every_situation(situation: Situation) -> None:
     assert decide(Disk.MEMBER, situation) is Action.GO_ON
     assert decide(Disk.EMPTY, situation) is decide(Disk.UNFINISHED, situation) is not Action.GO_ON
 
@@ -65,10 +65,10 @@ def test_a_member_on_disk_goes_on_whatever_the_cluster_says(situation: Situation
         ([me()], Situation.LOST_VOTER),
         ([me("other")], Situation.RENAMED),
         ([me(number=7)], Situation.MOVED),
-        ([me(""), me(number=7)], Situation.MOVED),  # one name at two addresses: nobody's to decide
+        ([me(""), me(number=7)], Situation.MOVED),  # one name at two addresses
     ],
 )
-def test_the_list_tells_a_nodes_place(own: list[Member], seen: Situation) -> None:
+def test_the_member_list_determines_the_situation(own: list[Member], seen: Situation) -> None:
     assert place(ME, [FIRST, *own]) is seen
 
 
@@ -83,38 +83,38 @@ def test_the_list_tells_a_nodes_place(own: list[Member], seen: Situation) -> Non
         ("", False, Situation.REMOVED),
     ],
 )
-def test_who_has_voted_and_is_not_listed_was_removed(note: str | None, learner_there: bool, seen: Situation) -> None:
+def test_an_unlisted_node_with_a_record_was_removed(note: str | None, learner_there: bool, seen: Situation) -> None:
     members = [FIRST, me("etcd3", number=3, learner=learner_there)]
     assert absent(members, note, as_learner=True) is seen
 
 
-def test_a_voter_adds_itself_beside_a_learner() -> None:
+def test_a_voter_can_be_added_while_a_learner_is_listed() -> None:
     assert absent([FIRST, me("etcd3", number=3, learner=True)], None, as_learner=False) is Situation.ABSENT
 
 
 @pytest.mark.parametrize(("voters", "enough"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (7, 4)])
-def test_a_lost_voter_goes_only_while_the_others_are_a_quorum_without_it(voters: int, enough: int) -> None:
+def test_a_lost_voter_is_removed_only_if_the_other_voters_are_a_quorum(voters: int, enough: int) -> None:
     members = [me(f"etcd{number}", number=number) for number in range(voters)]
     assert lost_voter(members, enough, answers=False) is Situation.LOST_VOTER
     assert lost_voter(members, enough - 1, answers=False) is Situation.MISSED_VOTER
     assert lost_voter(members, voters, answers=True) is Situation.MISSED_VOTER
 
 
-def test_initial_cluster_names_every_member_by_its_plan_or_its_id() -> None:
+def test_initial_cluster_uses_the_planned_name_or_the_id_of_an_unnamed_member() -> None:
     members = [FIRST, me("", number=3), me("", number=9), me("")]
     planned = [ME, Planned("etcd3", URL.format(3), "")]
     pairs = (("etcd1", 1), ("etcd3", 3), ("b2", 9), ("etcd2", 2))
     assert initial_cluster(members, planned) == ",".join(f"{name}={URL.format(number)}" for name, number in pairs)
 
 
-def test_reads_what_etcdctl_prints() -> None:
+def test_etcdctls_member_list_is_parsed() -> None:
     entry = {"ID": 10276657743932975437, "name": "etcd1", "peerURLs": ["https://h:2380"], "isLearner": True}
     text = json.dumps({"header": {}, "members": [entry]})
     assert parse_members(text) == [Member("8e9e05c52164694d", "etcd1", ("https://h:2380",), (), is_learner=True)]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"members": []}', '{"members": [{"name": "x"}]}', '{"members": 1}', "[1]"])
-def test_what_is_no_member_list_is_refused(text: str) -> None:
+def test_an_invalid_member_list_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_members(text)
 
@@ -123,6 +123,6 @@ VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lam
 
 
 @given(VALUES | st.fixed_dictionaries({"members": VALUES | st.lists(st.dictionaries(st.text(), VALUES))}))
-def test_no_answer_whatsoever_reads_as_an_empty_list_or_breaks_the_hook(value: object) -> None:
+def test_any_answer_is_a_member_list_or_a_value_error(value: object) -> None:
     with suppress(ValueError):
         assert parse_members(json.dumps(value))

@@ -1,4 +1,4 @@
-"""What nodes say to one another before there is an etcd: who gets an answer, and whose answer counts."""
+"""The reports of empty disks between nodes: which clients get a report, and which reports count."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cluster(tmp_path: Path) -> Miniature:
 
 @pytest.fixture
 def act_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Node], None]:
-    """From now on this process has the settings and the certificates of that node."""
+    """Return a function that gives this process the settings and certificates of a node."""
 
     def act(node: Node) -> None:
         for name, value in node.environment().items():
@@ -50,7 +50,7 @@ def planned(node: Node) -> Planned:
 
 
 class Server:
-    """Says one text to everybody, at the address of a node, with the certificate of a node."""
+    """A server that sends one text to every client, at the address and with the certificate of a node."""
 
     def __init__(self, at: str, tls: ssl.SSLContext, body: str, status: str = "200 OK") -> None:
         self.answer = f"HTTP/1.0 {status}\r\n\r\n{body}".encode()
@@ -74,12 +74,12 @@ class Server:
 
 @pytest.fixture
 def serve(act_as: Callable[[Node], None]) -> Iterator[Callable[..., None]]:
-    """`serve(url, node, body)`: something at a URL that has the certificates of a node."""
+    """Return `serve(url, node, body)`, which starts a server at a URL with the certificates of a node."""
     servers: list[Server] = []
 
     def start(url: str, node: Node, body: str, status: str = "200 OK", kind: str = "ETCD_PEER") -> None:
         act_as(node)
-        if kind == "ETCD":  # etcd's client port
+        if kind == "ETCD":  # the client port of etcd
             pki = node.root / "etc/etcd/pki"
             tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             tls.load_cert_chain(pki / "etcd-server.pem", pki / "etcd-server.key")
@@ -93,11 +93,11 @@ def serve(act_as: Callable[[Node], None]) -> Iterator[Callable[..., None]]:
 
 
 def ask(url: str, tls: ssl.SSLContext) -> str:
-    """What is said at the URL to one with these certificates; "" for one that is refused. Waits until it is open."""
+    """Return the answer of the URL to a client with these certificates, or "" if it is refused. Wait for the port."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
-            return peers.get(url, peers.EMPTY, tls)
+            return peers.get(url, peers.EMPTY_PATH, tls)
         except ConnectionRefusedError:
             time.sleep(0.05)
         except OSError:
@@ -106,14 +106,14 @@ def ask(url: str, tls: ssl.SSLContext) -> str:
 
 
 def eventually(look: Callable[[], object], expected: object) -> None:
-    """The answer is this one, sooner or later: a busy machine may miss the two seconds that a handshake may take."""
+    """Retry until the answer is as expected: on a busy machine, a handshake may take longer than its two seconds."""
     deadline = time.monotonic() + 30
     while (seen := look()) != expected and time.monotonic() < deadline:
         time.sleep(0.05)
     assert seen == expected
 
 
-def complaint(url: str, tls: ssl.SSLContext, path: str = peers.EMPTY) -> str:
+def complaint(url: str, tls: ssl.SSLContext, path: str = peers.EMPTY_PATH) -> str:
     try:
         peers.get(url, path, tls)
     except OSError as error:
@@ -121,26 +121,26 @@ def complaint(url: str, tls: ssl.SSLContext, path: str = peers.EMPTY) -> str:
     return ""
 
 
-# ── who gets an answer ──────────────────────────────────────────────────────────────────────────────────────
+# ── which clients get an answer ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
 def empty_node(cluster: Miniature, act_as: Callable[[Node], None]) -> Node:
-    """Node etcd2, which says that its disk is empty."""
+    """Node etcd2, which reports that its disk is empty."""
     node = cluster.nodes[1]
     act_as(node)
     peers.EmptyDiskServer(planned(node), PERMIT).start()
     return node
 
 
-def test_a_peer_is_told_that_the_disk_is_empty(
+def test_a_peer_receives_the_report_of_an_empty_disk(
     cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None]
 ) -> None:
     act_as(cluster.nodes[0])
     eventually(lambda: ask(empty_node.plan.peer_url, peers.context("ETCD_PEER")), f"etcd2 {PERMIT}\n")
 
 
-def test_there_is_nothing_else_to_be_read(
+def test_other_paths_are_not_found(
     cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None]
 ) -> None:
     act_as(cluster.nodes[0])
@@ -149,7 +149,7 @@ def test_there_is_nothing_else_to_be_read(
     eventually(lambda: complaint(empty_node.plan.peer_url, tls, "/"), "the status is not 200")
 
 
-def test_a_client_without_a_certificate_is_told_nothing(
+def test_a_client_without_a_certificate_is_refused(
     cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None]
 ) -> None:
     bare = ssl.create_default_context(cafile=str(cluster.nodes[0].root / "etc/etcd/pki/etcd-ca.pem"))
@@ -158,7 +158,7 @@ def test_a_client_without_a_certificate_is_told_nothing(
     eventually(lambda: bool(ask(empty_node.plan.peer_url, peers.context("ETCD_PEER"))), True)
 
 
-def test_a_client_of_another_ca_is_told_nothing(
+def test_a_client_of_another_ca_is_refused(
     cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None], tmp_path: Path
 ) -> None:
     foreign = bake_miniature(tmp_path / "foreign", "127.179.1.0/24", 1, Tools(bin_dir=tmp_path)).nodes[0]
@@ -168,10 +168,10 @@ def test_a_client_of_another_ca_is_told_nothing(
     assert ask(empty_node.plan.peer_url, stranger) == ""
 
 
-def test_a_client_that_says_nothing_is_let_go(
+def test_a_silent_client_is_disconnected(
     cluster: Miniature, empty_node: Node, act_as: Callable[[Node], None]
 ) -> None:
-    """Each one has a thread, and the node may wait for days."""
+    """Each client has a thread, and the node may wait for days."""
     act_as(cluster.nodes[0])
     eventually(lambda: ask(empty_node.plan.peer_url, peers.context("ETCD_PEER")) != "", True)
     with socket.create_connection(peers.address_of(empty_node.plan.peer_url)) as silent, suppress(ConnectionResetError):
@@ -179,10 +179,12 @@ def test_a_client_that_says_nothing_is_let_go(
         assert silent.recv(1) == b""
 
 
-# ── whose answer counts ─────────────────────────────────────────────────────────────────────────────────────
+# ── which reports count ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_empty_node_counts(cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None]) -> None:
+def test_the_report_of_an_empty_disk_is_used(
+    cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None]
+) -> None:
     first, second, third = cluster.nodes
     serve(second.plan.peer_url, second, f"etcd2 {PERMIT}\n")
     act_as(first)
@@ -192,14 +194,14 @@ def test_an_empty_node_counts(cluster: Miniature, serve: Callable[..., None], ac
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (f"etcd3 {PERMIT}\n", "200 OK"),  # another node's, though it has this one's certificate
-        ("etcd2 prod-0123\n", "200 OK"),  # another cluster's
+        (f"etcd3 {PERMIT}\n", "200 OK"),  # the name of another node, with the certificate of etcd2
+        ("etcd2 prod-0123\n", "200 OK"),  # the id of another cluster
         ("etcd2 \n", "200 OK"),
         ("", "200 OK"),
         (f"etcd2 {PERMIT}\n", "404 Not Found"),
     ],
 )
-def test_another_statement_does_not_count(
+def test_the_report_of_another_node_or_cluster_does_not_count(
     cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None], body: str, status: str
 ) -> None:
     first, second, _ = cluster.nodes
@@ -208,7 +210,7 @@ def test_another_statement_does_not_count(
     assert peers.empty([planned(second)], PERMIT) == []
 
 
-def test_the_certificate_must_name_the_address_that_was_asked(
+def test_the_certificate_must_contain_the_queried_address(
     cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None]
 ) -> None:
     first, second, third = cluster.nodes
@@ -220,7 +222,7 @@ def test_the_certificate_must_name_the_address_that_was_asked(
     )
 
 
-# ── "that member is connected with me" ──────────────────────────────────────────────────────────────────────
+# ── "that member is connected" ──────────────────────────────────────────────────────────────────────
 
 UP = 'etcd_network_active_peers{Local="a1",Remote="b2"} 1\n'
 DOWN = 'etcd_network_active_peers{Local="a1",Remote="b2"} 0\n'
@@ -241,10 +243,10 @@ def member(node: Node, number: str) -> Member:
         (OTHER, None, False),
         ("", None, False),
         (DOWN, OTHER, False),
-        (None, None, True),  # nobody can tell
+        (None, None, True),  # no voter answers
     ],
 )
-def test_a_member_is_connected_while_one_voter_says_so(
+def test_a_member_is_connected_if_a_voter_reports_a_connection(
     cluster: Miniature,
     serve: Callable[..., None],
     act_as: Callable[[Node], None],

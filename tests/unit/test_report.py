@@ -1,4 +1,4 @@
-"""A node's report: what is read of it, and that one which somebody tampered with is neither believed nor shown raw."""
+"""Parsing a node's report. A manipulated report is refused, and its control characters are never printed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAID: dict[str, Any] = {
 }
 
 
-def test_everything_that_a_node_says_is_read() -> None:
+def test_all_facts_of_a_report_are_parsed() -> None:
     assert parse_report(json.dumps(SAID).encode(), "etcd1") == NodeReport(
         time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         user="etcd",
@@ -42,23 +42,23 @@ def test_everything_that_a_node_says_is_read() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_no_report_of_this_node_is_refused(change: dict[str, Any]) -> None:
+def test_an_invalid_report_or_another_nodes_report_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         parse_report(json.dumps(SAID | change).encode(), "etcd1")
 
 
 @pytest.mark.parametrize("process", [None, {}])
-def test_a_node_without_an_etcd_says_so(process: Any) -> None:
+def test_a_report_without_a_running_etcd_is_refused(process: Any) -> None:
     with pytest.raises(ValueError, match="no etcd running"):
         parse_report(json.dumps(SAID | {"process": process}).encode(), "etcd1")
 
 
-def test_a_report_that_is_too_long_is_not_even_parsed() -> None:
+def test_a_report_that_is_too_long_is_not_parsed() -> None:
     with pytest.raises(ValueError, match="too long"):
         parse_report(b"[" * (LIMIT + 1), "etcd1")
 
 
-def test_nothing_in_a_report_reaches_the_terminal_as_a_command() -> None:
+def test_control_characters_in_a_report_are_replaced() -> None:
     escape = {"process": {"user": "etcd", "options": {"auto-tls": "\x1b[2J\n" + "x" * 9999}}}
     text = parse_report(json.dumps(SAID | escape).encode(), "etcd1").options["auto-tls"]
     assert text.startswith("?[2J?xx")
@@ -67,6 +67,6 @@ def test_nothing_in_a_report_reaches_the_terminal_as_a_command() -> None:
 
 @given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(
     st.sampled_from([*SAID, "mode", "owner", "x"]), x)).map(lambda value: json.dumps(value).encode()))  # fmt: skip
-def test_no_data_whatever_makes_it_fail_otherwise(data: bytes) -> None:
+def test_any_data_is_a_report_or_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"^its report"):
         parse_report(data, "etcd1")

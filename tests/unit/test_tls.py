@@ -1,4 +1,4 @@
-"""Who a TLS port lets in, told by a server that is as strict or as careless as the test wants."""
+"""Probes of a TLS port, with a server that requires a client certificate or accepts every client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOST = "127.0.0.1"
 
 
 class Server:
-    """Answers every request that TLS lets through with `HTTP/1.1 200`."""
+    """A server that answers every request that passes TLS with `HTTP/1.1 200`."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self.context = context
@@ -55,7 +55,7 @@ def cluster(plan: Callable[..., ClusterPlan]) -> ClusterPlan:
 
 @pytest.fixture(scope="session")
 def folder(cluster: ClusterPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The CA, a node's server pair and the operator's pair; the node's certificate names 127.0.0.1."""
+    """A folder with the CA, a node's server certificate for 127.0.0.1, and the operator's certificate."""
     now, folder = datetime.now(UTC), tmp_path_factory.mktemp("pki")
     authority = pki.create_authority(cluster, now=now)
     server = next(pki.issue_nodes(cluster, authority, now=now))[pki.Role.SERVER]
@@ -91,7 +91,7 @@ def serve(folder: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
-def stranger(cluster: ClusterPlan) -> ssl.SSLContext:
+def foreign_client(cluster: ClusterPlan) -> ssl.SSLContext:
     return unverified_context(foreign_pair(cluster, pki.Role.CLIENT, "127.0.0.1", now=datetime.now(UTC)))
 
 
@@ -99,13 +99,13 @@ VERSIONS = pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVer
 
 
 @VERSIONS
-def test_a_strict_server_serves_the_operator_alone(
-    serve: Callable[..., Server], files: ClientFiles, stranger: ssl.SSLContext, newest: ssl.TLSVersion
+def test_a_strict_server_serves_only_the_operator(
+    serve: Callable[..., Server], files: ClientFiles, foreign_client: ssl.SSLContext, newest: ssl.TLSVersion
 ) -> None:
     port = serve(newest=newest).port
     assert probe(HOST, port, operator_context(files)).reply is Reply.SERVED
     assert probe(HOST, port, unverified_context()).reply is Reply.REFUSED
-    assert probe(HOST, port, stranger).reply is Reply.REFUSED
+    assert probe(HOST, port, foreign_client).reply is Reply.REFUSED
     assert probe(HOST, port, None).reply is Reply.REFUSED
 
 
@@ -113,7 +113,7 @@ def test_a_strict_server_serves_the_operator_alone(
 def test_a_strict_server_presents_its_certificate_to_a_client_without_one(
     serve: Callable[..., Server], folder: Path, newest: ssl.TLSVersion
 ) -> None:
-    """With TLS 1.2 it ends the handshake for want of a client's certificate; its own was sent before that."""
+    """With TLS 1.2, the handshake fails without a client certificate, but after the server has sent its own."""
     found = served_certificate(HOST, serve(newest=newest).port)
     assert found == ssl.PEM_cert_to_DER_cert((folder / "server.pem").read_text())
 
@@ -123,19 +123,19 @@ def test_a_port_without_tls_presents_no_certificate(serve: Callable[..., Server]
 
 
 @VERSIONS
-def test_a_careless_server_is_caught(
-    serve: Callable[..., Server], stranger: ssl.SSLContext, newest: ssl.TLSVersion
+def test_a_server_that_accepts_every_client_is_detected(
+    serve: Callable[..., Server], foreign_client: ssl.SSLContext, newest: ssl.TLSVersion
 ) -> None:
     port = serve(strict=False, newest=newest).port
     assert probe(HOST, port, unverified_context()).reply is Reply.SERVED
-    assert probe(HOST, port, stranger).reply is Reply.SERVED
+    assert probe(HOST, port, foreign_client).reply is Reply.SERVED
 
 
-def test_a_server_without_tls_is_caught(serve: Callable[..., Server]) -> None:
+def test_a_server_without_tls_is_detected(serve: Callable[..., Server]) -> None:
     assert probe(HOST, serve(tls=False).port, None).reply is Reply.SERVED
 
 
-def test_gos_answer_to_plain_http_is_a_refusal() -> None:
+def test_status_400_from_go_for_plain_http_is_a_refusal() -> None:
     with socket.create_server((HOST, 0)) as server:
 
         def answer() -> None:
@@ -161,7 +161,7 @@ def test_a_port_without_an_answer_is_unreachable() -> None:
     assert (found.reply, found.detail) == (Reply.UNREACHABLE, "no answer in time")
 
 
-def test_tells_what_the_servers_certificate_says(
+def test_the_probe_returns_the_names_and_the_expiry_of_the_certificate(
     serve: Callable[..., Server], files: ClientFiles, cluster: ClusterPlan
 ) -> None:
     certificate = probe(HOST, serve().port, operator_context(files)).certificate
@@ -170,7 +170,7 @@ def test_tells_what_the_servers_certificate_says(
     assert timedelta(days=363) < certificate.not_after - datetime.now(UTC) < timedelta(days=365)
 
 
-def test_a_server_of_another_ca_is_distrusted_not_refusing(
+def test_a_server_of_another_ca_is_distrusted_and_does_not_count_as_refusing(
     serve: Callable[..., Server], files: ClientFiles, cluster: ClusterPlan, tmp_path: Path
 ) -> None:
     other = pki.create_authority(cluster, now=datetime.now(UTC))
@@ -185,7 +185,7 @@ def test_a_server_of_another_ca_is_distrusted_not_refusing(
     assert found.certificate is None
 
 
-def test_a_server_at_an_address_it_does_not_name_is_distrusted(
+def test_a_certificate_without_the_servers_address_is_distrusted(
     serve: Callable[..., Server], files: ClientFiles
 ) -> None:
     server = serve()
@@ -197,7 +197,7 @@ def test_a_server_at_an_address_it_does_not_name_is_distrusted(
     assert "IP address mismatch" in str(found.distrusted)
 
 
-def test_unusable_files_are_the_users_problem(tmp_path: Path, files: ClientFiles) -> None:
+def test_unusable_certificate_files_are_input_errors(tmp_path: Path, files: ClientFiles) -> None:
     with pytest.raises(InputError, match="no such file"):
         operator_context(ClientFiles(ca=files.ca, cert=files.cert, key=tmp_path / "none.key"))
     with pytest.raises(InputError, match="key values mismatch"):
@@ -208,7 +208,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_the_foreign_ca_has_our_name_and_its_key_never_touches_a_disk(
+def test_the_foreign_ca_has_the_clusters_name_and_its_key_stays_in_memory(
     cluster: ClusterPlan, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -225,6 +225,6 @@ def test_the_foreign_ca_has_our_name_and_its_key_never_touches_a_disk(
     assert not pki.is_issued_by(theirs.certificate, ours.certificate)
 
 
-def test_this_machines_address_is_the_one_a_connection_has() -> None:
+def test_the_local_address_is_the_source_address_of_a_connection() -> None:
     assert local_address("127.0.0.9", 2380) == "127.0.0.1"
     assert local_address("::1", 2380) == "::1"

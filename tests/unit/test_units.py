@@ -1,4 +1,4 @@
-"""The units' sandbox, as systemd-analyze judges it: 0 is closed, 10 is open."""
+"""The sandbox of each unit, rated by systemd-analyze: 0 is closed, 10 is open."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = tuple(kind for kind in FirewallKind if kind is not FirewallKind.NONE)
 def node(
     request: pytest.FixtureRequest, plan: Callable[..., ClusterPlan], now: datetime, tmp_path: Path
 ) -> Path:
-    """A folder with every file of a node."""
+    """A folder with all files of a node."""
     made = plan(firewall={"kind": str(request.param)}, auth=request.param is FirewallKind.UFW,
                 access={"readers": ["backup"]})
     authority = create_authority(made, now=now)
@@ -52,14 +52,14 @@ def exposure(analyze: str, unit: Path) -> float:
     return float(done.stdout.splitlines()[-1].partition("service: ")[2].split()[0])
 
 
-def test_every_unit_is_in_a_sandbox(node: Path, tool: Callable[[str], str]) -> None:
+def test_every_unit_has_a_sandbox(node: Path, tool: Callable[[str], str]) -> None:
     found = {unit.name: exposure(tool("systemd-analyze"), unit) for unit in services(node)}
     print(found)
     assert {f"{name}.service" for name in NAMES} <= found.keys()
     assert {name: value for name, value in found.items() if value > LIMIT} == {}
 
 
-def test_every_program_of_ours_that_a_unit_starts_is_on_the_node(node: Path) -> None:
+def test_every_script_of_bake_that_a_unit_starts_is_on_the_node(node: Path) -> None:
     text = "".join(unit.read_text() for unit in services(node))
     started = set(re.findall(r"^Exec\w+=[+-]*(/\S*/bake/\S+)", text, re.MULTILINE))
     assert f"{LIBEXEC}/etcd-join" in started
@@ -67,7 +67,7 @@ def test_every_program_of_ours_that_a_unit_starts_is_on_the_node(node: Path) -> 
 
 
 def test_no_unit_reads_a_file_that_etcds_account_can_write(node: Path) -> None:
-    """systemd reads them as root, and what it read would be the environment of each command with a `+` too."""
+    """systemd reads such files as root, and would also pass the variables to each command with a `+`."""
     roots = ("/etc/etcd/etcd.conf", "/etc/etcd/bake.env", "/run/bake-audit/report.json")
     read = {
         path
@@ -77,7 +77,7 @@ def test_no_unit_reads_a_file_that_etcds_account_can_write(node: Path) -> None:
     assert {*roots[:2]} <= read <= {*roots}
 
 
-def test_what_runs_as_root_names_nothing_that_etcds_account_can_write(node: Path) -> None:
+def test_commands_that_run_as_root_name_no_file_that_etcds_account_can_write(node: Path) -> None:
     for unit in services(node):
         is_etcds = "\nUser=etcd\n" in unit.read_text()
         for prefixes, command in re.findall(r"^Exec\w+=([-@:+!|]*)(.*)", unit.read_text(), re.MULTILINE):
@@ -85,14 +85,14 @@ def test_what_runs_as_root_names_nothing_that_etcds_account_can_write(node: Path
                 assert not re.search(r"/(run|var/lib)/etcd\b", command), unit
 
 
-def test_what_a_start_of_etcd_starts_waits_for_the_end_of_the_first_boot_as_etcd_does(node: Path) -> None:
-    """A package's postinst starts etcd amid the first boot, before a firewall is installed or runs."""
+def test_units_that_etcd_starts_wait_for_the_end_of_the_first_boot(node: Path) -> None:
+    """A package's postinst starts etcd during the first boot, before the firewall is installed or running."""
     (etcd,) = (unit for unit in services(node) if unit.name == "etcd.service")
     before = re.findall(r"^After=(etcd-firewall.service) (etcd-access.service)$", etcd.read_text(), re.MULTILINE)
     for name in ("etcd.service", *before[0]):
         assert "\nConditionPathExists=/var/lib/bake/configured\n" in etcd.with_name(name).read_text(), name
 
 
-def test_the_judge_sees_an_open_unit(tmp_path: Path, tool: Callable[[str], str]) -> None:
+def test_systemd_analyze_detects_an_open_unit(tmp_path: Path, tool: Callable[[str], str]) -> None:
     (tmp_path / "open.service").write_text("[Service]\nExecStart=/bin/true\n")
     assert exposure(tool("systemd-analyze"), tmp_path / "open.service") > 9

@@ -1,4 +1,4 @@
-"""A private libvirt for the session, and a guest that boots in seconds: a kernel, busybox, a shell script."""
+"""A private libvirt for the test session, and a guest that boots in seconds: a kernel, busybox and a shell script."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Lab:
-    """`scripts/lab` with a folder of its own, whose socket and disks are reachable as files from outside."""
+    """`scripts/lab` with a separate folder. The tests can open its socket and disks as files."""
 
     folder: Path
 
@@ -52,13 +52,13 @@ class Lab:
         return int((self.folder / "pid").read_text().split()[0])
 
     def cut_power(self, domain: str) -> None:
-        """SIGKILL. (libvirt's destroy asks QEMU to end first, which then flushes its caches.)"""
+        """Kill QEMU with SIGKILL. libvirt's destroy sends SIGTERM first, and QEMU would flush its caches."""
         pid = (self.folder / "run" / "libvirt" / "qemu" / f"{domain}.pid").read_text().strip()
         self.run("exec", "kill", "-KILL", pid)
 
 
 def command_line(lab: Lab, name: str, out: Path) -> Run:
-    """`run("up", "--nodes", 3)`: bake in a process of its own, in the lab's network, for the cluster of that name."""
+    """Return `run`: `run("up", "--nodes", 3)` runs bake for this cluster in a new process in the lab's network."""
 
     def run(command: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         common = ("--name", name, "--out", str(out))
@@ -84,21 +84,21 @@ def base_image() -> BootImage:
 
 @pytest.fixture(scope="session")
 def stock_image() -> Path:
-    """A cloud image that is not bake's."""
+    """A cloud image without bake's changes."""
     return cloud_image("stock")
 
 
 @pytest.fixture(scope="session")
 def selinux_image() -> Path:
-    """The same, enforcing Debian's SELinux policy, with a shell on its console."""
+    """A cloud image that enforces Debian's SELinux policy and has a shell on its console."""
     return cloud_image("selinux", "packages.selinux")
 
 
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest, tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
-    """The lab, with this thread inside its network: whatever a test talks to is in there.
+    """The lab. This thread enters the lab's network, so that the tests reach the VMs.
 
-    The images come first: their packages are out of reach from inside.
+    The images are built before, because the lab's network has no access to their packages.
     """
     for program in ("libvirtd", "qemu-system-x86_64", "qemu-img"):
         tool(program)
@@ -109,7 +109,7 @@ def lab(request: pytest.FixtureRequest, tool: Callable[[str], str], base_image: 
     for image in sorted(wanted & {"stock_image", "selinux_image"}):
         request.getfixturevalue(image)
     for left in (ROOT / "build").glob("test-lab-*"):
-        if not Path("/proc", left.name.rpartition("-")[2]).exists():  # its session was killed
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():  # the session of this lab was killed
             Lab(left).run("stop")
     private = Lab(ROOT / "build" / f"test-lab-{os.getpid()}")
     private.run("start")
@@ -126,7 +126,7 @@ def lab(request: pytest.FixtureRequest, tool: Callable[[str], str], base_image: 
     assert not private.folder.exists()
 
 
-# Says its records as a node would, then does as it is told on its console.
+# Prints the records of a node, then executes commands from the console.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install /bin
 mount -t proc proc /proc
@@ -159,7 +159,7 @@ done
 
 
 def newc(files: dict[str, tuple[int, bytes]]) -> bytes:
-    """A cpio archive as the kernel wants it (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    """Return a cpio archive in the kernel's format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
     archive = b""
     for number, (name, (mode, data)) in enumerate([*files.items(), ("TRAILER!!!", (0, b""))]):
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
@@ -176,7 +176,7 @@ def read_member(archive: tarfile.TarFile, name: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def tiny(base_image: BootImage, tmp_path_factory: pytest.TempPathFactory) -> Callable[[ClusterPlan], BootImage]:
-    """`tiny(plan)`: an image whose initrd knows the plan's nodes by their UUID, over an empty disk."""
+    """Return `tiny(plan)`, which makes an image with an empty disk. The initrd identifies the plan's nodes by UUID."""
     assert base_image.root_tar is not None
     with tarfile.open(base_image.root_tar) as root:
         names = {Path(name).name: name for name in root.getnames()}

@@ -1,4 +1,4 @@
-"""`--image`: nodes on a stock cloud image, which boots by its own loader and must be given etcd first."""
+"""`--image`: nodes on a stock cloud image, which boots through its boot loader and installs etcd."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Up = Callable[..., Run]
 
 @pytest.fixture
 def up(stock_image: Path, lab: Lab, tmp_path: Path) -> Iterator[Up]:
-    """`up(profile, **settings)`: one node on that image, waited for and verified."""
+    """Return `up(profile, **settings)`, which boots a node on the stock image, waits for the node and verifies it."""
     runs = []
 
     def start(profile: str, **settings: object) -> Run:
@@ -36,7 +36,7 @@ def up(stock_image: Path, lab: Lab, tmp_path: Path) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def release(base_image: BootImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tarball as etcd's project publishes them, of the base image's programs."""
+    """A tarball like etcd's release tarballs, with the programs of the base image."""
     assert base_image.bin_dir is not None
     path = tmp_path_factory.mktemp("release") / "etcd-v3.5-linux-amd64.tar.gz"
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:

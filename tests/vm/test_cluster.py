@@ -1,6 +1,6 @@
-"""The main job on real parts: three VMs become a cluster, outlive a power cut and a shutdown, leave nothing.
+"""A cluster of three real VMs: it starts, survives a power cut and a shutdown, and is removed without leftovers.
 
-The tests go through one cluster's life in the order in which they stand here.
+The tests use the same cluster and run in the order of this file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def bake_in_lab(lab: Lab, out: Path) -> Iterator[Run]:
 
 
 def etcdctl(out: Path, image: BootImage, *words: str) -> Any:
-    """A stock etcdctl with nothing but `etcdctl.env`."""
+    """Run a stock etcdctl with only the settings of `etcdctl.env`."""
     assert image.bin_dir is not None
     env = shlex.quote(str(out / "life" / "etcdctl.env"))
     script = f". {env} && exec {image.bin_dir}/etcdctl -w json {shlex.join(words)}"
@@ -73,7 +73,7 @@ def test_no_seed_is_left_where_the_vms_run(lab: Lab, connection: Any) -> None:
     assert list((lab.folder / "lib/images/bake-life").glob("*.seed-*")) == []
     for name in NODES:
         domain = connection.lookupByName(f"life-{name}")
-        for flags in (0, 2):  # now, and (VIR_DOMAIN_XML_INACTIVE) after its next start
+        for flags in (0, 2):  # the live definition, and the definition for the next start (VIR_DOMAIN_XML_INACTIVE)
             assert iso_in_drive(domain.XMLDesc(flags)) == ""
 
 
@@ -87,7 +87,7 @@ def test_new_certificates_reach_running_nodes(bake_in_lab: Run, lab: Lab, connec
 
 
 def test_a_seed_that_is_put_in_again_is_looked_at_again(out: Path, lab: Lab, connection: Any) -> None:
-    """It is another node's, which the node says each time."""
+    """The seed belongs to another node, which the node reports each time."""
     cluster = open_cluster(Store(out, "life"))
     iso, console = out / "life/etcd2/seed.iso", lab.folder / "lib/images/bake-life/etcd1.console.log"
     for times in (1, 2):

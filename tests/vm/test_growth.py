@@ -1,4 +1,4 @@
-"""A running cluster gets another node: the running one refuses it until it was restarted, and `bake up` says so."""
+"""Adding a node to a running cluster: the running node refuses it until a restart, and `bake up` reports this."""
 
 from __future__ import annotations
 

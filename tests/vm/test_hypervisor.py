@@ -1,4 +1,4 @@
-"""Under the real driver: three tiny guests are booted, disturbed, and removed without a trace."""
+"""Three small guests on libvirt's QEMU driver: boot, failures, and removal without leftovers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NODES = ("etcd1", "etcd2", "etcd3")
 
 
 class World:
-    """A cluster of tiny guests in the lab, and everything a test wants to see of it."""
+    """A cluster of small guests in the lab, and functions that tests use on the cluster."""
 
     def __init__(self, lab: Any, connection: Any, plan: ClusterPlan, image: BootImage) -> None:
         self.lab, self.connection, self.plan, self.image = lab, connection, plan, image
@@ -81,14 +81,14 @@ class World:
         self.domain(node).openConsole(None, stream, 0)
         stream.send(f"{text}\n".encode())
         heard = b""
-        while (until or text).encode() not in heard:  # what the guest's terminal has taken, it echoes
+        while (until or text).encode() not in heard:  # the guest's terminal echoes its input
             piece = stream.recv(1024)
             assert piece, f"the console ended after {heard!r}"
             heard += piece
         stream.abort()
 
     def picture(self) -> dict[str, object]:
-        """Definitions and files. Equal pictures: nothing was changed, nothing was left."""
+        """Return all definitions and files. Two equal pictures mean that nothing has changed and nothing is left."""
         things = [*self.connection.listAllDomains(), *self.connection.listAllNetworks()]
         seen: dict[str, object] = {thing.name(): thing.XMLDesc() for thing in things}
         seen.update({pool.name(): pool.UUIDString() for pool in self.connection.listAllStoragePools()})
@@ -104,7 +104,7 @@ class World:
 
 @pytest.fixture
 def build(lab: Any, connection: Any, plan: Make, tiny: Callable[[ClusterPlan], BootImage]) -> Iterator[Any]:
-    """`build(nodes)`: a cluster. Afterwards nothing of it may be left, whatever the test did to it."""
+    """Return `build(nodes)`, which makes a cluster. After the test, nothing of the cluster may be left."""
     worlds: list[World] = []
 
     def make(nodes: int) -> World:
@@ -129,7 +129,7 @@ def world(build: Callable[[int], World]) -> World:
 
 @pytest.fixture
 def one(build: Callable[[int], World]) -> World:
-    """A single guest, for what does not take three."""
+    """A cluster with a single guest, for tests that do not need three guests."""
     return build(1)
 
 
@@ -332,7 +332,7 @@ def test_ctrl_c_at_any_step_leaves_what_boot_completes_and_destroy_removes(
     if then == "boot":
         world.boot()
         assert world.states() == ["running"] * 3
-    # The fixture destroys, and looks for what is left.
+    # The fixture `build` destroys the cluster and checks that nothing is left.
 
 
 def test_a_disk_whose_vm_is_gone_is_not_overwritten(world: World) -> None:
@@ -395,7 +395,7 @@ def test_a_guest_that_dies_under_kvm_lives_on_emulated(
     assert [node.accel for node in vm.status(one.connection, one.plan)] == ["tcg"]
     assert any("under KVM" in line and "emulating it" in line for line in one.said), one.said
     before = one.picture()
-    assert one.boot() == ()  # what fell back stays
+    assert one.boot() == ()  # a VM that fell back to emulation stays emulated
     assert one.picture() == before
 
 

@@ -1,4 +1,4 @@
-"""`scripts/lab`: quick to start, private, and gone without a trace. Each test has a lab of its own."""
+"""`scripts/lab` starts quickly, is private, and leaves nothing when it stops. Each test has a separate lab."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRIVATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/l
 
 
 def machine() -> tuple[object, ...]:
-    """What a lab could leave: mounts, interfaces, names in the folders that libvirt uses."""
+    """Return everything that a lab could leave: mounts, interfaces, and names in libvirt's folders."""
     mounts = Path("/proc/self/mountinfo").read_text()
     names = {path: sorted(os.listdir(path)) for path in PRIVATE if Path(path).exists()}  # noqa: PTH208
     return mounts, sorted(Path("/sys/class/net").iterdir()), names
@@ -88,7 +88,7 @@ def test_a_killed_lab_starts_again(own: Lab) -> None:
     pid = own.process_id()
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 120
-    while own.run("status", check=False).returncode == 0:  # the kernel takes its time to end a whole namespace
+    while own.run("status", check=False).returncode == 0:  # the kernel needs time to end all processes
         assert time.monotonic() < deadline
         time.sleep(0.02)
     own.run("start")
@@ -103,7 +103,7 @@ def test_two_starts_at_once_make_one_lab(own: Lab) -> None:
     starts = [subprocess.Popen(command, env=environment) for _ in range(3)]
     assert [start.wait(300) for start in starts] == [0, 0, 0]
     shells = subprocess.run(["pgrep", "-P", str(own.process_id())], text=True, capture_output=True, check=True)
-    assert len(shells.stdout.split()) == 1  # one libvirtd below one first process
+    assert len(shells.stdout.split()) == 1  # one libvirtd, below the lab's first process
 
 
 def test_two_labs_do_not_meet(own: Lab, tmp_path: Path) -> None:

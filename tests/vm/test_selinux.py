@@ -1,8 +1,8 @@
-"""A node of the profile classic whose SELinux enforces Debian's own policy, with its packages and firewalld.
+"""A node of the profile classic on an image that enforces Debian's SELinux policy, with packages and firewalld.
 
-It is assembled, rebooted and given new certificates, and denied nothing.
-What the policy denies, the kernel says on the console; what else is to be known is asked there, in the shell of the
-image (tests/vm/cloud_image). The tests go through the node's life in the order in which they stand here.
+The node forms a cluster, reboots and gets new certificates, and the policy denies nothing. The kernel reports denials
+on the console. The tests run commands in the shell on the console (tests/vm/cloud_image). The tests use the same node
+and run in the order of this file.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import pytest
 
 from tests.vm.conftest import Lab, Run, command_line
 
-# Whatever bake writes on a node lies below these.
+# bake writes files only below these folders.
 TREES = "/etc/etcd /etc/systemd/system /etc/udev/rules.d /etc/cloud /usr/libexec/bake /var/lib/bake /var/lib/etcd"
 
 
 @dataclass
 class Guest:
-    """The node, by its console."""
+    """The node, which the tests use through its console."""
 
     connection: Any
     domain: str
@@ -40,17 +40,17 @@ class Guest:
         stream = self.connection.newStream()
         self.connection.lookupByName(self.domain).openConsole(None, stream, 0)
         stream.send(f"{line}\n".encode())
-        time.sleep(2)  # the daemon passes it on; what comes back is in the log
+        time.sleep(2)  # libvirtd sends the line to the guest; the answer is in the log
         stream.abort()
 
     def ask(self, command: str) -> str:
-        """What a command prints. Asked again while none comes: no shell is there yet, or the kernel interrupted it."""
+        """Run a command and return its output. Try again if the shell is not ready or kernel output interrupted it."""
         self.questions += 1
         mark = f"answer-{self.questions}"
         answer = re.compile(rf"<{mark} ([A-Za-z0-9+/=]*)>")
         deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
-            # A mark in two pieces, for what is typed is echoed.
+            # The command has the mark in two pieces, because the console echoes the command.
             self.type(f" printf '<%s-%s %s>' answer {self.questions} $({{ {command}; }} 2>&1 | base64 -w0)")
             patience = time.monotonic() + 15
             while time.monotonic() < patience:
@@ -94,7 +94,7 @@ def guest(run: Run, lab: Lab, connection: Any) -> Guest:
 
 
 def verified(run: Run) -> None:
-    """Asked again for a while: an emulated node of RSA-4096 that still boots answers late."""
+    """Run `bake verify` until it passes, because an emulated node with RSA-4096 keys answers late after its boot."""
     deadline = time.monotonic() + 600
     while True:
         try:
@@ -127,7 +127,7 @@ def test_a_node_assembles_itself(run: Run, guest: Guest) -> None:
     assert packages.splitlines() == [f"{name} installed" for name in ("acl", "cloud-init", "etcd", "firewalld")]
     assert guest.ask("stat -c '%U %a' /etc/etcd/pki/etcd-peer.key") == "root 640"
     assert "user:etcd:r--" in guest.ask("getfacl -c /etc/etcd/pki/etcd-peer.key")
-    assert guest.ask("cat /proc/sys/kernel/printk_ratelimit") == "0"  # else the kernel keeps denials to itself
+    assert guest.ask("cat /proc/sys/kernel/printk_ratelimit") == "0"  # with a rate limit, the kernel would omit denials
 
 
 def test_it_comes_back(run: Run, guest: Guest) -> None:
@@ -145,7 +145,7 @@ def test_it_comes_back(run: Run, guest: Guest) -> None:
 def test_it_takes_new_certificates(run: Run, guest: Guest) -> None:
     label = "stat -c '%C %U %a %n' /etc/etcd/pki /etc/etcd/pki/*"
     before = guest.ask(label)
-    run("certs", "rotate", "--ca", "--all-phases")  # which the last of its phases restarts etcd for
+    run("certs", "rotate", "--ca", "--all-phases")  # the last phase restarts etcd
     verified(run)
     assert guest.ask(label) == before
     check(guest)

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Turns the root's tarball into what boots: disk.raw, vmlinuz, initrd.img, and etcd's programs for this machine.
+# Creates disk.raw, vmlinux, initrd.img, and etcd's programs for use on this machine from the root's tarball.
 #   assemble.sh ROOT.tar OUTPUT SIZE plain|tuned
 set -eu
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
-# The cloud kernel has ext4 and virtio's PCI bus built in, so one module and one mount make the whole initrd. The
-# rest of the list only spares the booted system the decompression of its .ko.xz.
+# The cloud kernel contains the drivers for ext4 and virtio's PCI bus. So the initrd needs only the disk's module.
+# The other modules in the initrd save time, because the booted system need not decompress its .ko.xz files.
 pack_initrd() {
     root=$1 output=$2 tree=$2/initrd
     mkdir -p "$tree/bin" "$tree/dev" "$tree/proc" "$tree/root" "$tree/modules"
@@ -24,9 +24,9 @@ pack_initrd() {
     rm -rf -- "$tree"
 }
 
-# The kernel unpacks itself into the very ELF file that QEMU can start at once (PVH), which saves an emulated CPU more
-# than a second. Offsets: Linux, Documentation/arch/x86/boot.rst, setup_sects and payload_*; the last four bytes of
-# the payload are its unpacked length.
+# Unpacks the kernel's ELF file, which QEMU can start directly (PVH). This saves more than a second on an emulated CPU.
+# Offsets: Linux, Documentation/arch/x86/boot.rst, setup_sects and payload_*. The last four bytes of the payload are
+# the length of the unpacked kernel.
 unpack_kernel() {
     sectors=$(od -An -tu1 -j 497 -N 1 "$1")
     start=$(od -An -tu4 -j 584 -N 4 "$1")

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The whole initrd: load the modules, mount the root, hand over.
+# The init program of the initrd. Loads the modules, mounts the root, and starts the init of the root.
 set -eu
 
 say() { echo "initrd: $*" >/dev/console; }
@@ -11,7 +11,7 @@ argument() {
     done
 }
 
-# The disk's driver may answer a moment after its module is in.
+# The disk may appear some time after the driver's module is loaded.
 wait_for() {
     tries=200
     while [ ! -b "$1" ]; do

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Customize hook, the default variant: everything a node does not need on its way to a running etcd is off.
-# Nothing is uninstalled, so `systemctl unmask` brings each of these back.
+# Customize hook of the default variant. Disables everything that a node does not need to start etcd.
+# The units stay installed, so `systemctl unmask` enables them again.
 set -eu
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -25,17 +25,17 @@ main() {
         ln -sfn /dev/null "$root/etc/tmpfiles.d/$entry"
     done
     ln -sfn /usr/lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
-    # Beside a unit of the same name it only makes `systemctl enable etcd` run Perl for seconds.
+    # With this init script, `systemctl enable etcd` runs a Perl program for seconds, although the unit exists.
     rm -f -- "$root/etc/init.d/etcd"
-    # Comments only; each would start a unit that finds nothing to do.
+    # These files contain only comments, but each starts a unit at every boot.
     rm -f -- "$root/etc/fstab" "$root/etc/modules-load.d/modules.conf"
-    # What cloud-init's generator would have decided at every boot.
+    # Enable cloud-init, as its generator does at every boot; masked-generators disables the generator.
     mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
     ln -sfn /usr/lib/systemd/system/cloud-init.target \
         "$root/etc/systemd/system/multi-user.target.wants/cloud-init.target"
     mkdir -p "$root/etc/systemd/system/cloud-init.target.wants"
     ln -sfn ../power-button.service "$root/etc/systemd/system/cloud-init.target.wants/power-button.service"
-    # The caches of ld.so, hwdb, the journal's catalog and sysusers are as new as /usr: no first boot has to check.
+    # The caches of ld.so, hwdb, the journal's catalog and sysusers are up to date, so no boot updates them.
     touch -r "$root/usr" "$root/etc/.updated" "$root/var/.updated"
 }
 

@@ -1,6 +1,7 @@
-"""A cloud image as distributions publish them, in small: Debian 13, stock, booted by GRUB from BIOS or UEFI.
+"""A small cloud image like those that distributions publish: Debian 13, which GRUB boots from BIOS or UEFI.
 
-Published ones are out of a test's reach. In this one there is no etcd; what a node may install is a source inside it.
+The tests have no network and cannot download a published image. This image has no etcd. It contains the packages that a
+node may install.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def digest(packages: tuple[str, ...]) -> str:
 
 
 def cloud_image(kind: str, *more: str) -> Path:
-    """The image of the packages and more lists of them, built unless it is there: about two minutes, as root."""
+    """Return the image with these lists of packages. If it is missing, build it: about two minutes, as root."""
     packages = ("packages", *more)
     image = BUILD / f"cloud-image-{kind}-{digest(packages)}.qcow2"
     if not image.exists():

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Customize hook of mmdebstrap: the packages that nodes may install, and what makes a root a cloud image.
+# Customize hook of mmdebstrap: adds the packages that nodes may install, and the files of a cloud image.
 set -eu
 
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
-# With the build's own apt, which reads the root's lists: MMDEBSTRAP_APT_CONFIG is mmdebstrap's.
+# Downloads the packages with mmdebstrap's apt, which reads the root's package lists. mmdebstrap sets
+# MMDEBSTRAP_APT_CONFIG.
 offer_packages() {
     root=$1
     # shellcheck disable=SC2046
@@ -18,8 +19,7 @@ offer_packages() {
     echo 'deb [trusted=yes] file:/opt/packages ./' >"$root/etc/apt/sources.list"
 }
 
-# The profile classic installs a package `etcd`, the name in the repositories that the manual procedure used. Debian 13
-# has only the two parts.
+# Builds a package `etcd`, which the profile classic installs. Debian 13 has only etcd-server and etcd-client.
 offer_etcd() {
     mkdir -p "$1/etcd/DEBIAN"
     printf '%s\n' 'Package: etcd' 'Version: 1' 'Architecture: all' 'Depends: etcd-server, etcd-client' \
@@ -29,16 +29,16 @@ offer_etcd() {
     rm -rf -- "$1/etcd"
 }
 
-# Debian's cloud-init declares a conflict with firewalld, so a node that installs firewalld would lose cloud-init in the
-# middle of its first boot. Enterprise Linux's declares none. For these tests, and nowhere else, the declaration goes,
-# from what is installed and from what is offered: the image then stands for one of Enterprise Linux.
+# Removes the conflict of Debian's cloud-init with firewalld from the installed and the offered packages. With the
+# conflict, a node that installs firewalld would lose cloud-init during its first boot. Enterprise Linux has no such
+# conflict, and the tests use this image in place of an image of Enterprise Linux.
 forget_conflict() {
     sed -i '/^Conflicts: cloud-init-/s/, firewalld$//' "$@"
     if grep -n '^Conflicts:.*\<firewalld\>' "$@"; then exit 1; fi
 }
 
-# With a policy in the root it is enforced, and a test hears of all that it denies: on the console, unlimited. There it
-# may ask, too, as a person who is logged in.
+# Enforces the SELinux policy in the root. The kernel reports all denials on the console without a rate limit. The
+# console has a root shell, in which a test can run commands.
 enforce_policy() {
     cp "$HERE/selinux.cil" "$1/cloud-image.cil"
     chroot "$1" semodule -n -i /cloud-image.cil

@@ -1,4 +1,4 @@
-"""Query the cluster through etcdctl: one endpoint at a time, with a short timeout."""
+"""Query and change the cluster through etcdctl, which asks one endpoint at a time with a short timeout."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import subprocess
 from membership import Member, parse_members
 from node import Settings, accepting
 
-NOTES = "bake/members/"  # etcd keys that record the voters: NOTES + name = member id, or `replacing`
+RECORDS = "bake/members/"  # prefix of the etcd keys that record a voter's member id, or `replacing`, by node name
 
-# Only for commands whose output is parsed: etcdctl 3.5 has no JSON for a promotion and panics after a successful one.
+# The JSON output is only for commands with output to parse. With JSON, etcdctl 3.5 panics after a successful promotion.
 JSON = ("-w", "json")
 
 
 class RefusedError(Exception):
-    """etcd refused the request or did not answer. The message is etcd's own."""
+    """etcd refused the request or did not answer. The message is etcd's message."""
 
 
 class Cluster:
-    """An etcdctl client; its certificates are in ETCDCTL_*."""
+    """A client that runs etcdctl. The variables ETCDCTL_* name its certificates."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -40,10 +40,9 @@ class Cluster:
         return done.stdout
 
     def members(self, endpoints: list[str]) -> list[Member]:
-        """Return the member list from the first endpoint that has it. Raises RefusedError with the last refusal.
+        """Return the member list from the first endpoint that answers. Raises RefusedError with the last refusal.
 
-        A learner refuses ("rpc not supported for learner") and a member without quorum does not answer; then the next
-        endpoint is tried.
+        A learner refuses the request ("rpc not supported for learner"), and a member without a quorum does not answer.
         """
         last = RefusedError("no member answers")
         for self.last_endpoint in endpoints:
@@ -56,7 +55,10 @@ class Cluster:
         raise last
 
     def add(self, *, as_learner: bool) -> list[Member]:
-        """Add this node and return the new member list. After a RefusedError, only the member list shows the result."""
+        """Add this node and return the new member list.
+
+        Raises RefusedError. The node may have been added nevertheless; only the member list shows it.
+        """
         me = self.settings.me
         learner = f"--learner={str(as_learner).lower()}"
         try:
@@ -70,13 +72,13 @@ class Cluster:
     def promote(self, member: Member, members: list[Member]) -> None:
         """Promote a learner through the leader.
 
-        With auth on, a request that another voter forwards to the leader loses its user ("user name is empty").
+        With auth on, a promotion through another voter fails ("user name is empty"): the forwarded request has no user.
         """
         self.last_endpoint = self._leader(members) or self.last_endpoint
         self._do("promoted in cluster", "member", "promote", member.id)
 
     def _leader(self, members: list[Member]) -> str | None:
-        """Return the leader's client URL, or None if the last endpoint does not know it."""
+        """Return the leader's client URL, or None if the last endpoint does not know the leader."""
         try:
             number = f"{json.loads(self.ctl('endpoint', 'status', *JSON))[0]['Status']['leader']:x}"
         except (RefusedError, ValueError, LookupError, TypeError):
@@ -84,24 +86,24 @@ class Cluster:
         return next((url for each in members if each.id == number for url in each.client_urls[:1]), None)
 
     def _do(self, proof: str, *words: str) -> None:
-        """Run etcdctl and require `proof` in its output: exit code 0 is not enough. Raises RefusedError."""
+        """Run etcdctl, and raise RefusedError if its output lacks `proof`: exit code 0 does not prove success."""
         if proof not in self.ctl(*words):
             raise RefusedError(f"etcdctl did not print {proof!r}")
 
     def recorded_id(self) -> str | None:
-        """Return what is recorded of this node: its member id, `replacing`, or None. Raises RefusedError."""
+        """Return this node's recorded member id, or `replacing`, or None without a record. Raises RefusedError."""
         try:
-            entries = json.loads(self.ctl("get", NOTES + self.settings.me.name, *JSON)).get("kvs", [])
+            entries = json.loads(self.ctl("get", RECORDS + self.settings.me.name, *JSON)).get("kvs", [])
             return base64.b64decode(entries[0]["value"]).decode() if entries else None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise RefusedError(f"not a key: {error}") from None
 
     def record(self, text: str) -> None:
         """Record a member id, or `replacing`, for this node. Raises RefusedError."""
-        self._do("OK", "put", NOTES + self.settings.me.name, text)
+        self._do("OK", "put", RECORDS + self.settings.me.name, text)
 
     def healthy(self, members: list[Member]) -> int:
-        """Return how many of the members answer a linearizable read now."""
+        """Return how many of the members answer a linearizable read."""
         return sum(self._is_healthy(member) for member in members)
 
     def _is_healthy(self, member: Member) -> bool:
@@ -115,7 +117,7 @@ class Cluster:
 
 
 def complaint(stderr: str) -> str:
-    """Return etcdctl's error without its wrapping: the log line with the cause, else the first line."""
+    """Return the cause from etcdctl's error output. The cause is in a log line, else in the first line."""
     lines = stderr.strip().splitlines() or ["etcdctl failed"]
     text = next((line for line in lines if "desc = " in line), lines[0])
     return re.sub(r'.*desc = |^Error: |["\\}]+$', "", text)

@@ -1,6 +1,6 @@
-"""Decide what this node does, from its disk and the member list. Pure: no input or output.
+"""Decide this node's next action from its disk and the member list, without any input or output.
 
-`ACTIONS` is the whole state machine; docs/explanation/join.md shows it as a table, and a test compares the two.
+`ACTIONS` is the whole state machine. docs/explanation/join.md has the same table, and a test compares both.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Planned(NamedTuple):
 
 
 class Member(NamedTuple):
-    """An entry of etcd's member list. A member that has not started yet has no name."""
+    """An entry of etcd's member list. The name is empty until the member has started."""
 
-    id: str  # hexadecimal, as etcdctl wants it
+    id: str  # hexadecimal, as etcdctl requires
     name: str
     peer_urls: tuple[str, ...]
     client_urls: tuple[str, ...]
@@ -32,12 +32,12 @@ class Disk(Enum):
     """The content of the data directory."""
 
     EMPTY = "empty"
-    UNFINISHED = "unfinished"  # a log without a member: an interrupted first start
+    UNFINISHED = "unfinished"  # a log without a member, from an interrupted first start
     MEMBER = "member"
 
 
 class Situation(Enum):
-    """What the cluster reports about this node, or why it does not answer."""
+    """The cluster's information about this node, or the reason why the cluster does not answer."""
 
     ALL_EMPTY = "all empty"
     NOBODY = "nobody"
@@ -67,7 +67,7 @@ class Action(Enum):
     STAY_OUT = "stay out"
 
 
-# For a disk without a member. A node with a member on its disk always resumes it.
+# The actions of a node without a member on its disk. A node with a member on its disk always resumes that member.
 ACTIONS = {
     Situation.ALL_EMPTY: Action.START_CLUSTER,
     Situation.NOBODY: Action.WAIT,
@@ -83,7 +83,7 @@ ACTIONS = {
     Situation.RENAMED: Action.WAIT,
     Situation.MOVED: Action.WAIT,
 }
-REPLACING = "replacing"  # recorded in etcd before a node removes its own lost entry
+REPLACING = "replacing"  # a node records this word before it removes its entry, whose data is lost
 
 
 def decide(disk: Disk, situation: Situation) -> Action:
@@ -91,9 +91,9 @@ def decide(disk: Disk, situation: Situation) -> Action:
 
 
 def parse_members(text: str) -> list[Member]:
-    """Return the members in etcdctl's JSON. Raises ValueError for anything else, and for an empty list.
+    """Return the members in etcdctl's JSON. Raises ValueError for an invalid answer and for an empty list.
 
-    Such an answer must never be read as "this node is not listed".
+    An invalid answer must never mean that this node is not listed.
     """
     answer = json.loads(text)
     try:
@@ -115,12 +115,12 @@ def parse_members(text: str) -> list[Member]:
 
 
 def find(me: Planned, members: list[Member]) -> Member | None:
-    """Return the entry with this node's peer URL, or None. URLs identify members; names may repeat."""
+    """Return the entry with this node's peer URL, or None. Peer URLs are unique in the list, names are not."""
     return next((member for member in members if me.peer_url in member.peer_urls), None)
 
 
 def place(me: Planned, members: list[Member]) -> Situation:
-    """Return the situation by the list alone. `absent` and `lost_voter` refine `ABSENT` and `LOST_VOTER`."""
+    """Return the situation according to the member list. `absent` and `lost_voter` refine `ABSENT` and `LOST_VOTER`."""
     if any(member.name == me.name and me.peer_url not in member.peer_urls for member in members):
         return Situation.MOVED
     own = find(me, members)
@@ -133,9 +133,9 @@ def place(me: Planned, members: list[Member]) -> Situation:
     return Situation.LOST_LEARNER if own.is_learner else Situation.LOST_VOTER
 
 
-def absent(members: list[Member], note: str | None, *, as_learner: bool) -> Situation:
-    """Return the situation of an unlisted node. `note`: what etcd has recorded, the id under which it last voted."""
-    if note not in (None, REPLACING):
+def absent(members: list[Member], record: str | None, *, as_learner: bool) -> Situation:
+    """Return the situation of an unlisted node. `record` is the member id that etcd has recorded for this node."""
+    if record not in (None, REPLACING):
         return Situation.REMOVED
     # etcd 3.5 allows one learner at a time.
     if as_learner and any(member.is_learner for member in members):
@@ -146,8 +146,8 @@ def absent(members: list[Member], note: str | None, *, as_learner: bool) -> Situ
 def lost_voter(members: list[Member], healthy: int, *, answers: bool) -> Situation:
     """Return the situation of a listed voter with an empty disk.
 
-    It may be removed only if the other voters have a quorum and the old member does not run. `healthy`: how many of the
-    other voters answered just now. `answers`: whether the old member still answers.
+    The voter may be removed only if the other voters have a quorum and the old member does not run. `healthy` is the
+    number of other voters that answer. `answers`: whether the old member still answers.
     """
     voters = sum(not member.is_learner for member in members)
     is_safe = healthy >= voters // 2 + 1 and not answers
@@ -157,7 +157,7 @@ def lost_voter(members: list[Member], healthy: int, *, answers: bool) -> Situati
 def initial_cluster(members: list[Member], planned: list[Planned]) -> str:
     """Return etcd's initial-cluster, which must contain exactly the `members`.
 
-    etcd compares only the URLs, but names must be unique; a member that has not started gets its planned name.
+    etcd compares only the URLs, but the names must be unique. A member that has not started gets the planned name.
     """
     names = {node.peer_url: node.name for node in planned}
     return ",".join(

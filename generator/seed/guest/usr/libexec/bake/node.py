@@ -1,20 +1,20 @@
-"""This node's settings, console and disk, and TCP probes of the other nodes; used by etcd-join and etcd-promote."""
+"""This node's settings, console and disk, and TCP probes of the other nodes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import select
 import socket
 import sys
-import time
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from membership import Disk, Planned
 
 CONNECT_SECONDS = 2.0
-# The first bytes of a log, which name the members; the rest of its 64 MiB is zeros.
+# The size of the start of a log, which names the members. The rest of a new log's 64 MiB is zeros.
 LOG_HEAD = 1 << 20
 
 
@@ -27,7 +27,7 @@ class Settings(NamedTuple):
     run_dir: Path
     etcdctl: str
     token: str  # the prefix of the cluster's token
-    permit: str  # the cluster's id, the same on every node; not the bootstrap permit, which is a secret
+    permit: str  # the cluster's id, which is not a secret and not the bootstrap permit
     has_permit: bool
     is_first: bool
     as_learner: bool
@@ -63,7 +63,7 @@ def read_settings(env: dict[str, str]) -> Settings:
 
 
 def _digest(path: str) -> str | None:
-    """Return the SHA-256 of a file's text without its newline; None if it cannot be read."""
+    """Return the SHA-256 of a file's text without the final newline, or None if the file cannot be read."""
     try:
         return hashlib.sha256(Path(path).read_bytes().strip()).hexdigest()
     except OSError:
@@ -74,7 +74,7 @@ def _digest(path: str) -> str | None:
 
 
 class Console:
-    """Writes one record per line to the serial console; a repeated record is written once."""
+    """Writes one record per line to the serial console. A record that repeats the last record is not written."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,22 +96,22 @@ class Console:
 
 
 def look_at_disk(data_dir: Path) -> Disk:
-    """Return what is on this disk. Raises OSError if it cannot be read, so that it never counts as empty.
+    """Return the content of this disk. Raises OSError for an unreadable disk, which must not count as empty.
 
-    A log alone is not a member: an etcd that is killed just after creating its log finds the log at the next start,
-    skips its bootstrap and waits for a leader forever. A member's log begins with the configuration changes that
-    created its cluster ("peerURLs", as JSON), or was compacted into a snapshot. Both are synced before the member
-    acknowledges anything to clients or peers; so data with neither has acknowledged nothing.
+    A log alone is not a member. If etcd is killed just after it has created its log, it finds the log at the next
+    start, skips its bootstrap and waits for a leader forever. The log of a member begins with the configuration changes
+    that created the cluster ("peerURLs", as JSON), or was compacted into a snapshot. etcd syncs these changes or the
+    snapshot before it acknowledges anything to clients or peers. So a disk with neither has no acknowledged data.
     """
     member = data_dir / "member"
     for folder in (data_dir, member, member / "wal", member / "snap"):
         if folder.exists():
-            list(folder.iterdir())  # raises OSError if it cannot be read or is no folder
+            list(folder.iterdir())  # raises OSError for an unreadable folder, or for a file
     if not member.exists():
         return Disk.EMPTY
     snapshots = list((member / "snap").glob("*.snap"))
     logs = list((member / "wal").glob("*.wal"))
-    names_members = [b'"peerURLs"' in _head(log) for log in logs]  # read all of them: one may be unreadable
+    names_members = [b'"peerURLs"' in _head(log) for log in logs]  # read all logs, since one may be unreadable
     return Disk.MEMBER if snapshots or any(names_members) else Disk.UNFINISHED
 
 
@@ -121,7 +121,7 @@ def _head(path: Path) -> bytes:
 
 
 def set_aside(data_dir: Path) -> None:
-    """Rename the data of an interrupted first start. It is kept in case the classification was wrong."""
+    """Rename the data directory of an interrupted first start. The data is kept in case it is still needed."""
     number = 1
     while (kept := data_dir.with_name(f"{data_dir.name}.unfinished-{number}")).exists():
         number += 1
@@ -138,36 +138,24 @@ def address_of(url: str) -> tuple[str, int]:
 
 
 def accepting(urls: list[str]) -> list[str]:
-    """Return the URLs that accept a TCP connection. All are tried at once, for at most two seconds.
+    """Return the URLs that accept a TCP connection. All URLs are tried at the same time, for at most two seconds.
 
-    The kernel accepts the connection, so a host that is too busy for a TLS handshake counts, as does a member without
-    quorum: it binds its ports before it has a leader. etcdctl is no use here: it spends its whole timeout on a refused
-    connection too.
+    The kernel accepts the connection, so a host that is too busy for a TLS handshake counts as accepting. A member
+    without a quorum counts too, because it binds its ports before it has a leader. etcdctl would be too slow,
+    because it uses its whole timeout even if the connection is refused.
     """
-    sockets = {url: _begin_connect(url) for url in urls}
-    waiting = [each for each in sockets.values() if each]
-    deadline = time.monotonic() + CONNECT_SECONDS
     connected = set()
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        for done in select.select([], waiting, [], left)[1]:
-            waiting.remove(done)
-            if done.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-                connected.add(done)
-    found = [url for url in urls if sockets[url] in connected]
-    for each in filter(None, sockets.values()):
-        each.close()
-    return found
 
+    def connect(url: str) -> None:
+        host, port = address_of(url)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as plain, suppress(OSError):
+            plain.settimeout(CONNECT_SECONDS)
+            plain.connect((host, port))
+            connected.add(url)
 
-def _begin_connect(url: str) -> socket.socket | None:
-    host, port = address_of(url)
-    each = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    each.setblocking(False)
-    try:
-        each.connect((host, port))
-    except BlockingIOError:
-        pass
-    except OSError:
-        each.close()
-        return None
-    return each
+    threads = [threading.Thread(target=connect, args=(url,), daemon=True) for url in urls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [url for url in urls if url in connected]

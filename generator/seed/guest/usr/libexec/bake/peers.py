@@ -1,7 +1,8 @@
-"""Requests between nodes over mutual TLS, without etcd: empty disks before the first start, and live connections.
+"""Requests to other nodes over mutual TLS: whether a disk is empty, and whether a member is still connected.
 
-A waiting node with an empty disk reports that at its peer URL, where its etcd will listen. The first node starts a
-cluster only when every other node has reported it: a node that does not answer may be a member with data.
+A waiting node with an empty disk reports the empty disk at its peer URL, where its etcd will listen later. The first
+node starts a cluster only when every other node has reported an empty disk. A node that does not answer may be a member
+with data.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Any
 from membership import Member, Planned
 from node import CONNECT_SECONDS, address_of
 
-EMPTY = "/bake/empty"
-PARTIAL_CHAIN = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN: the CA may be an intermediate one; Python names it from 3.10 on
-_LIMIT = 4 << 20  # maximum bytes of an answer; etcd's metrics need a tenth of it
+EMPTY_PATH = "/bake/empty"
+# X509_V_FLAG_PARTIAL_CHAIN allows an intermediate CA as trust anchor. Python has a name for the flag since 3.10.
+PARTIAL_CHAIN = 0x80000
+_LIMIT = 4 << 20  # maximum size of an answer in bytes; etcd's metrics have a tenth of this size
 
 
 def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
-    """Return a mutual TLS context with etcd's settings: kind `ETCD_PEER`, or `ETCDCTL` for a client."""
+    """Return a mutual TLS context with etcd's settings. `kind` is `ETCD_PEER`, or `ETCDCTL` for a client."""
     names = ("CACERT", "CERT", "KEY") if kind == "ETCDCTL" else ("TRUSTED_CA_FILE", "CERT_FILE", "KEY_FILE")
     ca, cert, key = (os.environ[f"{kind}_{name}"] for name in names)
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
@@ -38,7 +40,7 @@ def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
 
 
 def is_peer(connection: ssl.SSLSocket) -> bool:
-    """Return whether the other side's certificate has the name, if any, that etcd's settings require of a peer."""
+    """Return whether the other side's certificate has the name that etcd's settings require, if they require a name."""
     found: Any = connection.getpeercert()
     name = {value for part in found["subject"] for key, value in part if key == "commonName"}
     for option, has in (("CN", name), ("HOSTNAME", {value for _, value in found.get("subjectAltName", ())})):
@@ -67,7 +69,7 @@ def get(url: str, path: str, tls: ssl.SSLContext) -> str:
 
 
 def statement(node: Planned, permit: str) -> str:
-    """Return the answer of an empty node: its name and its cluster's id."""
+    """Return the answer of an empty node, which is its name and its cluster's id."""
     return f"{node.name} {permit}\n"
 
 
@@ -83,7 +85,7 @@ class EmptyDiskServer(threading.Thread):
     def run(self) -> None:
         family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
         while True:
-            # The address may not be configured yet, or still in use by an etcd that is stopping.
+            # The address may not be configured yet, or an etcd that is stopping may still use it.
             with suppress(OSError), socket.create_server(self.address, family=family) as listener:
                 while True:
                     threading.Thread(target=self._answer, args=listener.accept()[:1], daemon=True).start()
@@ -94,17 +96,17 @@ class EmptyDiskServer(threading.Thread):
         with plain, suppress(OSError), self.tls.wrap_socket(plain, server_side=True) as connection:
             path = connection.recv(4096).split(b" ")[1:2]
             if is_peer(connection):
-                connection.sendall(self.text if path == [EMPTY.encode()] else b"HTTP/1.0 404 Not Found\r\n\r\n")
+                connection.sendall(self.text if path == [EMPTY_PATH.encode()] else b"HTTP/1.0 404 Not Found\r\n\r\n")
 
 
 def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:
-    """Return the nodes that report an empty disk. All are asked at once."""
+    """Return the nodes that report an empty disk. All nodes are asked at the same time."""
     found: list[Planned] = []
 
     def ask(node: Planned) -> None:
         with suppress(OSError):
             tls = context("ETCD_PEER")
-            if get(node.peer_url, EMPTY, tls) == statement(node, permit):
+            if get(node.peer_url, EMPTY_PATH, tls) == statement(node, permit):
                 found.append(node)
 
     threads = [threading.Thread(target=ask, args=(node,), daemon=True) for node in nodes]
@@ -119,7 +121,7 @@ def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:
 
 
 def is_connected(voters: list[Member], member: Member) -> bool:
-    """Return whether a voter is still connected to the member by its metrics; True if no voter answers."""
+    """Return whether a voter's metrics show a connection to the member. Return True if no voter answers."""
     tls = context("ETCDCTL")
     connected = []
     for voter in voters:

@@ -1,11 +1,12 @@
-"""Starts cloud-init's one boot process without two imports that a NoCloud boot never uses, and with libyaml.
+"""Start cloud-init with libyaml, without two imports that a NoCloud boot never uses, and with private files.
 
-Under emulation they are half of the time to its first line. `requests` is imported when a URL is first read.
-`jsonschema` is hidden, which cloud-init takes as "not installed": a boot does not warn of unknown keys, while
-`cloud-init schema --system`, a process of its own, still reports them. PyYAML's own loader is
-an order of magnitude slower than libyaml's, and cloud-init parses its configuration in every stage.
+Under emulation, the two imports take half of the time before cloud-init's first output. `requests` is imported when
+cloud-init reads a URL. `jsonschema` appears as not installed, so a boot does not warn of unknown keys; the command
+`cloud-init schema --system` still reports unknown keys. cloud-init parses its configuration in every stage, and
+PyYAML's Python loader is ten times slower than libyaml.
 
-And no file is anybody else's before it has its mode: cloud-init writes the seed, keys too, and only then says whose.
+cloud-init sets a file's mode after it has written the content, which may be a key of the seed. With the umask of this
+module, only root can read a file until cloud-init has set the mode.
 """
 
 import os
@@ -17,28 +18,28 @@ from typing import Any
 
 
 class Deferred(ModuleType):
-    """Stands in for a module until something of it is needed."""
+    """A replacement for a module; it imports the real module when an attribute is used."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        if f"{self.__name__}.{name}" in STAND_INS:
+        if f"{self.__name__}.{name}" in DEFERRED:
             return sys.modules[f"{self.__name__}.{name}"]
         if name in ANNOTATIONS:
             return object
-        for stand_in in STAND_INS:
-            if isinstance(sys.modules.get(stand_in), Deferred):
-                del sys.modules[stand_in]
+        for module in DEFERRED:
+            if isinstance(sys.modules.get(module), Deferred):
+                del sys.modules[module]
         return getattr(import_module(self.__name__), name)
 
 
-STAND_INS = ("requests", "requests.exceptions")
-# Named in signatures only, which are evaluated when url_helper is imported.
+DEFERRED = ("requests", "requests.exceptions")
+# Attributes that cloudinit.url_helper uses only in type annotations, which Python evaluates during the import.
 ANNOTATIONS = ("Response",)
 
 
 def private_first(util: Any) -> Callable[..., None]:
-    """cloud-init's `write_file`, under a umask that its folders do not see."""
+    """Return cloud-init's `write_file` with umask 077 for files. Folders are created with the normal umask."""
     write: Callable[..., None] = util.write_file
 
     def write_file(filename: str, *args: Any, **settings: Any) -> None:
@@ -55,9 +56,9 @@ def private_first(util: Any) -> Callable[..., None]:
 
 
 def main() -> int:
-    """What /usr/bin/cloud-init does, with its entry point named instead of searched for."""
+    """Do the same as /usr/bin/cloud-init, but import the entry point directly instead of searching for it."""
     sys.modules["jsonschema"] = None  # type: ignore[assignment]
-    sys.modules.update({name: Deferred(name) for name in STAND_INS})
+    sys.modules.update({name: Deferred(name) for name in DEFERRED})
     yaml: Any = import_module("yaml")
     yaml.SafeLoader = yaml.CSafeLoader
     util: Any = import_module("cloudinit.util")
