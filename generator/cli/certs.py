@@ -217,9 +217,9 @@ def _change_ca(
     options: Mapping[str, Any],
 ) -> None:
     from generator.errors import UnhealthyError
+    from generator.operations.baked_cluster import connect_if_possible
     from generator.operations.certs import without_stated
     from generator.operations.rotate_ca import next_phase, rotate_authorities, task_after
-    from generator.operations.up import connect_if_possible
 
     changes: list[Change] = []
     announce = partial(announce_rotation, cluster.store, without_stated(cluster.plan.spec), options, changes)
@@ -262,7 +262,7 @@ def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", other
 def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, Any], **more: Any) -> None:
     from generator.errors import UnhealthyError
     from generator.operations import certs
-    from generator.operations.up import connect_if_possible
+    from generator.operations.baked_cluster import connect_if_possible
 
     found = certs.Delivery()
     with progress_of((), options) as progress:

@@ -42,10 +42,10 @@ def refuse_misplaced(ctx: click.Context) -> None:
 
 
 def open_cluster(options: Mapping[str, Any]) -> Any:
-    from generator.operations import up
+    from generator.operations import baked_cluster
     from generator.store.folder import Store
 
-    return up.open_cluster(Store(options["out"], options["name"]))
+    return baked_cluster.open_cluster(Store(options["out"], options["name"]))
 
 
 def cache() -> Path:

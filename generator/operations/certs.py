@@ -21,7 +21,7 @@ from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.etcd.observe import everywhere
 from generator.etcd.tls_hello import served_certificate
 from generator.layout import SEED_ISO, pem_path
-from generator.operations.up import Cluster, open_cluster
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.pki import Facts, Role
 from generator.pki.ca_phases import Phase
 from generator.plan import ClusterPlan, NodePlan

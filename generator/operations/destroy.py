@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from generator import vm
 from generator.errors import BakeError, InputError, UnsignedError
 from generator.layout import SEALED
-from generator.operations.up import open_cluster
+from generator.operations.baked_cluster import open_cluster
 from generator.progress import Silent
 from generator.store.existing_keys import load_identity
 from generator.store.folder import Store

@@ -16,8 +16,8 @@ from generator.etcd.answers import Reply
 from generator.etcd.tls_probe import probe, unverified_context
 from generator.layout import key_path, pem_path
 from generator.operations.bake import Announce, bake
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.certs import Delivery, Goal, deliver, refuse_changed, serves_its_own, without_stated
-from generator.operations.up import Cluster, open_cluster
 from generator.pki import Credential, Elsewhere, Issuer, Role, digests
 from generator.pki.ca_phases import Authorities, Authority, Phase
 from generator.plan import NodePlan, plan_cluster

@@ -1,24 +1,75 @@
-"""`bake seal`: remove the bootstrap permit from the first node's ISO."""
+"""`bake seal`: remove the bootstrap permit from the first node's ISO, in the folder and in the VM's drive."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 
+from generator import vm
 from generator.artifact import Artifact
 from generator.config.load import load_kept
 from generator.errors import BakeError, InputError
 from generator.layout import SEALED, SEED_ISO, SPEC
+from generator.operations import verify
 from generator.operations.bake import load_seal
+from generator.operations.baked_cluster import Cluster, connect_if_possible
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
 from generator.seed import iso
 from generator.store.folder import Store
+from generator.vm.connection import Connection
 
 
-def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class Sealing:
+    """The result of sealing.
+
+    `node`: the first node; `files`: whether files changed; `vm`: whether its VM changed, None if it has no VM here.
+    """
+
+    node: str
+    files: bool
+    vm: bool | None
+    warnings: tuple[str, ...]
+
+
+def seal(
+    cluster: Cluster, *, uri: str | None, now: datetime, report: Report, consent: Callable[[str], None]
+) -> Sealing:
+    """Seal a cluster. `consent` is called if no member answers, because the cluster may never have been started."""
+    connection, doubt = connect_if_possible(uri), _doubt(cluster)
+    if doubt and not cluster.sealed:
+        consent(doubt)
+    done = seal_everywhere(connection, cluster, now=now, report=report)
+    image = cluster.store.folder / done.node / SEED_ISO
+    by_hand = f"{done.node} has no VM here: replace the ISO in its drive with {image}"
+    return replace(done, warnings=tuple(filter(None, (by_hand if done.vm is None else "", doubt))))
+
+
+def _doubt(cluster: Cluster) -> str:
+    try:
+        if verify.is_answering(cluster.plan, verify.client_files(cluster.store.folder)):
+            return ""
+        return "no member answers, and a sealed cluster can no longer be started for the first time"
+    except BakeError as error:  # the gRPC client is not installed
+        return f"cannot ask the members: {error.message}"
+
+
+def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: datetime, report: Report) -> Sealing:
+    """Remove the bootstrap permit from the files, then from the VM's drive. None: there is no libvirt."""
+    changed = seal_files(cluster.store, cluster.plan, now=now, report=report)
+    node, replaced = cluster.first, None
+    if connection is not None:
+        image = cluster.store.folder / node.name / SEED_ISO
+        replaced = vm.replace_seed(connection, cluster.plan, node, image, cluster_id=cluster.cluster_id)
+    return Sealing(node=node.name, files=changed, vm=replaced, warnings=())
+
+
+def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
     """Remove the bootstrap permit from the first node's ISO, atomically. Return False if it was removed already.
 
     The ISO's other files stay unchanged, so the node's configuration does not change.

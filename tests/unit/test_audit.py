@@ -18,10 +18,10 @@ from generator.etcd.answers import Answer, Keys, KeyValue
 from generator.etcd.node_report import MAX_AGE, find_report
 from generator.health.cis_controls import Audited
 from generator.health.node_checks import Outcome
-from generator.operations import up as stories
+from generator.operations import audit as auditing
 from generator.operations.audit import Audit, planned_facts
 from generator.operations.bake import bake as make
-from generator.operations.up import Cluster, open_cluster
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.seed.iso import written_files
 from generator.store.folder import Store
 from tests.unit.test_report import SAID
@@ -117,7 +117,7 @@ def test_the_command_says_all_and_ends_with_three_where_one_is_missed(
 ) -> None:
     assert bake("--nodes", 1).code == 0
     found = Audit(cluster="etcd", controls=(PASSED, *missed))
-    monkeypatch.setattr(stories, "audit", lambda *_, **__: found)
+    monkeypatch.setattr(auditing, "audit", lambda *_, **__: found)
     text = bake("audit")
     assert text.code == code
     assert text.out.splitlines()[1].split() == ["2.1", "served", "passed", "set"]

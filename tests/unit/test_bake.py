@@ -22,8 +22,8 @@ import yaml
 
 from generator import pki
 from generator.errors import BakeError
-from generator.operations.seal import seal
-from generator.operations.up import open_cluster
+from generator.operations.baked_cluster import open_cluster
+from generator.operations.seal import seal_files
 from generator.pki import Credential
 from generator.seed import iso
 from generator.store.folder import Store
@@ -177,7 +177,7 @@ def test_sealing_nodes_that_another_bake_has_replaced_meanwhile_changes_nothing(
     assert bake("--config", "cluster.yaml", "--yes").code == 0
     before = picture(Path("out"))
     with pytest.raises(BakeError, match="another command has just changed this cluster's nodes"):
-        seal(store, opened.plan, now=datetime.now(UTC), report=print)
+        seal_files(store, opened.plan, now=datetime.now(UTC), report=print)
     assert picture(Path("out")) == before
 
 

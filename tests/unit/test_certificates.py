@@ -16,11 +16,10 @@ from generator.cli import bake as command
 from generator.config.load import load
 from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import InputError, UnhealthyError, WaitTimeoutError
-from generator.operations import certs
-from generator.operations import up as cluster_module
+from generator.operations import baked_cluster, certs
 from generator.operations.bake import bake
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.certs import Delivery, deliver, entries, outdated
-from generator.operations.up import Cluster, open_cluster
 from generator.plan import NodePlan
 from generator.store.existing_keys import required_pems
 from generator.store.folder import Store
@@ -274,7 +273,7 @@ def test_a_rotation_renews_and_delivers(
 ) -> None:
     rack.serve(cluster := made())
     rack.cluster = cluster
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
     before = serials(cluster, now)
     assert call(cluster, "rotate", "etcd2", "-q")[0] == 0
     after = serials(cluster, now)
@@ -289,7 +288,7 @@ def test_a_rotation_that_waits_for_restarts_ends_with_3(
     rack.serve(cluster := made())
     rack.cluster = cluster
     rack.older.update(NODES)
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
     words = ["certs", "rotate", "--out", str(cluster.store.out), *(["-o", "json"] if json_too else [])]
     rule = "etcd1, etcd2: configuration changes in the new seed apply at the next restart"
     with pytest.raises(UnhealthyError, match=rule) as error:
@@ -358,7 +357,7 @@ def test_nodes_and_clients_can_be_renewed_at_once(
 ) -> None:
     rack.serve(with_users)
     rack.cluster = with_users
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
     found = json.loads(call(with_users, "rotate", "etcd1", "operator", "-o", "json", "-q")[1])
     assert (found["done"], [*found["clients"]]) == (["etcd1"], ["operator"])
 

@@ -17,12 +17,12 @@ import yaml
 from generator import vm
 from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import BakeError, InputError
-from generator.operations import up as stories
-from generator.operations import verify
+from generator.operations import up, verify
 from generator.operations.bake import bake as make
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.destroy import destroy
-from generator.operations.seal import seal as seal_files
-from generator.operations.up import Boot, Cluster, open_cluster
+from generator.operations.seal import seal_everywhere, seal_files
+from generator.operations.up import Boot
 from generator.store.folder import Store
 from generator.vm import Owned, State, VmStatus, console_records
 
@@ -94,7 +94,7 @@ def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Says) -> 
     for name, says in logs.items():
         says.instance = says.instance or instance(cluster, name)
     monkeypatch.setattr(vm, "console_logs", lambda *_, **__: logs)
-    stories.wait_until_settled(object(), cluster, 5, diary)
+    up.wait_until_settled(object(), cluster, cluster.plan.nodes, seconds=5, progress=diary)
     return diary.lines
 
 
@@ -199,7 +199,7 @@ def test_what_was_cut_off_between_files_and_drive_is_completed(
 
 
 def seal(cluster: Cluster, now: datetime) -> None:
-    stories.seal_everywhere(None, cluster, now=now, report=print)
+    seal_everywhere(None, cluster, now=now, report=print)
 
 
 def states(monkeypatch: pytest.MonkeyPatch, *found: State) -> None:
@@ -217,10 +217,10 @@ def test_up_does_not_wait_for_a_cluster_that_is_sealed_and_gone(
     before = picture(tmp_path)
     boot = Boot(uri=None, accel="auto", wait=1, cache=tmp_path / "cache")
     with pytest.raises(InputError, match="etcd/sealed: the cluster is sealed, so it cannot be started anew"):
-        stories.up(spec, baked.store, boot, now=now, progress=Diary())
+        up.up(spec, baked.store, boot, now=now, progress=Diary())
     assert picture(tmp_path) == before
     states(monkeypatch, State.MISSING, State.STOPPED)
-    stories._refuse_lost(object(), spec, baked.store)
+    up._refuse_lost(object(), spec, baked.store)
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,11 @@ from generator.cli import bake as command
 from generator.config.load import load
 from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutError
 from generator.etcd.answers import Reply
-from generator.operations import certs, rotate_ca
-from generator.operations import up as cluster_module
+from generator.operations import baked_cluster, certs, rotate_ca
 from generator.operations.bake import bake
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.certs import Delivery
 from generator.operations.rotate_ca import rotate_authorities, unchanged
-from generator.operations.up import Cluster, open_cluster
 from generator.pki import Role, digests
 from generator.pki.ca_phases import Authority, Phase, kept_authority
 from generator.plan import NodePlan
@@ -352,7 +351,7 @@ def test_a_ca_change_that_begins_meanwhile_stops_other_commands(
     cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     """Between their first look and their lock."""
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
     monkeypatch.setattr(rotate_ca, "refuse_while_changing", lambda cluster: begin_next_phase(cluster, now))
     monkeypatch.setattr(certs, "served_certificate", lambda *_: None)
     with pytest.raises(BakeError, match=r"another command .*\(phase none, now trust\)"):
@@ -391,7 +390,7 @@ def call(cluster: Cluster, *words: object) -> tuple[int, str]:
 
 @pytest.fixture
 def no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: None)
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: None)
 
 
 def test_the_command_says_what_it_waits_for(cluster: Cluster, rack: Rack, no_libvirt: None) -> None:
@@ -412,7 +411,7 @@ def test_the_command_says_what_it_waits_for(cluster: Cluster, rack: Rack, no_lib
 
 @pytest.fixture
 def libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
 
 
 def test_with_libvirt_it_is_one_command(cluster: Cluster, rack: Rack, libvirt: None) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from generator import pki
 from generator.errors import InputError, UnsignedError
+from generator.operations.baked_cluster import open_cluster
 from generator.operations.rotate_ca import rotate_authorities
-from generator.operations.up import open_cluster
 from generator.pki import Role
 from generator.pki.ca_phases import kept_authority
 from generator.seed import iso

@@ -15,7 +15,7 @@ from generator import pki
 from generator.config.defaults import settle_peers
 from generator.config.pki import PeerName
 from generator.config.spec import read_spec
-from generator.operations.up import open_cluster
+from generator.operations.baked_cluster import open_cluster
 from generator.seed import iso
 from generator.store.folder import Store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -92,7 +93,7 @@ def seal(**options: Any) -> None:
       bake seal
       bake seal --name prod --connect qemu+ssh://host/system
     """
-    from generator.operations import up
+    from generator.operations.seal import seal as run
 
     opened = open_cluster(options)
 
@@ -100,7 +101,7 @@ def seal(**options: Any) -> None:
         confirm(f"{doubt}. Seal it?", options, [doubt])
 
     report = reporter(options)
-    done = up.seal(opened, uri=options["connect"], now=datetime.now(UTC), report=report, consent=consent)
+    done = run(opened, uri=options["connect"], now=datetime.now(UTC), report=report, consent=consent)
     for warning in done.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if options["output"] == "json":
@@ -123,10 +124,10 @@ def status(**options: Any) -> None:
       bake status
       bake status --name prod -o json
     """
-    from generator.operations import up
+    from generator.operations.status import status as look
     from generator.operations.verify import status_data, status_row
 
-    seen = up.status(open_cluster(options), uri=options["connect"])
+    seen = look(open_cluster(options), uri=options["connect"])
     if options["output"] == "json":
         nodes = [status_data(node, vm) for node, vm in seen.nodes]
         print_json(nodes=nodes, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
@@ -166,15 +167,19 @@ def audit(**options: Any) -> None:
       bake audit -o json
     """
     from generator.errors import UnhealthyError
-    from generator.operations import up
-    from generator.operations.audit import audit_data, audit_rows
+    from generator.operations import audit as auditing
+    from generator.operations.verify import client_files
 
+    cluster = open_cluster(options)
     with progress_of((), options) as progress:
-        found = up.audit(open_cluster(options), now=datetime.now(UTC), report=progress.line)
+        planned = auditing.planned_facts(cluster.store, cluster.plan)
+        found = auditing.audit(
+            cluster.plan, client_files(cluster.store.folder), planned, now=datetime.now(UTC), report=progress.line
+        )
     if options["output"] == "json":
-        print_json(**audit_data(found))
+        print_json(**auditing.audit_data(found))
     elif not options["quiet"]:
-        print_table(audit_rows(found.controls))
+        print_table(auditing.audit_rows(found.controls))
     if found.missed:
         text = f"{len(found.missed)} of {len(found.controls)} controls did not pass"
         raise UnhealthyError(f"{text}: {', '.join(one.id for one in found.missed)}", hint=found.missed[0].remedy)
@@ -190,9 +195,15 @@ def console(node: str, **options: Any) -> None:
     Examples:
       bake console etcd1
     """
-    from generator.operations import up
+    from generator import vm
 
-    up.console(open_cluster(options), node, uri=options["connect"])
+    cluster, uri = open_cluster(options), options["connect"]
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        vm.attach_console(uri, cluster.plan, node, cluster_id=cluster.cluster_id)
+        return
+    for data in vm.follow_console(vm.connect(uri), cluster.plan, node, cluster_id=cluster.cluster_id):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 @bake.command()
@@ -204,10 +215,12 @@ def down(**options: Any) -> None:
     Examples:
       bake down
     """
-    from generator.operations import up
+    from generator import vm
 
+    cluster = open_cluster(options)
     with progress_of((), options) as progress:
-        stopped = up.down(open_cluster(options), uri=options["connect"], progress=progress)
+        connection = vm.connect(options["connect"])
+        stopped = vm.down(connection, cluster.plan, cluster_id=cluster.cluster_id, report=progress.line)
     show_names("stopped", stopped, options)
 
 
