@@ -9,7 +9,7 @@ from typing import Any
 from generator.cli.options import parameter
 
 
-def following_cas(
+def given_cas(
     cluster: Any,
     ca: bool,
     all_phases: bool,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from generator import vm
 from generator.config.load import load_kept
+from generator.config.pki import CaSpec, PeerCaSpec
+from generator.config.spec import ClusterSpec
 from generator.errors import BakeError, InputError
 from generator.layout import SEALED, SPEC
+from generator.operations.hints import command
+from generator.pki.ca_phases import Phase
 from generator.plan import ClusterPlan, NodePlan, plan_cluster, short_id
+from generator.store.cas import load_phase
 from generator.store.existing_keys import load_identity
 from generator.store.folder import Store
 from generator.store.requests import refuse_unsigned
@@ -47,6 +52,25 @@ def open_cluster(store: Store) -> Cluster:
         raise InputError.one("--name", where, "bake it first, or give its folder with --out")
     plan = plan_cluster(load_kept(store.folder / SPEC))
     return Cluster(store=store, plan=plan, cluster_id=short_id(identity))
+
+
+def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
+    """Raise BakeError if another command has changed the cluster since this command read it.
+
+    `phase`: of the CA rotation, as this command read it. The caller holds the lock.
+    """
+    found, hint = load_phase(cluster.store), f"check {command(cluster.store, 'certs')}, then run the same command again"
+    if found is not phase:
+        text = f"another command is rotating this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
+        raise BakeError(text, hint=hint)
+    if without_ca_files(open_cluster(cluster.store).plan.spec) != without_ca_files(cluster.plan.spec):
+        raise BakeError("another command has just changed this cluster", hint=hint)
+
+
+def without_ca_files(spec: ClusterSpec) -> ClusterSpec:
+    """Return the spec without the paths of the user's own CA, which no longer apply after a CA rotation."""
+    own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
+    return replace(spec, pki=own)
 
 
 def connect_if_possible(uri: str | None) -> Connection | None:

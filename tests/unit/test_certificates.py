@@ -385,7 +385,7 @@ def test_what_ends_soon_is_renewed_by_the_command_that_is_named(
 ) -> None:
     with pytest.raises(UnhealthyError, match="less than") as error:
         call(with_users, "--within", days, "-q")
-    assert error.value.hint == command
+    assert error.value.hint == f"{command} --out {with_users.store.out}"
 
 
 def said_by(spec: ClusterSpec, store: Store, now: datetime) -> tuple[list[str], set[str]]:

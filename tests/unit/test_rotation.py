@@ -23,8 +23,8 @@ from generator.etcd.answers import Reply
 from generator.operations import baked_cluster, certs, rotate_ca
 from generator.operations.bake import bake
 from generator.operations.baked_cluster import Cluster, open_cluster
-from generator.operations.certs import Delivery
-from generator.operations.rotate_ca import rotate_authorities, unchanged
+from generator.operations.certs import Delivery, unchanged
+from generator.operations.rotate_ca import rotate_authorities
 from generator.pki import Role, digests
 from generator.pki.ca_phases import Authority, Phase, kept_authority
 from generator.plan import NodePlan
@@ -352,7 +352,7 @@ def test_a_ca_change_that_begins_meanwhile_stops_other_commands(
 ) -> None:
     """Between their first look and their lock."""
     monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
-    monkeypatch.setattr(rotate_ca, "refuse_while_changing", lambda cluster: begin_next_phase(cluster, now))
+    monkeypatch.setattr(certs, "refuse_during_rotation", lambda cluster: begin_next_phase(cluster, now))
     monkeypatch.setattr(certs, "served_certificate", lambda *_: None)
     with pytest.raises(BakeError, match=r"another command .*\(phase none, now trust\)"):
         call(cluster, *words)
@@ -479,7 +479,8 @@ def test_the_command_says_what_applications_need_before_the_next_phase(
     code, text = call(cluster, "rotate", "--ca")
     assert (code, text.splitlines()[-2]) == (0, "phase trust is complete; before phase reissue:")
     assert text.endswith(
-        f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then: bake certs rotate --ca\n"
+        f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then: bake certs rotate --ca "
+        f"--out {cluster.store.out}\n"
     )
     found = json.loads(call(cluster, "rotate", "--ca", "-o", "json", "-q")[1])
     assert (found["ca_change"], found["complete"], found["next"]) == ("reissue", True, "drop")
