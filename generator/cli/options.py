@@ -18,7 +18,7 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--subnet": (("network", "subnet"), str, "The cluster's network, such as 192.168.20.0/24."),
     "--first-ip": (("network", "firstIp"), str, "Address of the first node; the others follow."),
     "--network-mode": (("network", "mode"), str, "Mode of the network: nat or isolated."),
-    "--key-type": (("pki", "keyType"), str, "Type of new keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
+    "--key-type": (("pki", "keyType"), str, "Type of keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
     "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version on etcd's ports: 1.2 or 1.3."),
     "--archive": (("install", "archive"), str, "An etcd release tarball to put on each ISO (profile rhel)."),
@@ -65,7 +65,7 @@ out_option = option(
     help="Folder that holds a folder for each cluster.",
 )  # fmt: skip
 output_option = option(
-    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Format of standard output."
+    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
 )
 quiet_option = _stack(
     click.option("-q", "--quiet", is_flag=True, help="Print only errors."),
@@ -81,7 +81,7 @@ passphrase_option = option(
     help="A file with the CA key's passphrase on its first line. bake encrypts a CA key that is not encrypted yet.",
 )
 spec_options = _stack(
-    option("--profile", help="Name or file of a profile; default: the cluster's profile, or `default` for a new cluster."),
+    option("--profile", help="A profile's name or file; default: the cluster's profile, or `default`."),
     option(
         "--config",
         type=click.Path(path_type=Path),
@@ -124,7 +124,7 @@ up_options = _stack(
         "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
         help="How to run the VMs; auto uses KVM if KVM works, else emulation.",
     ),
-    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: a folder in the user's cache."),
+    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: in the user's cache."),
     option("--wait", type=int, default=900, show_default=True, help="Seconds to wait until all nodes have settled."),
 )  # fmt: skip
 cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)

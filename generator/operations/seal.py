@@ -17,6 +17,7 @@ from generator.layout import SEALED, SEED_ISO, SPEC
 from generator.operations import verify
 from generator.operations.bake import load_seal
 from generator.operations.baked_cluster import Cluster, connect_if_possible
+from generator.operations.hints import command
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
 from generator.seed import iso
@@ -56,11 +57,11 @@ def _doubt(cluster: Cluster) -> str:
             return ""
         return "no member answers, and a sealed cluster can no longer be started for the first time"
     except BakeError as error:  # the gRPC client is not installed
-        return f"cannot ask the members: {error.message}"
+        return f"cannot query the members: {error.message}"
 
 
 def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: datetime, report: Report) -> Sealing:
-    """Remove the bootstrap permit from the files, then from the VM's drive. None: there is no libvirt."""
+    """Remove the bootstrap permit from the files and, if `connection` is given, from the VM's drive."""
     changed = seal_files(cluster.store, cluster.plan, now=now, report=report)
     node, replaced = cluster.first, None
     if connection is not None:
@@ -79,25 +80,26 @@ def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report
     with store.locked(report):
         store.check()
         if plan_cluster(load_kept(store.folder / SPEC)).nodes != plan.nodes:
-            raise BakeError("another command has just changed this cluster's nodes", hint="run it again: bake seal")
-        mark = load_seal(store)
+            text = "another command has just changed this cluster's nodes"
+            raise BakeError(text, hint=f"run {command(store, 'seal')} again")
+        seal_file = load_seal(store)
         image = store.read(path)
         if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(path), {}).get("sha256"):
             text = "is missing" if image is None else "was changed after bake wrote it"
-            raise InputError.one(str(store.folder / path), text, "bake again, then: bake seal")
+            raise InputError.one(str(store.folder / path), text, f"bake again, then run {command(store, 'seal')}")
         files = iso.unpack(image, where=str(store.folder / path))
         kept = [file for file in files if file.path != iso.SEED_PERMIT]
-        if mark and len(kept) == len(files) and store.read(permit) is None:
+        if seal_file and len(kept) == len(files) and store.read(permit) is None:
             return False
         with store.replacing() as folder:
             packed = iso.pack(kept)
             folder.write(Artifact(path, packed.data, packed.mode, packed.secret))
-            for artifact in mark or (_seal_mark(first, now),):
+            for artifact in seal_file or (_new_seal_file(first, now),):
                 folder.write(artifact)
             folder.keep_others(permit)
     return True
 
 
-def _seal_mark(node: NodePlan, now: datetime) -> Artifact:
+def _new_seal_file(node: NodePlan, now: datetime) -> Artifact:
     record = {"format_version": "1.0", "node": node.name, "time": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
     return Artifact(SEALED, json.dumps(record, indent=1).encode() + b"\n")

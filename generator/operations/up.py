@@ -19,6 +19,7 @@ from generator.operations import verify
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.boot_progress import SETTLED, VOTED, follow_nodes
+from generator.operations.hints import command
 from generator.operations.seal import seal_everywhere
 from generator.operations.verify import Verification
 from generator.pki import Role, user_stem
@@ -67,7 +68,7 @@ def up(
         connection, cluster.plan, image, seeds, cluster_id=cluster.cluster_id, accel=boot.accel, report=progress.line
     )  # fmt: skip
     wait_until_settled(connection, cluster, nodes, seconds=boot.wait, progress=progress)
-    _raise_refusal(refusal)
+    _raise_refusal(refusal, store)
     return verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
 
 
@@ -99,15 +100,15 @@ def _without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Report)
     return tuple(node for node in plan.nodes if node not in refusal.joining)
 
 
-def _raise_refusal(refusal: Refusal | None) -> None:
+def _raise_refusal(refusal: Refusal | None, store: Store) -> None:
     """Raise UnhealthyError if nodes were not booted, because the operator has to restart other nodes first."""
     if refusal is None:
         return
-    first = refusal.by[0].domain
+    down, again = command(store, "down"), command(store, "up")
+    one_by_one = f"or, without an outage, `virsh shutdown {refusal.by[0].domain}`, then `{again}`, node by node"
     raise UnhealthyError(
         f"not booted: {_names(refusal.joining)}; restart {_names(refusal.by)} first, whose firewall refuses them",
-        hint=f"`bake down`, then `bake up`; or without an outage, one node after the other: `virsh shutdown {first}`, "
-        "then `bake up`",
+        hint=f"run `{down}`, then `{again}`; {one_by_one}",
     )
 
 
@@ -140,7 +141,7 @@ def wait_until_settled(
     journal.begin(node.name for node in nodes)
     events = follow_nodes(connection, cluster, nodes, journal, seconds=seconds)
     must_seal = True
-    for event in _shown(events, journal, progress):
+    for event in _shown(events, cluster, journal, progress):
         if must_seal and event.node == cluster.first.name and event.phase in VOTED:
             _seal(connection, cluster, progress.line)
             must_seal = False
@@ -148,7 +149,7 @@ def wait_until_settled(
             _remove_seed(connection, cluster, event, progress.line)
 
 
-def _shown(events: Iterator[Event], journal: Journal, progress: Progress) -> Iterator[Event]:
+def _shown(events: Iterator[Event], cluster: Cluster, journal: Journal, progress: Progress) -> Iterator[Event]:
     """Show each event, then yield it. Raise BakeError for a node that fails, and show the consoles after any error."""
     phases = {}
     try:
@@ -160,7 +161,8 @@ def _shown(events: Iterator[Event], journal: Journal, progress: Progress) -> Ite
             yield event
     except BakeError as error:
         _show_consoles((node for node, phase in phases.items() if phase != SETTLED), journal, progress.line)
-        error.hint = error.hint or f"see {journal.folder}/<node>/console.log, or: bake console NODE"
+        look = command(cluster.store, "console NODE")
+        error.hint = error.hint or f"see {journal.folder}/<node>/console.log, or run {look}"
         raise
 
 

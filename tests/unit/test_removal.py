@@ -127,7 +127,7 @@ def test_it_does_not_say_what_libvirt_has_where_it_cannot_be_asked(bake: Bake, m
     monkeypatch.setattr(vm, "connect", refuse)
     result = bake("destroy", "--name", "typo", "--yes")
     assert (result.code, "libvirt has no" in result.err) == (2, False)
-    assert "could not ask libvirt for VMs with that name: no connection" in result.err
+    assert "libvirt did not list the VMs with that name: no connection" in result.err
 
 
 def test_down_needs_the_folder(bake: Bake, driver: Any, start: Callable[[str], None]) -> None:
