@@ -17,14 +17,14 @@ def given_cas(
     passphrase: bytes | None,
     options: Mapping[str, Any],
 ) -> dict[Any, Any]:
-    """Return the new CAs that the options give, by role. Raise InputError with all problems."""
+    """Return the user's new CAs, by role. Raise InputError with all problems."""
     from generator.errors import InputError, Problem
     from generator.pki import Role
     from generator.store.cas import read_authority
 
     found, problems = {}, []
     if ca and names:
-        problems.append(Problem("--ca", f"is for the whole cluster, not for {', '.join(names)}", "leave out the names"))
+        problems.append(Problem("--ca", f"renews all nodes, not only {', '.join(names)}", "leave out the names"))
     if all_phases and not ca:
         problems.append(Problem("--all-phases", "needs --ca", "add --ca"))
     for role, prefix in ((Role.CA, "ca"), (Role.PEER_CA, "peer-ca")):
@@ -33,7 +33,7 @@ def given_cas(
         if any(pair) and not ca:
             problems.append(Problem(flags[0] if pair[0] else flags[1], "needs --ca", "add --ca"))
         elif any(pair) and role is Role.PEER_CA and not cluster.plan.spec.pki.peer_ca.separate:
-            problems.append(Problem(flags[0], "this cluster has no separate CA for peers", "leave it out"))
+            problems.append(Problem(flags[0], "this cluster has no separate CA for peers", "leave out this option"))
         elif any(pair) and not all(pair):
             missing, other = (flags[0], flags[1]) if pair[1] else (flags[1], flags[0])
             problems.append(Problem(missing, f"is missing but {other} is given", "give both, or neither"))

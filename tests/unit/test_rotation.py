@@ -497,7 +497,7 @@ def test_the_passphrase_is_kept(cluster: Cluster, rack: Rack, tmp_path: Path, li
 
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
-    "nodes": (("--ca", "etcd1"), "--ca: is for the whole cluster, not for etcd1"),
+    "nodes": (("--ca", "etcd1"), "--ca: renews all nodes, not only etcd1"),
     "without --ca": (("--ca-key", "k"), "--ca-key: needs --ca"),
     "all phases of none": (("--all-phases",), "--all-phases: needs --ca"),
     "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing but --ca-certificate is given"),
