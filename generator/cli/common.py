@@ -120,7 +120,8 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     """Show the changes, and ask for consent if something is lost. Return the changes."""
     from generator.operations.changes import compare, losses, shown
 
-    if not loaded.standing and (others := _others(options["out"])):
+    others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
+    if others and not loaded.standing:
         reporter(options)(f"{loaded.spec.name} is a new cluster; existing clusters, for --name: {', '.join(others)}")
     changes = list(compare(loaded.standing, loaded.spec))
     lost = losses(changes)
@@ -129,10 +130,6 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     if lost:
         confirm("This cannot be undone. Continue?", options, lost)
     return changes
-
-
-def _others(out: Path) -> list[str]:
-    return sorted(path.parent.name for path in out.glob("*/manifest.json"))
 
 
 def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, list[dict[str, Any]]]:

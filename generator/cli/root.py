@@ -26,7 +26,6 @@ from generator.cli.options import spec_options, up_options, yes_option
 from generator.layout import SEED_ISO
 
 if TYPE_CHECKING:
-    from generator.config.spec import ClusterSpec
     from generator.operations.bake import Baked
 
 EXIT_CODES = """
@@ -134,17 +133,18 @@ def check(**options: Any) -> None:
       bake check --config cluster.yaml
       bake check --nodes 5 --profile classic -o json
     """
-    loaded = load(options)
+    from generator.config.fields import plain
     from generator.operations.bake import check as look
     from generator.operations.changes import compare
     from generator.store.folder import Store
 
+    loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
     look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store))
-    spec, changes = _spec_data(loaded.spec), compare(loaded.standing, loaded.spec)
+    spec, changes = plain(loaded.spec), compare(loaded.standing, loaded.spec)
     show_changes(changes, options, reporter(options))
     if options["output"] == "json":
-        warnings = [_problem_data(warning) for warning in loaded.warnings]
+        warnings = [asdict(warning) for warning in loaded.warnings]
         print_json(spec=spec, warnings=warnings, changes=[change.data for change in changes])
     elif not options["quiet"]:
         from generator.config import yaml12
@@ -176,14 +176,3 @@ def image(plain: bool, **options: Any) -> None:
         print_json(**{key: value if value is None else str(value) for key, value in asdict(built).items()})
     elif not options["quiet"]:
         click.echo(built.disk)
-
-
-def _spec_data(spec: ClusterSpec) -> dict[str, Any]:
-    from generator.config.fields import plain
-
-    data: dict[str, Any] = plain(spec)
-    return data
-
-
-def _problem_data(problem: Any) -> dict[str, Any]:
-    return {"where": problem.where, "message": problem.message, "hint": problem.hint}
