@@ -71,7 +71,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
         print_table([_as_row(entry, outdated) for entry in entries])
         if phase:
             remedy = command(cluster.store, "certs rotate --ca")
-            click.echo(f"The CA is being rotated (phase {phase}). To continue: {remedy}", err=True)
+            click.echo(f"The CA is being rotated (phase {phase}). To continue, run {remedy}", err=True)
     expiring = [entry for entry in entries if within is not None and entry.days_left < within]
     if expiring:
         named = ", ".join(f"{entry.owner} {entry.role}" for entry in expiring)
@@ -220,7 +220,7 @@ def _rotate_ca(
             report=progress.line, all_phases=all_phases, announce=announce,
         )  # fmt: skip
     task, following = task_after(cluster, phase), next_phase(phase)
-    again = f"then: {command(cluster.store, 'certs rotate --ca')}"
+    again = f"then run {command(cluster.store, 'certs rotate --ca')}"
     _show(
         found, cluster, options, ca_change=phase, complete=not found.waiting, next=following, task=task,
         changes=[change.data for change in changes],

@@ -88,7 +88,7 @@ def bake(
     with store.locked(report):
         store.check()
         if agreed and store.digest() != agreed.digest:
-            raise StaleError(f"another run of bake has changed {store.folder}", hint="run the same command again")
+            raise StaleError(f"another command has changed {store.folder}", hint="run the same command again")
         if agreed is None:
             _refuse_edited(store)
         said = (agreed.said.file,) if agreed else _kept_said(store, spec)
@@ -117,7 +117,7 @@ def bake(
             differences = folder.differences
             (agreed.announce if agreed else announce)(differences)
     if ends:
-        report(f"the operator has a new certificate: the old one expires on {ends:%Y-%m-%d}")
+        report(f"the operator has a new certificate, because the old certificate expires on {ends:%Y-%m-%d}")
     return Baked(plan, store.folder, tuple(folder.changed), differences)
 
 
@@ -179,7 +179,7 @@ def _all_files(
 
 def _cut_short(plan: ClusterPlan, store: Store, days: int) -> str:
     text = f"the CA expires in {days} days; certificates issued now expire with it, not after {plan.spec.pki.leaf_days}"
-    return f"warning: {text}\n  hint: give a running cluster a new CA: {command(store, 'certs rotate --ca')}"
+    return f"warning: {text}\n  hint: to give a running cluster a new CA, run {command(store, 'certs rotate --ca')}"
 
 
 def _request_certificates(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
@@ -193,7 +193,7 @@ def _request_certificates(store: Store, signed: Signed, said: tuple[Artifact, ..
 
 
 def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes | None = None) -> None:
-    """Raise InputError with every reason why `bake` would refuse. Write nothing."""
+    """Raise InputError with every problem that would stop `bake`. Write nothing."""
     problems: list[Problem] = []
     for look in (
         lambda: check_clock(now),

@@ -1,4 +1,4 @@
-"""Open a baked cluster: its folder and its plan, which the operations on a running cluster share."""
+"""Open a baked cluster, for the operations on a running cluster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Cluster:
 
     @property
     def sealed(self) -> bool:
-        """Whether the bootstrap permit is removed. A killed `seal` may leave the old folder with the permit: False."""
+        """Whether the bootstrap permit is removed, also from an old folder that a killed `seal` may have left."""
         return self.store.read(SEALED) is not None and not self.store.has_leftover()
 
 
@@ -49,7 +49,7 @@ def open_cluster(store: Store) -> Cluster:
     if store.read(SPEC) is None or identity is None:
         refuse_unsigned(store)
         where = f"there is no cluster {store.cluster!r} in {store.out}"
-        raise InputError.one("--name", where, "bake it first, or give its folder with --out")
+        raise InputError.one("--name", where, "bake the cluster first, or give the folder above it with --out")
     plan = plan_cluster(load_kept(store.folder / SPEC))
     return Cluster(store=store, plan=plan, cluster_id=short_id(identity))
 
@@ -59,7 +59,7 @@ def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
 
     `phase`: of the CA rotation, as this command read it. The caller holds the lock.
     """
-    found, hint = load_phase(cluster.store), f"check {command(cluster.store, 'certs')}, then run the same command again"
+    found, hint = load_phase(cluster.store), f"run {command(cluster.store, 'certs')}, then the same command again"
     if found is not phase:
         text = f"another command is rotating this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
         raise BakeError(text, hint=hint)

@@ -1,4 +1,4 @@
-"""Follow the nodes of a booting cluster: their consoles, the states of their VMs, and etcd's member list."""
+"""Follow the consoles of booting nodes, the states of their VMs, and etcd's member list."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from generator.vm.connection import Connection
 from generator.vm.console_records import Event, Journal, follow
 
 BOOTING, SETTLED = PHASES[0], PHASES[-1]
-VOTED = PHASES[-2:]  # a node in one of these phases has voted
+VOTES = PHASES[-2:]  # the phases in which a node votes
 
 
 def follow_nodes(
     connection: Connection, cluster: Cluster, nodes: tuple[NodePlan, ...], journal: Journal, *, seconds: float
 ) -> Iterator[Event]:
-    """Yield the events of these nodes until every node has settled. `journal` keeps their consoles.
+    """Yield the events of these nodes until every node has settled. `journal` keeps the nodes' console output.
 
-    A node without a record on its console has settled if it votes in etcd. Raise WaitTimeoutError after `seconds`.
+    A node without a record on its console counts as settled if the node votes in etcd. Raise WaitTimeoutError after
+    `seconds`.
     """
     plan, cluster_id = replace(cluster.plan, nodes=nodes), cluster.cluster_id
     logs = vm.console_logs(connection, plan, cluster_id=cluster_id)

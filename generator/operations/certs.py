@@ -34,7 +34,7 @@ from generator.vm.connection import Connection
 from generator.vm.console_records import LineReader
 
 _PAUSE = 0.5  # seconds between two probes of a node's port
-WAITS = "a new seed takes effect at the next boot"  # apply-seed on the node prints this record in every version
+WAITS = "a new seed takes effect at the next boot"  # every version of apply-seed prints this text on the console
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Entry:
 
 
 def entries(cluster: Cluster, *, now: datetime) -> tuple[Entry, ...]:
-    """Return every certificate in the folder: of the CAs, the operator, the users and the nodes."""
+    """Return every certificate in the folder."""
     return tuple(_entry(*found, now) for found in _certificates(cluster))
 
 
@@ -109,12 +109,12 @@ def renewal(cluster: Cluster, expiring: Iterable[Entry]) -> str:
 def refuse_during_rotation(cluster: Cluster) -> None:
     """Raise InputError during a CA rotation, because other work on certificates would make nodes skip a phase."""
     if phase := load_phase(cluster.store):
-        hint = f"first complete the rotation: {command(cluster.store, 'certs rotate --ca')}"
+        hint = f"first complete the rotation with {command(cluster.store, 'certs rotate --ca')}"
         raise InputError.one("this cluster", f"its CA is being rotated (phase {phase})", hint)
 
 
 def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """Return a function for `bake(change=…)` that returns the CAs, or raises BakeError as `refuse_changed` does."""
+    """Return a function for `bake(change=…)` that keeps the CAs, or raises BakeError as `refuse_changed` does."""
 
     def keep(found: Authorities) -> Authorities:
         refuse_changed(cluster, phase)
@@ -128,10 +128,10 @@ def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authori
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A state that nodes reach when they apply their new seeds, such as `serve` `its new certificate`.
+    """A state that nodes reach when they apply their new seeds.
 
-    `lacks`: whether a node has not reached the state; None if the node does not answer. `remedy`: the command that
-    continues after an interruption.
+    `lacks`: whether a node has not reached the state; None if the node does not answer. `verb` and `what` name the
+    state in messages: `serve`, `its new certificate`. `remedy`: the command that continues after an interruption.
     """
 
     lacks: Callable[[NodePlan], bool | None]
@@ -147,7 +147,7 @@ def serves_its_own(cluster: Cluster) -> Goal:
 
 
 def outdated(cluster: Cluster) -> dict[str, bool | None]:
-    """Return, by node, whether its client port serves another certificate than its seed has; None without an answer."""
+    """Return, by node, whether etcd serves another certificate than the node's seed has; None without an answer."""
     names = [node.name for node in cluster.plan.nodes]
     return dict(zip(names, everywhere(partial(_is_outdated, cluster), cluster.plan.nodes), strict=True))
 
@@ -231,7 +231,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Drives:
-    """The drives of the nodes' VMs. Every change locks the folder, so that the inserted seed is the current one."""
+    """The drives of the nodes' VMs. Every change locks the folder, so that the inserted seed is current."""
 
     connection: Connection
     cluster: Cluster
@@ -261,7 +261,7 @@ class _Drives:
             vm.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
-        """Return a function: whether the node's console has reported since now that a new seed waits for a boot."""
+        """Return a function that returns whether the node's console has since reported that a seed waits for a boot."""
         try:
             logs = vm.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
         except BakeError:  # this cluster has no VM here
@@ -278,7 +278,7 @@ class _Drives:
 def _waits_for_restart(
     cluster: Cluster, node: NodePlan, goal: Goal, seconds: float, phase: Phase | None, waits: Callable[[], bool]
 ) -> bool:
-    """Wait until the node reaches the goal (return False), or reports that it needs a restart (return True).
+    """Wait until the node reaches the goal or reports that it needs a restart. Return whether it needs a restart.
 
     Raise WaitTimeoutError after `seconds`, and BakeError as `refuse_changed` does.
     """
@@ -288,9 +288,10 @@ def _waits_for_restart(
             return True
         refuse_changed(cluster, phase)
         if time.monotonic() > deadline:
+            look = command(cluster.store, f"console {node.name}")
             raise WaitTimeoutError(
                 f"{node.name} does not {goal.verb} {goal.what} after {seconds:.0f} s",
-                hint=f"see why: {command(cluster.store, f'console {node.name}')}; to continue: {goal.remedy}",
+                hint=f"to see why, run {look}; to continue, run {goal.remedy}",
             )
         time.sleep(_PAUSE)
     return False

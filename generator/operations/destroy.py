@@ -52,7 +52,7 @@ def _unidentified(store: Store, uri: str | None) -> InputError:
         return InputError.one("--name", f"{where}, and {more}", hint)
     names = "; ".join(str(each) for each in found if each.kind != "volume")
     hint = "give the --out where the cluster was baked; only if that folder is lost, give --force"
-    return InputError.one("--name", f"{where}, so the owner of these is unknown: {names}", hint)
+    return InputError.one("--name", f"{where}, so bake does not know who owns {names}", hint)
 
 
 def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Spell the commands that messages suggest."""
+"""Write the commands that messages suggest."""
 
 from __future__ import annotations
 

@@ -66,9 +66,10 @@ def rotate_authorities(
     all_phases: bool,
     announce: Announce = lambda _: None,
 ) -> tuple[Phase | None, Delivery]:
-    """Bring the nodes to the next phase, or through all phases that are left. `new_cas`: those of the user.
+    """Bring the nodes to the next phase or, with `all_phases`, through all phases that are left.
 
-    Return the current phase, which is complete if all nodes are done; None after the last phase.
+    `new_cas`: the user's new CAs; bake creates the other new CAs. Return the current phase and the result of the
+    delivery. The phase is complete if all nodes are done. After the last phase it is None.
     """
     _check(cluster, new_cas)
     cluster = replace(cluster, plan=plan_cluster(without_ca_files(cluster.plan.spec)))
@@ -106,15 +107,16 @@ def _check(cluster: Cluster, new_cas: Mapping[Role, Authority]) -> None:
     pki_spec = cluster.plan.spec.pki
     if new_cas and (phase := load_phase(cluster.store)):
         rule = f"this cluster's CA is already being rotated (phase {phase})"
-        raise InputError.one("--ca-certificate", rule, "leave it out to complete that rotation")
+        raise InputError.one("--ca-certificate", rule, "leave out this option to complete that rotation")
     for role, stated, flag in ((Role.CA, pki_spec.ca, "--ca"), (Role.PEER_CA, pki_spec.peer_ca, "--peer-ca")):
         if stated.certificate and role not in new_cas:
-            rule = f"is missing, but this cluster's CA is your own, {stated.certificate}"
+            rule = f"is required, because this cluster uses your CA, {stated.certificate}"
             raise InputError.one(f"{flag}-certificate", rule, f"give the new CA, and its key with {flag}-key")
         pem = cluster.store.read(pem_path(role))
         if pem and cluster.store.read(key_path(role)) is None:
-            rule = "the key of this cluster's CA is not here, so bake cannot test which CAs the nodes trust"
-            raise InputError.one("--ca", rule, f"renew only the certificates: {command(cluster.store, 'certs rotate')}")
+            rule = "the cluster's folder does not have the CA key, so bake cannot test which CAs the nodes trust"
+            hint = f"to renew only the certificates, run {command(cluster.store, 'certs rotate')}"
+            raise InputError.one("--ca", rule, hint)
         if pem and role in new_cas and digests(new_cas[role].credential.cert_pem)[0] in digests(pem):
             raise InputError.one(f"{flag}-certificate", "is already this cluster's CA", "give another CA")
 
@@ -140,7 +142,7 @@ def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> 
     accepts_old = _accepts(cluster, other, now) if must_refuse_old else lambda _: False
 
     def lacks(node: NodePlan) -> bool | None:
-        # A restarting etcd refuses every client: a refusal counts only if a client of the new CA is accepted.
+        # A restarting etcd refuses every client, so a refusal counts only if a client of the new CA is accepted.
         return own.lacks(node) or accepts_old(node) or _negated(accepts(node))
 
     verb, what = _GOALS[phase]
@@ -158,7 +160,7 @@ def _negated(answer: bool | None) -> bool | None:
 
 
 def _accepts(cluster: Cluster, authority: Credential, now: datetime) -> Callable[[NodePlan], bool | None]:
-    """Return a function: whether a node's client port accepts a client of this CA; None without an answer."""
+    """Return a function that returns whether a node accepts a client of this CA; None without an answer."""
     client = pki.issue_client(cluster.plan, authority, now=now)
     context = unverified_context((client.cert_pem, client.key_pem))
 

@@ -406,7 +406,7 @@ def test_the_operators_certificate_is_renewed_before_it_ends(
     late = now + timedelta(days=holds + 7)
     end = now + timedelta(days=leaf_days - 1)
     said, changed = said_by(spec, store, late)
-    assert said == [f"the operator has a new certificate: the old one expires on {end:%Y-%m-%d}"]
+    assert said == [f"the operator has a new certificate, because the old certificate expires on {end:%Y-%m-%d}"]
     assert changed == {"pki/etcd-client.pem", "pki/etcd-client.key", "manifest.json"}
     assert said_by(spec, store, late) == ([], set()), "once"
 
@@ -416,7 +416,7 @@ def test_near_the_cas_end_short_certificates_are_announced(made: Bake, spec: Clu
     said, _ = said_by(spec, store, late)
     assert said[0] == (
         "warning: the CA expires in 12 days; certificates issued now expire with it, not after 365\n"
-        "  hint: give a running cluster a new CA: bake certs rotate --ca"
+        f"  hint: to give a running cluster a new CA, run bake certs rotate --ca --out {store.out}"
     )
     assert said_by(spec, store, late) == ([], set()), "what holds as long as the CA is not issued again"
     said, _ = said_by(load(flags={"--nodes": (("nodes",), 3)}).spec, store, late + timedelta(days=10))

@@ -479,7 +479,7 @@ def test_the_command_says_what_applications_need_before_the_next_phase(
     code, text = call(cluster, "rotate", "--ca")
     assert (code, text.splitlines()[-2]) == (0, "phase trust is complete; before phase reissue:")
     assert text.endswith(
-        f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then: bake certs rotate --ca "
+        f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then run bake certs rotate --ca "
         f"--out {cluster.store.out}\n"
     )
     found = json.loads(call(cluster, "rotate", "--ca", "-o", "json", "-q")[1])
@@ -535,5 +535,5 @@ def test_a_cluster_with_a_ca_of_the_users_own_is_told_which_is_next(
         (tmp_path / name).write_bytes(data)
     stated = {"certificate": str(tmp_path / "ca.pem"), "key": str(tmp_path / "ca.key")}
     bake(load(flags={"-": (("pki", "ca"), stated)}).spec, store, now=now, report=print)
-    with pytest.raises(InputError, match="--ca-certificate: is missing, but this cluster's CA is your own"):
+    with pytest.raises(InputError, match="--ca-certificate: is required, because this cluster uses your CA"):
         rotate(open_cluster(store), now, connection=None)
