@@ -121,9 +121,11 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
     """Renew the certificates of all nodes, or of the named nodes, and deliver them to running nodes.
 
     Nothing is restarted, because etcd reads its certificates again at each handshake. The command also works after the
-    certificates have expired. If bake does not run the VMs, insert each node's new seed.iso into the node's drive: the
-    node applies the ISO immediately. Configuration changes in a seed, for example after an update of bake, apply at the
-    node's next restart. The command then exits with code 3 and names the nodes to restart.
+    certificates have expired. If bake does not run the VMs, insert each node's new seed.iso into the node's drive. The
+    node applies the ISO immediately.
+
+    Configuration changes in a seed, for example after an update of bake, apply at the node's next restart. The command
+    then exits with code 3 and names the nodes to restart.
 
     NAMES can also be `operator` and, for users of etcd, `user:NAME`. The new files of such clients are in the cluster's
     folder.

@@ -60,7 +60,7 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="bake")
 @click.pass_context
 def bake(ctx: click.Context, /, **options: Any) -> None:
-    """Bake NoCloud ISOs whose nodes form a TLS-only etcd cluster.
+    """Bake NoCloud ISOs. The VMs that boot with these ISOs form a TLS-only etcd cluster.
 
     For an existing cluster, a command without options changes nothing. A flag changes only the field that it names.
     --config and --profile replace all fields that an earlier file or profile set.

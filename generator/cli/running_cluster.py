@@ -226,7 +226,7 @@ def down(**options: Any) -> None:
 @click.option("--force", is_flag=True, help="Remove any cluster with that name, if the cluster's folder is lost.")
 @cluster_options
 def destroy(force: bool, **options: Any) -> None:
-    """Remove the cluster's VMs, disks and network. The baked files are kept.
+    """Remove the cluster's VMs, disks and network, and nothing else. The baked files are kept.
 
     The command lists everything that it removes and asks for consent. Without a terminal it needs --yes.
 

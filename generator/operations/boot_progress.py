@@ -15,7 +15,7 @@ from generator.vm.connection import Connection
 from generator.vm.console_records import Event, Journal, follow
 
 BOOTING, SETTLED = PHASES[0], PHASES[-1]
-VOTES = PHASES[-2:]  # the phases in which a node votes
+VOTING_PHASES = PHASES[-2:]
 
 
 def follow_nodes(

@@ -18,7 +18,7 @@ from generator.layout import SEALED, SEED_ISO
 from generator.operations import verify
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
-from generator.operations.boot_progress import SETTLED, VOTES, follow_nodes
+from generator.operations.boot_progress import SETTLED, VOTING_PHASES, follow_nodes
 from generator.operations.hints import command
 from generator.operations.seal import seal_everywhere
 from generator.operations.verify import Verification
@@ -142,7 +142,7 @@ def wait_until_settled(
     events = follow_nodes(connection, cluster, nodes, journal, seconds=seconds)
     must_seal = True
     for event in _shown(events, cluster, journal, progress):
-        if must_seal and event.node == cluster.first.name and event.phase in VOTES:
+        if must_seal and event.node == cluster.first.name and event.phase in VOTING_PHASES:
             _seal(connection, cluster, progress.line)
             must_seal = False
         if event.phase == SETTLED:
