@@ -69,7 +69,7 @@ output_option = option(
 )
 quiet_option = _stack(
     click.option("-q", "--quiet", is_flag=True, help="Print only errors."),
-    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Print a traceback if the command fails."),
+    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Print a traceback of a failure."),
 )
 # No environment variable: consent is given for one command.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
