@@ -74,10 +74,12 @@ def bake(
 ) -> Baked:
     """Write keys, certificates, seeds and ISOs to the store's folder.
 
-    `agreed`: by default, the earlier user input is kept as far as the spec still has its values. `passphrase`: decrypts
-    the CA key, or encrypts a CA key that is not encrypted yet. `renew`: owners (`pki.Wanted`) that get new certificates
-    although their certificates are still valid; a shared certificate is renewed for all owners. `change`: modifies the
-    existing CAs. The operator's certificate is renewed before it expires.
+    `agreed`: by default, the earlier user input is kept as far as the spec still has its values.
+    `passphrase`: decrypts the CA key, or encrypts a CA key that is not encrypted yet.
+    `renew`: owners (`pki.Wanted`) that get new certificates although their certificates are still valid.
+    `change`: modifies the existing CAs.
+
+    A shared certificate is renewed for all owners. The operator's certificate is renewed before it expires.
 
     Raise StaleError if the folder has changed since the user agreed.
     """
