@@ -160,7 +160,7 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, l
 def _announce(
     options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
 ) -> None:
-    """Show the files that change, and add them to `changes`. Do nothing for a new cluster, which gives None."""
+    """Show the files that change, and add them to `changes`. Do nothing if `changes` is None, for a new cluster."""
     from generator.operations.changes import file_changes
 
     if changes is not None:
@@ -187,9 +187,9 @@ def announce_rotation(
 
 
 def confirm(question: str, options: Mapping[str, Any], losses: Iterable[str]) -> None:
-    """Return if the user consents, by --yes or on the terminal.
+    """Ask for consent on the terminal, unless --yes is given.
 
-    Raise DeclinedError if the user answers no, and InputError without a terminal.
+    Raise DeclinedError if the user answers no, and InputError if there is no terminal.
     """
     from generator.errors import DeclinedError, InputError
 
