@@ -23,10 +23,11 @@ from generator.config.spec import ClusterSpec
 from generator.errors import BakeError, InputError, Problem, StaleError, UnsignedError
 from generator.health import Check, Result
 from generator.operations import bake as baking
+from generator.operations import baked_cluster
 from generator.operations import up as running
 from generator.operations.bake import Agreed, Baked
+from generator.operations.baked_cluster import Cluster
 from generator.operations.changes import Change, compare, losses
-from generator.operations.up import Cluster
 from generator.operations.verify import Verification
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.store.folder import Store
@@ -148,7 +149,7 @@ def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
 
     Raises InputError if there is no such cluster in `out`, UnsignedError if its certificates are not signed yet.
     """
-    return running.open_cluster(Store(Path(out), name))
+    return baked_cluster.open_cluster(Store(Path(out), name))
 
 
 def verify(cluster: Cluster, *, report: Callable[[str], None] = lambda _line: None) -> Verification:

@@ -1,4 +1,4 @@
-"""The command line: the only part that prints and exits. Slow imports are inside the commands that need them."""
+"""The command line, the only part that prints and exits. Each command imports slow modules when it runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from generator.cli import certs, cluster  # noqa: F401  their commands add themselves
+from generator.cli import certs, running_cluster  # noqa: F401  importing a module adds its commands
 from generator.cli.options import VERBOSE
 from generator.cli.root import bake
 
@@ -18,7 +18,7 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 
 def main() -> None:
-    """Run the command line. Every error becomes a message and an exit code, not a traceback."""
+    """Run the command line. Turn every error into a message and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     os.umask(0o077)
     sys.exit(_run())
@@ -55,7 +55,7 @@ def _run() -> int:
 
 
 def _end(abort: click.exceptions.Abort) -> int:
-    """Return 130 for an interrupted command, 1 for a question that was answered no or not at all."""
+    """Return 130 for an interrupted command, and 1 if the user did not consent."""
     interrupted = isinstance(abort.__context__, KeyboardInterrupt)
     click.echo("interrupted" if interrupted else "nothing was done", err=True)
     return 130 if interrupted else 1

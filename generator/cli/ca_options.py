@@ -9,7 +9,7 @@ from typing import Any
 from generator.cli.options import parameter
 
 
-def following_cas(
+def given_cas(
     cluster: Any,
     ca: bool,
     all_phases: bool,
@@ -17,30 +17,32 @@ def following_cas(
     passphrase: bytes | None,
     options: Mapping[str, Any],
 ) -> dict[Any, Any]:
-    """Return the new CAs that the options give, by role. Raise InputError with all problems."""
+    """Return the user's new CAs, by role. Raise InputError with all problems."""
     from generator.errors import InputError, Problem
     from generator.pki import Role
     from generator.store.cas import read_authority
 
     found, problems = {}, []
     if ca and names:
-        problems.append(Problem("--ca", f"is for the whole cluster, not for {', '.join(names)}", "leave out the names"))
+        problems.append(Problem("--ca", f"renews all nodes, not only {', '.join(names)}", "leave out the names"))
     if all_phases and not ca:
         problems.append(Problem("--all-phases", "needs --ca", "add --ca"))
     for role, prefix in ((Role.CA, "ca"), (Role.PEER_CA, "peer-ca")):
         flags = f"--{prefix}-certificate", f"--{prefix}-key"
-        pair = [options[parameter(flag)] for flag in flags]
-        if any(pair) and not ca:
-            problems.append(Problem(flags[0] if pair[0] else flags[1], "needs --ca", "add --ca"))
-        elif any(pair) and role is Role.PEER_CA and not cluster.plan.spec.pki.peer_ca.separate:
-            problems.append(Problem(flags[0], "this cluster has no separate CA for peers", "leave it out"))
-        elif any(pair) and not all(pair):
-            missing, other = (flags[0], flags[1]) if pair[1] else (flags[1], flags[0])
-            problems.append(Problem(missing, f"is missing but {other} is given", "give both, or neither"))
-        elif all(pair):
-            paths = str(pair[0]), str(pair[1])
+        paths = {flag: str(options[parameter(flag)]) for flag in flags if options[parameter(flag)]}
+        if not paths:
+            continue
+        given = next(iter(paths))
+        if not ca:
+            problems.append(Problem(given, "needs --ca", "add --ca"))
+        elif role is Role.PEER_CA and not cluster.plan.spec.pki.peer_ca.separate:
+            problems.append(Problem(flags[0], "this cluster has no separate CA for peers", "leave out this option"))
+        elif len(paths) == 1:
+            missing = flags[1] if given == flags[0] else flags[0]
+            problems.append(Problem(missing, f"is missing but {given} is given", "give both, or neither"))
+        else:
             found[role] = read_authority(
-                cluster.plan, role, *paths, names=flags, now=datetime.now(UTC), passphrase=passphrase
+                cluster.plan, role, *paths.values(), names=flags, now=datetime.now(UTC), passphrase=passphrase
             )
     if problems:
         raise InputError(problems)

@@ -1,8 +1,7 @@
-"""`bake certs`: list certificates, and renew those of running nodes."""
+"""`bake certs`: list certificates, renew them, and deliver them to running nodes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from generator.cli.ca_options import following_cas
+from generator.cli.ca_options import given_cas
 from generator.cli.common import (
     announce_rotation,
     ca_passphrase,
@@ -21,7 +20,7 @@ from generator.cli.common import (
     progress_of,
     refuse_misplaced,
 )
-from generator.cli.options import ca_options, cluster_options, option, passphrase_option
+from generator.cli.options import ca_options, cluster_options, node_wait_option, passphrase_option, within_option
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -31,36 +30,28 @@ if TYPE_CHECKING:
 BAR = 10  # characters
 
 
-def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> int | None:
-    """Parse `30d` or `30`."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d{1,5})d?", value)
-    if not found:
-        raise click.BadParameter(f"{value!r} is not a number of days such as 30d")
-    return int(found[1])
-
-
 @bake.group(invoke_without_command=True)
 @cluster_options
-@option("--within", callback=_days, metavar="DAYS", help="Exit 3 if a certificate expires within DAYS (30d).")
+@within_option
 @click.pass_context
 def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     """List the cluster's certificates, or renew them.
 
-    The column SERVED shows whether the node serves the certificate in its seed; "-" if the node does not answer.
+    The column SERVED shows whether a node serves the certificate in its seed. The column has "-" for a node that does
+    not answer.
 
-    With -o json: certificates (owner, role, names, subject, issuer, serial, not_before, not_after, days_left), outdated
-    (for each node true, false, or null if it does not answer), and ca_change, the phase of a CA rotation or null.
+    With -o json the output has certificates (owner, role, names, subject, issuer, serial, not_before, not_after,
+    days_left), outdated (for each node true, false, or null if it does not answer), and ca_change, the phase of a CA
+    rotation or null.
 
     \b
     Examples:
       bake certs
       bake certs --within 30d -o json
-      bake certs rotate              renew and deliver the certificates of all nodes
-      bake certs rotate etcd2
-      bake certs rotate operator     a new client certificate for the operator
-      bake certs rotate --ca         a new CA, in three phases
+      bake certs rotate              renew the certificates of all nodes and deliver them
+      bake certs rotate etcd2        renew the certificates of one node and deliver them
+      bake certs rotate operator     renew the operator's client certificate
+      bake certs rotate --ca         replace the CA, in three phases
       bake certs deliver             complete a rotation that was interrupted
     """
     if ctx.invoked_subcommand is not None:
@@ -68,6 +59,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
         return
     from generator.errors import UnhealthyError
     from generator.operations import certs
+    from generator.operations.hints import command
     from generator.store.cas import load_phase
 
     cluster = open_cluster(options)
@@ -78,11 +70,12 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     elif not options["quiet"]:
         print_table([_as_row(entry, outdated) for entry in entries])
         if phase:
-            click.echo(f"The CA is being rotated (phase {phase}). To continue: bake certs rotate --ca", err=True)
-    soon = [entry for entry in entries if within is not None and entry.days_left < within]
-    if soon:
-        named = ", ".join(f"{entry.owner} {entry.role}" for entry in soon)
-        raise UnhealthyError(f"less than {within} days left: {named}", hint=certs.renewal(soon))
+            remedy = command(cluster.store, "certs rotate --ca")
+            click.echo(f"The CA is being rotated (phase {phase}). To continue, run {remedy}", err=True)
+    expiring = [entry for entry in entries if within is not None and entry.days_left < within]
+    if expiring:
+        named = ", ".join(f"{entry.owner} {entry.role}" for entry in expiring)
+        raise UnhealthyError(f"less than {within} days left: {named}", hint=certs.renewal(cluster, expiring))
 
 
 def _as_data(entry: Entry) -> dict[str, Any]:
@@ -118,28 +111,30 @@ def _bar(left: int, whole: int) -> str:
     return "█" * full + "░" * (BAR - full)
 
 
-wait_option = option("--wait", type=int, default=180, show_default=True, help="Seconds to wait for each node.")
-
-
 @certs.command()
 @click.argument("names", nargs=-1)
 @ca_options
 @cluster_options
 @passphrase_option
-@wait_option
+@node_wait_option
 def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **options: Any) -> None:
-    """Renew the certificates of all nodes, or of the named ones, and deliver them to running nodes.
+    """Renew the certificates of all nodes, or of the named nodes, and deliver them to running nodes.
 
-    Nothing is restarted: etcd reads its certificates again at each handshake. This also works after they have expired.
-    If bake does not run the VMs, put each node's new seed.iso into its drive: the node applies it immediately.
-    Configuration changes in a seed, for example after an update of bake, apply at the node's next restart: then the
-    command exits with code 3 and names the nodes to restart.
-    NAMES can also be `operator` and, for users of etcd, `user:NAME`: their new files are in the cluster's folder.
+    Nothing is restarted, because etcd reads its certificates again at each handshake. The command also works after the
+    certificates have expired. If bake does not run the VMs, insert each node's new seed.iso into the node's drive. The
+    node applies the ISO immediately.
 
-    With --ca the CA is renewed too, in three phases: every node trusts both CAs; gets certificates of the new CA;
-    trusts only the new CA. etcd is restarted twice on each node, one node after the other. The command stops after each
-    phase and prints what applications need before the next phase. Run it again to continue, also after an interruption
-    or if a node was off. At the end the old CA and its key are removed from the cluster's folder.
+    Configuration changes in a seed, for example after an update of bake, apply at the node's next restart. The command
+    then exits with code 3 and names the nodes to restart.
+
+    NAMES can also be `operator` and, for users of etcd, `user:NAME`. The new files of such clients are in the cluster's
+    folder.
+
+    With --ca the command also replaces the CA, in three phases. Every node first trusts both CAs, then gets
+    certificates of the new CA, and then trusts only the new CA. etcd restarts twice on each node, one node after the
+    other. The command stops after each phase and prints what applications need before the next phase. Run the command
+    again to continue, also after an interruption or if a node was off. The last phase removes the old CA and its key
+    from the cluster's folder.
 
     \b
     Examples:
@@ -150,15 +145,15 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
       bake certs rotate --ca --all-phases
       bake certs rotate --ca --ca-certificate corp.pem --ca-key corp.key
     """
-    from generator.operations.rotate_ca import refuse_while_changing
+    from generator.operations.certs import refuse_during_rotation
 
     cluster = open_cluster(options)
     passphrase = ca_passphrase(options, cluster.plan.spec, cluster.store)
-    following = following_cas(cluster, ca, all_phases, names, passphrase, options)
+    new_cas = given_cas(cluster, ca, all_phases, names, passphrase, options)
     if ca:
-        _change_ca(cluster, following, passphrase, wait, all_phases, options)
+        _rotate_ca(cluster, new_cas, passphrase, wait, all_phases, options)
         return
-    refuse_while_changing(cluster)
+    refuse_during_rotation(cluster)
     _renew(cluster, names, passphrase, wait, options)
 
 
@@ -167,11 +162,10 @@ def _renew(
 ) -> None:
     """Renew the certificates of these nodes and clients, and deliver those of nodes. Without names: of all nodes."""
     from generator.operations.bake import bake as run
-    from generator.operations.certs import client_files
-    from generator.operations.rotate_ca import unchanged
+    from generator.operations.certs import renewable_clients, unchanged
 
     changes: list[Change] = []
-    clients, nodes = client_files(cluster.plan), [node.name for node in cluster.plan.nodes]
+    clients, nodes = renewable_clients(cluster.plan), [node.name for node in cluster.plan.nodes]
     chosen = _chosen(names, nodes, "NAME", [*clients])
     with progress_of((), options) as progress:
         run(
@@ -188,62 +182,59 @@ def _renew(
 @certs.command()
 @click.argument("nodes", nargs=-1)
 @cluster_options
-@wait_option
+@node_wait_option
 def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
     """Deliver the certificates in the seeds to nodes that do not serve them yet.
 
-    It can be repeated: the seed of a running node that has not applied it is inserted again.
+    The command can be repeated: if a running node has not applied its seed, the seed is inserted again.
 
     \b
     Examples:
       bake certs deliver
       bake certs deliver etcd3 --wait 600
     """
-    from generator.operations.rotate_ca import refuse_while_changing
+    from generator.operations.certs import refuse_during_rotation
 
     cluster = open_cluster(options)
-    refuse_while_changing(cluster)
+    refuse_during_rotation(cluster)
     _deliver(cluster, _chosen(nodes, [node.name for node in cluster.plan.nodes]), wait, options)
 
 
-
-
-def _change_ca(
+def _rotate_ca(
     cluster: Any,
-    following: dict[Any, Any],
+    new_cas: dict[Any, Any],
     passphrase: bytes | None,
     wait: int,
     all_phases: bool,
     options: Mapping[str, Any],
 ) -> None:
     from generator.errors import UnhealthyError
-    from generator.operations.certs import without_stated
+    from generator.operations.baked_cluster import connect_if_possible, without_ca_files
+    from generator.operations.hints import command
     from generator.operations.rotate_ca import next_phase, rotate_authorities, task_after
-    from generator.operations.up import connect_if_possible
 
     changes: list[Change] = []
-    announce = partial(announce_rotation, cluster.store, without_stated(cluster.plan.spec), options, changes)
+    announce = partial(announce_rotation, cluster.store, without_ca_files(cluster.plan.spec), options, changes)
     with progress_of((), options) as progress:
         connection = connect_if_possible(options["connect"])
         phase, found = rotate_authorities(
-            cluster, connection, following, passphrase=passphrase, now=datetime.now(UTC), seconds=wait,
+            cluster, connection, new_cas, passphrase=passphrase, now=datetime.now(UTC), seconds=wait,
             report=progress.line, all_phases=all_phases, announce=announce,
         )  # fmt: skip
-    waits = ", ".join((*found.at_next_start, *found.after_restart, *found.by_hand))
-    task = task_after(cluster, phase)
-    following_phase = next_phase(phase) if phase else None
+    task, following = task_after(cluster, phase), next_phase(phase)
+    again = f"then run {command(cluster.store, 'certs rotate --ca')}"
     _show(
-        found, cluster, options, ca_change=phase, complete=not waits, next=following_phase, task=task,
+        found, cluster, options, ca_change=phase, complete=not found.waiting, next=following, task=task,
         changes=[change.data for change in changes],
     )  # fmt: skip
-    if waits:
-        hint = "start stopped nodes; where bake does not run the VM, put the new seed.iso into its drive; "
-        hint = f"{_restart_hint(found, cluster)}; " if found.after_restart else hint
-        hint += f"{task}; " if following_phase else ""
-        raise UnhealthyError(f"phase {phase} waits for {waits}", hint=f"{hint}then: bake certs rotate --ca")
+    if found.waiting:
+        hint = "start stopped nodes; if bake does not run a node's VM, insert the new seed.iso into its drive"
+        hint = _restart_hint(found, cluster) if found.after_restart else hint
+        hint = "; ".join((hint, task, again) if following else (hint, again))
+        raise UnhealthyError(f"phase {phase} waits for {', '.join(found.waiting)}", hint=hint)
     if options["output"] == "text" and not options["quiet"]:
-        click.echo(f"phase {phase} is complete; before phase {following_phase}:" if phase else "the CA is rotated:")
-        click.echo(f"  {task}" + ("; then: bake certs rotate --ca" if phase else ""))
+        click.echo(f"phase {phase} is complete; before phase {following}:" if phase else "the CA is rotated:")
+        click.echo(f"  {task}; {again}" if phase else f"  {task}")
 
 
 def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", others: Iterable[str] = ()) -> list[str]:
@@ -262,7 +253,7 @@ def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", other
 def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, Any], **more: Any) -> None:
     from generator.errors import UnhealthyError
     from generator.operations import certs
-    from generator.operations.up import connect_if_possible
+    from generator.operations.baked_cluster import connect_if_possible
 
     found = certs.Delivery()
     with progress_of((), options) as progress:
@@ -277,8 +268,11 @@ def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, An
 
 
 def _restart_hint(found: Delivery, cluster: Any) -> str:
+    from generator.operations.hints import command
+
     domain = next(node.domain for node in cluster.plan.nodes if node.name in found.after_restart)
-    return f"restart one node after the other: virsh shutdown {domain}, then bake up, which waits for the node"
+    up = command(cluster.store, "up")
+    return f"restart one node after the other: run virsh shutdown {domain}, then {up}, which waits for the node"
 
 
 def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any) -> None:
@@ -294,6 +288,6 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
     for name, path in more.get("clients", {}).items():
         click.echo(f"{name}: {path}")
     for name in found.by_hand:
-        click.echo(f"{name} has no VM here: put {cluster.store.folder / name}/seed.iso into its drive", err=True)
+        click.echo(f"{name} has no VM here: insert {cluster.store.folder / name}/seed.iso into its drive", err=True)
     if found.by_hand:
-        click.echo("restart a node whose console reports that its new seed takes effect at the next boot", err=True)
+        click.echo("restart a node if its console reports that a new seed takes effect at the next boot", err=True)

@@ -1,4 +1,4 @@
-"""Functions that the commands share: open the cluster, load the spec, ask for consent, print results."""
+"""Functions that the commands share: open a cluster, load a spec, ask for consent, print results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from generator.cli.options import SPEC_FLAGS, parameter
 if TYPE_CHECKING:
     from generator.config.load import Loaded
     from generator.config.spec import ClusterSpec
-    from generator.operations.bake import Agreed
     from generator.operations.changes import Change
     from generator.progress import Progress
     from generator.store.folder import Store
@@ -42,16 +41,16 @@ def refuse_misplaced(ctx: click.Context) -> None:
 
 
 def open_cluster(options: Mapping[str, Any]) -> Any:
-    from generator.operations import up
+    from generator.operations import baked_cluster
     from generator.store.folder import Store
 
-    return up.open_cluster(Store(options["out"], options["name"]))
+    return baked_cluster.open_cluster(Store(options["out"], options["name"]))
 
 
-def cache() -> Path:
+def image_cache(options: Mapping[str, Any]) -> Path:
     from generator.image.base import cache_folder
 
-    return cache_folder()
+    return options["cache"] or cache_folder()
 
 
 def progress_of(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractContextManager[Progress]:
@@ -63,7 +62,9 @@ def progress_of(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractCon
 def show_verification(result: Any, options: Mapping[str, Any], **more: Any) -> None:
     from generator.errors import UnhealthyError
     from generator.health import as_rows
+    from generator.operations.hints import command
     from generator.operations.verify import verification_data
+    from generator.store.folder import Store
 
     if options["output"] == "json":
         print_json(**verification_data(result), **more)
@@ -73,8 +74,10 @@ def show_verification(result: Any, options: Mapping[str, Any], **more: Any) -> N
         parts = [("the cluster is not healthy", result.failed), ("could not check", result.skipped)]
         text = "; ".join(f"{word}: {', '.join(check.name for check in found)}" for word, found in parts if found)
         decisive = result.failed or result.skipped
-        hint = decisive[0].remedy if len(decisive) == 1 else "bake status; bake console NODE"
-        raise UnhealthyError(text, hint=hint)
+        if len(decisive) == 1:
+            raise UnhealthyError(text, hint=decisive[0].remedy)
+        store = Store(options["out"], result.cluster)
+        raise UnhealthyError(text, hint=f"run {command(store, 'status')} or {command(store, 'console NODE')}")
 
 
 def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> None:
@@ -86,7 +89,7 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
 
 
 def load(options: Mapping[str, Any]) -> Loaded:
-    """Load the spec: the options over the existing cluster."""
+    """Load the spec: the options override the values of the existing cluster. Print warnings."""
     from generator.config import load
     from generator.store.kept_spec import find_standing
 
@@ -114,11 +117,12 @@ def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: 
 
 
 def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
-    """Show what changes, and ask before something is lost. Return the changes."""
+    """Show the changes, and ask for consent if something is lost. Return the changes."""
     from generator.operations.changes import compare, losses, shown
 
-    if not loaded.standing and (others := _others(options["out"])):
-        reporter(options)(f"a new cluster, {loaded.spec.name}; existing ones, for --name: {', '.join(others)}")
+    others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
+    if others and not loaded.standing:
+        reporter(options)(f"{loaded.spec.name} is a new cluster; existing clusters, for --name: {', '.join(others)}")
     changes = list(compare(loaded.standing, loaded.spec))
     lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
@@ -128,23 +132,27 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     return changes
 
 
-def _others(out: Path) -> list[str]:
-    return sorted(path.parent.name for path in out.glob("*/manifest.json"))
+def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, list[dict[str, Any]]]:
+    """Load the spec, ask for consent, and call `run`. Start over if another command has changed the cluster.
 
-
-def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[Change]], T]) -> T:
-    """Load, compare, ask, and run. Start over if another run has changed the cluster."""
+    `run` gets the spec, the store, `passphrase` and `agreed`, as `operations.bake` does. Return its result and the
+    changes, as data.
+    """
     from generator.errors import StaleError
     from generator.operations.bake import Agreed
+    from generator.store.folder import Store
 
     while True:
         loaded = load(options)
         changes = agree(loaded, options)
-
         announce = partial(_announce, options, changes if loaded.standing else None)
         digest = loaded.standing.digest if loaded.standing else ""
+        agreed = Agreed(said=loaded.said, digest=digest, announce=announce)
+        store = Store(options["out"], loaded.spec.name)
+        passphrase = ca_passphrase(options, loaded.spec, store)
         try:
-            return run(loaded, Agreed(said=loaded.said, digest=digest, announce=announce), changes)
+            result = run(loaded.spec, store, passphrase=passphrase, agreed=agreed)
+            return result, [change.data for change in changes]
         except StaleError as error:
             reporter(options)(f"{error.message}: starting over")
 
@@ -152,7 +160,7 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[
 def _announce(
     options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
 ) -> None:
-    """Show the files that change and add them to `changes`; None for a new cluster, whose files are all new."""
+    """Show the files that change, and add them to `changes`. Do nothing if `changes` is None, for a new cluster."""
     from generator.operations.changes import file_changes
 
     if changes is not None:
@@ -168,7 +176,7 @@ def announce_rotation(
     changes: list[Change],
     differences: Iterable[tuple[str, str]],
 ) -> None:
-    """Show what new certificates change, and add it to `changes`: files, and fields with the old CA's paths."""
+    """Show the files and fields that new certificates change, and add them to `changes`."""
     from generator.operations.changes import compare
     from generator.store.kept_spec import load_standing
 
@@ -179,13 +187,17 @@ def announce_rotation(
 
 
 def confirm(question: str, options: Mapping[str, Any], losses: Iterable[str]) -> None:
-    """Get the user's consent, by --yes or on the terminal. Raise InputError without a terminal, DeclinedError on no."""
+    """Ask for consent on the terminal, unless --yes is given.
+
+    Raise DeclinedError if the user answers no, and InputError if there is no terminal.
+    """
     from generator.errors import DeclinedError, InputError
 
     if options["yes"]:
         return
     if not sys.stdin.isatty():
-        raise InputError.one("", f"this cannot be undone: {'; '.join(losses)}", "nothing was done; to do it, add --yes")
+        text = f"this cannot be undone: {'; '.join(losses)}"
+        raise InputError.one("", text, "nothing was done; add --yes to consent")
     if not click.confirm(question, err=True):
         raise DeclinedError("nothing was done")
 

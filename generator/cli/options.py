@@ -1,21 +1,24 @@
-"""The options of the commands. Most options with a value can also be set by a `BAKE_*` environment variable."""
+"""The options of the commands. A `BAKE_*` environment variable can also set an option that has a value."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from generator.operations.hints import DEFAULT_NAME, DEFAULT_OUT
+
 # Flag → (field of the spec, type, help). A flag overrides the same field of the cluster file.
 SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--name": (("name",), str, "Name of the cluster."),
-    "--nodes": (("nodes",), int, "Number of nodes, 1 to 7; 3 or 5 is best."),
+    "--nodes": (("nodes",), int, "Number of nodes, 1 to 7; use 3 or 5 for high availability."),
     "--subnet": (("network", "subnet"), str, "The cluster's network, such as 192.168.20.0/24."),
     "--first-ip": (("network", "firstIp"), str, "Address of the first node; the others follow."),
-    "--network-mode": (("network", "mode"), str, "nat or isolated."),
-    "--key-type": (("pki", "keyType"), str, "ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
+    "--network-mode": (("network", "mode"), str, "Mode of the network: nat or isolated."),
+    "--key-type": (("pki", "keyType"), str, "Type of keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
     "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version on etcd's ports: 1.2 or 1.3."),
     "--archive": (("install", "archive"), str, "An etcd release tarball to put on each ISO (profile rhel)."),
@@ -48,7 +51,7 @@ def option(flag: str, *names: str, **settings: Any) -> Callable[[Any], Any]:
     return click.option(flag, *names, envvar=_variable(flag), show_envvar=True, **settings)
 
 
-VERBOSE = "verbose"  # key in the context's object, which is still there when the error is printed
+VERBOSE = "verbose"  # a key in the object of click's context, which still exists when an error is printed
 
 
 def _note_verbose(ctx: click.Context, _option: click.Parameter, value: bool) -> bool:
@@ -57,29 +60,32 @@ def _note_verbose(ctx: click.Context, _option: click.Parameter, value: bool) -> 
     return value
 
 
-out_option = option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
+out_option = option(
+    "--out", default=DEFAULT_OUT, show_default=True, type=click.Path(path_type=Path),
+    help="Folder that holds a folder for each cluster.",
+)  # fmt: skip
 output_option = option(
-    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Format of stdout."
+    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
 )
 quiet_option = _stack(
     click.option("-q", "--quiet", is_flag=True, help="Print only errors."),
-    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Print a traceback with a failure."),
+    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Print a traceback of a failure."),
 )
 # No environment variable: consent is given for one command.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
-name_option = option("--name", default="etcd", show_default=True, help="Name of the cluster.")
+name_option = option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the cluster.")
 connect_option = option("--connect", help="libvirt URI; default: LIBVIRT_DEFAULT_URI, then qemu:///system.")
 passphrase_option = option(
     "--ca-passphrase-file",
     type=click.Path(path_type=Path),
-    help="A file with the CA key's passphrase on its first line; encrypts the key if it is not encrypted yet.",
+    help="A file with the CA key's passphrase on its first line. bake encrypts a CA key that is not encrypted yet.",
 )
 spec_options = _stack(
     option("--profile", help="A profile's name or file; default: the cluster's profile, or `default`."),
     option(
         "--config",
         type=click.Path(path_type=Path),
-        help="A cluster.yaml; default: fields that were set earlier keep their values.",
+        help="A cluster file (YAML); default: fields that were set earlier keep their values.",
     ),
     *(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
     passphrase_option,
@@ -89,20 +95,36 @@ spec_options = _stack(
 )
 _file = click.Path(path_type=Path)
 ca_options = _stack(
-    click.option("--ca", is_flag=True, help="Rotate the CA and all certificates of the cluster."),
+    click.option("--ca", is_flag=True, help="Replace the CA and all certificates of the cluster."),
     click.option("--all-phases", is_flag=True, help="With --ca: do not stop after each phase."),
-    option("--ca-certificate", type=_file, help="With --ca: the new CA's certificate; default: bake makes a CA."),
-    option("--ca-key", type=_file, help="With --ca-certificate: its private key."),
+    option("--ca-certificate", type=_file, help="With --ca: the new CA's certificate; default: bake creates a CA."),
+    option("--ca-key", type=_file, help="With --ca-certificate: the private key of that CA."),
     option("--peer-ca-certificate", type=_file, help="With --ca: the certificate of the new separate CA for peers."),
-    option("--peer-ca-key", type=_file, help="With --peer-ca-certificate: its private key."),
+    option("--peer-ca-key", type=_file, help="With --peer-ca-certificate: the private key of that CA."),
 )
+
+
+def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    """Parse a number of days such as `30d` or `30`."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})d?", value)
+    if not found:
+        raise click.BadParameter(f"{value!r} is not a number of days such as 30d")
+    return int(found[1])
+
+
+within_option = option(
+    "--within", callback=_days, metavar="DAYS", help="Exit 3 if a certificate expires within DAYS, such as 30d."
+)
+node_wait_option = option("--wait", type=int, default=180, show_default=True, help="Seconds to wait for each node.")
 up_options = _stack(
     connect_option,
     option(
         "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
-        help="auto: KVM if it works, else emulation.",
+        help="How to run the VMs; auto uses KVM if KVM works, else emulation.",
     ),
-    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: the user's cache."),
-    option("--wait", type=int, default=900, show_default=True, help="Seconds to wait for the cluster."),
+    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: in the user's cache."),
+    option("--wait", type=int, default=900, show_default=True, help="Seconds to wait until all nodes have settled."),
 )  # fmt: skip
 cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +13,7 @@ from generator import __version__
 from generator.cli.common import (
     bake_agreed,
     ca_passphrase,
-    cache,
+    image_cache,
     load,
     print_json,
     print_table,
@@ -27,10 +26,7 @@ from generator.cli.options import spec_options, up_options, yes_option
 from generator.layout import SEED_ISO
 
 if TYPE_CHECKING:
-    from generator.config.load import Loaded
-    from generator.config.spec import ClusterSpec
-    from generator.operations.bake import Agreed, Baked
-    from generator.operations.changes import Change
+    from generator.operations.bake import Baked
 
 EXIT_CODES = """
 \b
@@ -42,7 +38,7 @@ Exit codes:
 
 
 class _Group(click.Group):
-    """The group `bake`, which bakes without a subcommand. It turns unexpected libvirt errors into messages."""
+    """The command `bake`, which also bakes if no subcommand is given. Unexpected libvirt errors become messages."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -64,21 +60,21 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="bake")
 @click.pass_context
 def bake(ctx: click.Context, /, **options: Any) -> None:
-    """Bake NoCloud ISOs whose nodes form a TLS-only etcd cluster.
+    """Bake NoCloud ISOs. The VMs that boot with these ISOs form a TLS-only etcd cluster.
 
-    For an existing cluster, a command without options changes nothing. A flag changes only its own field; --config and
-    --profile replace everything that an earlier file or profile set.
+    For an existing cluster, a command without options changes nothing. A flag changes only the field that it names.
+    --config and --profile replace all fields that an earlier file or profile set.
 
     \b
     Examples:
-      bake --nodes 3                     make three ISOs below out/etcd/
-      bake --nodes 3 --profile classic   exactly as in the manual procedure
-      bake --nodes 5                     later: add two nodes, change nothing else
-      bake check --config cluster.yaml   show the resolved spec and every problem
-      bake up --nodes 3                  bake, boot, wait and verify
+      bake --nodes 3                     write three ISOs below out/etcd/
+      bake --nodes 3 --profile classic   configure etcd exactly as in the manual procedure
+      bake --nodes 5                     add two nodes to that cluster, change nothing else
+      bake check --config cluster.yaml   show all fields and every problem, write nothing
+      bake up --nodes 3                  bake, boot VMs, wait until they run etcd, and verify
       bake seal                          remove the bootstrap permit
       bake verify                        check the running cluster
-      bake audit                         audit it against the CIS benchmark
+      bake audit                         audit the running cluster against the CIS benchmark
       bake certs rotate                  renew the certificates of running nodes
       bake destroy                       remove the VMs, disks and network
     """
@@ -89,47 +85,40 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _bake(options: Mapping[str, Any]) -> None:
-    baked, changes = bake_agreed(options, partial(_make, options))
+    from generator.operations.bake import bake as run
+
+    def bake_now(*words: Any, **agreed: Any) -> Baked:
+        return run(*words, now=datetime.now(UTC), report=reporter(options), **agreed)
+
+    baked, changes = bake_agreed(options, bake_now)
     nodes = [
         {"name": node.name, "address": str(node.address), "iso": str(baked.folder / node.name / SEED_ISO)}
         for node in baked.plan.nodes
     ]
     if options["output"] == "json":
         print_json(
-            cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed),
-            changes=[change.data for change in changes],
+            cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed), changes=changes
         )  # fmt: skip
     elif not options["quiet"]:
         print_table(nodes)
         click.echo(_next_step(baked), err=True)
 
 
-def _make(
-    options: Mapping[str, Any], loaded: Loaded, agreed: Agreed, changes: list[Change]
-) -> tuple[Baked, list[Change]]:
-    from generator.operations.bake import bake as run
-    from generator.store.folder import Store
-
-    store = Store(options["out"], loaded.spec.name)
-    passphrase = ca_passphrase(options, loaded.spec, store)
-    report = reporter(options)
-    return run(
-        loaded.spec, store, now=datetime.now(UTC), report=report, passphrase=passphrase, agreed=agreed
-    ), changes
-
-
 def _next_step(baked: Baked) -> str:
     from generator.layout import SEALED
+    from generator.operations.hints import command
+    from generator.store.folder import Store
 
     if not baked.differences:
-        return "Nothing changed: these are the ISOs of the last bake."
+        return "Nothing changed. These are the ISOs of the last bake."
     if (baked.folder / SEALED).exists():
         return (
-            "Put each node's new ISO into its drive. A running node applies new certificates immediately, and other "
-            "changes at its next restart: restart one node after the other."
+            "Insert each node's new ISO into the node's drive. A running node applies new certificates immediately. It "
+            "applies other changes at its next restart, so restart one node after the other."
         )
+    seal, up = (command(Store(baked.folder.parent, baked.plan.name), words) for words in ("seal", "up"))
     return (
-        "Attach each ISO to its VM as a CD-ROM, and run `bake seal` once the cluster runs; or let `bake up` do both. "
+        f"Attach each ISO to its VM as a CD-ROM. When the cluster runs, run `{seal}`. `{up}` does both under libvirt. "
         "The ISOs contain private keys."
     )
 
@@ -137,24 +126,25 @@ def _next_step(baked: Baked) -> str:
 @bake.command()
 @spec_options
 def check(**options: Any) -> None:
-    """Show the resolved spec, every problem, and what a bake would change in an existing cluster. Writes nothing.
+    """Show all fields of the spec, every problem, and the changes to an existing cluster. Write nothing.
 
     \b
     Examples:
       bake check --config cluster.yaml
       bake check --nodes 5 --profile classic -o json
     """
-    loaded = load(options)
+    from generator.config.fields import plain
     from generator.operations.bake import check as look
     from generator.operations.changes import compare
     from generator.store.folder import Store
 
+    loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
     look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store))
-    spec, changes = _spec_data(loaded.spec), compare(loaded.standing, loaded.spec)
+    spec, changes = plain(loaded.spec), compare(loaded.standing, loaded.spec)
     show_changes(changes, options, reporter(options))
     if options["output"] == "json":
-        warnings = [_problem_data(warning) for warning in loaded.warnings]
+        warnings = [asdict(warning) for warning in loaded.warnings]
         print_json(spec=spec, warnings=warnings, changes=[change.data for change in changes])
     elif not options["quiet"]:
         from generator.config import yaml12
@@ -165,10 +155,10 @@ def check(**options: Any) -> None:
 @bake.command()
 @spec_options
 @up_options
-@click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up` passes on the options of `up`
-@click.option("--plain", is_flag=True, help="The base image without its tuning, for comparing measurements.")
+@click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up` also gives `image` the options of `up`
+@click.option("--plain", is_flag=True, help="Build the base image without its tuning, to compare measurements.")
 def image(plain: bool, **options: Any) -> None:
-    """Build or download the image that `bake up` with the same options needs, unless it is in the cache.
+    """Build or download the image that `bake up` needs with the same options, if the cache does not have the image.
 
     \b
     Examples:
@@ -180,22 +170,9 @@ def image(plain: bool, **options: Any) -> None:
 
     spec = load(options).spec
     with progress_of((), options) as progress:
-        folder, report = options["cache"] or cache(), progress.line
+        folder, report = image_cache(options), progress.line
         built = default_image(folder, report=report, plain=True) if plain else boot_image(spec, folder, report)
     if options["output"] == "json":
         print_json(**{key: value if value is None else str(value) for key, value in asdict(built).items()})
     elif not options["quiet"]:
         click.echo(built.disk)
-
-
-def _spec_data(spec: ClusterSpec) -> dict[str, Any]:
-    from generator.config.fields import plain
-
-    data: dict[str, Any] = plain(spec)
-    return data
-
-
-def _problem_data(problem: Any) -> dict[str, Any]:
-    return {"where": problem.where, "message": problem.message, "hint": problem.hint}
-
-

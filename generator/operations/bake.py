@@ -1,4 +1,4 @@
-"""`bake`, `bake check`, and the files of `bake seal`: read the folder, issue what is missing, write the folder."""
+"""`bake` and `bake check`: read the cluster's folder, issue missing certificates, and write the folder."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from generator.config.user_input import Said, parse_said
 from generator.errors import InputError, Problem, StaleError
 from generator.layout import IDENTITY, INPUT, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
 from generator.operations.etcdctl_env import etcdctl_env
+from generator.operations.hints import command
 from generator.pki.ca_phases import Authorities, Authority, kept_authority
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
@@ -31,12 +32,15 @@ from generator.store.existing_keys import OPERATOR, Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, sign_elsewhere, unsigned
 
-Announce = Callable[[tuple[tuple[str, str], ...]], None]  # called with the files to change, just before the change
+Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives (sign, path) of each file just before it changes
 
 
 @dataclass(frozen=True, slots=True)
 class Baked:
-    """A baked cluster. `changed`: the files that this run wrote; `differences`: (sign, path), also of removed files."""
+    """A baked cluster.
+
+    `changed`: the files that this run wrote; `differences`: (sign, path) of each changed, added or removed file.
+    """
 
     plan: ClusterPlan
     folder: Path
@@ -46,9 +50,9 @@ class Baked:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreed:
-    """The user's input, with consent to what it changes. `digest`: of the folder that the input was compared with.
+    """The user's input, with consent to the changes that the input makes.
 
-    `announce` replaces the parameter of `bake`.
+    `digest`: of the folder that the input was compared with. `announce` replaces the parameter of `bake`.
     """
 
     said: Said
@@ -68,12 +72,16 @@ def bake(
     agreed: Agreed | None = None,
     announce: Announce = lambda _: None,
 ) -> Baked:
-    """Make everything that a cluster needs to boot, and write it to the store's folder.
+    """Write keys, certificates, seeds and ISOs to the store's folder.
 
-    `agreed`: default: keep the earlier user input as far as the spec still has it. Raise StaleError if the folder has
-    changed since. `passphrase`: decrypts the CA's key, or encrypts it if it is not encrypted yet. `renew`: owners
-    (`pki.Wanted`) that get new certificates although theirs are still valid; a shared certificate is renewed for all.
-    The operator's certificate is renewed before it expires. `change`: modifies the existing CAs.
+    `agreed`: by default, the earlier user input is kept as far as the spec still has its values.
+    `passphrase`: decrypts the CA key, or encrypts a CA key that is not encrypted yet.
+    `renew`: owners (`pki.Wanted`) that get new certificates although their certificates are still valid.
+    `change`: modifies the existing CAs.
+
+    A shared certificate is renewed for all owners. The operator's certificate is renewed before it expires.
+
+    Raise StaleError if the folder has changed since the user agreed.
     """
     check_clock(now)
     extras = read_archive(spec.install)
@@ -82,48 +90,46 @@ def bake(
     with store.locked(report):
         store.check()
         if agreed and store.digest() != agreed.digest:
-            raise StaleError(f"another run of bake has changed {store.folder}", hint="run the same command again")
+            raise StaleError(f"another command has changed {store.folder}", hint="run the same command again")
         if agreed is None:
             _refuse_edited(store)
         said = (agreed.said.file,) if agreed else _kept_said(store, spec)
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
         if found.begins and found.begins > now:
-            report(f"warning: {_two_clocks(found.begins, now)}")
+            report(f"warning: {_not_valid_yet(found.begins, now)}")
         ends = found.client_ends(plan, now)
         found = found.without(plan, [*renew, *([OPERATOR] if ends else [])])
         signed = sign_elsewhere(store, plan, found, now=now)
         if signed.missing:
-            _ask(store, signed, said)
-        found, sealed = signed.keyring, load_seal(store)
-        issuers, there = found.authorities.issuers, (found.client, found.nodes, found.users)
-        if (days := pki.days_cut_short(plan, issuers, *there, now=now)) is not None:
-            report(_cut_short(plan, days))
-        count = pki.count_missing(
-            plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes, users=found.users
-        )
+            _request_certificates(store, signed, said)
+        found, seal = signed.keyring, load_seal(store)
+        issuers, kept = found.authorities.issuers, (found.client, found.nodes, found.users)
+        if (days := pki.days_cut_short(plan, issuers, *kept, now=now)) is not None:
+            report(_cut_short(plan, store, days))
+        count = pki.count_missing(plan, issuers, now=now, client=found.client, kept=found.nodes, users=found.users)
         with (
             pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
-            work = _everything(plan, found, extras, sealed, now=now, passphrase=passphrase, new_key=new_key)
-            for artifact in chain(signed.files, said, work):
+            files = _all_files(plan, found, extras, seal, now=now, passphrase=passphrase, new_key=new_key)
+            for artifact in chain(signed.files, said, files):
                 folder.write(artifact)
             for path in signed.taken:
                 folder.leave_behind(path)
             differences = folder.differences
             (agreed.announce if agreed else announce)(differences)
     if ends:
-        report(f"the operator has a new certificate: the old one expires on {ends:%Y-%m-%d}")
+        report(f"the operator has a new certificate, because the old certificate expires on {ends:%Y-%m-%d}")
     return Baked(plan, store.folder, tuple(folder.changed), differences)
 
 
 def _refuse_edited(store: Store) -> None:
-    """Raise InputError for an edited spec: commands that do not show changes must not apply such edits."""
+    """Raise InputError for an edited spec or input, because commands that do not show changes must not apply edits."""
     manifest = store.manifest()
     for path in (SPEC, INPUT):
         raw, listed = store.read(path), manifest.get(str(path))
         if listed and raw is not None and hashlib.sha256(raw).hexdigest() != listed.get("sha256"):
-            hint = "undo the change; to change the cluster: bake, with flags or --config FILE"
+            hint = "undo your edit; to change the cluster, run bake with flags or with --config FILE"
             raise InputError.one(str(store.folder / path), "was changed after bake wrote it", hint)
 
 
@@ -135,17 +141,17 @@ def _kept_said(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
     return (said.held_by(spec).file,)
 
 
-def _everything(
+def _all_files(
     plan: ClusterPlan,
     found: Keyring,
     extras: tuple[Artifact, ...],
-    sealed: tuple[Artifact, ...],
+    seal: tuple[Artifact, ...],
     *,
     now: datetime,
     passphrase: bytes | None,
     new_key: pki.NewKey,
 ) -> Iterator[Artifact]:
-    """Yield every file of the folder and issue what is missing. One node at a time, to limit memory."""
+    """Yield every file of the folder, and issue missing certificates. Handle one node at a time, to limit memory."""
 
     def new_authority(role: pki.Role) -> Authority:
         return kept_authority(pki.create_authority(plan, role, now=now, new_key=new_key), passphrase)
@@ -168,18 +174,18 @@ def _everything(
     )
     yield from authorities.files()
     yield from operator_files(plan, trust, {str(pki.Role.CLIENT): client, **users})
-    yield from sealed
+    yield from seal
     for node, credentials in zip(plan.nodes, nodes, strict=True):
-        yield from node_files(plan, node, trust, credentials, extras, sealed=bool(sealed))
+        yield from node_files(plan, node, trust, credentials, extras, sealed=bool(seal))
 
 
-def _cut_short(plan: ClusterPlan, days: int) -> str:
+def _cut_short(plan: ClusterPlan, store: Store, days: int) -> str:
     text = f"the CA expires in {days} days; certificates issued now expire with it, not after {plan.spec.pki.leaf_days}"
-    return f"warning: {text}\n  hint: give a running cluster a new CA: bake certs rotate --ca"
+    return f"warning: {text}\n  hint: to give a running cluster a new CA, run {command(store, 'certs rotate --ca')}"
 
 
-def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
-    """Write certificate requests, and for a new cluster the user's input. Always raise UnsignedError."""
+def _request_certificates(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
+    """Write certificate requests and, for a new cluster, the user's input. Always raise UnsignedError."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
     with store.replacing() as folder:
         for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else said)):
@@ -188,18 +194,14 @@ def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
     raise unsigned(store, len(signed.missing), then=" the same command again")
 
 
-
-
-
-
 def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes | None = None) -> None:
-    """Raise InputError with every reason why `bake` would refuse. Write nothing."""
+    """Raise InputError with every problem that would stop `bake`. Write nothing."""
     problems: list[Problem] = []
     for look in (
         lambda: check_clock(now),
         lambda: read_archive(spec.install),
         store.check,
-        lambda: _take_stock(store, plan_cluster(spec), now, passphrase),
+        lambda: _check_certificates(store, plan_cluster(spec), now, passphrase),
     ):
         try:
             look()
@@ -209,12 +211,12 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
         raise InputError(dict.fromkeys(problems))
 
 
-def _take_stock(store: Store, plan: ClusterPlan, now: datetime, passphrase: bytes | None) -> None:
+def _check_certificates(store: Store, plan: ClusterPlan, now: datetime, passphrase: bytes | None) -> None:
     sign_elsewhere(store, plan, load_keyring(store, plan, now=now, passphrase=passphrase), now=now)
 
 
 def check_clock(now: datetime) -> None:
-    """Raise InputError for a clock that is certainly wrong: nodes with correct clocks would refuse the certificates."""
+    """Raise InputError for an impossible date, because nodes with correct clocks would refuse the certificates."""
     rule = None
     if now < RELEASED:
         rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake"
@@ -224,11 +226,11 @@ def check_clock(now: datetime) -> None:
         raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set the clock")
 
 
-def _two_clocks(begins: datetime, now: datetime) -> str:
-    """Describe a certificate that is not valid yet: this clock is behind, or an earlier one was ahead."""
+def _not_valid_yet(begins: datetime, now: datetime) -> str:
+    """Describe a certificate that is not valid yet, because this clock is slow or an earlier clock was fast."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
-    certificate = f"but a certificate in the folder begins on {begins:%Y-%m-%d %H:%M}; it is replaced"
-    return f"{clock}, {certificate}. If the clock is wrong, the new certificates expire too early"
+    certificate = f"a certificate in the folder is valid only from {begins:%Y-%m-%d %H:%M} and is replaced"
+    return f"{clock}, but {certificate}. If the clock is wrong, the new certificates expire too early"
 
 
 def node_files(
@@ -240,7 +242,7 @@ def node_files(
     *,
     sealed: bool,
 ) -> Iterator[Artifact]:
-    """Yield one node's files: the seed's, the first node's permit, and the ISO."""
+    """Yield one node's files: the seed files, the ISO and, for the first node, the bootstrap permit."""
     files = iso.seed_files(plan, node, guest_files.guest_files(plan, node, trust, credentials))
     if node.bootstrap and not sealed:
         files += (Artifact(iso.SEED_PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True),)
@@ -249,8 +251,7 @@ def node_files(
 
 
 def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential]) -> Iterator[Artifact]:
-    """Yield the operator's files: client certificates, spec, etcdctl.env, the cluster's identity, and the permit, of
-    which the first node's ISO has a copy until the cluster is sealed."""
+    """Yield the operator's files: client certificates, spec, etcdctl.env, identity, and a copy of the permit."""
     for stem, client in clients.items():
         yield Artifact(pem_path(stem), client.cert_pem)
         yield Artifact(key_path(stem), client.key_pem, mode=0o600, secret=True)
@@ -262,6 +263,6 @@ def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Cr
 
 
 def load_seal(store: Store) -> tuple[Artifact, ...]:
-    """Return the file that marks a cluster as sealed, if it exists; its content does not matter."""
-    mark = store.read(SEALED)
-    return () if mark is None else (Artifact(SEALED, mark),)
+    """Return the file that marks a cluster as sealed, if the file exists. Its content does not matter."""
+    content = store.read(SEALED)
+    return () if content is None else (Artifact(SEALED, content),)

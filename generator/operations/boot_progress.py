@@ -1,83 +1,48 @@
-"""Choose the nodes to boot, and follow their consoles until every node has settled."""
+"""Follow the consoles of booting nodes, the states of their VMs, and etcd's member list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 
 from generator import vm
-from generator.errors import BakeError, UnhealthyError
-from generator.operations import verify as verification
+from generator.operations import verify
+from generator.operations.baked_cluster import Cluster
 from generator.operations.verify import MemberRole
-from generator.plan import ClusterPlan, NodePlan
-from generator.progress import PHASES, Progress
-from generator.vm import Refusal
+from generator.plan import NodePlan
+from generator.progress import PHASES
 from generator.vm.connection import Connection
 from generator.vm.console_records import Event, Journal, follow
 
-
-def without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Callable[[str], None]) -> tuple[NodePlan, ...]:
-    """Return the nodes to boot: all but those that a running node's firewall refuses, because they could not join."""
-    if refusal is None:
-        return plan.nodes
-    old, new = _names(refusal.by), _names(refusal.joining)
-    report(f"warning: the peer firewall of {old} is from an earlier plan and refuses {new}: not booting {new}")
-    return tuple(node for node in plan.nodes if node not in refusal.joining)
-
-
-def raise_refusal(refusal: Refusal | None) -> None:
-    """Raise UnhealthyError if nodes were not booted: the operator has to restart other nodes first."""
-    if refusal is None:
-        return
-    first = refusal.by[0].domain
-    raise UnhealthyError(
-        f"not booted: {_names(refusal.joining)}; restart {_names(refusal.by)} first, whose firewall refuses them",
-        hint=f"`bake down`, then `bake up`; or without an outage, one node after the other: `virsh shutdown {first}`, "
-        "then `bake up`",
-    )
-
-
-def _names(nodes: Iterable[NodePlan]) -> str:
-    return ", ".join(node.name for node in nodes)
+BOOTING, SETTLED = PHASES[0], PHASES[-1]
+VOTING_PHASES = PHASES[-2:]
 
 
 def follow_nodes(
-    connection: Connection, plan: ClusterPlan, folder: Path, *, cluster_id: str, seconds: float, progress: Progress
+    connection: Connection, cluster: Cluster, nodes: tuple[NodePlan, ...], journal: Journal, *, seconds: float
 ) -> Iterator[Event]:
-    """Yield the nodes' events until every node of the plan has settled. `folder`: for the console logs.
+    """Yield the events of these nodes until every node has settled. `journal` keeps the nodes' console output.
 
-    Raise BakeError for a node that fails, and WaitTimeoutError after `seconds`.
+    A node without a record on its console counts as settled if the node votes in etcd. Raise WaitTimeoutError after
+    `seconds`.
     """
-    journal = Journal(folder)
-    journal.begin(node.name for node in plan.nodes)
+    plan, cluster_id = replace(cluster.plan, nodes=nodes), cluster.cluster_id
     logs = vm.console_logs(connection, plan, cluster_id=cluster_id)
-    last = dict.fromkeys(logs, "booting")
-    for node in logs:
-        progress.event(node, "booting", "")
 
-    def health() -> dict[str, str]:
+    def stopped_vms() -> dict[str, str]:
         found = vm.status(connection, plan, cluster_id=cluster_id)
         return {one.node: f"the VM is {one.state}" for one in found if one.state is not vm.State.RUNNING}
 
-    def ask(nodes: list[str]) -> Iterator[Event]:
-        seen = verification.cluster_status(plan, verification.client_files(folder))
+    def voting_nodes(silent: list[str]) -> Iterator[Event]:
+        seen = verify.cluster_status(plan, verify.client_files(cluster.store.folder))
         for one in seen.nodes:
-            if one.name in nodes and one.reachable and one.role in (MemberRole.LEADER, MemberRole.VOTER):
-                yield Event(node=one.name, phase=PHASES[-1], detail="no record on its console, but it votes in etcd")
+            if one.name in silent and one.reachable and one.role in (MemberRole.LEADER, MemberRole.VOTER):
+                yield Event(node=one.name, phase=SETTLED, detail="no record on its console, but it votes in etcd")
 
-    try:
-        for event in follow(logs, journal, timeout=seconds, health=health, ask=ask):
-            last[event.node] = event.phase
-            progress.event(event.node, event.phase, event.detail)
-            if event.phase == "failed":
-                raise BakeError(f"{event.node} failed: {event.detail}")
-            yield event
-            if all(phase == PHASES[-1] for phase in last.values()):
-                return
-    except BakeError as error:
-        for node in (node for node, phase in last.items() if phase != PHASES[-1]):
-            progress.line(f"--- the last lines of {node}'s console:")
-            for line in journal.tail(node):
-                progress.line(f"    {line}")
-        error.hint = error.hint or f"see {folder}/<node>/console.log, or: bake console NODE"
-        raise
+    phases = dict.fromkeys(logs, BOOTING)
+    yield from (Event(node=node, phase=BOOTING) for node in logs)
+    for event in follow(logs, journal, timeout=seconds, health=stopped_vms, ask=voting_nodes):
+        phases[event.node] = event.phase
+        yield event
+        if all(phase == SETTLED for phase in phases.values()):
+            return

@@ -1,7 +1,7 @@
 """`bake certs`: list a cluster's certificates, and deliver new ones to running nodes.
 
-A node receives certificates in its seed. When a new ISO is put into the drive of a settled node, `apply-seed` applies
-it immediately. This needs no network connection to the node, and works after its certificates have expired.
+A node receives certificates in its seed. When a new ISO is inserted into the drive of a settled node, `apply-seed` on
+the node applies it immediately. This needs no network connection, and works after the node's certificates have expired.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from generator import pki, vm
-from generator.config.pki import CaSpec, Certificates, PeerCaSpec
-from generator.config.spec import ClusterSpec
+from generator.config.pki import Certificates
 from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.etcd.observe import everywhere
 from generator.etcd.tls_hello import served_certificate
 from generator.layout import SEED_ISO, pem_path
-from generator.operations.up import Cluster, open_cluster
+from generator.operations.baked_cluster import Cluster, refuse_changed
+from generator.operations.hints import command
 from generator.pki import Facts, Role
-from generator.pki.ca_phases import Phase
+from generator.pki.ca_phases import Authorities, Phase
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.seed import iso
@@ -33,40 +34,41 @@ from generator.vm.connection import Connection
 from generator.vm.console_records import LineReader
 
 _PAUSE = 0.5  # seconds between two probes of a node's port
-WAITS = "a new seed takes effect at the next boot"  # apply-seed's record, in every version so far
+WAITS = "a new seed takes effect at the next boot"  # every version of apply-seed prints this text on the console
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One certificate. `owner`: a node, "operator", "cluster", or "user NAME"; `days_left`: negative after expiry."""
+    """One certificate.
+
+    `owner`: a node, "operator", "cluster" or "user NAME"; `days_left`: negative after expiry; `days`: of the whole
+    validity.
+    """
 
     owner: str
     role: Role
     facts: Facts
     days_left: int
-    days: int  # of its whole validity
+    days: int
 
 
 def entries(cluster: Cluster, *, now: datetime) -> tuple[Entry, ...]:
-    """Return every certificate in the folder: the CAs', the operator's, the users' and the nodes'."""
-    return tuple(_entries(cluster, now))
+    """Return every certificate in the folder."""
+    return tuple(_entry(*found, now) for found in _certificates(cluster))
 
 
-def _entries(cluster: Cluster, now: datetime) -> Iterator[Entry]:
-    files: list[tuple[str, Role, str]] = [
-        ("cluster", role, str(role)) for role in pki.authority_roles(cluster.plan.spec.pki)
-    ]
-    files += [(f"cluster, {which}", role, stem) for which, role, stem in other_files(cluster.store, cluster.plan)]
-    for owner, role, stem in (*files, ("operator", Role.CLIENT, str(Role.CLIENT))):
-        path = pem_path(stem)
-        yield _entry(owner, role, cluster.store.read(path), str(cluster.store.folder / path), now)
-    for name in cluster.plan.spec.auth.common_names:
-        path = pem_path(pki.user_stem(name))
-        yield _entry(f"user {name}", Role.CLIENT, cluster.store.read(path), str(cluster.store.folder / path), now)
-    for node in cluster.plan.nodes:
-        where = str(cluster.store.folder / node.name / iso.USER_DATA)
-        for role, (pem, _) in required_pems(cluster.store, node.name).items():
-            yield _entry(node.name, role, pem, where, now)
+def _certificates(cluster: Cluster) -> Iterator[tuple[str, Role, bytes | None, str]]:
+    """Yield the owner, role, PEM and place of each certificate."""
+    store, plan = cluster.store, cluster.plan
+    files = [("cluster", role, str(role)) for role in pki.authority_roles(plan.spec.pki)]
+    files += [(f"cluster, {which}", role, stem) for which, role, stem in other_files(store, plan)]
+    files += [("operator", Role.CLIENT, str(Role.CLIENT))]
+    files += [(f"user {name}", Role.CLIENT, pki.user_stem(name)) for name in plan.spec.auth.common_names]
+    for owner, role, stem in files:
+        yield owner, role, store.read(pem_path(stem)), str(store.folder / pem_path(stem))
+    for node in plan.nodes:
+        for role, (pem, _) in required_pems(store, node.name).items():
+            yield node.name, role, pem, str(store.folder / node.name / iso.USER_DATA)
 
 
 def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime) -> Entry:
@@ -85,43 +87,40 @@ class Client(NamedTuple):
     path: PurePosixPath
 
 
-def client_files(plan: ClusterPlan) -> dict[str, Client]:
+def renewable_clients(plan: ClusterPlan) -> dict[str, Client]:
     """Return the clients that `bake certs rotate` can renew, by their names in that command."""
     stems = {f"user:{name}": pki.user_stem(name) for name in plan.spec.auth.common_names}
     found = {name: Client(stem, pem_path(stem)) for name, stem in stems.items()}
-    if plan.spec.pki.certificates is Certificates.SHARED:  # the operator has the nodes' certificate
+    if plan.spec.pki.certificates is Certificates.SHARED:  # the operator uses the nodes' certificate
         return found
     return {OPERATOR: Client(OPERATOR, pem_path(str(Role.CLIENT))), **found}
 
 
-def renewal(soon: Iterable[Entry]) -> str:
+def renewal(cluster: Cluster, expiring: Iterable[Entry]) -> str:
     """Return the command that renews these certificates."""
-    owners = dict.fromkeys(entry.owner.replace("user ", "user:") for entry in soon)
-    if any(owner.startswith("cluster") for owner in owners):
-        return "bake certs rotate --ca"
-    return f"bake certs rotate {' '.join(owners)}"
+    owners = dict.fromkeys(entry.owner.replace("user ", "user:") for entry in expiring)
+    names = "--ca" if any(owner.startswith("cluster") for owner in owners) else " ".join(owners)
+    return command(cluster.store, f"certs rotate {names}")
 
 
 # --- concurrent commands --------------------------------------------------------------------------------------
 
 
-def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
-    """Raise BakeError if another command has changed the cluster since this one read it.
-
-    `phase`: of the CA rotation, as this command read it. The caller holds the lock.
-    """
-    found, hint = load_phase(cluster.store), "see the current state with: bake certs; then run the same command again"
-    if found is not phase:
-        text = f"another command is rotating this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
-        raise BakeError(text, hint=hint)
-    if without_stated(open_cluster(cluster.store).plan.spec) != without_stated(cluster.plan.spec):
-        raise BakeError("another command has just changed this cluster", hint=hint)
+def refuse_during_rotation(cluster: Cluster) -> None:
+    """Raise InputError during a CA rotation, because other work on certificates would make nodes skip a phase."""
+    if phase := load_phase(cluster.store):
+        hint = f"first complete the rotation with {command(cluster.store, 'certs rotate --ca')}"
+        raise InputError.one("this cluster", f"its CA is being rotated (phase {phase})", hint)
 
 
-def without_stated(spec: ClusterSpec) -> ClusterSpec:
-    """Return the spec without the paths of the user's own CA, which no longer apply after a CA rotation."""
-    own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
-    return replace(spec, pki=own)
+def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
+    """Return a function for `bake(change=…)` that keeps the CAs, or raises BakeError as `refuse_changed` does."""
+
+    def keep(found: Authorities) -> Authorities:
+        refuse_changed(cluster, phase)
+        return found
+
+    return keep
 
 
 # --- delivery -------------------------------------------------------------------------------------------------
@@ -129,55 +128,55 @@ def without_stated(spec: ClusterSpec) -> ClusterSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A state that nodes reach by their new seeds.
+    """A state that nodes reach when they apply their new seeds.
 
-    `lacks`: whether a node has not reached it; None if the node does not answer. `verb`: completes "does not …";
-    `done`: completes "etcd1 …"; `remedy`: the command that continues after an interruption.
+    `lacks`: whether a node has not reached the state; None if the node does not answer. `verb` and `what` name the
+    state in messages: `serve`, `its new certificate`. `remedy`: the command that continues after an interruption.
     """
 
     lacks: Callable[[NodePlan], bool | None]
     verb: str
-    done: str
+    what: str
     remedy: str
 
 
 def serves_its_own(cluster: Cluster) -> Goal:
-    """Return the goal that every node serves the certificate of its seed."""
-    what = "its new certificate"
-    return Goal(lacks=_is_outdated(cluster), verb=f"serve {what}", done=f"serves {what}", remedy="bake certs deliver")
+    """Return the goal that every node serves the certificate in its seed."""
+    remedy = command(cluster.store, "certs deliver")
+    return Goal(lacks=partial(_is_outdated, cluster), verb="serve", what="its new certificate", remedy=remedy)
 
 
 def outdated(cluster: Cluster) -> dict[str, bool | None]:
-    """Return, by node, whether its client port serves another certificate than its seed has; None without an answer."""
+    """Return, by node, whether etcd serves another certificate than the node's seed has; None without an answer."""
     names = [node.name for node in cluster.plan.nodes]
-    return dict(zip(names, everywhere(_is_outdated(cluster), cluster.plan.nodes), strict=True))
+    return dict(zip(names, everywhere(partial(_is_outdated, cluster), cluster.plan.nodes), strict=True))
 
 
-def _is_outdated(cluster: Cluster) -> Callable[[NodePlan], bool | None]:
-    def look(node: NodePlan) -> bool | None:
-        served = served_certificate(str(node.address), cluster.plan.spec.etcd.client_port)
-        return None if served is None else pki.describe(served).sha256 != _wanted(cluster, node)
-
-    return look
-
-
-def _wanted(cluster: Cluster, node: NodePlan) -> str:
-    pem, _ = required_pems(cluster.store, node.name)[Role.SERVER]
-    return pki.describe(pem).sha256
+def _is_outdated(cluster: Cluster, node: NodePlan) -> bool | None:
+    served = served_certificate(str(node.address), cluster.plan.spec.etcd.client_port)
+    if served is None:
+        return None
+    in_seed, _ = required_pems(cluster.store, node.name)[Role.SERVER]
+    return pki.describe(served).sha256 != pki.describe(in_seed).sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """The result of a delivery, as node names.
 
-    `done`: serve their seeds' certificates. `at_next_start`: stopped, apply the seed at their next start.
-    `after_restart`: run, and must be restarted. `by_hand`: have no VM here.
+    `done`: nodes that serve their seeds' certificates. `at_next_start`: stopped nodes, which apply their seeds when
+    they start. `after_restart`: running nodes that must be restarted. `by_hand`: nodes without a VM here.
     """
 
     done: tuple[str, ...] = ()
     at_next_start: tuple[str, ...] = ()
     after_restart: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The nodes that have not applied their seeds."""
+        return (*self.at_next_start, *self.after_restart, *self.by_hand)
 
 
 def deliver(
@@ -190,13 +189,14 @@ def deliver(
     goal: Goal | None = None,
     phase: Phase | None = None,
 ) -> Delivery:
-    """Put the folder's seeds into the drives of these nodes, one node after the other; skip nodes that are done.
+    """Insert the folder's seeds into the drives of these nodes, one node after the other. Skip nodes that are done.
 
-    `goal`: the state that shows that a node has applied its seed; default: it serves the seed's certificate. `phase`:
-    of the CA rotation that the seeds belong to. Raise BakeError if another command has changed the cluster, and
-    WaitTimeoutError if a running node does not apply its seed within `seconds`; later nodes are then unchanged, and the
-    same call continues, inserting that node's seed again. Configuration changes apply at the next reboot: a node that
-    reports so on its console goes to `after_restart`.
+    `goal`: the state that shows that a node has applied its seed; default: the node serves its seed's certificate.
+    `phase`: of the CA rotation that the seeds belong to. Configuration changes apply at the next reboot: a node that
+    reports this on its console is in `after_restart` of the result.
+
+    Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
+    its seed within `seconds`; later nodes are then unchanged, and the same call continues with that node.
     """
     done, later, restart, by_hand = [], [], [], []
     goal = goal or serves_its_own(cluster)
@@ -215,12 +215,12 @@ def deliver(
             later.append(node.name)
         else:
             report(f"{node.name}: its new seed is in the drive")
-            if _waits_for_restart(node, goal, seconds, lambda: refuse_changed(cluster, phase), waits):
+            if _waits_for_restart(cluster, node, goal, seconds, phase, waits):
                 report(f"{node.name}: {WAITS}")
                 restart.append(node.name)
                 continue
             drives.empty(node)
-            report(f"{node.name}: {goal.done}")
+            report(f"{node.name}: {goal.verb}s {goal.what}")
             done.append(node.name)
     return Delivery(done=tuple(done), at_next_start=tuple(later), after_restart=tuple(restart), by_hand=tuple(by_hand))
 
@@ -231,7 +231,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Drives:
-    """The drives of the nodes' VMs. A change locks the folder, so that the seed is the one that was checked."""
+    """The drives of the nodes' VMs. Every change locks the folder, so that the inserted seed is current."""
 
     connection: Connection
     cluster: Cluster
@@ -245,7 +245,10 @@ class _Drives:
             yield
 
     def insert(self, node: NodePlan, *, again: bool) -> bool | None:
-        """Insert a node's seed. `again`: insert it even if it is in the drive: the node runs and did not apply it."""
+        """Insert a node's seed. `again`: also if the seed is in the drive, because the running node did not apply it.
+
+        Return None if the node has no VM here.
+        """
         cluster, seed = self.cluster, self.cluster.store.folder / node.name / SEED_ISO
         with self._locked():
             return vm.insert_seed(
@@ -258,7 +261,7 @@ class _Drives:
             vm.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
-        """Return a function that tells whether the node's console has since reported that its seed waits for a boot."""
+        """Return a function that returns whether the node's console has since reported that a seed waits for a boot."""
         try:
             logs = vm.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
         except BakeError:  # this cluster has no VM here
@@ -273,21 +276,22 @@ class _Drives:
 
 
 def _waits_for_restart(
-    node: NodePlan, goal: Goal, seconds: float, check: Callable[[], None], waits: Callable[[], bool]
+    cluster: Cluster, node: NodePlan, goal: Goal, seconds: float, phase: Phase | None, waits: Callable[[], bool]
 ) -> bool:
-    """Wait until the node has reached the goal (return False), or reports that it needs a restart (return True).
+    """Wait until the node reaches the goal or reports that it needs a restart. Return whether it needs a restart.
 
-    `check` is called before each further probe. Raise WaitTimeoutError after `seconds`.
+    Raise WaitTimeoutError after `seconds`, and BakeError as `refuse_changed` does.
     """
     deadline = time.monotonic() + seconds
     while goal.lacks(node) is not False:
         if waits():
             return True
-        check()
+        refuse_changed(cluster, phase)
         if time.monotonic() > deadline:
+            look = command(cluster.store, f"console {node.name}")
             raise WaitTimeoutError(
-                f"{node.name} does not {goal.verb} after {seconds:.0f} s",
-                hint=f"see why: bake console {node.name}; then: {goal.remedy}",
+                f"{node.name} does not {goal.verb} {goal.what} after {seconds:.0f} s",
+                hint=f"to see why, run {look}; to continue, run {goal.remedy}",
             )
         time.sleep(_PAUSE)
     return False

@@ -1,6 +1,6 @@
-"""The differences between the existing cluster and the new spec: nodes, users, fields, files.
+"""Compare the existing cluster with a new spec: nodes, users, fields and files.
 
-`lost`: what a change destroys. Such changes need the user's consent; all others are only shown.
+A change that destroys something has a text in `lost` and needs the user's consent. All other changes are only shown.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 
 
 class Kind(StrEnum):
+    """The kind of thing that changes."""
+
     NODE = "node"
     USER = "user"
     FIELD = "field"
@@ -27,8 +29,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change. `sign`: + ~ -. `part`: a node's attribute. `old`, `new`: values of fields and nodes, never file
-    contents."""
+    """One change.
+
+    `sign`: + ~ -. `part`: a node's attribute. `old`, `new`: values of fields and nodes, never the content of files.
+    `note`: a task for the operator before a node applies the change.
+    """
 
     sign: str
     kind: Kind
@@ -37,7 +42,7 @@ class Change:
     old: Any = None
     new: Any = None
     lost: str = ""
-    note: str = ""  # what to do before a node applies it
+    note: str = ""
 
     def __str__(self) -> str:
         what = " ".join(filter(None, ("" if self.kind is Kind.FIELD else self.kind, self.name, self.part)))
@@ -50,8 +55,6 @@ class Change:
         return {"change": self.sign, "kind": str(self.kind), "name": self.name, **values, "lost": self.lost or None}
 
 
-
-
 def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
     """Return what a bake of this spec changes, without files; empty for a new cluster."""
     if standing is None:
@@ -59,7 +62,7 @@ def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
     plan, old = plan_cluster(new), standing.spec
     if old is None:
         gone = [
-            Change(sign="-", kind=Kind.NODE, name=name, lost=_KEYS)
+            Change(sign="-", kind=Kind.NODE, name=name, lost=_NODE_KEYS)
             for name in sorted(standing.nodes - {node.name for node in plan.nodes})
         ]
         return (*gone, *_unknown(standing, new))
@@ -70,12 +73,12 @@ def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
     )
 
 
-_KEYS = "its keys are deleted"
-_USERS_KEY = "its key is deleted"
-# By field, old and new value. A node that requires the name refuses nodes whose certificates do not have it yet.
+_NODE_KEYS = "its keys are deleted"
+_USER_KEY = "its key is deleted"
+# By field, old and new value. A node that requires the peers' name refuses certificates without that name.
 _NOTES = {
-    ("pki.peerName", "stated", "required"): "restart no node before every node serves its certificate with the peers' "
-    "name: bake certs, after bake certs rotate",
+    ("pki.peerName", "stated", "required"): "run bake certs rotate, and restart no node until bake certs shows "
+    "that every node serves its new certificate",
 }
 _ADDRESS = "the members of this sealed cluster reach each other by the old addresses"
 
@@ -84,7 +87,7 @@ def _unknown(standing: Standing, new: ClusterSpec) -> Iterator[Change]:
     if standing.asks and not new.pki.ca.certificate:
         yield Change(sign="-", kind=Kind.FILE, name="requests", lost="the keys of pending requests are deleted")
     if not standing.is_known:
-        lost = "it was changed after bake wrote it, so other changes are unknown"
+        lost = "this file was changed after bake wrote it, so other changes are unknown"
         yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)
 
 
@@ -93,7 +96,7 @@ def _nodes(old: ClusterPlan, new: ClusterPlan, *, keys: Iterable[str], sealed: b
     for name in dict.fromkeys((*before, *sorted(keys))):
         if name not in after:
             address = str(before[name].address) if name in before else None
-            yield Change(sign="-", kind=Kind.NODE, name=name, old=address, lost=_KEYS)
+            yield Change(sign="-", kind=Kind.NODE, name=name, old=address, lost=_NODE_KEYS)
     for name, node in after.items():
         if name not in before:
             yield Change(sign="+", kind=Kind.NODE, name=name, new=str(node.address))
@@ -112,7 +115,7 @@ def _users(old: ClusterSpec, new: ClusterSpec) -> Iterator[Change]:
     before, after = ([user.name for user in spec.auth.users if spec.auth.enabled] for spec in (old, new))
     for name in before:
         if name not in after:
-            yield Change(sign="-", kind=Kind.USER, name=name, lost=_USERS_KEY)
+            yield Change(sign="-", kind=Kind.USER, name=name, lost=_USER_KEY)
     for name in after:
         if name not in before:
             yield Change(sign="+", kind=Kind.USER, name=name)
@@ -148,7 +151,7 @@ def _lost(path: Path, was: Any, now: Any, sealed: bool) -> str:
 
 
 def losses(changes: Iterable[Change]) -> list[str]:
-    """Return a line for each loss: the names that it affects, and the loss."""
+    """Return a line for each loss, with the names of the nodes, users or fields that it affects."""
     names = defaultdict(list)
     for change in changes:
         if change.lost:
@@ -157,12 +160,12 @@ def losses(changes: Iterable[Change]) -> list[str]:
 
 
 def file_changes(differences: Iterable[tuple[str, str]]) -> tuple[Change, ...]:
-    """Return a change for each file, without the manifest, which always changes too."""
+    """Return a change for each file except the manifest, which always changes."""
     return tuple(Change(sign=sign, kind=Kind.FILE, name=name) for sign, name in differences if name != str(MANIFEST))
 
 
 def shown(changes: Iterable[Change]) -> list[str]:
-    """Return a line for each change; files of one folder with the same sign share a line."""
+    """Return a line for each change. Files of one folder with the same sign share a line."""
     lines, files = [], defaultdict(list)
     for change in changes:
         if change.kind is Kind.FILE and not change.lost:
@@ -174,5 +177,3 @@ def shown(changes: Iterable[Change]) -> list[str]:
     for (sign, folder), names in files.items():
         lines.append(f"{sign} {folder}/: {', '.join(names)}" if folder else f"{sign} {', '.join(names)}")
     return lines
-
-

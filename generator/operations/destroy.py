@@ -1,4 +1,4 @@
-"""Remove a cluster from libvirt: the only command that deletes disks with data on them."""
+"""`bake destroy`: remove a cluster's VMs, disks and network. No other command deletes disks with data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from generator import vm
 from generator.errors import BakeError, InputError, UnsignedError
 from generator.layout import SEALED
-from generator.operations.up import open_cluster
+from generator.operations.baked_cluster import open_cluster
 from generator.progress import Silent
 from generator.store.existing_keys import load_identity
 from generator.store.folder import Store
@@ -19,8 +19,9 @@ def destroy(
 ) -> tuple[str, ...]:
     """Remove the cluster's VMs, disks and network; return their names.
 
-    The identity in the cluster's folder distinguishes it from other clusters with that name. `force`: without an
-    identity, remove every cluster with that name. `consent` is called with everything before anything is removed.
+    The identity in the cluster's folder distinguishes the cluster from other clusters with the same name. `force`:
+    without an identity, remove every cluster with that name. `consent` receives the full list before anything is
+    removed.
     """
     cluster_id = (load_identity(store) or "")[:16]
     if not cluster_id and not force:
@@ -38,28 +39,28 @@ def destroy(
 
 
 def _unidentified(store: Store, uri: str | None) -> InputError:
-    """Return the error for a cluster without an identity: VMs with that name may belong to another cluster."""
+    """Return the error for a missing identity. VMs with the cluster's name may then belong to another cluster."""
     where = f"there is no cluster {store.cluster!r} in {store.out}"
     try:
         found = vm.list_owned(vm.connect(uri), store.cluster)
     except BakeError as error:
-        found, more = (), f"could not ask libvirt for VMs with that name: {error.message}"
+        found, more = (), f"libvirt did not list the VMs with that name: {error.message}"
     else:
         more = "libvirt has no VM and no network with that name"
     if not found:
-        hint = "give --name and --out of a baked cluster; for VMs on another host: --connect"
+        hint = "give --name and --out of a baked cluster; if the VMs run on another host, give --connect"
         return InputError.one("--name", f"{where}, and {more}", hint)
     names = "; ".join(str(each) for each in found if each.kind != "volume")
-    hint = "give the --out where it was baked; only if that is lost: --force"
-    return InputError.one("--name", f"{where}, so the owner of these is unknown: {names}", hint)
+    hint = "give the --out where the cluster was baked; only if that folder is lost, give --force"
+    return InputError.one("--name", f"{where}, so bake does not know who owns {names}", hint)
 
 
 def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
-    """Remove the seal if every node was removed with its disk: the files may then start a new cluster."""
+    """Remove the seal if every node was removed with its disk, so that the files can start a new cluster."""
     try:
         nodes = open_cluster(store).plan.nodes
     except (InputError, UnsignedError):
-        return  # the baked files are gone, including the seal
+        return  # there are no baked files, so there is no seal
     if {node.domain for node in nodes} <= set(removed):
         with store.locked(Silent().line):
             if store.remove(SEALED):

@@ -1,4 +1,4 @@
-"""Write etcdctl.env: a cluster's settings for etcdctl, to be sourced in a shell."""
+"""Write etcdctl.env, a shell script with a cluster's settings for etcdctl."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import shlex
 from generator.pki import Role
 from generator.plan import ClusterPlan
 
-# bash has the sourced file's name in BASH_SOURCE. Other shells hold only a descriptor of it, numbered 10 or higher.
-# Their builtin `read` opens /proc/self, so that is the shell (or subshell) itself.
+# bash has the sourced file's name in BASH_SOURCE. Other shells have only an open file descriptor, numbered 10 or
+# higher. Their builtin `read` opens /proc/self, which is then the shell or subshell.
 _FIND_FOLDER = """\
 # etcdctl's settings for this cluster. Source this file in sh or bash. It finds its own folder, also after a move.
 bake_file=${BASH_SOURCE-}

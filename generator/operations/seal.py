@@ -1,24 +1,76 @@
-"""`bake seal`: remove the bootstrap permit from the first node's ISO."""
+"""`bake seal`: remove the bootstrap permit from the first node's ISO, in the folder and in the VM's drive."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 
+from generator import vm
 from generator.artifact import Artifact
 from generator.config.load import load_kept
 from generator.errors import BakeError, InputError
 from generator.layout import SEALED, SEED_ISO, SPEC
+from generator.operations import verify
 from generator.operations.bake import load_seal
+from generator.operations.baked_cluster import Cluster, connect_if_possible
+from generator.operations.hints import command
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
 from generator.seed import iso
 from generator.store.folder import Store
+from generator.vm.connection import Connection
 
 
-def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class Sealing:
+    """The result of sealing.
+
+    `node`: the first node; `files`: whether files changed; `vm`: whether its VM changed, None if it has no VM here.
+    """
+
+    node: str
+    files: bool
+    vm: bool | None
+    warnings: tuple[str, ...]
+
+
+def seal(
+    cluster: Cluster, *, uri: str | None, now: datetime, report: Report, consent: Callable[[str], None]
+) -> Sealing:
+    """Seal a cluster. `consent` is called if no member answers, because the cluster may never have been started."""
+    connection, doubt = connect_if_possible(uri), _doubt(cluster)
+    if doubt and not cluster.sealed:
+        consent(doubt)
+    done = seal_everywhere(connection, cluster, now=now, report=report)
+    image = cluster.store.folder / done.node / SEED_ISO
+    by_hand = f"{done.node} has no VM here: replace the ISO in its drive with {image}"
+    return replace(done, warnings=tuple(filter(None, (by_hand if done.vm is None else "", doubt))))
+
+
+def _doubt(cluster: Cluster) -> str:
+    try:
+        if verify.is_answering(cluster.plan, verify.client_files(cluster.store.folder)):
+            return ""
+        return "no member answers, and a sealed cluster can no longer be started for the first time"
+    except BakeError as error:  # the gRPC client is not installed
+        return f"cannot query the members: {error.message}"
+
+
+def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: datetime, report: Report) -> Sealing:
+    """Remove the bootstrap permit from the files and, if `connection` is given, from the VM's drive."""
+    changed = seal_files(cluster.store, cluster.plan, now=now, report=report)
+    node, replaced = cluster.first, None
+    if connection is not None:
+        image = cluster.store.folder / node.name / SEED_ISO
+        replaced = vm.replace_seed(connection, cluster.plan, node, image, cluster_id=cluster.cluster_id)
+    return Sealing(node=node.name, files=changed, vm=replaced, warnings=())
+
+
+def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
     """Remove the bootstrap permit from the first node's ISO, atomically. Return False if it was removed already.
 
     The ISO's other files stay unchanged, so the node's configuration does not change.
@@ -28,25 +80,26 @@ def seal(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> b
     with store.locked(report):
         store.check()
         if plan_cluster(load_kept(store.folder / SPEC)).nodes != plan.nodes:
-            raise BakeError("another command has just changed this cluster's nodes", hint="run it again: bake seal")
-        mark = load_seal(store)
+            text = "another command has just changed this cluster's nodes"
+            raise BakeError(text, hint=f"run {command(store, 'seal')} again")
+        seal_file = load_seal(store)
         image = store.read(path)
         if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(path), {}).get("sha256"):
             text = "is missing" if image is None else "was changed after bake wrote it"
-            raise InputError.one(str(store.folder / path), text, "bake again, then: bake seal")
+            raise InputError.one(str(store.folder / path), text, f"bake again, then run {command(store, 'seal')}")
         files = iso.unpack(image, where=str(store.folder / path))
         kept = [file for file in files if file.path != iso.SEED_PERMIT]
-        if mark and len(kept) == len(files) and store.read(permit) is None:
+        if seal_file and len(kept) == len(files) and store.read(permit) is None:
             return False
         with store.replacing() as folder:
             packed = iso.pack(kept)
             folder.write(Artifact(path, packed.data, packed.mode, packed.secret))
-            for artifact in mark or (_seal_mark(first, now),):
+            for artifact in seal_file or (_new_seal_file(first, now),):
                 folder.write(artifact)
             folder.keep_others(permit)
     return True
 
 
-def _seal_mark(node: NodePlan, now: datetime) -> Artifact:
+def _new_seal_file(node: NodePlan, now: datetime) -> Artifact:
     record = {"format_version": "1.0", "node": node.name, "time": now.strftime("%Y-%m-%dT%H:%M:%SZ")}
     return Artifact(SEALED, json.dumps(record, indent=1).encode() + b"\n")

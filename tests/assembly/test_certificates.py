@@ -32,7 +32,7 @@ from generator.etcd.tls_hello import served_certificate
 from generator.etcd.tls_probe import ClientFiles, operator_context, probe, unverified_context
 from generator.operations import certs, rotate_ca
 from generator.operations.bake import bake
-from generator.operations.up import Cluster, open_cluster
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.pki import Credential, Role
 from generator.plan import plan_cluster
 from generator.seed.iso import written_files

@@ -17,10 +17,10 @@ from generator.errors import InputError
 from generator.etcd.answers import Answer, Keys, KeyValue
 from generator.etcd.node_report import MAX_AGE, find_report
 from generator.health.check import Check, Result
-from generator.operations import up
+from generator.operations import audit as auditing
 from generator.operations.audit import Audit, planned_facts
 from generator.operations.bake import bake as make
-from generator.operations.up import Cluster, open_cluster
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.seed.iso import written_files
 from generator.store.folder import Store
 from tests.unit.test_report import SAID
@@ -116,7 +116,7 @@ def test_the_command_prints_every_control_and_exits_with_3_if_one_is_missed(
 ) -> None:
     assert bake("--nodes", 1).code == 0
     found = Audit(cluster="etcd", controls=(PASSED, *missed))
-    monkeypatch.setattr(up, "audit", lambda *_, **__: found)
+    monkeypatch.setattr(auditing, "audit", lambda *_, **__: found)
     text = bake("audit")
     assert text.code == code
     assert text.out.splitlines()[1].split() == ["2.3", "auto-tls", "is", "off", "passed", "set"]

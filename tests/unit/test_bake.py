@@ -1,4 +1,4 @@
-"""A whole bake: what lies in the folder, what a second one changes, and what no accident may break."""
+"""A complete bake: the files in the folder, the changes of a second bake, and the behaviour after failures."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ import yaml
 
 from generator import pki
 from generator.errors import BakeError
-from generator.operations.seal import seal
-from generator.operations.up import open_cluster
+from generator.operations.baked_cluster import open_cluster
+from generator.operations.seal import seal_files
 from generator.pki import Credential
 from generator.seed import iso
 from generator.store.folder import Store
@@ -35,7 +35,7 @@ NODE_FILES = ("user-data", "meta-data", "network-config", "seed.iso")
 PERMITS = ("etcd1/bootstrap-permit", "pki/bootstrap-permit")
 
 
-def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None:
+def test_bake_writes_a_folder_per_node_and_the_operators_files(bake: Bake) -> None:
     result = bake("--nodes", 3, "-o", "json")
     assert result.code == 0
     nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
@@ -48,7 +48,7 @@ def test_makes_a_folder_per_node_and_what_the_operator_needs(bake: Bake) -> None
     ]
 
 
-def test_private_keys_are_for_their_owner_alone(bake: Bake) -> None:
+def test_only_the_owner_can_read_private_keys(bake: Bake) -> None:
     os.umask(0o000)
     bake("--nodes", 1)
     secrets = {path for path in FOLDER.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()}
@@ -60,14 +60,14 @@ def test_private_keys_are_for_their_owner_alone(bake: Bake) -> None:
     } == {0o700}
 
 
-def test_the_key_of_the_ca_goes_onto_no_iso(bake: Bake) -> None:
+def test_no_iso_has_the_ca_key(bake: Bake) -> None:
     bake("--nodes", 3)
-    lines = (FOLDER / "pki/etcd-ca.key").read_bytes().splitlines()[1:3]  # what follows is the public key
+    lines = (FOLDER / "pki/etcd-ca.key").read_bytes().splitlines()[1:3]  # the next lines have the public key
     others = [path for path in FOLDER.rglob("*") if path.is_file() and path.name != "etcd-ca.key"]
     assert [path for path in others if any(line in path.read_bytes() for line in lines)] == []
 
 
-def test_the_same_again_touches_nothing(bake: Bake, picture: Picture) -> None:
+def test_a_second_bake_of_the_same_spec_changes_nothing(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     before = picture(Path("out"))
     result = bake("--nodes", 3)
@@ -79,7 +79,7 @@ def test_the_same_again_touches_nothing(bake: Bake, picture: Picture) -> None:
 @pytest.mark.parametrize(
     "profile", [path.stem for path in Path("profiles").glob("*.yaml") if path.stem != "rhel"]
 )
-def test_every_profile_bakes_and_is_stable(bake: Bake, picture: Picture, profile: str) -> None:
+def test_a_second_bake_of_a_profile_changes_nothing(bake: Bake, picture: Picture, profile: str) -> None:
     words = ("--profile", profile, *(("--key-type", "rsa-2048") if profile == "classic" else ()))
     assert bake(*words).code == 0
     before = picture(Path("out"))
@@ -87,7 +87,7 @@ def test_every_profile_bakes_and_is_stable(bake: Bake, picture: Picture, profile
     assert picture(Path("out")) == before
 
 
-def test_the_resolved_spec_bakes_the_same(bake: Bake, picture: Picture) -> None:
+def test_baking_the_resolved_spec_changes_no_seed(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3, "--subnet", "10.1.2.0/24", "--leaf-days", 90)
     before = picture(Path("out"))
     assert bake("--config", FOLDER / "cluster.yaml").code == 0
@@ -96,7 +96,7 @@ def test_the_resolved_spec_bakes_the_same(bake: Bake, picture: Picture) -> None:
     assert {name for name in changed if Path(name).suffix} == {"etcd/input.yaml", "etcd/manifest.json"}
 
 
-def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: Bake) -> None:
+def test_only_the_first_nodes_iso_has_the_permit_and_no_instance_id_depends_on_it(bake: Bake) -> None:
     bake("--nodes", 3)
     identity = (FOLDER / "identity").read_text().strip()
     permit = FOLDER / "etcd1/bootstrap-permit"
@@ -112,7 +112,7 @@ def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: 
         assert f'BAKE_PERMIT="etcd-{identity}"\nBAKE_PERMIT_FILE="/run/bake/bootstrap-permit"\n' in text
         digest = hashlib.sha256(permit.read_text().strip().encode()).hexdigest()
         assert f'BAKE_PERMIT_SHA256="{digest}"\n' in text
-        assert permit.read_text().strip() not in (FOLDER / node / "user-data").read_text(), "only its digest"
+        assert permit.read_text().strip() not in (FOLDER / node / "user-data").read_text()
     before = (FOLDER / "etcd1/meta-data").read_bytes()
     (FOLDER / "sealed").touch()
     assert set(json.loads(bake("--nodes", 3, "-o", "json").out)["changed"]) == {
@@ -122,13 +122,13 @@ def test_the_permit_is_on_the_first_nodes_iso_alone_and_in_no_instance_id(bake: 
     assert (FOLDER / "etcd1/meta-data").read_bytes() == before
 
 
-def test_what_is_sealed_stays_so_until_the_mark_is_deleted(bake: Bake, picture: Picture) -> None:
+def test_a_cluster_stays_sealed_until_the_file_sealed_is_deleted(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     before = picture(FOLDER)
-    (FOLDER / "sealed").write_bytes(b"of some day")
+    (FOLDER / "sealed").write_bytes(b"content of an earlier version")
     for count in (3, 3, 5, 3):
         assert bake("--nodes", count, "--yes").code == 0
-        assert (FOLDER / "sealed").read_bytes() == b"of some day"
+        assert (FOLDER / "sealed").read_bytes() == b"content of an earlier version"
         assert not list(FOLDER.glob("etcd*/bootstrap-permit"))
     (FOLDER / "sealed").unlink()
     bake("--nodes", 3)
@@ -139,13 +139,13 @@ def test_what_is_sealed_stays_so_until_the_mark_is_deleted(bake: Bake, picture: 
 
 @pytest.fixture
 def sealing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Bake:
-    """`bake seal` on a machine without libvirt and with no member in reach."""
+    """Run `bake seal` without libvirt and without reachable members."""
     monkeypatch.setattr("generator.vm.connection.libvirt", None)
     monkeypatch.setattr("generator.operations.verify.answers", lambda *_: False)
     return lambda *words: bake("seal", "--yes", *words)
 
 
-def test_sealing_takes_the_permit_and_nothing_else(bake: Bake, sealing: Bake, picture: Picture) -> None:
+def test_seal_removes_only_the_permit(bake: Bake, sealing: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     before = picture(FOLDER)
     result = sealing()
@@ -168,8 +168,8 @@ def test_sealing_takes_the_permit_and_nothing_else(bake: Bake, sealing: Bake, pi
     assert sealing().out == "etcd is sealed already\n"
 
 
-def test_sealing_nodes_that_another_bake_has_replaced_meanwhile_changes_nothing(bake: Bake, picture: Picture) -> None:
-    """The permit of the new first node would stay, and the mark say that there is none."""
+def test_seal_changes_nothing_if_another_bake_has_replaced_the_nodes(bake: Bake, picture: Picture) -> None:
+    """Otherwise the new first node would keep its permit, although the file `sealed` exists."""
     bake("--nodes", 3)
     store = Store(Path("out"), "etcd")
     opened = open_cluster(store)
@@ -177,11 +177,11 @@ def test_sealing_nodes_that_another_bake_has_replaced_meanwhile_changes_nothing(
     assert bake("--config", "cluster.yaml", "--yes").code == 0
     before = picture(Path("out"))
     with pytest.raises(BakeError, match="another command has just changed this cluster's nodes"):
-        seal(store, opened.plan, now=datetime.now(UTC), report=print)
+        seal_files(store, opened.plan, now=datetime.now(UTC), report=print)
     assert picture(Path("out")) == before
 
 
-def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:
+def test_seal_warns_about_the_steps_that_it_could_not_do(bake: Bake, sealing: Bake) -> None:
     bake("--nodes", 3)
     result = sealing("-o", "json")
     data = json.loads(result.out)
@@ -193,7 +193,7 @@ def test_sealing_says_what_it_could_not_do(bake: Bake, sealing: Bake) -> None:
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 
 
-def test_a_cluster_that_may_never_have_been_started_is_sealed_with_consent_alone(
+def test_seal_needs_consent_if_the_cluster_may_never_have_been_started(
     bake: Bake, sealing: Bake, picture: Picture
 ) -> None:
     bake("--nodes", 3)
@@ -205,7 +205,7 @@ def test_a_cluster_that_may_never_have_been_started_is_sealed_with_consent_alone
     assert bake("seal").out == "etcd is sealed already\n"
 
 
-def test_sealing_where_libvirt_was_named_and_is_not_changes_nothing(
+def test_seal_changes_nothing_if_the_given_libvirt_is_unavailable(
     bake: Bake, sealing: Bake, picture: Picture
 ) -> None:
     bake("--nodes", 3)
@@ -214,7 +214,7 @@ def test_sealing_where_libvirt_was_named_and_is_not_changes_nothing(
     assert picture(Path("out")) == before
 
 
-def test_an_archive_that_is_gone_does_not_keep_a_cluster_from_being_sealed(bake: Bake, sealing: Bake) -> None:
+def test_seal_works_without_the_archive(bake: Bake, sealing: Bake) -> None:
     shutil.copy(Path(__file__).parents[1] / "data/etcd.tar.gz", "etcd.tar.gz")
     digest = hashlib.sha256(Path("etcd.tar.gz").read_bytes()).hexdigest()
     words = ("--profile", "rhel", "--archive", "etcd.tar.gz", "--archive-sha256", digest)
@@ -228,8 +228,8 @@ def test_an_archive_that_is_gone_does_not_keep_a_cluster_from_being_sealed(bake:
     assert "Nothing changed" in bake(*words).err
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda iso: iso.write_bytes(b"x" * 40_000)], ids=["gone", "spoilt"])
-def test_an_iso_that_cannot_be_sealed_is_named(
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"x" * 40_000)], ids=["gone", "damaged"])
+def test_seal_names_an_iso_that_it_cannot_read(
     bake: Bake, sealing: Bake, picture: Picture, spoil: Callable[[Path], object]
 ) -> None:
     bake("--nodes", 3)
@@ -243,7 +243,7 @@ def test_an_iso_that_cannot_be_sealed_is_named(
     assert sealing().out == "etcd is sealed\n"
 
 
-def test_what_is_not_bakes_stays_when_a_cluster_is_sealed(bake: Bake, sealing: Bake) -> None:
+def test_seal_keeps_files_that_bake_did_not_write(bake: Bake, sealing: Bake) -> None:
     bake("--nodes", 3)
     (FOLDER / "etcd1/console.log").write_text("hello")
     (FOLDER / "notes").write_text("mine")
@@ -257,7 +257,7 @@ def keys_of(node: str) -> dict[str, str]:
     return {file["path"]: file["content"] for file in files if file["path"].endswith((".key", ".pem"))}
 
 
-def test_two_more_nodes_leave_the_first_ones_their_certificates(bake: Bake) -> None:
+def test_adding_nodes_keeps_the_certificates_of_existing_nodes(bake: Bake) -> None:
     bake("--nodes", 3)
     before = {node: keys_of(node) for node in ("etcd1", "etcd2", "etcd3")}
     assert bake("--nodes", 5).code == 0
@@ -265,7 +265,7 @@ def test_two_more_nodes_leave_the_first_ones_their_certificates(bake: Bake) -> N
     assert keys_of("etcd5")
 
 
-def test_another_address_renews_that_nodes_certificates_only(bake: Bake) -> None:
+def test_a_new_address_renews_only_the_certificates_of_that_node(bake: Bake) -> None:
     bake("--nodes", 3)
     before = {node: keys_of(node) for node in ("etcd1", "etcd2", "etcd3")}
     Path("cluster.yaml").write_text(
@@ -282,7 +282,7 @@ def test_another_address_renews_that_nodes_certificates_only(bake: Bake) -> None
     }
 
 
-def test_an_authority_of_the_users_is_used(bake: Bake, good: Credential, picture: Picture) -> None:
+def test_bake_uses_a_ca_that_the_user_put_into_pki(bake: Bake, good: Credential, picture: Picture) -> None:
     put(good)
     assert bake("--nodes", 1).code == 0
     assert keys_of("etcd1")["/etc/etcd/pki/etcd-ca.pem"].encode() == good.cert_pem
@@ -291,7 +291,7 @@ def test_an_authority_of_the_users_is_used(bake: Bake, good: Credential, picture
     assert picture(Path("out")) == before
 
 
-# ── what is wrong in pki/ and in the folder ─────────────────────────────────────────────────────────────────
+# ── problems in pki/ and in the folder ──────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -305,7 +305,7 @@ def put(credential: Credential) -> None:
     (FOLDER / "pki/etcd-ca.key").write_bytes(credential.key_pem)
 
 
-def test_a_foreign_authority_is_refused(bake: Bake, picture: Picture, good: Credential) -> None:
+def test_bake_refuses_another_ca(bake: Bake, picture: Picture, good: Credential) -> None:
     bake("--nodes", 3)
     put(good)
     before = picture(Path("out"))
@@ -315,7 +315,7 @@ def test_a_foreign_authority_is_refused(bake: Bake, picture: Picture, good: Cred
     assert picture(Path("out")) == before
 
 
-def test_a_lost_authority_is_not_replaced(bake: Bake, picture: Picture) -> None:
+def test_bake_does_not_replace_a_missing_ca(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     shutil.rmtree(FOLDER / "pki")
     before = picture(Path("out"))
@@ -325,7 +325,7 @@ def test_a_lost_authority_is_not_replaced(bake: Bake, picture: Picture) -> None:
     assert picture(Path("out")) == before
 
 
-def test_check_finds_what_bake_would_refuse(bake: Bake, picture: Picture, good: Credential) -> None:
+def test_check_reports_the_problems_that_bake_would_report(bake: Bake, picture: Picture, good: Credential) -> None:
     bake("--nodes", 3)
     put(good)
     before = picture(Path("out"))
@@ -340,19 +340,19 @@ def damage(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     return lambda data: data.replace(old, new, 1)
 
 
-SPOILT: dict[str, Callable[[bytes], bytes]] = {
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
     "no YAML": lambda _: b"#cloud-config\nwrite_files: [",
     "binary": lambda _: b"\xff\xfe\0",
     "a list": lambda _: b"- a",
     "nameless files": damage(b"path: /etc/etcd/pki/etcd-server.pem", b"paths: /x"),
     "files that are text": lambda _: b"write_files: none",
     "content that is a number": lambda _: b"write_files: [{path: /etc/etcd/pki/etcd-server.pem, content: 3}]",
-    "a spoilt key": damage(b"-----BEGIN PRIVATE", b"-----BEGIN DIRTY"),
+    "a damaged key": damage(b"-----BEGIN PRIVATE", b"-----BEGIN DIRTY"),
 }
 
 
-@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-def test_a_spoilt_seed_is_named_and_left_alone(
+@pytest.mark.parametrize("spoil", DAMAGED.values(), ids=DAMAGED)
+def test_bake_names_a_damaged_seed_and_does_not_change_it(
     bake: Bake, picture: Picture, spoil: Callable[[bytes], bytes]
 ) -> None:
     bake("--nodes", 3)
@@ -365,14 +365,14 @@ def test_a_spoilt_seed_is_named_and_left_alone(
     assert picture(Path("out")) == before
 
 
-def test_a_lost_seed_is_made_anew(bake: Bake) -> None:
+def test_bake_writes_a_missing_seed_again(bake: Bake) -> None:
     bake("--nodes", 3)
     (FOLDER / "etcd2/user-data").unlink()
     assert bake("--nodes", 3).code == 0
     assert (FOLDER / "etcd2/user-data").exists()
 
 
-def test_another_clusters_folder_is_refused(bake: Bake, picture: Picture) -> None:
+def test_bake_refuses_the_folder_of_another_cluster(bake: Bake, picture: Picture) -> None:
     bake("--name", "prod", "--nodes", 1)
     Path("out/prod").rename("out/etcd")
     before = picture(Path("out"))
@@ -392,7 +392,7 @@ SOURCE = {
 
 @pytest.mark.parametrize("out", ["$(touch canary)", "a b'c\"d", "line\nbreak", "\udcff"], ids=repr)
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh", "bash --posix"])
-def test_etcdctl_env_finds_its_folder_wherever_that_is_moved(
+def test_etcdctl_env_finds_its_folder_after_a_move(
     bake: Bake, tool: Callable[[str], str], out: str, shell: str
 ) -> None:
     program, *words = shell.split()
@@ -406,7 +406,7 @@ def test_etcdctl_env_finds_its_folder_wherever_that_is_moved(
     assert not Path("canary").exists()
 
 
-def test_nothing_in_the_folder_names_its_place(bake: Bake, picture: Picture, tmp_path: Path) -> None:
+def test_no_file_has_the_path_of_its_folder(bake: Bake, picture: Picture, tmp_path: Path) -> None:
     bake("--nodes", 2, "--out", "first")
     files = [path for path in Path("first").rglob("*") if path.is_file()]
     assert [path for path in files if str(tmp_path).encode() in path.read_bytes()] == []
@@ -416,7 +416,7 @@ def test_nothing_in_the_folder_names_its_place(bake: Bake, picture: Picture, tmp
     assert picture(Path("second")) == before
 
 
-def test_etcdctl_env_that_cannot_find_its_folder_says_so(bake: Bake, tool: Callable[[str], str]) -> None:
+def test_etcdctl_env_reports_that_it_cannot_find_its_folder(bake: Bake, tool: Callable[[str], str]) -> None:
     bake("--nodes", 1)
     (FOLDER / "etcdctl.env").rename("elsewhere.env")
     script = '. "$1" || echo "code $?"; echo "<${ETCDCTL_CACERT-none}>"'
@@ -430,7 +430,7 @@ def test_etcdctl_env_that_cannot_find_its_folder_says_so(bake: Bake, tool: Calla
     assert "keep this file, with its name, in the cluster's folder" in done.stderr
 
 
-# ── the machine's own troubles: real processes ──────────────────────────────────────────────────────────────
+# ── failures of the machine, with real processes ────────────────────────────────────────────────────────────
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount or to change the user")
 BAKE = [sys.executable, "-m", "generator.cli"]
@@ -441,7 +441,7 @@ def run(*words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def in_a_mount(script: str, folder: Path) -> list[str]:
-    """What a shell script prints in a mount namespace of its own, the words of `bake` being its arguments."""
+    """Run a shell script in a new mount namespace and return its output. Its arguments are the words of `bake`."""
     words = ["unshare", "--mount", "sh", "-euc", script, "sh", *BAKE]
     folder.mkdir()
     done = subprocess.run(words, cwd=folder.parent, capture_output=True, text=True, check=False)
@@ -450,7 +450,7 @@ def in_a_mount(script: str, folder: Path) -> list[str]:
 
 
 @root_only
-def test_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
+def test_bake_refuses_a_read_only_file_system(tmp_path: Path) -> None:
     script = 'mount -t tmpfs -o ro none out; "$@" --nodes 1 && exit 9; echo "code $?"; find out -mindepth 1'
     lines = in_a_mount(script, tmp_path / "out")
     assert lines[0] == "code 2"
@@ -459,7 +459,7 @@ def test_a_read_only_file_system_is_refused(tmp_path: Path) -> None:
 
 
 @root_only
-def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
+def test_the_old_folder_stays_if_the_disk_is_full(tmp_path: Path) -> None:
     script = """
         sum() { find out -type f -exec sha256sum {} + | sort; }
         mount -t tmpfs -o size=2m none out; "$@" -q --nodes 1
@@ -473,7 +473,7 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
 
 @root_only
 @pytest.mark.parametrize("mode", [0o555, 0o000])
-def test_a_folder_without_permission_is_refused(tmp_path: Path, mode: int) -> None:
+def test_bake_refuses_a_folder_without_write_permission(tmp_path: Path, mode: int) -> None:
     out = tmp_path / "out"
     out.mkdir()
     out.chmod(mode)
@@ -491,9 +491,9 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path, mode: int) -> No
     assert list(out.iterdir()) == []
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_bake_leaves_no_files(tmp_path: Path) -> None:
     words = [*BAKE, "--nodes", "7", "--key-type", "rsa-3072", "--out", str(tmp_path / "out")]
-    # A shell without job control starts what it puts into the background with SIGINT ignored, and so would we be.
+    # A shell without job control ignores SIGINT in its background processes, and a child would inherit this.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while not list(tmp_path.glob("out/.etcd.new-*")):
@@ -507,7 +507,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
 
 
 def assert_complete(folder: Path) -> int:
-    """The folder is one run's whole work; returns how many nodes that run made."""
+    """Check that one run wrote all files of the folder. Return the number of its nodes."""
     manifest = json.loads((folder / "manifest.json").read_text())
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {*manifest["files"], "manifest.json"}
@@ -516,7 +516,7 @@ def assert_complete(folder: Path) -> int:
     return sum(name.endswith("seed.iso") for name in found)
 
 
-def test_runs_at_the_same_time_mix_nothing(tmp_path: Path) -> None:
+def test_concurrent_bakes_do_not_mix_their_files(tmp_path: Path) -> None:
     counts = [1, 2, 3, 5]
     words = [[*BAKE, "-q", "--yes", "--nodes", str(count), "--out", str(tmp_path / "out")] for count in counts]
     processes = [subprocess.Popen(each) for each in words]

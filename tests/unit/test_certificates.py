@@ -1,4 +1,4 @@
-"""Certificates listed, and brought to nodes; libvirt and the nodes' ports are stand-ins."""
+"""The list of certificates, and their delivery to fake nodes under a fake libvirt."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from generator.cli import bake as command
 from generator.config.load import load
 from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import InputError, UnhealthyError, WaitTimeoutError
-from generator.operations import certs
-from generator.operations import up as cluster_module
+from generator.operations import baked_cluster, certs
 from generator.operations.bake import bake
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.certs import Delivery, deliver, entries, outdated
-from generator.operations.up import Cluster, open_cluster
 from generator.plan import NodePlan
 from generator.store.existing_keys import required_pems
 from generator.store.folder import Store
@@ -46,7 +45,7 @@ def made(spec: ClusterSpec, tmp_path: Path, now: datetime) -> Bake:
 
 
 class ConsoleTail:
-    """As hypervisor.ConsoleLog: the first call returns all there is."""
+    """A fake `vm.ConsoleLog`: the first call returns the complete log."""
 
     def __init__(self, consoles: dict[str, bytes], node: str) -> None:
         self.consoles, self.node, self.seen = consoles, node, 0
@@ -58,14 +57,14 @@ class ConsoleTail:
 
 
 class Rack:
-    """The nodes' ports and drives. A node that runs serves what was put into its drive, unless it is `stuck`."""
+    """The nodes' ports and drives. A running node serves the certificate of its new seed, except a `stuck` node."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.served: dict[str, bytes | None] = {}
         self.states = dict.fromkeys(NODES, State.RUNNING)
         self.stuck: set[str] = set()
-        self.deaf: set[str] = set()  # misses the next disc that is put in
-        self.older: set[str] = set()  # have other hooks: their seeds wait for a reboot
+        self.deaf: set[str] = set()  # nodes that miss the next insertion
+        self.older: set[str] = set()  # nodes with an older apply-seed, whose seeds wait for a reboot
         self.consoles: dict[str, bytes] = {}
         self.drives: dict[str, bool] = {}
         self.said: list[str] = []
@@ -75,7 +74,7 @@ class Rack:
             monkeypatch.setattr(vm, name, getattr(self, name))
 
     def serve(self, cluster: Cluster) -> None:
-        """Every node has what the folder has."""
+        """Let every node serve the certificate in the folder."""
         for node in cluster.plan.nodes:
             self.served[str(node.address)] = certificate(cluster, node.name)
 
@@ -100,7 +99,7 @@ class Rack:
         return self.drives.pop(node.name, False)
 
     def tell(self, node: str) -> None:
-        """What apply-seed prints, with the kernel's time in front, for a seed that changes more than certificates."""
+        """Print the record of apply-seed for a seed with configuration changes, after the kernel's time."""
         text = f'[9.1] apply-seed[7]: bake: node={node} phase=waiting detail="a new seed takes effect at the next boot"'
         self.consoles[node] = self.consoles.get(node, b"") + text.encode() + b"\r\n"
 
@@ -130,7 +129,7 @@ def serials(cluster: Cluster, now: datetime) -> dict[tuple[str, str], str]:
     return {(entry.owner, str(entry.role)): entry.facts.serial for entry in entries(cluster, now=now)}
 
 
-def test_every_certificate_is_listed_with_what_it_says(made: Bake, now: datetime) -> None:
+def test_every_certificate_is_listed_with_its_contents(made: Bake, now: datetime) -> None:
     found = entries(made(), now=now)
     assert [entry.owner for entry in found] == ["cluster", "cluster", "operator", *["etcd1"] * 3, *["etcd2"] * 3]
     server = found[3]
@@ -153,26 +152,26 @@ def test_only_the_named_nodes_get_new_certificates(made: Bake, now: datetime) ->
     assert {owner for (owner, role) in after if after[owner, role] != before[owner, role]} == {"etcd2"}
 
 
-def test_what_a_node_serves_tells_whether_it_has_its_seeds(made: Bake, rack: Rack) -> None:
+def test_a_node_that_serves_another_certificate_is_outdated(made: Bake, rack: Rack) -> None:
     rack.serve(made())
     rack.served["192.168.20.32"] = None
     assert outdated(made("etcd1")) == {"etcd1": True, "etcd2": None}
 
 
-def test_nodes_are_served_one_after_the_other_and_their_drives_emptied(made: Bake, rack: Rack) -> None:
+def test_seeds_are_delivered_one_node_after_the_other_and_removed_from_the_drives(made: Bake, rack: Rack) -> None:
     rack.serve(made())
     assert rack.deliver(made(*NODES)) == Delivery(done=NODES)
     assert rack.said == ["insert etcd1", "remove etcd1", "insert etcd2", "remove etcd2"]
     assert rack.drives == {}
 
 
-def test_what_is_there_is_not_brought_again(made: Bake, rack: Rack) -> None:
+def test_a_node_that_serves_its_certificate_gets_no_seed(made: Bake, rack: Rack) -> None:
     rack.serve(made())
     assert rack.deliver(made("etcd2")) == Delivery(done=NODES)
     assert "insert etcd1" not in rack.said
 
 
-def test_a_node_that_does_not_take_it_ends_the_round(made: Bake, rack: Rack) -> None:
+def test_a_node_that_does_not_apply_its_seed_stops_the_delivery(made: Bake, rack: Rack) -> None:
     rack.serve(made())
     rack.stuck.add("etcd1")
     with pytest.raises(WaitTimeoutError, match="etcd1 does not serve its new certificate") as error:
@@ -183,51 +182,51 @@ def test_a_node_that_does_not_take_it_ends_the_round(made: Bake, rack: Rack) -> 
     assert rack.deliver(made()) == Delivery(done=NODES)
 
 
-def test_a_node_that_missed_the_insertion_gets_it_again(made: Bake, rack: Rack) -> None:
-    """Its event was lost, or what should apply it failed: the seed is in the drive, and nothing looks at it."""
+def test_a_node_that_missed_the_insertion_gets_its_seed_again(made: Bake, rack: Rack) -> None:
+    """The udev event was lost, or apply-seed failed. The seed is in the drive, but the node does not read it."""
     rack.serve(made())
     rack.deaf.add("etcd1")
     with pytest.raises(WaitTimeoutError, match="etcd1 does not serve its new certificate"):
         rack.deliver(made(*NODES))
-    assert rack.drives == {"etcd1": True}, "it may still take it"
+    assert rack.drives == {"etcd1": True}, "the node may still apply its seed"
     assert rack.deliver(made()) == Delivery(done=NODES)
     assert rack.said == ["insert etcd1", *(f"{verb} {node}" for node in NODES for verb in ("insert", "remove"))]
     assert rack.drives == {}
 
 
-def test_a_seed_that_waits_for_a_reboot_is_not_waited_for(made: Bake, rack: Rack) -> None:
-    """The node says so on its console. The nodes after it get their seeds too: nothing is restarted by that."""
+def test_the_delivery_continues_if_a_seed_waits_for_a_reboot(made: Bake, rack: Rack) -> None:
+    """The node reports this on its console. The other nodes get their seeds too, because nothing restarts."""
     rack.serve(made())
     rack.older.add("etcd1")
     found = rack.deliver(made(*NODES), seconds=60)
     assert found == Delivery(done=("etcd2",), after_restart=("etcd1",))
-    assert rack.drives == {"etcd1": True}, "it boots with it"
+    assert rack.drives == {"etcd1": True}, "the node boots with the new seed"
     rack.older.clear()
     assert rack.deliver(made()) == Delivery(done=NODES)
 
 
-def test_what_a_node_said_of_an_earlier_seed_does_not_count(made: Bake, rack: Rack) -> None:
+def test_a_record_about_an_earlier_seed_does_not_count(made: Bake, rack: Rack) -> None:
     rack.serve(made())
     rack.tell("etcd1")
     assert rack.deliver(made(*NODES)) == Delivery(done=NODES)
 
 
-def test_the_waiting_record_is_the_one_that_apply_seed_prints() -> None:
+def test_apply_seed_prints_the_record_that_the_delivery_expects() -> None:
     hook = Path(certs.__file__).parents[1] / "seed/guest/usr/libexec/bake/apply-seed"
     assert f'say("waiting", "{certs.WAITS}")' in hook.read_text()
 
 
-def test_a_node_that_does_not_answer_keeps_what_is_in_its_drive(made: Bake, rack: Rack) -> None:
-    """It may be booting from it."""
+def test_a_node_that_does_not_answer_keeps_its_seed(made: Bake, rack: Rack) -> None:
+    """The node may be booting from that seed."""
     rack.serve(made())
     rack.served["192.168.20.31"] = None
     rack.drives["etcd1"] = True
     with pytest.raises(WaitTimeoutError):
         rack.deliver(made("etcd1"))
-    assert rack.served["192.168.20.31"] is None, "it was not put in again"
+    assert rack.served["192.168.20.31"] is None, "the seed was not inserted again"
 
 
-def test_a_vm_that_is_off_keeps_the_seed_for_its_next_start(made: Bake, rack: Rack) -> None:
+def test_a_stopped_vm_keeps_the_seed_for_its_next_start(made: Bake, rack: Rack) -> None:
     rack.serve(made())
     rack.states["etcd1"] = State.STOPPED
     rack.served["192.168.20.31"] = None
@@ -236,7 +235,7 @@ def test_a_vm_that_is_off_keeps_the_seed_for_its_next_start(made: Bake, rack: Ra
 
 
 @pytest.mark.parametrize("connection", [None, "libvirt"])
-def test_what_bake_does_not_run_is_left_to_a_hand(made: Bake, rack: Rack, connection: object) -> None:
+def test_a_node_without_a_vm_is_reported_as_by_hand(made: Bake, rack: Rack, connection: object) -> None:
     rack.serve(made())
     rack.states["etcd2"] = State.MISSING
     assert rack.deliver(made("etcd2"), "etcd2", connection=connection) == Delivery(by_hand=("etcd2",))
@@ -252,7 +251,7 @@ def call(cluster: Cluster, *words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_table_has_a_bar_and_the_json_everything(made: Bake, rack: Rack) -> None:
+def test_the_table_has_a_bar_and_the_json_has_every_certificate(made: Bake, rack: Rack) -> None:
     rack.serve(cluster := made())
     table = call(cluster)[1]
     assert re.search(r"[█░]{10} \d+ ", table)
@@ -262,19 +261,19 @@ def test_the_table_has_a_bar_and_the_json_everything(made: Bake, rack: Rack) -> 
     assert {one["owner"] for one in found["certificates"]} == {"cluster", "operator", *NODES}
 
 
-def test_certificates_that_end_soon_fail(made: Bake, rack: Rack) -> None:
+def test_certificates_that_expire_within_the_given_days_are_an_error(made: Bake, rack: Rack) -> None:
     cluster = made()
     assert call(cluster, "--within", "30d", "-q") == (0, "")
     with pytest.raises(UnhealthyError, match="less than 4000 days left: cluster etcd-ca, "):
         call(cluster, "--within", "4000", "-q")
 
 
-def test_a_rotation_renews_and_delivers(
+def test_rotate_renews_and_delivers_certificates(
     made: Bake, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rack.serve(cluster := made())
     rack.cluster = cluster
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
     before = serials(cluster, now)
     assert call(cluster, "rotate", "etcd2", "-q")[0] == 0
     after = serials(cluster, now)
@@ -283,13 +282,13 @@ def test_a_rotation_renews_and_delivers(
 
 
 @pytest.mark.parametrize("json_too", [True, False])
-def test_a_rotation_that_waits_for_restarts_ends_with_3(
+def test_a_rotation_that_waits_for_restarts_exits_with_3(
     made: Bake, rack: Rack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], json_too: bool
 ) -> None:
     rack.serve(cluster := made())
     rack.cluster = cluster
     rack.older.update(NODES)
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
     words = ["certs", "rotate", "--out", str(cluster.store.out), *(["-o", "json"] if json_too else [])]
     rule = "etcd1, etcd2: configuration changes in the new seed apply at the next restart"
     with pytest.raises(UnhealthyError, match=rule) as error:
@@ -299,7 +298,7 @@ def test_a_rotation_that_waits_for_restarts_ends_with_3(
     assert not json_too or json.loads(said)["after_restart"] == list(NODES)
 
 
-def test_a_node_that_is_not_planned_is_refused(made: Bake) -> None:
+def test_an_unknown_node_is_refused(made: Bake) -> None:
     with pytest.raises(InputError, match="NAME: 'etcd9' is not one of etcd1, etcd2, operator"):
         call(made(), "rotate", "etcd9")
 
@@ -316,7 +315,7 @@ def test_users_certificates_are_listed(tmp_path: Path, now: datetime) -> None:
     }  # fmt: skip
 
 
-# --- clients, and the end of the CA -----------------------------------------------------------------------------
+# --- clients, and the expiry of the CA ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -358,19 +357,19 @@ def test_nodes_and_clients_can_be_renewed_at_once(
 ) -> None:
     rack.serve(with_users)
     rack.cluster = with_users
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
     found = json.loads(call(with_users, "rotate", "etcd1", "operator", "-o", "json", "-q")[1])
     assert (found["done"], [*found["clients"]]) == (["etcd1"], ["operator"])
 
 
 @pytest.mark.parametrize("name", ["user:app9", "app1", "operator:app1", "users/app1"])
-def test_a_client_that_is_not_planned_is_refused(with_users: Cluster, name: str) -> None:
+def test_an_unknown_client_is_refused(with_users: Cluster, name: str) -> None:
     known = "etcd1, operator, user:app1, user:app2, user:nobody"
     with pytest.raises(InputError, match=f"NAME: '{name}' is not one of {known}"):
         call(with_users, "rotate", name)
 
 
-def test_where_all_share_one_certificate_the_operators_is_no_other(tmp_path: Path, now: datetime) -> None:
+def test_the_operator_cannot_be_renewed_alone_if_all_share_one_certificate(tmp_path: Path, now: datetime) -> None:
     store = Store(tmp_path / "out", "etcd")
     bake(load(profile="classic").spec, store, now=now, report=print)
     with pytest.raises(InputError, match="NAME: 'operator' is not one of etcd1, etcd2, etcd3"):
@@ -381,25 +380,25 @@ def test_where_all_share_one_certificate_the_operators_is_no_other(tmp_path: Pat
     ("days", "command"),
     [("366", "bake certs rotate operator user:app1 user:app2 user:nobody etcd1"), ("4000", "bake certs rotate --ca")],
 )
-def test_what_ends_soon_is_renewed_by_the_command_that_is_named(
+def test_the_hint_names_the_command_that_renews_expiring_certificates(
     with_users: Cluster, rack: Rack, days: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UnhealthyError, match="less than") as error:
         call(with_users, "--within", days, "-q")
-    assert error.value.hint == command
+    assert error.value.hint == f"{command} --out {with_users.store.out}"
 
 
 def said_by(spec: ClusterSpec, store: Store, now: datetime) -> tuple[list[str], set[str]]:
-    """What a bake reports, and the files that it changed."""
+    """Bake, and return the reported lines and the changed files."""
     said: list[str] = []
     return said, set(bake(spec, store, now=now, report=said.append).changed)
 
 
 @pytest.mark.parametrize(("leaf_days", "holds"), [(365, 330), (30, 18)])
-def test_the_operators_certificate_is_renewed_before_it_ends(
+def test_the_operators_certificate_is_renewed_before_it_expires(
     tmp_path: Path, now: datetime, leaf_days: int, holds: int
 ) -> None:
-    """Within its last 30 days, or its last third; the nodes' and users' are not, for somebody has to bring them."""
+    """It is renewed in its last 30 days or its last third. Other certificates are not, because they need a delivery."""
     spec = read_spec({"nodes": 1, "pki": {"leafDays": leaf_days}, "auth": {"enabled": True}})[0]
     store = Store(tmp_path / "out", "etcd")
     said_by(spec, store, now)
@@ -407,37 +406,37 @@ def test_the_operators_certificate_is_renewed_before_it_ends(
     late = now + timedelta(days=holds + 7)
     end = now + timedelta(days=leaf_days - 1)
     said, changed = said_by(spec, store, late)
-    assert said == [f"the operator has a new certificate: the old one expires on {end:%Y-%m-%d}"]
+    assert said == [f"the operator has a new certificate, because the old certificate expires on {end:%Y-%m-%d}"]
     assert changed == {"pki/etcd-client.pem", "pki/etcd-client.key", "manifest.json"}
-    assert said_by(spec, store, late) == ([], set()), "once"
+    assert said_by(spec, store, late) == ([], set()), "the certificate is renewed only once"
 
 
-def test_near_the_cas_end_short_certificates_are_announced(made: Bake, spec: ClusterSpec, now: datetime) -> None:
+def test_bake_warns_if_the_ca_shortens_new_certificates(made: Bake, spec: ClusterSpec, now: datetime) -> None:
     store, late = made().store, now + timedelta(days=3650 - 1 - 12)
     said, _ = said_by(spec, store, late)
     assert said[0] == (
         "warning: the CA expires in 12 days; certificates issued now expire with it, not after 365\n"
-        "  hint: give a running cluster a new CA: bake certs rotate --ca"
+        f"  hint: to give a running cluster a new CA, run bake certs rotate --ca --out {store.out}"
     )
-    assert said_by(spec, store, late) == ([], set()), "what holds as long as the CA is not issued again"
+    assert said_by(spec, store, late) == ([], set()), "a certificate that expires with the CA is not issued again"
     said, _ = said_by(load(flags={"--nodes": (("nodes",), 3)}).spec, store, late + timedelta(days=10))
     assert "the CA expires in 2 days" in said[0]
 
 
-def test_far_from_its_end_a_ca_is_not_announced(made: Bake, spec: ClusterSpec, now: datetime) -> None:
-    """Certificates begin a day before they are issued, which cuts none short."""
+def test_bake_does_not_warn_long_before_the_ca_expires(made: Bake, spec: ClusterSpec, now: datetime) -> None:
+    """Certificates are valid from a day before their issue, which shortens no certificate."""
     said, changed = said_by(spec, made().store, now + timedelta(days=400))
     assert "etcd1/seed.iso" in changed
     assert [line for line in said if "CA" in line] == []
 
 
-def test_the_remedy_for_an_ended_ca_keeps_the_cluster(made: Bake, spec: ClusterSpec, now: datetime) -> None:
+def test_the_hint_for_an_expired_ca_keeps_the_cluster(made: Bake, spec: ClusterSpec, now: datetime) -> None:
     store = made().store
     with pytest.raises(InputError, match=r"etcd-ca\.pem: expired on 20") as error:
         bake(spec, store, now=now + timedelta(days=4000), report=print)
     assert [problem.hint for problem in error.value.problems] == ["bake certs rotate --ca"]
 
 
-def test_no_remedy_removes_a_clusters_folder() -> None:
+def test_no_hint_removes_a_clusters_folder() -> None:
     sources = Path(certs.__file__).parent.rglob("*.py")
     assert [path for path in sources if re.search("remove the cluster's folder", path.read_text())] == []

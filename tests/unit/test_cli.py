@@ -21,8 +21,8 @@ from generator.cli.options import SPEC_FLAGS
 
 Bake = Callable[..., Any]
 COMMANDS = sorted(cli.bake.commands)
-ARCHIVE = Path(__file__).parents[1] / "data" / "etcd.tar.gz"  # of the right names, and empty files
-VALUES = {  # one good value for every flag of the spec
+ARCHIVE = Path(__file__).parents[1] / "data" / "etcd.tar.gz"  # a tarball with the right names and empty files
+VALUES = {  # a valid value for every flag of the spec
     "--name": "prod",
     "--nodes": 5,
     "--subnet": "10.0.0.0/24",
@@ -38,7 +38,7 @@ VALUES = {  # one good value for every flag of the spec
     "--memory": 2048,
     "--cpus": 2,
 }
-COMPANIONS = {  # a flag that has no meaning alone
+COMPANIONS = {  # the other flags that a flag needs
     "--archive": ["--profile", "rhel", "--archive-sha256", VALUES["--archive-sha256"]],
     "--archive-sha256": ["--profile", "rhel", "--archive", str(ARCHIVE)],
     "--image": ["--sha256", "1" * 64],
@@ -81,16 +81,16 @@ def test_help_lists_the_exit_codes(bake: Bake) -> None:
     assert all(re.search(rf"\b{code}\b", shown.partition("Exit codes:")[2]) for code in (0, 1, 2, 3, 4, 130))
 
 
-def test_version_is_the_packages(bake: Bake) -> None:
+def test_version_prints_the_version_of_the_package(bake: Bake) -> None:
     assert bake("--version").out == f"bake, version {__version__}\n"
 
 
 @pytest.mark.parametrize("words", [["check"], ["--nodes", "1"]], ids=["check", "bake"])
-def test_json_has_a_format_version_and_nothing_beside_it(bake: Bake, words: list[str]) -> None:
+def test_json_has_a_format_version_and_is_the_only_output(bake: Bake, words: list[str]) -> None:
     assert json.loads(bake(*words, "-o", "json").out)["format_version"] == FORMAT_VERSION
 
 
-def test_quiet_says_nothing(bake: Bake) -> None:
+def test_quiet_prints_nothing(bake: Bake) -> None:
     result = bake("-q", "--nodes", 2)
     assert (result.code, result.out, result.err) == (0, "", "")
 
@@ -101,13 +101,13 @@ def test_warnings_go_to_stderr(bake: Bake) -> None:
     assert "warning" not in result.out
 
 
-def test_what_check_shows_is_a_cluster_file(bake: Bake) -> None:
+def test_check_prints_a_valid_cluster_file(bake: Bake) -> None:
     shown = bake("check", "--nodes", 5, "--subnet", "10.0.0.0/24").out
     Path("cluster.yaml").write_text(shown)
     assert bake("check", "--config", "cluster.yaml").out == shown
 
 
-def test_the_table_names_every_iso(bake: Bake) -> None:
+def test_the_table_lists_every_iso(bake: Bake) -> None:
     lines = bake("--nodes", 3).out.splitlines()
     assert lines[0].split() == ["NAME", "ADDRESS", "ISO"]
     assert all(Path(line.split()[2]).is_file() for line in lines[1:])
@@ -116,7 +116,7 @@ def test_the_table_names_every_iso(bake: Bake) -> None:
 
 @pytest.mark.parametrize("command", ["status", "verify", "seal", "down", "destroy"])
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "A"])
-def test_a_bad_name_reaches_no_command(bake: Bake, command: str, name: str) -> None:
+def test_every_command_refuses_an_invalid_name(bake: Bake, command: str, name: str) -> None:
     result = bake(command, "--name", name)
     assert result.code == 2
     assert f"error: --name: {name!r} is not a host name label" in result.err
@@ -125,7 +125,7 @@ def test_a_bad_name_reaches_no_command(bake: Bake, command: str, name: str) -> N
 @pytest.mark.parametrize(
     ("words", "shown"), [([], False), (["-q"], False), (["-v"], True), (["-qv"], True), (["--verbose"], True)]
 )
-def test_verbose_shows_where_a_failure_comes_from(
+def test_verbose_prints_a_traceback(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, words: list[str], shown: bool
 ) -> None:
     bake("--nodes", 1)
@@ -146,7 +146,7 @@ def test_wrong_input_has_no_traceback(bake: Bake, words: list[object]) -> None:
 
 @pytest.fixture
 def question(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that asks."""
+    """Add a command that asks for consent."""
 
     @click.command()
     def ask() -> None:
@@ -160,7 +160,7 @@ def question(monkeypatch: pytest.MonkeyPatch) -> None:
     [("y\n", 0, ""), ("n\n", 1, "nothing was done"), ("\n", 1, "nothing was done"), ("", 1, "nothing was done")],
     ids=["yes", "no", "return", "end of input"],
 )
-def test_a_no_does_nothing_and_ends_with_1(
+def test_a_declined_question_does_nothing_and_exits_with_1(
     bake: Bake, question: None, monkeypatch: pytest.MonkeyPatch, typed: str, code: int, says: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
@@ -170,7 +170,7 @@ def test_a_no_does_nothing_and_ends_with_1(
     assert "interrupted" not in result.err
 
 
-def test_an_interrupted_question_ends_with_130(bake: Bake, question: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_question_exits_with_130(bake: Bake, question: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: str) -> str:
         raise KeyboardInterrupt
 
@@ -190,25 +190,25 @@ def test_an_interrupted_question_ends_with_130(bake: Bake, question: None, monke
         (["certs", "--within", "30d", "rotate"], "--within is not an option of bake certs rotate"),
     ],
 )
-def test_an_option_before_a_subcommand_is_refused_and_not_dropped(bake: Bake, words: list[str], place: str) -> None:
+def test_an_option_before_a_subcommand_is_refused(bake: Bake, words: list[str], place: str) -> None:
     bake("--nodes", 1)
     result = bake(*words)
     assert (result.code, place in result.err) == (2, True), result.err
 
 
-def test_a_subcommand_of_certs_heeds_the_environment(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subcommand_of_certs_reads_the_environment(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAKE_NAME", "prod")
     result = bake("certs", "rotate")
     assert (result.code, "there is no cluster 'prod'" in result.err) == (2, True), result.err
 
 
-def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
+def test_a_closed_pipe_on_standard_output_prints_no_error(tmp_path: Path) -> None:
     script = f"{sys.executable} -m generator.cli check 2>errors | true"
     subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True)
     assert (tmp_path / "errors").read_text() == ""
 
 
-def test_a_full_disk_behind_standard_output_is_an_error_and_no_crash(tmp_path: Path) -> None:
+def test_a_full_disk_on_standard_output_is_an_error_without_a_traceback(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "generator.cli", "check"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(words, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -216,13 +216,13 @@ def test_a_full_disk_behind_standard_output_is_an_error_and_no_crash(tmp_path: P
     assert done.stderr == "error: [Errno 28] No space left on device\n"
 
 
-def test_image_takes_what_up_takes() -> None:
-    """scripts/bake calls it with the same words, before the lab is entered."""
+def test_image_accepts_every_option_of_up() -> None:
+    """scripts/bake gives `image` the options of `up`, before it enters the lab."""
     image, up = ({each.name for each in cli.bake.commands[name].params} for name in ("image", "up"))
     assert up <= image
 
 
-def test_the_script_knows_every_command_that_is_about_vms() -> None:
+def test_scripts_bake_lists_every_command_that_needs_vms() -> None:
     text = (Path(__file__).parents[2] / "scripts/bake").read_text()
     (words,) = re.findall(r"^ +(up \| .*)\) printf", text, re.MULTILINE)
     assert sorted(words.split(" | ")) == sorted(set(COMMANDS) - {"check"})
@@ -234,15 +234,25 @@ def parameters(command: click.Command) -> Iterator[click.Parameter]:
         yield from parameters(inner)
 
 
-def test_every_option_with_a_value_can_be_a_variable_and_no_switch_can() -> None:
+def test_options_with_a_value_have_a_variable_and_flags_have_none() -> None:
     options = [each for each in parameters(cli.bake) if isinstance(each, click.Option) and each.expose_value]
     assert [each.opts for each in options if bool(each.envvar) == each.is_flag] == []
 
 
 def test_no_hint_installs_a_package_by_name() -> None:
-    """On the package index, `bake` is another project, and `etcd-bake` is not published: only `.` can be named."""
+    """`bake` is another project on the package index, and `etcd-bake` is not published, so hints install only `.`."""
     root = Path(__file__).parents[2]
     folders = [root / name for name in ("generator", "docs", "scripts")]
     files = [root / "README.md", *(path for folder in folders for path in folder.rglob("*"))]
     wrong = re.compile(rb"pip install [^.\n]{0,12}bake\b")
     assert [path for path in files if path.is_file() and wrong.search(path.read_bytes())] == []
+
+
+def test_a_hint_names_the_cluster_that_it_is_for(bake: Bake) -> None:
+    assert "run `bake seal`. `bake up` does both" in bake("--nodes", 1).err
+    out = Path("a b").absolute()
+    result = bake("--nodes", 1, "--name", "prod", "--out", "a b")
+    assert f"run `bake seal --name prod --out '{out}'`" in result.err
+    (out / "prod/etcd1/seed.iso").unlink()
+    result = bake("seal", "--yes", "--name", "prod", "--out", "a b")
+    assert f"hint: bake again, then run bake seal --name prod --out '{out}'\n" in result.err

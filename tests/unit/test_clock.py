@@ -35,5 +35,5 @@ def test_a_certificate_from_the_future_is_replaced_with_a_warning(now: datetime,
     bake(spec, store, now=now + timedelta(days=1), report=lines.append)
     (line,) = lines
     assert line.startswith(f"warning: this machine's clock says {now + timedelta(days=1):%Y-%m-%d} 03:04 UTC")
-    assert f"begins on {now + timedelta(days=99):%Y-%m-%d}" in line
+    assert f"is valid only from {now + timedelta(days=99):%Y-%m-%d}" in line
     assert (store.folder / "etcd1/user-data").read_bytes() != before

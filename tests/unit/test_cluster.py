@@ -1,4 +1,4 @@
-"""Operations on a running cluster, with fake libvirt and nodes: when and how it is sealed."""
+"""Operations on a running cluster, with a fake libvirt and fake nodes: waiting, sealing and status."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import yaml
 from generator import vm
 from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import BakeError, InputError
-from generator.operations import up as stories
-from generator.operations import verify
+from generator.operations import up, verify
 from generator.operations.bake import bake as make
+from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.destroy import destroy
-from generator.operations.seal import seal as seal_files
-from generator.operations.up import Boot, Cluster, open_cluster
+from generator.operations.seal import seal_everywhere, seal_files
+from generator.operations.up import Boot
 from generator.store.folder import Store
 from generator.vm import Owned, State, VmStatus, console_records
 
@@ -30,8 +30,8 @@ Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 NODES = ("etcd1", "etcd2")
 
 
-class Diary:
-    """A progress that is kept."""
+class KeptProgress:
+    """A progress view that keeps its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -43,13 +43,13 @@ class Diary:
         self.lines.append(f"{node}: {phase}")
 
 
-class Says:
-    """A console that says one piece each time it is read."""
+class Console:
+    """A console that returns one record for each read."""
 
     def __init__(self, node: str, *phases: str) -> None:
         self.node = node
         self.phases = [*phases]
-        self.instance = ""  # of the seed that the node has taken
+        self.instance = ""  # the instance-id of the seed that the node has applied
 
     def read(self) -> bytes:
         phase = self.phases.pop(0) if self.phases else ""
@@ -71,7 +71,7 @@ def baked(spec: ClusterSpec, now: datetime, tmp_path: Path) -> Cluster:
 
 @pytest.fixture
 def drive(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What was put into the first VM's drive."""
+    """Return the list of ISOs that are inserted into the first VM's drive."""
     media: list[bytes] = []
 
     def replace_seed(_connection: object, _plan: object, node: Any, seed: Path, *, cluster_id: str) -> bool:
@@ -88,21 +88,21 @@ def instance(cluster: Cluster, node: str) -> str:
     return yaml.safe_load(cluster.store.read(f"{node}/meta-data") or b"")["instance-id"]  # type: ignore[no-any-return]
 
 
-def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Says) -> list[str]:
-    diary = Diary()
+def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Console) -> list[str]:
+    kept = KeptProgress()
     logs = dict(zip(NODES, consoles, strict=True))
-    for name, says in logs.items():
-        says.instance = says.instance or instance(cluster, name)
+    for name, console in logs.items():
+        console.instance = console.instance or instance(cluster, name)
     monkeypatch.setattr(vm, "console_logs", lambda *_, **__: logs)
-    stories.wait_until_settled(object(), cluster, 5, diary)
-    return diary.lines
+    up.wait_until_settled(object(), cluster, cluster.plan.nodes, seconds=5, progress=kept)
+    return kept.lines
 
 
-def test_the_vote_of_the_first_node_seals_the_cluster_before_the_others_are_there(
+def test_the_first_nodes_vote_seals_the_cluster_before_the_others_vote(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = ("joining", "voting", "voting", "settled"), ("", "", "", "voting", "settled")
-    lines = wait(baked, monkeypatch, Says("etcd1", *first), Says("etcd2", *second))
+    lines = wait(baked, monkeypatch, Console("etcd1", *first), Console("etcd2", *second))
     (sealed,) = (number for number, line in enumerate(lines) if "sealed" in line)
     assert lines[sealed - 1] == "etcd1: voting"
     assert "etcd2: voting" in lines[sealed:]
@@ -114,32 +114,32 @@ def test_the_vote_of_the_first_node_seals_the_cluster_before_the_others_are_ther
     assert b"voting" in (baked.store.read("etcd1/console.log") or b"")
 
 
-def test_only_the_seed_that_a_node_has_taken_is_taken_out_of_its_drive(
+def test_only_a_seed_that_the_node_has_applied_is_removed_from_its_drive(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, unnamed = Says("etcd1", "settled"), Says("etcd2", "settled")
+    before, unnamed = Console("etcd1", "settled"), Console("etcd2", "settled")
     before.instance, unnamed.instance = "etcd1-0123456789abcdef", " "
     lines = wait(baked, monkeypatch, before, unnamed)
     assert "etcd1: settled" in lines
     assert not any("seed removed" in line for line in lines)
 
 
-def test_an_old_failure_of_a_healthy_node_does_not_end_up(
+def test_an_old_failure_of_a_healthy_node_does_not_stop_up(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Remembers(Says):
-        """Its log is there already."""
+    class OldConsole(Console):
+        """A console with all its records at the first read."""
 
         def read(self) -> bytes:
             return b"".join(iter(super().read, b""))
 
-    lines = wait(baked, monkeypatch, Remembers("etcd1", "failed", "voting", "settled"), Says("etcd2", "settled"))
+    lines = wait(baked, monkeypatch, OldConsole("etcd1", "failed", "voting", "settled"), Console("etcd2", "settled"))
     assert not any("failed" in line for line in lines)
     assert "etcd1: seed removed from its drive" in lines
 
 
 @pytest.mark.parametrize("part", [verify.MemberRole.VOTER, verify.MemberRole.LEARNER])
-def test_a_running_node_whose_log_is_empty_counts_when_etcd_says_that_it_votes(
+def test_a_running_node_with_an_empty_log_counts_if_it_votes_in_etcd(
     part: verify.MemberRole, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console_records, "_QUIET_SECONDS", 0)
@@ -148,17 +148,17 @@ def test_a_running_node_whose_log_is_empty_counts_when_etcd_says_that_it_votes(
     monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
     if part is verify.MemberRole.LEARNER:
         with pytest.raises(BakeError, match="etcd1: settled, etcd2: nothing"):
-            wait(baked, monkeypatch, Says("etcd1", "settled"), Says("etcd2"))
+            wait(baked, monkeypatch, Console("etcd1", "settled"), Console("etcd2"))
     else:
-        lines = wait(baked, monkeypatch, Says("etcd1", "settled"), Says("etcd2"))
+        lines = wait(baked, monkeypatch, Console("etcd1", "settled"), Console("etcd2"))
         assert lines[-1] == "etcd2: settled"
 
 
-def test_another_nodes_vote_seals_nothing(
+def test_the_vote_of_another_node_does_not_seal_the_cluster(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(BakeError, match="etcd1 failed"):
-        wait(baked, monkeypatch, Says("etcd1", "joining", "", "failed"), Says("etcd2", "voting"))
+        wait(baked, monkeypatch, Console("etcd1", "joining", "", "failed"), Console("etcd2", "voting"))
     assert not baked.sealed
     assert drive == []
 
@@ -166,19 +166,19 @@ def test_another_nodes_vote_seals_nothing(
 def test_waiting_again_changes_nothing(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch, picture: Picture
 ) -> None:
-    wait(baked, monkeypatch, Says("etcd1", "voting", "settled"), Says("etcd2", "voting", "settled"))
+    wait(baked, monkeypatch, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
 
     def made() -> dict[str, object]:
         found = picture(baked.store.folder)
         return {name: found[name] for name in (*baked.store.manifest(), "manifest.json")}
 
     before = made()
-    lines = wait(baked, monkeypatch, Says("etcd1", "voting", "settled"), Says("etcd2", "voting", "settled"))
+    lines = wait(baked, monkeypatch, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
     assert made() == before
     assert not any("sealed" in line for line in lines)
 
 
-def test_what_was_cut_off_between_files_and_drive_is_completed(
+def test_a_seal_that_failed_at_the_drive_is_completed(
     baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -187,19 +187,19 @@ def test_what_was_cut_off_between_files_and_drive_is_completed(
     with monkeypatch.context() as patch:
         patch.setattr(vm, "replace_seed", fail)
         with pytest.raises(BakeError, match="the drive is stuck") as error:
-            wait(baked, monkeypatch, Says("etcd1", "voting"), Says("etcd2"))
+            wait(baked, monkeypatch, Console("etcd1", "voting"), Console("etcd2"))
     assert "bake seal" in (error.value.hint or "")
     assert baked.sealed
-    lines = wait(baked, monkeypatch, Says("etcd1", "voting", "settled"), Says("etcd2", "voting", "settled"))
+    lines = wait(baked, monkeypatch, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
     assert any("sealed" in line for line in lines)
     assert drive == [baked.store.read("etcd1/seed.iso")]
 
 
-# --- a sealed cluster that is gone --------------------------------------------------------------------------
+# --- a sealed cluster without its VMs ------------------------------------------------------------------------
 
 
 def seal(cluster: Cluster, now: datetime) -> None:
-    stories.seal_everywhere(None, cluster, now=now, report=print)
+    seal_everywhere(None, cluster, now=now, report=print)
 
 
 def states(monkeypatch: pytest.MonkeyPatch, *found: State) -> None:
@@ -209,7 +209,7 @@ def states(monkeypatch: pytest.MonkeyPatch, *found: State) -> None:
     monkeypatch.setattr(vm, "status", lambda *_, **__: nodes)
 
 
-def test_up_does_not_wait_for_a_cluster_that_is_sealed_and_gone(
+def test_up_refuses_a_sealed_cluster_without_vms(
     baked: Cluster, spec: ClusterSpec, now: datetime, monkeypatch: pytest.MonkeyPatch, picture: Picture, tmp_path: Path
 ) -> None:
     seal(baked, now)
@@ -217,10 +217,10 @@ def test_up_does_not_wait_for_a_cluster_that_is_sealed_and_gone(
     before = picture(tmp_path)
     boot = Boot(uri=None, accel="auto", wait=1, cache=tmp_path / "cache")
     with pytest.raises(InputError, match="etcd/sealed: the cluster is sealed, so it cannot be started anew"):
-        stories.up(spec, baked.store, boot, now=now, progress=Diary())
+        up.up(spec, baked.store, boot, now=now, progress=KeptProgress())
     assert picture(tmp_path) == before
     states(monkeypatch, State.MISSING, State.STOPPED)
-    stories._refuse_lost(object(), spec, baked.store)
+    up._refuse_lost(object(), spec, baked.store)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_up_does_not_wait_for_a_cluster_that_is_sealed_and_gone(
     [(("etcd-etcd1", "etcd-etcd2", "bake-etcd"), False), (("etcd-etcd2",), True), ((), True)],
     ids=["every node", "one of two", "nothing"],
 )
-def test_only_a_cluster_that_was_destroyed_whole_may_begin_again(
+def test_only_a_fully_destroyed_cluster_loses_its_seal(
     baked: Cluster, now: datetime, monkeypatch: pytest.MonkeyPatch, removed: tuple[str, ...], sealed: bool
 ) -> None:
     seal(baked, now)
@@ -244,7 +244,7 @@ def test_only_a_cluster_that_was_destroyed_whole_may_begin_again(
 
 
 def test_a_permit_left_by_a_killed_seal_is_reported_and_removed_by_the_next_seal(baked: Cluster, now: datetime) -> None:
-    """It is killed where it would remove the folder from before the swap."""
+    """The seal is killed after the swap, before it removes the old folder."""
     if (child := os.fork()) == 0:
         shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
         seal_files(baked.store, baked.plan, now=now, report=print)
@@ -253,15 +253,15 @@ def test_a_permit_left_by_a_killed_seal_is_reported_and_removed_by_the_next_seal
     assert len(list(baked.store.out.glob(".*/etcd1/bootstrap-permit"))) == 1
     assert baked.store.read("sealed")
     assert not baked.sealed
-    assert not seal_files(baked.store, baked.plan, now=now, report=print), "the files are as they are to be"
+    assert not seal_files(baked.store, baked.plan, now=now, report=print), "the files were already sealed"
     assert [path.name for path in baked.store.out.iterdir()] == ["etcd"]
     assert baked.sealed
 
 
-# --- seeing it ----------------------------------------------------------------------------------------------
+# --- status ------------------------------------------------------------------------------------------------
 
 
-def test_status_says_whether_the_cluster_is_sealed_and_what_is_left_to_do(
+def test_status_shows_whether_the_cluster_is_sealed_and_the_tasks_that_are_left(
     bake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bake("--nodes", 2)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from generator import pki
 from generator.config.pki import KeyType
-from generator.operations import up
+from generator.operations.baked_cluster import open_cluster
 from generator.pki import Credential
 from generator.seed import iso
 from generator.store.folder import Store
@@ -133,7 +133,7 @@ def test_on_a_terminal_it_is_asked_for_where_it_is_needed(
 
 def test_who_only_looks_at_the_cluster_needs_no_passphrase(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1, *word)
-    assert up.open_cluster(Store(Path("out"), "etcd")).plan.name == "etcd"
+    assert open_cluster(Store(Path("out"), "etcd")).plan.name == "etcd"
     assert bake("seal", "--yes", "--connect", "test:///none").code != 2
 
 
@@ -311,7 +311,7 @@ def test_a_cluster_that_was_baked_before_there_were_identities_stays_itself(bake
     bake("--nodes", 1)
     (FOLDER / "identity").unlink()
     old = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
-    assert up.open_cluster(Store(Path("out"), "etcd")).cluster_id == old[:16]
+    assert open_cluster(Store(Path("out"), "etcd")).cluster_id == old[:16]
     bake("--nodes", 1)
     assert (FOLDER / "identity").read_text() == f"{old}\n"
     assert f'BAKE_PERMIT="etcd-{old[:32]}"' in (FOLDER / "etcd1/user-data").read_text()

@@ -14,7 +14,7 @@ from generator.config.spec import read_spec
 from generator.config.values import FOLDER_NAMES, name, node_name
 from generator.errors import UnsignedError
 from generator.operations.bake import bake
-from generator.operations.seal import seal
+from generator.operations.seal import seal_files
 from generator.plan import plan_cluster
 from generator.store.folder import Store
 
@@ -39,7 +39,7 @@ def test_nothing_in_a_baked_folder_has_a_name_that_a_node_may_have(now: datetime
     store = Store(tmp_path, "etcd")
     bake(spec, store, now=now, report=print)
     bake(spec, store, now=now, report=print, change=lambda found: found.advanced())
-    seal(store, plan_cluster(spec), now=now, report=print)
+    seal_files(store, plan_cluster(spec), now=now, report=print)
     assert wrong == []
     assert {"pki", "sealed", "identity", "ca-change", "cluster.yaml", "manifest.json"} <= top_level(store)
     assert [name for name in top_level(store) if is_node_name(name)] == []

@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_without_a_terminal_each_event_is_one_plain_line_with_its_time() -> None:
+def test_without_a_terminal_each_event_is_a_line_with_its_time() -> None:
     stream = io.StringIO()
 
     with show_progress(["etcd1"], quiet=False, stream=stream) as progress:
@@ -36,7 +36,7 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
         assert isinstance(progress, Plain)
 
 
-def test_quiet_says_nothing() -> None:
+def test_quiet_prints_nothing() -> None:
     stream = io.StringIO()
 
     with show_progress(["etcd1"], quiet=True, stream=stream) as progress:
@@ -46,7 +46,7 @@ def test_quiet_says_nothing() -> None:
     assert stream.getvalue() == ""
 
 
-def test_a_terminal_shows_every_node_and_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_the_phase_of_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     stream = Terminal()
 
@@ -59,7 +59,7 @@ def test_a_terminal_shows_every_node_and_how_far_it_is(monkeypatch: pytest.Monke
     assert "no member is alive yet" in stream.getvalue()
 
 
-def test_waiting_keeps_the_progress_that_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_node_keeps_its_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     view = Live(["etcd1"], Terminal())
 

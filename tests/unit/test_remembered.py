@@ -125,9 +125,9 @@ def test_the_name_in_a_file_chooses_the_cluster(bake: Bake) -> None:
 
 
 def test_a_new_cluster_beside_others_says_so(bake: Bake) -> None:
-    assert "a new cluster" not in bake("--name", "prod", "--nodes", 1).err
-    assert "a new cluster, etcd; existing ones, for --name: prod\n" in bake("--nodes", 1).err
-    assert "a new cluster" not in bake().err
+    assert "is a new cluster" not in bake("--name", "prod", "--nodes", 1).err
+    assert "etcd is a new cluster; existing clusters, for --name: prod\n" in bake("--nodes", 1).err
+    assert "is a new cluster" not in bake().err
 
 
 def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:

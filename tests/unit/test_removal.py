@@ -1,4 +1,4 @@
-"""`bake destroy`, on libvirt's own test driver: whose it is, what is shown, and what is asked."""
+"""`bake destroy` with libvirt's test driver: the owner of VMs, the list of VMs, and consent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from generator import vm  # noqa: E402
 Bake = Callable[..., Any]
 DRIVER = "test:///default"
 FILES = Files(disk="/pool/d.qcow2", seed="/pool/s.iso", console="/pool/c.log")
-OTHER = "f" * 16  # another cluster's id
+OTHER = "f" * 16  # the id of another cluster
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def identity() -> str:
     return Path("out/etcd/identity").read_text()[:16]
 
 
-def test_it_shows_what_it_removes_and_needs_consent(bake: Bake, driver: Any, start: Callable[[str], None]) -> None:
+def test_destroy_lists_what_it_removes_and_needs_consent(bake: Bake, driver: Any, start: Callable[[str], None]) -> None:
     bake("--nodes", 1)
     start(identity())
     for more in ((), ("-q",)):
@@ -76,7 +76,7 @@ def test_it_shows_what_it_removes_and_needs_consent(bake: Bake, driver: Any, sta
 
 
 @pytest.mark.parametrize(("answer", "code"), [(True, 0), (False, 1)])
-def test_a_terminal_is_asked(
+def test_destroy_asks_on_a_terminal(
     bake: Bake, driver: Any, start: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, answer: bool, code: int
 ) -> None:
     bake("--nodes", 1)
@@ -103,7 +103,7 @@ def test_without_an_identity_nothing_is_removed(bake: Bake, driver: Any, start: 
     assert names(driver) == set()
 
 
-def test_another_cluster_of_the_same_name_stays(bake: Bake, driver: Any, start: Callable[[str], None]) -> None:
+def test_another_cluster_with_the_same_name_stays(bake: Bake, driver: Any, start: Callable[[str], None]) -> None:
     bake("--nodes", 1)
     start(OTHER)
     for more in ((), ("--force",)):
@@ -112,7 +112,7 @@ def test_another_cluster_of_the_same_name_stays(bake: Bake, driver: Any, start: 
 
 
 @pytest.mark.parametrize("words", [(), ("--yes",), ("--yes", "--force")], ids=str)
-def test_a_cluster_that_is_not_there_is_an_error(bake: Bake, driver: Any, words: tuple[str, ...]) -> None:
+def test_a_missing_cluster_is_an_error(bake: Bake, driver: Any, words: tuple[str, ...]) -> None:
     bake("--nodes", 1)
     result = bake("destroy", "--name", "typo", *words)
     assert (result.code, result.out) == (2, "")
@@ -120,14 +120,14 @@ def test_a_cluster_that_is_not_there_is_an_error(bake: Bake, driver: Any, words:
     assert "and libvirt has no VM and no network with that name" in result.err
 
 
-def test_it_does_not_say_what_libvirt_has_where_it_cannot_be_asked(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_destroy_reports_that_libvirt_did_not_list_vms(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise BakeError("no connection")
 
     monkeypatch.setattr(vm, "connect", refuse)
     result = bake("destroy", "--name", "typo", "--yes")
     assert (result.code, "libvirt has no" in result.err) == (2, False)
-    assert "could not ask libvirt for VMs with that name: no connection" in result.err
+    assert "libvirt did not list the VMs with that name: no connection" in result.err
 
 
 def test_down_needs_the_folder(bake: Bake, driver: Any, start: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""A new CA, phase by phase; libvirt and the nodes are stand-ins that trust and serve what their seeds have."""
+"""The rotation of a CA, phase by phase. Fake nodes trust the CAs and serve the certificates in their seeds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from generator.cli import bake as command
 from generator.config.load import load
 from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutError
 from generator.etcd.answers import Reply
-from generator.operations import certs, rotate_ca
-from generator.operations import up as cluster_module
+from generator.operations import baked_cluster, certs, rotate_ca
 from generator.operations.bake import bake
-from generator.operations.certs import Delivery
-from generator.operations.rotate_ca import rotate_authorities, unchanged
-from generator.operations.up import Cluster, open_cluster
+from generator.operations.baked_cluster import Cluster, open_cluster
+from generator.operations.certs import Delivery, unchanged
+from generator.operations.rotate_ca import rotate_authorities
 from generator.pki import Role, digests
 from generator.pki.ca_phases import Authority, Phase, kept_authority
 from generator.plan import NodePlan
@@ -40,13 +39,13 @@ Mutual = Callable[["Node", "Node"], bool]
 
 
 class Node:
-    """What a node runs with: the CAs that it trusts, and what it shows."""
+    """A running node: the CAs that it trusts, and the certificate that it serves."""
 
     def __init__(self) -> None:
         self.state = State.RUNNING
         self.stuck = False
         self.restarting = False
-        self.keeps_its_cas = False  # it has new files, and etcd was not restarted for them
+        self.keeps_its_cas = False  # the node has new files, but its etcd was not restarted
         self.trusted: list[x509.Certificate] = []
         self.leaf = b""
 
@@ -62,7 +61,7 @@ class Node:
 
 
 class Rack:
-    """The nodes, their drives, and what they must never come to: two that do not trust one another."""
+    """The nodes and their drives. After each insertion, every node must trust every other node."""
 
     def __init__(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cluster = cluster
@@ -138,7 +137,7 @@ def pki_files(cluster: Cluster) -> set[str]:
     return {path.name for path in (cluster.store.folder / "pki").iterdir()}
 
 
-def test_every_node_trusts_the_new_ca_alone_in_the_end(cluster: Cluster, rack: Rack, now: datetime) -> None:
+def test_every_node_trusts_only_the_new_ca_after_the_rotation(cluster: Cluster, rack: Rack, now: datetime) -> None:
     before, identity, files = authority(cluster), cluster.cluster_id, pki_files(cluster)
     assert rotate(cluster, now) == (None, Delivery(done=NODES))
     after = authority(cluster)
@@ -147,21 +146,21 @@ def test_every_node_trusts_the_new_ca_alone_in_the_end(cluster: Cluster, rack: R
     for node in rack.nodes.values():
         assert [one.fingerprint(pki.inspection.SHA256()).hex() for one in node.trusted] == after
         assert node.trusts(node.leaf)
-    assert rack.inserted == [*NODES] * 3, "one after the other, phase by phase"
+    assert rack.inserted == [*NODES] * 3, "one node after the other, phase by phase"
     assert open_cluster(cluster.store).cluster_id == identity
-    assert pki_files(cluster) == files, "the old CA's are gone"
+    assert pki_files(cluster) == files, "the old CA's files are removed"
     assert load_phase(cluster.store) is None
 
 
 def test_it_stops_after_each_phase_so_that_applications_can_follow(cluster: Cluster, rack: Rack, now: datetime) -> None:
-    """Before `reissue` they need the next CA, before `drop` certificates of it."""
+    """Applications need the next CA before `reissue`, and certificates of the next CA before `drop`."""
     client = cluster.store.folder / "pki/etcd-client.pem"
     old = x509.load_pem_x509_certificates((cluster.store.folder / "pki/etcd-ca.pem").read_bytes())
     for count, phase in enumerate((Phase.TRUST, Phase.REISSUE), 1):
         assert rotate(cluster, now, all_phases=False) == (phase, Delivery(done=NODES))
         assert rack.inserted == [*NODES] * count
         assert load_phase(cluster.store) is phase
-        assert len(authority(cluster)) == 2, "what applications trust from now on"
+        assert len(authority(cluster)) == 2, "applications trust both CAs from now on"
         is_old = pki.is_issued_by(x509.load_pem_x509_certificate(client.read_bytes()), old[0])
         assert is_old is (phase is Phase.TRUST)
         assert all(node.trusts(client.read_bytes()) for node in rack.nodes.values())
@@ -169,7 +168,7 @@ def test_it_stops_after_each_phase_so_that_applications_can_follow(cluster: Clus
     assert load_phase(cluster.store) is None
 
 
-def test_a_phase_that_was_cut_off_is_completed_and_no_other_begun(cluster: Cluster, rack: Rack, now: datetime) -> None:
+def test_the_next_run_completes_an_interrupted_phase_and_stops(cluster: Cluster, rack: Rack, now: datetime) -> None:
     rack.nodes["etcd2"].stuck = True
     with pytest.raises(WaitTimeoutError):
         rotate(cluster, now, all_phases=False)
@@ -178,7 +177,7 @@ def test_a_phase_that_was_cut_off_is_completed_and_no_other_begun(cluster: Clust
     assert rotate(cluster, now, all_phases=False)[0] is Phase.REISSUE
 
 
-def test_what_a_stuck_node_has_stopped_goes_on_from_there(cluster: Cluster, rack: Rack, now: datetime) -> None:
+def test_a_rotation_continues_where_a_stuck_node_stopped_it(cluster: Cluster, rack: Rack, now: datetime) -> None:
     rack.nodes["etcd2"].stuck = True
     for phase, text in ((Phase.TRUST, "trust the next CA"), (Phase.REISSUE, "serve a certificate of the next CA")):
         with pytest.raises(WaitTimeoutError, match=f"etcd2 does not {text}") as error:
@@ -189,14 +188,14 @@ def test_what_a_stuck_node_has_stopped_goes_on_from_there(cluster: Cluster, rack
             rack.nodes["etcd2"].apply(cluster, "etcd2")
     rack.nodes["etcd2"].stuck = False
     assert rotate(cluster, now)[0] is None
-    assert rack.inserted.count("etcd1") == 3, "what a node has come to is not brought again"
+    assert rack.inserted.count("etcd1") == 3, "a node that has completed a phase gets no seed again"
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_an_etcd_that_is_being_restarted_has_shown_nothing(
+def test_a_refusal_by_a_restarting_etcd_does_not_count(
     cluster: Cluster, rack: Rack, now: datetime, phase: Phase
 ) -> None:
-    """It closes whatever connection it has, which looks like a refusal."""
+    """A restarting etcd closes every connection, which looks like a refusal."""
     while rotate(cluster, now, connection=None)[0] is not phase:
         for name, node in rack.nodes.items():
             node.apply(cluster, name)
@@ -207,10 +206,10 @@ def test_an_etcd_that_is_being_restarted_has_shown_nothing(
     assert rotate(cluster, now)[0] is None
 
 
-def test_a_node_that_still_lets_the_old_ca_in_keeps_the_last_phase_open(
+def test_the_last_phase_waits_for_a_node_that_still_accepts_the_old_ca(
     cluster: Cluster, rack: Rack, now: datetime
 ) -> None:
-    """Its files are new, and a client of the new CA is served: only a client of the old one shows it."""
+    """The node has new files and accepts a client of the new CA. Only a client of the old CA shows the difference."""
     while load_phase(cluster.store) is not Phase.DROP:
         rotate(cluster, now, connection=None)
         for name, node in rack.nodes.items():
@@ -222,7 +221,7 @@ def test_a_node_that_still_lets_the_old_ca_in_keeps_the_last_phase_open(
     assert rotate(cluster, now, connection=None)[0] is None
 
 
-def test_a_node_that_is_off_is_waited_for(cluster: Cluster, rack: Rack, now: datetime) -> None:
+def test_a_phase_waits_for_a_stopped_node(cluster: Cluster, rack: Rack, now: datetime) -> None:
     rack.nodes["etcd3"].state = State.STOPPED
     found = rotate(cluster, now)
     assert found == (Phase.TRUST, Delivery(done=("etcd1", "etcd2"), at_next_start=("etcd3",)))
@@ -231,7 +230,7 @@ def test_a_node_that_is_off_is_waited_for(cluster: Cluster, rack: Rack, now: dat
     assert rotate(cluster, now)[0] is None
 
 
-def test_by_hand_it_takes_a_run_for_each_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
+def test_a_rotation_by_hand_needs_a_run_for_each_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
     trusted = []
     for phase in Phase:
         assert rotate(cluster, now, connection=None) == (phase, Delivery(by_hand=NODES))
@@ -244,10 +243,10 @@ def test_by_hand_it_takes_a_run_for_each_phase(cluster: Cluster, rack: Rack, now
     assert trusted[0] == trusted[1] != trusted[2], "the second phase restarts no etcd"
 
 
-def test_what_answers_in_a_nodes_place_and_lets_everybody_in_has_shown_nothing(
+def test_an_answer_from_a_proxy_that_accepts_everyone_does_not_count(
     cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as a proxy between here and the nodes."""
+    """The proxy is between this machine and the nodes."""
     proxy = pki.create_authority(cluster.plan, now=now).cert_pem
     for node in rack.nodes.values():
         node.leaf = proxy
@@ -257,7 +256,7 @@ def test_what_answers_in_a_nodes_place_and_lets_everybody_in_has_shown_nothing(
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_a_bake_meanwhile_changes_nothing(cluster: Cluster, rack: Rack, now: datetime, phase: Phase) -> None:
+def test_a_bake_during_a_rotation_changes_nothing(cluster: Cluster, rack: Rack, now: datetime, phase: Phase) -> None:
     while rotate(cluster, now, connection=None)[0] is not phase:
         for name, node in rack.nodes.items():
             node.apply(cluster, name)
@@ -265,7 +264,7 @@ def test_a_bake_meanwhile_changes_nothing(cluster: Cluster, rack: Rack, now: dat
     assert bake(spec, cluster.store, now=now, report=print).changed == ()
 
 
-def test_peers_with_a_ca_of_their_own_get_a_new_one_too(
+def test_a_separate_ca_for_peers_is_rotated_too(
     tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "out", "etcd")
@@ -286,8 +285,8 @@ def test_peers_with_a_ca_of_their_own_get_a_new_one_too(
     assert pki.is_issued_by(leaf, pki.parse_certificate(peers, where=""))
 
 
-def test_a_ca_that_has_ended_is_left_at_once(cluster: Cluster, rack: Rack, now: datetime) -> None:
-    """No node trusts another one any more, so there is no phase in which all do."""
+def test_a_rotation_from_an_expired_ca_skips_the_first_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
+    """No node trusts another node after the CA has expired, so the first phase has no purpose."""
     late = now + timedelta(days=4000)
     with pytest.raises(InputError, match="expired on"):
         bake(cluster.plan.spec, cluster.store, now=late, report=print)
@@ -295,12 +294,12 @@ def test_a_ca_that_has_ended_is_left_at_once(cluster: Cluster, rack: Rack, now: 
     for name, node in rack.nodes.items():
         node.apply(cluster, name)
     assert rotate(cluster, late)[0] is None
-    for node in rack.nodes.values():  # a client of the ended CA is let in by nobody: new certificates show the phase
+    for node in rack.nodes.values():  # no node accepts a client of an expired CA, so new certificates show the phase
         assert [one.fingerprint(pki.inspection.SHA256()).hex() for one in node.trusted] == authority(cluster)
     assert bake(cluster.plan.spec, cluster.store, now=late, report=print).changed == ()
 
 
-def test_a_ca_of_the_users_own_is_changed_to_and_is_then_the_clusters(
+def test_a_rotation_can_end_with_the_users_own_ca(
     cluster: Cluster, rack: Rack, now: datetime
 ) -> None:
     theirs = pki.create_authority(cluster.plan, now=now)
@@ -308,16 +307,16 @@ def test_a_ca_of_the_users_own_is_changed_to_and_is_then_the_clusters(
     assert (cluster.store.folder / "pki/etcd-ca.pem").read_bytes() == theirs.cert_pem
 
 
-# --- two commands at once -------------------------------------------------------------------------------------
+# --- concurrent commands ----------------------------------------------------------------------------------------
 
 
 def begin_next_phase(cluster: Cluster, now: datetime) -> None:
-    """What another `certs rotate --ca` writes before it delivers it."""
+    """Write the files of the next phase, as another `certs rotate --ca` does before it delivers them."""
     found = open_cluster(cluster.store)
     bake(found.plan.spec, found.store, now=now, report=print, change=lambda old: old.advanced())
 
 
-def test_a_phase_that_another_command_has_begun_is_not_passed_over(
+def test_a_command_does_not_skip_a_phase_that_another_command_began(
     cluster: Cluster, rack: Rack, now: datetime
 ) -> None:
     def report(line: str) -> None:
@@ -327,15 +326,15 @@ def test_a_phase_that_another_command_has_begun_is_not_passed_over(
     with pytest.raises(BakeError, match=r"another command .*\(phase trust, now reissue\)"):
         rotate(cluster, now, report=report)
     assert load_phase(cluster.store) is Phase.REISSUE
-    assert rack.inserted == [*NODES], "nothing of the other phase"
+    assert rack.inserted == [*NODES], "no seed of the other phase"
     assert rotate(cluster, now)[0] is None
 
 
 @pytest.mark.parametrize("at", ["etcd1: its new seed is in the drive", "etcd1: trusts the next CA"])
-def test_a_phase_that_begins_while_another_is_delivered_ends_the_delivery(
+def test_a_delivery_stops_if_another_command_begins_the_next_phase(
     cluster: Cluster, rack: Rack, now: datetime, at: str
 ) -> None:
-    """The seeds in the folder are the other phase's from then on."""
+    """The folder then has the seeds of the next phase."""
 
     def report(line: str) -> None:
         if line == at:
@@ -348,12 +347,12 @@ def test_a_phase_that_begins_while_another_is_delivered_ends_the_delivery(
 
 
 @pytest.mark.parametrize("words", [["rotate"], ["rotate", "etcd2"], ["deliver"]], ids=" ".join)
-def test_a_ca_change_that_begins_meanwhile_stops_other_commands(
+def test_a_rotation_that_another_command_begins_stops_other_commands(
     cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    """Between their first look and their lock."""
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
-    monkeypatch.setattr(rotate_ca, "refuse_while_changing", lambda cluster: begin_next_phase(cluster, now))
+    """The rotation begins after the other command has read the folder and before it locks the folder."""
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(certs, "refuse_during_rotation", lambda cluster: begin_next_phase(cluster, now))
     monkeypatch.setattr(certs, "served_certificate", lambda *_: None)
     with pytest.raises(BakeError, match=r"another command .*\(phase none, now trust\)"):
         call(cluster, *words)
@@ -362,7 +361,7 @@ def test_a_ca_change_that_begins_meanwhile_stops_other_commands(
 
 
 @pytest.mark.parametrize("ca", [True, False])
-def test_nodes_that_another_command_has_changed_stay_as_it_made_them(
+def test_changes_by_another_command_are_not_overwritten(
     cluster: Cluster, rack: Rack, now: datetime, ca: bool
 ) -> None:
     spec = load(flags={"--nodes": (("nodes",), 4)}).spec
@@ -391,10 +390,10 @@ def call(cluster: Cluster, *words: object) -> tuple[int, str]:
 
 @pytest.fixture
 def no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: None)
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: None)
 
 
-def test_the_command_says_what_it_waits_for(cluster: Cluster, rack: Rack, no_libvirt: None) -> None:
+def test_the_command_names_the_nodes_that_it_waits_for(cluster: Cluster, rack: Rack, no_libvirt: None) -> None:
     with pytest.raises(UnhealthyError, match="phase trust waits for etcd1, etcd2, etcd3") as error:
         call(cluster, "rotate", "--ca", "-q")
     assert "bake certs rotate --ca" in (error.value.hint or "")
@@ -412,10 +411,10 @@ def test_the_command_says_what_it_waits_for(cluster: Cluster, rack: Rack, no_lib
 
 @pytest.fixture
 def libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
 
 
-def test_with_libvirt_it_is_one_command(cluster: Cluster, rack: Rack, libvirt: None) -> None:
+def test_with_libvirt_one_command_completes_all_phases(cluster: Cluster, rack: Rack, libvirt: None) -> None:
     found = json.loads(call(cluster, "rotate", "--ca", "--all-phases", "-o", "json", "-q")[1])
     assert (found["done"], found["ca_change"], found["complete"], found["next"]) == ([*NODES], None, True, None)
 
@@ -429,7 +428,7 @@ def test_with_libvirt_it_is_one_command(cluster: Cluster, rack: Rack, libvirt: N
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_the_files_that_change_are_shown_before_they_do(
+def test_changed_files_are_shown_before_they_change(
     cluster: Cluster,
     rack: Rack,
     libvirt: None,
@@ -453,7 +452,7 @@ def test_the_files_that_change_are_shown_before_they_do(
     assert {each["name"] for each in changes} >= {f"{shown.split()[1].strip(':')}{shown.split()[-1]}"}
 
 
-def test_the_fields_that_a_new_ca_changes_are_shown(
+def test_changed_fields_are_shown(
     tmp_path: Path, now: datetime, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, no_libvirt: None
 ) -> None:
     pair = {name: tmp_path / name for name in ("old.pem", "old.key", "new.pem", "new.key")}
@@ -473,14 +472,15 @@ def test_the_fields_that_a_new_ca_changes_are_shown(
     assert "~ pki/: etcd-ca.pem" in result.output
 
 
-def test_the_command_says_what_applications_need_before_the_next_phase(
+def test_the_command_prints_what_applications_need_before_the_next_phase(
     cluster: Cluster, rack: Rack, libvirt: None
 ) -> None:
     pki_folder = cluster.store.folder / "pki"
     code, text = call(cluster, "rotate", "--ca")
     assert (code, text.splitlines()[-2]) == (0, "phase trust is complete; before phase reissue:")
     assert text.endswith(
-        f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then: bake certs rotate --ca\n"
+        f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then run bake certs rotate --ca "
+        f"--out {cluster.store.out}\n"
     )
     found = json.loads(call(cluster, "rotate", "--ca", "-o", "json", "-q")[1])
     assert (found["ca_change"], found["complete"], found["next"]) == ("reissue", True, "drop")
@@ -490,14 +490,14 @@ def test_the_command_says_what_applications_need_before_the_next_phase(
 
 
 @pytest.mark.usefixtures("quick_scrypt")
-def test_the_passphrase_is_kept(cluster: Cluster, rack: Rack, tmp_path: Path, libvirt: None) -> None:
+def test_the_new_ca_key_is_encrypted(cluster: Cluster, rack: Rack, tmp_path: Path, libvirt: None) -> None:
     (tmp_path / "word").write_text("correct horse")
     call(cluster, "rotate", "--ca", "-q", "--ca-passphrase-file", tmp_path / "word")
     assert pki.is_encrypted((cluster.store.folder / "pki/etcd-ca.key").read_bytes())
 
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
-    "nodes": (("--ca", "etcd1"), "--ca: is for the whole cluster, not for etcd1"),
+    "nodes": (("--ca", "etcd1"), "--ca: renews all nodes, not only etcd1"),
     "without --ca": (("--ca-key", "k"), "--ca-key: needs --ca"),
     "all phases of none": (("--all-phases",), "--all-phases: needs --ca"),
     "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing but --ca-certificate is given"),
@@ -510,7 +510,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize(("words", "rule"), BAD.values(), ids=BAD)
-def test_bad_options_change_nothing(
+def test_invalid_options_change_nothing(
     cluster: Cluster, rack: Rack, no_libvirt: None, words: tuple[str, ...], rule: str
 ) -> None:
     before = (cluster.store.folder / "manifest.json").read_bytes()
@@ -520,14 +520,14 @@ def test_bad_options_change_nothing(
     assert (cluster.store.folder / "manifest.json").read_bytes() == before
 
 
-def test_a_ca_for_peers_that_have_none_changes_nothing(tmp_path: Path, now: datetime, no_libvirt: None) -> None:
+def test_a_ca_for_peers_is_refused_without_a_separate_ca(tmp_path: Path, now: datetime, no_libvirt: None) -> None:
     store = Store(tmp_path / "out", "etcd")
     bake(load(flags={"-": (("pki", "peerCa", "separate"), False)}).spec, store, now=now, report=print)
     with pytest.raises(InputError, match="this cluster has no separate CA for peers"):
         call(open_cluster(store), "rotate", "--ca", "--peer-ca-certificate", "c", "--peer-ca-key", "k")
 
 
-def test_a_cluster_with_a_ca_of_the_users_own_is_told_which_is_next(
+def test_a_cluster_with_the_users_ca_needs_the_next_ca(
     tmp_path: Path, now: datetime, cluster: Cluster
 ) -> None:
     theirs, store = pki.create_authority(cluster.plan, now=now), Store(tmp_path / "own", "etcd")
@@ -535,5 +535,5 @@ def test_a_cluster_with_a_ca_of_the_users_own_is_told_which_is_next(
         (tmp_path / name).write_bytes(data)
     stated = {"certificate": str(tmp_path / "ca.pem"), "key": str(tmp_path / "ca.key")}
     bake(load(flags={"-": (("pki", "ca"), stated)}).spec, store, now=now, report=print)
-    with pytest.raises(InputError, match="--ca-certificate: is missing, but this cluster's CA is your own"):
+    with pytest.raises(InputError, match="--ca-certificate: is required, because this cluster uses your CA"):
         rotate(open_cluster(store), now, connection=None)

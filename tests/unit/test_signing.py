@@ -12,8 +12,8 @@ import pytest
 
 from generator import pki
 from generator.errors import InputError, UnsignedError
+from generator.operations.baked_cluster import open_cluster
 from generator.operations.rotate_ca import rotate_authorities
-from generator.operations.up import open_cluster
 from generator.pki import Role
 from generator.pki.ca_phases import kept_authority
 from generator.seed import iso
@@ -217,7 +217,7 @@ def test_the_ca_of_such_a_cluster_is_not_changed(ours: Bake, office: Office) -> 
     ours()
     cluster = open_cluster(Store(Path("out"), "etcd"))
     following = {Role.CA: kept_authority(pki.create_authority(cluster.plan, now=datetime.now(UTC)), None)}
-    with pytest.raises(InputError, match="the key of this cluster's CA is not here"):
+    with pytest.raises(InputError, match="the cluster's folder does not have the CA key"):
         rotate_authorities(
             cluster, None, following, passphrase=None, now=datetime.now(UTC), seconds=1, report=print,
             all_phases=True,

@@ -15,7 +15,7 @@ from generator import pki
 from generator.config.defaults import settle_peers
 from generator.config.pki import PeerName
 from generator.config.spec import read_spec
-from generator.operations.up import open_cluster
+from generator.operations.baked_cluster import open_cluster
 from generator.seed import iso
 from generator.store.folder import Store
 
@@ -205,7 +205,7 @@ def test_requiring_the_name_says_what_must_be_true_first(bake: Bake, command: tu
     assert "every node serves" not in bake("--config", "cluster.yaml", "-q").err
     Path("cluster.yaml").write_text(OLD.replace("none", "required"))
     said = bake(*command, "--config", "cluster.yaml").err
-    assert "~ pki.peerName: stated → required (restart no node before every node serves its certificate" in said
+    assert "~ pki.peerName: stated → required (run bake certs rotate, and restart no node until bake certs" in said
 
 
 def test_a_sealed_clusters_next_step_is_not_the_first_one(bake: Bake) -> None:

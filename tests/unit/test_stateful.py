@@ -34,7 +34,7 @@ from generator.config.user_input import canonical, flat, parse_said, paths_of, p
 from generator.errors import InputError
 from generator.operations import bake as baking
 from generator.operations import seal as sealing
-from generator.operations.up import open_cluster
+from generator.operations.baked_cluster import open_cluster
 from generator.pki.ca_phases import Phase
 from generator.plan import plan_cluster
 from generator.store.cas import load_phase
@@ -298,7 +298,8 @@ class Commands(RuleBasedStateMachine):
 
     def seal(self, cut: int | None) -> None:
         cluster = open_cluster(self.store)
-        end = self.apart(lambda: sealing.seal(cluster.store, cluster.plan, now=datetime.now(UTC), report=str), cut)
+        now = datetime.now(UTC)
+        end = self.apart(lambda: sealing.seal_files(cluster.store, cluster.plan, now=now, report=str), cut)
         assert end.code == -9 or (self.folder / "sealed").exists()
 
     def rotate(self, cut: int | None) -> None:

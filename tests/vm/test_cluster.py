@@ -19,7 +19,7 @@ import pytest
 
 from generator import vm
 from generator.image.base import BootImage
-from generator.operations.up import open_cluster
+from generator.operations.baked_cluster import open_cluster
 from generator.seed import iso
 from generator.store.folder import Store
 from generator.vm.domain_xml import iso_in_drive

@@ -1,7 +1,8 @@
-"""The commands for a running cluster: `up`, `seal`, `status`, `verify`, `audit`, `console`, `down`, `destroy`."""
+"""The commands on a running cluster: `up`, `seal`, `status`, `verify`, `audit`, `console`, `down`, `destroy`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,9 +13,8 @@ import click
 
 from generator.cli.common import (
     bake_agreed,
-    ca_passphrase,
-    cache,
     confirm,
+    image_cache,
     open_cluster,
     print_json,
     print_table,
@@ -27,9 +27,8 @@ from generator.cli.options import cluster_options, spec_options, up_options, yes
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
-    from generator.config.load import Loaded
-    from generator.operations.bake import Agreed
-    from generator.operations.changes import Change
+    from generator.config.spec import ClusterSpec
+    from generator.store.folder import Store
 
 
 @bake.command()
@@ -37,11 +36,12 @@ if TYPE_CHECKING:
 @up_options
 @yes_option
 def up(**options: Any) -> None:
-    """Bake, boot under libvirt, wait until every member votes, and verify.
+    """Bake, boot VMs under libvirt, wait until every node has settled, and verify.
 
-    Run it again without options to complete what is missing; nothing else changes. The firewalls of running nodes
-    refuse a node that was added later until they are restarted: bake does not boot such a node, exits with code 3 and
-    names the nodes to restart.
+    Run the command again without options to complete missing steps. Nothing else changes.
+
+    The firewall of a running node refuses nodes that were added later, until the running node restarts. bake does not
+    boot a refused node, exits with code 3, and names the nodes to restart.
 
     \b
     Examples:
@@ -50,49 +50,45 @@ def up(**options: Any) -> None:
       bake up --config cluster.yaml --wait 300 -o json
     """
     try:
-        folder, result, changes = bake_agreed(options, partial(_up, options))
+        (folder, result), changes = bake_agreed(options, partial(_up, options))
     except KeyboardInterrupt:
-        click.echo("Run the same command to continue, or remove the VMs: bake destroy", err=True)
+        click.echo("To continue, run the same command. To remove the VMs, run bake destroy.", err=True)
         raise
-    show_verification(result, options, changes=[change.data for change in changes])
+    show_verification(result, options, changes=changes)
     if options["output"] == "text" and not options["quiet"]:
         click.echo(f"To use the cluster: . {folder}/etcdctl.env; etcdctl member list", err=True)
 
 
-def _up(options: Mapping[str, Any], loaded: Loaded, agreed: Agreed, changes: list[Change]) -> Any:
+def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: Any) -> Any:
     from generator.config.defaults import name_nodes
     from generator.operations import up
-    from generator.store.folder import Store
 
-    store = Store(options["out"], loaded.spec.name)
-    passphrase = ca_passphrase(options, loaded.spec, store)
     boot = up.Boot(
-        uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=options["cache"] or cache()
+        uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=image_cache(options)
     )
-    with progress_of(name_nodes(loaded.spec), options) as progress:
-        result = up.up(
-            loaded.spec, store, boot, now=datetime.now(UTC), progress=progress, passphrase=passphrase, agreed=agreed
-        )
-    return store.folder, result, changes
+    with progress_of(name_nodes(spec), options) as progress:
+        return store.folder, up.up(spec, store, boot, now=datetime.now(UTC), progress=progress, **agreed)
 
 
 @bake.command()
 @yes_option
 @cluster_options
 def seal(**options: Any) -> None:
-    """Remove the bootstrap permit from the first node's ISO; `bake up` does this automatically.
+    """Remove the bootstrap permit from the first node's ISO. `bake up` does this automatically.
 
-    Run it as soon as the cluster runs. A first node without its disk then joins the other nodes, and never starts a
-    second cluster. The ISO in the VM's drive is replaced, also while the VM runs. To undo it for a cluster that is
-    lost: delete the file `sealed` in the cluster's folder, and bake again. If no member answers, the cluster may never
-    have been started: the command asks, or needs --yes.
+    Run the command as soon as the cluster runs. If the first node later loses its disk, the node joins the other nodes
+    and never starts a second cluster. The command also replaces the ISO in the VM's drive, even while the VM runs.
+
+    If no member answers, the cluster may never have been started, so the command asks for consent or needs --yes.
+
+    To start a lost cluster anew, delete the file `sealed` in the cluster's folder and bake again.
 
     \b
     Examples:
       bake seal
       bake seal --name prod --connect qemu+ssh://host/system
     """
-    from generator.operations import up
+    from generator.operations.seal import seal as run
 
     opened = open_cluster(options)
 
@@ -100,7 +96,7 @@ def seal(**options: Any) -> None:
         confirm(f"{doubt}. Seal it?", options, [doubt])
 
     report = reporter(options)
-    done = up.seal(opened, uri=options["connect"], now=datetime.now(UTC), report=report, consent=consent)
+    done = run(opened, uri=options["connect"], now=datetime.now(UTC), report=report, consent=consent)
     for warning in done.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if options["output"] == "json":
@@ -113,20 +109,20 @@ def seal(**options: Any) -> None:
 @bake.command()
 @cluster_options
 def status(**options: Any) -> None:
-    """Show each node's VM and etcd member, and what is left to do.
+    """Show each node's VM and etcd member, and the tasks that are left.
 
-    With -o json each node has: node, vm (null without libvirt), address, reachable, member_id, role (leader, voter,
-    learner, unstarted), version, db_size in bytes, raft_index, error. An unknown value is null.
+    With -o json each node has node, vm (null without libvirt), address, reachable, member_id, role (leader, voter,
+    learner, unstarted), version, db_size in bytes, raft_index and error. An unknown value is null.
 
     \b
     Examples:
       bake status
       bake status --name prod -o json
     """
-    from generator.operations import up
+    from generator.operations.status import status as look
     from generator.operations.verify import status_data, status_row
 
-    seen = up.status(open_cluster(options), uri=options["connect"])
+    seen = look(open_cluster(options), uri=options["connect"])
     if options["output"] == "json":
         nodes = [status_data(node, vm) for node, vm in seen.nodes]
         print_json(nodes=nodes, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
@@ -141,7 +137,7 @@ def status(**options: Any) -> None:
 def verify(**options: Any) -> None:
     """Check the running cluster: members, health, keys, writes and reads through every member, refused clients.
 
-    Exit code 3 if a check failed or could not be made on every node.
+    The exit code is 3 if a check failed or could not be made on every node.
 
     \b
     Examples:
@@ -158,7 +154,9 @@ def verify(**options: Any) -> None:
 @bake.command()
 @cluster_options
 def audit(**options: Any) -> None:
-    """Audit the running cluster: etcd's controls in the CIS benchmark, and TLS. Exit code 3 unless all pass.
+    """Audit the running cluster against etcd's controls in the CIS benchmark, and check TLS.
+
+    The exit code is 3 if a control does not pass.
 
     \b
     Examples:
@@ -166,15 +164,19 @@ def audit(**options: Any) -> None:
       bake audit -o json
     """
     from generator.errors import UnhealthyError
-    from generator.operations import up
-    from generator.operations.audit import audit_data, audit_rows
+    from generator.operations import audit as auditing
+    from generator.operations.verify import client_files
 
+    cluster = open_cluster(options)
     with progress_of((), options) as progress:
-        found = up.audit(open_cluster(options), now=datetime.now(UTC), report=progress.line)
+        planned = auditing.planned_facts(cluster.store, cluster.plan)
+        found = auditing.audit(
+            cluster.plan, client_files(cluster.store.folder), planned, now=datetime.now(UTC), report=progress.line
+        )
     if options["output"] == "json":
-        print_json(**audit_data(found))
+        print_json(**auditing.audit_data(found))
     elif not options["quiet"]:
-        print_table(audit_rows(found.controls))
+        print_table(auditing.audit_rows(found.controls))
     if found.missed:
         text = f"{len(found.missed)} of {len(found.controls)} controls did not pass"
         raise UnhealthyError(f"{text}: {', '.join(check.name for check in found.missed)}", hint=found.missed[0].remedy)
@@ -184,15 +186,21 @@ def audit(**options: Any) -> None:
 @click.argument("node")
 @cluster_options
 def console(node: str, **options: Any) -> None:
-    """Connect to a node's serial console; Ctrl-] disconnects. Without a terminal, print the console's log.
+    """Connect to a node's serial console. Ctrl-] disconnects. Without a terminal, print the console's log.
 
     \b
     Examples:
       bake console etcd1
     """
-    from generator.operations import up
+    from generator import vm
 
-    up.console(open_cluster(options), node, uri=options["connect"])
+    cluster, uri = open_cluster(options), options["connect"]
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        vm.attach_console(uri, cluster.plan, node, cluster_id=cluster.cluster_id)
+        return
+    for data in vm.follow_console(vm.connect(uri), cluster.plan, node, cluster_id=cluster.cluster_id):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 @bake.command()
@@ -204,21 +212,23 @@ def down(**options: Any) -> None:
     Examples:
       bake down
     """
-    from generator.operations import up
+    from generator import vm
 
+    cluster = open_cluster(options)
     with progress_of((), options) as progress:
-        stopped = up.down(open_cluster(options), uri=options["connect"], progress=progress)
+        connection = vm.connect(options["connect"])
+        stopped = vm.down(connection, cluster.plan, cluster_id=cluster.cluster_id, report=progress.line)
     show_names("stopped", stopped, options)
 
 
 @bake.command()
 @yes_option
-@click.option("--force", is_flag=True, help="If the cluster's folder is lost: remove any cluster with that name.")
+@click.option("--force", is_flag=True, help="Remove any cluster with that name, if the cluster's folder is lost.")
 @cluster_options
 def destroy(force: bool, **options: Any) -> None:
     """Remove the cluster's VMs, disks and network, and nothing else. The baked files are kept.
 
-    The command shows what it removes, and asks; without a terminal it needs --yes.
+    The command lists everything that it removes and asks for consent. Without a terminal it needs --yes.
 
     \b
     Examples:

@@ -1,0 +1,83 @@
+"""Open a baked cluster, for the operations on a running cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from generator import vm
+from generator.config.load import load_kept
+from generator.config.pki import CaSpec, PeerCaSpec
+from generator.config.spec import ClusterSpec
+from generator.errors import BakeError, InputError
+from generator.layout import SEALED, SPEC
+from generator.operations.hints import command
+from generator.pki.ca_phases import Phase
+from generator.plan import ClusterPlan, NodePlan, plan_cluster, short_id
+from generator.store.cas import load_phase
+from generator.store.existing_keys import load_identity
+from generator.store.folder import Store
+from generator.store.requests import refuse_unsigned
+from generator.vm.connection import Connection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A baked cluster: its folder, its plan, and the id that tags its VMs."""
+
+    store: Store
+    plan: ClusterPlan
+    cluster_id: str
+
+    @property
+    def first(self) -> NodePlan:
+        """The node that may start the cluster until the cluster is sealed."""
+        return next(node for node in self.plan.nodes if node.bootstrap)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the bootstrap permit is removed, also from an old folder that a killed `seal` may have left."""
+        return self.store.read(SEALED) is not None and not self.store.has_leftover()
+
+
+def open_cluster(store: Store) -> Cluster:
+    """Open the cluster in the store's folder.
+
+    Raise InputError if the folder has no cluster, and UnsignedError if the cluster's certificates are not issued yet.
+    """
+    store.check()
+    identity = load_identity(store)
+    if store.read(SPEC) is None or identity is None:
+        refuse_unsigned(store)
+        where = f"there is no cluster {store.cluster!r} in {store.out}"
+        raise InputError.one("--name", where, "bake the cluster first, or give the folder above it with --out")
+    plan = plan_cluster(load_kept(store.folder / SPEC))
+    return Cluster(store=store, plan=plan, cluster_id=short_id(identity))
+
+
+def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
+    """Raise BakeError if another command has changed the cluster since this command read it.
+
+    `phase`: of the CA rotation, as this command read it. The caller holds the lock.
+    """
+    found, hint = load_phase(cluster.store), f"run {command(cluster.store, 'certs')}, then the same command again"
+    if found is not phase:
+        text = f"another command is rotating this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
+        raise BakeError(text, hint=hint)
+    if without_ca_files(open_cluster(cluster.store).plan.spec) != without_ca_files(cluster.plan.spec):
+        raise BakeError("another command has just changed this cluster", hint=hint)
+
+
+def without_ca_files(spec: ClusterSpec) -> ClusterSpec:
+    """Return the spec without the paths of the user's own CA, which no longer apply after a CA rotation."""
+    own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
+    return replace(spec, pki=own)
+
+
+def connect_if_possible(uri: str | None) -> Connection | None:
+    """Connect to libvirt. Return None if that fails without an explicit URI, because the VMs may run elsewhere."""
+    try:
+        return vm.connect(uri)
+    except BakeError:
+        if uri is not None:
+            raise
+        return None
