@@ -8,7 +8,15 @@ from functools import cached_property
 from ipaddress import IPv6Address, ip_network
 from uuid import UUID, uuid5
 
-from generator.config.defaults import domain_of, gateway_of, mac_of, name_nodes, place_macs, place_nodes, settle_peers
+from generator.config.defaults import (
+    domain_of,
+    gateway_of,
+    mac_of,
+    node_addresses,
+    node_macs,
+    node_names,
+    with_peer_defaults,
+)
 from generator.config.pki import Certificates
 from generator.config.spec import AnyAddress, AnyNetwork, ClusterSpec, InstallMethod, NetworkMode
 
@@ -19,7 +27,7 @@ ETCD_UID = 2380
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan:
-    """One node: its names, addresses and URLs, and its role in the join."""
+    """A node's names, addresses, URLs and role when the cluster starts."""
 
     name: str
     address: AnyAddress
@@ -29,8 +37,8 @@ class NodePlan:
     fqdn: str  # <node>.<domain>
     client_url: str
     peer_url: str
-    bootstrap: bool  # the one node that may start the cluster
-    initial_cluster: tuple[tuple[str, str], ...]  # (name, peer URL), as the document's etcd.conf has it
+    bootstrap: bool  # whether this node may start the cluster; true for one node
+    initial_cluster: tuple[tuple[str, str], ...]  # (name, peer URL), in the order of the manual procedure
     dns_names: tuple[str, ...]  # SANs of this node
     addresses: tuple[AnyAddress, ...]  # IP SANs of this node
 
@@ -82,7 +90,7 @@ class ClusterPlan:
 
 
 def short_id(identity: str) -> str:
-    """Return the part of a cluster's identity that VM tags and `initial-cluster-token` have: 16 hexadecimal digits."""
+    """Return the first 16 digits of a cluster's identity, for VM tags and the default `initial-cluster-token`."""
     return identity[:16]
 
 
@@ -94,8 +102,8 @@ def url(address: AnyAddress, port: int) -> str:
 
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
     """Return the plan of a spec that `rules.check_spec` accepts."""
-    spec = settle_peers(spec)
-    names, addresses, macs = name_nodes(spec), place_nodes(spec), place_macs(spec)
+    spec = with_peer_defaults(spec)
+    names, addresses, macs = node_names(spec), node_addresses(spec), node_macs(spec)
     peers = [(name, url(address, spec.etcd.peer_port)) for name, address in zip(names, addresses, strict=True)]
     return ClusterPlan(
         spec=spec,
@@ -110,8 +118,8 @@ def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
 def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
-    # In the document, "member add" prints the new member first and then the existing ones. etcd-join computes the
-    # real list just before etcd starts; this one matches the document's etcd.conf.
+    # In the manual procedure, "member add" prints the new member first and then the existing members. `initial` has
+    # the same order as that etcd.conf; etcd-join computes the list that etcd uses just before etcd starts.
     initial = (peers[index], *reversed(peers[:index])) if index < 8 else (peers[index], peers[0])
     return NodePlan(
         name=name,
@@ -147,5 +155,5 @@ def _plan_network(spec: ClusterSpec) -> NetworkPlan:
 
 
 def _gateway_dns(spec: ClusterSpec) -> tuple[AnyAddress, ...]:
-    """Return the gateway with mode nat: libvirt's dnsmasq resolves names there; nodes need it to install packages."""
+    """Return the gateway for mode nat, where libvirt's dnsmasq resolves names; otherwise no name server."""
     return (gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 Report = Callable[[str], None]  # receives one line of text
-# In the order in which a node reaches them; `waiting` and `failed` can occur at any point.
+# A node's phases in order; the phases `waiting` and `failed` can occur at any point.
 PHASES = ("booting", "cloud-init", "configured", "joining", "learner", "voting", "settled")
 
 
 class Progress(Protocol):
-    """Receives what a command does (`line`) and what the nodes report (`event`)."""
+    """Receives lines about a command's work (`line`) and the phases that nodes report (`event`)."""
 
     def line(self, text: str) -> None: ...
 

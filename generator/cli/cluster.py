@@ -60,7 +60,7 @@ def up(**options: Any) -> None:
 
 
 def _up(options: Mapping[str, Any], loaded: Loaded, agreed: Agreed, changes: list[Change]) -> Any:
-    from generator.config.defaults import name_nodes
+    from generator.config.defaults import node_names
     from generator.operations import up
     from generator.store.folder import Store
 
@@ -69,7 +69,7 @@ def _up(options: Mapping[str, Any], loaded: Loaded, agreed: Agreed, changes: lis
     boot = up.Boot(
         uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=options["cache"] or cache()
     )
-    with progress_of(name_nodes(loaded.spec), options) as progress:
+    with progress_of(node_names(loaded.spec), options) as progress:
         result = up.up(
             loaded.spec, store, boot, now=datetime.now(UTC), progress=progress, passphrase=passphrase, agreed=agreed
         )

@@ -88,14 +88,14 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
 def load(options: Mapping[str, Any]) -> Loaded:
     """Load the spec: the options over the existing cluster."""
     from generator.config import load
-    from generator.store.kept_spec import find_standing
+    from generator.store.kept_spec import find_existing
 
     flags = {
         flag: (path, options[parameter(flag)])
         for flag, (path, _, _) in SPEC_FLAGS.items()
         if options.get(parameter(flag)) is not None
     }
-    find = partial(find_standing, options["out"])
+    find = partial(find_existing, options["out"])
     loaded = load.load(
         profile=options["profile"], config=options["config"], flags=flags, find=find, folder=Path.cwd()
     )
@@ -117,9 +117,9 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     """Show what changes, and ask before something is lost. Return the changes."""
     from generator.operations.changes import compare, losses, shown
 
-    if not loaded.standing and (others := _others(options["out"])):
+    if not loaded.existing and (others := _others(options["out"])):
         reporter(options)(f"a new cluster, {loaded.spec.name}; existing ones, for --name: {', '.join(others)}")
-    changes = list(compare(loaded.standing, loaded.spec))
+    changes = list(compare(loaded.existing, loaded.spec))
     lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
         click.echo(line, err=True)
@@ -141,10 +141,10 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[[Loaded, Agreed, list[
         loaded = load(options)
         changes = agree(loaded, options)
 
-        announce = partial(_announce, options, changes if loaded.standing else None)
-        digest = loaded.standing.digest if loaded.standing else ""
+        announce = partial(_announce, options, changes if loaded.existing else None)
+        digest = loaded.existing.digest if loaded.existing else ""
         try:
-            return run(loaded, Agreed(said=loaded.said, digest=digest, announce=announce), changes)
+            return run(loaded, Agreed(user_input=loaded.user_input, digest=digest, announce=announce), changes)
         except StaleError as error:
             reporter(options)(f"{error.message}: starting over")
 
@@ -170,9 +170,9 @@ def announce_rotation(
 ) -> None:
     """Show what new certificates change, and add it to `changes`: files, and fields with the old CA's paths."""
     from generator.operations.changes import compare
-    from generator.store.kept_spec import load_standing
+    from generator.store.kept_spec import load_existing
 
-    fields = compare(load_standing(store), spec)
+    fields = compare(load_existing(store), spec)
     show_changes(fields, options, reporter(options))
     changes += fields
     _announce(options, changes, differences)

@@ -151,7 +151,7 @@ def check(**options: Any) -> None:
 
     store = Store(options["out"], loaded.spec.name)
     look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store))
-    spec, changes = _spec_data(loaded.spec), compare(loaded.standing, loaded.spec)
+    spec, changes = _spec_data(loaded.spec), compare(loaded.existing, loaded.spec)
     show_changes(changes, options, reporter(options))
     if options["output"] == "json":
         warnings = [_problem_data(warning) for warning in loaded.warnings]

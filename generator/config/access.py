@@ -1,17 +1,17 @@
-"""The section `access` of a cluster file: accounts of a node that may read the client key, in addition to etcd."""
+"""The section `access` of a cluster file: accounts on the nodes that may read the client key."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from generator.config import values
-from generator.config.fields import list_of, one, setting
+from generator.config.fields import list_of, scalar, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessSpec:
     readers: tuple[str, ...] = setting(
-        list_of(one(values.reader)),
+        list_of(scalar(values.reader)),
         "accounts on the nodes that may read the node's client certificate and key, such as backup",
         default=(),
     )

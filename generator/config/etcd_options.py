@@ -15,11 +15,11 @@ from typing import Any
 
 from generator.config import etcd_values as values
 from generator.config.etcd_values import Format
-from generator.config.fields import named
+from generator.config.fields import shown_key
 
 SERIES = ("3.5", "3.6")
 MAX_ELECTION_MS = 50_000
-Wrong = tuple[str, str, str | None]  # option, message, remedy
+OptionProblem = tuple[str, str, str | None]  # option, message, remedy
 
 # bake sets these itself; a second value would contradict the plan.
 RESERVED = frozenset(
@@ -186,14 +186,14 @@ def known_options(version: str) -> dict[str, Option]:
     return {option.name: option for option in OPTIONS if version in option.series}
 
 
-def check_options(options: Mapping[str, object], version: str) -> Iterator[Wrong]:
+def check_options(options: Mapping[str, object], version: str) -> Iterator[OptionProblem]:
     """Yield (option, message, hint) for each option that bake or this etcd version refuses."""
     known = known_options(version)
     wrong = [found for name, value in options.items() if (found := _check(name, value, version, known))]
     yield from wrong or _relations(options)
 
 
-def _check(name: str, value: object, version: str, known: Mapping[str, Option]) -> Wrong | None:
+def _check(name: str, value: object, version: str, known: Mapping[str, Option]) -> OptionProblem | None:
     if name in RESERVED:
         return name, f"{name!r} is set by bake", _FIELDS.get(name, "leave it out")
     if name in REFUSED:
@@ -202,13 +202,13 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
     if name not in known:
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "see etcd --help"
-        return name, f"etcd {version} has no option {named(name)!r}", hint
+        return name, f"etcd {version} has no option {shown_key(name)!r}", hint
     if rule := known[name].form(value):
         return name, f"{value!r} {rule}", _REMEDIES.get(name, f"use the format of etcd {version} --help")
     return None
 
 
-def _relations(options: Mapping[str, object]) -> Iterator[Wrong]:
+def _relations(options: Mapping[str, object]) -> Iterator[OptionProblem]:
     """Yield combinations that etcd refuses or misinterprets (Validate in embed/config.go)."""
     heartbeat, election = options.get("heartbeat-interval", 100), options.get("election-timeout", 1000)
     yield from _timing(int(str(heartbeat)), int(str(election)))
@@ -223,7 +223,7 @@ def _relations(options: Mapping[str, object]) -> Iterator[Wrong]:
             yield place, "persisting lease checkpoints needs lease checkpoints", "switch both on"
 
 
-def _timing(heartbeat: int, election: int) -> Iterator[Wrong]:
+def _timing(heartbeat: int, election: int) -> Iterator[OptionProblem]:
     if election < 5 * heartbeat:
         message = f"{election} (ms) is less than five times the heartbeat-interval, {heartbeat}"
         yield "election-timeout", message, f"{10 * heartbeat} is usual"
@@ -232,7 +232,7 @@ def _timing(heartbeat: int, election: int) -> Iterator[Wrong]:
         yield "election-timeout", message, "ten times the heartbeat-interval is usual"
 
 
-def warn_options(options: Mapping[str, object], version: str) -> Iterator[Wrong]:
+def warn_options(options: Mapping[str, object], version: str) -> Iterator[OptionProblem]:
     """Yield (option, message, hint) for each option with a warning."""
     known = known_options(version)
     for name, value in options.items():

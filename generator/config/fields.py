@@ -14,7 +14,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 Parse = Callable[[Any], Any]  # one value; a ValueError says "VALUE is not …"
 T = TypeVar("T")
 _REFUSED = object()
@@ -23,16 +23,16 @@ _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
+class FieldProblem:
     """A refused value. `known`: the existing fields, if the field itself is unknown."""
 
-    path: Path
+    path: FieldPath
     message: str
     hint: str | None = None
     known: tuple[str, ...] = ()
 
 
-Read = Callable[[Any, Path, list[Wrong]], Any]  # reads a value at a path; appends problems to the list
+Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]  # reads a value at a path; appends problems to the list
 
 
 def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
@@ -48,14 +48,14 @@ def section(kind: type[T], *, flag: str | None = None) -> T:
     return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 
 
-def one(parse: Parse) -> Read:
+def scalar(parse: Parse) -> Read:
     """Return the reader of a single value."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         try:
             return parse(value)
         except ValueError as error:
-            wrong.append(Wrong(path, str(error)))
+            wrong.append(FieldProblem(path, str(error)))
             return _REFUSED
 
     return read
@@ -64,9 +64,9 @@ def one(parse: Parse) -> Read:
 def list_of(read_item: Read) -> Read:
     """Return the reader of a list; refused items are left out."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if not isinstance(value, list | tuple):
-            wrong.append(Wrong(path, f"{shown(value)} is not a list"))
+            wrong.append(FieldProblem(path, f"{shown_value(value)} is not a list"))
             return _REFUSED
         items = [read_item(item, (*path, index), wrong) for index, item in enumerate(value)]
         return tuple(item for item in items if item is not _REFUSED)
@@ -77,9 +77,9 @@ def list_of(read_item: Read) -> Read:
 def mapping_of(read_item: Read) -> Read:
     """Return the reader of a mapping; refused items are left out."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if not isinstance(value, dict):
-            wrong.append(Wrong(path, f"{shown(value)} is not a section of fields"))
+            wrong.append(FieldProblem(path, f"{shown_value(value)} is not a section of fields"))
             return _REFUSED
         items = {key: read_item(item, (*path, key), wrong) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not _REFUSED}
@@ -90,7 +90,7 @@ def mapping_of(read_item: Read) -> Read:
 def list_or(read_list: Read, read_other: Read) -> Read:
     """Return the reader of a list or of another kind of value."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         return (read_list if isinstance(value, list | tuple) else read_other)(value, path, wrong)
 
     return read
@@ -103,14 +103,14 @@ def _known(kind: Any) -> tuple[str, ...]:
 def section_of(kind: type[T], flag: str | None = None) -> Read:
     """Return the reader of a section with the fields of a dataclass."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if isinstance(value, kind):
             return value
         if flag and isinstance(value, bool):
             value = {flag: value}
         if not isinstance(value, dict):
             rule = "is not true, false or a section of fields" if flag else "is not a section of fields"
-            wrong.append(Wrong(path, f"{shown(value)} {rule}", _section_hint(kind, flag)))
+            wrong.append(FieldProblem(path, f"{shown_value(value)} {rule}", _section_hint(kind, flag)))
             return _REFUSED
         return kind(**dict(_read_fields(kind, value, path, wrong)))
 
@@ -121,10 +121,12 @@ def _section_hint(kind: Any, flag: str | None) -> str:
     return ("true, false, or " if flag else "") + f"the fields here: {', '.join(_known(kind))}"
 
 
-def _read_fields(kind: Any, value: Mapping[str, Any], path: Path, wrong: list[Wrong]) -> Iterator[tuple[str, Any]]:
+def _read_fields(
+    kind: Any, value: Mapping[str, Any], path: FieldPath, wrong: list[FieldProblem]
+) -> Iterator[tuple[str, Any]]:
     known = settings_of(kind)
     wrong += [
-        Wrong((*path, key), f"there is no field {named(key)!r}", known=_known(kind))
+        FieldProblem((*path, key), f"there is no field {shown_key(key)!r}", known=_known(kind))
         for key in value
         if key not in known
     ]
@@ -134,17 +136,17 @@ def _read_fields(kind: Any, value: Mapping[str, Any], path: Path, wrong: list[Wr
             yield info.name, found
         elif info.default is MISSING and info.default_factory is MISSING:
             if key not in value:
-                wrong.append(Wrong((*path, key), "is missing", info.metadata["description"]))
+                wrong.append(FieldProblem((*path, key), "is missing", info.metadata["description"]))
             yield info.name, f"unnamed{path[-1]}"  # an unusable item still counts as an item of its list
 
 
-def _read_field(info: Field[Any], value: Any, path: Path, wrong: list[Wrong]) -> Any:
+def _read_field(info: Field[Any], value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
     if value is None and info.default is None:
         return None
-    inner: list[Wrong] = []
+    inner: list[FieldProblem] = []
     found = info.metadata["read"](value, path, inner)
     hint = info.metadata.get("description")
-    wrong += [Wrong(w.path, w.message, w.hint or (None if w.known else hint), w.known) for w in inner]
+    wrong += [FieldProblem(w.path, w.message, w.hint or (None if w.known else hint), w.known) for w in inner]
     return found
 
 
@@ -154,7 +156,7 @@ def settings_of(kind: Any) -> dict[str, Field[Any]]:
     return {camel(info.name): info for info in fields(kind)}
 
 
-def leaf_paths(kind: Any, data: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
+def leaf_paths(kind: Any, data: Mapping[str, Any], path: FieldPath = ()) -> Iterator[FieldPath]:
     """Yield the path of each setting in raw data. A list is one setting; each entry of a mapping is one."""
     for key, value in data.items():
         info, here = settings_of(kind).get(key), (*path, key)
@@ -185,13 +187,13 @@ def plain(value: Any, *, with_none: bool = False) -> Any:
     return str(value) if isinstance(value, _TEXTUAL) else dict(value) if isinstance(value, dict) else value
 
 
-def named(key: object) -> str:
+def shown_key(key: object) -> str:
     """Return a key as a message may show it. A key that cannot be a field's name is hidden: it may be a line of another
     file, with a secret, and messages are logged."""
     return str(key) if _FIELD.fullmatch(str(key)) else "…"
 
 
-def shown(value: object) -> str:
+def shown_value(value: object) -> str:
     """Return a value as a message shows it: quoted, unprintable characters escaped, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from generator.config import values
-from generator.config.fields import one, section, setting
+from generator.config.fields import scalar, section, setting
 
 
 class KeyType(StrEnum):
@@ -52,12 +52,12 @@ class Permissions(StrEnum):
 class SubjectSpec:
     """The subject of every certificate, apart from its common name."""
 
-    country: str | None = setting(one(values.country), "two letters such as CN", default=None)
-    state: str | None = setting(one(values.text64), "such as Shanghai", default=None)
-    locality: str | None = setting(one(values.text64), "such as Shanghai", default=None)
-    organization: str | None = setting(one(values.text64), "such as k8s", default=None)
+    country: str | None = setting(scalar(values.country), "two letters such as CN", default=None)
+    state: str | None = setting(scalar(values.text64), "such as Shanghai", default=None)
+    locality: str | None = setting(scalar(values.text64), "such as Shanghai", default=None)
+    organization: str | None = setting(scalar(values.text64), "such as k8s", default=None)
     client_organization: str | None = setting(
-        one(values.text64),
+        scalar(values.text64),
         "the organization of client certificates, if it differs, such as system:masters",
         default=None,
     )
@@ -68,10 +68,10 @@ class CaSpec:
     """An existing CA. Its files are read once; from then on, bake uses the copy in the cluster's folder."""
 
     certificate: str | None = setting(
-        one(values.path_text), "path of an existing CA certificate (PEM); default: bake creates a CA", default=None
+        scalar(values.path_text), "path of an existing CA certificate (PEM); default: bake creates a CA", default=None
     )
     key: str | None = setting(
-        one(values.path_text),
+        scalar(values.path_text),
         "path of that CA's private key (PEM, may be encrypted); default: bake writes requests for the CA to sign",
         default=None,
     )
@@ -82,7 +82,7 @@ class PeerCaSpec(CaSpec):
     """A separate CA for peer certificates: the peer port then refuses every client certificate."""
 
     separate: bool | None = setting(
-        one(values.flag),
+        scalar(values.flag),
         "use a separate CA for peer certificates; default: true for a new cluster (false if pki.ca is set), unchanged "
         "for an existing one",
         default=None,
@@ -91,36 +91,40 @@ class PeerCaSpec(CaSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PkiSpec:
-    key_type: KeyType = setting(one(values.word(KeyType)), f"one of {', '.join(KeyType)}", default=KeyType.ECDSA_P256)
-    ca_days: int = setting(one(values.days), "validity of the CA in days, 2 to 36500", default=3650)
-    leaf_days: int = setting(one(values.days), "validity of the other certificates in days, 2 to caDays", default=365)
+    key_type: KeyType = setting(
+        scalar(values.word(KeyType)), f"one of {', '.join(KeyType)}", default=KeyType.ECDSA_P256
+    )
+    ca_days: int = setting(scalar(values.days), "validity of the CA in days, 2 to 36500", default=3650)
+    leaf_days: int = setting(
+        scalar(values.days), "validity of the other certificates in days, 2 to caDays", default=365
+    )
     certificates: Certificates = setting(
-        one(values.word(Certificates)),
+        scalar(values.word(Certificates)),
         "per-node (each names only its node) or shared",
         default=Certificates.PER_NODE,
     )
     extensions: Extensions = setting(
-        one(values.word(Extensions)),
+        scalar(values.word(Extensions)),
         "strict (RFC 5280) or document (exactly as in the document)",
         default=Extensions.STRICT,
     )
     permissions: Permissions = setting(
-        one(values.word(Permissions)),
+        scalar(values.word(Permissions)),
         "owner (on the nodes etcd owns its keys, 0400) or acl (root owns them, with an ACL for etcd)",
         default=Permissions.OWNER,
     )
     domain: str | None = setting(
-        one(values.domain),
+        scalar(values.domain),
         "the nodes' domain, such as etcd.internal: node etcd1 is etcd1.etcd.internal",
         default=None,
     )
     single_label_names: bool = setting(
-        one(values.flag),
+        scalar(values.flag),
         "true: add localhost and bare node names, which RFC 5280 linters reject",
         default=False,
     )
     peer_name: PeerName | None = setting(
-        one(values.word(PeerName)),
+        scalar(values.word(PeerName)),
         "required (the peer port accepts only peer certificates), stated (the step before required) or none; default: "
         "required for a new cluster, unchanged for an existing one",
         default=None,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
 from generator.config.auth import RESERVED_NAMES, ROOT, PermissionSpec
-from generator.config.defaults import checks_peers_itself, domain_of, gateway_of, name_nodes, place_macs, place_nodes
+from generator.config.defaults import domain_of, gateway_of, node_addresses, node_macs, node_names, sets_peer_check
 from generator.config.etcd_options import check_options, warn_options
 from generator.config.pki import PeerName
 from generator.config.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod
@@ -65,7 +65,7 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _names(spec: ClusterSpec) -> Iterator[Finding]:
-    names = name_nodes(spec) if _reasonable(spec) else []
+    names = node_names(spec) if _reasonable(spec) else []
     for index, first in _repeats(names):
         message = f"{names[index]!r} is already the name of nodes[{first}]"
         yield ("nodes", index, "name"), message, "give every node its own name"
@@ -92,7 +92,7 @@ def _repeats(values: Iterable[object]) -> Iterator[tuple[int, int]]:
 def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
     if not _reasonable(spec) or list(_family(spec)):
         return
-    addresses = place_nodes(spec)
+    addresses = node_addresses(spec)
     for index, first in _repeats(addresses):
         message = f"{addresses[index]} is already the address of nodes[{first}]"
         yield ("nodes", index, "address"), message, "give every node its own address"
@@ -112,7 +112,7 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
             hint = f"use a host address inside {spec.network.subnet}"
             if where == ("network", "subnet"):
                 hint = "use another subnet, or set network.firstIp to the first node's address"
-            yield where, f"{address} (node {name_nodes(spec)[index]}) {rule}", hint
+            yield where, f"{address} (node {node_names(spec)[index]}) {rule}", hint
 
 
 def _place_of(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
@@ -137,7 +137,7 @@ _NO_NODES = 3  # the network address, the gateway and (IPv4) the broadcast addre
 
 
 def _macs(spec: ClusterSpec) -> Iterator[Finding]:
-    macs = place_macs(spec) if _reasonable(spec) else []
+    macs = node_macs(spec) if _reasonable(spec) else []
     for index, first in _repeats(macs):
         yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", "give every node its own"
 
@@ -236,7 +236,7 @@ def _pki(spec: ClusterSpec) -> Iterator[Finding]:
     peers = spec.pki.peer_ca
     if peers.certificate and peers.separate is False:
         yield ("pki", "peerCa", "certificate"), "has no effect with pki.peerCa.separate: false", "set separate: true"
-    if spec.pki.peer_name is PeerName.REQUIRED and checks_peers_itself(spec):
+    if spec.pki.peer_name is PeerName.REQUIRED and sets_peer_check(spec):
         message = "required, but etcd.options also checks peers (peer-cert-allowed-…); etcd accepts only one check"
         yield ("pki", "peerName"), message, "remove it, or remove peer-cert-allowed-… from etcd.options"
 
@@ -272,7 +272,7 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
         for index, first in _repeats([account.name for account in accounts]):
             message = f"{accounts[index].name!r} is already the name of auth.{field}[{first}]"
             yield ("auth", field, index, "name"), message, "use another name"
-    nodes = name_nodes(spec) if _reasonable(spec) else []
+    nodes = node_names(spec) if _reasonable(spec) else []
     for index, name in enumerate(nodes if auth.enabled else ()):
         if name in RESERVED_NAMES:
             yield ("nodes", index, "name"), f"{name!r} is reserved: with auth on, each node is a user", "rename it"

@@ -8,14 +8,14 @@ from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from generator.config.fields import shown
+from generator.config.fields import shown_value
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 
 def _refuse(value: object, rule: str) -> ValueError:
-    return ValueError(f"{shown(value)} {rule}")
+    return ValueError(f"{shown_value(value)} {rule}")
 
 
 def name(value: object) -> str:

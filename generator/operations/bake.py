@@ -17,7 +17,7 @@ from generator.artifact import Artifact
 from generator.config import yaml12
 from generator.config.fields import plain
 from generator.config.spec import ClusterSpec
-from generator.config.user_input import Said, parse_said
+from generator.config.user_input import UserInput, parse_input
 from generator.errors import InputError, Problem, StaleError
 from generator.layout import IDENTITY, INPUT, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
 from generator.operations.etcdctl_env import etcdctl_env
@@ -29,7 +29,7 @@ from generator.seed.etcd_archive import read_archive
 from generator.seed.guest_files import Trust
 from generator.store.existing_keys import OPERATOR, Keyring, load_keyring
 from generator.store.folder import Store
-from generator.store.requests import Signed, sign_elsewhere, unsigned
+from generator.store.requests import Signed, collect_issued, unsigned
 
 Announce = Callable[[tuple[tuple[str, str], ...]], None]  # called with the files to change, just before the change
 
@@ -51,7 +51,7 @@ class Agreed:
     `announce` replaces the parameter of `bake`.
     """
 
-    said: Said
+    user_input: UserInput
     digest: str
     announce: Announce
 
@@ -72,7 +72,8 @@ def bake(
 
     `agreed`: default: keep the earlier user input as far as the spec still has it. Raise StaleError if the folder has
     changed since. `passphrase`: decrypts the CA's key, or encrypts it if it is not encrypted yet. `renew`: owners
-    (`pki.Wanted`) that get new certificates although theirs are still valid; a shared certificate is renewed for all.
+    (`pki.PlannedCertificate`) that get new certificates although theirs are still valid; a shared certificate is
+    renewed for all.
     The operator's certificate is renewed before it expires. `change`: modifies the existing CAs.
     """
     check_clock(now)
@@ -85,31 +86,31 @@ def bake(
             raise StaleError(f"another run of bake has changed {store.folder}", hint="run the same command again")
         if agreed is None:
             _refuse_edited(store)
-        said = (agreed.said.file,) if agreed else _kept_said(store, spec)
+        user_input = (agreed.user_input.file,) if agreed else _kept_input(store, spec)
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
-        if found.begins and found.begins > now:
-            report(f"warning: {_two_clocks(found.begins, now)}")
-        ends = found.client_ends(plan, now)
+        if found.newest_start and found.newest_start > now:
+            report(f"warning: {_two_clocks(found.newest_start, now)}")
+        ends = found.expiring_client(plan, now)
         found = found.without(plan, [*renew, *([OPERATOR] if ends else [])])
-        signed = sign_elsewhere(store, plan, found, now=now)
+        signed = collect_issued(store, plan, found, now=now)
         if signed.missing:
-            _ask(store, signed, said)
+            _ask(store, signed, user_input)
         found, sealed = signed.keyring, load_seal(store)
         issuers, there = found.authorities.issuers, (found.client, found.nodes, found.users)
-        if (days := pki.days_cut_short(plan, issuers, *there, now=now)) is not None:
-            report(_cut_short(plan, days))
+        if (days := pki.days_limited_by_ca(plan, issuers, *there, now=now)) is not None:
+            report(_limited_by_ca(plan, days))
         count = pki.count_missing(
             plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes, users=found.users
         )
         with (
-            pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
+            pki.pregenerated_keys(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
             work = _everything(plan, found, extras, sealed, now=now, passphrase=passphrase, new_key=new_key)
-            for artifact in chain(signed.files, said, work):
+            for artifact in chain(signed.files, user_input, work):
                 folder.write(artifact)
             for path in signed.taken:
-                folder.leave_behind(path)
+                folder.drop(path)
             differences = folder.differences
             (agreed.announce if agreed else announce)(differences)
     if ends:
@@ -127,12 +128,12 @@ def _refuse_edited(store: Store) -> None:
             raise InputError.one(str(store.folder / path), "was changed after bake wrote it", hint)
 
 
-def _kept_said(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
+def _kept_input(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
     raw = store.read(INPUT)
     if raw is None or str(INPUT) not in store.manifest():
         return ()
-    said, _ = parse_said(raw.decode(), str(store.folder / INPUT))
-    return (said.held_by(spec).file,)
+    user_input, _ = parse_input(raw.decode(), str(store.folder / INPUT))
+    return (user_input.matching(spec).file,)
 
 
 def _everything(
@@ -173,16 +174,16 @@ def _everything(
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(sealed))
 
 
-def _cut_short(plan: ClusterPlan, days: int) -> str:
+def _limited_by_ca(plan: ClusterPlan, days: int) -> str:
     text = f"the CA expires in {days} days; certificates issued now expire with it, not after {plan.spec.pki.leaf_days}"
     return f"warning: {text}\n  hint: give a running cluster a new CA: bake certs rotate --ca"
 
 
-def _ask(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
+def _ask(store: Store, signed: Signed, user_input: tuple[Artifact, ...]) -> NoReturn:
     """Write certificate requests, and for a new cluster the user's input. Always raise UnsignedError."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
     with store.replacing() as folder:
-        for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else said)):
+        for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else user_input)):
             folder.write(artifact)
         folder.keep_others()
     raise unsigned(store, len(signed.missing), then=" the same command again")
@@ -210,7 +211,7 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
 
 
 def _take_stock(store: Store, plan: ClusterPlan, now: datetime, passphrase: bytes | None) -> None:
-    sign_elsewhere(store, plan, load_keyring(store, plan, now=now, passphrase=passphrase), now=now)
+    collect_issued(store, plan, load_keyring(store, plan, now=now, passphrase=passphrase), now=now)
 
 
 def check_clock(now: datetime) -> None:
@@ -224,10 +225,10 @@ def check_clock(now: datetime) -> None:
         raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set the clock")
 
 
-def _two_clocks(begins: datetime, now: datetime) -> str:
+def _two_clocks(newest_start: datetime, now: datetime) -> str:
     """Describe a certificate that is not valid yet: this clock is behind, or an earlier one was ahead."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
-    certificate = f"but a certificate in the folder begins on {begins:%Y-%m-%d %H:%M}; it is replaced"
+    certificate = f"but a certificate in the folder newest_start on {newest_start:%Y-%m-%d %H:%M}; it is replaced"
     return f"{clock}, {certificate}. If the clock is wrong, the new certificates expire too early"
 
 

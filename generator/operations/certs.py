@@ -79,7 +79,7 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
 
 
 class Client(NamedTuple):
-    """The owner (`pki.Wanted`) and the path of a client certificate."""
+    """The owner (`pki.PlannedCertificate`) and the path of a client certificate."""
 
     owner: str
     path: PurePosixPath

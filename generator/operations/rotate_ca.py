@@ -18,7 +18,7 @@ from generator.layout import key_path, pem_path
 from generator.operations.bake import Announce, bake
 from generator.operations.certs import Delivery, Goal, deliver, refuse_changed, serves_its_own, without_stated
 from generator.operations.up import Cluster, open_cluster
-from generator.pki import Credential, Elsewhere, Issuer, Role, digests
+from generator.pki import Credential, ExternalCa, Issuer, Role, digests
 from generator.pki.ca_phases import Authorities, Authority, Phase
 from generator.plan import NodePlan, plan_cluster
 from generator.progress import Report
@@ -162,7 +162,7 @@ def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> 
 
 
 def _at_hand(authority: Issuer) -> Credential:
-    if isinstance(authority, Elsewhere):
+    if isinstance(authority, ExternalCa):
         raise AssertionError("a rotation needs the keys of all CAs: this is a bug in bake")
     return authority
 

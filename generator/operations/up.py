@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from generator import vm
-from generator.config.auth import NOBODY
+from generator.config.auth import UNAUTHORIZED_CLIENT
 from generator.config.load import load_kept
 from generator.config.spec import ClusterSpec
 from generator.errors import BakeError, InputError
@@ -213,7 +213,8 @@ def connect_if_possible(uri: str | None) -> Connection | None:
 def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
     """Check the running cluster through every node."""
     files, without_user = (
-        verification.client_files(cluster.store.folder, stem) for stem in (str(Role.CLIENT), user_stem(NOBODY))
+        verification.client_files(cluster.store.folder, stem)
+        for stem in (str(Role.CLIENT), user_stem(UNAUTHORIZED_CLIENT))
     )
     return verification.verify(
         cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report,

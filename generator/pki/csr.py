@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from generator.pki.key_pair import Credential, Elsewhere, PrivateKey, is_issued_by, is_pair, same_key
+from generator.pki.key_pair import Credential, ExternalCa, PrivateKey, is_issued_by, is_pair, same_key
 from generator.pki.templates import CertProfile
 
 
@@ -22,7 +22,7 @@ def create_request(profile: CertProfile, key: PrivateKey) -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
-def asks_for(request: bytes, profile: CertProfile, key: PrivateKey) -> bool:
+def is_request_for(request: bytes, profile: CertProfile, key: PrivateKey) -> bool:
     """Whether an existing request is one for this certificate."""
     try:
         found = x509.load_pem_x509_csr(request)
@@ -33,7 +33,7 @@ def asks_for(request: bytes, profile: CertProfile, key: PrivateKey) -> bool:
     return same and same_key(found.public_key(), key.public_key())
 
 
-def misfits(credential: Credential, profile: CertProfile, authority: Elsewhere, *, now: datetime) -> Iterator[str]:
+def mismatches(credential: Credential, profile: CertProfile, authority: ExternalCa, *, now: datetime) -> Iterator[str]:
     """Why etcd could not use this certificate as the one that was asked for.
 
     A CA may state another subject around the common name, other dates, and more extensions; what the nodes check of one

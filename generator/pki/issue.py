@@ -13,10 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from generator.config.pki import Certificates, KeyType
-from generator.pki.csr import misfits
+from generator.pki.csr import mismatches
 from generator.pki.key_pair import (
     Credential,
-    Elsewhere,
+    ExternalCa,
     Issuer,
     NewKey,
     NodePki,
@@ -94,7 +94,9 @@ def issue_client(
 
 
 @contextmanager
-def keys_ahead(key_type: KeyType, count: int, *, workers: int, new_key: NewKey = generate_key) -> Iterator[NewKey]:
+def pregenerated_keys(
+    key_type: KeyType, count: int, *, workers: int, new_key: NewKey = generate_key
+) -> Iterator[NewKey]:
     """Yield a `new_key` that generates `count` RSA keys ahead on threads (RSA generation releases the GIL).
 
     EC keys are generated on demand: that is faster than passing them between threads.
@@ -123,13 +125,13 @@ def count_missing(
 ) -> int:
     """Return how many keys the cluster still needs in addition to the existing certificates."""
     missing = len(set(authority_roles(plan.spec.pki)) - set(authorities))
-    for one in wanted_certificates(plan, client, kept, users):
+    for one in planned_certificates(plan, client, kept, users):
         authority = authorities.get(issuer_of(plan.spec.pki, one.role))
         missing += not (one.old and authority and is_current(one.old, one.profile, authority, now=now))
     return missing
 
 
-def days_cut_short(
+def days_limited_by_ca(
     plan: ClusterPlan,
     authorities: Mapping[Role, Issuer],
     client: Credential | None,
@@ -148,7 +150,7 @@ def days_cut_short(
     early = {role: end for role, end in ends.items() if end < latest}
     cut = [
         early[role] - now
-        for one in (wanted_certificates(plan, client, kept, users) if early else ())
+        for one in (planned_certificates(plan, client, kept, users) if early else ())
         if (role := issuer_of(plan.spec.pki, one.role)) in early
         and not (one.old and is_current(one.old, one.profile, authorities[role], now=now))
     ]
@@ -156,11 +158,11 @@ def days_cut_short(
 
 
 def user_stem(name: str) -> str:
-    """Return the path of an etcd user's files below `pki/`, which also names the owner in `Wanted`."""
+    """Return the path of an etcd user's files below `pki/`, which also names the owner in `PlannedCertificate`."""
     return f"users/{name}"
 
 
-class Wanted(NamedTuple):
+class PlannedCertificate(NamedTuple):
     """A certificate of the plan, and the existing one.
 
     `owner`: a node, "operator", "shared" by all nodes, or "users/NAME".
@@ -172,26 +174,28 @@ class Wanted(NamedTuple):
     old: Credential | None
 
 
-def wanted_certificates(
+def planned_certificates(
     plan: ClusterPlan,
     client: Credential | None,
     kept: Iterable[NodePki],
     users: Mapping[str, Credential | None] = MappingProxyType({}),
-) -> Iterator[Wanted]:
+) -> Iterator[PlannedCertificate]:
     """Yield every certificate that the cluster's CAs issue."""
-    yield Wanted("operator", Role.CLIENT, client_profile(plan), client)
+    yield PlannedCertificate("operator", Role.CLIENT, client_profile(plan), client)
     for name, credential in users.items():
-        yield Wanted(user_stem(name), Role.CLIENT, user_profile(plan, name), credential)
+        yield PlannedCertificate(user_stem(name), Role.CLIENT, user_profile(plan, name), credential)
     olds = iter(kept)
     if plan.spec.pki.certificates is Certificates.SHARED:
         old = next(olds, {})
         profiles = shared_profiles(plan)
-        yield from (Wanted("shared", role, profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER))
+        yield from (
+            PlannedCertificate("shared", role, profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER)
+        )
         return
     for node in plan.nodes:
         old = next(olds, {})
         for role, profile in node_profiles(plan, node).items():
-            yield Wanted(node.name, role, profile, old.get(role))
+            yield PlannedCertificate(node.name, role, profile, old.get(role))
 
 
 def _issue(
@@ -215,7 +219,7 @@ def _issue(
 
 def _sign(profile: CertProfile, key: PrivateKey, authority: Issuer | None, *, now: datetime) -> Credential:
     """Return a certificate for `key`, self-signed without an authority. It never ends after its authority."""
-    if isinstance(authority, Elsewhere):
+    if isinstance(authority, ExternalCa):
         raise AssertionError("an external CA must have issued everything before this: a bug in bake")
     start = (now - BACKDATE).replace(microsecond=0)
     issuer = authority.certificate.subject if authority else profile.subject
@@ -253,8 +257,8 @@ def is_current(credential: Credential, profile: CertProfile, authority: Issuer, 
 
     For a certificate of an external CA, only the properties that the nodes check must match.
     """
-    if isinstance(authority, Elsewhere):
-        return not any(misfits(credential, profile, authority, now=now))
+    if isinstance(authority, ExternalCa):
+        return not any(mismatches(credential, profile, authority, now=now))
     certificate = credential.certificate
     found = {(ext.value, ext.critical) for ext in certificate.extensions}
     end = min(

@@ -61,7 +61,7 @@ def key_pem(key: PrivateKey) -> bytes:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ExternalCa:
     """An external CA: bake has only its certificate, and it issues by request."""
 
     certificate: x509.Certificate = field(repr=False)
@@ -71,7 +71,7 @@ class Elsewhere:
         return self.certificate.public_bytes(Encoding.PEM)
 
 
-Issuer = Credential | Elsewhere
+Issuer = Credential | ExternalCa
 NodePki = Mapping[Role, Credential]
 
 

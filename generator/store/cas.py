@@ -16,7 +16,7 @@ from generator.config.pki import CaSpec
 from generator.config.spec import ClusterSpec
 from generator.errors import InputError
 from generator.layout import CHANGE, SPEC, key_path, pem_path
-from generator.pki import Credential, Elsewhere, Issuer, Role
+from generator.pki import Credential, ExternalCa, Issuer, Role
 from generator.pki.ca_phases import Authorities, Authority, Phase, kept_authority, other_cas
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
@@ -82,7 +82,7 @@ def _load_authority(
     name, stated = _stated(plan.spec, role)
     where = str(store.folder / pem_path(role))
     if stated.certificate and not stated.key and store.read(key_path(role)) is None:
-        return _load_elsewhere(store, plan, role, name, stated, now)
+        return _load_external(store, plan, role, name, stated, now)
     if found := load_pair(store, role, passphrase):
         _refuse_other(name, stated, found, where)
         return kept_authority(found, passphrase, file=store.read(key_path(role)))
@@ -94,15 +94,15 @@ def _load_authority(
     return None
 
 
-def _load_elsewhere(store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime) -> Authority:
+def _load_external(store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime) -> Authority:
     """Return an external CA, of which only the certificate is known."""
     where = str(store.folder / pem_path(role))
     if pem := store.read(pem_path(role)):
-        found = Elsewhere(pki.parse_certificate(pem, where=where))
+        found = ExternalCa(pki.parse_certificate(pem, where=where))
         _refuse_other(name, stated, found, where)
     else:
         where = f"{name}.certificate: {stated.certificate}"
-        found = Elsewhere(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
+        found = ExternalCa(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
         _check_usable(found, plan, role, now=now, where=where, days=0)
     return Authority(found, None)
 

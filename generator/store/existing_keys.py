@@ -42,13 +42,13 @@ class Keyring:
     nodes: tuple[NodePki, ...]
 
     @property
-    def begins(self) -> datetime | None:
+    def newest_start(self) -> datetime | None:
         """The start of the newest certificate, without the CAs'."""
         found = (self.client, *self.users.values(), *(one for node in self.nodes for one in node.values()))
         return max((one.certificate.not_valid_before_utc for one in found if one), default=None)
 
     def without(self, plan: ClusterPlan, owners: Collection[str]) -> Keyring:
-        """Return this without the certificates of these owners (`pki.Wanted`); a shared set is removed for all."""
+        """Return this without the certificates of these owners (`pki.PlannedCertificate`); a shared set is removed for all."""
         users = {name: None if pki.user_stem(name) in owners else old for name, old in self.users.items()}
         found = replace(self, users=users, client=None if OPERATOR in owners else self.client)
         renewed = [node.name in owners for node in plan.nodes]
@@ -57,7 +57,7 @@ class Keyring:
         pairs = zip(renewed, self.nodes, strict=True)
         return replace(found, nodes=tuple({} if is_renewed else old for is_renewed, old in pairs))
 
-    def client_ends(self, plan: ClusterPlan, now: datetime) -> datetime | None:
+    def expiring_client(self, plan: ClusterPlan, now: datetime) -> datetime | None:
         """Return when the operator's certificate ends, if that is soon and a new one would end later; else None."""
         issuer = self.authorities.issuers.get(Role.CA)
         is_shared = plan.spec.pki.certificates is Certificates.SHARED

@@ -66,7 +66,7 @@ class Store:
         return None if raw is None else manifest.parse(raw, where=str(self.folder / MANIFEST))
 
     def _check_out(self) -> None:
-        permissions.check_way(self.out)
+        permissions.check_parents(self.out)
         self._is_checked = True
 
     def check(self) -> None:
@@ -208,7 +208,7 @@ class Staging:
         made = [("~" if name in self._old else "+", name) for name in self.changed]
         return (*made, *(("-", name) for name in self._old if name not in self._files))
 
-    def leave_behind(self, path: PurePosixPath) -> None:
+    def drop(self, path: PurePosixPath) -> None:
         """Drop a file that bake did not write; its content is elsewhere in the new folder."""
         self._used.add(str(path))
 

@@ -21,7 +21,7 @@ _ABOVE = "run bake as the owner of these folders, or give an --out that only you
 _BELOW = "give another --out, or change the owner if you trust the content"
 
 
-def check_way(path: Path) -> None:
+def check_parents(path: Path) -> None:
     """Raise InputError for the first parent folder or symlink of `path` that another user can change.
 
     `path` is absolute. A folder that does not exist yet ends the check.

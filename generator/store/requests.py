@@ -16,7 +16,7 @@ from generator.artifact import Artifact
 from generator.config.pki import Certificates
 from generator.errors import InputError, Problem, UnsignedError
 from generator.layout import REQUESTS
-from generator.pki import Credential, Elsewhere, PrivateKey, Role, Wanted
+from generator.pki import Credential, ExternalCa, PlannedCertificate, PrivateKey, Role
 from generator.plan import ClusterPlan
 from generator.store.existing_keys import Keyring
 from generator.store.folder import Store
@@ -76,21 +76,21 @@ def refuse_unsigned(store: Store) -> None:
         raise UnsignedError(text, hint="bake")
 
 
-def sign_elsewhere(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:
+def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:
     """Use issued certificates and request missing ones. Raises InputError for certificates that do not match."""
     issued: dict[tuple[str, Role], Credential] = {}
     requests, taken, problems = [], [], []
-    for wanted in pki.wanted_certificates(plan, found.client, found.nodes, found.users):
+    for wanted in pki.planned_certificates(plan, found.client, found.nodes, found.users):
         authority = found.authorities.issuers.get(pki.issuer_of(plan.spec.pki, wanted.role))
-        if not isinstance(authority, Elsewhere):
+        if not isinstance(authority, ExternalCa):
             continue
         path = REQUESTS / wanted.owner / f"{wanted.role}.csr"
         key = _pending_key(store, path)
         answer = _answer(store, path, key) if key else None
         if answer:
-            misfits = list(pki.misfits(answer, wanted.profile, authority, now=now))
+            mismatches = list(pki.mismatches(answer, wanted.profile, authority, now=now))
             where, hint = str(store.folder / path.with_suffix(".pem")), f"have {store.folder / path} signed as it is"
-            problems += [Problem(where, misfit, hint) for misfit in misfits]
+            problems += [Problem(where, misfit, hint) for misfit in mismatches]
             issued[wanted.owner, wanted.role] = answer
             taken.append(path.with_suffix(".pem"))
             continue
@@ -114,11 +114,13 @@ def _answer(store: Store, path: PurePosixPath, key: PrivateKey) -> Credential | 
     return None if pem is None else Credential(pki.parse_certificate(pem, where=str(store.folder / place)), key)
 
 
-def _request(store: Store, path: PurePosixPath, wanted: Wanted, key: PrivateKey | None, *, is_missing: bool) -> Request:
+def _request(
+    store: Store, path: PurePosixPath, wanted: PlannedCertificate, key: PrivateKey | None, *, is_missing: bool
+) -> Request:
     """Return the existing request if it still matches the profile, else a new one."""
     key = key or pki.generate_key(wanted.profile.key_type)
     csr = store.read(path)
-    if csr is None or not pki.asks_for(csr, wanted.profile, key):
+    if csr is None or not pki.is_request_for(csr, wanted.profile, key):
         csr = pki.create_request(wanted.profile, key)
     return Request(path=path, csr=csr, key=pki.key_pem(key), is_missing=is_missing)
 

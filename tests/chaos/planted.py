@@ -62,7 +62,7 @@ PLANTS = {
     "bootstraps always": Plant(
         changes=(
             ("etcd-join", "if not self.settings.may_bootstrap:\n            first", "if False:\n            first"),
-            ("etcd-join", "Situation.NOBODY if missing else Situation.ALL_EMPTY", "Situation.ALL_EMPTY"),
+            ("etcd-join", "Situation.UNAUTHORIZED_CLIENT if missing else Situation.ALL_EMPTY", "Situation.ALL_EMPTY"),
         ),
         row="wiped-first", run=disks.wiped_first, numbers=range(2),
     ),

@@ -192,10 +192,10 @@ def test_a_home_with_the_users_private_group_is_used(tmp_path: Path, monkeypatch
     os.chown(home, user.pw_uid, user.pw_gid)
     home.chmod(0o775)
     monkeypatch.setattr(os, "geteuid", lambda: user.pw_uid)
-    permissions.check_way(home / "out")
+    permissions.check_parents(home / "out")
     monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("daemon").pw_uid)
     with pytest.raises(InputError, match="belongs to games"):
-        permissions.check_way(home / "out")
+        permissions.check_parents(home / "out")
 
 
 @root_only
@@ -208,7 +208,7 @@ def test_in_a_rootless_container_the_machines_own_folders_are_used(tmp_path: Pat
         parent.chmod(0o755)
     tmp_path.chmod(0o755)
     script = "from pathlib import Path; from generator.store import folder, permissions; import sys\n"
-    check = script + "permissions.check_way(Path(sys.argv[1]) / 'out')"
+    check = script + "permissions.check_parents(Path(sys.argv[1]) / 'out')"
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", check, home]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "unshare failed" in done.stderr:

@@ -349,7 +349,7 @@ def test_keys_of_another_type_than_those_made_ahead_are_made_when_asked_for() ->
         asked.append(key_type)
         return pki.generate_key(KeyType.ECDSA_P256)
 
-    with pki.keys_ahead(KeyType.RSA_4096, 2, workers=2, new_key=new_key) as take:
+    with pki.pregenerated_keys(KeyType.RSA_4096, 2, workers=2, new_key=new_key) as take:
         for kind in (KeyType.ECDSA_P384, KeyType.RSA_4096, KeyType.RSA_4096, KeyType.RSA_4096):
             take(kind)
     assert sorted(asked) == [KeyType.ECDSA_P384, *[KeyType.RSA_4096] * 3]

@@ -20,12 +20,12 @@ import yaml
 from generator import cli
 from generator.cli import common
 from generator.config import spec as spec_module
-from generator.config.defaults import name_nodes
+from generator.config.defaults import node_names
 from generator.config.load import load_kept
 from generator.errors import BakeError
 from generator.operations.bake import bake as make
 from generator.store.folder import Store
-from generator.store.kept_spec import load_standing
+from generator.store.kept_spec import load_existing
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -120,7 +120,7 @@ def test_the_name_in_a_file_chooses_the_cluster(bake: Bake) -> None:
     Path("c.yaml").write_text("name: prod\nnodes: 1\n")
     assert bake("--config", "c.yaml").code == 0
     assert bake("--name", "prod", "--nodes", 3).code == 0
-    assert len(name_nodes(load_kept(Path("out/prod/cluster.yaml")))) == 3
+    assert len(node_names(load_kept(Path("out/prod/cluster.yaml")))) == 3
     assert not FOLDER.exists()
 
 
@@ -233,7 +233,7 @@ def test_a_field_that_came_later_has_its_old_value_there(
 ) -> None:
     """`etcd.version` stands in for one that came later, with a default that is new."""
     older("--nodes", 1, without="version: '3.5'")
-    for module in ("generator.config.user_input", "generator.config.kept_fields"):
+    for module in ("generator.config.user_input", "generator.config.load"):
         monkeypatch.setattr(f"{module}.FIELDS_ADDED", {("etcd", "version"): "3.6"})
     result = bake()
     assert result.code == 0
@@ -243,10 +243,8 @@ def test_a_field_that_came_later_has_its_old_value_there(
 
 def test_a_new_default_changes_nothing_and_is_told(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     bake("--cpus", 2)
-    monkeypatch.setattr(
-        "generator.config.kept_fields.ClusterSpec",
-        lambda: spec_module.ClusterSpec(vm=spec_module.VmSpec(memory=2048, cpus=4)),
-    )
+    defaults = spec_module.ClusterSpec(vm=spec_module.VmSpec(memory=2048, cpus=4))
+    monkeypatch.setattr("generator.config.load._DEFAULTS", defaults)
     result = bake()
     assert "Nothing changed" in result.err
     assert "values kept although the defaults changed: vm.memory 1024, not 2048\n" in result.err
@@ -457,7 +455,7 @@ def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(
         return read(store, path)
 
     monkeypatch.setattr(Store, "read", interrupted)
-    found = load_standing(Store(tmp_path / "out", "etcd"))
+    found = load_existing(Store(tmp_path / "out", "etcd"))
     assert found is not None
     assert (found.is_known, found.value["nodes"], found.nodes) == (True, 1, {"etcd1"})
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from generator import pki
-from generator.config.defaults import settle_peers
+from generator.config.defaults import with_peer_defaults
 from generator.config.pki import PeerName
 from generator.config.spec import read_spec
 from generator.operations.up import open_cluster
@@ -41,7 +41,7 @@ def test_a_field_that_an_older_version_lacked_is_not_said_to_be_the_profiles(bak
     result = bake("--profile", "hardened", "--yes")
     assert result.code == 0, result.err
     assert "hardened.yaml" not in result.err
-    where = f"{FOLDER.absolute()}/cluster.yaml (from an older version of bake): pki.peerName: none: the peer port"
+    where = f"{FOLDER.absolute()}/cluster.yaml (written by an older version of bake): pki.peerName: none: the peer port"
     assert f"warning: {where}" in result.err
     assert "set it to required; in a running cluster first to stated, then: bake certs rotate" in result.err
 
@@ -175,7 +175,7 @@ def test_certificates_that_all_nodes_share_have_a_name_of_their_own_already(bake
 )
 def test_what_is_left_open_follows_from_what_is_said(fields: dict[str, Any], expected: tuple[bool, str]) -> None:
     spec, wrong = read_spec(fields)
-    pki_spec = settle_peers(spec).pki
+    pki_spec = with_peer_defaults(spec).pki
     assert (wrong, (pki_spec.peer_ca.separate, str(pki_spec.peer_name))) == ([], expected)
 
 

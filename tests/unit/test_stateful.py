@@ -30,7 +30,7 @@ from generator.config import yaml12
 from generator.config.fields import plain
 from generator.config.load import load, load_kept
 from generator.config.spec import ClusterSpec
-from generator.config.user_input import canonical, flat, parse_said, paths_of, put, without
+from generator.config.user_input import canonical, flat, parse_input, paths_of, put, without
 from generator.errors import InputError
 from generator.operations import bake as baking
 from generator.operations import seal as sealing
@@ -340,9 +340,9 @@ class Commands(RuleBasedStateMachine):
         plan = plan_cluster(stands)
         assert {path.parent.name for path in self.folder.glob("*/user-data")} == {node.name for node in plan.nodes}
         if (kept := self.folder / "input.yaml").exists():
-            said, _ = parse_said(kept.read_text(), "input.yaml")
+            said, _ = parse_input(kept.read_text(), "input.yaml")
             assert said.fields == canonical(self.model.fields)
-            assert said.held_by(stands) == said
+            assert said.matching(stands) == said
             assert said.profile == (self.model.profile if self.model.profile != "own.yaml" else said.profile)
 
     def without_options_nothing_changes(self) -> None:
