@@ -1,7 +1,7 @@
-"""Sections of a cluster file as frozen dataclasses: read from plain data with all problems at once, and written back.
+"""Read and write the sections of a cluster file, which are frozen dataclasses. One pass finds every problem.
 
-`setting` and `section` declare a section's fields. A refused value is reported and replaced by its default, so that
-the other fields can still be read and checked.
+`setting` and `section` declare a section's fields. The default replaces a refused value, so that the other fields can
+still be read and checked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 FieldPath = tuple[str | int, ...]
-Parse = Callable[[Any], Any]  # one value; a ValueError says "VALUE is not …"
+Parse = Callable[[Any], Any]  # parses a value; raises ValueError with a message such as "'x' is not a string"
 T = TypeVar("T")
 _REFUSED = object()
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
@@ -24,7 +24,7 @@ _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """A refused value. `known`: the existing fields, if the field itself is unknown."""
+    """A refused value, or an unknown field. `known`: for an unknown field, the fields of its section."""
 
     path: FieldPath
     message: str
@@ -36,7 +36,7 @@ Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]  # reads a value at a
 
 
 def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    """Return a field with one value. `description`: a valid value, in words. A default of None allows null."""
+    """Return a dataclass field for a value. `description`: describes valid values. A default of None allows null."""
     metadata = {"read": read, "description": description}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
@@ -44,12 +44,12 @@ def setting(read: Read, description: str, *, default: Any = MISSING, default_fac
 
 
 def section(kind: type[T], *, flag: str | None = None) -> T:
-    """Return a field that is a section. `flag`: its field that a bare true or false sets."""
+    """Return a dataclass field for a section. `flag`: the section's field that a bare `true` or `false` sets."""
     return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 
 
 def scalar(parse: Parse) -> Read:
-    """Return the reader of a single value."""
+    """Return a function that reads a single value."""
 
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         try:
@@ -62,7 +62,7 @@ def scalar(parse: Parse) -> Read:
 
 
 def list_of(read_item: Read) -> Read:
-    """Return the reader of a list; refused items are left out."""
+    """Return a function that reads a list and leaves out refused items."""
 
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if not isinstance(value, list | tuple):
@@ -75,7 +75,7 @@ def list_of(read_item: Read) -> Read:
 
 
 def mapping_of(read_item: Read) -> Read:
-    """Return the reader of a mapping; refused items are left out."""
+    """Return a function that reads a mapping and leaves out refused items."""
 
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if not isinstance(value, dict):
@@ -88,7 +88,7 @@ def mapping_of(read_item: Read) -> Read:
 
 
 def list_or(read_list: Read, read_other: Read) -> Read:
-    """Return the reader of a list or of another kind of value."""
+    """Return a function that reads lists with `read_list` and other values with `read_other`."""
 
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         return (read_list if isinstance(value, list | tuple) else read_other)(value, path, wrong)
@@ -101,7 +101,7 @@ def _known(kind: Any) -> tuple[str, ...]:
 
 
 def section_of(kind: type[T], flag: str | None = None) -> Read:
-    """Return the reader of a section with the fields of a dataclass."""
+    """Return a function that reads a section with the fields of the dataclass `kind`."""
 
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if isinstance(value, kind):
@@ -137,7 +137,7 @@ def _read_fields(
         elif info.default is MISSING and info.default_factory is MISSING:
             if key not in value:
                 wrong.append(FieldProblem((*path, key), "is missing", info.metadata["description"]))
-            yield info.name, f"unnamed{path[-1]}"  # an unusable item still counts as an item of its list
+            yield info.name, f"unnamed{path[-1]}"  # the list keeps this item, so that its length stays right
 
 
 def _read_field(info: Field[Any], value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
@@ -152,12 +152,12 @@ def _read_field(info: Field[Any], value: Any, path: FieldPath, wrong: list[Field
 
 @cache
 def settings_of(kind: Any) -> dict[str, Field[Any]]:
-    """Return the fields of a section by their names in a file."""
+    """Return the fields of a section by their names in a cluster file."""
     return {camel(info.name): info for info in fields(kind)}
 
 
 def leaf_paths(kind: Any, data: Mapping[str, Any], path: FieldPath = ()) -> Iterator[FieldPath]:
-    """Yield the path of each setting in raw data. A list is one setting; each entry of a mapping is one."""
+    """Yield the path of each setting in raw data. A list is one setting; each entry of a mapping is a setting."""
     for key, value in data.items():
         info, here = settings_of(kind).get(key), (*path, key)
         section_kind = info.metadata.get("section") if info else None
@@ -172,13 +172,13 @@ def leaf_paths(kind: Any, data: Mapping[str, Any], path: FieldPath = ()) -> Iter
 
 
 def camel(name: str) -> str:
-    """Return a field's name in a file: `first_ip` → `firstIp`."""
+    """Return a field's name in a cluster file, such as `firstIp` for `first_ip`."""
     first, *rest = name.split("_")
     return first + "".join(map(str.capitalize, rest))
 
 
 def plain(value: Any, *, with_none: bool = False) -> Any:
-    """Return a section as plain data that reads back as the same; without null values, unless `with_none`."""
+    """Return a section as plain data, from which it can be read again. `with_none`: include null values."""
     if is_dataclass(value):
         items = {camel(info.name): getattr(value, info.name) for info in fields(value)}
         return {key: plain(item, with_none=with_none) for key, item in items.items() if with_none or item is not None}
@@ -188,19 +188,18 @@ def plain(value: Any, *, with_none: bool = False) -> Any:
 
 
 def shown_key(key: object) -> str:
-    """Return a key as a message may show it. A key that cannot be a field's name is hidden: it may be a line of another
-    file, with a secret, and messages are logged."""
+    """Return a key for a message. A key that cannot be a field's name is hidden, because it may contain a secret."""
     return str(key) if _FIELD.fullmatch(str(key)) else "…"
 
 
 def shown_value(value: object) -> str:
-    """Return a value as a message shows it: quoted, unprintable characters escaped, at most 80 characters."""
+    """Return a value for a message: quoted, with unprintable characters escaped, at most 80 characters long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def value_text(value: Any) -> str:
-    """Return a value of a spec for a message: a list with commas, a truth value as YAML has it."""
+    """Return a spec's value for a message: a list with commas, a boolean as `true` or `false`."""
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -10,7 +10,7 @@ from generator.config.fields import scalar, section, setting
 
 
 class KeyType(StrEnum):
-    """Algorithm and size of every key, the CA's included."""
+    """Algorithm and size of every key, including the CA's key."""
 
     ECDSA_P256 = "ecdsa-p256"
     ECDSA_P384 = "ecdsa-p384"
@@ -20,21 +20,25 @@ class KeyType(StrEnum):
 
 
 class Certificates(StrEnum):
-    """`per-node`: each set names only its node. `shared`: one set names every node, as in the document."""
+    """`per-node`: a certificate names only one node. `shared`: all nodes have the same certificates."""
 
     PER_NODE = "per-node"
     SHARED = "shared"
 
 
 class Extensions(StrEnum):
-    """`strict`: as RFC 5280 and its linters require. `document`: exactly as in the document."""
+    """`strict`: extensions as RFC 5280 requires. `document`: exactly as in the manual procedure."""
 
     STRICT = "strict"
     DOCUMENT = "document"
 
 
 class PeerName(StrEnum):
-    """The name in peer certificates only. `stated`: they have it. `required`: etcd refuses peers without it."""
+    """The use of a DNS name that only peer certificates have.
+
+    `none`: peer certificates lack the name. `stated`: peer certificates have the name. `required`: etcd also refuses
+    peers without the name.
+    """
 
     NONE = "none"
     STATED = "stated"
@@ -42,7 +46,7 @@ class PeerName(StrEnum):
 
 
 class Permissions(StrEnum):
-    """Who owns etcd's keys on the nodes. `owner`: etcd, 0400. `acl`: root, with an ACL for etcd, as in the document."""
+    """The owner of etcd's keys on the nodes. `owner`: etcd, with mode 0400. `acl`: root, with an ACL for etcd."""
 
     OWNER = "owner"
     ACL = "acl"
@@ -52,34 +56,36 @@ class Permissions(StrEnum):
 class SubjectSpec:
     """The subject of every certificate, apart from its common name."""
 
-    country: str | None = setting(scalar(values.country), "two letters such as CN", default=None)
-    state: str | None = setting(scalar(values.text64), "such as Shanghai", default=None)
-    locality: str | None = setting(scalar(values.text64), "such as Shanghai", default=None)
-    organization: str | None = setting(scalar(values.text64), "such as k8s", default=None)
+    country: str | None = setting(scalar(values.country), "a country code of two letters, such as CN", default=None)
+    state: str | None = setting(scalar(values.text64), "a state or province, such as Shanghai", default=None)
+    locality: str | None = setting(scalar(values.text64), "a city, such as Shanghai", default=None)
+    organization: str | None = setting(
+        scalar(values.text64), "an organization, such as k8s; default: the cluster's name", default=None
+    )
     client_organization: str | None = setting(
         scalar(values.text64),
-        "the organization of client certificates, if it differs, such as system:masters",
+        "the organization in client certificates, such as system:masters; default: organization",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaSpec:
-    """An existing CA. Its files are read once; from then on, bake uses the copy in the cluster's folder."""
+    """An existing CA. The first bake copies the CA's files to the cluster's folder; later bakes use these copies."""
 
     certificate: str | None = setting(
         scalar(values.path_text), "path of an existing CA certificate (PEM); default: bake creates a CA", default=None
     )
     key: str | None = setting(
         scalar(values.path_text),
-        "path of that CA's private key (PEM, may be encrypted); default: bake writes requests for the CA to sign",
+        "path of the CA's private key (PEM, may be encrypted); default: bake writes requests that the CA must sign",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerCaSpec(CaSpec):
-    """A separate CA for peer certificates: the peer port then refuses every client certificate."""
+    """A separate CA for peer certificates. With this CA, the peer port refuses every client certificate."""
 
     separate: bool | None = setting(
         scalar(values.flag),
@@ -100,17 +106,17 @@ class PkiSpec:
     )
     certificates: Certificates = setting(
         scalar(values.word(Certificates)),
-        "per-node (each names only its node) or shared",
+        "per-node (a certificate names only one node) or shared (all nodes have the same certificates)",
         default=Certificates.PER_NODE,
     )
     extensions: Extensions = setting(
         scalar(values.word(Extensions)),
-        "strict (RFC 5280) or document (exactly as in the document)",
+        "strict (RFC 5280) or document (exactly as in the manual procedure)",
         default=Extensions.STRICT,
     )
     permissions: Permissions = setting(
         scalar(values.word(Permissions)),
-        "owner (on the nodes etcd owns its keys, 0400) or acl (root owns them, with an ACL for etcd)",
+        "owner of the keys on the nodes: owner (etcd, mode 0400) or acl (root, with an ACL for etcd)",
         default=Permissions.OWNER,
     )
     domain: str | None = setting(

@@ -1,6 +1,6 @@
 """`ClusterSpec`: the fields of a cluster file and their defaults. `plan` derives everything else.
 
-A setting's description is shown_value as the hint when its value is refused, so it describes a valid value.
+Messages show a field's description as the hint for a refused value, so the description describes a valid value.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class JoinMode(StrEnum):
 
 
 class NetworkMode(StrEnum):
-    """`nat`: guests reach other networks through the host. `isolated`: only each other and the host."""
+    """`nat`: guests reach other networks through the host. `isolated`: guests reach only each other and the host."""
 
     NAT = "nat"
     ISOLATED = "isolated"
@@ -53,7 +53,7 @@ class NetworkMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSpec:
-    """One node of a list of nodes."""
+    """A node in a list of nodes."""
 
     name: str = setting(scalar(values.node_name), "a host name label such as etcd1")
     address: AnyAddress | None = setting(
@@ -126,7 +126,7 @@ class FirewallSpec:
     )
     client_cidrs: tuple[AnyNetwork | str, ...] = setting(
         list_of(scalar(values.network_or_subnet)),
-        "networks that may reach the client port; subnet means the cluster's own; default: every network",
+        "networks that may reach the client port; the word subnet means network.subnet; default: every network",
         default=(),
     )
 
@@ -188,7 +188,7 @@ class ClusterSpec:
     firewall: FirewallSpec = section(FirewallSpec)
     install: InstallSpec = section(InstallSpec)
     join: JoinMode = setting(
-        scalar(values.word(JoinMode)), "learner (safe) or voter (as in the document)", default=JoinMode.LEARNER
+        scalar(values.word(JoinMode)), "learner (safe) or voter (as in the manual procedure)", default=JoinMode.LEARNER
     )
     auth: AuthSpec = section(AuthSpec, flag="enabled")
     access: AccessSpec = section(AccessSpec)
@@ -196,12 +196,12 @@ class ClusterSpec:
 
 
 def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]:
-    """Return the spec that plain data states, and every refused value in it."""
+    """Return the spec that plain data describes, and every problem in the data."""
     wrong: list[FieldProblem] = []
     spec: ClusterSpec = section_of(ClusterSpec)(data, (), wrong)
     return spec, wrong
 
 
-# Fields that the cluster.yaml of an older cluster may lack, set to the behaviour of older versions: a newer bake must
-# not change a cluster through a field that did not exist.
+# Fields that the cluster.yaml of an older cluster may lack, with the values that match the behaviour of older versions.
+# With other values, a newer version of bake would change the cluster.
 FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

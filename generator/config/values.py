@@ -19,7 +19,7 @@ def _refuse(value: object, rule: str) -> ValueError:
 
 
 def name(value: object) -> str:
-    """Return a lower-case RFC 1123 label; not all digits, so that it cannot look like an address."""
+    """Return a lower-case RFC 1123 label. A label with only digits is refused, because it can look like an address."""
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _LABEL.fullmatch(value):
@@ -29,16 +29,16 @@ def name(value: object) -> str:
     return value
 
 
-# Names of files and folders in a cluster's folder, next to the nodes' folders; and some reserved ones.
+# Names that no node can have, because a cluster's folder has a file or folder with this name, or had one.
 FOLDER_NAMES = frozenset({
     "ca-change", "cluster", "identity", "input", "lock", "manifest", "operator", "pki", "requests", "sealed",
 })  # fmt: skip
 
 
 def node_name(value: object) -> str:
-    """Return a name that is also valid for a node's folder in the cluster's folder."""
+    """Return a node's name. The node's folder has the same name, so some names are reserved."""
     if name(value) in FOLDER_NAMES:
-        raise _refuse(value, "is reserved for a file or folder of bake in the cluster's folder")
+        raise _refuse(value, "is reserved: bake uses this name in the cluster's folder")
     return name(value)
 
 
@@ -83,12 +83,12 @@ SUBNET = "subnet"
 
 
 def network_or_subnet(value: object) -> IPv4Network | IPv6Network | str:
-    """Return a network, or the word `subnet` for the cluster's own."""
+    """Return a network, or the word `subnet`, which means the cluster's subnet."""
     return SUBNET if value == SUBNET else network(value)
 
 
 def text(value: object, *, limit: int) -> str:
-    """Return printable ASCII of at most `limit` characters: it goes into certificates, YAML and env files."""
+    """Return printable ASCII of at most `limit` characters, for certificates, YAML and env files."""
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _PRINTABLE.fullmatch(value):
@@ -99,7 +99,7 @@ def text(value: object, *, limit: int) -> str:
 
 
 def mac(value: object) -> str:
-    """Return a unicast MAC address in lower case: networkd compares it as text."""
+    """Return a unicast MAC address in lower case, because networkd compares MAC addresses as text."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", value):
         raise _refuse(value, "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons")
     if int(value[:2], 16) & 1 or value == "00:00:00:00:00:00":
@@ -122,13 +122,13 @@ def token(value: object) -> str:
 
 
 def account(value: object) -> str:
-    """Return the name of an etcd user or role; used as common name, file name and argument."""
+    """Return the name of an etcd user or role. The name is also a common name, a file name and an argument."""
     rule = "is not 1 to 64 of letters, digits, '.', '_' and '-', the first a letter or digit"
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
 
 
 def reader(value: object) -> str:
-    """Return the name of an account on the nodes; used in a shell command there."""
+    """Return the name of an account on the nodes. Shell commands on the nodes contain this name."""
     rule = "is not a user name: 1 to 32 of letters, digits, '.', '_' and '-', the first a letter or '_'"
     if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
         raise _refuse(value, "can read every key already")
@@ -136,7 +136,7 @@ def reader(value: object) -> str:
 
 
 def key(value: object) -> str:
-    """Return an etcd key or prefix; used as an argument."""
+    """Return an etcd key or prefix that can be a command's argument."""
     return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 of letters, digits and ._/:@+=,-")
 
 
@@ -147,7 +147,7 @@ def country(value: object) -> str:
 
 
 def package(value: object) -> str:
-    """Return a package name for dpkg or rpm, optionally with a version; never an option of apt."""
+    """Return a package name for dpkg or rpm, optionally with a version. Options of apt are refused."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", value):
         raise _refuse(value, "is not a package name")
     return value
@@ -160,12 +160,12 @@ def option(value: object) -> object:
 
 
 def version(value: object) -> str:
-    """Without quotes, 3.6 is a number in YAML."""
+    """Return etcd's release series. YAML reads an unquoted 3.6 as a number."""
     return choice("3.5", "3.6")(str(value) if isinstance(value, float) else value)
 
 
 def tls_version(value: object) -> str:
-    """Without quotes, 1.3 is a number in YAML."""
+    """Return a TLS version. YAML reads an unquoted 1.3 as a number."""
     return choice("1.2", "1.3")(str(value) if isinstance(value, float) else value)
 
 
@@ -184,7 +184,7 @@ def cipher_suite(value: object) -> str:
 
 
 def data_dir(value: object) -> str:
-    """Return a path below etcd's home: the only place that the unit's sandbox lets etcd write to."""
+    """Return a path below /var/lib/etcd, the only folder that etcd.service may write to."""
     if not isinstance(value, str) or not re.fullmatch(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", value):
         raise _refuse(value, "is not a path below /var/lib/etcd")
     return value
@@ -197,7 +197,7 @@ def flag(value: object) -> bool:
 
 
 def whole(low: int | None = None, high: int | None = None) -> Callable[[object], int]:
-    """Return the reader of a whole number between two bounds, inclusive."""
+    """Return a function that reads a whole number from `low` to `high`, both included."""
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -212,7 +212,7 @@ def whole(low: int | None = None, high: int | None = None) -> Callable[[object],
 
 
 def word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
-    """Return the reader of an enumeration's values."""
+    """Return a function that reads a value of the enumeration `kind`."""
 
     def parse(value: object) -> StrEnum:
         if isinstance(value, str) and value in list(kind):
@@ -223,7 +223,7 @@ def word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
 
 
 def choice(*words: str) -> Callable[[object], str]:
-    """Return the reader of one of these words."""
+    """Return a function that reads one of `words`."""
 
     def parse(value: object) -> str:
         if isinstance(value, str) and value in words:
@@ -236,4 +236,4 @@ def choice(*words: str) -> Callable[[object], str]:
 text64 = partial(text, limit=64)
 path_text = partial(text, limit=1024)
 port = whole(1, 65535)
-days = whole(2, 36500)  # at least 2: certificates are backdated by a day
+days = whole(2, 36500)  # at least 2, because certificates begin one day in the past

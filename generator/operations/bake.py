@@ -228,7 +228,7 @@ def check_clock(now: datetime) -> None:
 def _two_clocks(newest_start: datetime, now: datetime) -> str:
     """Describe a certificate that is not valid yet: this clock is behind, or an earlier one was ahead."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
-    certificate = f"but a certificate in the folder newest_start on {newest_start:%Y-%m-%d %H:%M}; it is replaced"
+    certificate = f"but a certificate in the folder begins on {newest_start:%Y-%m-%d %H:%M}; it is replaced"
     return f"{clock}, {certificate}. If the clock is wrong, the new certificates expire too early"
 
 
