@@ -12,7 +12,8 @@ PERMIT_COPY = PurePosixPath("pki/bootstrap-permit")  # a copy of the permit on t
 SEALED = PurePosixPath("sealed")  # while this file exists, bake writes seeds without the bootstrap permit
 CHANGE = PurePosixPath("ca-change")  # the current phase of a CA rotation
 SEED_ISO = PurePosixPath("seed.iso")  # in each node's folder
-REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA
+REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA, in a folder for each owner
+OPERATOR, SHARED = "operator", "shared"  # owners of certificates that are not nodes
 
 
 def pem_path(stem: str) -> PurePosixPath:

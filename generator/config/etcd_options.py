@@ -16,8 +16,8 @@ from typing import Any
 from generator.config import etcd_values as values
 from generator.config.etcd_values import Format
 from generator.config.fields import shown_key
+from generator.config.values import ETCD_SERIES
 
-SERIES = ("3.5", "3.6")
 MAX_ELECTION_MS = 50_000
 OptionProblem = tuple[str, str, str | None]  # option, message, remedy
 
@@ -91,7 +91,7 @@ class Option:
     name: str
     form: Format
     why: str
-    series: tuple[str, ...] = SERIES
+    series: tuple[str, ...] = ETCD_SERIES
     warning: str | None = None
     on: tuple[object, ...] = ()
 

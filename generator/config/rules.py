@@ -45,7 +45,7 @@ def _count(spec: ClusterSpec) -> Iterator[Finding]:
 def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
     count = node_count(spec)
     if count % 2 == 0:
-        message = f"{count} is an even number of members, which tolerates only as many failures as {count - 1} members"
+        message = f"{count} is an even number of members, which tolerates only as many failures as {count - 1}"
         yield ("nodes",), message, f"use {count - 1} or {count + 1} members"
     if spec.join == "voter" and count > 1:
         yield ("join",), "voter: during each join, writes stop until the new node has started", "use join: learner"

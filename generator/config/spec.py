@@ -93,7 +93,11 @@ class NetworkSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdSpec:
-    version: str = setting(scalar(values.version), "the etcd release series on the nodes: 3.5 or 3.6", default="3.5")
+    version: str = setting(
+        scalar(values.release(*values.ETCD_SERIES)),
+        f"the etcd release series on the nodes: {' or '.join(values.ETCD_SERIES)}",
+        default="3.5",
+    )
     client_port: int = setting(scalar(values.port), "the port for clients, 1 to 65535", default=2379)
     peer_port: int = setting(scalar(values.port), "the port for peers, 1 to 65535, not the client port", default=2380)
     data_dir: str = setting(
@@ -105,10 +109,10 @@ class EtcdSpec:
         default=None,
     )
     tls_min_version: str = setting(
-        scalar(values.tls_version), "the oldest TLS version on both ports: 1.2 or 1.3", default="1.2"
+        scalar(values.release("1.2", "1.3")), "the oldest TLS version on both ports: 1.2 or 1.3", default="1.2"
     )
     cipher_suites: tuple[str, ...] = setting(
-        list_of(scalar(values.cipher_suite)),
+        list_of(scalar(values.choice(*values.CIPHER_SUITES))),
         "cipher suites for TLS 1.2, by their names in Go; needs tlsMinVersion 1.2; default: chosen by etcd",
         default=(),
     )

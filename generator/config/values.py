@@ -100,11 +100,11 @@ def text(value: object, *, limit: int) -> str:
 
 def mac(value: object) -> str:
     """Return a unicast MAC address in lower case, because networkd compares MAC addresses as text."""
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", value):
-        raise _refuse(value, "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons")
-    if int(value[:2], 16) & 1 or value == "00:00:00:00:00:00":
+    rule = "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons"
+    found = _matching(value, r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", rule)
+    if int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
         raise _refuse(value, "is not a unicast address")
-    return value
+    return found
 
 
 def _matching(value: object, pattern: str, rule: str) -> str:
@@ -141,16 +141,12 @@ def key(value: object) -> str:
 
 
 def country(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Z]{2}", value):
-        raise _refuse(value, "is not two capital letters (ISO 3166)")
-    return value
+    return _matching(value, r"[A-Z]{2}", "is not two capital letters (ISO 3166)")
 
 
 def package(value: object) -> str:
     """Return a package name for dpkg or rpm, optionally with a version. Options of apt are refused."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", value):
-        raise _refuse(value, "is not a package name")
-    return value
+    return _matching(value, r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", "is not a package name")
 
 
 def option(value: object) -> object:
@@ -159,16 +155,7 @@ def option(value: object) -> object:
     return value
 
 
-def version(value: object) -> str:
-    """Return etcd's release series. YAML reads an unquoted 3.6 as a number."""
-    return choice("3.5", "3.6")(str(value) if isinstance(value, float) else value)
-
-
-def tls_version(value: object) -> str:
-    """Return a TLS version. YAML reads an unquoted 1.3 as a number."""
-    return choice("1.2", "1.3")(str(value) if isinstance(value, float) else value)
-
-
+ETCD_SERIES = ("3.5", "3.6")
 # Go's cipher suites for TLS 1.2 with forward secrecy and authenticated encryption.
 CIPHER_SUITES = tuple(
     f"TLS_ECDHE_{kind}_WITH_{cipher}"
@@ -177,17 +164,9 @@ CIPHER_SUITES = tuple(
 )
 
 
-def cipher_suite(value: object) -> str:
-    if not isinstance(value, str) or value not in CIPHER_SUITES:
-        raise _refuse(value, f"is not one of {', '.join(CIPHER_SUITES)}")
-    return value
-
-
 def data_dir(value: object) -> str:
     """Return a path below /var/lib/etcd, the only folder that etcd.service may write to."""
-    if not isinstance(value, str) or not re.fullmatch(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", value):
-        raise _refuse(value, "is not a path below /var/lib/etcd")
-    return value
+    return _matching(value, r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", "is not a path below /var/lib/etcd")
 
 
 def flag(value: object) -> bool:
@@ -203,9 +182,9 @@ def whole(low: int | None = None, high: int | None = None) -> Callable[[object],
         if isinstance(value, bool) or not isinstance(value, int):
             raise _refuse(value, "is not a valid integer")
         if low is not None and value < low:
-            raise _refuse(value, f"is not greater than or equal to {low}")
+            raise _refuse(value, f"is less than {low}")
         if high is not None and value > high:
-            raise _refuse(value, f"is not less than or equal to {high}")
+            raise _refuse(value, f"is more than {high}")
         return value
 
     return parse
@@ -213,13 +192,7 @@ def whole(low: int | None = None, high: int | None = None) -> Callable[[object],
 
 def word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
     """Return a function that reads a value of the enumeration `kind`."""
-
-    def parse(value: object) -> StrEnum:
-        if isinstance(value, str) and value in list(kind):
-            return kind(value)
-        raise _refuse(value, f"is not one of {', '.join(kind)}")
-
-    return parse
+    return lambda value: kind(choice(*kind)(value))
 
 
 def choice(*words: str) -> Callable[[object], str]:
@@ -228,9 +201,14 @@ def choice(*words: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if isinstance(value, str) and value in words:
             return value
-        raise _refuse(value, f"is not {' or '.join(map(repr, words))}")
+        raise _refuse(value, f"is not one of {', '.join(words)}" if len(words) > 1 else f"is not {words[0]}")
 
     return parse
+
+
+def release(*releases: str) -> Callable[[object], str]:
+    """Return a function that reads one of `releases`. Quotes are optional: YAML reads an unquoted 3.6 as a number."""
+    return lambda value: choice(*releases)(str(value) if isinstance(value, float) else value)
 
 
 text64 = partial(text, limit=64)

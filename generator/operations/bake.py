@@ -19,7 +19,7 @@ from generator.config.fields import plain
 from generator.config.spec import ClusterSpec
 from generator.config.user_input import UserInput, parse_input
 from generator.errors import InputError, Problem, StaleError
-from generator.layout import IDENTITY, INPUT, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
+from generator.layout import IDENTITY, INPUT, OPERATOR, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
 from generator.operations.etcdctl_env import etcdctl_env
 from generator.pki.ca_phases import Authorities, Authority, kept_authority
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
@@ -27,7 +27,7 @@ from generator.progress import Report
 from generator.seed import guest_files, iso
 from generator.seed.etcd_archive import read_archive
 from generator.seed.guest_files import Trust
-from generator.store.existing_keys import OPERATOR, Keyring, load_keyring
+from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned
 
@@ -96,12 +96,13 @@ def bake(
         if signed.missing:
             _ask(store, signed, user_input)
         found, sealed = signed.keyring, load_seal(store)
-        issuers, there = found.authorities.issuers, (found.client, found.nodes, found.users)
-        if (days := pki.days_limited_by_ca(plan, issuers, *there, now=now)) is not None:
+        issuers = found.authorities.issuers
+        missing = pki.missing_certificates(plan, issuers, found.planned(plan), now=now)
+        days = pki.days_limited_by_ca(plan, issuers, [one.role for one in missing], now=now)
+        if days is not None:
             report(_limited_by_ca(plan, days))
-        count = pki.count_missing(
-            plan, found.authorities.issuers, now=now, client=found.client, kept=found.nodes, users=found.users
-        )
+        new_cas = set(pki.authority_roles(spec.pki)) - set(issuers)
+        count = len(missing) + len(new_cas)
         with (
             pki.pregenerated_keys(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,

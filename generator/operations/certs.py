@@ -20,7 +20,7 @@ from generator.config.spec import ClusterSpec
 from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.etcd.observe import everywhere
 from generator.etcd.tls_hello import served_certificate
-from generator.layout import SEED_ISO, pem_path
+from generator.layout import OPERATOR, SEED_ISO, pem_path
 from generator.operations.up import Cluster, open_cluster
 from generator.pki import Facts, Role
 from generator.pki.ca_phases import Phase
@@ -28,7 +28,7 @@ from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.seed import iso
 from generator.store.cas import load_phase, other_files
-from generator.store.existing_keys import OPERATOR, required_pems
+from generator.store.existing_keys import required_pems
 from generator.vm.connection import Connection
 from generator.vm.console_records import LineReader
 
@@ -57,7 +57,7 @@ def _entries(cluster: Cluster, now: datetime) -> Iterator[Entry]:
         ("cluster", role, str(role)) for role in pki.authority_roles(cluster.plan.spec.pki)
     ]
     files += [(f"cluster, {which}", role, stem) for which, role, stem in other_files(cluster.store, cluster.plan)]
-    for owner, role, stem in (*files, ("operator", Role.CLIENT, str(Role.CLIENT))):
+    for owner, role, stem in (*files, (OPERATOR, Role.CLIENT, str(Role.CLIENT))):
         path = pem_path(stem)
         yield _entry(owner, role, cluster.store.read(path), str(cluster.store.folder / path), now)
     for name in cluster.plan.spec.auth.common_names:

@@ -15,7 +15,7 @@ from generator.pki.templates import CertProfile
 
 
 def create_request(profile: CertProfile, key: PrivateKey) -> bytes:
-    """Return a PKCS#10 request (RFC 2986), PEM, with the extensions that the certificate is to have."""
+    """Return a PKCS#10 request (RFC 2986) in PEM, with the extensions of the profile."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(profile.subject)
     for extension, critical in profile.extensions:
         builder = builder.add_extension(extension, critical=critical)
@@ -23,7 +23,7 @@ def create_request(profile: CertProfile, key: PrivateKey) -> bytes:
 
 
 def is_request_for(request: bytes, profile: CertProfile, key: PrivateKey) -> bool:
-    """Whether an existing request is one for this certificate."""
+    """Return whether an existing request asks for a certificate with this profile and key."""
     try:
         found = x509.load_pem_x509_csr(request)
         extensions = {(ext.value, ext.critical) for ext in found.extensions}
@@ -34,10 +34,10 @@ def is_request_for(request: bytes, profile: CertProfile, key: PrivateKey) -> boo
 
 
 def mismatches(credential: Credential, profile: CertProfile, authority: ExternalCa, *, now: datetime) -> Iterator[str]:
-    """Why etcd could not use this certificate as the one that was asked for.
+    """Yield the reasons why etcd cannot use this certificate of an external CA.
 
-    A CA may state another subject around the common name, other dates, and more extensions; what the nodes check of one
-    another must be there.
+    An external CA may choose other dates, more extensions, and another subject with the same common name. Everything
+    that nodes check must match the profile.
     """
     certificate = credential.certificate
     if not is_pair(credential):

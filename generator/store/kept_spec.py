@@ -12,12 +12,11 @@ from generator.config.spec import FIELDS_ADDED
 from generator.config.user_input import ExistingCluster, at, parse_input, with_added
 from generator.config.values import name as parse_name
 from generator.errors import InputError
-from generator.layout import INPUT, REQUESTS, SEALED, SPEC
+from generator.layout import INPUT, OPERATOR, REQUESTS, SEALED, SHARED, SPEC
 from generator.seed.iso import USER_DATA
 from generator.store.folder import Store
 
 _OLDER = "written by an older version of bake"
-OPERATOR, SHARED = "operator", "shared"  # folders of requests that do not belong to a node
 
 
 def find_existing(out: Path, name: object) -> ExistingCluster | None:

@@ -148,7 +148,7 @@ def test_a_folder_of_the_one_who_called_sudo_is_refused(baked: Bake, monkeypatch
     result = baked("--nodes", 1, "--out", "parent/out")
     assert result.code == 2
     assert "parent: belongs to uid 12345, but bake runs as root (uid 0)" in result.err
-    assert "run bake as the owner of these folders, or give an --out that only you and root can write" in result.err
+    assert "run bake as the owner of these folders, or give an --out that only you and root can change" in result.err
 
 
 @root_only

@@ -243,7 +243,7 @@ UNFIT: dict[str, tuple[Callable[[Any], object], str]] = {
         "pki.ca.key: ca.key: does not match the certificate",
     ),
     "no CA": (leaf, "pki.ca.certificate: ca.pem: is not a CA certificate"),
-    "ends too soon": (short_lived, "before certificates of 364 days do\n  hint: use a CA that is valid longer, or"),
+    "ends too soon": (short_lived, "before certificates of 364 days would\n  hint: use a CA that expires later, or"),
     "for another network": (elsewhere, "may not issue certificates for 192.168.20.31, 192.168.20.32"),
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -316,28 +316,37 @@ def test_a_certificate_in_the_wrong_place_is_renewed(
     assert {role for role in again if again[role] is not swapped[role]} == RENEWED
 
 
-def test_as_many_keys_are_made_ahead_as_certificates_are_missing(
+def _missing(
+    plan: ClusterPlan,
+    authorities: dict[Role, Credential],
+    now: datetime,
+    kept: Iterable[pki.NodePki] = (),
+    client: Credential | None = None,
+) -> int:
+    planned = pki.planned_certificates(plan, client, kept)
+    return len(pki.missing_certificates(plan, authorities, planned, now=now))
+
+
+def test_certificates_without_a_valid_existing_one_are_missing(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     def missing(
         authority: Credential | None, kept: list[pki.NodePki], client: Credential | None = None
     ) -> int:
-        authorities = {Role.CA: authority} if authority else {}
-        return pki.count_missing(one, authorities, now=now, client=client, kept=kept)
+        return _missing(one, {Role.CA: authority} if authority else {}, now, kept, client)
 
     one = plan(pki={"peerCa": {"separate": False}})
     client = pki.issue_client(one, authority, now=now)
-    assert missing(None, []) == 2 + 3 * len(nodes)
+    assert missing(None, []) == 1 + 3 * len(nodes)
     assert missing(authority, []) == 1 + 3 * len(nodes)
     assert missing(authority, nodes, client) == 0
     assert missing(authority, nodes[1:], client) == 3 * len(nodes), "sets in the wrong place do not count"
-    shared = pki.count_missing(plan(pki={"certificates": "shared"}), {}, now=now, client=None, kept=[])
-    assert shared == 5
+    assert _missing(plan(pki={"certificates": "shared"}), {}, now) == 3
     apart = plan(pki={"peerCa": {"separate": True}})
-    assert pki.count_missing(apart, {}, now=now, client=None, kept=[]) == 3 + 3 * len(nodes)
+    assert _missing(apart, {}, now) == 1 + 3 * len(nodes)
     both = {role: pki.create_authority(apart, role, now=now) for role in pki.authority_roles(apart.spec.pki)}
     mixed = list(pki.issue_nodes(apart, both[Role.CA], peer_authority=both[Role.PEER_CA], now=now))
-    assert pki.count_missing(apart, both, now=now, client=None, kept=mixed) == 1
+    assert _missing(apart, both, now, mixed) == 1
     assert pki.is_issued_by(mixed[0][Role.PEER].certificate, both[Role.PEER_CA].certificate)
     assert pki.is_issued_by(mixed[0][Role.SERVER].certificate, both[Role.CA].certificate)
 

@@ -51,9 +51,9 @@ def test_a_flag_replaces_a_list_of_nodes(tmp_path: Path) -> None:
             "vm:\n  cpus: 0",
             "vm: {memory: 300}",
             {},
-            "p.yaml:2:3: vm.cpus: 0 is not greater than or equal to 1",
+            "p.yaml:2:3: vm.cpus: 0 is less than 1",
         ),
-        ("vm: {cpus: 1}", "vm: {memory: 300}", {"cpus": 0}, "--cpus: 0 is not greater than or equal to 1"),
+        ("vm: {cpus: 1}", "vm: {memory: 300}", {"cpus": 0}, "--cpus: 0 is less than 1"),
     ],
 )
 def test_a_problem_points_at_the_layer_that_made_it(

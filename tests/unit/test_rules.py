@@ -40,7 +40,7 @@ def test_is_fine(fields: dict[str, Any]) -> None:
     ("fields", "words"),
     [
         ({"nodes": 3}, []),
-        ({"nodes": 4}, ["4 is an even number of members, which tolerates only as many failures as 3 members"]),
+        ({"nodes": 4}, ["4 is an even number of members, which tolerates only as many failures as 3"]),
         ({"join": "voter"}, ["during each join, writes stop"]),
         ({"join": "voter", "nodes": 1}, []),
         ({"firewall": {"clientCidrs": ["10.0.0.0/8"]}}, ["lacks 192.168.20.1: if this machine runs the VMs"]),

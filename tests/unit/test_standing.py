@@ -43,7 +43,7 @@ def test_a_field_that_an_older_version_lacked_is_not_said_to_be_the_profiles(bak
     assert "hardened.yaml" not in result.err
     where = f"{FOLDER.absolute()}/cluster.yaml (written by an older version of bake): pki.peerName: none: the peer port"
     assert f"warning: {where}" in result.err
-    assert "set it to required; in a running cluster first to stated, then: bake certs rotate" in result.err
+    assert "use required; for a running cluster, first use stated and run bake certs rotate" in result.err
 
 
 def rewrite(name: str, old: str, new: str) -> None:
@@ -191,11 +191,11 @@ def test_a_peer_port_that_serves_every_client_deserves_a_warning(bake: Bake) -> 
     Path("open.yaml").write_text(OLD)
     warning = bake("--config", "open.yaml").err
     assert "none: the peer port accepts every certificate of the CA" in warning
-    assert "in a running cluster first to stated, then: bake certs rotate" in warning
+    assert "for a running cluster, first use stated and run bake certs rotate" in warning
     Path("open.yaml").write_text(OLD.replace("none", "stated"))
     warning = bake("--config", "open.yaml").err
-    assert "set it to required when bake certs shows that every node presents its new certificate" in warning
-    assert "first to stated" not in warning
+    assert "use required after bake certs shows that every node presents its new certificate" in warning
+    assert "first use stated" not in warning
 
 
 @pytest.mark.parametrize("command", [(), ("check",)])
