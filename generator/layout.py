@@ -8,12 +8,12 @@ SPEC = PurePosixPath("cluster.yaml")  # every field of the cluster with its valu
 INPUT = PurePosixPath("input.yaml")  # the fields that the user set, and the profile
 MANIFEST = PurePosixPath("manifest.json")  # every file that bake wrote, with its sha256 and mode
 IDENTITY = PurePosixPath("identity")  # 32 or more hexadecimal digits, unique to the cluster
-PERMIT_COPY = PurePosixPath("pki/bootstrap-permit")  # a copy of the permit on the first node's seed ISO
+PERMIT_COPY = PurePosixPath("pki/bootstrap-permit")  # a copy; the permit is also on the first node's ISO
 SEALED = PurePosixPath("sealed")  # while this file exists, bake writes seeds without the bootstrap permit
 CHANGE = PurePosixPath("ca-change")  # the current phase of a CA rotation
 SEED_ISO = PurePosixPath("seed.iso")  # in each node's folder
-REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA, in a folder for each owner
-OPERATOR, SHARED = "operator", "shared"  # owners of certificates that are not nodes
+REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA
+OPERATOR, SHARED = "operator", "shared"  # owners of certificates, in addition to the nodes
 
 
 def pem_path(stem: str) -> PurePosixPath:

@@ -1,4 +1,4 @@
-"""`plan_cluster`: derive every name, address, URL and MAC of a cluster from its spec, once. Pure and deterministic."""
+"""`plan_cluster`: derive every name, address, URL and MAC of a cluster from the cluster's spec."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class NodePlan:
 
     name: str
     address: AnyAddress
-    mac: str  # lower case, colons
+    mac: str  # in lower case, with colons
     domain: str  # libvirt's name for the VM
     uuid: UUID
     fqdn: str  # <node>.<domain>
@@ -39,8 +39,8 @@ class NodePlan:
     peer_url: str
     bootstrap: bool  # whether this node may start the cluster; true for one node
     initial_cluster: tuple[tuple[str, str], ...]  # (name, peer URL), in the order of the manual procedure
-    dns_names: tuple[str, ...]  # SANs of this node
-    addresses: tuple[AnyAddress, ...]  # IP SANs of this node
+    dns_names: tuple[str, ...]  # DNS names in this node's certificates
+    addresses: tuple[AnyAddress, ...]  # IP addresses in this node's certificates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +69,11 @@ class VmPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterPlan:
-    """Every derived fact of a cluster, and the spec from which it was derived."""
+    """All values that bake derives from a cluster's spec, and the spec. The same spec always has the same plan."""
 
     spec: ClusterSpec
     name: str
-    nodes: tuple[NodePlan, ...]  # in join order; the first node bootstraps
+    nodes: tuple[NodePlan, ...]  # in join order; the first node starts the cluster
     network: NetworkPlan
     vm: VmPlan
     binary_dir: str  # the folder of etcd and etcdctl on the nodes
@@ -90,7 +90,7 @@ class ClusterPlan:
 
 
 def short_id(identity: str) -> str:
-    """Return the first 16 digits of a cluster's identity, for VM tags and the default `initial-cluster-token`."""
+    """Return the first 16 digits of a cluster's identity. VM tags and the default token of etcd contain them."""
     return identity[:16]
 
 
@@ -118,8 +118,8 @@ def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
 def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
-    # In the manual procedure, "member add" prints the new member first and then the existing members. `initial` has
-    # the same order as that etcd.conf; etcd-join computes the list that etcd uses just before etcd starts.
+    # `initial` has the order in which "member add" lists members in the manual procedure: first the new member. etcd
+    # does not use this list, because etcd-join computes the list just before etcd starts.
     initial = (peers[index], *reversed(peers[:index])) if index < 8 else (peers[index], peers[0])
     return NodePlan(
         name=name,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-Report = Callable[[str], None]  # receives one line of text
+Report = Callable[[str], None]  # a function that receives one line of text
 # A node's phases in order; the phases `waiting` and `failed` can occur at any point.
 PHASES = ("booting", "cloud-init", "configured", "joining", "learner", "voting", "settled")
 
 
 class Progress(Protocol):
-    """Receives lines about a command's work (`line`) and the phases that nodes report (`event`)."""
+    """Receives a command's progress: lines of text (`line`) and the phases of nodes (`event`)."""
 
     def line(self, text: str) -> None: ...
 

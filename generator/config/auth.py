@@ -1,4 +1,4 @@
-"""The section `auth` of a cluster file: etcd's users and roles. A certificate's common name is the user name."""
+"""The section `auth` of a cluster file: etcd's users and roles. A certificate's common name is the name of its user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from generator.config import values
 from generator.config.fields import list_of, scalar, section_of, setting
 
 ROOT = "root"  # etcd's role with all rights; etcd enables auth only if a user `root` has it
-UNAUTHORIZED_CLIENT = "nobody"  # bake verify tests that etcd refuses a certificate of a client that is no user
+UNAUTHORIZED_CLIENT = "nobody"  # common name without an etcd user; bake verify tests that etcd refuses it
 # Common names that an etcd user cannot have.
 RESERVED_NAMES = (ROOT, UNAUTHORIZED_CLIENT, "etcd-client", "etcd-server", "etcd-peer")
 

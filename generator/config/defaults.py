@@ -11,7 +11,7 @@ from dataclasses import replace
 from generator.config.pki import PeerName, PkiSpec
 from generator.config.spec import AnyAddress, ClusterSpec
 
-FIRST_HOST = 31  # the manual procedure's first node has an address that ends in .31
+FIRST_HOST = 31  # in the manual procedure, the first node's address ends in .31
 
 
 def node_names(spec: ClusterSpec) -> list[str]:
@@ -46,7 +46,7 @@ def node_macs(spec: ClusterSpec) -> list[str]:
 
 
 def first_address(spec: ClusterSpec) -> AnyAddress:
-    """Return the first node's default address: `firstIp`, else .31, else the second host address."""
+    """Return `network.firstIp`; by default, the address 31 of the subnet, or in a small subnet the address 2."""
     subnet = spec.network.subnet
     if spec.network.first_ip:
         return spec.network.first_ip
@@ -61,7 +61,7 @@ def gateway_of(spec: ClusterSpec) -> AnyAddress:
 
 
 def _after(address: AnyAddress) -> AnyAddress:
-    """Return the next address. After the last possible address comes the first one, which `rules` refuses."""
+    """Return the next address. After the highest IP address, it is the lowest one, which `rules` refuses."""
     return type(address)((int(address) + 1) % (1 << address.max_prefixlen))
 
 

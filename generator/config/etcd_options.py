@@ -32,7 +32,7 @@ RESERVED = frozenset(
     peer-client-key-file tls-min-version cipher-suites version help unsafe-no-fsync listen-client-http-urls log-output
     """.split()  # noqa: SIM905
 )
-_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # field for a reserved option
+_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # fields for reserved options
 
 _PEERS = (
     "limits which certificates the peer port accepts, and bake already sets that limit",
@@ -97,7 +97,7 @@ class Option:
 
 
 def _same(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
-    """Yield options that need no prefix in etcd 3.5. `more` can limit them to one series."""
+    """Yield an option for each of `names`. `more` can limit the options to one release series."""
     for name in names.split():
         yield Option(name=name, form=form, why=why, **more)
 
@@ -251,5 +251,5 @@ def _shown(value: object) -> str:
 
 
 def variable(name: str) -> str:
-    """Return the environment variable of an option: `heartbeat-interval` → `ETCD_HEARTBEAT_INTERVAL`."""
+    """Return the environment variable of an option, such as `ETCD_PRE_VOTE` for `pre-vote`."""
     return "ETCD_" + name.upper().replace("-", "_")

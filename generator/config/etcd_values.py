@@ -19,7 +19,7 @@ _DURATION = re.compile(r"((\d+(\.\d*)?|\.\d+)(ns|us|ms|s|m|h))+")
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _ORIGIN = re.compile(r"(?i:https?)://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.*_-]+):[0-9]{1,5}")
 _METRICS_URL = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[0-9.]+|localhost):([0-9]{1,5})")
-# server/features/etcd_features.go of 3.6
+# feature gates of etcd 3.6 (server/features/etcd_features.go)
 _GATES = """
     AllAlpha AllBeta CompactHashCheck InitialCorruptCheck LeaseCheckpoint LeaseCheckpointPersist SetMemberLocalAddr
     StopGRPCServiceOnDefrag TxnModeWriteWithSharedBuffer
@@ -93,7 +93,7 @@ def retention(value: object) -> str | None:
     nanoseconds = _nanoseconds(str(value))
     if duration()(value) or nanoseconds is None:
         return "is neither a whole number nor a duration such as 1h"
-    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # etcd panics at a few nanoseconds
+    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # with a few nanoseconds, etcd panics
 
 
 def origins(value: object) -> str | None:

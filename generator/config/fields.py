@@ -32,7 +32,7 @@ class FieldProblem:
     known: tuple[str, ...] = ()
 
 
-Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]  # reads a value at a path; appends problems to the list
+Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]  # appends problems to the list
 
 
 def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
@@ -137,7 +137,7 @@ def _read_fields(
         elif info.default is MISSING and info.default_factory is MISSING:
             if key not in value:
                 wrong.append(FieldProblem((*path, key), "is missing", info.metadata["description"]))
-            yield info.name, f"unnamed{path[-1]}"  # the list keeps this item, so that its length stays right
+            yield info.name, f"unnamed{path[-1]}"  # keep an invalid node, so that the number of nodes stays right
 
 
 def _read_field(info: Field[Any], value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
@@ -178,7 +178,7 @@ def camel(name: str) -> str:
 
 
 def plain(value: Any, *, with_none: bool = False) -> Any:
-    """Return a section as plain data, from which it can be read again. `with_none`: include null values."""
+    """Return a section as plain data, which can be read as the same section. `with_none`: include null values."""
     if is_dataclass(value):
         items = {camel(info.name): getattr(value, info.name) for info in fields(value)}
         return {key: plain(item, with_none=with_none) for key, item in items.items() if with_none or item is not None}

@@ -32,7 +32,7 @@ PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles",
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A spec and its warnings, such as an even number of members.
+    """A spec and the warnings about it, such as a warning about an even number of members.
 
     `user_input`: the fields that the user set, now or earlier. `existing`: the existing cluster; None for a new one.
     """
@@ -69,7 +69,7 @@ class _Layers:
             self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
 
     def has_room(self, path: FieldPath) -> bool:
-        """Return whether `path` is a section or unset. Any other value there is kept and refused later."""
+        """Return whether the value at `path` is a section or missing. Other values stay, so that they are refused."""
         value: Any = self.value
         for key in path:
             value = value.get(key, {})
@@ -156,7 +156,7 @@ def load_kept(path: Path) -> ClusterSpec:
 
 
 def kept_fields(loaded: Loaded) -> list[str]:
-    """Return the fields that keep a value of an earlier version of bake although this version would set another one."""
+    """Return the fields that have a value of an earlier version of bake and would get another value in this one."""
     user_input = loaded.user_input
     if loaded.existing is None:
         return []
@@ -181,7 +181,7 @@ def _read(path: Path, folder: Path | None) -> _Layers:
 
 
 def _kept_profile(existing: ExistingCluster) -> tuple[str | None, _Layers]:
-    """Return the profile with the fields that it had when the user chose it. A newer version needs a new choice."""
+    """Return the profile with the fields that it had when the user chose it."""
     user_input = existing.user_input
     if user_input is None:
         return None, _Layers()

@@ -34,7 +34,7 @@ class Extensions(StrEnum):
 
 
 class PeerName(StrEnum):
-    """The use of a DNS name that only peer certificates have.
+    """The peer name, a DNS name that only peer certificates have.
 
     `none`: peer certificates lack the name. `stated`: peer certificates have the name. `required`: etcd also refuses
     peers without the name.

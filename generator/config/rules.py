@@ -70,7 +70,7 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
         message = f"{names[index]!r} is already the name of nodes[{first}]"
         yield ("nodes", index, "name"), message, "give every node a different name"
     for index, name in enumerate(names):
-        if len(f"{name}.{domain_of(spec)}") > 253:  # RFC 1035, 2.3.4, as text
+        if len(f"{name}.{domain_of(spec)}") > 253:  # the longest DNS name (RFC 1035, section 2.3.4)
             message = f"{name}.{domain_of(spec)} is longer than 253 characters"
             yield ("nodes", index, "name"), message, "use a shorter name"
     if len(spec.name) > 40:
@@ -144,7 +144,7 @@ def _macs(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
-    """Return why a node cannot have this address, or None."""
+    """Return the reason why a node cannot have this address, or None."""
     subnet = spec.network.subnet
     if address.is_loopback:
         return "is a loopback address"
@@ -161,7 +161,7 @@ def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
     return "is the gateway's address" if address == gateway_of(spec) else None
 
 
-_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # not for hosts (RFC 1122, section 3.2.1.3)
 
 
 def _family(spec: ClusterSpec) -> Iterator[Finding]:
@@ -218,7 +218,7 @@ def _tls(spec: ClusterSpec) -> Iterator[Finding]:
         return
     kind = "RSA" if spec.pki.key_type.startswith("rsa") else "ECDSA"
     needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
-    if needed not in etcd.cipher_suites:  # without it, etcd starts, but no client can connect
+    if needed not in etcd.cipher_suites:  # without this suite, etcd starts, but no client can connect
         message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
         yield ("etcd", "cipherSuites"), message, "add it"
 

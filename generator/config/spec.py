@@ -1,4 +1,4 @@
-"""`ClusterSpec`: the fields of a cluster file and their defaults. `plan` derives everything else.
+"""`ClusterSpec`: the fields of a cluster file and their defaults. `plan` derives all other values.
 
 Messages show a field's description as the hint for a refused value, so the description describes a valid value.
 """
@@ -38,7 +38,7 @@ class InstallMethod(StrEnum):
 
 
 class JoinMode(StrEnum):
-    """How a node is added: as a learner that is promoted once it has caught up, or directly as a voter."""
+    """How a node joins: directly as a voter, or as a learner that etcd promotes when it has all data."""
 
     LEARNER = "learner"
     VOTER = "voter"
@@ -206,6 +206,6 @@ def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]
     return spec, wrong
 
 
-# Fields that the cluster.yaml of an older cluster may lack, with the values that match the behaviour of older versions.
-# With other values, a newer version of bake would change the cluster.
+# Fields that newer versions of bake added. A cluster.yaml without them gets these values, with which bake does not
+# change the cluster.
 FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

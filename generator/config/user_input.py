@@ -1,7 +1,7 @@
 """The fields that the user set, kept in the cluster's folder as `input.yaml`.
 
-`cluster.yaml`, in the same folder, has the current value of every field. From both files, bake knows which fields
-return to their defaults when a new cluster file or profile no longer sets them.
+`cluster.yaml`, in the same folder, has the current value of every field. With both files, bake can find the
+fields that a new cluster file or profile no longer sets. These fields return to their defaults.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def parse_input(text: str, source: str) -> tuple[UserInput, dict[FieldPath, str]
 
 
 def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that raw data sets, in the notation of the spec. Leave out refused values."""
+    """Return the valid fields of raw data, in the notation of the spec."""
     spec, wrong = read_spec(raw)
     refused = {each.path for each in wrong}
     good = [path for path in paths_of(raw) if not any(each[: len(path)] == path for each in refused)]
@@ -150,7 +150,7 @@ def with_added(value: Mapping[str, Any]) -> dict[str, Any]:
     return data
 
 
-# --- plain data by paths --------------------------------------------------------------------------------------
+# --- values of plain data by their paths -----------------------------------------------------------------------
 
 
 def at(data: Any, path: FieldPath) -> Any:

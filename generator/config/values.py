@@ -1,4 +1,4 @@
-"""Readers of single values. Each takes a value of a file or a flag, and raises ValueError for an invalid one."""
+"""Functions that read single values. Each gets a value of a file or a flag, and raises ValueError if it is invalid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def name(value: object) -> str:
     return value
 
 
-# Names that no node can have, because a cluster's folder has a file or folder with this name, or had one.
+# Names of files and folders in a cluster's folder. No node can have one of these names.
 FOLDER_NAMES = frozenset({
     "ca-change", "cluster", "identity", "input", "lock", "manifest", "operator", "pki", "requests", "sealed",
 })  # fmt: skip
@@ -43,7 +43,7 @@ def node_name(value: object) -> str:
 
 
 def domain(value: object) -> str:
-    """Return dot-separated RFC 1123 labels, two or more, at most 200 characters in all."""
+    """Return a DNS domain: at least two RFC 1123 labels with dots between them, at most 200 characters in total."""
     if not isinstance(value, str) or "." not in value or len(value) > 200:
         raise _refuse(value, "is not a domain of two or more labels")
     if not all(_LABEL.fullmatch(label) for label in value.split(".")):

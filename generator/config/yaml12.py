@@ -1,7 +1,7 @@
 """Strict YAML 1.2 (core schema) with the position of every value.
 
-PyYAML's own loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and silently accept duplicate keys.
-Aliases and merge keys can exhaust memory. This module refuses all of these.
+PyYAML's loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and silently accept duplicate keys. They
+also accept aliases, which can exhaust memory. This module follows YAML 1.2 and refuses duplicate keys and aliases.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from generator.plan import ClusterPlan
 def check_authority(
     authority: Issuer, *, now: datetime, where: str, days: int = 0, remedy: str = "use another CA"
 ) -> list[Problem]:
-    """Return the reasons why this CA cannot issue certificates of `days` days now.
+    """Return the reasons why this CA cannot issue certificates that are valid for `days` days.
 
-    `remedy`: the hint for an expired CA.
+    `remedy`: the hint if the CA has expired.
     """
     certificate = authority.certificate
     problems = []

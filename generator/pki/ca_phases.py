@@ -99,7 +99,7 @@ class Authorities:
 
 
 def other_cas(phase: Phase) -> str:
-    """Return `next` or `old`, which the file names of CAs contain that issue no certificates in this phase."""
+    """Return `next` or `old`, for the file names of the CAs that issue no certificates in this phase."""
     return "next" if phase is Phase.TRUST else "old"
 
 

@@ -1,4 +1,4 @@
-"""Certificate signing requests to an external CA, and the check of the certificates that it issues."""
+"""Certificate signing requests to an external CA, and the check of the certificates that this CA issues."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ NODE_ROLES = (Role.SERVER, Role.PEER, Role.CLIENT)
 
 @dataclass(frozen=True)
 class Credential:
-    """A certificate and its private key; `repr` shows neither."""
+    """A certificate and its private key. `repr` does not show them, so that logs contain no keys."""
 
     certificate: x509.Certificate = field(repr=False)
     key: PrivateKey = field(repr=False)

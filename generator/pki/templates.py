@@ -42,7 +42,7 @@ def issuer_of(pki: PkiSpec, role: Role) -> Role:
 
 
 def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
-    """Return a CA's profile. Name constraints limit a stolen key of a strict CA to the cluster's names."""
+    """Return a CA's profile. Because of name constraints, a stolen CA key is useless for names of other systems."""
     strict = plan.spec.pki.extensions is Extensions.STRICT
     usage = (
         _key_usage("cert_sign", "crl_sign") if strict else _key_usage("cert_sign", "digital_signature", "encipherment")

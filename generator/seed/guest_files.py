@@ -125,7 +125,7 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
         "BAKE_TOKEN": cluster_token(plan, identity),
-        # The cluster's id, despite its name, which stays because running nodes compare this variable with a new seed.
+        # BAKE_PERMIT is the cluster's id. It keeps its old name, because running nodes compare it with a new seed.
         "BAKE_PERMIT": cluster_id(plan, identity),
         "BAKE_PERMIT_FILE": str(RUNTIME_PERMIT),
         **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
@@ -170,7 +170,7 @@ def _permission(permission: PermissionSpec) -> list[str]:
     return [flag, str(permission.access), permission.prefix or permission.key or ""]
 
 
-ARCHIVE_NAME = "etcd.tar.gz"  # the tarball's name on the ISO, the same for every release
+ARCHIVE_NAME = "etcd.tar.gz"  # the etcd tarball's name on the ISO; the user's file name can be different
 
 
 def env_file(values: Mapping[str, str]) -> bytes:

@@ -31,7 +31,7 @@ ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this la
 USER_DATA = PurePosixPath("user-data")
 # The permit is not in user-data, because the instance-id must not depend on the permit.
 SEED_PERMIT = PurePosixPath("bootstrap-permit")
-# The date in the ISO's volume descriptor. A fixed date makes the ISO reproducible.
+# The date in the ISO's volume descriptor is fixed, so that the same files always give the same ISO.
 _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
 
 
@@ -81,7 +81,7 @@ def _dump_list(key: str, items: tuple[str, ...]) -> bytes:
     return _dump({key: list(items)})
 
 
-_OWN = PurePosixPath("/etc/etcd")  # files that differ between nodes, such as certificates and keys, are in this folder
+_OWN = PurePosixPath("/etc/etcd")  # the folder of files that differ between nodes, such as certificates and keys
 
 
 def _dump_files(files: tuple[Artifact, ...]) -> bytes:

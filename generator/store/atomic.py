@@ -13,7 +13,7 @@ _AT_FDCWD = -100
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Create a file. Until it has its final mode, other users cannot read it, whatever the umask is."""
+    """Create a file. Other users cannot read the file before it has its final mode, even with umask 0."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
@@ -41,7 +41,7 @@ def sync(folder: Path) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """Sync the folder's list of entries, but not the content of the files."""
+    """Sync the folder's list of entries, but not the content of files in it."""
     with opened(folder) as descriptor:
         os.fsync(descriptor)
 

@@ -56,7 +56,7 @@ class Keyring:
         return replace(found, nodes=tuple({} if is_renewed else old for is_renewed, old in pairs))
 
     def planned(self, plan: ClusterPlan) -> Iterator[PlannedCertificate]:
-        """Yield every planned certificate, with the existing one."""
+        """Yield every certificate that the cluster needs, with the existing certificate if there is one."""
         return pki.planned_certificates(plan, self.client, self.nodes, self.users)
 
     def expiring_client(self, plan: ClusterPlan, now: datetime) -> datetime | None:

@@ -29,7 +29,7 @@ class Store:
 
     def __init__(self, out: Path, cluster: str) -> None:
         try:
-            parse_name(cluster)  # the name becomes part of paths
+            parse_name(cluster)  # the cluster's name becomes part of paths
         except ValueError as error:
             raise InputError.one("--name", str(error), "give the name of a baked cluster") from None
         self.out = out.absolute()
@@ -119,8 +119,8 @@ class Store:
             except OSError:
                 report(f"waiting for another bake that uses {self.out}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._check_out()  # again, because another user may have created the folder in the meantime
-            for left in self._staged():  # left by killed runs, because this run has the lock
+            self._check_out()  # check again, because another user may have created the output folder in the meantime
+            for left in self._staged():  # no other run has the lock, so these folders belong to killed runs
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
@@ -226,7 +226,7 @@ class Staging:
 
     def finish(self) -> None:
         """Add the manifest and the files that bake did not write, and exchange the folders if anything differs."""
-        files = dict(sorted(self._files.items()))  # the same manifest for any order of writing
+        files = dict(sorted(self._files.items()))  # the order of writing must not change the manifest
         self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files)))
         if not self.changed and not set(self._old) - set(self._files):
             return
@@ -236,7 +236,7 @@ class Staging:
         atomic.exchange(self.folder, self.store.folder)
         try:
             atomic.sync_names(self.store.out)
-        except OSError as error:  # the folders are exchanged already
+        except OSError as error:  # the new folder is already in place
             text = f"{self.store.out}: {error.strerror}; the new files are in place, but a power cut may undo that"
             raise BakeError(text, hint="check the disk") from error
 
@@ -250,6 +250,6 @@ class Staging:
                 self._carry_over(Path(entry.path), target)
                 if was_ours:
                     with suppress(OSError):
-                        target.rmdir()  # only succeeds if the folder is empty: bake no longer writes files there
+                        target.rmdir()  # fails if the folder is not empty
             elif relative not in self._old and relative not in self._used and not target.exists():
                 os.link(entry.path, target, follow_symlinks=False)

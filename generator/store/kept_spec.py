@@ -30,7 +30,7 @@ def find_existing(out: Path, name: object) -> ExistingCluster | None:
 def load_existing(store: Store) -> ExistingCluster | None:
     """Return the baked cluster; None if nothing was baked yet. Raises InputError.
 
-    Takes no lock. If another run replaced the folder during the reading, reads the files again.
+    Takes no lock. If another run replaces the folder in the meantime, `load_existing` reads the files again.
     """
     while True:
         digest = store.digest()

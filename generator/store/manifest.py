@@ -11,7 +11,7 @@ from generator.errors import InputError
 from generator.layout import MANIFEST
 
 FORMAT_VERSION = "1.0"
-MODES = ("0600", "0644")  # bake writes no other modes
+MODES = ("0600", "0644")  # the modes of the files that bake writes
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -59,7 +59,7 @@ def _entry_fault(entry: tuple[str, object]) -> str | None:
 
 
 def _is_path(name: str) -> bool:
-    """Return whether bake can have written this path: relative, with plain names, and not the manifest."""
+    """Return whether this can be the path of a file that bake wrote, other than the manifest."""
     path = PurePosixPath(name)
     is_plain = str(path) == name and name.isprintable() and not path.is_absolute()
     return is_plain and ".." not in path.parts and path.parts != () and path != MANIFEST

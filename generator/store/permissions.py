@@ -101,7 +101,7 @@ def _outside_owners() -> set[int]:
 
 
 def _writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None:
-    """Return the other users who can write, for a message, or None. With `sticky`, a sticky folder is safe."""
+    """Describe the other users who can change `place`; None without such users. `sticky`: accept sticky folders."""
     mode = status.st_mode
     if stat.S_ISLNK(mode) or (sticky and mode & stat.S_ISVTX):
         return None
@@ -121,7 +121,7 @@ def _has_acl(place: Path) -> bool:
 
 
 def _other_members(gid: int) -> str | None:
-    """Return the group and its other members, for a message; None if only root and this user are members."""
+    """Describe the group and its members; None if the group has no members except root and this user."""
     try:
         group = grp.getgrgid(gid)
     except KeyError:

@@ -1,4 +1,4 @@
-"""Certificates from an external CA, by certificate signing requests.
+"""Get certificates from an external CA with certificate signing requests.
 
 For each missing certificate, bake writes a request and a new key to the cluster's folder. The user has the external CA
 sign the request and puts the certificate next to the request. The next bake uses the certificate.
