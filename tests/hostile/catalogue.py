@@ -256,7 +256,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     ),
     "etcd option that is bake's": ("etcd: {options: {name: x}}", "etcd.options.name", "'name'", "is set by bake"),
     "etcd option of a wrong type": (
-        "etcd: {options: {heartbeat-interval: fast}}", "etcd.options.heartbeat-interval", "'fast'", "is not a valid integer",
+        "etcd: {options: {heartbeat-interval: fast}}", "etcd.options.heartbeat-interval", "'fast'", "is not a whole number",
     ),
     "election before five heartbeats": (
         "etcd: {options: {heartbeat-interval: 250}}", "etcd.options.election-timeout", "1000", "less than five times the heartbeat-interval, 250",

@@ -83,7 +83,7 @@ def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> N
     consumers.add(guest[str(guest_files.CONF)].data, conf_values(plan, number))
 
 
-def test_any_good_spec_is_taken_by_all_who_read_it(
+def test_readers_accept_the_files_of_every_valid_spec(
     cluster_file: Path, credentials: pki.NodePki, consumers: Consumers
 ) -> None:
     tried: list[str] = []
@@ -144,7 +144,7 @@ FREE |= {("pki", section, name) for section in ("ca", "peerCa") for name in ("ce
 
 
 @pytest.mark.parametrize("path", list(text_fields(FULL)), ids=lambda path: ".".join(map(str, path)))
-def test_a_canary_in_any_text_is_refused_or_never_runs(
+def test_shell_code_in_text_is_refused_or_never_runs(
     path: tuple[Any, ...], cluster_file: Path, credentials: pki.NodePki, consumers: Consumers
 ) -> None:
     taken = set()
@@ -165,7 +165,7 @@ def test_a_canary_in_any_text_is_refused_or_never_runs(
     assert taken & harmful == free
 
 
-def test_every_text_of_a_spec_was_tried() -> None:
+def test_every_text_field_was_tested() -> None:
     named = {".".join(str(part) for part in path if not isinstance(part, int)) for path in text_fields(FULL)}
     flags = {"pki.peerCa.separate"}  # left out, neither true nor false
     assert {name for name in _texts(plain(ClusterSpec(), with_none=True)) if name not in named} == flags
@@ -180,7 +180,7 @@ def _texts(data: Any, path: str = "") -> Iterator[str]:
             yield f"{path}{key}"
 
 
-def test_readers_would_notice(tmp_path: Path) -> None:
+def test_shell_code_runs_without_quotes(tmp_path: Path) -> None:
     """The canaries are alive: what does not quote them runs them."""
     for text in ('A="$(touch canary)"\n', "A=x;touch canary\n"):
         consumers = Consumers(tmp_path / str(len(text)))

@@ -81,19 +81,19 @@ def complaints(options: dict[str, object], version: str) -> list[tuple[str, str,
 
 @pytest.mark.parametrize("version", SERIES)
 @pytest.mark.parametrize("options", ACCEPTED, ids=str)
-def test_what_etcd_accepts_is_accepted(version: str, options: dict[str, object]) -> None:
+def test_values_that_etcd_accepts_are_accepted(version: str, options: dict[str, object]) -> None:
     known = {name: value for name, value in options.items() if name in known_options(version)}
     assert complaints(known, version) == []
 
 
 @pytest.mark.parametrize("version", SERIES)
 @pytest.mark.parametrize("options", [*REJECTED, *IGNORED], ids=str)
-def test_what_etcd_rejects_or_ignores_is_refused(version: str, options: dict[str, object]) -> None:
+def test_values_that_etcd_rejects_or_ignores_are_refused(version: str, options: dict[str, object]) -> None:
     if options.keys() <= known_options(version).keys():
         assert len(complaints(options, version)) == 1
 
 
-def test_a_stage_of_v2_belongs_to_its_series() -> None:
+def test_v2_deprecation_depends_on_the_series() -> None:
     assert complaints({"v2-deprecation": "not-yet"}, "3.5") == []
     assert len(complaints({"v2-deprecation": "not-yet"}, "3.6")) == 1
 
@@ -112,12 +112,12 @@ def test_is_refused(rule: tuple[str, str, object, str, str | None]) -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:2381", "https://[::1]:2381", "http://localhost:1", "http://127.9.9.9:1,https://[::1]:1"]
 )
-def test_metrics_may_be_read_on_the_node(version: str, url: str) -> None:
+def test_metrics_can_be_read_on_the_node(version: str, url: str) -> None:
     assert complaints({"listen-metrics-urls": url}, version) == []
 
 
 @pytest.mark.parametrize(("version", "name", "value", "says"), WARNED)
-def test_deserves_a_warning(version: str, name: str, value: object, says: str) -> None:
+def test_a_warning_is_given(version: str, name: str, value: object, says: str) -> None:
     ((found, message, hint),) = warn_options({name: value}, version)
     assert found == name
     assert says in message
@@ -125,12 +125,12 @@ def test_deserves_a_warning(version: str, name: str, value: object, says: str) -
 
 
 @pytest.mark.parametrize("value", [("enable-pprof", False), ("log-level", "info"), ("cors", "https://a:1"), ("x", 1)])
-def test_what_is_harmless_needs_no_warning(value: tuple[str, object]) -> None:
+def test_harmless_values_have_no_warning(value: tuple[str, object]) -> None:
     assert list(warn_options(dict([value]), "3.5")) == []
 
 
 @pytest.mark.parametrize("version", SERIES)
-def test_every_option_is_in_one_place_and_has_a_reason(version: str) -> None:
+def test_every_option_is_in_one_table_and_has_a_reason(version: str) -> None:
     assert RESERVED.isdisjoint(known_options(version))
     assert RESERVED.isdisjoint(REFUSED)
     assert REFUSED.keys().isdisjoint(known_options(version))
@@ -139,5 +139,5 @@ def test_every_option_is_in_one_place_and_has_a_reason(version: str) -> None:
     assert all(re.fullmatch(r"[\w\W]{15,}|has no effect", option.why) for option in OPTIONS)
 
 
-def test_the_variable_is_etcds() -> None:
+def test_the_environment_variable_is_that_of_etcd() -> None:
     assert variable("heartbeat-interval") == "ETCD_HEARTBEAT_INTERVAL"

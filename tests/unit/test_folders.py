@@ -113,7 +113,7 @@ def baked(bake: Bake, tmp_path: Path, picture: Picture) -> Bake:
 
 @root_only
 @pytest.mark.parametrize(("where", "change", "says"), REFUSED.values(), ids=REFUSED)
-def test_what_another_user_can_change_is_refused_and_not_used(
+def test_files_that_another_user_can_change_are_refused(
     baked: Bake, picture: Picture, where: str, change: Change, says: str
 ) -> None:
     change(Path(where))
@@ -142,7 +142,7 @@ def test_a_file_that_another_user_can_change_is_not_written_again(
 
 
 @root_only
-def test_a_folder_of_the_one_who_called_sudo_is_refused(baked: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_the_sudo_user_is_refused(baked: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_UID", str(STRANGER))
     give_away(Path("parent"))
     result = baked("--nodes", 1, "--out", "parent/out")
@@ -152,7 +152,7 @@ def test_a_folder_of_the_one_who_called_sudo_is_refused(baked: Bake, monkeypatch
 
 
 @root_only
-def test_nothing_is_made_in_a_folder_that_is_refused(bake: Bake) -> None:
+def test_nothing_is_written_to_a_refused_folder(bake: Bake) -> None:
     Path("open").mkdir()
     Path("open").chmod(0o777)
     assert bake("--nodes", 1, "--out", "open/new/out").code == 2
@@ -171,20 +171,20 @@ ACCEPTED: dict[str, Change] = {
 
 @root_only
 @pytest.mark.parametrize("change", ACCEPTED.values(), ids=ACCEPTED)
-def test_ordinary_folders_are_used(baked: Bake, change: Change) -> None:
+def test_ordinary_folders_are_accepted(baked: Bake, change: Change) -> None:
     change(Path("parent"))
     assert baked("--nodes", 1, "--out", "parent/out", "--leaf-days", 9).code == 0
 
 
 @root_only
-def test_an_output_folder_may_be_a_link_of_ones_own(baked: Bake) -> None:
+def test_a_symlink_of_this_user_as_output_folder_is_accepted(baked: Bake) -> None:
     moved_behind_a_link(Path("parent/out"))
     assert baked("--nodes", 1, "--out", "parent/out", "--leaf-days", 9).code == 0
     assert baked("seal", "--yes", "--out", "parent/../parent/out").code == 0
 
 
 @root_only
-def test_a_home_with_the_users_private_group_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_folder_with_a_private_group_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Debian with umask 002 makes it: the folder's group has the user as its only member."""
     user = pwd.getpwnam("games")
     home = tmp_path / "home"
@@ -199,7 +199,7 @@ def test_a_home_with_the_users_private_group_is_used(tmp_path: Path, monkeypatch
 
 
 @root_only
-def test_in_a_rootless_container_the_machines_own_folders_are_used(tmp_path: Path) -> None:
+def test_folders_of_the_host_are_accepted_in_a_rootless_container(tmp_path: Path) -> None:
     """There `/home` belongs to an id that stands for everybody outside."""
     home = tmp_path / "home"
     home.mkdir()
@@ -237,7 +237,7 @@ def test_another_users_secret_is_not_read(bake: Bake, tmp_path: Path, name: str)
 
 
 @root_only
-def test_a_secret_may_come_through_a_pipe_of_the_one_who_called_sudo(bake: Bake) -> None:
+def test_a_pipe_of_the_sudo_user_is_accepted_for_a_secret(bake: Bake) -> None:
     """`pass show ca | sudo bake --ca-passphrase-file /dev/stdin`: the pipe belongs to the user."""
     os.mkfifo("pipe")
     give_away(Path("pipe"))
@@ -268,7 +268,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("change", "says"), BAD.values(), ids=BAD)
-def test_a_manifest_that_bake_did_not_write_is_refused_whole(
+def test_a_manifest_that_bake_did_not_write_is_refused(
     baked: Bake, picture: Picture, change: dict[str, Any], says: str
 ) -> None:
     path = Path("parent/out/etcd/manifest.json")
@@ -286,7 +286,7 @@ def test_a_manifest_that_bake_did_not_write_is_refused_whole(
     assert picture(Path()) == before
 
 
-def test_facts_of_a_later_minor_version_are_ignored(baked: Bake) -> None:
+def test_additions_of_a_later_minor_version_are_ignored(baked: Bake) -> None:
     path = Path("parent/out/etcd/manifest.json")
     made = json.loads(path.read_text()) | {"format_version": "1.7", "more": 1}
     for facts in made["files"].values():
@@ -295,7 +295,7 @@ def test_facts_of_a_later_minor_version_are_ignored(baked: Bake) -> None:
     assert baked("seal", "--yes", "--out", "parent/out").code == 0
 
 
-def test_a_link_in_the_place_of_a_file_is_not_written_as_that_file(baked: Bake, tmp_path: Path) -> None:
+def test_a_symlink_to_a_secret_is_not_copied(baked: Bake, tmp_path: Path) -> None:
     """What the manifest lists and nobody reads before: its target's bytes must not come into the folder."""
     (tmp_path / "other").write_text("another file")
     etcdctl = Path("parent/out/etcd/etcdctl.env")
@@ -308,7 +308,7 @@ def test_a_link_in_the_place_of_a_file_is_not_written_as_that_file(baked: Bake, 
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "manifest.json"])
-def test_a_named_pipe_is_not_waited_for(baked: Bake, name: str) -> None:
+def test_a_named_pipe_does_not_block(baked: Bake, name: str) -> None:
     path = Path("parent/out/etcd", name)
     path.unlink()
     os.mkfifo(path, 0o600)

@@ -41,7 +41,7 @@ def word(bake: Bake, tmp_path: Path, quick_scrypt: None) -> list[str]:
     return ["--ca-passphrase-file", "word"]
 
 
-def test_with_a_passphrase_the_key_is_never_there_in_plain(bake: Bake, word: list[str], picture: Picture) -> None:
+def test_with_a_passphrase_no_plain_key_is_written(bake: Bake, word: list[str], picture: Picture) -> None:
     assert bake("--nodes", 1, *word).code == 0
     assert CA_KEY.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     assert CA_KEY.stat().st_mode & 0o777 == 0o600
@@ -51,7 +51,7 @@ def test_with_a_passphrase_the_key_is_never_there_in_plain(bake: Bake, word: lis
     assert picture(Path("out")) == before
 
 
-def test_a_plain_key_is_encrypted_by_the_next_bake_and_nothing_else_changes(bake: Bake, word: list[str]) -> None:
+def test_the_next_bake_encrypts_only_a_plain_ca_key(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1)
     plain = CA_KEY.read_bytes()
     result = bake("--nodes", 1, *word, "-o", "json")
@@ -66,7 +66,7 @@ def numbers(pem: bytes, word: bytes | None = None) -> object:
     return key.private_numbers()
 
 
-def test_more_nodes_need_the_passphrase_and_leave_the_key_as_it_is(bake: Bake, word: list[str]) -> None:
+def test_adding_nodes_needs_the_passphrase_and_keeps_the_key(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1, *word)
     before = CA_KEY.read_bytes()
     assert bake("--nodes", 3, *word).code == 0
@@ -74,7 +74,7 @@ def test_more_nodes_need_the_passphrase_and_leave_the_key_as_it_is(bake: Bake, w
 
 
 @pytest.mark.parametrize("command", [(), ("check",)])
-def test_without_the_passphrase_nothing_is_baked(
+def test_a_bake_without_the_passphrase_is_refused(
     bake: Bake, word: list[str], picture: Picture, command: tuple[str, ...]
 ) -> None:
     bake("--nodes", 1, *word)
@@ -85,7 +85,7 @@ def test_without_the_passphrase_nothing_is_baked(
     assert picture(Path("out")) == before
 
 
-def test_a_wrong_passphrase_is_refused_and_not_shown(bake: Bake, word: list[str], picture: Picture) -> None:
+def test_a_wrong_passphrase_is_refused_and_not_printed(bake: Bake, word: list[str], picture: Picture) -> None:
     bake("--nodes", 1, *word)
     before = picture(Path("out"))
     Path("word").write_text("incorrect horse")
@@ -117,7 +117,7 @@ def test_a_file_without_a_passphrase_is_refused(
     assert not Path("out").exists()
 
 
-def test_on_a_terminal_it_is_asked_for_where_it_is_needed(
+def test_a_terminal_asks_for_a_needed_passphrase(
     bake: Bake, word: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -131,13 +131,13 @@ def test_on_a_terminal_it_is_asked_for_where_it_is_needed(
     assert "Passphrase of the CA's key" in asked[0]
 
 
-def test_who_only_looks_at_the_cluster_needs_no_passphrase(bake: Bake, word: list[str]) -> None:
+def test_read_only_commands_need_no_passphrase(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1, *word)
     assert up.open_cluster(Store(Path("out"), "etcd")).plan.name == "etcd"
     assert bake("seal", "--yes", "--connect", "test:///none").code != 2
 
 
-def test_a_key_that_the_user_encrypted_stays_as_it_is(bake: Bake, word: list[str], plan: Any) -> None:
+def test_a_key_that_the_user_encrypted_is_unchanged(bake: Bake, word: list[str], plan: Any) -> None:
     authority = pki.create_authority(plan(), now=datetime.now(UTC))
     theirs = authority.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(WORD.encode()))
     CA_KEY.parent.mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_a_key_that_the_user_encrypted_stays_as_it_is(bake: Bake, word: list[str
 
 
 @pytest.mark.parametrize("key_type", [KeyType.ECDSA_P256, KeyType.RSA_2048])
-def test_openssl_reads_the_key_with_its_passphrase_alone(key_type: KeyType, tool: Callable[[str], str]) -> None:
+def test_openssl_reads_the_key_only_with_the_passphrase(key_type: KeyType, tool: Callable[[str], str]) -> None:
     key = pki.generate_key(key_type)
     pem = pki.encrypt_key(key, b"word")
     words = [tool("openssl"), "pkey", "-pubout", "-passin"]
@@ -174,7 +174,7 @@ def theirs(bake: Bake, plan: Any) -> Credential:
     return authority
 
 
-def test_a_ca_of_the_users_own_issues_and_is_copied_to_pki_alone(
+def test_an_existing_ca_is_used_and_copied_only_to_pki(
     bake: Bake, theirs: Credential, picture: Picture
 ) -> None:
     assert bake("--config", "cluster.yaml").code == 0
@@ -190,7 +190,7 @@ def test_a_ca_of_the_users_own_issues_and_is_copied_to_pki_alone(
     assert picture(Path("out")) == before
 
 
-def test_an_encrypted_ca_of_the_users_own_is_encrypted_here_too(
+def test_an_encrypted_key_of_an_existing_ca_stays_encrypted(
     bake: Bake, theirs: Credential, word: list[str]
 ) -> None:
     Path("ca.key").write_bytes(pki.encrypt_key(theirs.key, WORD.encode()))
@@ -201,7 +201,7 @@ def test_an_encrypted_ca_of_the_users_own_is_encrypted_here_too(
     assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(theirs.key_pem)
 
 
-def test_another_ca_than_the_clusters_is_refused(
+def test_another_ca_is_refused_for_an_existing_cluster(
     bake: Bake, theirs: Credential, plan: Any, picture: Picture
 ) -> None:
     bake("--config", "cluster.yaml")
@@ -251,7 +251,7 @@ UNFIT: dict[str, tuple[Callable[[Any], object], str]] = {
 @pytest.mark.parametrize("command", [(), ("check",)])
 @pytest.mark.parametrize(("prepare", "rule"), UNFIT.values(), ids=UNFIT)
 @pytest.mark.usefixtures("theirs")
-def test_an_unfit_ca_of_the_users_own_is_refused(
+def test_an_unusable_existing_ca_is_refused(
     bake: Bake, plan: Any, prepare: Callable[[Any], object], rule: str, command: tuple[str, ...]
 ) -> None:
     prepare(plan)
@@ -265,7 +265,7 @@ def test_an_unfit_ca_of_the_users_own_is_refused(
 # ── what a CA is bound to ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_the_clusters_ca_may_not_name_is_refused(bake: Bake, picture: Picture) -> None:
+def test_names_that_the_ca_cannot_certify_are_refused(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     before = picture(Path("out"))
     for words, name in (
@@ -280,7 +280,7 @@ def test_what_the_clusters_ca_may_not_name_is_refused(bake: Bake, picture: Pictu
         assert picture(Path("out")) == before
 
 
-def test_a_cluster_whose_ca_is_bound_to_nothing_stays_as_it_is(bake: Bake, picture: Picture, plan: Any) -> None:
+def test_a_ca_without_name_constraints_is_kept(bake: Bake, picture: Picture, plan: Any) -> None:
     free = pki.create_authority(plan(pki={"extensions": "document"}), now=datetime.now(UTC))
     CA_KEY.parent.mkdir(parents=True)
     CA_KEY.with_suffix(".pem").write_bytes(free.cert_pem)
@@ -306,7 +306,7 @@ def test_a_cluster_keeps_its_identity(bake: Bake) -> None:
     assert Path("out/other/identity").read_text() != first
 
 
-def test_a_cluster_that_was_baked_before_there_were_identities_stays_itself(bake: Bake) -> None:
+def test_a_cluster_without_an_identity_file_keeps_its_identity(bake: Bake) -> None:
     """Its nodes have an id of the cluster, and its VMs a tag, that were made of its CA."""
     bake("--nodes", 1)
     (FOLDER / "identity").unlink()
@@ -324,7 +324,7 @@ def test_an_identity_that_bake_did_not_write_is_refused(bake: Bake) -> None:
     assert (result.code, f"{FOLDER}/identity: is not what bake wrote" in result.err) == (2, True)
 
 
-def test_a_cluster_whose_permit_was_no_secret_gets_one_and_its_nodes_take_the_new_seeds(bake: Bake) -> None:
+def test_a_cluster_of_an_older_version_gets_a_secret_permit(bake: Bake) -> None:
     """They compare BAKE_PERMIT, the cluster's id, with their own."""
     bake("--nodes", 1)
     identity = (FOLDER / "identity").read_text().strip()
@@ -347,7 +347,7 @@ def test_a_permit_that_bake_did_not_write_is_refused(bake: Bake) -> None:
 # --- a CA of their own for peers ------------------------------------------------------------------------------
 
 
-def test_peers_may_have_a_ca_of_their_own(bake: Bake, word: list[str]) -> None:
+def test_peer_certificates_can_have_a_separate_ca(bake: Bake, word: list[str]) -> None:
     Path("apart.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
     assert bake("--config", "apart.yaml", *word).code == 0
     assert pki.is_encrypted((FOLDER / "pki/etcd-peer-ca.key").read_bytes())
@@ -363,7 +363,7 @@ def test_peers_may_have_a_ca_of_their_own(bake: Bake, word: list[str]) -> None:
     assert "Nothing changed" in again.err
 
 
-def test_whether_peers_have_their_own_is_decided_once(bake: Bake, picture: Picture) -> None:
+def test_the_use_of_a_separate_peer_ca_cannot_change(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 2)
     before = picture(Path("out"))
     Path("one.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: false}}\n")
@@ -378,7 +378,7 @@ def test_whether_peers_have_their_own_is_decided_once(bake: Bake, picture: Pictu
 USERS = "auth: {enabled: true, users: [{name: app1}, {name: App.2}]}"
 
 
-def test_each_user_has_a_client_certificate_with_its_name_until_it_is_one_no_more(bake: Bake) -> None:
+def test_each_etcd_user_has_a_client_certificate(bake: Bake) -> None:
     Path("cluster.yaml").write_text(USERS)
     assert bake("--nodes", 1, "--config", "cluster.yaml").code == 0
     folder = FOLDER / "pki/users"
@@ -402,7 +402,7 @@ def test_each_user_has_a_client_certificate_with_its_name_until_it_is_one_no_mor
     assert not folder.exists()
 
 
-def test_a_users_certificate_is_kept_and_made_again_like_the_operators(bake: Bake, picture: Picture) -> None:
+def test_user_certificates_are_kept_and_renewed(bake: Bake, picture: Picture) -> None:
     Path("cluster.yaml").write_text(USERS)
     words = ("--nodes", 1, "--config", "cluster.yaml", "--leaf-days", 10)
     bake(*words)

@@ -60,7 +60,7 @@ def kind(path: str, data: bytes) -> str:
     return {".rules": "udev_rules_t", ".py": "bin_t"}.get(PurePosixPath(path).suffix, "etc_t")
 
 
-def test_each_file_lies_where_its_kind_does(files: dict[str, bytes]) -> None:
+def test_each_file_has_the_label_of_its_kind(files: dict[str, bytes]) -> None:
     assert len(files) > 20
     assert {path: label(path) for path in files} == {path: kind(path, data) for path, data in files.items()}
 
@@ -71,7 +71,7 @@ def commands(unit: bytes) -> Iterator[str]:
     yield from re.findall(r"^ExecStart=\S+/etcd-start (\S+)$", unit.decode(), re.MULTILINE)
 
 
-def test_what_a_unit_starts_is_a_program(files: dict[str, bytes]) -> None:
+def test_units_start_only_programs(files: dict[str, bytes]) -> None:
     started = {one for path, data in files.items() if path.endswith(".service") for one in commands(data)}
     started -= {"/bin/echo", "/bin/sh", "/bin/rm", "/bin/systemctl"}  # the system's own
     assert {"/usr/local/bin/etcd", "/usr/libexec/bake/etcd-join"} <= started
@@ -79,14 +79,14 @@ def test_what_a_unit_starts_is_a_program(files: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("method", [{}, ARCHIVE])
-def test_etcd_is_a_program_and_state_is_state(plan: Plan, method: dict[str, str]) -> None:
+def test_etcd_and_its_data_have_the_right_labels(plan: Plan, method: dict[str, str]) -> None:
     wanted = plan(install=method)
     assert label(f"{wanted.binary_dir}/etcd") == "bin_t"
     assert label(wanted.spec.etcd.data_dir) == label(first_boot.HOME) == "var_lib_t"
     assert label(RUNTIME_PERMIT) == "var_run_t"
 
 
-def test_labels_are_restored_wherever_a_file_was_written(plan: Plan, files: dict[str, bytes]) -> None:
+def test_labels_are_restored_for_every_written_file(plan: Plan, files: dict[str, bytes]) -> None:
     (line,) = (line for line in first_boot.first_boot_commands(plan()) if "restorecon" in line)
     restored = [word for word in line.replace(";", " ").split() if word.startswith("/")]
     assert [path for path in files if not any(PurePosixPath(path).is_relative_to(tree) for tree in restored)] == []

@@ -49,7 +49,7 @@ def usages(credential: Credential) -> set[str]:
 # ── what each kind says ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_authority_signs_and_does_nothing_else(authority: Credential) -> None:
+def test_a_ca_certificate_can_only_sign(authority: Credential) -> None:
     constraints = extension(authority, x509.BasicConstraints)
     assert constraints.critical
     assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
@@ -63,7 +63,7 @@ def constraints_of(credential: Credential) -> list[str]:
     return [str(name.value) for name in found.value.permitted_subtrees]
 
 
-def test_the_authority_is_bound_to_the_clusters_network_and_domain(plan: Plan, now: datetime) -> None:
+def test_name_constraints_limit_a_ca_to_the_cluster(plan: Plan, now: datetime) -> None:
     loopback = ["127.0.0.0/8", "::1/128"]
     for fields, expected in (
         ({}, ["etcd.internal", "192.168.20.0/24"]),
@@ -75,7 +75,7 @@ def test_the_authority_is_bound_to_the_clusters_network_and_domain(plan: Plan, n
         assert pki.check_names(authority, plan(**fields), where="") == []
 
 
-def test_the_documents_authority_is_bound_to_nothing(plan: Plan, now: datetime) -> None:
+def test_a_ca_of_the_manual_procedure_has_no_name_constraints(plan: Plan, now: datetime) -> None:
     authority = pki.create_authority(plan(pki={"extensions": "document"}), now=now)
     with pytest.raises(x509.ExtensionNotFound):
         extension(authority, x509.NameConstraints)
@@ -97,7 +97,7 @@ ADMITTED: dict[str, tuple[x509.NameConstraints, list[str]]] = {
 
 
 @pytest.mark.parametrize(("constraints", "refused"), ADMITTED.values(), ids=ADMITTED)
-def test_what_name_constraints_refuse_is_named(
+def test_forbidden_names_are_reported(
     plan: Plan, now: datetime, constraints: x509.NameConstraints, refused: list[str]
 ) -> None:
     authority = authority_with(now, constraints=CA, names=constraints)
@@ -115,7 +115,7 @@ def test_what_name_constraints_refuse_is_named(
         (Role.CLIENT, {Usage.CLIENT_AUTH}),
     ],
 )
-def test_a_nodes_certificate_is_for_its_role(
+def test_a_node_certificate_has_the_usages_of_its_role(
     nodes: list[pki.NodePki], role: Role, expected: set[Any]
 ) -> None:
     credential = nodes[0][role]
@@ -126,7 +126,7 @@ def test_a_nodes_certificate_is_for_its_role(
 
 
 @pytest.mark.parametrize("role", pki.NODE_ROLES)
-def test_a_nodes_certificate_names_that_node_alone(nodes: list[pki.NodePki], role: Role) -> None:
+def test_a_node_certificate_names_only_its_node(nodes: list[pki.NodePki], role: Role) -> None:
     names = extension(nodes[1][role], x509.SubjectAlternativeName).value
     peers = ["etcd.peers.etcd.internal"] if role is Role.PEER else []
     assert names.get_values_for_type(x509.DNSName) == ["etcd2.etcd.internal", *peers]
@@ -135,7 +135,7 @@ def test_a_nodes_certificate_names_that_node_alone(nodes: list[pki.NodePki], rol
     ]
 
 
-def test_the_operators_certificate_names_no_node(plan: Plan, authority: Credential, now: datetime) -> None:
+def test_the_operator_certificate_names_no_node(plan: Plan, authority: Credential, now: datetime) -> None:
     client = pki.issue_client(plan(), authority, now=now)
     assert set(extension(client, x509.ExtendedKeyUsage).value) == {Usage.CLIENT_AUTH}
     with pytest.raises(x509.ExtensionNotFound):
@@ -143,7 +143,7 @@ def test_the_operators_certificate_names_no_node(plan: Plan, authority: Credenti
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_a_users_certificate_is_a_clients_and_no_servers(
+def test_a_user_certificate_has_only_client_auth(
     plan: Plan, authority: Credential, now: datetime, kept: bool
 ) -> None:
     """With serverAuth, an application could pass itself off as a member; an old one that has it is replaced."""
@@ -152,7 +152,7 @@ def test_a_users_certificate_is_a_clients_and_no_servers(
     assert set(extension(user, x509.ExtendedKeyUsage).value) == {Usage.CLIENT_AUTH}
 
 
-def test_single_label_names_are_there_when_asked_for(
+def test_single_label_names_are_added_on_request(
     plan: Plan, authority: Credential, now: datetime
 ) -> None:
     asked = plan(nodes=1, pki={"singleLabelNames": True})
@@ -161,7 +161,7 @@ def test_single_label_names_are_there_when_asked_for(
     assert names.get_values_for_type(x509.DNSName) == ["etcd1.etcd.internal", "etcd1", "localhost"]
 
 
-def test_a_shared_set_names_every_node(plan: Plan, authority: Credential, now: datetime) -> None:
+def test_shared_certificates_name_every_node(plan: Plan, authority: Credential, now: datetime) -> None:
     first, second, _ = pki.issue_nodes(plan(pki={"certificates": "shared"}), authority, now=now)
     assert first is second
     addresses = extension(first[Role.PEER], x509.SubjectAlternativeName).value.get_values_for_type(
@@ -170,7 +170,7 @@ def test_a_shared_set_names_every_node(plan: Plan, authority: Credential, now: d
     assert {ip_address(f"192.168.20.{last}") for last in (31, 32, 33)} <= set(addresses)
 
 
-def test_serials_are_random_and_keys_are_not_shared(nodes: list[pki.NodePki]) -> None:
+def test_serial_numbers_and_keys_are_unique(nodes: list[pki.NodePki]) -> None:
     every = [node[role] for node in nodes for role in node]
     assert len({each.certificate.serial_number for each in every}) == len(every)
     assert len({each.key_pem for each in every}) == len(every)
@@ -178,7 +178,7 @@ def test_serials_are_random_and_keys_are_not_shared(nodes: list[pki.NodePki]) ->
 
 
 @pytest.mark.parametrize("key_type", KeyType)
-def test_every_key_type_is_what_it_says(plan: Plan, now: datetime, key_type: KeyType) -> None:
+def test_keys_have_the_configured_type(plan: Plan, now: datetime, key_type: KeyType) -> None:
     authority = pki.create_authority(plan(pki={"keyType": key_type}), now=now)
     kind, size = key_type.split("-")
     assert isinstance(authority.key, rsa.RSAPrivateKey if kind == "rsa" else ec.EllipticCurvePrivateKey)
@@ -188,7 +188,7 @@ def test_every_key_type_is_what_it_says(plan: Plan, now: datetime, key_type: Key
     assert pki.is_issued_by(authority.certificate, authority.certificate)
 
 
-def test_key_encipherment_is_for_rsa_alone(plan: Plan, now: datetime) -> None:
+def test_only_rsa_certificates_have_key_encipherment(plan: Plan, now: datetime) -> None:
     of_rsa = plan(nodes=1, pki={"keyType": "rsa-2048"})
     server = next(pki.issue_nodes(of_rsa, pki.create_authority(of_rsa, now=now), now=now))[Role.SERVER]
     assert usages(server) == {"digital_signature", "key_encipherment"}
@@ -202,7 +202,7 @@ def test_repr_shows_no_secret(authority: Credential) -> None:
 # ── validity ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_certificates_are_backdated_by_a_day_for_guests_whose_clock_is_behind(
+def test_certificates_are_backdated_by_a_day(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     for credential, days in ((authority, 3650), (nodes[0][Role.PEER], 365)):
@@ -211,7 +211,7 @@ def test_certificates_are_backdated_by_a_day_for_guests_whose_clock_is_behind(
         assert end - start == timedelta(days=days)
 
 
-def test_the_shortest_validity_is_in_force(plan: Plan, now: datetime) -> None:
+def test_the_shortest_validity_is_valid_now(plan: Plan, now: datetime) -> None:
     short = plan(pki={"leafDays": 2, "caDays": 2})
     authority = pki.create_authority(short, now=now)
     assert pki.check_authority(authority, now=now + timedelta(hours=23), where="") == []
@@ -220,21 +220,21 @@ def test_the_shortest_validity_is_in_force(plan: Plan, now: datetime) -> None:
     )
 
 
-def test_a_certificate_never_outlives_its_authority(plan: Plan, authority: Credential, now: datetime) -> None:
+def test_no_certificate_expires_after_its_ca(plan: Plan, authority: Credential, now: datetime) -> None:
     late = now + timedelta(days=3600)
     client = pki.issue_client(plan(), authority, now=late)
     assert client.certificate.not_valid_after_utc == authority.certificate.not_valid_after_utc
     assert pki.issue_client(plan(), authority, now=late, kept=client) is client
 
 
-def test_validity_beyond_2050_is_written(plan: Plan, now: datetime) -> None:
+def test_validity_can_end_after_2050(plan: Plan, now: datetime) -> None:
     long = plan(pki={"caDays": 36500})
     end = now - pki.BACKDATE + timedelta(days=36500)
     assert pki.create_authority(long, now=now).certificate.not_valid_after_utc == end
     assert end.year > 2050
 
 
-def test_the_first_day_of_the_epoch_is_a_day(plan: Plan) -> None:
+def test_validity_can_begin_at_the_epoch(plan: Plan) -> None:
     assert (
         pki.create_authority(
             plan(), now=datetime(1970, 1, 1, tzinfo=UTC)
@@ -250,7 +250,7 @@ def no_key(_: KeyType) -> pki.PrivateKey:
     pytest.fail("made a key where none was needed")
 
 
-def test_what_is_right_is_kept(
+def test_valid_certificates_are_kept(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     later = now + timedelta(days=300)
@@ -258,7 +258,7 @@ def test_what_is_right_is_kept(
     assert [dict(node) for node in again] == [dict(node) for node in nodes]
 
 
-def test_what_a_fresh_authority_of_the_users_issued_is_kept(plan: Plan, now: datetime) -> None:
+def test_a_certificate_of_a_new_user_provided_ca_is_kept(plan: Plan, now: datetime) -> None:
     fresh = pki.create_authority(plan(), now=now + pki.BACKDATE)  # valid from this very moment
     client = pki.issue_client(plan(), fresh, now=now)
     assert pki.issue_client(plan(), fresh, now=now, kept=client, new_key=no_key) is client
@@ -282,7 +282,7 @@ WRONG: dict[str, tuple[dict[str, Any], timedelta, set[Role]]] = {
 
 
 @pytest.mark.parametrize(("fields", "passed", "renewed"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_renewed(
+def test_wrong_certificates_are_renewed(
     plan: Plan,
     authority: Credential,
     nodes: list[pki.NodePki],
@@ -295,7 +295,7 @@ def test_what_is_wrong_is_renewed(
     assert {role for role in again if again[role] is not nodes[0][role]} == renewed
 
 
-def test_what_another_authority_issued_is_renewed(
+def test_certificates_of_another_ca_are_renewed(
     plan: Plan, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     other = pki.create_authority(plan(), now=now)
@@ -304,7 +304,7 @@ def test_what_another_authority_issued_is_renewed(
     assert all(pki.is_issued_by(credential.certificate, other.certificate) for credential in again.values())
 
 
-def test_a_certificate_in_the_wrong_place_is_renewed(
+def test_a_certificate_of_another_role_or_node_is_renewed(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     swapped = {
@@ -351,7 +351,7 @@ def test_certificates_without_a_valid_existing_one_are_missing(
     assert pki.is_issued_by(mixed[0][Role.SERVER].certificate, both[Role.CA].certificate)
 
 
-def test_keys_of_another_type_than_those_made_ahead_are_made_when_asked_for() -> None:
+def test_keys_of_other_types_are_generated_on_demand() -> None:
     asked: list[KeyType] = []
 
     def new_key(key_type: KeyType) -> pki.PrivateKey:
@@ -419,12 +419,12 @@ USELESS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("fields", "rule"), USELESS.values(), ids=USELESS)
-def test_a_useless_authority_is_refused(now: datetime, fields: dict[str, Any], rule: str) -> None:
+def test_an_unusable_ca_is_refused(now: datetime, fields: dict[str, Any], rule: str) -> None:
     problems = pki.check_authority(authority_with(now, **fields), now=now, where="ca.pem")
     assert [str(problem).split("\n")[0].startswith(f"ca.pem: {rule}") for problem in problems] == [True]
 
 
-def test_an_authority_of_the_users_without_key_usage_is_fine(now: datetime) -> None:
+def test_a_ca_without_key_usage_is_accepted(now: datetime) -> None:
     assert pki.check_authority(authority_with(now, constraints=CA), now=now, where="") == []
 
 
@@ -520,7 +520,7 @@ def keyring(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("peer2", "peer1", "192.168.20.32"),
     ],
 )
-def test_those_who_belong_together_shake_hands(keyring: Path, server: str, client: str, address: str) -> None:
+def test_members_and_clients_of_a_cluster_can_connect(keyring: Path, server: str, client: str, address: str) -> None:
     shake_hands(keyring, server, client, address)
 
 
@@ -546,7 +546,7 @@ def test_those_who_belong_together_shake_hands(keyring: Path, server: str, clien
         ("server1", "forged", "192.168.20.31", "certificate signature failure|verify failed"),
     ],
 )
-def test_those_who_do_not_are_refused(
+def test_foreign_certificates_cannot_connect(
     keyring: Path, server: str, client: str | None, address: str, reason: str
 ) -> None:
     with pytest.raises(ssl.SSLError, match=f"(?i){reason}"):

@@ -77,7 +77,7 @@ def test_without_options_the_cluster_is_unchanged(
     assert json.loads(check.out)["spec"] == yaml.safe_load((FOLDER / "cluster.yaml").read_text())
 
 
-def test_a_flag_changes_the_field_that_it_names_and_nothing_else(bake: Bake) -> None:
+def test_a_flag_changes_only_its_field(bake: Bake) -> None:
     bake("--profile", "hardened", "--nodes", 5)
     before = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
     result = bake("--leaf-days", 60, "-o", "json")
@@ -85,7 +85,7 @@ def test_a_flag_changes_the_field_that_it_names_and_nothing_else(bake: Bake) -> 
     assert yaml.safe_load((FOLDER / "cluster.yaml").read_text()) == {**before, "pki": {**before["pki"], "leafDays": 60}}
 
 
-def test_a_file_makes_its_fields_the_only_ones_that_are_set(bake: Bake) -> None:
+def test_a_cluster_file_replaces_all_fields_that_were_set(bake: Bake) -> None:
     Path("c.yaml").write_text("etcd: {options: {heartbeat-interval: 200}}\nvm: {memory: 2048}\n")
     bake("--profile", "hardened", "--nodes", 5, "--cpus", 2, "--config", "c.yaml")
     Path("c.yaml").write_text("vm: {memory: 4096}\nnodes: 5\n")
@@ -108,7 +108,7 @@ def test_a_file_makes_its_fields_the_only_ones_that_are_set(bake: Bake) -> None:
     }
 
 
-def test_a_profile_takes_the_place_of_the_one_before(bake: Bake) -> None:
+def test_a_profile_replaces_the_previous_profile(bake: Bake) -> None:
     bake("--profile", "hardened", "--leaf-days", 33)
     assert bake("--profile", "default", "--yes").code == 0
     assert (stands("etcd", "tlsMinVersion"), stands("auth", "enabled")) == ("1.2", False)
@@ -116,7 +116,7 @@ def test_a_profile_takes_the_place_of_the_one_before(bake: Bake) -> None:
     assert (said()["profile"], said()["profileFields"]) == ("default", {})
 
 
-def test_the_name_in_a_file_chooses_the_cluster(bake: Bake) -> None:
+def test_the_name_in_a_file_selects_the_cluster(bake: Bake) -> None:
     Path("c.yaml").write_text("name: prod\nnodes: 1\n")
     assert bake("--config", "c.yaml").code == 0
     assert bake("--name", "prod", "--nodes", 3).code == 0
@@ -124,7 +124,7 @@ def test_the_name_in_a_file_chooses_the_cluster(bake: Bake) -> None:
     assert not FOLDER.exists()
 
 
-def test_a_new_cluster_beside_others_says_so(bake: Bake) -> None:
+def test_a_new_cluster_next_to_others_is_reported(bake: Bake) -> None:
     assert "a new cluster" not in bake("--name", "prod", "--nodes", 1).err
     assert "a new cluster, etcd; existing ones, for --name: prod\n" in bake("--nodes", 1).err
     assert "a new cluster" not in bake().err
@@ -154,7 +154,7 @@ def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("by", ["flag", "file"])
-def test_files_of_the_users_are_found_from_anywhere(
+def test_user_files_are_found_from_any_folder(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, picture: Picture, by: str
 ) -> None:
     shutil.copy(Path(__file__).parents[1] / "data/etcd.tar.gz", "etcd.tar.gz")
@@ -169,7 +169,7 @@ def test_files_of_the_users_are_found_from_anywhere(
     assert picture(out) == before
 
 
-def test_a_folder_whose_name_fits_no_field_leaves_paths_as_they_are(
+def test_paths_stay_relative_in_a_folder_with_an_invalid_name(
     bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("José").mkdir()
@@ -178,7 +178,7 @@ def test_a_folder_whose_name_fits_no_field_leaves_paths_as_they_are(
     assert stands("vm", "image") == "x.qcow2"
 
 
-def test_a_problem_in_what_stands_is_told_with_its_place(bake: Bake) -> None:
+def test_a_problem_in_a_kept_field_has_its_location(bake: Bake) -> None:
     bake("--subnet", "10.1.2.0/24", "--first-ip", "10.1.2.77")
     result = bake("--subnet", "10.1.3.0/24")
     assert result.code == 2
@@ -186,7 +186,7 @@ def test_a_problem_in_what_stands_is_told_with_its_place(bake: Bake) -> None:
     assert "network.firstIp: 10.1.2.77 (node etcd1) is outside the subnet 10.1.3.0/24" in result.err
 
 
-def test_what_no_longer_stands_is_no_longer_said(bake: Bake) -> None:
+def test_fields_with_another_value_are_forgotten(bake: Bake) -> None:
     """As `certs rotate --ca` drops the CA that was named."""
     Path("c.yaml").write_text("vm: {memory: 2048, cpus: 2}\n")
     bake("--profile", "ci", "--config", "c.yaml")
@@ -219,7 +219,7 @@ def older(bake: Bake) -> Callable[..., None]:
     return make
 
 
-def test_everything_in_an_older_folder_stands(bake: Bake, older: Callable[..., None]) -> None:
+def test_all_fields_of_an_older_folder_are_kept(bake: Bake, older: Callable[..., None]) -> None:
     older("--profile", "hardened", "--nodes", 5)
     Path("c.yaml").write_text("vm: {memory: 4096}\n")
     for words in ((), ("--config", "c.yaml"), ("--leaf-days", 60), ("--profile", "default")):
@@ -228,7 +228,7 @@ def test_everything_in_an_older_folder_stands(bake: Bake, older: Callable[..., N
     assert (stands("vm", "memory"), stands("pki", "leafDays")) == (4096, 60)
 
 
-def test_a_field_that_came_later_has_its_old_value_there(
+def test_a_field_of_a_newer_version_keeps_the_old_behaviour(
     bake: Bake, older: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`etcd.version` stands in for one that came later, with a default that is new."""
@@ -241,7 +241,7 @@ def test_a_field_that_came_later_has_its_old_value_there(
     assert "note: values kept although the defaults changed: etcd.version 3.6, not 3.5" in result.err
 
 
-def test_a_new_default_changes_nothing_and_is_told(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_default_changes_nothing_and_is_reported(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     bake("--cpus", 2)
     defaults = spec_module.ClusterSpec(vm=spec_module.VmSpec(memory=2048, cpus=4))
     monkeypatch.setattr("generator.config.load._DEFAULTS", defaults)
@@ -251,7 +251,7 @@ def test_a_new_default_changes_nothing_and_is_told(bake: Bake, monkeypatch: pyte
     assert "vm.cpus" not in result.err
 
 
-def test_a_new_version_of_a_profile_changes_nothing_and_is_told(
+def test_a_new_version_of_a_profile_changes_nothing_and_is_reported(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     profiles = tmp_path / "profiles"
@@ -271,7 +271,7 @@ def test_a_new_version_of_a_profile_changes_nothing_and_is_told(
 # --- what is shown ------------------------------------------------------------------------------------------
 
 
-def test_the_difference_is_shown_before_anything_changes(bake: Bake) -> None:
+def test_changes_are_shown_before_they_are_made(bake: Bake) -> None:
     bake("--nodes", 3)
     result = bake("--nodes", 4, "--leaf-days", 90, "-o", "json")
     lines = result.err.splitlines()
@@ -288,7 +288,7 @@ def test_the_difference_is_shown_before_anything_changes(bake: Bake) -> None:
 
 
 @pytest.mark.parametrize("more", [("--leaf-days", 90), ("--nodes", 2, "--yes")], ids=str)
-def test_it_is_shown_where_the_change_then_fails(
+def test_changes_are_shown_before_a_failure(
     bake: Bake, picture: Picture, monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
 ) -> None:
     """So it was shown before, to the last file."""
@@ -317,7 +317,7 @@ def test_a_first_bake_shows_no_difference(bake: Bake) -> None:
     assert "+ " not in result.err
 
 
-def test_check_shows_it_and_changes_nothing(bake: Bake, picture: Picture) -> None:
+def test_check_shows_changes_and_changes_nothing(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     before = picture(Path("out"))
     result = bake("check", "--nodes", 1, "-o", "json")
@@ -370,7 +370,7 @@ def losing(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_what_is_lost_for_good_needs_consent(
+def test_changes_that_cannot_be_undone_need_consent(
     bake: Bake, losing: Callable[[str], tuple[tuple[str, ...], str]], loss: str, picture: Picture
 ) -> None:
     words, text = losing(loss)
@@ -388,7 +388,7 @@ def test_what_is_lost_for_good_needs_consent(
     assert bake().code == 0
 
 
-def test_the_same_changes_of_a_cluster_that_is_not_sealed_need_none(bake: Bake) -> None:
+def test_changes_of_an_unsealed_cluster_need_no_consent(bake: Bake) -> None:
     bake()
     assert bake("--first-ip", "192.168.20.99").code == 0
 
@@ -413,7 +413,7 @@ def test_a_terminal_is_asked(
         assert result.err.endswith("error: nothing was done\n")
 
 
-def test_consent_for_what_another_run_has_changed_meanwhile_is_void(
+def test_consent_is_void_after_a_change_by_another_run(
     bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody adds two nodes after the difference was shown: now there are keys to lose, so it asks again."""
@@ -440,7 +440,7 @@ def test_consent_for_what_another_run_has_changed_meanwhile_is_void(
     assert stands("nodes") == 5
 
 
-def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(
+def test_a_folder_that_is_replaced_during_reading_is_read_again(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Else one run's manifest would be held against another one's cluster.yaml, which then looks edited."""
@@ -471,7 +471,7 @@ def argv(*words: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_text("nodes: 1\n"), Path.unlink], ids=["edited", "gone"])
-def test_a_spec_that_is_not_as_it_was_baked_is_not_trusted(
+def test_an_edited_spec_is_not_used(
     bake: Bake, spoil: Callable[[Path], object], picture: Picture
 ) -> None:
     bake("--nodes", 3)
@@ -490,7 +490,7 @@ def test_a_spec_that_is_not_as_it_was_baked_is_not_trusted(
     assert stands("nodes") == 2
 
 
-def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> None:
+def test_an_edited_input_file_is_refused(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     (FOLDER / "input.yaml").write_text((FOLDER / "input.yaml").read_text().replace("nodes: 3", "nodes: 1"))
     before = picture(Path("out"))
@@ -511,7 +511,7 @@ def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> Non
         ("input.yaml", "90", "91"),
     ],
 )
-def test_a_rotation_does_not_apply_edits_without_consent(
+def test_a_rotation_does_not_apply_edits(
     bake: Bake, picture: Picture, file: str, old: str, new: str, words: list[str]
 ) -> None:
     pytest.importorskip("libvirt")

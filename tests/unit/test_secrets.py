@@ -53,7 +53,7 @@ def betrayed(folder: Path, *texts: str | bytes) -> set[bytes]:
     return {secret for secret in secrets if secret in whole}
 
 
-def test_a_search_finds_what_is_there(bake: Bake) -> None:
+def test_the_search_finds_keys(bake: Bake) -> None:
     bake("--nodes", 1)
     assert betrayed(FOLDER, (FOLDER / "etcd1/seed.iso").read_bytes())
     assert betrayed(FOLDER, (FOLDER / "pki/etcd-ca.key").read_text())
@@ -67,7 +67,7 @@ def test_a_search_finds_what_is_there(bake: Bake) -> None:
     ],
     ids=lambda words: " ".join(map(str, words)),
 )  # fmt: skip
-def test_nothing_that_is_printed_or_logged_has_a_key(bake: Bake, caplog: Any, words: tuple[object, ...]) -> None:
+def test_no_output_and_no_log_has_a_key(bake: Bake, caplog: Any, words: tuple[object, ...]) -> None:
     caplog.set_level(logging.DEBUG)
     bake("--nodes", 2)
     result = bake(*words)
@@ -85,7 +85,7 @@ SPOILS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
 @pytest.mark.parametrize("name", ["pki/etcd-ca.key", "pki/etcd-client.key", "etcd1/user-data"])
-def test_no_message_about_a_spoilt_key_shows_it(bake: Bake, name: str, spoil: Callable[[bytes], bytes]) -> None:
+def test_no_message_about_a_damaged_key_has_the_key(bake: Bake, name: str, spoil: Callable[[bytes], bytes]) -> None:
     bake("--nodes", 1)
     kept = {path: path.read_bytes() for path in (FOLDER / "pki").glob("*.key")}
     user_data = (FOLDER / "etcd1/user-data").read_bytes()
@@ -132,7 +132,7 @@ def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now
     assert betrayed(store.folder, *shown, *map(str, made)) == set()
 
 
-def test_libvirt_is_told_no_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_definition_in_libvirt_has_a_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its test driver boots the cluster; only the volumes, which it cannot fill, are left empty."""
     pytest.importorskip("libvirt")
     from generator import vm
@@ -174,7 +174,7 @@ def _definitions(driver: Any) -> Iterable[str]:
 
 @pytest.mark.parametrize("again", ["correct horse battery", "wrong staple"])
 @pytest.mark.usefixtures("quick_scrypt")
-def test_a_passphrase_stays_in_its_file(bake: Bake, caplog: Any, again: str) -> None:
+def test_a_passphrase_is_never_printed_or_stored(bake: Bake, caplog: Any, again: str) -> None:
     caplog.set_level(logging.DEBUG)
     words = ("--nodes", 1, "--ca-passphrase-file", "passphrase", "-v")
     Path("passphrase").write_text("correct horse battery\n")

@@ -58,7 +58,7 @@ def requests() -> list[Path]:
     return sorted(REQUESTS.rglob("*.csr"))
 
 
-def test_what_is_missing_is_asked_for_and_nothing_is_baked(ours: Bake) -> None:
+def test_missing_certificates_are_requested_and_nothing_is_baked(ours: Bake) -> None:
     result = ours()
     assert (result.code, result.out) == (3, "")
     assert "an external CA must issue 7 certificates" in result.err
@@ -74,7 +74,7 @@ def test_what_is_missing_is_asked_for_and_nothing_is_baked(ours: Bake) -> None:
 
 
 @pytest.mark.parametrize("words", [("certs",), ("certs", "rotate"), ("seal",), ("verify",)], ids=" ".join)
-def test_a_cluster_that_waits_for_certificates_is_not_said_to_be_missing(
+def test_a_cluster_that_waits_for_certificates_is_recognized(
     ours: Bake, office: Office, bake: Bake, picture: Picture, words: tuple[str, ...]
 ) -> None:
     ours()
@@ -92,7 +92,7 @@ def test_a_cluster_that_waits_for_certificates_is_not_said_to_be_missing(
     assert (result.code, "every certificate has been issued" in result.err) == (3, True)
 
 
-def test_asking_again_asks_for_the_same(ours: Bake, bake: Bake, picture: Picture) -> None:
+def test_a_second_bake_keeps_the_requests(ours: Bake, bake: Bake, picture: Picture) -> None:
     ours()
     before = picture(Path("out"))
     for again in (ours, bake):  # without options too: what was said is kept
@@ -105,7 +105,7 @@ def test_asking_again_asks_for_the_same(ours: Bake, bake: Bake, picture: Picture
     [(("--nodes", 1), "etcd2: its keys are deleted"), (("--config", "none.yaml"), "keys of pending requests")],
     ids=["a node", "the CA"],
 )
-def test_keys_that_wait_are_not_deleted_without_consent(
+def test_keys_of_pending_requests_are_not_deleted_without_consent(
     ours: Bake, bake: Bake, picture: Picture, words: tuple[object, ...], text: str
 ) -> None:
     ours()
@@ -116,7 +116,7 @@ def test_keys_that_wait_are_not_deleted_without_consent(
     assert text in result.err
 
 
-def test_a_request_asks_for_what_the_node_needs(ours: Bake) -> None:
+def test_a_request_has_the_extensions_that_a_node_needs(ours: Bake) -> None:
     ours()
     words = ["openssl", "req", "-in", str(REQUESTS / "etcd2/etcd-server.csr"), "-noout", "-text", "-verify"]
     shown = subprocess.run(words, check=True, capture_output=True, text=True).stdout
@@ -124,7 +124,7 @@ def test_a_request_asks_for_what_the_node_needs(ours: Bake) -> None:
         assert text in shown
 
 
-def test_what_was_issued_is_baked(ours: Bake, office: Office, picture: Picture) -> None:
+def test_issued_certificates_are_baked(ours: Bake, office: Office, picture: Picture) -> None:
     ours()
     keys = {path: path.with_suffix(".key").read_bytes() for path in requests()}
     office.sign(*requests())
@@ -143,7 +143,7 @@ def test_what_was_issued_is_baked(ours: Bake, office: Office, picture: Picture) 
     assert picture(Path("out")) == before
 
 
-def test_what_has_come_in_so_far_is_kept(ours: Bake, office: Office) -> None:
+def test_certificates_issued_so_far_are_kept(ours: Bake, office: Office) -> None:
     ours()
     office.sign(*requests()[:3])
     result = ours()
@@ -170,7 +170,7 @@ BAD: dict[str, tuple[Callable[[Office, Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("answer", "rule"), BAD.values(), ids=BAD)
-def test_a_certificate_that_does_not_fit_is_refused(
+def test_a_certificate_that_does_not_match_is_refused(
     ours: Bake, office: Office, picture: Picture, answer: Callable[[Office, Path], object], rule: str
 ) -> None:
     ours()
@@ -184,7 +184,7 @@ def test_a_certificate_that_does_not_fit_is_refused(
     assert picture(Path("out")) == before
 
 
-def test_another_cas_certificate_is_refused(ours: Bake, office: Office, plan: Callable[..., Any]) -> None:
+def test_a_certificate_of_another_ca_is_refused(ours: Bake, office: Office, plan: Callable[..., Any]) -> None:
     ours()
     Office(plan).sign(REQUESTS / "operator/etcd-client.csr")
     Path("corp.pem").write_bytes(office.credential.cert_pem)
@@ -192,7 +192,7 @@ def test_another_cas_certificate_is_refused(ours: Bake, office: Office, plan: Ca
     assert (result.code, "operator/etcd-client.pem: was not issued by the cluster's CA" in result.err) == (2, True)
 
 
-def test_new_ones_are_asked_for_while_the_old_ones_hold(
+def test_new_certificates_are_requested_before_the_old_ones_expire(
     ours: Bake, bake: Bake, office: Office, picture: Picture
 ) -> None:
     ours()
@@ -211,7 +211,7 @@ def test_new_ones_are_asked_for_while_the_old_ones_hold(
     assert not REQUESTS.exists()
 
 
-def test_the_ca_of_such_a_cluster_is_not_changed(ours: Bake, office: Office) -> None:
+def test_an_external_ca_cannot_be_rotated(ours: Bake, office: Office) -> None:
     ours()
     office.sign(*requests())
     ours()
@@ -224,7 +224,7 @@ def test_the_ca_of_such_a_cluster_is_not_changed(ours: Bake, office: Office) -> 
         )
 
 
-def test_the_certificates_of_etcds_users_are_asked_for_too(ours: Bake, office: Office, picture: Picture) -> None:
+def test_certificates_of_etcd_users_are_requested(ours: Bake, office: Office, picture: Picture) -> None:
     path = Path("cluster.yaml")
     path.write_text(path.read_text() + "auth: {enabled: true, users: [{name: app1}]}\n")
     ours()

@@ -52,21 +52,21 @@ def exposure(analyze: str, unit: Path) -> float:
     return float(done.stdout.splitlines()[-1].partition("service: ")[2].split()[0])
 
 
-def test_every_unit_is_in_a_sandbox(node: Path, tool: Callable[[str], str]) -> None:
+def test_every_unit_has_a_sandbox(node: Path, tool: Callable[[str], str]) -> None:
     found = {unit.name: exposure(tool("systemd-analyze"), unit) for unit in services(node)}
     print(found)
     assert {f"{name}.service" for name in NAMES} <= found.keys()
     assert {name: value for name, value in found.items() if value > LIMIT} == {}
 
 
-def test_every_program_of_ours_that_a_unit_starts_is_on_the_node(node: Path) -> None:
+def test_every_program_that_a_unit_starts_is_on_the_node(node: Path) -> None:
     text = "".join(unit.read_text() for unit in services(node))
     started = set(re.findall(r"^Exec\w+=[+-]*(/\S*/bake/\S+)", text, re.MULTILINE))
     assert f"{LIBEXEC}/etcd-join" in started
     assert {path for path in started if not (node / path.lstrip("/")).exists()} == set()
 
 
-def test_no_unit_reads_a_file_that_etcds_account_can_write(node: Path) -> None:
+def test_no_unit_reads_a_file_that_etcd_can_write(node: Path) -> None:
     """systemd reads them as root, and what it read would be the environment of each command with a `+` too."""
     roots = ("/etc/etcd/etcd.conf", "/etc/etcd/bake.env", "/run/bake-audit/report.json")
     read = {
@@ -77,7 +77,7 @@ def test_no_unit_reads_a_file_that_etcds_account_can_write(node: Path) -> None:
     assert {*roots[:2]} <= read <= {*roots}
 
 
-def test_what_runs_as_root_names_nothing_that_etcds_account_can_write(node: Path) -> None:
+def test_root_units_use_no_file_that_etcd_can_write(node: Path) -> None:
     for unit in services(node):
         is_etcds = "\nUser=etcd\n" in unit.read_text()
         for prefixes, command in re.findall(r"^Exec\w+=([-@:+!|]*)(.*)", unit.read_text(), re.MULTILINE):
@@ -85,7 +85,7 @@ def test_what_runs_as_root_names_nothing_that_etcds_account_can_write(node: Path
                 assert not re.search(r"/(run|var/lib)/etcd\b", command), unit
 
 
-def test_what_a_start_of_etcd_starts_waits_for_the_end_of_the_first_boot_as_etcd_does(node: Path) -> None:
+def test_units_started_with_etcd_wait_for_the_first_boot(node: Path) -> None:
     """A package's postinst starts etcd amid the first boot, before a firewall is installed or runs."""
     (etcd,) = (unit for unit in services(node) if unit.name == "etcd.service")
     before = re.findall(r"^After=(etcd-firewall.service) (etcd-access.service)$", etcd.read_text(), re.MULTILINE)
@@ -93,6 +93,6 @@ def test_what_a_start_of_etcd_starts_waits_for_the_end_of_the_first_boot_as_etcd
         assert "\nConditionPathExists=/var/lib/bake/configured\n" in etcd.with_name(name).read_text(), name
 
 
-def test_the_judge_sees_an_open_unit(tmp_path: Path, tool: Callable[[str], str]) -> None:
+def test_systemd_analyze_detects_a_unit_without_sandbox(tmp_path: Path, tool: Callable[[str], str]) -> None:
     (tmp_path / "open.service").write_text("[Service]\nExecStart=/bin/true\n")
     assert exposure(tool("systemd-analyze"), tmp_path / "open.service") > 9
