@@ -1,4 +1,4 @@
-"""The Python API: its page's example runs, its names are documented, and it behaves like the command line."""
+"""The Python API: the documented example runs, and every name is documented."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def baked(**fields: Any) -> api.Baked:
 
 
 def test_the_documented_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """All code of the page, as one program. Its nodes do not run, so a verification is given."""
+    """Run all code of the documentation page. No nodes run, so the test replaces `verify`."""
     good = api.Check(name="member list", result=api.Result.OK, detail="etcd1")
     given = api.Verification(cluster="prod", checks=(good,))
     monkeypatch.setattr(up, "verify_cluster", lambda _cluster, **_: given)
     code = "".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
-    exec(compile(code, "docs/reference/python.md", "exec"), {})  # noqa: S102  it is our own page
+    exec(compile(code, "docs/reference/python.md", "exec"), {})  # noqa: S102  the project's documentation
     out = capsys.readouterr().out
     assert "out/prod/etcd3/seed.iso" in out
     assert "+ node etcd4: 10.20.0.34" in out

@@ -1,4 +1,4 @@
-"""The etcd tarball on the ISO: only the one that was meant."""
+"""The etcd tarball on the ISO: only a tarball with the stated digest is accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes between makers and writer keeps its secrets."""
+"""`Artifact`: the digest of the content, and a `repr` without secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages for people, and the exit code each kind ends in."""
+"""Error messages and exit codes."""
 
 from __future__ import annotations
 

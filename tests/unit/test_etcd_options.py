@@ -1,4 +1,4 @@
-"""Which etcd options a user may set, and to which values. `assembly/test_etcd_options` asks a real etcd."""
+"""The etcd options and values that a cluster file may set. `assembly/test_etcd_options` runs a real etcd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from generator.config.etcd_options import (
 )
 from tests.assembly.etcd_values import ACCEPTED, IGNORED, REJECTED
 
-# bake's own rules, whatever etcd says: (series, option, value, what the message says, what the remedy says)
+# Values that bake refuses: (series, option, value, text of the message, text of the hint)
 RULES = [
     ("3.5", "heartbeat-intervall", 200, "has no option 'heartbeat-intervall'", "heartbeat-interval"),
     ("3.5", "compact-hash-check-time", "1m", "has no option", "experimental-compact-hash-check-time"),
@@ -27,7 +27,7 @@ RULES = [
     ("3.5", "tls-min-version", "TLS1.3", "is set by bake", "etcd.tlsMinVersion"),
     ("3.6", "cipher-suites", "x", "is set by bake", "etcd.cipherSuites"),
     ("3.5", "force-new-cluster", True, "is set by bake", None),
-    # what moves data, or speaks for another member
+    # options that move data or impersonate a member
     ("3.5", "wal-dir", "/var/lib/etcd/wal", "treat a healthy member as one without data", "etcd.dataDir"),
     ("3.6", "wal-dir", "/var/lib/etcd/wal", "treat a healthy member as one without data", "etcd.dataDir"),
     ("3.5", "experimental-enable-v2v3", "/v2", "v2 API", "leave it out"),
@@ -36,7 +36,7 @@ RULES = [
     ("3.5", "max-request-bytes", 100, "is not 65536 to", None),
     ("3.6", "max-learners", 0, "is not 1 to", None),
     ("3.5", "experimental-memory-mlock", True, "locked memory", "swap"),
-    # what weakens TLS, or opens a port
+    # options that weaken TLS or open a port
     ("3.5", "listen-metrics-urls", "http://0.0.0.0:2381", "loopback", "client port with a client certificate"),
     ("3.5", "listen-metrics-urls", "https://192.168.20.31:2381", "loopback", None),
     ("3.6", "listen-metrics-urls", "http://127.0.0.1:2381,http://[::]:2381", "loopback", None),
@@ -52,7 +52,7 @@ RULES = [
     ("3.5", "peer-cert-allowed-cn", "a", "which certificates", "separate"),
     ("3.5", "auth-token", "jwt,pub-key=/a,priv-key=/b,sign-method=RS256", "no key files", "certificates"),
     ("3.5", "enable-log-rotation", True, "log to the journal", "journald.conf"),
-    # types, and text that would need quotes
+    # wrong types, and text that needs quotes
     ("3.5", "heartbeat-interval", "200", "is not a whole number", None),
     ("3.5", "heartbeat-interval", True, "is not a whole number", None),
     ("3.5", "pre-vote", "yes", "is not true or false", None),

@@ -1,4 +1,4 @@
-"""Folders and files that another user can change are refused, and a manifest that bake did not write."""
+"""bake refuses folders and files that another user can change, and a manifest that bake did not write."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def with_acl_to_read(path: Path) -> None:
 
 
 def full_of(change: Change) -> Change:
-    """The change, to every file below."""
+    """Return a function that applies `change` to every file below a path."""
     return lambda path: [change(each) for each in path.rglob("*")]
 
 
@@ -78,7 +78,7 @@ def moved_behind_a_link(path: Path) -> None:
     path.symlink_to("real")
 
 
-# What is done to which folder, and what is said; the folders are tmp/parent/out/etcd.
+# A path below tmp/parent/out/etcd, a change to the path, and the message.
 REFUSED: dict[str, tuple[str, Change, str]] = {
     "another user's out": ("parent/out", give_away, "parent/out: belongs to uid 12345, but bake runs as root (uid 0)"),
     "another user's parent": ("parent", give_away, "parent: belongs to uid 12345"),
@@ -159,7 +159,7 @@ def test_nothing_is_written_to_a_refused_folder(bake: Bake) -> None:
     assert list(Path("open").iterdir()) == []
 
 
-# Folders as they are on ordinary machines, for the parent of the output folder.
+# Changes to the output folder's parent that result in an ordinary folder.
 ACCEPTED: dict[str, Change] = {
     "0755": with_mode(0o755),
     "sticky": with_mode(0o1777),
@@ -185,7 +185,7 @@ def test_a_symlink_of_this_user_as_output_folder_is_accepted(baked: Bake) -> Non
 
 @root_only
 def test_a_home_folder_with_a_private_group_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Debian with umask 002 makes it: the folder's group has the user as its only member."""
+    """With umask 002 on Debian, the user is the only member of the folder's group."""
     user = pwd.getpwnam("games")
     home = tmp_path / "home"
     home.mkdir()
@@ -200,7 +200,7 @@ def test_a_home_folder_with_a_private_group_is_accepted(tmp_path: Path, monkeypa
 
 @root_only
 def test_folders_of_the_host_are_accepted_in_a_rootless_container(tmp_path: Path) -> None:
-    """There `/home` belongs to an id that stands for everybody outside."""
+    """In such a container, `/home` belongs to the overflow user id."""
     home = tmp_path / "home"
     home.mkdir()
     give_away(home)
@@ -238,11 +238,11 @@ def test_another_users_secret_is_not_read(bake: Bake, tmp_path: Path, name: str)
 
 @root_only
 def test_a_pipe_of_the_sudo_user_is_accepted_for_a_secret(bake: Bake) -> None:
-    """`pass show ca | sudo bake --ca-passphrase-file /dev/stdin`: the pipe belongs to the user."""
+    """With `pass show ca | sudo bake --ca-passphrase-file /dev/stdin`, the pipe belongs to the calling user."""
     os.mkfifo("pipe")
     give_away(Path("pipe"))
     permissions.check_secret(Path("pipe"), "--ca-passphrase-file")
-    permissions.check_secret(Path("nowhere"), "--ca-passphrase-file")  # said by whoever reads it
+    permissions.check_secret(Path("nowhere"), "--ca-passphrase-file")  # the reader of the file reports a missing file
 
 
 # ── the manifest ────────────────────────────────────────────────────────────────────────────────────────────
@@ -296,7 +296,7 @@ def test_additions_of_a_later_minor_version_are_ignored(baked: Bake) -> None:
 
 
 def test_a_symlink_to_a_secret_is_not_copied(baked: Bake, tmp_path: Path) -> None:
-    """What the manifest lists and nobody reads before: its target's bytes must not come into the folder."""
+    """The manifest lists the file, but the content of the symlink's target must not be copied to the folder."""
     (tmp_path / "other").write_text("another file")
     etcdctl = Path("parent/out/etcd/etcdctl.env")
     etcdctl.unlink()

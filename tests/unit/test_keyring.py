@@ -1,4 +1,4 @@
-"""The CA that a folder holds: its key under a passphrase, one of the user's own, and what each may name."""
+"""The cluster's CA: encrypted keys, existing CAs, name constraints and separate peer CAs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORD = "correct horse battery"
 
 @pytest.fixture
 def word(bake: Bake, tmp_path: Path, quick_scrypt: None) -> list[str]:
-    """The option that names a file with the passphrase."""
+    """Return the option with the path of a passphrase file."""
     (tmp_path / "word").write_text(f"{WORD}\nwhat follows is not of it\n")
     return ["--ca-passphrase-file", "word"]
 
@@ -161,12 +161,12 @@ def test_openssl_reads_the_key_only_with_the_passphrase(key_type: KeyType, tool:
     assert pki.encrypt_key(key, b"word") != pem, "salted"
 
 
-# ── a CA of the user's own ──────────────────────────────────────────────────────────────────────────────────
+# ── existing CAs ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
 def theirs(bake: Bake, plan: Any) -> Credential:
-    """A CA in ca.pem and ca.key, with a cluster.yaml that names them."""
+    """Write a CA to ca.pem and ca.key, and a cluster.yaml with these paths."""
     authority = pki.create_authority(plan(), now=datetime.now(UTC))
     Path("ca.pem").write_bytes(authority.cert_pem)
     Path("ca.key").write_bytes(authority.key_pem)
@@ -262,7 +262,7 @@ def test_an_unusable_existing_ca_is_refused(
     assert not FOLDER.exists()
 
 
-# ── what a CA is bound to ───────────────────────────────────────────────────────────────────────────────────
+# ── name constraints ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_names_that_the_ca_cannot_certify_are_refused(bake: Bake, picture: Picture) -> None:
@@ -294,7 +294,7 @@ def test_a_ca_without_name_constraints_is_kept(bake: Bake, picture: Picture, pla
     assert bake("--nodes", 3, "--subnet", "10.1.0.0/24").code == 0
 
 
-# --- which cluster it is --------------------------------------------------------------------------------------
+# --- identity and permit --------------------------------------------------------------------------------------
 
 
 def test_a_cluster_keeps_its_identity(bake: Bake) -> None:
@@ -307,7 +307,7 @@ def test_a_cluster_keeps_its_identity(bake: Bake) -> None:
 
 
 def test_a_cluster_without_an_identity_file_keeps_its_identity(bake: Bake) -> None:
-    """Its nodes have an id of the cluster, and its VMs a tag, that were made of its CA."""
+    """The cluster's id and the tag of its VMs were derived from the CA's digest."""
     bake("--nodes", 1)
     (FOLDER / "identity").unlink()
     old = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
@@ -325,7 +325,7 @@ def test_an_identity_that_bake_did_not_write_is_refused(bake: Bake) -> None:
 
 
 def test_a_cluster_of_an_older_version_gets_a_secret_permit(bake: Bake) -> None:
-    """They compare BAKE_PERMIT, the cluster's id, with their own."""
+    """Running nodes compare a new seed's BAKE_PERMIT, the cluster's id, with their BAKE_PERMIT."""
     bake("--nodes", 1)
     identity = (FOLDER / "identity").read_text().strip()
     (FOLDER / "pki/bootstrap-permit").unlink()
@@ -344,7 +344,7 @@ def test_a_permit_that_bake_did_not_write_is_refused(bake: Bake) -> None:
     assert "guess me" not in result.err
 
 
-# --- a CA of their own for peers ------------------------------------------------------------------------------
+# --- a separate CA for peers ----------------------------------------------------------------------------------
 
 
 def test_peer_certificates_can_have_a_separate_ca(bake: Bake, word: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Everything that a node is given lies where Enterprise Linux 9's SELinux policy expects its kind.
+"""The paths of a node's files match the SELinux policy of Enterprise Linux 9.
 
 Which type a place has was looked up in the targeted policy's file contexts: fedora-selinux/selinux-policy, branch c9s
 at 73a2d29, with the aliases of EL 9's package (file_contexts.subs_dist: units below /etc are labelled as those below
@@ -28,7 +28,7 @@ EL9 = {
     "/usr": "usr_t",
     "/usr/bin": "bin_t",
     "/usr/libexec": "bin_t",
-    "/usr/local/bin": "bin_t",  # and no libexec: below it everything is usr_t, and nothing a program
+    "/usr/local/bin": "bin_t",  # not /usr/local/libexec, where every file has the type usr_t
     "/var": "var_t",
     "/var/lib": "var_lib_t",
     "/var/lib/cloud": "cloud_var_lib_t",
@@ -52,7 +52,7 @@ def files(request: pytest.FixtureRequest, plan: Plan, now: Any) -> dict[str, byt
 
 
 def kind(path: str, data: bytes) -> str:
-    """The type of what a file is for."""
+    """Return the SELinux type that fits a file's purpose."""
     if data.startswith(b"#!"):
         return "bin_t"
     if data.startswith(b"[Unit]"):
@@ -66,14 +66,14 @@ def test_each_file_has_the_label_of_its_kind(files: dict[str, bytes]) -> None:
 
 
 def commands(unit: bytes) -> Iterator[str]:
-    """The programs: the first word, and etcd after the one that starts it."""
+    """Return the programs of a unit: the first word of each command, and etcd if another program starts it."""
     yield from re.findall(r"^Exec\w+=[-+!]*(\S+)", unit.decode(), re.MULTILINE)
     yield from re.findall(r"^ExecStart=\S+/etcd-start (\S+)$", unit.decode(), re.MULTILINE)
 
 
 def test_units_start_only_programs(files: dict[str, bytes]) -> None:
     started = {one for path, data in files.items() if path.endswith(".service") for one in commands(data)}
-    started -= {"/bin/echo", "/bin/sh", "/bin/rm", "/bin/systemctl"}  # the system's own
+    started -= {"/bin/echo", "/bin/sh", "/bin/rm", "/bin/systemctl"}  # programs of the system
     assert {"/usr/local/bin/etcd", "/usr/libexec/bake/etcd-join"} <= started
     assert {label(path) for path in started} == {"bin_t"}
 

@@ -1,4 +1,4 @@
-"""No node's folder has the name of something else in the cluster's folder."""
+"""No node can have the name of another file or folder in the cluster's folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def top_level(store: Store) -> set[str]:
 
 
 def test_no_file_of_a_cluster_has_a_possible_node_name(now: datetime, tmp_path: Path) -> None:
-    """A cluster with everything: users, a CA for peers, a change of its CAs under way, sealed."""
+    """Use a sealed cluster with etcd users, a separate peer CA and a CA rotation in progress."""
     auth = {"enabled": True, "users": [{"name": "app"}]}
     spec, wrong = read_spec({"nodes": NODES, "auth": auth, "pki": {"peerCa": {"separate": True}}})
     store = Store(tmp_path, "etcd")
@@ -57,5 +57,5 @@ def test_no_request_has_a_possible_node_name(plan: Callable[..., Any], now: date
 
 
 def test_reserved_names_are_otherwise_valid_names() -> None:
-    """Else nobody would have to reserve them; and a cluster may have them."""
+    """A cluster can have these names, so only nodes need the rule."""
     assert all(name(reserved) for reserved in FOLDER_NAMES)

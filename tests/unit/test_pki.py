@@ -1,4 +1,4 @@
-"""Certificates: what each kind says, what OpenSSL and a real handshake make of it, when one is kept."""
+"""Certificates: content, validity and renewal, checked with OpenSSL and TLS handshakes."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def extension(credential: Credential, kind: type[Any]) -> Any:
 
 
 def usages(credential: Credential) -> set[str]:
-    """The key usages that a certificate states."""
+    """Return the key usages of a certificate."""
     usage = extension(credential, x509.KeyUsage)
     assert usage.critical
     return {name.removeprefix("_") for name, value in vars(usage.value).items() if value}
 
 
-# ── what each kind says ─────────────────────────────────────────────────────────────────────────────────────
+# ── content ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_ca_certificate_can_only_sign(authority: Credential) -> None:
@@ -110,7 +110,7 @@ def test_forbidden_names_are_reported(
 @pytest.mark.parametrize(
     ("role", "expected"),
     [
-        (Role.SERVER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),  # the gRPC gateway dials the server with it
+        (Role.SERVER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),  # used as client by the gRPC gateway
         (Role.PEER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),
         (Role.CLIENT, {Usage.CLIENT_AUTH}),
     ],
@@ -146,7 +146,7 @@ def test_the_operator_certificate_names_no_node(plan: Plan, authority: Credentia
 def test_a_user_certificate_has_only_client_auth(
     plan: Plan, authority: Credential, now: datetime, kept: bool
 ) -> None:
-    """With serverAuth, an application could pass itself off as a member; an old one that has it is replaced."""
+    """With serverAuth, an application could impersonate a member, so such a certificate is renewed."""
     found = next(pki.issue_nodes(plan(), authority, now=now))[Role.PEER] if kept else None
     user = pki.issue_client(plan(), authority, now=now, user="app1", kept=found)
     assert set(extension(user, x509.ExtendedKeyUsage).value) == {Usage.CLIENT_AUTH}
@@ -243,7 +243,7 @@ def test_validity_can_begin_at_the_epoch(plan: Plan) -> None:
     )
 
 
-# ── kept when right, renewed when wrong ─────────────────────────────────────────────────────────────────────
+# ── renewal ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def no_key(_: KeyType) -> pki.PrivateKey:
@@ -259,7 +259,7 @@ def test_valid_certificates_are_kept(
 
 
 def test_a_certificate_of_a_new_user_provided_ca_is_kept(plan: Plan, now: datetime) -> None:
-    fresh = pki.create_authority(plan(), now=now + pki.BACKDATE)  # valid from this very moment
+    fresh = pki.create_authority(plan(), now=now + pki.BACKDATE)  # the CA is valid from `now` on
     client = pki.issue_client(plan(), fresh, now=now)
     assert pki.issue_client(plan(), fresh, now=now, kept=client, new_key=no_key) is client
 
@@ -364,7 +364,7 @@ def test_keys_of_other_types_are_generated_on_demand() -> None:
     assert sorted(asked) == [KeyType.ECDSA_P384, *[KeyType.RSA_4096] * 3]
 
 
-# ── an authority that cannot be used ────────────────────────────────────────────────────────────────────────
+# ── unusable CAs ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def authority_with(
@@ -376,7 +376,7 @@ def authority_with(
     identifier: bool = True,
     names: x509.NameConstraints | None = None,
 ) -> Credential:
-    """A self-signed certificate of somebody else's making."""
+    """Return a self-signed certificate that bake did not create."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "theirs")])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
@@ -407,7 +407,7 @@ SIGNS_CRLS_ONLY = x509.KeyUsage(
     decipher_only=False,
 )
 SECP256K1 = ec.generate_private_key(ec.SECP256K1())
-RSA_1024 = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505  to be refused
+RSA_1024 = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505  too short on purpose
 USELESS: dict[str, tuple[dict[str, Any], str]] = {
     "no constraints": ({}, "is not a CA certificate"),
     "no CA": ({"constraints": x509.BasicConstraints(ca=False, path_length=None)}, "is not a CA certificate"),
@@ -428,7 +428,7 @@ def test_a_ca_without_key_usage_is_accepted(now: datetime) -> None:
     assert pki.check_authority(authority_with(now, constraints=CA), now=now, where="") == []
 
 
-# ── what others make of them ────────────────────────────────────────────────────────────────────────────────
+# ── OpenSSL and handshakes ──────────────────────────────────────────────────────────────────────────────────
 
 
 def save(folder: Path, authority: Credential, **credentials: Credential) -> None:
@@ -477,7 +477,7 @@ def context(side: int, folder: Path, who: str | None) -> ssl.SSLContext:
 
 
 def shake_hands(folder: Path, server: str, client: str | None, address: str) -> None:
-    """A mutual TLS handshake in memory, and a word. Raises SSLError where a side refuses the other."""
+    """Do a mutual TLS handshake in memory and send a word. Raises SSLError if a side refuses the other side."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     served = context(ssl.PROTOCOL_TLS_SERVER, folder, server).wrap_bio(up, down, server_side=True)
     asking = context(ssl.PROTOCOL_TLS_CLIENT, folder, client).wrap_bio(down, up, server_hostname=address)
@@ -493,7 +493,7 @@ def shake_hands(folder: Path, server: str, client: str | None, address: str) -> 
 
 @pytest.fixture(scope="module")
 def keyring(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, and each party's certificate with its key, valid today."""
+    """Return a folder with ca.pem and currently valid certificates with their keys."""
     folder, now = tmp_path_factory.mktemp("keyring"), datetime.now(UTC)
     authority = pki.create_authority(plan(), now=now)
     operator = pki.issue_client(plan(), authority, now=now)

@@ -1,4 +1,4 @@
-"""Every derived fact, computed once and always the same."""
+"""The values that the plan derives from a spec."""
 
 from __future__ import annotations
 

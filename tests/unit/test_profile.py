@@ -1,4 +1,4 @@
-"""Profile, cluster file and flags over each other, and where each value came from."""
+"""Merging of profile, cluster file and flags, and the origin of each value."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_profiles_are_selected_by_name_or_path() -> None:
     ],
 )
 def test_the_content_of_another_file_is_not_printed(tmp_path: Path, text: str) -> None:
-    """It may be a file of secrets, and the message may go into a log that everybody reads."""
+    """The file may contain secrets, and messages may be logged."""
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(InputError) as error:
         load(config=tmp_path / "c.yaml")

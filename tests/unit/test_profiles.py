@@ -1,4 +1,4 @@
-"""Every profile loads, says only what differs from the defaults, and the table of fields is the spec's."""
+"""The built-in profiles, and the table of fields in profiles/README.md."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_readme_names_every_profile() -> None:
     assert [name for name in profile_names() if f"[{name}]({name}.yaml)" not in text] == []
 
 
-# ── the table, made from the spec ─────────────────────────────────────────────────────────────────
+# ── the table of fields ──────────────────────────────────────────────────────────────────────────
 
 
 def _rows(kind: type, prefix: str = "") -> Iterator[str]:
@@ -115,7 +115,7 @@ _WORDS = {
 
 
 def _kind(hint: Any) -> str:
-    """A type as the table's readers know it; that nothing is allowed is said by the default."""
+    """Return a field's type as a word for the table. The default shows whether a field can be unset."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return "word"

@@ -1,4 +1,4 @@
-"""A cluster is remembered: what a later command changes, what it shows, and what it asks."""
+"""Commands on an existing cluster: the fields that they change, the changes that they show, and questions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FOLDER = Path("out/etcd")
 
 
 def stands(*path: str) -> Any:
-    """A field as it stands."""
+    """Return the current value of a field."""
     value = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
     for key in path:
         value = value[key]
@@ -49,7 +49,7 @@ def changes(result: Any) -> list[tuple[str, str, str]]:
     return [(each["change"], each["kind"], each["name"]) for each in found if each["kind"] != "file"]
 
 
-# --- what a later command means -----------------------------------------------------------------------------
+# --- changed and kept fields --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_cluster_file_replaces_all_fields_that_were_set(bake: Bake) -> None:
     assert changes(result) == [
         ("-", "field", "etcd.options.heartbeat-interval"), ("~", "field", "vm.memory"), ("~", "field", "vm.cpus"),
     ]  # fmt: skip
-    assert stands("auth", "enabled") is True  # the profile's, which nobody exchanged
+    assert stands("auth", "enabled") is True  # the value comes from the profile, which is unchanged
     assert said() == {
         "formatVersion": "1.0",
         "profile": "hardened",
@@ -187,7 +187,7 @@ def test_a_problem_in_a_kept_field_has_its_location(bake: Bake) -> None:
 
 
 def test_fields_with_another_value_are_forgotten(bake: Bake) -> None:
-    """As `certs rotate --ca` drops the CA that was named."""
+    """For example, `certs rotate --ca` replaces the CA that the user gave."""
     Path("c.yaml").write_text("vm: {memory: 2048, cpus: 2}\n")
     bake("--profile", "ci", "--config", "c.yaml")
     spec = load_kept(FOLDER / "cluster.yaml")
@@ -203,7 +203,7 @@ def test_fields_with_another_value_are_forgotten(bake: Bake) -> None:
 
 @pytest.fixture
 def older(bake: Bake) -> Callable[..., None]:
-    """A cluster that was baked before there was input.yaml."""
+    """Bake a cluster as an older version did, without input.yaml."""
 
     def make(*words: object, without: str = "") -> None:
         bake(*words)
@@ -231,7 +231,7 @@ def test_all_fields_of_an_older_folder_are_kept(bake: Bake, older: Callable[...,
 def test_a_field_of_a_newer_version_keeps_the_old_behaviour(
     bake: Bake, older: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`etcd.version` stands in for one that came later, with a default that is new."""
+    """The test treats `etcd.version` as a field that a newer version added."""
     older("--nodes", 1, without="version: '3.5'")
     for module in ("generator.config.user_input", "generator.config.load"):
         monkeypatch.setattr(f"{module}.FIELDS_ADDED", {("etcd", "version"): "3.6"})
@@ -268,7 +268,7 @@ def test_a_new_version_of_a_profile_changes_nothing_and_is_reported(
     assert "note:" not in bake().err
 
 
-# --- what is shown ------------------------------------------------------------------------------------------
+# --- shown changes ------------------------------------------------------------------------------------------
 
 
 def test_changes_are_shown_before_they_are_made(bake: Bake) -> None:
@@ -291,7 +291,7 @@ def test_changes_are_shown_before_they_are_made(bake: Bake) -> None:
 def test_changes_are_shown_before_a_failure(
     bake: Bake, picture: Picture, monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
 ) -> None:
-    """So it was shown before, to the last file."""
+    """The message lists every file, although nothing was changed."""
     bake("--nodes", 3)
     before = picture(Path("out"))
 
@@ -326,7 +326,7 @@ def test_check_shows_changes_and_changes_nothing(bake: Bake, picture: Picture) -
     assert {each["lost"] for each in json.loads(result.out)["changes"]} == {"its keys are deleted"}
 
 
-# --- what needs consent -------------------------------------------------------------------------------------
+# --- consent ------------------------------------------------------------------------------------------------
 
 USERS = "auth: {enabled: true, users: [{name: alice, roles: [root]}]}\n"
 LOSSES = {
@@ -345,7 +345,7 @@ LOSSES = {
 
 @pytest.fixture
 def losing(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
-    """A cluster, and the words of a bake that loses something of it."""
+    """Return the options of a bake that loses data of the baked cluster."""
     texts = {
         "users": USERS,
         "empty": "vm: {cpus: 2}\n",
@@ -416,7 +416,7 @@ def test_a_terminal_is_asked(
 def test_consent_is_void_after_a_change_by_another_run(
     bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody adds two nodes after the difference was shown: now there are keys to lose, so it asks again."""
+    """Another run adds two nodes after the question. The change would now delete keys, so bake asks again."""
     bake("--nodes", 3)
     agree, others = common.agree, [("--nodes", "5")]
 
@@ -443,7 +443,7 @@ def test_consent_is_void_after_a_change_by_another_run(
 def test_a_folder_that_is_replaced_during_reading_is_read_again(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Else one run's manifest would be held against another one's cluster.yaml, which then looks edited."""
+    """Otherwise, bake could compare the old manifest with the new cluster.yaml, which would look edited."""
     bake("--nodes", 1, "--out", "other")
     bake("--nodes", 3)
     read, others = Store.read, [tmp_path / "other/etcd"]
@@ -467,7 +467,7 @@ def argv(*words: str) -> Iterator[None]:
         yield
 
 
-# --- files that were edited ---------------------------------------------------------------------------------
+# --- edited files -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_text("nodes: 1\n"), Path.unlink], ids=["edited", "gone"])

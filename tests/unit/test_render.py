@@ -1,4 +1,4 @@
-"""The files inside the guest: which, where, for whom, and that no value can break out of its place."""
+"""The files in the guest: paths, modes and content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def guest(plan: Plan, now: Any) -> Callable[..., dict[str, Artifact]]:
 
 
 def settings(file: Artifact) -> dict[str, str]:
-    """What systemd, and sh too, read in an env file."""
+    """Return the variables that systemd and sh read from an env file."""
     lines = [line for line in file.data.decode().splitlines() if line and not line.startswith("#")]
     return dict(shlex.split(line)[0].split("=", 1) for line in lines)
 
@@ -120,7 +120,7 @@ NODES = ["192.168.20.31", "192.168.20.32", "192.168.20.33"]
     ],
 )
 def test_nodes_can_always_reach_the_client_port(guest: Any, stated: list[str], allowed: list[str]) -> None:
-    """They ask each other there to join."""
+    """A joining node sends its requests to the client ports of other nodes."""
     env = settings(guest(firewall={"clientCidrs": stated})["/etc/etcd/bake.env"])
     assert env["BAKE_CLIENT_CIDRS"].split() == allowed
 

@@ -1,4 +1,4 @@
-"""Rules across values: what is fine, and what deserves a word. (What is refused: tests/hostile/catalogue.)"""
+"""Rules that involve several fields: accepted specs and warnings. tests/hostile/catalogue.py has refused specs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_warning_is_given(fields: dict[str, Any], words: list[str]) -> None:
     ],
 )
 def test_a_wrong_range_of_addresses_is_a_single_error(network: dict[str, str], rule: str) -> None:
-    """Not one for each of the three nodes: the remedy is the same."""
+    """One error for all three nodes is enough, because the hint is the same."""
     assert [message for _, message, _ in check_spec(read_spec({"network": network})[0])[0]] == [rule]
 
 

@@ -1,4 +1,4 @@
-"""No key is anywhere but in the files that are for it: not in what is printed, in a `repr`, or in libvirt's XML."""
+"""Private keys are only in their files, and not in output, logs, `repr` or libvirt's XML."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ FOLDER = Path("out/etcd")
 
 
 def slices(pem: bytes) -> set[bytes]:
-    """What would betray a private key: its lines, and its number as it could be printed."""
+    """Yield texts that would reveal a private key: its lines and its number."""
     key = load_pem_private_key(pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     secret = key.private_numbers().private_value
-    lines = pem.splitlines()[1:3]  # what follows is the public key
+    lines = pem.splitlines()[1:3]  # the other lines are the public key
     return {*lines, lines[0][40:60], secret.to_bytes(32, "big"), b"%x" % secret, b"%d" % secret}
 
 
 def keys_in(folder: Path) -> list[bytes]:
-    """Every private key of a cluster: the operator's, and those on the seeds."""
+    """Yield every private key of a cluster: the operator's keys and the keys on the seeds."""
     found = [path.read_bytes() for path in folder.glob("pki/*.key")]
     for user_data in folder.glob("*/user-data"):
         files = yaml.safe_load(user_data.read_text())["write_files"]
@@ -94,7 +94,7 @@ def test_no_message_about_a_damaged_key_has_the_key(bake: Bake, name: str, spoil
     spec, store = ClusterSpec(nodes=1), Store(Path("out"), "etcd")
     shown = list(tracebacks(lambda: work.check(spec, store, now=datetime.now(UTC))))
     result = bake("--nodes", 1, "-v")
-    assert shown or result.code == 0  # not every character of user-data matters
+    assert shown or result.code == 0  # a change of some characters of user-data has no effect
     for key, pem in kept.items():
         key.write_bytes(pem)
     (FOLDER / "etcd1/user-data").write_bytes(user_data)
@@ -133,7 +133,7 @@ def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now
 
 
 def test_no_definition_in_libvirt_has_a_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its test driver boots the cluster; only the volumes, which it cannot fill, are left empty."""
+    """Boot the cluster with libvirt's test driver, which cannot fill volumes."""
     pytest.importorskip("libvirt")
     from generator import vm
     from generator.image.base import BootImage
@@ -156,7 +156,7 @@ def test_no_definition_in_libvirt_has_a_key(bake: Bake, monkeypatch: pytest.Monk
         xml = list(_definitions(driver))
     finally:
         vm.destroy(driver, plan.name, cluster_id="id1")
-    assert betrayed(FOLDER, *uploaded)  # that is where they belong
+    assert betrayed(FOLDER, *uploaded)  # volumes contain keys
     assert sum("seed" in text for text in xml) >= 2
     assert betrayed(FOLDER, *xml, *said) == set()
 
@@ -164,7 +164,7 @@ def test_no_definition_in_libvirt_has_a_key(bake: Bake, monkeypatch: pytest.Monk
 def _definitions(driver: Any) -> Iterable[str]:
     for domain in driver.listAllDomains():
         yield domain.XMLDesc()
-        yield domain.XMLDesc(2)  # the inactive one
+        yield domain.XMLDesc(2)  # 2: the definition of an inactive domain
         yield domain.name()
     for pool in driver.listAllStoragePools():
         yield pool.XMLDesc()

@@ -1,4 +1,4 @@
-"""The seed: what PyYAML, cloud-init's schema, xorriso and blkid read in it."""
+"""The seed, as PyYAML, cloud-init's schema, xorriso and blkid read it."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_xorriso_reads_the_files_back(
 
 @pytest.fixture
 def elsewhen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Another day in another time zone."""
+    """Return an ISO that was packed on another day in another time zone."""
     later = time.time() + 400 * 86400
     monkeypatch.setattr(time, "time", lambda: later)
     monkeypatch.setenv("TZ", "Asia/Kathmandu")

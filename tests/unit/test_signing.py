@@ -1,4 +1,4 @@
-"""A CA whose key is elsewhere: requests go out, certificates come in. OpenSSL is that CA."""
+"""Certificates from an external CA, for which OpenSSL signs the requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUESTS = FOLDER / "requests"
 
 
 class Office:
-    """The CA, as somebody has it who signs requests with OpenSSL."""
+    """An external CA that signs requests with OpenSSL."""
 
     def __init__(self, plan: Callable[..., Any]) -> None:
         self.credential = pki.create_authority(plan(), now=datetime.now(UTC))
@@ -49,7 +49,7 @@ def office(bake: Bake, plan: Callable[..., Any], tool: Callable[[str], str]) -> 
 
 @pytest.fixture
 def ours(bake: Bake, office: Office) -> Callable[..., Any]:
-    """`bake` for a cluster of that CA."""
+    """Return a function that runs `bake` for a cluster with the external CA."""
     Path("cluster.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {ca: {certificate: corp.pem}}\n")
     return lambda *words: bake(*words, "--config", "cluster.yaml")
 
@@ -95,7 +95,7 @@ def test_a_cluster_that_waits_for_certificates_is_recognized(
 def test_a_second_bake_keeps_the_requests(ours: Bake, bake: Bake, picture: Picture) -> None:
     ours()
     before = picture(Path("out"))
-    for again in (ours, bake):  # without options too: what was said is kept
+    for again in (ours, bake):  # a bake without options keeps the fields
         assert again().code == 3
         assert picture(Path("out")) == before
 

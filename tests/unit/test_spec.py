@@ -1,4 +1,4 @@
-"""What a cluster file may say: any combination of good values bakes, any bad one is one of the refused."""
+"""Reading of cluster files with random valid and invalid values."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _client(plan: Any, node: Any) -> pki.CertProfile:
 
 
 def leaves(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of everything in a cluster file, sections included."""
+    """Yield the path of every value and section in a cluster file."""
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     return [found for key, value in items for found in ((*path, key), *leaves(value, (*path, key)))]
 
@@ -95,7 +95,7 @@ def test_random_documents_never_cause_a_crash(data: object, cluster_file: Any) -
 
 
 def all_settings(kind: type) -> list[Any]:
-    """Every setting of a spec, those of its sections included."""
+    """Yield every setting of a spec and of its sections."""
     return [
         found
         for info in settings_of(kind).values()

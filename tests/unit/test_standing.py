@@ -1,4 +1,4 @@
-"""What a cluster that was baked before keeps, and what a new one has, where nobody says how peers are known."""
+"""`pki.peerName` and `pki.peerCa`: defaults for new clusters and kept values of existing clusters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OLD = "apiVersion: bake/v1\nnodes: 2\npki: {peerName: none, peerCa: {separate: f
 
 @pytest.fixture
 def old(bake: Bake) -> None:
-    """A folder as bake left it before `pki.peerName` existed, with one CA."""
+    """Bake a folder as an older version did, without `pki.peerName` and with one CA."""
     Path("old.yaml").write_text(OLD)
     assert bake("--config", "old.yaml").code == 0
     rewrite("cluster.yaml", "  peerName: none\n", "")
@@ -37,7 +37,7 @@ def old(bake: Bake) -> None:
 
 
 def test_a_field_missing_in_an_older_cluster_names_its_origin(bake: Bake, old: None) -> None:
-    """The nearest line that `pki` has is the profile's `leafDays`."""
+    """The nearest line in section `pki` is `leafDays`, which comes from the profile."""
     result = bake("--profile", "hardened", "--yes")
     assert result.code == 0, result.err
     assert "hardened.yaml" not in result.err
@@ -47,7 +47,7 @@ def test_a_field_missing_in_an_older_cluster_names_its_origin(bake: Bake, old: N
 
 
 def rewrite(name: str, old: str, new: str) -> None:
-    """Change a file as if it had been baked so."""
+    """Change a file and its entry in the manifest."""
     path, listed = FOLDER / name, FOLDER / "manifest.json"
     text = path.read_text()
     assert old in text
@@ -101,14 +101,14 @@ def test_a_bake_without_options_keeps_peer_settings(bake: Bake) -> None:
 
 @pytest.mark.usefixtures("old")
 def test_an_older_folder_is_read_with_its_behaviour(bake: Bake) -> None:
-    """Before another bake writes the field."""
+    """The field gets its old value before a new bake writes it."""
     opened = open_cluster(Store(Path("out"), "etcd"))
     assert (opened.plan.spec.pki.peer_name, opened.plan.spec.pki.peer_ca.separate) == (PeerName.NONE, False)
 
 
 @pytest.mark.usefixtures("old")
 def test_the_peer_name_is_required_only_when_every_peer_has_it(bake: Bake) -> None:
-    """One step at a time: certificates that state the name first, which running nodes take without a restart."""
+    """The first step is new certificates with the peer name, which running nodes load without a restart."""
     before = conf()
     for step in ("required", "stated", "required"):
         Path(f"{step}.yaml").write_text(OLD.replace("peerName: none", f"peerName: {step}"))
@@ -133,7 +133,7 @@ def test_an_existing_cluster_gets_no_second_ca(bake: Bake) -> None:
     ["peerName: none", "domain: other.test", "certificates: shared", "peerName: stated, domain: other.test"],
 )
 def test_peer_certificates_keep_a_required_peer_name(bake: Bake, change: str) -> None:
-    """A running node would refuse the next one that got its new certificate."""
+    """A running node would refuse a node that has a new certificate without the name."""
     stated = "apiVersion: bake/v1\nnodes: 2\npki: {singleLabelNames: true, %s}\n"
     for name, more in (("before", ""), ("after", change), ("between", "peerName: stated"), ("none", "peerName: none")):
         Path(f"{name}.yaml").write_text(stated % more)
@@ -180,7 +180,7 @@ def test_peer_defaults_depend_on_other_fields(fields: dict[str, Any], expected: 
 
 
 def test_two_checks_of_peer_names_are_refused(bake: Bake) -> None:
-    """etcd would not start."""
+    """etcd would not start with both checks."""
     text = "apiVersion: bake/v1\npki: {peerName: required}\netcd: {options: {peer-cert-allowed-cn: etcd-peer}}\n"
     Path("both.yaml").write_text(text)
     result = bake("--config", "both.yaml")
@@ -200,7 +200,7 @@ def test_a_peer_port_open_to_every_client_causes_a_warning(bake: Bake) -> None:
 
 @pytest.mark.parametrize("command", [(), ("check",)])
 def test_requiring_the_peer_name_shows_its_precondition(bake: Bake, command: tuple[str, ...]) -> None:
-    """The folder's certificates have the name; whether the nodes serve them already is not in the folder."""
+    """The certificates in the folder have the peer name, but bake cannot know whether the nodes use them."""
     Path("cluster.yaml").write_text(OLD.replace("none", "stated"))
     assert "every node serves" not in bake("--config", "cluster.yaml", "-q").err
     Path("cluster.yaml").write_text(OLD.replace("none", "required"))

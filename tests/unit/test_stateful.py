@@ -1,6 +1,8 @@
-"""Any sequence of commands on one folder, some of them killed: nothing is lost without consent, nothing is half done.
+"""Random sequences of commands on one folder, some of them killed: no data is lost without consent.
 
-A model says what each command means; the folder is held against it after every step. `BAKE_EXAMPLES=200` tries more.
+
+A model has the expected result of each command. After each step, the folder is compared with the model.
+`BAKE_EXAMPLES=200` tests more sequences.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ CUTS = st.none() | st.integers(1, 40)
 
 
 def cut_at(number: int, out: Path) -> None:
-    """Have this process killed at the so-manyth thing that it does to the files below a folder."""
+    """Kill this process at its operation `number` on files below a folder."""
     left = [number]
 
     def hook(event: str, words: tuple[Any, ...]) -> None:
@@ -96,7 +98,7 @@ def cut_at(number: int, out: Path) -> None:
         if writes or event in ("os.rename", "os.link", "os.mkdir", "os.remove", "shutil.rmtree"):
             below = str(out) in str(words[1] if event == "os.link" else words[0])
         else:
-            below = event == "ctypes.dlopen"  # before the disk is synced, and before the folders are swapped
+            below = event == "ctypes.dlopen"  # before the sync of the disk and before the exchange of the folders
         left[0] -= below
         if below and not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -106,7 +108,7 @@ def cut_at(number: int, out: Path) -> None:
 
 @dataclass
 class Model:
-    """What was said of the cluster, and what stands of which nobody said anything."""
+    """The expected state: fields that the user set, and kept values of other fields."""
 
     profile: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
@@ -115,7 +117,7 @@ class Model:
     def told(
         self, profile: str | None, config: Mapping[str, Any] | None, flags: Mapping[str, Any], *, is_new: bool
     ) -> Model:
-        """The model after such a bake."""
+        """Return the model after a bake with this input."""
         fields = deepcopy(dict(config) if config is not None else self.fields)
         for flag, value in flags.items():
             put(fields, FLAGS[flag][0], value)
@@ -129,7 +131,7 @@ class Model:
         return dict(yaml12.load_text(PROFILES[self.profile], "profile").value or {}) if self.profile else {}
 
     def spec(self, scratch: Path) -> ClusterSpec:
-        """As if all of it were said to a first bake."""
+        """Return the spec of a first bake with all these fields."""
         layers = [scratch / "base.yaml", scratch / "fields.yaml"]
         below = deepcopy(self.base)
         for path, value in flat(self.profile_fields).items():
@@ -140,12 +142,12 @@ class Model:
 
 
 def settled(spec: ClusterSpec) -> dict[tuple[str | int, ...], Any]:
-    """The fields of a spec, apart from those that a bake decides where nobody sets them."""
+    """Return the fields of a spec, except those with defaults that depend on other fields."""
     return {path: value for path, value in flat(plain(spec)).items() if path not in LEFT_OPEN}
 
 
 def losses(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> list[str]:
-    """Words of the message about what such a change loses for good, told apart from how bake finds it."""
+    """Return words that the message about lost data must contain, computed independently of bake."""
     before, after = ({node.name: node.client_url for node in plan_cluster(spec).nodes} for spec in (old, new))
     lost = [name for name in before if name not in after]
     lost += [name for name in old.auth.common_names if name != "nobody" and name not in new.auth.common_names]
@@ -155,7 +157,7 @@ def losses(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> list[str]:
 
 
 class Commands(RuleBasedStateMachine):
-    """One folder, its model, and the commands."""
+    """A cluster's folder, its model, and the commands."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,13 +167,13 @@ class Commands(RuleBasedStateMachine):
         (self.work / "own.yaml").write_text(PROFILES["own.yaml"])
         self.out = "out"
         self.model = Model()
-        self.touched = False  # since the last look
+        self.touched = False  # since the last check
 
     def teardown(self) -> None:
         shutil.rmtree(self.scratch)
 
     def is_refused(self, told: Model) -> bool:
-        """Whether bake accepts no such cluster at all, such as users where authentication is off."""
+        """Return whether bake refuses such a cluster, such as one with users but without authentication."""
         try:
             told.spec(self.scratch)
         except InputError:
@@ -201,7 +203,7 @@ class Commands(RuleBasedStateMachine):
         return self.apart(act, cut)
 
     def apart(self, act: Callable[[], object], cut: int | None) -> End:
-        """Do it in a fork, which is killed at some point if `cut`: the folder is the old one or a whole new one."""
+        """Run `bake` in a forked process, which is killed if `cut` is set. The folder has all old or all new files."""
 
         def cutting() -> None:
             if cut:
@@ -234,7 +236,7 @@ class Commands(RuleBasedStateMachine):
     @precondition(stands)
     @rule()
     def try_to_lose(self) -> None:
-        """Whatever loses something is refused without consent."""
+        """Check that bake refuses each change that loses data without consent."""
         for word, value in LOSING:
             flags = {word: value} if word in FLAGS else {}
             profile, config = (value if word == each else None for each in ("--profile", "--config"))
@@ -319,7 +321,7 @@ class Commands(RuleBasedStateMachine):
         self.out, self.touched = name, True
 
     def forget_what_was_said(self, _cut: int | None) -> None:
-        """As a version before this one left it."""
+        """Change the folder as if an older version of bake had written it."""
         manifest = json.loads((self.folder / "manifest.json").read_text())
         if manifest["files"].pop("input.yaml", None):
             (self.folder / "input.yaml").unlink()
@@ -364,5 +366,5 @@ TestCommands.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=10,
     suppress_health_check=list(HealthCheck),
-    phases=(Stage.explicit, Stage.reuse, Stage.generate),  # ten steps can be read; shrinking them takes minutes
+    phases=(Stage.explicit, Stage.reuse, Stage.generate),  # shrinking takes minutes
 )

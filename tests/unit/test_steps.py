@@ -1,4 +1,4 @@
-"""The first boot's commands: the document's steps, in its order."""
+"""The commands of the first boot, in the order of the manual procedure."""
 
 from __future__ import annotations
 

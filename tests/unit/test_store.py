@@ -1,4 +1,4 @@
-"""The writer: complete old or complete new, nobody else's files touched, secrets for one pair of eyes."""
+"""Writing the cluster's folder: atomic replacement, other files, modes and refused folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def artifact(path: str, text: str = "x", **more: Any) -> Artifact:
 
 
 def write(store: Store, *artifacts: Artifact) -> list[str]:
-    """A whole run of the writer; returns what it changed."""
+    """Write files to the folder and return the names of changed files."""
     store.check()
     with store.locked(pytest.fail), store.replacing() as staging:
         for each in artifacts:
@@ -176,7 +176,7 @@ def test_a_missing_output_folder_has_no_leftovers(store: Store) -> None:
     assert not store.has_leftover()
 
 
-# ── folders that are not this cluster's ─────────────────────────────────────────────────────────────────────
+# ── refused folders ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def is_a_file(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The units' sandbox, as systemd-analyze judges it: 0 is closed, 10 is open."""
+"""The sandbox of systemd units, rated by systemd-analyze from 0 (safe) to 10 (exposed)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = tuple(kind for kind in FirewallKind if kind is not FirewallKind.NONE)
 def node(
     request: pytest.FixtureRequest, plan: Callable[..., ClusterPlan], now: datetime, tmp_path: Path
 ) -> Path:
-    """A folder with every file of a node."""
+    """Return a folder with every file of a node."""
     made = plan(firewall={"kind": str(request.param)}, auth=request.param is FirewallKind.UFW,
                 access={"readers": ["backup"]})
     authority = create_authority(made, now=now)
@@ -67,7 +67,7 @@ def test_every_program_that_a_unit_starts_is_on_the_node(node: Path) -> None:
 
 
 def test_no_unit_reads_a_file_that_etcd_can_write(node: Path) -> None:
-    """systemd reads them as root, and what it read would be the environment of each command with a `+` too."""
+    """systemd reads EnvironmentFile as root, also for commands with `+`, which run as root."""
     roots = ("/etc/etcd/etcd.conf", "/etc/etcd/bake.env", "/run/bake-audit/report.json")
     read = {
         path
@@ -86,7 +86,7 @@ def test_root_units_use_no_file_that_etcd_can_write(node: Path) -> None:
 
 
 def test_units_started_with_etcd_wait_for_the_first_boot(node: Path) -> None:
-    """A package's postinst starts etcd amid the first boot, before a firewall is installed or runs."""
+    """The postinst script of a package can start etcd before the first boot has started the firewall."""
     (etcd,) = (unit for unit in services(node) if unit.name == "etcd.service")
     before = re.findall(r"^After=(etcd-firewall.service) (etcd-access.service)$", etcd.read_text(), re.MULTILINE)
     for name in ("etcd.service", *before[0]):

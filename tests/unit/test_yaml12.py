@@ -1,4 +1,4 @@
-"""YAML 1.2's core schema, and nothing that surprises. (What is refused: tests/hostile/catalogue.)"""
+"""Reading of YAML 1.2 with the core schema. tests/hostile/catalogue.py has refused files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCALARS: dict[str, Any] = {
     "null": None,
     "~": None,
     "": None,
-    # text to YAML 1.2, although 1.1 makes something else of each
+    # text in YAML 1.2, but another type in YAML 1.1
     "no": "no",
     "on": "on",
     "yes": "yes",
