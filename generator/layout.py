@@ -14,6 +14,9 @@ CHANGE = PurePosixPath("ca-change")  # the current phase of a CA rotation
 SEED_ISO = PurePosixPath("seed.iso")  # in each node's folder
 REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA
 OPERATOR, SHARED = "operator", "shared"  # owners of certificates, in addition to the nodes
+# Names that no node can have, because a node's folder is next to these files and folders. `lock` is an old name.
+_PATHS = (SPEC, INPUT, MANIFEST, IDENTITY, PERMIT_COPY, SEALED, CHANGE, REQUESTS)
+FOLDER_NAMES = frozenset({OPERATOR, "lock", *(path.parts[0].partition(".")[0] for path in _PATHS)})
 
 
 def pem_path(stem: str) -> PurePosixPath:

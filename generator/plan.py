@@ -57,16 +57,6 @@ class NetworkPlan:
     mode: NetworkMode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmPlan:
-    """The size of each VM: memory in MiB, disk in GiB."""
-
-    memory_mib: int
-    cpus: int
-    disk_gib: int
-    firmware: str  # bios or efi; not used for an image with a separate kernel
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClusterPlan:
     """All values that bake derives from a cluster's spec, and the spec. The same spec always has the same plan."""
@@ -75,7 +65,6 @@ class ClusterPlan:
     name: str
     nodes: tuple[NodePlan, ...]  # in join order; the first node starts the cluster
     network: NetworkPlan
-    vm: VmPlan
     binary_dir: str  # the folder of etcd and etcdctl on the nodes
 
     @cached_property
@@ -110,7 +99,6 @@ def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
         name=spec.name,
         nodes=tuple(_plan_node(spec, index, addresses[index], macs[index], peers) for index in range(len(names))),
         network=_plan_network(spec),
-        vm=VmPlan(memory_mib=spec.vm.memory, cpus=spec.vm.cpus, disk_gib=spec.vm.disk, firmware=spec.vm.firmware),
         binary_dir="/usr/local/bin" if spec.install.method is InstallMethod.ARCHIVE else "/usr/bin",
     )
 
@@ -149,11 +137,7 @@ def _plan_network(spec: ClusterSpec) -> NetworkPlan:
         mac=mac_of(spec.name, 0),
         subnet=spec.network.subnet,
         gateway=gateway_of(spec),
-        dns=spec.network.dns or _gateway_dns(spec),
+        # With mode nat, libvirt's dnsmasq resolves names at the gateway.
+        dns=spec.network.dns or ((gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()),
         mode=spec.network.mode,
     )
-
-
-def _gateway_dns(spec: ClusterSpec) -> tuple[AnyAddress, ...]:
-    """Return the gateway for mode nat, where libvirt's dnsmasq resolves names; otherwise no name server."""
-    return (gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()

@@ -96,10 +96,6 @@ def list_or(read_list: Read, read_other: Read) -> Read:
     return read
 
 
-def _known(kind: Any) -> tuple[str, ...]:
-    return tuple(settings_of(kind))
-
-
 def section_of(kind: type[T], flag: str | None = None) -> Read:
     """Return a function that reads a section with the fields of the dataclass `kind`."""
 
@@ -118,7 +114,7 @@ def section_of(kind: type[T], flag: str | None = None) -> Read:
 
 
 def _section_hint(kind: Any, flag: str | None) -> str:
-    return ("true, false, or " if flag else "") + f"the fields here: {', '.join(_known(kind))}"
+    return ("true, false, or " if flag else "") + f"the fields here: {', '.join(settings_of(kind))}"
 
 
 def _read_fields(
@@ -126,7 +122,7 @@ def _read_fields(
 ) -> Iterator[tuple[str, Any]]:
     known = settings_of(kind)
     wrong += [
-        FieldProblem((*path, key), f"there is no field {shown_key(key)!r}", known=_known(kind))
+        FieldProblem((*path, key), f"there is no field {shown_key(key)!r}", known=tuple(known))
         for key in value
         if key not in known
     ]

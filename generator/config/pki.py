@@ -125,9 +125,7 @@ class PkiSpec:
         default=None,
     )
     single_label_names: bool = setting(
-        scalar(values.flag),
-        "true: add localhost and bare node names, which RFC 5280 linters reject",
-        default=False,
+        scalar(values.flag), "true: add localhost and bare node names, which RFC 5280 linters reject", default=False
     )
     peer_name: PeerName | None = setting(
         scalar(values.word(PeerName)),

@@ -69,9 +69,7 @@ class NodeSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     subnet: AnyNetwork = setting(
-        scalar(values.network),
-        "the cluster's network, such as 192.168.20.0/24",
-        default=IPv4Network("192.168.20.0/24"),
+        scalar(values.network), "the cluster's network, such as 192.168.20.0/24", default=IPv4Network("192.168.20.0/24")
     )
     first_ip: AnyAddress | None = setting(
         scalar(values.address),
@@ -104,9 +102,7 @@ class EtcdSpec:
         scalar(values.data_dir), "an absolute path below /var/lib/etcd", default="/var/lib/etcd/etcd"
     )
     token: str | None = setting(
-        scalar(values.token),
-        "initial-cluster-token; default: a value unique to this cluster",
-        default=None,
+        scalar(values.token), "initial-cluster-token; default: a value unique to this cluster", default=None
     )
     tls_min_version: str = setting(
         scalar(values.release("1.2", "1.3")), "the oldest TLS version on both ports: 1.2 or 1.3", default="1.2"
@@ -138,9 +134,7 @@ class FirewallSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallSpec:
     method: InstallMethod = setting(
-        scalar(values.word(InstallMethod)),
-        f"one of {', '.join(InstallMethod)}",
-        default=InstallMethod.PREINSTALLED,
+        scalar(values.word(InstallMethod)), f"one of {', '.join(InstallMethod)}", default=InstallMethod.PREINSTALLED
     )
     packages: tuple[str, ...] = setting(
         list_of(scalar(values.package)),
@@ -148,9 +142,7 @@ class InstallSpec:
         default=(),
     )
     archive: str | None = setting(
-        scalar(values.path_text),
-        "path of an etcd release tarball (.tar.gz), for method archive",
-        default=None,
+        scalar(values.path_text), "path of an etcd release tarball (.tar.gz), for method archive", default=None
     )
     sha256: str | None = setting(
         scalar(values.sha256), "the tarball's sha256, 64 hex digits, for method archive", default=None
@@ -163,9 +155,7 @@ class VmSpec:
     cpus: int = setting(scalar(values.whole(1, 256)), "virtual CPUs of each VM, 1 to 256", default=1)
     disk: int = setting(scalar(values.whole(2, 1 << 14)), "disk of each VM in GiB, 2 or more", default=8)
     image: str | None = setting(
-        scalar(values.path_text),
-        "a cloud image, file or URL; default: the image that bake builds",
-        default=None,
+        scalar(values.path_text), "a cloud image, file or URL; default: the image that bake builds", default=None
     )
     sha256: str | None = setting(
         scalar(values.sha256), "the image's sha256, 64 hex digits; a URL needs it", default=None

@@ -111,7 +111,7 @@ def parse_input(text: str, source: str) -> tuple[UserInput, dict[FieldPath, str]
         case {"profile": str() | None as profile, "profileFields": dict() as below, "fields": dict() as fields}:
             origins = {path[1:]: where for path, where in document.positions.items() if path[:1] == ("fields",)}
             return UserInput(profile=profile, profile_fields=below, fields=fields), origins
-    raise InputError.one(source, "is not what bake wrote", "restore the file")
+    raise InputError.one(source, "has content that bake did not write", "restore the file")
 
 
 def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from generator.config.fields import shown_value
+from generator.layout import FOLDER_NAMES
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
@@ -28,11 +29,6 @@ def name(value: object) -> str:
         raise _refuse(value, "is all digits; a host name needs a letter")
     return value
 
-
-# Names of files and folders in a cluster's folder. No node can have one of these names.
-FOLDER_NAMES = frozenset({
-    "ca-change", "cluster", "identity", "input", "lock", "manifest", "operator", "pki", "requests", "sealed",
-})  # fmt: skip
 
 
 def node_name(value: object) -> str:

@@ -30,7 +30,6 @@ from generator.pki.key_pair import (
     is_encrypted,
     is_issued_by,
     key_pem,
-    key_type_of,
     parse_certificate,
     parse_credential,
     parse_key,
@@ -38,12 +37,9 @@ from generator.pki.key_pair import (
 from generator.pki.templates import (
     CertProfile,
     authority_roles,
-    ca_profile,
-    client_profile,
     has_peer_name,
     issuer_of,
     node_profiles,
     peer_check,
     shared_profiles,
-    user_profile,
 )

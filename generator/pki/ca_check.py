@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,33 +11,43 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from generator.config.defaults import peer_name
-from generator.errors import Problem
+from generator.errors import InputError, Problem
 from generator.pki.key_pair import Issuer, Role
 from generator.pki.templates import planned_names
 from generator.plan import ClusterPlan
 
 
 def check_authority(
-    authority: Issuer, *, now: datetime, where: str, days: int = 0, remedy: str = "use another CA"
-) -> list[Problem]:
-    """Return the reasons why this CA cannot issue certificates that are valid for `days` days.
+    authority: Issuer,
+    plan: ClusterPlan,
+    role: Role = Role.CA,
+    *,
+    now: datetime,
+    where: str,
+    days: int = 0,
+    remedy: str = "use another CA",
+) -> None:
+    """Raise InputError if this CA cannot issue the cluster's certificates, with a validity of `days` days.
 
     `remedy`: the hint if the CA has expired.
     """
-    certificate = authority.certificate
-    problems = []
+    problems = [*_faults(authority.certificate, now=now, where=where, days=days, remedy=remedy)]
+    if problems := problems or check_names(authority, plan, role, where=where):
+        raise InputError(problems)
+
+
+def _faults(
+    certificate: x509.Certificate, *, now: datetime, where: str, days: int, remedy: str
+) -> Iterator[Problem]:
     if certificate.not_valid_after_utc <= now:
-        problems.append(Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", remedy))
+        yield Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", remedy)
     elif certificate.not_valid_after_utc < now + timedelta(days=days):
         short = f"expires on {certificate.not_valid_after_utc:%Y-%m-%d}, before certificates of {days} days would"
-        problems.append(Problem(where, short, "use a CA that expires later, or a smaller pki.leafDays"))
+        yield Problem(where, short, "use a CA that expires later, or a smaller pki.leafDays")
     if certificate.not_valid_before_utc > now:
-        problems.append(
-            Problem(where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock")
-        )
+        yield Problem(where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock")
     if rule := _unfit_extensions(certificate) or _unfit_key(certificate.public_key()):
-        problems.append(Problem(where, rule, "use another CA" if days else "restore the cluster's CA"))
-    return problems
+        yield Problem(where, rule, "use another CA" if days else "restore the cluster's CA")
 
 
 def _unfit_extensions(certificate: x509.Certificate) -> str | None:

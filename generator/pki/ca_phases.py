@@ -85,17 +85,18 @@ class Authorities:
     def files(self) -> Iterator[Artifact]:
         """Yield the CAs' files in the cluster's folder."""
         for role, one in self.issuing.items():
-            yield Artifact(pem_path(role), b"".join(self._trusted(role)))
-            if one.key_file is not None:
-                yield Artifact(key_path(role), one.key_file, mode=0o600, secret=True)
+            yield from _files(str(role), b"".join(self._trusted(role)), one.key_file)
         if self.phase:
             for role, one in self.others.items():
-                stem = f"{role}-{other_cas(self.phase)}"
-                yield Artifact(pem_path(stem), one.credential.cert_pem)
-                if one.key_file is not None:
-                    yield Artifact(key_path(stem), one.key_file, mode=0o600, secret=True)
+                yield from _files(f"{role}-{other_cas(self.phase)}", one.credential.cert_pem, one.key_file)
             record = {"format_version": "1.0", "phase": str(self.phase)}
             yield Artifact(CHANGE, json.dumps(record, indent=1).encode() + b"\n")
+
+
+def _files(stem: str, pem: bytes, key_file: bytes | None) -> Iterator[Artifact]:
+    yield Artifact(pem_path(stem), pem)
+    if key_file is not None:
+        yield Artifact(key_path(stem), key_file, mode=0o600, secret=True)
 
 
 def other_cas(phase: Phase) -> str:

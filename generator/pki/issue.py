@@ -68,15 +68,15 @@ def issue_nodes(
     the same order; valid ones are kept. `client`: the operator's certificate, which nodes with shared certificates use
     too.
     """
-    issuers = {Role.PEER: peer_authority} if peer_authority else {}
+    issuers = {Role.SERVER: authority, Role.PEER: peer_authority or authority, Role.CLIENT: authority}
     if plan.spec.pki.certificates is Certificates.SHARED:
         shared = {**next(iter(kept), {}), **({Role.CLIENT: client} if client else {})}
-        one = _issue(shared_profiles(plan), authority, issuers, shared, now=now, new_key=new_key)
+        one = _issue(shared_profiles(plan), issuers, shared, now=now, new_key=new_key)
         yield from (one for _ in plan.nodes)
         return
     olds = iter(kept)
     for node in plan.nodes:
-        yield _issue(node_profiles(plan, node), authority, issuers, next(olds, {}), now=now, new_key=new_key)
+        yield _issue(node_profiles(plan, node), issuers, next(olds, {}), now=now, new_key=new_key)
 
 
 def issue_client(
@@ -91,7 +91,7 @@ def issue_client(
     """Return the operator's client certificate, or the client certificate of an etcd user."""
     profile = user_profile(plan, user) if user else client_profile(plan)
     old = {Role.CLIENT: kept} if kept else {}
-    return _issue({Role.CLIENT: profile}, authority, {}, old, now=now, new_key=new_key)[Role.CLIENT]
+    return _issue({Role.CLIENT: profile}, {Role.CLIENT: authority}, old, now=now, new_key=new_key)[Role.CLIENT]
 
 
 @contextmanager
@@ -183,15 +183,13 @@ def missing_certificates(
 
 def _issue(
     profiles: Mapping[Role, CertProfile],
-    authority: Issuer,
-    others: Mapping[Role, Issuer],
+    issuers: Mapping[Role, Issuer],
     kept: NodePki,
     *,
     now: datetime,
     new_key: NewKey,
 ) -> NodePki:
-    """Return a certificate for each profile. `others`: the CAs for roles that `authority` does not issue."""
-    issuers = {role: others.get(role, authority) for role in profiles}
+    """Return a certificate for each profile: the existing certificate in `kept` if it is valid, else a new one."""
     return {
         role: kept[role]
         if role in kept and is_current(kept[role], profile, issuers[role], now=now)

@@ -56,7 +56,7 @@ def exchange(new: Path, old: Path) -> None:
     if renameat2 is not None and renameat2(*arguments) == 0:
         return
     code = ctypes.get_errno()
-    raise OSError(code, f"{old}: this file system cannot swap two folders ({os.strerror(code)})")
+    raise OSError(code, f"{old}: this file system cannot exchange two folders ({os.strerror(code)})")
 
 
 def _libc() -> ctypes.CDLL:

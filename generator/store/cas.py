@@ -36,7 +36,8 @@ def load_phase(store: Store) -> Phase | None:
     try:
         return Phase(json.loads(raw)["phase"])
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise InputError.one(str(store.folder / CHANGE), "is not what bake wrote", "restore the file") from None
+        where = str(store.folder / CHANGE)
+        raise InputError.one(where, "has content that bake did not write", "restore the file") from None
 
 
 def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Authorities:
@@ -56,7 +57,7 @@ def _refuse_split(store: Store, plan: ClusterPlan) -> None:
     """Refuse a change of `pki.peerCa.separate`, because members that trust different peer CAs cannot connect."""
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
     if str(SPEC) in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
-        rule = f"{str(separate).lower()} is not what this cluster was baked with"
+        rule = f"{str(separate).lower()} differs from this cluster's value"
         raise InputError.one("pki.peerCa.separate", rule, "keep it, or create a new cluster with another --name")
 
 
@@ -99,7 +100,7 @@ def _load_external(store: Store, plan: ClusterPlan, role: Role, name: str, state
     else:
         where = f"{name}.certificate: {stated.certificate}"
         found = ExternalCa(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
-        _check_usable(found, plan, role, now=now, where=where, days=0)
+        pki.check_authority(found, plan, role, now=now, where=where)
     return Authority(found, None)
 
 
@@ -122,7 +123,8 @@ def read_authority(
     check_secret(Path(key), where[1])
     pems = [_read_file(Path(path), at) for path, at in zip((certificate, key), where, strict=True)]
     found = pki.parse_credential(pems[0], pems[1], where=where, passphrase=passphrase)
-    _check_usable(found, plan, role, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
+    days = plan.spec.pki.leaf_days - pki.BACKDATE.days
+    pki.check_authority(found, plan, role, now=now, where=where[0], days=days)
     return kept_authority(found, passphrase)
 
 
@@ -134,22 +136,7 @@ def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, no
         if is_baked:
             remedy = "bake certs rotate --ca" if one.key_file else "bake certs rotate --ca, which needs this CA's key"
         where = str(store.folder / pem_path(role))
-        _check_usable(one.credential, plan, role, now=now, where=where, days=0, remedy=remedy)
-
-
-def _check_usable(
-    found: Issuer,
-    plan: ClusterPlan,
-    role: Role,
-    *,
-    now: datetime,
-    where: str,
-    days: int,
-    remedy: str = "use another CA",
-) -> None:
-    problems = pki.check_authority(found, now=now, where=where, days=days, remedy=remedy)
-    if problems := problems or pki.check_names(found, plan, role, where=where):
-        raise InputError(problems)
+        pki.check_authority(one.credential, plan, role, now=now, where=where, remedy=remedy)
 
 
 def _refuse_other(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:

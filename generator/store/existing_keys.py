@@ -107,7 +107,7 @@ def _load_hex(store: Store, path: PurePosixPath, length: str) -> str | None:
     if raw is None:
         return None
     if not re.fullmatch(rf"[0-9a-f]{{{length}}}\n".encode(), raw):
-        raise InputError.one(str(store.folder / path), "is not what bake wrote", "restore the file")
+        raise InputError.one(str(store.folder / path), "has content that bake did not write", "restore the file")
     return raw.decode().strip()
 
 
@@ -178,7 +178,7 @@ def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) 
         message = "did not issue this cluster's certificates"
         raise InputError.one(
             str(store.folder / pem_path(Role.CA)),
-            message if authority else "is missing, but certificates that it issued exist",
+            message if authority else "is missing, but certificates of this CA exist",
             "restore the cluster's CA, or create a new cluster with another --name",
         )
 

@@ -73,7 +73,7 @@ def refuse_unsigned(store: Store) -> None:
         raise unsigned(store, count, then=": bake")
     if requests:
         text = f"every certificate has been issued, but the cluster {store.cluster!r} is not baked yet"
-        raise UnsignedError(text, hint="bake")
+        raise UnsignedError(text, hint="run bake")
 
 
 def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:

@@ -321,7 +321,7 @@ def test_a_lost_authority_is_not_replaced(bake: Bake, picture: Picture) -> None:
     before = picture(Path("out"))
     result = bake("--nodes", 3)
     assert result.code == 2
-    assert f"{FOLDER}/pki/etcd-ca.pem: is missing, but certificates that it issued exist" in result.err
+    assert f"{FOLDER}/pki/etcd-ca.pem: is missing, but certificates of this CA exist" in result.err
     assert picture(Path("out")) == before
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from generator import pki
 from generator.config.spec import read_spec
-from generator.config.values import FOLDER_NAMES, name, node_name
+from generator.config.values import name, node_name
 from generator.errors import UnsignedError
+from generator.layout import FOLDER_NAMES
 from generator.operations.bake import bake
 from generator.operations.seal import seal
 from generator.plan import plan_cluster

@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
 from generator import pki
 from generator.config.pki import KeyType
+from generator.errors import InputError
 from generator.pki import Credential, Role
 from generator.plan import ClusterPlan
 
@@ -214,7 +215,7 @@ def test_certificates_are_backdated_by_a_day(
 def test_the_shortest_validity_is_valid_now(plan: Plan, now: datetime) -> None:
     short = plan(pki={"leafDays": 2, "caDays": 2})
     authority = pki.create_authority(short, now=now)
-    assert pki.check_authority(authority, now=now + timedelta(hours=23), where="") == []
+    pki.check_authority(authority, short, now=now + timedelta(hours=23), where="")
     assert pki.issue_client(short, authority, now=now).certificate.not_valid_after_utc == now + timedelta(
         days=1
     )
@@ -419,13 +420,14 @@ USELESS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("fields", "rule"), USELESS.values(), ids=USELESS)
-def test_an_unusable_ca_is_refused(now: datetime, fields: dict[str, Any], rule: str) -> None:
-    problems = pki.check_authority(authority_with(now, **fields), now=now, where="ca.pem")
-    assert [str(problem).split("\n")[0].startswith(f"ca.pem: {rule}") for problem in problems] == [True]
+def test_an_unusable_ca_is_refused(plan: Plan, now: datetime, fields: dict[str, Any], rule: str) -> None:
+    with pytest.raises(InputError) as refused:
+        pki.check_authority(authority_with(now, **fields), plan(), now=now, where="ca.pem")
+    assert [str(problem).startswith(f"ca.pem: {rule}") for problem in refused.value.problems] == [True]
 
 
-def test_a_ca_without_key_usage_is_accepted(now: datetime) -> None:
-    assert pki.check_authority(authority_with(now, constraints=CA), now=now, where="") == []
+def test_a_ca_without_key_usage_is_accepted(plan: Plan, now: datetime) -> None:
+    pki.check_authority(authority_with(now, constraints=CA), plan(), now=now, where="")
 
 
 # ── OpenSSL and handshakes ──────────────────────────────────────────────────────────────────────────────────

@@ -147,7 +147,7 @@ def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.Mo
         assert result.err.endswith("error: far enough\n")
     assert [len(plan.nodes) for plan in booted] == [5, 5]
     assert all(plan.spec.auth.enabled for plan in booted)
-    assert [plan.vm.memory_mib for plan in booted] == [1024, 2048]
+    assert [plan.spec.vm.memory for plan in booted] == [1024, 2048]
     assert "~ vm.memory: 1024 → 2048" in result.err
     refused = bake("up", "--nodes", 3)
     assert (refused.code, len(booted)) == (2, 2)

@@ -1,6 +1,5 @@
 """Random sequences of commands on one folder, some of them killed: no data is lost without consent.
 
-
 A model has the expected result of each command. After each step, the folder is compared with the model.
 `BAKE_EXAMPLES=200` tests more sequences.
 """
