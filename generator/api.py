@@ -29,8 +29,8 @@ from generator.operations.changes import Change, compare, losses
 from generator.operations.up import Cluster
 from generator.operations.verify import Verification
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
+from generator.store.existing_cluster import find_existing
 from generator.store.folder import Store
-from generator.store.kept_spec import find_existing
 
 __all__ = [
     "BakeError",

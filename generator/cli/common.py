@@ -88,7 +88,7 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
 def load(options: Mapping[str, Any]) -> Loaded:
     """Load the spec: the options over the existing cluster."""
     from generator.config import load
-    from generator.store.kept_spec import find_existing
+    from generator.store.existing_cluster import find_existing
 
     flags = {
         flag: (path, options[parameter(flag)])
@@ -170,7 +170,7 @@ def announce_rotation(
 ) -> None:
     """Show what new certificates change, and add it to `changes`: files, and fields with the old CA's paths."""
     from generator.operations.changes import compare
-    from generator.store.kept_spec import load_existing
+    from generator.store.existing_cluster import load_existing
 
     fields = compare(load_existing(store), spec)
     show_changes(fields, options, reporter(options))

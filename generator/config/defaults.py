@@ -33,8 +33,8 @@ def node_addresses(spec: ClusterSpec) -> list[AnyAddress]:
     for address in given:
         if address is None:
             while candidate in taken:
-                candidate = _after(candidate)
-            address, candidate = candidate, _after(candidate)
+                candidate = _next_address(candidate)
+            address, candidate = candidate, _next_address(candidate)
         placed.append(address)
     return placed
 
@@ -52,15 +52,15 @@ def first_address(spec: ClusterSpec) -> AnyAddress:
         return spec.network.first_ip
     if subnet.num_addresses > 64:
         return subnet.network_address + FIRST_HOST
-    return _after(_after(subnet.network_address))
+    return _next_address(_next_address(subnet.network_address))
 
 
 def gateway_of(spec: ClusterSpec) -> AnyAddress:
     """Return the gateway, by default the subnet's first host address."""
-    return spec.network.gateway or _after(spec.network.subnet.network_address)
+    return spec.network.gateway or _next_address(spec.network.subnet.network_address)
 
 
-def _after(address: AnyAddress) -> AnyAddress:
+def _next_address(address: AnyAddress) -> AnyAddress:
     """Return the next address. After the highest IP address, it is the lowest one, which `rules` refuses."""
     return type(address)((int(address) + 1) % (1 << address.max_prefixlen))
 

@@ -53,22 +53,22 @@ class _Layers:
     @classmethod
     def of(cls, value: Mapping[str, Any], origins: Mapping[FieldPath, str]) -> _Layers:
         layers = cls()
-        layers.lay(value, origins)
+        layers.merge(value, origins)
         return layers
 
-    def lay(self, value: Mapping[str, Any], origins: Mapping[FieldPath, str], path: FieldPath = ()) -> None:
+    def merge(self, value: Mapping[str, Any], origins: Mapping[FieldPath, str], path: FieldPath = ()) -> None:
         target = self.value
         for key in path:
             target = target[key]  # type: ignore[index]
         for key, item in value.items():
             here = (*path, key)
             if isinstance(item, dict) and isinstance(target.get(key), dict):
-                self.lay(item, origins, here)
+                self.merge(item, origins, here)
             else:
                 target[key] = deepcopy(item)
             self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
 
-    def has_room(self, path: FieldPath) -> bool:
+    def accepts(self, path: FieldPath) -> bool:
         """Return whether the value at `path` is a section or missing. Other values stay, so that they are refused."""
         value: Any = self.value
         for key in path:
@@ -124,7 +124,7 @@ def load(
     """
     upper = _Layers() if config is None else _read(config, folder)
     lower = _Layers() if profile is None else _read(profile_path(profile), folder)
-    _lay_flags(upper, flags or {}, folder, over=lower)
+    _merge_flags(upper, flags or {}, folder, over=lower)
     name = upper.value.get("name", lower.value.get("name", "etcd"))
     existing = find(name)
     if existing and not existing.is_known and config is None:
@@ -134,12 +134,12 @@ def load(
         profile, lower = _kept_profile(existing) if existing else ("default", _read(profile_path("default"), folder))
     if config is None and existing and existing.user_input:
         given, upper = upper, _Layers.of(existing.user_input.fields, existing.input_origins)
-        upper.lay(given.value, given.origins)
+        upper.merge(given.value, given.origins)
     layers = _Layers()
     if existing:
-        layers.lay(existing.fields_not_set() | {"name": name}, existing.origins)
-    layers.lay(lower.value, lower.origins)
-    layers.lay(upper.value, upper.origins)
+        layers.merge(existing.fields_not_set() | {"name": name}, existing.origins)
+    layers.merge(lower.value, lower.origins)
+    layers.merge(upper.value, upper.origins)
     return _check(layers, profile, lower, upper, existing)
 
 
@@ -190,12 +190,12 @@ def _kept_profile(existing: ExistingCluster) -> tuple[str | None, _Layers]:
     return user_input.profile, _Layers.of(fields, {(key,): where for key in fields})
 
 
-def _lay_flags(layers: _Layers, flags: Flags, folder: Path | None, *, over: _Layers) -> None:
+def _merge_flags(layers: _Layers, flags: Flags, folder: Path | None, *, over: _Layers) -> None:
     for flag, (path, value) in flags.items():
         nested: dict[str, Any] = {}
         put(nested, path, value)
-        if layers.has_room(path[:-1]) and over.has_room(path[:-1]):
-            layers.lay(absolute(nested, folder) if folder else nested, {path: flag})
+        if layers.accepts(path[:-1]) and over.accepts(path[:-1]):
+            layers.merge(absolute(nested, folder) if folder else nested, {path: flag})
 
 
 def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:

@@ -65,8 +65,8 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _names(spec: ClusterSpec) -> Iterator[Finding]:
-    names = node_names(spec) if _reasonable(spec) else []
-    for index, first in _repeats(names):
+    names = node_names(spec) if _has_valid_count(spec) else []
+    for index, first in _duplicates(names):
         message = f"{names[index]!r} is already the name of nodes[{first}]"
         yield ("nodes", index, "name"), message, "give every node a different name"
     for index, name in enumerate(names):
@@ -78,11 +78,11 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("name",), message, "use a shorter name"
 
 
-def _reasonable(spec: ClusterSpec) -> bool:
+def _has_valid_count(spec: ClusterSpec) -> bool:
     return 1 <= node_count(spec) <= MAX_MEMBERS
 
 
-def _repeats(values: Iterable[object]) -> Iterator[tuple[int, int]]:
+def _duplicates(values: Iterable[object]) -> Iterator[tuple[int, int]]:
     seen: dict[object, int] = {}
     for index, value in enumerate(values):
         if value in seen:
@@ -91,10 +91,10 @@ def _repeats(values: Iterable[object]) -> Iterator[tuple[int, int]]:
 
 
 def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
-    if not _reasonable(spec) or list(_family(spec)):
+    if not _has_valid_count(spec) or list(_family(spec)):
         return
     addresses = node_addresses(spec)
-    for index, first in _repeats(addresses):
+    for index, first in _duplicates(addresses):
         message = f"{addresses[index]} is already the address of nodes[{first}]"
         yield ("nodes", index, "address"), message, "give every node a different address"
     if spec.network.subnet.num_addresses < _SMALLEST:
@@ -102,13 +102,13 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
     if spec.network.first_ip and spec.network.first_ip == gateway_of(spec):
         message = f"{spec.network.first_ip} is the gateway's address"
         yield ("network", "firstIp"), message, "use a later address, or set network.gateway"
-    if lack := _lack_of_room(spec, len(addresses)):
+    if lack := _check_room(spec, len(addresses)):
         yield lack
         return
     refused = set()
     for index, address in enumerate(addresses):
-        where = _place_of(spec, index)
-        if where not in refused and (rule := _misplaced(spec, address)):
+        where = _address_field(spec, index)
+        if where not in refused and (rule := _address_fault(spec, address)):
             refused.add(where)
             hint = f"use a host address inside {spec.network.subnet}"
             if where == ("network", "subnet"):
@@ -116,14 +116,14 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
             yield where, f"{address} (node {node_names(spec)[index]}) {rule}", hint
 
 
-def _place_of(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
+def _address_field(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
     """Return the path of the field that determines a node's address."""
     if not isinstance(spec.nodes, int) and spec.nodes[index].address:
         return ("nodes", index, "address")
     return ("network", "firstIp") if spec.network.first_ip else ("network", "subnet")
 
 
-def _lack_of_room(spec: ClusterSpec, count: int) -> Finding | None:
+def _check_room(spec: ClusterSpec, count: int) -> Finding | None:
     subnet = spec.network.subnet
     room = subnet.num_addresses - _RESERVED
     if room >= count:
@@ -138,12 +138,12 @@ _RESERVED = 3  # the network address, the gateway and, for IPv4, the broadcast a
 
 
 def _macs(spec: ClusterSpec) -> Iterator[Finding]:
-    macs, hint = node_macs(spec) if _reasonable(spec) else [], "give every node a different MAC"
-    for index, first in _repeats(macs):
+    macs, hint = node_macs(spec) if _has_valid_count(spec) else [], "give every node a different MAC"
+    for index, first in _duplicates(macs):
         yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", hint
 
 
-def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
+def _address_fault(spec: ClusterSpec, address: AnyAddress) -> str | None:
     """Return the reason why a node cannot have this address, or None."""
     subnet = spec.network.subnet
     if address.is_loopback:
@@ -270,10 +270,10 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
     for field, accounts in (("users", auth.users), ("roles", auth.roles)):
         if accounts and not auth.enabled:
             yield ("auth", field), "has no effect while auth.enabled is false", "set enabled: true"
-        for index, first in _repeats([account.name for account in accounts]):
+        for index, first in _duplicates([account.name for account in accounts]):
             message = f"{accounts[index].name!r} is already the name of auth.{field}[{first}]"
             yield ("auth", field, index, "name"), message, "use another name"
-    nodes = node_names(spec) if _reasonable(spec) else []
+    nodes = node_names(spec) if _has_valid_count(spec) else []
     for index, name in enumerate(nodes if auth.enabled else ()):
         if name in RESERVED_NAMES:
             message = f"{name!r} is reserved, because with auth on, each node is a user"

@@ -27,7 +27,7 @@ from generator.pki.ca_phases import Phase
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.seed import iso
-from generator.store.cas import load_phase, other_files
+from generator.store.cas import load_phase, non_issuing_files
 from generator.store.existing_keys import required_pems
 from generator.vm.connection import Connection
 from generator.vm.console_records import LineReader
@@ -56,7 +56,7 @@ def _entries(cluster: Cluster, now: datetime) -> Iterator[Entry]:
     files: list[tuple[str, Role, str]] = [
         ("cluster", role, str(role)) for role in pki.authority_roles(cluster.plan.spec.pki)
     ]
-    files += [(f"cluster, {which}", role, stem) for which, role, stem in other_files(cluster.store, cluster.plan)]
+    files += [(f"cluster, {which}", role, stem) for which, role, stem in non_issuing_files(cluster.store, cluster.plan)]
     for owner, role, stem in (*files, (OPERATOR, Role.CLIENT, str(Role.CLIENT))):
         path = pem_path(stem)
         yield _entry(owner, role, cluster.store.read(path), str(cluster.store.folder / path), now)

@@ -50,25 +50,25 @@ def mismatches(credential: Credential, profile: CertProfile, authority: External
         yield f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
     if _common_name(certificate.subject) != _common_name(profile.subject):
         yield f"has the common name {_common_name(certificate.subject)}, not {_common_name(profile.subject)}"
-    yield from _lacks(certificate.extensions, profile)
+    yield from _extension_mismatches(certificate.extensions, profile)
 
 
 def _common_name(subject: x509.Name) -> str:
     return ", ".join(str(one.value) for one in subject.get_attributes_for_oid(NameOID.COMMON_NAME)) or "(none)"
 
 
-def _lacks(found: x509.Extensions, profile: CertProfile) -> Iterator[str]:
+def _extension_mismatches(found: x509.Extensions, profile: CertProfile) -> Iterator[str]:
     has = {type(extension.value): extension.value for extension in found}
     for wanted, _ in profile.extensions:
-        there = has.get(type(wanted))
+        present = has.get(type(wanted))
         if isinstance(wanted, x509.SubjectAlternativeName):
-            names = set(there) if isinstance(there, x509.SubjectAlternativeName) else set()
+            names = set(present) if isinstance(present, x509.SubjectAlternativeName) else set()
             if missing := [str(name.value) for name in wanted if name not in names]:
                 yield f"does not name {', '.join(missing)}"
-        elif isinstance(wanted, x509.ExtendedKeyUsage) and isinstance(there, x509.ExtendedKeyUsage):
-            if ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in there and set(wanted) - set(there):
-                yield "may not be used for " + " and ".join(sorted(_USES[use] for use in set(wanted) - set(there)))
-        elif isinstance(wanted, x509.KeyUsage) and isinstance(there, x509.KeyUsage) and not there.digital_signature:
+        elif isinstance(wanted, x509.ExtendedKeyUsage) and isinstance(present, x509.ExtendedKeyUsage):
+            if ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in present and set(wanted) - set(present):
+                yield "may not be used for " + " and ".join(sorted(_USES[use] for use in set(wanted) - set(present)))
+        elif isinstance(wanted, x509.KeyUsage) and isinstance(present, x509.KeyUsage) and not present.digital_signature:
             yield "may not be used for signatures (its key usage lacks digitalSignature)"
     basic = has.get(x509.BasicConstraints)
     if isinstance(basic, x509.BasicConstraints) and basic.ca:

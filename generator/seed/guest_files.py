@@ -113,7 +113,7 @@ def cluster_id(plan: ClusterPlan, identity: str) -> str:
 def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = "") -> dict[str, str]:
     """Return the environment variables for the scripts on the node."""
     spec = plan.spec
-    everybody = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
+    everywhere = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
     clients = " ".join(str(spec.network.subnet if one == SUBNET else one) for one in spec.firewall.client_cidrs)
     # Nodes are clients too, because a joining node requests the member list from other nodes.
     nodes = " ".join(str(other.address) for other in plan.nodes)
@@ -136,7 +136,7 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
         "BAKE_FIREWALL": str(spec.firewall.kind),
         "BAKE_CLIENT_PORT": str(spec.etcd.client_port),
         "BAKE_PEER_PORT": str(spec.etcd.peer_port),
-        "BAKE_CLIENT_CIDRS": f"{clients} {nodes}" if clients else everybody,
+        "BAKE_CLIENT_CIDRS": f"{clients} {nodes}" if clients else everywhere,
         "BAKE_PEER_CIDRS": nodes,
         "ETCDCTL_API": "3",
         "ETCDCTL_CACERT": f"{PKI_DIR}/{Role.CA}.pem",
@@ -185,7 +185,7 @@ def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
     options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
     required = plan.spec.pki.peer_name is PeerName.REQUIRED
     option, name = peer_check(plan.spec)
-    return _fill(
+    return _render(
         CONF,
         node=node,
         etcd=plan.spec.etcd,
@@ -211,7 +211,7 @@ def _script(name: str) -> Artifact:
 
 
 def _unit(name: str, **values: object) -> Artifact:
-    return Artifact(UNITS / name, _fill(UNITS / name, libexec=LIBEXEC, **values))
+    return Artifact(UNITS / name, _render(UNITS / name, libexec=LIBEXEC, **values))
 
 
 @cache
@@ -232,7 +232,7 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _fill(path: PurePosixPath, /, **values: object) -> bytes:
+def _render(path: PurePosixPath, /, **values: object) -> bytes:
     """Return a rendered template. A missing value raises jinja2.UndefinedError."""
     return _environment().get_template(f"{path.relative_to('/')}.j2").render(values).encode()
 

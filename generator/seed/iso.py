@@ -68,8 +68,8 @@ def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     yield _dump_list("bootcmd", tuple(boot_commands()))
     # root owns these files, because cloud-init writes them before the user etcd exists.
     yield b"write_files:\n"
-    for is_own, files in groupby(guest, lambda file: file.path.is_relative_to(_OWN)):
-        dump = _dump_files if is_own else _dump_common_files
+    for is_node_specific, files in groupby(guest, lambda file: file.path.is_relative_to(_NODE_FOLDER)):
+        dump = _dump_files if is_node_specific else _dump_common_files
         yield dump(tuple(files))
     if plan.spec.install.packages:
         yield _dump({"package_update": True, "packages": list(plan.spec.install.packages)})
@@ -81,7 +81,7 @@ def _dump_list(key: str, items: tuple[str, ...]) -> bytes:
     return _dump({key: list(items)})
 
 
-_OWN = PurePosixPath("/etc/etcd")  # the folder of files that differ between nodes, such as certificates and keys
+_NODE_FOLDER = PurePosixPath("/etc/etcd")  # the folder of files that differ between nodes, such as keys
 
 
 def _dump_files(files: tuple[Artifact, ...]) -> bytes:

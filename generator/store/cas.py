@@ -21,7 +21,7 @@ from generator.store.permissions import check_secret
 MAX_PEM = 1 << 16
 
 
-def other_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
+def non_issuing_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
     """Yield (`next` or `old`, role, file name without suffix) for each CA that issues no certificates in a rotation."""
     if phase := load_phase(store):
         for role in pki.authority_roles(plan.spec.pki):
@@ -43,7 +43,7 @@ def load_phase(store: Store) -> Phase | None:
 def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Authorities:
     """Return the CAs in the folder; for a new cluster, the CAs in the spec. Raises InputError for a wrong file."""
     phase = load_phase(store)
-    _refuse_split(store, plan)
+    _check_peer_ca_unchanged(store, plan)
     issuing, others = {}, {}
     for role in pki.authority_roles(plan.spec.pki):
         if found := _load_authority(store, plan, role, now=now, passphrase=passphrase):
@@ -53,7 +53,7 @@ def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphra
     return Authorities(issuing=issuing, others=others, phase=phase)
 
 
-def _refuse_split(store: Store, plan: ClusterPlan) -> None:
+def _check_peer_ca_unchanged(store: Store, plan: ClusterPlan) -> None:
     """Refuse a change of `pki.peerCa.separate`, because members that trust different peer CAs cannot connect."""
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
     if str(SPEC) in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
@@ -76,12 +76,12 @@ def _load_authority(
     store: Store, plan: ClusterPlan, role: Role, *, now: datetime, passphrase: bytes | None
 ) -> Authority | None:
     """Return the CA of a role; None if bake must create the CA."""
-    name, stated = _stated(plan.spec, role)
+    name, stated = _ca_fields(plan.spec, role)
     where = str(store.folder / pem_path(role))
     if stated.certificate and not stated.key and store.read(key_path(role)) is None:
         return _load_external(store, plan, role, name, stated, now)
     if found := load_pair(store, role, passphrase):
-        _refuse_other(name, stated, found, where)
+        _check_same_ca(name, stated, found, where)
         return kept_authority(found, passphrase, file=store.read(key_path(role)))
     if stated.certificate and stated.key:
         return read_authority(
@@ -96,7 +96,7 @@ def _load_external(store: Store, plan: ClusterPlan, role: Role, name: str, state
     where = str(store.folder / pem_path(role))
     if pem := store.read(pem_path(role)):
         found = ExternalCa(pki.parse_certificate(pem, where=where))
-        _refuse_other(name, stated, found, where)
+        _check_same_ca(name, stated, found, where)
     else:
         where = f"{name}.certificate: {stated.certificate}"
         found = ExternalCa(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
@@ -104,7 +104,7 @@ def _load_external(store: Store, plan: ClusterPlan, role: Role, name: str, state
     return Authority(found, None)
 
 
-def _stated(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec]:
+def _ca_fields(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec]:
     return ("pki.ca", spec.pki.ca) if role is Role.CA else ("pki.peerCa", spec.pki.peer_ca)
 
 
@@ -139,7 +139,7 @@ def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, no
         pki.check_authority(one.credential, plan, role, now=now, where=where, remedy=remedy)
 
 
-def _refuse_other(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
+def _check_same_ca(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
     """Raise InputError if the spec names another CA. After the first bake, the file in the spec may be missing."""
     path = Path(stated.certificate or "")
     if path.is_file():
@@ -155,7 +155,7 @@ def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
 
 
 def _key_of(store: Store, spec: ClusterSpec, role: Role) -> bytes:
-    (name, stated), pem = _stated(spec, role), store.read(key_path(role))
+    (name, stated), pem = _ca_fields(spec, role), store.read(key_path(role))
     if pem is None and stated.key:
         check_secret(Path(stated.key), f"{name}.key: {stated.key}")
         pem = _read_file(Path(stated.key), f"{name}.key: {stated.key}")

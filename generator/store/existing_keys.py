@@ -129,22 +129,22 @@ def load_keyring(
     issuer = authorities.issuers.get(Role.CA)
     client = load_pair(store, Role.CLIENT)
     if client:
-        _refuse_foreign(store, issuer, client)
+        _check_issuer(store, issuer, client)
     users = {name: load_pair(store, pki.user_stem(name)) for name in plan.spec.auth.common_names}
-    nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
+    nodes = tuple(_node_certificates(store, node.name, issuer) for node in plan.nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
-    _refuse_lost_name(plan.spec, store)
-    _refuse_unnamed(plan, nodes)
+    _check_required_peer_name(plan.spec, store)
+    _check_peer_names(plan, nodes)
     return Keyring(
         identity=identity, permit=load_permit(store), authorities=changed, client=client, users=users, nodes=nodes
     )
 
 
-def _refuse_lost_name(spec: ClusterSpec, store: Store) -> None:
+def _check_required_peer_name(spec: ClusterSpec, store: Store) -> None:
     """Raise InputError if running nodes would refuse the new peer certificates."""
     kept = load_kept(store.folder / SPEC) if store.read(SPEC) is not None else None
-    if kept and kept.pki.peer_name is PeerName.REQUIRED and not _has_name(spec, pki.peer_check(kept)):
+    if kept and kept.pki.peer_name is PeerName.REQUIRED and not _passes_check(spec, pki.peer_check(kept)):
         name = " ".join(pki.peer_check(kept))
         raise InputError.one(
             "pki.peerName",
@@ -154,13 +154,13 @@ def _refuse_lost_name(spec: ClusterSpec, store: Store) -> None:
         )
 
 
-def _has_name(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
+def _passes_check(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
     """Return whether etcd accepts the spec's peer certificates if it has the option `wanted`."""
     shared = spec.pki.certificates is Certificates.SHARED
     return pki.peer_check(spec) == wanted and (shared or spec.pki.peer_name is not PeerName.NONE)
 
 
-def _refuse_unnamed(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
+def _check_peer_names(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
     """Refuse `pki.peerName: required` if peer certificates lack the name, as nodes would refuse each other."""
     peers = [(node.name, kept[Role.PEER]) for node, kept in zip(plan.nodes, nodes, strict=True) if Role.PEER in kept]
     without = [name for name, peer in peers if not pki.has_peer_name(peer.certificate, plan)]
@@ -172,7 +172,7 @@ def _refuse_unnamed(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
         )
 
 
-def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) -> None:
+def _check_issuer(store: Store, authority: Issuer | None, issued: Credential) -> None:
     """Raise InputError if the CA did not issue this certificate of an earlier bake."""
     if authority is None or not pki.is_issued_by(issued.certificate, authority.certificate):
         message = "did not issue this cluster's certificates"
@@ -199,9 +199,9 @@ def required_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
     raise InputError.one(str(store.folder / name / iso.USER_DATA), "is missing", "bake again")
 
 
-def _kept_node(store: Store, name: str, authority: Issuer | None) -> NodePki:
+def _node_certificates(store: Store, name: str, authority: Issuer | None) -> NodePki:
     where = str(store.folder / name / iso.USER_DATA)
     kept = {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in seed_pems(store, name).items()}
     if server := kept.get(Role.SERVER):
-        _refuse_foreign(store, authority, server)
+        _check_issuer(store, authority, server)
     return kept

@@ -174,8 +174,8 @@ class Staging:
         self.changed: list[str] = []
         self._files: dict[str, dict[str, str]] = {}
         self._old = store.manifest()
-        self._made: set[Path] = set()
-        self._used: set[str] = set()
+        self._made_folders: set[Path] = set()
+        self._dropped: set[str] = set()
 
     def write(self, artifact: Artifact) -> None:
         """Add a file. A secret gets mode 0600; a new folder gets mode 0700."""
@@ -205,12 +205,12 @@ class Staging:
 
     def drop(self, path: PurePosixPath) -> None:
         """Leave out a file that bake did not write, because the new folder has its content in another file."""
-        self._used.add(str(path))
+        self._dropped.add(str(path))
 
     def _make_parents(self, folder: Path) -> None:
-        if folder not in self._made:
+        if folder not in self._made_folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._made.add(folder)
+            self._made_folders.add(folder)
 
     def _keep(self, path: PurePosixPath, data: bytes, mode: int, target: Path) -> bool:
         """Link the old file if content and mode are the same. Return whether the file was linked."""
@@ -231,7 +231,7 @@ class Staging:
         if not self.changed and not set(self._old) - set(self._files):
             return
         if self.store.folder.is_dir():
-            self._carry_over(self.store.folder, self.folder)
+            self._link_other_files(self.store.folder, self.folder)
         atomic.sync(self.folder)
         atomic.exchange(self.folder, self.store.folder)
         try:
@@ -240,16 +240,16 @@ class Staging:
             text = f"{self.store.out}: {error.strerror}; the new files are in place, but a power cut may undo that"
             raise BakeError(text, hint="check the disk") from error
 
-    def _carry_over(self, old: Path, new: Path) -> None:
+    def _link_other_files(self, old: Path, new: Path) -> None:
         for entry in os.scandir(old):
             target = new / entry.name
             relative = str(Path(entry.path).relative_to(self.store.folder))
             if entry.is_dir(follow_symlinks=False):
-                was_ours = not target.is_dir() and any(path.startswith(f"{relative}/") for path in self._old)
+                was_written_by_bake = not target.is_dir() and any(path.startswith(f"{relative}/") for path in self._old)
                 target.mkdir(mode=0o700, exist_ok=True)
-                self._carry_over(Path(entry.path), target)
-                if was_ours:
+                self._link_other_files(Path(entry.path), target)
+                if was_written_by_bake:
                     with suppress(OSError):
                         target.rmdir()  # fails if the folder is not empty
-            elif relative not in self._old and relative not in self._used and not target.exists():
+            elif relative not in self._old and relative not in self._dropped and not target.exists():
                 os.link(entry.path, target, follow_symlinks=False)

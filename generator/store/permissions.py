@@ -26,14 +26,14 @@ def check_parents(path: Path) -> None:
 
     `path` is absolute. The check stops at a folder that does not exist.
     """
-    for place, status in _way(path):
-        _check(place, status, _owners() | _outside_owners(), sticky=True)
+    for place, status in _resolution_steps(path):
+        _check(place, status, _owners() | _overflow_owner(), sticky=True)
 
 
 def check_below(folder: Path, path: PurePosixPath) -> None:
     """Raise InputError if a part of the path `folder/path` is a symlink or can be changed by another user."""
     for place in (*(folder / part for part in reversed(path.parents)), folder / path):
-        if (status := _look_at(place)) is None:
+        if (status := _lstat(place)) is None:
             return
         if stat.S_ISLNK(status.st_mode):
             rule = "is a symlink, which bake does not follow here"
@@ -58,18 +58,18 @@ def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: boo
     if status.st_uid not in owners:
         rule = f"belongs to {_user(status.st_uid)}, but bake runs as {_user(os.geteuid())}"
         raise InputError.one(str(place), rule, _ABOVE if sticky else _BELOW)
-    if writers := _writers(place, status, sticky=sticky):
+    if writers := _other_writers(place, status, sticky=sticky):
         rule = f"mode {stat.S_IMODE(status.st_mode):04o} lets {writers} change it"
         raise InputError.one(str(place), rule, f"chmod go-w {place}, or give another --out")
 
 
-def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _resolution_steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield every folder and symlink that the kernel resolves, from `/` to the path itself."""
     here, parts, links = Path("/"), [*reversed(path.parts)], 0
     while parts and links <= _MAX_LINKS:
         part = parts.pop()
         place = here.parent if part == ".." else here / part
-        if (status := _look_at(place)) is None:
+        if (status := _lstat(place)) is None:
             return
         yield place, status
         if stat.S_ISLNK(status.st_mode):
@@ -79,7 +79,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
             here = place
 
 
-def _look_at(place: Path) -> os.stat_result | None:
+def _lstat(place: Path) -> os.stat_result | None:
     try:
         return place.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -92,7 +92,7 @@ def _owners() -> set[int]:
     return {0, os.geteuid()}
 
 
-def _outside_owners() -> set[int]:
+def _overflow_owner() -> set[int]:
     """Return the user id of files whose owner is outside this user namespace, such as `/home` in a container."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     if sum(int(length) for _, _, length in ranges) >= 2**32 - 1:
@@ -100,7 +100,7 @@ def _outside_owners() -> set[int]:
     return {int(Path("/proc/sys/kernel/overflowuid").read_text())}
 
 
-def _writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None:
+def _other_writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None:
     """Describe the other users who can change `place`; None without such users. `sticky`: accept sticky folders."""
     mode = status.st_mode
     if stat.S_ISLNK(mode) or (sticky and mode & stat.S_ISVTX):

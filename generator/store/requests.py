@@ -86,12 +86,12 @@ def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: date
             continue
         path = REQUESTS / wanted.owner / f"{wanted.role}.csr"
         key = _pending_key(store, path)
-        answer = _answer(store, path, key) if key else None
-        if answer:
-            mismatches = list(pki.mismatches(answer, wanted.profile, authority, now=now))
+        certificate = _issued_certificate(store, path, key) if key else None
+        if certificate:
+            mismatches = list(pki.mismatches(certificate, wanted.profile, authority, now=now))
             where, hint = str(store.folder / path.with_suffix(".pem")), f"have {store.folder / path} signed unchanged"
             problems += [Problem(where, misfit, hint) for misfit in mismatches]
-            issued[wanted.owner, wanted.role] = answer
+            issued[wanted.owner, wanted.role] = certificate
             taken.append(path.with_suffix(".pem"))
             continue
         holds = wanted.old is not None and pki.is_current(wanted.old, wanted.profile, authority, now=now)
@@ -99,7 +99,7 @@ def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: date
             requests.append(_request(store, path, wanted, key, is_missing=not holds))
     if problems:
         raise InputError(problems)
-    return Signed(keyring=_with(found, plan, issued), requests=tuple(requests), taken=tuple(taken))
+    return Signed(keyring=_add_issued(found, plan, issued), requests=tuple(requests), taken=tuple(taken))
 
 
 def _pending_key(store: Store, path: PurePosixPath) -> PrivateKey | None:
@@ -108,7 +108,7 @@ def _pending_key(store: Store, path: PurePosixPath) -> PrivateKey | None:
     return None if pem is None else pki.parse_key(pem, where=str(store.folder / place))
 
 
-def _answer(store: Store, path: PurePosixPath, key: PrivateKey) -> Credential | None:
+def _issued_certificate(store: Store, path: PurePosixPath, key: PrivateKey) -> Credential | None:
     place = path.with_suffix(".pem")
     pem = store.read(place)
     return None if pem is None else Credential(pki.parse_certificate(pem, where=str(store.folder / place)), key)
@@ -125,7 +125,7 @@ def _request(
     return Request(path=path, csr=csr, key=pki.key_pem(key), is_missing=is_missing)
 
 
-def _with(found: Keyring, plan: ClusterPlan, issued: dict[tuple[str, Role], Credential]) -> Keyring:
+def _add_issued(found: Keyring, plan: ClusterPlan, issued: dict[tuple[str, Role], Credential]) -> Keyring:
     shared = plan.spec.pki.certificates is Certificates.SHARED
     nodes = tuple(
         {**old, **{role: one for (owner, role), one in issued.items() if owner in (node.name, SHARED)}}

@@ -24,8 +24,8 @@ from generator.config.defaults import node_names
 from generator.config.load import load_kept
 from generator.errors import BakeError
 from generator.operations.bake import bake as make
+from generator.store.existing_cluster import load_existing
 from generator.store.folder import Store
-from generator.store.kept_spec import load_existing
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
