@@ -1,4 +1,4 @@
-"""bake: NoCloud ISOs that assemble themselves into a TLS-only etcd cluster."""
+"""bake builds NoCloud ISOs. VMs that boot with these ISOs form an etcd cluster that uses only TLS."""
 
 from datetime import UTC, datetime
 

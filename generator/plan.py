@@ -48,7 +48,7 @@ class NetworkPlan:
     """The libvirt network that the VMs share."""
 
     name: str
-    bridge: str  # at most 15 characters (IFNAMSIZ)
+    bridge: str  # the name of a Linux bridge has at most 15 characters (IFNAMSIZ)
     uuid: UUID
     mac: str
     subnet: AnyNetwork

@@ -56,7 +56,7 @@ class AuthSpec:
     enabled: bool = setting(scalar(values.flag), "enable etcd authentication (shorthand: auth: true)", default=False)
     users: tuple[UserSpec, ...] = setting(
         list_of(section_of(UserSpec)),
-        "users in addition to the nodes and the operator, which have all rights",
+        "further users; the nodes and the operator are always users, with all rights",
         default=(),
     )
     roles: tuple[RoleSpec, ...] = setting(list_of(section_of(RoleSpec)), "roles that users can have", default=())

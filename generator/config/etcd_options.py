@@ -15,7 +15,7 @@ from typing import Any
 
 from generator.config import etcd_values as values
 from generator.config.etcd_values import Format
-from generator.config.fields import shown_key
+from generator.config.fields import shown_key, value_text
 from generator.config.values import ETCD_SERIES
 
 MAX_ELECTION_MS = 50_000
@@ -243,11 +243,7 @@ def warn_options(options: Mapping[str, object], version: str) -> Iterator[Option
     for name, value in options.items():
         option = known.get(name)
         if option and option.warning and (not option.on or value in option.on):
-            yield name, f"{_shown(value)}: {option.warning}", "remove the option unless you want this"
-
-
-def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+            yield name, f"{value_text(value)}: {option.warning}", "remove the option if you do not want this effect"
 
 
 def variable(name: str) -> str:

@@ -69,7 +69,7 @@ class _Layers:
             self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
 
     def accepts(self, path: FieldPath) -> bool:
-        """Return whether the value at `path` is a section or missing. Other values stay, so that they are refused."""
+        """Return whether the value at `path` is a section or missing. Any other value is refused later."""
         value: Any = self.value
         for key in path:
             value = value.get(key, {})
@@ -117,8 +117,9 @@ def load(
 ) -> Loaded:
     """Merge profile, cluster file and flags with the existing cluster, and check the result.
 
-    `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns the existing cluster with
-    a name; its profile and the fields of its cluster file apply again if no new ones are given. `folder`: the base of
+    `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns an
+    existing cluster by its name. Without a new profile or cluster file, the existing cluster's profile and fields
+    apply again. `folder`: the base of
     relative paths; None keeps paths unchanged.
     Raises InputError with every problem found.
     """

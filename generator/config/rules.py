@@ -161,7 +161,7 @@ def _address_fault(spec: ClusterSpec, address: AnyAddress) -> str | None:
     return "is the gateway's address" if address == gateway_of(spec) else None
 
 
-_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # not for hosts (RFC 1122, section 3.2.1.3)
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # no host can have these addresses (RFC 1122, section 3.2.1.3)
 
 
 def _family(spec: ClusterSpec) -> Iterator[Finding]:
@@ -181,7 +181,7 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
     yield from _family(spec)
     subnet, gateway = spec.network.subnet, gateway_of(spec)
     if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
-        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "use one such as 192.168.20.0/24"
+        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "use a network such as 192.168.20.0/24"
     if subnet.num_addresses < _SMALLEST:
         yield ("network", "subnet"), f"{subnet} has no room for nodes and a gateway", "use a /24, for example"
     elif gateway.version == subnet.version and (gateway not in subnet or gateway == subnet.network_address):
@@ -220,7 +220,7 @@ def _tls(spec: ClusterSpec) -> Iterator[Finding]:
     needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
     if needed not in etcd.cipher_suites:  # without this suite, etcd starts, but no client can connect
         message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
-        yield ("etcd", "cipherSuites"), message, "add it"
+        yield ("etcd", "cipherSuites"), message, "add this suite"
 
 
 def _pki(spec: ClusterSpec) -> Iterator[Finding]:

@@ -12,7 +12,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from generator.config import values
-from generator.config.access import AccessSpec
 from generator.config.auth import AuthSpec
 from generator.config.fields import FieldProblem, list_of, list_or, mapping_of, scalar, section, section_of, setting
 from generator.config.pki import PkiSpec
@@ -146,6 +145,15 @@ class InstallSpec:
     )
     sha256: str | None = setting(
         scalar(values.sha256), "the tarball's sha256, 64 hex digits, for method archive", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSpec:
+    readers: tuple[str, ...] = setting(
+        list_of(scalar(values.reader)),
+        "accounts on the nodes that may read the node's client certificate and key, such as backup",
+        default=(),
     )
 
 

@@ -119,15 +119,15 @@ def token(value: object) -> str:
 
 def account(value: object) -> str:
     """Return the name of an etcd user or role. The name is also a common name, a file name and an argument."""
-    rule = "is not 1 to 64 of letters, digits, '.', '_' and '-', the first a letter or digit"
+    rule = "is not 1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
 
 
 def reader(value: object) -> str:
     """Return the name of an account on the nodes. Shell commands on the nodes contain this name."""
-    rule = "is not a user name: 1 to 32 of letters, digits, '.', '_' and '-', the first a letter or '_'"
+    rule = "is not a user name: 1 to 32 of letters, digits, '.', '_' and '-', beginning with a letter or '_'"
     if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
-        raise _refuse(value, "can read every key already")
+        raise _refuse(value, "is not needed: this account can read every key already")
     return str(value)
 
 

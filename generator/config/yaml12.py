@@ -20,7 +20,7 @@ from generator.errors import InputError, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
-_TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "use at most 5 levels, as the fields do"
+_TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "remove the nesting, which no field needs"
 
 # YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -115,7 +115,7 @@ class _Reader:
 
     def _node(self, event: Any, path: FieldPath) -> Any:
         if isinstance(event, yaml.AliasEvent) or event.anchor:
-            raise _RefusedError(event.start_mark, "uses an anchor or alias", "write the value out")
+            raise _RefusedError(event.start_mark, "uses an anchor or alias", "repeat the value instead")
         if event.tag:
             is_standard = event.tag.startswith(("tag:yaml.org,2002:", "! ")) or event.tag == "!"
             rule = f"uses the tag {event.tag}" if is_standard else "uses a custom tag"
@@ -142,7 +142,7 @@ class _Reader:
                 raise _RefusedError(event.start_mark, "is not a plain key", "write the key as a word")
             key, where = event.value, self.where(event.start_mark)
             if key in found:
-                self.problems.append(Problem(where, f"the key {shown_key(key)!r} appears twice", "keep one of them"))
+                self.problems.append(Problem(where, f"the key {shown_key(key)!r} appears twice", "remove one of them"))
             self.positions[*path, key] = where
             found[key] = self._node(next(self.events), (*path, key))
         return found

@@ -64,7 +64,7 @@ def _unfit_extensions(certificate: x509.Certificate) -> str | None:
 def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
     """Return the reason why etcd cannot use the key, or None. Go's crypto/x509 supports only a few curves."""
     if isinstance(key, rsa.RSAPublicKey):
-        return f"has a key of {key.key_size} bits; RSA needs 2048" if key.key_size < 2048 else None
+        return f"has a key of {key.key_size} bits; RSA keys need at least 2048" if key.key_size < 2048 else None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return "has a key that is neither RSA nor EC"
     name = key.curve.name

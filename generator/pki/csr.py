@@ -41,7 +41,7 @@ def mismatches(credential: Credential, profile: CertProfile, authority: External
     """
     certificate = credential.certificate
     if not is_pair(credential):
-        yield "is for another key"
+        yield "is for another key than the request"
     if not is_issued_by(certificate, authority.certificate):
         yield "was not issued by the cluster's CA"
     if not certificate.not_valid_before_utc <= now:

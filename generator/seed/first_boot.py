@@ -21,7 +21,7 @@ def boot_commands() -> list[str]:
 
 
 def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
-    """Yield `runcmd`, one shell line per step. Each line can run twice. If a line fails, the rest does not run."""
+    """Yield `runcmd`, one shell line per step. Each line can run twice. After a failed line, no other runs."""
     yield "set -e"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:

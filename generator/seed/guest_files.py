@@ -14,6 +14,7 @@ import jinja2
 from generator.artifact import Artifact
 from generator.config.auth import ROOT, PermissionSpec
 from generator.config.etcd_options import variable
+from generator.config.fields import value_text
 from generator.config.pki import Certificates, PeerName, Permissions
 from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
 from generator.config.values import SUBNET
@@ -182,7 +183,7 @@ def env_file(values: Mapping[str, str]) -> bytes:
 
 
 def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
-    options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
+    options = {variable(name): value_text(value) for name, value in plan.spec.etcd.options.items()}
     required = plan.spec.pki.peer_name is PeerName.REQUIRED
     option, name = peer_check(plan.spec)
     return _render(
@@ -195,10 +196,6 @@ def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
         peer_check=f'{variable(option)}="{name}"' if required else None,
         options=options,
     )
-
-
-def _option_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _etcd_unit(plan: ClusterPlan) -> Artifact:

@@ -95,7 +95,7 @@ _dump_common_files = lru_cache(maxsize=8)(_dump_files)
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
-    """Return network-config version 2. It matches the MAC, as networkd's renderer cannot match names such as `en*`."""
+    """Return network-config version 2 for the MAC, because networkd's renderer cannot match names such as `en*`."""
     network = plan.network
     ethernet: dict[str, Any] = {
         "match": {"macaddress": node.mac},

@@ -121,7 +121,7 @@ def load_keyring(
 ) -> Keyring:
     """Return the existing certificates and keys, from an earlier bake or from files that the user put into `pki/`.
 
-    `change`: a function that changes the CAs before bake checks them, so that it can replace an expired CA. Raises
+    `change`: a function that changes the CAs before bake checks the CAs. It can replace an expired CA. Raises
     InputError.
     """
     identity = load_identity(store)

@@ -156,7 +156,7 @@ class Store:
             raise InputError.one(str(self.out), f"cannot be read: {error.strerror}", "give another --out") from None
 
     def has_leftover(self) -> bool:
-        """Return whether a killed run left an unfinished folder. False while another run has the lock."""
+        """Return whether a killed run left an unfinished folder. Return False while another run has the lock."""
         if not self._staged():
             return False
         with atomic.opened(self.out) as descriptor, suppress(BlockingIOError):

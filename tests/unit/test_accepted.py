@@ -167,7 +167,7 @@ def test_shell_code_in_text_is_refused_or_never_runs(
 
 def test_every_text_field_was_tested() -> None:
     named = {".".join(str(part) for part in path if not isinstance(part, int)) for path in text_fields(FULL)}
-    flags = {"pki.peerCa.separate"}  # unset by default, so the default is not a boolean
+    flags = {"pki.peerCa.separate"}  # this setting is unset by default
     assert {name for name in _texts(plain(ClusterSpec(), with_none=True)) if name not in named} == flags
 
 
