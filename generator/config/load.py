@@ -117,10 +117,9 @@ def load(
 ) -> Loaded:
     """Merge profile, cluster file and flags with the existing cluster, and check the result.
 
-    `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns an
-    existing cluster by its name. Without a new profile or cluster file, the existing cluster's profile and fields
-    apply again. `folder`: the base of
-    relative paths; None keeps paths unchanged.
+    `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns an existing cluster by
+    its name. Without a new profile or cluster file, the existing cluster's profile and fields apply again. `folder`:
+    the base of relative paths; None keeps paths unchanged.
     Raises InputError with every problem found.
     """
     upper = _Layers() if config is None else _read(config, folder)
