@@ -57,7 +57,8 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
-    yield _etcd_unit(plan)
+    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": RUNTIME_PERMIT}
+    yield _unit("etcd.service", user="etcd", **places)
     for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
     yield _script("etcd-join")
@@ -196,11 +197,6 @@ def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
         peer_check=f'{variable(option)}="{name}"' if required else None,
         options=options,
     )
-
-
-def _etcd_unit(plan: ClusterPlan) -> Artifact:
-    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": RUNTIME_PERMIT}
-    return _unit("etcd.service", user="etcd", **places)
 
 
 def _script(name: str) -> Artifact:

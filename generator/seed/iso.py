@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import groupby
 from pathlib import PurePosixPath
-from time import struct_time
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -145,19 +145,10 @@ def _dump(config: Any) -> bytes:
     return text.encode()
 
 
-class _FixedTime:
-    """A replacement for the module `time` in pycdlib, which has no option for the date of an ISO."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    @staticmethod
-    def time() -> float:
-        return _EPOCH
-
-    @staticmethod
-    def localtime(_seconds: float | None = None) -> struct_time:
-        return time.gmtime(_EPOCH)
+# Replaces the module `time` in pycdlib, which has no option for the date of an ISO.
+_FIXED_TIME = SimpleNamespace(
+    **{**vars(time), "time": lambda: _EPOCH, "localtime": lambda _seconds=None: time.gmtime(_EPOCH)}
+)
 
 
 def _pycdlib() -> Any:
@@ -177,7 +168,7 @@ def _fixed_dates() -> Iterator[None]:
         loaded = [module for name, module in sys.modules.items() if name.startswith("pycdlib")]
         dated = [module for module in loaded if getattr(module, "time", None) is time]
         for module in dated:
-            module.time = _FixedTime()  # type: ignore[attr-defined]
+            module.time = _FIXED_TIME  # type: ignore[attr-defined]
         try:
             yield
         finally:
