@@ -225,11 +225,8 @@ def _tls(spec: ClusterSpec) -> Iterator[Finding]:
 
 def _pki(spec: ClusterSpec) -> Iterator[Finding]:
     if spec.pki.leaf_days > spec.pki.ca_days:
-        yield (
-            ("pki", "leafDays"),
-            f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days",
-            "use at most caDays: a certificate cannot outlive its CA",
-        )
+        message = f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days"
+        yield ("pki", "leafDays"), message, "use at most caDays: a certificate cannot be valid longer than its CA"
     for section, ca in (("ca", spec.pki.ca), ("peerCa", spec.pki.peer_ca)):
         if ca.key and not ca.certificate:
             hint = "set both paths; for an external CA, only the certificate"
@@ -249,11 +246,8 @@ def _install(spec: ClusterSpec) -> Iterator[Finding]:
     archive = install.method is InstallMethod.ARCHIVE
     for field, value in (("archive", install.archive), ("sha256", install.sha256)):
         if archive and value is None:
-            yield (
-                ("install", field),
-                "is missing, but install.method is archive",
-                "give the tarball and its sha256: --archive FILE --archive-sha256 HEX",
-            )
+            hint = "give the tarball and its sha256: --archive FILE --archive-sha256 HEX"
+            yield ("install", field), "is missing, but install.method is archive", hint
         if not archive and value is not None:
             yield ("install", field), f"has no effect with install.method {install.method}", "set method: archive"
 
