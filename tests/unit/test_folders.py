@@ -54,12 +54,12 @@ def with_acl_to_read(path: Path) -> None:
     subprocess.run(["setfacl", "-m", f"u:{STRANGER}:rx", path], check=True)
 
 
-def full_of(change: Change) -> Change:
+def applied_below(change: Change) -> Change:
     """Return a function that applies `change` to every file below a path."""
     return lambda path: [change(each) for each in path.rglob("*")]
 
 
-def moved_behind_a_strangers_link(path: Path) -> None:
+def moved_behind_a_foreign_link(path: Path) -> None:
     path.rename(path.with_name("real"))
     path.symlink_to("real")
     give_away(path)
@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     "another user's out": ("parent/out", give_away, "parent/out: belongs to uid 12345, but bake runs as root (uid 0)"),
     "another user's parent": ("parent", give_away, "parent: belongs to uid 12345"),
     "another user's cluster folder": ("parent/out/etcd", give_away, "out/etcd: belongs to uid 12345"),
-    "another user's files": ("parent/out/etcd", full_of(give_away), "belongs to uid 12345"),
+    "another user's files": ("parent/out/etcd", applied_below(give_away), "belongs to uid 12345"),
     "a parent for every user": ("parent", with_mode(0o777), "parent: mode 0777 lets every user change it"),
     "an out for every user": ("parent/out", with_mode(0o757), "out: mode 0757 lets every user change it"),
     "a cluster folder for every user": ("parent/out/etcd", with_mode(0o777), "etcd: mode 0777 lets every user"),
@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     "a group with a member": ("parent", with_group("daemon", 0o770), "lets the group daemon (daemon) change it"),
     "a group without a name": ("parent", with_unknown_group, "lets the group 54321 change it"),
     "an ACL": ("parent", with_acl, "lets the users of its ACL change it"),
-    "another user's link": ("parent/out", moved_behind_a_strangers_link, "parent/out: belongs to uid 12345"),
+    "another user's link": ("parent/out", moved_behind_a_foreign_link, "parent/out: belongs to uid 12345"),
     "a link into an open folder": (
         "parent/out", moved_behind_a_link_into_an_open_folder, "open: mode 0777 lets every user change it"
     ),

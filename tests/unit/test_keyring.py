@@ -56,12 +56,12 @@ def test_the_next_bake_encrypts_only_a_plain_ca_key(bake: Bake, word: list[str])
     plain = CA_KEY.read_bytes()
     result = bake("--nodes", 1, *word, "-o", "json")
     assert set(json.loads(result.out)["changed"]) == {"pki/etcd-ca.key", "pki/etcd-peer-ca.key", "manifest.json"}
-    assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(plain)
+    assert key_numbers(CA_KEY.read_bytes(), WORD.encode()) == key_numbers(plain)
     secret = plain.splitlines()[1]
     assert [path for path in Path("out").rglob("*") if path.is_file() and secret in path.read_bytes()] == []
 
 
-def numbers(pem: bytes, word: bytes | None = None) -> object:
+def key_numbers(pem: bytes, word: bytes | None = None) -> object:
     key: Any = load_pem_private_key(pem, word)
     return key.private_numbers()
 
@@ -139,12 +139,12 @@ def test_read_only_commands_need_no_passphrase(bake: Bake, word: list[str]) -> N
 
 def test_a_key_that_the_user_encrypted_is_unchanged(bake: Bake, word: list[str], plan: Any) -> None:
     authority = pki.create_authority(plan(), now=datetime.now(UTC))
-    theirs = authority.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(WORD.encode()))
+    existing_ca = authority.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(WORD.encode()))
     CA_KEY.parent.mkdir(parents=True)
     CA_KEY.with_suffix(".pem").write_bytes(authority.cert_pem)
-    CA_KEY.write_bytes(theirs)
+    CA_KEY.write_bytes(existing_ca)
     assert bake("--nodes", 1, *word).code == 0
-    assert CA_KEY.read_bytes() == theirs
+    assert CA_KEY.read_bytes() == existing_ca
 
 
 @pytest.mark.parametrize("key_type", [KeyType.ECDSA_P256, KeyType.RSA_2048])
@@ -165,7 +165,7 @@ def test_openssl_reads_the_key_only_with_the_passphrase(key_type: KeyType, tool:
 
 
 @pytest.fixture
-def theirs(bake: Bake, plan: Any) -> Credential:
+def existing_ca(bake: Bake, plan: Any) -> Credential:
     """Write a CA to ca.pem and ca.key, and a cluster.yaml with these paths."""
     authority = pki.create_authority(plan(), now=datetime.now(UTC))
     Path("ca.pem").write_bytes(authority.cert_pem)
@@ -175,12 +175,12 @@ def theirs(bake: Bake, plan: Any) -> Credential:
 
 
 def test_an_existing_ca_is_used_and_copied_only_to_pki(
-    bake: Bake, theirs: Credential, picture: Picture
+    bake: Bake, existing_ca: Credential, picture: Picture
 ) -> None:
     assert bake("--config", "cluster.yaml").code == 0
-    assert CA_KEY.with_suffix(".pem").read_bytes() == theirs.cert_pem
+    assert CA_KEY.with_suffix(".pem").read_bytes() == existing_ca.cert_pem
     assert CA_KEY.stat().st_mode & 0o777 == 0o600
-    secret = theirs.key_pem.splitlines()[1]
+    secret = existing_ca.key_pem.splitlines()[1]
     holders = [path for path in Path("out").rglob("*") if path.is_file() and secret in path.read_bytes()]
     assert holders == [CA_KEY]
     before = picture(Path("out"))
@@ -191,18 +191,18 @@ def test_an_existing_ca_is_used_and_copied_only_to_pki(
 
 
 def test_an_encrypted_key_of_an_existing_ca_stays_encrypted(
-    bake: Bake, theirs: Credential, word: list[str]
+    bake: Bake, existing_ca: Credential, word: list[str]
 ) -> None:
-    Path("ca.key").write_bytes(pki.encrypt_key(theirs.key, WORD.encode()))
+    Path("ca.key").write_bytes(pki.encrypt_key(existing_ca.key, WORD.encode()))
     refused = bake("--config", "cluster.yaml")
     assert (refused.code, "ca.key: is encrypted, but no passphrase" in refused.err) == (2, True)
     assert not Path("out/etcd").exists()
     assert bake("--config", "cluster.yaml", *word).code == 0
-    assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(theirs.key_pem)
+    assert key_numbers(CA_KEY.read_bytes(), WORD.encode()) == key_numbers(existing_ca.key_pem)
 
 
 def test_another_ca_is_refused_for_an_existing_cluster(
-    bake: Bake, theirs: Credential, plan: Any, picture: Picture
+    bake: Bake, existing_ca: Credential, plan: Any, picture: Picture
 ) -> None:
     bake("--config", "cluster.yaml")
     Path("ca.pem").write_bytes(pki.create_authority(plan(), now=datetime.now(UTC)).cert_pem)
@@ -219,7 +219,7 @@ def short_lived(plan: Any) -> None:
     Path("ca.key").write_bytes(short.key_pem)
 
 
-def elsewhere(plan: Any) -> None:
+def for_another_network(plan: Any) -> None:
     other = pki.create_authority(plan(network={"subnet": "10.9.0.0/24"}), now=datetime.now(UTC))
     Path("ca.pem").write_bytes(other.cert_pem)
     Path("ca.key").write_bytes(other.key_pem)
@@ -244,13 +244,13 @@ UNFIT: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "no CA": (leaf, "pki.ca.certificate: ca.pem: is not a CA certificate"),
     "ends too soon": (short_lived, "before certificates of 364 days would\n  hint: use a CA that expires later, or"),
-    "for another network": (elsewhere, "may not issue certificates for 192.168.20.31, 192.168.20.32"),
+    "for another network": (for_another_network, "may not issue certificates for 192.168.20.31, 192.168.20.32"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [(), ("check",)])
 @pytest.mark.parametrize(("prepare", "rule"), UNFIT.values(), ids=UNFIT)
-@pytest.mark.usefixtures("theirs")
+@pytest.mark.usefixtures("existing_ca")
 def test_an_unusable_existing_ca_is_refused(
     bake: Bake, plan: Any, prepare: Callable[[Any], object], rule: str, command: tuple[str, ...]
 ) -> None:

@@ -478,7 +478,7 @@ def context(side: int, folder: Path, who: str | None) -> ssl.SSLContext:
     return made
 
 
-def shake_hands(folder: Path, server: str, client: str | None, address: str) -> None:
+def connect(folder: Path, server: str, client: str | None, address: str) -> None:
     """Do a mutual TLS handshake in memory and send a word. Raises SSLError if a side refuses the other side."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     served = context(ssl.PROTOCOL_TLS_SERVER, folder, server).wrap_bio(up, down, server_side=True)
@@ -523,7 +523,7 @@ def keyring(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_members_and_clients_of_a_cluster_can_connect(keyring: Path, server: str, client: str, address: str) -> None:
-    shake_hands(keyring, server, client, address)
+    connect(keyring, server, client, address)
 
 
 @pytest.mark.parametrize(
@@ -552,4 +552,4 @@ def test_foreign_certificates_cannot_connect(
     keyring: Path, server: str, client: str | None, address: str, reason: str
 ) -> None:
     with pytest.raises(ssl.SSLError, match=f"(?i){reason}"):
-        shake_hands(keyring, server, client, address)
+        connect(keyring, server, client, address)

@@ -32,7 +32,7 @@ Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 FOLDER = Path("out/etcd")
 
 
-def stands(*path: str) -> Any:
+def current(*path: str) -> Any:
     """Return the current value of a field."""
     value = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
     for key in path:
@@ -40,7 +40,7 @@ def stands(*path: str) -> Any:
     return value
 
 
-def said() -> dict[str, Any]:
+def stored_input() -> dict[str, Any]:
     return dict(yaml.safe_load((FOLDER / "input.yaml").read_text()))
 
 
@@ -94,8 +94,8 @@ def test_a_cluster_file_replaces_all_fields_that_were_set(bake: Bake) -> None:
     assert changes(result) == [
         ("-", "field", "etcd.options.heartbeat-interval"), ("~", "field", "vm.memory"), ("~", "field", "vm.cpus"),
     ]  # fmt: skip
-    assert stands("auth", "enabled") is True  # the value comes from the profile, which is unchanged
-    assert said() == {
+    assert current("auth", "enabled") is True  # the value comes from the profile, which is unchanged
+    assert stored_input() == {
         "formatVersion": "1.0",
         "profile": "hardened",
         "profileFields": {
@@ -111,9 +111,9 @@ def test_a_cluster_file_replaces_all_fields_that_were_set(bake: Bake) -> None:
 def test_a_profile_replaces_the_previous_profile(bake: Bake) -> None:
     bake("--profile", "hardened", "--leaf-days", 33)
     assert bake("--profile", "default", "--yes").code == 0
-    assert (stands("etcd", "tlsMinVersion"), stands("auth", "enabled")) == ("1.2", False)
-    assert stands("pki", "leafDays") == 33
-    assert (said()["profile"], said()["profileFields"]) == ("default", {})
+    assert (current("etcd", "tlsMinVersion"), current("auth", "enabled")) == ("1.2", False)
+    assert current("pki", "leafDays") == 33
+    assert (stored_input()["profile"], stored_input()["profileFields"]) == ("default", {})
 
 
 def test_the_name_in_a_file_selects_the_cluster(bake: Bake) -> None:
@@ -175,7 +175,7 @@ def test_paths_stay_relative_in_a_folder_with_an_invalid_name(
     Path("José").mkdir()
     monkeypatch.chdir("José")
     assert bake("--image", "x.qcow2").code == 0
-    assert stands("vm", "image") == "x.qcow2"
+    assert current("vm", "image") == "x.qcow2"
 
 
 def test_a_problem_in_a_kept_field_has_its_location(bake: Bake) -> None:
@@ -193,8 +193,8 @@ def test_fields_with_another_value_are_forgotten(bake: Bake) -> None:
     spec = load_kept(FOLDER / "cluster.yaml")
     other = replace(spec, vm=replace(spec.vm, cpus=4, disk=9))
     make(other, Store(Path("out"), "etcd"), now=datetime.now(UTC), report=pytest.fail)
-    assert said()["fields"] == {"vm": {"memory": 2048}}
-    assert said()["profileFields"]["vm"] == {"memory": 512}
+    assert stored_input()["fields"] == {"vm": {"memory": 2048}}
+    assert stored_input()["profileFields"]["vm"] == {"memory": 512}
     assert "Nothing changed" in bake().err
 
 
@@ -224,8 +224,8 @@ def test_all_fields_of_an_older_folder_are_kept(bake: Bake, older: Callable[...,
     Path("c.yaml").write_text("vm: {memory: 4096}\n")
     for words in ((), ("--config", "c.yaml"), ("--leaf-days", 60), ("--profile", "default")):
         assert bake(*words).code == 0
-    assert (stands("nodes"), stands("auth", "enabled"), stands("etcd", "tlsMinVersion")) == (5, True, "1.3")
-    assert (stands("vm", "memory"), stands("pki", "leafDays")) == (4096, 60)
+    assert (current("nodes"), current("auth", "enabled"), current("etcd", "tlsMinVersion")) == (5, True, "1.3")
+    assert (current("vm", "memory"), current("pki", "leafDays")) == (4096, 60)
 
 
 def test_a_field_of_a_newer_version_keeps_the_old_behaviour(
@@ -237,7 +237,7 @@ def test_a_field_of_a_newer_version_keeps_the_old_behaviour(
         monkeypatch.setattr(f"{module}.FIELDS_ADDED", {("etcd", "version"): "3.6"})
     result = bake()
     assert result.code == 0
-    assert stands("etcd", "version") == "3.6"
+    assert current("etcd", "version") == "3.6"
     assert "note: values kept although the defaults changed: etcd.version 3.6, not 3.5" in result.err
 
 
@@ -264,7 +264,7 @@ def test_a_new_version_of_a_profile_changes_nothing_and_is_reported(
     assert "vm.memory 512, not 768" in result.err
     assert "network.mode isolated, not nat" in result.err
     assert bake("--profile", "ci").code == 0
-    assert stands("vm", "memory") == 768
+    assert current("vm", "memory") == 768
     assert "note:" not in bake().err
 
 
@@ -344,7 +344,7 @@ LOSSES = {
 
 
 @pytest.fixture
-def losing(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
+def losing_bake(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
     """Return the options of a bake that loses data of the baked cluster."""
     texts = {
         "users": USERS,
@@ -371,9 +371,9 @@ def losing(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_changes_that_cannot_be_undone_need_consent(
-    bake: Bake, losing: Callable[[str], tuple[tuple[str, ...], str]], loss: str, picture: Picture
+    bake: Bake, losing_bake: Callable[[str], tuple[tuple[str, ...], str]], loss: str, picture: Picture
 ) -> None:
-    words, text = losing(loss)
+    words, text = losing_bake(loss)
     before = picture(Path("out"))
     for more in ((), ("-q",), ("-o", "json")):
         refused = bake(*words, *more)
@@ -406,7 +406,7 @@ def test_a_terminal_is_asked(
     before = picture(Path("out"))
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     result = bake("--nodes", 1)
-    assert (result.code, stands("nodes")) == (code, nodes)
+    assert (result.code, current("nodes")) == (code, nodes)
     assert "This cannot be undone. Continue?" in result.err
     assert (picture(Path("out")) == before) == (code != 0)
     if code == 1:
@@ -437,7 +437,7 @@ def test_consent_is_void_after_a_change_by_another_run(
     assert "has changed" in result.err
     assert "starting over" in result.err
     assert "etcd5: its keys are deleted" in result.err
-    assert stands("nodes") == 5
+    assert current("nodes") == 5
 
 
 def test_a_folder_that_is_replaced_during_reading_is_read_again(
@@ -487,7 +487,7 @@ def test_an_edited_spec_is_not_used(
     assert "etcd3: its keys are deleted" in result.err
     assert "so other changes are unknown" in result.err
     assert bake("--config", "c.yaml", "--yes").code == 0
-    assert stands("nodes") == 2
+    assert current("nodes") == 2
 
 
 def test_an_edited_input_file_is_refused(bake: Bake, picture: Picture) -> None:
@@ -499,7 +499,7 @@ def test_an_edited_input_file_is_refused(bake: Bake, picture: Picture) -> None:
     assert "input.yaml: was changed after bake wrote it" in result.err
     (FOLDER / "input.yaml").unlink()
     assert bake("--leaf-days", 90).code == 0
-    assert (stands("nodes"), said()["fields"]) == (3, {"pki": {"leafDays": 90}})
+    assert (current("nodes"), stored_input()["fields"]) == (3, {"pki": {"leafDays": 90}})
 
 
 @pytest.mark.parametrize("words", [["etcd1"], ["--ca", "--wait", "1"]], ids=["certificates", "ca"])

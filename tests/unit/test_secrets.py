@@ -28,7 +28,7 @@ Bake = Callable[..., Any]
 FOLDER = Path("out/etcd")
 
 
-def slices(pem: bytes) -> set[bytes]:
+def key_texts(pem: bytes) -> set[bytes]:
     """Yield texts that would reveal a private key: its lines and its number."""
     key = load_pem_private_key(pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -46,8 +46,8 @@ def keys_in(folder: Path) -> list[bytes]:
     return found
 
 
-def betrayed(folder: Path, *texts: str | bytes) -> set[bytes]:
-    secrets = set[bytes]().union(*map(slices, keys_in(folder)))
+def revealed_keys(folder: Path, *texts: str | bytes) -> set[bytes]:
+    secrets = set[bytes]().union(*map(key_texts, keys_in(folder)))
     assert len(secrets) >= 6 * 5
     whole = b"\n".join(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text for text in texts)
     return {secret for secret in secrets if secret in whole}
@@ -55,8 +55,8 @@ def betrayed(folder: Path, *texts: str | bytes) -> set[bytes]:
 
 def test_the_search_finds_keys(bake: Bake) -> None:
     bake("--nodes", 1)
-    assert betrayed(FOLDER, (FOLDER / "etcd1/seed.iso").read_bytes())
-    assert betrayed(FOLDER, (FOLDER / "pki/etcd-ca.key").read_text())
+    assert revealed_keys(FOLDER, (FOLDER / "etcd1/seed.iso").read_bytes())
+    assert revealed_keys(FOLDER, (FOLDER / "pki/etcd-ca.key").read_text())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_no_output_and_no_log_has_a_key(bake: Bake, caplog: Any, words: tuple[ob
     bake("--nodes", 2)
     result = bake(*words)
     assert len(result.out + result.err) > 20
-    assert betrayed(FOLDER, result.out, result.err, caplog.text) == set()
+    assert revealed_keys(FOLDER, result.out, result.err, caplog.text) == set()
 
 
 SPOILS: dict[str, Callable[[bytes], bytes]] = {
@@ -98,7 +98,7 @@ def test_no_message_about_a_damaged_key_has_the_key(bake: Bake, name: str, spoil
     for key, pem in kept.items():
         key.write_bytes(pem)
     (FOLDER / "etcd1/user-data").write_bytes(user_data)
-    assert betrayed(FOLDER, result.out, result.err, *shown) == set()
+    assert revealed_keys(FOLDER, result.out, result.err, *shown) == set()
 
 
 def tracebacks(call: Callable[[], object]) -> Iterator[str]:
@@ -112,7 +112,7 @@ def test_no_public_file_has_a_key(bake: Bake) -> None:
     bake("--nodes", 2)
     files = [path for path in FOLDER.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
     assert {path.name for path in files} >= {"manifest.json", "cluster.yaml", "etcdctl.env", "meta-data", "etcd-ca.pem"}
-    assert betrayed(FOLDER, *(path.read_bytes() for path in files)) == set()
+    assert revealed_keys(FOLDER, *(path.read_bytes() for path in files)) == set()
 
 
 def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now: datetime) -> None:
@@ -129,7 +129,7 @@ def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now
     made = [*files, *work.node_files(baked.plan, *first, (), sealed=False)]
     shown = [repr(each) for each in (baked, found, found.nodes, store, made, store.manifest())]
     assert len(found.nodes) == 2
-    assert betrayed(store.folder, *shown, *map(str, made)) == set()
+    assert revealed_keys(store.folder, *shown, *map(str, made)) == set()
 
 
 def test_no_definition_in_libvirt_has_a_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_no_definition_in_libvirt_has_a_key(bake: Bake, monkeypatch: pytest.Monk
         xml = list(_definitions(driver))
     finally:
         vm.destroy(driver, plan.name, cluster_id="id1")
-    assert betrayed(FOLDER, *uploaded)  # volumes contain keys
+    assert revealed_keys(FOLDER, *uploaded)  # volumes contain keys
     assert sum("seed" in text for text in xml) >= 2
-    assert betrayed(FOLDER, *xml, *said) == set()
+    assert revealed_keys(FOLDER, *xml, *said) == set()
 
 
 def _definitions(driver: Any) -> Iterable[str]:

@@ -113,7 +113,7 @@ class Model:
     fields: dict[str, Any] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
 
-    def told(
+    def expected(
         self, profile: str | None, config: Mapping[str, Any] | None, flags: Mapping[str, Any], *, is_new: bool
     ) -> Model:
         """Return the model after a bake with this input."""
@@ -140,7 +140,7 @@ class Model:
         return load(profile=str(layers[0]), config=layers[1]).spec
 
 
-def settled(spec: ClusterSpec) -> dict[tuple[str | int, ...], Any]:
+def fixed_fields(spec: ClusterSpec) -> dict[tuple[str | int, ...], Any]:
     """Return the fields of a spec, except those with defaults that depend on other fields."""
     return {path: value for path, value in flat(plain(spec)).items() if path not in LEFT_OPEN}
 
@@ -171,16 +171,16 @@ class Commands(RuleBasedStateMachine):
     def teardown(self) -> None:
         shutil.rmtree(self.scratch)
 
-    def is_refused(self, told: Model) -> bool:
+    def is_refused(self, expected: Model) -> bool:
         """Return whether bake refuses such a cluster, such as one with users but without authentication."""
         try:
-            told.spec(self.scratch)
+            expected.spec(self.scratch)
         except InputError:
             return True
         return False
 
-    def losses(self, told: Model) -> list[str]:
-        old, new = load_kept(self.folder / "cluster.yaml"), told.spec(self.scratch)
+    def losses(self, expected: Model) -> list[str]:
+        old, new = load_kept(self.folder / "cluster.yaml"), expected.spec(self.scratch)
         return losses(old, new, sealed=(self.folder / "sealed").exists())
 
     @property
@@ -191,7 +191,7 @@ class Commands(RuleBasedStateMachine):
     def store(self) -> Store:
         return Store(self.work / self.out, "etcd")
 
-    def stands(self) -> bool:
+    def is_baked(self) -> bool:
         return (self.folder / "manifest.json").exists()
 
     def bake(self, *words: object, cut: int | None = None) -> End:
@@ -199,9 +199,9 @@ class Commands(RuleBasedStateMachine):
             sys.argv[1:] = [*map(str, words), "--out", self.out]
             cli.main()
 
-        return self.apart(act, cut)
+        return self.run_in_fork(act, cut)
 
-    def apart(self, act: Callable[[], object], cut: int | None) -> End:
+    def run_in_fork(self, act: Callable[[], object], cut: int | None) -> End:
         """Run `bake` in a forked process, which is killed if `cut` is set. The folder has all old or all new files."""
 
         def cutting() -> None:
@@ -232,15 +232,15 @@ class Commands(RuleBasedStateMachine):
         if sealed:
             self.seal(None)
 
-    @precondition(stands)
+    @precondition(is_baked)
     @rule()
     def try_to_lose(self) -> None:
         """Check that bake refuses each change that loses data without consent."""
         for word, value in LOSING:
             flags = {word: value} if word in FLAGS else {}
             profile, config = (value if word == each else None for each in ("--profile", "--config"))
-            told = self.model.told(profile, config, flags, is_new=False)
-            if self.is_refused(told) or self.losses(told):
+            expected = self.model.expected(profile, config, flags, is_new=False)
+            if self.is_refused(expected) or self.losses(expected):
                 self.bake_with_options("bake", profile, config, flags, yes=False, cut=None)
 
     @rule(one=ONE, yes=st.booleans(), cut=CUTS)
@@ -272,10 +272,10 @@ class Commands(RuleBasedStateMachine):
         if config is not None:
             (self.work / "c.yaml").write_text(yaml12.dump({"apiVersion": "bake/v1", **config}))
             words += ["--config", "c.yaml"]
-        stood = self.stands()
-        told = self.model.told(profile, config, flags, is_new=not stood)
-        refused, before = self.is_refused(told), contents(self.folder)
-        lost = self.losses(told) if stood and not refused else []
+        was_baked = self.is_baked()
+        expected = self.model.expected(profile, config, flags, is_new=not was_baked)
+        refused, before = self.is_refused(expected), contents(self.folder)
+        lost = self.losses(expected) if was_baked and not refused else []
         if command == "check":
             assert self.bake("check", *words).code == (2 if refused else 0)
             assert contents(self.folder) == before
@@ -289,37 +289,37 @@ class Commands(RuleBasedStateMachine):
             assert [text for text in lost if text not in end.said] == []
         elif end.code != -9:
             assert end.code == 0, end.said
-        if end.code == 0 or (contents(self.folder) != before and self.stands()):
-            self.model = told
+        if end.code == 0 or (contents(self.folder) != before and self.is_baked()):
+            self.model = expected
 
-    @precondition(stands)
-    @rule(deed=st.sampled_from(["seal", "rotate", "change_the_ca", "move", "forget_what_was_said"]), cut=CUTS)
-    def do_something_else(self, deed: str, cut: int | None) -> None:
-        getattr(self, deed)(cut)
+    @precondition(is_baked)
+    @rule(operation=st.sampled_from(["seal", "rotate", "advance_ca_rotation", "rename_output_folder", "remove_input_file"]), cut=CUTS)
+    def run_other_operation(self, operation: str, cut: int | None) -> None:
+        getattr(self, operation)(cut)
 
     def seal(self, cut: int | None) -> None:
         cluster = open_cluster(self.store)
-        end = self.apart(lambda: sealing.seal(cluster.store, cluster.plan, now=datetime.now(UTC), report=str), cut)
+        end = self.run_in_fork(lambda: sealing.seal(cluster.store, cluster.plan, now=datetime.now(UTC), report=str), cut)
         assert end.code == -9 or (self.folder / "sealed").exists()
 
     def rotate(self, cut: int | None) -> None:
         plan = open_cluster(self.store).plan
         if not load_phase(self.store):
-            self.apart(self.remake(plan.spec, renew=[node.name for node in plan.nodes[:2]]), cut)
+            self.run_in_fork(self.bake_again(plan.spec, renew=[node.name for node in plan.nodes[:2]]), cut)
 
-    def change_the_ca(self, cut: int | None) -> None:
-        self.apart(self.remake(open_cluster(self.store).plan.spec, change=lambda found: found.advanced()), cut)
+    def advance_ca_rotation(self, cut: int | None) -> None:
+        self.run_in_fork(self.bake_again(open_cluster(self.store).plan.spec, change=lambda found: found.advanced()), cut)
 
-    def remake(self, spec: ClusterSpec, **more: Any) -> Callable[[], object]:
+    def bake_again(self, spec: ClusterSpec, **more: Any) -> Callable[[], object]:
         return partial(baking.bake, spec, self.store, now=datetime.now(UTC), report=str, **more)
 
-    def move(self, _cut: int | None) -> None:
+    def rename_output_folder(self, _cut: int | None) -> None:
         names = ("out", "a b'c", "$(touch canary)")
         name = names[(names.index(self.out) + 1) % len(names)]
         (self.work / self.out).rename(self.work / name)
         self.out, self.touched = name, True
 
-    def forget_what_was_said(self, _cut: int | None) -> None:
+    def remove_input_file(self, _cut: int | None) -> None:
         """Change the folder as if an older version of bake had written it."""
         manifest = json.loads((self.folder / "manifest.json").read_text())
         if manifest["files"].pop("input.yaml", None):
@@ -328,23 +328,23 @@ class Commands(RuleBasedStateMachine):
         self.model = Model(base=plain(load_kept(self.folder / "cluster.yaml")))
 
     @invariant()
-    def holds(self) -> None:
-        if self.touched and self.stands():
-            self.what_stands_is_what_was_said()
+    def check_folder(self) -> None:
+        if self.touched and self.is_baked():
+            self.the_folder_matches_the_model()
             self.without_options_nothing_changes()
         self.touched = False
 
-    def what_stands_is_what_was_said(self) -> None:
-        stands = load_kept(self.folder / "cluster.yaml")
-        assert settled(stands) == settled(self.model.spec(self.scratch))
-        assert yaml.safe_load((self.folder / "cluster.yaml").read_text()) == plain(stands)
-        plan = plan_cluster(stands)
+    def the_folder_matches_the_model(self) -> None:
+        spec = load_kept(self.folder / "cluster.yaml")
+        assert fixed_fields(spec) == fixed_fields(self.model.spec(self.scratch))
+        assert yaml.safe_load((self.folder / "cluster.yaml").read_text()) == plain(spec)
+        plan = plan_cluster(spec)
         assert {path.parent.name for path in self.folder.glob("*/user-data")} == {node.name for node in plan.nodes}
         if (kept := self.folder / "input.yaml").exists():
-            said, _ = parse_input(kept.read_text(), "input.yaml")
-            assert said.fields == canonical(self.model.fields)
-            assert said.matching(stands) == said
-            assert said.profile == (self.model.profile if self.model.profile != "own.yaml" else said.profile)
+            user_input, _ = parse_input(kept.read_text(), "input.yaml")
+            assert user_input.fields == canonical(self.model.fields)
+            assert user_input.matching(spec) == user_input
+            assert self.model.profile in ("own.yaml", user_input.profile)
 
     def without_options_nothing_changes(self) -> None:
         before = {path: path.stat().st_mtime_ns for path in self.folder.rglob("*")} if self.kept_input() else {}

@@ -189,7 +189,7 @@ def is_a_symlink(store: Store) -> None:
     store.folder.symlink_to("elsewhere")
 
 
-def holds_other_things(store: Store) -> None:
+def has_other_files(store: Store) -> None:
     store.folder.mkdir(parents=True)
     (store.folder / "thesis.tex").write_text("")
 
@@ -205,7 +205,7 @@ def has_the_manifest(text: str) -> Callable[[Store], None]:
 NOT_OURS: dict[str, tuple[Callable[[Store], None], str]] = {
     "a file": (is_a_file, "is a symlink or a file, not a folder"),
     "a symlink": (is_a_symlink, "is a symlink or a file, not a folder"),
-    "other things": (holds_other_things, "is not empty and was not made by bake"),
+    "other things": (has_other_files, "is not empty and was not made by bake"),
     "another cluster's": (
         has_the_manifest('{"cluster": "prod", "files": {}}'),
         "belongs to the cluster 'prod', not 'etcd'",
