@@ -199,9 +199,9 @@ class Commands(RuleBasedStateMachine):
             sys.argv[1:] = [*map(str, words), "--out", self.out]
             cli.main()
 
-        return self.run_in_fork(act, cut)
+        return self.in_fork(act, cut)
 
-    def run_in_fork(self, act: Callable[[], object], cut: int | None) -> End:
+    def in_fork(self, act: Callable[[], object], cut: int | None) -> End:
         """Run `bake` in a forked process, which is killed if `cut` is set. The folder has all old or all new files."""
 
         def cutting() -> None:
@@ -293,27 +293,27 @@ class Commands(RuleBasedStateMachine):
             self.model = expected
 
     @precondition(is_baked)
-    @rule(operation=st.sampled_from(["seal", "rotate", "advance_ca_rotation", "rename_output_folder", "remove_input_file"]), cut=CUTS)
+    @rule(operation=st.sampled_from(["seal", "rotate", "rotate_ca", "rename_out", "remove_input_file"]), cut=CUTS)
     def run_other_operation(self, operation: str, cut: int | None) -> None:
         getattr(self, operation)(cut)
 
     def seal(self, cut: int | None) -> None:
         cluster = open_cluster(self.store)
-        end = self.run_in_fork(lambda: sealing.seal(cluster.store, cluster.plan, now=datetime.now(UTC), report=str), cut)
+        end = self.in_fork(lambda: sealing.seal(cluster.store, cluster.plan, now=datetime.now(UTC), report=str), cut)
         assert end.code == -9 or (self.folder / "sealed").exists()
 
     def rotate(self, cut: int | None) -> None:
         plan = open_cluster(self.store).plan
         if not load_phase(self.store):
-            self.run_in_fork(self.bake_again(plan.spec, renew=[node.name for node in plan.nodes[:2]]), cut)
+            self.in_fork(self.bake_again(plan.spec, renew=[node.name for node in plan.nodes[:2]]), cut)
 
-    def advance_ca_rotation(self, cut: int | None) -> None:
-        self.run_in_fork(self.bake_again(open_cluster(self.store).plan.spec, change=lambda found: found.advanced()), cut)
+    def rotate_ca(self, cut: int | None) -> None:
+        self.in_fork(self.bake_again(open_cluster(self.store).plan.spec, change=lambda found: found.advanced()), cut)
 
     def bake_again(self, spec: ClusterSpec, **more: Any) -> Callable[[], object]:
         return partial(baking.bake, spec, self.store, now=datetime.now(UTC), report=str, **more)
 
-    def rename_output_folder(self, _cut: int | None) -> None:
+    def rename_out(self, _cut: int | None) -> None:
         names = ("out", "a b'c", "$(touch canary)")
         name = names[(names.index(self.out) + 1) % len(names)]
         (self.work / self.out).rename(self.work / name)
