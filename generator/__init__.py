@@ -1,6 +1,6 @@
-"""bake: NoCloud ISOs that assemble themselves into a TLS-only etcd cluster."""
+"""bake builds NoCloud ISOs. VMs that boot with these ISOs form an etcd cluster that uses only TLS."""
 
 from datetime import UTC, datetime
 
 __version__ = "0.1.0"
-RELEASED = datetime(2026, 11, 23, tzinfo=UTC)  # no right clock is before it; a test holds it against the last commit
+RELEASED = datetime(2026, 11, 23, tzinfo=UTC)  # bake refuses to run if the clock shows an earlier date

@@ -30,8 +30,8 @@ from generator.operations.baked_cluster import Cluster
 from generator.operations.changes import Change, compare, losses
 from generator.operations.verify import Verification
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
+from generator.store.existing_cluster import find_existing
 from generator.store.folder import Store
-from generator.store.kept_spec import find_standing
 
 __all__ = [
     "BakeError",
@@ -67,23 +67,23 @@ def load(
 ) -> Loaded:
     """Read a cluster's configuration and check it. Writes nothing.
 
-    `out`: the folder that holds the folders of all clusters. If the cluster was baked there before, its values stay,
-    as on the command line, except those that are given now.
+    `out`: the output folder, with one folder per cluster. If the cluster exists there, each field that is not given
+    now keeps its value, as on the command line.
     `profile`: the name of a profile, or the path of a file (with a `/`, or ending in `.yaml`). Default: `default`.
     `config`: the path of a cluster file; it overrides the profile.
     `fields`: the fields of a cluster file as `dict`, `list`, `str`, `int` and `bool`; they override the file.
     Relative paths in files and fields are relative to the current folder.
 
-    Returns the spec with its warnings. Raises InputError; its `problems` has all problems with their places.
+    Returns the spec and the warnings. Raises InputError; the error's `problems` lists every problem with its location.
     """
     flags = {_place(path): (path, value) for path, value in _leaves(fields or {})}
     path = None if config is None else Path(config)
-    find = partial(find_standing, Path(out))
+    find = partial(find_existing, Path(out))
     return loading.load(profile=profile, config=path, flags=flags, find=find, folder=Path.cwd())
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Each value with its path. A list is one value, and so is an empty mapping: it may be wrong where it is."""
+    """Yield each value with its path. A list counts as one value, and so does an empty mapping."""
     for key, value in fields.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, (*path, key))
@@ -92,16 +92,16 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def _place(path: tuple[str, ...]) -> str:
-    """Return the expression that reads a value, such as `fields['vm']['cpus']`: it locates a problem in `fields`."""
+    """Return a value's location for messages, such as `fields['vm']['cpus']`."""
     return "fields" + "".join(f"[{key!r}]" for key in path)
 
 
 def changes(loaded: Loaded) -> tuple[Change, ...]:
-    """Return what a bake changes in the cluster that exists: nodes, users and fields. Empty for a new cluster.
+    """Return the nodes, users and fields that a bake would change in an existing cluster. Empty for a new cluster.
 
-    A change with a `lost` text cannot be undone, such as a removed node, whose keys are deleted.
+    A change that cannot be undone has a text in `lost`. For example, removing a node deletes the node's keys.
     """
-    return compare(loaded.standing, loaded.spec)
+    return compare(loaded.existing, loaded.spec)
 
 
 def plan(loaded: Loaded) -> ClusterPlan:
@@ -119,25 +119,26 @@ def bake(
 ) -> Baked:
     """Write the cluster's folder `out/<name>/` with keys, certificates and one seed ISO per node.
 
-    The folder is replaced in one step: after an error it has its old content. A second bake of the same spec changes
-    nothing. Another process that bakes the same cluster at the same time is waited for.
+    The folder is replaced atomically, so after an error it has its old content. A second bake of the same spec changes
+    nothing. If another process is baking in the same output folder, bake waits for that process.
 
     `out`: the same folder that was given to `load`.
     `allow_loss`: permit changes that cannot be undone (`Change.lost`).
-    `passphrase`: of an encrypted CA key. bake encrypts a CA key that is not encrypted yet.
-    `report`: called with each line of progress and each warning.
+    `passphrase`: the passphrase of the CA key. bake encrypts a CA key that is not encrypted yet.
+    `report`: a function that receives each line of progress and each warning.
 
     Returns the plan, the folder (`pathlib.Path`), and the names of the files that changed. Raises
     - InputError: wrong input, a change that needs `allow_loss`, or a folder that other users can write to;
     - StaleError: another process changed the cluster after `load`: load again;
-    - UnsignedError: certificate requests were written, and a CA whose key is elsewhere has to sign them;
+    - UnsignedError: bake wrote certificate requests that an external CA must sign;
     - BakeError: everything else, such as a full disk.
     """
     lost = losses(changes(loaded))
     if lost and not allow_loss:
-        raise InputError.one("", f"this cannot be undone: {'; '.join(lost)}", "nothing was changed; allow_loss=True")
-    digest = loaded.standing.digest if loaded.standing else ""
-    agreed = Agreed(said=loaded.said, digest=digest, announce=lambda _differences: None)
+        hint = "nothing was changed; to make this change, pass allow_loss=True"
+        raise InputError.one("", f"this cannot be undone: {'; '.join(lost)}", hint)
+    digest = loaded.existing.digest if loaded.existing else ""
+    agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=lambda _differences: None)
     store = Store(Path(out), loaded.spec.name)
     return baking.bake(
         loaded.spec, store, now=datetime.now(UTC), report=report, passphrase=passphrase, agreed=agreed
@@ -145,9 +146,9 @@ def bake(
 
 
 def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
-    """Return a cluster that was baked: its `plan`, its `store.folder`, and whether it is `sealed`.
+    """Return a baked cluster, with its `plan`, its folder (`store.folder`) and whether it is `sealed`.
 
-    Raises InputError if there is no such cluster in `out`, UnsignedError if its certificates are not signed yet.
+    Raises InputError if `out` has no such cluster, and UnsignedError if an external CA must still sign certificates.
     """
     return baked_cluster.open_cluster(Store(Path(out), name))
 
@@ -155,10 +156,10 @@ def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
 def verify(cluster: Cluster, *, report: Callable[[str], None] = lambda _line: None) -> Verification:
     """Check a running cluster through every node: members, health, writes and reads, refused clients.
 
-    Takes seconds; nodes that do not answer end in a failed check, not in an exception. Writes one key per
-    node below `/bake/verify/` and deletes it again. Needs the packages of the extra `vm`.
+    Takes seconds. A node that does not answer causes a failed check, not an exception. Writes one key per node below
+    `/bake/verify/` and deletes these keys afterwards. Needs the packages of the extra `vm`.
 
-    Returns one `Check` for each property; `healthy` is true if none failed and none was skipped. Raises BakeError if
-    a package or the operator's certificate is missing.
+    Returns one `Check` for each property; `healthy` is true if no check failed and no check was skipped. Raises
+    BakeError if a package or the operator's certificate is missing.
     """
     return running.verify_cluster(cluster, now=datetime.now(UTC), report=report)

@@ -22,5 +22,5 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the content."""
+        """The SHA-256 of the content, in hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()

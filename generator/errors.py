@@ -8,7 +8,7 @@
     ├── UnsignedError    3  certificates are missing that an external CA must issue
     └── WaitTimeoutError 4  an operation did not finish in time
 
-Only `cli` prints and exits; all other modules raise these.
+Only `cli` prints and exits; all other modules raise these errors.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 class Problem:
     """One problem with the input.
 
-    `where` is `file:line:col: field`, a flag (`--nodes`) or a path; `message` names the value and the rule;
-    `hint` says what to do.
+    `where` is `file:line:col: field`, a flag (`--nodes`) or a path. `message` contains the value and the rule that it
+    breaks. `hint` tells the user what to do.
     """
 
     where: str
@@ -49,7 +49,7 @@ class BakeError(Exception):
 
 
 class InputError(BakeError):
-    """The user's input is wrong. Holds every problem found."""
+    """The user's input is wrong. `problems` has every problem that was found."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""`plan_cluster`: derive every name, address, URL and MAC of a cluster from its spec, once. Pure and deterministic."""
+"""`plan_cluster`: derive every name, address, URL and MAC of a cluster from the cluster's spec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from functools import cached_property
 from ipaddress import IPv6Address, ip_network
 from uuid import UUID, uuid5
 
-from generator.config.defaults import domain_of, gateway_of, mac_of, name_nodes, place_macs, place_nodes, settle_peers
+from generator.config.defaults import (
+    domain_of,
+    gateway_of,
+    mac_of,
+    node_addresses,
+    node_macs,
+    node_names,
+    with_peer_defaults,
+)
 from generator.config.pki import Certificates
 from generator.config.spec import AnyAddress, AnyNetwork, ClusterSpec, InstallMethod, NetworkMode
 
@@ -19,20 +27,20 @@ ETCD_UID = 2380
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan:
-    """One node: its names, addresses and URLs, and its role in the join."""
+    """A node's names, addresses, URLs and role when the cluster starts."""
 
     name: str
     address: AnyAddress
-    mac: str  # lower case, colons
+    mac: str  # in lower case, with colons
     domain: str  # libvirt's name for the VM
     uuid: UUID
     fqdn: str  # <node>.<domain>
     client_url: str
     peer_url: str
-    bootstrap: bool  # the one node that may start the cluster
-    initial_cluster: tuple[tuple[str, str], ...]  # (name, peer URL), as the document's etcd.conf has it
-    dns_names: tuple[str, ...]  # SANs of this node
-    addresses: tuple[AnyAddress, ...]  # IP SANs of this node
+    bootstrap: bool  # whether this node may start the cluster; true for one node
+    initial_cluster: tuple[tuple[str, str], ...]  # (name, peer URL), in the order of the manual procedure
+    dns_names: tuple[str, ...]  # DNS names in this node's certificates
+    addresses: tuple[AnyAddress, ...]  # IP addresses in this node's certificates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +48,7 @@ class NetworkPlan:
     """The libvirt network that the VMs share."""
 
     name: str
-    bridge: str  # at most 15 characters (IFNAMSIZ)
+    bridge: str  # the name of a Linux bridge has at most 15 characters (IFNAMSIZ)
     uuid: UUID
     mac: str
     subnet: AnyNetwork
@@ -49,25 +57,14 @@ class NetworkPlan:
     mode: NetworkMode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmPlan:
-    """The size of each VM: memory in MiB, disk in GiB."""
-
-    memory_mib: int
-    cpus: int
-    disk_gib: int
-    firmware: str  # bios or efi; not used for an image with a separate kernel
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClusterPlan:
-    """Every derived fact of a cluster, and the spec from which it was derived."""
+    """All values that bake derives from a cluster's spec, and the spec. The same spec always has the same plan."""
 
     spec: ClusterSpec
     name: str
-    nodes: tuple[NodePlan, ...]  # in join order; the first node bootstraps
+    nodes: tuple[NodePlan, ...]  # in join order; the first node starts the cluster
     network: NetworkPlan
-    vm: VmPlan
     binary_dir: str  # the folder of etcd and etcdctl on the nodes
 
     @cached_property
@@ -82,7 +79,7 @@ class ClusterPlan:
 
 
 def short_id(identity: str) -> str:
-    """Return the part of a cluster's identity that VM tags and `initial-cluster-token` have: 16 hexadecimal digits."""
+    """Return the first 16 digits of a cluster's identity. VM tags and the default token of etcd contain them."""
     return identity[:16]
 
 
@@ -94,15 +91,14 @@ def url(address: AnyAddress, port: int) -> str:
 
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
     """Return the plan of a spec that `rules.check_spec` accepts."""
-    spec = settle_peers(spec)
-    names, addresses, macs = name_nodes(spec), place_nodes(spec), place_macs(spec)
+    spec = with_peer_defaults(spec)
+    names, addresses, macs = node_names(spec), node_addresses(spec), node_macs(spec)
     peers = [(name, url(address, spec.etcd.peer_port)) for name, address in zip(names, addresses, strict=True)]
     return ClusterPlan(
         spec=spec,
         name=spec.name,
         nodes=tuple(_plan_node(spec, index, addresses[index], macs[index], peers) for index in range(len(names))),
         network=_plan_network(spec),
-        vm=VmPlan(memory_mib=spec.vm.memory, cpus=spec.vm.cpus, disk_gib=spec.vm.disk, firmware=spec.vm.firmware),
         binary_dir="/usr/local/bin" if spec.install.method is InstallMethod.ARCHIVE else "/usr/bin",
     )
 
@@ -110,8 +106,8 @@ def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
 def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
-    # In the document, "member add" prints the new member first and then the existing ones. etcd-join computes the
-    # real list just before etcd starts; this one matches the document's etcd.conf.
+    # `initial` has the order in which "member add" lists members in the manual procedure: first the new member. etcd
+    # does not use this list, because etcd-join computes the list just before etcd starts.
     initial = (peers[index], *reversed(peers[:index])) if index < 8 else (peers[index], peers[0])
     return NodePlan(
         name=name,
@@ -141,11 +137,7 @@ def _plan_network(spec: ClusterSpec) -> NetworkPlan:
         mac=mac_of(spec.name, 0),
         subnet=spec.network.subnet,
         gateway=gateway_of(spec),
-        dns=spec.network.dns or _gateway_dns(spec),
+        # With mode nat, libvirt's dnsmasq resolves names at the gateway.
+        dns=spec.network.dns or ((gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()),
         mode=spec.network.mode,
     )
-
-
-def _gateway_dns(spec: ClusterSpec) -> tuple[AnyAddress, ...]:
-    """Return the gateway with mode nat: libvirt's dnsmasq resolves names there; nodes need it to install packages."""
-    return (gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()

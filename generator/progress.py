@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-Report = Callable[[str], None]  # receives one line of text
-# In the order in which a node reaches them; `waiting` and `failed` can occur at any point.
+Report = Callable[[str], None]  # a function that receives one line of text
+# A node's phases in order; the phases `waiting` and `failed` can occur at any point.
 PHASES = ("booting", "cloud-init", "configured", "joining", "learner", "voting", "settled")
 
 
 class Progress(Protocol):
-    """Receives what a command does (`line`) and what the nodes report (`event`)."""
+    """Receives a command's progress: lines of text (`line`) and the phases of nodes (`event`)."""
 
     def line(self, text: str) -> None: ...
 

@@ -91,14 +91,14 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
 def load(options: Mapping[str, Any]) -> Loaded:
     """Load the spec: the options override the values of the existing cluster. Print warnings."""
     from generator.config import load
-    from generator.store.kept_spec import find_standing
+    from generator.store.existing_cluster import find_existing
 
     flags = {
         flag: (path, options[parameter(flag)])
         for flag, (path, _, _) in SPEC_FLAGS.items()
         if options.get(parameter(flag)) is not None
     }
-    find = partial(find_standing, options["out"])
+    find = partial(find_existing, options["out"])
     loaded = load.load(
         profile=options["profile"], config=options["config"], flags=flags, find=find, folder=Path.cwd()
     )
@@ -121,9 +121,9 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     from generator.operations.changes import compare, losses, shown
 
     others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
-    if others and not loaded.standing:
+    if others and not loaded.existing:
         reporter(options)(f"{loaded.spec.name} is a new cluster; existing clusters, for --name: {', '.join(others)}")
-    changes = list(compare(loaded.standing, loaded.spec))
+    changes = list(compare(loaded.existing, loaded.spec))
     lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
         click.echo(line, err=True)
@@ -145,9 +145,9 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, l
     while True:
         loaded = load(options)
         changes = agree(loaded, options)
-        announce = partial(_announce, options, changes if loaded.standing else None)
-        digest = loaded.standing.digest if loaded.standing else ""
-        agreed = Agreed(said=loaded.said, digest=digest, announce=announce)
+        announce = partial(_announce, options, changes if loaded.existing else None)
+        digest = loaded.existing.digest if loaded.existing else ""
+        agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=announce)
         store = Store(options["out"], loaded.spec.name)
         passphrase = ca_passphrase(options, loaded.spec, store)
         try:
@@ -178,9 +178,9 @@ def announce_rotation(
 ) -> None:
     """Show the files and fields that new certificates change, and add them to `changes`."""
     from generator.operations.changes import compare
-    from generator.store.kept_spec import load_standing
+    from generator.store.existing_cluster import load_existing
 
-    fields = compare(load_standing(store), spec)
+    fields = compare(load_existing(store), spec)
     show_changes(fields, options, reporter(options))
     changes += fields
     _announce(options, changes, differences)

@@ -141,7 +141,7 @@ def check(**options: Any) -> None:
     loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
     look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store))
-    spec, changes = plain(loaded.spec), compare(loaded.standing, loaded.spec)
+    spec, changes = plain(loaded.spec), compare(loaded.existing, loaded.spec)
     show_changes(changes, options, reporter(options))
     if options["output"] == "json":
         warnings = [asdict(warning) for warning in loaded.warnings]

@@ -60,13 +60,13 @@ def up(**options: Any) -> None:
 
 
 def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: Any) -> Any:
-    from generator.config.defaults import name_nodes
+    from generator.config.defaults import node_names
     from generator.operations import up
 
     boot = up.Boot(
         uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=image_cache(options)
     )
-    with progress_of(name_nodes(spec), options) as progress:
+    with progress_of(node_names(spec), options) as progress:
         return store.folder, up.up(spec, store, boot, now=datetime.now(UTC), progress=progress, **agreed)
 
 

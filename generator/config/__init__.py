@@ -1,1 +1,1 @@
-"""User input: the fields of a cluster file, their rules, and how profile, file and flags become one spec."""
+"""Read the user's input: the fields of a cluster file, the rules for fields, and profiles, files and flags."""

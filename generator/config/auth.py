@@ -1,4 +1,4 @@
-"""The section `auth` of a cluster file: etcd's users and roles. A certificate's common name is the user name."""
+"""The section `auth` of a cluster file: etcd's users and roles. A certificate's common name is the name of its user."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from generator.config import values
-from generator.config.fields import list_of, one, section_of, setting
+from generator.config.fields import list_of, scalar, section_of, setting
 
-ROOT = "root"  # etcd's role with all rights, and the user that must have this role before etcd enables auth
-NOBODY = "nobody"  # the common name of a certificate without a user, for bake verify
-# Common names with another meaning.
-RESERVED_NAMES = (ROOT, NOBODY, "etcd-client", "etcd-server", "etcd-peer")
+ROOT = "root"  # etcd's role with all rights; etcd enables auth only if a user `root` has it
+UNAUTHORIZED_CLIENT = "nobody"  # common name without an etcd user; bake verify tests that etcd refuses it
+# Common names that an etcd user cannot have.
+RESERVED_NAMES = (ROOT, UNAUTHORIZED_CLIENT, "etcd-client", "etcd-server", "etcd-peer")
 
 
 class Access(StrEnum):
@@ -24,14 +24,16 @@ class Access(StrEnum):
 class PermissionSpec:
     """Access to one key, or to all keys with a prefix."""
 
-    access: Access = setting(one(values.word(Access)), f"one of {', '.join(Access)}", default=Access.READWRITE)
-    prefix: str | None = setting(one(values.key), "a prefix of keys, such as /registry/; set this or key", default=None)
-    key: str | None = setting(one(values.key), "a single key, such as /config; set this or prefix", default=None)
+    access: Access = setting(scalar(values.word(Access)), f"one of {', '.join(Access)}", default=Access.READWRITE)
+    prefix: str | None = setting(
+        scalar(values.key), "a prefix of keys, such as /registry/; set this or key", default=None
+    )
+    key: str | None = setting(scalar(values.key), "a single key, such as /config; set this or prefix", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleSpec:
-    name: str = setting(one(values.account), "the role's name, such as kubernetes")
+    name: str = setting(scalar(values.account), "the role's name, such as kubernetes")
     permissions: tuple[PermissionSpec, ...] = setting(
         list_of(section_of(PermissionSpec)),
         "the role's permissions: each has access, and either prefix or key",
@@ -41,23 +43,25 @@ class RoleSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserSpec:
-    name: str = setting(one(values.account), "the user's name, such as kube-apiserver; its certificate's common name")
+    name: str = setting(
+        scalar(values.account), "the user's name, such as kube-apiserver; its certificate's common name"
+    )
     roles: tuple[str, ...] = setting(
-        list_of(one(values.account)), f"the user's roles; {ROOT} may do everything", default=()
+        list_of(scalar(values.account)), f"the user's roles; {ROOT} may do everything", default=()
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSpec:
-    enabled: bool = setting(one(values.flag), "enable etcd authentication (shorthand: auth: true)", default=False)
+    enabled: bool = setting(scalar(values.flag), "enable etcd authentication (shorthand: auth: true)", default=False)
     users: tuple[UserSpec, ...] = setting(
         list_of(section_of(UserSpec)),
-        "users in addition to the nodes and the operator, who may do everything",
+        "further users; the nodes and the operator are always users, with all rights",
         default=(),
     )
     roles: tuple[RoleSpec, ...] = setting(list_of(section_of(RoleSpec)), "roles that users can have", default=())
 
     @property
     def common_names(self) -> tuple[str, ...]:
-        """The common names of further client certificates, in addition to the nodes' and the operator's."""
-        return (*(user.name for user in self.users), NOBODY) if self.enabled else ()
+        """The common names of all client certificates except those of the nodes and the operator."""
+        return (*(user.name for user in self.users), UNAUTHORIZED_CLIENT) if self.enabled else ()

@@ -1,9 +1,9 @@
 """The etcd options that a cluster file may set in `etcd.options`, and why each is safe.
 
-Every flag of etcd 3.5 and 3.6 is in one of three tables. `RESERVED`: bake sets it. `REFUSED`: it would break one of
-bake's guarantees. `OPTIONS`: free to set, with the reason why it does not move a member's data, impersonate a member,
-weaken TLS or open a port; some have a warning. etcd only warns about an unknown `ETCD_*` variable, so bake refuses
-typing errors.
+Every flag of etcd 3.5 and 3.6 is in one of three tables. bake sets the flags in `RESERVED`. bake refuses the flags in
+`REFUSED`, because each would break one of bake's guarantees. A cluster file may set the flags in `OPTIONS`. An option
+is safe if it moves no data, impersonates no member, weakens no TLS and opens no port. etcd only warns about an unknown
+`ETCD_*` variable, so bake refuses misspelled options.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 from generator.config import etcd_values as values
 from generator.config.etcd_values import Format
-from generator.config.fields import named
+from generator.config.fields import shown_key, value_text
+from generator.config.values import ETCD_SERIES
 
-SERIES = ("3.5", "3.6")
 MAX_ELECTION_MS = 50_000
-Wrong = tuple[str, str, str | None]  # option, message, remedy
+OptionProblem = tuple[str, str, str | None]  # option, message, remedy
 
-# bake sets these itself; a second value would contradict the plan.
+# Flags that bake sets; a value from a cluster file would contradict the plan.
 RESERVED = frozenset(
     """
     name data-dir listen-peer-urls listen-client-urls initial-advertise-peer-urls initial-cluster
@@ -32,25 +32,28 @@ RESERVED = frozenset(
     peer-client-key-file tls-min-version cipher-suites version help unsafe-no-fsync listen-client-http-urls log-output
     """.split()  # noqa: SIM905
 )
-_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # the field that sets it
+_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # fields for reserved options
 
-_PEERS = "bake decides which certificates are peer certificates", "pki: {peerCa: {separate: true}} excludes all others"
+_PEERS = (
+    "limits which certificates the peer port accepts, and bake already sets that limit",
+    "leave it out; pki: {peerCa: {separate: true}} limits the peer port to certificates of a separate CA",
+)
 _LISTS = (
-    "names a revocation list on the nodes, which bake does not install: etcd would refuse every connection",
-    "to revoke certificates, change the CA: bake certs rotate --ca",
+    "names a certificate revocation list, which bake does not install: etcd would refuse every connection",
+    "to revoke certificates, replace the CA: bake certs rotate --ca",
 )
 _SANS = "accepts a peer's certificate from any address", "leave it out"
-_DISCOVERY = "the nodes get each other's addresses from bake", "leave it out"
+_DISCOVERY = "is not needed: bake gives every node the addresses of all nodes", "leave it out"
 _PROXY = "turns a member into a proxy", "leave it out"
-_ROTATION = "is for log files, and the nodes log to the journal", "leave it out; journald.conf limits the journal"
-_V2V3 = "serves the v2 API, which ignores the users of v3", "leave it out"
+_ROTATION = "is for log files, but the nodes log to the journal", "leave it out; journald.conf limits the journal"
+_V2V3 = "serves the v2 API, which does not check etcd's users", "leave it out"
 _MLOCK = (
-    "needs more locked memory than etcd.service may have: etcd stops once its database outgrows that limit",
+    "needs more locked memory than etcd.service allows: etcd stops when its database exceeds that limit",
     "turn swap off on the nodes instead",
 )
-_CLIENTS = "can lock out the operator and the nodes' own clients", "leave it out; use auth to limit what users may do"
+_CLIENTS = "can lock out the operator and the nodes", "leave it out; use auth to limit what users may do"
 _WAL = (
-    "moves the log out of the data folder; the join looks for data only there, so a healthy member would count as lost",
+    "moves the write-ahead log out of the data folder: bake would then treat a healthy member as one without data",
     "leave it out; for a faster disk, mount it at etcd.dataDir",
 )
 REFUSED: Mapping[str, tuple[str, str]] = {
@@ -80,19 +83,21 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One option that may be set, and why it is safe. `warning`: the effect of setting it to one of the values `on`, or
-    to any value if `on` is empty."""
+    """An option that a cluster file may set. `why`: why the option is safe. `form`: the format of the value.
+
+    `warning`: the effect of the values in `on`, or of every value if `on` is empty.
+    """
 
     name: str
     form: Format
     why: str
-    series: tuple[str, ...] = SERIES
+    series: tuple[str, ...] = ETCD_SERIES
     warning: str | None = None
     on: tuple[object, ...] = ()
 
 
 def _same(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
-    """Yield options with the same name in both series, or in the one stated."""
+    """Yield an option for each of `names`. `more` can limit the options to one release series."""
     for name in names.split():
         yield Option(name=name, form=form, why=why, **more)
 
@@ -106,15 +111,15 @@ def _renamed(form: Format, why: str, names: str, **more: Any) -> Iterator[Option
 
 _TIMING = "timing of raft and of connections; the same on every member"
 _STORAGE = "limits and pace of the storage, inside the data folder"
-_LIMITS = "limits of what one client may ask for"
+_LIMITS = "limits of a client's requests"
 _CHECKS = "etcd checks its own data, read-only"
-_LEASES = "how leases are kept; the same on every member"
-_LOGS = "what etcd writes to the journal"
-_TOKENS = "users with passwords only; bake's users have certificates"
+_LEASES = "storage of leases; the same on every member"
+_LOGS = "the content of etcd's log lines"
+_TOKENS = "affects only users with passwords; bake's users have certificates"
 _NO_EFFECT = "has no effect"
-_PROFILES = "every client certificate, with or without a user, can then read profiles of etcd's memory at /debug/pprof"
-_TRACING = "client requests are sent to the collector without TLS"
-_TRACED = "unused without enable-distributed-tracing"
+_PROFILES = "every client certificate, even without an etcd user, can then read etcd's memory profiles at /debug/pprof"
+_TRACING = "etcd sends traces of client requests to the collector without TLS"
+_TRACED = "has no effect without enable-distributed-tracing"
 _NO_V2 = "a new cluster has no v2 data"
 _WHOLE, _FLAG, _TIME = values.whole(), values.flag, values.duration()
 _LEVELS = ("debug", "info", "warn", "error", "dpanic", "panic", "fatal")
@@ -132,7 +137,7 @@ OPTIONS: tuple[Option, ...] = (
         grpc-keepalive-min-time grpc-keepalive-interval grpc-keepalive-timeout raft-read-timeout raft-write-timeout
     """),
     *_renamed(_TIME, _TIMING, "watch-progress-notify-interval downgrade-check-time"),
-    *_same(_FLAG, "the port stays closed to other users", "socket-reuse-port", on=(True,),
+    *_same(_FLAG, "only processes of the same user can share a port", "socket-reuse-port", on=(True,),
            warning="a second process of etcd's user can take connections at etcd's ports"),
     *_same(_WHOLE, _STORAGE, "snapshot-count max-snapshots max-wals backend-batch-limit"),
     *_same(values.quota, _STORAGE, "quota-backend-bytes"),
@@ -153,7 +158,7 @@ OPTIONS: tuple[Option, ...] = (
     *_renamed(_TIME, _CHECKS, "corrupt-check-time"),
     *_renamed(values.duration(zero=False), _CHECKS, "compact-hash-check-time"),
     *_same(_FLAG, _LEASES, f"{_CHECKPOINT} {_PERSIST}", **_OLD),
-    *_same(values.gates, "names in 3.6 for options of 3.5 that are allowed too", "feature-gates", **_NEW),
+    *_same(values.gates, "each gate acts like an option of 3.5 that is allowed too", "feature-gates", **_NEW),
     *_same(values.word("not-yet", "write-only"), _NO_V2, "v2-deprecation", **_OLD),
     *_same(values.word("write-only"), _NO_V2, "v2-deprecation", **_NEW),
     *_same(values.word("zap"), _LOGS, "logger"),
@@ -164,17 +169,17 @@ OPTIONS: tuple[Option, ...] = (
     *_same(values.word("TLS1.2", "TLS1.3"), "etcd.tlsMinVersion is the minimum", "tls-max-version", on=("TLS1.2",),
            warning="no connection will use TLS 1.3"),
     *_same(_WHOLE, _NO_EFFECT, "self-signed-cert-validity", warning="has no effect: auto-tls is off"),
-    *_same(values.text, _NO_EFFECT, "host-whitelist", warning="has no effect: it is for ports without TLS"),
+    *_same(values.text, _NO_EFFECT, "host-whitelist", warning="has no effect: etcd uses it only on ports without TLS"),
     *_same(values.origins, "browsers send no client certificate to another origin", "cors", on=("*",),
-           warning="pages of every origin may read etcd's JSON API, which is etcd's default"),
+           warning="web pages of every origin may call etcd's JSON API; this is also etcd's default"),
     *_same(_FLAG, "the JSON API needs a client certificate too", "enable-grpc-gateway"),
     *_same(values.token_provider, _TOKENS, "auth-token"),
     *_same(values.whole(4, 31), _TOKENS, "bcrypt-cost"),
     *_same(values.whole(1), _TOKENS, "auth-token-ttl"),
-    *_same(values.word("basic", "extensive"), "counters and no keys", "metrics"),
-    *_same(values.loopback_urls, "only the node itself can reach it", "listen-metrics-urls"),
-    *_same(_FLAG, "it needs a client certificate", "enable-pprof", warning=_PROFILES, on=(True,)),
-    *_renamed(_FLAG, "etcd only sends data", "enable-distributed-tracing", warning=_TRACING, on=(True,)),
+    *_same(values.word("basic", "extensive"), "metrics contain no keys and no values", "metrics"),
+    *_same(values.loopback_urls, "only the node can reach a loopback address", "listen-metrics-urls"),
+    *_same(_FLAG, "profiles need a client certificate", "enable-pprof", warning=_PROFILES, on=(True,)),
+    *_renamed(_FLAG, "etcd sends traces and opens no port", "enable-distributed-tracing", warning=_TRACING, on=(True,)),
     *_renamed(values.text, _TRACED,
               "distributed-tracing-address distributed-tracing-service-name distributed-tracing-instance-id"),
     *_renamed(values.whole(0, 10**6), _TRACED, "distributed-tracing-sampling-rate"),
@@ -186,14 +191,14 @@ def known_options(version: str) -> dict[str, Option]:
     return {option.name: option for option in OPTIONS if version in option.series}
 
 
-def check_options(options: Mapping[str, object], version: str) -> Iterator[Wrong]:
+def check_options(options: Mapping[str, object], version: str) -> Iterator[OptionProblem]:
     """Yield (option, message, hint) for each option that bake or this etcd version refuses."""
     known = known_options(version)
     wrong = [found for name, value in options.items() if (found := _check(name, value, version, known))]
     yield from wrong or _relations(options)
 
 
-def _check(name: str, value: object, version: str, known: Mapping[str, Option]) -> Wrong | None:
+def _check(name: str, value: object, version: str, known: Mapping[str, Option]) -> OptionProblem | None:
     if name in RESERVED:
         return name, f"{name!r} is set by bake", _FIELDS.get(name, "leave it out")
     if name in REFUSED:
@@ -202,49 +207,45 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
     if name not in known:
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "see etcd --help"
-        return name, f"etcd {version} has no option {named(name)!r}", hint
+        return name, f"etcd {version} has no option {shown_key(name)!r}", hint
     if rule := known[name].form(value):
         return name, f"{value!r} {rule}", _REMEDIES.get(name, f"use the format of etcd {version} --help")
     return None
 
 
-def _relations(options: Mapping[str, object]) -> Iterator[Wrong]:
+def _relations(options: Mapping[str, object]) -> Iterator[OptionProblem]:
     """Yield combinations that etcd refuses or misinterprets (Validate in embed/config.go)."""
     heartbeat, election = options.get("heartbeat-interval", 100), options.get("election-timeout", 1000)
     yield from _timing(int(str(heartbeat)), int(str(election)))
     kept = options.get("auto-compaction-retention", 0)
     if options.get("auto-compaction-mode") == "revision" and not str(kept).isdecimal():
         message = f"{kept!r} is not a number of revisions, but auto-compaction-mode is revision"
-        yield "auto-compaction-retention", message, "a number of revisions such as 10000"
+        yield "auto-compaction-retention", message, "use a number of revisions, such as 10000"
     gates = str(options.get("feature-gates", "")).split(",")
     checkpoints = options.get(_CHECKPOINT) or {"LeaseCheckpoint=true", "AllAlpha=true"} & set(gates)
     for place, on in ((_PERSIST, options.get(_PERSIST)), ("feature-gates", "LeaseCheckpointPersist=true" in gates)):
         if on and not checkpoints:
-            yield place, "persisting lease checkpoints needs lease checkpoints", "switch both on"
+            yield place, "LeaseCheckpointPersist has no effect without LeaseCheckpoint", "enable both"
 
 
-def _timing(heartbeat: int, election: int) -> Iterator[Wrong]:
+def _timing(heartbeat: int, election: int) -> Iterator[OptionProblem]:
     if election < 5 * heartbeat:
         message = f"{election} (ms) is less than five times the heartbeat-interval, {heartbeat}"
-        yield "election-timeout", message, f"{10 * heartbeat} is usual"
+        yield "election-timeout", message, f"use {10 * heartbeat}, ten times the heartbeat-interval"
     elif election > MAX_ELECTION_MS:
         message = f"{election} (ms) is more than {MAX_ELECTION_MS}"
-        yield "election-timeout", message, "ten times the heartbeat-interval is usual"
+        yield "election-timeout", message, "use ten times the heartbeat-interval"
 
 
-def warn_options(options: Mapping[str, object], version: str) -> Iterator[Wrong]:
+def warn_options(options: Mapping[str, object], version: str) -> Iterator[OptionProblem]:
     """Yield (option, message, hint) for each option with a warning."""
     known = known_options(version)
     for name, value in options.items():
         option = known.get(name)
         if option and option.warning and (not option.on or value in option.on):
-            yield name, f"{_shown(value)}: {option.warning}", "remove the option unless you want this"
-
-
-def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+            yield name, f"{value_text(value)}: {option.warning}", "remove the option if you do not want this effect"
 
 
 def variable(name: str) -> str:
-    """Return the environment variable of an option: `heartbeat-interval` → `ETCD_HEARTBEAT_INTERVAL`."""
+    """Return the environment variable of an option, such as `ETCD_PRE_VOTE` for `pre-vote`."""
     return "ETCD_" + name.upper().replace("-", "_")

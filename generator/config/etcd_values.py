@@ -1,7 +1,7 @@
 """Formats of the values that etcd accepts for its options.
 
-A format checks a value and returns why etcd would refuse or ignore it, or None. etcd checks most values only when it
-starts, and silently replaces some wrong ones with a default (`metrics`, `bcrypt-cost`). Sources:
+A format is a function that returns the reason why etcd would refuse or ignore a value, or None. etcd checks most
+values only at start, and silently replaces some wrong values with a default (`metrics`, `bcrypt-cost`). Sources:
 etcd's server/embed/config.go and etcd.go, Go's time.ParseDuration, zap's Level.Set.
 """
 
@@ -19,7 +19,7 @@ _DURATION = re.compile(r"((\d+(\.\d*)?|\.\d+)(ns|us|ms|s|m|h))+")
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _ORIGIN = re.compile(r"(?i:https?)://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.*_-]+):[0-9]{1,5}")
 _METRICS_URL = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[0-9.]+|localhost):([0-9]{1,5})")
-# server/features/etcd_features.go of 3.6
+# feature gates of etcd 3.6 (server/features/etcd_features.go)
 _GATES = """
     AllAlpha AllBeta CompactHashCheck InitialCorruptCheck LeaseCheckpoint LeaseCheckpointPersist SetMemberLocalAddr
     StopGRPCServiceOnDefrag TxnModeWriteWithSharedBuffer
@@ -31,7 +31,7 @@ def flag(value: object) -> str | None:
 
 
 def whole(low: int = 0, high: int = INT64) -> Format:
-    """Return the format of a whole number between two bounds, inclusive."""
+    """Return the format of a whole number from `low` to `high`, both included."""
 
     def check(value: object) -> str | None:
         if type(value) is not int:
@@ -42,13 +42,13 @@ def whole(low: int = 0, high: int = INT64) -> Format:
 
 
 def text(value: object) -> str | None:
-    """Check text: no quoting needed in an env file, at most 512 characters."""
+    """Check for text of at most 512 characters that needs no quotes in an env file."""
     fits = not isinstance(value, bool) and _TEXT.fullmatch(str(value))
     return None if fits else "is not plain text without quotes or spaces"
 
 
 def word(*words: str, any_case: bool = False) -> Format:
-    """Return the format of one of these words."""
+    """Return a format that accepts only `words`."""
 
     def check(value: object) -> str | None:
         found = str(value).lower() if any_case else str(value)
@@ -58,7 +58,7 @@ def word(*words: str, any_case: bool = False) -> Format:
 
 
 def duration(*, zero: bool = True) -> Format:
-    """Return the format of a duration in Go's notation, not negative."""
+    """Return the format of a duration in Go's notation. It refuses negative durations."""
 
     def check(value: object) -> str | None:
         nanoseconds = _nanoseconds(str(value))
@@ -87,17 +87,17 @@ def quota(value: object) -> str | None:
 
 
 def retention(value: object) -> str | None:
-    """Check how much history to keep: a duration or a number, whose unit depends on auto-compaction-mode."""
+    """Check auto-compaction-retention: a duration, or a number with the unit that auto-compaction-mode implies."""
     if type(value) is int or str(value).isdecimal():
         return whole()(int(str(value)))
     nanoseconds = _nanoseconds(str(value))
     if duration()(value) or nanoseconds is None:
         return "is neither a whole number nor a duration such as 1h"
-    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # etcd panics at a few nanoseconds
+    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # with a few nanoseconds, etcd panics
 
 
 def origins(value: object) -> str | None:
-    """Check origins for CORS: etcd requires a port, even if browsers send none."""
+    """Check origins for CORS. etcd requires a port in each origin, although browsers omit default ports."""
     urls = str(value).split(",")
     fits = value == "*" or all(_ORIGIN.fullmatch(url) for url in urls)
     return text(value) or (None if fits else "is neither * nor a list of origins such as https://ui.example:443")
@@ -120,7 +120,7 @@ def _is_loopback(url: str) -> bool:
 
 
 def gates(value: object) -> str | None:
-    """Check feature gates of 3.6: Name=true,Other=false."""
+    """Check feature gates of etcd 3.6, such as `AllAlpha=true,AllBeta=false`."""
     if text(value):
         return text(value)
     for item in str(value).split(","):
@@ -133,5 +133,5 @@ def gates(value: object) -> str | None:
 
 
 def token_provider(value: object) -> str | None:
-    """Check auth-token: only `simple`, as the nodes have no keys for signed tokens."""
+    """Check auth-token. Only `simple` is possible, because the nodes have no keys for signed tokens."""
     return None if value == "simple" else "is not simple: the nodes have no key files for signed tokens"

@@ -1,7 +1,7 @@
-"""Sections of a cluster file as frozen dataclasses: read from plain data with all problems at once, and written back.
+"""Read and write the sections of a cluster file, which are frozen dataclasses. One pass finds every problem.
 
-`setting` and `section` declare a section's fields. A refused value is reported and replaced by its default, so that
-the other fields can still be read and checked.
+`setting` and `section` declare a section's fields. The default replaces a refused value, so that the other fields can
+still be read and checked.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
-Path = tuple[str | int, ...]
-Parse = Callable[[Any], Any]  # one value; a ValueError says "VALUE is not …"
+FieldPath = tuple[str | int, ...]
+Parse = Callable[[Any], Any]  # parses a value; raises ValueError with a message such as "'x' is not a string"
 T = TypeVar("T")
 _REFUSED = object()
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
@@ -23,20 +23,20 @@ _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
-    """A refused value. `known`: the existing fields, if the field itself is unknown."""
+class FieldProblem:
+    """A refused value, or an unknown field. `known`: for an unknown field, the fields of its section."""
 
-    path: Path
+    path: FieldPath
     message: str
     hint: str | None = None
     known: tuple[str, ...] = ()
 
 
-Read = Callable[[Any, Path, list[Wrong]], Any]  # reads a value at a path; appends problems to the list
+Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]  # appends problems to the list
 
 
 def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    """Return a field with one value. `description`: a valid value, in words. A default of None allows null."""
+    """Return a dataclass field for a value. `description`: describes valid values. A default of None allows null."""
     metadata = {"read": read, "description": description}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
@@ -44,29 +44,29 @@ def setting(read: Read, description: str, *, default: Any = MISSING, default_fac
 
 
 def section(kind: type[T], *, flag: str | None = None) -> T:
-    """Return a field that is a section. `flag`: its field that a bare true or false sets."""
+    """Return a dataclass field for a section. `flag`: the section's field that a bare `true` or `false` sets."""
     return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 
 
-def one(parse: Parse) -> Read:
-    """Return the reader of a single value."""
+def scalar(parse: Parse) -> Read:
+    """Return a function that reads a single value."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         try:
             return parse(value)
         except ValueError as error:
-            wrong.append(Wrong(path, str(error)))
+            wrong.append(FieldProblem(path, str(error)))
             return _REFUSED
 
     return read
 
 
 def list_of(read_item: Read) -> Read:
-    """Return the reader of a list; refused items are left out."""
+    """Return a function that reads a list and leaves out refused items."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if not isinstance(value, list | tuple):
-            wrong.append(Wrong(path, f"{shown(value)} is not a list"))
+            wrong.append(FieldProblem(path, f"{shown_value(value)} is not a list"))
             return _REFUSED
         items = [read_item(item, (*path, index), wrong) for index, item in enumerate(value)]
         return tuple(item for item in items if item is not _REFUSED)
@@ -75,11 +75,11 @@ def list_of(read_item: Read) -> Read:
 
 
 def mapping_of(read_item: Read) -> Read:
-    """Return the reader of a mapping; refused items are left out."""
+    """Return a function that reads a mapping and leaves out refused items."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if not isinstance(value, dict):
-            wrong.append(Wrong(path, f"{shown(value)} is not a section of fields"))
+            wrong.append(FieldProblem(path, f"{shown_value(value)} is not a section of fields"))
             return _REFUSED
         items = {key: read_item(item, (*path, key), wrong) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not _REFUSED}
@@ -88,29 +88,25 @@ def mapping_of(read_item: Read) -> Read:
 
 
 def list_or(read_list: Read, read_other: Read) -> Read:
-    """Return the reader of a list or of another kind of value."""
+    """Return a function that reads lists with `read_list` and other values with `read_other`."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         return (read_list if isinstance(value, list | tuple) else read_other)(value, path, wrong)
 
     return read
 
 
-def _known(kind: Any) -> tuple[str, ...]:
-    return tuple(settings_of(kind))
-
-
 def section_of(kind: type[T], flag: str | None = None) -> Read:
-    """Return the reader of a section with the fields of a dataclass."""
+    """Return a function that reads a section with the fields of the dataclass `kind`."""
 
-    def read(value: Any, path: Path, wrong: list[Wrong]) -> Any:
+    def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if isinstance(value, kind):
             return value
         if flag and isinstance(value, bool):
             value = {flag: value}
         if not isinstance(value, dict):
             rule = "is not true, false or a section of fields" if flag else "is not a section of fields"
-            wrong.append(Wrong(path, f"{shown(value)} {rule}", _section_hint(kind, flag)))
+            wrong.append(FieldProblem(path, f"{shown_value(value)} {rule}", _section_hint(kind, flag)))
             return _REFUSED
         return kind(**dict(_read_fields(kind, value, path, wrong)))
 
@@ -118,13 +114,15 @@ def section_of(kind: type[T], flag: str | None = None) -> Read:
 
 
 def _section_hint(kind: Any, flag: str | None) -> str:
-    return ("true, false, or " if flag else "") + f"the fields here: {', '.join(_known(kind))}"
+    return ("true, false, or " if flag else "") + f"the fields here: {', '.join(settings_of(kind))}"
 
 
-def _read_fields(kind: Any, value: Mapping[str, Any], path: Path, wrong: list[Wrong]) -> Iterator[tuple[str, Any]]:
+def _read_fields(
+    kind: Any, value: Mapping[str, Any], path: FieldPath, wrong: list[FieldProblem]
+) -> Iterator[tuple[str, Any]]:
     known = settings_of(kind)
     wrong += [
-        Wrong((*path, key), f"there is no field {named(key)!r}", known=_known(kind))
+        FieldProblem((*path, key), f"there is no field {shown_key(key)!r}", known=tuple(known))
         for key in value
         if key not in known
     ]
@@ -134,28 +132,28 @@ def _read_fields(kind: Any, value: Mapping[str, Any], path: Path, wrong: list[Wr
             yield info.name, found
         elif info.default is MISSING and info.default_factory is MISSING:
             if key not in value:
-                wrong.append(Wrong((*path, key), "is missing", info.metadata["description"]))
-            yield info.name, f"unnamed{path[-1]}"  # an unusable item still counts as an item of its list
+                wrong.append(FieldProblem((*path, key), "is missing", info.metadata["description"]))
+            yield info.name, f"unnamed{path[-1]}"  # keep an invalid node, so that the number of nodes stays right
 
 
-def _read_field(info: Field[Any], value: Any, path: Path, wrong: list[Wrong]) -> Any:
+def _read_field(info: Field[Any], value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
     if value is None and info.default is None:
         return None
-    inner: list[Wrong] = []
+    inner: list[FieldProblem] = []
     found = info.metadata["read"](value, path, inner)
     hint = info.metadata.get("description")
-    wrong += [Wrong(w.path, w.message, w.hint or (None if w.known else hint), w.known) for w in inner]
+    wrong += [FieldProblem(w.path, w.message, w.hint or (None if w.known else hint), w.known) for w in inner]
     return found
 
 
 @cache
 def settings_of(kind: Any) -> dict[str, Field[Any]]:
-    """Return the fields of a section by their names in a file."""
+    """Return the fields of a section by their names in a cluster file."""
     return {camel(info.name): info for info in fields(kind)}
 
 
-def leaf_paths(kind: Any, data: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
-    """Yield the path of each setting in raw data. A list is one setting; each entry of a mapping is one."""
+def leaf_paths(kind: Any, data: Mapping[str, Any], path: FieldPath = ()) -> Iterator[FieldPath]:
+    """Yield the path of each setting in raw data. A list is one setting; each entry of a mapping is a setting."""
     for key, value in data.items():
         info, here = settings_of(kind).get(key), (*path, key)
         section_kind = info.metadata.get("section") if info else None
@@ -170,13 +168,13 @@ def leaf_paths(kind: Any, data: Mapping[str, Any], path: Path = ()) -> Iterator[
 
 
 def camel(name: str) -> str:
-    """Return a field's name in a file: `first_ip` → `firstIp`."""
+    """Return a field's name in a cluster file, such as `firstIp` for `first_ip`."""
     first, *rest = name.split("_")
     return first + "".join(map(str.capitalize, rest))
 
 
 def plain(value: Any, *, with_none: bool = False) -> Any:
-    """Return a section as plain data that reads back as the same; without null values, unless `with_none`."""
+    """Return a section as plain data, which can be read as the same section. `with_none`: include null values."""
     if is_dataclass(value):
         items = {camel(info.name): getattr(value, info.name) for info in fields(value)}
         return {key: plain(item, with_none=with_none) for key, item in items.items() if with_none or item is not None}
@@ -185,20 +183,19 @@ def plain(value: Any, *, with_none: bool = False) -> Any:
     return str(value) if isinstance(value, _TEXTUAL) else dict(value) if isinstance(value, dict) else value
 
 
-def named(key: object) -> str:
-    """Return a key as a message may show it. A key that cannot be a field's name is hidden: it may be a line of another
-    file, with a secret, and messages are logged."""
+def shown_key(key: object) -> str:
+    """Return a key for a message. A key that cannot be a field's name is hidden, because it may contain a secret."""
     return str(key) if _FIELD.fullmatch(str(key)) else "…"
 
 
-def shown(value: object) -> str:
-    """Return a value as a message shows it: quoted, unprintable characters escaped, at most 80 characters."""
+def shown_value(value: object) -> str:
+    """Return a value for a message: quoted, with unprintable characters escaped, at most 80 characters long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def value_text(value: Any) -> str:
-    """Return a value of a spec for a message: a list with commas, a truth value as YAML has it."""
+    """Return a spec's value for a message: a list with commas, a boolean as `true` or `false`."""
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -1,7 +1,7 @@
 """Merge profile, cluster file and flags into a `ClusterSpec`, and report all problems at once.
 
-Flags override the file, the file overrides the profile, and the profile overrides the cluster as it was baked. The
-origin of each value is recorded, so that a problem names its line or flag.
+Flags override the cluster file. The cluster file overrides the profile. The profile overrides the values of the
+existing cluster. `load` records the origin of each value, so that a message can name the line or the flag.
 """
 
 from __future__ import annotations
@@ -15,62 +15,61 @@ from pathlib import Path
 from typing import Any
 
 from generator.config import yaml12
-from generator.config.defaults import settle_peers
-from generator.config.fields import Wrong, named, settings_of
-from generator.config.kept_fields import differing
+from generator.config.defaults import with_peer_defaults
+from generator.config.fields import FieldPath, FieldProblem, plain, settings_of, shown_key, value_text
 from generator.config.rules import check_spec
-from generator.config.spec import ClusterSpec, read_spec
-from generator.config.user_input import Said, Standing, absolute, canonical, put, with_added
+from generator.config.spec import FIELDS_ADDED, ClusterSpec, read_spec
+from generator.config.user_input import ExistingCluster, UserInput, absolute, canonical, flat, put, with_added
 from generator.errors import InputError, Problem
 from generator.layout import INPUT, SPEC
 
-_Path = tuple[str | int, ...]
-Flags = Mapping[str, tuple[_Path, Any]]
+Flags = Mapping[str, tuple[FieldPath, Any]]
+_DEFAULTS = ClusterSpec()
 _HERE = Path(__file__).parents[1]
-# In the source tree the profiles lie beside the package; in a wheel, inside it.
+# A source tree has the profiles next to the package; a wheel has them inside the package.
 PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles", _HERE) if path.is_dir())
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A spec and its warnings, such as an even number of members.
+    """A spec and the warnings about it, such as a warning about an even number of members.
 
-    `said`: the fields that the user set, now or earlier; `standing`: the cluster as baked, None for a new one.
+    `user_input`: the fields that the user set, now or earlier. `existing`: the existing cluster; None for a new one.
     """
 
     spec: ClusterSpec
     warnings: tuple[Problem, ...]
-    said: Said
-    standing: Standing | None
+    user_input: UserInput
+    existing: ExistingCluster | None
 
 
 @dataclass(slots=True)
 class _Layers:
-    """Merged raw values and the origin of each: `file:line:col` or a flag."""
+    """Merged raw values. `origins`: the `file:line:col` or the flag that set each value."""
 
     value: dict[str, Any] = field(default_factory=dict)
-    origins: dict[_Path, str] = field(default_factory=dict)
+    origins: dict[FieldPath, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, value: Mapping[str, Any], origins: Mapping[_Path, str]) -> _Layers:
+    def of(cls, value: Mapping[str, Any], origins: Mapping[FieldPath, str]) -> _Layers:
         layers = cls()
-        layers.lay(value, origins)
+        layers.merge(value, origins)
         return layers
 
-    def lay(self, value: Mapping[str, Any], origins: Mapping[_Path, str], path: _Path = ()) -> None:
+    def merge(self, value: Mapping[str, Any], origins: Mapping[FieldPath, str], path: FieldPath = ()) -> None:
         target = self.value
         for key in path:
             target = target[key]  # type: ignore[index]
         for key, item in value.items():
             here = (*path, key)
             if isinstance(item, dict) and isinstance(target.get(key), dict):
-                self.lay(item, origins, here)
+                self.merge(item, origins, here)
             else:
                 target[key] = deepcopy(item)
             self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
 
-    def has_room(self, path: _Path) -> bool:
-        """Return whether `path` is a section or unset. Any other value stays there, so that it is refused."""
+    def accepts(self, path: FieldPath) -> bool:
+        """Return whether the value at `path` is a section or missing. Any other value is refused later."""
         value: Any = self.value
         for key in path:
             value = value.get(key, {})
@@ -78,7 +77,7 @@ class _Layers:
                 return False
         return True
 
-    def where(self, path: _Path) -> str:
+    def where(self, path: FieldPath) -> str:
         """Return `origin: dotted.field`, with the origin of the value or of the nearest enclosing section."""
         dotted = dotted_path(path)
         for length in range(len(path), 0, -1):
@@ -87,9 +86,9 @@ class _Layers:
         return dotted
 
 
-def dotted_path(path: _Path) -> str:
+def dotted_path(path: FieldPath) -> str:
     """Return `nodes[2].address` for `("nodes", 2, "address")`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{named(part)}" for part in path)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{shown_key(part)}" for part in path)
     return text.removeprefix(".")
 
 
@@ -113,54 +112,64 @@ def load(
     profile: str | None = None,
     config: Path | None = None,
     flags: Flags | None = None,
-    find: Callable[[str], Standing | None] = lambda _name: None,
+    find: Callable[[str], ExistingCluster | None] = lambda _name: None,
     folder: Path | None = None,
 ) -> Loaded:
-    """Merge profile, cluster file and flags over the baked cluster, and check the result.
+    """Merge profile, cluster file and flags with the existing cluster, and check the result.
 
-    `flags` maps a flag (`--nodes`) to the path of the field it sets and its value. `find` returns a baked cluster by
-    its name; without a profile or a file, its own are used again. `folder`: the base of relative paths; None keeps
-    paths unchanged.
+    `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns an existing cluster by
+    its name. Without a new profile or cluster file, the existing cluster's profile and fields apply again. `folder`:
+    the base of relative paths; None keeps paths unchanged.
     Raises InputError with every problem found.
     """
     upper = _Layers() if config is None else _read(config, folder)
     lower = _Layers() if profile is None else _read(profile_path(profile), folder)
-    _lay_flags(upper, flags or {}, folder, over=lower)
+    _merge_flags(upper, flags or {}, folder, over=lower)
     name = upper.value.get("name", lower.value.get("name", "etcd"))
-    standing = find(name)
-    if standing and not standing.is_known and config is None:
+    existing = find(name)
+    if existing and not existing.is_known and config is None:
         rule = "was changed after bake wrote it, so the current fields are not known"
-        raise InputError.one(f"{standing.where}/{SPEC}", rule, "undo the change, or give all fields with --config FILE")
+        raise InputError.one(f"{existing.where}/{SPEC}", rule, "undo the change, or give all fields with --config FILE")
     if profile is None:
-        profile, lower = _kept_profile(standing) if standing else ("default", _read(profile_path("default"), folder))
-    if config is None and standing and standing.said:
-        given, upper = upper, _Layers.of(standing.said.fields, standing.said_origins)
-        upper.lay(given.value, given.origins)
+        profile, lower = _kept_profile(existing) if existing else ("default", _read(profile_path("default"), folder))
+    if config is None and existing and existing.user_input:
+        given, upper = upper, _Layers.of(existing.user_input.fields, existing.input_origins)
+        upper.merge(given.value, given.origins)
     layers = _Layers()
-    if standing:
-        layers.lay(standing.without_said() | {"name": name}, standing.origins)
-    layers.lay(lower.value, lower.origins)
-    layers.lay(upper.value, upper.origins)
-    return _check(layers, profile, lower, upper, standing)
+    if existing:
+        layers.merge(existing.fields_not_set() | {"name": name}, existing.origins)
+    layers.merge(lower.value, lower.origins)
+    layers.merge(upper.value, upper.origins)
+    return _check(layers, profile, lower, upper, existing)
 
 
 def load_kept(path: Path) -> ClusterSpec:
     """Read the spec that an earlier bake wrote. Raises InputError with every problem found.
 
-    An etcd option that only a newer bake refuses is accepted here, so that the cluster can still be verified, sealed
-    and removed. The next bake refuses it.
+    An etcd option that only a newer version of bake refuses is accepted here, so that the cluster can still be
+    verified, sealed and removed. The next bake refuses that option.
     """
     layers = _read(path, None)
     layers.value = with_added(layers.value)
     spec, _ = _read_spec(layers, tolerated=("etcd", "options"))
-    return settle_peers(spec)
+    return with_peer_defaults(spec)
 
 
 def kept_fields(loaded: Loaded) -> list[str]:
-    """Return the fields whose kept value differs from the one that this version of bake would choose."""
-    said = loaded.said
-    current = _read(profile_path(said.profile), None).value if said.profile in profile_names() else said.profile_fields
-    return differing(loaded.spec, said, loaded.standing, canonical(current))
+    """Return the fields that have a value of an earlier version of bake and would get another value in this one."""
+    user_input = loaded.user_input
+    if loaded.existing is None:
+        return []
+    profile = user_input.profile_fields
+    if user_input.profile in profile_names():
+        profile = _read(profile_path(user_input.profile), None).value
+    data, now = flat(plain(loaded.spec)), flat(plain(_DEFAULTS)) | flat(canonical(profile))
+    candidates = set(FIELDS_ADDED) if user_input.profile is None else {*data, *now} - {("name",)}
+    return [
+        f"{dotted_path(path)} {value_text(data.get(path, 'unset'))}, not {value_text(now[path])}"
+        for path in data | now
+        if path in candidates and path in now and path not in flat(user_input.fields) and data.get(path) != now[path]
+    ]
 
 
 def _read(path: Path, folder: Path | None) -> _Layers:
@@ -171,43 +180,46 @@ def _read(path: Path, folder: Path | None) -> _Layers:
     return _Layers.of(absolute(document.value, folder) if folder else document.value, document.positions)
 
 
-def _kept_profile(standing: Standing) -> tuple[str | None, _Layers]:
-    """Return the profile as it was when it was chosen: a newer version applies only when it is chosen again."""
-    said = standing.said
-    if said is None:
+def _kept_profile(existing: ExistingCluster) -> tuple[str | None, _Layers]:
+    """Return the profile with the fields that it had when the user chose it."""
+    user_input = existing.user_input
+    if user_input is None:
         return None, _Layers()
-    where = f"{standing.where}/{INPUT} (profile {said.profile})"
-    return said.profile, _Layers.of(said.profile_fields, {(key,): where for key in said.profile_fields})
+    where = f"{existing.where}/{INPUT} (profile {user_input.profile})"
+    fields = user_input.profile_fields
+    return user_input.profile, _Layers.of(fields, {(key,): where for key in fields})
 
 
-def _lay_flags(layers: _Layers, flags: Flags, folder: Path | None, *, over: _Layers) -> None:
+def _merge_flags(layers: _Layers, flags: Flags, folder: Path | None, *, over: _Layers) -> None:
     for flag, (path, value) in flags.items():
         nested: dict[str, Any] = {}
         put(nested, path, value)
-        if layers.has_room(path[:-1]) and over.has_room(path[:-1]):
-            layers.lay(absolute(nested, folder) if folder else nested, {path: flag})
+        if layers.accepts(path[:-1]) and over.accepts(path[:-1]):
+            layers.merge(absolute(nested, folder) if folder else nested, {path: flag})
 
 
 def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
-    """Refuse a file of another kind as a whole: its keys may be secrets, and messages are logged."""
+    """Refuse a file of another kind. The message shows none of the file's keys, because a key may be a secret."""
     known = settings_of(ClusterSpec)
     if fields and not any(get_close_matches(key, known, n=1) for key in islice(fields, 20)):
-        message = "is not a cluster file: it has none of the fields"
+        message = "has none of the fields of a cluster file"
         raise InputError.one(f"{path}:1:1", message, "begin with `apiVersion: bake/v1`")
 
 
-def _check(layers: _Layers, profile: str | None, lower: _Layers, upper: _Layers, standing: Standing | None) -> Loaded:
+def _check(
+    layers: _Layers, profile: str | None, lower: _Layers, upper: _Layers, existing: ExistingCluster | None
+) -> Loaded:
     spec, warnings = _read_spec(layers)
-    kept = standing.spec if standing else None
+    kept = existing.spec if existing else None
     return Loaded(
-        spec=settle_peers(spec, kept.pki if kept else None),
+        spec=with_peer_defaults(spec, kept.pki if kept else None),
         warnings=warnings,
-        said=Said(profile=profile, profile_fields=canonical(lower.value), fields=canonical(upper.value)),
-        standing=standing,
+        user_input=UserInput(profile=profile, profile_fields=canonical(lower.value), fields=canonical(upper.value)),
+        existing=existing,
     )
 
 
-def _read_spec(layers: _Layers, *, tolerated: _Path | None = None) -> tuple[ClusterSpec, tuple[Problem, ...]]:
+def _read_spec(layers: _Layers, *, tolerated: FieldPath | None = None) -> tuple[ClusterSpec, tuple[Problem, ...]]:
     """Return the spec and its warnings; problems below the path `tolerated` are ignored. Raises InputError."""
     spec, wrong = read_spec(layers.value)
     problems = [Problem(layers.where(each.path), each.message, _hint(each)) for each in wrong]
@@ -229,7 +241,7 @@ def _order(where: str) -> tuple[str, int, int]:
     return (file, int(line), int(column)) if line.isdigit() and column.isdigit() else (file, 0, 0)
 
 
-def _hint(wrong: Wrong) -> str | None:
+def _hint(wrong: FieldProblem) -> str | None:
     if not wrong.known:
         return wrong.hint
     close = get_close_matches(str(wrong.path[-1]), wrong.known, n=1)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from generator.config import values
-from generator.config.fields import one, section, setting
+from generator.config.fields import scalar, section, setting
 
 
 class KeyType(StrEnum):
-    """Algorithm and size of every key, the CA's included."""
+    """Algorithm and size of every key, including the CA's key."""
 
     ECDSA_P256 = "ecdsa-p256"
     ECDSA_P384 = "ecdsa-p384"
@@ -20,21 +20,25 @@ class KeyType(StrEnum):
 
 
 class Certificates(StrEnum):
-    """`per-node`: each set names only its node. `shared`: one set names every node, as in the document."""
+    """`per-node`: a certificate names only one node. `shared`: all nodes have the same certificates."""
 
     PER_NODE = "per-node"
     SHARED = "shared"
 
 
 class Extensions(StrEnum):
-    """`strict`: as RFC 5280 and its linters require. `document`: exactly as in the document."""
+    """`strict`: extensions as RFC 5280 requires. `document`: exactly as in the manual procedure."""
 
     STRICT = "strict"
     DOCUMENT = "document"
 
 
 class PeerName(StrEnum):
-    """The name in peer certificates only. `stated`: they have it. `required`: etcd refuses peers without it."""
+    """The peer name, a DNS name that only peer certificates have.
+
+    `none`: peer certificates lack the name. `stated`: peer certificates have the name. `required`: etcd also refuses
+    peers without the name.
+    """
 
     NONE = "none"
     STATED = "stated"
@@ -42,7 +46,7 @@ class PeerName(StrEnum):
 
 
 class Permissions(StrEnum):
-    """Who owns etcd's keys on the nodes. `owner`: etcd, 0400. `acl`: root, with an ACL for etcd, as in the document."""
+    """The owner of etcd's keys on the nodes. `owner`: etcd, with mode 0400. `acl`: root, with an ACL for etcd."""
 
     OWNER = "owner"
     ACL = "acl"
@@ -52,37 +56,39 @@ class Permissions(StrEnum):
 class SubjectSpec:
     """The subject of every certificate, apart from its common name."""
 
-    country: str | None = setting(one(values.country), "two letters such as CN", default=None)
-    state: str | None = setting(one(values.text64), "such as Shanghai", default=None)
-    locality: str | None = setting(one(values.text64), "such as Shanghai", default=None)
-    organization: str | None = setting(one(values.text64), "such as k8s", default=None)
+    country: str | None = setting(scalar(values.country), "a country code of two letters, such as CN", default=None)
+    state: str | None = setting(scalar(values.text64), "a state or province, such as Shanghai", default=None)
+    locality: str | None = setting(scalar(values.text64), "a city, such as Shanghai", default=None)
+    organization: str | None = setting(
+        scalar(values.text64), "an organization, such as k8s; default: the cluster's name", default=None
+    )
     client_organization: str | None = setting(
-        one(values.text64),
-        "the organization of client certificates, if it differs, such as system:masters",
+        scalar(values.text64),
+        "the organization in client certificates, such as system:masters; default: organization",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaSpec:
-    """An existing CA. Its files are read once; from then on, bake uses the copy in the cluster's folder."""
+    """An existing CA. The first bake copies the CA's files to the cluster's folder; later bakes use these copies."""
 
     certificate: str | None = setting(
-        one(values.path_text), "path of an existing CA certificate (PEM); default: bake creates a CA", default=None
+        scalar(values.path_text), "path of an existing CA certificate (PEM); default: bake creates a CA", default=None
     )
     key: str | None = setting(
-        one(values.path_text),
-        "path of that CA's private key (PEM, may be encrypted); default: bake writes requests for the CA to sign",
+        scalar(values.path_text),
+        "path of the CA's private key (PEM, may be encrypted); default: bake writes requests that the CA must sign",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerCaSpec(CaSpec):
-    """A separate CA for peer certificates: the peer port then refuses every client certificate."""
+    """A separate CA for peer certificates. With this CA, the peer port refuses every client certificate."""
 
     separate: bool | None = setting(
-        one(values.flag),
+        scalar(values.flag),
         "use a separate CA for peer certificates; default: true for a new cluster (false if pki.ca is set), unchanged "
         "for an existing one",
         default=None,
@@ -91,36 +97,38 @@ class PeerCaSpec(CaSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PkiSpec:
-    key_type: KeyType = setting(one(values.word(KeyType)), f"one of {', '.join(KeyType)}", default=KeyType.ECDSA_P256)
-    ca_days: int = setting(one(values.days), "validity of the CA in days, 2 to 36500", default=3650)
-    leaf_days: int = setting(one(values.days), "validity of the other certificates in days, 2 to caDays", default=365)
+    key_type: KeyType = setting(
+        scalar(values.word(KeyType)), f"one of {', '.join(KeyType)}", default=KeyType.ECDSA_P256
+    )
+    ca_days: int = setting(scalar(values.days), "validity of the CA in days, 2 to 36500", default=3650)
+    leaf_days: int = setting(
+        scalar(values.days), "validity of the other certificates in days, 2 to caDays", default=365
+    )
     certificates: Certificates = setting(
-        one(values.word(Certificates)),
-        "per-node (each names only its node) or shared",
+        scalar(values.word(Certificates)),
+        "per-node (a certificate names only one node) or shared (all nodes have the same certificates)",
         default=Certificates.PER_NODE,
     )
     extensions: Extensions = setting(
-        one(values.word(Extensions)),
-        "strict (RFC 5280) or document (exactly as in the document)",
+        scalar(values.word(Extensions)),
+        "strict (RFC 5280) or document (exactly as in the manual procedure)",
         default=Extensions.STRICT,
     )
     permissions: Permissions = setting(
-        one(values.word(Permissions)),
-        "owner (on the nodes etcd owns its keys, 0400) or acl (root owns them, with an ACL for etcd)",
+        scalar(values.word(Permissions)),
+        "owner of the keys on the nodes: owner (etcd, mode 0400) or acl (root, with an ACL for etcd)",
         default=Permissions.OWNER,
     )
     domain: str | None = setting(
-        one(values.domain),
+        scalar(values.domain),
         "the nodes' domain, such as etcd.internal: node etcd1 is etcd1.etcd.internal",
         default=None,
     )
     single_label_names: bool = setting(
-        one(values.flag),
-        "true: add localhost and bare node names, which RFC 5280 linters reject",
-        default=False,
+        scalar(values.flag), "true: add localhost and bare node names, which RFC 5280 linters reject", default=False
     )
     peer_name: PeerName | None = setting(
-        one(values.word(PeerName)),
+        scalar(values.word(PeerName)),
         "required (the peer port accepts only peer certificates), stated (the step before required) or none; default: "
         "required for a new cluster, unchanged for an existing one",
         default=None,

@@ -1,4 +1,4 @@
-"""Rules about more than one value of a spec. A finding is (path, message with value and rule, hint)."""
+"""Check the rules that involve several fields of a spec. A finding is a tuple of path, message and hint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
 from generator.config.auth import RESERVED_NAMES, ROOT, PermissionSpec
-from generator.config.defaults import checks_peers_itself, domain_of, gateway_of, name_nodes, place_macs, place_nodes
+from generator.config.defaults import domain_of, gateway_of, node_addresses, node_macs, node_names, sets_peer_check
 from generator.config.etcd_options import check_options, warn_options
 from generator.config.pki import PeerName
 from generator.config.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod
@@ -39,49 +39,50 @@ def node_count(spec: ClusterSpec) -> int:
 def _count(spec: ClusterSpec) -> Iterator[Finding]:
     count = node_count(spec)
     if not 1 <= count <= MAX_MEMBERS:
-        yield ("nodes",), f"{count} is not 1 to {MAX_MEMBERS} members", "an etcd cluster has 3 or 5 members, at most 7"
+        yield ("nodes",), f"{count} is not 1 to {MAX_MEMBERS} members", f"use 3 or 5 members, at most {MAX_MEMBERS}"
 
 
 def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
     count = node_count(spec)
     if count % 2 == 0:
-        message = f"{count} is an even number of members: it tolerates as many failures as {count - 1}"
+        message = f"{count} is an even number of members, which tolerates only as many failures as {count - 1}"
         yield ("nodes",), message, f"use {count - 1} or {count + 1} members"
     if spec.join == "voter" and count > 1:
-        yield ("join",), "voter: each join stops writes until the new node has started", "use join: learner"
+        yield ("join",), "voter: during each join, writes stop until the new node has started", "use join: learner"
     if spec.pki.peer_ca.separate is False and spec.pki.peer_name in (PeerName.NONE, PeerName.STATED):
         message = "the peer port accepts every certificate of the CA, so every client can act as a member"
-        remedy = "set it to required; in a running cluster first to stated, then: bake certs rotate"
+        remedy = "use required; for a running cluster, first use stated and run bake certs rotate"
         if spec.pki.peer_name is PeerName.STATED:
-            remedy = "set it to required when bake certs shows that every node presents its new certificate"
+            remedy = "use required after bake certs shows that every node presents its new certificate"
         yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
-    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # `subnet`, or a network
+    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # a string is the word `subnet`
     if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
-        message = f"lacks {gateway}, the address of this machine if it runs the VMs: the nodes will refuse it"
+        message = f"lacks {gateway}: if this machine runs the VMs, that is its address, and the nodes will refuse it"
         yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify from a listed machine"
     for name, message, hint in warn_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
 
 
 def _names(spec: ClusterSpec) -> Iterator[Finding]:
-    names = name_nodes(spec) if _reasonable(spec) else []
-    for index, first in _repeats(names):
+    names = node_names(spec) if _has_valid_count(spec) else []
+    for index, first in _duplicates(names):
         message = f"{names[index]!r} is already the name of nodes[{first}]"
-        yield ("nodes", index, "name"), message, "give every node its own name"
+        yield ("nodes", index, "name"), message, "give every node a different name"
     for index, name in enumerate(names):
-        if len(f"{name}.{domain_of(spec)}") > 253:  # RFC 1035, 2.3.4, as text
-            yield ("nodes", index, "name"), f"{name}.{domain_of(spec)} is longer than 253 characters", "shorten it"
+        if len(f"{name}.{domain_of(spec)}") > 253:  # the longest DNS name (RFC 1035, section 2.3.4)
+            message = f"{name}.{domain_of(spec)} is longer than 253 characters"
+            yield ("nodes", index, "name"), message, "use a shorter name"
     if len(spec.name) > 40:
         message = f"{spec.name!r} is longer than 40 characters; libvirt names are built from it"
         yield ("name",), message, "use a shorter name"
 
 
-def _reasonable(spec: ClusterSpec) -> bool:
+def _has_valid_count(spec: ClusterSpec) -> bool:
     return 1 <= node_count(spec) <= MAX_MEMBERS
 
 
-def _repeats(values: Iterable[object]) -> Iterator[tuple[int, int]]:
+def _duplicates(values: Iterable[object]) -> Iterator[tuple[int, int]]:
     seen: dict[object, int] = {}
     for index, value in enumerate(values):
         if value in seen:
@@ -90,60 +91,60 @@ def _repeats(values: Iterable[object]) -> Iterator[tuple[int, int]]:
 
 
 def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
-    if not _reasonable(spec) or list(_family(spec)):
+    if not _has_valid_count(spec) or list(_family(spec)):
         return
-    addresses = place_nodes(spec)
-    for index, first in _repeats(addresses):
+    addresses = node_addresses(spec)
+    for index, first in _duplicates(addresses):
         message = f"{addresses[index]} is already the address of nodes[{first}]"
-        yield ("nodes", index, "address"), message, "give every node its own address"
+        yield ("nodes", index, "address"), message, "give every node a different address"
     if spec.network.subnet.num_addresses < _SMALLEST:
         return
     if spec.network.first_ip and spec.network.first_ip == gateway_of(spec):
         message = f"{spec.network.first_ip} is the gateway's address"
         yield ("network", "firstIp"), message, "use a later address, or set network.gateway"
-    if lack := _lack_of_room(spec, len(addresses)):
+    if lack := _check_room(spec, len(addresses)):
         yield lack
         return
     refused = set()
     for index, address in enumerate(addresses):
-        where = _place_of(spec, index)
-        if where not in refused and (rule := _misplaced(spec, address)):
+        where = _address_field(spec, index)
+        if where not in refused and (rule := _address_fault(spec, address)):
             refused.add(where)
             hint = f"use a host address inside {spec.network.subnet}"
             if where == ("network", "subnet"):
                 hint = "use another subnet, or set network.firstIp to the first node's address"
-            yield where, f"{address} (node {name_nodes(spec)[index]}) {rule}", hint
+            yield where, f"{address} (node {node_names(spec)[index]}) {rule}", hint
 
 
-def _place_of(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
+def _address_field(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
     """Return the path of the field that determines a node's address."""
     if not isinstance(spec.nodes, int) and spec.nodes[index].address:
         return ("nodes", index, "address")
     return ("network", "firstIp") if spec.network.first_ip else ("network", "subnet")
 
 
-def _lack_of_room(spec: ClusterSpec, count: int) -> Finding | None:
+def _check_room(spec: ClusterSpec, count: int) -> Finding | None:
     subnet = spec.network.subnet
-    room = subnet.num_addresses - _NO_NODES
+    room = subnet.num_addresses - _RESERVED
     if room >= count:
         return None
-    prefix = subnet.max_prefixlen - (count + _NO_NODES - 1).bit_length()
+    prefix = subnet.max_prefixlen - (count + _RESERVED - 1).bit_length()
     message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, {count} are wanted"
     return ("network", "subnet"), message, f"use a /{prefix} or larger subnet"
 
 
-_SMALLEST = 4  # addresses; `_network` refuses a smaller subnet
-_NO_NODES = 3  # the network address, the gateway and (IPv4) the broadcast address
+_SMALLEST = 4  # addresses in the smallest subnet that `_network` accepts
+_RESERVED = 3  # the network address, the gateway and, for IPv4, the broadcast address
 
 
 def _macs(spec: ClusterSpec) -> Iterator[Finding]:
-    macs = place_macs(spec) if _reasonable(spec) else []
-    for index, first in _repeats(macs):
-        yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", "give every node its own"
+    macs, hint = node_macs(spec) if _has_valid_count(spec) else [], "give every node a different MAC"
+    for index, first in _duplicates(macs):
+        yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", hint
 
 
-def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
-    """Return why a node cannot have this address, or None."""
+def _address_fault(spec: ClusterSpec, address: AnyAddress) -> str | None:
+    """Return the reason why a node cannot have this address, or None."""
     subnet = spec.network.subnet
     if address.is_loopback:
         return "is a loopback address"
@@ -160,11 +161,11 @@ def _misplaced(spec: ClusterSpec, address: AnyAddress) -> str | None:
     return "is the gateway's address" if address == gateway_of(spec) else None
 
 
-_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # no host can have these addresses (RFC 1122, section 3.2.1.3)
 
 
 def _family(spec: ClusterSpec) -> Iterator[Finding]:
-    """Require one address family: all members must reach each other."""
+    """Check that all addresses have the same family, because all members must reach each other."""
     subnet = spec.network.subnet
     listed = (
         [] if isinstance(spec.nodes, int) else [(("nodes", i, "address"), n.address) for i, n in enumerate(spec.nodes)]
@@ -180,7 +181,7 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
     yield from _family(spec)
     subnet, gateway = spec.network.subnet, gateway_of(spec)
     if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
-        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "use one such as 192.168.20.0/24"
+        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "use a network such as 192.168.20.0/24"
     if subnet.num_addresses < _SMALLEST:
         yield ("network", "subnet"), f"{subnet} has no room for nodes and a gateway", "use a /24, for example"
     elif gateway.version == subnet.version and (gateway not in subnet or gateway == subnet.network_address):
@@ -212,33 +213,30 @@ def _tls(spec: ClusterSpec) -> Iterator[Finding]:
     if not etcd.cipher_suites:
         return
     if etcd.tls_min_version == "1.3":
-        message = "has no effect with etcd.tlsMinVersion 1.3: etcd always chooses the suites of TLS 1.3"
+        message = "has no effect with etcd.tlsMinVersion 1.3, because etcd chooses the suites of TLS 1.3"
         yield ("etcd", "cipherSuites"), message, "leave it out"
         return
     kind = "RSA" if spec.pki.key_type.startswith("rsa") else "ECDSA"
     needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
-    if needed not in etcd.cipher_suites:  # else etcd starts and reports that it is ready, but no client can connect
+    if needed not in etcd.cipher_suites:  # without this suite, etcd starts, but no client can connect
         message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
-        yield ("etcd", "cipherSuites"), message, "add it"
+        yield ("etcd", "cipherSuites"), message, "add this suite"
 
 
 def _pki(spec: ClusterSpec) -> Iterator[Finding]:
     if spec.pki.leaf_days > spec.pki.ca_days:
-        yield (
-            ("pki", "leafDays"),
-            f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days",
-            ("a certificate cannot be valid longer than its CA"),
-        )
+        message = f"{spec.pki.leaf_days} is more than the CA's {spec.pki.ca_days} days"
+        yield ("pki", "leafDays"), message, "use at most caDays: a certificate cannot be valid longer than its CA"
     for section, ca in (("ca", spec.pki.ca), ("peerCa", spec.pki.peer_ca)):
         if ca.key and not ca.certificate:
             hint = "set both paths; for an external CA, only the certificate"
-            yield ("pki", section, "certificate"), f"is missing, but its key {ca.key} is set", hint
+            yield ("pki", section, "certificate"), f"is missing, but the CA's key {ca.key} is set", hint
     peers = spec.pki.peer_ca
     if peers.certificate and peers.separate is False:
         yield ("pki", "peerCa", "certificate"), "has no effect with pki.peerCa.separate: false", "set separate: true"
-    if spec.pki.peer_name is PeerName.REQUIRED and checks_peers_itself(spec):
+    if spec.pki.peer_name is PeerName.REQUIRED and sets_peer_check(spec):
         message = "required, but etcd.options also checks peers (peer-cert-allowed-…); etcd accepts only one check"
-        yield ("pki", "peerName"), message, "remove it, or remove peer-cert-allowed-… from etcd.options"
+        yield ("pki", "peerName"), message, "remove pki.peerName, or remove peer-cert-allowed-… from etcd.options"
 
 
 def _install(spec: ClusterSpec) -> Iterator[Finding]:
@@ -248,11 +246,8 @@ def _install(spec: ClusterSpec) -> Iterator[Finding]:
     archive = install.method is InstallMethod.ARCHIVE
     for field, value in (("archive", install.archive), ("sha256", install.sha256)):
         if archive and value is None:
-            yield (
-                ("install", field),
-                "is missing, but install.method is archive",
-                ("give the tarball and its sha256: --archive FILE --archive-sha256 HEX"),
-            )
+            hint = "give the tarball and its sha256: --archive FILE --archive-sha256 HEX"
+            yield ("install", field), "is missing, but install.method is archive", hint
         if not archive and value is not None:
             yield ("install", field), f"has no effect with install.method {install.method}", "set method: archive"
 
@@ -269,13 +264,14 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
     for field, accounts in (("users", auth.users), ("roles", auth.roles)):
         if accounts and not auth.enabled:
             yield ("auth", field), "has no effect while auth.enabled is false", "set enabled: true"
-        for index, first in _repeats([account.name for account in accounts]):
+        for index, first in _duplicates([account.name for account in accounts]):
             message = f"{accounts[index].name!r} is already the name of auth.{field}[{first}]"
             yield ("auth", field, index, "name"), message, "use another name"
-    nodes = name_nodes(spec) if _reasonable(spec) else []
+    nodes = node_names(spec) if _has_valid_count(spec) else []
     for index, name in enumerate(nodes if auth.enabled else ()):
         if name in RESERVED_NAMES:
-            yield ("nodes", index, "name"), f"{name!r} is reserved: with auth on, each node is a user", "rename it"
+            message = f"{name!r} is reserved, because with auth on, each node is a user"
+            yield ("nodes", index, "name"), message, "rename the node"
     for index, user in enumerate(auth.users):
         if user.name in RESERVED_NAMES or user.name in nodes:
             what = "the name of a node" if user.name in nodes else "reserved"

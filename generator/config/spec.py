@@ -1,6 +1,6 @@
-"""`ClusterSpec`: the fields of a cluster file and their defaults. `plan` derives everything else.
+"""`ClusterSpec`: the fields of a cluster file and their defaults. `plan` derives all other values.
 
-A setting's description is shown as the hint when its value is refused, so it describes a valid value.
+Messages show a field's description as the hint for a refused value, so the description describes a valid value.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from generator.config import values
-from generator.config.access import AccessSpec
 from generator.config.auth import AuthSpec
-from generator.config.fields import Wrong, list_of, list_or, mapping_of, one, section, section_of, setting
+from generator.config.fields import FieldProblem, list_of, list_or, mapping_of, scalar, section, section_of, setting
 from generator.config.pki import PkiSpec
 
 AnyAddress = IPv4Address | IPv6Address
@@ -38,14 +37,14 @@ class InstallMethod(StrEnum):
 
 
 class JoinMode(StrEnum):
-    """How a node is added: as a learner that is promoted once it has caught up, or directly as a voter."""
+    """How a node joins: directly as a voter, or as a learner that etcd promotes when it has all data."""
 
     LEARNER = "learner"
     VOTER = "voter"
 
 
 class NetworkMode(StrEnum):
-    """`nat`: guests reach other networks through the host. `isolated`: only each other and the host."""
+    """`nat`: guests reach other networks through the host. `isolated`: guests reach only each other and the host."""
 
     NAT = "nat"
     ISOLATED = "isolated"
@@ -53,14 +52,14 @@ class NetworkMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSpec:
-    """One node of a list of nodes."""
+    """A node in a list of nodes."""
 
-    name: str = setting(one(values.node_name), "a host name label such as etcd1")
+    name: str = setting(scalar(values.node_name), "a host name label such as etcd1")
     address: AnyAddress | None = setting(
-        one(values.address), "an address inside network.subnet; default: the next free one", default=None
+        scalar(values.address), "an address inside network.subnet; default: the next free one", default=None
     )
     mac: str | None = setting(
-        one(values.mac),
+        scalar(values.mac),
         "the MAC of an existing machine, such as 52:54:00:12:34:56; default: chosen by bake",
         default=None,
     )
@@ -69,49 +68,51 @@ class NodeSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     subnet: AnyNetwork = setting(
-        one(values.network),
-        "the cluster's network, such as 192.168.20.0/24",
-        default=IPv4Network("192.168.20.0/24"),
+        scalar(values.network), "the cluster's network, such as 192.168.20.0/24", default=IPv4Network("192.168.20.0/24")
     )
     first_ip: AnyAddress | None = setting(
-        one(values.address),
+        scalar(values.address),
         "the first node's address inside subnet, such as 192.168.20.31; the others follow",
         default=None,
     )
     gateway: AnyAddress | None = setting(
-        one(values.address), "the gateway inside subnet; default: the subnet's first address", default=None
+        scalar(values.address), "the gateway inside subnet; default: the subnet's first address", default=None
     )
     dns: tuple[AnyAddress, ...] = setting(
-        list_of(one(values.address)),
+        list_of(scalar(values.address)),
         "the guests' name servers, a list of addresses; default: the gateway with mode nat",
         default=(),
     )
     mode: NetworkMode = setting(
-        one(values.word(NetworkMode)), "nat (guests can reach other networks) or isolated", default=NetworkMode.NAT
+        scalar(values.word(NetworkMode)), "nat (guests can reach other networks) or isolated", default=NetworkMode.NAT
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdSpec:
-    version: str = setting(one(values.version), "the etcd release series on the nodes: 3.5 or 3.6", default="3.5")
-    client_port: int = setting(one(values.port), "the port for clients, 1 to 65535", default=2379)
-    peer_port: int = setting(one(values.port), "the port for peers, 1 to 65535, not the client port", default=2380)
-    data_dir: str = setting(one(values.data_dir), "an absolute path below /var/lib/etcd", default="/var/lib/etcd/etcd")
+    version: str = setting(
+        scalar(values.release(*values.ETCD_SERIES)),
+        f"the etcd release series on the nodes: {' or '.join(values.ETCD_SERIES)}",
+        default="3.5",
+    )
+    client_port: int = setting(scalar(values.port), "the port for clients, 1 to 65535", default=2379)
+    peer_port: int = setting(scalar(values.port), "the port for peers, 1 to 65535, not the client port", default=2380)
+    data_dir: str = setting(
+        scalar(values.data_dir), "an absolute path below /var/lib/etcd", default="/var/lib/etcd/etcd"
+    )
     token: str | None = setting(
-        one(values.token),
-        "initial-cluster-token; default: a value unique to this cluster",
-        default=None,
+        scalar(values.token), "initial-cluster-token; default: a value unique to this cluster", default=None
     )
     tls_min_version: str = setting(
-        one(values.tls_version), "the oldest TLS version on both ports: 1.2 or 1.3", default="1.2"
+        scalar(values.release("1.2", "1.3")), "the oldest TLS version on both ports: 1.2 or 1.3", default="1.2"
     )
     cipher_suites: tuple[str, ...] = setting(
-        list_of(one(values.cipher_suite)),
+        list_of(scalar(values.choice(*values.CIPHER_SUITES))),
         "cipher suites for TLS 1.2, by their names in Go; needs tlsMinVersion 1.2; default: chosen by etcd",
         default=(),
     )
     options: Mapping[str, Any] = setting(
-        mapping_of(one(values.option)),
+        mapping_of(scalar(values.option)),
         "further etcd options by flag name, such as heartbeat-interval: 200",
         default_factory=dict,
     )
@@ -120,11 +121,11 @@ class EtcdSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirewallSpec:
     kind: FirewallKind = setting(
-        one(values.word(FirewallKind)), f"one of {', '.join(FirewallKind)}", default=FirewallKind.NFTABLES
+        scalar(values.word(FirewallKind)), f"one of {', '.join(FirewallKind)}", default=FirewallKind.NFTABLES
     )
     client_cidrs: tuple[AnyNetwork | str, ...] = setting(
-        list_of(one(values.network_or_subnet)),
-        "networks that may reach the client port; subnet means the cluster's own; default: every network",
+        list_of(scalar(values.network_or_subnet)),
+        "networks that may reach the client port; the word subnet means network.subnet; default: every network",
         default=(),
     )
 
@@ -132,47 +133,54 @@ class FirewallSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallSpec:
     method: InstallMethod = setting(
-        one(values.word(InstallMethod)),
-        f"one of {', '.join(InstallMethod)}",
-        default=InstallMethod.PREINSTALLED,
+        scalar(values.word(InstallMethod)), f"one of {', '.join(InstallMethod)}", default=InstallMethod.PREINSTALLED
     )
     packages: tuple[str, ...] = setting(
-        list_of(one(values.package)),
+        list_of(scalar(values.package)),
         "packages that the nodes install: etcd (method package), acl, a firewall",
         default=(),
     )
     archive: str | None = setting(
-        one(values.path_text),
-        "path of an etcd release tarball (.tar.gz), for method archive",
-        default=None,
+        scalar(values.path_text), "path of an etcd release tarball (.tar.gz), for method archive", default=None
     )
     sha256: str | None = setting(
-        one(values.sha256), "the tarball's sha256, 64 hex digits, for method archive", default=None
+        scalar(values.sha256), "the tarball's sha256, 64 hex digits, for method archive", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSpec:
+    readers: tuple[str, ...] = setting(
+        list_of(scalar(values.reader)),
+        "accounts on the nodes that may read the node's client certificate and key, such as backup",
+        default=(),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmSpec:
-    memory: int = setting(one(values.whole(256, 1 << 20)), "memory of each VM in MiB, 256 or more", default=1024)
-    cpus: int = setting(one(values.whole(1, 256)), "virtual CPUs of each VM, 1 to 256", default=1)
-    disk: int = setting(one(values.whole(2, 1 << 14)), "disk of each VM in GiB, 2 or more", default=8)
+    memory: int = setting(scalar(values.whole(256, 1 << 20)), "memory of each VM in MiB, 256 or more", default=1024)
+    cpus: int = setting(scalar(values.whole(1, 256)), "virtual CPUs of each VM, 1 to 256", default=1)
+    disk: int = setting(scalar(values.whole(2, 1 << 14)), "disk of each VM in GiB, 2 or more", default=8)
     image: str | None = setting(
-        one(values.path_text),
-        "a cloud image, file or URL; default: the image that bake builds",
-        default=None,
+        scalar(values.path_text), "a cloud image, file or URL; default: the image that bake builds", default=None
     )
-    sha256: str | None = setting(one(values.sha256), "the image's sha256, 64 hex digits; a URL needs it", default=None)
-    firmware: str = setting(one(values.choice("bios", "efi")), "how a cloud image boots: bios or efi", default="bios")
+    sha256: str | None = setting(
+        scalar(values.sha256), "the image's sha256, 64 hex digits; a URL needs it", default=None
+    )
+    firmware: str = setting(
+        scalar(values.choice("bios", "efi")), "how a cloud image boots: bios or efi", default="bios"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSpec:
     """A whole `cluster.yaml`."""
 
-    api_version: str = setting(one(values.choice("bake/v1")), "write bake/v1", default="bake/v1")
-    name: str = setting(one(values.name), "the cluster's name, a host name label such as etcd", default="etcd")
+    api_version: str = setting(scalar(values.choice("bake/v1")), "write bake/v1", default="bake/v1")
+    name: str = setting(scalar(values.name), "the cluster's name, a host name label such as etcd", default="etcd")
     nodes: int | tuple[NodeSpec, ...] = setting(
-        list_or(list_of(section_of(NodeSpec)), one(values.whole())),
+        list_or(list_of(section_of(NodeSpec)), scalar(values.whole())),
         "number of nodes (1 to 7; 3 or 5 recommended), or a list with name and address",
         default=3,
     )
@@ -182,20 +190,20 @@ class ClusterSpec:
     firewall: FirewallSpec = section(FirewallSpec)
     install: InstallSpec = section(InstallSpec)
     join: JoinMode = setting(
-        one(values.word(JoinMode)), "learner (safe) or voter (as in the document)", default=JoinMode.LEARNER
+        scalar(values.word(JoinMode)), "learner (safe) or voter (as in the manual procedure)", default=JoinMode.LEARNER
     )
     auth: AuthSpec = section(AuthSpec, flag="enabled")
     access: AccessSpec = section(AccessSpec)
     vm: VmSpec = section(VmSpec)
 
 
-def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[Wrong]]:
-    """Return the spec that plain data states, and every refused value in it."""
-    wrong: list[Wrong] = []
+def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]:
+    """Return the spec that plain data describes, and every problem in the data."""
+    wrong: list[FieldProblem] = []
     spec: ClusterSpec = section_of(ClusterSpec)(data, (), wrong)
     return spec, wrong
 
 
-# Fields that the cluster.yaml of an older cluster may lack, set to the behaviour of older versions: a newer bake must
-# not change a cluster through a field that did not exist.
+# Fields that newer versions of bake added. A cluster.yaml without them gets these values, with which bake does not
+# change the cluster.
 FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

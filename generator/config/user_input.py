@@ -1,19 +1,19 @@
 """The fields that the user set, kept in the cluster's folder as `input.yaml`.
 
-`cluster.yaml`, in the same folder, has the current value of every field. Together they show which fields return to
-their defaults when a new cluster file or profile no longer sets them.
+`cluster.yaml`, in the same folder, has the current value of every field. With both files, bake can find the
+fields that a new cluster file or profile no longer sets. These fields return to their defaults.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 from generator.artifact import Artifact
 from generator.config import yaml12
-from generator.config.fields import Path, leaf_paths, plain
+from generator.config.fields import FieldPath, leaf_paths, plain
 from generator.config.spec import FIELDS_ADDED, ClusterSpec, read_spec
 from generator.config.values import path_text
 from generator.errors import InputError
@@ -25,8 +25,8 @@ _HEADER = """\
 # the flags. bake writes and reads this file; change the cluster with flags or --config FILE. cluster.yaml has the
 # current value of every field.
 """
-# Fields that name files on this machine.
-FILES: tuple[Path, ...] = (
+# Fields whose values are paths of files on this machine.
+FILES: tuple[FieldPath, ...] = (
     ("pki", "ca", "certificate"),
     ("pki", "ca", "key"),
     ("pki", "peerCa", "certificate"),
@@ -37,23 +37,27 @@ FILES: tuple[Path, ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """The user's input. `profile`: a name or a path; None if not known. `fields`: of the cluster file and the flags."""
+class UserInput:
+    """The user's input.
+
+    `profile`: the profile's name or path; None if it is not known. `profile_fields`: the fields that the profile sets.
+    `fields`: the fields that the cluster file and the flags set.
+    """
 
     profile: str | None
     profile_fields: Mapping[str, Any]
     fields: Mapping[str, Any]
 
     @property
-    def paths(self) -> set[Path]:
-        """The path of every field that was set."""
+    def paths(self) -> set[FieldPath]:
+        """The path of every field that the profile, the cluster file or a flag sets."""
         return {*paths_of(self.profile_fields), *paths_of(self.fields)}
 
-    def held_by(self, spec: ClusterSpec) -> Said:
-        """Return this without fields whose value has changed since, such as a CA's after `certs rotate --ca`."""
+    def matching(self, spec: ClusterSpec) -> UserInput:
+        """Return the input without fields that differ from `spec`, such as `pki.ca` after `certs rotate --ca`."""
         data, above = plain(spec), paths_of(self.fields)
 
-        def holds(fields: Mapping[str, Any], path: Path) -> bool:
+        def holds(fields: Mapping[str, Any], path: FieldPath) -> bool:
             return bool(at(fields, path) == at(data, path))
 
         fields = [path for path in above if holds(self.fields, path)]
@@ -72,59 +76,59 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """A baked cluster: its spec as plain data, the origin of each field, and the user's input.
+class ExistingCluster:
+    """A baked cluster: the spec as plain data (`value`), the origin of each field, and the user's input.
 
-    `said`: None for a cluster of an earlier version, which kept only the spec. `digest`: of all its files.
-    `is_known`: False if cluster.yaml was changed after bake wrote it; then `value` is empty.
+    `user_input`: None for a cluster of an earlier version of bake, which stored only the spec. `digest`: the digest of
+    all files in the folder. `is_known`: False if cluster.yaml was changed after bake wrote it; `value` is then empty.
     """
 
     where: str
     digest: str
     value: Mapping[str, Any]
-    origins: Mapping[Path, str]
-    said: Said | None
-    said_origins: Mapping[Path, str]
-    nodes: frozenset[str]  # the nodes that have keys in the folder
-    asks: bool  # whether requests wait for certificates of an external CA
+    origins: Mapping[FieldPath, str]
+    user_input: UserInput | None
+    input_origins: Mapping[FieldPath, str]
+    nodes: frozenset[str]  # nodes with keys in the folder
+    has_requests: bool  # whether an external CA must still sign certificate requests
     sealed: bool
     is_known: bool
 
     @property
     def spec(self) -> ClusterSpec | None:
-        """The baked spec; None if nothing was baked yet or the spec is not known."""
+        """The baked spec; None before the first bake, or if the spec is not known."""
         return read_spec(self.value)[0] if self.value else None
 
-    def without_said(self) -> dict[str, Any]:
+    def fields_not_set(self) -> dict[str, Any]:
         """Return the fields that the user did not set."""
-        return without(self.value, self.said.paths if self.said else ())
+        return without(self.value, self.user_input.paths if self.user_input else ())
 
 
-def parse_said(text: str, source: str) -> tuple[Said, dict[Path, str]]:
+def parse_input(text: str, source: str) -> tuple[UserInput, dict[FieldPath, str]]:
     """Return the content of an `input.yaml`, and the origin of each field. Raises InputError for any other file."""
     document = yaml12.load_text(text, source)
     match document.value:
         case {"profile": str() | None as profile, "profileFields": dict() as below, "fields": dict() as fields}:
             origins = {path[1:]: where for path, where in document.positions.items() if path[:1] == ("fields",)}
-            return Said(profile=profile, profile_fields=below, fields=fields), origins
-    raise InputError.one(source, "is not what bake wrote", "restore the file")
+            return UserInput(profile=profile, profile_fields=below, fields=fields), origins
+    raise InputError.one(source, "has content that bake did not write", "restore the file")
 
 
 def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that raw data sets, as the spec represents them; without refused ones."""
+    """Return the valid fields of raw data, in the notation of the spec."""
     spec, wrong = read_spec(raw)
     refused = {each.path for each in wrong}
     good = [path for path in paths_of(raw) if not any(each[: len(path)] == path for each in refused)]
     return picked(plain(spec), good)
 
 
-def paths_of(raw: Mapping[str, Any]) -> list[Path]:
-    """Return the paths of the fields that raw data sets, without the name, which is the folder's."""
+def paths_of(raw: Mapping[str, Any]) -> list[FieldPath]:
+    """Return the paths of the fields that raw data sets, except the cluster's name."""
     return [path for path in leaf_paths(ClusterSpec, raw) if path[0] not in ("name", "apiVersion")]
 
 
-def absolute(raw: Mapping[str, Any], folder: FilePath) -> dict[str, Any]:
-    """Return raw data with absolute paths of files, as far as the spec can hold them."""
+def absolute(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return raw data with absolute paths of files. A path that would be invalid in a spec stays unchanged."""
     data = without(raw, ())
     for path in FILES:
         value = at(raw, path)
@@ -132,13 +136,13 @@ def absolute(raw: Mapping[str, Any], folder: FilePath) -> dict[str, Any]:
             full = str(folder / value)
             try:
                 put(data, path, path_text(full))
-            except ValueError:  # the folder's name is not valid in a spec: keep the path unchanged
+            except ValueError:  # the folder's name has characters that a spec cannot contain
                 continue
     return data
 
 
 def with_added(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a kept spec with the fields that newer versions added, set to the behaviour of older ones."""
+    """Return a stored spec with the missing fields of `FIELDS_ADDED`."""
     data = without(value, ())
     for path, old in FIELDS_ADDED.items():
         if at(data, path) is None:
@@ -146,32 +150,32 @@ def with_added(value: Mapping[str, Any]) -> dict[str, Any]:
     return data
 
 
-# --- plain data by paths --------------------------------------------------------------------------------------
+# --- values of plain data by their paths -----------------------------------------------------------------------
 
 
-def at(data: Any, path: Path) -> Any:
+def at(data: Any, path: FieldPath) -> Any:
     """Return the value at a path, or None."""
     for key in path:
         data = data.get(key) if isinstance(data, Mapping) else None
     return data
 
 
-def put(data: dict[str, Any], path: Path, value: Any) -> None:
+def put(data: dict[str, Any], path: FieldPath, value: Any) -> None:
     """Set the value at a path; create missing sections."""
     for key in path[:-1]:
         data = data.setdefault(str(key), {})
     data[str(path[-1])] = value
 
 
-def picked(data: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
-    """Return only the values at these paths."""
+def picked(data: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
+    """Return a copy of the data with only the values at these paths."""
     found: dict[str, Any] = {}
     for path in paths:
         put(found, path, at(data, path))
     return found
 
 
-def without(data: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
+def without(data: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
     """Return a copy of the data without the values at these paths."""
     left = {key: without(value, ()) if isinstance(value, Mapping) else value for key, value in data.items()}
     for path in paths:
@@ -181,9 +185,9 @@ def without(data: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
     return left
 
 
-def flat(data: Mapping[str, Any], path: Path = ()) -> dict[Path, Any]:
+def flat(data: Mapping[str, Any], path: FieldPath = ()) -> dict[FieldPath, Any]:
     """Return each value of plain data by its path; a list is one value."""
-    found: dict[Path, Any] = {}
+    found: dict[FieldPath, Any] = {}
     for key, value in data.items():
         found |= flat(value, (*path, key)) if isinstance(value, Mapping) else {(*path, key): value}
     return found

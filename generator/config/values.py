@@ -1,4 +1,4 @@
-"""Readers of single values. Each takes a value of a file or a flag, and raises ValueError for an invalid one."""
+"""Functions that read single values. Each gets a value of a file or a flag, and raises ValueError if it is invalid."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from generator.config.fields import shown
+from generator.config.fields import shown_value
+from generator.layout import FOLDER_NAMES
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 
 def _refuse(value: object, rule: str) -> ValueError:
-    return ValueError(f"{shown(value)} {rule}")
+    return ValueError(f"{shown_value(value)} {rule}")
 
 
 def name(value: object) -> str:
-    """Return a lower-case RFC 1123 label; not all digits, so that it cannot look like an address."""
+    """Return a lower-case RFC 1123 label. A label with only digits is refused, because it can look like an address."""
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _LABEL.fullmatch(value):
@@ -29,21 +30,16 @@ def name(value: object) -> str:
     return value
 
 
-# Names of files and folders in a cluster's folder, next to the nodes' folders; and some reserved ones.
-FOLDER_NAMES = frozenset({
-    "ca-change", "cluster", "identity", "input", "lock", "manifest", "operator", "pki", "requests", "sealed",
-})  # fmt: skip
-
 
 def node_name(value: object) -> str:
-    """Return a name that is also valid for a node's folder in the cluster's folder."""
+    """Return a node's name. The node's folder has the same name, so some names are reserved."""
     if name(value) in FOLDER_NAMES:
-        raise _refuse(value, "is reserved for a file or folder of bake in the cluster's folder")
+        raise _refuse(value, "is reserved: bake uses this name in the cluster's folder")
     return name(value)
 
 
 def domain(value: object) -> str:
-    """Return dot-separated RFC 1123 labels, two or more, at most 200 characters in all."""
+    """Return a DNS domain: at least two RFC 1123 labels with dots between them, at most 200 characters in total."""
     if not isinstance(value, str) or "." not in value or len(value) > 200:
         raise _refuse(value, "is not a domain of two or more labels")
     if not all(_LABEL.fullmatch(label) for label in value.split(".")):
@@ -83,12 +79,12 @@ SUBNET = "subnet"
 
 
 def network_or_subnet(value: object) -> IPv4Network | IPv6Network | str:
-    """Return a network, or the word `subnet` for the cluster's own."""
+    """Return a network, or the word `subnet`, which means the cluster's subnet."""
     return SUBNET if value == SUBNET else network(value)
 
 
 def text(value: object, *, limit: int) -> str:
-    """Return printable ASCII of at most `limit` characters: it goes into certificates, YAML and env files."""
+    """Return printable ASCII of at most `limit` characters, for certificates, YAML and env files."""
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _PRINTABLE.fullmatch(value):
@@ -99,12 +95,12 @@ def text(value: object, *, limit: int) -> str:
 
 
 def mac(value: object) -> str:
-    """Return a unicast MAC address in lower case: networkd compares it as text."""
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", value):
-        raise _refuse(value, "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons")
-    if int(value[:2], 16) & 1 or value == "00:00:00:00:00:00":
+    """Return a unicast MAC address in lower case, because networkd compares MAC addresses as text."""
+    rule = "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons"
+    found = _matching(value, r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", rule)
+    if int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
         raise _refuse(value, "is not a unicast address")
-    return value
+    return found
 
 
 def _matching(value: object, pattern: str, rule: str) -> str:
@@ -122,35 +118,31 @@ def token(value: object) -> str:
 
 
 def account(value: object) -> str:
-    """Return the name of an etcd user or role; used as common name, file name and argument."""
-    rule = "is not 1 to 64 of letters, digits, '.', '_' and '-', the first a letter or digit"
+    """Return the name of an etcd user or role. The name is also a common name, a file name and an argument."""
+    rule = "is not 1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
 
 
 def reader(value: object) -> str:
-    """Return the name of an account on the nodes; used in a shell command there."""
-    rule = "is not a user name: 1 to 32 of letters, digits, '.', '_' and '-', the first a letter or '_'"
+    """Return the name of an account on the nodes. Shell commands on the nodes contain this name."""
+    rule = "is not a user name: 1 to 32 of letters, digits, '.', '_' and '-', beginning with a letter or '_'"
     if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
-        raise _refuse(value, "can read every key already")
+        raise _refuse(value, "is not needed: this account can read every key already")
     return str(value)
 
 
 def key(value: object) -> str:
-    """Return an etcd key or prefix; used as an argument."""
+    """Return an etcd key or prefix that can be a command's argument."""
     return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 of letters, digits and ._/:@+=,-")
 
 
 def country(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Z]{2}", value):
-        raise _refuse(value, "is not two capital letters (ISO 3166)")
-    return value
+    return _matching(value, r"[A-Z]{2}", "is not two capital letters (ISO 3166)")
 
 
 def package(value: object) -> str:
-    """Return a package name for dpkg or rpm, optionally with a version; never an option of apt."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", value):
-        raise _refuse(value, "is not a package name")
-    return value
+    """Return a package name for dpkg or rpm, optionally with a version. Options of apt are refused."""
+    return _matching(value, r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", "is not a package name")
 
 
 def option(value: object) -> object:
@@ -159,16 +151,7 @@ def option(value: object) -> object:
     return value
 
 
-def version(value: object) -> str:
-    """Without quotes, 3.6 is a number in YAML."""
-    return choice("3.5", "3.6")(str(value) if isinstance(value, float) else value)
-
-
-def tls_version(value: object) -> str:
-    """Without quotes, 1.3 is a number in YAML."""
-    return choice("1.2", "1.3")(str(value) if isinstance(value, float) else value)
-
-
+ETCD_SERIES = ("3.5", "3.6")
 # Go's cipher suites for TLS 1.2 with forward secrecy and authenticated encryption.
 CIPHER_SUITES = tuple(
     f"TLS_ECDHE_{kind}_WITH_{cipher}"
@@ -177,17 +160,9 @@ CIPHER_SUITES = tuple(
 )
 
 
-def cipher_suite(value: object) -> str:
-    if not isinstance(value, str) or value not in CIPHER_SUITES:
-        raise _refuse(value, f"is not one of {', '.join(CIPHER_SUITES)}")
-    return value
-
-
 def data_dir(value: object) -> str:
-    """Return a path below etcd's home: the only place that the unit's sandbox lets etcd write to."""
-    if not isinstance(value, str) or not re.fullmatch(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", value):
-        raise _refuse(value, "is not a path below /var/lib/etcd")
-    return value
+    """Return a path below /var/lib/etcd, the only folder that etcd.service may write to."""
+    return _matching(value, r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", "is not a path below /var/lib/etcd")
 
 
 def flag(value: object) -> bool:
@@ -197,43 +172,42 @@ def flag(value: object) -> bool:
 
 
 def whole(low: int | None = None, high: int | None = None) -> Callable[[object], int]:
-    """Return the reader of a whole number between two bounds, inclusive."""
+    """Return a function that reads a whole number from `low` to `high`, both included."""
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise _refuse(value, "is not a valid integer")
         if low is not None and value < low:
-            raise _refuse(value, f"is not greater than or equal to {low}")
+            raise _refuse(value, f"is less than {low}")
         if high is not None and value > high:
-            raise _refuse(value, f"is not less than or equal to {high}")
+            raise _refuse(value, f"is more than {high}")
         return value
 
     return parse
 
 
 def word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
-    """Return the reader of an enumeration's values."""
-
-    def parse(value: object) -> StrEnum:
-        if isinstance(value, str) and value in list(kind):
-            return kind(value)
-        raise _refuse(value, f"is not one of {', '.join(kind)}")
-
-    return parse
+    """Return a function that reads a value of the enumeration `kind`."""
+    return lambda value: kind(choice(*kind)(value))
 
 
 def choice(*words: str) -> Callable[[object], str]:
-    """Return the reader of one of these words."""
+    """Return a function that reads one of `words`."""
 
     def parse(value: object) -> str:
         if isinstance(value, str) and value in words:
             return value
-        raise _refuse(value, f"is not {' or '.join(map(repr, words))}")
+        raise _refuse(value, f"is not one of {', '.join(words)}" if len(words) > 1 else f"is not {words[0]}")
 
     return parse
+
+
+def release(*releases: str) -> Callable[[object], str]:
+    """Return a function that reads one of `releases`. Quotes are optional: YAML reads an unquoted 3.6 as a number."""
+    return lambda value: choice(*releases)(str(value) if isinstance(value, float) else value)
 
 
 text64 = partial(text, limit=64)
 path_text = partial(text, limit=1024)
 port = whole(1, 65535)
-days = whole(2, 36500)  # at least 2: certificates are backdated by a day
+days = whole(2, 36500)  # at least 2, because certificates begin one day in the past

@@ -1,7 +1,7 @@
 """Strict YAML 1.2 (core schema) with the position of every value.
 
-PyYAML's own loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and silently accept duplicate keys;
-aliases and merge keys can exhaust memory. This module accepts none of that.
+PyYAML's loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and silently accept duplicate keys. They
+also accept aliases, which can exhaust memory. This module follows YAML 1.2 and refuses duplicate keys and aliases.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from typing import Any
 
 import yaml
 
-from generator.config.fields import named
+from generator.config.fields import FieldPath, shown_key
 from generator.errors import InputError, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
-_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
-Path_ = tuple[str | int, ...]
+_TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "remove the nesting, which no field needs"
 
 # YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -34,11 +33,11 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 class Document:
     """The value of a YAML document and the position of each part.
 
-    `positions` maps a path such as `("nodes", 0, "name")` to `file:line:col`, both counted from 1.
+    `positions` maps a path such as `("nodes", 0, "name")` to `file:line:col`; lines and columns start at 1.
     """
 
     value: Any
-    positions: dict[Path_, str]
+    positions: dict[FieldPath, str]
 
 
 class _RefusedError(Exception):
@@ -62,8 +61,8 @@ def load_text(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or "cannot be read"
-        if "nesting depth" in message:  # libyaml also has a limit, from PyYAML 6.0.4 on
-            raise InputError.one(reader.where(mark), _TOO_DEEP, "no field is") from None
+        if "nesting depth" in message:  # libyaml also limits the depth, since PyYAML 6.0.4
+            raise InputError.one(reader.where(mark), _TOO_DEEP, _FLATTEN) from None
         raise InputError.one(
             reader.where(mark), f"is not YAML: {message}", "check indentation, quotes and brackets"
         ) from None
@@ -95,7 +94,7 @@ def _read(path: Path) -> str:
 class _Reader:
     def __init__(self, source: str) -> None:
         self.source = source
-        self.positions: dict[Path_, str] = {}
+        self.positions: dict[FieldPath, str] = {}
         self.problems: list[Problem] = []
         self.events: Iterator[Any] = iter(())
 
@@ -114,14 +113,15 @@ class _Reader:
             raise _RefusedError(end.start_mark, "begins a second document", "keep one document in the file")
         return value
 
-    def _node(self, event: Any, path: Path_) -> Any:
+    def _node(self, event: Any, path: FieldPath) -> Any:
         if isinstance(event, yaml.AliasEvent) or event.anchor:
-            raise _RefusedError(event.start_mark, "uses an anchor or alias", "write the value out")
+            raise _RefusedError(event.start_mark, "uses an anchor or alias", "repeat the value instead")
         if event.tag:
-            tag = event.tag if event.tag.startswith(("tag:yaml.org,2002:", "! ")) or event.tag == "!" else "of its own"
-            raise _RefusedError(event.start_mark, f"uses the tag {tag}", "remove the tag")
+            is_standard = event.tag.startswith(("tag:yaml.org,2002:", "! ")) or event.tag == "!"
+            rule = f"uses the tag {event.tag}" if is_standard else "uses a custom tag"
+            raise _RefusedError(event.start_mark, rule, "remove the tag")
         if len(path) > MAX_DEPTH:
-            raise _RefusedError(event.start_mark, _TOO_DEEP, "no field is")
+            raise _RefusedError(event.start_mark, _TOO_DEEP, _FLATTEN)
         self.positions.setdefault(path, self.where(event.start_mark))
         if isinstance(event, yaml.ScalarEvent):
             return _resolve(event.value) if event.implicit[0] else event.value
@@ -129,20 +129,20 @@ class _Reader:
             return self._sequence(path)
         return self._mapping(path)
 
-    def _sequence(self, path: Path_) -> list[Any]:
+    def _sequence(self, path: FieldPath) -> list[Any]:
         items: list[Any] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             items.append(self._node(event, (*path, len(items))))
         return items
 
-    def _mapping(self, path: Path_) -> dict[str, Any]:
+    def _mapping(self, path: FieldPath) -> dict[str, Any]:
         found: dict[str, Any] = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
                 raise _RefusedError(event.start_mark, "is not a plain key", "write the key as a word")
             key, where = event.value, self.where(event.start_mark)
             if key in found:
-                self.problems.append(Problem(where, f"the key {named(key)!r} appears twice", "keep one of them"))
+                self.problems.append(Problem(where, f"the key {shown_key(key)!r} appears twice", "remove one of them"))
             self.positions[*path, key] = where
             found[key] = self._node(next(self.events), (*path, key))
         return found
@@ -154,7 +154,7 @@ def _resolve(text: str) -> Any:
         return None
     if text in _BOOL:
         return _BOOL[text]
-    if len(text) <= 20 and _INT.fullmatch(text):  # longer ones stay text and are refused as such
+    if len(text) <= 20 and _INT.fullmatch(text):  # a longer number stays text, which fields for numbers refuse
         return int(text)
     if len(text) <= 40 and set(text) & set(".eE") and _FLOAT.fullmatch(text):
         return float(text)
@@ -174,6 +174,6 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def dump(value: Any) -> str:
-    """Return a YAML document that loads back as the same value, here and in any other reader."""
+    """Return a YAML document. Readers of YAML 1.1 and YAML 1.2 load the same value from it."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
     return text

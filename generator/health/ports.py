@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from generator.config.defaults import checks_peers_itself
+from generator.config.defaults import sets_peer_check
 from generator.config.pki import Certificates, PeerName
 from generator.config.spec import FirewallKind
 from generator.etcd.answers import ClientKind, NodeView, Observation, Port, Probe, Reply, is_firewalled
@@ -93,7 +93,7 @@ def _serves_operator(view: NodeView) -> bool:
 def _has_peer_check(plan: ClusterPlan) -> bool:
     """Return whether etcd distinguishes peer certificates from client certificates."""
     pki = plan.spec.pki
-    return bool(pki.peer_ca.separate) or pki.peer_name is PeerName.REQUIRED or checks_peers_itself(plan.spec)
+    return bool(pki.peer_ca.separate) or pki.peer_name is PeerName.REQUIRED or sets_peer_check(plan.spec)
 
 
 def _is_firewalled(plan: ClusterPlan, view: NodeView) -> bool:

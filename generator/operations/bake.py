@@ -17,9 +17,9 @@ from generator.artifact import Artifact
 from generator.config import yaml12
 from generator.config.fields import plain
 from generator.config.spec import ClusterSpec
-from generator.config.user_input import Said, parse_said
+from generator.config.user_input import UserInput, parse_input
 from generator.errors import InputError, Problem, StaleError
-from generator.layout import IDENTITY, INPUT, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
+from generator.layout import IDENTITY, INPUT, OPERATOR, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
 from generator.operations.etcdctl_env import etcdctl_env
 from generator.operations.hints import command
 from generator.pki.ca_phases import Authorities, Authority, kept_authority
@@ -28,9 +28,9 @@ from generator.progress import Report
 from generator.seed import guest_files, iso
 from generator.seed.etcd_archive import read_archive
 from generator.seed.guest_files import Trust
-from generator.store.existing_keys import OPERATOR, Keyring, load_keyring
+from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
-from generator.store.requests import Signed, sign_elsewhere, unsigned
+from generator.store.requests import Signed, collect_issued, unsigned
 
 Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives (sign, path) of each file just before it changes
 
@@ -55,7 +55,7 @@ class Agreed:
     `digest`: of the folder that the input was compared with. `announce` replaces the parameter of `bake`.
     """
 
-    said: Said
+    user_input: UserInput
     digest: str
     announce: Announce
 
@@ -76,7 +76,7 @@ def bake(
 
     `agreed`: by default, the earlier user input is kept as far as the spec still has its values.
     `passphrase`: decrypts the CA key, or encrypts a CA key that is not encrypted yet.
-    `renew`: owners (`pki.Wanted`) that get new certificates although their certificates are still valid.
+    `renew`: owners (`pki.PlannedCertificate`) that get new certificates although their certificates are still valid.
     `change`: modifies the existing CAs.
 
     A shared certificate is renewed for all owners. The operator's certificate is renewed before it expires.
@@ -93,29 +93,31 @@ def bake(
             raise StaleError(f"another command has changed {store.folder}", hint="run the same command again")
         if agreed is None:
             _refuse_edited(store)
-        said = (agreed.said.file,) if agreed else _kept_said(store, spec)
+        user_input = (agreed.user_input.file,) if agreed else _kept_input(store, spec)
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
-        if found.begins and found.begins > now:
-            report(f"warning: {_not_valid_yet(found.begins, now)}")
-        ends = found.client_ends(plan, now)
+        if found.newest_start and found.newest_start > now:
+            report(f"warning: {_not_valid_yet(found.newest_start, now)}")
+        ends = found.expiring_client(plan, now)
         found = found.without(plan, [*renew, *([OPERATOR] if ends else [])])
-        signed = sign_elsewhere(store, plan, found, now=now)
+        signed = collect_issued(store, plan, found, now=now)
         if signed.missing:
-            _request_certificates(store, signed, said)
+            _request_certificates(store, signed, user_input)
         found, seal = signed.keyring, load_seal(store)
-        issuers, kept = found.authorities.issuers, (found.client, found.nodes, found.users)
-        if (days := pki.days_cut_short(plan, issuers, *kept, now=now)) is not None:
-            report(_cut_short(plan, store, days))
-        count = pki.count_missing(plan, issuers, now=now, client=found.client, kept=found.nodes, users=found.users)
+        issuers = found.authorities.issuers
+        missing = pki.missing_certificates(plan, issuers, found.planned(plan), now=now)
+        days = pki.days_limited_by_ca(plan, issuers, [one.role for one in missing], now=now)
+        if days is not None:
+            report(_limited_by_ca(plan, store, days))
+        count = len(missing) + len(set(pki.authority_roles(spec.pki)) - set(issuers))
         with (
-            pki.keys_ahead(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
+            pki.pregenerated_keys(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
             files = _all_files(plan, found, extras, seal, now=now, passphrase=passphrase, new_key=new_key)
-            for artifact in chain(signed.files, said, files):
+            for artifact in chain(signed.files, user_input, files):
                 folder.write(artifact)
             for path in signed.taken:
-                folder.leave_behind(path)
+                folder.drop(path)
             differences = folder.differences
             (agreed.announce if agreed else announce)(differences)
     if ends:
@@ -133,12 +135,12 @@ def _refuse_edited(store: Store) -> None:
             raise InputError.one(str(store.folder / path), "was changed after bake wrote it", hint)
 
 
-def _kept_said(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
+def _kept_input(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
     raw = store.read(INPUT)
     if raw is None or str(INPUT) not in store.manifest():
         return ()
-    said, _ = parse_said(raw.decode(), str(store.folder / INPUT))
-    return (said.held_by(spec).file,)
+    user_input, _ = parse_input(raw.decode(), str(store.folder / INPUT))
+    return (user_input.matching(spec).file,)
 
 
 def _all_files(
@@ -179,16 +181,16 @@ def _all_files(
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(seal))
 
 
-def _cut_short(plan: ClusterPlan, store: Store, days: int) -> str:
+def _limited_by_ca(plan: ClusterPlan, store: Store, days: int) -> str:
     text = f"the CA expires in {days} days; certificates issued now expire with it, not after {plan.spec.pki.leaf_days}"
     return f"warning: {text}\n  hint: to give a running cluster a new CA, run {command(store, 'certs rotate --ca')}"
 
 
-def _request_certificates(store: Store, signed: Signed, said: tuple[Artifact, ...]) -> NoReturn:
+def _request_certificates(store: Store, signed: Signed, user_input: tuple[Artifact, ...]) -> NoReturn:
     """Write certificate requests and, for a new cluster, the user's input. Always raise UnsignedError."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
     with store.replacing() as folder:
-        for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else said)):
+        for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else user_input)):
             folder.write(artifact)
         folder.keep_others()
     raise unsigned(store, len(signed.missing), then=" the same command again")
@@ -212,7 +214,7 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
 
 
 def _check_certificates(store: Store, plan: ClusterPlan, now: datetime, passphrase: bytes | None) -> None:
-    sign_elsewhere(store, plan, load_keyring(store, plan, now=now, passphrase=passphrase), now=now)
+    collect_issued(store, plan, load_keyring(store, plan, now=now, passphrase=passphrase), now=now)
 
 
 def check_clock(now: datetime) -> None:

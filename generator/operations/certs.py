@@ -20,7 +20,7 @@ from generator.config.pki import Certificates
 from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.etcd.observe import everywhere
 from generator.etcd.tls_hello import served_certificate
-from generator.layout import SEED_ISO, pem_path
+from generator.layout import OPERATOR, SEED_ISO, pem_path
 from generator.operations.baked_cluster import Cluster, refuse_changed
 from generator.operations.hints import command
 from generator.pki import Facts, Role
@@ -28,8 +28,8 @@ from generator.pki.ca_phases import Authorities, Phase
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.seed import iso
-from generator.store.cas import load_phase, other_files
-from generator.store.existing_keys import OPERATOR, required_pems
+from generator.store.cas import load_phase, non_issuing_files
+from generator.store.existing_keys import required_pems
 from generator.vm.connection import Connection
 from generator.vm.console_records import LineReader
 
@@ -61,8 +61,8 @@ def _certificates(cluster: Cluster) -> Iterator[tuple[str, Role, bytes | None, s
     """Yield the owner, role, PEM and place of each certificate."""
     store, plan = cluster.store, cluster.plan
     files = [("cluster", role, str(role)) for role in pki.authority_roles(plan.spec.pki)]
-    files += [(f"cluster, {which}", role, stem) for which, role, stem in other_files(store, plan)]
-    files += [("operator", Role.CLIENT, str(Role.CLIENT))]
+    files += [(f"cluster, {which}", role, stem) for which, role, stem in non_issuing_files(store, plan)]
+    files += [(OPERATOR, Role.CLIENT, str(Role.CLIENT))]
     files += [(f"user {name}", Role.CLIENT, pki.user_stem(name)) for name in plan.spec.auth.common_names]
     for owner, role, stem in files:
         yield owner, role, store.read(pem_path(stem)), str(store.folder / pem_path(stem))
@@ -81,7 +81,7 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
 
 
 class Client(NamedTuple):
-    """The owner (`pki.Wanted`) and the path of a client certificate."""
+    """The owner (`pki.PlannedCertificate`) and the path of a client certificate."""
 
     owner: str
     path: PurePosixPath

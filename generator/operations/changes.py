@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from generator.config.fields import Path, plain, value_text
+from generator.config.fields import FieldPath, plain, value_text
 from generator.config.spec import ClusterSpec
-from generator.config.user_input import Standing, flat
+from generator.config.user_input import ExistingCluster, flat
 from generator.layout import MANIFEST, SPEC
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 
@@ -55,21 +55,21 @@ class Change:
         return {"change": self.sign, "kind": str(self.kind), "name": self.name, **values, "lost": self.lost or None}
 
 
-def compare(standing: Standing | None, new: ClusterSpec) -> tuple[Change, ...]:
+def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change, ...]:
     """Return what a bake of this spec changes, without files; empty for a new cluster."""
-    if standing is None:
+    if existing is None:
         return ()
-    plan, old = plan_cluster(new), standing.spec
+    plan, old = plan_cluster(new), existing.spec
     if old is None:
         gone = [
             Change(sign="-", kind=Kind.NODE, name=name, lost=_NODE_KEYS)
-            for name in sorted(standing.nodes - {node.name for node in plan.nodes})
+            for name in sorted(existing.nodes - {node.name for node in plan.nodes})
         ]
-        return (*gone, *_unknown(standing, new))
+        return (*gone, *_unknown(existing, new))
     return (
-        *_nodes(plan_cluster(old), plan, keys=standing.nodes, sealed=standing.sealed),
+        *_nodes(plan_cluster(old), plan, keys=existing.nodes, sealed=existing.sealed),
         *_users(old, new),
-        *_fields(old, new, sealed=standing.sealed),
+        *_fields(old, new, sealed=existing.sealed),
     )
 
 
@@ -83,10 +83,10 @@ _NOTES = {
 _ADDRESS = "the members of this sealed cluster reach each other by the old addresses"
 
 
-def _unknown(standing: Standing, new: ClusterSpec) -> Iterator[Change]:
-    if standing.asks and not new.pki.ca.certificate:
+def _unknown(existing: ExistingCluster, new: ClusterSpec) -> Iterator[Change]:
+    if existing.has_requests and not new.pki.ca.certificate:
         yield Change(sign="-", kind=Kind.FILE, name="requests", lost="the keys of pending requests are deleted")
-    if not standing.is_known:
+    if not existing.is_known:
         lost = "this file was changed after bake wrote it, so other changes are unknown"
         yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)
 
@@ -138,7 +138,7 @@ def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Cha
             yield Change(sign="~", kind=Kind.FIELD, name=f"auth.{name}")
 
 
-def _lost(path: Path, was: Any, now: Any, sealed: bool) -> str:
+def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
     if path == ("auth", "enabled") and was:
         return "authentication is switched off, so every certificate of this cluster may read and write everything"
     if sealed and path in (("etcd", "clientPort"), ("etcd", "peerPort")):

@@ -19,7 +19,7 @@ from generator.operations.bake import Announce, bake
 from generator.operations.baked_cluster import Cluster, open_cluster, without_ca_files
 from generator.operations.certs import Delivery, Goal, deliver, serves_its_own, unchanged
 from generator.operations.hints import command
-from generator.pki import Credential, Elsewhere, Issuer, Role, digests
+from generator.pki import Credential, ExternalCa, Issuer, Role, digests
 from generator.pki.ca_phases import Authorities, Authority, Phase
 from generator.plan import NodePlan, plan_cluster
 from generator.progress import Report
@@ -150,7 +150,7 @@ def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> 
 
 
 def _with_key(authority: Issuer) -> Credential:
-    if isinstance(authority, Elsewhere):
+    if isinstance(authority, ExternalCa):
         raise AssertionError("a rotation needs the keys of all CAs: this is a bug in bake")
     return authority
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from generator import vm
-from generator.config.auth import NOBODY
+from generator.config.auth import UNAUTHORIZED_CLIENT
 from generator.config.spec import ClusterSpec
 from generator.errors import BakeError, InputError, UnhealthyError
 from generator.image.base import BootImage, default_image
@@ -119,7 +119,7 @@ def _names(nodes: Iterable[NodePlan]) -> str:
 def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
     """Check the running cluster through every node."""
     files, without_user = (
-        verify.client_files(cluster.store.folder, stem) for stem in (str(Role.CLIENT), user_stem(NOBODY))
+        verify.client_files(cluster.store.folder, stem) for stem in (str(Role.CLIENT), user_stem(UNAUTHORIZED_CLIENT))
     )
     return verify.verify(
         cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report,

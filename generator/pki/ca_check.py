@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,33 +11,43 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from generator.config.defaults import peer_name
-from generator.errors import Problem
+from generator.errors import InputError, Problem
 from generator.pki.key_pair import Issuer, Role
 from generator.pki.templates import planned_names
 from generator.plan import ClusterPlan
 
 
 def check_authority(
-    authority: Issuer, *, now: datetime, where: str, days: int = 0, remedy: str = "use another CA"
-) -> list[Problem]:
-    """Return why this CA cannot issue certificates now, or none for that many days; empty if it can.
+    authority: Issuer,
+    plan: ClusterPlan,
+    role: Role = Role.CA,
+    *,
+    now: datetime,
+    where: str,
+    days: int = 0,
+    remedy: str = "use another CA",
+) -> None:
+    """Raise InputError if this CA cannot issue the cluster's certificates, with a validity of `days` days.
 
-    `remedy`: the hint for an expired CA.
+    `remedy`: the hint if the CA has expired.
     """
-    certificate = authority.certificate
-    problems = []
+    problems = [*_faults(authority.certificate, now=now, where=where, days=days, remedy=remedy)]
+    if problems := problems or check_names(authority, plan, role, where=where):
+        raise InputError(problems)
+
+
+def _faults(
+    certificate: x509.Certificate, *, now: datetime, where: str, days: int, remedy: str
+) -> Iterator[Problem]:
     if certificate.not_valid_after_utc <= now:
-        problems.append(Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", remedy))
+        yield Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", remedy)
     elif certificate.not_valid_after_utc < now + timedelta(days=days):
-        short = f"ends on {certificate.not_valid_after_utc:%Y-%m-%d}, before certificates of {days} days do"
-        problems.append(Problem(where, short, "use a CA that is valid longer, or a smaller pki.leafDays"))
+        short = f"expires on {certificate.not_valid_after_utc:%Y-%m-%d}, before certificates of {days} days would"
+        yield Problem(where, short, "use a CA that expires later, or a smaller pki.leafDays")
     if certificate.not_valid_before_utc > now:
-        problems.append(
-            Problem(where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock")
-        )
+        yield Problem(where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock")
     if rule := _unfit_extensions(certificate) or _unfit_key(certificate.public_key()):
-        problems.append(Problem(where, rule, "use another CA" if days else "restore the cluster's CA"))
-    return problems
+        yield Problem(where, rule, "use another CA" if days else "restore the cluster's CA")
 
 
 def _unfit_extensions(certificate: x509.Certificate) -> str | None:
@@ -52,9 +62,9 @@ def _unfit_extensions(certificate: x509.Certificate) -> str | None:
 
 
 def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
-    """Return why etcd cannot use the key: Go's crypto/x509 supports only these curves, and no short RSA keys."""
+    """Return the reason why etcd cannot use the key, or None. Go's crypto/x509 supports only a few curves."""
     if isinstance(key, rsa.RSAPublicKey):
-        return f"has a key of {key.key_size} bits; RSA needs 2048" if key.key_size < 2048 else None
+        return f"has a key of {key.key_size} bits; RSA keys need at least 2048" if key.key_size < 2048 else None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return "has a key that is neither RSA nor EC"
     name = key.curve.name
@@ -64,7 +74,7 @@ def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
 
 
 def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, where: str) -> list[Problem]:
-    """Return the planned names that the CA's name constraints forbid, as a problem (RFC 5280, 4.2.1.10)."""
+    """Return a problem if the CA's name constraints forbid planned names (RFC 5280, section 4.2.1.10)."""
     try:
         found = authority.certificate.extensions.get_extension_for_class(x509.NameConstraints).value
     except x509.ExtensionNotFound:
@@ -75,9 +85,9 @@ def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, w
     listed = ", ".join(str(name.value) for name in refused)
     permitted = ", ".join(str(name.value) for name in found.permitted_subtrees or ()) or "everything else"
     rule = f"may not issue certificates for {listed}: its name constraints permit {permitted}"
-    hint = "keep the subnet and the domain; for a new cluster, use another --name"
+    hint = "keep the subnet and the domain, or create a new cluster with another --name"
     if [name.value for name in refused] == [peer_name(plan.spec)]:
-        hint = "use a CA that may issue it, or pki.peerName: none with pki.peerCa.separate: true"
+        hint = "use a CA that permits this name, or set pki.peerName: none and pki.peerCa.separate: true"
     return [Problem(where, rule, hint)]
 
 
@@ -87,7 +97,7 @@ def _admits(constraints: x509.NameConstraints, name: x509.GeneralName) -> bool:
 
 
 def _is_below(name: x509.GeneralName, bases: Iterable[x509.GeneralName]) -> bool:
-    """Return whether a DNS name is one of the domains or below one, or an address in one of the networks."""
+    """Return whether a DNS name is in one of the domains, or an address in one of the networks."""
     if isinstance(name, x509.DNSName):
         domains = [base.value.lstrip(".") for base in bases if isinstance(base, x509.DNSName)]
         return any(not domain or f".{name.value}".endswith(f".{domain}") for domain in domains)

@@ -1,7 +1,7 @@
-"""The cluster's CAs, and the phases in which they are replaced.
+"""The cluster's CAs and the phases of a CA rotation.
 
-etcd reads its CA file at start and its own certificate at each handshake. A CA therefore rotates in phases. In every
-phase, updated and not yet updated nodes trust each other. Pure.
+etcd reads its CA file only at start, but its certificate at each handshake. bake therefore replaces a CA in phases. In
+every phase, updated nodes and nodes that are not updated yet trust each other.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from generator.plan import ClusterPlan
 class Phase(StrEnum):
     """The phase of a CA rotation."""
 
-    TRUST = "trust"  # the old CA issues; the next one is trusted too
-    REISSUE = "reissue"  # the next CA issues; the old one is still trusted
-    DROP = "drop"  # the old CA is no longer trusted
+    TRUST = "trust"  # the old CA issues certificates; nodes also trust the next CA
+    REISSUE = "reissue"  # the next CA issues certificates; nodes still trust the old CA
+    DROP = "drop"  # nodes no longer trust the old CA
 
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA and its key file, which may be encrypted; `key_file` is None for an external CA."""
+    """A CA with its key file. The key file may be encrypted; it is None for an external CA."""
 
     credential: Issuer
     key_file: bytes | None = field(repr=False)
@@ -37,8 +37,11 @@ class Authority:
 
 @dataclass(frozen=True, kw_only=True)
 class Authorities:
-    """The issuing CAs by role, and during a rotation `others`: the next CAs in the first phase, then the old ones.
-    Missing ones are still to be created."""
+    """The cluster's CAs by role, without those that bake must still create.
+
+    `issuing`: the CAs that issue certificates. `others`: during a rotation, the next CAs in the first phase, and the
+    old CAs in later phases.
+    """
 
     issuing: Mapping[Role, Authority]
     others: Mapping[Role, Authority]
@@ -49,7 +52,7 @@ class Authorities:
         return {role: one.credential for role, one in self.issuing.items()}
 
     def advanced(self, following: Mapping[Role, Authority] | None = None) -> Authorities:
-        """Return the next phase. `following`: existing CAs to rotate to, when a rotation begins."""
+        """Return the CAs of the next phase. `following`: the user's new CAs, for the first phase."""
         if self.phase is None:
             return replace(self, phase=Phase.TRUST, others=following or {})
         if self.phase is Phase.TRUST:
@@ -59,49 +62,50 @@ class Authorities:
         return replace(self, phase=None, others={})
 
     def completed(self, plan: ClusterPlan, make: Callable[[Role], Authority]) -> Authorities:
-        """Return this with a new CA for each missing one."""
+        """Return all CAs that the plan needs; `make` creates a missing CA."""
         roles = authority_roles(plan.spec.pki)
         issuing = {role: self.issuing.get(role) or make(role) for role in roles}
         others = {role: self.others.get(role) or make(role) for role in roles} if self.phase else {}
         return replace(self, issuing=issuing, others=others)
 
     def trusted(self, role: Role) -> bytes | None:
-        """Return the CAs that the nodes trust for a role as one PEM file; None without such a role.
+        """Return a PEM file with the CAs that nodes trust for a role; None if the cluster has no such CA.
 
-        The older CA comes first: so the second phase does not change the file, and no node restarts its etcd.
+        The older CA comes first, so that the second phase changes no file and restarts no etcd.
         """
         found = self._trusted(role)
         return b"".join(reversed(found) if self.phase is Phase.REISSUE else found) or None
 
     def _trusted(self, role: Role) -> list[bytes]:
-        """Return the trusted CAs, the issuing one first."""
+        """Return the trusted CAs, first the issuing CA."""
         both = self.phase in (Phase.TRUST, Phase.REISSUE)
         places = (self.issuing, self.others) if both else (self.issuing,)
         return [place[role].credential.cert_pem for place in places if role in place]
 
     def files(self) -> Iterator[Artifact]:
-        """Yield their files in the cluster's folder."""
+        """Yield the CAs' files in the cluster's folder."""
         for role, one in self.issuing.items():
-            yield Artifact(pem_path(role), b"".join(self._trusted(role)))
-            if one.key_file is not None:
-                yield Artifact(key_path(role), one.key_file, mode=0o600, secret=True)
+            yield from _files(str(role), b"".join(self._trusted(role)), one.key_file)
         if self.phase:
             for role, one in self.others.items():
-                stem = f"{role}-{other_cas(self.phase)}"
-                yield Artifact(pem_path(stem), one.credential.cert_pem)
-                if one.key_file is not None:
-                    yield Artifact(key_path(stem), one.key_file, mode=0o600, secret=True)
+                yield from _files(f"{role}-{other_cas(self.phase)}", one.credential.cert_pem, one.key_file)
             record = {"format_version": "1.0", "phase": str(self.phase)}
             yield Artifact(CHANGE, json.dumps(record, indent=1).encode() + b"\n")
 
 
+def _files(stem: str, pem: bytes, key_file: bytes | None) -> Iterator[Artifact]:
+    yield Artifact(pem_path(stem), pem)
+    if key_file is not None:
+        yield Artifact(key_path(stem), key_file, mode=0o600, secret=True)
+
+
 def other_cas(phase: Phase) -> str:
-    """Return what the CAs that do not issue are: `next` or `old`."""
+    """Return `next` or `old`, for the file names of the CAs that issue no certificates in this phase."""
     return "next" if phase is Phase.TRUST else "old"
 
 
 def kept_authority(credential: Credential, passphrase: bytes | None, *, file: bytes | None = None) -> Authority:
-    """Return a CA with its key file. `file`: the current key file; an encrypted one is kept unchanged."""
+    """Return a CA with its key file. `file`: the current key file, which stays unchanged if it is encrypted."""
     if passphrase is None:
         return Authority(credential, credential.key_pem)
     if file and is_encrypted(file):

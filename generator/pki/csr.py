@@ -1,4 +1,4 @@
-"""Certificate signing requests to an external CA, and the check of the certificates that it issues."""
+"""Certificate signing requests to an external CA, and the check of the certificates that this CA issues."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from generator.pki.key_pair import Credential, Elsewhere, PrivateKey, is_issued_by, is_pair, same_key
+from generator.pki.key_pair import Credential, ExternalCa, PrivateKey, is_issued_by, is_pair, same_key
 from generator.pki.templates import CertProfile
 
 
 def create_request(profile: CertProfile, key: PrivateKey) -> bytes:
-    """Return a PKCS#10 request (RFC 2986), PEM, with the extensions that the certificate is to have."""
+    """Return a PKCS#10 request (RFC 2986) in PEM, with the extensions of the profile."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(profile.subject)
     for extension, critical in profile.extensions:
         builder = builder.add_extension(extension, critical=critical)
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
-def asks_for(request: bytes, profile: CertProfile, key: PrivateKey) -> bool:
-    """Whether an existing request is one for this certificate."""
+def is_request_for(request: bytes, profile: CertProfile, key: PrivateKey) -> bool:
+    """Return whether an existing request asks for a certificate with this profile and key."""
     try:
         found = x509.load_pem_x509_csr(request)
         extensions = {(ext.value, ext.critical) for ext in found.extensions}
@@ -33,15 +33,15 @@ def asks_for(request: bytes, profile: CertProfile, key: PrivateKey) -> bool:
     return same and same_key(found.public_key(), key.public_key())
 
 
-def misfits(credential: Credential, profile: CertProfile, authority: Elsewhere, *, now: datetime) -> Iterator[str]:
-    """Why etcd could not use this certificate as the one that was asked for.
+def mismatches(credential: Credential, profile: CertProfile, authority: ExternalCa, *, now: datetime) -> Iterator[str]:
+    """Yield the reasons why etcd cannot use this certificate of an external CA.
 
-    A CA may state another subject around the common name, other dates, and more extensions; what the nodes check of one
-    another must be there.
+    An external CA may choose other dates, more extensions, and another subject with the same common name. Everything
+    that nodes check must match the profile.
     """
     certificate = credential.certificate
     if not is_pair(credential):
-        yield "is for another key"
+        yield "is for another key than the request"
     if not is_issued_by(certificate, authority.certificate):
         yield "was not issued by the cluster's CA"
     if not certificate.not_valid_before_utc <= now:
@@ -50,25 +50,25 @@ def misfits(credential: Credential, profile: CertProfile, authority: Elsewhere, 
         yield f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
     if _common_name(certificate.subject) != _common_name(profile.subject):
         yield f"has the common name {_common_name(certificate.subject)}, not {_common_name(profile.subject)}"
-    yield from _lacks(certificate.extensions, profile)
+    yield from _extension_mismatches(certificate.extensions, profile)
 
 
 def _common_name(subject: x509.Name) -> str:
     return ", ".join(str(one.value) for one in subject.get_attributes_for_oid(NameOID.COMMON_NAME)) or "(none)"
 
 
-def _lacks(found: x509.Extensions, profile: CertProfile) -> Iterator[str]:
+def _extension_mismatches(found: x509.Extensions, profile: CertProfile) -> Iterator[str]:
     has = {type(extension.value): extension.value for extension in found}
     for wanted, _ in profile.extensions:
-        there = has.get(type(wanted))
+        present = has.get(type(wanted))
         if isinstance(wanted, x509.SubjectAlternativeName):
-            names = set(there) if isinstance(there, x509.SubjectAlternativeName) else set()
+            names = set(present) if isinstance(present, x509.SubjectAlternativeName) else set()
             if missing := [str(name.value) for name in wanted if name not in names]:
                 yield f"does not name {', '.join(missing)}"
-        elif isinstance(wanted, x509.ExtendedKeyUsage) and isinstance(there, x509.ExtendedKeyUsage):
-            if ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in there and set(wanted) - set(there):
-                yield "may not be used for " + " and ".join(sorted(_USES[use] for use in set(wanted) - set(there)))
-        elif isinstance(wanted, x509.KeyUsage) and isinstance(there, x509.KeyUsage) and not there.digital_signature:
+        elif isinstance(wanted, x509.ExtendedKeyUsage) and isinstance(present, x509.ExtendedKeyUsage):
+            if ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in present and set(wanted) - set(present):
+                yield "may not be used for " + " and ".join(sorted(_USES[use] for use in set(wanted) - set(present)))
+        elif isinstance(wanted, x509.KeyUsage) and isinstance(present, x509.KeyUsage) and not present.digital_signature:
             yield "may not be used for signatures (its key usage lacks digitalSignature)"
     basic = has.get(x509.BasicConstraints)
     if isinstance(basic, x509.BasicConstraints) and basic.ca:

@@ -1,4 +1,4 @@
-"""A certificate's content for display, read without its key and without checks."""
+"""Read a certificate's content for display, without the private key and without checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """A certificate's content. `names`: subject alternative names. `serial`, `sha256` (of the DER): hexadecimal."""
+    """A certificate's content. `names`: subject alternative names. `serial`, `sha256` of the DER form: hexadecimal."""
 
     subject: str
     issuer: str

@@ -1,4 +1,4 @@
-"""Issue the certificates of a `ClusterPlan`; valid existing ones are kept. Clock and key source are arguments."""
+"""Issue the certificates of a `ClusterPlan` and keep valid existing certificates."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from generator.config.pki import Certificates, KeyType
-from generator.pki.csr import misfits
+from generator.layout import OPERATOR, SHARED
+from generator.pki.csr import mismatches
 from generator.pki.key_pair import (
     Credential,
-    Elsewhere,
+    ExternalCa,
     Issuer,
     NewKey,
     NodePki,
@@ -29,7 +30,6 @@ from generator.pki.key_pair import (
 )
 from generator.pki.templates import (
     CertProfile,
-    authority_roles,
     ca_profile,
     client_profile,
     issuer_of,
@@ -39,7 +39,8 @@ from generator.pki.templates import (
 )
 from generator.plan import ClusterPlan
 
-# A guest whose clock is behind must not refuse its own certificates (a VM's first boot often precedes NTP).
+# Certificates begin this long before the current time, because the clock of a new VM can be slow. With a slow clock, a
+# VM would refuse a certificate that begins later.
 BACKDATE = timedelta(hours=24)
 
 
@@ -63,19 +64,19 @@ def issue_nodes(
 ) -> Iterator[NodePki]:
     """Yield each node's certificates in the plan's order, one node at a time to limit memory.
 
-    `peer_authority` issues the peer certificates; without it, `authority` does. `kept`: the existing sets in the same
-    order, whose valid certificates are kept. A shared set is also the operator's, as in the document, and contains
-    the `client` certificate.
+    `peer_authority`: the CA for peer certificates; default: `authority`. `kept`: the nodes' existing certificates, in
+    the same order; valid ones are kept. `client`: the operator's certificate, which nodes with shared certificates use
+    too.
     """
-    issuers = {Role.PEER: peer_authority} if peer_authority else {}
+    issuers = {Role.SERVER: authority, Role.PEER: peer_authority or authority, Role.CLIENT: authority}
     if plan.spec.pki.certificates is Certificates.SHARED:
         shared = {**next(iter(kept), {}), **({Role.CLIENT: client} if client else {})}
-        one = _issue(shared_profiles(plan), authority, issuers, shared, now=now, new_key=new_key)
+        one = _issue(shared_profiles(plan), issuers, shared, now=now, new_key=new_key)
         yield from (one for _ in plan.nodes)
         return
     olds = iter(kept)
     for node in plan.nodes:
-        yield _issue(node_profiles(plan, node), authority, issuers, next(olds, {}), now=now, new_key=new_key)
+        yield _issue(node_profiles(plan, node), issuers, next(olds, {}), now=now, new_key=new_key)
 
 
 def issue_client(
@@ -87,17 +88,19 @@ def issue_client(
     kept: Credential | None = None,
     new_key: NewKey = generate_key,
 ) -> Credential:
-    """Return the operator's client certificate, or that of an etcd user."""
+    """Return the operator's client certificate, or the client certificate of an etcd user."""
     profile = user_profile(plan, user) if user else client_profile(plan)
     old = {Role.CLIENT: kept} if kept else {}
-    return _issue({Role.CLIENT: profile}, authority, {}, old, now=now, new_key=new_key)[Role.CLIENT]
+    return _issue({Role.CLIENT: profile}, {Role.CLIENT: authority}, old, now=now, new_key=new_key)[Role.CLIENT]
 
 
 @contextmanager
-def keys_ahead(key_type: KeyType, count: int, *, workers: int, new_key: NewKey = generate_key) -> Iterator[NewKey]:
-    """Yield a `new_key` that generates `count` RSA keys ahead on threads (RSA generation releases the GIL).
+def pregenerated_keys(
+    key_type: KeyType, count: int, *, workers: int, new_key: NewKey = generate_key
+) -> Iterator[NewKey]:
+    """Yield a function that generates keys. Threads generate the first `count` RSA keys in advance.
 
-    EC keys are generated on demand: that is faster than passing them between threads.
+    EC keys are generated on demand, which is faster than passing EC keys between threads.
     """
     if count < 2 or not key_type.startswith("rsa"):
         yield new_key
@@ -108,62 +111,32 @@ def keys_ahead(key_type: KeyType, count: int, *, workers: int, new_key: NewKey =
     made = deque(pool.submit(new_key, key_type) for _ in range(count))
     try:
         yield lambda wanted: made.popleft().result() if made and wanted is key_type else new_key(wanted)
-    finally:  # an interrupt waits only for keys that are being generated
+    finally:  # after an interrupt, wait only for keys that are being generated
         pool.shutdown(cancel_futures=True)
 
 
-def count_missing(
-    plan: ClusterPlan,
-    authorities: Mapping[Role, Issuer],
-    *,
-    now: datetime,
-    client: Credential | None,
-    kept: Iterable[NodePki],
-    users: Mapping[str, Credential | None] = MappingProxyType({}),
-) -> int:
-    """Return how many keys the cluster still needs in addition to the existing certificates."""
-    missing = len(set(authority_roles(plan.spec.pki)) - set(authorities))
-    for one in wanted_certificates(plan, client, kept, users):
-        authority = authorities.get(issuer_of(plan.spec.pki, one.role))
-        missing += not (one.old and authority and is_current(one.old, one.profile, authority, now=now))
-    return missing
-
-
-def days_cut_short(
-    plan: ClusterPlan,
-    authorities: Mapping[Role, Issuer],
-    client: Credential | None,
-    kept: Iterable[NodePki],
-    users: Mapping[str, Credential | None],
-    *,
-    now: datetime,
+def days_limited_by_ca(
+    plan: ClusterPlan, authorities: Mapping[Role, Issuer], roles: Iterable[Role], *, now: datetime
 ) -> int | None:
-    """Return the validity in days of new certificates if their CA ends before `leafDays`; else None.
+    """Return the validity in days of new certificates if a CA expires before `leafDays`; else None.
 
-    An external CA chooses its own dates.
+    `roles`: the roles of the new certificates. An external CA chooses its own dates.
     """
-    here = {role: one for role, one in authorities.items() if isinstance(one, Credential)}
-    ends = {role: one.certificate.not_valid_after_utc for role, one in here.items()}
+    issuers = [authorities.get(issuer_of(plan.spec.pki, role)) for role in roles]
+    ends = [one.certificate.not_valid_after_utc for one in issuers if isinstance(one, Credential)]
     latest = now - BACKDATE + timedelta(days=plan.spec.pki.leaf_days)
-    early = {role: end for role, end in ends.items() if end < latest}
-    cut = [
-        early[role] - now
-        for one in (wanted_certificates(plan, client, kept, users) if early else ())
-        if (role := issuer_of(plan.spec.pki, one.role)) in early
-        and not (one.old and is_current(one.old, one.profile, authorities[role], now=now))
-    ]
-    return min(cut).days if cut else None
+    return (min(ends) - now).days if ends and min(ends) < latest else None
 
 
 def user_stem(name: str) -> str:
-    """Return the path of an etcd user's files below `pki/`, which also names the owner in `Wanted`."""
+    """Return the path of an etcd user's files below `pki/`, without suffix. It is also the name of the owner."""
     return f"users/{name}"
 
 
-class Wanted(NamedTuple):
-    """A certificate of the plan, and the existing one.
+class PlannedCertificate(NamedTuple):
+    """A certificate of the plan. `old`: the existing certificate.
 
-    `owner`: a node, "operator", "shared" by all nodes, or "users/NAME".
+    `owner`: the name of a node, "operator", "shared" (by all nodes), or "users/NAME".
     """
 
     owner: str
@@ -172,39 +145,51 @@ class Wanted(NamedTuple):
     old: Credential | None
 
 
-def wanted_certificates(
+def planned_certificates(
     plan: ClusterPlan,
     client: Credential | None,
     kept: Iterable[NodePki],
     users: Mapping[str, Credential | None] = MappingProxyType({}),
-) -> Iterator[Wanted]:
-    """Yield every certificate that the cluster's CAs issue."""
-    yield Wanted("operator", Role.CLIENT, client_profile(plan), client)
+) -> Iterator[PlannedCertificate]:
+    """Yield every certificate that the cluster needs, with the existing certificate if there is one."""
+    yield PlannedCertificate(OPERATOR, Role.CLIENT, client_profile(plan), client)
     for name, credential in users.items():
-        yield Wanted(user_stem(name), Role.CLIENT, user_profile(plan, name), credential)
+        yield PlannedCertificate(user_stem(name), Role.CLIENT, user_profile(plan, name), credential)
     olds = iter(kept)
     if plan.spec.pki.certificates is Certificates.SHARED:
         old = next(olds, {})
         profiles = shared_profiles(plan)
-        yield from (Wanted("shared", role, profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER))
+        yield from (
+            PlannedCertificate(SHARED, role, profiles[role], old.get(role)) for role in (Role.SERVER, Role.PEER)
+        )
         return
     for node in plan.nodes:
         old = next(olds, {})
         for role, profile in node_profiles(plan, node).items():
-            yield Wanted(node.name, role, profile, old.get(role))
+            yield PlannedCertificate(node.name, role, profile, old.get(role))
+
+
+def missing_certificates(
+    plan: ClusterPlan, authorities: Mapping[Role, Issuer], planned: Iterable[PlannedCertificate], *, now: datetime
+) -> list[PlannedCertificate]:
+    """Return the planned certificates without a valid existing certificate."""
+    issuers = {role: authorities.get(issuer_of(plan.spec.pki, role)) for role in Role}
+    return [
+        one
+        for one in planned
+        if not (one.old and (issuer := issuers[one.role]) and is_current(one.old, one.profile, issuer, now=now))
+    ]
 
 
 def _issue(
     profiles: Mapping[Role, CertProfile],
-    authority: Issuer,
-    others: Mapping[Role, Issuer],
+    issuers: Mapping[Role, Issuer],
     kept: NodePki,
     *,
     now: datetime,
     new_key: NewKey,
 ) -> NodePki:
-    """Return a set of certificates. `others` issue instead of `authority` for their roles."""
-    issuers = {role: others.get(role, authority) for role in profiles}
+    """Return a certificate for each profile: the existing certificate in `kept` if it is valid, else a new one."""
     return {
         role: kept[role]
         if role in kept and is_current(kept[role], profile, issuers[role], now=now)
@@ -214,9 +199,9 @@ def _issue(
 
 
 def _sign(profile: CertProfile, key: PrivateKey, authority: Issuer | None, *, now: datetime) -> Credential:
-    """Return a certificate for `key`, self-signed without an authority. It never ends after its authority."""
-    if isinstance(authority, Elsewhere):
-        raise AssertionError("an external CA must have issued everything before this: a bug in bake")
+    """Return a certificate, self-signed without `authority`. No certificate expires after its CA."""
+    if isinstance(authority, ExternalCa):
+        raise AssertionError("an external CA must sign this certificate: this is a bug in bake")
     start = (now - BACKDATE).replace(microsecond=0)
     issuer = authority.certificate.subject if authority else profile.subject
     if authority:
@@ -241,7 +226,7 @@ def _sign(profile: CertProfile, key: PrivateKey, authority: Issuer | None, *, no
 
 
 def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """Yield the SKI, and for a certificate that a CA issued the AKI (RFC 5280, 4.2.1.1 and 4.2.1.2)."""
+    """Yield the subject key identifier and the CA's key identifier (RFC 5280, sections 4.2.1.1 and 4.2.1.2)."""
     yield x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False
     if authority:
         ski = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
@@ -249,12 +234,12 @@ def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tupl
 
 
 def is_current(credential: Credential, profile: CertProfile, authority: Issuer, *, now: datetime) -> bool:
-    """Return whether an existing certificate is valid now and matches the profile exactly.
+    """Return whether an existing certificate is valid now and matches the profile.
 
-    For a certificate of an external CA, only the properties that the nodes check must match.
+    For a certificate of an external CA, only the properties that nodes check must match.
     """
-    if isinstance(authority, Elsewhere):
-        return not any(misfits(credential, profile, authority, now=now))
+    if isinstance(authority, ExternalCa):
+        return not any(mismatches(credential, profile, authority, now=now))
     certificate = credential.certificate
     found = {(ext.value, ext.critical) for ext in certificate.extensions}
     end = min(
@@ -265,7 +250,7 @@ def is_current(credential: Credential, profile: CertProfile, authority: Issuer, 
         certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc == end
         and certificate.subject == profile.subject
         and set(profile.extensions) <= found
-        and len(found) == len(profile.extensions) + 2  # SKI and AKI
+        and len(found) == len(profile.extensions) + 2  # the two key identifiers
         and key_type_of(credential.key) is profile.key_type
         and is_issued_by(certificate, authority.certificate)
         and is_pair(credential)

@@ -1,6 +1,6 @@
 """Encrypt a private key with a passphrase: PKCS#8, PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914).
 
-`cryptography` writes PKCS#8 only with 2,048 rounds of PBKDF2. It and OpenSSL can read this format.
+The package `cryptography` writes PKCS#8 only with 2,048 rounds of PBKDF2, but it can read this format. So can OpenSSL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from generator.pki.key_pair import PrivateKey
 
-# 16 MiB and five passes: OpenSSL accepts at most 32 MiB by default (SCRYPT_MAX_MEM).
+# scrypt then uses 16 MiB; OpenSSL accepts at most 32 MiB by default (SCRYPT_MAX_MEM).
 COST, BLOCK_SIZE, PARALLEL = 1 << 14, 8, 5
 _PBES2 = bytes.fromhex("06092a864886f70d01050d")  # object identifiers, in DER
 _SCRYPT = bytes.fromhex("06092b06010401da47040b")
@@ -25,7 +25,7 @@ _AES_256_CBC = bytes.fromhex("060960864801650304012a")
 
 
 def encrypt_key(key: PrivateKey, passphrase: bytes, *, random: Callable[[int], bytes] = os.urandom) -> bytes:
-    """Return the key as encrypted PEM."""
+    """Return the key in PEM, encrypted with the passphrase."""
     plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     salt, start = random(16), random(16)
     derived = Scrypt(salt=salt, length=32, n=COST, r=BLOCK_SIZE, p=PARALLEL).derive(passphrase)

@@ -27,7 +27,7 @@ NewKey = Callable[[KeyType], PrivateKey]
 
 
 class Role(StrEnum):
-    """The purpose of a certificate; also its file name, as in the document."""
+    """The purpose of a certificate. Each value is also the name of the certificate's file, without the suffix."""
 
     CA = "etcd-ca"
     PEER_CA = "etcd-peer-ca"
@@ -41,7 +41,7 @@ NODE_ROLES = (Role.SERVER, Role.PEER, Role.CLIENT)
 
 @dataclass(frozen=True)
 class Credential:
-    """A certificate and its private key; `repr` shows neither."""
+    """A certificate and its private key. `repr` does not show them, so that logs contain no keys."""
 
     certificate: x509.Certificate = field(repr=False)
     key: PrivateKey = field(repr=False)
@@ -56,13 +56,13 @@ class Credential:
 
 
 def key_pem(key: PrivateKey) -> bytes:
-    """Return unencrypted PKCS#8: etcd cannot read encrypted keys (etcd security documentation)."""
+    """Return the key as unencrypted PKCS#8, because etcd cannot read encrypted keys."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """An external CA: bake has only its certificate, and it issues by request."""
+class ExternalCa:
+    """An external CA. bake has the CA's certificate but not its key, so the CA must sign bake's requests."""
 
     certificate: x509.Certificate = field(repr=False)
 
@@ -71,7 +71,7 @@ class Elsewhere:
         return self.certificate.public_bytes(Encoding.PEM)
 
 
-Issuer = Credential | Elsewhere
+Issuer = Credential | ExternalCa
 NodePki = Mapping[Role, Credential]
 
 
@@ -84,7 +84,7 @@ def generate_key(key_type: KeyType) -> PrivateKey:
 
 
 def key_type_of(key: PrivateKey) -> KeyType | None:
-    """Return the key's type, or None for a type that bake does not offer."""
+    """Return the key's type; None for a type that `pki.keyType` does not offer."""
     if isinstance(key, rsa.RSAPrivateKey):
         text = f"rsa-{key.key_size}"
     else:
@@ -111,7 +111,7 @@ def same_key(one: CertificatePublicKeyTypes, other: CertificatePublicKeyTypes) -
 
 
 def is_encrypted(key_pem: bytes) -> bool:
-    """Return whether a PEM file holds a key that needs a passphrase: PKCS#8, or OpenSSL's older form."""
+    """Return whether a PEM file has an encrypted key, in PKCS#8 or in OpenSSL's older format."""
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in key_pem or b"\nProc-Type: 4,ENCRYPTED" in key_pem
 
 
@@ -119,7 +119,7 @@ def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
     """Return the first certificate of a PEM file. Raises InputError."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        certificate.extensions  # noqa: B018  parsed on access: raises for a malformed one
+        certificate.extensions  # noqa: B018  reading the property raises ValueError for malformed extensions
         certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
         raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
@@ -129,7 +129,7 @@ def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
 def parse_credential(
     cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str], passphrase: bytes | None = None
 ) -> Credential:
-    """Return a certificate with its key. `where`: their file names. Raises InputError."""
+    """Return a certificate with its key. `where`: the file names of both. Raises InputError."""
     cert_file, key_file = where
     certificate = parse_certificate(cert_pem, where=cert_file)
     credential = Credential(certificate, parse_key(key_pem, where=key_file, passphrase=passphrase))

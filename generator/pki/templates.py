@@ -1,6 +1,6 @@
 """The content of each kind of certificate, without its key.
 
-etcd's server certificate also needs clientAuth: its gRPC gateway connects to the server with the same certificate
+etcd's server certificate also needs clientAuth, because etcd's gRPC gateway connects to etcd with the same certificate
 (etcd issue 9785).
 """
 
@@ -42,7 +42,7 @@ def issuer_of(pki: PkiSpec, role: Role) -> Role:
 
 
 def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
-    """Return a CA's profile. Name constraints limit a strict CA to the cluster's names, even if its key is stolen."""
+    """Return a CA's profile. Because of name constraints, a stolen CA key is useless for names of other systems."""
     strict = plan.spec.pki.extensions is Extensions.STRICT
     usage = (
         _key_usage("cert_sign", "crl_sign") if strict else _key_usage("cert_sign", "digital_signature", "encipherment")
@@ -57,8 +57,10 @@ def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
 
 
 def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
-    """Return constraints to the cluster's network, loopback and domain. With bare node names, which are in no domain,
-    DNS names are not constrained, so that nodes can still be added."""
+    """Return constraints that permit the cluster's subnet, loopback addresses and domain.
+
+    `pki.singleLabelNames` adds names without a domain to certificates. DNS names are then not constrained.
+    """
     networks = (plan.network.subnet, *LOOPBACK_NETWORKS)
     domains = () if plan.spec.pki.single_label_names else (domain_of(plan.spec),)
     return x509.NameConstraints([*map(x509.DNSName, domains), *map(x509.IPAddress, networks)], None)
@@ -66,9 +68,8 @@ def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
 
 def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
     """Yield every name and address in the nodes' certificates that the CA of this role issues."""
-    leaf = (
-        Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER
-    )  # a peer certificate has more names
+    # A peer certificate has all names of a server certificate, and the peer name.
+    leaf = Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER
     shared = plan.spec.pki.certificates is Certificates.SHARED
     for profiles in [shared_profiles(plan)] if shared else [node_profiles(plan, node) for node in plan.nodes]:
         for extension, _ in profiles[leaf].extensions:
@@ -77,16 +78,16 @@ def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
 
 
 def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
-    """Return the profiles of a node's three certificates. Each names only this node, which limits a stolen key."""
+    """Return the profiles of a node's three certificates. The certificates name no other node."""
     peers = () if plan.spec.pki.peer_name is PeerName.NONE else (peer_name(plan.spec),)
     names = {role: (*node.dns_names, *(peers if role is Role.PEER else ())) for role in NODE_ROLES}
     return {role: _leaf(plan, role, _sans(names[role], node.addresses), owner=node.name) for role in NODE_ROLES}
 
 
 def peer_check(spec: ClusterSpec) -> tuple[str, str]:
-    """Return the etcd option that admits only peer certificates, and its value.
+    """Return the name and the value of the etcd option that admits only peer certificates.
 
-    A shared peer certificate is identified by its common name, since the document's has no DNS names.
+    For shared certificates, etcd checks the common name, because they may have no DNS names.
     """
     if spec.pki.certificates is Certificates.SHARED:
         return "peer-cert-allowed-cn", str(Role.PEER)
@@ -94,7 +95,7 @@ def peer_check(spec: ClusterSpec) -> tuple[str, str]:
 
 
 def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
-    """Return whether etcd accepts this peer certificate when it runs with the option that `peer_check` returns."""
+    """Return whether etcd accepts this peer certificate with the option that `peer_check` returns."""
     option, name = peer_check(plan.spec)
     if option == "peer-cert-allowed-cn":
         return [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [name]
@@ -103,18 +104,18 @@ def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
 
 
 def shared_profiles(plan: ClusterPlan) -> dict[Role, CertProfile]:
-    """Return the profiles of one set for all nodes, with every address in each certificate, as in the document."""
+    """Return the profiles of certificates that all nodes share. Each certificate has the addresses of all nodes."""
     names = plan.dns_names if plan.spec.pki.single_label_names or not _is_document(plan.spec.pki) else ()
     return {role: _leaf(plan, role, _sans(names, plan.addresses)) for role in NODE_ROLES}
 
 
 def user_profile(plan: ClusterPlan, name: str) -> CertProfile:
-    """Return the profile of an etcd user's client certificate; the common name is the user name."""
+    """Return the profile of an etcd user's client certificate. The common name is the user's name."""
     return _leaf(plan, Role.CLIENT, None, owner=name)
 
 
 def client_profile(plan: ClusterPlan) -> CertProfile:
-    """Return the profile of the operator's client certificate, which names no node (except as in the document)."""
+    """Return the profile of the operator's client certificate. Only a shared certificate names nodes."""
     if plan.spec.pki.certificates is Certificates.SHARED:
         return shared_profiles(plan)[Role.CLIENT]
     return _leaf(plan, Role.CLIENT, None)
@@ -138,7 +139,7 @@ def _leaf(
 
 def _usage_extensions(pki: PkiSpec, role: Role) -> Iterator[tuple[x509.ExtensionType, bool]]:
     leaf = x509.BasicConstraints(ca=False, path_length=None)
-    if _is_document(pki):  # the document's etcd-server.cnf differs from etcd-peer.cnf and etcd-client.cnf
+    if _is_document(pki):  # in the manual procedure, etcd-server.cnf differs from etcd-peer.cnf
         server = role is Role.SERVER
         if server:
             yield leaf, False
@@ -146,7 +147,7 @@ def _usage_extensions(pki: PkiSpec, role: Role) -> Iterator[tuple[x509.Extension
         yield _key_usage(*usages), not server
         return
     yield leaf, True
-    # keyEncipherment means RSA key transport (RFC 5280, 4.2.1.3); an EC key cannot do it.
+    # keyEncipherment is for RSA key transport (RFC 5280, section 4.2.1.3), which EC keys do not support.
     rsa_too = ("encipherment",) if pki.key_type.startswith("rsa") else ()
     yield _key_usage("digital_signature", *rsa_too), True
 

@@ -1,1 +1,1 @@
-"""The content of a node's NoCloud ISO: guest files, first-boot commands and user-data; and the ISO itself."""
+"""Build a node's NoCloud ISO: the guest files, the commands of the first boot, user-data, and the ISO file."""

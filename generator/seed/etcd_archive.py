@@ -1,4 +1,4 @@
-"""Read and check the etcd release tarball that install method `archive` puts on the ISO."""
+"""Read and check the etcd release tarball, which is on the ISO with install method `archive`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BYTES = 512 << 20
 
 
 def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
-    """Return the tarball as a file for the ISO; nothing for other install methods. Raises InputError."""
+    """Return the tarball as a file for the ISO. Return nothing for other install methods. Raises InputError."""
     if install.archive is None:
         return ()
     path = Path(install.archive)
@@ -37,7 +37,7 @@ def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
 
 
 def _check_content(path: Path, data: bytes) -> None:
-    import tarfile  # imported only for a tarball
+    import tarfile  # imported only if there is a tarball
 
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:

@@ -1,4 +1,4 @@
-"""The commands that cloud-init runs on a node's first boot: the document's steps in its order."""
+"""The commands that cloud-init runs on a node's first boot, in the order of the manual procedure."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ HOME = PurePosixPath("/var/lib/etcd")
 
 
 def boot_commands() -> list[str]:
-    """Return `bootcmd`: runs on every boot, before files are written."""
+    """Return `bootcmd`, the commands that cloud-init runs on every boot before it writes files."""
     return [guest_source(PurePosixPath("/bootcmd")).decode()]
 
 
 def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
-    """Yield `runcmd`, one line per step of the document. Every line can be repeated; a failure stops the rest."""
+    """Yield `runcmd`, one shell line per step. Each line can run twice. After a failed line, no other runs."""
     yield "set -e"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
-            # A newly installed firewalld is not running yet, and rules need a running one.
+            # A new firewalld is not running yet, but rules need a running firewalld.
             yield "systemctl enable --now firewalld.service"
-        # etcd.service starts it; the reload below covers both.
+        # etcd.service starts etcd-firewall. The daemon-reload below makes systemd read both units.
         yield "systemctl --no-reload enable etcd-firewall"
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield f"sh -ac '. {ENV} && {LIBEXEC}/etcd-install'"
-    # A package may have created the user already.
+    # A package may have created the user etcd already.
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
     yield from _key_permissions(plan.spec)
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
-    # SELinux stays enforcing: label files that were written before the policy was complete.
+    # SELinux stays enforcing, so files that were written before the policy was complete need labels.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
     yield "systemctl daemon-reload"
     yield "systemctl --no-reload enable etcd"
     yield "systemctl --no-reload enable report-boot"
-    # From here on a power cut is harmless: the unit is enabled, and its condition is met.
+    # After this line, a power cut is harmless, because systemd starts etcd.service at the next boot.
     yield f"{LIBEXEC}/first-boot-done"
-    # Do not wait here: cloud-init's final stage would wait until the other nodes are up.
+    # Do not wait for etcd, because cloud-init's final stage would then wait for the other nodes.
     yield "systemctl start --no-block etcd"
 
 
 def _key_permissions(spec: ClusterSpec) -> Iterator[str]:
-    """Yield commands that open the keys' folder, closed by bootcmd, to etcd and access.readers only."""
+    """Yield commands that give etcd and access.readers access to the keys' folder, which bootcmd has closed."""
     keys = " ".join(f"{role}.key" for role in NODE_ROLES)
     if spec.pki.permissions is Permissions.OWNER:
         yield f"cd {PKI_DIR} && chown etcd: {keys} *.pem && chmod 0400 {keys} *.pem"

@@ -1,4 +1,4 @@
-"""Generate a node's files from its plan and certificates, each with its path in the guest."""
+"""Generate the files in the guest from a node's plan and certificates."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import jinja2
 from generator.artifact import Artifact
 from generator.config.auth import ROOT, PermissionSpec
 from generator.config.etcd_options import variable
+from generator.config.fields import value_text
 from generator.config.pki import Certificates, PeerName, Permissions
 from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
 from generator.config.values import SUBNET
@@ -28,9 +29,9 @@ _GUEST = Path(__file__).parent / "guest"
 class Trust:
     """Trust anchors and cluster identity.
 
-    `identity`: 32 or more hexadecimal digits, unique to the cluster and independent of its CA. `permit`: the secret
-    that lets the first node start the cluster, or ""; nodes store only its digest. `ca_pem`: the CA certificate, or
-    two during a rotation. `peer_ca_pem`: the separate CA for peer certificates, if there is one.
+    `identity`: 32 or more hexadecimal digits that identify the cluster, also after a CA rotation. `permit`: a secret
+    that the first node needs to start the cluster, or "". Nodes store only the permit's digest. `ca_pem`: the CA
+    certificate; two certificates during a rotation. `peer_ca_pem`: the separate CA for peer certificates, or None.
     """
 
     identity: str
@@ -40,7 +41,7 @@ class Trust:
 
 
 def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -> Iterator[Artifact]:
-    """Yield the files for `write_files`. Secrets are 0600 and owned by root; `first_boot` gives them to etcd."""
+    """Yield the files for `write_files`. root owns them until the commands of the first boot give etcd its keys."""
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         yield _script("etcd-firewall")
         yield _unit("etcd-firewall.service", kind=plan.spec.firewall.kind)
@@ -52,11 +53,12 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
-    # Only systemd reads them, as root (CIS benchmark, 1.1.7).
+    # Only systemd reads these two files, as root (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
-    yield _etcd_unit(plan)
+    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": RUNTIME_PERMIT}
+    yield _unit("etcd.service", user="etcd", **places)
     for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
     yield _script("etcd-join")
@@ -82,10 +84,10 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:
-    """Yield shell commands that set the ACLs of the keys' folder, on the first boot and before each start of etcd.
+    """Yield shell commands that set the ACLs of the keys' folder. They run on the first boot and before etcd starts.
 
-    Without ACLs (no setfacl, or no support in the file system) etcd's group gets access to the folder. An unknown
-    reader is reported and does not affect the others.
+    If the file system has no ACLs or setfacl is missing, etcd's group gets access to the folder. An unknown account in
+    access.readers causes only a line in the journal.
     """
     folder = f"setfacl --set u::rwx,u:etcd:x,g::-,o::- {PKI_DIR}"
     if spec.pki.permissions is Permissions.ACL:
@@ -101,21 +103,21 @@ def access_commands(spec: ClusterSpec) -> Iterator[str]:
 
 
 def cluster_token(plan: ClusterPlan, identity: str) -> str:
-    """Return `initial-cluster-token`: the stated one, else one that is unique to the cluster."""
+    """Return `initial-cluster-token`. The default is unique to the cluster."""
     return plan.spec.etcd.token or f"{plan.name}-{short_id(identity)}"
 
 
 def cluster_id(plan: ClusterPlan, identity: str) -> str:
-    """Return the cluster's id, which its seeds and empty nodes report. Not a secret."""
+    """Return the cluster's id, which is on each seed and in reports of empty nodes. The id is not a secret."""
     return f"{plan.name}-{identity[:32]}"
 
 
 def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = "") -> dict[str, str]:
-    """Return the variables of the scripts on the node, which contain no values themselves."""
+    """Return the environment variables for the scripts on the node."""
     spec = plan.spec
-    everybody = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
+    everywhere = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
     clients = " ".join(str(spec.network.subnet if one == SUBNET else one) for one in spec.firewall.client_cidrs)
-    # The nodes are clients too: a joining node requests the member list.
+    # Nodes are clients too, because a joining node requests the member list from other nodes.
     nodes = " ".join(str(other.address) for other in plan.nodes)
     values = {
         "BAKE_NAME": node.name,
@@ -125,7 +127,7 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
         "BAKE_TOKEN": cluster_token(plan, identity),
-        # The cluster's id; the old name is kept because settled nodes compare it with a new seed's.
+        # BAKE_PERMIT is the cluster's id. It keeps its old name, because running nodes compare it with a new seed.
         "BAKE_PERMIT": cluster_id(plan, identity),
         "BAKE_PERMIT_FILE": str(RUNTIME_PERMIT),
         **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
@@ -136,7 +138,7 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
         "BAKE_FIREWALL": str(spec.firewall.kind),
         "BAKE_CLIENT_PORT": str(spec.etcd.client_port),
         "BAKE_PEER_PORT": str(spec.etcd.peer_port),
-        "BAKE_CLIENT_CIDRS": f"{clients} {nodes}" if clients else everybody,
+        "BAKE_CLIENT_CIDRS": f"{clients} {nodes}" if clients else everywhere,
         "BAKE_PEER_CIDRS": nodes,
         "ETCDCTL_API": "3",
         "ETCDCTL_CACERT": f"{PKI_DIR}/{Role.CA}.pem",
@@ -154,8 +156,8 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
 def accounts(plan: ClusterPlan) -> bytes:
     """Return the users, roles and permissions that etcd-auth creates, as JSON.
 
-    The nodes and the operator have all rights, by the common names of their client certificates. No certificate has
-    the name `root`, but etcd requires that user.
+    The common names of the nodes' and the operator's client certificates are users with all rights. etcd also requires
+    a user `root`, but no certificate has this common name.
     """
     shared = plan.spec.pki.certificates is Certificates.SHARED
     admins = (ROOT, str(Role.CLIENT), *(() if shared else (node.name for node in plan.nodes)))
@@ -165,27 +167,27 @@ def accounts(plan: ClusterPlan) -> bytes:
 
 
 def _permission(permission: PermissionSpec) -> list[str]:
-    """Return etcdctl's flag, the access and the key or prefix."""
+    """Return etcdctl's arguments for a permission: a flag, the access, and the key or prefix."""
     flag = "--prefix=true" if permission.prefix else "--prefix=false"
     return [flag, str(permission.access), permission.prefix or permission.key or ""]
 
 
-ARCHIVE_NAME = "etcd.tar.gz"  # on the ISO; constant, so that the user's file name needs no quoting
+ARCHIVE_NAME = "etcd.tar.gz"  # the etcd tarball's name on the ISO; the user's file name can be different
 
 
 def env_file(values: Mapping[str, str]) -> bytes:
-    """Return a systemd EnvironmentFile. Raises ValueError for characters that would need escaping."""
+    """Return a systemd EnvironmentFile. Raises ValueError if a value has characters that need escaping."""
     unfit = [name for name, value in values.items() if not value.isprintable() or set(value) & set('"\\$`')]
     if unfit:
-        raise ValueError(f"not fit for an env file: {', '.join(unfit)}")
+        raise ValueError(f"values with characters that need escaping: {', '.join(unfit)}")
     return "".join(f'{name}="{value}"\n' for name, value in values.items()).encode()
 
 
 def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
-    options = {variable(name): _option_text(value) for name, value in plan.spec.etcd.options.items()}
+    options = {variable(name): value_text(value) for name, value in plan.spec.etcd.options.items()}
     required = plan.spec.pki.peer_name is PeerName.REQUIRED
     option, name = peer_check(plan.spec)
-    return _fill(
+    return _render(
         CONF,
         node=node,
         etcd=plan.spec.etcd,
@@ -197,26 +199,17 @@ def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
     )
 
 
-def _option_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _etcd_unit(plan: ClusterPlan) -> Artifact:
-    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": RUNTIME_PERMIT}
-    return _unit("etcd.service", user="etcd", **places)
-
-
 def _script(name: str) -> Artifact:
     return Artifact(LIBEXEC / name, guest_source(LIBEXEC / name), mode=0o755)
 
 
 def _unit(name: str, **values: object) -> Artifact:
-    return Artifact(UNITS / name, _fill(UNITS / name, libexec=LIBEXEC, **values))
+    return Artifact(UNITS / name, _render(UNITS / name, libexec=LIBEXEC, **values))
 
 
 @cache
 def guest_source(path: PurePosixPath) -> bytes:
-    """Return a file of the folder `guest/`. `path`: its path in the guest."""
+    """Return a file of the folder `guest/`. `path`: the file's path in the guest."""
     return (_GUEST / path.relative_to("/")).read_bytes()
 
 
@@ -228,16 +221,16 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  an env file and a unit, not HTML; the spec admits nothing that needs quoting
+        autoescape=False,  # noqa: S701  templates of env files and units; a spec's values need no quotes in them
     )
 
 
-def _fill(path: PurePosixPath, /, **values: object) -> bytes:
-    """Return a rendered template. A missing value is an error."""
+def _render(path: PurePosixPath, /, **values: object) -> bytes:
+    """Return a rendered template. A missing value raises jinja2.UndefinedError."""
     return _environment().get_template(f"{path.relative_to('/')}.j2").render(values).encode()
 
 
 def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:
-    """Return the certificates and keys among a node's files (guest path → content)."""
+    """Return a node's certificates and keys by role. `files`: the content of the node's files by path."""
     paths = {role: (f"{PKI_DIR}/{role}.pem", f"{PKI_DIR}/{role}.key") for role in NODE_ROLES}
     return {role: (files[pem], files[key]) for role, (pem, key) in paths.items() if pem in files and key in files}

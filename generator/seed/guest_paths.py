@@ -1,4 +1,4 @@
-"""Absolute paths inside the guest."""
+"""Absolute paths of files and folders in the guest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PKI_DIR = PurePosixPath("/etc/etcd/pki")
 CONF = PurePosixPath("/etc/etcd/etcd.conf")
 ENV = PurePosixPath("/etc/etcd/bake.env")
 AUTH = PurePosixPath("/etc/etcd/auth.json")
-# Not below /usr/local: SELinux's policy labels files in /usr/local/libexec as data, not as programs.
+# SELinux's policy labels files in /usr/libexec as programs, but files in /usr/local/libexec as data.
 LIBEXEC = PurePosixPath("/usr/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
 UDEV_RULES = PurePosixPath("/etc/udev/rules.d")

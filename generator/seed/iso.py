@@ -1,7 +1,6 @@
-"""Build user-data, meta-data and network-config from the guest files, and the NoCloud ISO from those.
+"""Build user-data, meta-data and network-config from the guest files, and put these files on a NoCloud ISO.
 
-cloud-config is built as data, dumped, loaded back and compared, so that a quoting mistake is found here and not at a
-guest's first boot.
+The dumped cloud-config is loaded again and compared with the data, so that a quoting mistake cannot reach a guest.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import groupby
 from pathlib import PurePosixPath
-from time import struct_time
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -28,10 +27,11 @@ from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed.first_boot import boot_commands, first_boot_commands
 
-ISO_LABEL = "cidata"  # NoCloud finds the ISO by this label (cloud-init, NoCloud datasource)
+ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this label
 USER_DATA = PurePosixPath("user-data")
-SEED_PERMIT = PurePosixPath("bootstrap-permit")  # a separate file: the instance-id must not depend on it
-# ISO 9660 volume dates; a fixed time makes the ISO reproducible. 0 would mean "not specified".
+# The permit is not in user-data, because the instance-id must not depend on the permit.
+SEED_PERMIT = PurePosixPath("bootstrap-permit")
+# The date in the ISO's volume descriptor is fixed, so that the same files always give the same ISO.
 _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
 
 
@@ -48,28 +48,28 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
 
 
 def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
-    """Return the files in a user-data: guest path → content. Raises InputError unless bake wrote it."""
+    """Return the files in a user-data, by path in the guest. Raises InputError if bake did not write the user-data."""
     try:
         files = yaml.load(user_data, Loader=_Loader)["write_files"]  # noqa: S506  derived from SafeLoader
         return {file["path"]: file["content"].encode() for file in files}
     except (yaml.YAMLError, UnicodeError, LookupError, TypeError, AttributeError):
-        raise InputError.one(where, "is not a user-data that bake wrote", "restore or remove it") from None
+        raise InputError.one(where, "is not a user-data that bake wrote", "restore or remove the file") from None
 
 
 def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> Iterator[bytes]:
     """Yield cloud-config in pieces, each dumped and checked separately.
 
-    Most pieces are the same for every node (scripts, units, commands) and dumped only once, which saves two thirds of
-    the time. Concatenated block mappings and sequences are valid YAML.
+    Most pieces (scripts, units, commands) are the same for every node and dumped only once, which saves two thirds of
+    the time. Block mappings and sequences can be concatenated in YAML.
     """
     yield b"#cloud-config\n"
     yield f"# {node.name} of the etcd cluster {plan.name}. Holds private keys: keep it 0600.\n".encode()
     yield _dump({"hostname": node.name, "fqdn": node.fqdn})
     yield _dump_list("bootcmd", tuple(boot_commands()))
-    # Owned by root, not etcd: write_files runs before users exist, and stops at the first failure.
+    # root owns these files, because cloud-init writes them before the user etcd exists.
     yield b"write_files:\n"
-    for is_own, files in groupby(guest, lambda file: file.path.is_relative_to(_OWN)):
-        dump = _dump_files if is_own else _dump_common_files
+    for is_node_specific, files in groupby(guest, lambda file: file.path.is_relative_to(_NODE_FOLDER)):
+        dump = _dump_files if is_node_specific else _dump_common_files
         yield dump(tuple(files))
     if plan.spec.install.packages:
         yield _dump({"package_update": True, "packages": list(plan.spec.install.packages)})
@@ -81,7 +81,7 @@ def _dump_list(key: str, items: tuple[str, ...]) -> bytes:
     return _dump({key: list(items)})
 
 
-_OWN = PurePosixPath("/etc/etcd")  # files specific to a node: names, addresses, certificates, keys
+_NODE_FOLDER = PurePosixPath("/etc/etcd")  # the folder of files that differ between nodes, such as keys
 
 
 def _dump_files(files: tuple[Artifact, ...]) -> bytes:
@@ -90,12 +90,12 @@ def _dump_files(files: tuple[Artifact, ...]) -> bytes:
     return _dump([{"path": path, "permissions": mode, "content": text} for path, mode, text in entries])
 
 
-# Caches files that all nodes have in common, and therefore no secrets.
+# This cache has only files that all nodes have in common, so it has no secrets.
 _dump_common_files = lru_cache(maxsize=8)(_dump_files)
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
-    """Return version 2 network-config, matched by MAC: networkd's renderer cannot match names such as en*."""
+    """Return network-config version 2 for the MAC, because networkd's renderer cannot match names such as `en*`."""
     network = plan.network
     ethernet: dict[str, Any] = {
         "match": {"macaddress": node.mac},
@@ -105,7 +105,7 @@ def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
         "addresses": [f"{node.address}/{network.subnet.prefixlen}"],
     }
     if network.mode is NetworkMode.NAT:
-        # Not "default": the renderers of cloud-init 25.1 refuse that word.
+        # The renderers of cloud-init 25.1 refuse the word "default" here.
         everywhere = "::/0" if network.subnet.version == 6 else "0.0.0.0/0"
         ethernet["routes"] = [{"to": everywhere, "via": str(network.gateway)}]
     if network.dns:
@@ -114,13 +114,13 @@ def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
 
 
 def _instance_id(node: NodePlan, user_data: bytes, network_config: bytes) -> str:
-    """Return an id derived from the content: the same seed is applied once, a changed seed again."""
+    """Return an id derived from the content, so that cloud-init applies a seed once and a changed seed again."""
     digest = hashlib.sha256(b"\0".join((node.name.encode(), user_data, network_config)))
     return f"{node.name}-{digest.hexdigest()[:16]}"
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """libyaml's dumper, ten times faster; multi-line text as a readable block."""
+    """libyaml's dumper, which is ten times faster than PyYAML's. Text with several lines is a readable block."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -128,7 +128,7 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 def _represent_text(dumper: Any, text: str) -> Any:
     style = "|" if "\n" in text else None
-    # cloud-init reads YAML 1.1, where a MAC of digits is a sexagesimal number and 0640 is 416.
+    # cloud-init reads YAML 1.1, in which 0640 is the number 416 and a MAC with only digits is a number too.
     if text and text[0].isdigit():
         style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
@@ -141,23 +141,14 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def _dump(config: Any) -> bytes:
     text: str = yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=False)
     if yaml.load(text, Loader=_Loader) != config:  # noqa: S506  derived from SafeLoader
-        raise AssertionError("the dumped YAML does not load back as the same value: a bug in bake")
+        raise AssertionError("the dumped YAML does not load as the same value: this is a bug in bake")
     return text.encode()
 
 
-class _FixedTime:
-    """Stands in for `time` in pycdlib, which has no option for fixed volume dates."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    @staticmethod
-    def time() -> float:
-        return _EPOCH
-
-    @staticmethod
-    def localtime(_seconds: float | None = None) -> struct_time:
-        return time.gmtime(_EPOCH)
+# Replaces the module `time` in pycdlib, which has no option for the date of an ISO.
+_FIXED_TIME = SimpleNamespace(
+    **{**vars(time), "time": lambda: _EPOCH, "localtime": lambda _seconds=None: time.gmtime(_EPOCH)}
+)
 
 
 def _pycdlib() -> Any:
@@ -171,13 +162,13 @@ _PACKING = threading.Lock()
 
 @contextmanager
 def _fixed_dates() -> Iterator[None]:
-    """Give pycdlib a fixed time while an ISO is packed; afterwards it has the clock again."""
+    """Give pycdlib a fixed time while an ISO is packed. Afterwards, pycdlib uses the clock again."""
     _pycdlib()
     with _PACKING:
         loaded = [module for name, module in sys.modules.items() if name.startswith("pycdlib")]
         dated = [module for module in loaded if getattr(module, "time", None) is time]
         for module in dated:
-            module.time = _FixedTime()  # type: ignore[attr-defined]
+            module.time = _FIXED_TIME  # type: ignore[attr-defined]
         try:
             yield
         finally:
@@ -197,7 +188,7 @@ def pack(files: Iterable[Artifact]) -> Artifact:
                 f"/FILE{number}.;1",
                 rr_name=file.path.name,
                 joliet_path=f"/{file.path.name}",
-                file_mode=0o100400,  # only root can read the keys where it is mounted
+                file_mode=0o100400,  # only root can read the keys on a mounted ISO
             )
         image = io.BytesIO()
         iso.write_fp(image)
@@ -206,7 +197,7 @@ def pack(files: Iterable[Artifact]) -> Artifact:
 
 
 def unpack(image: bytes, *, where: str = "") -> tuple[Artifact, ...]:
-    """Return the files of an ISO in order. Raises InputError unless `pack` made it and it is complete."""
+    """Return the files of an ISO in order. Raises InputError if the ISO is incomplete or `pack` did not create it."""
     iso = _pycdlib().PyCdlib()
     files: list[Artifact] = []
     try:
@@ -224,7 +215,7 @@ def unpack(image: bytes, *, where: str = "") -> tuple[Artifact, ...]:
 
 
 def _find(iso: Any, path: str) -> Any:
-    """Return the record of a file, or None."""
+    """Return the directory record of a file on the ISO, or None."""
     try:
         return iso.get_record(iso_path=path)
     except _pycdlib().pycdlibexception.PyCdlibInvalidInput:

@@ -1,8 +1,4 @@
-"""Read the cluster's CAs from its folder or from the files in the spec, and check them.
-
-etcd reads its CA file at start and its own certificate at each handshake. A CA therefore rotates in phases: in every
-phase, updated and not yet updated nodes trust each other.
-"""
+"""Read the cluster's CAs from the cluster's folder, or from the files that the spec names, and check the CAs."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from generator.config.pki import CaSpec
 from generator.config.spec import ClusterSpec
 from generator.errors import InputError
 from generator.layout import CHANGE, SPEC, key_path, pem_path
-from generator.pki import Credential, Elsewhere, Issuer, Role
+from generator.pki import Credential, ExternalCa, Issuer, Role
 from generator.pki.ca_phases import Authorities, Authority, Phase, kept_authority, other_cas
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
@@ -25,28 +21,29 @@ from generator.store.permissions import check_secret
 MAX_PEM = 1 << 16
 
 
-def other_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
-    """Yield (`next` or `old`, role, stem of the file names) for each CA of a rotation that does not issue."""
+def non_issuing_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
+    """Yield (`next` or `old`, role, file name without suffix) for each CA that issues no certificates in a rotation."""
     if phase := load_phase(store):
         for role in pki.authority_roles(plan.spec.pki):
             yield other_cas(phase), role, f"{role}-{other_cas(phase)}"
 
 
 def load_phase(store: Store) -> Phase | None:
-    """Return the phase of a CA rotation; None without one. Raises InputError for an invalid file."""
+    """Return the phase of the CA rotation; None if the CA is not being rotated. Raises InputError for a wrong file."""
     raw = store.read(CHANGE)
     if raw is None:
         return None
     try:
         return Phase(json.loads(raw)["phase"])
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise InputError.one(str(store.folder / CHANGE), "is not what bake wrote", "restore the file") from None
+        where = str(store.folder / CHANGE)
+        raise InputError.one(where, "has content that bake did not write", "restore the file") from None
 
 
 def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Authorities:
-    """Return the folder's CAs, or for a new cluster those in the spec. Raises InputError for an invalid file."""
+    """Return the CAs in the folder; for a new cluster, the CAs in the spec. Raises InputError for a wrong file."""
     phase = load_phase(store)
-    _refuse_split(store, plan)
+    _check_peer_ca_unchanged(store, plan)
     issuing, others = {}, {}
     for role in pki.authority_roles(plan.spec.pki):
         if found := _load_authority(store, plan, role, now=now, passphrase=passphrase):
@@ -56,12 +53,12 @@ def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphra
     return Authorities(issuing=issuing, others=others, phase=phase)
 
 
-def _refuse_split(store: Store, plan: ClusterPlan) -> None:
-    """Refuse to change `pki.peerCa.separate`: members that trust different CAs at the peer port cannot connect."""
+def _check_peer_ca_unchanged(store: Store, plan: ClusterPlan) -> None:
+    """Refuse a change of `pki.peerCa.separate`, because members that trust different peer CAs cannot connect."""
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
     if str(SPEC) in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
-        rule = f"{str(separate).lower()} is not what this cluster was baked with"
-        raise InputError.one("pki.peerCa.separate", rule, "keep it; a new cluster needs another --name")
+        rule = f"{str(separate).lower()} differs from this cluster's value"
+        raise InputError.one("pki.peerCa.separate", rule, "keep it, or create a new cluster with another --name")
 
 
 def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None) -> Authority:
@@ -78,13 +75,13 @@ def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None
 def _load_authority(
     store: Store, plan: ClusterPlan, role: Role, *, now: datetime, passphrase: bytes | None
 ) -> Authority | None:
-    """Return the CA of a role; None if there is none yet."""
-    name, stated = _stated(plan.spec, role)
+    """Return the CA of a role; None if bake must create the CA."""
+    name, stated = _ca_fields(plan.spec, role)
     where = str(store.folder / pem_path(role))
     if stated.certificate and not stated.key and store.read(key_path(role)) is None:
-        return _load_elsewhere(store, plan, role, name, stated, now)
+        return _load_external(store, plan, role, name, stated, now)
     if found := load_pair(store, role, passphrase):
-        _refuse_other(name, stated, found, where)
+        _check_same_ca(name, stated, found, where)
         return kept_authority(found, passphrase, file=store.read(key_path(role)))
     if stated.certificate and stated.key:
         return read_authority(
@@ -94,20 +91,20 @@ def _load_authority(
     return None
 
 
-def _load_elsewhere(store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime) -> Authority:
-    """Return an external CA, of which only the certificate is known."""
+def _load_external(store: Store, plan: ClusterPlan, role: Role, name: str, stated: CaSpec, now: datetime) -> Authority:
+    """Return an external CA, which has a certificate but no key file."""
     where = str(store.folder / pem_path(role))
     if pem := store.read(pem_path(role)):
-        found = Elsewhere(pki.parse_certificate(pem, where=where))
-        _refuse_other(name, stated, found, where)
+        found = ExternalCa(pki.parse_certificate(pem, where=where))
+        _check_same_ca(name, stated, found, where)
     else:
         where = f"{name}.certificate: {stated.certificate}"
-        found = Elsewhere(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
-        _check_usable(found, plan, role, now=now, where=where, days=0)
+        found = ExternalCa(pki.parse_certificate(_read_file(Path(str(stated.certificate)), where), where=where))
+        pki.check_authority(found, plan, role, now=now, where=where)
     return Authority(found, None)
 
 
-def _stated(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec]:
+def _ca_fields(spec: ClusterSpec, role: Role) -> tuple[str, CaSpec]:
     return ("pki.ca", spec.pki.ca) if role is Role.CA else ("pki.peerCa", spec.pki.peer_ca)
 
 
@@ -121,58 +118,44 @@ def read_authority(
     now: datetime,
     passphrase: bytes | None,
 ) -> Authority:
-    """Return a CA from the user's files, checked. `names`: the fields that name them. Raises InputError."""
+    """Read a CA from the user's files and check it. `names`: the fields with the paths. Raises InputError."""
     where = f"{names[0]}: {certificate}", f"{names[1]}: {key}"
     check_secret(Path(key), where[1])
     pems = [_read_file(Path(path), at) for path, at in zip((certificate, key), where, strict=True)]
     found = pki.parse_credential(pems[0], pems[1], where=where, passphrase=passphrase)
-    _check_usable(found, plan, role, now=now, where=where[0], days=plan.spec.pki.leaf_days - pki.BACKDATE.days)
+    days = plan.spec.pki.leaf_days - pki.BACKDATE.days
+    pki.check_authority(found, plan, role, now=now, where=where[0], days=days)
     return kept_authority(found, passphrase)
 
 
 def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, now: datetime) -> None:
-    """Raise InputError for a CA that cannot issue the cluster's certificates now."""
+    """Raise InputError if a CA cannot issue the cluster's certificates now."""
     is_baked = str(SPEC) in store.manifest()
     for role, one in found.issuing.items():
         remedy = "use another CA"
         if is_baked:
             remedy = "bake certs rotate --ca" if one.key_file else "bake certs rotate --ca, which needs this CA's key"
         where = str(store.folder / pem_path(role))
-        _check_usable(one.credential, plan, role, now=now, where=where, days=0, remedy=remedy)
+        pki.check_authority(one.credential, plan, role, now=now, where=where, remedy=remedy)
 
 
-def _check_usable(
-    found: Issuer,
-    plan: ClusterPlan,
-    role: Role,
-    *,
-    now: datetime,
-    where: str,
-    days: int,
-    remedy: str = "use another CA",
-) -> None:
-    problems = pki.check_authority(found, now=now, where=where, days=days, remedy=remedy)
-    if problems := problems or pki.check_names(found, plan, role, where=where):
-        raise InputError(problems)
-
-
-def _refuse_other(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
-    """Refuse files of another CA. The files in the spec may be missing after the first bake."""
+def _check_same_ca(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
+    """Raise InputError if the spec names another CA. After the first bake, the file in the spec may be missing."""
     path = Path(stated.certificate or "")
     if path.is_file():
         field = f"{name}.certificate: {path}"
         if pki.parse_certificate(_read_file(path, field), where=field) != authority.certificate:
-            remedy = "leave it out; to change the CA: bake certs rotate --ca"
+            remedy = "remove the field; to replace the CA: bake certs rotate --ca"
             raise InputError.one(field, f"is not this cluster's CA, {where}", remedy)
 
 
 def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
-    """Return whether a CA key, in the folder or the spec's file, needs a passphrase."""
+    """Return whether the key of a CA, in the folder or in the spec's file, is encrypted."""
     return any(pki.is_encrypted(_key_of(store, spec, role)) for role in pki.authority_roles(spec.pki))
 
 
 def _key_of(store: Store, spec: ClusterSpec, role: Role) -> bytes:
-    (name, stated), pem = _stated(spec, role), store.read(key_path(role))
+    (name, stated), pem = _ca_fields(spec, role), store.read(key_path(role))
     if pem is None and stated.key:
         check_secret(Path(stated.key), f"{name}.key: {stated.key}")
         pem = _read_file(Path(stated.key), f"{name}.key: {stated.key}")
@@ -190,14 +173,13 @@ def _read_file(path: Path, where: str) -> bytes:
 
 
 def load_pair(store: Store, stem: str, passphrase: bytes | None = None) -> Credential | None:
-    """Return the certificate and key with this name in `pki/`; None if both are missing. Raises InputError."""
+    """Return the certificate and the key with this file name in `pki/`; None if both are missing. Raises InputError."""
     pem, key = store.read(pem_path(stem)), store.read(key_path(stem))
     where = str(store.folder / pem_path(stem)), str(store.folder / key_path(stem))
     if pem is None and key is None:
         return None
     if pem is None or key is None:
-        message = (
-            "the key is missing but its certificate exists" if pem else "the certificate is missing but its key exists"
-        )
+        missing, found = ("key", "certificate") if pem else ("certificate", "key")
+        message = f"the {missing} is missing but its {found} exists"
         raise InputError.one(where[pem is not None], message, "restore the missing file")
     return pki.parse_credential(pem, key, where=where, passphrase=passphrase)

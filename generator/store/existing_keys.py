@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -14,8 +14,8 @@ from generator.config.load import load_kept
 from generator.config.pki import Certificates, PeerName
 from generator.config.spec import ClusterSpec
 from generator.errors import InputError
-from generator.layout import IDENTITY, PERMIT_COPY, SPEC, pem_path
-from generator.pki import Credential, Issuer, NodePki, Role
+from generator.layout import IDENTITY, OPERATOR, PERMIT_COPY, SPEC, pem_path
+from generator.pki import Credential, Issuer, NodePki, PlannedCertificate, Role
 from generator.pki.ca_phases import Authorities
 from generator.plan import ClusterPlan
 from generator.seed import guest_files, iso
@@ -24,31 +24,29 @@ from generator.store.folder import Store
 from generator.store.permissions import check_secret
 
 MAX_PASSPHRASE = 1024  # bytes
-OPERATOR = "operator"  # an owner of certificates
-RENEWED_BEFORE = timedelta(
-    days=30
-)  # the operator's certificate is renewed this long before its end, or in its last third
+# bake renews the operator's certificate in the last third of its validity, but at most 30 days before its end.
+RENEWED_BEFORE = timedelta(days=30)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keyring:
-    """Existing certificates and keys; None or empty for those still to be created."""
+    """Existing certificates and keys. Missing ones, which bake must create, are None or empty."""
 
     identity: str | None
     permit: str | None = field(default=None, repr=False)
     authorities: Authorities
     client: Credential | None
-    users: Mapping[str, Credential | None]  # etcd's, each with a client certificate
+    users: Mapping[str, Credential | None]  # client certificates by the names of etcd's users
     nodes: tuple[NodePki, ...]
 
     @property
-    def begins(self) -> datetime | None:
-        """The start of the newest certificate, without the CAs'."""
+    def newest_start(self) -> datetime | None:
+        """The start of the newest certificate that is not a CA certificate."""
         found = (self.client, *self.users.values(), *(one for node in self.nodes for one in node.values()))
         return max((one.certificate.not_valid_before_utc for one in found if one), default=None)
 
     def without(self, plan: ClusterPlan, owners: Collection[str]) -> Keyring:
-        """Return this without the certificates of these owners (`pki.Wanted`); a shared set is removed for all."""
+        """Return the keyring without the certificates of these owners. Shared ones are removed for all nodes."""
         users = {name: None if pki.user_stem(name) in owners else old for name, old in self.users.items()}
         found = replace(self, users=users, client=None if OPERATOR in owners else self.client)
         renewed = [node.name in owners for node in plan.nodes]
@@ -57,8 +55,12 @@ class Keyring:
         pairs = zip(renewed, self.nodes, strict=True)
         return replace(found, nodes=tuple({} if is_renewed else old for is_renewed, old in pairs))
 
-    def client_ends(self, plan: ClusterPlan, now: datetime) -> datetime | None:
-        """Return when the operator's certificate ends, if that is soon and a new one would end later; else None."""
+    def planned(self, plan: ClusterPlan) -> Iterator[PlannedCertificate]:
+        """Yield every certificate that the cluster needs, with the existing certificate if there is one."""
+        return pki.planned_certificates(plan, self.client, self.nodes, self.users)
+
+    def expiring_client(self, plan: ClusterPlan, now: datetime) -> datetime | None:
+        """Return when the operator's certificate expires, if it must be renewed now; else None."""
         issuer = self.authorities.issuers.get(Role.CA)
         is_shared = plan.spec.pki.certificates is Certificates.SHARED
         if self.client is None or is_shared or not isinstance(issuer, Credential):
@@ -69,46 +71,43 @@ class Keyring:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """Return the first line of a file, like OpenSSL's `file:`. Raises InputError."""
-    check_secret(path, f"--ca-passphrase-file: {path}")
+    """Return the first line of a file, as OpenSSL's option `-passin file:` does. Raises InputError."""
+    flag, hint = "--ca-passphrase-file", "give a file with the passphrase on its first line"
+    check_secret(path, f"{flag}: {path}")
     try:
         with path.open("rb") as file:
             line = file.read(MAX_PASSPHRASE + 2).split(b"\n")[0].removesuffix(b"\r")
     except OSError as error:
-        raise InputError.one(
-            "--ca-passphrase-file",
-            f"{path} cannot be read: {error.strerror}",
-            "give a file with the passphrase on its first line",
-        ) from None
+        raise InputError.one(flag, f"{path} cannot be read: {error.strerror}", hint) from None
     if not 0 < len(line) <= MAX_PASSPHRASE:
-        raise InputError.one(
-            "--ca-passphrase-file",
-            f"the first line of {path} is not 1 to {MAX_PASSPHRASE} bytes long",
-            "give a file with the passphrase on its first line",
-        )
+        raise InputError.one(flag, f"the first line of {path} is not 1 to {MAX_PASSPHRASE} bytes long", hint)
     return line
 
 
 def load_identity(store: Store) -> str | None:
-    """Return the cluster's unique identity; None if it was not baked yet. Raises InputError.
+    """Return the cluster's unique identity; None before the first bake. Raises InputError.
 
-    It stays the same when the CA changes. A cluster of an older version without this file has its CA's digest.
+    The identity stays the same when the CA changes. If an older version of bake wrote no identity, it is the digest of
+    the CA certificate.
     """
-    raw, ca_pem = store.read(IDENTITY), store.read(pem_path(Role.CA))
-    if raw is None:
-        return hashlib.sha256(ca_pem).hexdigest() if ca_pem and store.manifest() else None
-    if not re.fullmatch(rb"[0-9a-f]{32,64}\n", raw):
-        raise InputError.one(str(store.folder / IDENTITY), "is not what bake wrote", "restore the file")
-    return raw.decode().strip()
+    if identity := _load_hex(store, IDENTITY, "32,64"):
+        return identity
+    ca_pem = store.read(pem_path(Role.CA))
+    return hashlib.sha256(ca_pem).hexdigest() if ca_pem and store.manifest() else None
 
 
 def load_permit(store: Store) -> str | None:
-    """Return the bootstrap permit, a secret; None if it is not created yet. Raises InputError."""
-    raw = store.read(PERMIT_COPY)
+    """Return the bootstrap permit, a secret; None before the first bake. Raises InputError."""
+    return _load_hex(store, PERMIT_COPY, "64")
+
+
+def _load_hex(store: Store, path: PurePosixPath, length: str) -> str | None:
+    """Return the hexadecimal digits in a file; None if the file is missing. Raises InputError."""
+    raw = store.read(path)
     if raw is None:
         return None
-    if not re.fullmatch(rb"[0-9a-f]{64}\n", raw):
-        raise InputError.one(str(store.folder / PERMIT_COPY), "is not what bake wrote", "restore the file")
+    if not re.fullmatch(rf"[0-9a-f]{{{length}}}\n".encode(), raw):
+        raise InputError.one(str(store.folder / path), "has content that bake did not write", "restore the file")
     return raw.decode().strip()
 
 
@@ -120,48 +119,49 @@ def load_keyring(
     passphrase: bytes | None,
     change: Callable[[Authorities], Authorities] = lambda found: found,
 ) -> Keyring:
-    """Return the existing certificates and keys, of an earlier bake or put into `pki/` by the user.
+    """Return the existing certificates and keys, from an earlier bake or from files that the user put into `pki/`.
 
-    `change` is applied to the CAs before they are checked, so that an expired CA can be replaced. Raises InputError.
+    `change`: a function that changes the CAs before bake checks the CAs. It can replace an expired CA. Raises
+    InputError.
     """
     identity = load_identity(store)
     authorities = load_authorities(store, plan, now=now, passphrase=passphrase)
     issuer = authorities.issuers.get(Role.CA)
     client = load_pair(store, Role.CLIENT)
     if client:
-        _refuse_foreign(store, issuer, client)
+        _check_issuer(store, issuer, client)
     users = {name: load_pair(store, pki.user_stem(name)) for name in plan.spec.auth.common_names}
-    nodes = tuple(_kept_node(store, node.name, issuer) for node in plan.nodes)
+    nodes = tuple(_node_certificates(store, node.name, issuer) for node in plan.nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
-    _refuse_lost_name(plan.spec, store)
-    _refuse_unnamed(plan, nodes)
+    _check_required_peer_name(plan.spec, store)
+    _check_peer_names(plan, nodes)
     return Keyring(
         identity=identity, permit=load_permit(store), authorities=changed, client=client, users=users, nodes=nodes
     )
 
 
-def _refuse_lost_name(spec: ClusterSpec, store: Store) -> None:
-    """Raise InputError if running nodes would refuse a node once it has its new peer certificate."""
+def _check_required_peer_name(spec: ClusterSpec, store: Store) -> None:
+    """Raise InputError if running nodes would refuse the new peer certificates."""
     kept = load_kept(store.folder / SPEC) if store.read(SPEC) is not None else None
-    if kept and kept.pki.peer_name is PeerName.REQUIRED and not _has_name(spec, pki.peer_check(kept)):
+    if kept and kept.pki.peer_name is PeerName.REQUIRED and not _passes_check(spec, pki.peer_check(kept)):
         name = " ".join(pki.peer_check(kept))
         raise InputError.one(
             "pki.peerName",
             f"the nodes require {name} in every peer certificate, but the new certificates would lack it",
-            "first change only pki.peerName to stated, bake, and restart the nodes one by one; for a new cluster, use "
-            "another --name",
+            "first set only pki.peerName to stated, bake, and restart the nodes one by one; or create a new cluster "
+            "with another --name",
         )
 
 
-def _has_name(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
-    """Return whether etcd with this check accepts the peer certificates of the spec."""
+def _passes_check(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
+    """Return whether etcd accepts the spec's peer certificates if it has the option `wanted`."""
     shared = spec.pki.certificates is Certificates.SHARED
     return pki.peer_check(spec) == wanted and (shared or spec.pki.peer_name is not PeerName.NONE)
 
 
-def _refuse_unnamed(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
-    """Refuse pki.peerName: required while certificates lack the name: the nodes would refuse each other."""
+def _check_peer_names(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
+    """Refuse `pki.peerName: required` if peer certificates lack the name, as nodes would refuse each other."""
     peers = [(node.name, kept[Role.PEER]) for node, kept in zip(plan.nodes, nodes, strict=True) if Role.PEER in kept]
     without = [name for name, peer in peers if not pki.has_peer_name(peer.certificate, plan)]
     if without and plan.spec.pki.peer_name is PeerName.REQUIRED:
@@ -172,19 +172,19 @@ def _refuse_unnamed(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
         )
 
 
-def _refuse_foreign(store: Store, authority: Issuer | None, issued: Credential) -> None:
-    """Refuse a CA that did not issue the certificates of an earlier bake: it was replaced or lost."""
+def _check_issuer(store: Store, authority: Issuer | None, issued: Credential) -> None:
+    """Raise InputError if the CA did not issue this certificate of an earlier bake."""
     if authority is None or not pki.is_issued_by(issued.certificate, authority.certificate):
         message = "did not issue this cluster's certificates"
         raise InputError.one(
             str(store.folder / pem_path(Role.CA)),
-            message if authority else "is missing, but certificates that it issued exist",
-            "restore the cluster's CA; for a new cluster, use another --name",
+            message if authority else "is missing, but certificates of this CA exist",
+            "restore the cluster's CA, or create a new cluster with another --name",
         )
 
 
 def seed_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
-    """Return a node's certificates and keys from its seed, the only copy on this machine; empty without a seed."""
+    """Return a node's certificates and keys, by role, from the node's seed. Return nothing if the seed is missing."""
     path = PurePosixPath(name) / iso.USER_DATA
     user_data = store.read(path)
     if user_data is None:
@@ -193,15 +193,15 @@ def seed_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
 
 
 def required_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
-    """Return the same for a baked node. Raises InputError if its seed is missing."""
+    """Return a baked node's certificates and keys, by role. Raises InputError if the node's seed is missing."""
     if pems := seed_pems(store, name):
         return pems
     raise InputError.one(str(store.folder / name / iso.USER_DATA), "is missing", "bake again")
 
 
-def _kept_node(store: Store, name: str, authority: Issuer | None) -> NodePki:
+def _node_certificates(store: Store, name: str, authority: Issuer | None) -> NodePki:
     where = str(store.folder / name / iso.USER_DATA)
     kept = {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in seed_pems(store, name).items()}
     if server := kept.get(Role.SERVER):
-        _refuse_foreign(store, authority, server)
+        _check_issuer(store, authority, server)
     return kept

@@ -1,7 +1,7 @@
-"""Read and write `out/<cluster>/`. At any moment the folder is either the complete old one or the complete new one.
+"""Read and write `out/<cluster>/`. At any moment, the folder has either all old files or all new files.
 
-A bake writes a new folder next to the old one and exchanges them atomically (renameat2(2), RENAME_EXCHANGE). Unchanged
-files, and files that bake did not write, are hard links to the old ones.
+A bake writes a new folder next to the old folder and exchanges the two atomically (renameat2(2), RENAME_EXCHANGE). In
+the new folder, unchanged files and files that bake did not write are hard links to the old files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,11 +25,11 @@ from generator.store import atomic, manifest, permissions
 
 
 class Store:
-    """One cluster's folder below the output folder."""
+    """The folder of a cluster below the output folder."""
 
     def __init__(self, out: Path, cluster: str) -> None:
         try:
-            parse_name(cluster)  # it is used in paths
+            parse_name(cluster)  # the cluster's name becomes part of paths
         except ValueError as error:
             raise InputError.one("--name", str(error), "give the name of a baked cluster") from None
         self.out = out.absolute()
@@ -52,7 +52,7 @@ class Store:
             ) from None
 
     def manifest(self) -> dict[str, Any]:
-        """Return the files of the last bake with sha256 and mode; empty before the first bake."""
+        """Return the files of the last bake with their sha256 and mode; empty before the first bake."""
         record = self._record()
         return record["files"] if record else {}
 
@@ -66,11 +66,11 @@ class Store:
         return None if raw is None else manifest.parse(raw, where=str(self.folder / MANIFEST))
 
     def _check_out(self) -> None:
-        permissions.check_way(self.out)
+        permissions.check_parents(self.out)
         self._is_checked = True
 
     def check(self) -> None:
-        """Raise InputError for a folder of another cluster, or one that another user can change. Writes nothing."""
+        """Raise InputError if the folder belongs to another cluster, or if another user can change it."""
         self._check_out()
         try:
             names = self._names()
@@ -103,32 +103,31 @@ class Store:
 
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Lock the output folder against other runs; reports if it has to wait for another run.
+        """Lock the output folder. Report a line if another run has the lock, and wait for that run.
 
-        The lock is on the folder itself, so there is no stale lock file. Removes what killed runs left behind.
+        The lock is on the folder, so no lock file can be left behind. Removes the unfinished folders of killed runs.
         """
-        try:
-            self.out.mkdir(mode=0o755, parents=True, exist_ok=True)
-            descriptor = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                self.out.mkdir(mode=0o755, parents=True, exist_ok=True)
+                descriptor = stack.enter_context(atomic.opened(self.out))
+            except OSError as error:
+                text = f"cannot be written: {error.strerror}"
+                raise InputError.one(str(self.out), text, "give another --out") from None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 report(f"waiting for another bake that uses {self.out}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._check_out()  # again: another user may have created it in the meantime
-            for left in self._staged():  # from killed runs: this run holds the lock
+            self._check_out()  # check again, because another user may have created the output folder in the meantime
+            for left in self._staged():  # no other run has the lock, so these folders belong to killed runs
                 shutil.rmtree(left, ignore_errors=True)
             yield
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def replacing(self) -> Iterator[Staging]:
-        """Write a new folder, which replaces the old one when the block ends without an error."""
-        for name in self.manifest():  # some of them are copied into the new folder
+        """Yield a new folder, which replaces the old folder if the `with` block ends without an error."""
+        for name in self.manifest():  # the new folder gets links to unchanged files
             permissions.check_below(self.folder, PurePosixPath(name))
         try:
             staging = Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
@@ -157,21 +156,17 @@ class Store:
             raise InputError.one(str(self.out), f"cannot be read: {error.strerror}", "give another --out") from None
 
     def has_leftover(self) -> bool:
-        """Return whether a killed run left a folder behind. False while another run holds the lock."""
+        """Return whether a killed run left an unfinished folder. Return False while another run has the lock."""
         if not self._staged():
             return False
-        descriptor = os.open(self.out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return bool(self._staged())
-            return False
-        finally:
-            os.close(descriptor)
+        with atomic.opened(self.out) as descriptor, suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return bool(self._staged())
+        return False
 
 
 class Staging:
-    """The new folder. `changed`: the files that differ from the old folder."""
+    """A cluster's new folder. `changed`: the files that are new or differ from the old folder."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
@@ -179,11 +174,11 @@ class Staging:
         self.changed: list[str] = []
         self._files: dict[str, dict[str, str]] = {}
         self._old = store.manifest()
-        self._made: set[Path] = set()
-        self._used: set[str] = set()
+        self._made_folders: set[Path] = set()
+        self._dropped: set[str] = set()
 
     def write(self, artifact: Artifact) -> None:
-        """Add a file. Secrets get mode 0600, folders 0700."""
+        """Add a file. A secret gets mode 0600; a new folder gets mode 0700."""
         path = artifact.path
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{path} is outside the cluster's folder")
@@ -196,7 +191,7 @@ class Staging:
             self.changed.append(str(path))
 
     def keep_others(self, *dropped: PurePosixPath) -> None:
-        """Keep files of the last bake that this run does not write, except `dropped`."""
+        """Keep the files of the last bake that this run has not written, except `dropped`."""
         for name, entry in self._old.items():
             data = None if PurePosixPath(name) in dropped or name in self._files else self.store.read(name)
             if data is not None:
@@ -204,21 +199,21 @@ class Staging:
 
     @property
     def differences(self) -> tuple[tuple[str, str], ...]:
-        """The changes of the exchange: (`+`, `~` or `-`, file name)."""
+        """Each new, changed or removed file as a tuple: `+`, `~` or `-`, and the file name."""
         made = [("~" if name in self._old else "+", name) for name in self.changed]
         return (*made, *(("-", name) for name in self._old if name not in self._files))
 
-    def leave_behind(self, path: PurePosixPath) -> None:
-        """Drop a file that bake did not write; its content is elsewhere in the new folder."""
-        self._used.add(str(path))
+    def drop(self, path: PurePosixPath) -> None:
+        """Leave out a file that bake did not write, because the new folder has its content in another file."""
+        self._dropped.add(str(path))
 
     def _make_parents(self, folder: Path) -> None:
-        if folder not in self._made:
+        if folder not in self._made_folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._made.add(folder)
+            self._made_folders.add(folder)
 
     def _keep(self, path: PurePosixPath, data: bytes, mode: int, target: Path) -> bool:
-        """Link the old file if content and mode are the same; return whether it was linked."""
+        """Link the old file if content and mode are the same. Return whether the file was linked."""
         if str(path) not in self._old and path != MANIFEST:
             return False
         old = self.store.folder / path
@@ -230,31 +225,31 @@ class Staging:
         return False
 
     def finish(self) -> None:
-        """Add the manifest, keep files that bake did not write, and exchange the folders, unless nothing differs."""
-        files = dict(sorted(self._files.items()))  # independent of the order in which they were written
+        """Add the manifest and the files that bake did not write, and exchange the folders if anything differs."""
+        files = dict(sorted(self._files.items()))  # the order of writing must not change the manifest
         self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files)))
         if not self.changed and not set(self._old) - set(self._files):
             return
         if self.store.folder.is_dir():
-            self._carry_over(self.store.folder, self.folder)
+            self._link_other_files(self.store.folder, self.folder)
         atomic.sync(self.folder)
         atomic.exchange(self.folder, self.store.folder)
         try:
             atomic.sync_names(self.store.out)
-        except OSError as error:  # too late for "nothing has changed"
+        except OSError as error:  # the new folder is already in place
             text = f"{self.store.out}: {error.strerror}; the new files are in place, but a power cut may undo that"
             raise BakeError(text, hint="check the disk") from error
 
-    def _carry_over(self, old: Path, new: Path) -> None:
+    def _link_other_files(self, old: Path, new: Path) -> None:
         for entry in os.scandir(old):
             target = new / entry.name
             relative = str(Path(entry.path).relative_to(self.store.folder))
             if entry.is_dir(follow_symlinks=False):
-                was_ours = not target.is_dir() and any(path.startswith(f"{relative}/") for path in self._old)
+                was_written_by_bake = not target.is_dir() and any(path.startswith(f"{relative}/") for path in self._old)
                 target.mkdir(mode=0o700, exist_ok=True)
-                self._carry_over(Path(entry.path), target)
-                if was_ours:
+                self._link_other_files(Path(entry.path), target)
+                if was_written_by_bake:
                     with suppress(OSError):
-                        target.rmdir()  # bake no longer writes its files
-            elif relative not in self._old and relative not in self._used and not target.exists():
+                        target.rmdir()  # fails if the folder is not empty
+            elif relative not in self._old and relative not in self._dropped and not target.exists():
                 os.link(entry.path, target, follow_symlinks=False)

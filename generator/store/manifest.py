@@ -1,4 +1,4 @@
-"""`manifest.json`: the files that bake wrote in a cluster's folder, with digest and mode. Checked before use."""
+"""Read and write `manifest.json`, which lists the files that bake wrote to a cluster's folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from generator.errors import InputError
 from generator.layout import MANIFEST
 
 FORMAT_VERSION = "1.0"
-MODES = ("0600", "0644")  # the only ones that bake writes
+MODES = ("0600", "0644")  # the modes of the files that bake writes
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -22,7 +22,7 @@ def dump(cluster: str, files: dict[str, dict[str, str]]) -> bytes:
 
 
 def parse(raw: bytes, *, where: str) -> dict[str, Any]:
-    """Return the manifest as data. Raises InputError for anything that bake would not have written."""
+    """Return the manifest as data. Raises InputError if bake cannot have written this manifest."""
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):
@@ -59,7 +59,7 @@ def _entry_fault(entry: tuple[str, object]) -> str | None:
 
 
 def _is_path(name: str) -> bool:
-    """Return whether bake would write this path: relative, plain names, and not the manifest itself."""
+    """Return whether this can be the path of a file that bake wrote, other than the manifest."""
     path = PurePosixPath(name)
     is_plain = str(path) == name and name.isprintable() and not path.is_absolute()
     return is_plain and ".." not in path.parts and path.parts != () and path != MANIFEST

@@ -1,6 +1,6 @@
-"""Refuse folders and files that another user can replace: bake trusts the keys below the output folder.
+"""Refuse folders and files that another user can replace, because bake trusts the keys below the output folder.
 
-The rule is that of sshd's StrictModes, applied to every folder from `/` to the output folder (decision 17).
+sshd's option StrictModes has the same rule. bake applies the rule to every folder from `/` to the output folder.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pathlib import Path, PurePosixPath
 from generator.errors import InputError
 
 _ACL = "system.posix_acl_access"
-_MAX_LINKS = 40  # like the kernel's limit
-_ABOVE = "run bake as the owner of these folders, or give an --out that only you and root can write"
+_MAX_LINKS = 40  # the kernel's limit for symlinks in a path
+_ABOVE = "run bake as the owner of these folders, or give an --out that only you and root can change"
 _BELOW = "give another --out, or change the owner if you trust the content"
 
 
-def check_way(path: Path) -> None:
-    """Raise InputError for the first parent folder or symlink of `path` that another user can change.
+def check_parents(path: Path) -> None:
+    """Raise InputError for the first folder or symlink on the way to `path` that another user can change.
 
-    `path` is absolute. A folder that does not exist yet ends the check.
+    `path` is absolute. The check stops at a folder that does not exist.
     """
-    for place, status in _way(path):
-        _check(place, status, _owners() | _outside_owners(), sticky=True)
+    for place, status in _resolution_steps(path):
+        _check(place, status, _owners() | _overflow_owner(), sticky=True)
 
 
 def check_below(folder: Path, path: PurePosixPath) -> None:
-    """Raise InputError for a symlink, or a path that another user can change, from `folder` to `folder/path`."""
+    """Raise InputError if a part of the path `folder/path` is a symlink or can be changed by another user."""
     for place in (*(folder / part for part in reversed(path.parents)), folder / path):
-        if (status := _look_at(place)) is None:
+        if (status := _lstat(place)) is None:
             return
         if stat.S_ISLNK(status.st_mode):
             rule = "is a symlink, which bake does not follow here"
@@ -44,32 +44,32 @@ def check_below(folder: Path, path: PurePosixPath) -> None:
 
 
 def check_secret(path: Path, where: str) -> None:
-    """Raise InputError if `path`, a secret file that the user names, belongs to another user.
+    """Raise InputError if `path`, a file with a secret, belongs to another user.
 
-    Pipes are allowed: under sudo, the shell's pipe belongs to the calling user.
+    Pipes are allowed, because under sudo a shell's pipe belongs to the user who called sudo.
     """
     with suppress(OSError):
         status = path.stat()
         if stat.S_ISREG(status.st_mode) and status.st_uid not in _owners():
-            raise InputError.one(where, f"belongs to {_user(status.st_uid)}", "copy it to a file of yours, mode 0600")
+            raise InputError.one(where, f"belongs to {_user(status.st_uid)}", "copy it to your own file, mode 0600")
 
 
 def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: bool) -> None:
     if status.st_uid not in owners:
         rule = f"belongs to {_user(status.st_uid)}, but bake runs as {_user(os.geteuid())}"
         raise InputError.one(str(place), rule, _ABOVE if sticky else _BELOW)
-    if writers := _writers(place, status, sticky=sticky):
+    if writers := _other_writers(place, status, sticky=sticky):
         rule = f"mode {stat.S_IMODE(status.st_mode):04o} lets {writers} change it"
         raise InputError.one(str(place), rule, f"chmod go-w {place}, or give another --out")
 
 
-def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _resolution_steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield every folder and symlink that the kernel resolves, from `/` to the path itself."""
     here, parts, links = Path("/"), [*reversed(path.parts)], 0
     while parts and links <= _MAX_LINKS:
         part = parts.pop()
         place = here.parent if part == ".." else here / part
-        if (status := _look_at(place)) is None:
+        if (status := _lstat(place)) is None:
             return
         yield place, status
         if stat.S_ISLNK(status.st_mode):
@@ -79,7 +79,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
             here = place
 
 
-def _look_at(place: Path) -> os.stat_result | None:
+def _lstat(place: Path) -> os.stat_result | None:
     try:
         return place.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -92,16 +92,16 @@ def _owners() -> set[int]:
     return {0, os.geteuid()}
 
 
-def _outside_owners() -> set[int]:
-    """Return the id of users outside this user namespace: in a rootless container it owns `/home`."""
+def _overflow_owner() -> set[int]:
+    """Return the user id of files whose owner is outside this user namespace, such as `/home` in a container."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     if sum(int(length) for _, _, length in ranges) >= 2**32 - 1:
         return set()
     return {int(Path("/proc/sys/kernel/overflowuid").read_text())}
 
 
-def _writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None:
-    """Return who else can write, as a phrase, or None. A sticky folder protects other users' files."""
+def _other_writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None:
+    """Describe the other users who can change `place`; None without such users. `sticky`: accept sticky folders."""
     mode = status.st_mode
     if stat.S_ISLNK(mode) or (sticky and mode & stat.S_ISVTX):
         return None
@@ -109,7 +109,7 @@ def _writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None
         return "every user"
     if not mode & stat.S_IWGRP:
         return None
-    if _has_acl(place):  # with an ACL, the group bits are its mask
+    if _has_acl(place):  # with an ACL, the group bits are the ACL's mask
         return "the users of its ACL"
     return _other_members(status.st_gid)
 
@@ -121,7 +121,7 @@ def _has_acl(place: Path) -> bool:
 
 
 def _other_members(gid: int) -> str | None:
-    """Return the group's members other than root and this user as a phrase; None for a private group."""
+    """Describe the group and its members; None if the group has no members except root and this user."""
     try:
         group = grp.getgrgid(gid)
     except KeyError:

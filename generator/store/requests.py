@@ -1,7 +1,7 @@
-"""Certificates from an external CA, by certificate signing requests.
+"""Get certificates from an external CA with certificate signing requests.
 
-bake writes a request and a new key into the cluster's folder for each missing certificate. The user puts the issued
-certificate next to them, and the next bake uses it.
+For each missing certificate, bake writes a request and a new key to the cluster's folder. The user has the external CA
+sign the request and puts the certificate next to the request. The next bake uses the certificate.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from generator import pki
 from generator.artifact import Artifact
 from generator.config.pki import Certificates
 from generator.errors import InputError, Problem, UnsignedError
-from generator.layout import REQUESTS
-from generator.pki import Credential, Elsewhere, PrivateKey, Role, Wanted
+from generator.layout import OPERATOR, REQUESTS, SHARED
+from generator.pki import Credential, ExternalCa, PlannedCertificate, PrivateKey, Role
 from generator.plan import ClusterPlan
 from generator.store.existing_keys import Keyring
 from generator.store.folder import Store
@@ -24,9 +24,9 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A pending request. `is_missing`: bake needs its certificate; else an older certificate is still valid."""
+    """A pending request. `is_missing`: no valid certificate exists, so bake must wait for the new one."""
 
-    path: PurePosixPath  # of the request; key and certificate have another suffix
+    path: PurePosixPath  # the key and the certificate have the same path with another suffix
     csr: bytes
     key: bytes = field(repr=False)
     is_missing: bool
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """The keyring with all issued certificates. `taken`: their files."""
+    """The keyring with all issued certificates. `taken`: the files of these certificates."""
 
     keyring: Keyring
     requests: tuple[Request, ...]
@@ -57,8 +57,8 @@ class Signed:
 
 
 def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
-    """Return the error for `count` requests without a certificate. `then`: the command that uses them."""
-    where = f"have each .csr below {store.folder / REQUESTS} signed, put its certificate next to it"
+    """Return the error for `count` requests without a certificate. `then`: the command that uses the certificates."""
+    where = f"have each .csr below {store.folder / REQUESTS} signed, put each certificate next to its .csr"
     return UnsignedError(
         f"an external CA must issue {count} certificates",
         hint=f"{where} (etcd-peer.csr: etcd-peer.pem), then{then}",
@@ -66,32 +66,32 @@ def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
 
 
 def refuse_unsigned(store: Store) -> None:
-    """Raise UnsignedError if requests in the folder wait for certificates, or for the bake that uses them."""
+    """Raise UnsignedError if requests still need certificates, or if issued certificates still need a bake."""
     paths = [path for name in store.manifest() if (path := PurePosixPath(name)).is_relative_to(REQUESTS)]
     requests = [path for path in paths if path.suffix == ".csr"]
     if count := sum(store.read(path.with_suffix(".pem")) is None for path in requests):
         raise unsigned(store, count, then=": bake")
     if requests:
         text = f"every certificate has been issued, but the cluster {store.cluster!r} is not baked yet"
-        raise UnsignedError(text, hint="bake")
+        raise UnsignedError(text, hint="run bake")
 
 
-def sign_elsewhere(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:
-    """Use issued certificates and request missing ones. Raises InputError for certificates that do not match."""
+def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:
+    """Read issued certificates and create requests for missing ones. Raises InputError if a certificate is wrong."""
     issued: dict[tuple[str, Role], Credential] = {}
     requests, taken, problems = [], [], []
-    for wanted in pki.wanted_certificates(plan, found.client, found.nodes, found.users):
+    for wanted in found.planned(plan):
         authority = found.authorities.issuers.get(pki.issuer_of(plan.spec.pki, wanted.role))
-        if not isinstance(authority, Elsewhere):
+        if not isinstance(authority, ExternalCa):
             continue
         path = REQUESTS / wanted.owner / f"{wanted.role}.csr"
         key = _pending_key(store, path)
-        answer = _answer(store, path, key) if key else None
-        if answer:
-            misfits = list(pki.misfits(answer, wanted.profile, authority, now=now))
-            where, hint = str(store.folder / path.with_suffix(".pem")), f"have {store.folder / path} signed as it is"
-            problems += [Problem(where, misfit, hint) for misfit in misfits]
-            issued[wanted.owner, wanted.role] = answer
+        certificate = _issued_certificate(store, path, key) if key else None
+        if certificate:
+            mismatches = list(pki.mismatches(certificate, wanted.profile, authority, now=now))
+            where, hint = str(store.folder / path.with_suffix(".pem")), f"have {store.folder / path} signed unchanged"
+            problems += [Problem(where, misfit, hint) for misfit in mismatches]
+            issued[wanted.owner, wanted.role] = certificate
             taken.append(path.with_suffix(".pem"))
             continue
         holds = wanted.old is not None and pki.is_current(wanted.old, wanted.profile, authority, now=now)
@@ -99,7 +99,7 @@ def sign_elsewhere(store: Store, plan: ClusterPlan, found: Keyring, *, now: date
             requests.append(_request(store, path, wanted, key, is_missing=not holds))
     if problems:
         raise InputError(problems)
-    return Signed(keyring=_with(found, plan, issued), requests=tuple(requests), taken=tuple(taken))
+    return Signed(keyring=_add_issued(found, plan, issued), requests=tuple(requests), taken=tuple(taken))
 
 
 def _pending_key(store: Store, path: PurePosixPath) -> PrivateKey | None:
@@ -108,27 +108,29 @@ def _pending_key(store: Store, path: PurePosixPath) -> PrivateKey | None:
     return None if pem is None else pki.parse_key(pem, where=str(store.folder / place))
 
 
-def _answer(store: Store, path: PurePosixPath, key: PrivateKey) -> Credential | None:
+def _issued_certificate(store: Store, path: PurePosixPath, key: PrivateKey) -> Credential | None:
     place = path.with_suffix(".pem")
     pem = store.read(place)
     return None if pem is None else Credential(pki.parse_certificate(pem, where=str(store.folder / place)), key)
 
 
-def _request(store: Store, path: PurePosixPath, wanted: Wanted, key: PrivateKey | None, *, is_missing: bool) -> Request:
-    """Return the existing request if it still matches the profile, else a new one."""
+def _request(
+    store: Store, path: PurePosixPath, wanted: PlannedCertificate, key: PrivateKey | None, *, is_missing: bool
+) -> Request:
+    """Return the existing request if it matches the profile, else a new request."""
     key = key or pki.generate_key(wanted.profile.key_type)
     csr = store.read(path)
-    if csr is None or not pki.asks_for(csr, wanted.profile, key):
+    if csr is None or not pki.is_request_for(csr, wanted.profile, key):
         csr = pki.create_request(wanted.profile, key)
     return Request(path=path, csr=csr, key=pki.key_pem(key), is_missing=is_missing)
 
 
-def _with(found: Keyring, plan: ClusterPlan, issued: dict[tuple[str, Role], Credential]) -> Keyring:
+def _add_issued(found: Keyring, plan: ClusterPlan, issued: dict[tuple[str, Role], Credential]) -> Keyring:
     shared = plan.spec.pki.certificates is Certificates.SHARED
     nodes = tuple(
-        {**old, **{role: one for (owner, role), one in issued.items() if owner in (node.name, "shared")}}
+        {**old, **{role: one for (owner, role), one in issued.items() if owner in (node.name, SHARED)}}
         for node, old in zip(plan.nodes, found.nodes, strict=True)
     )
-    client = issued.get(("operator", Role.CLIENT), found.client)
+    client = issued.get((OPERATOR, Role.CLIENT), found.client)
     users = {name: issued.get((pki.user_stem(name), Role.CLIENT), old) for name, old in found.users.items()}
     return replace(found, client=client, nodes=nodes, users=users) if issued or shared else found

@@ -84,10 +84,10 @@ def boot(
 
 
 def _refuse_small_disk(plan: ClusterPlan, image: BootImage) -> None:
-    if image.virtual_size > plan.vm.disk_gib << 30:
+    if image.virtual_size > plan.spec.vm.disk << 30:
         size = f"{image.virtual_size / (1 << 30):.1f} GiB"
         raise BakeError(
-            f"the image is {size}, but the VMs' disks are {plan.vm.disk_gib} GiB",
+            f"the image is {size}, but the VMs' disks are {plan.spec.vm.disk} GiB",
             hint="set vm.disk to at least the image's size",
         )
 
@@ -197,7 +197,7 @@ class _Definer:
         """Create the volumes, then define the VM. So the volumes in a definition are always complete."""
         base = self.job.pool.storageVolLookupByName(_image_volume("base", self.image))
         storage_pool.put(self.job.pool, self.seed_volume, self.seed)
-        size = self.job.plan.vm.disk_gib << 30
+        size = self.job.plan.spec.vm.disk << 30
         storage_pool.make_overlay(self.job.pool, disk_volume(self.node.name), size, base)
         owner = self.owner()
         xml = domain_xml(self.job.plan, self.node, self.files(), self.accel, owner)

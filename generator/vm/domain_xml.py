@@ -151,8 +151,8 @@ def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, ow
     _child(root, "uuid", node.uuid)
     _child(root, "title", f"bake: node {node.name} of cluster {plan.name}")
     _add_owner(root, owner)
-    _child(root, "memory", plan.vm.memory_mib, unit="MiB")
-    _child(root, "vcpu", plan.vm.cpus)
+    _child(root, "memory", plan.spec.vm.memory, unit="MiB")
+    _child(root, "vcpu", plan.spec.vm.cpus)
     _add_os(root, plan, files)
     _add_processor(root, accel)
     _add_clock(root)
@@ -169,7 +169,7 @@ def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, ow
 def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
     """Boot the image's kernel directly if the image has a separate kernel, else through the image's boot loader."""
     by_loader = files.kernel is None
-    by_efi = by_loader and plan.vm.firmware == "efi"
+    by_efi = by_loader and plan.spec.vm.firmware == "efi"
     system = _child(root, "os", **({"firmware": "efi"} if by_efi else {}))
     _child(system, "type", "hvm", arch="x86_64", machine="q35")
     if by_efi:  # libvirt enables Secure Boot by default, which refuses boot loaders without Microsoft's signature

@@ -88,7 +88,7 @@ def test_etcd_starts_with_what_it_is_said_to_ignore(bin_dir: Path, series: str, 
         assert starts(bin_dir, tmp_path / str(number), options)[0], options
 
 
-def test_a_stage_of_v2_belongs_to_its_series(bin_dir: Path, series: str, tmp_path: Path) -> None:
+def test_v2_deprecation_depends_on_the_series(bin_dir: Path, series: str, tmp_path: Path) -> None:
     ready, said = starts(bin_dir, tmp_path / "one", {"v2-deprecation": "not-yet"})
     assert ready == (series == "3.5"), said
 

@@ -138,12 +138,12 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "count not a number": ("nodes: .nan", "nodes", "'.nan'", "is not a valid integer"),
     "count infinite": ("nodes: 1e309", "nodes", "inf", "is not a valid integer"),
     "count octal": ("nodes: 0o3", "nodes", "'0o3'", "is not a valid integer"),
-    "memory beyond all bounds": ("vm: {memory: 10000000000}", "vm.memory", "10000000000", "is not less than or equal to"),
-    "memory negative": ("vm: {memory: -1}", "vm.memory", "-1", "is not greater than or equal to 256"),
-    "disk beyond all bounds": ("vm: {disk: 10000000000}", "vm.disk", "10000000000", "is not less than or equal to"),
-    "no CPU": ("vm: {cpus: 0}", "vm.cpus", "0", "is not greater than or equal to 1"),
-    "port 0": ("etcd: {clientPort: 0}", "etcd.clientPort", "0", "is not greater than or equal to 1"),
-    "port 65536": ("etcd: {peerPort: 65536}", "etcd.peerPort", "65536", "is not less than or equal to 65535"),
+    "memory beyond all bounds": ("vm: {memory: 10000000000}", "vm.memory", "10000000000", "is more than"),
+    "memory negative": ("vm: {memory: -1}", "vm.memory", "-1", "is less than 256"),
+    "disk beyond all bounds": ("vm: {disk: 10000000000}", "vm.disk", "10000000000", "is more than"),
+    "no CPU": ("vm: {cpus: 0}", "vm.cpus", "0", "is less than 1"),
+    "port 0": ("etcd: {clientPort: 0}", "etcd.clientPort", "0", "is less than 1"),
+    "port 65536": ("etcd: {peerPort: 65536}", "etcd.peerPort", "65536", "is more than 65535"),
     "equal ports": ("etcd: {peerPort: 2379}", "etcd.peerPort", "2379", "is also the client port"),
     # nodes
     "duplicate name": ("nodes: [{name: a}, {name: b}, {name: a}]", "nodes[2].name", "'a'", "already the name of nodes[0]"),
@@ -163,7 +163,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "nodes: [{name: a, mac: 'ff:ff:ff:ff:ff:ff'}]", "nodes[0].mac", "'ff:ff:ff:ff:ff:ff'", "is not a unicast address",
     ),
     **{
-        f"node named {name}": (f"nodes: [{{name: {name}}}]", "nodes[0].name", f"'{name}'", "is reserved for a file or folder of bake")
+        f"node named {name}": (f"nodes: [{{name: {name}}}]", "nodes[0].name", f"'{name}'", "is reserved: bake uses this name")
         for name in ("sealed", "identity", "ca-change", "operator", "cluster", "pki", "requests", "manifest")
     },
     "node named as bake's user": ("auth: true\nnodes: [{name: nobody}]", "nodes[0].name", "'nobody'", "is reserved"),
@@ -226,16 +226,16 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "Norway": ("pki: {subject: {country: no}}", "pki.subject.country", "'no'", "is not two capital letters"),
     "country of three": ("pki: {subject: {country: CHN}}", "pki.subject.country", "'CHN'", "is not two capital letters"),
     "sexagesimal": ("nodes: 12:30", "nodes", "'12:30'", "is not a valid integer"),
-    "version of the file": ("apiVersion: bake/v2", "apiVersion", "'bake/v2'", "is not 'bake/v1'"),
+    "version of the file": ("apiVersion: bake/v2", "apiVersion", "'bake/v2'", "is not bake/v1"),
     "fields of another tool": ("nodes: 3\nsshKeys: [\"ssh-ed25519 AAAA\\nroot\"]", "sshKeys", "'sshKeys'", "there is no field"),
-    "a file of another tool": ("kind: Secret\nstringData: {a: b}", "cluster.yaml:1:1", "", "is not a cluster file"),
+    "a file of another tool": ("kind: Secret\nstringData: {a: b}", "cluster.yaml:1:1", "", "has none of the fields"),
     "a line of a log": ("nodes: 3\nERROR db password=hunter2 refused: x", "cluster.yaml:2:1: …", "'…'", "there is no field"),
     "an endless value": (f"nodes: {'x' * 900_000}", "nodes", "'xxxx", "is not a valid integer"),
     # PKI
-    "validity 0": ("pki: {leafDays: 0}", "pki.leafDays", "0", "is not greater than or equal to 2"),
-    "validity of the backdated day": ("pki: {leafDays: 1}", "pki.leafDays", "1", "is not greater than or equal to 2"),
-    "validity negative": ("pki: {caDays: -1}", "pki.caDays", "-1", "is not greater than or equal to 2"),
-    "validity of a million years": ("pki: {caDays: 365000000}", "pki.caDays", "365000000", "less than or equal to 36500"),
+    "validity 0": ("pki: {leafDays: 0}", "pki.leafDays", "0", "is less than 2"),
+    "validity of the backdated day": ("pki: {leafDays: 1}", "pki.leafDays", "1", "is less than 2"),
+    "validity negative": ("pki: {caDays: -1}", "pki.caDays", "-1", "is less than 2"),
+    "validity of a million years": ("pki: {caDays: 365000000}", "pki.caDays", "365000000", "is more than 36500"),
     "leaf outlives its CA": ("pki: {caDays: 30, leafDays: 31}", "pki.leafDays", "31", "is more than the CA's 30 days"),
     "key type unknown": ("pki: {keyType: dsa-1024}", "pki.keyType", "'dsa-1024'", "is not one of ecdsa-p256"),
     "domain of one label": ("pki: {domain: internal}", "pki.domain", "'internal'", "is not a domain"),
@@ -247,7 +247,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "subject with a newline": ('pki: {subject: {organization: "a\\nb"}}', "pki.subject.organization", "'a\\nb'", "printable"),
     "subject too long": (f"pki: {{subject: {{state: {'a' * 65}}}}}", "pki.subject.state", "aaa", "is not 1 to 64"),
     # etcd
-    "etcd version": ("etcd: {version: '3.4'}", "etcd.version", "'3.4'", "is not '3.5' or '3.6'"),
+    "etcd version": ("etcd: {version: '3.4'}", "etcd.version", "'3.4'", "is not one of 3.5, 3.6"),
     "etcd option unknown": (
         "etcd: {options: {heartbeat-intervall: 100}}", "etcd.options.heartbeat-intervall", "'heartbeat-intervall'", "has no option",
     ),
@@ -270,7 +270,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "etcd option is a list": ("etcd: {options: {cors: [a]}}", "etcd.options.cors", "['a']", "is not a number, true, false or text"),
     "etcd option is empty": ("etcd: {options: {cors: }}", "etcd.options.cors", "None", "is not a number, true, false or text"),
     "etcd option that moves data": (
-        "etcd: {options: {wal-dir: /var/lib/etcd/wal}}", "etcd.options.wal-dir", "'wal-dir'", "moves the log out of the data folder",
+        "etcd: {options: {wal-dir: /var/lib/etcd/wal}}", "etcd.options.wal-dir", "'wal-dir'", "moves the write-ahead log out of the data folder",
     ),
     "etcd option that opens a port": (
         "etcd: {options: {listen-metrics-urls: 'http://0.0.0.0:2381'}}", "etcd.options.listen-metrics-urls", "'http://0.0.0.0:2381'", "loopback",
@@ -280,7 +280,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "etcd.options.experimental-peer-skip-client-san-verification", "", "accepts a peer's certificate from any address",
     ),
     "etcd option that names a file": (
-        "etcd: {options: {client-crl-file: /etc/shadow}}", "etcd.options.client-crl-file", "'client-crl-file'", "names a revocation list on the nodes",
+        "etcd: {options: {client-crl-file: /etc/shadow}}", "etcd.options.client-crl-file", "'client-crl-file'", "names a certificate revocation list",
     ),
     "etcd option that needs a key": (
         "etcd: {options: {auth-token: 'jwt,pub-key=/a'}}", "etcd.options.auth-token", "'jwt,pub-key=/a'", "no key files",
@@ -300,7 +300,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "data in a parent": (
         "etcd: {dataDir: /var/lib/etcd/../x}", "etcd.dataDir", "'/var/lib/etcd/../x'", "is not a path below /var/lib/etcd",
     ),
-    "TLS 1.1": ("etcd: {tlsMinVersion: 1.1}", "etcd.tlsMinVersion", "'1.1'", "is not '1.2' or '1.3'"),
+    "TLS 1.1": ("etcd: {tlsMinVersion: 1.1}", "etcd.tlsMinVersion", "'1.1'", "is not one of 1.2, 1.3"),
     "TLS maximum below the minimum": (
         "etcd: {tlsMinVersion: 1.3, options: {tls-max-version: TLS1.2}}", "etcd.options.tls-max-version", "TLS1.2", "is below",
     ),
@@ -378,8 +378,8 @@ ACCOUNTS: dict[str, tuple[str, str, str, str]] = {
     "users without auth": ("auth: {users: [{name: a}]}", "auth.users", "", "has no effect while auth.enabled is false"),
     "roles, switched off": ("auth: {enabled: false, roles: [{name: a}]}", "auth.roles", "", "has no effect while auth.enabled is false"),
     "a user without a name": (_accounts("users: [{roles: [root]}]"), "auth.users[0]", "", "is missing"),
-    "a user's name is a flag": (_accounts("users: [{name: --help}]"), "auth.users[0].name", "'--help'", "the first a letter or digit"),
-    "a user's name is a path": (_accounts("users: [{name: ../etcd-ca}]"), "auth.users[0].name", "'../etcd-ca'", "the first a letter or digit"),
+    "a user's name is a flag": (_accounts("users: [{name: --help}]"), "auth.users[0].name", "'--help'", "beginning with a letter or digit"),
+    "a user's name is a path": (_accounts("users: [{name: ../etcd-ca}]"), "auth.users[0].name", "'../etcd-ca'", "beginning with a letter or digit"),
     "a user's name has a slash": (_accounts("users: [{name: a/b}]"), "auth.users[0].name", "'a/b'", "is not 1 to 64 of letters"),
     "a user's name has 65 characters": (_accounts(f"users: [{{name: {'a' * 65}}}]"), "auth.users[0].name", "a" * 65, "is not 1 to 64 of letters"),
     "a user's name has a newline": (_accounts('users: [{name: "a\\n"}]'), "auth.users[0].name", r"'a\n'", "is not 1 to 64 of letters"),
@@ -407,7 +407,7 @@ FLAGS: dict[str, tuple[list[str], str, str]] = {
     "subnet too small": (["--subnet", "10.0.0.0/29", "--nodes", "7"], "--subnet: 10.0.0.0/29", "has room for 5 nodes, 7 are wanted"),
     "first address is the gateway's": (["--first-ip", "192.168.20.1"], "--first-ip: 192.168.20.1", "is the gateway's address"),
     "first address": (["--first-ip", "10.9.9.9"], "--first-ip: 10.9.9.9", "is outside the subnet"),
-    "TLS version": (["--tls-min-version", "1.4"], "--tls-min-version: '1.4'", "is not '1.2' or '1.3'"),
+    "TLS version": (["--tls-min-version", "1.4"], "--tls-min-version: '1.4'", "is not one of 1.2, 1.3"),
     "key type": (["--key-type", "md5"], "--key-type: 'md5'", "is not one of ecdsa-p256"),
     "profile": (["--profile", "debain"], "--profile", "there is no profile 'debain'"),
     "profile file": (["--profile", "./none.yaml"], "none.yaml", "cannot be read: No such file"),
@@ -531,7 +531,7 @@ HARMLESS: dict[str, Kind] = {
         f"{count} members": Kind(words=("--nodes", str(count)), code=0, says=(f"warning: --nodes: {count} is an even number of members", "hint: "))
         for count in (2, 4, 6)
     },
-    "voters at once": Kind(file="join: voter", code=0, says=("warning: ", "join: voter: each join stops writes", "hint: ")),
+    "voters at once": Kind(file="join: voter", code=0, says=("warning: ", "join: voter: during each join, writes stop", "hint: ")),
     "profiles of etcd's memory": Kind(
         file="etcd: {options: {enable-pprof: true}}", code=0, says=("warning: ", "etcd.options.enable-pprof: true: every client certificate", "hint: "),
     ),

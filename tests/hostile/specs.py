@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from generator.config.auth import RESERVED_NAMES
 from generator.config.spec import FirewallKind
-from generator.config.values import FOLDER_NAMES
+from generator.layout import FOLDER_NAMES
 from generator.plan import ClusterPlan
 
 LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)

@@ -1,6 +1,6 @@
-"""Whatever is accepted: the files load back equal, their real readers take them, and nothing in them runs.
+"""Files of accepted specs: real readers accept them, read the same values, and run no code that a value contains.
 
-`BAKE_EXAMPLES=20000` tries that many cluster files; `scripts/hostile --row specs` does.
+`BAKE_EXAMPLES=20000` tests 20,000 cluster files, as `scripts/hostile --row specs` does.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def cluster_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def credentials(plan: Any, now: datetime) -> pki.NodePki:
-    """One node's certificates: what they say is of no concern here, and making them anew would take hours."""
+    """Return the certificates of a node. All tests use the same ones, because generating keys takes long."""
     authority = pki.create_authority(plan(), now=now)
     return {pki.Role.CA: authority, **next(pki.issue_nodes(plan(), authority, now=now))}
 
@@ -57,7 +57,7 @@ def load_data(data: object, cluster_file: Path) -> ClusterSpec:
 
 
 def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> None:
-    """Everything that the last node and the operator get, to those who read it."""
+    """Let real readers read the files of the last node and of the operator."""
     number, ca = len(plan.nodes) - 1, credentials[pki.Role.CA]
     node, trust = plan.nodes[number], guest_files.Trust(identity="0" * 32, ca_pem=ca.cert_pem)
     guest = {str(file.path): file for file in guest_files.guest_files(plan, node, trust, credentials)}
@@ -83,7 +83,7 @@ def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> N
     consumers.add(guest[str(guest_files.CONF)].data, conf_values(plan, number))
 
 
-def test_any_good_spec_is_taken_by_all_who_read_it(
+def test_readers_accept_the_files_of_every_valid_spec(
     cluster_file: Path, credentials: pki.NodePki, consumers: Consumers
 ) -> None:
     tried: list[str] = []
@@ -102,7 +102,7 @@ def test_any_good_spec_is_taken_by_all_who_read_it(
 
 
 def text_fields(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every text in a cluster file."""
+    """Yield the path of every text in a cluster file."""
     for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
         yield from [(*path, key)] if isinstance(value, str) else text_fields(value, (*path, key))
 
@@ -137,14 +137,14 @@ FULL: dict[str, Any] = {
     "join": "learner",
     "vm": {"image": "x.qcow2", "sha256": "0" * 64, "firmware": "bios"},
 }  # fmt: skip
-# Free text to bake: it goes into certificates, or is a path on the operator's machine. Everything else is refused.
+# Fields with free text, for certificates or paths on the operator's machine. In other fields, the text is refused.
 FREE = {("pki", "subject", name) for name in ("state", "locality", "organization", "clientOrganization")}
 FREE |= {("install", "archive"), ("vm", "image")}
 FREE |= {("pki", section, name) for section in ("ca", "peerCa") for name in ("certificate", "key")}
 
 
 @pytest.mark.parametrize("path", list(text_fields(FULL)), ids=lambda path: ".".join(map(str, path)))
-def test_a_canary_in_any_text_is_refused_or_never_runs(
+def test_shell_code_in_text_is_refused_or_never_runs(
     path: tuple[Any, ...], cluster_file: Path, credentials: pki.NodePki, consumers: Consumers
 ) -> None:
     taken = set()
@@ -165,14 +165,14 @@ def test_a_canary_in_any_text_is_refused_or_never_runs(
     assert taken & harmful == free
 
 
-def test_every_text_of_a_spec_was_tried() -> None:
+def test_every_text_field_was_tested() -> None:
     named = {".".join(str(part) for part in path if not isinstance(part, int)) for path in text_fields(FULL)}
-    flags = {"pki.peerCa.separate"}  # left out, neither true nor false
+    flags = {"pki.peerCa.separate"}  # this setting is unset by default
     assert {name for name in _texts(plain(ClusterSpec(), with_none=True)) if name not in named} == flags
 
 
 def _texts(data: Any, path: str = "") -> Iterator[str]:
-    """Every setting that is, or may be, text."""
+    """Yield every setting that can be text."""
     for key, value in data.items():
         if isinstance(value, dict) and key != "options":
             yield from _texts(value, f"{path}{key}.")
@@ -180,8 +180,8 @@ def _texts(data: Any, path: str = "") -> Iterator[str]:
             yield f"{path}{key}"
 
 
-def test_readers_would_notice(tmp_path: Path) -> None:
-    """The canaries are alive: what does not quote them runs them."""
+def test_shell_code_runs_without_quotes(tmp_path: Path) -> None:
+    """Check that the test would detect shell code in a value without quotes."""
     for text in ('A="$(touch canary)"\n', "A=x;touch canary\n"):
         consumers = Consumers(tmp_path / str(len(text)))
         consumers.add(text.encode(), {"A": ""})

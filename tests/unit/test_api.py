@@ -1,4 +1,4 @@
-"""The Python API: its page's example runs, its names are documented, and it behaves like the command line."""
+"""The Python API: the documented example runs, and every name is documented."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def baked(**fields: Any) -> api.Baked:
     return api.bake("out", api.load("out", fields=fields))
 
 
-def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """All code of the page, as one program. Its nodes do not run, so a verification is given."""
+def test_the_documented_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run all code of the documentation page. No nodes run, so the test replaces `verify`."""
     good = api.Check(name="member list", result=api.Result.OK, detail="etcd1")
     given = api.Verification(cluster="prod", checks=(good,))
     monkeypatch.setattr(up, "verify_cluster", lambda _cluster, **_: given)
     code = "".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
-    exec(compile(code, "docs/reference/python.md", "exec"), {})  # noqa: S102  it is our own page
+    exec(compile(code, "docs/reference/python.md", "exec"), {})  # noqa: S102  the project's documentation
     out = capsys.readouterr().out
     assert "out/prod/etcd3/seed.iso" in out
     assert "+ node etcd4: 10.20.0.34" in out
@@ -59,7 +59,7 @@ def test_a_second_bake_changes_nothing() -> None:
     assert api.bake("out", api.load("out")).changed == ()
 
 
-def test_a_loss_has_to_be_allowed() -> None:
+def test_a_loss_needs_allow_loss() -> None:
     baked(nodes=3)
     loaded = api.load("out", fields={"nodes": 1})
     assert [change.name for change in api.changes(loaded) if change.lost] == ["etcd2", "etcd3"]
@@ -70,7 +70,7 @@ def test_a_loss_has_to_be_allowed() -> None:
     assert [node.name for node in api.open_cluster("out").plan.nodes] == ["etcd1"]
 
 
-def test_what_was_loaded_before_another_bake_is_stale() -> None:
+def test_a_spec_loaded_before_another_bake_is_stale() -> None:
     loaded = api.load("out")
     baked(nodes=1)
     with pytest.raises(api.StaleError):
@@ -95,18 +95,18 @@ def test_fields_override_the_cluster_file() -> None:
         ({"nodes": {}}, "fields['nodes']: nodes"),
     ],
 )
-def test_a_problem_names_its_place(fields: dict[str, Any], where: str) -> None:
+def test_a_problem_has_its_location(fields: dict[str, Any], where: str) -> None:
     with pytest.raises(api.InputError) as raised:
         api.load("out", fields=fields)
     assert [problem.where for problem in raised.value.problems] == [where]
 
 
-def test_opening_needs_a_baked_cluster() -> None:
+def test_open_cluster_needs_a_baked_cluster() -> None:
     with pytest.raises(api.InputError, match="no cluster 'prod'"):
         api.open_cluster("out", "prod")
 
 
-def test_it_needs_nothing_of_the_extra_and_no_command_line() -> None:
+def test_the_api_needs_no_extra_and_no_command_line() -> None:
     script = f"import sys; sys.modules |= dict.fromkeys({MISSING!r})\n" + WITHOUT_EXTRA
     words = [sys.executable, "-c", script, str(ROOT)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The etcd tarball on the ISO: only the one that was meant."""
+"""The etcd tarball on the ISO: only a tarball with the stated digest is accepted."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def spec(path: Path, data: bytes) -> InstallSpec:
     return InstallSpec(method="archive", archive=str(path), sha256=hashlib.sha256(data).hexdigest())
 
 
-def test_goes_onto_the_iso_as_it_is(tmp_path: Path) -> None:
+def test_the_tarball_is_on_the_iso_unchanged(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(GOOD)
     (artifact,) = read_archive(spec(tmp_path / "x.tar.gz", GOOD))
     assert (str(artifact.path), artifact.data) == ("etcd.tar.gz", GOOD)
 
 
-def test_other_methods_need_none() -> None:
+def test_other_install_methods_have_no_tarball() -> None:
     assert read_archive(InstallSpec()) == ()
 
 
@@ -54,13 +54,13 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("data", "rule"), CONTENTS.values(), ids=CONTENTS)
-def test_another_content_is_refused(tmp_path: Path, data: bytes, rule: str) -> None:
+def test_wrong_content_is_refused(tmp_path: Path, data: bytes, rule: str) -> None:
     (tmp_path / "x.tar.gz").write_bytes(data)
     with pytest.raises(InputError, match=f"x.tar.gz {rule}"):
         read_archive(spec(tmp_path / "x.tar.gz", data))
 
 
-def test_another_digest_is_refused(tmp_path: Path) -> None:
+def test_a_wrong_digest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(GOOD)
     with pytest.raises(InputError, match=r"install.sha256: .*x.tar.gz has the sha256 [0-9a-f]{64}, not"):
         read_archive(spec(tmp_path / "x.tar.gz", b"other"))
@@ -76,7 +76,7 @@ def huge(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [folder, os.mkfifo, huge])
-def test_what_is_no_small_file_is_refused_unread(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_large_and_special_files_are_refused_unread(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "x.tar.gz")
     with pytest.raises(InputError, match="is not a regular file of at most 512 MiB"):
         read_archive(spec(tmp_path / "x.tar.gz", b""))

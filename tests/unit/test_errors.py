@@ -1,4 +1,4 @@
-"""Messages for people, and the exit code each kind ends in."""
+"""Error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from generator.errors import BakeError, InputError, Problem, UnhealthyError, Wai
 @pytest.mark.parametrize(
     ("kind", "code"), [(BakeError, 1), (InputError, 2), (UnhealthyError, 3), (WaitTimeoutError, 4)]
 )
-def test_exit_codes_are_the_documented_ones(kind: type[BakeError], code: int) -> None:
+def test_exit_codes_match_the_documentation(kind: type[BakeError], code: int) -> None:
     assert kind.exit_code == code
 
 
-def test_a_problem_reads_as_place_message_and_remedy() -> None:
+def test_a_problem_shows_location_message_and_hint() -> None:
     assert (
         str(Problem("a.yaml:1:2: nodes", "0 is too few", "try 3"))
         == "a.yaml:1:2: nodes: 0 is too few\n  hint: try 3"

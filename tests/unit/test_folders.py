@@ -1,4 +1,4 @@
-"""Folders and files that another user can change are refused, and a manifest that bake did not write."""
+"""bake refuses folders and files that another user can change, and a manifest that bake did not write."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def with_acl_to_read(path: Path) -> None:
     subprocess.run(["setfacl", "-m", f"u:{STRANGER}:rx", path], check=True)
 
 
-def full_of(change: Change) -> Change:
-    """The change, to every file below."""
+def applied_below(change: Change) -> Change:
+    """Return a function that applies `change` to every file below a path."""
     return lambda path: [change(each) for each in path.rglob("*")]
 
 
-def moved_behind_a_strangers_link(path: Path) -> None:
+def moved_behind_a_foreign_link(path: Path) -> None:
     path.rename(path.with_name("real"))
     path.symlink_to("real")
     give_away(path)
@@ -78,12 +78,12 @@ def moved_behind_a_link(path: Path) -> None:
     path.symlink_to("real")
 
 
-# What is done to which folder, and what is said; the folders are tmp/parent/out/etcd.
+# A path below tmp/parent/out/etcd, a change to the path, and the message.
 REFUSED: dict[str, tuple[str, Change, str]] = {
     "another user's out": ("parent/out", give_away, "parent/out: belongs to uid 12345, but bake runs as root (uid 0)"),
     "another user's parent": ("parent", give_away, "parent: belongs to uid 12345"),
     "another user's cluster folder": ("parent/out/etcd", give_away, "out/etcd: belongs to uid 12345"),
-    "another user's files": ("parent/out/etcd", full_of(give_away), "belongs to uid 12345"),
+    "another user's files": ("parent/out/etcd", applied_below(give_away), "belongs to uid 12345"),
     "a parent for every user": ("parent", with_mode(0o777), "parent: mode 0777 lets every user change it"),
     "an out for every user": ("parent/out", with_mode(0o757), "out: mode 0757 lets every user change it"),
     "a cluster folder for every user": ("parent/out/etcd", with_mode(0o777), "etcd: mode 0777 lets every user"),
@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     "a group with a member": ("parent", with_group("daemon", 0o770), "lets the group daemon (daemon) change it"),
     "a group without a name": ("parent", with_unknown_group, "lets the group 54321 change it"),
     "an ACL": ("parent", with_acl, "lets the users of its ACL change it"),
-    "another user's link": ("parent/out", moved_behind_a_strangers_link, "parent/out: belongs to uid 12345"),
+    "another user's link": ("parent/out", moved_behind_a_foreign_link, "parent/out: belongs to uid 12345"),
     "a link into an open folder": (
         "parent/out", moved_behind_a_link_into_an_open_folder, "open: mode 0777 lets every user change it"
     ),
@@ -113,7 +113,7 @@ def baked(bake: Bake, tmp_path: Path, picture: Picture) -> Bake:
 
 @root_only
 @pytest.mark.parametrize(("where", "change", "says"), REFUSED.values(), ids=REFUSED)
-def test_what_another_user_can_change_is_refused_and_not_used(
+def test_files_that_another_user_can_change_are_refused(
     baked: Bake, picture: Picture, where: str, change: Change, says: str
 ) -> None:
     change(Path(where))
@@ -142,24 +142,24 @@ def test_a_file_that_another_user_can_change_is_not_written_again(
 
 
 @root_only
-def test_a_folder_of_the_one_who_called_sudo_is_refused(baked: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_the_sudo_user_is_refused(baked: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_UID", str(STRANGER))
     give_away(Path("parent"))
     result = baked("--nodes", 1, "--out", "parent/out")
     assert result.code == 2
     assert "parent: belongs to uid 12345, but bake runs as root (uid 0)" in result.err
-    assert "run bake as the owner of these folders, or give an --out that only you and root can write" in result.err
+    assert "run bake as the owner of these folders, or give an --out that only you and root can change" in result.err
 
 
 @root_only
-def test_nothing_is_made_in_a_folder_that_is_refused(bake: Bake) -> None:
+def test_nothing_is_written_to_a_refused_folder(bake: Bake) -> None:
     Path("open").mkdir()
     Path("open").chmod(0o777)
     assert bake("--nodes", 1, "--out", "open/new/out").code == 2
     assert list(Path("open").iterdir()) == []
 
 
-# Folders as they are on ordinary machines, for the parent of the output folder.
+# Changes to the output folder's parent that result in an ordinary folder.
 ACCEPTED: dict[str, Change] = {
     "0755": with_mode(0o755),
     "sticky": with_mode(0o1777),
@@ -171,36 +171,36 @@ ACCEPTED: dict[str, Change] = {
 
 @root_only
 @pytest.mark.parametrize("change", ACCEPTED.values(), ids=ACCEPTED)
-def test_ordinary_folders_are_used(baked: Bake, change: Change) -> None:
+def test_ordinary_folders_are_accepted(baked: Bake, change: Change) -> None:
     change(Path("parent"))
     assert baked("--nodes", 1, "--out", "parent/out", "--leaf-days", 9).code == 0
 
 
 @root_only
-def test_an_output_folder_may_be_a_link_of_ones_own(baked: Bake) -> None:
+def test_a_symlink_of_this_user_as_output_folder_is_accepted(baked: Bake) -> None:
     moved_behind_a_link(Path("parent/out"))
     assert baked("--nodes", 1, "--out", "parent/out", "--leaf-days", 9).code == 0
     assert baked("seal", "--yes", "--out", "parent/../parent/out").code == 0
 
 
 @root_only
-def test_a_home_with_the_users_private_group_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Debian with umask 002 makes it: the folder's group has the user as its only member."""
+def test_a_home_folder_with_a_private_group_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With umask 002 on Debian, the user is the only member of the folder's group."""
     user = pwd.getpwnam("games")
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, user.pw_uid, user.pw_gid)
     home.chmod(0o775)
     monkeypatch.setattr(os, "geteuid", lambda: user.pw_uid)
-    permissions.check_way(home / "out")
+    permissions.check_parents(home / "out")
     monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("daemon").pw_uid)
     with pytest.raises(InputError, match="belongs to games"):
-        permissions.check_way(home / "out")
+        permissions.check_parents(home / "out")
 
 
 @root_only
-def test_in_a_rootless_container_the_machines_own_folders_are_used(tmp_path: Path) -> None:
-    """There `/home` belongs to an id that stands for everybody outside."""
+def test_folders_of_the_host_are_accepted_in_a_rootless_container(tmp_path: Path) -> None:
+    """In such a container, `/home` belongs to the overflow user id."""
     home = tmp_path / "home"
     home.mkdir()
     give_away(home)
@@ -208,7 +208,7 @@ def test_in_a_rootless_container_the_machines_own_folders_are_used(tmp_path: Pat
         parent.chmod(0o755)
     tmp_path.chmod(0o755)
     script = "from pathlib import Path; from generator.store import folder, permissions; import sys\n"
-    check = script + "permissions.check_way(Path(sys.argv[1]) / 'out')"
+    check = script + "permissions.check_parents(Path(sys.argv[1]) / 'out')"
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", check, home]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "unshare failed" in done.stderr:
@@ -237,12 +237,12 @@ def test_another_users_secret_is_not_read(bake: Bake, tmp_path: Path, name: str)
 
 
 @root_only
-def test_a_secret_may_come_through_a_pipe_of_the_one_who_called_sudo(bake: Bake) -> None:
-    """`pass show ca | sudo bake --ca-passphrase-file /dev/stdin`: the pipe belongs to the user."""
+def test_a_pipe_of_the_sudo_user_is_accepted_for_a_secret(bake: Bake) -> None:
+    """With `pass show ca | sudo bake --ca-passphrase-file /dev/stdin`, the pipe belongs to the calling user."""
     os.mkfifo("pipe")
     give_away(Path("pipe"))
     permissions.check_secret(Path("pipe"), "--ca-passphrase-file")
-    permissions.check_secret(Path("nowhere"), "--ca-passphrase-file")  # said by whoever reads it
+    permissions.check_secret(Path("nowhere"), "--ca-passphrase-file")  # the reader of the file reports a missing file
 
 
 # ── the manifest ────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,7 +268,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("change", "says"), BAD.values(), ids=BAD)
-def test_a_manifest_that_bake_did_not_write_is_refused_whole(
+def test_a_manifest_that_bake_did_not_write_is_refused(
     baked: Bake, picture: Picture, change: dict[str, Any], says: str
 ) -> None:
     path = Path("parent/out/etcd/manifest.json")
@@ -286,7 +286,7 @@ def test_a_manifest_that_bake_did_not_write_is_refused_whole(
     assert picture(Path()) == before
 
 
-def test_facts_of_a_later_minor_version_are_ignored(baked: Bake) -> None:
+def test_additions_of_a_later_minor_version_are_ignored(baked: Bake) -> None:
     path = Path("parent/out/etcd/manifest.json")
     made = json.loads(path.read_text()) | {"format_version": "1.7", "more": 1}
     for facts in made["files"].values():
@@ -295,8 +295,8 @@ def test_facts_of_a_later_minor_version_are_ignored(baked: Bake) -> None:
     assert baked("seal", "--yes", "--out", "parent/out").code == 0
 
 
-def test_a_link_in_the_place_of_a_file_is_not_written_as_that_file(baked: Bake, tmp_path: Path) -> None:
-    """What the manifest lists and nobody reads before: its target's bytes must not come into the folder."""
+def test_a_symlink_to_a_secret_is_not_copied(baked: Bake, tmp_path: Path) -> None:
+    """The manifest lists the file, but the content of the symlink's target must not be copied to the folder."""
     (tmp_path / "other").write_text("another file")
     etcdctl = Path("parent/out/etcd/etcdctl.env")
     etcdctl.unlink()
@@ -308,7 +308,7 @@ def test_a_link_in_the_place_of_a_file_is_not_written_as_that_file(baked: Bake, 
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "manifest.json"])
-def test_a_named_pipe_is_not_waited_for(baked: Bake, name: str) -> None:
+def test_a_named_pipe_does_not_block(baked: Bake, name: str) -> None:
     path = Path("parent/out/etcd", name)
     path.unlink()
     os.mkfifo(path, 0o600)

@@ -1,4 +1,4 @@
-"""What fuzzing is begun with, and that it would say so: the long run is `scripts/hostile --row fuzz`."""
+"""The fuzzer's initial inputs and a short run. `scripts/hostile --row fuzz` is the long run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.hostile import fuzz
 MODULES = {name: importlib.import_module(f"generator.{module}") for name, module in fuzz.LOADER.items()}
 
 
-def test_what_it_begins_with_is_accepted_or_refused(tmp_path: Path) -> None:
+def test_the_initial_inputs_are_accepted_or_refused(tmp_path: Path) -> None:
     fuzz.seeds(tmp_path / "seeds")
     accepted = 0
     for path in (tmp_path / "seeds").iterdir():
@@ -21,17 +21,17 @@ def test_what_it_begins_with_is_accepted_or_refused(tmp_path: Path) -> None:
         except MODULES["errors"].InputError:
             continue
         accepted += 1
-    assert accepted >= 8  # the profiles, and what the catalogue calls harmless
+    assert accepted >= 8  # the profiles and the harmless files of the catalogue
 
 
-def test_it_knows_the_names_of_the_fields(tmp_path: Path) -> None:
+def test_the_dictionary_has_the_names_of_the_fields(tmp_path: Path) -> None:
     fuzz.words(tmp_path / "words")
     assert {'"nodes"', '"clientCidrs"', '"mac"'} <= set((tmp_path / "words").read_text().split())
 
 
-def test_a_few_seconds_of_it_find_nothing(tmp_path: Path) -> None:
+def test_a_short_run_finds_nothing(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris has no wheel for this Python")
     found = fuzz.measure(5, tmp_path)
     assert found["failures"] == []
     assert found["trials"] > 100
-    assert found["figures"]["coverage"][1] > 300  # it does see the loader
+    assert found["figures"]["coverage"][1] > 300  # lines of code that the fuzzer reaches

@@ -1,4 +1,4 @@
-"""The CA that a folder holds: its key under a passphrase, one of the user's own, and what each may name."""
+"""The cluster's CA: encrypted keys, existing CAs, name constraints and separate peer CAs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ WORD = "correct horse battery"
 
 @pytest.fixture
 def word(bake: Bake, tmp_path: Path, quick_scrypt: None) -> list[str]:
-    """The option that names a file with the passphrase."""
+    """Return the option with the path of a passphrase file."""
     (tmp_path / "word").write_text(f"{WORD}\nwhat follows is not of it\n")
     return ["--ca-passphrase-file", "word"]
 
 
-def test_with_a_passphrase_the_key_is_never_there_in_plain(bake: Bake, word: list[str], picture: Picture) -> None:
+def test_with_a_passphrase_no_plain_key_is_written(bake: Bake, word: list[str], picture: Picture) -> None:
     assert bake("--nodes", 1, *word).code == 0
     assert CA_KEY.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     assert CA_KEY.stat().st_mode & 0o777 == 0o600
@@ -51,22 +51,22 @@ def test_with_a_passphrase_the_key_is_never_there_in_plain(bake: Bake, word: lis
     assert picture(Path("out")) == before
 
 
-def test_a_plain_key_is_encrypted_by_the_next_bake_and_nothing_else_changes(bake: Bake, word: list[str]) -> None:
+def test_the_next_bake_encrypts_only_a_plain_ca_key(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1)
     plain = CA_KEY.read_bytes()
     result = bake("--nodes", 1, *word, "-o", "json")
     assert set(json.loads(result.out)["changed"]) == {"pki/etcd-ca.key", "pki/etcd-peer-ca.key", "manifest.json"}
-    assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(plain)
+    assert key_numbers(CA_KEY.read_bytes(), WORD.encode()) == key_numbers(plain)
     secret = plain.splitlines()[1]
     assert [path for path in Path("out").rglob("*") if path.is_file() and secret in path.read_bytes()] == []
 
 
-def numbers(pem: bytes, word: bytes | None = None) -> object:
+def key_numbers(pem: bytes, word: bytes | None = None) -> object:
     key: Any = load_pem_private_key(pem, word)
     return key.private_numbers()
 
 
-def test_more_nodes_need_the_passphrase_and_leave_the_key_as_it_is(bake: Bake, word: list[str]) -> None:
+def test_adding_nodes_needs_the_passphrase_and_keeps_the_key(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1, *word)
     before = CA_KEY.read_bytes()
     assert bake("--nodes", 3, *word).code == 0
@@ -74,7 +74,7 @@ def test_more_nodes_need_the_passphrase_and_leave_the_key_as_it_is(bake: Bake, w
 
 
 @pytest.mark.parametrize("command", [(), ("check",)])
-def test_without_the_passphrase_nothing_is_baked(
+def test_a_bake_without_the_passphrase_is_refused(
     bake: Bake, word: list[str], picture: Picture, command: tuple[str, ...]
 ) -> None:
     bake("--nodes", 1, *word)
@@ -85,7 +85,7 @@ def test_without_the_passphrase_nothing_is_baked(
     assert picture(Path("out")) == before
 
 
-def test_a_wrong_passphrase_is_refused_and_not_shown(bake: Bake, word: list[str], picture: Picture) -> None:
+def test_a_wrong_passphrase_is_refused_and_not_printed(bake: Bake, word: list[str], picture: Picture) -> None:
     bake("--nodes", 1, *word)
     before = picture(Path("out"))
     Path("word").write_text("incorrect horse")
@@ -117,7 +117,7 @@ def test_a_file_without_a_passphrase_is_refused(
     assert not Path("out").exists()
 
 
-def test_on_a_terminal_it_is_asked_for_where_it_is_needed(
+def test_a_terminal_asks_for_a_needed_passphrase(
     bake: Bake, word: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -131,24 +131,24 @@ def test_on_a_terminal_it_is_asked_for_where_it_is_needed(
     assert "Passphrase of the CA's key" in asked[0]
 
 
-def test_who_only_looks_at_the_cluster_needs_no_passphrase(bake: Bake, word: list[str]) -> None:
+def test_read_only_commands_need_no_passphrase(bake: Bake, word: list[str]) -> None:
     bake("--nodes", 1, *word)
     assert open_cluster(Store(Path("out"), "etcd")).plan.name == "etcd"
     assert bake("seal", "--yes", "--connect", "test:///none").code != 2
 
 
-def test_a_key_that_the_user_encrypted_stays_as_it_is(bake: Bake, word: list[str], plan: Any) -> None:
+def test_a_key_that_the_user_encrypted_is_unchanged(bake: Bake, word: list[str], plan: Any) -> None:
     authority = pki.create_authority(plan(), now=datetime.now(UTC))
-    theirs = authority.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(WORD.encode()))
+    existing_ca = authority.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(WORD.encode()))
     CA_KEY.parent.mkdir(parents=True)
     CA_KEY.with_suffix(".pem").write_bytes(authority.cert_pem)
-    CA_KEY.write_bytes(theirs)
+    CA_KEY.write_bytes(existing_ca)
     assert bake("--nodes", 1, *word).code == 0
-    assert CA_KEY.read_bytes() == theirs
+    assert CA_KEY.read_bytes() == existing_ca
 
 
 @pytest.mark.parametrize("key_type", [KeyType.ECDSA_P256, KeyType.RSA_2048])
-def test_openssl_reads_the_key_with_its_passphrase_alone(key_type: KeyType, tool: Callable[[str], str]) -> None:
+def test_openssl_reads_the_key_only_with_the_passphrase(key_type: KeyType, tool: Callable[[str], str]) -> None:
     key = pki.generate_key(key_type)
     pem = pki.encrypt_key(key, b"word")
     words = [tool("openssl"), "pkey", "-pubout", "-passin"]
@@ -161,12 +161,12 @@ def test_openssl_reads_the_key_with_its_passphrase_alone(key_type: KeyType, tool
     assert pki.encrypt_key(key, b"word") != pem, "salted"
 
 
-# ── a CA of the user's own ──────────────────────────────────────────────────────────────────────────────────
+# ── existing CAs ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
-def theirs(bake: Bake, plan: Any) -> Credential:
-    """A CA in ca.pem and ca.key, with a cluster.yaml that names them."""
+def existing_ca(bake: Bake, plan: Any) -> Credential:
+    """Write a CA to ca.pem and ca.key, and a cluster.yaml with these paths."""
     authority = pki.create_authority(plan(), now=datetime.now(UTC))
     Path("ca.pem").write_bytes(authority.cert_pem)
     Path("ca.key").write_bytes(authority.key_pem)
@@ -174,13 +174,13 @@ def theirs(bake: Bake, plan: Any) -> Credential:
     return authority
 
 
-def test_a_ca_of_the_users_own_issues_and_is_copied_to_pki_alone(
-    bake: Bake, theirs: Credential, picture: Picture
+def test_an_existing_ca_is_used_and_copied_only_to_pki(
+    bake: Bake, existing_ca: Credential, picture: Picture
 ) -> None:
     assert bake("--config", "cluster.yaml").code == 0
-    assert CA_KEY.with_suffix(".pem").read_bytes() == theirs.cert_pem
+    assert CA_KEY.with_suffix(".pem").read_bytes() == existing_ca.cert_pem
     assert CA_KEY.stat().st_mode & 0o777 == 0o600
-    secret = theirs.key_pem.splitlines()[1]
+    secret = existing_ca.key_pem.splitlines()[1]
     holders = [path for path in Path("out").rglob("*") if path.is_file() and secret in path.read_bytes()]
     assert holders == [CA_KEY]
     before = picture(Path("out"))
@@ -190,19 +190,19 @@ def test_a_ca_of_the_users_own_issues_and_is_copied_to_pki_alone(
     assert picture(Path("out")) == before
 
 
-def test_an_encrypted_ca_of_the_users_own_is_encrypted_here_too(
-    bake: Bake, theirs: Credential, word: list[str]
+def test_an_encrypted_key_of_an_existing_ca_stays_encrypted(
+    bake: Bake, existing_ca: Credential, word: list[str]
 ) -> None:
-    Path("ca.key").write_bytes(pki.encrypt_key(theirs.key, WORD.encode()))
+    Path("ca.key").write_bytes(pki.encrypt_key(existing_ca.key, WORD.encode()))
     refused = bake("--config", "cluster.yaml")
     assert (refused.code, "ca.key: is encrypted, but no passphrase" in refused.err) == (2, True)
     assert not Path("out/etcd").exists()
     assert bake("--config", "cluster.yaml", *word).code == 0
-    assert numbers(CA_KEY.read_bytes(), WORD.encode()) == numbers(theirs.key_pem)
+    assert key_numbers(CA_KEY.read_bytes(), WORD.encode()) == key_numbers(existing_ca.key_pem)
 
 
-def test_another_ca_than_the_clusters_is_refused(
-    bake: Bake, theirs: Credential, plan: Any, picture: Picture
+def test_another_ca_is_refused_for_an_existing_cluster(
+    bake: Bake, existing_ca: Credential, plan: Any, picture: Picture
 ) -> None:
     bake("--config", "cluster.yaml")
     Path("ca.pem").write_bytes(pki.create_authority(plan(), now=datetime.now(UTC)).cert_pem)
@@ -219,7 +219,7 @@ def short_lived(plan: Any) -> None:
     Path("ca.key").write_bytes(short.key_pem)
 
 
-def elsewhere(plan: Any) -> None:
+def for_another_network(plan: Any) -> None:
     other = pki.create_authority(plan(network={"subnet": "10.9.0.0/24"}), now=datetime.now(UTC))
     Path("ca.pem").write_bytes(other.cert_pem)
     Path("ca.key").write_bytes(other.key_pem)
@@ -243,15 +243,15 @@ UNFIT: dict[str, tuple[Callable[[Any], object], str]] = {
         "pki.ca.key: ca.key: does not match the certificate",
     ),
     "no CA": (leaf, "pki.ca.certificate: ca.pem: is not a CA certificate"),
-    "ends too soon": (short_lived, "before certificates of 364 days do\n  hint: use a CA that is valid longer, or"),
-    "for another network": (elsewhere, "may not issue certificates for 192.168.20.31, 192.168.20.32"),
+    "ends too soon": (short_lived, "before certificates of 364 days would\n  hint: use a CA that expires later, or"),
+    "for another network": (for_another_network, "may not issue certificates for 192.168.20.31, 192.168.20.32"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [(), ("check",)])
 @pytest.mark.parametrize(("prepare", "rule"), UNFIT.values(), ids=UNFIT)
-@pytest.mark.usefixtures("theirs")
-def test_an_unfit_ca_of_the_users_own_is_refused(
+@pytest.mark.usefixtures("existing_ca")
+def test_an_unusable_existing_ca_is_refused(
     bake: Bake, plan: Any, prepare: Callable[[Any], object], rule: str, command: tuple[str, ...]
 ) -> None:
     prepare(plan)
@@ -262,10 +262,10 @@ def test_an_unfit_ca_of_the_users_own_is_refused(
     assert not FOLDER.exists()
 
 
-# ── what a CA is bound to ───────────────────────────────────────────────────────────────────────────────────
+# ── name constraints ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_the_clusters_ca_may_not_name_is_refused(bake: Bake, picture: Picture) -> None:
+def test_names_that_the_ca_cannot_certify_are_refused(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     before = picture(Path("out"))
     for words, name in (
@@ -280,7 +280,7 @@ def test_what_the_clusters_ca_may_not_name_is_refused(bake: Bake, picture: Pictu
         assert picture(Path("out")) == before
 
 
-def test_a_cluster_whose_ca_is_bound_to_nothing_stays_as_it_is(bake: Bake, picture: Picture, plan: Any) -> None:
+def test_a_ca_without_name_constraints_is_kept(bake: Bake, picture: Picture, plan: Any) -> None:
     free = pki.create_authority(plan(pki={"extensions": "document"}), now=datetime.now(UTC))
     CA_KEY.parent.mkdir(parents=True)
     CA_KEY.with_suffix(".pem").write_bytes(free.cert_pem)
@@ -294,7 +294,7 @@ def test_a_cluster_whose_ca_is_bound_to_nothing_stays_as_it_is(bake: Bake, pictu
     assert bake("--nodes", 3, "--subnet", "10.1.0.0/24").code == 0
 
 
-# --- which cluster it is --------------------------------------------------------------------------------------
+# --- identity and permit --------------------------------------------------------------------------------------
 
 
 def test_a_cluster_keeps_its_identity(bake: Bake) -> None:
@@ -306,8 +306,8 @@ def test_a_cluster_keeps_its_identity(bake: Bake) -> None:
     assert Path("out/other/identity").read_text() != first
 
 
-def test_a_cluster_that_was_baked_before_there_were_identities_stays_itself(bake: Bake) -> None:
-    """Its nodes have an id of the cluster, and its VMs a tag, that were made of its CA."""
+def test_a_cluster_without_an_identity_file_keeps_its_identity(bake: Bake) -> None:
+    """The cluster's id and the tag of its VMs were derived from the CA's digest."""
     bake("--nodes", 1)
     (FOLDER / "identity").unlink()
     old = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
@@ -321,11 +321,11 @@ def test_an_identity_that_bake_did_not_write_is_refused(bake: Bake) -> None:
     bake("--nodes", 1)
     (FOLDER / "identity").write_text("mine\n")
     result = bake("--nodes", 1)
-    assert (result.code, f"{FOLDER}/identity: is not what bake wrote" in result.err) == (2, True)
+    assert (result.code, f"{FOLDER}/identity: has content that bake did not write" in result.err) == (2, True)
 
 
-def test_a_cluster_whose_permit_was_no_secret_gets_one_and_its_nodes_take_the_new_seeds(bake: Bake) -> None:
-    """They compare BAKE_PERMIT, the cluster's id, with their own."""
+def test_a_cluster_of_an_older_version_gets_a_secret_permit(bake: Bake) -> None:
+    """Running nodes compare a new seed's BAKE_PERMIT, the cluster's id, with their BAKE_PERMIT."""
     bake("--nodes", 1)
     identity = (FOLDER / "identity").read_text().strip()
     (FOLDER / "pki/bootstrap-permit").unlink()
@@ -340,14 +340,15 @@ def test_a_permit_that_bake_did_not_write_is_refused(bake: Bake) -> None:
     bake("--nodes", 1)
     (FOLDER / "pki/bootstrap-permit").write_text("guess me\n")
     result = bake("--nodes", 1)
-    assert (result.code, f"{FOLDER}/pki/bootstrap-permit: is not what bake wrote" in result.err) == (2, True)
+    assert result.code == 2
+    assert f"{FOLDER}/pki/bootstrap-permit: has content that bake did not write" in result.err
     assert "guess me" not in result.err
 
 
-# --- a CA of their own for peers ------------------------------------------------------------------------------
+# --- a separate CA for peers ----------------------------------------------------------------------------------
 
 
-def test_peers_may_have_a_ca_of_their_own(bake: Bake, word: list[str]) -> None:
+def test_peer_certificates_can_have_a_separate_ca(bake: Bake, word: list[str]) -> None:
     Path("apart.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
     assert bake("--config", "apart.yaml", *word).code == 0
     assert pki.is_encrypted((FOLDER / "pki/etcd-peer-ca.key").read_bytes())
@@ -363,12 +364,12 @@ def test_peers_may_have_a_ca_of_their_own(bake: Bake, word: list[str]) -> None:
     assert "Nothing changed" in again.err
 
 
-def test_whether_peers_have_their_own_is_decided_once(bake: Bake, picture: Picture) -> None:
+def test_the_use_of_a_separate_peer_ca_cannot_change(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 2)
     before = picture(Path("out"))
     Path("one.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: false}}\n")
     result = bake("--config", "one.yaml")
-    rule = "pki.peerCa.separate: false is not what this cluster was baked with"
+    rule = "pki.peerCa.separate: false differs from this cluster's value"
     assert (result.code, rule in result.err) == (2, True)
     assert picture(Path("out")) == before
 
@@ -378,7 +379,7 @@ def test_whether_peers_have_their_own_is_decided_once(bake: Bake, picture: Pictu
 USERS = "auth: {enabled: true, users: [{name: app1}, {name: App.2}]}"
 
 
-def test_each_user_has_a_client_certificate_with_its_name_until_it_is_one_no_more(bake: Bake) -> None:
+def test_each_etcd_user_has_a_client_certificate(bake: Bake) -> None:
     Path("cluster.yaml").write_text(USERS)
     assert bake("--nodes", 1, "--config", "cluster.yaml").code == 0
     folder = FOLDER / "pki/users"
@@ -402,7 +403,7 @@ def test_each_user_has_a_client_certificate_with_its_name_until_it_is_one_no_mor
     assert not folder.exists()
 
 
-def test_a_users_certificate_is_kept_and_made_again_like_the_operators(bake: Bake, picture: Picture) -> None:
+def test_user_certificates_are_kept_and_renewed(bake: Bake, picture: Picture) -> None:
     Path("cluster.yaml").write_text(USERS)
     words = ("--nodes", 1, "--config", "cluster.yaml", "--leaf-days", 10)
     bake(*words)

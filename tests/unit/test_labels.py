@@ -1,4 +1,4 @@
-"""Everything that a node is given lies where Enterprise Linux 9's SELinux policy expects its kind.
+"""The paths of a node's files match the SELinux policy of Enterprise Linux 9.
 
 Which type a place has was looked up in the targeted policy's file contexts: fedora-selinux/selinux-policy, branch c9s
 at 73a2d29, with the aliases of EL 9's package (file_contexts.subs_dist: units below /etc are labelled as those below
@@ -28,7 +28,7 @@ EL9 = {
     "/usr": "usr_t",
     "/usr/bin": "bin_t",
     "/usr/libexec": "bin_t",
-    "/usr/local/bin": "bin_t",  # and no libexec: below it everything is usr_t, and nothing a program
+    "/usr/local/bin": "bin_t",  # not /usr/local/libexec, where every file has the type usr_t
     "/var": "var_t",
     "/var/lib": "var_lib_t",
     "/var/lib/cloud": "cloud_var_lib_t",
@@ -52,7 +52,7 @@ def files(request: pytest.FixtureRequest, plan: Plan, now: Any) -> dict[str, byt
 
 
 def kind(path: str, data: bytes) -> str:
-    """The type of what a file is for."""
+    """Return the SELinux type that fits a file's purpose."""
     if data.startswith(b"#!"):
         return "bin_t"
     if data.startswith(b"[Unit]"):
@@ -60,33 +60,33 @@ def kind(path: str, data: bytes) -> str:
     return {".rules": "udev_rules_t", ".py": "bin_t"}.get(PurePosixPath(path).suffix, "etc_t")
 
 
-def test_each_file_lies_where_its_kind_does(files: dict[str, bytes]) -> None:
+def test_each_file_has_the_label_of_its_kind(files: dict[str, bytes]) -> None:
     assert len(files) > 20
     assert {path: label(path) for path in files} == {path: kind(path, data) for path, data in files.items()}
 
 
 def commands(unit: bytes) -> Iterator[str]:
-    """The programs: the first word, and etcd after the one that starts it."""
+    """Return the programs of a unit: the first word of each command, and etcd if another program starts it."""
     yield from re.findall(r"^Exec\w+=[-+!]*(\S+)", unit.decode(), re.MULTILINE)
     yield from re.findall(r"^ExecStart=\S+/etcd-start (\S+)$", unit.decode(), re.MULTILINE)
 
 
-def test_what_a_unit_starts_is_a_program(files: dict[str, bytes]) -> None:
+def test_units_start_only_programs(files: dict[str, bytes]) -> None:
     started = {one for path, data in files.items() if path.endswith(".service") for one in commands(data)}
-    started -= {"/bin/echo", "/bin/sh", "/bin/rm", "/bin/systemctl"}  # the system's own
+    started -= {"/bin/echo", "/bin/sh", "/bin/rm", "/bin/systemctl"}  # programs of the system
     assert {"/usr/local/bin/etcd", "/usr/libexec/bake/etcd-join"} <= started
     assert {label(path) for path in started} == {"bin_t"}
 
 
 @pytest.mark.parametrize("method", [{}, ARCHIVE])
-def test_etcd_is_a_program_and_state_is_state(plan: Plan, method: dict[str, str]) -> None:
+def test_etcd_and_its_data_have_the_right_labels(plan: Plan, method: dict[str, str]) -> None:
     wanted = plan(install=method)
     assert label(f"{wanted.binary_dir}/etcd") == "bin_t"
     assert label(wanted.spec.etcd.data_dir) == label(first_boot.HOME) == "var_lib_t"
     assert label(RUNTIME_PERMIT) == "var_run_t"
 
 
-def test_labels_are_restored_wherever_a_file_was_written(plan: Plan, files: dict[str, bytes]) -> None:
+def test_labels_are_restored_for_every_written_file(plan: Plan, files: dict[str, bytes]) -> None:
     (line,) = (line for line in first_boot.first_boot_commands(plan()) if "restorecon" in line)
     restored = [word for word in line.replace(";", " ").split() if word.startswith("/")]
     assert [path for path in files if not any(PurePosixPath(path).is_relative_to(tree) for tree in restored)] == []

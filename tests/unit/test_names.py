@@ -1,4 +1,4 @@
-"""No node's folder has the name of something else in the cluster's folder."""
+"""No node can have the name of another file or folder in the cluster's folder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from generator import pki
 from generator.config.spec import read_spec
-from generator.config.values import FOLDER_NAMES, name, node_name
+from generator.config.values import name, node_name
 from generator.errors import UnsignedError
+from generator.layout import FOLDER_NAMES
 from generator.operations.bake import bake
 from generator.operations.seal import seal_files
 from generator.plan import plan_cluster
@@ -32,8 +33,8 @@ def top_level(store: Store) -> set[str]:
     return {path.name for path in store.folder.iterdir()} - {node["name"] for node in NODES}
 
 
-def test_nothing_in_a_baked_folder_has_a_name_that_a_node_may_have(now: datetime, tmp_path: Path) -> None:
-    """A cluster with everything: users, a CA for peers, a change of its CAs under way, sealed."""
+def test_no_file_of_a_cluster_has_a_possible_node_name(now: datetime, tmp_path: Path) -> None:
+    """Use a sealed cluster with etcd users, a separate peer CA and a CA rotation in progress."""
     auth = {"enabled": True, "users": [{"name": "app"}]}
     spec, wrong = read_spec({"nodes": NODES, "auth": auth, "pki": {"peerCa": {"separate": True}}})
     store = Store(tmp_path, "etcd")
@@ -45,7 +46,7 @@ def test_nothing_in_a_baked_folder_has_a_name_that_a_node_may_have(now: datetime
     assert [name for name in top_level(store) if is_node_name(name)] == []
 
 
-def test_nor_in_one_that_waits_for_a_ca(plan: Callable[..., Any], now: datetime, tmp_path: Path) -> None:
+def test_no_request_has_a_possible_node_name(plan: Callable[..., Any], now: datetime, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(pki.create_authority(plan(), now=now).cert_pem)
     spec, wrong = read_spec({"nodes": NODES, "pki": {"ca": {"certificate": str(tmp_path / "ca.pem")}}})
     store = Store(tmp_path / "out", "etcd")
@@ -56,6 +57,6 @@ def test_nor_in_one_that_waits_for_a_ca(plan: Callable[..., Any], now: datetime,
     assert [name for name in top_level(store) if is_node_name(name)] == []
 
 
-def test_they_are_names_otherwise() -> None:
-    """Else nobody would have to reserve them; and a cluster may have them."""
+def test_reserved_names_are_otherwise_valid_names() -> None:
+    """A cluster can have these names, so only nodes need the rule."""
     assert all(name(reserved) for reserved in FOLDER_NAMES)

@@ -1,10 +1,10 @@
-"""Certificates: what each kind says, what OpenSSL and a real handshake make of it, when one is kept."""
+"""Certificates: content, validity and renewal, checked with OpenSSL and TLS handshakes."""
 
 from __future__ import annotations
 
 import ssl
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
 from generator import pki
 from generator.config.pki import KeyType
+from generator.errors import InputError
 from generator.pki import Credential, Role
 from generator.plan import ClusterPlan
 
@@ -40,16 +41,16 @@ def extension(credential: Credential, kind: type[Any]) -> Any:
 
 
 def usages(credential: Credential) -> set[str]:
-    """The key usages that a certificate states."""
+    """Return the key usages of a certificate."""
     usage = extension(credential, x509.KeyUsage)
     assert usage.critical
     return {name.removeprefix("_") for name, value in vars(usage.value).items() if value}
 
 
-# ── what each kind says ─────────────────────────────────────────────────────────────────────────────────────
+# ── content ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_authority_signs_and_does_nothing_else(authority: Credential) -> None:
+def test_a_ca_certificate_can_only_sign(authority: Credential) -> None:
     constraints = extension(authority, x509.BasicConstraints)
     assert constraints.critical
     assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
@@ -63,7 +64,7 @@ def constraints_of(credential: Credential) -> list[str]:
     return [str(name.value) for name in found.value.permitted_subtrees]
 
 
-def test_the_authority_is_bound_to_the_clusters_network_and_domain(plan: Plan, now: datetime) -> None:
+def test_name_constraints_limit_a_ca_to_the_cluster(plan: Plan, now: datetime) -> None:
     loopback = ["127.0.0.0/8", "::1/128"]
     for fields, expected in (
         ({}, ["etcd.internal", "192.168.20.0/24"]),
@@ -75,7 +76,7 @@ def test_the_authority_is_bound_to_the_clusters_network_and_domain(plan: Plan, n
         assert pki.check_names(authority, plan(**fields), where="") == []
 
 
-def test_the_documents_authority_is_bound_to_nothing(plan: Plan, now: datetime) -> None:
+def test_a_ca_of_the_manual_procedure_has_no_name_constraints(plan: Plan, now: datetime) -> None:
     authority = pki.create_authority(plan(pki={"extensions": "document"}), now=now)
     with pytest.raises(x509.ExtensionNotFound):
         extension(authority, x509.NameConstraints)
@@ -97,7 +98,7 @@ ADMITTED: dict[str, tuple[x509.NameConstraints, list[str]]] = {
 
 
 @pytest.mark.parametrize(("constraints", "refused"), ADMITTED.values(), ids=ADMITTED)
-def test_what_name_constraints_refuse_is_named(
+def test_forbidden_names_are_reported(
     plan: Plan, now: datetime, constraints: x509.NameConstraints, refused: list[str]
 ) -> None:
     authority = authority_with(now, constraints=CA, names=constraints)
@@ -110,12 +111,12 @@ def test_what_name_constraints_refuse_is_named(
 @pytest.mark.parametrize(
     ("role", "expected"),
     [
-        (Role.SERVER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),  # the gRPC gateway dials the server with it
+        (Role.SERVER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),  # used as client by the gRPC gateway
         (Role.PEER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),
         (Role.CLIENT, {Usage.CLIENT_AUTH}),
     ],
 )
-def test_a_nodes_certificate_is_for_its_role(
+def test_a_node_certificate_has_the_usages_of_its_role(
     nodes: list[pki.NodePki], role: Role, expected: set[Any]
 ) -> None:
     credential = nodes[0][role]
@@ -126,7 +127,7 @@ def test_a_nodes_certificate_is_for_its_role(
 
 
 @pytest.mark.parametrize("role", pki.NODE_ROLES)
-def test_a_nodes_certificate_names_that_node_alone(nodes: list[pki.NodePki], role: Role) -> None:
+def test_a_node_certificate_names_only_its_node(nodes: list[pki.NodePki], role: Role) -> None:
     names = extension(nodes[1][role], x509.SubjectAlternativeName).value
     peers = ["etcd.peers.etcd.internal"] if role is Role.PEER else []
     assert names.get_values_for_type(x509.DNSName) == ["etcd2.etcd.internal", *peers]
@@ -135,7 +136,7 @@ def test_a_nodes_certificate_names_that_node_alone(nodes: list[pki.NodePki], rol
     ]
 
 
-def test_the_operators_certificate_names_no_node(plan: Plan, authority: Credential, now: datetime) -> None:
+def test_the_operator_certificate_names_no_node(plan: Plan, authority: Credential, now: datetime) -> None:
     client = pki.issue_client(plan(), authority, now=now)
     assert set(extension(client, x509.ExtendedKeyUsage).value) == {Usage.CLIENT_AUTH}
     with pytest.raises(x509.ExtensionNotFound):
@@ -143,16 +144,16 @@ def test_the_operators_certificate_names_no_node(plan: Plan, authority: Credenti
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_a_users_certificate_is_a_clients_and_no_servers(
+def test_a_user_certificate_has_only_client_auth(
     plan: Plan, authority: Credential, now: datetime, kept: bool
 ) -> None:
-    """With serverAuth, an application could pass itself off as a member; an old one that has it is replaced."""
+    """With serverAuth, an application could impersonate a member, so such a certificate is renewed."""
     found = next(pki.issue_nodes(plan(), authority, now=now))[Role.PEER] if kept else None
     user = pki.issue_client(plan(), authority, now=now, user="app1", kept=found)
     assert set(extension(user, x509.ExtendedKeyUsage).value) == {Usage.CLIENT_AUTH}
 
 
-def test_single_label_names_are_there_when_asked_for(
+def test_single_label_names_are_added_on_request(
     plan: Plan, authority: Credential, now: datetime
 ) -> None:
     asked = plan(nodes=1, pki={"singleLabelNames": True})
@@ -161,7 +162,7 @@ def test_single_label_names_are_there_when_asked_for(
     assert names.get_values_for_type(x509.DNSName) == ["etcd1.etcd.internal", "etcd1", "localhost"]
 
 
-def test_a_shared_set_names_every_node(plan: Plan, authority: Credential, now: datetime) -> None:
+def test_shared_certificates_name_every_node(plan: Plan, authority: Credential, now: datetime) -> None:
     first, second, _ = pki.issue_nodes(plan(pki={"certificates": "shared"}), authority, now=now)
     assert first is second
     addresses = extension(first[Role.PEER], x509.SubjectAlternativeName).value.get_values_for_type(
@@ -170,7 +171,7 @@ def test_a_shared_set_names_every_node(plan: Plan, authority: Credential, now: d
     assert {ip_address(f"192.168.20.{last}") for last in (31, 32, 33)} <= set(addresses)
 
 
-def test_serials_are_random_and_keys_are_not_shared(nodes: list[pki.NodePki]) -> None:
+def test_serial_numbers_and_keys_are_unique(nodes: list[pki.NodePki]) -> None:
     every = [node[role] for node in nodes for role in node]
     assert len({each.certificate.serial_number for each in every}) == len(every)
     assert len({each.key_pem for each in every}) == len(every)
@@ -178,7 +179,7 @@ def test_serials_are_random_and_keys_are_not_shared(nodes: list[pki.NodePki]) ->
 
 
 @pytest.mark.parametrize("key_type", KeyType)
-def test_every_key_type_is_what_it_says(plan: Plan, now: datetime, key_type: KeyType) -> None:
+def test_keys_have_the_configured_type(plan: Plan, now: datetime, key_type: KeyType) -> None:
     authority = pki.create_authority(plan(pki={"keyType": key_type}), now=now)
     kind, size = key_type.split("-")
     assert isinstance(authority.key, rsa.RSAPrivateKey if kind == "rsa" else ec.EllipticCurvePrivateKey)
@@ -188,7 +189,7 @@ def test_every_key_type_is_what_it_says(plan: Plan, now: datetime, key_type: Key
     assert pki.is_issued_by(authority.certificate, authority.certificate)
 
 
-def test_key_encipherment_is_for_rsa_alone(plan: Plan, now: datetime) -> None:
+def test_only_rsa_certificates_have_key_encipherment(plan: Plan, now: datetime) -> None:
     of_rsa = plan(nodes=1, pki={"keyType": "rsa-2048"})
     server = next(pki.issue_nodes(of_rsa, pki.create_authority(of_rsa, now=now), now=now))[Role.SERVER]
     assert usages(server) == {"digital_signature", "key_encipherment"}
@@ -202,7 +203,7 @@ def test_repr_shows_no_secret(authority: Credential) -> None:
 # ── validity ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_certificates_are_backdated_by_a_day_for_guests_whose_clock_is_behind(
+def test_certificates_are_backdated_by_a_day(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     for credential, days in ((authority, 3650), (nodes[0][Role.PEER], 365)):
@@ -211,30 +212,30 @@ def test_certificates_are_backdated_by_a_day_for_guests_whose_clock_is_behind(
         assert end - start == timedelta(days=days)
 
 
-def test_the_shortest_validity_is_in_force(plan: Plan, now: datetime) -> None:
+def test_the_shortest_validity_is_valid_now(plan: Plan, now: datetime) -> None:
     short = plan(pki={"leafDays": 2, "caDays": 2})
     authority = pki.create_authority(short, now=now)
-    assert pki.check_authority(authority, now=now + timedelta(hours=23), where="") == []
+    pki.check_authority(authority, short, now=now + timedelta(hours=23), where="")
     assert pki.issue_client(short, authority, now=now).certificate.not_valid_after_utc == now + timedelta(
         days=1
     )
 
 
-def test_a_certificate_never_outlives_its_authority(plan: Plan, authority: Credential, now: datetime) -> None:
+def test_no_certificate_expires_after_its_ca(plan: Plan, authority: Credential, now: datetime) -> None:
     late = now + timedelta(days=3600)
     client = pki.issue_client(plan(), authority, now=late)
     assert client.certificate.not_valid_after_utc == authority.certificate.not_valid_after_utc
     assert pki.issue_client(plan(), authority, now=late, kept=client) is client
 
 
-def test_validity_beyond_2050_is_written(plan: Plan, now: datetime) -> None:
+def test_validity_can_end_after_2050(plan: Plan, now: datetime) -> None:
     long = plan(pki={"caDays": 36500})
     end = now - pki.BACKDATE + timedelta(days=36500)
     assert pki.create_authority(long, now=now).certificate.not_valid_after_utc == end
     assert end.year > 2050
 
 
-def test_the_first_day_of_the_epoch_is_a_day(plan: Plan) -> None:
+def test_validity_can_begin_at_the_epoch(plan: Plan) -> None:
     assert (
         pki.create_authority(
             plan(), now=datetime(1970, 1, 1, tzinfo=UTC)
@@ -243,14 +244,14 @@ def test_the_first_day_of_the_epoch_is_a_day(plan: Plan) -> None:
     )
 
 
-# ── kept when right, renewed when wrong ─────────────────────────────────────────────────────────────────────
+# ── renewal ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def no_key(_: KeyType) -> pki.PrivateKey:
     pytest.fail("made a key where none was needed")
 
 
-def test_what_is_right_is_kept(
+def test_valid_certificates_are_kept(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     later = now + timedelta(days=300)
@@ -258,8 +259,8 @@ def test_what_is_right_is_kept(
     assert [dict(node) for node in again] == [dict(node) for node in nodes]
 
 
-def test_what_a_fresh_authority_of_the_users_issued_is_kept(plan: Plan, now: datetime) -> None:
-    fresh = pki.create_authority(plan(), now=now + pki.BACKDATE)  # valid from this very moment
+def test_a_certificate_of_a_new_user_provided_ca_is_kept(plan: Plan, now: datetime) -> None:
+    fresh = pki.create_authority(plan(), now=now + pki.BACKDATE)  # the CA is valid from `now` on
     client = pki.issue_client(plan(), fresh, now=now)
     assert pki.issue_client(plan(), fresh, now=now, kept=client, new_key=no_key) is client
 
@@ -282,7 +283,7 @@ WRONG: dict[str, tuple[dict[str, Any], timedelta, set[Role]]] = {
 
 
 @pytest.mark.parametrize(("fields", "passed", "renewed"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_renewed(
+def test_wrong_certificates_are_renewed(
     plan: Plan,
     authority: Credential,
     nodes: list[pki.NodePki],
@@ -295,7 +296,7 @@ def test_what_is_wrong_is_renewed(
     assert {role for role in again if again[role] is not nodes[0][role]} == renewed
 
 
-def test_what_another_authority_issued_is_renewed(
+def test_certificates_of_another_ca_are_renewed(
     plan: Plan, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     other = pki.create_authority(plan(), now=now)
@@ -304,7 +305,7 @@ def test_what_another_authority_issued_is_renewed(
     assert all(pki.is_issued_by(credential.certificate, other.certificate) for credential in again.values())
 
 
-def test_a_certificate_in_the_wrong_place_is_renewed(
+def test_a_certificate_of_another_role_or_node_is_renewed(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     swapped = {
@@ -316,46 +317,55 @@ def test_a_certificate_in_the_wrong_place_is_renewed(
     assert {role for role in again if again[role] is not swapped[role]} == RENEWED
 
 
-def test_as_many_keys_are_made_ahead_as_certificates_are_missing(
+def _missing(
+    plan: ClusterPlan,
+    authorities: dict[Role, Credential],
+    now: datetime,
+    kept: Iterable[pki.NodePki] = (),
+    client: Credential | None = None,
+) -> int:
+    planned = pki.planned_certificates(plan, client, kept)
+    return len(pki.missing_certificates(plan, authorities, planned, now=now))
+
+
+def test_certificates_without_a_valid_existing_one_are_missing(
     plan: Plan, authority: Credential, nodes: list[pki.NodePki], now: datetime
 ) -> None:
     def missing(
         authority: Credential | None, kept: list[pki.NodePki], client: Credential | None = None
     ) -> int:
-        authorities = {Role.CA: authority} if authority else {}
-        return pki.count_missing(one, authorities, now=now, client=client, kept=kept)
+        return _missing(one, {Role.CA: authority} if authority else {}, now, kept, client)
 
     one = plan(pki={"peerCa": {"separate": False}})
     client = pki.issue_client(one, authority, now=now)
-    assert missing(None, []) == 2 + 3 * len(nodes)
+    assert missing(None, []) == 1 + 3 * len(nodes)
     assert missing(authority, []) == 1 + 3 * len(nodes)
     assert missing(authority, nodes, client) == 0
     assert missing(authority, nodes[1:], client) == 3 * len(nodes), "sets in the wrong place do not count"
-    shared = pki.count_missing(plan(pki={"certificates": "shared"}), {}, now=now, client=None, kept=[])
-    assert shared == 5
+    assert _missing(plan(pki={"certificates": "shared"}), {}, now) == 3
     apart = plan(pki={"peerCa": {"separate": True}})
-    assert pki.count_missing(apart, {}, now=now, client=None, kept=[]) == 3 + 3 * len(nodes)
+    assert _missing(apart, {}, now) == 1 + 3 * len(nodes)
     both = {role: pki.create_authority(apart, role, now=now) for role in pki.authority_roles(apart.spec.pki)}
     mixed = list(pki.issue_nodes(apart, both[Role.CA], peer_authority=both[Role.PEER_CA], now=now))
-    assert pki.count_missing(apart, both, now=now, client=None, kept=mixed) == 1
+    assert _missing(apart, both, now, mixed) == 1
     assert pki.is_issued_by(mixed[0][Role.PEER].certificate, both[Role.PEER_CA].certificate)
     assert pki.is_issued_by(mixed[0][Role.SERVER].certificate, both[Role.CA].certificate)
 
 
-def test_keys_of_another_type_than_those_made_ahead_are_made_when_asked_for() -> None:
+def test_keys_of_other_types_are_generated_on_demand() -> None:
     asked: list[KeyType] = []
 
     def new_key(key_type: KeyType) -> pki.PrivateKey:
         asked.append(key_type)
         return pki.generate_key(KeyType.ECDSA_P256)
 
-    with pki.keys_ahead(KeyType.RSA_4096, 2, workers=2, new_key=new_key) as take:
+    with pki.pregenerated_keys(KeyType.RSA_4096, 2, workers=2, new_key=new_key) as take:
         for kind in (KeyType.ECDSA_P384, KeyType.RSA_4096, KeyType.RSA_4096, KeyType.RSA_4096):
             take(kind)
     assert sorted(asked) == [KeyType.ECDSA_P384, *[KeyType.RSA_4096] * 3]
 
 
-# ── an authority that cannot be used ────────────────────────────────────────────────────────────────────────
+# ── unusable CAs ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def authority_with(
@@ -367,7 +377,7 @@ def authority_with(
     identifier: bool = True,
     names: x509.NameConstraints | None = None,
 ) -> Credential:
-    """A self-signed certificate of somebody else's making."""
+    """Return a self-signed certificate that bake did not create."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "theirs")])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
@@ -398,7 +408,7 @@ SIGNS_CRLS_ONLY = x509.KeyUsage(
     decipher_only=False,
 )
 SECP256K1 = ec.generate_private_key(ec.SECP256K1())
-RSA_1024 = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505  to be refused
+RSA_1024 = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505  too short on purpose
 USELESS: dict[str, tuple[dict[str, Any], str]] = {
     "no constraints": ({}, "is not a CA certificate"),
     "no CA": ({"constraints": x509.BasicConstraints(ca=False, path_length=None)}, "is not a CA certificate"),
@@ -410,16 +420,17 @@ USELESS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("fields", "rule"), USELESS.values(), ids=USELESS)
-def test_a_useless_authority_is_refused(now: datetime, fields: dict[str, Any], rule: str) -> None:
-    problems = pki.check_authority(authority_with(now, **fields), now=now, where="ca.pem")
-    assert [str(problem).split("\n")[0].startswith(f"ca.pem: {rule}") for problem in problems] == [True]
+def test_an_unusable_ca_is_refused(plan: Plan, now: datetime, fields: dict[str, Any], rule: str) -> None:
+    with pytest.raises(InputError) as refused:
+        pki.check_authority(authority_with(now, **fields), plan(), now=now, where="ca.pem")
+    assert [str(problem).startswith(f"ca.pem: {rule}") for problem in refused.value.problems] == [True]
 
 
-def test_an_authority_of_the_users_without_key_usage_is_fine(now: datetime) -> None:
-    assert pki.check_authority(authority_with(now, constraints=CA), now=now, where="") == []
+def test_a_ca_without_key_usage_is_accepted(plan: Plan, now: datetime) -> None:
+    pki.check_authority(authority_with(now, constraints=CA), plan(), now=now, where="")
 
 
-# ── what others make of them ────────────────────────────────────────────────────────────────────────────────
+# ── OpenSSL and handshakes ──────────────────────────────────────────────────────────────────────────────────
 
 
 def save(folder: Path, authority: Credential, **credentials: Credential) -> None:
@@ -467,8 +478,8 @@ def context(side: int, folder: Path, who: str | None) -> ssl.SSLContext:
     return made
 
 
-def shake_hands(folder: Path, server: str, client: str | None, address: str) -> None:
-    """A mutual TLS handshake in memory, and a word. Raises SSLError where a side refuses the other."""
+def connect(folder: Path, server: str, client: str | None, address: str) -> None:
+    """Do a mutual TLS handshake in memory and send a word. Raises SSLError if a side refuses the other side."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     served = context(ssl.PROTOCOL_TLS_SERVER, folder, server).wrap_bio(up, down, server_side=True)
     asking = context(ssl.PROTOCOL_TLS_CLIENT, folder, client).wrap_bio(down, up, server_hostname=address)
@@ -484,7 +495,7 @@ def shake_hands(folder: Path, server: str, client: str | None, address: str) -> 
 
 @pytest.fixture(scope="module")
 def keyring(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, and each party's certificate with its key, valid today."""
+    """Return a folder with ca.pem and currently valid certificates with their keys."""
     folder, now = tmp_path_factory.mktemp("keyring"), datetime.now(UTC)
     authority = pki.create_authority(plan(), now=now)
     operator = pki.issue_client(plan(), authority, now=now)
@@ -511,8 +522,8 @@ def keyring(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("peer2", "peer1", "192.168.20.32"),
     ],
 )
-def test_those_who_belong_together_shake_hands(keyring: Path, server: str, client: str, address: str) -> None:
-    shake_hands(keyring, server, client, address)
+def test_members_and_clients_of_a_cluster_can_connect(keyring: Path, server: str, client: str, address: str) -> None:
+    connect(keyring, server, client, address)
 
 
 @pytest.mark.parametrize(
@@ -537,8 +548,8 @@ def test_those_who_belong_together_shake_hands(keyring: Path, server: str, clien
         ("server1", "forged", "192.168.20.31", "certificate signature failure|verify failed"),
     ],
 )
-def test_those_who_do_not_are_refused(
+def test_foreign_certificates_cannot_connect(
     keyring: Path, server: str, client: str | None, address: str, reason: str
 ) -> None:
     with pytest.raises(ssl.SSLError, match=f"(?i){reason}"):
-        shake_hands(keyring, server, client, address)
+        connect(keyring, server, client, address)

@@ -1,4 +1,4 @@
-"""Strict certificates under other eyes: pkilint finds nothing in those of any spec, GnuTLS and OpenSSL accept them.
+"""Strict certificates: pkilint finds no problem, and GnuTLS and OpenSSL accept them.
 
     BAKE_LINT_SPECS=2000 scripts/test tests/unit/test_pki_lint.py -s     more specs than the gate's
 """
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pkilint import loader, validation
 from pkilint.bin import lint_pkix_signer_signee_cert_chain as chain
 from pkilint.pkix import certificate, extension, name
-from pyasn1_alt_modules import rfc5280  # noqa: F401  pkilint's own, loaded once before any clock runs
+from pyasn1_alt_modules import rfc5280  # noqa: F401  imported here so that no test's time includes the import
 
 from generator import pki
 from generator.config.pki import KeyType
@@ -32,7 +32,7 @@ from generator.plan import ClusterPlan
 
 SPECS = int(os.environ.get("BAKE_LINT_SPECS", "20"))
 LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
-# A top-level domain of one letter is one that pkilint refuses, and nobody has.
+# pkilint refuses top-level domains of one letter, which do not exist.
 UPPER_DOMAINS = st.sampled_from(["internal", "test", "example.com", "corp.example.org"])
 TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=64).filter(str.strip)
 
@@ -63,7 +63,7 @@ CLUSTERS = some(
 
 @cache
 def one_key(key_type: KeyType) -> pki.PrivateKey:
-    """No linter minds that certificates share a key, and RSA keys take long."""
+    """Return the same key each time, because linters accept that and generating RSA keys takes long."""
     return pki.generate_key(key_type)
 
 
@@ -104,7 +104,7 @@ def lint_chain(authority: Credential, made: Credential) -> list[str]:
 
 
 def issued(plan: ClusterPlan, now: datetime) -> list[tuple[Credential, list[Credential]]]:
-    """Both kinds of CA, and what each issues."""
+    """Return both CAs and their certificates."""
     authority, peers = (pki.create_authority(plan, role, now=now, new_key=one_key) for role in (Role.CA, Role.PEER_CA))
     node = next(pki.issue_nodes(plan, authority, peer_authority=peers, now=now, new_key=one_key))
     operator, user = (pki.issue_client(plan, authority, user=name, now=now, new_key=one_key) for name in (None, "app1"))
@@ -120,7 +120,7 @@ def tally() -> Iterator[Counter[str]]:
 
 @given(fields=CLUSTERS)
 @settings(max_examples=SPECS, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
-def test_pkilint_finds_nothing_in_the_certificates_of_any_spec(
+def test_pkilint_accepts_the_certificates_of_every_spec(
     fields: dict[str, Any], plan: Callable[..., ClusterPlan], now: datetime, tally: Counter[str]
 ) -> None:
     found = []
@@ -133,7 +133,7 @@ def test_pkilint_finds_nothing_in_the_certificates_of_any_spec(
 
 
 @pytest.mark.parametrize("fields", [{"extensions": "document"}, {"singleLabelNames": True}], ids=str)
-def test_pkilint_does_find_what_is_not_strict(
+def test_pkilint_refuses_certificates_that_are_not_strict(
     fields: dict[str, Any], plan: Callable[..., ClusterPlan], now: datetime
 ) -> None:
     authority, leaves = issued(plan(pki=fields), now)[0]
@@ -144,7 +144,7 @@ def test_pkilint_does_find_what_is_not_strict(
 
 
 def outside(authority: Credential, now: datetime) -> Credential:
-    """What whoever stole the CA's key might issue: a certificate for a machine that is not the cluster's."""
+    """Return a certificate of the cluster's CA for a foreign machine, as a thief of the CA key could issue it."""
     key = pki.generate_key(KeyType.ECDSA_P256)
     builder = (
         x509.CertificateBuilder()
@@ -172,10 +172,10 @@ def verdicts(verify: list[str], folder: Path, leaves: list[Credential]) -> list[
 
 @pytest.mark.parametrize("subnet", ["192.168.20.0/24", "fd00:20::/64"])
 @pytest.mark.parametrize("key_type", ["ecdsa-p256", "rsa-2048"])
-def test_gnutls_and_openssl_accept_the_clusters_certificates_and_none_for_elsewhere(
+def test_gnutls_and_openssl_enforce_the_name_constraints(
     plan: Callable[..., ClusterPlan], tmp_path: Path, tool: Callable[[str], str], subnet: str, key_type: str
 ) -> None:
-    now = datetime.now(UTC)  # certtool of Debian 12 takes no other
+    now = datetime.now(UTC)  # certtool of Debian 12 cannot use another time
     made = issued(plan(network={"subnet": subnet}, pki={"keyType": key_type}), now)
     openssl = [tool("openssl"), "verify", "-x509_strict", "-CAfile", "ca.pem"]
     certtool = [tool("certtool"), "--verify", "--load-ca-certificate", "ca.pem", "--infile"]

@@ -1,4 +1,4 @@
-"""Every derived fact, computed once and always the same."""
+"""The values that the plan derives from a spec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from generator.plan import ClusterPlan, plan_cluster
 Plan = Callable[..., ClusterPlan]
 
 
-def test_three_nodes_are_the_documents_cluster(plan: Plan) -> None:
+def test_three_nodes_are_the_cluster_of_the_manual_procedure(plan: Plan) -> None:
     nodes = plan(nodes=3).nodes
     assert [node.name for node in nodes] == ["etcd1", "etcd2", "etcd3"]
     assert [str(node.address) for node in nodes] == ["192.168.20.31", "192.168.20.32", "192.168.20.33"]
@@ -24,11 +24,11 @@ def test_three_nodes_are_the_documents_cluster(plan: Plan) -> None:
     assert nodes[1].fqdn == "etcd2.etcd.internal"
 
 
-def test_the_first_node_alone_may_begin_the_cluster(plan: Plan) -> None:
+def test_only_the_first_node_can_start_the_cluster(plan: Plan) -> None:
     assert [node.bootstrap for node in plan(nodes=5).nodes] == [True, False, False, False, False]
 
 
-def test_each_joins_those_before_it(plan: Plan) -> None:
+def test_each_node_joins_the_nodes_before_it(plan: Plan) -> None:
     clusters = [[name for name, _ in node.initial_cluster] for node in plan(nodes=3).nodes]
     assert clusters == [["etcd1"], ["etcd2", "etcd1"], ["etcd3", "etcd2", "etcd1"]]
 
@@ -53,15 +53,15 @@ PLACES: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("fields", "addresses"), PLACES.values(), ids=PLACES)
-def test_nodes_have_addresses(plan: Plan, fields: dict[str, Any], addresses: list[str]) -> None:
+def test_nodes_get_free_addresses(plan: Plan, fields: dict[str, Any], addresses: list[str]) -> None:
     assert [node.address for node in plan(**fields).nodes] == [ip_address(each) for each in addresses]
 
 
-def test_ipv6_stands_in_brackets(plan: Plan) -> None:
+def test_urls_have_brackets_around_ipv6(plan: Plan) -> None:
     assert plan(network={"subnet": "fd00::/64"}).nodes[0].client_url == "https://[fd00::1f]:2379"
 
 
-def test_names_for_the_hypervisor_are_stable_and_apart(plan: Plan) -> None:
+def test_libvirt_names_are_stable_and_unique(plan: Plan) -> None:
     plans = [plan(name=name, nodes=7) for name in ("etcd", "etcd", "prod")]
     assert plans[0] == plans[1]
     for fact in ("mac", "uuid", "domain"):
@@ -71,20 +71,20 @@ def test_names_for_the_hypervisor_are_stable_and_apart(plan: Plan) -> None:
     assert plans[0].network.bridge != plans[2].network.bridge
 
 
-def test_libvirt_and_the_kernel_accept_them(plan: Plan) -> None:
+def test_libvirt_and_the_kernel_accept_the_names(plan: Plan) -> None:
     made = plan(name="a" * 40)
     assert len(made.network.bridge) <= 15
     assert all(re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", node.mac) for node in made.nodes)
     assert made.network.mac not in {node.mac for node in made.nodes}
 
 
-def test_an_archive_goes_where_packages_do_not(plan: Plan) -> None:
+def test_a_tarball_and_packages_have_different_folders(plan: Plan) -> None:
     archive = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}
     assert plan(install=archive).binary_dir == "/usr/local/bin"
     assert plan().binary_dir == "/usr/bin"
 
 
-def test_a_stated_mac_wins_and_the_others_are_bakes_own() -> None:
+def test_a_stated_mac_is_used_and_others_are_derived() -> None:
     nodes = [{"name": "a", "mac": "3c:ec:ef:12:34:56"}, {"name": "b"}]
 
     plan = plan_cluster(read_spec({"nodes": nodes})[0])

@@ -1,4 +1,4 @@
-"""Every profile loads, says only what differs from the defaults, and the table of fields is the spec's."""
+"""The built-in profiles, and the table of fields in profiles/README.md."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def load_profile(name: str) -> Loaded:
     return load(profile=name, flags=ARCHIVE if name == "rhel" else {})
 
 
-def test_the_profiles_are_those_that_are_documented() -> None:
+def test_all_profiles_are_listed() -> None:
     assert profile_names() == ["ci", "classic", "debian", "default", "hardened", "rhel", "ubuntu"]
 
 
 @pytest.mark.parametrize("name", profile_names())
-def test_profile_loads_for_every_usual_number_of_nodes(name: str) -> None:
+def test_a_profile_loads_with_usual_numbers_of_nodes(name: str) -> None:
     for count in (1, 3, 5, 7):
         flags: dict[str, Any] = {"--nodes": (("nodes",), count), **(ARCHIVE if name == "rhel" else {})}
         assert load(profile=name, flags=flags).spec.nodes == count
 
 
 @pytest.mark.parametrize("name", profile_names())
-def test_profile_begins_with_its_purpose_and_a_command(name: str) -> None:
+def test_a_profile_begins_with_its_purpose_and_a_command(name: str) -> None:
     head = [line for line in (PROFILES / f"{name}.yaml").read_text().splitlines() if line.startswith("# ")]
     assert len(head) >= 2
     command = next(line.removeprefix("# $ ") for line in head if line.startswith("# $ bake "))
@@ -49,7 +49,7 @@ def test_profile_begins_with_its_purpose_and_a_command(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", profile_names())
-def test_profile_says_only_what_differs_from_the_defaults(name: str) -> None:
+def test_a_profile_sets_only_values_that_differ_from_the_defaults(name: str) -> None:
     stated = yaml12.load_file(PROFILES / f"{name}.yaml").value
     defaults = plain(ClusterSpec(), with_none=True)
     repeated = [
@@ -59,22 +59,22 @@ def test_profile_says_only_what_differs_from_the_defaults(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in profile_names() if name not in ("default", "ci", "hardened")])
-def test_nodes_from_a_cloud_image_install_everything_that_their_first_boot_calls(name: str) -> None:
+def test_profiles_for_cloud_images_install_all_needed_packages(name: str) -> None:
     spec = load_profile(name).spec
     assert {SETFACL, FIREWALL_PACKAGE[spec.firewall.kind]} <= set(spec.install.packages)
 
 
 @pytest.mark.parametrize("name", ["default", "ci", "hardened"])
-def test_nodes_from_the_baked_image_install_nothing(name: str) -> None:
+def test_profiles_for_the_baked_image_install_nothing(name: str) -> None:
     assert load_profile(name).spec.install.packages == ()
 
 
-def test_rhel_without_its_tarball_is_refused_with_the_flags_that_name_it() -> None:
+def test_profile_rhel_without_a_tarball_is_refused() -> None:
     with pytest.raises(Exception, match="--archive FILE --archive-sha256 HEX"):
         load(profile="rhel")
 
 
-def test_the_readme_has_one_row_for_every_field_of_the_spec() -> None:
+def test_the_readme_has_a_row_for_every_field() -> None:
     expected = "\n".join(
         ["| field | type | default | meaning |", "| --- | --- | --- | --- |", *_rows(ClusterSpec)]
     )
@@ -86,7 +86,7 @@ def test_the_readme_names_every_profile() -> None:
     assert [name for name in profile_names() if f"[{name}]({name}.yaml)" not in text] == []
 
 
-# ── the table, made from the spec ─────────────────────────────────────────────────────────────────
+# ── the table of fields ──────────────────────────────────────────────────────────────────────────
 
 
 def _rows(kind: type, prefix: str = "") -> Iterator[str]:
@@ -115,7 +115,7 @@ _WORDS = {
 
 
 def _kind(hint: Any) -> str:
-    """A type as the table's readers know it; that nothing is allowed is said by the default."""
+    """Return a field's type as a word for the table. The default shows whether a field can be unset."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return "word"

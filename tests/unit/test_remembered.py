@@ -1,4 +1,4 @@
-"""A cluster is remembered: what a later command changes, what it shows, and what it asks."""
+"""Commands on an existing cluster: the fields that they change, the changes that they show, and questions."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ import yaml
 from generator import cli
 from generator.cli import common
 from generator.config import spec as spec_module
-from generator.config.defaults import name_nodes
+from generator.config.defaults import node_names
 from generator.config.load import load_kept
 from generator.errors import BakeError
 from generator.operations.bake import bake as make
+from generator.store.existing_cluster import load_existing
 from generator.store.folder import Store
-from generator.store.kept_spec import load_standing
 
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 FOLDER = Path("out/etcd")
 
 
-def stands(*path: str) -> Any:
-    """A field as it stands."""
+def current(*path: str) -> Any:
+    """Return the current value of a field."""
     value = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
     for key in path:
         value = value[key]
     return value
 
 
-def said() -> dict[str, Any]:
+def stored_input() -> dict[str, Any]:
     return dict(yaml.safe_load((FOLDER / "input.yaml").read_text()))
 
 
@@ -49,7 +49,7 @@ def changes(result: Any) -> list[tuple[str, str, str]]:
     return [(each["change"], each["kind"], each["name"]) for each in found if each["kind"] != "file"]
 
 
-# --- what a later command means -----------------------------------------------------------------------------
+# --- changed and kept fields --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_without_options_the_cluster_is_unchanged(
     assert json.loads(check.out)["spec"] == yaml.safe_load((FOLDER / "cluster.yaml").read_text())
 
 
-def test_a_flag_changes_the_field_that_it_names_and_nothing_else(bake: Bake) -> None:
+def test_a_flag_changes_only_its_field(bake: Bake) -> None:
     bake("--profile", "hardened", "--nodes", 5)
     before = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
     result = bake("--leaf-days", 60, "-o", "json")
@@ -85,7 +85,7 @@ def test_a_flag_changes_the_field_that_it_names_and_nothing_else(bake: Bake) -> 
     assert yaml.safe_load((FOLDER / "cluster.yaml").read_text()) == {**before, "pki": {**before["pki"], "leafDays": 60}}
 
 
-def test_a_file_makes_its_fields_the_only_ones_that_are_set(bake: Bake) -> None:
+def test_a_cluster_file_replaces_all_fields_that_were_set(bake: Bake) -> None:
     Path("c.yaml").write_text("etcd: {options: {heartbeat-interval: 200}}\nvm: {memory: 2048}\n")
     bake("--profile", "hardened", "--nodes", 5, "--cpus", 2, "--config", "c.yaml")
     Path("c.yaml").write_text("vm: {memory: 4096}\nnodes: 5\n")
@@ -94,8 +94,8 @@ def test_a_file_makes_its_fields_the_only_ones_that_are_set(bake: Bake) -> None:
     assert changes(result) == [
         ("-", "field", "etcd.options.heartbeat-interval"), ("~", "field", "vm.memory"), ("~", "field", "vm.cpus"),
     ]  # fmt: skip
-    assert stands("auth", "enabled") is True  # the profile's, which nobody exchanged
-    assert said() == {
+    assert current("auth", "enabled") is True  # the value comes from the profile, which is unchanged
+    assert stored_input() == {
         "formatVersion": "1.0",
         "profile": "hardened",
         "profileFields": {
@@ -108,23 +108,23 @@ def test_a_file_makes_its_fields_the_only_ones_that_are_set(bake: Bake) -> None:
     }
 
 
-def test_a_profile_takes_the_place_of_the_one_before(bake: Bake) -> None:
+def test_a_profile_replaces_the_previous_profile(bake: Bake) -> None:
     bake("--profile", "hardened", "--leaf-days", 33)
     assert bake("--profile", "default", "--yes").code == 0
-    assert (stands("etcd", "tlsMinVersion"), stands("auth", "enabled")) == ("1.2", False)
-    assert stands("pki", "leafDays") == 33
-    assert (said()["profile"], said()["profileFields"]) == ("default", {})
+    assert (current("etcd", "tlsMinVersion"), current("auth", "enabled")) == ("1.2", False)
+    assert current("pki", "leafDays") == 33
+    assert (stored_input()["profile"], stored_input()["profileFields"]) == ("default", {})
 
 
-def test_the_name_in_a_file_chooses_the_cluster(bake: Bake) -> None:
+def test_the_name_in_a_file_selects_the_cluster(bake: Bake) -> None:
     Path("c.yaml").write_text("name: prod\nnodes: 1\n")
     assert bake("--config", "c.yaml").code == 0
     assert bake("--name", "prod", "--nodes", 3).code == 0
-    assert len(name_nodes(load_kept(Path("out/prod/cluster.yaml")))) == 3
+    assert len(node_names(load_kept(Path("out/prod/cluster.yaml")))) == 3
     assert not FOLDER.exists()
 
 
-def test_a_new_cluster_beside_others_says_so(bake: Bake) -> None:
+def test_a_new_cluster_next_to_others_is_reported(bake: Bake) -> None:
     assert "is a new cluster" not in bake("--name", "prod", "--nodes", 1).err
     assert "etcd is a new cluster; existing clusters, for --name: prod\n" in bake("--nodes", 1).err
     assert "is a new cluster" not in bake().err
@@ -147,14 +147,14 @@ def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.Mo
         assert result.err.endswith("error: far enough\n")
     assert [len(plan.nodes) for plan in booted] == [5, 5]
     assert all(plan.spec.auth.enabled for plan in booted)
-    assert [plan.vm.memory_mib for plan in booted] == [1024, 2048]
+    assert [plan.spec.vm.memory for plan in booted] == [1024, 2048]
     assert "~ vm.memory: 1024 → 2048" in result.err
     refused = bake("up", "--nodes", 3)
     assert (refused.code, len(booted)) == (2, 2)
 
 
 @pytest.mark.parametrize("by", ["flag", "file"])
-def test_files_of_the_users_are_found_from_anywhere(
+def test_user_files_are_found_from_any_folder(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, picture: Picture, by: str
 ) -> None:
     shutil.copy(Path(__file__).parents[1] / "data/etcd.tar.gz", "etcd.tar.gz")
@@ -169,16 +169,16 @@ def test_files_of_the_users_are_found_from_anywhere(
     assert picture(out) == before
 
 
-def test_a_folder_whose_name_fits_no_field_leaves_paths_as_they_are(
+def test_paths_stay_relative_in_a_folder_with_an_invalid_name(
     bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("José").mkdir()
     monkeypatch.chdir("José")
     assert bake("--image", "x.qcow2").code == 0
-    assert stands("vm", "image") == "x.qcow2"
+    assert current("vm", "image") == "x.qcow2"
 
 
-def test_a_problem_in_what_stands_is_told_with_its_place(bake: Bake) -> None:
+def test_a_problem_in_a_kept_field_has_its_location(bake: Bake) -> None:
     bake("--subnet", "10.1.2.0/24", "--first-ip", "10.1.2.77")
     result = bake("--subnet", "10.1.3.0/24")
     assert result.code == 2
@@ -186,15 +186,15 @@ def test_a_problem_in_what_stands_is_told_with_its_place(bake: Bake) -> None:
     assert "network.firstIp: 10.1.2.77 (node etcd1) is outside the subnet 10.1.3.0/24" in result.err
 
 
-def test_what_no_longer_stands_is_no_longer_said(bake: Bake) -> None:
-    """As `certs rotate --ca` drops the CA that was named."""
+def test_fields_with_another_value_are_forgotten(bake: Bake) -> None:
+    """For example, `certs rotate --ca` replaces the CA that the user gave."""
     Path("c.yaml").write_text("vm: {memory: 2048, cpus: 2}\n")
     bake("--profile", "ci", "--config", "c.yaml")
     spec = load_kept(FOLDER / "cluster.yaml")
     other = replace(spec, vm=replace(spec.vm, cpus=4, disk=9))
     make(other, Store(Path("out"), "etcd"), now=datetime.now(UTC), report=pytest.fail)
-    assert said()["fields"] == {"vm": {"memory": 2048}}
-    assert said()["profileFields"]["vm"] == {"memory": 512}
+    assert stored_input()["fields"] == {"vm": {"memory": 2048}}
+    assert stored_input()["profileFields"]["vm"] == {"memory": 512}
     assert "Nothing changed" in bake().err
 
 
@@ -203,7 +203,7 @@ def test_what_no_longer_stands_is_no_longer_said(bake: Bake) -> None:
 
 @pytest.fixture
 def older(bake: Bake) -> Callable[..., None]:
-    """A cluster that was baked before there was input.yaml."""
+    """Bake a cluster as an older version did, without input.yaml."""
 
     def make(*words: object, without: str = "") -> None:
         bake(*words)
@@ -219,41 +219,39 @@ def older(bake: Bake) -> Callable[..., None]:
     return make
 
 
-def test_everything_in_an_older_folder_stands(bake: Bake, older: Callable[..., None]) -> None:
+def test_all_fields_of_an_older_folder_are_kept(bake: Bake, older: Callable[..., None]) -> None:
     older("--profile", "hardened", "--nodes", 5)
     Path("c.yaml").write_text("vm: {memory: 4096}\n")
     for words in ((), ("--config", "c.yaml"), ("--leaf-days", 60), ("--profile", "default")):
         assert bake(*words).code == 0
-    assert (stands("nodes"), stands("auth", "enabled"), stands("etcd", "tlsMinVersion")) == (5, True, "1.3")
-    assert (stands("vm", "memory"), stands("pki", "leafDays")) == (4096, 60)
+    assert (current("nodes"), current("auth", "enabled"), current("etcd", "tlsMinVersion")) == (5, True, "1.3")
+    assert (current("vm", "memory"), current("pki", "leafDays")) == (4096, 60)
 
 
-def test_a_field_that_came_later_has_its_old_value_there(
+def test_a_field_of_a_newer_version_keeps_the_old_behaviour(
     bake: Bake, older: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`etcd.version` stands in for one that came later, with a default that is new."""
+    """The test treats `etcd.version` as a field that a newer version added."""
     older("--nodes", 1, without="version: '3.5'")
-    for module in ("generator.config.user_input", "generator.config.kept_fields"):
+    for module in ("generator.config.user_input", "generator.config.load"):
         monkeypatch.setattr(f"{module}.FIELDS_ADDED", {("etcd", "version"): "3.6"})
     result = bake()
     assert result.code == 0
-    assert stands("etcd", "version") == "3.6"
+    assert current("etcd", "version") == "3.6"
     assert "note: values kept although the defaults changed: etcd.version 3.6, not 3.5" in result.err
 
 
-def test_a_new_default_changes_nothing_and_is_told(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_default_changes_nothing_and_is_reported(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     bake("--cpus", 2)
-    monkeypatch.setattr(
-        "generator.config.kept_fields.ClusterSpec",
-        lambda: spec_module.ClusterSpec(vm=spec_module.VmSpec(memory=2048, cpus=4)),
-    )
+    defaults = spec_module.ClusterSpec(vm=spec_module.VmSpec(memory=2048, cpus=4))
+    monkeypatch.setattr("generator.config.load._DEFAULTS", defaults)
     result = bake()
     assert "Nothing changed" in result.err
     assert "values kept although the defaults changed: vm.memory 1024, not 2048\n" in result.err
     assert "vm.cpus" not in result.err
 
 
-def test_a_new_version_of_a_profile_changes_nothing_and_is_told(
+def test_a_new_version_of_a_profile_changes_nothing_and_is_reported(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     profiles = tmp_path / "profiles"
@@ -266,14 +264,14 @@ def test_a_new_version_of_a_profile_changes_nothing_and_is_told(
     assert "vm.memory 512, not 768" in result.err
     assert "network.mode isolated, not nat" in result.err
     assert bake("--profile", "ci").code == 0
-    assert stands("vm", "memory") == 768
+    assert current("vm", "memory") == 768
     assert "note:" not in bake().err
 
 
-# --- what is shown ------------------------------------------------------------------------------------------
+# --- shown changes ------------------------------------------------------------------------------------------
 
 
-def test_the_difference_is_shown_before_anything_changes(bake: Bake) -> None:
+def test_changes_are_shown_before_they_are_made(bake: Bake) -> None:
     bake("--nodes", 3)
     result = bake("--nodes", 4, "--leaf-days", 90, "-o", "json")
     lines = result.err.splitlines()
@@ -290,10 +288,10 @@ def test_the_difference_is_shown_before_anything_changes(bake: Bake) -> None:
 
 
 @pytest.mark.parametrize("more", [("--leaf-days", 90), ("--nodes", 2, "--yes")], ids=str)
-def test_it_is_shown_where_the_change_then_fails(
+def test_changes_are_shown_before_a_failure(
     bake: Bake, picture: Picture, monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
 ) -> None:
-    """So it was shown before, to the last file."""
+    """The message lists every file, although nothing was changed."""
     bake("--nodes", 3)
     before = picture(Path("out"))
 
@@ -319,7 +317,7 @@ def test_a_first_bake_shows_no_difference(bake: Bake) -> None:
     assert "+ " not in result.err
 
 
-def test_check_shows_it_and_changes_nothing(bake: Bake, picture: Picture) -> None:
+def test_check_shows_changes_and_changes_nothing(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     before = picture(Path("out"))
     result = bake("check", "--nodes", 1, "-o", "json")
@@ -328,7 +326,7 @@ def test_check_shows_it_and_changes_nothing(bake: Bake, picture: Picture) -> Non
     assert {each["lost"] for each in json.loads(result.out)["changes"]} == {"its keys are deleted"}
 
 
-# --- what needs consent -------------------------------------------------------------------------------------
+# --- consent ------------------------------------------------------------------------------------------------
 
 USERS = "auth: {enabled: true, users: [{name: alice, roles: [root]}]}\n"
 LOSSES = {
@@ -346,8 +344,8 @@ LOSSES = {
 
 
 @pytest.fixture
-def losing(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
-    """A cluster, and the words of a bake that loses something of it."""
+def losing_bake(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
+    """Return the options of a bake that loses data of the baked cluster."""
     texts = {
         "users": USERS,
         "empty": "vm: {cpus: 2}\n",
@@ -372,10 +370,10 @@ def losing(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_what_is_lost_for_good_needs_consent(
-    bake: Bake, losing: Callable[[str], tuple[tuple[str, ...], str]], loss: str, picture: Picture
+def test_changes_that_cannot_be_undone_need_consent(
+    bake: Bake, losing_bake: Callable[[str], tuple[tuple[str, ...], str]], loss: str, picture: Picture
 ) -> None:
-    words, text = losing(loss)
+    words, text = losing_bake(loss)
     before = picture(Path("out"))
     for more in ((), ("-q",), ("-o", "json")):
         refused = bake(*words, *more)
@@ -390,7 +388,7 @@ def test_what_is_lost_for_good_needs_consent(
     assert bake().code == 0
 
 
-def test_the_same_changes_of_a_cluster_that_is_not_sealed_need_none(bake: Bake) -> None:
+def test_changes_of_an_unsealed_cluster_need_no_consent(bake: Bake) -> None:
     bake()
     assert bake("--first-ip", "192.168.20.99").code == 0
 
@@ -408,17 +406,17 @@ def test_a_terminal_is_asked(
     before = picture(Path("out"))
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     result = bake("--nodes", 1)
-    assert (result.code, stands("nodes")) == (code, nodes)
+    assert (result.code, current("nodes")) == (code, nodes)
     assert "This cannot be undone. Continue?" in result.err
     assert (picture(Path("out")) == before) == (code != 0)
     if code == 1:
         assert result.err.endswith("error: nothing was done\n")
 
 
-def test_consent_for_what_another_run_has_changed_meanwhile_is_void(
+def test_consent_is_void_after_a_change_by_another_run(
     bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody adds two nodes after the difference was shown: now there are keys to lose, so it asks again."""
+    """Another run adds two nodes after the question. The change would now delete keys, so bake asks again."""
     bake("--nodes", 3)
     agree, others = common.agree, [("--nodes", "5")]
 
@@ -439,13 +437,13 @@ def test_consent_for_what_another_run_has_changed_meanwhile_is_void(
     assert "has changed" in result.err
     assert "starting over" in result.err
     assert "etcd5: its keys are deleted" in result.err
-    assert stands("nodes") == 5
+    assert current("nodes") == 5
 
 
-def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(
+def test_a_folder_that_is_replaced_during_reading_is_read_again(
     bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Else one run's manifest would be held against another one's cluster.yaml, which then looks edited."""
+    """Otherwise, bake could compare the old manifest with the new cluster.yaml, which would look edited."""
     bake("--nodes", 1, "--out", "other")
     bake("--nodes", 3)
     read, others = Store.read, [tmp_path / "other/etcd"]
@@ -457,7 +455,7 @@ def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(
         return read(store, path)
 
     monkeypatch.setattr(Store, "read", interrupted)
-    found = load_standing(Store(tmp_path / "out", "etcd"))
+    found = load_existing(Store(tmp_path / "out", "etcd"))
     assert found is not None
     assert (found.is_known, found.value["nodes"], found.nodes) == (True, 1, {"etcd1"})
 
@@ -469,11 +467,11 @@ def argv(*words: str) -> Iterator[None]:
         yield
 
 
-# --- files that were edited ---------------------------------------------------------------------------------
+# --- edited files -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_text("nodes: 1\n"), Path.unlink], ids=["edited", "gone"])
-def test_a_spec_that_is_not_as_it_was_baked_is_not_trusted(
+def test_an_edited_spec_is_not_used(
     bake: Bake, spoil: Callable[[Path], object], picture: Picture
 ) -> None:
     bake("--nodes", 3)
@@ -489,10 +487,10 @@ def test_a_spec_that_is_not_as_it_was_baked_is_not_trusted(
     assert "etcd3: its keys are deleted" in result.err
     assert "so other changes are unknown" in result.err
     assert bake("--config", "c.yaml", "--yes").code == 0
-    assert stands("nodes") == 2
+    assert current("nodes") == 2
 
 
-def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> None:
+def test_an_edited_input_file_is_refused(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     (FOLDER / "input.yaml").write_text((FOLDER / "input.yaml").read_text().replace("nodes: 3", "nodes: 1"))
     before = picture(Path("out"))
@@ -501,7 +499,7 @@ def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> Non
     assert "input.yaml: was changed after bake wrote it" in result.err
     (FOLDER / "input.yaml").unlink()
     assert bake("--leaf-days", 90).code == 0
-    assert (stands("nodes"), said()["fields"]) == (3, {"pki": {"leafDays": 90}})
+    assert (current("nodes"), stored_input()["fields"]) == (3, {"pki": {"leafDays": 90}})
 
 
 @pytest.mark.parametrize("words", [["etcd1"], ["--ca", "--wait", "1"]], ids=["certificates", "ca"])
@@ -513,7 +511,7 @@ def test_what_was_said_is_not_edited_either(bake: Bake, picture: Picture) -> Non
         ("input.yaml", "90", "91"),
     ],
 )
-def test_a_rotation_does_not_apply_edits_without_consent(
+def test_a_rotation_does_not_apply_edits(
     bake: Bake, picture: Picture, file: str, old: str, new: str, words: list[str]
 ) -> None:
     pytest.importorskip("libvirt")

@@ -1,4 +1,4 @@
-"""The files inside the guest: which, where, for whom, and that no value can break out of its place."""
+"""The files in the guest: paths, modes and content."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def guest(plan: Plan, now: Any) -> Callable[..., dict[str, Artifact]]:
 
 
 def settings(file: Artifact) -> dict[str, str]:
-    """What systemd, and sh too, read in an env file."""
+    """Return the variables that systemd and sh read from an env file."""
     lines = [line for line in file.data.decode().splitlines() if line and not line.startswith("#")]
     return dict(shlex.split(line)[0].split("=", 1) for line in lines)
 
 
-def test_private_keys_are_secret_and_nothing_else_is(guest: Any) -> None:
+def test_only_private_keys_are_secret(guest: Any) -> None:
     files = guest()
     secret = {path for path, file in files.items() if file.secret}
     assert secret == {path for path, file in files.items() if b"PRIVATE KEY" in file.data}
@@ -54,7 +54,7 @@ def test_scripts_are_executable_and_units_are_not(guest: Any) -> None:
         assert (file.mode == 0o755) == file.data.startswith(b"#!"), path
 
 
-def test_each_node_has_its_own_settings(guest: Any) -> None:
+def test_each_node_has_different_settings(guest: Any) -> None:
     first, second = (settings(guest(index)["/etc/etcd/etcd.conf"]) for index in (0, 1))
     assert (first["ETCD_NAME"], second["ETCD_NAME"]) == ("etcd1", "etcd2")
     assert (first["ETCD_INITIAL_CLUSTER_STATE"], second["ETCD_INITIAL_CLUSTER_STATE"]) == ("new", "existing")
@@ -62,14 +62,14 @@ def test_each_node_has_its_own_settings(guest: Any) -> None:
     assert first["ETCD_INITIAL_CLUSTER_TOKEN"] == second["ETCD_INITIAL_CLUSTER_TOKEN"]
 
 
-def test_nothing_is_served_in_the_clear(guest: Any) -> None:
+def test_all_urls_use_tls(guest: Any) -> None:
     conf = settings(guest()["/etc/etcd/etcd.conf"])
     assert "http://" not in str(conf)
     assert conf["ETCD_CLIENT_CERT_AUTH"] == conf["ETCD_PEER_CLIENT_CERT_AUTH"] == "true"
     assert not {"ETCD_AUTO_TLS", "ETCD_PEER_AUTO_TLS"} & set(conf)
 
 
-def test_every_file_that_the_settings_name_is_written(guest: Any) -> None:
+def test_every_file_in_the_settings_is_written(guest: Any) -> None:
     files = guest()
     named = re.findall(
         r"/etc/etcd/pki/[^\"\n]+",
@@ -79,12 +79,12 @@ def test_every_file_that_the_settings_name_is_written(guest: Any) -> None:
     assert set(named) <= set(files)
 
 
-def test_the_token_is_of_this_authority_alone(plan: Plan) -> None:
+def test_the_token_is_unique_to_the_cluster(plan: Plan) -> None:
     assert guest_files.cluster_token(plan(), "1" * 32) != guest_files.cluster_token(plan(), "2" * 32)
     assert guest_files.cluster_token(plan(etcd={"token": "mine"}), "1" * 32) == "mine"
 
 
-def test_options_are_settings_too(guest: Any) -> None:
+def test_options_are_in_the_settings(guest: Any) -> None:
     options = {"heartbeat-interval": 200, "pre-vote": False, "auto-compaction-retention": "1h"}
     conf = settings(guest(etcd={"options": options})["/etc/etcd/etcd.conf"])
     assert conf["ETCD_HEARTBEAT_INTERVAL"] == "200"
@@ -92,7 +92,7 @@ def test_options_are_settings_too(guest: Any) -> None:
     assert conf["ETCD_AUTO_COMPACTION_RETENTION"] == "1h"
 
 
-def test_the_hooks_know_every_member(guest: Any) -> None:
+def test_the_scripts_get_every_member(guest: Any) -> None:
     env = settings(guest(1)["/etc/etcd/bake.env"])
     assert env["BAKE_NAME"] == "etcd2"
     assert env["BAKE_BOOTSTRAP"] == "no"
@@ -102,7 +102,7 @@ def test_the_hooks_know_every_member(guest: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "firewalld", "iptables", "nftables", "ufw"])
-def test_a_firewall_has_its_script_and_none_has_none(guest: Any, kind: str) -> None:
+def test_only_a_firewall_has_a_script(guest: Any, kind: str) -> None:
     files = guest(firewall={"kind": kind})
     assert ("/usr/libexec/bake/etcd-firewall" in files) == (kind != "none")
     assert settings(files["/etc/etcd/bake.env"])["BAKE_FIREWALL"] == kind
@@ -119,13 +119,13 @@ NODES = ["192.168.20.31", "192.168.20.32", "192.168.20.33"]
         (["10.0.0.0/8", "subnet"], ["10.0.0.0/8", "192.168.20.0/24", *NODES]),
     ],
 )
-def test_the_nodes_may_always_reach_the_client_port(guest: Any, stated: list[str], allowed: list[str]) -> None:
-    """They ask each other there to join."""
+def test_nodes_can_always_reach_the_client_port(guest: Any, stated: list[str], allowed: list[str]) -> None:
+    """A joining node sends its requests to the client ports of other nodes."""
     env = settings(guest(firewall={"clientCidrs": stated})["/etc/etcd/bake.env"])
     assert env["BAKE_CLIENT_CIDRS"].split() == allowed
 
 
-def test_settings_are_roots_alone(guest: Any) -> None:
+def test_only_root_can_read_the_settings(guest: Any) -> None:
     files = guest()
     assert {files[f"/etc/etcd/{name}"].mode for name in ("etcd.conf", "bake.env")} == {0o600}
 
@@ -146,12 +146,12 @@ def test_a_shell_reads_the_same_settings(
 
 
 @pytest.mark.parametrize("value", ['a"b', "a\\b", "$HOME", "`id`", "a\nb", "a\0b"], ids=repr)
-def test_an_env_file_refuses_what_it_would_have_to_quote(value: str) -> None:
-    with pytest.raises(ValueError, match="not fit for an env file: A"):
+def test_an_env_file_refuses_values_that_need_quotes(value: str) -> None:
+    with pytest.raises(ValueError, match="need escaping: A"):
         guest_files.env_file({"A": value, "B": "good"})
 
 
-def test_credentials_come_back_from_the_files(guest: Any) -> None:
+def test_credentials_are_found_in_the_files(guest: Any) -> None:
     files = {path: file.data for path, file in guest().items()}
     found = guest_files.node_credentials(files)
     assert set(found) == {"etcd-server", "etcd-peer", "etcd-client"}
@@ -163,7 +163,7 @@ def test_credentials_come_back_from_the_files(guest: Any) -> None:
     assert pki.Role.PEER not in guest_files.node_credentials(files)
 
 
-def test_tls_settings_are_in_etcds_configuration_only_where_they_differ_from_etcds_own(guest: Any) -> None:
+def test_only_tls_settings_that_differ_from_etcds_defaults_are_written(guest: Any) -> None:
     names = ("ETCD_TLS_MIN_VERSION", "ETCD_CIPHER_SUITES")
     suites = ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"]
 
@@ -175,14 +175,14 @@ def test_tls_settings_are_in_etcds_configuration_only_where_they_differ_from_etc
     assert conf(cipherSuites=suites) == [None, ",".join(suites)]
 
 
-def test_without_auth_nothing_of_it_is_on_a_node(guest: Any) -> None:
+def test_without_auth_a_node_has_no_auth_files(guest: Any) -> None:
     files = guest()
     assert not [path for path in files if "auth" in path]
     assert b"auth" not in files["/etc/systemd/system/etcd-promote.service"].data
     assert "BAKE_AUTH" not in settings(files["/etc/etcd/bake.env"])
 
 
-def test_nodes_and_operator_are_users_by_the_names_in_their_client_certificates(guest: Any, plan: Plan) -> None:
+def test_nodes_and_operator_are_users_by_their_common_names(guest: Any, plan: Plan) -> None:
     for how in ("per-node", "shared"):
         fields = {"auth": True, "pki": {"certificates": how}}
         files = [guest(index, **fields) for index in range(3)]
@@ -193,7 +193,7 @@ def test_nodes_and_operator_are_users_by_the_names_in_their_client_certificates(
         assert {one["/etc/etcd/auth.json"].data for one in files} == {files[0]["/etc/etcd/auth.json"].data}
 
 
-def test_users_and_roles_are_what_the_spec_says(guest: Any) -> None:
+def test_users_and_roles_match_the_spec(guest: Any) -> None:
     permissions = [{"prefix": "/app/"}, {"access": "read", "key": "--x"}]
     auth = {
         "enabled": True,

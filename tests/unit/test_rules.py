@@ -1,4 +1,4 @@
-"""Rules across values: what is fine, and what deserves a word. (What is refused: tests/hostile/catalogue.)"""
+"""Rules that involve several fields: accepted specs and warnings. tests/hostile/catalogue.py has refused specs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FINE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", FINE.values(), ids=FINE)
-def test_is_fine(fields: dict[str, Any]) -> None:
+def test_a_spec_without_problems_is_accepted(fields: dict[str, Any]) -> None:
     assert check_spec(read_spec(fields)[0])[0] == []
 
 
@@ -40,15 +40,15 @@ def test_is_fine(fields: dict[str, Any]) -> None:
     ("fields", "words"),
     [
         ({"nodes": 3}, []),
-        ({"nodes": 4}, ["4 is an even number of members: it tolerates as many failures as 3"]),
-        ({"join": "voter"}, ["each join stops writes"]),
+        ({"nodes": 4}, ["4 is an even number of members, which tolerates only as many failures as 3"]),
+        ({"join": "voter"}, ["during each join, writes stop"]),
         ({"join": "voter", "nodes": 1}, []),
-        ({"firewall": {"clientCidrs": ["10.0.0.0/8"]}}, ["lacks 192.168.20.1, the address of this machine"]),
+        ({"firewall": {"clientCidrs": ["10.0.0.0/8"]}}, ["lacks 192.168.20.1: if this machine runs the VMs"]),
         ({"firewall": {"clientCidrs": ["10.0.0.0/8", "192.168.20.0/28"]}}, []),
         ({"firewall": {"clientCidrs": ["10.0.0.0/8"], "kind": "none"}}, []),
     ],
 )
-def test_deserves_a_word(fields: dict[str, Any], words: list[str]) -> None:
+def test_a_warning_is_given(fields: dict[str, Any], words: list[str]) -> None:
     warnings = [message for _, message, _ in check_spec(read_spec(fields)[0])[1]]
     assert len(warnings) == len(words)
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))
@@ -65,17 +65,17 @@ def test_deserves_a_word(fields: dict[str, Any], words: list[str]) -> None:
         ({"subnet": "fd00::/127"}, "fd00::/127 has no room for nodes and a gateway"),
     ],
 )
-def test_a_wrong_range_of_addresses_is_one_error(network: dict[str, str], rule: str) -> None:
-    """Not one for each of the three nodes: the remedy is the same."""
+def test_a_wrong_range_of_addresses_is_a_single_error(network: dict[str, str], rule: str) -> None:
+    """One error for all three nodes is enough, because the hint is the same."""
     assert [message for _, message, _ in check_spec(read_spec({"network": network})[0])[0]] == [rule]
 
 
-def test_each_address_that_was_given_to_a_node_is_an_error_of_its_own() -> None:
+def test_each_wrong_stated_address_is_a_separate_error() -> None:
     nodes = [{"name": "a", "address": "10.9.9.9"}, {"name": "b", "address": "10.9.9.10"}]
     found = check_spec(read_spec({"nodes": nodes})[0])[0]
     assert [path for path, _, _ in found] == [("nodes", 0, "address"), ("nodes", 1, "address")]
 
 
-def test_counts_nodes_however_they_are_given() -> None:
+def test_nodes_are_counted_in_both_notations() -> None:
     assert node_count(ClusterSpec(nodes=5)) == 5
     assert node_count(read_spec({"nodes": [{"name": "a"}, {"name": "b"}]})[0]) == 2

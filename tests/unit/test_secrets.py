@@ -1,4 +1,4 @@
-"""No key is anywhere but in the files that are for it: not in what is printed, in a `repr`, or in libvirt's XML."""
+"""Private keys are only in their files, and not in output, logs, `repr` or libvirt's XML."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Bake = Callable[..., Any]
 FOLDER = Path("out/etcd")
 
 
-def slices(pem: bytes) -> set[bytes]:
-    """What would betray a private key: its lines, and its number as it could be printed."""
+def key_texts(pem: bytes) -> set[bytes]:
+    """Yield texts that would reveal a private key: its lines and its number."""
     key = load_pem_private_key(pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     secret = key.private_numbers().private_value
-    lines = pem.splitlines()[1:3]  # what follows is the public key
+    lines = pem.splitlines()[1:3]  # the other lines are the public key
     return {*lines, lines[0][40:60], secret.to_bytes(32, "big"), b"%x" % secret, b"%d" % secret}
 
 
 def keys_in(folder: Path) -> list[bytes]:
-    """Every private key of a cluster: the operator's, and those on the seeds."""
+    """Yield every private key of a cluster: the operator's keys and the keys on the seeds."""
     found = [path.read_bytes() for path in folder.glob("pki/*.key")]
     for user_data in folder.glob("*/user-data"):
         files = yaml.safe_load(user_data.read_text())["write_files"]
@@ -46,17 +46,17 @@ def keys_in(folder: Path) -> list[bytes]:
     return found
 
 
-def betrayed(folder: Path, *texts: str | bytes) -> set[bytes]:
-    secrets = set[bytes]().union(*map(slices, keys_in(folder)))
+def revealed_keys(folder: Path, *texts: str | bytes) -> set[bytes]:
+    secrets = set[bytes]().union(*map(key_texts, keys_in(folder)))
     assert len(secrets) >= 6 * 5
     whole = b"\n".join(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text for text in texts)
     return {secret for secret in secrets if secret in whole}
 
 
-def test_a_search_finds_what_is_there(bake: Bake) -> None:
+def test_the_search_finds_keys(bake: Bake) -> None:
     bake("--nodes", 1)
-    assert betrayed(FOLDER, (FOLDER / "etcd1/seed.iso").read_bytes())
-    assert betrayed(FOLDER, (FOLDER / "pki/etcd-ca.key").read_text())
+    assert revealed_keys(FOLDER, (FOLDER / "etcd1/seed.iso").read_bytes())
+    assert revealed_keys(FOLDER, (FOLDER / "pki/etcd-ca.key").read_text())
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_a_search_finds_what_is_there(bake: Bake) -> None:
     ],
     ids=lambda words: " ".join(map(str, words)),
 )  # fmt: skip
-def test_nothing_that_is_printed_or_logged_has_a_key(bake: Bake, caplog: Any, words: tuple[object, ...]) -> None:
+def test_no_output_and_no_log_has_a_key(bake: Bake, caplog: Any, words: tuple[object, ...]) -> None:
     caplog.set_level(logging.DEBUG)
     bake("--nodes", 2)
     result = bake(*words)
     assert len(result.out + result.err) > 20
-    assert betrayed(FOLDER, result.out, result.err, caplog.text) == set()
+    assert revealed_keys(FOLDER, result.out, result.err, caplog.text) == set()
 
 
 SPOILS: dict[str, Callable[[bytes], bytes]] = {
@@ -85,7 +85,7 @@ SPOILS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
 @pytest.mark.parametrize("name", ["pki/etcd-ca.key", "pki/etcd-client.key", "etcd1/user-data"])
-def test_no_message_about_a_spoilt_key_shows_it(bake: Bake, name: str, spoil: Callable[[bytes], bytes]) -> None:
+def test_no_message_about_a_damaged_key_has_the_key(bake: Bake, name: str, spoil: Callable[[bytes], bytes]) -> None:
     bake("--nodes", 1)
     kept = {path: path.read_bytes() for path in (FOLDER / "pki").glob("*.key")}
     user_data = (FOLDER / "etcd1/user-data").read_bytes()
@@ -94,11 +94,11 @@ def test_no_message_about_a_spoilt_key_shows_it(bake: Bake, name: str, spoil: Ca
     spec, store = ClusterSpec(nodes=1), Store(Path("out"), "etcd")
     shown = list(tracebacks(lambda: work.check(spec, store, now=datetime.now(UTC))))
     result = bake("--nodes", 1, "-v")
-    assert shown or result.code == 0  # not every character of user-data matters
+    assert shown or result.code == 0  # a change of some characters of user-data has no effect
     for key, pem in kept.items():
         key.write_bytes(pem)
     (FOLDER / "etcd1/user-data").write_bytes(user_data)
-    assert betrayed(FOLDER, result.out, result.err, *shown) == set()
+    assert revealed_keys(FOLDER, result.out, result.err, *shown) == set()
 
 
 def tracebacks(call: Callable[[], object]) -> Iterator[str]:
@@ -112,7 +112,7 @@ def test_no_public_file_has_a_key(bake: Bake) -> None:
     bake("--nodes", 2)
     files = [path for path in FOLDER.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
     assert {path.name for path in files} >= {"manifest.json", "cluster.yaml", "etcdctl.env", "meta-data", "etcd-ca.pem"}
-    assert betrayed(FOLDER, *(path.read_bytes() for path in files)) == set()
+    assert revealed_keys(FOLDER, *(path.read_bytes() for path in files)) == set()
 
 
 def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now: datetime) -> None:
@@ -129,11 +129,11 @@ def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now
     made = [*files, *work.node_files(baked.plan, *first, (), sealed=False)]
     shown = [repr(each) for each in (baked, found, found.nodes, store, made, store.manifest())]
     assert len(found.nodes) == 2
-    assert betrayed(store.folder, *shown, *map(str, made)) == set()
+    assert revealed_keys(store.folder, *shown, *map(str, made)) == set()
 
 
-def test_libvirt_is_told_no_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its test driver boots the cluster; only the volumes, which it cannot fill, are left empty."""
+def test_no_definition_in_libvirt_has_a_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Boot the cluster with libvirt's test driver, which cannot fill volumes."""
     pytest.importorskip("libvirt")
     from generator import vm
     from generator.image.base import BootImage
@@ -156,15 +156,15 @@ def test_libvirt_is_told_no_key(bake: Bake, monkeypatch: pytest.MonkeyPatch, tmp
         xml = list(_definitions(driver))
     finally:
         vm.destroy(driver, plan.name, cluster_id="id1")
-    assert betrayed(FOLDER, *uploaded)  # that is where they belong
+    assert revealed_keys(FOLDER, *uploaded)  # volumes contain keys
     assert sum("seed" in text for text in xml) >= 2
-    assert betrayed(FOLDER, *xml, *said) == set()
+    assert revealed_keys(FOLDER, *xml, *said) == set()
 
 
 def _definitions(driver: Any) -> Iterable[str]:
     for domain in driver.listAllDomains():
         yield domain.XMLDesc()
-        yield domain.XMLDesc(2)  # the inactive one
+        yield domain.XMLDesc(2)  # 2: the definition of an inactive domain
         yield domain.name()
     for pool in driver.listAllStoragePools():
         yield pool.XMLDesc()
@@ -174,7 +174,7 @@ def _definitions(driver: Any) -> Iterable[str]:
 
 @pytest.mark.parametrize("again", ["correct horse battery", "wrong staple"])
 @pytest.mark.usefixtures("quick_scrypt")
-def test_a_passphrase_stays_in_its_file(bake: Bake, caplog: Any, again: str) -> None:
+def test_a_passphrase_is_never_printed_or_stored(bake: Bake, caplog: Any, again: str) -> None:
     caplog.set_level(logging.DEBUG)
     words = ("--nodes", 1, "--ca-passphrase-file", "passphrase", "-v")
     Path("passphrase").write_text("correct horse battery\n")

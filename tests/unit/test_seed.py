@@ -1,4 +1,4 @@
-"""The seed: what PyYAML, cloud-init's schema, xorriso and blkid read in it."""
+"""The seed, as PyYAML, cloud-init's schema, xorriso and blkid read it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_user_data_is_a_cloud_config_and_a_secret(files: tuple[Artifact, ...]) -
     assert "PRIVATE" not in repr(user_data)
 
 
-def test_user_data_writes_the_guest_files_as_they_are(plan: Plan, now: Any) -> None:
+def test_user_data_has_the_guest_files_unchanged(plan: Plan, now: Any) -> None:
     wanted = plan(nodes=1)
     authority = pki.create_authority(wanted, now=now)
     guest = list(
@@ -102,12 +102,12 @@ def test_the_network_is_matched_by_a_quoted_lower_case_mac(files: tuple[Artifact
     [({"subnet": "fd00::/64"}, "::/0"), ({"mode": "isolated"}, None)],
     ids=["IPv6", "isolated"],
 )
-def test_routes_follow_the_network(plan: Plan, now: Any, network: dict[str, str], to: str | None) -> None:
+def test_routes_depend_on_the_network_mode(plan: Plan, now: Any, network: dict[str, str], to: str | None) -> None:
     ethernet = content(seed_of(plan(network=network), now), "network-config")["ethernets"]["eth0"]
     assert [route["to"] for route in ethernet.get("routes", [])] == ([to] if to else [])
 
 
-def test_the_instance_id_is_of_the_content_and_the_node(plan: Plan, now: Any) -> None:
+def test_the_instance_id_depends_on_the_content_and_the_node(plan: Plan, now: Any) -> None:
     wanted, guest = plan(), [Artifact(PurePosixPath("/a"), b"1")]
     ids = [content(iso.seed_files(wanted, node, guest), "meta-data")["instance-id"] for node in wanted.nodes]
     assert len(set(ids)) == 3
@@ -130,7 +130,7 @@ def test_user_data_passes_the_schema_of_the_oldest_cloud_init(profile: str, now:
     assert set(user_data) <= known
 
 
-def test_the_schema_refuses_what_cloud_init_would() -> None:
+def test_the_schema_refuses_wrong_user_data() -> None:
     schema = json.loads((ROOT / "tests/data/cloud-config-22.4.2.schema.json").read_text())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft4Validator(schema).validate({"write_files": [{"path": "/a", "permissions": 420}]})
@@ -143,7 +143,7 @@ TRICKY = st.sampled_from(
 
 
 @given(st.lists(st.one_of(TEXT, TRICKY, TEXT.map("a\n{}\n".format)), max_size=8))
-def test_every_text_loads_back_as_the_same_text(texts: list[str]) -> None:
+def test_dumped_text_loads_as_the_same_text(texts: list[str]) -> None:
     dumped = iso._dump({"texts": texts})
     assert yaml.safe_load(dumped) == {"texts": texts}
     assert yaml.load(dumped, Loader=yaml.SafeLoader) == {"texts": texts}
@@ -153,7 +153,7 @@ def test_every_text_loads_back_as_the_same_text(texts: list[str]) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"[", b"- a", b"a: 1", b"\xff", b"write_files: [{path: /a}]"], ids=repr
 )
-def test_a_user_data_of_others_is_named(data: bytes) -> None:
+def test_a_foreign_user_data_is_refused(data: bytes) -> None:
     with pytest.raises(InputError, match="etcd1/user-data: is not a user-data that bake wrote"):
         iso.written_files(data, where="etcd1/user-data")
 
@@ -161,7 +161,7 @@ def test_a_user_data_of_others_is_named(data: bytes) -> None:
 # ── the ISO ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_blkid_finds_the_label_that_nocloud_looks_for(iso_file: Path, tool: Callable[[str], str]) -> None:
+def test_blkid_finds_the_nocloud_label(iso_file: Path, tool: Callable[[str], str]) -> None:
     shown = subprocess.run(
         [tool("blkid"), "-p", "-o", "export", iso_file], capture_output=True, text=True, check=True
     ).stdout
@@ -192,7 +192,7 @@ def test_xorriso_reads_the_files_back(
 
 @pytest.fixture
 def elsewhen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Another day in another time zone."""
+    """Return an ISO that was packed on another day in another time zone."""
     later = time.time() + 400 * 86400
     monkeypatch.setattr(time, "time", lambda: later)
     monkeypatch.setenv("TZ", "Asia/Kathmandu")
@@ -208,14 +208,14 @@ def packed_today(files: tuple[Artifact, ...]) -> bytes:
     return iso.pack(files).data
 
 
-def test_an_iso_of_another_day_and_time_zone_is_the_same(
+def test_an_iso_does_not_depend_on_date_and_time_zone(
     packed_today: bytes, elsewhen: None, files: tuple[Artifact, ...]
 ) -> None:
     assert time.localtime().tm_gmtoff == 20700
     assert iso.pack(files).data == packed_today
 
 
-def test_the_fixed_date_is_for_packing_alone(packed_today: bytes) -> None:
+def test_the_fixed_date_applies_only_to_packing(packed_today: bytes) -> None:
     assert packed_today
     modules = [module for name, module in sys.modules.items() if name.startswith("pycdlib.")]
     dated = [module.time for module in modules if hasattr(module, "time")]
@@ -223,14 +223,14 @@ def test_the_fixed_date_is_for_packing_alone(packed_today: bytes) -> None:
     assert all(each is time for each in dated)
 
 
-def test_an_iso_is_a_secret_and_has_what_else_is_given(files: tuple[Artifact, ...]) -> None:
+def test_an_iso_is_secret_and_has_the_extra_files(files: tuple[Artifact, ...]) -> None:
     extra = Artifact(PurePosixPath("etcd.tar.gz"), os.urandom(100_000))
     packed = iso.pack((*files, extra))
     assert (packed.mode, packed.secret) == (0o600, True)
     assert extra.data in packed.data
 
 
-def test_what_was_packed_is_unpacked_and_packs_the_same(files: tuple[Artifact, ...]) -> None:
+def test_unpacked_files_give_the_same_iso(files: tuple[Artifact, ...]) -> None:
     given = (*files, Artifact(iso.SEED_PERMIT, b"etcd-1\n"), Artifact(PurePosixPath("etcd.tar.gz"), os.urandom(99_999)))
     packed = iso.pack(given)
     found = iso.unpack(packed.data)

@@ -1,4 +1,4 @@
-"""A CA whose key is elsewhere: requests go out, certificates come in. OpenSSL is that CA."""
+"""Certificates from an external CA, for which OpenSSL signs the requests."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FOLDER = Path("out/etcd")
 REQUESTS = FOLDER / "requests"
 
 
-class Office:
-    """The CA, as somebody has it who signs requests with OpenSSL."""
+class SigningCa:
+    """An external CA that signs requests with OpenSSL."""
 
     def __init__(self, plan: Callable[..., Any]) -> None:
         self.credential = pki.create_authority(plan(), now=datetime.now(UTC))
@@ -42,14 +42,14 @@ class Office:
 
 
 @pytest.fixture
-def office(bake: Bake, plan: Callable[..., Any], tool: Callable[[str], str]) -> Office:
+def ca(bake: Bake, plan: Callable[..., Any], tool: Callable[[str], str]) -> SigningCa:
     tool("openssl")
-    return Office(plan)
+    return SigningCa(plan)
 
 
 @pytest.fixture
-def ours(bake: Bake, office: Office) -> Callable[..., Any]:
-    """`bake` for a cluster of that CA."""
+def run_bake(bake: Bake, ca: SigningCa) -> Callable[..., Any]:
+    """Return a function that runs `bake` for a cluster with the external CA."""
     Path("cluster.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {ca: {certificate: corp.pem}}\n")
     return lambda *words: bake(*words, "--config", "cluster.yaml")
 
@@ -58,8 +58,8 @@ def requests() -> list[Path]:
     return sorted(REQUESTS.rglob("*.csr"))
 
 
-def test_what_is_missing_is_asked_for_and_nothing_is_baked(ours: Bake) -> None:
-    result = ours()
+def test_missing_certificates_are_requested_and_nothing_is_baked(run_bake: Bake) -> None:
+    result = run_bake()
     assert (result.code, result.out) == (3, "")
     assert "an external CA must issue 7 certificates" in result.err
     assert [str(path.relative_to(REQUESTS)) for path in requests()] == [
@@ -74,10 +74,10 @@ def test_what_is_missing_is_asked_for_and_nothing_is_baked(ours: Bake) -> None:
 
 
 @pytest.mark.parametrize("words", [("certs",), ("certs", "rotate"), ("seal",), ("verify",)], ids=" ".join)
-def test_a_cluster_that_waits_for_certificates_is_not_said_to_be_missing(
-    ours: Bake, office: Office, bake: Bake, picture: Picture, words: tuple[str, ...]
+def test_a_cluster_that_waits_for_certificates_is_recognized(
+    run_bake: Bake, ca: SigningCa, bake: Bake, picture: Picture, words: tuple[str, ...]
 ) -> None:
-    ours()
+    run_bake()
     before = picture(Path("out"))
     result = bake(*words)
     assert (result.code, "there is no cluster" in result.err) == (3, False)
@@ -85,17 +85,17 @@ def test_a_cluster_that_waits_for_certificates_is_not_said_to_be_missing(
     assert f"have each .csr below {REQUESTS.absolute()} signed" in result.err
     assert result.err.rstrip().endswith("then: bake")
     assert picture(Path("out")) == before
-    office.sign(*requests()[:3])
+    ca.sign(*requests()[:3])
     assert "an external CA must issue 4 certificates" in bake(*words).err
-    office.sign(*requests()[3:])
+    ca.sign(*requests()[3:])
     result = bake(*words)
     assert (result.code, "every certificate has been issued" in result.err) == (3, True)
 
 
-def test_asking_again_asks_for_the_same(ours: Bake, bake: Bake, picture: Picture) -> None:
-    ours()
+def test_a_second_bake_keeps_the_requests(run_bake: Bake, bake: Bake, picture: Picture) -> None:
+    run_bake()
     before = picture(Path("out"))
-    for again in (ours, bake):  # without options too: what was said is kept
+    for again in (run_bake, bake):  # a bake without options keeps the fields
         assert again().code == 3
         assert picture(Path("out")) == before
 
@@ -105,10 +105,10 @@ def test_asking_again_asks_for_the_same(ours: Bake, bake: Bake, picture: Picture
     [(("--nodes", 1), "etcd2: its keys are deleted"), (("--config", "none.yaml"), "keys of pending requests")],
     ids=["a node", "the CA"],
 )
-def test_keys_that_wait_are_not_deleted_without_consent(
-    ours: Bake, bake: Bake, picture: Picture, words: tuple[object, ...], text: str
+def test_keys_of_pending_requests_are_not_deleted_without_consent(
+    run_bake: Bake, bake: Bake, picture: Picture, words: tuple[object, ...], text: str
 ) -> None:
-    ours()
+    run_bake()
     before = picture(Path("out"))
     Path("none.yaml").write_text("nodes: 2\n")
     result = bake(*words)
@@ -116,20 +116,20 @@ def test_keys_that_wait_are_not_deleted_without_consent(
     assert text in result.err
 
 
-def test_a_request_asks_for_what_the_node_needs(ours: Bake) -> None:
-    ours()
+def test_a_request_has_the_extensions_that_a_node_needs(run_bake: Bake) -> None:
+    run_bake()
     words = ["openssl", "req", "-in", str(REQUESTS / "etcd2/etcd-server.csr"), "-noout", "-text", "-verify"]
     shown = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     for text in ("CN = etcd2", "DNS:etcd2.etcd.internal, IP Address:192.168.20.32", "TLS Web Server Authentication"):
         assert text in shown
 
 
-def test_what_was_issued_is_baked(ours: Bake, office: Office, picture: Picture) -> None:
-    ours()
+def test_issued_certificates_are_baked(run_bake: Bake, ca: SigningCa, picture: Picture) -> None:
+    run_bake()
     keys = {path: path.with_suffix(".key").read_bytes() for path in requests()}
-    office.sign(*requests())
+    ca.sign(*requests())
     issued = {path: path.with_suffix(".pem").read_bytes() for path in requests()}
-    assert ours().code == 0
+    assert run_bake().code == 0
     assert not REQUESTS.exists()
     files = iso.written_files((FOLDER / "etcd2/user-data").read_bytes(), where="")
     server = REQUESTS / "etcd2/etcd-server.csr"
@@ -139,82 +139,82 @@ def test_what_was_issued_is_baked(ours: Bake, office: Office, picture: Picture) 
     assert files["/etc/etcd/pki/etcd-ca.pem"] == Path("corp.pem").read_bytes()
     assert not (FOLDER / "pki/etcd-ca.key").exists()
     before = picture(Path("out"))
-    assert "Nothing changed" in ours().err
+    assert "Nothing changed" in run_bake().err
     assert picture(Path("out")) == before
 
 
-def test_what_has_come_in_so_far_is_kept(ours: Bake, office: Office) -> None:
-    ours()
-    office.sign(*requests()[:3])
-    result = ours()
+def test_certificates_issued_so_far_are_kept(run_bake: Bake, ca: SigningCa) -> None:
+    run_bake()
+    ca.sign(*requests()[:3])
+    result = run_bake()
     assert (result.code, "an external CA must issue 4 certificates" in result.err) == (3, True)
-    office.sign(*requests()[3:])
-    assert ours().code == 0
+    ca.sign(*requests()[3:])
+    assert run_bake().code == 0
 
 
-BAD: dict[str, tuple[Callable[[Office, Path], object], str]] = {
-    "without its names": (lambda office, path: office.sign(path, words=()), "does not name etcd1.etcd.internal, 19"),
+BAD: dict[str, tuple[Callable[[SigningCa, Path], object], str]] = {
+    "without its names": (lambda ca, path: ca.sign(path, words=()), "does not name etcd1.etcd.internal, 19"),
     "another's": (
-        lambda office, path: (
-            office.sign(path.with_name("etcd-peer.csr")),
+        lambda ca, path: (
+            ca.sign(path.with_name("etcd-peer.csr")),
             path.with_name("etcd-peer.pem").rename(path.with_suffix(".pem")),
         ),
         "is for another key",
     ),
     "its own": (
-        lambda office, path: office.sign(path, words=("-copy_extensions", "copy", "-subj", "/CN=other")),
+        lambda ca, path: ca.sign(path, words=("-copy_extensions", "copy", "-subj", "/CN=other")),
         "has the common name other, not etcd1",
     ),
-    "none": (lambda office, path: path.with_suffix(".pem").write_text("signed!"), "is not a PEM certificate"),
+    "none": (lambda ca, path: path.with_suffix(".pem").write_text("signed!"), "is not a PEM certificate"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("answer", "rule"), BAD.values(), ids=BAD)
-def test_a_certificate_that_does_not_fit_is_refused(
-    ours: Bake, office: Office, picture: Picture, answer: Callable[[Office, Path], object], rule: str
+@pytest.mark.parametrize(("respond", "rule"), BAD.values(), ids=BAD)
+def test_a_certificate_that_does_not_match_is_refused(
+    run_bake: Bake, ca: SigningCa, picture: Picture, respond: Callable[[SigningCa, Path], object], rule: str
 ) -> None:
-    ours()
+    run_bake()
     path = REQUESTS / "etcd1/etcd-server.csr"
-    answer(office, path)
+    respond(ca, path)
     before = picture(Path("out"))
     for words in ((), ("check",)):
-        result = ours(*words)
+        result = run_bake(*words)
         assert result.code == 2
         assert f"{path.with_suffix('.pem')}: {rule}" in result.err
     assert picture(Path("out")) == before
 
 
-def test_another_cas_certificate_is_refused(ours: Bake, office: Office, plan: Callable[..., Any]) -> None:
-    ours()
-    Office(plan).sign(REQUESTS / "operator/etcd-client.csr")
-    Path("corp.pem").write_bytes(office.credential.cert_pem)
-    result = ours()
+def test_a_certificate_of_another_ca_is_refused(run_bake: Bake, ca: SigningCa, plan: Callable[..., Any]) -> None:
+    run_bake()
+    SigningCa(plan).sign(REQUESTS / "operator/etcd-client.csr")
+    Path("corp.pem").write_bytes(ca.credential.cert_pem)
+    result = run_bake()
     assert (result.code, "operator/etcd-client.pem: was not issued by the cluster's CA" in result.err) == (2, True)
 
 
-def test_new_ones_are_asked_for_while_the_old_ones_hold(
-    ours: Bake, bake: Bake, office: Office, picture: Picture
+def test_new_certificates_are_requested_before_the_old_ones_expire(
+    run_bake: Bake, bake: Bake, ca: SigningCa, picture: Picture
 ) -> None:
-    ours()
-    office.sign(*requests())
-    ours()
+    run_bake()
+    ca.sign(*requests())
+    run_bake()
     seeds = {node: (FOLDER / node / "seed.iso").read_bytes() for node in ("etcd1", "etcd2")}
     assert bake("certs", "rotate", "etcd2", "--connect", "test:///none").code == 3
     assert [path.parent.name for path in requests()] == ["etcd2"] * 3
     before = picture(Path("out"))
-    assert ours().code == 0, "the old ones hold"
+    assert run_bake().code == 0, "the old ones hold"
     assert picture(Path("out")) == before, "and the requests are kept"
-    office.sign(*requests())
-    assert ours().code == 0
+    ca.sign(*requests())
+    assert run_bake().code == 0
     now = {node: (FOLDER / node / "seed.iso").read_bytes() for node in seeds}
     assert {node for node in seeds if now[node] != seeds[node]} == {"etcd2"}
     assert not REQUESTS.exists()
 
 
-def test_the_ca_of_such_a_cluster_is_not_changed(ours: Bake, office: Office) -> None:
-    ours()
-    office.sign(*requests())
-    ours()
+def test_an_external_ca_cannot_be_rotated(run_bake: Bake, ca: SigningCa) -> None:
+    run_bake()
+    ca.sign(*requests())
+    run_bake()
     cluster = open_cluster(Store(Path("out"), "etcd"))
     following = {Role.CA: kept_authority(pki.create_authority(cluster.plan, now=datetime.now(UTC)), None)}
     with pytest.raises(InputError, match="the cluster's folder does not have the CA key"):
@@ -224,19 +224,19 @@ def test_the_ca_of_such_a_cluster_is_not_changed(ours: Bake, office: Office) -> 
         )
 
 
-def test_the_certificates_of_etcds_users_are_asked_for_too(ours: Bake, office: Office, picture: Picture) -> None:
+def test_certificates_of_etcd_users_are_requested(run_bake: Bake, ca: SigningCa, picture: Picture) -> None:
     path = Path("cluster.yaml")
     path.write_text(path.read_text() + "auth: {enabled: true, users: [{name: app1}]}\n")
-    ours()
+    run_bake()
     names = ("app1", "nobody")
     asked = {str(one.relative_to(REQUESTS)) for one in requests()}
     assert {f"users/{name}/etcd-client.csr" for name in names} == {one for one in asked if one.startswith("users")}
-    office.sign(*requests())
-    assert ours().code == 0
+    ca.sign(*requests())
+    assert run_bake().code == 0
     for name in names:
         pair = [(FOLDER / f"pki/users/{name}.{kind}").read_bytes() for kind in ("pem", "key")]
         made = pki.parse_credential(pair[0], pair[1], where=("", "")).certificate
-        assert pki.is_issued_by(made, office.credential.certificate)
+        assert pki.is_issued_by(made, ca.credential.certificate)
     before = picture(Path("out"))
-    assert ours().code == 0
+    assert run_bake().code == 0
     assert picture(Path("out")) == before

@@ -1,4 +1,4 @@
-"""What a cluster file may say: any combination of good values bakes, any bad one is one of the refused."""
+"""Reading of cluster files with random valid and invalid values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cluster_file(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @given(data=SPECS)
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-def test_any_good_spec_has_current_certificates(data: dict[str, Any], cluster_file: Any, now: datetime) -> None:
+def test_every_valid_spec_has_valid_certificates(data: dict[str, Any], cluster_file: Any, now: datetime) -> None:
     plan = plan_cluster(load_data(data, cluster_file).spec)
     authority = pki.create_authority(plan, now=now)
     for node, credentials in zip(plan.nodes, pki.issue_nodes(plan, authority, now=now), strict=True):
@@ -48,7 +48,7 @@ def _client(plan: Any, node: Any) -> pki.CertProfile:
 
 
 def leaves(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of everything in a cluster file, sections included."""
+    """Yield the path of every value and section in a cluster file."""
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     return [found for key, value in items for found in ((*path, key), *leaves(value, (*path, key)))]
 
@@ -71,7 +71,7 @@ FULL = plain(ClusterSpec(), with_none=True) | {
 
 @given(path=st.sampled_from(leaves(FULL)), junk=JUNK)
 @settings(max_examples=400)
-def test_junk_anywhere_is_accepted_or_refused_and_never_a_crash(
+def test_random_values_never_cause_a_crash(
     path: tuple[Any, ...], junk: object, cluster_file: Any
 ) -> None:
     data = copy.deepcopy(FULL)
@@ -89,13 +89,13 @@ def test_junk_anywhere_is_accepted_or_refused_and_never_a_crash(
     )
 )
 @settings(max_examples=200)
-def test_junk_of_any_shape_is_accepted_or_refused_and_never_a_crash(data: object, cluster_file: Any) -> None:
+def test_random_documents_never_cause_a_crash(data: object, cluster_file: Any) -> None:
     with contextlib.suppress(InputError):
         plan_cluster(load_data(data, cluster_file).spec)
 
 
 def all_settings(kind: type) -> list[Any]:
-    """Every setting of a spec, those of its sections included."""
+    """Yield every setting of a spec and of its sections."""
     return [
         found
         for info in settings_of(kind).values()
@@ -103,12 +103,12 @@ def all_settings(kind: type) -> list[Any]:
     ]
 
 
-def test_every_field_has_a_remedy_to_show() -> None:
+def test_every_field_has_a_description() -> None:
     assert len(all_settings(ClusterSpec)) > 30
     assert [info for info in all_settings(ClusterSpec) if not info.metadata["description"]] == []
 
 
-def test_addresses_are_addresses() -> None:
+def test_addresses_are_parsed() -> None:
     spec = read_spec({"network": {"firstIp": "192.168.20.50"}})[0]
     assert spec.network.first_ip == ip_address("192.168.20.50")
 
@@ -117,7 +117,7 @@ def test_addresses_are_addresses() -> None:
     ("reader", "rule"),
     [("a b", "is not a user name"), ("-x", "is not a user name"), ("root", "can read every key already")],
 )
-def test_a_reader_is_another_user_of_the_nodes(reader: str, rule: str, cluster_file: Any) -> None:
+def test_a_reader_cannot_be_root_or_etcd(reader: str, rule: str, cluster_file: Any) -> None:
     with pytest.raises(InputError) as error:
         load_data({"apiVersion": "bake/v1", "access": {"readers": ["backup", reader]}}, cluster_file)
     (problem,) = error.value.problems

@@ -1,4 +1,4 @@
-"""What a cluster that was baked before keeps, and what a new one has, where nobody says how peers are known."""
+"""`pki.peerName` and `pki.peerCa`: defaults for new clusters and kept values of existing clusters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from generator import pki
-from generator.config.defaults import settle_peers
+from generator.config.defaults import with_peer_defaults
 from generator.config.pki import PeerName
 from generator.config.spec import read_spec
 from generator.operations.baked_cluster import open_cluster
@@ -26,7 +26,7 @@ OLD = "apiVersion: bake/v1\nnodes: 2\npki: {peerName: none, peerCa: {separate: f
 
 @pytest.fixture
 def old(bake: Bake) -> None:
-    """A folder as bake left it before `pki.peerName` existed, with one CA."""
+    """Bake a folder as an older version did, without `pki.peerName` and with one CA."""
     Path("old.yaml").write_text(OLD)
     assert bake("--config", "old.yaml").code == 0
     rewrite("cluster.yaml", "  peerName: none\n", "")
@@ -36,18 +36,18 @@ def old(bake: Bake) -> None:
     (FOLDER / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_field_that_an_older_version_lacked_is_not_said_to_be_the_profiles(bake: Bake, old: None) -> None:
-    """The nearest line that `pki` has is the profile's `leafDays`."""
+def test_a_field_missing_in_an_older_cluster_names_its_origin(bake: Bake, old: None) -> None:
+    """The nearest line in section `pki` is `leafDays`, which comes from the profile."""
     result = bake("--profile", "hardened", "--yes")
     assert result.code == 0, result.err
     assert "hardened.yaml" not in result.err
-    where = f"{FOLDER.absolute()}/cluster.yaml (from an older version of bake): pki.peerName: none: the peer port"
+    where = f"{FOLDER.absolute()}/cluster.yaml (written by an older version of bake): pki.peerName: none: the peer port"
     assert f"warning: {where}" in result.err
-    assert "set it to required; in a running cluster first to stated, then: bake certs rotate" in result.err
+    assert "use required; for a running cluster, first use stated and run bake certs rotate" in result.err
 
 
 def rewrite(name: str, old: str, new: str) -> None:
-    """Change a file as if it had been baked so."""
+    """Change a file and its entry in the manifest."""
     path, listed = FOLDER / name, FOLDER / "manifest.json"
     text = path.read_text()
     assert old in text
@@ -76,7 +76,7 @@ def resolved(bake: Bake, *words: str) -> tuple[str, bool]:
     return stated["peerName"], stated["peerCa"]["separate"]
 
 
-def test_a_new_cluster_requires_the_name_and_has_two_cas(bake: Bake) -> None:
+def test_a_new_cluster_requires_the_peer_name_and_has_two_cas(bake: Bake) -> None:
     assert resolved(bake) == ("required", True)
     assert resolved(bake, "--profile", "hardened") == ("required", True)
     assert resolved(bake, "--profile", "classic") == ("required", False)
@@ -87,7 +87,7 @@ def test_a_new_cluster_requires_the_name_and_has_two_cas(bake: Bake) -> None:
 
 
 @pytest.mark.usefixtures("old")
-def test_a_plain_bake_changes_nothing_about_a_cluster_that_stands(bake: Bake) -> None:
+def test_a_bake_without_options_keeps_peer_settings(bake: Bake) -> None:
     Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\n")
     for words in (("--nodes", "2"), ("--config", "mine.yaml"), ("--config", str(FOLDER / "cluster.yaml"))):
         assert changed(bake(*words, "-o", "json")) <= {"cluster.yaml", "input.yaml", "manifest.json"}
@@ -100,15 +100,15 @@ def test_a_plain_bake_changes_nothing_about_a_cluster_that_stands(bake: Bake) ->
 
 
 @pytest.mark.usefixtures("old")
-def test_a_folder_is_read_as_what_it_was_baked_with(bake: Bake) -> None:
-    """Before another bake writes the field."""
+def test_an_older_folder_is_read_with_its_behaviour(bake: Bake) -> None:
+    """The field gets its old value before a new bake writes it."""
     opened = open_cluster(Store(Path("out"), "etcd"))
     assert (opened.plan.spec.pki.peer_name, opened.plan.spec.pki.peer_ca.separate) == (PeerName.NONE, False)
 
 
 @pytest.mark.usefixtures("old")
-def test_a_node_requires_the_name_only_when_every_peer_has_it(bake: Bake) -> None:
-    """One step at a time: certificates that state the name first, which running nodes take without a restart."""
+def test_the_peer_name_is_required_only_when_every_peer_has_it(bake: Bake) -> None:
+    """The first step is new certificates with the peer name, which running nodes load without a restart."""
     before = conf()
     for step in ("required", "stated", "required"):
         Path(f"{step}.yaml").write_text(OLD.replace("peerName: none", f"peerName: {step}"))
@@ -122,18 +122,18 @@ def test_a_node_requires_the_name_only_when_every_peer_has_it(bake: Bake) -> Non
 
 
 @pytest.mark.usefixtures("old")
-def test_a_cluster_that_stands_gets_no_second_ca(bake: Bake) -> None:
+def test_an_existing_cluster_gets_no_second_ca(bake: Bake) -> None:
     Path("two.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
     result = bake("--config", "two.yaml")
-    assert (result.code, "true is not what this cluster was baked with" in result.err) == (2, True), result.err
+    assert (result.code, "true differs from this cluster's value" in result.err) == (2, True), result.err
 
 
 @pytest.mark.parametrize(
     "change",
     ["peerName: none", "domain: other.test", "certificates: shared", "peerName: stated, domain: other.test"],
 )
-def test_peer_certificates_keep_the_name_while_nodes_require_it(bake: Bake, change: str) -> None:
-    """A running node would refuse the next one that got its new certificate."""
+def test_peer_certificates_keep_a_required_peer_name(bake: Bake, change: str) -> None:
+    """A running node would refuse a node that has a new certificate without the name."""
     stated = "apiVersion: bake/v1\nnodes: 2\npki: {singleLabelNames: true, %s}\n"
     for name, more in (("before", ""), ("after", change), ("between", "peerName: stated"), ("none", "peerName: none")):
         Path(f"{name}.yaml").write_text(stated % more)
@@ -145,14 +145,14 @@ def test_peer_certificates_keep_the_name_while_nodes_require_it(bake: Bake, chan
         assert bake("--config", f"{step}.yaml").code == 0
 
 
-def test_an_own_ca_for_peers_is_not_ignored_where_they_have_none(bake: Bake, old: None) -> None:
+def test_a_separate_peer_ca_without_separate_true_is_refused(bake: Bake, old: None) -> None:
     Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {certificate: a.pem, key: b.pem}}\n")
     result = bake("--config", "mine.yaml")
     said = "certificate: has no effect with pki.peerCa.separate: false"
     assert (result.code, said in result.err) == (2, True), result.err
 
 
-def test_certificates_that_all_nodes_share_have_a_name_of_their_own_already(bake: Bake) -> None:
+def test_shared_peer_certificates_are_known_by_their_common_name(bake: Bake) -> None:
     Path("shared.yaml").write_text(OLD.replace("{peerName", "{certificates: shared, peerName"))
     assert bake("--config", "shared.yaml").code == 0
     names = peer_names()
@@ -173,34 +173,34 @@ def test_certificates_that_all_nodes_share_have_a_name_of_their_own_already(bake
         ({"pki": {"peerName": "none", "peerCa": {"separate": False}}}, (False, "none")),
     ],
 )
-def test_what_is_left_open_follows_from_what_is_said(fields: dict[str, Any], expected: tuple[bool, str]) -> None:
+def test_peer_defaults_depend_on_other_fields(fields: dict[str, Any], expected: tuple[bool, str]) -> None:
     spec, wrong = read_spec(fields)
-    pki_spec = settle_peers(spec).pki
+    pki_spec = with_peer_defaults(spec).pki
     assert (wrong, (pki_spec.peer_ca.separate, str(pki_spec.peer_name))) == ([], expected)
 
 
-def test_two_checks_of_names_are_refused(bake: Bake) -> None:
-    """etcd would not start."""
+def test_two_checks_of_peer_names_are_refused(bake: Bake) -> None:
+    """etcd would not start with both checks."""
     text = "apiVersion: bake/v1\npki: {peerName: required}\netcd: {options: {peer-cert-allowed-cn: etcd-peer}}\n"
     Path("both.yaml").write_text(text)
     result = bake("--config", "both.yaml")
     assert (result.code, "pki.peerName: required, but etcd.options" in result.err) == (2, True)
 
 
-def test_a_peer_port_that_serves_every_client_deserves_a_warning(bake: Bake) -> None:
+def test_a_peer_port_open_to_every_client_causes_a_warning(bake: Bake) -> None:
     Path("open.yaml").write_text(OLD)
     warning = bake("--config", "open.yaml").err
     assert "none: the peer port accepts every certificate of the CA" in warning
-    assert "in a running cluster first to stated, then: bake certs rotate" in warning
+    assert "for a running cluster, first use stated and run bake certs rotate" in warning
     Path("open.yaml").write_text(OLD.replace("none", "stated"))
     warning = bake("--config", "open.yaml").err
-    assert "set it to required when bake certs shows that every node presents its new certificate" in warning
-    assert "first to stated" not in warning
+    assert "use required after bake certs shows that every node presents its new certificate" in warning
+    assert "first use stated" not in warning
 
 
 @pytest.mark.parametrize("command", [(), ("check",)])
-def test_requiring_the_name_says_what_must_be_true_first(bake: Bake, command: tuple[str, ...]) -> None:
-    """The folder's certificates have the name; whether the nodes serve them already is not in the folder."""
+def test_requiring_the_peer_name_shows_its_precondition(bake: Bake, command: tuple[str, ...]) -> None:
+    """The certificates in the folder have the peer name, but bake cannot know whether the nodes use them."""
     Path("cluster.yaml").write_text(OLD.replace("none", "stated"))
     assert "every node serves" not in bake("--config", "cluster.yaml", "-q").err
     Path("cluster.yaml").write_text(OLD.replace("none", "required"))
@@ -208,7 +208,7 @@ def test_requiring_the_name_says_what_must_be_true_first(bake: Bake, command: tu
     assert "~ pki.peerName: stated → required (run bake certs rotate, and restart no node until bake certs" in said
 
 
-def test_a_sealed_clusters_next_step_is_not_the_first_one(bake: Bake) -> None:
+def test_the_next_step_for_a_sealed_cluster_is_different(bake: Bake) -> None:
     assert "run `bake seal`" in bake("--nodes", 2).err
     assert bake("seal", "--yes").code == 0
     said = bake("--memory", 2048, "--leaf-days", 90).err
@@ -217,7 +217,7 @@ def test_a_sealed_clusters_next_step_is_not_the_first_one(bake: Bake) -> None:
 
 
 @pytest.mark.usefixtures("old")
-def test_a_cluster_with_an_option_that_is_refused_now_can_be_opened_and_is_refused_at_the_next_bake(bake: Bake) -> None:
+def test_a_cluster_with_a_newly_refused_option_can_still_be_opened(bake: Bake) -> None:
     rewrite("cluster.yaml", "  options: {}\n", "  options: {wal-dir: /var/lib/etcd/wal}\n")
     assert open_cluster(Store(Path("out"), "etcd")).plan.spec.etcd.options == {"wal-dir": "/var/lib/etcd/wal"}
     assert bake("certs").code == 0

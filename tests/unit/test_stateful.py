@@ -1,6 +1,7 @@
-"""Any sequence of commands on one folder, some of them killed: nothing is lost without consent, nothing is half done.
+"""Random sequences of commands on one folder, some of them killed: no data is lost without consent.
 
-A model says what each command means; the folder is held against it after every step. `BAKE_EXAMPLES=200` tries more.
+A model has the expected result of each command. After each step, the folder is compared with the model.
+`BAKE_EXAMPLES=200` tests more sequences.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from generator.config import yaml12
 from generator.config.fields import plain
 from generator.config.load import load, load_kept
 from generator.config.spec import ClusterSpec
-from generator.config.user_input import canonical, flat, parse_said, paths_of, put, without
+from generator.config.user_input import canonical, flat, parse_input, paths_of, put, without
 from generator.errors import InputError
 from generator.operations import bake as baking
 from generator.operations import seal as sealing
@@ -88,7 +89,7 @@ CUTS = st.none() | st.integers(1, 40)
 
 
 def cut_at(number: int, out: Path) -> None:
-    """Have this process killed at the so-manyth thing that it does to the files below a folder."""
+    """Kill this process at its operation `number` on files below a folder."""
     left = [number]
 
     def hook(event: str, words: tuple[Any, ...]) -> None:
@@ -96,7 +97,7 @@ def cut_at(number: int, out: Path) -> None:
         if writes or event in ("os.rename", "os.link", "os.mkdir", "os.remove", "shutil.rmtree"):
             below = str(out) in str(words[1] if event == "os.link" else words[0])
         else:
-            below = event == "ctypes.dlopen"  # before the disk is synced, and before the folders are swapped
+            below = event == "ctypes.dlopen"  # before the sync of the disk and before the exchange of the folders
         left[0] -= below
         if below and not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -106,16 +107,16 @@ def cut_at(number: int, out: Path) -> None:
 
 @dataclass
 class Model:
-    """What was said of the cluster, and what stands of which nobody said anything."""
+    """The expected state: fields that the user set, and kept values of other fields."""
 
     profile: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     base: dict[str, Any] = field(default_factory=dict)
 
-    def told(
+    def expected(
         self, profile: str | None, config: Mapping[str, Any] | None, flags: Mapping[str, Any], *, is_new: bool
     ) -> Model:
-        """The model after such a bake."""
+        """Return the model after a bake with this input."""
         fields = deepcopy(dict(config) if config is not None else self.fields)
         for flag, value in flags.items():
             put(fields, FLAGS[flag][0], value)
@@ -129,7 +130,7 @@ class Model:
         return dict(yaml12.load_text(PROFILES[self.profile], "profile").value or {}) if self.profile else {}
 
     def spec(self, scratch: Path) -> ClusterSpec:
-        """As if all of it were said to a first bake."""
+        """Return the spec of a first bake with all these fields."""
         layers = [scratch / "base.yaml", scratch / "fields.yaml"]
         below = deepcopy(self.base)
         for path, value in flat(self.profile_fields).items():
@@ -139,13 +140,13 @@ class Model:
         return load(profile=str(layers[0]), config=layers[1]).spec
 
 
-def settled(spec: ClusterSpec) -> dict[tuple[str | int, ...], Any]:
-    """The fields of a spec, apart from those that a bake decides where nobody sets them."""
+def fixed_fields(spec: ClusterSpec) -> dict[tuple[str | int, ...], Any]:
+    """Return the fields of a spec, except those with defaults that depend on other fields."""
     return {path: value for path, value in flat(plain(spec)).items() if path not in LEFT_OPEN}
 
 
 def losses(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> list[str]:
-    """Words of the message about what such a change loses for good, told apart from how bake finds it."""
+    """Return words that the message about lost data must contain, computed independently of bake."""
     before, after = ({node.name: node.client_url for node in plan_cluster(spec).nodes} for spec in (old, new))
     lost = [name for name in before if name not in after]
     lost += [name for name in old.auth.common_names if name != "nobody" and name not in new.auth.common_names]
@@ -155,7 +156,7 @@ def losses(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> list[str]:
 
 
 class Commands(RuleBasedStateMachine):
-    """One folder, its model, and the commands."""
+    """A cluster's folder, its model, and the commands."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,21 +166,21 @@ class Commands(RuleBasedStateMachine):
         (self.work / "own.yaml").write_text(PROFILES["own.yaml"])
         self.out = "out"
         self.model = Model()
-        self.touched = False  # since the last look
+        self.touched = False  # since the last check
 
     def teardown(self) -> None:
         shutil.rmtree(self.scratch)
 
-    def is_refused(self, told: Model) -> bool:
-        """Whether bake accepts no such cluster at all, such as users where authentication is off."""
+    def is_refused(self, expected: Model) -> bool:
+        """Return whether bake refuses such a cluster, such as one with users but without authentication."""
         try:
-            told.spec(self.scratch)
+            expected.spec(self.scratch)
         except InputError:
             return True
         return False
 
-    def losses(self, told: Model) -> list[str]:
-        old, new = load_kept(self.folder / "cluster.yaml"), told.spec(self.scratch)
+    def losses(self, expected: Model) -> list[str]:
+        old, new = load_kept(self.folder / "cluster.yaml"), expected.spec(self.scratch)
         return losses(old, new, sealed=(self.folder / "sealed").exists())
 
     @property
@@ -190,7 +191,7 @@ class Commands(RuleBasedStateMachine):
     def store(self) -> Store:
         return Store(self.work / self.out, "etcd")
 
-    def stands(self) -> bool:
+    def is_baked(self) -> bool:
         return (self.folder / "manifest.json").exists()
 
     def bake(self, *words: object, cut: int | None = None) -> End:
@@ -198,10 +199,10 @@ class Commands(RuleBasedStateMachine):
             sys.argv[1:] = [*map(str, words), "--out", self.out]
             cli.main()
 
-        return self.apart(act, cut)
+        return self.in_fork(act, cut)
 
-    def apart(self, act: Callable[[], object], cut: int | None) -> End:
-        """Do it in a fork, which is killed at some point if `cut`: the folder is the old one or a whole new one."""
+    def in_fork(self, act: Callable[[], object], cut: int | None) -> End:
+        """Run `bake` in a forked process, which is killed if `cut` is set. The folder has all old or all new files."""
 
         def cutting() -> None:
             if cut:
@@ -231,15 +232,15 @@ class Commands(RuleBasedStateMachine):
         if sealed:
             self.seal(None)
 
-    @precondition(stands)
+    @precondition(is_baked)
     @rule()
     def try_to_lose(self) -> None:
-        """Whatever loses something is refused without consent."""
+        """Check that bake refuses each change that loses data without consent."""
         for word, value in LOSING:
             flags = {word: value} if word in FLAGS else {}
             profile, config = (value if word == each else None for each in ("--profile", "--config"))
-            told = self.model.told(profile, config, flags, is_new=False)
-            if self.is_refused(told) or self.losses(told):
+            expected = self.model.expected(profile, config, flags, is_new=False)
+            if self.is_refused(expected) or self.losses(expected):
                 self.bake_with_options("bake", profile, config, flags, yes=False, cut=None)
 
     @rule(one=ONE, yes=st.booleans(), cut=CUTS)
@@ -271,10 +272,10 @@ class Commands(RuleBasedStateMachine):
         if config is not None:
             (self.work / "c.yaml").write_text(yaml12.dump({"apiVersion": "bake/v1", **config}))
             words += ["--config", "c.yaml"]
-        stood = self.stands()
-        told = self.model.told(profile, config, flags, is_new=not stood)
-        refused, before = self.is_refused(told), contents(self.folder)
-        lost = self.losses(told) if stood and not refused else []
+        was_baked = self.is_baked()
+        expected = self.model.expected(profile, config, flags, is_new=not was_baked)
+        refused, before = self.is_refused(expected), contents(self.folder)
+        lost = self.losses(expected) if was_baked and not refused else []
         if command == "check":
             assert self.bake("check", *words).code == (2 if refused else 0)
             assert contents(self.folder) == before
@@ -288,39 +289,39 @@ class Commands(RuleBasedStateMachine):
             assert [text for text in lost if text not in end.said] == []
         elif end.code != -9:
             assert end.code == 0, end.said
-        if end.code == 0 or (contents(self.folder) != before and self.stands()):
-            self.model = told
+        if end.code == 0 or (contents(self.folder) != before and self.is_baked()):
+            self.model = expected
 
-    @precondition(stands)
-    @rule(deed=st.sampled_from(["seal", "rotate", "change_the_ca", "move", "forget_what_was_said"]), cut=CUTS)
-    def do_something_else(self, deed: str, cut: int | None) -> None:
-        getattr(self, deed)(cut)
+    @precondition(is_baked)
+    @rule(operation=st.sampled_from(["seal", "rotate", "rotate_ca", "rename_out", "remove_input_file"]), cut=CUTS)
+    def run_other_operation(self, operation: str, cut: int | None) -> None:
+        getattr(self, operation)(cut)
 
     def seal(self, cut: int | None) -> None:
         cluster = open_cluster(self.store)
         now = datetime.now(UTC)
-        end = self.apart(lambda: sealing.seal_files(cluster.store, cluster.plan, now=now, report=str), cut)
+        end = self.in_fork(lambda: sealing.seal_files(cluster.store, cluster.plan, now=now, report=str), cut)
         assert end.code == -9 or (self.folder / "sealed").exists()
 
     def rotate(self, cut: int | None) -> None:
         plan = open_cluster(self.store).plan
         if not load_phase(self.store):
-            self.apart(self.remake(plan.spec, renew=[node.name for node in plan.nodes[:2]]), cut)
+            self.in_fork(self.bake_again(plan.spec, renew=[node.name for node in plan.nodes[:2]]), cut)
 
-    def change_the_ca(self, cut: int | None) -> None:
-        self.apart(self.remake(open_cluster(self.store).plan.spec, change=lambda found: found.advanced()), cut)
+    def rotate_ca(self, cut: int | None) -> None:
+        self.in_fork(self.bake_again(open_cluster(self.store).plan.spec, change=lambda found: found.advanced()), cut)
 
-    def remake(self, spec: ClusterSpec, **more: Any) -> Callable[[], object]:
+    def bake_again(self, spec: ClusterSpec, **more: Any) -> Callable[[], object]:
         return partial(baking.bake, spec, self.store, now=datetime.now(UTC), report=str, **more)
 
-    def move(self, _cut: int | None) -> None:
+    def rename_out(self, _cut: int | None) -> None:
         names = ("out", "a b'c", "$(touch canary)")
         name = names[(names.index(self.out) + 1) % len(names)]
         (self.work / self.out).rename(self.work / name)
         self.out, self.touched = name, True
 
-    def forget_what_was_said(self, _cut: int | None) -> None:
-        """As a version before this one left it."""
+    def remove_input_file(self, _cut: int | None) -> None:
+        """Change the folder as if an older version of bake had written it."""
         manifest = json.loads((self.folder / "manifest.json").read_text())
         if manifest["files"].pop("input.yaml", None):
             (self.folder / "input.yaml").unlink()
@@ -328,23 +329,23 @@ class Commands(RuleBasedStateMachine):
         self.model = Model(base=plain(load_kept(self.folder / "cluster.yaml")))
 
     @invariant()
-    def holds(self) -> None:
-        if self.touched and self.stands():
-            self.what_stands_is_what_was_said()
+    def check_folder(self) -> None:
+        if self.touched and self.is_baked():
+            self.the_folder_matches_the_model()
             self.without_options_nothing_changes()
         self.touched = False
 
-    def what_stands_is_what_was_said(self) -> None:
-        stands = load_kept(self.folder / "cluster.yaml")
-        assert settled(stands) == settled(self.model.spec(self.scratch))
-        assert yaml.safe_load((self.folder / "cluster.yaml").read_text()) == plain(stands)
-        plan = plan_cluster(stands)
+    def the_folder_matches_the_model(self) -> None:
+        spec = load_kept(self.folder / "cluster.yaml")
+        assert fixed_fields(spec) == fixed_fields(self.model.spec(self.scratch))
+        assert yaml.safe_load((self.folder / "cluster.yaml").read_text()) == plain(spec)
+        plan = plan_cluster(spec)
         assert {path.parent.name for path in self.folder.glob("*/user-data")} == {node.name for node in plan.nodes}
         if (kept := self.folder / "input.yaml").exists():
-            said, _ = parse_said(kept.read_text(), "input.yaml")
-            assert said.fields == canonical(self.model.fields)
-            assert said.held_by(stands) == said
-            assert said.profile == (self.model.profile if self.model.profile != "own.yaml" else said.profile)
+            user_input, _ = parse_input(kept.read_text(), "input.yaml")
+            assert user_input.fields == canonical(self.model.fields)
+            assert user_input.matching(spec) == user_input
+            assert self.model.profile in ("own.yaml", user_input.profile)
 
     def without_options_nothing_changes(self) -> None:
         before = {path: path.stat().st_mtime_ns for path in self.folder.rglob("*")} if self.kept_input() else {}
@@ -365,5 +366,5 @@ TestCommands.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=10,
     suppress_health_check=list(HealthCheck),
-    phases=(Stage.explicit, Stage.reuse, Stage.generate),  # ten steps can be read; shrinking them takes minutes
+    phases=(Stage.explicit, Stage.reuse, Stage.generate),  # shrinking takes minutes
 )

@@ -1,4 +1,4 @@
-"""The first boot's commands: the document's steps, in its order."""
+"""The commands of the first boot, in the order of the manual procedure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Plan = Callable[..., ClusterPlan]
 ARCHIVE = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}
 
 
-def test_steps_come_in_the_documents_order(plan: Plan) -> None:
+def test_steps_are_in_the_order_of_the_manual_procedure(plan: Plan) -> None:
     commands = "\n".join(first_boot_commands(plan(install=ARCHIVE, pki={"permissions": "acl"})))
     steps = [
         "etcd-firewall",
@@ -28,13 +28,13 @@ def test_steps_come_in_the_documents_order(plan: Plan) -> None:
     assert sorted(steps, key=commands.index) == steps
 
 
-def test_the_user_is_made_only_where_no_package_made_it(plan: Plan) -> None:
+def test_the_user_is_created_only_if_it_is_missing(plan: Plan) -> None:
     (line,) = (line for line in first_boot_commands(plan()) if "useradd" in line)
     assert line.startswith("getent passwd etcd >/dev/null || useradd")
     assert " -u 2380 " in line
 
 
-def test_the_keys_become_etcds_own_before_their_folder_is_opened(plan: Plan) -> None:
+def test_etcd_owns_the_keys_before_the_folder_is_opened(plan: Plan) -> None:
     commands = list(first_boot_commands(plan()))
     (keys,) = (index for index, line in enumerate(commands) if "chmod 0400 etcd-server.key etcd-peer.key" in line)
     (opened,) = (index for index, line in enumerate(commands) if "setfacl --set" in line)
@@ -42,7 +42,7 @@ def test_the_keys_become_etcds_own_before_their_folder_is_opened(plan: Plan) -> 
     assert "u:etcd:x,g::-,o::- /etc/etcd/pki" in commands[opened]
 
 
-def test_every_node_enables_etcd_and_waits_for_nothing(plan: Plan) -> None:
+def test_every_node_enables_etcd_and_does_not_wait(plan: Plan) -> None:
     commands = list(first_boot_commands(plan()))
     assert "systemctl --no-reload enable etcd" in commands
     assert commands[-1] == "systemctl start --no-block etcd"
@@ -57,7 +57,7 @@ def test_every_node_enables_etcd_and_waits_for_nothing(plan: Plan) -> None:
         ({"install": ARCHIVE}, "etcd-install", True),
     ],
 )
-def test_what_the_spec_does_not_ask_for_is_not_done(
+def test_unused_features_have_no_commands(
     plan: Plan, fields: dict[str, object], word: str, there: bool
 ) -> None:
     assert any(word in line for line in first_boot_commands(plan(**fields))) == there

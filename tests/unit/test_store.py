@@ -1,4 +1,4 @@
-"""The writer: complete old or complete new, nobody else's files touched, secrets for one pair of eyes."""
+"""Writing the cluster's folder: atomic replacement, other files, modes and refused folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def artifact(path: str, text: str = "x", **more: Any) -> Artifact:
 
 
 def write(store: Store, *artifacts: Artifact) -> list[str]:
-    """A whole run of the writer; returns what it changed."""
+    """Write files to the folder and return the names of changed files."""
     store.check()
     with store.locked(pytest.fail), store.replacing() as staging:
         for each in artifacts:
@@ -56,7 +56,7 @@ def test_writes_files_and_a_manifest(store: Store) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_secrets_and_folders_are_for_their_owner_alone(store: Store, umask: int) -> None:
+def test_only_the_owner_can_read_secrets_and_folders(store: Store, umask: int) -> None:
     before = os.umask(umask)
     try:
         write(store, artifact("pki/ca.key", secret=True, mode=0o644), artifact("pki/ca.pem"))
@@ -66,7 +66,7 @@ def test_secrets_and_folders_are_for_their_owner_alone(store: Store, umask: int)
     assert modes == {"etcd": 0o700, "pki": 0o700, "ca.key": 0o600, "ca.pem": 0o644, "manifest.json": 0o644}
 
 
-def test_the_same_again_touches_nothing(store: Store, picture: Picture) -> None:
+def test_writing_the_same_files_again_changes_nothing(store: Store, picture: Picture) -> None:
     files = artifact("a/b", "1"), artifact("c", "2", secret=True)
     write(store, *files)
     before = picture(store.out)
@@ -74,13 +74,13 @@ def test_the_same_again_touches_nothing(store: Store, picture: Picture) -> None:
     assert picture(store.out) == before
 
 
-def test_leaves_nothing_but_the_folder(store: Store) -> None:
+def test_only_the_cluster_folder_remains(store: Store) -> None:
     write(store, artifact("a"))
     write(store, artifact("a", "other"))
     assert [path.name for path in store.out.iterdir()] == ["etcd"]
 
 
-def test_what_did_not_change_keeps_its_inode(store: Store) -> None:
+def test_unchanged_files_keep_their_inodes(store: Store) -> None:
     write(store, artifact("same"), artifact("other", "1"))
     before = (store.folder / "same").stat()
     assert write(store, artifact("same"), artifact("other", "2")) == ["other", "manifest.json"]
@@ -88,7 +88,7 @@ def test_what_did_not_change_keeps_its_inode(store: Store) -> None:
     assert (store.folder / "other").read_text() == "2"
 
 
-def test_a_loosened_mode_or_changed_byte_is_mended(store: Store) -> None:
+def test_changed_modes_and_contents_are_restored(store: Store) -> None:
     write(store, artifact("key", secret=True), artifact("conf"))
     (store.folder / "key").chmod(0o644)
     (store.folder / "conf").write_text("y")
@@ -97,13 +97,13 @@ def test_a_loosened_mode_or_changed_byte_is_mended(store: Store) -> None:
     assert (store.folder / "conf").read_text() == "x"
 
 
-def test_what_is_no_longer_made_goes(store: Store) -> None:
+def test_files_that_are_no_longer_written_are_removed(store: Store) -> None:
     write(store, artifact("etcd1/iso"), artifact("etcd2/iso"))
     write(store, artifact("etcd1/iso"))
     assert sorted(path.name for path in store.folder.iterdir()) == ["etcd1", "manifest.json"]
 
 
-def test_what_others_put_there_stays(store: Store) -> None:
+def test_files_of_the_user_stay(store: Store) -> None:
     write(store, artifact("etcd1/iso"), artifact("etcd2/iso"))
     (store.folder / "etcd2" / "console.log").write_text("log")
     (store.folder / "notes").mkdir()
@@ -116,7 +116,7 @@ def test_what_others_put_there_stays(store: Store) -> None:
     assert (store.folder / "notes" / "link").is_symlink()
 
 
-def test_a_failure_leaves_the_old_folder(store: Store, picture: Picture) -> None:
+def test_a_failure_keeps_the_old_folder(store: Store, picture: Picture) -> None:
     write(store, artifact("a", "old"))
     before = picture(store.out)
 
@@ -130,7 +130,7 @@ def test_a_failure_leaves_the_old_folder(store: Store, picture: Picture) -> None
     assert picture(store.out) == before
 
 
-def test_a_file_name_too_long_is_a_failure_and_not_a_crash(store: Store, picture: Picture) -> None:
+def test_a_file_name_that_is_too_long_is_an_error(store: Store, picture: Picture) -> None:
     write(store, artifact("a"))
     before = picture(store.out)
     with pytest.raises(BakeError, match="File name too long; nothing has changed"):
@@ -148,7 +148,7 @@ def test_nothing_is_written_outside_the_folder(store: Store, path: str) -> None:
         staging.write(artifact(path))
 
 
-def test_what_a_killed_run_left_is_swept(store: Store) -> None:
+def test_folders_of_killed_runs_are_removed(store: Store) -> None:
     write(store, artifact("a"))
     left = store.out / ".etcd.new-left"
     left.mkdir()
@@ -160,7 +160,7 @@ def test_what_a_killed_run_left_is_swept(store: Store) -> None:
     assert foreign.exists()
 
 
-def test_every_command_that_takes_the_lock_removes_what_a_killed_run_left(store: Store) -> None:
+def test_every_lock_removes_folders_of_killed_runs(store: Store) -> None:
     write(store, artifact("a"))
     left = store.out / ".etcd.new-left"
     left.mkdir()
@@ -172,11 +172,11 @@ def test_every_command_that_takes_the_lock_removes_what_a_killed_run_left(store:
     assert store.has_leftover()
 
 
-def test_without_an_output_folder_nothing_is_left(store: Store) -> None:
+def test_a_missing_output_folder_has_no_leftovers(store: Store) -> None:
     assert not store.has_leftover()
 
 
-# ── folders that are not this cluster's ─────────────────────────────────────────────────────────────────────
+# ── refused folders ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def is_a_file(store: Store) -> None:
@@ -189,7 +189,7 @@ def is_a_symlink(store: Store) -> None:
     store.folder.symlink_to("elsewhere")
 
 
-def holds_other_things(store: Store) -> None:
+def has_other_files(store: Store) -> None:
     store.folder.mkdir(parents=True)
     (store.folder / "thesis.tex").write_text("")
 
@@ -205,7 +205,7 @@ def has_the_manifest(text: str) -> Callable[[Store], None]:
 NOT_OURS: dict[str, tuple[Callable[[Store], None], str]] = {
     "a file": (is_a_file, "is a symlink or a file, not a folder"),
     "a symlink": (is_a_symlink, "is a symlink or a file, not a folder"),
-    "other things": (holds_other_things, "is not empty and was not made by bake"),
+    "other things": (has_other_files, "is not empty and was not made by bake"),
     "another cluster's": (
         has_the_manifest('{"cluster": "prod", "files": {}}'),
         "belongs to the cluster 'prod', not 'etcd'",
@@ -222,7 +222,7 @@ NOT_OURS: dict[str, tuple[Callable[[Store], None], str]] = {
 
 
 @pytest.mark.parametrize(("prepare", "rule"), NOT_OURS.values(), ids=NOT_OURS)
-def test_a_folder_that_is_not_this_clusters_is_refused(
+def test_the_folder_of_another_cluster_is_refused(
     store: Store, picture: Picture, prepare: Callable[[Store], None], rule: str
 ) -> None:
     prepare(store)
@@ -233,23 +233,23 @@ def test_a_folder_that_is_not_this_clusters_is_refused(
     assert picture(store.out) == before
 
 
-def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_as_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     assert "cannot be written" in refused(lambda: write(Store(tmp_path / "out", "etcd"), artifact("a")))
 
 
-def test_an_out_with_a_name_too_long_is_refused(tmp_path: Path) -> None:
+def test_an_output_folder_with_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
     assert "File name too long" in refused(
         lambda: write(Store(tmp_path / ("o" * 300), "etcd"), artifact("a"))
     )
 
 
-def test_an_out_that_is_a_dangling_symlink_is_refused(tmp_path: Path) -> None:
+def test_a_dangling_symlink_as_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("nowhere")
     assert "cannot be written" in refused(lambda: write(Store(tmp_path / "out", "etcd"), artifact("a")))
 
 
-def test_a_second_run_waits_and_says_so(store: Store) -> None:
+def test_a_second_run_waits_and_reports_it(store: Store) -> None:
     said: list[str] = []
     order: list[str] = []
 
@@ -268,14 +268,14 @@ def test_a_second_run_waits_and_says_so(store: Store) -> None:
     assert said == [f"waiting for another bake that uses {store.out}"]
 
 
-def test_an_empty_folder_of_the_users_stays_and_one_of_ours_goes(store: Store) -> None:
+def test_only_empty_folders_of_bake_are_removed(store: Store) -> None:
     write(store, artifact("etcd1/meta-data"), artifact("etcd2/meta-data"))
     (store.folder / "notes").mkdir()
     write(store, artifact("etcd1/meta-data", "changed"))
     assert sorted(entry.name for entry in store.folder.iterdir()) == ["etcd1", "manifest.json", "notes"]
 
 
-def test_a_disk_that_fails_after_the_swap_changed_something(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_error_after_the_exchange_reports_the_change(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_folder: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -1,4 +1,4 @@
-"""YAML 1.2's core schema, and nothing that surprises. (What is refused: tests/hostile/catalogue.)"""
+"""Reading of YAML 1.2 with the core schema. tests/hostile/catalogue.py has refused files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCALARS: dict[str, Any] = {
     "null": None,
     "~": None,
     "": None,
-    # text to YAML 1.2, although 1.1 makes something else of each
+    # text in YAML 1.2, but another type in YAML 1.1
     "no": "no",
     "on": "on",
     "yes": "yes",
@@ -48,7 +48,7 @@ SCALARS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("text", "value"), SCALARS.items())
-def test_a_scalar_means_what_it_looks_like(text: str, value: object) -> None:
+def test_plain_scalars_follow_the_core_schema(text: str, value: object) -> None:
     loaded = yaml12.load_text(f"a: {text}", "x").value["a"]
     assert (loaded, type(loaded)) == (value, type(value))
 
@@ -60,7 +60,7 @@ def test_every_value_has_its_position() -> None:
     assert positions["b", 1] == "f.yaml:4:5"
 
 
-def test_nothing_is_none() -> None:
+def test_an_empty_document_is_none() -> None:
     assert yaml12.load_text("", "x").value is None
     assert yaml12.load_text("# only a comment\n", "x").value is None
 
@@ -75,7 +75,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_is_dumped_loads_back_here_and_in_yaml_1_1(value: object) -> None:
+def test_dumped_values_load_in_yaml_1_2_and_1_1(value: object) -> None:
     text = yaml12.dump({"value": value})
     assert yaml12.load_text(text, "x").value == {"value": value}
     assert yaml.safe_load(text) == {"value": value}
