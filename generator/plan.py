@@ -8,16 +8,9 @@ from functools import cached_property
 from ipaddress import IPv6Address, ip_network
 from uuid import UUID, uuid5
 
-from generator.config.defaults import (
-    domain_of,
-    gateway_of,
-    mac_of,
-    node_addresses,
-    node_macs,
-    node_names,
-    with_peer_defaults,
-)
+from generator.config.defaults import domain_of, with_peer_defaults
 from generator.config.pki import Certificates
+from generator.config.placement import gateway_of, mac_of, node_addresses, node_macs, node_names
 from generator.config.spec import AnyAddress, AnyNetwork, ClusterSpec, InstallMethod, NetworkMode
 
 # The namespace of every UUID that bake derives (RFC 9562, section 5.5: version 5).

@@ -46,7 +46,7 @@ TARGETS = {
     "generator/seed/guest/usr/libexec/bake/peers.py": f"{UNIT}peers.py",
     "generator/seed/guest/usr/libexec/bake/node.py": f"{UNIT}join.py",
     "generator/seed/guest/usr/libexec/bake/cluster.py": f"{UNIT}join.py",
-    "generator/seed/guest/usr/libexec/bake/membership.py": f"{UNIT}membership.py {UNIT}join.py",
+    "generator/seed/guest/usr/libexec/bake/join_decision.py": f"{UNIT}join_decision.py {UNIT}join.py",
     "generator/seed/guest/usr/libexec/bake/etcd-join": f"{UNIT}join.py",
     "generator/seed/guest/usr/libexec/bake/etcd-promote": f"{UNIT}join.py",
     "generator/seed/guest/usr/libexec/bake/etcd-restart": f"{UNIT}join.py -k restart",

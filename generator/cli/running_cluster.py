@@ -60,7 +60,7 @@ def up(**options: Any) -> None:
 
 
 def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: Any) -> Any:
-    from generator.config.defaults import node_names
+    from generator.config.placement import node_names
     from generator.operations import up
 
     boot = up.Boot(

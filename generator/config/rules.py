@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
 from generator.config.auth import RESERVED_NAMES, ROOT, PermissionSpec
-from generator.config.defaults import domain_of, gateway_of, node_addresses, node_macs, node_names, sets_peer_check
+from generator.config.defaults import domain_of, sets_peer_check
 from generator.config.etcd_options import check_options, warn_options
 from generator.config.pki import PeerName
+from generator.config.placement import gateway_of, node_addresses, node_macs, node_names
 from generator.config.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod
 
 Finding = tuple[tuple[str | int, ...], str, str | None]

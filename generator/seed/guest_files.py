@@ -59,7 +59,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
     places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": RUNTIME_PERMIT}
     yield _unit("etcd.service", user="etcd", **places)
-    for module in ("membership.py", "node.py", "cluster.py", "peers.py"):
+    for module in ("join_decision.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
     yield _script("etcd-join")
     yield _script("etcd-start")

@@ -128,7 +128,7 @@ def _request(
 def _add_issued(found: Keyring, plan: ClusterPlan, issued: dict[tuple[str, Role], Credential]) -> Keyring:
     shared = plan.spec.pki.certificates is Certificates.SHARED
     nodes = tuple(
-        {**old, **{role: one for (owner, role), one in issued.items() if owner in (node.name, SHARED)}}
+        {**old, **{role: one for (owner, role), one in issued.items() if owner == (SHARED if shared else node.name)}}
         for node, old in zip(plan.nodes, found.nodes, strict=True)
     )
     client = issued.get((OPERATOR, Role.CLIENT), found.client)

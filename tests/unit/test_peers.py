@@ -20,7 +20,7 @@ from tests.assembly.miniature import GUEST, Miniature, Node, Tools, bake_miniatu
 sys.path.insert(0, str(GUEST))
 
 import peers
-from membership import Member, Planned
+from join_decision import Member, Planned
 
 sys.path.pop(0)
 

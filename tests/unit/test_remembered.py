@@ -20,8 +20,8 @@ import yaml
 from generator import cli
 from generator.cli import common
 from generator.config import spec as spec_module
-from generator.config.defaults import node_names
 from generator.config.load import load_kept
+from generator.config.placement import node_names
 from generator.errors import BakeError
 from generator.operations.bake import bake as make
 from generator.store.existing_cluster import load_existing

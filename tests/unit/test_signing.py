@@ -124,6 +124,22 @@ def test_a_request_has_the_extensions_that_a_node_needs(run_bake: Bake) -> None:
         assert text in shown
 
 
+def test_a_node_with_the_name_shared_does_not_share_its_certificates(run_bake: Bake, ca: SigningCa) -> None:
+    text = Path("cluster.yaml").read_text().replace("nodes: 2", "nodes: [{name: etcd1}, {name: shared}]")
+    Path("cluster.yaml").write_text(text)
+    assert run_bake().code == 3
+    ca.sign(*requests())
+    assert run_bake().code == 0
+    keys = [_server_key(name) for name in ("etcd1", "shared")]
+    assert keys[0] != keys[1]
+
+
+def _server_key(node: str) -> bytes:
+    files = iso.written_files((FOLDER / node / "user-data").read_bytes(), where="")
+    (key,) = (content for path, content in files.items() if str(path).endswith("etcd-server.key"))
+    return key
+
+
 def test_issued_certificates_are_baked(run_bake: Bake, ca: SigningCa, picture: Picture) -> None:
     run_bake()
     keys = {path: path.with_suffix(".key").read_bytes() for path in requests()}

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 
-from membership import Member, parse_members
+from join_decision import Member, parse_members
 from node import Settings, accepting
 
 RECORDS = "bake/members/"  # prefix of the etcd keys that record a voter's member id, or `replacing`, by node name

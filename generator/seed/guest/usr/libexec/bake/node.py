@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from membership import Disk, Planned
+from join_decision import Disk, Planned
 
 CONNECT_SECONDS = 2.0
 # The size of the start of a log, which names the members. The rest of a new log's 64 MiB is zeros.

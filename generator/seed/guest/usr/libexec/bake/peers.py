@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from membership import Member, Planned
+from join_decision import Member, Planned
 from node import CONNECT_SECONDS, address_of
 
 EMPTY_PATH = "/bake/empty"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "generator/seed/guest/usr/libexec/bake"))
 
-from membership import (  # noqa: E402
+from join_decision import (  # noqa: E402
     ACTIONS,
     REPLACING,
     Action,

@@ -1,0 +1,70 @@
+"""The names, addresses and MACs of the nodes, and the gateway. Values that the user does not state have defaults. Pure.
+
+The rules between fields need these values too, so they are not in `plan`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from generator.config.spec import AnyAddress, ClusterSpec
+
+FIRST_HOST = 31  # in the manual procedure, the first node's address ends in .31
+
+
+def node_names(spec: ClusterSpec) -> list[str]:
+    """Return the names of the nodes; the default is `etcd1`, `etcd2`, …"""
+    if isinstance(spec.nodes, int):
+        return [f"etcd{number}" for number in range(1, spec.nodes + 1)]
+    return [node.name for node in spec.nodes]
+
+
+def node_addresses(spec: ClusterSpec) -> list[AnyAddress]:
+    """Return the nodes' addresses. A node without a stated address gets the next free one, from `first_address` on.
+
+    If the subnet is too small, an address can lie outside the subnet; `rules` then refuses the spec.
+    """
+    given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.address for node in spec.nodes]
+    taken = {address for address in given if address} | {gateway_of(spec)}
+    candidate = first_address(spec)
+    placed: list[AnyAddress] = []
+    for address in given:
+        if address is None:
+            while candidate in taken:
+                candidate = _next_address(candidate)
+            address, candidate = candidate, _next_address(candidate)
+        placed.append(address)
+    return placed
+
+
+def node_macs(spec: ClusterSpec) -> list[str]:
+    """Return the nodes' MACs. A node without a stated MAC gets one that is derived from the cluster's name."""
+    given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.mac for node in spec.nodes]
+    return [mac or mac_of(spec.name, index) for index, mac in enumerate(given, start=1)]
+
+
+def first_address(spec: ClusterSpec) -> AnyAddress:
+    """Return `network.firstIp`; by default, the address 31 of the subnet, or in a small subnet the address 2."""
+    subnet = spec.network.subnet
+    if spec.network.first_ip:
+        return spec.network.first_ip
+    if subnet.num_addresses > 64:
+        return subnet.network_address + FIRST_HOST
+    return _next_address(_next_address(subnet.network_address))
+
+
+def gateway_of(spec: ClusterSpec) -> AnyAddress:
+    """Return the gateway, by default the subnet's first host address."""
+    return spec.network.gateway or _next_address(spec.network.subnet.network_address)
+
+
+def _next_address(address: AnyAddress) -> AnyAddress:
+    """Return the next address. After the highest IP address, it is the lowest one, which `rules` refuses."""
+    return type(address)((int(address) + 1) % (1 << address.max_prefixlen))
+
+
+def mac_of(cluster: str, index: int) -> str:
+    """Return a MAC in QEMU's range 52:54:00. `index` makes the MAC unique within the cluster."""
+    start = int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:3], "big")
+    low = ((start + index) % (1 << 24)).to_bytes(3, "big")
+    return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *low))
