@@ -24,7 +24,7 @@ from generator.errors import BakeError, InputError, Problem, StaleError, Unsigne
 from generator.health import Check, Result
 from generator.operations import bake as baking
 from generator.operations import baked_cluster
-from generator.operations import up as running
+from generator.operations import verify as verifying
 from generator.operations.bake import Agreed, Baked
 from generator.operations.baked_cluster import Cluster
 from generator.operations.changes import Change, compare, losses
@@ -140,9 +140,7 @@ def bake(
     digest = loaded.existing.digest if loaded.existing else ""
     agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=lambda _differences: None)
     store = Store(Path(out), loaded.spec.name)
-    return baking.bake(
-        loaded.spec, store, now=datetime.now(UTC), report=report, passphrase=passphrase, agreed=agreed
-    )
+    return baking.bake(loaded.spec, store, now=datetime.now(UTC), report=report, passphrase=passphrase, agreed=agreed)
 
 
 def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
@@ -162,4 +160,4 @@ def verify(cluster: Cluster, *, report: Callable[[str], None] = lambda _line: No
     Returns one `Check` for each property; `healthy` is true if no check failed and no check was skipped. Raises
     BakeError if a package or the operator's certificate is missing.
     """
-    return running.verify_cluster(cluster, now=datetime.now(UTC), report=report)
+    return verifying.verify_cluster(cluster, now=datetime.now(UTC), report=report)

@@ -120,7 +120,7 @@ def status(**options: Any) -> None:
       bake status --name prod -o json
     """
     from generator.operations.status import status as look
-    from generator.operations.verify import status_data, status_row
+    from generator.operations.status import status_data, status_row
 
     seen = look(open_cluster(options), uri=options["connect"])
     if options["output"] == "json":
@@ -144,10 +144,10 @@ def verify(**options: Any) -> None:
       bake verify
       bake verify -o json
     """
-    from generator.operations import up
+    from generator.operations.verify import verify_cluster
 
     with progress_of((), options) as progress:
-        result = up.verify_cluster(open_cluster(options), now=datetime.now(UTC), report=progress.line)
+        result = verify_cluster(open_cluster(options), now=datetime.now(UTC), report=progress.line)
     show_verification(result, options)
 
 
@@ -165,7 +165,7 @@ def audit(**options: Any) -> None:
     """
     from generator.errors import UnhealthyError
     from generator.operations import audit as auditing
-    from generator.operations.verify import client_files
+    from generator.operations.baked_cluster import client_files
 
     cluster = open_cluster(options)
     with progress_of((), options) as progress:

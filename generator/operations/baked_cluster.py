@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from generator import vm
 from generator.config.load import load_kept
 from generator.config.pki import CaSpec, PeerCaSpec
 from generator.config.spec import ClusterSpec
 from generator.errors import BakeError, InputError
+from generator.etcd.tls_probe import ClientFiles
 from generator.layout import SEALED, SPEC
 from generator.operations.hints import command
+from generator.pki import Role
 from generator.pki.ca_phases import Phase
 from generator.plan import ClusterPlan, NodePlan, plan_cluster, short_id
 from generator.store.cas import load_phase
@@ -52,6 +55,15 @@ def open_cluster(store: Store) -> Cluster:
         raise InputError.one("--name", where, "bake the cluster first, or give the folder above it with --out")
     plan = plan_cluster(load_kept(store.folder / SPEC))
     return Cluster(store=store, plan=plan, cluster_id=short_id(identity))
+
+
+def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:
+    """Return the paths of a client's files in a cluster's folder. The default client is the operator."""
+    ca, peer_ca, client = (folder / "pki" / name for name in (str(Role.CA), str(Role.PEER_CA), stem))
+    return ClientFiles(
+        ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key"),
+        peer_ca=peer_ca.with_suffix(".pem"),
+    )  # fmt: skip
 
 
 def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:

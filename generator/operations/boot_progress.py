@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from generator import vm
-from generator.operations import verify
-from generator.operations.baked_cluster import Cluster
-from generator.operations.verify import MemberRole
+from generator.operations.baked_cluster import Cluster, client_files
+from generator.operations.status import MemberRole, cluster_status
 from generator.plan import NodePlan
 from generator.progress import PHASES
 from generator.vm.connection import Connection
@@ -34,7 +33,7 @@ def follow_nodes(
         return {one.node: f"the VM is {one.state}" for one in found if one.state is not vm.State.RUNNING}
 
     def voting_nodes(silent: list[str]) -> Iterator[Event]:
-        seen = verify.cluster_status(plan, verify.client_files(cluster.store.folder))
+        seen = cluster_status(plan, client_files(cluster.store.folder))
         for one in seen.nodes:
             if one.name in silent and one.reachable and one.role in (MemberRole.LEADER, MemberRole.VOTER):
                 yield Event(node=one.name, phase=SETTLED, detail="no record on its console, but it votes in etcd")

@@ -251,9 +251,7 @@ class _Drives:
         """
         cluster, seed = self.cluster, self.cluster.store.folder / node.name / SEED_ISO
         with self._locked():
-            return vm.insert_seed(
-                self.connection, cluster.plan, node, seed, cluster_id=cluster.cluster_id, again=again
-            )
+            return vm.insert_seed(self.connection, cluster.plan, node, seed, cluster_id=cluster.cluster_id, again=again)
 
     def empty(self, node: NodePlan) -> None:
         """Remove the seed from a node's drive."""

@@ -14,9 +14,9 @@ from generator.artifact import Artifact
 from generator.config.load import load_kept
 from generator.errors import BakeError, InputError
 from generator.layout import SEALED, SEED_ISO, SPEC
-from generator.operations import verify
+from generator.operations import status
 from generator.operations.bake import load_seal
-from generator.operations.baked_cluster import Cluster, connect_if_possible
+from generator.operations.baked_cluster import Cluster, client_files, connect_if_possible
 from generator.operations.hints import command
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
@@ -53,7 +53,7 @@ def seal(
 
 def _doubt(cluster: Cluster) -> str:
     try:
-        if verify.is_answering(cluster.plan, verify.client_files(cluster.store.folder)):
+        if status.is_answering(cluster.plan, client_files(cluster.store.folder)):
             return ""
         return "no member answers, and a sealed cluster can no longer be started for the first time"
     except BakeError as error:  # the gRPC client is not installed

@@ -1,14 +1,131 @@
-"""`bake status`: query the state of every node's VM and etcd."""
+"""`bake status`: query the state of every node's VM and etcd, and name the pending tasks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
 
 from generator import vm
 from generator.errors import BakeError
-from generator.operations import verify
-from generator.operations.baked_cluster import Cluster
+from generator.etcd import answers, observe
+from generator.etcd.answers import Member, Status
+from generator.etcd.client import Etcd
+from generator.etcd.tls_probe import ClientFiles
+from generator.operations.baked_cluster import Cluster, client_files
+from generator.plan import ClusterPlan, NodePlan
 from generator.store.cas import load_phase
+
+
+class MemberRole(StrEnum):
+    """A member's role in the cluster."""
+
+    LEADER = "leader"
+    VOTER = "voter"
+    LEARNER = "learner"
+    UNSTARTED = "unstarted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """etcd's state on one node. For a node that does not answer, id and role come from the member list.
+
+    `member_id`: hexadecimal, as in etcdctl; `db_size`: in bytes.
+    """
+
+    name: str
+    address: str
+    reachable: bool
+    member_id: str | None = None
+    role: MemberRole | None = None
+    version: str | None = None
+    db_size: int | None = None
+    raft_index: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    """The state of every node, and etcd's member list. The list is empty if no node returns a member list."""
+
+    nodes: tuple[NodeStatus, ...]
+    members: tuple[Member, ...]
+
+
+def cluster_status(plan: ClusterPlan, files: ClientFiles) -> ClusterStatus:
+    """Query every node's status, and the member list."""
+    states = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
+    with_leader = [node for node, one in zip(plan.nodes, states, strict=True) if one.value and one.value.leader]
+    members = observe.first_answer(with_leader, files, Etcd.members).value or ()
+    nodes = tuple(_node_status(node, one, members) for node, one in zip(plan.nodes, states, strict=True))
+    return ClusterStatus(nodes=nodes, members=members)
+
+
+def is_answering(plan: ClusterPlan, files: ClientFiles) -> bool:
+    """Return whether any node's etcd answers."""
+    states = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
+    return any(one.value for one in states)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A pending task of the operator, and the command for the task."""
+
+    task: str
+    remedy: str
+
+
+def pending_tasks(
+    plan: ClusterPlan, seen: ClusterStatus, *, sealed: bool, ca_change: str | None = None
+) -> Iterator[Task]:
+    """Yield the pending tasks of a cluster. `ca_change`: the current phase of a CA rotation."""
+    if ca_change:
+        yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy="bake certs rotate --ca")
+    if not sealed:
+        is_running = any(node.reachable for node in seen.nodes)
+        remedy = "bake seal" if is_running else "bake seal, once the cluster runs"
+        yield Task(task="the seed still has the bootstrap permit", remedy=remedy)
+    names = {node.peer_url: node.name for node in plan.nodes}
+    for member in seen.members:
+        name = next((names[url] for url in member.peer_urls if url in names), None)
+        remove = f"etcdctl member remove {member.id:x}"
+        if name is None:
+            text = f"unplanned member {member.name or '(not started)'} ({member.id:x}, {', '.join(member.peer_urls)})"
+            yield Task(task=text, remedy=f"add it to the cluster file, or: {remove}")
+        elif not member.started:
+            remedy = f"start its node: bake up; bake console {name}; if it will never come: {remove}"
+            yield Task(task=f"{name} is added, but has not started", remedy=remedy)
+        elif member.is_learner:
+            remedy = f"it is promoted when it has caught up; if it stays a learner: bake console {name}"
+            yield Task(task=f"{name} is a learner", remedy=remedy)
+
+
+def _node_status(node: NodePlan, answer: answers.Answer[Status], members: Iterable[Member]) -> NodeStatus:
+    status = answer.value
+    listed = next((member for member in members if node.peer_url in member.peer_urls), None)
+    number = status.member_id if status else listed.id if listed else None
+    return NodeStatus(
+        name=node.name,
+        address=str(node.address),
+        reachable=status is not None,
+        member_id=None if number is None else f"{number:x}",
+        role=_role(status, listed),
+        version=status.version if status else None,
+        db_size=status.db_size if status else None,
+        raft_index=status.raft_index if status else None,
+        error=answer.error or (status and "; ".join(status.errors)) or None,
+    )
+
+
+def _role(status: Status | None, listed: Member | None) -> MemberRole | None:
+    if status and status.leader == status.member_id:
+        return MemberRole.LEADER
+    if (status and status.is_learner) or (listed and listed.is_learner):
+        return MemberRole.LEARNER
+    if listed and not listed.started:
+        return MemberRole.UNSTARTED
+    return MemberRole.VOTER if status or listed else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +135,9 @@ class Overview:
     `nodes`: each node's etcd and the state of its VM, None without libvirt; `tasks`: what is left to do.
     """
 
-    nodes: tuple[tuple[verify.NodeStatus, str | None], ...]
+    nodes: tuple[tuple[NodeStatus, str | None], ...]
     sealed: bool
-    tasks: tuple[verify.Task, ...]
+    tasks: tuple[Task, ...]
 
 
 def status(cluster: Cluster, *, uri: str | None) -> Overview:
@@ -32,7 +149,28 @@ def status(cluster: Cluster, *, uri: str | None) -> Overview:
     except BakeError:
         if uri is not None:
             raise
-    seen = verify.cluster_status(cluster.plan, verify.client_files(cluster.store.folder))
+    seen = cluster_status(cluster.plan, client_files(cluster.store.folder))
     nodes = tuple((node, states[node.name]) for node in seen.nodes)
-    tasks = verify.tasks(cluster.plan, seen, sealed=cluster.sealed, ca_change=load_phase(cluster.store))
+    tasks = pending_tasks(cluster.plan, seen, sealed=cluster.sealed, ca_change=load_phase(cluster.store))
     return Overview(nodes=nodes, sealed=cluster.sealed, tasks=tuple(tasks))
+
+
+def status_row(node: NodeStatus, vm: str | None) -> dict[str, str]:
+    """Return a node's row of the table. `vm`: the state of the node's VM, or None without libvirt."""
+    return {
+        "node": node.name,
+        "vm": vm or "no libvirt",
+        "address": node.address,
+        "state": str(node.role or "unknown") if node.reachable else "unreachable",
+        "id": node.member_id or "-",
+        "version": node.version or "-",
+        "db": "-" if node.db_size is None else f"{node.db_size / 1024:.0f} KiB",
+        "raft index": "-" if node.raft_index is None else str(node.raft_index),
+        "error": node.error or "",
+    }
+
+
+def status_data(node: NodeStatus, vm: str | None) -> dict[str, Any]:
+    """Return a node's object for `-o json`, with null for unknown values. `vm`: see `status_row`."""
+    values = asdict(node)
+    return {"node": values.pop("name"), "vm": vm, **values}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from generator import vm
-from generator.config.auth import UNAUTHORIZED_CLIENT
 from generator.config.spec import ClusterSpec
 from generator.errors import BakeError, InputError, UnhealthyError
 from generator.image.base import BootImage, default_image
@@ -22,7 +20,6 @@ from generator.operations.boot_progress import SETTLED, VOTING_PHASES, follow_no
 from generator.operations.hints import command
 from generator.operations.seal import seal_everywhere
 from generator.operations.verify import Verification
-from generator.pki import Role, user_stem
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Progress, Report
 from generator.store.folder import Store
@@ -69,7 +66,7 @@ def up(
     )  # fmt: skip
     wait_until_settled(connection, cluster, nodes, seconds=boot.wait, progress=progress)
     _raise_refusal(refusal, store)
-    return verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
+    return verify.verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
 
 
 def _refuse_lost(connection: Connection, spec: ClusterSpec, store: Store) -> None:
@@ -114,17 +111,6 @@ def _raise_refusal(refusal: Refusal | None, store: Store) -> None:
 
 def _names(nodes: Iterable[NodePlan]) -> str:
     return ", ".join(node.name for node in nodes)
-
-
-def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
-    """Check the running cluster through every node."""
-    files, without_user = (
-        verify.client_files(cluster.store.folder, stem) for stem in (str(Role.CLIENT), user_stem(UNAUTHORIZED_CLIENT))
-    )
-    return verify.verify(
-        cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report,
-        without_user=without_user,
-    )  # fmt: skip
 
 
 # --- reactions to the nodes' events ---------------------------------------------------------------------------

@@ -24,7 +24,8 @@ from generator.etcd.answers import Keys, Reply
 from generator.etcd.client import Etcd
 from generator.etcd.tls_probe import ClientFiles, local_address, probe, unverified_context
 from generator.health import Result
-from generator.operations.verify import MemberRole, Verification, cluster_status, foreign_pair, verify
+from generator.operations.status import MemberRole, cluster_status
+from generator.operations.verify import Verification, foreign_pair, verify
 from generator.pki import Role
 from generator.plan import ClusterPlan, plan_cluster
 from tests.assembly.miniature import Miniature, Node

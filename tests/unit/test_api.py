@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from generator import api
-from generator.operations import up
+from generator.operations import verify
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/reference/python.md").read_text()
@@ -36,7 +36,7 @@ def test_the_documented_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: py
     """Run all code of the documentation page. No nodes run, so the test replaces `verify`."""
     good = api.Check(name="member list", result=api.Result.OK, detail="etcd1")
     given = api.Verification(cluster="prod", checks=(good,))
-    monkeypatch.setattr(up, "verify_cluster", lambda _cluster, **_: given)
+    monkeypatch.setattr(verify, "verify_cluster", lambda _cluster, **_: given)
     code = "".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
     exec(compile(code, "docs/reference/python.md", "exec"), {})  # noqa: S102  the project's documentation
     out = capsys.readouterr().out

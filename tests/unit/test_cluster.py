@@ -17,11 +17,12 @@ import yaml
 from generator import vm
 from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import BakeError, InputError
-from generator.operations import up, verify
+from generator.operations import boot_progress, status, up
 from generator.operations.bake import bake as make
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.destroy import destroy
 from generator.operations.seal import seal_everywhere, seal_files
+from generator.operations.status import MemberRole, NodeStatus
 from generator.operations.up import Boot
 from generator.store.folder import Store
 from generator.vm import Owned, State, VmStatus, console_records
@@ -138,15 +139,15 @@ def test_an_old_failure_of_a_healthy_node_does_not_stop_up(
     assert "etcd1: seed removed from its drive" in lines
 
 
-@pytest.mark.parametrize("part", [verify.MemberRole.VOTER, verify.MemberRole.LEARNER])
+@pytest.mark.parametrize("part", [MemberRole.VOTER, MemberRole.LEARNER])
 def test_a_running_node_with_an_empty_log_counts_if_it_votes_in_etcd(
-    part: verify.MemberRole, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+    part: MemberRole, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console_records, "_QUIET_SECONDS", 0)
     states(monkeypatch, State.RUNNING, State.RUNNING)
-    node = verify.NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, role=part)
-    monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
-    if part is verify.MemberRole.LEARNER:
+    node = NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, role=part)
+    monkeypatch.setattr(boot_progress, "cluster_status", lambda *_: status.ClusterStatus(nodes=(node,), members=()))
+    if part is MemberRole.LEARNER:
         with pytest.raises(BakeError, match="etcd1: settled, etcd2: nothing"):
             wait(baked, monkeypatch, Console("etcd1", "settled"), Console("etcd2"))
     else:
@@ -266,9 +267,9 @@ def test_status_shows_whether_the_cluster_is_sealed_and_the_tasks_that_are_left(
 ) -> None:
     bake("--nodes", 2)
     monkeypatch.setattr("generator.vm.connection.libvirt", None)
-    node = verify.NodeStatus(name="etcd1", address="192.168.20.31", reachable=True)
-    monkeypatch.setattr(verify, "cluster_status", lambda *_: verify.ClusterStatus(nodes=(node,), members=()))
-    monkeypatch.setattr(verify, "is_answering", lambda *_: True)
+    node = NodeStatus(name="etcd1", address="192.168.20.31", reachable=True)
+    monkeypatch.setattr(status, "cluster_status", lambda *_: status.ClusterStatus(nodes=(node,), members=()))
+    monkeypatch.setattr(status, "is_answering", lambda *_: True)
     shown = bake("status").out
     assert "\nsealed: no\nTO DO" in shown
     assert " ".join(shown.splitlines()[-1].split()) == "the seed still has the bootstrap permit bake seal"

@@ -497,7 +497,7 @@ def libvirt_up(
         vm, "console_logs", lambda _, plan, **__: {node.name: Settled(node.name) for node in plan.nodes}
     )
     healthy = Verification(cluster="etcd", checks=())
-    monkeypatch.setattr("generator.operations.up.verify_cluster", lambda *_, **__: healthy)
+    monkeypatch.setattr("generator.operations.verify.verify_cluster", lambda *_, **__: healthy)
     words = ("--connect", "test:///default", "--accel", "tcg", "--wait", 20)
     return lambda nodes: bake("up", "--nodes", nodes, *words)
 @pytest.mark.usefixtures("uploads")
@@ -819,7 +819,7 @@ def libvirt_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
     """Make every query for VMs fail, as if the libvirt daemon ended while bake uses it."""
     image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
     monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: image)
-    monkeypatch.setattr("generator.operations.verify.is_answering", lambda *_: True)
+    monkeypatch.setattr("generator.operations.status.is_answering", lambda *_: True)
 
     def fail(text: str, domain: int) -> None:
         error = failure(text)

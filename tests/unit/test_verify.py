@@ -34,7 +34,8 @@ from generator.etcd.observe import _node_trial
 from generator.health import Check, Result
 from generator.health.check import Finding, combine, group
 from generator.operations import verify
-from generator.operations.verify import ClusterStatus, MemberRole, Verification
+from generator.operations.baked_cluster import client_files
+from generator.operations.verify import Verification
 from generator.plan import ClusterPlan, NodePlan
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -409,7 +410,7 @@ def test_only_current_reports_of_the_peers_name_count(
     told = Answer(Keys(count=3, revision=3, items=items))
     monkeypatch.setattr(verify, "fetch_reports", lambda *_: told)
     monkeypatch.setattr(verify, "_REPORT_SECONDS", 0)
-    files = verify.client_files(Path())
+    files = client_files(Path())
     assert verify.requires_name(stated, files, stated.nodes, now=NOW) == {"etcd1": True, "etcd2": False}
     separate = plan(nodes=3, pki={"peerName": "required", "peerCa": {"separate": True}})
     assert verify.requires_name(separate, files, stated.nodes, now=NOW) == {}
@@ -514,73 +515,3 @@ def test_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> Non
     assert data["checks"][0] == {
         "name": "member list", "result": "ok", "detail": "etcd1, etcd2, etcd3", "remedy": None, "nodes": [],
     }  # fmt: skip
-
-
-def test_a_nodes_role_comes_from_its_status_or_from_the_member_list(cluster: ClusterPlan) -> None:
-    node = cluster.nodes[1]
-    listed = member(node, 2)
-
-    def part(told: Answer[Status], *members: Member) -> MemberRole | None:
-        return verify._node_status(node, told, members).role
-
-    gone: Answer[Status] = Answer(error="connection refused")
-    assert part(Answer(status(2, leader=2))) is MemberRole.LEADER
-    assert part(Answer(status(2)), listed) is MemberRole.VOTER
-    assert part(Answer(status(2, is_learner=True))) is MemberRole.LEARNER
-    assert part(gone, listed) is MemberRole.VOTER
-    assert part(gone, replace(listed, name="")) is MemberRole.UNSTARTED
-    assert part(gone) is None
-
-
-def test_ids_are_hexadecimal_as_in_etcdctl(cluster: ClusterPlan) -> None:
-    found = verify._node_status(cluster.nodes[0], Answer(status(0x4BB3BF120CD9D667)), ())
-    row = verify.status_row(found, None)
-    assert (row["id"], row["state"], row["db"], row["vm"]) == ("4bb3bf120cd9d667", "voter", "2 KiB", "no libvirt")
-    data = json.loads(json.dumps(verify.status_data(found, "running kvm")))
-    assert (data["node"], data["vm"], data["member_id"], data["db_size"]) == (
-        "etcd1", "running kvm", "4bb3bf120cd9d667", 2048,
-    )  # fmt: skip
-
-
-def test_unknown_values_are_null_in_json(cluster: ClusterPlan) -> None:
-    found = verify._node_status(cluster.nodes[0], Answer(error="no answer in time"), ())
-    data = json.loads(json.dumps(verify.status_data(found, None)))
-    assert not any(" " in key for key in data)
-    assert {key for key, value in data.items() if value is None} == {
-        "vm", "member_id", "role", "version", "db_size", "raft_index",
-    }  # fmt: skip
-
-
-def seen(cluster: ClusterPlan, *members: Member) -> ClusterStatus:
-    told = [Answer(status(number)) for number, _ in enumerate(cluster.nodes, 1)]
-    nodes = [verify._node_status(node, one, members) for node, one in zip(cluster.nodes, told, strict=True)]
-    return ClusterStatus(nodes=tuple(nodes), members=members)
-
-
-def test_a_planned_and_sealed_cluster_has_no_tasks(cluster: ClusterPlan) -> None:
-    members = [member(node, number) for number, node in enumerate(cluster.nodes, 1)]
-    assert list(verify.tasks(cluster, seen(cluster, *members), sealed=True)) == []
-    (task,) = verify.tasks(cluster, seen(cluster, *members), sealed=True, ca_change="trust")
-    assert (task.task, task.remedy) == ("the CA is being rotated (phase trust)", "bake certs rotate --ca")
-
-
-def test_every_unplanned_state_of_a_member_has_a_remedy(cluster: ClusterPlan) -> None:
-    first, second, third = (member(node, number) for number, node in enumerate(cluster.nodes, 1))
-    evil = replace(first, id=255, name="evil", peer_urls=("https://192.0.2.1:2380",))
-    unstarted = replace(second, name="", client_urls=(), is_learner=True)
-    status = seen(cluster, first, unstarted, replace(third, is_learner=True), evil)
-    found = {task.task: task.remedy for task in verify.tasks(cluster, status, sealed=False)}
-    assert list(found) == [
-        "the seed still has the bootstrap permit",
-        "etcd2 is added, but has not started",
-        "etcd3 is a learner",
-        "unplanned member evil (ff, https://192.0.2.1:2380)",
-    ]
-    words = ["bake seal", "etcdctl member remove 2", "bake console etcd3", "etcdctl member remove ff"]
-    assert all(word in remedy for word, remedy in zip(words, found.values(), strict=True))
-
-
-def test_the_seal_task_of_a_stopped_cluster_waits_for_its_start(cluster: ClusterPlan) -> None:
-    gone = [verify._node_status(node, Answer(error="connection refused"), ()) for node in cluster.nodes]
-    (task,) = verify.tasks(cluster, ClusterStatus(nodes=tuple(gone), members=()), sealed=False)
-    assert task.remedy == "bake seal, once the cluster runs"
