@@ -55,7 +55,7 @@ def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootIm
 
 def recipe_digest(recipe: Path, *, plain: bool) -> str:
     """Return a digest of 16 hex digits over the recipe's files, the release, the architecture and the variant."""
-    total = hashlib.sha256(json.dumps([*build.PARAMETERS, build.architecture(), plain]).encode())
+    total = hashlib.sha256(json.dumps([*build.PARAMETERS, plain]).encode())
     for path in sorted(path for path in recipe.rglob("*") if path.is_file()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         total.update(f"{path.relative_to(recipe)} {os.access(path, os.X_OK)} {content}\n".encode())

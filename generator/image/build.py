@@ -21,8 +21,9 @@ RECIPE = Path(__file__).resolve().parent / "recipe"
 RELEASE = "trixie"
 DISK_SIZE = "4G"
 FORMAT_VERSION = 1
+MACHINE, _DEBIAN_MACHINE = "x86_64", "amd64"  # the VMs' architecture: the kernel's name and Debian's name
 # Values that change the image besides the recipe's files.
-PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE)
+PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE, _DEBIAN_MACHINE)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _EXCLUDED = ("doc", "man", "locale", "info", "lintian")  # folders in /usr/share
 _QCOW2 = ("-c", "-o", "compression_type=zstd")
@@ -33,16 +34,9 @@ _GUARD = (
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"),
 )
 _NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "xz", "zstd", "tar")
-_DEBIAN_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 # Options of this machine's apt that bake passes to mmdebstrap, which does not read this machine's apt.conf.
 _APT_ACCESS = ("Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::https::CAInfo ")
 _ENVIRONMENT_KEPT = ("HOME", "http_proxy", "https_proxy", "no_proxy")
-
-
-def architecture() -> str:
-    """Return Debian's name of this machine's architecture."""
-    machine = os.uname().machine
-    return _DEBIAN_ARCHITECTURE.get(machine, machine)
 
 
 def check_machine() -> None:
@@ -51,6 +45,9 @@ def check_machine() -> None:
     if missing:
         problem = f"the base image cannot be built: {', '.join(missing)} not found"
         raise BakeError(problem, hint="run scripts/setup image")
+    if (machine := os.uname().machine) != MACHINE:
+        hint = f"run `bake image` on a machine with {MACHINE}; or use your own image: --image"
+        raise BakeError(f"the base image can only be built on {MACHINE}, and this machine is {machine}", hint=hint)
     if os.geteuid() != 0:
         hint = "run `bake image` once as root, with BAKE_CACHE set to this cache; or use your own image: --image"
         raise BakeError("only root can build the base image", hint=hint)
@@ -86,7 +83,7 @@ def mmdebstrap_command(tarball: Path, mirrors: list[str], apt: list[str], *, pla
     """Return the mmdebstrap command that creates the root folder as a tarball."""
     hooks = ["customize.sh"] if plain else ["customize.sh", "tune.sh"]
     return [
-        *["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--architectures={architecture()}"],
+        *["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--architectures={_DEBIAN_MACHINE}"],
         f"--keyring={_KEYRING}",
         '--aptopt=APT::Install-Recommends "false"',
         *[f"--aptopt={option}" for option in apt],
@@ -99,7 +96,7 @@ def mmdebstrap_command(tarball: Path, mirrors: list[str], apt: list[str], *, pla
 
 
 def _packages() -> list[str]:
-    lines = (RECIPE / "packages").read_text().replace("@ARCH@", architecture()).splitlines()
+    lines = (RECIPE / "packages").read_text().replace("@ARCH@", _DEBIAN_MACHINE).splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -204,7 +201,7 @@ def _facts(scratch: Path, digest: str, *, plain: bool) -> dict[str, object]:
         "format_version": FORMAT_VERSION,
         "digest": digest,
         "release": RELEASE,
-        "architecture": architecture(),
+        "architecture": _DEBIAN_MACHINE,
         "variant": "plain" if plain else "tuned",
         "disk": "disk.qcow2",
         "format": "qcow2",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from generator.errors import BakeError
+from generator.image.build import MACHINE
 from generator.progress import Report
 from generator.vm.connection import Connection, Domain, is_local, libvirt, message_of
 from generator.vm.domain_xml import Accel
@@ -38,7 +39,7 @@ def choose_accel(connection: Connection, wish: str, report: Report, cpuinfo: Pat
 
 def _why_no_kvm(connection: Connection, cpuinfo: Path) -> str | None:
     try:
-        connection.getDomainCapabilities(None, "x86_64", "q35", "kvm")
+        connection.getDomainCapabilities(None, MACHINE, "q35", "kvm")
     except libvirt.libvirtError as error:
         return message_of(error)
     if is_local(connection) and not _VIRTUALISES.search(cpuinfo.read_text()):

@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from generator.image.build import MACHINE
 from generator.plan import ClusterPlan, NetworkPlan, NodePlan
 
 TAG_NAMESPACE = "urn:bake:owner:1"
@@ -171,7 +172,7 @@ def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
     by_loader = files.kernel is None
     by_efi = by_loader and plan.spec.vm.firmware == "efi"
     system = _child(root, "os", **({"firmware": "efi"} if by_efi else {}))
-    _child(system, "type", "hvm", arch="x86_64", machine="q35")
+    _child(system, "type", "hvm", arch=MACHINE, machine="q35")
     if by_efi:  # libvirt enables Secure Boot by default, which refuses boot loaders without Microsoft's signature
         _child(_child(system, "firmware"), "feature", enabled="no", name="secure-boot")
     for tag in ("kernel", "initrd", "cmdline"):

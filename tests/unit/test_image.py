@@ -212,3 +212,11 @@ def test_an_image_must_be_a_regular_file(tmp_path: Path) -> None:
 
 def test_only_http_and_https_are_supported(tmp_path: Path) -> None:
     assert "ftp" in refusal("ftp://127.0.0.1/own.qcow2", tmp_path)
+
+
+def test_another_architecture_cannot_build_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_NEEDED", ())
+    other = os.uname_result(("Linux", "host", "6.1", "#1", "aarch64"))
+    monkeypatch.setattr(os, "uname", lambda: other)
+    with pytest.raises(BakeError, match="can only be built on x86_64, and this machine is aarch64"):
+        build.check_machine()
