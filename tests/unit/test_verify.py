@@ -280,7 +280,7 @@ def test_a_port_that_accepts_an_unauthorized_client_fails(
     served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
     view = {**healthy.nodes[1].probes, (port, kind): served}
     assert only(bad_checks(with_node(healthy, 1, probes=view)), name).detail.startswith(
-        f"etcd2: the {port} accepts it"
+        f"etcd2: the {port} accepts this client"
     )
 
 
