@@ -25,7 +25,7 @@ __all__ = ["Check", "Result", "all_keys", "as_rows", "check_cluster"]
 
 
 def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) -> tuple[Check, ...]:
-    """Run all checks of `bake verify`. `sealed`: whether `bake seal` has removed the bootstrap permit."""
+    """Run all checks of `bake verify`. `sealed`: whether the first node's seed has no bootstrap permit."""
     return (
         member_list(seen),
         endpoint_health(seen),

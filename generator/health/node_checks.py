@@ -184,7 +184,7 @@ def identifies_peers(facts: NodeFacts) -> Iterator[Finding]:
     clients, peers = (set(report.certificates.get(f"{kind}trusted-ca-file", ())) for kind in ("", "peer-"))
     by_ca, by_name = bool(peers) and not peers & clients, report.options.get(option) == name
     ways = ", ".join(text for is_there, text in ((by_ca, "a separate CA"), (by_name, option)) if is_there)
-    text = f"peers are identified by {ways}" if ways else "peers and clients have the same CA, and etcd requires no name"
+    text = f"peers are identified by {ways}" if ways else "peers and clients share a CA, and etcd requires no name"
     yield facts.ok_if(by_ca or by_name, text)
 
 

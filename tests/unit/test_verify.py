@@ -462,7 +462,7 @@ def test_a_seed_with_the_bootstrap_permit_fails(healthy: Observation, cluster: C
     found = {check.name: check for check in health.check_cluster(cluster, healthy, now=NOW, sealed=False)}
     right = found.pop("bootstrap permit")
     assert (right.result, right.nodes, right.remedy) == (Result.FAILED, ("etcd1",), "bake seal")
-    assert "without its disk" in right.detail
+    assert "with an empty disk" in right.detail
     assert all(check.result is Result.OK for check in found.values())
 
 
