@@ -45,7 +45,7 @@ LISTEN = f"import socket, time; s = socket.create_server(('192.168.20.31', {OTHE
 
 @pytest.fixture(params=KINDS)
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NspawnLab]:
-    """Two nodes. The first has the firewall under test. A system call that a unit denies kills the process."""
+    """Two nodes, of which the first has the firewall. A process is killed if its unit denies its system call."""
     image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
     assert image.root_tar is not None
     wanted = request.param

@@ -28,7 +28,7 @@ from generator.vm.console_records import Event, Journal, follow
 from generator.vm.domain_xml import Accel
 
 Make = Callable[..., ClusterPlan]
-boot_module = importlib.import_module("generator.vm.boot")  # the package has a function of that name
+boot_module = importlib.import_module("generator.vm.boot")  # `generator.vm` also has a function with this name
 NODES = ("etcd1", "etcd2", "etcd3")
 
 
@@ -88,7 +88,7 @@ class World:
         stream.abort()
 
     def picture(self) -> dict[str, object]:
-        """Return all definitions and files. Two equal pictures mean that nothing has changed and nothing is left."""
+        """Return a snapshot of all definitions and files. Equal snapshots mean that nothing has changed."""
         things = [*self.connection.listAllDomains(), *self.connection.listAllNetworks()]
         seen: dict[str, object] = {thing.name(): thing.XMLDesc() for thing in things}
         seen.update({pool.name(): pool.UUIDString() for pool in self.connection.listAllStoragePools()})
@@ -147,7 +147,7 @@ def test_three_guests_boot_and_a_second_boot_changes_nothing(world: World, tmp_p
 def test_every_file_of_a_cluster_is_its_owners_alone(world: World) -> None:
     world.boot()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in world.folder.iterdir()}
-    assert len(modes) == 1 + 3 + 3 * 3  # mark; base, kernel, initrd; disk, seed, console log
+    assert len(modes) == 1 + 3 + 3 * 3  # volumes: the owner's mark; base, kernel, initrd; disk, seed, console log
     assert set(modes.values()) == {0o600}
 
 
@@ -395,7 +395,7 @@ def test_a_guest_that_dies_under_kvm_lives_on_emulated(
     assert [node.accel for node in vm.status(one.connection, one.plan)] == ["tcg"]
     assert any("under KVM" in line and "emulating it" in line for line in one.said), one.said
     before = one.picture()
-    assert one.boot() == ()  # a VM that fell back to emulation stays emulated
+    assert one.boot() == ()  # after a failure of KVM, the VM stays emulated
     assert one.picture() == before
 
 
