@@ -121,7 +121,7 @@ OLD = PkiSpec(peer_name=PeerName.NONE, peer_ca=PeerCaSpec(separate=False))
 
 @pytest.mark.parametrize("shared", Certificates)
 def test_verify_fails_where_clients_are_served_at_the_peer_port(cluster_of: ClusterOf, shared: Certificates) -> None:
-    """An older cluster. A certificate shared by all nodes lacks this machine's address, so etcd refuses this machine."""
+    """An older cluster. A certificate shared by all nodes lacks this machine's address, so etcd refuses it."""
     found = check(start(cluster_of(1, pki=replace(OLD, certificates=shared))))
     assert [one.name for one in found.failed] == ["client certificate"]
     assert "docs/how-to/older-cluster.md" in str(found.failed[0].remedy)
