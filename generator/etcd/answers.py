@@ -139,7 +139,7 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """All answers of a cluster's nodes. `writes` has each node's error with bake's test keys, or None."""
+    """All answers of a cluster's nodes. `writes`: the error if a node did not write or return test keys."""
 
     nodes: tuple[NodeView, ...]
     keys: Answer[Keys]
@@ -172,7 +172,7 @@ class FilePermissions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """A node's audit report. `user` runs the etcd process; `options` are the options of this process, by flag name."""
+    """A node's audit report. `user` is the account that runs etcd. `options` are etcd's options by flag name."""
 
     time: datetime
     user: str

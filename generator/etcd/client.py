@@ -104,7 +104,7 @@ class Etcd:
             raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
 
     def auth_enabled(self) -> bool:
-        """Return whether authentication is on. If it is on, only a user with the role root gets an answer."""
+        """Return whether authentication is on. With authentication on, only the role root gets an answer."""
         return bool(self._call("Auth/AuthStatus").enabled)
 
     def hash_kv(self, revision: int) -> HashKv:
@@ -204,7 +204,7 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all connections. It runs in a separate thread, so closing a connection never blocks."""
+    """Return the event loop of all connections. It has a separate thread, so closing a connection never blocks."""
     with _ONE_LOOP:  # several threads call this function at the same time
         return _make_loop()
 

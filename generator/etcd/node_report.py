@@ -18,7 +18,7 @@ from generator.plan import NodePlan
 
 PREFIX = b"bake/audit/"
 FORMAT = 1
-# A node writes a report every ten minutes (etcd-audit.timer). The nodes' clocks may be up to 20 minutes wrong.
+# A node writes a report every ten minutes (etcd-audit.timer). A node's clock may be 20 minutes slow.
 MAX_AGE = timedelta(minutes=30)
 LIMIT = 1 << 16  # maximum size of a report in bytes; a typical report has 2 KiB
 

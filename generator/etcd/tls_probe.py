@@ -88,7 +88,7 @@ def local_address(address: str, port: int) -> str:
 def probe(
     address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
 ) -> Probe:
-    """Connect, send GET /version, and return whether the port answers with HTTP. Use TLS only with a context."""
+    """Connect, send GET /version, and return whether the port answers with HTTP. Without `context`, do not use TLS."""
     try:
         sock = socket.create_connection((address, port), timeout)
     except OSError as error:

@@ -53,5 +53,5 @@ def bootstrap_permit(plan: ClusterPlan, *, sealed: bool) -> Check:
 
 
 def as_rows(found: Iterable[Check]) -> list[dict[str, str]]:
-    """Return the checks as table rows: the column names and values of each check."""
+    """Return one table row for each check: column name → value."""
     return [{"check": check.name, "result": str(check.result), "detail": check.detail} for check in found]

@@ -116,7 +116,7 @@ def _check_files(
     facts: NodeFacts, options: Iterable[str], paths: Iterable[str],
     show: Callable[[FilePermissions], str], is_good: Callable[[FilePermissions], bool],
 ) -> Finding:  # fmt: skip
-    """Return one finding for all files. Its text has the paths of the files that are missing or fail the check."""
+    """Return one finding for all files. It lists the paths of files that are missing or fail the check."""
     report = facts.usable_report()
     wanted = dict.fromkeys([*(report.options.get(option, "") for option in options), *paths])
     found = {path: report.files[path] for path in wanted if path in report.files}
@@ -179,7 +179,7 @@ def peer_file_is_planned(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def identifies_peers(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that only peers have a certificate with a certain name, or of a certain CA, and that etcd requires this."""
+    """Check that etcd requires peer certificates to have the peers' name, or to be from a CA that is only for peers."""
     report, (option, name) = facts.usable_report(), facts.planned.peer_check
     clients, peers = (set(report.certificates.get(f"{kind}trusted-ca-file", ())) for kind in ("", "peer-"))
     by_ca, by_name = bool(peers) and not peers & clients, report.options.get(option) == name
@@ -189,7 +189,7 @@ def identifies_peers(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def version_limits(facts: NodeFacts) -> Iterator[Finding]:
-    """Check etcd's minimum and maximum TLS version. Both ports use them; the default minimum is TLS 1.2."""
+    """Check etcd's minimum TLS version (default: 1.2) and its maximum TLS version, which apply to both ports."""
     report = facts.usable_report()
     least, most = (report.options.get(f"tls-{end}-version") for end in ("min", "max"))
     least_is_good = (least or "TLS1.2") >= f"TLS{facts.planned.tls_min_version}"

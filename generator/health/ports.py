@@ -49,8 +49,8 @@ def refused(plan: ClusterPlan, seen: Observation, kind: ClientKind) -> Check:
 def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     """Check that peer ports refuse client certificates. The probes present the operator's client certificate.
 
-    If a firewall closes the peer port to this machine, no probe is possible. The check then uses the plan and the etcd
-    options in the node's report.
+    If a firewall closes the peer port to this machine, the check cannot probe the port. Instead, it uses the plan and
+    the etcd options in the node's report.
     """
     findings, refusing, closed = [], 0, 0
     for view in seen.nodes:

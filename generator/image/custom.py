@@ -22,7 +22,7 @@ _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 def custom_image(source: str, sha256: str | None, cache: Path, *, report: Report) -> BootImage:
-    """Return the image at a path or URL. It boots with its own boot loader, so `kernel` and `initrd` are None.
+    """Return the image at a path or URL. The image has its own boot loader, so `kernel` and `initrd` are None.
 
     `sha256`: the expected digest. The cluster's configuration requires a digest for every URL.
     """
@@ -157,7 +157,7 @@ def _fetch(url: str, file: IO[bytes], report: Report) -> None:
 
 
 def _copy(chunks: Iterable[bytes], file: IO[bytes], total: int, progress: Report) -> int:
-    """Write the chunks to the file. Report progress at each tenth of a known size, else every 64 MiB."""
+    """Write the chunks to the file. Report progress ten times, or every 64 MiB if the size is unknown."""
     size, step = 0, max(total // 10, 1) if total else 64 * _CHUNK
     for chunk in chunks:
         if size // step != (size + len(chunk)) // step:

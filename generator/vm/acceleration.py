@@ -48,7 +48,7 @@ def _why_no_kvm(connection: Connection, cpuinfo: Path) -> str | None:
 
 
 def is_kvm_error(error: Any, cluster: str) -> bool:
-    """Return whether a VM's start failed because of KVM. The cluster's name in the error does not count."""
+    """Return whether a VM's start failed because of KVM. The cluster's name in the message may contain `kvm`, too."""
     return "kvm" in message_of(error).replace(cluster, "").lower()
 
 

@@ -1,4 +1,4 @@
-"""Connect to libvirt and explain libvirt's errors. Other modules import `libvirt` from this one: it may be missing."""
+"""Connect to libvirt and explain libvirt's errors. `libvirt` is None if its Python module is missing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def connect(uri: str | None = None) -> Connection:
 
 
 def is_local(connection: Connection) -> bool:
-    """Return whether the VMs run on this machine. Only then can bake read the host's /proc and use its routes."""
+    """Return whether the VMs run on this machine. Only in this case can bake read the host's /proc and routes."""
     return not urlsplit(connection.getURI()).netloc
 
 

@@ -112,7 +112,7 @@ def attach_console(
 ) -> None:
     """Connect a terminal to a node's console until the user types Ctrl-] or the VM stops.
 
-    This function opens a new connection, because libvirt's event loop must be registered before the connection.
+    This function opens a new connection, because libvirt's event loop must be registered before a connection opens.
     Without the event loop, libvirt does not deliver the console's output.
     """
     if libvirt is not None:

@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
-_QUIET_SECONDS = 30.0  # even an emulated guest needs less time for its first record after its kernel starts
+_QUIET_SECONDS = 30.0  # even a slow emulated guest writes its first record sooner after its kernel starts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,7 +160,7 @@ def refuse_used_addresses(addresses: Iterable[AnyAddress]) -> None:
 
 
 def _answers(address: AnyAddress) -> bool:
-    """Return whether an address answers an ICMP echo request. Return False if this user may not send one."""
+    """Return whether an address answers an ICMP echo request. Return False if bake may not send the request."""
     family, protocol, request = _ECHO[address.version]
     try:
         with _icmp_socket(family, protocol) as echo:

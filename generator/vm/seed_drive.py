@@ -125,7 +125,7 @@ def _insert(domain: Domain, path: str, remedy: str) -> None:
 
 
 def remove_old_seeds(pool: Pool, node: str, domain: Domain) -> bool:
-    """Delete a node's unused ISOs, because they contain private keys. Return whether there were any."""
+    """Delete a node's unused ISOs, because they contain private keys. Return whether an ISO was deleted."""
     pool.refresh()
     in_use = _in_use(domain)
     old = [name for name in pool.listVolumes() if name.startswith(f"{node}.seed-") and name not in in_use]

@@ -47,7 +47,7 @@ def find_pool(connection: Connection, claim: Claim) -> Pool | None:
 
 
 def ensure_pool(connection: Connection, claim: Claim) -> Pool:
-    """Return the cluster's pool, and create it if it does not exist. An empty volume stores the cluster's id."""
+    """Return the cluster's pool. Create it if it is missing. An empty volume marks the pool with the cluster's id."""
     pool = find_pool(connection, claim)
     if pool is None:
         folder = str(_images_folder(connection) / pool_name(claim.cluster))
