@@ -347,8 +347,8 @@ def test_an_application_that_follows_a_new_ca_is_served_in_every_phase(
         for phase, names in tasks.items():
             assert rotate(now=datetime.now(UTC), all_phases=False) == (phase, certs.Delivery(by_hand=("etcd1",)))
             etcd.take_seed()
-            assert etcd.serves(application), f"after {phase}, before it does anything"
-            assert etcd.serves(old) == (phase == "trust"), "an application that does nothing, from then on"
+            assert etcd.serves(application), f"after {phase}, an unchanged application is refused"
+            assert etcd.serves(old) == (phase == "trust"), "only the phase trust must accept a client of the old CA"
             for name in names:
                 shutil.copy(store.folder / "pki" / name, application)
             assert etcd.serves(application), f"after {phase}"

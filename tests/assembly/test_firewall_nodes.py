@@ -113,7 +113,7 @@ def test_each_port_is_open_to_whom_it_is_for_and_to_them_alone_also_after_a_rebo
     before = rules(lab)
 
     lab.shell("etcd1", "systemctl restart etcd-firewall")
-    assert rules(lab) == before, "doing it again changes nothing"
+    assert rules(lab) == before, "a second run must not change the rules"
 
     for verb in LOADERS.get(wanted, ()):
         lab.shell("etcd1", f"systemctl {verb}")
