@@ -38,7 +38,7 @@ def read(path):
 
 
 def in_a_child(deed):
-    """Try an action that cannot be undone in a child process."""
+    """Run an action in a child process, because its effect on the process cannot be undone."""
     child = os.fork()
     if child == 0:
         try:

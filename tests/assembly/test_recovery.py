@@ -42,7 +42,7 @@ def the_wal(node: Node) -> Path:
 
 
 def kill_after_wal(node: Node, delay: float) -> None:
-    """Start the node, and cut its power `delay` seconds after etcd's first log appears."""
+    """Start the node, and cut its power `delay` seconds after etcd creates its first WAL file."""
     node.start()
     while not the_wal(node).exists():
         pass
