@@ -1,4 +1,4 @@
-"""What every test may use: a fixed clock, plans, the command line in this process, pictures of folders."""
+"""Fixtures for all tests: a fixed time, plans, bake's command line in this process, and snapshots of folders."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from generator.config.spec import read_spec
 from generator.pki import key_encryption
 from generator.plan import ClusterPlan, plan_cluster
 
-# No deadlines, for machines are slow at times; in CI the same examples every time, elsewhere new ones.
+# hypothesis sets no deadlines, because a machine may be slow. In CI, it uses the same examples in each run.
 settings.register_profile(
     "bake", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("bake")
-TIERS = ("etcd", "nspawn", "vm")  # the dearer, the later
+TIERS = ("etcd", "nspawn", "vm")  # slower tests run later
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", action="store_true", help="rewrite tests/golden from what is made now")
+    parser.addoption("--golden", action="store_true", help="rewrite tests/golden with the current output")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,13 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def now() -> datetime:
-    """A fixed time that bake takes for one: after its release."""
+    """A fixed time after bake's release, because bake refuses an earlier time."""
     return RELEASED + timedelta(days=1, hours=3, minutes=4, seconds=5)
 
 
 @pytest.fixture(scope="session")
 def plan() -> Callable[..., ClusterPlan]:
-    """`plan(nodes=5, pki={"keyType": "rsa-2048"})`: a plan from what a cluster file would say."""
+    """`plan(nodes=5, pki={"keyType": "rsa-2048"})`: make a plan from the fields of a cluster file."""
 
     def make(**fields: Any) -> ClusterPlan:
         return plan_cluster(read_spec(fields)[0])
@@ -59,7 +59,7 @@ def plan() -> Callable[..., ClusterPlan]:
 
 @pytest.fixture(scope="session")
 def tool() -> Callable[[str], str]:
-    """The path of a program; without it a test is skipped, but fails in CI, where everything is installed."""
+    """Return a program's path. If the program is missing, the test is skipped, but in CI it fails."""
 
     def find(name: str) -> str:
         if path := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
@@ -73,7 +73,7 @@ def tool() -> Callable[[str], str]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run of the command line left: its exit code, stdout and stderr."""
+    """The exit code, stdout and stderr of a command."""
 
     code: int
     out: str
@@ -84,7 +84,7 @@ class Result:
 def bake(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Any]:
-    """`bake("--nodes", 3)`: the command line, in this process, inside an empty folder."""
+    """`bake("--nodes", 3)`: run bake's command line in this process, in an empty folder."""
     from generator import cli
 
     for name in [name for name in os.environ if name.startswith("BAKE_")]:
@@ -106,13 +106,13 @@ def bake(
 
 @pytest.fixture
 def quick_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A passphrase takes a millisecond instead of 200; test_keyring.py reads a key with the real cost."""
+    """Reduce the time to derive a key from a passphrase to 1 ms from 200 ms. test_keyring.py tests the real cost."""
     monkeypatch.setattr(key_encryption, "COST", 1 << 4)
 
 
 @pytest.fixture(scope="session")
 def picture() -> Callable[[Path], dict[str, tuple[object, ...]]]:
-    """Everything below a folder: name → mode, time of change, content. Equal ones: nothing was touched."""
+    """Return a snapshot of a folder: path → mode, modification time, content. Equal snapshots mean no change."""
 
     def take(folder: Path) -> dict[str, tuple[object, ...]]:
         found: dict[str, tuple[object, ...]] = {}

@@ -1,1 +1,1 @@
-"""Query running members: the gRPC client, TLS probes, and the nodes' audit reports."""
+"""Query running etcd members: the gRPC client, TLS probes, and the nodes' audit reports."""

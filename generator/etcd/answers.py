@@ -11,13 +11,13 @@ from typing import Generic, TypeVar
 from generator.plan import NodePlan
 
 T = TypeVar("T")
-# The write check attaches its keys to a lease, so etcd deletes the keys after this time even if bake is killed.
+# `bake verify` writes test keys with a lease of this length, so etcd deletes the keys even if bake is killed.
 LEASE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """An entry of the member list. The name is empty until the member has started."""
+    """An entry of etcd's member list. `name` is empty until the member has started for the first time."""
 
     id: int
     name: str
@@ -27,13 +27,13 @@ class Member:
 
     @property
     def started(self) -> bool:
-        """Whether the member has ever started. A member publishes its name and client URLs at its first start."""
+        """Whether the member has started before. A member publishes its name and client URLs at its first start."""
         return bool(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The status that a member reports (Maintenance/Status). `leader` is 0 if the member has no leader."""
+    """A member's answer to the gRPC call Maintenance/Status. `leader` is 0 if the member knows no leader."""
 
     cluster_id: int
     member_id: int
@@ -55,7 +55,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashKv:
-    """A digest of the keyspace up to a revision. Two digests are comparable only if `compact_revision` is equal."""
+    """A digest of all keys up to a revision. Two digests are comparable only if their `compact_revision` is equal."""
 
     hash: int
     compact_revision: int
@@ -69,7 +69,7 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The result of a range request. `count` is the number of all keys; with a limit, `items` has fewer keys."""
+    """The result of a range request. `count` counts all keys in the range; a limit applies only to `items`."""
 
     count: int
     revision: int
@@ -109,7 +109,7 @@ class Probe:
     reply: Reply
     detail: str
     certificate: Certificate | None = None
-    distrusted: str | None = None  # the reason if the server's certificate failed verification
+    distrusted: str | None = None  # why the server's certificate failed verification
 
 
 class Port(StrEnum):
@@ -139,21 +139,22 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """All answers of a cluster's nodes. `writes` has each node's error in the write check, or None for success."""
+    """All answers of a cluster's nodes. `writes`: the error if a node did not write or return test keys."""
 
     nodes: tuple[NodeView, ...]
     keys: Answer[Keys]
     writes: Mapping[str, str | None]
-    left_behind: str | None  # the error if the keys of the write check could not be deleted
+    left_behind: str | None  # the error if bake could not delete its test keys
     hashes: Mapping[str, Answer[HashKv]]
     auth: Answer[bool] = field(default_factory=Answer)  # whether etcd authentication is on
-    without_user: Mapping[str, Answer[Keys]] = field(default_factory=dict)  # reads by a certificate without a user
-    # For each node with a report: whether its etcd requires the peers' name.
+    # For each node: the result of a read with a certificate that belongs to no etcd user.
+    without_user: Mapping[str, Answer[Keys]] = field(default_factory=dict)
+    # For each node with an audit report: whether its etcd accepts only peer certificates with the peers' name.
     requires_name: Mapping[str, bool] = field(default_factory=dict)
 
 
 def is_firewalled(probes: Mapping[tuple[Port, ClientKind], Probe]) -> bool:
-    """Return whether a node serves the operator at its client port while its peer port is unreachable."""
+    """Return whether the operator can use a node's client port but cannot reach its peer port."""
     client, peer = (probes.get((port, ClientKind.OPERATOR)) for port in (Port.CLIENT, Port.PEER))
     if client is None or peer is None or client.reply is not Reply.SERVED:
         return False
@@ -171,10 +172,11 @@ class FilePermissions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """A node's audit report. `user` and `options` (by flag name) belong to the running etcd process."""
+    """A node's audit report. `user` is the account that runs etcd. `options` are etcd's options by flag name."""
 
     time: datetime
     user: str
     options: Mapping[str, str]
     files: Mapping[str, FilePermissions]
-    certificates: Mapping[str, tuple[str, ...]]  # option → SHA-256 of each certificate in the option's file
+    # etcd option → SHA-256 of each certificate in the file that the option names
+    certificates: Mapping[str, tuple[str, ...]]

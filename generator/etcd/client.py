@@ -20,15 +20,15 @@ from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 
 # etcd ends a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout).
 # bake waits slightly longer, so that it receives etcd's error.
-Timeout = tuple[float, float]  # seconds to connect, and to wait for an answer
+Timeout = tuple[float, float]  # seconds to connect, seconds to wait for an answer
 TIMEOUT: Timeout = (3.0, 8.0)
 _NOT_ETCD = "the answer is not from etcd"
-_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # the beginning of every error of etcd, and of no other server's errors
-EVERY_KEY = b"\0"  # used as key and as range_end, it selects the whole keyspace (etcd API, "RangeRequest")
+_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # etcd's error messages start like this; other servers' messages do not
+EVERY_KEY = b"\0"  # as both key and range_end, this byte selects all keys (etcd API, "RangeRequest")
 
 
 class EtcdError(BakeError):
-    """A call to an endpoint failed. `cause` is the reason without the endpoint."""
+    """A gRPC call failed. `cause` is the error message without the endpoint's URL."""
 
     def __init__(self, endpoint: str, cause: str, *, hint: str | None = None) -> None:
         super().__init__(f"{endpoint}: {cause}", hint=hint)
@@ -37,7 +37,7 @@ class EtcdError(BakeError):
 
 
 class NoAnswerError(EtcdError):
-    """There is no answer from etcd: no connection, no TLS session, a timeout, or an answer of another server."""
+    """etcd did not answer: no connection, no TLS session, a timeout, or an answer from another server."""
 
 
 class RefusedError(EtcdError):
@@ -63,13 +63,13 @@ class Etcd:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the next call opens a new one."""
+        """Close the connection. The next request opens a new connection."""
         channel = self.__dict__.pop("_channel", None)
         if channel is not None:
             _loop().call_soon_threadsafe(channel.close)
 
     def members(self) -> tuple[Member, ...]:
-        """Return the leader's member list (a linearizable read)."""
+        """Return the cluster's member list. The read is linearizable, so it fails without a quorum."""
         answer = self._call("Cluster/MemberList", linearizable=True)
         return tuple(
             Member(
@@ -104,7 +104,7 @@ class Etcd:
             raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
 
     def auth_enabled(self) -> bool:
-        """Return whether authentication is on. With auth on, etcd answers only a user with the role root."""
+        """Return whether authentication is on. With authentication on, only the role root gets an answer."""
         return bool(self._call("Auth/AuthStatus").enabled)
 
     def hash_kv(self, revision: int) -> HashKv:
@@ -130,15 +130,15 @@ class Etcd:
         return int(self._call("KV/DeleteRange", key=key, range_end=prefix_end(key) if prefix else b"").deleted)
 
     def grant_lease(self, seconds: int) -> int:
-        """Return the id of a new lease. etcd deletes the keys of the lease after `seconds`, even if bake is killed."""
+        """Create a lease and return its id. After `seconds`, etcd deletes the keys of the lease."""
         return int(self._call("Lease/LeaseGrant", TTL=seconds).ID)
 
     def revoke_lease(self, lease: int) -> None:
-        """End a lease and delete every key that was written with it."""
+        """Revoke a lease. etcd deletes every key that was written with this lease."""
         self._call("Lease/LeaseRevoke", ID=lease)
 
     def _call(self, name: str, **values: Any) -> Any:
-        """Make one call. Raise NoAnswerError or RefusedError."""
+        """Make one gRPC call. Raise NoAnswerError or RefusedError if it fails."""
         grpclib = _grpclib()
         future = asyncio.run_coroutine_threadsafe(self._ask(name, values), _loop())
         try:
@@ -176,14 +176,14 @@ class Etcd:
 
     @cached_property
     def _channel(self) -> Any:
-        """The gRPC channel, which the first call connects."""
+        """The gRPC channel. The first request opens its connection."""
         url, context = urlsplit(self.endpoint), self._context()
         if context:
             context.set_alpn_protocols(["h2"])
         return _grpclib().Channel(url.hostname, url.port, ssl=context)
 
     def _context(self) -> ssl.SSLContext | None:
-        """Return the TLS context, or None for an http URL. bake never configures http URLs."""
+        """Return the TLS context, or None if the endpoint is an http URL."""
         try:
             return operator_context(self.files) if self.endpoint.startswith("https") else None
         except InputError as error:
@@ -191,7 +191,7 @@ class Etcd:
             raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
 
     def _obstacle(self) -> str:
-        """Probe the port and return why the connection failed. With TLS 1.3, grpclib misses the server's alert."""
+        """Probe the port and return why the connection failed, because grpclib does not return TLS 1.3 alerts."""
         url = urlsplit(self.endpoint)
         found = probe(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
         return "the connection was closed" if found.reply is Reply.SERVED else found.detail
@@ -204,8 +204,8 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all connections. The loop has a thread, so closing a connection never blocks."""
-    with _ONE_LOOP:  # several threads query nodes at the same time
+    """Return the event loop of all connections. It has a separate thread, so closing a connection never blocks."""
+    with _ONE_LOOP:  # several threads call this function at the same time
         return _make_loop()
 
 
@@ -221,14 +221,14 @@ def _make_loop() -> asyncio.AbstractEventLoop:
 
 @cache
 def _grpclib() -> SimpleNamespace:
-    """Import grpclib and the messages at the first call, so that `bake --help` works without these packages."""
+    """Import grpclib and protobuf only for a gRPC call, so that `bake --help` works without these packages."""
     try:
         from grpclib.client import Channel, UnaryUnaryMethod
         from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
         from generator.etcd import messages
     except ImportError as error:
-        hint = "scripts/setup vm, or in the source folder: pip install '.[vm]'"
+        hint = "run scripts/setup vm, or in the source folder: pip install '.[vm]'"
         raise BakeError(f"the Python package {error.name} is missing", hint=hint) from error
     return SimpleNamespace(
         Channel=Channel, UnaryUnaryMethod=UnaryUnaryMethod, GRPCError=GRPCError, ProtocolError=ProtocolError,

@@ -1,7 +1,7 @@
 """The messages of etcd's gRPC API that bake uses, from rpc.proto of etcd 3.5 and 3.6.
 
-Each message has only the fields that bake needs. The messages stay valid because Protocol Buffers never reuse field
-numbers.
+Each message has only the fields that bake needs. The messages also fit later versions of etcd, because the number of a
+field never changes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 __all__ = ["ALARMS", "PACKAGE", "DecodeError", "message"]
 
 PACKAGE = "etcdserverpb"
-# Message → field: (number, type). A star after the type means a repeated field. A type is a message or a scalar.
+# Format: message → field: (field number, type). A type is a message or a scalar type; a star marks a repeated field.
 MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "ResponseHeader": {
         "cluster_id": (1, "uint64"), "member_id": (2, "uint64"), "revision": (3, "int64"), "raft_term": (4, "uint64"),
@@ -46,7 +46,7 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "header": (1, "ResponseHeader"), "version": (2, "string"), "dbSize": (3, "int64"), "leader": (4, "uint64"),
         "raftIndex": (5, "uint64"), "raftTerm": (6, "uint64"), "errors": (8, "string*"), "isLearner": (10, "bool"),
     },
-    "AlarmRequest": {"action": (1, "uint32")},  # 0: GET
+    "AlarmRequest": {"action": (1, "uint32")},  # action 0 (GET) lists the alarms
     "AlarmResponse": {"header": (1, "ResponseHeader"), "alarms": (2, "AlarmMember*")},
     "HashKVRequest": {"revision": (1, "int64")},
     "HashKVResponse": {"header": (1, "ResponseHeader"), "hash": (2, "uint32"), "compact_revision": (3, "int64")},
@@ -56,7 +56,7 @@ ALARMS = ("NONE", "NOSPACE", "CORRUPT")
 
 @cache
 def message(name: str) -> Any:
-    """Return the class of a message."""
+    """Return the Python class of an etcd message, such as `PutRequest`."""
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
 
 

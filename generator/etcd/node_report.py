@@ -18,18 +18,18 @@ from generator.plan import NodePlan
 
 PREFIX = b"bake/audit/"
 FORMAT = 1
-# A node reports every ten minutes (etcd-audit.timer). The other 20 minutes allow for different clocks.
+# A node writes a report every ten minutes (etcd-audit.timer). A node's clock may be 20 minutes slow.
 MAX_AGE = timedelta(minutes=30)
-LIMIT = 1 << 16  # maximum size of a report in bytes; a real report has 2 KiB
+LIMIT = 1 << 16  # maximum size of a report in bytes; a typical report has 2 KiB
 
 
 def fetch_reports(nodes: Iterable[NodePlan], files: ClientFiles) -> Answer[Keys]:
-    """Read every node's report through the first node that answers."""
+    """Read all nodes' reports from the first node that answers."""
     return first_answer(nodes, files, lambda etcd: etcd.get(PREFIX, prefix=True, limit=100))
 
 
 def parse_report(data: bytes, node: str) -> NodeReport:
-    """Parse the report of a node's running etcd. Raise ValueError if the report is invalid or found no etcd."""
+    """Parse a node's report. Raise ValueError if the report is invalid, or if etcd was not running on the node."""
     if len(data) > LIMIT:
         raise ValueError("its report is too long")
     try:
@@ -40,7 +40,7 @@ def parse_report(data: bytes, node: str) -> NodeReport:
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
         raise ValueError("its report cannot be read") from None
     if not report.user:
-        raise ValueError("its report found no etcd running")
+        raise ValueError("etcd was not running at the time of its last report")
     return report
 
 
@@ -56,7 +56,7 @@ def find_report(node: str, reports: Answer[Keys], *, now: datetime) -> tuple[Nod
     except ValueError as error:
         return None, str(error)
     if abs(now - report.time) > MAX_AGE:
-        return None, f"its last report is from {report.time:%Y-%m-%d %H:%M} UTC, now is {now:%H:%M}"
+        return None, f"its last report is from {report.time:%Y-%m-%d %H:%M} UTC, but the current time is {now:%H:%M}"
     return report, ""
 
 

@@ -1,4 +1,4 @@
-"""Query the nodes of a running cluster for `bake verify`, all at the same time. generator/health checks the answers."""
+"""Query all nodes of a running cluster in parallel, for `bake verify`. generator/health checks the answers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from generator.plan import ClusterPlan, NodePlan
 
 T = TypeVar("T")
 R = TypeVar("R")
-MAX_KEYS = 1000  # maximum number of listed keys; the count includes all keys
+MAX_KEYS = 1000  # maximum number of keys that `list_keys` returns; `Keys.count` counts all keys
 Contexts = Mapping[tuple[Port, ClientKind], ssl.SSLContext | None]
 
 
 def attempt(call: Callable[[], T]) -> Answer[T]:
-    """Make a call and return an answer with the value, or with the cause of the EtcdError."""
+    """Make a call. Return an `Answer` with the result, or with the error message if the call raises EtcdError."""
     try:
         return Answer(value=call())
     except EtcdError as error:
@@ -39,14 +39,14 @@ def attempt(call: Callable[[], T]) -> Answer[T]:
 
 
 def everywhere(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Call for each item in a separate thread, so that several unreachable nodes cost only one timeout."""
+    """Call the function for all items in parallel, so that several unreachable nodes cost only one timeout."""
     items = list(items)
     with ThreadPoolExecutor(max(len(items), 1)) as pool:
         return list(pool.map(call, items))
 
 
 def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: Contexts) -> NodeView:
-    """Make all queries to one node. An unreachable node gets only one request."""
+    """Make all queries to one node. If the client port is unreachable, make no other queries."""
     first = probe(str(node.address), plan.spec.etcd.client_port, contexts[Port.CLIENT, ClientKind.OPERATOR])
     if first.reply is Reply.UNREACHABLE and not first.distrusted:
         return absent(node, first.detail, {(Port.CLIENT, kind): first for kind in ClientKind})
@@ -90,19 +90,19 @@ def _probes(
 
 
 def _read_time(etcd: Etcd) -> float:
-    """Do the read of `etcdctl endpoint health` (etcdctl/ctlv3/command/ep_command.go) and return its seconds."""
+    """Read the key that `etcdctl endpoint health` reads (etcdctl/ctlv3/command/ep_command.go). Return the seconds."""
     start = time.monotonic()
     etcd.get(b"health", keys_only=True)
     return time.monotonic() - start
 
 
 def list_keys(nodes: Iterable[NodePlan], files: ClientFiles) -> Answer[Keys]:
-    """List the keys through the first node that answers."""
+    """Read the names of up to MAX_KEYS keys from the first node that answers."""
     return first_answer(nodes, files, lambda etcd: etcd.get(b"", prefix=True, keys_only=True, limit=MAX_KEYS))
 
 
 def read_without_user(nodes: Sequence[NodePlan], files: ClientFiles) -> dict[str, Answer[Keys]]:
-    """Try to read any key through each node; `files` is a certificate of the CA without a user in etcd."""
+    """Try to read one key through each node. The certificate in `files` belongs to no etcd user."""
     reads = everywhere(lambda node: ask(node, files, lambda etcd: etcd.get(b"", prefix=True, limit=1)), nodes)
     return {node.name: one for node, one in zip(nodes, reads, strict=True)}
 
@@ -123,7 +123,7 @@ def try_writes(
     """Write a key through each node, then read all these keys through each node, then delete the keys.
 
     Return each node's error (None for success), and the error of the deletion (None for success). If the deletion
-    fails, etcd deletes the keys when their lease ends.
+    fails, etcd deletes the keys when their lease expires.
     """
     lease = first_answer(nodes, files, lambda etcd: etcd.grant_lease(LEASE_SECONDS))
     if lease.value is None:
@@ -164,7 +164,7 @@ def _node_trial(wanted: set[str], put: Answer[None], got: Answer[Keys]) -> str |
 
 
 def hash_nodes(nodes: Sequence[NodePlan], files: ClientFiles, *, tries: int = 3) -> dict[str, Answer[HashKv]]:
-    """Return each node's digest of the same revision. Retry if a compaction has made the digests incomparable."""
+    """Return each node's digest of its data at one revision. Retry if a compaction makes the digests incomparable."""
     hashes: list[Answer[HashKv]] = []
     for _ in range(tries):
         hashes = _hash_once(nodes, files)

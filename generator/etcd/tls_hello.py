@@ -1,8 +1,8 @@
 """Send a ClientHello to a port, and read the TLS version and the certificate from the server's answer.
 
-Python's ssl module cannot do this, because the TLS library of this machine may not support old versions, and ssl gives
-no access to the certificate after a failed handshake. No client certificate is needed. Up to TLS 1.2, a server chooses
-the version and sends its certificate unencrypted before it requests the client's certificate.
+Python's ssl module cannot do this. The TLS library of this machine may not support old TLS versions, and ssl gives no
+access to the certificate after a failed handshake. This module needs no client certificate, because up to TLS 1.2 a
+server sends its certificate unencrypted before it requests the client's certificate.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import suppress
 from generator.etcd.tls_probe import TIMEOUT_SECONDS, unverified_context
 
 VERSIONS = {"1.0": 0x0301, "1.1": 0x0302, "1.2": 0x0303, "1.3": 0x0304}
-# Suites that every server of TLS 1.0 to 1.2 supports (ECDHE with ECDSA and RSA, and plain RSA), then GCM suites, then
-# the suites of TLS 1.3 (RFC 8446, B.4).
+# Cipher suites for every server: the usual suites of TLS 1.0 to 1.2 (ECDHE with ECDSA and RSA, and plain RSA), GCM
+# suites, and the suites of TLS 1.3 (RFC 8446, B.4).
 _CIPHERS = (0xC009, 0xC00A, 0xC013, 0xC014, 0x002F, 0x0035, 0xC02B, 0xC02C, 0xC02F, 0xC030, 0x1301, 0x1302, 0x1303)
 _ALERT, _HANDSHAKE, _SERVER_HELLO, _CERTIFICATE = 21, 22, 2, 11
 _X25519 = 0x001D
@@ -40,15 +40,15 @@ def accepts_version(address: str, port: int, version: str, *, timeout: float = T
         return False
     if head[:1] != bytes([_HANDSHAKE]) or answer[:1] != bytes([_SERVER_HELLO]):
         return None
-    # Up to TLS 1.2, the version is in the ServerHello; TLS 1.3 is in an extension (RFC 8446, 4.1.3 and 4.2.1).
+    # A ServerHello has the version in a fixed field up to TLS 1.2, and in an extension for TLS 1.3 (RFC 8446, 4.1.3).
     return _CHOSE_13 in answer if version == "1.3" else answer[4:6] == struct.pack("!H", VERSIONS[version])
 
 
 def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes | None:
     """Return the certificate (DER) that a port presents to every client, or None without an answer.
 
-    With TLS 1.3, the handshake ends before the server verifies the client. With TLS 1.2, the handshake of a client
-    without a certificate fails, so a second connection reads the certificate from the handshake messages.
+    With TLS 1.3, a client without a certificate can complete the handshake, and ssl then returns the server's
+    certificate. With TLS 1.2, the handshake fails, so a second connection reads the certificate from its messages.
     """
     with suppress(OSError):
         with (
@@ -64,7 +64,7 @@ def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECO
 
 
 def _certificate(sock: socket.socket) -> bytes | None:
-    """Read the first entry of the certificate list (RFC 5246, 7.4.2)."""
+    """Return the first certificate in the server's certificate list (RFC 5246, 7.4.2)."""
     messages = b""
     while (head := _receive(sock, 5))[:1] == bytes([_HANDSHAKE]):
         messages += _receive(sock, int.from_bytes(head[3:], "big"))
@@ -83,14 +83,14 @@ def _receive(sock: socket.socket, count: int) -> bytes:
 
 
 def _client_hello(version: int) -> bytes:
-    """Build a ClientHello (RFC 5246, 7.4.1.2; RFC 8446, 4.1.2). For TLS 1.3, extensions have the version and a key."""
+    """Build a ClientHello (RFC 5246, 7.4.1.2; RFC 8446, 4.1.2). TLS 1.3 needs two more extensions."""
     is_13 = version == VERSIONS["1.3"]
-    extensions = _extension(10, _sized(2, struct.pack("!3H", _X25519, 23, 24)))  # groups
+    extensions = _extension(10, _sized(2, struct.pack("!3H", _X25519, 23, 24)))  # supported groups for the key exchange
     extensions += _extension(11, b"\x01\x00")  # point formats: uncompressed
     signatures = (0x0403, 0x0503, 0x0603, 0x0804, 0x0805, 0x0806, 0x0401, 0x0501, 0x0601, 0x0203, 0x0201)
     extensions += _extension(13, _sized(2, struct.pack(f"!{len(signatures)}H", *signatures)))
     if is_13:
-        share = struct.pack("!H", _X25519) + _sized(2, os.urandom(32))  # for X25519, any 32 bytes are a public key
+        share = struct.pack("!H", _X25519) + _sized(2, os.urandom(32))  # any 32 bytes are a valid X25519 public key
         extensions += _extension(43, _sized(1, struct.pack("!H", version))) + _extension(51, _sized(2, share))
     body = struct.pack("!H", min(version, VERSIONS["1.2"])) + os.urandom(32) + _sized(1, b"")
     body += _sized(2, struct.pack(f"!{len(_CIPHERS)}H", *_CIPHERS)) + _sized(1, b"\0") + _sized(2, extensions)

@@ -22,7 +22,7 @@ _CLOSED = "the connection was closed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientFiles:
-    """Paths of the CA certificate, and of the client's certificate and key. Only OpenSSL reads the key.
+    """Paths of the CA certificate, and of the client's certificate and key. bake passes the key's path to OpenSSL.
 
     `peer_ca` is the path of the peers' CA certificate if the peers have a separate CA.
     """
@@ -34,14 +34,14 @@ class ClientFiles:
 
 
 def trusting_context() -> ssl.SSLContext:
-    """Return a context that accepts an intermediate CA as trust anchor without the root CA, like etcd."""
+    """Return a TLS context that, like etcd, accepts an intermediate CA as trust anchor without its root CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 
 
 def operator_context(files: ClientFiles) -> ssl.SSLContext:
-    """Return a context that verifies the server's CA and address, and presents the operator's certificate."""
+    """Return a TLS context that verifies the server's CA and address, and presents the operator's certificate."""
     context = trusting_context()
     try:
         context.load_verify_locations(cafile=files.ca)
@@ -53,7 +53,7 @@ def operator_context(files: ClientFiles) -> ssl.SSLContext:
 
 
 def unverified_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
-    """Return a context that accepts every server. `pair` is the client's certificate and key (PEM)."""
+    """Return a TLS context that accepts every server. `pair` is the client's certificate and key (PEM)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -65,7 +65,7 @@ def unverified_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContex
 
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
-    """Yield the path of an in-memory file with these bytes, for an API that only reads files."""
+    """Yield the path of an in-memory file with these bytes, because ssl loads a certificate and key only from files."""
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, data)
@@ -88,7 +88,7 @@ def local_address(address: str, port: int) -> str:
 def probe(
     address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
 ) -> Probe:
-    """Connect, send GET /version, and return whether the port answers with HTTP. Without a context, use no TLS."""
+    """Connect, send GET /version, and return whether the port answers with HTTP. Without `context`, do not use TLS."""
     try:
         sock = socket.create_connection((address, port), timeout)
     except OSError as error:
@@ -106,16 +106,16 @@ def probe(
 
 def _send_request(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Probe:
     # With TLS 1.3, a server verifies the client's certificate after the client has completed the handshake (RFC 8446,
-    # appendix E.1.2). So the client receives a refusal only when it reads.
+    # appendix E.1.2). So the client gets a refusal only when it reads the answer.
     host = f"[{address}]" if ":" in address else address
     try:
-        with suppress(ConnectionError, ssl.SSLError):  # after a refusal, the alert can still be read
+        with suppress(ConnectionError, ssl.SSLError):  # the server's alert can be read even if sending fails
             sock.sendall(f"GET /version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         answer = sock.recv(64)
     except OSError as error:
         return _failed(error, certificate)
     status = answer.split(b"\r\n")[0].decode("ascii", "replace")
-    # A request without TLS is refused: Go's TLS server answers with status 400, etcd closes the connection.
+    # A port refuses a request without TLS in one of two ways: it answers with status 400, or it closes the connection.
     served = answer.startswith(b"HTTP/") and answer.split()[1:2] != [b"400"]
     reply = Reply.SERVED if served else Reply.REFUSED
     return Probe(reply=reply, detail=status or _CLOSED, certificate=certificate)
@@ -129,7 +129,7 @@ def _failed(error: OSError, certificate: Certificate | None = None) -> Probe:
 
 
 def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
-    """Return the server's certificate, or None without verification: Python decodes only verified certificates."""
+    """Return the server's certificate, or None if it was not verified: Python decodes only verified certificates."""
     found = stream.getpeercert()
     if not found:
         return None

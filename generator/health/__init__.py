@@ -25,7 +25,7 @@ __all__ = ["Check", "Result", "all_keys", "as_rows", "check_cluster"]
 
 
 def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) -> tuple[Check, ...]:
-    """Return all checks of `bake verify`. `sealed`: whether the bootstrap permit is removed from the seed."""
+    """Run all checks of `bake verify`. `sealed`: whether the first node's seed has no bootstrap permit."""
     return (
         member_list(seen),
         endpoint_health(seen),
@@ -45,13 +45,13 @@ def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed
 
 
 def bootstrap_permit(plan: ClusterPlan, *, sealed: bool) -> Check:
-    """Check that the seed in the cluster's folder has no bootstrap permit. A node cannot report its next seed."""
+    """Check that the seed in the cluster's folder no longer permits the first node to start a new cluster."""
     first = next(node.name for node in plan.nodes if node.bootstrap)
-    text = "its seed still has the bootstrap permit: without its disk, it could start a second cluster"
+    text = "its seed still has the bootstrap permit, so with an empty disk this node would start a second cluster"
     findings = [] if sealed else [Finding(first, Result.FAILED, text)]
     return combine("bootstrap permit", findings, ok_detail="removed", remedy="bake seal")
 
 
 def as_rows(found: Iterable[Check]) -> list[dict[str, str]]:
-    """Return the checks as rows of a table."""
+    """Return one table row for each check: column name → value."""
     return [{"check": check.name, "result": str(check.result), "detail": check.detail} for check in found]

@@ -1,4 +1,4 @@
-"""The framework of `bake verify` and `bake audit`: findings on nodes, and checks that combine findings."""
+"""Types for `bake verify` and `bake audit`: a finding is the result on one node, and a check combines findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from enum import StrEnum
 class Result(StrEnum):
     """The result of a finding or a check.
 
-    `SKIPPED` means that bake could not check every node. A check that does not apply to a cluster is `OK` or omitted.
+    `SKIPPED` means that bake could not check every node. If a check does not apply to a cluster, it is `OK` or omitted.
     """
 
     OK = "ok"
@@ -51,10 +51,10 @@ def combine(
     skipped_remedy: str | None = None,
     all_nodes: Iterable[str] = ("",),
 ) -> Check:
-    """Combine findings into a check with their worst result. `FAILED` is the worst result, then `SKIPPED`, `WARNING`.
+    """Combine findings into a check that has the worst result of the findings: `FAILED`, `SKIPPED`, `WARNING` or `OK`.
 
-    `ok_detail`: the detail of a check that is ok, instead of its findings. `skipped_remedy`: the remedy of a skipped
-    check, if `remedy` does not apply. `all_nodes`: see `group`.
+    `ok_detail`: the text for a check that is ok (default: the findings' texts). `skipped_remedy`: the remedy for a
+    check that is skipped (default: `remedy`). `all_nodes`: see `group`.
     """
     results = {finding.result for finding in findings}
     result = next((each for each in _PRECEDENCE if each in results), Result.OK)
@@ -71,7 +71,7 @@ def combine(
 
 
 def group(findings: Iterable[Finding], *, all_nodes: Iterable[str] = ("",)) -> str:
-    """Group findings by text, as in `etcd1, etcd2: text; etcd3: other text`. Omit the names of `all_nodes`."""
+    """Group findings by text, as in `etcd1, etcd2: text; etcd3: other text`. A text for all nodes has no names."""
     by_text: dict[str, list[str]] = {}
     for finding in dict.fromkeys(findings):
         by_text.setdefault(finding.text, []).append(finding.node)

@@ -1,7 +1,7 @@
-"""The controls of `bake audit`, in the order of its table.
+"""The controls of `bake audit`, in the order in which it prints them.
 
-The controls 1.1.x and 2.x are the controls for etcd in the CIS Kubernetes Benchmark 1.9 (sections 1.1 and 2). bake
-adds the controls TLS.x. A control passes only if all its checks pass on every node.
+The controls 1.1.x and 2.x are the controls for etcd in the CIS Kubernetes Benchmark 1.9 (sections 1.1 and 2). The
+controls TLS.x are not part of the benchmark. A control passes only if all its checks pass on every node.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ _KEYS = ("key-file", "peer-key-file")
 # etcd 3.6 and etcd 3.5 have different names for this option.
 _SKIPS_NAMES = ("peer-skip-client-san-verification", "experimental-peer-skip-client-san-verification")
 _CLIENT_PEM, _CLIENT_KEY = f"{PKI_DIR}/etcd-client.pem", f"{PKI_DIR}/etcd-client.key"
-_AGAIN = "the node's etcd.conf or unit was changed: bake again, and attach the node's new seed"
-_OWNER = "set pki.permissions to owner, bake again, and attach the nodes' new seeds"
+_AGAIN = "the node's etcd.conf or unit was changed: run bake again, and attach the node's new seed"
+_OWNER = "set pki.permissions to owner, run bake again, and attach the nodes' new seeds"
 
 CONTROLS = (
     Control(id="1.1.7", title="configuration files are 600 or stricter",
@@ -89,7 +89,7 @@ CONTROLS = (
             checks=[partial(mode_within, limit=0o700, options=["data-dir"])], remedy="chmod 700 the data folder"),
     Control(id="1.1.12", title="the data folder belongs to etcd",
             checks=[partial(owned_by, etcd=True, options=["data-dir"]), runs_unprivileged],
-            remedy="run etcd as its own user, and chown the data folder to that user"),
+            remedy="run etcd as a user without privileges, and chown the data folder to that user"),
     Control(id="1.1.19", title="certificates and keys belong to root or etcd",
             checks=[partial(owned_by, root=True, etcd=True, options=[*_CERTIFICATES, *_KEYS],
                             paths=[str(PKI_DIR), _CLIENT_PEM, _CLIENT_KEY])],
@@ -115,19 +115,19 @@ CONTROLS = (
             remedy=_AGAIN),
     Control(id="2.6", title="peer-auto-tls is off",
             checks=[partial(option_is_not_true, option="peer-auto-tls")], remedy=_AGAIN),
-    Control(id="2.7", title="only the cluster's own CA is trusted",
+    Control(id="2.7", title="etcd trusts only the cluster's CA",
             checks=[partial(trusts_only_own_ca, option="trusted-ca-file"),
                     partial(trusts_only_own_ca, option="peer-trusted-ca-file"),
                     partial(refuses, kind=ClientKind.FOREIGN_CA)],
             remedy=_AGAIN),
-    Control(id="TLS.1", title="every port requires TLS, no further ports, no pprof",
+    Control(id="TLS.1", title="every port requires TLS, and pprof is off",
             checks=[listens_with_tls, serves_no_profiles, partial(refuses, kind=ClientKind.NO_TLS)],
-            remedy="in etcd.options: metrics on loopback only, no enable-pprof, no log-level debug"),
-    Control(id="TLS.2", title="no TLS version below the planned minimum",
+            remedy="in etcd.options: use loopback addresses for metrics, and remove enable-pprof and log-level debug"),
+    Control(id="TLS.2", title="etcd refuses TLS versions below the cluster's minimum",
             checks=[version_limits, refuses_old_versions], remedy=_AGAIN),
     Control(id="TLS.3", title="TLS 1.3 is accepted",
             checks=[accepts_tls_1_3], remedy="remove tls-max-version from etcd.options"),
-    Control(id="TLS.4", title="the nodes present the planned certificates",
+    Control(id="TLS.4", title="the nodes present the certificates from their seeds",
             checks=[presents_planned, peer_file_is_planned],
             remedy="the node's certificates differ from those in its seed: attach its seed"),
     Control(id="TLS.5", title="the peer port accepts only peers",

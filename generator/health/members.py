@@ -1,4 +1,4 @@
-"""Checks of etcd's answers about members, health, keys, alarms, auth, writes and data."""
+"""Checks of `bake verify` that use etcd's answers: members, health, keys, alarms, auth, writes and data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def member_list(seen: Observation) -> Check:
     findings = [
         Finding(view.node.name, Result.FAILED, view.members.error or "")
         for view in seen.nodes
-        # A node that answers nothing fails in endpoint_health, not here.
+        # If a node does not answer at all, the check endpoint_health fails instead of this check.
         if not lists or (view.members.error is not None and view.status.value is not None)
     ]
     findings += [
@@ -38,7 +38,7 @@ def endpoint_health(seen: Observation) -> Check:
 
 
 def all_keys(seen: Observation) -> Check:
-    """Check that etcd lists its keys."""
+    """Check that a node answers a request for all keys."""
     keys, remedy = seen.keys.value, "the cluster needs a majority of its members"
     if keys is None:
         return combine("all keys", [Finding("", Result.FAILED, seen.keys.error or "")], remedy=remedy)
@@ -50,11 +50,11 @@ def all_keys(seen: Observation) -> Check:
 
 
 def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
-    """Check that all planned nodes are started voting members, and that no other member is in the cluster."""
+    """Check that each node of the plan is a voting member and has started, and that there are no other members."""
     members = next((view.members.value for view in seen.nodes if view.members.value is not None), None)
     if members is None:
         unknown = [Finding("", Result.SKIPPED, "no member list")]
-        return combine("planned members", unknown, remedy="see: member list")
+        return combine("planned members", unknown, remedy="see the check member list")
     planned = {node.peer_url for node in plan.nodes}
     findings = [Finding(node.name, Result.FAILED, text) for node in plan.nodes for text in _differences(node, members)]
     for member in members:
@@ -62,7 +62,7 @@ def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
             text = f"{member.name or 'a member'} ({member.id:x}, {', '.join(member.peer_urls)}) is not in the plan"
             findings.append(Finding("", Result.FAILED, text))
     ok_detail = f"{len(members)} of {len(plan.nodes)} voting"
-    remedy = "a learner is promoted when it has caught up; remove an unplanned member: etcdctl member remove ID"
+    remedy = "wait until a learner is promoted; remove a member that is not in the plan: etcdctl member remove ID"
     return combine("planned members", findings, ok_detail=ok_detail, remedy=remedy)
 
 
@@ -121,7 +121,7 @@ _DENIED = "permission denied"
 
 
 def auth_enforced(seen: Observation) -> Check:
-    """Check that auth is on and a certificate without a user reads nothing."""
+    """Check that auth is on, and that a client whose certificate belongs to no etcd user cannot read keys."""
     findings = []
     if seen.auth.error:
         findings.append(Finding("", Result.SKIPPED, seen.auth.error))
@@ -135,7 +135,7 @@ def auth_enforced(seen: Observation) -> Check:
     if not seen.without_user:
         findings.append(Finding("", Result.SKIPPED, "not tried, because no node answers"))
     ok_detail = f"auth is on; a certificate without a user reads nothing ({', '.join(seen.without_user)})"
-    remedy = "check etcd-promote.service: bake console NODE; if auth was disabled by hand: etcdctl auth enable"
+    remedy = "etcd-promote.service enables auth: bake console NODE; after etcdctl auth disable: etcdctl auth enable"
     return combine("auth", findings, ok_detail=ok_detail, remedy=remedy)
 
 
@@ -144,14 +144,14 @@ def write_and_read(seen: Observation) -> Check:
     errors = {view.node.name: seen.writes.get(view.node.name, view.health.error) for view in seen.nodes}
     findings = [Finding(name, Result.FAILED, error) for name, error in errors.items() if error]
     if seen.left_behind:
-        text = f"the keys of this check remain for {LEASE_SECONDS} s: {seen.left_behind}"
+        text = f"bake's test keys remain for {LEASE_SECONDS} s because their deletion failed: {seen.left_behind}"
         findings.append(Finding("", Result.WARNING, text))
     ok_detail = f"through {', '.join(errors)}"
-    return combine("write and read", findings, ok_detail=ok_detail, remedy="see: endpoint health, alarms")
+    return combine("write and read", findings, ok_detail=ok_detail, remedy="see the checks endpoint health and alarms")
 
 
 def equal_data(seen: Observation) -> Check:
-    """Check that all members have the same digest of their data."""
+    """Check that the digest of the data is the same on all members."""
     digests = {name: one.value for name, one in seen.hashes.items() if one.value}
     findings = [Finding(name, Result.FAILED, one.error) for name, one in seen.hashes.items() if one.error]
     findings += [

@@ -1,4 +1,4 @@
-"""Checks of one node's report and of the probes of the node's ports. `cis_controls` uses these checks."""
+"""The checks of `bake audit` for one node, from the node's audit report and from probes of its ports."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from generator.plan import NodePlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The planned certificates (SHA-256) and the lowest TLS version of a node, from the cluster's folder.
+    """The certificates (SHA-256) and the minimum TLS version that a node should have, from the cluster's folder.
 
-    `peer_check`: the name and value of the etcd option that identifies peers.
+    `peer_check`: the name and value of the etcd option by which etcd recognizes peer certificates.
     """
 
     server: str
@@ -27,12 +27,12 @@ class Planned:
 
 
 class NotReportedError(Exception):
-    """A node has no report, or the report does not show the options of etcd."""
+    """A node has no audit report, or the report does not show etcd's options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """The facts about a node. `no_report`: the reason why the node has no report."""
+    """The audit report and the probes of a node. `no_report`: the reason why the node has no report."""
 
     node: NodePlan
     planned: Planned
@@ -43,7 +43,7 @@ class NodeFacts:
     versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)
 
     def usable_report(self) -> NodeReport:
-        """Return the report. Raise NotReportedError if there is no report, or if etcd runs with --config-file.
+        """Return the node's report. Raise NotReportedError if there is none, or if etcd runs with --config-file.
 
         With --config-file, etcd ignores the flags and environment variables that the report lists.
         """
@@ -94,9 +94,10 @@ def options_are_set(facts: NodeFacts, options: Iterable[str]) -> Iterator[Findin
 def mode_within(
     facts: NodeFacts, limit: int, *, options: Iterable[str] = (), paths: Iterable[str] = ()
 ) -> Iterator[Finding]:
-    """Check that files have no permission bits outside `limit`. The mask of an ACL appears in the group's bits.
+    """Check that files have no permission bits outside `limit`.
 
-    The files are `paths` and the values of the etcd options `options`.
+    The files are `paths`, and the files that the etcd options in `options` name. ACLs need no separate check, because
+    the group bits of a file with an ACL are the ACL's mask.
     """
     yield _check_files(facts, options, paths, lambda file: f"{file.mode:03o}", lambda file: not file.mode & ~limit)
 
@@ -104,7 +105,7 @@ def mode_within(
 def owned_by(
     facts: NodeFacts, *, root: bool = False, etcd: bool = False, options: Iterable[str] = (), paths: Iterable[str] = ()
 ) -> Iterator[Finding]:
-    """Check that files belong to root, or to the user that runs etcd. `mode_within` explains `options` and `paths`."""
+    """Check that files belong to root or to the user that runs etcd. For `options` and `paths`, see `mode_within`."""
     users = {name for name, allowed in (("root", root), (facts.usable_report().user, etcd)) if allowed}
     yield _check_files(
         facts, options, paths, lambda file: f"{file.owner}:{file.group}", lambda file: {file.owner, file.group} <= users
@@ -115,7 +116,7 @@ def _check_files(
     facts: NodeFacts, options: Iterable[str], paths: Iterable[str],
     show: Callable[[FilePermissions], str], is_good: Callable[[FilePermissions], bool],
 ) -> Finding:  # fmt: skip
-    """Return one finding for all files. The finding's text has the paths of bad and missing files."""
+    """Return one finding for all files. It lists the paths of files that are missing or fail the check."""
     report = facts.usable_report()
     wanted = dict.fromkeys([*(report.options.get(option, "") for option in options), *paths])
     found = {path: report.files[path] for path in wanted if path in report.files}
@@ -131,15 +132,15 @@ def _check_files(
 
 
 def trusts_only_own_ca(facts: NodeFacts, option: str) -> Iterator[Finding]:
-    """Check that a trusted CA file has the cluster's CA and no other."""
+    """Check that a trusted CA file contains the cluster's CA and no other CA."""
     own = facts.planned.peer_authorities if option.startswith("peer-") else facts.planned.authorities
     trusted = set(facts.usable_report().certificates.get(option, ()))
-    if others := trusted - own:
-        yield facts.finding(Result.FAILED, f"{option} trusts {len(others)} other CA")
+    if trusted - own:
+        yield facts.finding(Result.FAILED, f"{option} has a certificate of another CA")
     elif trusted:
-        yield facts.finding(Result.OK, f"{option} is the cluster's own CA")
+        yield facts.finding(Result.OK, f"{option} has only the cluster's CA")
     else:
-        yield facts.finding(Result.FAILED, f"{option} has no CA of the cluster")
+        yield facts.finding(Result.FAILED, f"{option} does not have the cluster's CA")
 
 
 def runs_unprivileged(facts: NodeFacts) -> Iterator[Finding]:
@@ -149,7 +150,7 @@ def runs_unprivileged(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def listens_with_tls(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that all listen URLs use TLS. Metrics URLs must be on loopback because no firewall covers metrics ports."""
+    """Check that all listen URLs use TLS, and that metrics URLs are on loopback, because no firewall protects them."""
     report = facts.usable_report()
     urls = [url for name in ("listen-client-urls", "listen-peer-urls") for url in _urls(report, name)]
     plain = [url for url in urls if not url.startswith(("https://", "unixs://"))]
@@ -171,24 +172,24 @@ def serves_no_profiles(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def peer_file_is_planned(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that the first certificate in etcd's peer-cert-file is planned. etcd presents the first certificate."""
+    """Check that the first certificate in peer-cert-file, which etcd presents, is the one from the node's seed."""
     first = facts.usable_report().certificates.get("peer-cert-file", ("",))[:1]
     good = first == (facts.planned.peer,)
-    yield facts.ok_if(good, f"peer-cert-file has {'the planned' if good else 'another'} certificate")
+    yield facts.ok_if(good, f"peer-cert-file {'has' if good else 'does not have'} the certificate from the seed")
 
 
 def identifies_peers(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that etcd identifies peers by a CA that issues no client certificates, or by a name that no client has."""
+    """Check that etcd requires peer certificates to have the peers' name, or to be from a CA that is only for peers."""
     report, (option, name) = facts.usable_report(), facts.planned.peer_check
     clients, peers = (set(report.certificates.get(f"{kind}trusted-ca-file", ())) for kind in ("", "peer-"))
     by_ca, by_name = bool(peers) and not peers & clients, report.options.get(option) == name
     ways = ", ".join(text for is_there, text in ((by_ca, "a separate CA"), (by_name, option)) if is_there)
-    text = f"peers are identified by {ways}" if ways else "peers and clients have the same CA, no name"
+    text = f"peers are identified by {ways}" if ways else "peers and clients share a CA, and etcd requires no name"
     yield facts.ok_if(by_ca or by_name, text)
 
 
 def version_limits(facts: NodeFacts) -> Iterator[Finding]:
-    """Check etcd's limits for TLS versions, which apply to both ports. The default minimum in etcd is TLS 1.2."""
+    """Check etcd's minimum TLS version (default: 1.2) and its maximum TLS version, which apply to both ports."""
     report = facts.usable_report()
     least, most = (report.options.get(f"tls-{end}-version") for end in ("min", "max"))
     least_is_good = (least or "TLS1.2") >= f"TLS{facts.planned.tls_min_version}"
@@ -219,11 +220,11 @@ def refuses(facts: NodeFacts, kind: ClientKind, *, ports: Iterable[Port] = Port)
         elif served:
             yield facts.finding(Result.OK, f"the {port} refuses {_CLIENTS[kind]}")
         else:
-            yield facts.finding(Result.SKIPPED, f"the {port} refuses every client, even the operator")
+            yield facts.finding(Result.SKIPPED, f"the {port} refuses every client, even the operator's certificate")
 
 
 def _closed(facts: NodeFacts, port: Port) -> Finding:
-    """Return the finding for an unreachable port. A peer port is ok if the firewall closes it to this machine."""
+    """Return the finding for an unreachable port. A peer port is ok if a firewall closes it to this machine."""
     if port is Port.PEER and is_firewalled(facts.probes):
         return facts.finding(Result.OK, f"the {port} is closed to this machine")
     return facts.finding(Result.SKIPPED, f"no answer at the {port}")
@@ -236,18 +237,18 @@ def presents_planned(facts: NodeFacts) -> Iterator[Finding]:
         if answer and answer.distrusted:
             yield facts.finding(Result.FAILED, f"the {port}: {answer.distrusted}")
         elif port is Port.PEER and answer and answer.reply is Reply.REFUSED and answer.certificate is None:
-            continue  # TLS 1.2 refuses before Python reads the certificate; peer_file_is_planned checks the report
+            continue  # a failed TLS 1.2 handshake hides the certificate; peer_file_is_planned checks the file
         elif answer is None or answer.certificate is None:
             yield _closed(facts, port)
         elif answer.certificate.sha256 != wanted:
             text = f"the {port} presents a certificate of the cluster's CA, but not the one in the seed"
             yield facts.finding(Result.FAILED, text)
         else:
-            yield facts.finding(Result.OK, f"the {port} presents the planned certificate")
+            yield facts.finding(Result.OK, f"the {port} presents the certificate from the seed")
 
 
 def refuses_old_versions(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that the ports refuse TLS versions below the planned minimum."""
+    """Check that the ports refuse TLS versions below the cluster's minimum."""
     old = [version for version in ("1.0", "1.1", "1.2") if version < facts.planned.tls_min_version]
     for port in Port:
         spoken = facts.versions.get(port, {})

@@ -1,4 +1,4 @@
-"""Checks of the probes of ports, for refused clients, the peer firewall and server certificates."""
+"""Checks of `bake verify` that use port probes: refused clients, the peer firewall and server certificates."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from generator.health.check import Check, Finding, Result, combine
 from generator.plan import ClusterPlan, NodePlan
 
 WARN_DAYS = 30
-_SKIPPED_REMEDY = "run bake verify on a machine that reaches both ports of every node, while all nodes are up"
+_SKIPPED_REMEDY = "run bake verify while all nodes are up, on a machine that can reach both ports of every node"
 
 _REFUSALS = {
     ClientKind.NO_CERTIFICATE: ("no certificate", "set client-cert-auth and peer-client-cert-auth"),
     ClientKind.FOREIGN_CA: (
         "foreign certificate",
-        "trusted-ca-file and peer-trusted-ca-file must be the cluster's CA alone",
+        "trusted-ca-file and peer-trusted-ca-file must contain only the cluster's CA",
     ),
     ClientKind.NO_TLS: ("no TLS", "every listen URL must be https"),
 }
 
 
 def refused(plan: ClusterPlan, seen: Observation, kind: ClientKind) -> Check:
-    """Check that nodes refuse unauthorized clients. A refusal counts only if the same node accepts the operator."""
+    """Check that nodes refuse unauthorized clients. A refusal counts only if the node accepts the operator."""
     findings, refusing = [], 0
     for view in seen.nodes:
         node = view.node.name
         for port, answer in _answers_to(view, kind):
             if answer.reply is Reply.SERVED:
-                findings.append(Finding(node, Result.FAILED, f"the {port} accepts it ({answer.detail})"))
+                findings.append(Finding(node, Result.FAILED, f"the {port} accepts this client ({answer.detail})"))
             elif port is Port.PEER and _is_firewalled(plan, view):
                 continue
             elif answer.reply is Reply.UNREACHABLE:
@@ -40,7 +40,7 @@ def refused(plan: ClusterPlan, seen: Observation, kind: ClientKind) -> Check:
             elif _serves_operator(view):
                 refusing += 1
             else:
-                findings.append(Finding(node, Result.SKIPPED, f"the {port} refuses it, but also the operator"))
+                findings.append(Finding(node, Result.SKIPPED, f"the {port} refuses this client and the operator"))
     name, remedy = _REFUSALS[kind]
     ok_detail = f"refused on {refusing} ports"
     return combine(name, findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)
@@ -49,8 +49,8 @@ def refused(plan: ClusterPlan, seen: Observation, kind: ClientKind) -> Check:
 def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     """Check that peer ports refuse client certificates. The probes present the operator's client certificate.
 
-    If the firewall closes a peer port to this machine, the check uses the plan and the etcd options in the node's
-    report.
+    If a firewall closes the peer port to this machine, the check cannot probe the port. Instead, it uses the plan and
+    the etcd options in the node's report.
     """
     findings, refusing, closed = [], 0, 0
     for view in seen.nodes:
@@ -59,10 +59,10 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
             text = f"the peer port serves the operator's client certificate ({answer.detail})"
             findings.append(Finding(name, Result.FAILED, text))
         elif not _has_peer_check(plan):
-            text = "the peer port accepts client certificates; only a firewall can refuse clients"
+            text = "etcd accepts client certificates at the peer port, so only a firewall can refuse clients"
             findings.append(Finding(name, Result.FAILED, text))
         elif _is_firewalled(plan, view) and not seen.requires_name.get(name, True):
-            text = "etcd does not check the peers' name yet, unlike its new seed"
+            text = "etcd does not check the peers' name yet, but the node's new seed requires it"
             findings.append(Finding(name, Result.FAILED, text))
         elif _is_firewalled(plan, view):
             closed += 1
@@ -78,11 +78,11 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     return combine("client certificate", findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)
 
 
-# peerName changes in two steps because a node that requires the peers' name refuses certificates without that name.
+# pki.peerName changes in two steps, because a node that requires the name refuses peers that do not have it yet.
 _NEXT_STEPS = {
     PeerName.NONE: "set pki.peerName to stated, then: bake certs rotate",
-    PeerName.STATED: "when every node serves its certificate of `bake certs rotate`, set pki.peerName to required",
-    PeerName.REQUIRED: "attach the new seeds of these nodes and restart them, one at a time",
+    PeerName.STATED: "when every node uses its new certificate from `bake certs rotate`, set pki.peerName to required",
+    PeerName.REQUIRED: "attach the new seeds of these nodes and restart the nodes, one at a time",
 }
 
 
@@ -91,21 +91,21 @@ def _serves_operator(view: NodeView) -> bool:
 
 
 def _has_peer_check(plan: ClusterPlan) -> bool:
-    """Return whether etcd distinguishes peer certificates from client certificates."""
+    """Return whether the plan lets etcd distinguish peer certificates from client certificates."""
     pki = plan.spec.pki
     return bool(pki.peer_ca.separate) or pki.peer_name is PeerName.REQUIRED or sets_peer_check(plan.spec)
 
 
 def _is_firewalled(plan: ClusterPlan, view: NodeView) -> bool:
-    """Return whether a planned firewall closes the node's peer port to this machine."""
+    """Return whether the plan has a firewall and it closes the node's peer port to this machine."""
     return plan.spec.firewall.kind is not FirewallKind.NONE and is_firewalled(view.probes)
 
 
 def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
-    """Check that the firewalls close the peer ports to the operator's machine, because that machine is not a node."""
+    """Check that the nodes' firewalls close the peer ports to this machine, because it is not a node."""
     name, remedy = "peer firewall", "on the node: systemctl status etcd-firewall"
     if plan.spec.firewall.kind is FirewallKind.NONE:
-        return combine(name, [], ok_detail="none is planned", remedy=remedy)
+        return combine(name, [], ok_detail="the plan has no firewall", remedy=remedy)
     findings = []
     for view in seen.nodes:
         if (Port.PEER, ClientKind.OPERATOR) not in view.probes:
@@ -118,7 +118,7 @@ def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
 
 
 def _answers_to(view: NodeView, kind: ClientKind) -> list[tuple[Port, Probe]]:
-    """Return each port's probe with a client kind. bake does not probe the peer port of an unreachable node."""
+    """Return the probes of a node with one kind of client. An unreachable node has no probe of its peer port."""
     return [(port, view.probes[port, kind]) for port in Port if (port, kind) in view.probes]
 
 
@@ -133,7 +133,7 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
             if answer.distrusted:
                 findings.append(Finding(name, Result.FAILED, f"{port}: {answer.distrusted}"))
             elif answer.certificate is None:
-                # With TLS 1.2, the peer port refuses the client before Python returns the server's certificate.
+                # With TLS 1.2, ssl returns no certificate of a peer port that refuses the client.
                 if port is Port.CLIENT or answer.reply is not Reply.REFUSED:
                     findings.append(Finding(name, Result.SKIPPED, f"{port}: {answer.detail}"))
             else:
@@ -144,12 +144,12 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
                 if _lacks_name(plan, view.node, answer.certificate.names):
                     findings.append(Finding(name, Result.FAILED, f"{port}: does not name {view.node.fqdn}"))
     ok_detail = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
-    remedy = "bake certs rotate; if the CA expires then as well: bake certs rotate --ca"
+    remedy = "bake certs rotate; if the CA also expires within that time: bake certs rotate --ca"
     if any(finding.result is Result.FAILED for finding in findings):
         remedy = "the node's certificates differ from those in its seed: see /etc/etcd/pki on the node"
     return combine("server certificates", findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)
 
 
 def _lacks_name(plan: ClusterPlan, node: NodePlan, names: Iterable[str]) -> bool:
-    """Return whether a certificate lacks its node's name. Certificates that all nodes share have no node names."""
+    """Return whether a node's certificate lacks the node's name. Shared certificates have no node names."""
     return plan.spec.pki.certificates is Certificates.PER_NODE and node.fqdn not in set(names)

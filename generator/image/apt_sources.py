@@ -1,4 +1,4 @@
-"""Read this machine's apt sources and convert them to mmdebstrap mirrors of another suite."""
+"""Read this machine's apt sources and convert them to mmdebstrap's mirror lines for another Debian release."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Suffixes of the suites that make up a release. Backports and other suites are not used.
+# Suffixes of the suites that bake uses: the release, its updates and its security updates.
 _PARTS = ("", "-updates", "-security")
 
 
@@ -55,7 +55,7 @@ def load_sources(etc_apt: Path) -> list[AptSource]:
 def mirrors(sources: list[AptSource], own_release: str, release: str) -> list[str]:
     """Return mmdebstrap's mirror lines for `release`, made from this machine's sources.
 
-    With an empty list, mmdebstrap uses its default mirror.
+    If the list is empty, mmdebstrap uses its default mirror.
     """
     wanted = {own_release + part: release + part for part in _PARTS}
     lines = [
@@ -63,7 +63,7 @@ def mirrors(sources: list[AptSource], own_release: str, release: str) -> list[st
         for source in sources
         if source.suite in wanted and source.uri.startswith(("http://", "https://"))
     ]
-    # The updates and security suites are useless without the release itself.
+    # mmdebstrap cannot use the updates and security suites without the suite of the release.
     return list(dict.fromkeys(lines)) if any(f" {release} main" in line for line in lines) else []
 
 

@@ -1,4 +1,4 @@
-"""Find the nodes' base image in the cache, or build it. Each version of the recipe has a separate image."""
+"""Find the nodes' base image in the cache, or build it. The cache has one image for each version of the recipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from generator.progress import Report
 
 @dataclass(frozen=True, kw_only=True)
 class BootImage:
-    """A disk image with its kernel and initrd. If `kernel` is None, the disk has a boot loader."""
+    """A disk image with its kernel and initrd. If `kernel` is None, the disk boots with its own boot loader."""
 
     disk: Path
     format: str
@@ -30,14 +30,14 @@ class BootImage:
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of the images: `BAKE_CACHE`, else `bake` in the user's cache folder (XDG Base Directory)."""
+    """Return bake's cache folder: `BAKE_CACHE`, else `bake` in the user's cache folder (XDG Base Directory)."""
     if own := environment.get("BAKE_CACHE"):
         return Path(own)
     return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bake"
 
 
 def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootImage:
-    """Return the base image. Build it if it is not in the cache. `plain`: the same packages without the tuning."""
+    """Return the base image. Build the image if the cache does not have it. `plain`: do not tune it."""
     digest = recipe_digest(build.RECIPE, plain=plain)
     folder = cache.absolute() / "images" / digest
     image = load_image(folder)
@@ -63,7 +63,7 @@ def recipe_digest(recipe: Path, *, plain: bool) -> str:
 
 
 def load_image(folder: Path) -> BootImage | None:
-    """Return the image in a folder, or None if the folder has no image. A folder gets its name when it is complete."""
+    """Return the image in a folder, or None if the folder does not exist or has no image."""
     try:
         facts = json.loads((folder / "image.json").read_text())
     except FileNotFoundError:

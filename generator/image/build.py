@@ -1,4 +1,4 @@
-"""Build the base image: mmdebstrap creates the root folder, and the recipe's scripts create a disk from it."""
+"""Build the base image: mmdebstrap creates the root file system, and the recipe's scripts create a disk from it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ RELEASE = "trixie"
 DISK_SIZE = "4G"
 FORMAT_VERSION = 1
 MACHINE, _DEBIAN_MACHINE = "x86_64", "amd64"  # the VMs' architecture: the kernel's name and Debian's name
-# Values that change the image besides the recipe's files.
+# These values affect the image and are part of its digest, like the recipe's files.
 PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE, _DEBIAN_MACHINE)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_EXCLUDED = ("doc", "man", "locale", "info", "lintian")  # folders in /usr/share
+_EXCLUDED = ("doc", "man", "locale", "info", "lintian")  # folders in /usr/share that the image omits
 _QCOW2 = ("-c", "-o", "compression_type=zstd")
 # Each program of the build runs in new mount and PID namespaces, so its mounts and processes end when bake ends, even
 # if bake is killed. The processes inherit the lock, so the next build waits until all of them have ended.
@@ -65,7 +65,7 @@ def exclusive(folder: Path, report: Report) -> Iterator[IO[str]]:
 
 
 def build(folder: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
-    """Build the image in a temporary folder, then rename the folder. So a folder with the final name is complete."""
+    """Build the image in a temporary folder, then rename the folder, so that an image in the cache is complete."""
     scratch = folder.parent / f".{folder.name}.building"
     _remove_stale(folder.parent, scratch)
     scratch.mkdir()
@@ -80,7 +80,7 @@ def build(folder: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
 
 
 def mmdebstrap_command(tarball: Path, mirrors: list[str], apt: list[str], *, plain: bool) -> list[str]:
-    """Return the mmdebstrap command that creates the root folder as a tarball."""
+    """Return the mmdebstrap command that creates the root file system as a tarball."""
     hooks = ["customize.sh"] if plain else ["customize.sh", "tune.sh"]
     return [
         *["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--architectures={_DEBIAN_MACHINE}"],
@@ -113,7 +113,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _remove_stale(images: Path, own: Path) -> None:
-    """Remove the folders of interrupted builds. A folder is in use if another process holds the folder's lock."""
+    """Remove the folders of interrupted builds, but not of a running build, which holds the lock of its folder."""
     for stale in images.glob(".*.building"):
         with _lock_of(images, stale.name.split(".")[1]).open("w") as lock:
             if stale == own or _try_lock(lock):
@@ -132,7 +132,7 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
     report(f"building the base image (Debian {RELEASE}), about a minute")
     own_release = apt_sources.own_release(Path("/etc/os-release").read_text())
     mirrors = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), own_release, RELEASE)
-    # assemble.sh packs the initrd of the tuned variant. INITRD=No saves the seconds for building Debian's initrd.
+    # assemble.sh packs the initrd of the tuned variant, so INITRD=No skips the build of Debian's initrd to save time.
     settings = {"TMPDIR": str(scratch), **({} if plain else {"INITRD": "No"})}
     run = partial(_run, settings=settings, lock=lock, report=report)
     run(mmdebstrap_command(scratch / "root.tar", mirrors, apt_access(), plain=plain))
@@ -168,7 +168,7 @@ def _run(command: list[str], *, settings: Mapping[str, str], lock: IO[str], repo
 
 
 def _follow(process: subprocess.Popen[str], report: Report) -> list[str]:
-    """Return the lines of a program's output. Report mmdebstrap's progress."""
+    """Report mmdebstrap's progress lines, and return all lines of the program's output."""
     lines: list[str] = []
     for line in process.stdout or ():
         lines.append(line.rstrip())
@@ -178,7 +178,7 @@ def _follow(process: subprocess.Popen[str], report: Report) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the build's programs, without settings of this session that could change the image."""
+    """Return the environment of the build's programs, without variables that could change the image."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT_KEPT if name in os.environ}
     return {**kept, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
 

@@ -17,12 +17,12 @@ from generator.image.base import BootImage
 from generator.progress import Report
 
 _CHUNK = 1 << 20
-_ALONE = "make an image without other files: qemu-img convert -O qcow2"
+_ALONE = "convert it to an image in one file: qemu-img convert -O qcow2"
 _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 def custom_image(source: str, sha256: str | None, cache: Path, *, report: Report) -> BootImage:
-    """Return the image at a path or URL. Its boot loader starts it, so the result has no kernel and no initrd.
+    """Return the image at a path or URL. The image has its own boot loader, so `kernel` and `initrd` are None.
 
     `sha256`: the expected digest. The cluster's configuration requires a digest for every URL.
     """
@@ -45,7 +45,7 @@ def _existing_file(source: str) -> Path:
         raise _refuse(source, "does not exist; it must be a file or an http(s) URL", "check the path")
     if not path.is_file():
         kind = "a directory" if path.is_dir() else "not a regular file"
-        raise _refuse(source, f"is {kind}; an image must be a regular file", "give the disk image itself")
+        raise _refuse(source, f"is {kind}; an image must be a regular file", "give the path of the disk image")
     try:
         with path.open("rb"):
             return path.resolve()
@@ -80,14 +80,14 @@ def _inspect(path: Path, source: str) -> dict[str, Any]:
             source, f"has format {kind}, but only qcow2 and raw are supported", "convert it: qemu-img convert -O qcow2"
         )
     details = info.get("format-specific", {}).get("data", {})
-    # A backing file or an external data file is another file of this machine, which the VM could then read.
+    # A VM could read any file of this machine that its image names as a backing file or an external data file.
     if "backing-filename" in info:
         raise _refuse(source, "has a backing file, which is not allowed", _ALONE)
     if "data-file" in details:
         raise _refuse(source, "has an external data file, which is not allowed", _ALONE)
     if info.get("encrypted") or details.get("corrupt"):
         state = "encrypted" if info.get("encrypted") else "marked as corrupt"
-        raise _refuse(source, f"is {state}, so a node cannot boot from it", "give another image")
+        raise _refuse(source, f"is {state}, so a node cannot boot from it", "use another image")
     return info
 
 
@@ -104,7 +104,7 @@ def _qemu_img_info(path: Path, source: str) -> dict[str, Any]:
 
 
 def _has_partition_table(path: Path) -> bool:
-    """Return whether the disk has a partition table.
+    """Return whether the disk has a partition table (MBR or GPT).
 
     The signature of an MBR is at byte 510. The signature of a GPT is at the start of sector 1, which is at byte 512 or
     4096.
@@ -121,7 +121,7 @@ def _download(url: str, expected: str | None, cache: Path, report: Report) -> tu
     scheme = url.split(":", 1)[0].lower()
     if scheme not in ("http", "https"):
         problem = f"has the scheme {scheme}, but only http and https are supported"
-        raise _refuse(url, problem, "download the image and give the file")
+        raise _refuse(url, problem, "download the image, and give the path of the file")
     folder = cache.absolute() / "downloads"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.img"
@@ -131,7 +131,7 @@ def _download(url: str, expected: str | None, cache: Path, report: Report) -> tu
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".download-") as partial:
         _fetch(url, partial, report)
         digest = _verified(Path(partial.name), url, expected)
-        # Only a complete and verified file gets its final name. The end of this block removes the temporary name.
+        # Only a complete and verified file gets its final name. `tempfile` then removes the temporary name.
         target.unlink(missing_ok=True)
         target.hardlink_to(partial.name)
     return target, digest
@@ -157,7 +157,7 @@ def _fetch(url: str, file: IO[bytes], report: Report) -> None:
 
 
 def _copy(chunks: Iterable[bytes], file: IO[bytes], total: int, progress: Report) -> int:
-    """Write the chunks to the file. Report progress at each tenth of a known size, else every 64 MiB."""
+    """Write the chunks to the file. Report progress ten times, or every 64 MiB if the size is unknown."""
     size, step = 0, max(total // 10, 1) if total else 64 * _CHUNK
     for chunk in chunks:
         if size // step != (size + len(chunk)) // step:

@@ -1,4 +1,4 @@
-"""Manage a cluster's VMs, seed drives and serial consoles under libvirt. Call `connect` first."""
+"""Manage a cluster's VMs, seed drives and serial consoles under libvirt. Call `connect` before any other function."""
 
 from generator.vm.boot import boot
 from generator.vm.connection import connect

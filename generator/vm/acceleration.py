@@ -1,8 +1,8 @@
 """Choose KVM if KVM works, else emulation.
 
 The existence of `/dev/kvm` does not prove that KVM works. Under some nested hypervisors, KVM creates VMs and libvirt
-lists KVM, but a guest crashes at its first privileged instruction. So bake checks the CPU's flags, and watches new VMs
-for their first seconds.
+lists KVM, but a guest crashes at its first privileged instruction. So bake also checks the CPU's flags, and checks that
+new VMs do not stop within a few seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WATCH_SECONDS = 5.0
 
 
 def choose_accel(connection: Connection, wish: str, report: Report, cpuinfo: Path = _CPUINFO) -> Accel:
-    """Return the acceleration for `--accel` (auto, kvm or tcg) on this libvirt. Raise BakeError for kvm without KVM."""
+    """Return the acceleration for `--accel` (auto, kvm or tcg). Raise BakeError for kvm if KVM does not work."""
     if wish == "tcg":
         return Accel.TCG
     reason = _why_no_kvm(connection, cpuinfo)
@@ -48,7 +48,7 @@ def _why_no_kvm(connection: Connection, cpuinfo: Path) -> str | None:
 
 
 def is_kvm_error(error: Any, cluster: str) -> bool:
-    """Return whether a VM's start failed because of KVM. Ignore the cluster's name, which the paths contain."""
+    """Return whether a VM's start failed because of KVM. The cluster's name in the message may contain `kvm`, too."""
     return "kvm" in message_of(error).replace(cluster, "").lower()
 
 

@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A node's VM with the values of its definition."""
+    """A node's VM, and the values from which bake built its definition."""
 
     node: NodePlan
     domain: Domain
@@ -119,7 +119,7 @@ def _define_all(
     machines = []
     for node in nodes:
         domain, owner = existing.get(node.name, (None, None))
-        # A VM that fell back to emulation stays emulated.
+        # If KVM failed for this VM before, the VM is already emulated and stays emulated.
         accel = _accel_of(domain) if domain is not None and keep_kind else kind
         if domain is not None and storage_pool.find_volume(job.pool, disk_volume(node.name)) is None:
             job.report(f"{node.name}: the disk is missing; creating a new disk and inserting the seed again")
@@ -155,7 +155,7 @@ class _Definer:
     image: BootImage
     accel: Accel
     seed: Path | bytes
-    settled: bool = False  # the node has applied this seed, and the VM's drive is empty
+    settled: bool = False  # whether the node has applied this seed and the VM's drive is empty
 
     @property
     def seed_digest(self) -> str:
@@ -194,7 +194,7 @@ class _Definer:
             return self.job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
     def create(self) -> Machine:
-        """Create the volumes, then define the VM. So the volumes in a definition are always complete."""
+        """Create the volumes, then define the VM, so that all volumes in a definition are complete."""
         base = self.job.pool.storageVolLookupByName(_image_volume("base", self.image))
         storage_pool.put(self.job.pool, self.seed_volume, self.seed)
         size = self.job.plan.spec.vm.disk << 30
@@ -230,7 +230,7 @@ def console_volume(node: str) -> str:
 
 
 def renamed_console_volume(node: str) -> str:
-    """Return the name of the volume to which virtlogd renames a log that is too large."""
+    """Return the name that virtlogd gives to the volume of a console log that is too large."""
     return f"{console_volume(node)}.0"
 
 
@@ -238,7 +238,7 @@ def renamed_console_volume(node: str) -> str:
 
 
 def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
-    """Start every stopped VM, and return the started VMs. With `auto`, emulate a VM that KVM cannot start or run."""
+    """Start every stopped VM, and return the started VMs. With `--accel auto`, emulate a VM that fails under KVM."""
     started = [machine for machine in machines if _start(job, machine, wish)]
     watched = [machine for machine in started if _accel_of(machine.domain) is Accel.KVM and wish == "auto"]
     crashed = find_crashed(machine.domain for machine in watched)
@@ -249,13 +249,13 @@ def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
 
 
 def _start(job: Job, machine: Machine, wish: str) -> bool:
-    """Start a VM if it is stopped. Return whether the VM was stopped. If KVM is broken, QEMU may abort here."""
+    """Start a VM if it is stopped. Return whether the VM was stopped. If KVM does not work, QEMU may abort."""
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
         domain.resume()
     if domain.isActive():
         return False
-    # If libvirt uses virtlogd, virtlogd removes the renamed log as well.
+    # Remove the previous run's renamed log. virtlogd also does this, but libvirt may run without virtlogd.
     storage_pool.remove(job.pool, renamed_console_volume(machine.node.name))
     with asking(f"start the VM {domain.name()}", hint="see the VM's log in /var/log/libvirt/qemu on that machine"):
         try:

@@ -1,4 +1,4 @@
-"""Connect to libvirt and explain libvirt's errors. Other modules import `libvirt` from this module."""
+"""Connect to libvirt and explain libvirt's errors. `libvirt` is None if its Python module is missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from generator.errors import BakeError
 
 try:
     import libvirt
-except ImportError:  # bake makes ISOs without libvirt; `connect` reports the packages to install
+except ImportError:  # making ISOs does not need libvirt; `connect` reports the packages to install
     libvirt = None
 
 __all__ = [
@@ -35,16 +35,16 @@ Pool = Any
 Volume = Any
 
 _INSTALL = (
-    "scripts/setup vm, or: apt-get install libvirt-dev gcc pkg-config python3-dev && pip install '.[vm]' "
+    "run scripts/setup vm, or: apt-get install libvirt-dev gcc pkg-config python3-dev && pip install '.[vm]' "
     "in the source folder"
 )
 
 _URI = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
-_opened: list[str] = []  # URIs of all connections for error messages, because libvirt's errors do not contain the URI
+_opened: list[str] = []  # URIs of all connections, for error messages: libvirt's errors do not contain the URI
 
 
 def connect(uri: str | None = None) -> Connection:
-    """Open `uri`, or libvirt's default (LIBVIRT_DEFAULT_URI, libvirt.conf, qemu:///system). Raise BakeError."""
+    """Connect to `uri`, or to libvirt's default URI (LIBVIRT_DEFAULT_URI, libvirt.conf, qemu:///system)."""
     if libvirt is None:
         raise BakeError("the Python module libvirt is not installed", hint=_INSTALL)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)  # without a handler, libvirt prints to stderr
@@ -62,13 +62,13 @@ def connect(uri: str | None = None) -> Connection:
 
 
 def is_local(connection: Connection) -> bool:
-    """Return whether the VMs run on this machine. If so, this machine's /proc and routes apply to them."""
+    """Return whether the VMs run on this machine. Only in this case can bake read the host's /proc and routes."""
     return not urlsplit(connection.getURI()).netloc
 
 
 def _explain(target: str, error: Any) -> BakeError:
     text = message_of(error)
-    # For an unknown driver, libvirt tries to connect to a daemon, so libvirt's message would be about a socket.
+    # For an unknown driver, libvirt tries to connect to a daemon, and its message is only about a missing socket.
     if "://" in target and urlsplit(target).scheme.partition("+")[0] not in ("qemu", "test"):
         return BakeError(f"cannot connect to {target}: bake does not support this driver", hint=_URI)
     hints = (
@@ -100,7 +100,7 @@ def message_of(error: Any) -> str:
 
 @contextmanager
 def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
-    """Turn a libvirt error during the operation `what` into a BakeError. Also usable as a decorator."""
+    """Turn a libvirt error during the operation `what` into a BakeError. `@asking()` also works as a decorator."""
     try:
         yield
     except Exception as error:
@@ -111,7 +111,7 @@ def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def tolerating(*codes: str) -> Iterator[None]:
-    """Ignore libvirt errors with these codes (`VIR_ERR_…`), which report an acceptable state."""
+    """Ignore libvirt errors with these codes (`VIR_ERR_…`)."""
     try:
         yield
     except libvirt.libvirtError as error:

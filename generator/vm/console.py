@@ -23,9 +23,9 @@ _POLL_SECONDS = 0.25
 
 
 class ConsoleLog:
-    """Reads the console log of a VM's current run in several steps. libvirt empties the log when the VM starts.
+    """Reads a VM's console log while the VM writes it. libvirt empties the log when the VM starts.
 
-    libvirt renames a log that is too large to `….log.0`, and starts a new log.
+    If the log becomes too large, libvirt renames the log to `….log.0` and starts a new log.
     """
 
     def __init__(self, pool: Pool, node: str) -> None:
@@ -35,7 +35,7 @@ class ConsoleLog:
         self._is_begun = False
 
     def read(self) -> bytes:
-        """Return the new part of the log; empty if there is no log. The first call returns the whole log."""
+        """Return the part of the log that was written after the last call. The first call returns the whole log."""
         data = b""
         with tolerating("VIR_ERR_NO_STORAGE_VOL"):
             volume = self._find()
@@ -54,7 +54,7 @@ class ConsoleLog:
         return self.pool.storageVolLookupByName(name)
 
     def _read_renamed(self) -> bytes:
-        """Return the rest of the renamed log. After a start of the VM, there is no renamed log."""
+        """Return the unread part of the renamed log, or empty bytes if libvirt has not renamed a log."""
         self.pool.refresh()
         volume = find_volume(self.pool, renamed_console_volume(self.node))
         return b"" if volume is None else self._read_from(volume, volume.info()[1])
@@ -112,7 +112,7 @@ def attach_console(
 ) -> None:
     """Connect a terminal to a node's console until the user types Ctrl-] or the VM stops.
 
-    This opens a new connection, because libvirt's event loop must be registered before the connection is opened.
+    This function opens a new connection, because libvirt's event loop must be registered before a connection opens.
     Without the event loop, libvirt does not deliver the console's output.
     """
     if libvirt is not None:
@@ -120,7 +120,7 @@ def attach_console(
     connection = connect(uri)
     domain = _running(connection, plan, node, cluster_id)
     _write_all(screen, console_logs(connection, plan, cluster_id=cluster_id)[node].read()[-_SCROLLBACK:])
-    with asking(f"open the console of {node}", hint="check whether another program has it open"), _raw(keyboard):
+    with asking(f"open the console of {node}", hint="check whether another program uses this console"), _raw(keyboard):
         _Bridge(connection, domain, keyboard, screen).run()
 
 
@@ -128,7 +128,7 @@ def attach_console(
 def _raw(keyboard: int) -> Iterator[None]:
     """Put the terminal into raw mode, in which every key goes to the guest, including Ctrl-C."""
     before = termios.tcgetattr(keyboard)
-    tty.setraw(keyboard, termios.TCSANOW)  # by default, setraw discards keys that were typed before (as virsh does)
+    tty.setraw(keyboard, termios.TCSANOW)  # setraw's default, TCSAFLUSH, would discard keys that are already typed
     try:
         yield
     finally:

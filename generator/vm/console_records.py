@@ -1,4 +1,4 @@
-"""Parse the progress records on the nodes' serial consoles, and save the whole consoles for troubleshooting."""
+"""Parse the nodes' progress records from their serial consoles, and save the consoles' output for troubleshooting."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _RECORD = re.compile(
 _FATAL = re.compile(
     r"(Kernel panic - not syncing: .*|You are in emergency mode.*|No bootable option or device was found.*)"
 )
-# ECMA-48 control sequences and other escapes, because systemd prints coloured lines.
+# Escape sequences (ECMA-48), which systemd prints for coloured lines.
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/]*[0-~])")
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
-_QUIET_SECONDS = 30.0  # an emulated guest needs less time from its kernel's start to its first record
+_QUIET_SECONDS = 30.0  # even a slow emulated guest writes its first record sooner after its kernel starts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A node reached a phase. `detail` is text for the user. `seed` is the instance-id of the node's applied seed."""
+    """A node reached a phase. `detail`: text for the user. `seed`: instance-id of the seed that the node applied."""
 
     node: str
     phase: str
@@ -40,7 +40,7 @@ class Event:
 
 
 def parse_line(line: str, node: str) -> list[Event]:
-    """Return the records in one console line. The kernel's or systemd's output may surround or cut a record.
+    """Return the records in one console line. Output of the kernel or systemd may be before, after or in a record.
 
     Ignore records with another node's name.
     """
@@ -62,7 +62,7 @@ def parse_line(line: str, node: str) -> list[Event]:
 
 @dataclass
 class LineReader:
-    """Splits a console's bytes into lines. A line may arrive in several pieces."""
+    """Splits a console's output into lines and returns their events. A line may arrive in several pieces."""
 
     node: str
     _rest: bytes = field(default=b"", repr=False)
@@ -74,7 +74,7 @@ class LineReader:
 
 
 class Source(Protocol):
-    """A source of a console's bytes (`vm.ConsoleLog`)."""
+    """Returns a node's new console output. `vm.ConsoleLog` is a source."""
 
     def read(self) -> bytes: ...
 
@@ -100,7 +100,7 @@ class Journal:
         _append(self.folder / "events.ndjson", json.dumps(record).encode() + b"\n")
 
     def tail(self, node: str, lines: int = 15) -> list[str]:
-        """Return the last lines of a console, without escape sequences and empty lines."""
+        """Return the last lines of a node's console, without escape sequences and empty lines."""
         try:
             raw = (self.folder / node / "console.log").read_bytes()[-65536:]
         except FileNotFoundError:
@@ -128,13 +128,13 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     poll: float = 0.25,
 ) -> Iterator[Event]:
-    """Yield every node's events until the caller stops. Raise WaitTimeoutError after `timeout` seconds.
+    """Yield every node's events while the caller iterates. Raise WaitTimeoutError after `timeout` seconds.
 
-    A node's last record before this call is the node's state; earlier records are ignored. If the last record is a
-    failure, the node may be booting again, so the failure becomes an event after 30 seconds without a newer record.
-    `health` returns the nodes with a stopped VM and the reason; each of these nodes gets one event `failed`.
-    `ask` is called with the nodes that have no record after 30 seconds, because the log of a VM that libvirt restored
-    from a saved state is empty.
+    For each node, the first event is the last record that its console already has. If this record is a failure, the
+    node may be booting again, so the failure is yielded only after 30 seconds without a newer record.
+    `health` returns the nodes whose VM has stopped, with the reason. Each of these nodes gets one event `failed`.
+    `ask` returns events of nodes without a record after 30 seconds. Such a node may have started normally: if libvirt
+    restored its VM from a saved state, the console log is empty.
     """
     readers = {node: LineReader(node) for node in sources}
     states = [event for node in sources for event in _read_node(sources[node], readers[node], journal)[-1:]]

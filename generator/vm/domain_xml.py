@@ -34,13 +34,13 @@ class Accel(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """The tag of a cluster's libvirt objects. `cluster_id` distinguishes clusters with the same name."""
+    """The tag that bake writes into libvirt objects. `cluster_id` distinguishes clusters with the same name."""
 
     cluster: str
     cluster_id: str
     version: str
     node: str = ""
-    image: str = ""  # digest of the image of the disk
+    image: str = ""  # digest of the image from which the disk was made
     seed: str = ""  # digest of the ISO
     config: str = ""  # digest of the other parts of the definition
     peers: str = ""  # the addresses that the node's firewall accepts at the peer port, or "any"
@@ -48,7 +48,7 @@ class Owner:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Paths of the files of a node's VM, on the host of the VM. Without a seed, the drive is empty."""
+    """Paths of the files of a node's VM, on the VM's host. `seed` is None if the CD drive is empty."""
 
     disk: str
     seed: str | None
@@ -91,7 +91,7 @@ def read_owner(xml: str) -> Owner | None:
 
 
 def network_xml(plan: NetworkPlan, owner: Owner) -> str:
-    """Return the XML of a network with a bridge and the gateway's address. Guests have static addresses, so no DHCP."""
+    """Return the XML of a network. Guests have static addresses, so the network has no DHCP."""
     root = Element("network")
     _child(root, "name", plan.name)
     _child(root, "uuid", plan.uuid)
@@ -110,7 +110,7 @@ def network_xml(plan: NetworkPlan, owner: Owner) -> str:
 
 
 def pool_xml(cluster: str, folder: str) -> str:
-    """Return a pool's XML. With mode 0711, QEMU's user can open the volumes of its VM, but not list the folder."""
+    """Return a pool's XML. The folder's mode 0711 lets QEMU's user open its VM's volumes, but not list the folder."""
     root = Element("pool", type="dir")
     _child(root, "name", pool_name(cluster))
     _child(root, "uuid", pool_uuid(cluster))
@@ -121,12 +121,12 @@ def pool_xml(cluster: str, folder: str) -> str:
 
 
 def volume_xml(name: str, size: int) -> str:
-    """Return the XML of a volume of `size` bytes for an upload. Its format is raw until libvirt detects the format."""
+    """Return the XML of a volume for an upload of `size` bytes. After the upload, libvirt detects the real format."""
     return to_text(_volume(name, size, "raw"))
 
 
 def overlay_xml(name: str, size: int, base: str, base_format: str) -> str:
-    """Return the XML of a node's disk, which is an overlay over the base. QEMU does not probe the base's format."""
+    """Return the XML of a node's disk, a qcow2 overlay over the base image. QEMU does not guess the base's format."""
     root = _volume(name, size, "qcow2")
     backing = _child(root, "backingStore")
     _child(backing, "path", base)
@@ -141,7 +141,7 @@ def _volume(name: str, size: int, kind: str) -> Element:
     _child(root, "allocation", 0, unit="bytes")
     target = _child(root, "target")
     _child(target, "format", type=kind)
-    _child(_child(target, "permissions"), "mode", "0600")  # seeds contain keys, and disks contain data
+    _child(_child(target, "permissions"), "mode", "0600")  # seeds contain private keys, and disks contain etcd's data
     return root
 
 
@@ -168,7 +168,7 @@ def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, ow
 
 
 def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
-    """Boot the image's kernel directly if the image has a separate kernel, else through the image's boot loader."""
+    """Boot the image's kernel directly if it is a separate file, else use the image's boot loader."""
     by_loader = files.kernel is None
     by_efi = by_loader and plan.spec.vm.firmware == "efi"
     system = _child(root, "os", **({"firmware": "efi"} if by_efi else {}))
@@ -199,7 +199,7 @@ def _add_clock(root: Element) -> None:
 
 
 def _add_disks(devices: Element, files: Files) -> None:
-    # The sources are paths, because libvirt's AppArmor helper cannot resolve volumes and would deny the access.
+    # Disks are paths instead of pool volumes: libvirt's AppArmor helper cannot resolve volumes and denies access.
     disk = _child(devices, "disk", type="file", device="disk")
     _child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     _child(disk, "source", file=files.disk)
@@ -208,7 +208,7 @@ def _add_disks(devices: Element, files: Files) -> None:
     _child(seed, "driver", name="qemu", type="raw")
     if files.seed:
         _child(seed, "source", file=files.seed)
-    _child(seed, "target", dev="sda", bus="sata")  # q35 has no IDE
+    _child(seed, "target", dev="sda", bus="sata")  # the machine type q35 has no IDE controller
     _child(seed, "readonly")
 
 
@@ -231,7 +231,7 @@ def _add_small_devices(devices: Element) -> None:
     rng = _child(devices, "rng", model="virtio")
     _child(rng, "backend", "/dev/urandom", model="random")
     _child(devices, "controller", type="usb", model="none")
-    _child(devices, "watchdog", model="itco", action="none")  # q35 always has this watchdog
+    _child(devices, "watchdog", model="itco", action="none")  # the machine type q35 always has this watchdog
     _child(devices, "audio", id="1", type="none")
     _child(_child(devices, "video"), "model", type="none")
     _child(devices, "memballoon", model="none")
@@ -244,13 +244,13 @@ def iso_in_drive(xml: str) -> str:
 
 
 def drive_xml(xml: str, seed_path: str) -> str:
-    """Return the XML of a VM's drive with another ISO for a device update. An empty path means an empty drive."""
+    """Return the XML of a VM's CD drive with another ISO, for a running VM. An empty path means an empty drive."""
     drive = _fill_drive(ElementTree.fromstring(xml), seed_path)  # noqa: S314  libvirt wrote it
     return to_text(drive)
 
 
 def swap_seed(xml: str, seed_path: str, seed: str, *, peers: str | None = None) -> str:
-    """Return a definition with another ISO in the drive. An empty path means an empty drive.
+    """Return a VM's definition with another ISO in the CD drive. An empty path means an empty drive.
 
     Only the drive and the tag change.
     """
@@ -269,6 +269,6 @@ def _fill_drive(root: Element, seed_path: str) -> Element:
     drive = root.find(_DRIVE)
     if drive is None:
         raise ValueError("not a node's definition")
-    driver, *others = (child for child in drive if child.tag != "source")  # libvirt adds data about the ISO to `source`
+    driver, *others = (child for child in drive if child.tag != "source")  # `source` describes the old ISO
     drive[:] = [driver, *([Element("source", file=seed_path)] if seed_path else []), *others]
     return drive

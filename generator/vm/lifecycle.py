@@ -70,7 +70,7 @@ def down(
         owned = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
         running = {name: domain for name, (domain, _) in owned.items() if domain.isActive()}
         for domain in running.values():
-            with tolerating("VIR_ERR_OPERATION_INVALID"):  # the VM has just stopped
+            with tolerating("VIR_ERR_OPERATION_INVALID"):  # the VM has stopped in the meantime
                 domain.shutdown()
         for name in _wait_ended(running, timeout):
             report(f"{name}: did not shut down within {timeout:.0f} s; powering it off")

@@ -26,7 +26,7 @@ _ECHO = {
 
 
 def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owner: Owner) -> None:
-    """Create and start the network. Recreate a network that differs from the plan if no VM uses the network."""
+    """Create and start the plan's network. If the existing network differs and no VM uses it, replace it."""
     network, wanted = _find(connection, plan.network.name), network_xml(plan.network, owner)
     if network is not None:
         claim.demand(read_owner(network.XMLDesc()), f"the existing network {plan.network.name}")
@@ -78,7 +78,7 @@ def _subnets(root: ElementTree.Element) -> Iterator[AnyNetwork]:
 
 
 def refuse_overlap(connection: Connection, plan: NetworkPlan) -> None:
-    """Raise BakeError if another network has this bridge or subnet. libvirt checks the host's routes later."""
+    """Raise BakeError if another network has the plan's bridge, or a subnet that overlaps with the plan's subnet."""
     for other in connection.listAllNetworks():
         root = ElementTree.fromstring(other.XMLDesc())  # noqa: S314  libvirt wrote it
         bridge = root.find("bridge")
@@ -96,7 +96,7 @@ def _refuse_change(connection: Connection, plan: NetworkPlan) -> None:
     users = _users(connection, plan.name)
     if users:
         raise BakeError(
-            f"the network {plan.name} cannot change while {', '.join(users)} use it", hint="first: bake down"
+            f"the network {plan.name} cannot change while {', '.join(users)} use it", hint="stop the VMs: bake down"
         )
 
 
@@ -148,7 +148,7 @@ def remove_networks(connection: Connection, claim: Claim) -> list[str]:
 
 
 def refuse_used_addresses(addresses: Iterable[AnyAddress]) -> None:
-    """Raise BakeError if an address answers an ICMP echo request, because another host uses the address."""
+    """Raise BakeError if an address answers an ICMP echo request: another host already uses this address."""
     wanted = list(addresses)
     if not wanted:
         return
@@ -160,7 +160,7 @@ def refuse_used_addresses(addresses: Iterable[AnyAddress]) -> None:
 
 
 def _answers(address: AnyAddress) -> bool:
-    """Return whether an address answers an ICMP echo request; False also if this user may not send the request."""
+    """Return whether an address answers an ICMP echo request. Return False if bake may not send the request."""
     family, protocol, request = _ECHO[address.version]
     try:
         with _icmp_socket(family, protocol) as echo:
@@ -168,7 +168,7 @@ def _answers(address: AnyAddress) -> bool:
             echo.connect((str(address), 0))
             echo.send(request)
             while echo.recvfrom(256)[1][0] != str(address):
-                pass  # before connect, a raw socket receives packets from other hosts
+                pass  # before connect(), a raw socket may have received other hosts' packets
             return True
     except OSError:
         return False

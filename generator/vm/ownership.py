@@ -12,13 +12,13 @@ from generator.vm.domain_xml import Owner, read_owner
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A cluster's name and id. The id distinguishes clusters with the same name; an empty id matches every cluster."""
+    """A cluster's name and id. The id distinguishes clusters with the same name; an empty id matches all of them."""
 
     cluster: str
     cluster_id: str = ""
 
     def covers(self, owner: Owner | None) -> bool:
-        """Return whether the tag is this cluster's."""
+        """Return whether a tag belongs to this cluster."""
         return (
             owner is not None
             and owner.cluster == self.cluster
@@ -26,7 +26,7 @@ class Claim:
         )
 
     def demand(self, owner: Owner | None, what: str) -> Owner:
-        """Return the owner if it is this cluster, else raise BakeError. `what` names the object for the message."""
+        """Return `owner` if it is this cluster, else raise BakeError. `what` is the object's name in the error."""
         if owner is None or owner.cluster != self.cluster:
             rule = f"belongs to the cluster {owner.cluster}" if owner else "was not made by bake"
             raise BakeError(f"{what} {rule}", hint="give this cluster another --name, or rename the existing one")
@@ -44,7 +44,7 @@ def owner_of(domain: Domain) -> Owner | None:
 
 
 def find_domain(connection: Connection, node: NodePlan) -> Domain | None:
-    """Return the VM with the node's name or UUID, with any owner, or None if there is no such VM."""
+    """Return the VM with the node's name or UUID, even if another cluster owns it, or None."""
     with tolerating("VIR_ERR_NO_DOMAIN"):
         return connection.lookupByName(node.domain)
     with tolerating("VIR_ERR_NO_DOMAIN"):

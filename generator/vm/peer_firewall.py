@@ -1,7 +1,7 @@
 """Find the nodes that the peer firewalls of running nodes refuse.
 
-A node's firewall accepts the addresses of the plan at the time of the node's boot. Nodes that were added later are
-refused.
+When a node boots, its firewall gets the addresses of all nodes in the plan. If a node is added to the plan later, the
+firewall refuses the new node until the next boot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Refusal:
 
 
 def allowed_peers(plan: ClusterPlan) -> str:
-    """Return the addresses that a node of this plan accepts at its peer port, or `any`."""
+    """Return the addresses that a node of this plan accepts at its peer port, or `any` without a firewall."""
     if plan.spec.firewall.kind is FirewallKind.NONE:
         return _ANY
     return " ".join(str(node.address) for node in plan.nodes)
@@ -37,7 +37,7 @@ def find_refusal(connection: Connection, plan: ClusterPlan, *, cluster_id: str) 
     """Compare the plan with the tags of the running VMs. Return None if no firewall refuses a node."""
     domains = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
     with_vm = " ".join(str(node.address) for node in plan.nodes if node.name in domains)
-    # VMs from an earlier version of bake do not have this tag. Assume that the plan had the nodes that have a VM.
+    # The tag of a VM from an earlier version of bake has no peers. Assume that its plan had the nodes that have a VM.
     unknown = _ANY if allowed_peers(plan) == _ANY else with_vm
     allowed = {name: _started_with(domain) or unknown for name, (domain, _) in domains.items() if domain.isActive()}
     refusing = {name: set(peers.split()) for name, peers in allowed.items() if peers != _ANY}
@@ -49,6 +49,6 @@ def find_refusal(connection: Connection, plan: ClusterPlan, *, cluster_id: str) 
 
 
 def _started_with(domain: Domain) -> str:
-    """Return the peers in the tag of the VM's live definition, which does not change while the VM runs."""
+    """Return the peer addresses in the VM's live definition, which does not change while the VM runs."""
     owner = read_owner(domain.XMLDesc())
     return owner.peers if owner is not None else ""

@@ -24,7 +24,7 @@ def seed_volume(node: str, digest: str) -> str:
 def replace_seed(
     connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str
 ) -> bool | None:
-    """Do the same as `insert_seed`, but keep an empty drive empty, because its node no longer needs a seed."""
+    """Do the same as `insert_seed`, but leave an empty drive empty, because its node no longer needs a seed."""
     return insert_seed(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=True, remedy="bake seal")
 
 
@@ -41,9 +41,9 @@ def insert_seed(
 ) -> bool | None:
     """Put the ISO into the drive of a node's VM, running or stopped, and delete the old ISO.
 
-    Return whether anything changed, or None if the cluster has no such VM. Another call completes an interrupted call.
-    The guest reads an ISO when it is inserted. `again`: insert an ISO again if it is already in the drive of a running
-    VM, because the guest may not have read it. `remedy` is the command that the hint of an error names.
+    Return whether anything changed, or None if the cluster has no such VM. If a call is interrupted, the next call
+    completes it. `again`: if the ISO is already in the drive of a running VM, eject it and insert it again, because a
+    guest reads an ISO only when the ISO is inserted. `remedy`: the command in the hint of an error.
     """
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     digest = seed_digest(seed)
@@ -67,9 +67,10 @@ def insert_seed(
 
 
 def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cluster_id: str) -> bool | None:
-    """Empty the drive of a node's VM, now and for its next start, and delete the ISO. Return as `insert_seed` does.
+    """Empty the drive of a node's VM, now and for its next start, and delete the ISO.
 
-    Keep an ISO that is only in the definition for the next start, because the node has not read this ISO yet.
+    Return whether anything changed, or None if the cluster has no such VM. If the drive gets its ISO only at the next
+    start, keep this ISO, because the node has not read it yet.
     """
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     with asking(f"empty the drive of the VM {node.domain}"):
@@ -92,9 +93,9 @@ def _own(connection: Connection, node: NodePlan, claim: Claim) -> tuple[Domain, 
 
 
 def _define(connection: Connection, domain: Domain, path: str, digest: str, remedy: str = "bake seal") -> Domain:
-    """Put the ISO at `path` into a VM's drive, for the next start and now. An empty path means an empty drive.
+    """Put the ISO at `path` into a VM's drive, now and for the next start. An empty path means an empty drive.
 
-    `digest` is the ISO's digest for the tag.
+    `digest` is the ISO's digest, which goes into the VM's tag.
     """
     xml = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), path, digest)
     domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
@@ -112,11 +113,11 @@ def _is_in(domain: Domain, path: str) -> bool:
 
 
 def _insert(domain: Domain, path: str, remedy: str) -> None:
-    """Replace the ISO in the drive of a running VM; nothing else changes."""
+    """Replace the ISO in the drive of a VM if the VM runs."""
     xml = domain.XMLDesc()
     if not domain.isActive() or iso_in_drive(xml) == path:
         return
-    # Force the exchange, because udev in the guest locks the drive even if the ISO is unused, and may not eject it.
+    # Force the exchange: udev in the guest locks the drive even if the ISO is not mounted, and may refuse to eject it.
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
     hint = f"try again: {remedy}; the VM gets the new ISO at the next start anyway"
     with asking(f"replace the ISO in the drive of the running VM {domain.name()}", hint=hint):
@@ -124,7 +125,7 @@ def _insert(domain: Domain, path: str, remedy: str) -> None:
 
 
 def remove_old_seeds(pool: Pool, node: str, domain: Domain) -> bool:
-    """Delete a node's unused ISOs, which contain keys. Return whether any existed."""
+    """Delete a node's unused ISOs, because they contain private keys. Return whether an ISO was deleted."""
     pool.refresh()
     in_use = _in_use(domain)
     old = [name for name in pool.listVolumes() if name.startswith(f"{node}.seed-") and name not in in_use]
@@ -134,5 +135,5 @@ def remove_old_seeds(pool: Pool, node: str, domain: Domain) -> bool:
 
 
 def _in_use(domain: Domain) -> str:
-    """Return all definitions of the VM as text, for a search of volume names."""
+    """Return the VM's live and stored definitions as one text, to search for the names of volumes."""
     return str(domain.XMLDesc() + domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))

@@ -1,6 +1,7 @@
-"""The cluster's storage pool with images, seeds and disks. bake uploads volumes through libvirt, which may be remote.
+"""The cluster's storage pool with images, seeds and disks. bake uploads volumes because libvirt may be remote.
 
-An interrupted upload looks like a complete volume. So bake reuses a volume only if a VM's definition names the volume.
+An interrupted upload looks like a complete volume, but bake defines a VM only after its uploads. So bake reuses a
+volume only if a VM's definition contains the volume.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def find_pool(connection: Connection, claim: Claim) -> Pool | None:
 
 
 def ensure_pool(connection: Connection, claim: Claim) -> Pool:
-    """Return the cluster's pool. Create a missing pool, and mark the pool with the cluster's id."""
+    """Return the cluster's pool. Create it if it is missing. An empty volume marks the pool with the cluster's id."""
     pool = find_pool(connection, claim)
     if pool is None:
         folder = str(_images_folder(connection) / pool_name(claim.cluster))
@@ -87,7 +88,7 @@ def path_of(pool: Pool, name: str) -> str:
 
 
 def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
-    """Upload the content into a new volume, and replace an old volume. Raise BakeError if there is too little space."""
+    """Upload the content into a volume, and replace an existing volume. Raise BakeError if the pool is too full."""
     remove(pool, name)
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if pool.info()[3] < size and (isinstance(content, bytes) or not _is_sparse(content)):
@@ -102,7 +103,7 @@ def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
             with suppress(libvirt.libvirtError):
                 volume.delete()
             raise
-        pool.refresh()  # libvirt detects the format
+        pool.refresh()  # libvirt detects the volume's format
         return pool.storageVolLookupByName(name)
 
 
@@ -136,7 +137,7 @@ def _skip(_stream: Any, count: int, source: BinaryIO) -> int:
 
 
 def _hole(size: int) -> Callable[[Any, BinaryIO], tuple[bool, int]]:
-    """Return libvirt's callback for sparse files.
+    """Return the callback with which libvirt finds the holes in a sparse file.
 
     The callback returns whether data or a hole comes next in the file, and the length of the data or hole (lseek(2)).
     """
@@ -145,7 +146,7 @@ def _hole(size: int) -> Callable[[Any, BinaryIO], tuple[bool, int]]:
         here = source.tell()
         try:
             data = source.seek(here, _SEEK_DATA)
-        except OSError:  # ENXIO means that there is no more data
+        except OSError:  # ENXIO: the rest of the file is a hole
             data = size
         in_data = data == here and here < size
         end = source.seek(here, _SEEK_HOLE) if in_data else data
@@ -159,7 +160,7 @@ _SEEK_DATA, _SEEK_HOLE = 3, 4
 
 
 def make_overlay(pool: Pool, name: str, size: int, base: Volume) -> Volume:
-    """Create a disk over the base. Raise BakeError if a disk with this name may contain data."""
+    """Create a node's disk as an overlay over the base. Raise BakeError if a disk with this name may have data."""
     old = find_volume(pool, name)
     if old is not None and old.info()[2] > _MAX_UNUSED_OVERLAY:
         raise BakeError(
@@ -184,7 +185,7 @@ def remove(pool: Pool, name: str) -> None:
 
 
 def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
-    """Return the names of bake's volumes in the cluster's pool, and the pool's cluster id for each volume."""
+    """Return the name of each bake volume in the cluster's pool, together with the pool's cluster id."""
     pool = find_pool(connection, claim)
     names = sorted(pool.listVolumes()) if pool else []
     tag = ", ".join(name.removeprefix(_MARK) for name in names if name.startswith(_MARK))
@@ -192,7 +193,7 @@ def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
 
 
 def remove_pool(connection: Connection, claim: Claim) -> list[str]:
-    """Remove bake's volumes and the pool, and return the names. Raise BakeError if the pool has other files."""
+    """Remove bake's volumes and the pool, and return their names. Raise BakeError if other files are in the pool."""
     pool = find_pool(connection, claim)
     if pool is None:
         return []

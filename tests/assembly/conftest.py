@@ -20,7 +20,7 @@ _numbers = count(1)
 
 @pytest.fixture(scope="session")
 def bin_dir() -> Path:
-    """The programs etcd and etcdctl from $BAKE_ETCD_BIN, else from the base image, which is built if it is missing."""
+    """The programs etcd and etcdctl from $BAKE_ETCD_BIN, or from the base image, which is built if necessary."""
     if stated := os.environ.get("BAKE_ETCD_BIN"):
         return Path(stated)
     image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
@@ -38,7 +38,7 @@ def root() -> Path:
 
 @pytest.fixture
 def cluster_of(bin_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Miniature]]:
-    """Return a function that makes clusters, each in a separate loopback subnet. Stop the clusters afterwards."""
+    """Return a function that makes clusters, each in a separate loopback subnet. They stop after the test."""
     clusters: list[Miniature] = []
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 

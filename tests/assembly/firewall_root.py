@@ -1,4 +1,4 @@
-"""The base image's root with every kind of firewall, for nodes that boot as containers."""
+"""The base image's root file system with every kind of firewall, for nodes that boot as containers."""
 
 from __future__ import annotations
 

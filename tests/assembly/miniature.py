@@ -1,7 +1,7 @@
 """A cluster on loopback with real etcd, the real guest hooks and real certificates. A small class replaces systemd.
 
-Each node runs the commands of its unit: etcd-join, then etcd with the hook's settings in its environment, and after
-READY etcd-promote. After an exit with an error, all commands start again. Nothing else is simulated.
+Each node runs the commands of its units: first etcd-join, then etcd with the settings that etcd-join has written, and
+etcd-promote when etcd is ready. If a command fails, all commands start again.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from generator.seed.guest_files import Trust, guest_files
 GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
 ETCD_UNIT = GUEST.parents[2] / "etc/systemd/system/etcd.service.j2"
 Process = subprocess.Popen[Any]
-RESTART_DELAY = 0.2  # the unit's RestartSec, scaled to loopback
-PATIENCE = 6  # a wait may take this many times longer than on a quiet machine, since the tests do not measure time
+RESTART_DELAY = 0.2  # in place of the unit's RestartSec, which is too long for a test
+PATIENCE = 6  # a busy machine may need this many times longer than a quiet machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +52,9 @@ class Tools:
 
 
 class Node:
-    """A node and its units. `start` and `kill` switch it on and off.
+    """A node and its units. `start` starts the node, and `kill` stops it.
 
-    `promotes`: whether etcd-promote runs. `right`: the content of the node's bootstrap permit.
+    `promotes`: whether etcd-promote runs. `right`: the content of the node's file bootstrap-permit.
     """
 
     def __init__(self, plan: NodePlan, files: dict[str, bytes], root: Path, tools: Tools, right: str) -> None:
@@ -90,7 +90,7 @@ class Node:
         self._copy_permit()
 
     def _copy_permit(self) -> None:
-        """Do the same as bootcmd at each boot."""
+        """Copy the bootstrap permit from the ISO, as bootcmd does at each boot."""
         if self.plan.bootstrap and not self.sealed:
             self.permit.write_text(f"{self.right}\n")
 
@@ -100,12 +100,12 @@ class Node:
         return self.root / "run/bake/bootstrap-permit"
 
     def seal(self) -> None:
-        """Remove the permit from the ISO. The node has no permit from its next boot on."""
+        """Remove the permit from the ISO, so the node has no permit after its next boot."""
         self.sealed = True
 
     @contextmanager
     def waiting_empty(self) -> Iterator[None]:
-        """Let the node only report that its disk is empty, as it does while it waits."""
+        """Run only the server that reports an empty disk, as on a node that waits for the other nodes."""
         code = "from node import read_settings; from peers import EmptyDiskServer; import os, sys; "
         code += "s = read_settings(dict(os.environ)); EmptyDiskServer(s.me, s.permit).run()"
         env = self.environment() | {"PYTHONPATH": str(GUEST)}
@@ -135,7 +135,7 @@ class Node:
         self._thread.start()
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Kill all processes of the node at the same time."""
+        """Kill all processes of the node at the same time, like a power cut."""
         with self._lock:
             self.on = False
             for process in self._processes:
@@ -157,19 +157,19 @@ class Node:
         self._copy_permit()
 
     def wipe(self) -> None:
-        """Replace the node's disk by an empty disk."""
+        """Replace the node's disk with an empty disk."""
         self.cut_power()
         shutil.rmtree(self.data_dir)
         self.records.clear()
 
     def join_only(self) -> None:
-        """Run only etcd-join to its end, without etcd."""
+        """Run only etcd-join, without etcd, until it ends."""
         subprocess.run(
             self.hook("etcd-join"), env=self.environment(), check=True, timeout=30 * PATIENCE, capture_output=True
         )
 
     def running(self) -> bool:
-        """Whether the node's unit is running. After an exit with 0, the unit does not run."""
+        """Whether the node's unit is running. The unit does not restart after an exit with 0."""
         return self._thread is not None and self._thread.is_alive()
 
     def says(self, text: str) -> bool:
@@ -215,7 +215,7 @@ class Node:
             time.sleep(RESTART_DELAY)
 
     def _is_secured(self, etcd: Process, env: dict[str, str]) -> bool:
-        """Run the second command of the service if the service has a second command."""
+        """Run the service's second command, etcd-auth, if the service has this command."""
         if "BAKE_AUTH" not in env:
             return True
         process = self._spawn(self.hook("etcd-auth"), env) if etcd.poll() is None else None
@@ -277,7 +277,7 @@ class Miniature:
             node.start()
 
     def start_first(self) -> None:
-        """Start a cluster with the first node only; the other nodes stay off."""
+        """Start a cluster of the first node only; the other nodes stay stopped."""
         with ExitStack() as waiting:
             for node in self.nodes[1:]:
                 waiting.enter_context(node.waiting_empty())
@@ -329,7 +329,7 @@ class Miniature:
         return time.monotonic() - self.started
 
     def wait_all_voting(self, seconds: float) -> float:
-        """Wait until each node has reported that it votes. Then check that the member list agrees."""
+        """Wait until each node has reported that it is a voting member, then compare with the member list."""
         took = self.wait(lambda: all(node.votes() for node in self.nodes), seconds, "all vote")
         names = {node.plan.name for node in self.nodes}
         assert all(self.voters(node) == names for node in self.nodes)
@@ -349,7 +349,7 @@ def bake_miniature(
     auth: AuthSpec | None = None,
     authority: Credential | None = None,
 ) -> Miniature:
-    """Return the nodes of a real plan. The real rendered files of each node are below a separate folder."""
+    """Return the nodes of a plan. Each node has the files that bake renders, in a separate folder."""
     network = NetworkSpec(subnet=ip_network(subnet), first_ip=IPv4Address(ip_network(subnet)[11]))
     spec = ClusterSpec(
         nodes=count, network=network, join=join, etcd=etcd or EtcdSpec(), pki=pki or PkiSpec(),

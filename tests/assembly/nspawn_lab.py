@@ -23,7 +23,7 @@ OUR_UNITS = (
     "etcd", "etcd-access", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed",
 )  # fmt: skip
 _numbers = count(1)
-PATIENCE = 6  # a node may take this many times longer than on a quiet machine
+PATIENCE = 6  # a busy machine may need this many times longer than a quiet machine
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
 
 # Runs in a separate mount namespace: mounts a writable layer over the shared root, a cgroup2 hierarchy and the seed,
@@ -146,11 +146,11 @@ class NspawnLab:
         process.wait()
 
     def seal(self, node: str) -> None:
-        """Remove the bootstrap permit from the node's ISO, also while the node runs."""
+        """Remove the bootstrap permit from the node's ISO. The node may be running."""
         (self.work / node / "medium" / "bootstrap-permit").unlink(missing_ok=True)
 
     def insert(self, node: str, *, seed_of: str = "") -> None:
-        """Put the current seed from the folder, or the seed of another node, into the node's drive."""
+        """Put the seed from the cluster's folder, or the seed of another node, into the node's drive."""
         for name in ("meta-data", "user-data"):
             shutil.copy(self.folder / (seed_of or node) / name, self.work / node / "medium" / name)
 
@@ -168,7 +168,7 @@ class NspawnLab:
     def wait_for(self, phase: str, *nodes: str, times: int = 1, timeout: float = 60) -> float:
         """Wait until each node has reported the phase `times` times, and return the seconds.
 
-        `timeout` is the limit on a quiet machine. Raise TimeoutError with the ends of the consoles.
+        `timeout` is the limit on a quiet machine. Raise TimeoutError with the last lines of the consoles.
         """
         start = time.monotonic()
         while any(self.phases(node).count(phase) < times for node in nodes):
@@ -201,7 +201,7 @@ class NspawnLab:
 
 
 def extract_root(archive: Path, target: Path) -> Path:
-    """Extract the base image's root file system once per machine. A killed extraction is never used."""
+    """Extract the base image's root file system once per machine. Extract it again if a run was interrupted."""
     if not target.is_dir():
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         with tarfile.open(archive) as tar:
@@ -211,7 +211,7 @@ def extract_root(archive: Path, target: Path) -> Path:
 
 
 def strict_units(lab: NspawnLab, node: str) -> None:
-    """Change the units before the first start, so that a system call that a unit denies kills the process."""
+    """Change the units so that a process is killed if it makes a system call that its unit denies."""
     for unit in OUR_UNITS:
         folder = lab.work / node / f"upper/etc/systemd/system/{unit}.service.d"
         folder.mkdir(parents=True)
@@ -219,7 +219,7 @@ def strict_units(lab: NspawnLab, node: str) -> None:
 
 
 def wait_until_off(lab: NspawnLab, node: str) -> None:
-    """Wait until nspawn has exited. Without a registration, nspawn exits instead of rebooting its container."""
+    """Wait until nspawn has exited. It exits instead of rebooting a container that machined does not know."""
     process = lab.running[node]
     deadline = time.monotonic() + 30 * PATIENCE
     while process.poll() is None and time.monotonic() < deadline:

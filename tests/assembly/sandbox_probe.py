@@ -1,4 +1,4 @@
-"""Try the actions that no unit of bake may do, and print for each action whether it succeeded. Runs inside a node.
+"""Try the actions that the sandbox of bake's units forbids, and print which of them succeeded. Runs inside a node.
 
 No action here causes damage. The tests also run this script as root outside of the sandbox, where each action succeeds.
 """
@@ -38,7 +38,7 @@ def read(path):
 
 
 def in_a_child(deed):
-    """Try an action that cannot be undone in a child process."""
+    """Run an action in a child process, because its effect on the process cannot be undone."""
     child = os.fork()
     if child == 0:
         try:

@@ -14,7 +14,7 @@ ClusterOf = Callable[..., Miniature]
 
 
 def test_three_nodes_started_at_once_all_vote(cluster_of: ClusterOf) -> None:
-    """scripts/bench measures the time of this in its row `loopback`."""
+    """The row `loopback` of scripts/bench measures the time of this test's actions."""
     cluster = cluster_of(3)
     cluster.start()
     print(f"three nodes: {cluster.wait_all_voting(30):.1f} s")

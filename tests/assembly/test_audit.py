@@ -1,4 +1,4 @@
-"""`bake audit` on three booted nodes of `hardened` without auth: all controls pass, and changes are found."""
+"""`bake audit` on three booted nodes of the profile `hardened` without auth: it passes, and it detects changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NODES = ("etcd1", "etcd2", "etcd3")
 @pytest.fixture(scope="module")
 def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NspawnLab]:
     work = tmp_path_factory.mktemp("audit")
-    # With auth on, an etcd that requires no client certificates accepts no report. test_auth_nodes tests auth.
+    # Auth is off, because with auth a node could not report without client-cert-auth. test_auth_nodes tests auth.
     spec = replace(load(profile="hardened").spec, auth=AuthSpec())
     baked = bake(spec, Store(work / "out", "etcd"), now=datetime.now(UTC), report=print)
     with NspawnLab(baked.plan, baked.folder, root=root, work=work / "nodes") as lab:
@@ -46,13 +46,14 @@ def audit(lab: NspawnLab, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def missed(lab: NspawnLab) -> dict[str, dict[str, Any]]:
-    """Return the controls that are not passed, by id."""
+    """Return the controls that did not pass, by id."""
     controls = json.loads(audit(lab, "-o", "json").stdout)["controls"]
     assert len(controls) == 19
     return {one["id"]: one for one in controls if one["result"] != "passed"}
 
 
-# etcd refuses a report during an election, which may happen at any time on a busy machine. So try again, like systemd.
+# During an election, which may happen at any time on a busy machine, etcd refuses a report. So the test tries again, as
+# systemd does.
 REPORT = "for _ in $(seq 60); do systemctl start etcd-report && exit; sleep 1; done; exit 1"
 
 
@@ -89,7 +90,7 @@ def test_a_mode_that_somebody_widened_is_found_and_nothing_else(lab: NspawnLab) 
 
 
 def test_an_etcd_that_lets_in_anybody_is_found_twice(lab: NspawnLab) -> None:
-    """The report of etcd's environment and the probe of the port both show it."""
+    """Both the node's report and the probe of its port show the change."""
     change = f"sed -i {{}} /etc/etcd/etcd.conf && systemctl restart etcd || exit 1; {REPORT}"
     lab.shell("etcd3", change.format("'s/^ETCD_CLIENT_CERT_AUTH=.*/#&/; s/^ETCD_TRUSTED_CA_FILE=.*/#&/'"))
     found = missed(lab)

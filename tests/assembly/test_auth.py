@@ -55,7 +55,7 @@ def operator(cluster: Miniature) -> ClientFiles:
 
 
 def auth_of(cluster: Miniature, node: Node) -> dict[str, object]:
-    """Return the users with their roles, the roles with their permissions, and whether auth is on."""
+    """Return etcd's users with their roles, the roles with their permissions, and whether auth is on."""
 
     def ask(*words: str) -> dict[str, object]:
         found: dict[str, object] = json.loads(cluster.etcdctl(node, *words, "-w", "json"))
@@ -150,7 +150,7 @@ def test_a_stranger_changes_nothing_about_members_and_users(three: Miniature) ->
 
 
 def test_the_json_gateway_serves_nobody(three: Miniature) -> None:
-    """The gateway connects to etcd with the server's certificate, which has a node's name. This must give no access."""
+    """etcd's JSON gateway connects with the server's certificate, which has a node's name. It gets no access."""
     node = three.nodes[0]
     for files in (files_of(three, "nobody"), files_of(three, "app1"), operator(three)):
         tls = operator_context(files)
@@ -213,7 +213,7 @@ def test_a_set_that_all_share_is_node_and_operator(cluster_of: ClusterOf) -> Non
 
 # ── an interrupted set-up ───────────────────────────────────────────────────────────────────────────
 
-# Counts the calls of etcdctl. At the call with the number in the file `cut`, kills the caller before or after the call.
+# Counts the calls of etcdctl. The file `cut` has the number of the call before or after which it kills the caller.
 SHIM = """#!/bin/sh
 count=$(($(cat {folder}/count) + 1)); echo $count >{folder}/count
 cut=$(cat {folder}/cut)
@@ -226,7 +226,7 @@ exit $code
 
 @pytest.fixture
 def alone(cluster_of: ClusterOf) -> Miniature:
-    """A voting node with a seed with users, but without auth yet: the test runs etcd-auth."""
+    """A voting member whose seed lists users. Auth is off until the test runs etcd-auth."""
     cluster = cluster_of(1, auth=AUTH)
     node = cluster.nodes[0]
     env = node.root / "etc/etcd/bake.env"
@@ -244,7 +244,7 @@ def set_up(node: Node, etcdctl: Path | None = None) -> int:
 
 
 def undo(cluster: Miniature, *users: str) -> None:
-    """Disable auth, and delete the users, the role and the record."""
+    """Disable auth, and delete etcd's users and role, and the node's record of them."""
     node = cluster.nodes[0]
     cluster.etcdctl(node, "auth", "disable")
     for words in (*(("user", "delete", user) for user in users), ("role", "delete", "app"), ("del", "bake/auth")):
@@ -270,7 +270,7 @@ def test_a_set_up_that_is_killed_at_any_call_is_finished_by_the_next(alone: Mini
         assert set_up(node) == 0
         assert auth_of(alone, node) == wanted
     print(f"killed {cuts} times")
-    assert on == 3  # interrupted after auth was enabled, before the record and after the record
+    assert on == 3  # auth was enabled; the interruption came before or after the record
     assert cuts == 2 * 17
 
 

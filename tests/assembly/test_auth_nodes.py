@@ -66,7 +66,7 @@ def etcdctl(lab: NspawnLab, client: str, *words: str) -> subprocess.CompletedPro
 
 
 def verified(lab: NspawnLab) -> str:
-    """Return the line of the check `auth`. All checks must pass."""
+    """Return the output line of the check `auth`. All checks must pass."""
     result = healthy(lab)
     assert result.returncode == 0, result.stdout + result.stderr
     return next(line for line in (result.stdout + result.stderr).splitlines() if line.startswith("auth "))
@@ -119,7 +119,7 @@ def test_a_node_that_lost_its_disk_comes_back(lab: NspawnLab) -> None:
 
 def test_new_certificates_take_effect_without_a_failed_write_of_a_user(lab: NspawnLab, spec: ClusterSpec) -> None:
     before = {node: served(lab, node) for node in NODES}
-    # etcd reads a certificate and then its key, so a handshake during the exchange may fail; the client tries again.
+    # While bake replaces the files, etcd may read a new certificate with an old key. So the client tries again.
     with writing(lab, "etcd3", patience=1, client="users/app1", key="/app/written") as end:
         for _ in range(3):
             store = Store(lab.folder.parent, "etcd")
@@ -140,6 +140,7 @@ def test_the_set_up_has_no_password_and_was_denied_nothing(lab: NspawnLab) -> No
         assert lab.shell(node, "systemctl list-units --failed --no-legend --plain").stdout == ""
         units = " ".join(f"-u {unit}" for unit in OUR_UNITS)
         found = lab.shell(node, f"journalctl --no-pager {units} | grep -iE '{words}'", check=False).stdout
-        assert [line for line in found.splitlines() if "auth: permission denied" not in line] == []  # no denied write
+        # The journal may contain only the denials of etcd's auth.
+        assert [line for line in found.splitlines() if "auth: permission denied" not in line] == []
     users = json.loads(etcdctl(lab, "etcd-client", "user", "list", "-w", "json").stdout)["users"]
     assert users == ["app1", "etcd-client", "etcd1", "etcd2", "etcd3", "root"]

@@ -1,4 +1,4 @@
-"""Certificates on running clusters: each node only from its address, no invalid client, unusual CAs, and new CAs."""
+"""Certificates on running clusters: a node's address, invalid clients, unusual CAs, and a replaced CA."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def forged(
     usage: Any = Usage.CLIENT_AUTH,
     address: str = "127.0.0.1",
 ) -> tuple[bytes, bytes]:
-    """Return a certificate of this CA with one fault, and its key. It has the peers' name, as both ports require."""
+    """Return a certificate of this CA with one fault, and its key. Without the fault, both ports would accept it."""
     key, now = pki.generate_key(KeyType.ECDSA_P256), datetime.now(UTC)
     builder = (
         x509.CertificateBuilder()
@@ -276,7 +276,7 @@ def test_nodes_with_tls_1_3_alone_assemble_and_verify(cluster_of: ClusterOf) -> 
 def test_the_certificate_that_a_node_serves_is_read_without_one(
     cluster_of: ClusterOf, etcd: EtcdSpec, kind: KeyType
 ) -> None:
-    """So `bake certs` and `rotate` can read the certificate even if the operator's certificate has expired."""
+    """Read a server's certificate without a client certificate, as bake does if the operator's has expired."""
     node = started(cluster_of(1, etcd=etcd, pki=PkiSpec(key_type=kind))).nodes[0]
     planned = ssl.PEM_cert_to_DER_cert(pair_of(node, Role.SERVER)[0].decode())
     assert served_certificate(str(node.plan.address), 2379) == planned
@@ -286,7 +286,7 @@ def test_the_certificate_that_a_node_serves_is_read_without_one(
 
 
 class Lone:
-    """A real etcd of one node, which gets the certificates from the seed in the cluster's folder."""
+    """One real etcd, with the certificates from its node's seed in the cluster's folder."""
 
     def __init__(self, bin_dir: Path, root: Path, cluster: Cluster, *flags: str) -> None:
         with socket.create_server((HOST, 0)) as free:
@@ -305,7 +305,7 @@ class Lone:
     process: subprocess.Popen[bytes] | None
 
     def take_seed(self) -> None:
-        """Copy the certificates from the seed, and restart etcd, because etcd reads its CAs only at its start."""
+        """Copy the certificates from the seed. Restart etcd, because it reads its CAs only when it starts."""
         files = written_files((self.cluster.store.folder / "etcd1/user-data").read_bytes(), where="")
         self.pki.mkdir(exist_ok=True)
         for path, data in files.items():
@@ -347,8 +347,8 @@ def test_an_application_that_follows_a_new_ca_is_served_in_every_phase(
         for phase, names in tasks.items():
             assert rotate(now=datetime.now(UTC), all_phases=False) == (phase, certs.Delivery(by_hand=("etcd1",)))
             etcd.take_seed()
-            assert etcd.serves(application), f"after {phase}, before it does anything"
-            assert etcd.serves(old) == (phase == "trust"), "an application that does nothing, from then on"
+            assert etcd.serves(application), f"after {phase}, an unchanged application is refused"
+            assert etcd.serves(old) == (phase == "trust"), "only the phase trust must accept a client of the old CA"
             for name in names:
                 shutil.copy(store.folder / "pki" / name, application)
             assert etcd.serves(application), f"after {phase}"

@@ -23,7 +23,7 @@ def test_clusters_that_are_broken_while_they_assemble_end_up_whole_once_with_not
     environment = {**os.environ, "BAKE_ETCD_BIN": str(bin_dir), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     print(done.stderr)
-    assert done.returncode == 0, "the lines above say which trial failed, and how to repeat it"
+    assert done.returncode == 0, "the lines above have the failed trial, and the command that repeats it"
     rows = json.loads(result.read_text())["rows"]
     assert all(row["holds"] for row in rows.values())
     assert {"kills", "crash-points", "replies", "planted"} <= rows.keys()

@@ -1,6 +1,6 @@
-"""Values of etcd's options on a real etcd: etcd refuses the values that bake refuses, and starts with accepted values.
+"""A real etcd refuses the option values that bake refuses, and starts with the option values that bake accepts.
 
-`BAKE_ETCD_BIN` selects another etcd than the etcd of the base image. scripts/etcd-from downloads an etcd.
+`BAKE_ETCD_BIN` selects an etcd that is not from the base image. scripts/etcd-from downloads such an etcd.
 """
 
 from __future__ import annotations

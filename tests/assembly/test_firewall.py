@@ -120,7 +120,7 @@ def test_both_ports_are_open_to_whom_they_are_for_and_no_other_port_is_touched(
     once = street.inside(show, **env)
     street.inside(str(SCRIPT), **env)
 
-    assert street.inside(show, **env) == once, "doing it again changes nothing"
+    assert street.inside(show, **env) == once, "a second run must not change the rules"
     other = [] if rules == "closed" else [2381]
     assert before == dict.fromkeys(before, [] if rules == "closed" else list(PORTS))
     assert street.picture() == {

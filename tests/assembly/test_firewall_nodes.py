@@ -45,7 +45,7 @@ LISTEN = f"import socket, time; s = socket.create_server(('192.168.20.31', {OTHE
 
 @pytest.fixture(params=KINDS)
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NspawnLab]:
-    """Two nodes. The first has the firewall under test. A system call that a unit denies kills the process."""
+    """Two nodes, of which the first has the firewall. A process is killed if its unit denies its system call."""
     image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr))
     assert image.root_tar is not None
     wanted = request.param
@@ -113,7 +113,7 @@ def test_each_port_is_open_to_whom_it_is_for_and_to_them_alone_also_after_a_rebo
     before = rules(lab)
 
     lab.shell("etcd1", "systemctl restart etcd-firewall")
-    assert rules(lab) == before, "doing it again changes nothing"
+    assert rules(lab) == before, "a second run must not change the rules"
 
     for verb in LOADERS.get(wanted, ()):
         lab.shell("etcd1", f"systemctl {verb}")

@@ -1,4 +1,4 @@
-"""A first boot with a power cut before cloud-init's files are on the disk, on booted nodes with bake's image."""
+"""A power cut at the first boot, before the kernel has written cloud-init's files to the disk."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The base image's changes to cloud-init also work with the next version of cloud-init: that of Debian's testing suite.
+"""The base image's changes to cloud-init also work with the newer cloud-init in Debian's testing suite.
 
-A node boots from the base image with the next version's files in place of the image's own.
+A node boots from the base image, in which the newer version's files replace the image's files of cloud-init.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NODE = "etcd1"
 
 
 def download(package: str, folder: Path) -> Path:
-    """Download a package of the testing suite with apt, from this machine's own mirror. Return the .deb file."""
+    """Download a package of the testing suite with apt, from this machine's mirror. Return the .deb file."""
     own = apt_sources.own_release(Path("/etc/os-release").read_text())
     lines = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), own, SUITE)
     sources = [line for line in lines if line.split()[2] == SUITE]
@@ -57,10 +57,11 @@ def download(package: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def next_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The layers of a root file system: the next cloud-init over the base image's root, for an overlay's `lowerdir`."""
+    """The folders for an overlay's `lowerdir`: the newer cloud-init over the base image's root file system."""
     layer = tmp_path_factory.mktemp("layer")
     subprocess.run(["dpkg-deb", "-x", download("cloud-init", tmp_path_factory.mktemp("download")), layer], check=True)
-    # None of the image's own modules may show through. (Linux, Documentation/filesystems/overlayfs.rst, "opaque")
+    # An opaque folder hides the modules of the image's cloud-init.
+    # (Linux, Documentation/filesystems/overlayfs.rst, "opaque")
     os.setxattr(layer / "usr/lib/python3/dist-packages/cloudinit", "trusted.overlay.opaque", b"y")
     return Path(f"{layer}:{root}")
 

@@ -30,7 +30,7 @@ NODES = ("etcd1", "etcd2", "etcd3")
 
 
 class Onlooker(threading.Thread):
-    """Searches every 50 ms for private keys that another account than root and etcd could read."""
+    """Searches every 50 ms for private keys that an account other than root and etcd could read."""
 
     def __init__(self, lab: NspawnLab) -> None:
         super().__init__(daemon=True)
@@ -143,7 +143,7 @@ def test_at_no_moment_of_the_first_boot_another_account_could_read_a_key(lab: Ns
 
 
 def slices(pem: str) -> list[str]:
-    """Return two pieces of a P-256 key's secret: 32 bytes between 36 common bytes and the public key."""
+    """Return two pieces of a P-256 private key. They are from the 32 bytes before the public key."""
     text = "".join(pem.splitlines()[1:-1])
     return [text[48:64], text[64:80]]  # the end of the first line, and the start of the second line
 
@@ -165,7 +165,7 @@ def test_a_settled_node_has_each_key_in_its_own_file_alone(lab: NspawnLab) -> No
 
 def test_no_unit_has_failed(lab: NspawnLab) -> None:
     for node in NODES:
-        lab.shell(node, "systemctl is-system-running --wait", check=False)  # the last unit may fail
+        lab.shell(node, "systemctl is-system-running --wait", check=False)  # fails if a unit has failed
         failed = lab.shell(node, "systemctl list-units --failed --no-legend --plain").stdout
 
         assert failed == ""
@@ -340,10 +340,10 @@ print(done, failed)
 def writing(
     lab: NspawnLab, *nodes: str, patience: float = 0, client: str = "etcd-client", key: str = "written"
 ) -> Iterator[Callable[[], tuple[int, int]]]:
-    """Write through the first of the nodes that accepts the write. Yield a function that ends the writes.
+    """Write a key through the first node that accepts the write. Yield a function that ends the writes.
 
-    The function returns the number of successful and of failed writes. `patience`: a write is tried again for this many
-    seconds, and at least five times.
+    The function returns the number of successful and of failed writes. `patience`: a failed write is repeated for this
+    many seconds, and at least five times.
     """
     urls = [one.client_url for one in lab.plan.nodes if one.name in nodes]
     script = [sys.executable, "-c", WRITER, str(patience), str(lab.folder / "pki"), client, key, *urls]
@@ -369,14 +369,14 @@ def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_wri
     key = "stat -c '%a %u' /etc/etcd/pki/etcd-server.key; getfacl -cp /etc/etcd/pki/etcd-server.key /etc/etcd/pki"
     access = lab.shell("etcd2", key).stdout
 
-    with writing(lab, "etcd2", patience=1) as end:  # etcd reads the certificate and then the key
+    with writing(lab, "etcd2", patience=1) as end:  # etcd may read a new certificate with an old key
         for _ in range(3):
             rebake(lab, "etcd2")
             lab.shell("etcd2", "systemctl start apply-seed")
         done, failed = end()
 
     print(f"{done} writes meanwhile")
-    assert done >= 3, "one for each exchange: how many more there are is the machine's speed"
+    assert done >= 3, "fewer writes than replaced certificates"
     assert failed == 0
     assert {node for node in NODES if served(lab, node) != before[node]} == {"etcd2"}
     assert lab.shell("etcd2", "systemctl show -P ExecMainStartTimestampMonotonic etcd").stdout == started
@@ -390,8 +390,8 @@ def test_new_certificates_take_effect_without_a_restart_and_without_a_failed_wri
 def test_a_new_ca_is_everybodys_and_no_write_fails(lab: NspawnLab) -> None:
     """Replace the CA without libvirt: in each of three phases, put the new seeds into all drives at the same time.
 
-    In each phase, a node has a power cut while it applies its seed. An application that follows the command's
-    instructions is always served.
+    In each phase, a node has a power cut while it applies its seed. An application that follows bake's
+    instructions can always use the cluster.
     """
     before, votes = members(lab), {node: lab.phases(node).count("voting") for node in NODES}
     leaves = {node: served(lab, node) for node in NODES}
@@ -429,7 +429,7 @@ def test_a_new_ca_is_everybodys_and_no_write_fails(lab: NspawnLab) -> None:
     assert healthy(lab).returncode == 0
     assert served_urls(lab, application) == urls
     shutil.copy(application / "etcd-ca.pem", old)
-    assert served_urls(lab, old) == [], "the old CA's client is let in nowhere"
+    assert served_urls(lab, old) == [], "a node accepts a client of the old CA"
     lab.wait_for_reports()
     audited = healthy(lab, "audit")
     assert audited.returncode == 0, audited.stdout

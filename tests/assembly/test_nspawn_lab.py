@@ -1,4 +1,4 @@
-"""The lab of booted nodes: a node that the lab switches off has stopped."""
+"""Tests of the lab itself: when the lab has switched off a node, no process of the node runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The peer port serves only the peers of this cluster, with auth on and off, without a firewall.
+"""Even without a firewall, the peer port serves only this cluster's peers, with auth on and with auth off.
 
 etcd compares the caller's address with the addresses in the certificate. A client's certificate has no addresses, so
 etcd does not compare them (client/pkg/transport/listener_tls.go, checkCertSAN).
@@ -44,7 +44,7 @@ KINDS = {
 
 
 def clients(cluster: Miniature) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
-    """Yield all certificates that are not for peers: the operator's, a user's, and a node's server and client pairs."""
+    """Yield all certificates that are not for peers: of the operator, of a user, and a node's for server and client."""
     now = datetime.now(UTC)
     for name, user in (("the operator's", None), ("a user's", "app")):
         made = pki.issue_client(cluster.plan, cluster.authority, now=now, user=user)
@@ -66,7 +66,7 @@ def start(cluster: Miniature) -> Miniature:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("auth", [False, True], ids=["auth off", "auth on"])
 def test_no_clients_certificate_is_served_at_the_peer_port(cluster_of: ClusterOf, kind: str, *, auth: bool) -> None:
-    """The clients connect from the node's address, which etcd accepts for the node's server and client certificates."""
+    """All clients connect from the node's address, because etcd refuses a node's certificate from other addresses."""
     cluster = start(cluster_of(1, pki=KINDS[kind], auth=AuthSpec(enabled=auth)))
     node = cluster.nodes[0]
 
@@ -83,7 +83,7 @@ def test_no_clients_certificate_is_served_at_the_peer_port(cluster_of: ClusterOf
 
 
 def field(number: int, value: int | bytes) -> bytes:
-    """Return a field of a Protocol Buffers message."""
+    """Encode a field of a Protocol Buffers message."""
     if isinstance(value, bytes):
         return varint(number << 3 | 2) + varint(len(value)) + value
     return varint(number << 3) + varint(value)
@@ -95,14 +95,14 @@ def varint(number: int) -> bytes:
 
 
 def proposal(key: bytes, *, member: int) -> bytes:
-    """Return a raftpb.Message of type MsgProp to a member. Its entry is a put in the name of the user root."""
+    """Encode a raft proposal (raftpb.Message, MsgProp) to a member. It writes an etcd key as the user root."""
     header = field(1, 77) + field(2, b"root") + field(3, 1 << 40)
     request = field(100, header) + field(4, field(1, key) + field(2, b"x"))
     return field(1, 2) + field(2, member) + field(7, field(4, request))
 
 
 def post(cluster: Miniature, context: ssl.SSLContext, message: bytes) -> int:
-    """Send the message to /raft and return the status. Raise OSError if the connection is refused."""
+    """POST the raft message to /raft and return the HTTP status. Raise OSError if the connection is refused."""
     node = cluster.nodes[0].plan
     headers = {
         "Content-Type": "application/protobuf", "X-Server-From": "1", "X-Server-Version": "3.5.16",
@@ -121,7 +121,7 @@ OLD = PkiSpec(peer_name=PeerName.NONE, peer_ca=PeerCaSpec(separate=False))
 
 @pytest.mark.parametrize("shared", Certificates)
 def test_verify_fails_where_clients_are_served_at_the_peer_port(cluster_of: ClusterOf, shared: Certificates) -> None:
-    """An older cluster. A certificate that all nodes share contains their addresses, so this machine is refused."""
+    """An older cluster. A certificate shared by all nodes lacks this machine's address, so etcd refuses it."""
     found = check(start(cluster_of(1, pki=replace(OLD, certificates=shared))))
     assert [one.name for one in found.failed] == ["client certificate"]
     assert "docs/how-to/older-cluster.md" in str(found.failed[0].remedy)
@@ -178,7 +178,7 @@ def operator_pair(cluster: Miniature) -> tuple[bytes, bytes]:
 
 
 def test_an_empty_node_answers_only_peers(cluster_of: ClusterOf) -> None:
-    """Before etcd runs, a node reports at the peer port that its disk is empty, and reports its cluster's id."""
+    """Before etcd runs, the node answers at the peer port. It reports an empty disk and its cluster's id."""
     cluster = cluster_of(1, pki=KINDS["one CA"])
     node = cluster.nodes[0]
 
@@ -199,7 +199,7 @@ def test_an_empty_node_answers_only_peers(cluster_of: ClusterOf) -> None:
 
 
 def test_a_user_who_may_write_nothing_writes_nothing_by_raft_either(cluster_of: ClusterOf) -> None:
-    """With a peer's certificate, etcd accepts the same message, and writes the key in the name of root."""
+    """With a peer's certificate, etcd accepts this raft message and writes the message's key as the user root."""
     cluster = start(cluster_of(1, pki=KINDS["one CA"], auth=AuthSpec(enabled=True)))
     node = cluster.nodes[0]
     cluster.wait(lambda: node.says("auth is on"), 20, "auth is on")

@@ -21,14 +21,15 @@ from generator.seed.guest_paths import PKI_DIR
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="other users need root")
 KEY = "etcd-server.key"
-# In these tests, the user `daemon` takes the place of etcd. The commands are changes by an administrator or cloud-init.
+# In these tests, the user `daemon` takes the place of etcd. The commands are changes that an
+# administrator or cloud-init may make.
 DEEDS = ("chmod 0600 {}", "chmod 0400 {}", "chmod 0640 {}", "setfacl -m u:daemon:r {}", "setfacl -b {}")
 Plan = Callable[..., ClusterPlan]
 
 
 @pytest.fixture
 def folder(plan: Plan) -> Iterator[Path]:
-    """A node's key folder after cloud-init and bootcmd. All users can open the folders above.
+    """A node's key folder after cloud-init and bootcmd. All users can open its parent folders.
 
     The folder is not in tmp_path, because each start of pytest closes the folder above tmp_path to other users.
     """
@@ -63,7 +64,7 @@ def set_up(plan: ClusterPlan, folder: Path) -> None:
 
 
 def start(plan: ClusterPlan, folder: Path) -> None:
-    """Do the same as etcd-access.service before each start of etcd."""
+    """Set the permissions as etcd-access.service does before each start of etcd."""
     unit = _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit="").data.decode()
     (_, command) = re.findall(r"^ExecStart=/bin/sh -euc '([^']*)'$", unit, re.MULTILINE)
     run(here(command.replace("$$", "$"), folder))
@@ -112,7 +113,7 @@ def test_a_chmod_of_the_folder_locks_etcd_out_until_then(plan: Plan, folder: Pat
 
 @pytest.mark.parametrize("way", ["owner", "acl"])
 def test_readers_read_the_clients_certificate_and_key_and_no_other_key(way: str, plan: Plan, folder: Path) -> None:
-    """One reader does not exist on this node. The other readers get access nevertheless."""
+    """If a reader's account does not exist on the node, the other readers still get access."""
     wanted = plan(pki={"permissions": way}, access={"readers": ["nosuchuser", "games", "news"]})
     for act in (set_up, start):
         act(wanted, folder)

@@ -75,7 +75,7 @@ def test_what_etcds_account_writes_reaches_no_command_of_roots(lab: NspawnLab, l
 
 
 def test_root_does_not_open_what_etcds_account_puts_in_place_of_its_file(lab: NspawnLab) -> None:
-    """systemd would wait forever for a pipe, and the node would hang. Through a link, it would read root's files."""
+    """If systemd opened this file, it would wait forever for a pipe, and read root's files through a link."""
     lab.shell(NODE, f"{AS_ETCD} sh -c 'rm -f /run/etcd/join.env; mkfifo /run/etcd/join.env'")
     lab.shell(NODE, "timeout 30 systemctl restart etcd; rm /run/etcd/join.env")
     assert lab.shell(NODE, "systemctl is-active etcd").stdout == "active\n"
@@ -85,7 +85,7 @@ FOLDER = ["user::rwx", "user:games:--x", "user:etcd:--x", "group::---", "mask::-
 
 
 def test_etcds_next_start_heals_the_folder_of_keys(lab: NspawnLab) -> None:
-    """A chmod cancels the effect of the ACL."""
+    """chmod changes the ACL's mask, so the reader loses its access."""
     acl = "getfacl -cp /etc/etcd/pki"
     before = lab.shell(NODE, acl).stdout.split()
     lab.shell(NODE, "chmod 0700 /etc/etcd/pki")

@@ -19,7 +19,7 @@ ClusterOf = Callable[..., Miniature]
 
 @pytest.fixture
 def pair(cluster_of: ClusterOf) -> Miniature:
-    """Two nodes. The first node is a cluster already."""
+    """Two nodes, of which the first already runs as a cluster."""
     cluster = cluster_of(2)
     cluster.start_first()
     return cluster
@@ -42,7 +42,7 @@ def the_wal(node: Node) -> Path:
 
 
 def kill_after_wal(node: Node, delay: float) -> None:
-    """Start the node, and cut its power `delay` seconds after etcd's first log appears."""
+    """Start the node, and cut its power `delay` seconds after etcd creates its first WAL file."""
     node.start()
     while not the_wal(node).exists():
         pass
@@ -51,7 +51,7 @@ def kill_after_wal(node: Node, delay: float) -> None:
 
 
 def remove(cluster: Miniature, via: Node, gone: Node) -> None:
-    """Remove a member like an operator. etcd refuses this until all other members are connected for five seconds."""
+    """Remove a member, as an operator would. etcd allows this only after all other members are connected for 5 s."""
     (member,) = (m for m in cluster.members(via) if m.get("name") == gone.plan.name)
     command = ("member", "remove", f"{member['ID']:x}")
     cluster.wait(lambda: "removed" in cluster.etcdctl(via, *command, check=False), 15, "it is removed")
@@ -71,7 +71,7 @@ def test_a_power_cut_of_all_nodes_loses_nothing(trio: Miniature) -> None:
 
 
 def test_a_voter_that_lost_its_disk_is_replaced_by_its_own_hook(trio: Miniature) -> None:
-    """The most important case is the first node, because its seed still permits a bootstrap."""
+    """The most important case is the first node, because its seed still permits it to start a new cluster."""
     first, second, _ = trio.nodes
     before, cluster_id = ids(trio, second), trio.cluster_ids()
     trio.etcdctl(second, "put", "key", "kept")
@@ -132,7 +132,7 @@ def test_a_first_node_starts_nothing_before_every_other_has_said_that_it_is_empt
 
 
 def test_a_stranger_at_the_peer_port_is_not_taken_for_an_empty_node(cluster_of: ClusterOf) -> None:
-    """A node of another cluster is at a planned address. Its certificate is from another CA."""
+    """A node of another cluster uses an address of the plan. Its certificate is from another CA."""
     cluster, other = cluster_of(2), cluster_of(2)
     stranger, address = other.nodes[1], cluster.nodes[1].plan
     env = stranger.root / "etc/etcd/bake.env"
@@ -191,7 +191,7 @@ def test_a_joiner_stopped_between_add_and_start_takes_its_entry(pair: Miniature)
 
 
 def test_a_voter_stopped_between_add_and_start_still_joins(cluster_of: ClusterOf) -> None:
-    """After the add, the first node has no quorum and does not answer."""
+    """After `member add`, the first node has no quorum and does not answer."""
     pair = cluster_of(2, join=JoinMode.VOTER)
     first, second = pair.nodes
     pair.start_first()
@@ -216,7 +216,7 @@ def test_a_learner_that_lost_its_disk_is_replaced(pair: Miniature) -> None:
 
 
 def test_an_unfinished_first_start_is_begun_again_and_kept_aside(cluster_of: ClusterOf) -> None:
-    """The kill must come within two milliseconds. If it comes too late, the log has a member and is used."""
+    """The kill must come within two milliseconds. Later, etcd's log contains a member, and etcd uses this log."""
     cluster = cluster_of(1)
     (node,) = cluster.nodes
     aside = node.data_dir.parent / "etcd.unfinished-1/member/wal"
@@ -236,7 +236,7 @@ def test_an_unfinished_first_start_is_begun_again_and_kept_aside(cluster_of: Clu
 def test_kills_around_the_first_log_never_leave_a_node_behind(
     cluster_of: ClusterOf, join: JoinMode, trials: int
 ) -> None:
-    """The first 30 ms contain all cases: a log without a member, a log with a member, and a running member."""
+    """Kills in the first 30 ms cover all cases: etcd's log has no member, the log has a member, or the member runs."""
     chance = random.Random(1)  # noqa: S311
     clusters = [cluster_of(2, join=join) for _ in range(trials)]
     for place in (0, 1):

@@ -68,7 +68,7 @@ def failed(found: Verification) -> dict[str, tuple[str, ...]]:
 
 
 def configure(node: Node, **values: str) -> None:
-    """Change settings of etcd.conf. A setting with an empty value is removed."""
+    """Change settings of etcd.conf. An empty value removes the setting."""
     path = node.root / "etc/etcd/etcd.conf"
     text = path.read_text()
     for name, value in values.items():
@@ -183,7 +183,7 @@ def test_a_peer_port_without_client_certificates_is_caught(one: Callable[..., Mi
 
 @pytest.mark.parametrize("certificates", Certificates)
 def test_only_its_ca_keeps_the_foreign_certificate_out(cluster_of: ClusterOf, certificates: Certificates) -> None:
-    """If the certificate had another fault, a port that trusts another CA too would still refuse it unnoticed."""
+    """The foreign certificate is valid except for its CA, so that a port cannot refuse it for another reason."""
     cluster, now = cluster_of(1, pki=PkiSpec(certificates=certificates)), datetime.now(UTC)
     node = cluster.nodes[0]
     other = pki.create_authority(plan_cluster(ClusterSpec(pki=PkiSpec(extensions=Extensions.DOCUMENT))), now=now)
@@ -276,7 +276,7 @@ def test_three_dead_nodes_cost_one_time_limit() -> None:
     for one in sockets:
         one.close()
     assert [view.health.error for view in told] == ["no answer in time"] * 3
-    assert time.monotonic() - start < 8  # 3 s at the same time; 9 s one after the other
+    assert time.monotonic() - start < 8  # the three timeouts of 3 s run in parallel; in sequence, they would take 9 s
 
 
 NOWHERE = ClientFiles(ca=Path("/dev/null"), cert=Path("/dev/null"), key=Path("/dev/null"))

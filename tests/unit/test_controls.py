@@ -171,7 +171,7 @@ def test_an_etcd_that_runs_as_root_fails(good: list[NodeFacts]) -> None:
     assert "1.1.12" in missed(second(good, report={"user": "root"}))
 
 
-@pytest.mark.parametrize(("digests", "text"), [(("ca", "other"), "other CA"), ((), "no CA")])
+@pytest.mark.parametrize(("digests", "text"), [(("ca", "other"), "other CA"), ((), "not have the cluster's CA")])
 @pytest.mark.parametrize("option", ["trusted-ca-file", "peer-trusted-ca-file"])
 def test_another_trusted_ca_fails(good: list[NodeFacts], option: str, digests: tuple[str, ...], text: str) -> None:
     assert good[1].report

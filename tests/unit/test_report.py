@@ -49,7 +49,7 @@ def test_an_invalid_report_or_another_nodes_report_is_refused(change: dict[str, 
 
 @pytest.mark.parametrize("process", [None, {}])
 def test_a_report_without_a_running_etcd_is_refused(process: Any) -> None:
-    with pytest.raises(ValueError, match="no etcd running"):
+    with pytest.raises(ValueError, match="etcd was not running"):
         parse_report(json.dumps(SAID | {"process": process}).encode(), "etcd1")
 
 

@@ -280,7 +280,7 @@ def test_a_port_that_accepts_an_unauthorized_client_fails(
     served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
     view = {**healthy.nodes[1].probes, (port, kind): served}
     assert only(bad_checks(with_node(healthy, 1, probes=view)), name).detail.startswith(
-        f"etcd2: the {port} accepts it"
+        f"etcd2: the {port} accepts this client"
     )
 
 
@@ -462,7 +462,7 @@ def test_a_seed_with_the_bootstrap_permit_fails(healthy: Observation, cluster: C
     found = {check.name: check for check in health.check_cluster(cluster, healthy, now=NOW, sealed=False)}
     right = found.pop("bootstrap permit")
     assert (right.result, right.nodes, right.remedy) == (Result.FAILED, ("etcd1",), "bake seal")
-    assert "without its disk" in right.detail
+    assert "with an empty disk" in right.detail
     assert all(check.result is Result.OK for check in found.values())
 
 

@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Lab:
-    """`scripts/lab` with a separate folder. The tests can open its socket and disks as files."""
+    """`scripts/lab` with a separate folder. The tests can open the lab's libvirt socket and disks as files."""
 
     folder: Path
 
@@ -98,7 +98,7 @@ def selinux_image() -> Path:
 def lab(request: pytest.FixtureRequest, tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
     """The lab. This thread enters the lab's network, so that the tests reach the VMs.
 
-    The images are built before, because the lab's network has no access to their packages.
+    The images are built first, because the lab's network has no access to Debian's packages.
     """
     for program in ("libvirtd", "qemu-system-x86_64", "qemu-img"):
         tool(program)
@@ -109,7 +109,7 @@ def lab(request: pytest.FixtureRequest, tool: Callable[[str], str], base_image: 
     for image in sorted(wanted & {"stock_image", "selinux_image"}):
         request.getfixturevalue(image)
     for left in (ROOT / "build").glob("test-lab-*"):
-        if not Path("/proc", left.name.rpartition("-")[2]).exists():  # the session of this lab was killed
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():  # a leftover lab whose test session was killed
             Lab(left).run("stop")
     private = Lab(ROOT / "build" / f"test-lab-{os.getpid()}")
     private.run("start")

@@ -1,6 +1,6 @@
 """A cluster of three real VMs: it starts, survives a power cut and a shutdown, and is removed without leftovers.
 
-The tests use the same cluster and run in the order of this file.
+All tests use the same cluster and run in the order of this file.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def test_new_certificates_reach_running_nodes(bake_in_lab: Run, lab: Lab, connec
 
 
 def test_a_seed_that_is_put_in_again_is_looked_at_again(out: Path, lab: Lab, connection: Any) -> None:
-    """The seed belongs to another node, which the node reports each time."""
+    """The drive has the seed of another node. The node reports this at each insertion."""
     cluster = open_cluster(Store(out, "life"))
     iso, console = out / "life/etcd2/seed.iso", lab.folder / "lib/images/bake-life/etcd1.console.log"
     for times in (1, 2):

@@ -1,4 +1,4 @@
-"""Adding a node to a running cluster: the running node refuses it until a restart, and `bake up` reports this."""
+"""Adding a node to a running cluster: the firewall of the running node refuses the new node until a restart."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from generator.vm.console_records import Event, Journal, follow
 from generator.vm.domain_xml import Accel
 
 Make = Callable[..., ClusterPlan]
-boot_module = importlib.import_module("generator.vm.boot")  # the package has a function of that name
+boot_module = importlib.import_module("generator.vm.boot")  # `generator.vm` also has a function with this name
 NODES = ("etcd1", "etcd2", "etcd3")
 
 
@@ -88,7 +88,7 @@ class World:
         stream.abort()
 
     def picture(self) -> dict[str, object]:
-        """Return all definitions and files. Two equal pictures mean that nothing has changed and nothing is left."""
+        """Return a snapshot of all definitions and files. Equal snapshots mean that nothing has changed."""
         things = [*self.connection.listAllDomains(), *self.connection.listAllNetworks()]
         seen: dict[str, object] = {thing.name(): thing.XMLDesc() for thing in things}
         seen.update({pool.name(): pool.UUIDString() for pool in self.connection.listAllStoragePools()})
@@ -147,7 +147,7 @@ def test_three_guests_boot_and_a_second_boot_changes_nothing(world: World, tmp_p
 def test_every_file_of_a_cluster_is_its_owners_alone(world: World) -> None:
     world.boot()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in world.folder.iterdir()}
-    assert len(modes) == 1 + 3 + 3 * 3  # mark; base, kernel, initrd; disk, seed, console log
+    assert len(modes) == 1 + 3 + 3 * 3  # volumes: the owner's mark; base, kernel, initrd; disk, seed, console log
     assert set(modes.values()) == {0o600}
 
 
@@ -283,7 +283,7 @@ def test_a_vm_that_lost_its_disk_gets_another_and_its_seed_again(one: World, tmp
     one.down()
     (one.folder / "etcd1.qcow2").unlink()
     assert one.boot() == ("etcd1",)
-    assert any("its disk is missing" in line for line in one.said)
+    assert any("the disk is missing" in line for line in one.said)
     one.wait_ready(tmp_path)
     (seed,) = one.folder.glob("etcd1.seed-*.iso")
     assert seed.read_bytes() == one.seeds()["etcd1"]
@@ -295,7 +295,7 @@ def test_another_image_does_not_touch_the_disks_that_are_there(one: World) -> No
     before = one.picture()
     one.boot(image=replace(one.image, digest="other"))
     assert one.picture().keys() == before.keys()
-    assert any("which is from another image" in line for line in one.said)
+    assert any("which was made from another image" in line for line in one.said)
 
 
 STEPS = [
@@ -388,14 +388,14 @@ def test_a_guest_that_dies_under_kvm_lives_on_emulated(
     one: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if acceleration._VIRTUALISES.search(Path("/proc/cpuinfo").read_text()) or not Path("/dev/kvm").exists():
-        pytest.skip("needs a machine whose /dev/kvm is there and does not work")
+        pytest.skip("needs a machine with a /dev/kvm that does not work")
     monkeypatch.setattr(boot_module, "choose_accel", lambda *_: Accel.KVM)
     one.boot()
     one.wait_ready(tmp_path)
     assert [node.accel for node in vm.status(one.connection, one.plan)] == ["tcg"]
     assert any("under KVM" in line and "emulating it" in line for line in one.said), one.said
     before = one.picture()
-    assert one.boot() == ()  # a VM that fell back to emulation stays emulated
+    assert one.boot() == ()  # after a failure of KVM, the VM stays emulated
     assert one.picture() == before
 
 

@@ -88,7 +88,7 @@ def test_a_killed_lab_starts_again(own: Lab) -> None:
     pid = own.process_id()
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 120
-    while own.run("status", check=False).returncode == 0:  # the kernel needs time to end all processes
+    while own.run("status", check=False).returncode == 0:  # the lab ends some time after the kill
         assert time.monotonic() < deadline
         time.sleep(0.02)
     own.run("start")
@@ -103,7 +103,7 @@ def test_two_starts_at_once_make_one_lab(own: Lab) -> None:
     starts = [subprocess.Popen(command, env=environment) for _ in range(3)]
     assert [start.wait(300) for start in starts] == [0, 0, 0]
     shells = subprocess.run(["pgrep", "-P", str(own.process_id())], text=True, capture_output=True, check=True)
-    assert len(shells.stdout.split()) == 1  # one libvirtd, below the lab's first process
+    assert len(shells.stdout.split()) == 1  # exactly one libvirtd, a child of the lab's first process
 
 
 def test_two_labs_do_not_meet(own: Lab, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A node of the profile classic on an image that enforces Debian's SELinux policy, with packages and firewalld.
 
 The node forms a cluster, reboots and gets new certificates, and the policy denies nothing. The kernel reports denials
-on the console. The tests run commands in the shell on the console (tests/vm/cloud_image). The tests use the same node
+on the console. The tests run commands in the shell on the console (tests/vm/cloud_image). All tests use the same node
 and run in the order of this file.
 """
 
@@ -26,7 +26,7 @@ TREES = "/etc/etcd /etc/systemd/system /etc/udev/rules.d /etc/cloud /usr/libexec
 
 @dataclass
 class Guest:
-    """The node, which the tests use through its console."""
+    """The node. The tests run commands on its console."""
 
     connection: Any
     domain: str
@@ -50,7 +50,7 @@ class Guest:
         answer = re.compile(rf"<{mark} ([A-Za-z0-9+/=]*)>")
         deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
-            # The command has the mark in two pieces, because the console echoes the command.
+            # The command has the mark in two pieces, so that the console's echo of the command does not match.
             self.type(f" printf '<%s-%s %s>' answer {self.questions} $({{ {command}; }} 2>&1 | base64 -w0)")
             patience = time.monotonic() + 15
             while time.monotonic() < patience:
@@ -114,7 +114,7 @@ def check(guest: Guest) -> None:
 def check_firewall(guest: Guest) -> None:
     assert guest.ask("firewall-cmd --state") == "running"
     rules = guest.ask("firewall-cmd --list-rich-rules").splitlines()
-    assert len([rule for rule in rules if rule.endswith('reject type="tcp-reset"')]) == 4  # two ports, IPv4 and IPv6
+    assert len([rule for rule in rules if rule.endswith('reject type="tcp-reset"')]) == 4  # 2 ports, IPv4 and IPv6
 
 
 def test_a_node_assembles_itself(run: Run, guest: Guest) -> None:
@@ -145,7 +145,7 @@ def test_it_comes_back(run: Run, guest: Guest) -> None:
 def test_it_takes_new_certificates(run: Run, guest: Guest) -> None:
     label = "stat -c '%C %U %a %n' /etc/etcd/pki /etc/etcd/pki/*"
     before = guest.ask(label)
-    run("certs", "rotate", "--ca", "--all-phases")  # the last phase restarts etcd
+    run("certs", "rotate", "--ca", "--all-phases")  # the last phase of the CA rotation restarts etcd
     verified(run)
     assert guest.ask(label) == before
     check(guest)
