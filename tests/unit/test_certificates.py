@@ -290,7 +290,7 @@ def test_a_rotation_that_waits_for_restarts_exits_with_3(
     rack.older.update(NODES)
     monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
     words = ["certs", "rotate", "--out", str(cluster.store.out), *(["-o", "json"] if json_too else [])]
-    rule = "etcd1, etcd2: configuration changes in the new seed apply at the next restart"
+    rule = "etcd1, etcd2: the configuration changes in the new seed apply at the next restart"
     with pytest.raises(UnhealthyError, match=rule) as error:
         command.main(words, standalone_mode=False)
     assert "virsh shutdown etcd-etcd1" in str(error.value.hint)
@@ -415,7 +415,7 @@ def test_bake_warns_if_the_ca_shortens_new_certificates(made: Bake, spec: Cluste
     store, late = made().store, now + timedelta(days=3650 - 1 - 12)
     said, _ = said_by(spec, store, late)
     assert said[0] == (
-        "warning: the CA expires in 12 days; certificates issued now expire with it, not after 365\n"
+        "warning: the CA expires in 12 days; new certificates expire on the same day, not after 365 days\n"
         f"  hint: to give a running cluster a new CA, run bake certs rotate --ca --out {store.out}"
     )
     assert said_by(spec, store, late) == ([], set()), "a certificate that expires with the CA is not issued again"

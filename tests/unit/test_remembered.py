@@ -126,7 +126,7 @@ def test_the_name_in_a_file_selects_the_cluster(bake: Bake) -> None:
 
 def test_a_new_cluster_next_to_others_is_reported(bake: Bake) -> None:
     assert "is a new cluster" not in bake("--name", "prod", "--nodes", 1).err
-    assert "etcd is a new cluster; existing clusters, for --name: prod\n" in bake("--nodes", 1).err
+    assert "etcd is a new cluster; to change another cluster, give --name: prod\n" in bake("--nodes", 1).err
     assert "is a new cluster" not in bake().err
 
 
@@ -238,7 +238,8 @@ def test_a_field_of_a_newer_version_keeps_the_old_behaviour(
     result = bake()
     assert result.code == 0
     assert current("etcd", "version") == "3.6"
-    assert "note: values kept although the defaults changed: etcd.version 3.6, not 3.5" in result.err
+    note = "note: the cluster keeps values that differ from bake's new defaults: etcd.version 3.6, not 3.5"
+    assert note in result.err
 
 
 def test_a_new_default_changes_nothing_and_is_reported(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +248,7 @@ def test_a_new_default_changes_nothing_and_is_reported(bake: Bake, monkeypatch: 
     monkeypatch.setattr("generator.config.load._DEFAULTS", defaults)
     result = bake()
     assert "Nothing changed" in result.err
-    assert "values kept although the defaults changed: vm.memory 1024, not 2048\n" in result.err
+    assert "values that differ from bake's new defaults: vm.memory 1024, not 2048\n" in result.err
     assert "vm.cpus" not in result.err
 
 

@@ -477,7 +477,7 @@ def test_the_command_prints_what_applications_need_before_the_next_phase(
 ) -> None:
     pki_folder = cluster.store.folder / "pki"
     code, text = call(cluster, "rotate", "--ca")
-    assert (code, text.splitlines()[-2]) == (0, "phase trust is complete; before phase reissue:")
+    assert (code, text.splitlines()[-2]) == (0, "phase trust is complete; do this before phase reissue:")
     assert text.endswith(
         f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then run bake certs rotate --ca "
         f"--out {cluster.store.out}\n"
@@ -497,7 +497,7 @@ def test_the_new_ca_key_is_encrypted(cluster: Cluster, rack: Rack, tmp_path: Pat
 
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
-    "nodes": (("--ca", "etcd1"), "--ca: renews all nodes, not only etcd1"),
+    "nodes": (("--ca", "etcd1"), "--ca: renews the certificates of all nodes, not only of etcd1"),
     "without --ca": (("--ca-key", "k"), "--ca-key: needs --ca"),
     "all phases of none": (("--all-phases",), "--all-phases: needs --ca"),
     "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing but --ca-certificate is given"),
@@ -535,5 +535,5 @@ def test_a_cluster_with_the_users_ca_needs_the_next_ca(
         (tmp_path / name).write_bytes(data)
     stated = {"certificate": str(tmp_path / "ca.pem"), "key": str(tmp_path / "ca.key")}
     bake(load(flags={"-": (("pki", "ca"), stated)}).spec, store, now=now, report=print)
-    with pytest.raises(InputError, match="--ca-certificate: is required, because this cluster uses your CA"):
+    with pytest.raises(InputError, match="--ca-certificate: is required, because this cluster uses a CA that you gave"):
         rotate(open_cluster(store), now, connection=None)
