@@ -124,7 +124,7 @@ up_options = _stack(
         "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
         help="How to run the VMs; auto uses KVM if KVM works, else emulation.",
     ),
-    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: a folder in the user's cache folder."),
+    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: in the user's cache folder."),
     option("--wait", type=int, default=900, show_default=True, help="Seconds to wait until all nodes have settled."),
 )  # fmt: skip
 cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)

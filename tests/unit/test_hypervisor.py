@@ -463,8 +463,8 @@ def test_up_boots_no_node_that_running_nodes_refuse_and_ends_at_once(
     assert libvirt_up(2).code == 0
     done = libvirt_up(4)
     assert done.code == 3
-    warning = "warning: the peer firewall of etcd1, etcd2 is from an earlier plan and refuses etcd3, etcd4"
-    error = "error: not booted: etcd3, etcd4; restart etcd1, etcd2 first"
+    warning = "warning: not booting etcd3, etcd4, because the peer firewall of etcd1, etcd2 refuses etcd3, etcd4"
+    error = "error: not booted: etcd3, etcd4; first restart the nodes that refuse them: etcd1, etcd2"
     assert done.err.index(warning) < done.err.index("etcd1: is running") < done.err.index(error)
     assert "virsh shutdown etcd-etcd1" in done.err
     running = {domain.name() for domain in driver.listAllDomains()} - {"test"}
