@@ -75,7 +75,8 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     expiring = [entry for entry in entries if within is not None and entry.days_left < within]
     if expiring:
         named = ", ".join(f"{entry.owner} {entry.role}" for entry in expiring)
-        raise UnhealthyError(f"less than {within} days left: {named}", hint=certs.renewal(cluster, expiring))
+        text = f"these certificates expire in less than {within} days: {named}"
+        raise UnhealthyError(text, hint=certs.renewal(cluster, expiring))
 
 
 def _as_data(entry: Entry) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
     drive. The node applies the new ISO immediately.
 
     A new seed may also contain configuration changes, for example after an update of bake. A node applies configuration
-    changes at its next restart. If there are any, the command exits with code 3 and names the nodes to restart.
+    changes at its next restart. If nodes must be restarted, the command exits with code 3 and names these nodes.
 
     Besides nodes, NAMES can contain `operator` for the operator's client certificate, and `user:NAME` for the client
     certificate of an etcd user. bake writes new client certificates to the cluster's folder.
@@ -133,8 +134,8 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
     With --ca the command also replaces the CA, in three phases. Every node first trusts both CAs, then gets
     certificates of the new CA, and then trusts only the new CA. etcd restarts twice on each node, one node after the
     other. The command stops after each phase and prints what applications need before the next phase. To continue, run
-    the same command again. Do the same after an interruption, or if a node was off. The last phase removes the old CA
-    and its key from the cluster's folder.
+    the same command again. This also completes a phase in which the command was interrupted or a node was off. The last
+    phase removes the old CA and its key from the cluster's folder.
 
     \b
     Examples:

@@ -161,7 +161,7 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, l
 def _announce(
     options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
 ) -> None:
-    """Show the files that change, and add them to `changes`. Do nothing for a new cluster: `changes` is then None."""
+    """Show the files that change, and add them to `changes`. For a new cluster, `changes` is None: do nothing."""
     from generator.operations.changes import file_changes
 
     if changes is not None:

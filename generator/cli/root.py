@@ -121,8 +121,8 @@ def _next_step(baked: Baked) -> str:
         )
     seal, up = (command(Store(baked.folder.parent, baked.plan.name), words) for words in ("seal", "up"))
     return (
-        f"Attach each ISO to its VM as a CD-ROM. When the cluster runs, run `{seal}`. Under libvirt, `{up}` does both. "
-        "The ISOs contain private keys."
+        f"Attach each ISO to its VM as a CD-ROM. When the cluster runs, run `{seal}`. "
+        f"Under libvirt, `{up}` attaches the ISOs and seals the cluster. The ISOs contain private keys."
     )
 
 
@@ -158,7 +158,7 @@ def check(**options: Any) -> None:
 @bake.command()
 @spec_options
 @up_options
-@click.option("-y", "--yes", is_flag=True, hidden=True)  # scripts/bake passes the options of `up` to `image`
+@click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up --yes` runs `bake image --yes`
 @click.option("--plain", is_flag=True, help="Build the base image without its tuning, for comparing measurements.")
 def image(plain: bool, **options: Any) -> None:
     """Build or download the image that `bake up` boots with the same options, unless the cache has it already.

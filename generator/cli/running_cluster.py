@@ -78,9 +78,9 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
 def seal(**options: Any) -> None:
     """Remove the bootstrap permit from the first node's ISO. `bake up` does this automatically.
 
-    Without `bake up`, run `bake seal` as soon as the cluster runs. A first node that loses its disk after that joins
-    the other nodes again and cannot start a second cluster. The command also replaces the ISO in the VM's drive, even
-    while the VM runs.
+    Without `bake up`, run `bake seal` as soon as the cluster runs. If the first node of a sealed cluster loses its
+    disk, the node joins the other nodes again and cannot start a second cluster. The command also replaces the ISO in
+    the VM's drive, even while the VM runs.
 
     If no member answers, the cluster may never have been started, so the command asks for consent.
 

@@ -32,7 +32,7 @@ from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned
 
-Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives (sign, path) of all files, just before they change
+Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives (sign, path) of each file just before it changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ def node_files(
     *,
     sealed: bool,
 ) -> Iterator[Artifact]:
-    """Yield one node's files: seed files and ISO. An unsealed first node also has the bootstrap permit."""
+    """Yield one node's files: seed files and ISO. The first node of an unsealed cluster also has the permit."""
     files = iso.seed_files(plan, node, guest_files.guest_files(plan, node, trust, credentials))
     if node.bootstrap and not sealed:
         files += (Artifact(iso.SEED_PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True),)

@@ -1,7 +1,7 @@
 """`bake certs`: list a cluster's certificates, and deliver new ones to running nodes.
 
 A node receives certificates in its seed. When a new ISO is inserted into the drive of a settled node, `apply-seed` on
-the node applies it immediately. This needs no network connection. It also works with expired certificates.
+the node applies it immediately. `apply-seed` needs no network connection and no valid certificate.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ class Client(NamedTuple):
 
 
 def renewable_clients(plan: ClusterPlan) -> dict[str, Client]:
-    """Return the clients whose certificates `bake certs rotate NAME` renews, by NAME."""
+    """Return the clients whose certificates `bake certs rotate NAME` can renew. The keys are the possible NAMEs."""
     stems = {f"user:{name}": pki.user_stem(name) for name in plan.spec.auth.common_names}
     found = {name: Client(stem, pem_path(stem)) for name, stem in stems.items()}
-    if plan.spec.pki.certificates is Certificates.SHARED:  # the operator uses the nodes' certificate
+    if plan.spec.pki.certificates is Certificates.SHARED:  # the operator has no separate certificate
         return found
     return {OPERATOR: Client(OPERATOR, pem_path(str(Role.CLIENT))), **found}
 
@@ -198,7 +198,7 @@ def deliver(
     boot reports this on its console.
 
     Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
-    its seed within `seconds`; the nodes after it keep their old seeds. Another call continues with that node.
+    its seed within `seconds`; the nodes after it keep their old seeds. The next call continues with that running node.
     """
     done, later, restart, by_hand = [], [], [], []
     goal = goal or serves_its_own(cluster)

@@ -75,17 +75,18 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
 
 _NODE_KEYS = "its keys are deleted"
 _USER_KEY = "its key is deleted"
-# For a field, its old value and its new value. A node with peerName: required refuses peers without the peer name.
+_REQUEST_KEYS = "the private keys of the pending certificate requests are deleted"
+# The key is a field, its old value and its new value. With `required`, nodes refuse peers without the peer name.
 _NOTES = {
     ("pki.peerName", "stated", "required"): "run bake certs rotate, and restart no node until bake certs shows "
     "that every node serves its new certificate",
 }
-_ADDRESS = "the members of this sealed cluster reach each other by the old addresses"
+_ADDRESS = "the members of this sealed cluster still use the old addresses"
 
 
 def _unknown(existing: ExistingCluster, new: ClusterSpec) -> Iterator[Change]:
     if existing.has_requests and not new.pki.ca.certificate:
-        yield Change(sign="-", kind=Kind.FILE, name="requests", lost="the keys of the requests are deleted")
+        yield Change(sign="-", kind=Kind.FILE, name="requests", lost=_REQUEST_KEYS)
     if not existing.is_known:
         lost = "this file was changed after bake wrote it, so other changes are unknown"
         yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)

@@ -77,7 +77,7 @@ def rotate_authorities(
     phase, found = load_phase(cluster.store), Delivery()
 
     def advance(cluster: Cluster, phase: Phase | None) -> tuple[Cluster, Phase | None]:
-        """Bake for the next phase. All nodes have reached `phase`.
+        """Bake the seeds of the phase after `phase`, which all nodes have completed.
 
         The last phase renews all certificates, so that a node's certificate shows whether it has applied its last seed.
         """
@@ -107,7 +107,7 @@ def _check(cluster: Cluster, new_cas: Mapping[Role, Authority]) -> None:
     pki_spec = cluster.plan.spec.pki
     if new_cas and (phase := load_phase(cluster.store)):
         rule = f"this cluster's CA is already being rotated (phase {phase})"
-        raise InputError.one("--ca-certificate", rule, "leave out this option, to complete that rotation first")
+        raise InputError.one("--ca-certificate", rule, "leave out --ca-certificate, to complete that rotation first")
     for role, stated, flag in ((Role.CA, pki_spec.ca, "--ca"), (Role.PEER_CA, pki_spec.peer_ca, "--peer-ca")):
         if stated.certificate and role not in new_cas:
             rule = f"is required, because this cluster uses a CA that you gave: {stated.certificate}"
@@ -122,7 +122,7 @@ def _check(cluster: Cluster, new_cas: Mapping[Role, Authority]) -> None:
 
 
 def _advanced(found: Authorities, new_cas: Mapping[Role, Authority], now: datetime) -> Authorities:
-    """Return the CAs of the next phase. Skip the first phase if a CA has expired, because no node trusts this CA."""
+    """Return the CAs of the next phase. Skip the first phase if a CA has expired: nodes trust no expired CA."""
     has_expired = any(issuer.certificate.not_valid_after_utc <= now for issuer in found.issuers.values())
     for _ in range(2 if found.phase is None and has_expired else 1):
         found = found.advanced(new_cas)
@@ -160,7 +160,7 @@ def _negated(answer: bool | None) -> bool | None:
 
 
 def _accepts(cluster: Cluster, authority: Credential, now: datetime) -> Callable[[NodePlan], bool | None]:
-    """Return a function that tests whether a node accepts a client of this CA. It returns None without an answer."""
+    """Return a function that tests whether a node accepts a client of this CA. Without an answer, it returns None."""
     client = pki.issue_client(cluster.plan, authority, now=now)
     context = unverified_context((client.cert_pem, client.key_pem))
 

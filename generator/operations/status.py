@@ -102,11 +102,12 @@ def pending_tasks(
         remove = f"etcdctl member remove {member.id:x}"
         if name is None:
             member_name = member.name or "(not started)"
-            text = f"the member {member_name} ({member.id:x}, {', '.join(member.peer_urls)}) is no node of this cluster"
+            text = f"the member {member_name} ({member.id:x}, {', '.join(member.peer_urls)}) is not one of the nodes"
             yield Task(task=text, remedy=f"add the node with its address to the cluster file, or run {remove}")
         elif not member.started:
             start = f"to start its VM, run {bake('up')}; to see its console, run {bake(f'console {name}')}"
-            yield Task(task=f"{name} is added, but has not started", remedy=f"{start}; to remove it, run {remove}")
+            text = f"{name} was added to the cluster, but has not started"
+            yield Task(task=text, remedy=f"{start}; to remove it, run {remove}")
         elif member.is_learner:
             remedy = f"wait until the cluster promotes it; if it stays a learner, run {bake(f'console {name}')}"
             yield Task(task=f"{name} is a learner", remedy=remedy)

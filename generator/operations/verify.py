@@ -29,7 +29,7 @@ _REPORT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The results of all checks. A cluster is healthy if no check is failed or skipped."""
+    """The results of all health checks. A cluster is healthy if no check is failed or skipped."""
 
     cluster: str
     checks: tuple[Check, ...]
@@ -68,7 +68,7 @@ def verify(
     report: Report,
     without_user: ClientFiles | None = None,
 ) -> Verification:
-    """Check a running cluster. The write check uses keys below `/bake/verify/<token>/`, so `token` must be random.
+    """Check a running cluster. `token`: a random word; the write check uses only keys below `/bake/verify/<token>/`.
 
     `without_user`: a client certificate without a user in etcd. If the spec enables auth, etcd must refuse this client.
     """

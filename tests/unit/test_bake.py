@@ -186,7 +186,7 @@ def test_seal_warns_about_the_steps_that_it_could_not_do(bake: Bake, sealing: Ba
     result = sealing("-o", "json")
     data = json.loads(result.out)
     assert (data["node"], data["files"], data["vm"]) == ("etcd1", True, None)
-    assert "replace the ISO in its drive with" in data["warnings"][0]
+    assert "replace the ISO in the VM's drive with" in data["warnings"][0]
     assert data["warnings"][1].startswith("no member answers, and a sealed cluster can no longer be started")
     assert result.err.count("warning: ") == 2
     quiet = sealing("-q")

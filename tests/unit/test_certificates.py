@@ -264,7 +264,7 @@ def test_the_table_has_a_bar_and_the_json_has_every_certificate(made: Bake, rack
 def test_certificates_that_expire_within_the_given_days_are_an_error(made: Bake, rack: Rack) -> None:
     cluster = made()
     assert call(cluster, "--within", "30d", "-q") == (0, "")
-    with pytest.raises(UnhealthyError, match="less than 4000 days left: cluster etcd-ca, "):
+    with pytest.raises(UnhealthyError, match="these certificates expire in less than 4000 days: cluster etcd-ca, "):
         call(cluster, "--within", "4000", "-q")
 
 

@@ -249,7 +249,7 @@ def test_no_hint_installs_a_package_by_name() -> None:
 
 
 def test_a_hint_names_the_cluster_that_it_is_for(bake: Bake) -> None:
-    assert "run `bake seal`. Under libvirt, `bake up` does both" in bake("--nodes", 1).err
+    assert "run `bake seal`. Under libvirt, `bake up` attaches the ISOs" in bake("--nodes", 1).err
     out = Path("a b").absolute()
     result = bake("--nodes", 1, "--name", "prod", "--out", "a b")
     assert f"run `bake seal --name prod --out '{out}'`" in result.err

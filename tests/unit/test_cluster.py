@@ -272,7 +272,7 @@ def test_status_shows_whether_the_cluster_is_sealed_and_the_tasks_that_are_left(
     monkeypatch.setattr(status, "is_answering", lambda *_: True)
     shown = bake("status").out
     assert "\nsealed: no\nTO DO" in shown
-    assert " ".join(shown.splitlines()[-1].split()) == "the seed still has the bootstrap permit bake seal"
+    assert " ".join(shown.splitlines()[-1].split()) == "the first node's ISO still has the bootstrap permit bake seal"
     assert [task["remedy"] for task in json.loads(bake("status", "-o", "json").out)["tasks"]] == ["bake seal"]
     assert "no member answers" not in bake("seal").err
     assert bake("status").out.endswith("\nsealed: yes\n")

@@ -81,9 +81,9 @@ def test_every_unplanned_state_of_a_member_has_a_remedy(cluster: ClusterPlan) ->
     found = {task.task: task.remedy for task in status.pending_tasks(cluster, found_status, sealed=False)}
     assert list(found) == [
         "the first node's ISO still has the bootstrap permit",
-        "etcd2 is added, but has not started",
+        "etcd2 was added to the cluster, but has not started",
         "etcd3 is a learner",
-        "the member evil (ff, https://192.0.2.1:2380) is no node of this cluster",
+        "the member evil (ff, https://192.0.2.1:2380) is not one of the nodes",
     ]
     words = ["bake seal", "etcdctl member remove 2", "bake console etcd3", "etcdctl member remove ff"]
     assert all(word in remedy for word, remedy in zip(words, found.values(), strict=True))
