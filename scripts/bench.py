@@ -64,7 +64,7 @@ class Figure:
 
 
 def run(*command: str | Path, cwd: Path) -> Run:
-    """Run a command and return its cost. The memory is the peak of the process that used most."""
+    """Run a command and return its time and memory. The memory is the peak of the largest process."""
     # Remove Python's environment variables, because some disable defaults such as storing bytecode.
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BAKE_", "PYTHON"))}
     started = time.perf_counter()
@@ -103,7 +103,7 @@ def hundred_nodes(folder: Path) -> Sample:
 
 
 def thousand_nodes(folder: Path) -> Sample:
-    """Compare the time per node. The time of a run with one node is the start-up time, which both runs subtract."""
+    """Compare the time per node of 1,000 and 100 nodes. The time of one node is the start-up time, which is subtracted."""
     start, hundred, thousand = (fleet(folder / str(count), count) for count in (1, 100, 1000))
     per_node = [(some.seconds - start.seconds) / (count - 1) for some, count in ((hundred, 100), (thousand, 1000))]
     parts = {"ms_each_of_100": per_node[0] * 1000, "ms_each_of_1000": per_node[1] * 1000, "bake_mib": thousand.rss_mib}
@@ -253,7 +253,7 @@ def measure(name: str, rounds: int | None, scratch: Path) -> dict[str, object]:
         "full_rounds": figure.rounds,
         "medians": {part: round(statistics.median(numbers), 3) for part, numbers in parts.items()},
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "load": round(load, 1),  # from before the measurement: the load of other work
+        "load": round(load, 1),  # read before the measurement, so it is the load of other work
         "priority": "real time" if is_real_time else "normal",
         "command": command(name, len(samples), is_real_time=is_real_time),
     }

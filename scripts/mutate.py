@@ -78,7 +78,7 @@ class Mutant:
 
     path: str
     line: int
-    change: str  # the removed and the added line
+    change: str  # the removed line and the added line
     text: str
 
 

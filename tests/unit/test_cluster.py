@@ -217,7 +217,7 @@ def test_up_refuses_a_sealed_cluster_without_vms(
     states(monkeypatch, State.MISSING, State.MISSING)
     before = picture(tmp_path)
     boot = Boot(uri=None, accel="auto", wait=1, cache=tmp_path / "cache")
-    with pytest.raises(InputError, match="etcd/sealed: the cluster is sealed, so it cannot be started anew"):
+    with pytest.raises(InputError, match="etcd/sealed: the cluster is sealed and cannot be started anew"):
         up.up(spec, baked.store, boot, now=now, progress=KeptProgress())
     assert picture(tmp_path) == before
     states(monkeypatch, State.MISSING, State.STOPPED)
