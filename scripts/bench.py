@@ -103,7 +103,7 @@ def hundred_nodes(folder: Path) -> Sample:
 
 
 def thousand_nodes(folder: Path) -> Sample:
-    """Compare the time per node of 1,000 and 100 nodes. The time of one node is the start-up time, which is subtracted."""
+    """Compare the time per node of 1,000 and 100 nodes, without the start-up time (the time of one node)."""
     start, hundred, thousand = (fleet(folder / str(count), count) for count in (1, 100, 1000))
     per_node = [(some.seconds - start.seconds) / (count - 1) for some, count in ((hundred, 100), (thousand, 1000))]
     parts = {"ms_each_of_100": per_node[0] * 1000, "ms_each_of_1000": per_node[1] * 1000, "bake_mib": thousand.rss_mib}

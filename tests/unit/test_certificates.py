@@ -99,7 +99,7 @@ class Rack:
         return self.drives.pop(node.name, False)
 
     def tell(self, node: str) -> None:
-        """Print the record of apply-seed for a seed with configuration changes, after the kernel's time."""
+        """Print what apply-seed reports for a seed with configuration changes, with the kernel's time before it."""
         text = f'[9.1] apply-seed[7]: bake: node={node} phase=waiting detail="a new seed takes effect at the next boot"'
         self.consoles[node] = self.consoles.get(node, b"") + text.encode() + b"\r\n"
 
@@ -195,7 +195,7 @@ def test_a_node_that_missed_the_insertion_gets_its_seed_again(made: Bake, rack: 
 
 
 def test_the_delivery_continues_if_a_seed_waits_for_a_reboot(made: Bake, rack: Rack) -> None:
-    """The node reports this on its console. The other nodes get their seeds too, because nothing restarts."""
+    """A node reports on its console that its seed waits. bake still delivers the seeds of the other nodes."""
     rack.serve(made())
     rack.older.add("etcd1")
     found = rack.deliver(made(*NODES), seconds=60)
@@ -217,7 +217,7 @@ def test_apply_seed_prints_the_record_that_the_delivery_expects() -> None:
 
 
 def test_a_node_that_does_not_answer_keeps_its_seed(made: Bake, rack: Rack) -> None:
-    """The node may be booting from that seed."""
+    """The node may be booting with the seed in its drive."""
     rack.serve(made())
     rack.served["192.168.20.31"] = None
     rack.drives["etcd1"] = True
@@ -398,7 +398,7 @@ def said_by(spec: ClusterSpec, store: Store, now: datetime) -> tuple[list[str], 
 def test_the_operators_certificate_is_renewed_before_it_expires(
     tmp_path: Path, now: datetime, leaf_days: int, holds: int
 ) -> None:
-    """It is renewed in its last 30 days or its last third. Other certificates are not, because they need a delivery."""
+    """bake renews the operator's certificate in the last 30 days or the last third of its validity."""
     spec = read_spec({"nodes": 1, "pki": {"leafDays": leaf_days}, "auth": {"enabled": True}})[0]
     store = Store(tmp_path / "out", "etcd")
     said_by(spec, store, now)
@@ -424,7 +424,7 @@ def test_bake_warns_if_the_ca_shortens_new_certificates(made: Bake, spec: Cluste
 
 
 def test_bake_does_not_warn_long_before_the_ca_expires(made: Bake, spec: ClusterSpec, now: datetime) -> None:
-    """Certificates are valid from a day before their issue, which shortens no certificate."""
+    """Certificates are valid from one day before their issue. This day does not cause a warning."""
     said, changed = said_by(spec, made().store, now + timedelta(days=400))
     assert "etcd1/seed.iso" in changed
     assert [line for line in said if "CA" in line] == []

@@ -1,4 +1,4 @@
-"""The harness of tests/chaos, without a cluster: its chance, its numbers, its results, its page, its planted faults."""
+"""The framework of tests/chaos, without a cluster: random numbers, trials, results, the page, and planted faults."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_failure_says_how_to_repeat_it() -> None:
 
 
 def run_lanes(calls: list[int], *, limit: int, behind: int = 0) -> list[tuple[int, int]]:
-    """The (lane, call) that were run, where each lane has so many calls; results come so many trials later."""
+    """Return the (lane, call) of each trial. `calls`: calls per lane. `behind`: trials that run at the same time."""
     numbers = Numbers(row(lambda _: Outcome(label=""), lanes=len(calls), trials=limit), limit)
     done, waiting = [], []
     for number in numbers:
@@ -194,7 +194,7 @@ def test_the_guard_sees_what_is_deleted_and_not_what_is_moved_or_wiped_on_purpos
     (moved / "etcd").rename(moved / "etcd.unfinished-1")
     with guard.forgiving(wiped):
         looking = threading.Thread(target=guard.look)
-        looking.start()  # it waits until all is gone
+        looking.start()  # the guard waits until the folder is deleted
         shutil.rmtree(wiped)
     looking.join()
     assert guard.deleted() == [deleted / "etcd/member/wal"]

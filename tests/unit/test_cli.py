@@ -217,7 +217,7 @@ def test_a_full_disk_on_standard_output_is_an_error_without_a_traceback(tmp_path
 
 
 def test_image_accepts_every_option_of_up() -> None:
-    """scripts/bake gives `image` the options of `up`, before it enters the lab."""
+    """`scripts/bake up OPTIONS` first runs `bake image OPTIONS`."""
     image, up = ({each.name for each in cli.bake.commands[name].params} for name in ("image", "up"))
     assert up <= image
 

@@ -72,7 +72,7 @@ def baked(spec: ClusterSpec, now: datetime, tmp_path: Path) -> Cluster:
 
 @pytest.fixture
 def drive(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return the list of ISOs that are inserted into the first VM's drive."""
+    """Return a list, to which the test adds each ISO that bake inserts into the first VM's drive."""
     media: list[bytes] = []
 
     def replace_seed(_connection: object, _plan: object, node: Any, seed: Path, *, cluster_id: str) -> bool:
@@ -245,7 +245,7 @@ def test_only_a_fully_destroyed_cluster_loses_its_seal(
 
 
 def test_a_permit_left_by_a_killed_seal_is_reported_and_removed_by_the_next_seal(baked: Cluster, now: datetime) -> None:
-    """The seal is killed after the swap, before it removes the old folder."""
+    """`seal` is killed after it has put the new folder in place, before it removes the old folder."""
     if (child := os.fork()) == 0:
         shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
         seal_files(baked.store, baked.plan, now=now, report=print)

@@ -354,7 +354,7 @@ def test_sealing_keeps_an_empty_drive_empty_and_a_renewal_inserts_a_seed(
 
 @pytest.fixture
 def machines(driver: Any, plan: Make, tmp_path: Path, uploads: None) -> Callable[..., tuple[str, ...]]:
-    """`machines(digest="bb")`: boot two nodes from an image of that digest."""
+    """Return a function that boots two nodes: `machines(digest="bb")` uses an image with this digest."""
     disk = tmp_path / "disk"
     disk.write_bytes(b"disk")
     said: list[str] = []
@@ -415,7 +415,7 @@ def test_running_nodes_refuse_new_nodes_until_each_running_node_has_restarted(
     machines(plan=small)
     assert refusal(driver, small) == ("", "")
     assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
-    machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four")  # only redefines the running VMs
+    machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four")  # only changes the running VMs' definitions
     assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
     driver.lookupByName("etcd-etcd1").destroy()
     assert refusal(driver, large) == ("etcd3 etcd4", "etcd2")
@@ -733,7 +733,7 @@ def test_all_vms_are_watched_at_the_same_time() -> None:
 
 
 class FilePool:
-    """A storage pool of files. It has the files that existed at its last refresh."""
+    """A storage pool of files. The pool lists the files that existed at its last refresh."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -71,7 +71,7 @@ class Desk:
         return subprocess.run(self.node.hook(hook), env=self.env | env, capture_output=True, text=True, timeout=180)
 
     def watch(self, hook: str, until: Callable[[str], object], seconds: float = 1) -> str:
-        """Run a hook, and return its output some time after `until` accepts the output. Then end the waiting hook."""
+        """Run a hook until `until` accepts its output, and then for `seconds`. End the hook and return its output."""
         said = self.root / "said"
         with said.open("w") as out, subprocess.Popen(self.node.hook(hook), env=self.env, stdout=out) as process:
             deadline = time.monotonic() + 120
@@ -380,7 +380,7 @@ def test_data_without_a_member_is_renamed_and_kept(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("member")
 def test_a_voter_keeps_the_data_of_its_first_start(desk: Desk) -> None:
-    """The data may contain a vote."""
+    """The data of a voter may contain a raft vote, so deleting it is not safe."""
     desk.write_log(b"metadata")
     desk.answer("list", listing(desk.first(), desk.me("")))
     assert desk.run("etcd-join").returncode == 0
@@ -568,7 +568,7 @@ def test_a_restart_waits_for_members_that_answer_without_a_quorum(desk: Desk) ->
 @pytest.mark.usefixtures("member")
 @pytest.mark.parametrize("case", ["no quorum", "two voters", "a learner beside"])
 def test_a_restart_does_not_wait_for_an_impossible_quorum(desk: Desk, case: str) -> None:
-    """With two voters a restart always interrupts the cluster, so a wait would never end. A learner does not count."""
+    """With two voters a restart always interrupts the cluster, so waiting would never end. Learners do not count."""
     if case == "no quorum":
         desk.answer("list", error="context deadline exceeded")
     else:
@@ -622,7 +622,7 @@ def test_auth_is_not_enabled_while_a_user_or_role_is_missing(auth: Desk, verb: s
 
 
 def test_users_that_were_created_for_this_seed_are_not_changed(auth: Desk) -> None:
-    """The operator may have revoked a user's role since then. Only auth is enabled again."""
+    """The operator may have revoked a user's role since then. So the hook only enables auth again."""
     auth.answers["get"] = 0
     auth.answer("get", hashlib.sha256((auth.root / "auth.json").read_bytes()).hexdigest())
     assert auth.run("etcd-auth").returncode == 0

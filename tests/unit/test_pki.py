@@ -111,7 +111,7 @@ def test_forbidden_names_are_reported(
 @pytest.mark.parametrize(
     ("role", "expected"),
     [
-        (Role.SERVER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),  # used as client by the gRPC gateway
+        (Role.SERVER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),  # etcd's gRPC gateway uses the certificate as a client
         (Role.PEER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),
         (Role.CLIENT, {Usage.CLIENT_AUTH}),
     ],

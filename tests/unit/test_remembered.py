@@ -292,7 +292,7 @@ def test_changes_are_shown_before_they_are_made(bake: Bake) -> None:
 def test_changes_are_shown_before_a_failure(
     bake: Bake, picture: Picture, monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
 ) -> None:
-    """The message lists every file, although nothing was changed."""
+    """The message lists every file that would change, and bake changes nothing."""
     bake("--nodes", 3)
     before = picture(Path("out"))
 
@@ -417,7 +417,7 @@ def test_a_terminal_is_asked(
 def test_consent_is_void_after_a_change_by_another_run(
     bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another run adds two nodes after the question. The change would now delete keys, so bake asks again."""
+    """Another run adds two nodes after the user consented. The options would now delete keys, so bake asks again."""
     bake("--nodes", 3)
     agree, others = common.agree, [("--nodes", "5")]
 

@@ -1,4 +1,4 @@
-"""The rotation of a CA, phase by phase. Fake nodes trust the CAs and serve the certificates in their seeds."""
+"""The phases of a CA rotation. Fake nodes trust the CAs and serve the certificates in their seeds."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_every_node_trusts_only_the_new_ca_after_the_rotation(cluster: Cluster, 
 
 
 def test_it_stops_after_each_phase_so_that_applications_can_follow(cluster: Cluster, rack: Rack, now: datetime) -> None:
-    """Applications need the next CA before `reissue`, and certificates of the next CA before `drop`."""
+    """Applications need the next CA before the phase `reissue`, and certificates of the next CA before `drop`."""
     client = cluster.store.folder / "pki/etcd-client.pem"
     old = x509.load_pem_x509_certificates((cluster.store.folder / "pki/etcd-ca.pem").read_bytes())
     for count, phase in enumerate((Phase.TRUST, Phase.REISSUE), 1):
@@ -209,7 +209,7 @@ def test_a_refusal_by_a_restarting_etcd_does_not_count(
 def test_the_last_phase_waits_for_a_node_that_still_accepts_the_old_ca(
     cluster: Cluster, rack: Rack, now: datetime
 ) -> None:
-    """The node has new files and accepts a client of the new CA. Only a client of the old CA shows the difference."""
+    """The node has new files, but its etcd still trusts the old CA. Only a client of the old CA shows this."""
     while load_phase(cluster.store) is not Phase.DROP:
         rotate(cluster, now, connection=None)
         for name, node in rack.nodes.items():
@@ -246,7 +246,7 @@ def test_a_rotation_by_hand_needs_a_run_for_each_phase(cluster: Cluster, rack: R
 def test_an_answer_from_a_proxy_that_accepts_everyone_does_not_count(
     cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy is between this machine and the nodes."""
+    """A proxy between this machine and the nodes presents a certificate of another CA."""
     proxy = pki.create_authority(cluster.plan, now=now).cert_pem
     for node in rack.nodes.values():
         node.leaf = proxy
