@@ -200,7 +200,7 @@ def test_the_delivery_continues_if_a_seed_waits_for_a_reboot(made: Bake, rack: R
     rack.older.add("etcd1")
     found = rack.deliver(made(*NODES), seconds=60)
     assert found == Delivery(done=("etcd2",), after_restart=("etcd1",))
-    assert rack.drives == {"etcd1": True}, "the node boots with the new seed"
+    assert rack.drives == {"etcd1": True}, "the seed stays in the drive for the next boot"
     rack.older.clear()
     assert rack.deliver(made()) == Delivery(done=NODES)
 

@@ -79,7 +79,7 @@ def test_a_result_has_every_trial_and_every_failure(tmp_path: Path) -> None:
     def run(trial: Trial) -> Outcome:
         trial.label = f"number {trial.number}"
         if trial.number == 2:
-            raise AssertionError("it broke")
+            raise AssertionError("the check failed")
         return Outcome(label="even" if trial.number % 2 == 0 else "odd", seconds=float(trial.number))
 
     some = row(run)
@@ -92,7 +92,7 @@ def test_a_result_has_every_trial_and_every_failure(tmp_path: Path) -> None:
     assert found["converge_s"] == {"n": 3, "p50": 1.0, "p99": 3.0, "max": 3.0}
     assert found["by_label"]["odd"]["n"] == 2
     again = "scripts/chaos --row kills --seed 1 --trial 2"
-    assert found["failures"] == [{"trial": 2, "label": "number 2", "repeat": again, "why": "it broke"}]
+    assert found["failures"] == [{"trial": 2, "label": "number 2", "repeat": again, "why": "the check failed"}]
 
 
 def test_a_call_that_is_not_made_is_no_trial(tmp_path: Path) -> None:

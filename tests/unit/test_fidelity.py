@@ -252,7 +252,7 @@ def test_unit_adds_only_what_is_listed(classic: Path) -> None:
         listed = UNIT_ADDED[section]
         assert [line for line in added if line not in listed and line.partition("=")[0] not in listed] == []
         keys = {line.partition("=")[0] for line in added} | set(added)
-        assert [entry for entry in listed if entry not in keys] == [], "no longer there"
+        assert [entry for entry in listed if entry not in keys] == [], "the unit lacks these directives"
 
 
 # ── the steps ────────────────────────────────────────────────────────────────────────────────

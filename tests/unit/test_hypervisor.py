@@ -335,7 +335,7 @@ def test_sealing_keeps_an_empty_drive_empty_and_a_renewal_inserts_a_seed(
     first_seed(driver, plan()).create()
     take_out(driver, plan())
     with monkeypatch.context() as patch:
-        patch.setattr(storage_pool, "put", lambda *_: pytest.fail("a seed was uploaded, and no drive takes it"))
+        patch.setattr(storage_pool, "put", lambda *_: pytest.fail("a seed was uploaded for an empty drive"))
         assert exchange(driver, plan()) is True
     assert exchange(driver, plan()) is False
     tag = read_owner(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
@@ -519,7 +519,7 @@ def test_a_seed_in_the_drive_of_a_running_vm_is_removed_and_inserted_again(
     monkeypatch.setattr(libvirt.virDomain, "updateDeviceFlags", update)
     cluster = plan()
     vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=again)
-    assert drives == [0, 1][:seen], "first empty, then full"
+    assert drives == [0, 1][:seen], "the drive is emptied first"
     assert picture(driver) == before
 
 
@@ -726,7 +726,7 @@ def test_all_vms_are_watched_at_the_same_time() -> None:
     assert passed == pytest.approx(5, abs=0.2)
     passed = 0.0
     assert len(acceleration.find_crashed([StoppingVm(2), StoppingVm(1)], clock=lambda: passed, sleep=sleep)) == 2
-    assert passed < 1, "the watch ends when no VM runs"
+    assert passed < 1, "the function returns when no VM runs"
 
 
 # --- the console's log --------------------------------------------------------------------------------------

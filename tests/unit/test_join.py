@@ -78,7 +78,7 @@ class Desk:
             while not until(said.read_text()) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             time.sleep(seconds)
-            assert process.poll() is None, "it does not wait"
+            assert process.poll() is None, "the hook ended"
             process.kill()
         return said.read_text()
 
@@ -261,7 +261,7 @@ def test_a_node_waits_in_situations_that_it_must_not_change(
 ) -> None:
     desk.answer("list", listing(desk.first(), desk.me(name, url=url, learner=learner)))
     desk.answer("health", error="unhealthy")
-    assert desk.watch("etcd-join", lambda said: words in said).count(words) == 1, "said once"
+    assert desk.watch("etcd-join", lambda said: words in said).count(words) == 1, "the message is printed once"
     assert {call.split()[1] for call in desk.calls} <= {"list", "bake/members/etcd2", "health"}
     assert desk.join_env == {}
 
@@ -320,7 +320,7 @@ def test_no_cluster_is_started_before_every_other_node_reports_an_empty_disk(des
         process = stack.enter_context(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         stack.callback(process.kill)
         assert process.stdout is not None
-        assert any("waiting for etcd2 to confirm that its disk is empty" in line for line in process.stdout), "it waits"
+        assert any("waiting for etcd2 to confirm that its disk is empty" in line for line in process.stdout)
         time.sleep(0.7)
         assert process.poll() is None
         stack.enter_context(desk.node.waiting_empty())
@@ -417,7 +417,7 @@ def test_every_refused_promotion_is_tried_again(desk: Desk, refusal: str) -> Non
     assert done.returncode == 0, done.stderr
     put, promote = f"put bake/members/etcd2 {B:x}", f"member promote {B:x}"
     deeds = [call for call in desk.calls if "list" not in call and "status" not in call]
-    assert deeds[:2] == [put, promote], "noted before it can vote"
+    assert deeds[:2] == [put, promote], "the id is recorded before the promotion"
     assert [line.split()[2] for line in done.stdout.splitlines()] == ["phase=learner", "phase=voting"]
 
 
@@ -539,7 +539,7 @@ def test_a_restart_continues_when_the_other_members_are_a_quorum(desk: Desk) -> 
     desk.answer("health", "healthy")
     done = desk.run("etcd-restart")
     assert (done.returncode, done.stdout) == (0, "")
-    assert sum(call.startswith("endpoint health") for call in desk.calls) == 2, "the others, and not this one"
+    assert sum(call.startswith("endpoint health") for call in desk.calls) == 2, "only the other members are probed"
 
 
 @pytest.mark.usefixtures("member", "third_member")

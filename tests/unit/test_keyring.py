@@ -158,7 +158,7 @@ def test_openssl_reads_the_key_only_with_the_passphrase(key_type: KeyType, tool:
     assert subprocess.run([*words, "pass:other"], input=pem, capture_output=True, check=False).returncode != 0
     shown = subprocess.run([tool("openssl"), "asn1parse"], input=pem, capture_output=True, check=True).stdout
     assert all(name in shown for name in (b":PBES2", b":scrypt", b":4000", b":aes-256-cbc"))
-    assert pki.encrypt_key(key, b"word") != pem, "salted"
+    assert pki.encrypt_key(key, b"word") != pem, "each encryption uses another salt"
 
 
 # ── existing CAs ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,7 +186,7 @@ def test_an_existing_ca_is_used_and_copied_only_to_pki(
     before = picture(Path("out"))
     Path("ca.key").unlink()
     Path("ca.pem").unlink()
-    assert bake().code == 0, "what the folder has is enough"
+    assert bake().code == 0, "the copies in the folder are enough"
     assert picture(Path("out")) == before
 
 

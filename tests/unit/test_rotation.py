@@ -146,7 +146,7 @@ def test_every_node_trusts_only_the_new_ca_after_the_rotation(cluster: Cluster, 
     for node in rack.nodes.values():
         assert [one.fingerprint(pki.inspection.SHA256()).hex() for one in node.trusted] == after
         assert node.trusts(node.leaf)
-    assert rack.inserted == [*NODES] * 3, "one node after the other, phase by phase"
+    assert rack.inserted == [*NODES] * 3, "each phase delivers to one node after the other"
     assert open_cluster(cluster.store).cluster_id == identity
     assert pki_files(cluster) == files, "the old CA's files are removed"
     assert load_phase(cluster.store) is None
@@ -160,7 +160,7 @@ def test_it_stops_after_each_phase_so_that_applications_can_follow(cluster: Clus
         assert rotate(cluster, now, all_phases=False) == (phase, Delivery(done=NODES))
         assert rack.inserted == [*NODES] * count
         assert load_phase(cluster.store) is phase
-        assert len(authority(cluster)) == 2, "applications trust both CAs from now on"
+        assert len(authority(cluster)) == 2, "after this phase, applications can trust both CAs"
         is_old = pki.is_issued_by(x509.load_pem_x509_certificate(client.read_bytes()), old[0])
         assert is_old is (phase is Phase.TRUST)
         assert all(node.trusts(client.read_bytes()) for node in rack.nodes.values())
@@ -326,7 +326,7 @@ def test_a_command_does_not_skip_a_phase_that_another_command_began(
     with pytest.raises(BakeError, match=r"another command .*\(phase trust, now reissue\)"):
         rotate(cluster, now, report=report)
     assert load_phase(cluster.store) is Phase.REISSUE
-    assert rack.inserted == [*NODES], "no seed of the other phase"
+    assert rack.inserted == [*NODES], "no node got a seed of the next phase"
     assert rotate(cluster, now)[0] is None
 
 

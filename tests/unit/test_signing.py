@@ -218,8 +218,8 @@ def test_new_certificates_are_requested_before_the_old_ones_expire(
     assert bake("certs", "rotate", "etcd2", "--connect", "test:///none").code == 3
     assert [path.parent.name for path in requests()] == ["etcd2"] * 3
     before = picture(Path("out"))
-    assert run_bake().code == 0, "the old ones hold"
-    assert picture(Path("out")) == before, "and the requests are kept"
+    assert run_bake().code == 0, "the old certificates are still used"
+    assert picture(Path("out")) == before, "the requests stay"
     ca.sign(*requests())
     assert run_bake().code == 0
     now = {node: (FOLDER / node / "seed.iso").read_bytes() for node in seeds}

@@ -217,7 +217,7 @@ class Commands(RuleBasedStateMachine):
         assert "Traceback" not in end.said, end.said
         self.touched = self.touched or after != before or end.code == -9
         assert after == before or end.code != 2, end.said
-        assert after == before or is_whole(self.folder), f"neither old nor new after {end}"
+        assert after == before or is_whole(self.folder), f"the folder has old and new files after {end}"
         assert phase is Phase.DROP or keys <= self.authority_keys(), "the key of a CA is lost"
         return end
 

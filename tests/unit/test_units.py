@@ -48,7 +48,7 @@ def services(node: Path) -> list[Path]:
 def exposure(analyze: str, unit: Path) -> float:
     command = [analyze, "security", "--offline=true", "--no-pager", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == "", "a directive that systemd does not know"
+    assert done.stderr == "", "systemd does not know a directive"
     return float(done.stdout.splitlines()[-1].partition("service: ")[2].split()[0])
 
 
