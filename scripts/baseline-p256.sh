@@ -1,6 +1,6 @@
 #!/bin/sh
-# Baseline for scripts/bench: the procedure in a shell with bake's defaults, which are P-256 keys and a set of
-# certificates for each node.    scripts/baseline-p256.sh FOLDER NODES
+# Makes seeds with the openssl commands of the manual procedure, but with P-256 keys and separate certificates for each
+# node, as bake does. scripts/bench compares bake with it.    scripts/baseline-p256.sh FOLDER NODES
 set -eu
 
 DOCUMENT=$(CDPATH='' cd -- "$(dirname -- "$0")/../tests/document" && pwd)

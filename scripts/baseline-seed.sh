@@ -1,7 +1,7 @@
 # shellcheck shell=sh
-# Functions for both baselines, which pack the certificates into NoCloud ISOs, as a person would do in a shell.
+# Functions of scripts/baseline-*.sh, which pack the certificates into NoCloud ISOs with shell commands.
 
-# Prints a file as an entry of cloud-config's write_files.
+# Prints FILE as an entry of write_files in a cloud-config.
 entry() { # GUEST-PATH MODE FILE
     printf '  - path: %s\n    permissions: "%s"\n    content: |\n' "$1" "$2"
     sed 's/^/      /' "$3"

@@ -1,8 +1,8 @@
-"""Measure the figures of docs/reference/performance.md, each against a baseline that runs alternately in the same run.
+"""Measure the figures of docs/reference/performance.md. Most figures compare bake with a baseline in the same round.
 
 `FIGURES` lists the figures. A figure yields one `Sample` per round. The script stores the results in
-docs/reference/performance.json and makes the table of the page from this file. If only one figure is measured again,
-the other figures stay unchanged.
+docs/reference/performance.json and writes the table of the page from this file. Figures that are not measured keep
+their results.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ BEGIN, END = "<!-- figures: made by scripts/bench --write -->", "<!-- /figures -
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The cost of one process from its start to its end."""
+    """The time and memory that one process used."""
 
     seconds: float
-    cpu: float  # seconds of the process and its children
+    cpu: float  # CPU seconds of the process and its children
     rss_mib: float
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One round of a figure: the value that the goal limits, and the measured parts of the value."""
+    """The result of one round. `value`: the value of the figure. `parts`: the measurements that give this value."""
 
     value: float
     parts: dict[str, float]
@@ -49,14 +49,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure. `goal` is (comparison, limit) for the median of the samples' values."""
+    """A figure. `goal`: comparison and limit, such as (≤, 1.2), for the median of the values of all rounds."""
 
     title: str
     unit: str
     goal: tuple[str, float]
     rounds: int
     sample: Callable[[Path], Sample]
-    warm_up: bool = True  # first do an uncounted round that fills the caches
+    warm_up: bool = True  # first run a round that does not count, to fill the caches
 
     def holds(self, value: float) -> bool:
         comparison, limit = self.goal
@@ -64,8 +64,8 @@ class Figure:
 
 
 def run(*command: str | Path, cwd: Path) -> Run:
-    """Run a command and return its cost. The memory is the peak of the largest process."""
-    # Remove this machine's settings, because some disable Python's defaults, such as storing bytecode.
+    """Run a command and return its time and memory. The memory is the peak of the largest process."""
+    # Remove Python's environment variables, because some disable defaults such as storing bytecode.
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BAKE_", "PYTHON"))}
     started = time.perf_counter()
     with subprocess.Popen(command, cwd=cwd, env=clean, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -103,7 +103,7 @@ def hundred_nodes(folder: Path) -> Sample:
 
 
 def thousand_nodes(folder: Path) -> Sample:
-    """Compare the time per node. A run with one node measures the start-up time, which is subtracted from both runs."""
+    """Compare the time per node of 1,000 and 100 nodes, without the start-up time (the time of one node)."""
     start, hundred, thousand = (fleet(folder / str(count), count) for count in (1, 100, 1000))
     per_node = [(some.seconds - start.seconds) / (count - 1) for some, count in ((hundred, 100), (thousand, 1000))]
     parts = {"ms_each_of_100": per_node[0] * 1000, "ms_each_of_1000": per_node[1] * 1000, "bake_mib": thousand.rss_mib}
@@ -116,7 +116,7 @@ def memory(folder: Path) -> Sample:
 
 
 def rsa(folder: Path) -> Sample:
-    """Bake seven nodes, which need 23 keys. The time of one RSA key is random, so many keys give a steadier figure."""
+    """Bake seven nodes, which need 23 keys. The time of one RSA key is random, so the figure needs many keys."""
     theirs = run(sys.executable, WORK, "keys", "23", cwd=folder)
     return versus(bake(folder, "--nodes", "7", "--key-type", "rsa-4096"), theirs)
 
@@ -127,7 +127,7 @@ def help_text(folder: Path) -> Sample:
 
 
 def loopback(folder: Path) -> Sample:
-    """Start three real etcd processes with the real hooks at the same time, as the tests do."""
+    """Start etcd and the scripts of three nodes at the same time on loopback, as tests/assembly does."""
     sys.path.insert(0, str(ROOT))
     from generator.image.base import cache_folder, default_image
     from tests.assembly.miniature import Tools, bake_miniature
@@ -162,7 +162,7 @@ def nspawn(folder: Path) -> Sample:
 
 
 def boot(kind: str, folder: Path) -> float:
-    """Return the seconds that three VMs take in a separate lab. The image is built before, outside the lab."""
+    """Return the seconds that three VMs take in a separate lab. Build the image before the lab starts."""
     images = [sys.executable, "-m", "generator.cli", "image", "-q", *(["--plain"] if kind == "plain" else [])]
     subprocess.run(images, cwd=ROOT, check=True)
     lab = ROOT / "scripts" / "lab"
@@ -253,14 +253,14 @@ def measure(name: str, rounds: int | None, scratch: Path) -> dict[str, object]:
         "full_rounds": figure.rounds,
         "medians": {part: round(statistics.median(numbers), 3) for part, numbers in parts.items()},
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "load": round(load, 1),  # before the measurement, so this is the load of other work
+        "load": round(load, 1),  # read before the measurement, so it is the load of other work
         "priority": "real time" if is_real_time else "normal",
         "command": command(name, len(samples), is_real_time=is_real_time),
     }
 
 
 def command(name: str, rounds: int, *, is_real_time: bool) -> str:
-    """Return the command that measures this figure again in the same way."""
+    """Return the command that repeats this measurement."""
     own = "" if rounds == FIGURES[name].rounds else f" --rounds {rounds}"
     return f"{'chrt -f 10 ' if is_real_time else ''}scripts/bench --only {name}{own} --write"
 
@@ -307,7 +307,7 @@ def table(results: dict[str, dict[str, object]]) -> str:
 
 
 def page(text: str, kept: dict[str, dict[str, object]]) -> str:
-    """Return the page's text with the facts and the table of the results."""
+    """Return the text of the page with new facts about the machine and a new table."""
     facts = "\n".join(f"- {name}: {value}" for name, value in kept["conditions"].items())
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n\n{facts}\n\n{table(kept['figures'])}\n\n{END}{rest.partition(END)[2]}"
@@ -324,7 +324,7 @@ def write(results: dict[str, dict[str, object]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=FIGURES, metavar="NAME", help=f"one of {', '.join(FIGURES)}")
-    parser.add_argument("--rounds", type=int, help="number of rounds (default: the number of each figure)")
+    parser.add_argument("--rounds", type=int, help="number of rounds for each figure; default: see `rounds` in FIGURES")
     parser.add_argument(
         "--write", action="store_true", help=f"store the results in {RESULTS.relative_to(ROOT)} and the page"
     )

@@ -1,8 +1,8 @@
-"""Boot three VMs under libvirt and print the seconds from the start to the goal. `scripts/bench` runs this in a lab.
+"""Boot three VMs under libvirt and print the seconds until they reach a goal. `scripts/bench` runs this in a lab.
 
-bench_boot.py cluster FOLDER      the goal is three voters, with the seeds of a new bake
-bench_boot.py floor FOLDER        the goal is cloud-init's end, with an empty user-data
-bench_boot.py plain FOLDER        the same goal with an image without tuning and with the same packages
+bench_boot.py cluster FOLDER      boot the seeds of a new cluster; goal: three voting members
+bench_boot.py floor FOLDER        boot with an empty user-data; goal: cloud-init has finished on all VMs
+bench_boot.py plain FOLDER        as floor, but with the image without tuning, which has the same packages
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ LIMIT = 600.0
 
 
 def empty_seed(folder: Path) -> bytes:
-    """Return the node's seed with an empty user-data."""
+    """Return the seed of a node with an empty user-data."""
     kept = [Artifact(PurePosixPath(name), (folder / name).read_bytes()) for name in ("meta-data", "network-config")]
     return pack([Artifact(PurePosixPath("user-data"), b"#cloud-config\n{}\n"), *kept]).data
 
 
 def seconds_to(pattern: re.Pattern[bytes], logs: Mapping[str, vm.ConsoleLog]) -> float:
-    """Return the seconds until the pattern is in every console."""
+    """Return the seconds until every node has printed the pattern on its console."""
     started, said = time.monotonic(), dict.fromkeys(logs, b"")
     while not all(pattern.search(text) for text in said.values()):
         if time.monotonic() - started > LIMIT:

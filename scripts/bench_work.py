@@ -1,7 +1,7 @@
-"""Do work for `scripts/bench` that no command of bake does. Each run of this file is a new process.
+"""Do work that `scripts/bench` measures and that no command of bake does.
 
-bench_work.py fleet NODES FOLDER    make seeds for many clusters of five nodes under one CA
-bench_work.py keys COUNT            generate only RSA-4096 keys on all cores
+bench_work.py fleet NODES FOLDER    make seeds for NODES nodes, in clusters of five nodes, with one CA for all
+bench_work.py keys COUNT            generate COUNT RSA-4096 keys on all cores
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Change one place of a source file in a copy of the tree, run the fast tests of the file, and count the failing runs.
 
-For Python, the script calls cosmic-ray's operators directly, because cosmic-ray itself reads only files with the suffix
-`.py`. One more operator removes a call or a raise. For shell, the script replaces one command with `:`.
+In Python files, the operators of cosmic-ray make the changes. The script calls them directly, because cosmic-ray itself
+reads only files with the suffix `.py`. Another operator removes a call or a `raise` statement. In shell files, the
+script replaces one command with `:`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ TARGETS = {
     "generator/seed/guest/usr/libexec/bake/etcd-install": f"{UNIT}guest_hooks.py",
     "generator/seed/guest/usr/libexec/bake/etcd-firewall": f"{UNIT}guest_hooks.py",
 }
-# The other operators are left out, because most of their mutants behave like the original program or crash.
+# cosmic-ray has more operators, but most of their mutants crash or behave like the original program.
 OPERATORS = (
     "AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd",
     "ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "NumberReplacer", "RemoveDecorator",
@@ -77,12 +78,12 @@ class Mutant:
 
     path: str
     line: int
-    change: str  # the diff's two lines
+    change: str  # the removed line and the added line
     text: str
 
 
 class RemoveStatement(Operator):
-    """Remove a call with an unused result, or a raise."""
+    """Remove a call whose result is not used, or a `raise` statement."""
 
     def mutation_positions(self, node: object) -> Iterator[tuple[object, object]]:
         if self._is_effect(node):
@@ -105,7 +106,7 @@ class RemoveStatement(Operator):
 
 
 def mutants(path: str) -> list[Mutant]:
-    """Return the mutants of a file without duplicates."""
+    """Return all mutants of a file, without duplicates."""
     old = (ROOT / path).read_text()
     texts = _of_shell(old) if old.startswith(("#!/bin/sh", "# Runs on every boot")) else _of_python(old)
     found = {text: Mutant(path, *_difference(old, text), text) for text in texts if text != old}
@@ -121,7 +122,7 @@ def _of_python(old: str) -> Iterator[str]:
 
 
 def _of_shell(old: str) -> Iterator[str]:
-    """Yield the script with `:` in place of one line, for each line that is a whole command."""
+    """For each line that is a complete command, yield the script with `:` instead of this line."""
     lines = old.splitlines(keepends=True)
     for number, line in enumerate(lines):
         words = line.split()
@@ -153,14 +154,14 @@ def copy_tree() -> None:
 
 
 def score(path: str, tests: str, chosen: list[Mutant], total: int) -> dict[str, object]:
-    """Run the tests on each mutant. The time of a run with the unchanged file sets the time limit."""
+    """Run the tests on each mutant. The time limit depends on the time of a run with the unchanged file."""
     os.environ["PYTHONPATH"] = str(COPY)
     os.chdir(COPY)
     command = f"{ROOT / '.venv/bin/python'} -m pytest -q -x -p no:cacheprovider {tests}"
     began = time.monotonic()
     outcome, output = run_tests(command, 600)
     if outcome is not TestOutcome.SURVIVED:
-        raise SystemExit(f"mutate: the tests of {path} fail without a mutant:\n{output}")
+        raise SystemExit(f"mutate: the tests of {path} fail with the unchanged file:\n{output}")
     limit = 3 * (time.monotonic() - began) + 30
     survivors = []
     for mutant in chosen:
@@ -207,7 +208,7 @@ def write(files: dict[str, dict[str, object]], seed: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
     parser.add_argument("--only", action="append", choices=TARGETS, metavar="FILE", help="change only this file")
-    parser.add_argument("--sample", type=int, help="number of mutants of each file (default: all)")
+    parser.add_argument("--sample", type=int, help="number of mutants to test for each file (default: all)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the random sample (default: 1)")
     parser.add_argument("--write", action="store_true", help="write the scores to the page and its JSON")
     parser.add_argument("--list", action="store_true", help="list the files, their mutants and their tests")
@@ -224,7 +225,7 @@ def main() -> int:
         count = min(options.sample or len(every), len(every))
         chosen = random.Random(f"{options.seed} {path}").sample(every, count)  # noqa: S311  repeatable
         scored[path] = score(path, TARGETS[path], chosen, len(every))
-        if options.write:  # after each file: a run may take hours
+        if options.write:  # write after each file, because a run may take hours
             write(scored, options.seed)
     print(json.dumps({"format_version": "1.0", "files": scored}, ensure_ascii=False))
     return 0

@@ -1,7 +1,7 @@
 """Measures each part of the base image's tuning: three emulated VMs boot without the part, then three with all parts.
 
-The seeds have an empty user-data, so a boot is measured from power-on to cloud-init's end. The gain of a part is the
-processor time that the three boots need more without the part. Time by the clock varies more; the page shows both.
+The VMs have an empty user-data. A boot lasts from power-on until cloud-init has finished. The gain of a part is the
+additional processor time of three boots without the part. The page also shows the elapsed time, which varies more.
 tuning.py [--only NAME]... [--rounds N] [--write] [--list]      as root; `scripts/tuning` installs what it needs
 tuning.py --boot FOLDER ROUNDS      inside a lab: boots the variants in FOLDER and prints the measurements as JSON
 """
@@ -35,18 +35,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "image-tuning.md"
 BEGIN, END_MARK = "<!-- tuning: made by scripts/tuning --write -->", "<!-- /tuning -->"
 FULL = "full"  # the name of the image with every part
-KEEP = 3.0  # percent that a part must gain to be kept for its speed alone
+KEEP = 3.0  # minimum gain, in percent, of a part whose only purpose is speed
 
-Undo = Callable[[Path], None]  # changes the unpacked root file system
+Undo = Callable[[Path], None]  # removes a part from the unpacked root file system in a folder
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the tuning and how to make the image without it."""
+    """A part of the tuning, and how to make the image without this part."""
 
     title: str
     undo: Undo | None = None
-    without_words: tuple[str, ...] = ()  # of the kernel's command line
+    without_words: tuple[str, ...] = ()  # words to remove from the kernel's command line
     plain_initrd: bool = False
     plain_kernel: bool = False
 
@@ -60,7 +60,7 @@ def remove(*paths: str) -> Undo:
 
 
 def unmask(listing: str, folder: str) -> Undo:
-    """Remove the links to /dev/null for the names in one of the recipe's lists."""
+    """Remove the links to /dev/null that mask the names in `listing`, a file of the recipe."""
     text = re.sub(r"#.*", "", (RECIPE / listing).read_text())
     return remove(*(f"{folder}/{name}" for name in text.split()))
 
@@ -76,7 +76,7 @@ def edit(path: str, old: str, new: str) -> Undo:
 
 
 def with_first_boot_checks(root: Path) -> None:
-    """Let systemd look at its caches at the first boot, and at a file with file systems."""
+    """Let systemd update its caches at the first boot, and read an /etc/fstab."""
     remove("etc/.updated", "var/.updated")(root)
     (root / "etc/fstab").write_text("# no entries\n")
 
@@ -118,7 +118,7 @@ PARTS = {
 
 
 def make_variants(names: list[str], folder: Path) -> None:
-    """Write each variant to `folder/NAME/` (disk, kernel, initrd, and variant.json that says how to boot them)."""
+    """Write each variant of the image to `folder/NAME/`. variant.json has the paths and the kernel's command line."""
     full = default_image(cache_folder(), report=say)
     needs_plain = any(PARTS[name].plain_initrd or PARTS[name].plain_kernel for name in names)
     plain = default_image(cache_folder(), report=say, plain=True) if needs_plain else full
@@ -129,11 +129,11 @@ def make_variants(names: list[str], folder: Path) -> None:
 
 
 def variant(part: Part, full: BootImage, plain: BootImage, folder: Path) -> BootImage:
-    """Make the full image without one part. Its files are in `folder`, or those of the two images."""
+    """Return the full image without one part. A changed disk is written to `folder`."""
     folder.mkdir()
     words = [word for word in full.cmdline.split() if word not in part.without_words]
     if len(words) != len(full.cmdline.split()) - len(part.without_words):
-        raise SystemExit(f"tuning: the command line has not all of {part.without_words}: {full.cmdline}")
+        raise SystemExit(f"tuning: the kernel's command line lacks some of {part.without_words}: {full.cmdline}")
     return replace(
         full,
         cmdline=" ".join(words),
@@ -145,7 +145,7 @@ def variant(part: Part, full: BootImage, plain: BootImage, folder: Path) -> Boot
 
 
 def disk_without(undo: Undo, full: BootImage, folder: Path) -> Path:
-    """Make a disk of the full image's root file system after `undo`."""
+    """Make a disk with the root file system of the full image, changed by `undo`."""
     assert full.root_tar is not None
     root, raw, disk = folder / "root", folder / "disk.raw", folder / "disk.qcow2"
     root.mkdir()
@@ -177,7 +177,7 @@ def read_variant(folder: Path) -> BootImage:
 
 
 def boot_all(folder: Path, rounds: int) -> Iterator[dict[str, object]]:
-    """Boot every variant once a round, each followed by the full image. Yield name, seconds and processor seconds."""
+    """In each round, boot every variant, each followed by the full image. Yield the measurement of each boot."""
     names = sorted(path.parent.name for path in folder.glob("*/variant.json"))
     names.remove(FULL)
     spec = load(flags={"--name": (("name",), "tuning")}).spec
@@ -192,7 +192,7 @@ def boot_all(folder: Path, rounds: int) -> Iterator[dict[str, object]]:
 
 
 def boot_three(image: BootImage, plan: ClusterPlan, seeds: Mapping[str, bytes]) -> tuple[float, float]:
-    """Boot three VMs. Return the seconds until the last one reached cloud-init's end, and the processor time of all."""
+    """Boot three VMs. Return the seconds until cloud-init has finished on all VMs, and their processor seconds."""
     import libvirt
 
     from generator import vm
@@ -203,13 +203,13 @@ def boot_three(image: BootImage, plan: ClusterPlan, seeds: Mapping[str, bytes]) 
         logs = vm.console_logs(connection, plan, cluster_id="tuning")
         seconds = seconds_to(END["floor"], logs)
         domains = libvirt.open(None).listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        return seconds, sum(domain.info()[4] for domain in domains) / 1e9  # virDomainInfo.cpuTime: nanoseconds
+        return seconds, sum(domain.info()[4] for domain in domains) / 1e9  # info()[4] is cpuTime in nanoseconds
     finally:
         vm.destroy(connection, plan.name, cluster_id="tuning")
 
 
 def measure(names: list[str], rounds: int) -> list[dict[str, object]]:
-    """Make the variants and boot them in a lab that ends afterwards."""
+    """Make the variants, and boot them in a new lab. Stop the lab afterwards."""
     (ROOT / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tuning-", dir=ROOT / "build") as scratch:
         folder = Path(scratch, "variants")
@@ -229,7 +229,7 @@ def measure(names: list[str], rounds: int) -> list[dict[str, object]]:
 
 
 def gains(samples: list[dict[str, object]], name: str, key: str) -> list[float]:
-    """Return, for each round, how many percent more the boots took without the part."""
+    """Return, for each round, by how many percent the boots without the part took longer."""
     without = [float(str(one[key])) for one in samples if one["name"] == name]
     full = [float(str(one[key])) for one in samples if one["name"] == FULL and one["next_to"] == name]
     return [(a / b - 1) * 100 for a, b in zip(without, full, strict=True)]
@@ -265,9 +265,9 @@ def run(*command: str | Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/tuning", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", action="append", choices=PARTS, metavar="NAME", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--only", action="append", choices=PARTS, metavar="NAME", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help=f"write the table to {PAGE.relative_to(ROOT)}")
     parser.add_argument("--list", action="store_true", help="list the parts")
     parser.add_argument("--boot", nargs=2, metavar=("FOLDER", "ROUNDS"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The command line, the only part that prints and exits. Each command imports slow modules when it runs."""
+"""The command line. Only this package prints and ends the process. Each command imports slow modules when it runs."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def _run() -> int:
         return error.exit_code
     except BrokenPipeError:
         return 1
-    except OSError as error:  # such as standard output on a full disk
+    except OSError as error:  # for example, standard output is a file on a full disk
         click.echo(f"error: {error}", err=True)
         return 1
     return 0
 
 
 def _end(abort: click.exceptions.Abort) -> int:
-    """Return 130 for an interrupted command, and 1 if the user did not consent."""
+    """Return exit code 130 for an interrupted command, and 1 if the user did not consent."""
     interrupted = isinstance(abort.__context__, KeyboardInterrupt)
     click.echo("interrupted" if interrupted else "nothing was done", err=True)
     return 130 if interrupted else 1

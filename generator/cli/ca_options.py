@@ -1,4 +1,4 @@
-"""Read the CAs given by the options of `bake certs rotate --ca`."""
+"""Read the new CAs that the options of `bake certs rotate --ca` name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def given_cas(
 
     found, problems = {}, []
     if ca and names:
-        problems.append(Problem("--ca", f"renews all nodes, not only {', '.join(names)}", "leave out the names"))
+        rule = f"renews the certificates of all nodes, not only of {', '.join(names)}"
+        problems.append(Problem("--ca", rule, "leave out the names"))
     if all_phases and not ca:
         problems.append(Problem("--all-phases", "needs --ca", "add --ca"))
     for role, prefix in ((Role.CA, "ca"), (Role.PEER_CA, "peer-ca")):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from generator.operations.certs import Delivery, Entry
     from generator.operations.changes import Change
 
-BAR = 10  # characters
+BAR = 10  # length of the bar in characters
 
 
 @bake.group(invoke_without_command=True)
@@ -37,12 +37,12 @@ BAR = 10  # characters
 def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     """List the cluster's certificates, or renew them.
 
-    The column SERVED shows whether a node serves the certificate in its seed. The column has "-" for a node that does
-    not answer.
+    The column SERVED shows whether a node serves the certificate in its seed, or "-" if the node does not answer.
 
-    With -o json the output has certificates (owner, role, names, subject, issuer, serial, not_before, not_after,
-    days_left), outdated (for each node true, false, or null if it does not answer), and ca_change, the phase of a CA
-    rotation or null.
+    With -o json the output has the keys certificates, outdated and ca_change. Each certificate has owner, role, names,
+    subject, issuer, serial, not_before, not_after and days_left. For each node, outdated is true if the node does not
+    serve the certificate in its seed, and null if the node does not answer. ca_change is the phase of a CA rotation, or
+    null if the CA is not being rotated.
 
     \b
     Examples:
@@ -75,7 +75,8 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     expiring = [entry for entry in entries if within is not None and entry.days_left < within]
     if expiring:
         named = ", ".join(f"{entry.owner} {entry.role}" for entry in expiring)
-        raise UnhealthyError(f"less than {within} days left: {named}", hint=certs.renewal(cluster, expiring))
+        text = f"these certificates expire in less than {within} days: {named}"
+        raise UnhealthyError(text, hint=certs.renewal(cluster, expiring))
 
 
 def _as_data(entry: Entry) -> dict[str, Any]:
@@ -120,21 +121,21 @@ def _bar(left: int, whole: int) -> str:
 def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **options: Any) -> None:
     """Renew the certificates of all nodes, or of the named nodes, and deliver them to running nodes.
 
-    Nothing is restarted, because etcd reads its certificates again at each handshake. The command also works after the
-    certificates have expired. If bake does not run the VMs, insert each node's new seed.iso into the node's drive. The
-    node applies the ISO immediately.
+    etcd is not restarted, because it reads its certificates again at each TLS handshake. The command also works after
+    the certificates have expired. If bake did not create the VMs, insert each node's new seed.iso into the VM's CD-ROM
+    drive. The node applies the new ISO immediately.
 
-    Configuration changes in a seed, for example after an update of bake, apply at the node's next restart. The command
-    then exits with code 3 and names the nodes to restart.
+    A new seed may also contain configuration changes, for example after an update of bake. A node applies configuration
+    changes at its next restart. If nodes must be restarted, the command exits with code 3 and names these nodes.
 
-    NAMES can also be `operator` and, for users of etcd, `user:NAME`. The new files of such clients are in the cluster's
-    folder.
+    Besides nodes, NAMES can contain `operator` for the operator's client certificate, and `user:NAME` for the client
+    certificate of an etcd user. bake writes new client certificates to the cluster's folder.
 
     With --ca the command also replaces the CA, in three phases. Every node first trusts both CAs, then gets
     certificates of the new CA, and then trusts only the new CA. etcd restarts twice on each node, one node after the
-    other. The command stops after each phase and prints what applications need before the next phase. Run the command
-    again to continue, also after an interruption or if a node was off. The last phase removes the old CA and its key
-    from the cluster's folder.
+    other. The command stops after each phase and prints what applications need before the next phase. To continue, run
+    the same command again. This also completes a phase in which the command was interrupted or a node was off. The last
+    phase removes the old CA and its key from the cluster's folder.
 
     \b
     Examples:
@@ -160,7 +161,10 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
 def _renew(
     cluster: Any, names: tuple[str, ...], passphrase: bytes | None, wait: int, options: Mapping[str, Any]
 ) -> None:
-    """Renew the certificates of these nodes and clients, and deliver those of nodes. Without names: of all nodes."""
+    """Renew the certificates of these nodes and clients, and deliver the certificates of nodes.
+
+    If `names` is empty, renew the certificates of all nodes.
+    """
     from generator.operations.bake import bake as run
     from generator.operations.certs import renewable_clients, unchanged
 
@@ -184,9 +188,9 @@ def _renew(
 @cluster_options
 @node_wait_option
 def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
-    """Deliver the certificates in the seeds to nodes that do not serve them yet.
+    """Insert the seeds into the drives of nodes that do not serve the certificates in their seeds yet.
 
-    The command can be repeated: if a running node has not applied its seed, the seed is inserted again.
+    If a running node has not applied its seed, run the command again: it inserts the seed again.
 
     \b
     Examples:
@@ -228,18 +232,20 @@ def _rotate_ca(
         changes=[change.data for change in changes],
     )  # fmt: skip
     if found.waiting:
-        hint = "start stopped nodes; if bake does not run a node's VM, insert the new seed.iso into its drive"
+        hint = "start stopped nodes; if bake did not create a node's VM, insert the new seed.iso into the VM's drive"
         hint = _restart_hint(found, cluster) if found.after_restart else hint
         hint = "; ".join((hint, task, again) if following else (hint, again))
         raise UnhealthyError(f"phase {phase} waits for {', '.join(found.waiting)}", hint=hint)
     if options["output"] == "text" and not options["quiet"]:
-        click.echo(f"phase {phase} is complete; before phase {following}:" if phase else "the CA is rotated:")
+        click.echo(f"phase {phase} is complete; do this before phase {following}:" if phase else "the CA is rotated:")
         click.echo(f"  {task}; {again}" if phase else f"  {task}")
 
 
 def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", others: Iterable[str] = ()) -> list[str]:
-    """Return the wanted names, by default all planned ones. Raise InputError for a name that is neither planned nor in
-    `others`."""
+    """Return the wanted names without duplicates, or all planned names if there are none.
+
+    Raise InputError for a name that is neither in `planned` nor in `others`.
+    """
     from generator.errors import InputError, Problem
 
     wanted, known = list(dict.fromkeys(wanted)) or planned, [*planned, *others]
@@ -263,7 +269,7 @@ def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, An
     _show(found, cluster, options, **more)
     if found.after_restart:
         restart = ", ".join(found.after_restart)
-        text = f"{restart}: configuration changes in the new seed apply at the next restart"
+        text = f"{restart}: the configuration changes in the new seed apply at the next restart"
         raise UnhealthyError(text, hint=_restart_hint(found, cluster))
 
 
@@ -272,7 +278,7 @@ def _restart_hint(found: Delivery, cluster: Any) -> str:
 
     domain = next(node.domain for node in cluster.plan.nodes if node.name in found.after_restart)
     up = command(cluster.store, "up")
-    return f"restart one node after the other: run virsh shutdown {domain}, then {up}, which waits for the node"
+    return f"restart one node after the other: run `virsh shutdown {domain}`, then `{up}`, which boots the node again"
 
 
 def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any) -> None:
@@ -282,12 +288,13 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
     if options["quiet"]:
         return
     if found.done:
-        click.echo(f"served: {', '.join(found.done)}")
+        click.echo(f"seeds applied: {', '.join(found.done)}")
     if found.at_next_start:
-        click.echo(f"applied at the next start: {', '.join(found.at_next_start)}")
+        click.echo(f"seeds that are applied at the next start: {', '.join(found.at_next_start)}")
     for name, path in more.get("clients", {}).items():
         click.echo(f"{name}: {path}")
     for name in found.by_hand:
-        click.echo(f"{name} has no VM here: insert {cluster.store.folder / name}/seed.iso into its drive", err=True)
+        image = f"{cluster.store.folder / name}/seed.iso"
+        click.echo(f"bake finds no VM of {name}: insert {image} into the VM's drive", err=True)
     if found.by_hand:
         click.echo("restart a node if its console reports that a new seed takes effect at the next boot", err=True)

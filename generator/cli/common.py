@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from generator.store.folder import Store
 
 T = TypeVar("T")
-FORMAT_VERSION = "1.0"  # of every -o json; the major number changes with every incompatible change
+FORMAT_VERSION = "1.0"  # of the output of -o json; an incompatible change increases the major number
 
 
 def refuse_misplaced(ctx: click.Context) -> None:
-    """Raise UsageError for an option before the subcommand, which would ignore it."""
+    """Raise UsageError for an option before the subcommand, because the subcommand would ignore the option."""
     subcommand = ctx.command.get_command(ctx, ctx.invoked_subcommand or "")  # type: ignore[attr-defined]
     known = {parameter.name for parameter in subcommand.params}
     command = " ".join(["bake", *([] if ctx.parent is None else [str(ctx.info_name)]), str(ctx.invoked_subcommand)])
@@ -105,7 +105,7 @@ def load(options: Mapping[str, Any]) -> Loaded:
     for warning in loaded.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if not options["quiet"] and (kept := load.kept_fields(loaded)):
-        click.echo(f"note: values kept although the defaults changed: {'; '.join(kept)}", err=True)
+        click.echo(f"note: the cluster keeps values that differ from bake's new defaults: {'; '.join(kept)}", err=True)
     return loaded
 
 
@@ -117,12 +117,13 @@ def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: 
 
 
 def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
-    """Show the changes, and ask for consent if something is lost. Return the changes."""
+    """Show and return the changes. Ask for consent if a change destroys something."""
     from generator.operations.changes import compare, losses, shown
 
     others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
     if others and not loaded.existing:
-        reporter(options)(f"{loaded.spec.name} is a new cluster; existing clusters, for --name: {', '.join(others)}")
+        names = ", ".join(others)
+        reporter(options)(f"{loaded.spec.name} is a new cluster; to change another cluster, give --name: {names}")
     changes = list(compare(loaded.existing, loaded.spec))
     lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
@@ -133,10 +134,10 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
 
 
 def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, list[dict[str, Any]]]:
-    """Load the spec, ask for consent, and call `run`. Start over if another command has changed the cluster.
+    """Load the spec, ask for consent, and call `run`. Return the result of `run`, and the changes for `-o json`.
 
-    `run` gets the spec, the store, `passphrase` and `agreed`, as `operations.bake` does. Return its result and the
-    changes, as data.
+    `run` has the parameters `spec`, `store`, `passphrase` and `agreed` of `operations.bake.bake`. Start over if another
+    command changes the cluster at the same time.
     """
     from generator.errors import StaleError
     from generator.operations.bake import Agreed
@@ -160,7 +161,7 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, l
 def _announce(
     options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
 ) -> None:
-    """Show the files that change, and add them to `changes`. Do nothing if `changes` is None, for a new cluster."""
+    """Show the files that change, and add them to `changes`. For a new cluster, `changes` is None: do nothing."""
     from generator.operations.changes import file_changes
 
     if changes is not None:
@@ -176,7 +177,7 @@ def announce_rotation(
     changes: list[Change],
     differences: Iterable[tuple[str, str]],
 ) -> None:
-    """Show the files and fields that new certificates change, and add them to `changes`."""
+    """Show the files and fields that a rotation of certificates changes, and add them to `changes`."""
     from generator.operations.changes import compare
     from generator.store.existing_cluster import load_existing
 

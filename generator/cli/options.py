@@ -1,4 +1,4 @@
-"""The options of the commands. A `BAKE_*` environment variable can also set an option that has a value."""
+"""The options of the commands. Environment variables such as BAKE_NAME also set options that have a value."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import click
 
 from generator.operations.hints import DEFAULT_NAME, DEFAULT_OUT
 
-# Flag → (field of the spec, type, help). A flag overrides the same field of the cluster file.
+# Each flag has a field of the spec, a type and a help text. A flag overrides the same field of the cluster file.
 SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--name": (("name",), str, "Name of the cluster."),
     "--nodes": (("nodes",), int, "Number of nodes, 1 to 7; use 3 or 5 for high availability."),
     "--subnet": (("network", "subnet"), str, "The cluster's network, such as 192.168.20.0/24."),
-    "--first-ip": (("network", "firstIp"), str, "Address of the first node; the others follow."),
+    "--first-ip": (("network", "firstIp"), str, "Address of the first node; the next nodes get the next addresses."),
     "--network-mode": (("network", "mode"), str, "Mode of the network: nat or isolated."),
     "--key-type": (("pki", "keyType"), str, "Type of keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
     "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version on etcd's ports: 1.2 or 1.3."),
-    "--archive": (("install", "archive"), str, "An etcd release tarball to put on each ISO (profile rhel)."),
+    "--archive": (("install", "archive"), str, "An etcd release tarball for each ISO; required by profile rhel."),
     "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
-    "--image": (("vm", "image"), str, "A cloud image, file or URL, instead of bake's base image."),
+    "--image": (("vm", "image"), str, "A cloud image (file or URL) that the VMs boot instead of bake's base image."),
     "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
     "--memory": (("vm", "memory"), int, "Memory of each VM in MiB."),
     "--cpus": (("vm", "cpus"), int, "Virtual CPUs of each VM."),
@@ -62,16 +62,16 @@ def _note_verbose(ctx: click.Context, _option: click.Parameter, value: bool) -> 
 
 out_option = option(
     "--out", default=DEFAULT_OUT, show_default=True, type=click.Path(path_type=Path),
-    help="Folder that holds a folder for each cluster.",
+    help="Folder in which bake makes a folder for each cluster.",
 )  # fmt: skip
 output_option = option(
     "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
 )
 quiet_option = _stack(
     click.option("-q", "--quiet", is_flag=True, help="Print only errors."),
-    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Print a traceback of a failure."),
+    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Print the traceback of an error."),
 )
-# No environment variable: consent is given for one command.
+# No environment variable sets --yes, because the user consents to the changes of one command.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
 name_option = option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the cluster.")
 connect_option = option("--connect", help="libvirt URI; default: LIBVIRT_DEFAULT_URI, then qemu:///system.")
@@ -81,11 +81,11 @@ passphrase_option = option(
     help="A file with the CA key's passphrase on its first line. bake encrypts a CA key that is not encrypted yet.",
 )
 spec_options = _stack(
-    option("--profile", help="A profile's name or file; default: the cluster's profile, or `default`."),
+    option("--profile", help="Name or file of a profile; default: the cluster's profile. A new cluster has `default`."),
     option(
         "--config",
         type=click.Path(path_type=Path),
-        help="A cluster file (YAML); default: fields that were set earlier keep their values.",
+        help="A cluster file (YAML). Without it, an existing cluster keeps the values of all fields.",
     ),
     *(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
     passphrase_option,
@@ -98,9 +98,9 @@ ca_options = _stack(
     click.option("--ca", is_flag=True, help="Replace the CA and all certificates of the cluster."),
     click.option("--all-phases", is_flag=True, help="With --ca: do not stop after each phase."),
     option("--ca-certificate", type=_file, help="With --ca: the new CA's certificate; default: bake creates a CA."),
-    option("--ca-key", type=_file, help="With --ca-certificate: the private key of that CA."),
+    option("--ca-key", type=_file, help="With --ca-certificate: the private key of the new CA."),
     option("--peer-ca-certificate", type=_file, help="With --ca: the certificate of the new separate CA for peers."),
-    option("--peer-ca-key", type=_file, help="With --peer-ca-certificate: the private key of that CA."),
+    option("--peer-ca-key", type=_file, help="With --peer-ca-certificate: the private key of the new CA for peers."),
 )
 
 
@@ -115,7 +115,7 @@ def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> i
 
 
 within_option = option(
-    "--within", callback=_days, metavar="DAYS", help="Exit 3 if a certificate expires within DAYS, such as 30d."
+    "--within", callback=_days, metavar="DAYS", help="Exit with code 3 if a certificate expires within DAYS (30d)."
 )
 node_wait_option = option("--wait", type=int, default=180, show_default=True, help="Seconds to wait for each node.")
 up_options = _stack(
@@ -124,7 +124,7 @@ up_options = _stack(
         "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
         help="How to run the VMs; auto uses KVM if KVM works, else emulation.",
     ),
-    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: in the user's cache."),
+    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: in the user's cache folder."),
     option("--wait", type=int, default=900, show_default=True, help="Seconds to wait until all nodes have settled."),
 )  # fmt: skip
 cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)

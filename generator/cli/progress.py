@@ -1,4 +1,4 @@
-"""Show the progress of nodes, as a live table on a terminal, else as one line for each event."""
+"""Show the progress of nodes, as a live table on a terminal, otherwise as one line for each event."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from generator.progress import PHASES, Progress, Silent
 
 
 class Plain:
-    """One line for each event, with the seconds since the start."""
+    """Prints one line for each event, with the seconds since the start."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -27,7 +27,7 @@ class Plain:
 
 
 class Live:
-    """A table that is redrawn in place, with lines of text that scroll above the table."""
+    """Shows a table that is updated in place. Lines of text scroll above the table."""
 
     def __init__(self, nodes: Iterable[str], stream: TextIO) -> None:
         from rich.console import Console
@@ -64,7 +64,7 @@ class Live:
 
 @contextmanager
 def show_progress(nodes: Iterable[str], *, quiet: bool, stream: TextIO | None = None) -> Iterator[Progress]:
-    """Yield a progress view for a stream (default: stderr): a live table on a capable terminal, else lines."""
+    """Yield a view that writes to `stream` (default: stderr): a live table on a terminal, otherwise lines."""
     stream = stream or sys.stderr
     if quiet:
         yield Silent()

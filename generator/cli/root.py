@@ -31,20 +31,23 @@ if TYPE_CHECKING:
 EXIT_CODES = """
 \b
 Exit codes:
-  0  ok              3    cluster unhealthy, or you have to act
-  1  failed, or no   4    timed out
-  2  wrong input     130  interrupted
+  0    ok
+  1    error, or you did not consent
+  2    wrong input
+  3    the cluster is not healthy, or you have to do something
+  4    timed out
+  130  interrupted
 """
 
 
 class _Group(click.Group):
-    """The command `bake`, which also bakes if no subcommand is given. Unexpected libvirt errors become messages."""
+    """The command `bake`, which bakes if no subcommand is given. It turns libvirt errors into messages."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if type(error).__module__ != "libvirt":  # an import of libvirt would slow down every command
+            if type(error).__module__ != "libvirt":  # isinstance would need an import of libvirt, which is slow
                 raise
             from generator.vm.connection import explain
 
@@ -60,10 +63,10 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="bake")
 @click.pass_context
 def bake(ctx: click.Context, /, **options: Any) -> None:
-    """Bake NoCloud ISOs. The VMs that boot with these ISOs form a TLS-only etcd cluster.
+    """Bake NoCloud ISOs. The VMs that boot with these ISOs form an etcd cluster that accepts only TLS.
 
     For an existing cluster, a command without options changes nothing. A flag changes only the field that it names.
-    --config and --profile replace all fields that an earlier file or profile set.
+    --config and --profile replace all values that an earlier file or profile set.
 
     \b
     Examples:
@@ -118,15 +121,15 @@ def _next_step(baked: Baked) -> str:
         )
     seal, up = (command(Store(baked.folder.parent, baked.plan.name), words) for words in ("seal", "up"))
     return (
-        f"Attach each ISO to its VM as a CD-ROM. When the cluster runs, run `{seal}`. `{up}` does both under libvirt. "
-        "The ISOs contain private keys."
+        f"Attach each ISO to its VM as a CD-ROM. When the cluster runs, run `{seal}`. "
+        f"Under libvirt, `{up}` attaches the ISOs and seals the cluster. The ISOs contain private keys."
     )
 
 
 @bake.command()
 @spec_options
 def check(**options: Any) -> None:
-    """Show all fields of the spec, every problem, and the changes to an existing cluster. Write nothing.
+    """Show all fields of the cluster, every problem, and the changes to an existing cluster. Write nothing.
 
     \b
     Examples:
@@ -155,10 +158,10 @@ def check(**options: Any) -> None:
 @bake.command()
 @spec_options
 @up_options
-@click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up` also gives `image` the options of `up`
-@click.option("--plain", is_flag=True, help="Build the base image without its tuning, to compare measurements.")
+@click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up --yes` runs `bake image --yes`
+@click.option("--plain", is_flag=True, help="Build the base image without its tuning, for comparing measurements.")
 def image(plain: bool, **options: Any) -> None:
-    """Build or download the image that `bake up` needs with the same options, if the cache does not have the image.
+    """Build or download the image that `bake up` boots with the same options, unless the cache has it already.
 
     \b
     Examples:

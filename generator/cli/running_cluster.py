@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 def up(**options: Any) -> None:
     """Bake, boot VMs under libvirt, wait until every node has settled, and verify.
 
-    Run the command again without options to complete missing steps. Nothing else changes.
+    If the command was interrupted, run it again without options: it does only the steps that are missing.
 
     The firewall of a running node refuses nodes that were added later, until the running node restarts. bake does not
-    boot a refused node, exits with code 3, and names the nodes to restart.
+    boot the refused nodes. It exits with code 3 and names the running nodes to restart.
 
     \b
     Examples:
@@ -49,11 +49,7 @@ def up(**options: Any) -> None:
       bake up --nodes 5 --memory 2048 --connect qemu+ssh://host/system
       bake up --config cluster.yaml --wait 300 -o json
     """
-    try:
-        (folder, result), changes = bake_agreed(options, partial(_up, options))
-    except KeyboardInterrupt:
-        click.echo("To continue, run the same command. To remove the VMs, run bake destroy.", err=True)
-        raise
+    (folder, result), changes = bake_agreed(options, partial(_up, options))
     show_verification(result, options, changes=changes)
     if options["output"] == "text" and not options["quiet"]:
         click.echo(f"To use the cluster: . {folder}/etcdctl.env; etcdctl member list", err=True)
@@ -62,12 +58,18 @@ def up(**options: Any) -> None:
 def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: Any) -> Any:
     from generator.config.placement import node_names
     from generator.operations import up
+    from generator.operations.hints import command
 
     boot = up.Boot(
         uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=image_cache(options)
     )
-    with progress_of(node_names(spec), options) as progress:
-        return store.folder, up.up(spec, store, boot, now=datetime.now(UTC), progress=progress, **agreed)
+    try:
+        with progress_of(node_names(spec), options) as progress:
+            return store.folder, up.up(spec, store, boot, now=datetime.now(UTC), progress=progress, **agreed)
+    except KeyboardInterrupt:
+        remove = command(store, "destroy")
+        click.echo(f"To continue, run the same command. To remove the VMs, run `{remove}`.", err=True)
+        raise
 
 
 @bake.command()
@@ -76,10 +78,11 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
 def seal(**options: Any) -> None:
     """Remove the bootstrap permit from the first node's ISO. `bake up` does this automatically.
 
-    Run the command as soon as the cluster runs. If the first node later loses its disk, the node joins the other nodes
-    and never starts a second cluster. The command also replaces the ISO in the VM's drive, even while the VM runs.
+    Without `bake up`, run `bake seal` as soon as the cluster runs. If the first node of a sealed cluster loses its
+    disk, the node joins the other nodes again and cannot start a second cluster. The command also replaces the ISO in
+    the VM's drive, even while the VM runs.
 
-    If no member answers, the cluster may never have been started, so the command asks for consent or needs --yes.
+    If no member answers, the cluster may never have been started, so the command asks for consent.
 
     To start a lost cluster anew, delete the file `sealed` in the cluster's folder and bake again.
 
@@ -93,7 +96,7 @@ def seal(**options: Any) -> None:
     opened = open_cluster(options)
 
     def consent(doubt: str) -> None:
-        confirm(f"{doubt}. Seal it?", options, [doubt])
+        confirm(f"{doubt}. Seal the cluster?", options, [doubt])
 
     report = reporter(options)
     done = run(opened, uri=options["connect"], now=datetime.now(UTC), report=report, consent=consent)
@@ -109,10 +112,10 @@ def seal(**options: Any) -> None:
 @bake.command()
 @cluster_options
 def status(**options: Any) -> None:
-    """Show each node's VM and etcd member, and the tasks that are left.
+    """Show each node's VM and etcd member, and your pending tasks.
 
-    With -o json each node has node, vm (null without libvirt), address, reachable, member_id, role (leader, voter,
-    learner, unstarted), version, db_size in bytes, raft_index and error. An unknown value is null.
+    With -o json each node has the keys node, vm (null without libvirt), address, reachable, member_id, role (leader,
+    voter, learner or unstarted), version, db_size (in bytes), raft_index and error. An unknown value is null.
 
     \b
     Examples:
@@ -135,9 +138,10 @@ def status(**options: Any) -> None:
 @bake.command()
 @cluster_options
 def verify(**options: Any) -> None:
-    """Check the running cluster: members, health, keys, writes and reads through every member, refused clients.
+    """Check the members, health and keys of the running cluster, and that it refuses unauthorized clients.
 
-    The exit code is 3 if a check failed or could not be made on every node.
+    The command also writes and reads keys through every member. The exit code is 3 if a check fails, or if bake cannot
+    check every node.
 
     \b
     Examples:
@@ -154,7 +158,7 @@ def verify(**options: Any) -> None:
 @bake.command()
 @cluster_options
 def audit(**options: Any) -> None:
-    """Audit the running cluster against etcd's controls in the CIS benchmark, and check TLS.
+    """Audit the running cluster against the etcd controls of the CIS benchmark, and check its TLS settings.
 
     The exit code is 3 if a control does not pass.
 
@@ -206,7 +210,7 @@ def console(node: str, **options: Any) -> None:
 @bake.command()
 @cluster_options
 def down(**options: Any) -> None:
-    """Shut down the VMs. `bake up` starts them again.
+    """Shut down the VMs. `bake up` starts the VMs again.
 
     \b
     Examples:
@@ -223,12 +227,12 @@ def down(**options: Any) -> None:
 
 @bake.command()
 @yes_option
-@click.option("--force", is_flag=True, help="Remove any cluster with that name, if the cluster's folder is lost.")
+@click.option("--force", is_flag=True, help="If the cluster's folder is lost: remove all clusters with that name.")
 @cluster_options
 def destroy(force: bool, **options: Any) -> None:
     """Remove the cluster's VMs, disks and network, and nothing else. The baked files are kept.
 
-    The command lists everything that it removes and asks for consent. Without a terminal it needs --yes.
+    The command lists everything that it removes and asks for consent. Without a terminal, the command needs --yes.
 
     \b
     Examples:
@@ -242,7 +246,7 @@ def destroy(force: bool, **options: Any) -> None:
         for each in found if not (options["quiet"] and options["yes"]) else ():
             click.echo(f"- {each}", err=True)
         question = f"Remove these VMs and disks of the cluster {options['name']!r}, with all their data?"
-        confirm(question, options, [f"the data of the cluster {options['name']!r}"])
+        confirm(question, options, [f"all data of the cluster {options['name']!r} is lost"])
 
     store = Store(options["out"], options["name"])
     removed = destroy.destroy(store, uri=options["connect"], force=force, consent=consent)

@@ -1,1 +1,1 @@
-"""One module for each thing that a user does with a cluster."""
+"""The operations of a user on a cluster. Each module contains one operation."""

@@ -26,7 +26,7 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """One check for each control. The name of a check is the id of its control."""
+    """The results of an audit: one check for each CIS control. The name of a check is the id of its control."""
 
     cluster: str
     controls: tuple[Check, ...]
@@ -57,7 +57,7 @@ def audit(
 
 
 def _versions(plan: ClusterPlan, node: NodePlan) -> dict[Port, dict[str, bool | None]]:
-    """Return for each port whether the port accepts each TLS version. None means no answer."""
+    """Return, for each port and TLS version, whether the port accepts the version; None if the port does not answer."""
     ports = {Port.CLIENT: plan.spec.etcd.client_port, Port.PEER: plan.spec.etcd.peer_port}
     return {
         port: {version: accepts_version(str(node.address), number, version) for version in VERSIONS}
@@ -66,7 +66,7 @@ def _versions(plan: ClusterPlan, node: NodePlan) -> dict[Port, dict[str, bool | 
 
 
 def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
-    """Return the planned facts of each node from the cluster's folder. Raise InputError if a seed is missing."""
+    """Return the certificates and TLS settings that each node should have. Raise InputError if a seed is missing."""
     authorities, peer_authorities = (
         frozenset(digests(store.read(pem_path(issuer_of(plan.spec.pki, role))) or b""))
         for role in (Role.SERVER, Role.PEER)

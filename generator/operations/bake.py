@@ -39,7 +39,8 @@ Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives (sign, path
 class Baked:
     """A baked cluster.
 
-    `changed`: the files that this run wrote; `differences`: (sign, path) of each changed, added or removed file.
+    `changed`: the files that this run wrote. `differences`: (sign, path) of each file that this run changed (~), added
+    (+) or removed (-).
     """
 
     plan: ClusterPlan
@@ -50,9 +51,10 @@ class Baked:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreed:
-    """The user's input, with consent to the changes that the input makes.
+    """The user's input, and the user's consent to the changes that the input makes to the cluster.
 
-    `digest`: of the folder that the input was compared with. `announce` replaces the parameter of `bake`.
+    `digest`: the digest of the cluster's folder when the user consented. `announce`: used instead of the parameter
+    `announce` of `bake`.
     """
 
     user_input: UserInput
@@ -74,12 +76,13 @@ def bake(
 ) -> Baked:
     """Write keys, certificates, seeds and ISOs to the store's folder.
 
-    `agreed`: by default, the earlier user input is kept as far as the spec still has its values.
+    `agreed`: new user input; None keeps the stored user input, without the values that differ from `spec`.
     `passphrase`: decrypts the CA key, or encrypts a CA key that is not encrypted yet.
-    `renew`: owners (`pki.PlannedCertificate`) that get new certificates although their certificates are still valid.
-    `change`: modifies the existing CAs.
+    `renew`: owners of certificates (see `pki.PlannedCertificate`) to replace, although the certificates are valid.
+    `change`: returns the CAs to use instead of the existing CAs, for example in a CA rotation.
 
-    A shared certificate is renewed for all owners. The operator's certificate is renewed before it expires.
+    A certificate that all nodes share is renewed for all nodes. If the operator's certificate expires soon, it is also
+    renewed.
 
     Raise StaleError if the folder has changed since the user agreed.
     """
@@ -126,7 +129,7 @@ def bake(
 
 
 def _refuse_edited(store: Store) -> None:
-    """Raise InputError for an edited spec or input, because commands that do not show changes must not apply edits."""
+    """Raise InputError if the stored spec or user input was edited: only commands that show changes apply edits."""
     manifest = store.manifest()
     for path in (SPEC, INPUT):
         raw, listed = store.read(path), manifest.get(str(path))
@@ -153,7 +156,7 @@ def _all_files(
     passphrase: bytes | None,
     new_key: pki.NewKey,
 ) -> Iterator[Artifact]:
-    """Yield every file of the folder, and issue missing certificates. Handle one node at a time, to limit memory."""
+    """Yield every file of the cluster's folder. Issue missing certificates for one node at a time, to limit memory."""
 
     def new_authority(role: pki.Role) -> Authority:
         return kept_authority(pki.create_authority(plan, role, now=now, new_key=new_key), passphrase)
@@ -182,12 +185,12 @@ def _all_files(
 
 
 def _limited_by_ca(plan: ClusterPlan, store: Store, days: int) -> str:
-    text = f"the CA expires in {days} days; certificates issued now expire with it, not after {plan.spec.pki.leaf_days}"
+    text = f"the CA expires in {days} days; new certificates expire with it, not after {plan.spec.pki.leaf_days} days"
     return f"warning: {text}\n  hint: to give a running cluster a new CA, run {command(store, 'certs rotate --ca')}"
 
 
 def _request_certificates(store: Store, signed: Signed, user_input: tuple[Artifact, ...]) -> NoReturn:
-    """Write certificate requests and, for a new cluster, the user's input. Always raise UnsignedError."""
+    """Write certificate requests and, for a new cluster, the user's input. Then raise UnsignedError."""
     identity = Artifact(IDENTITY, f"{signed.keyring.identity or secrets.token_hex(16)}\n".encode())
     with store.replacing() as folder:
         for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else user_input)):
@@ -218,20 +221,20 @@ def _check_certificates(store: Store, plan: ClusterPlan, now: datetime, passphra
 
 
 def check_clock(now: datetime) -> None:
-    """Raise InputError for an impossible date, because nodes with correct clocks would refuse the certificates."""
+    """Raise InputError if this machine's clock is wrong, because nodes would refuse the certificates."""
     rule = None
     if now < RELEASED:
         rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake"
-    elif now.year > 9899:  # caDays: at most 100 years
+    elif now.year > 9899:  # a CA may be valid for 100 years, and no certificate can end after 9999
         rule = "after 9899"
     if rule:
         raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set the clock")
 
 
 def _not_valid_yet(begins: datetime, now: datetime) -> str:
-    """Describe a certificate that is not valid yet, because this clock is slow or an earlier clock was fast."""
+    """Return a warning about a certificate that is not valid yet: the clock is slow, or was fast when it was issued."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
-    certificate = f"a certificate in the folder is valid only from {begins:%Y-%m-%d %H:%M} and is replaced"
+    certificate = f"a certificate in the folder is valid only from {begins:%Y-%m-%d %H:%M}, so bake replaces it"
     return f"{clock}, but {certificate}. If the clock is wrong, the new certificates expire too early"
 
 
@@ -244,7 +247,7 @@ def node_files(
     *,
     sealed: bool,
 ) -> Iterator[Artifact]:
-    """Yield one node's files: the seed files, the ISO and, for the first node, the bootstrap permit."""
+    """Yield one node's files: seed files and ISO. The first node of an unsealed cluster also has the permit."""
     files = iso.seed_files(plan, node, guest_files.guest_files(plan, node, trust, credentials))
     if node.bootstrap and not sealed:
         files += (Artifact(iso.SEED_PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True),)
@@ -253,7 +256,7 @@ def node_files(
 
 
 def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential]) -> Iterator[Artifact]:
-    """Yield the operator's files: client certificates, spec, etcdctl.env, identity, and a copy of the permit."""
+    """Yield the operator's files: certificates, spec, etcdctl.env, cluster id, and a copy of the bootstrap permit."""
     for stem, client in clients.items():
         yield Artifact(pem_path(stem), client.cert_pem)
         yield Artifact(key_path(stem), client.key_pem, mode=0o600, secret=True)
@@ -265,6 +268,6 @@ def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Cr
 
 
 def load_seal(store: Store) -> tuple[Artifact, ...]:
-    """Return the file that marks a cluster as sealed, if the file exists. Its content does not matter."""
+    """Return the file `sealed` if it exists. The file marks a cluster as sealed; its content does not matter."""
     content = store.read(SEALED)
     return () if content is None else (Artifact(SEALED, content),)

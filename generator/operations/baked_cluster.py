@@ -33,12 +33,12 @@ class Cluster:
 
     @property
     def first(self) -> NodePlan:
-        """The node that may start the cluster until the cluster is sealed."""
+        """The node that may start a new cluster until the cluster is sealed."""
         return next(node for node in self.plan.nodes if node.bootstrap)
 
     @property
     def sealed(self) -> bool:
-        """Whether the bootstrap permit is removed, also from an old folder that a killed `seal` may have left."""
+        """Whether no ISO has the bootstrap permit. A killed run of bake may leave a folder with an old ISO."""
         return self.store.read(SEALED) is not None and not self.store.has_leftover()
 
 
@@ -52,13 +52,13 @@ def open_cluster(store: Store) -> Cluster:
     if store.read(SPEC) is None or identity is None:
         refuse_unsigned(store)
         where = f"there is no cluster {store.cluster!r} in {store.out}"
-        raise InputError.one("--name", where, "bake the cluster first, or give the folder above it with --out")
+        raise InputError.one("--name", where, "bake the cluster, or give the --out of an earlier bake")
     plan = plan_cluster(load_kept(store.folder / SPEC))
     return Cluster(store=store, plan=plan, cluster_id=short_id(identity))
 
 
 def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:
-    """Return the paths of a client's files in a cluster's folder. The default client is the operator."""
+    """Return the paths of a client's certificates and key in a cluster's folder; default: those of the operator."""
     ca, peer_ca, client = (folder / "pki" / name for name in (str(Role.CA), str(Role.PEER_CA), stem))
     return ClientFiles(
         ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key"),
@@ -69,7 +69,7 @@ def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:
 def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
     """Raise BakeError if another command has changed the cluster since this command read it.
 
-    `phase`: of the CA rotation, as this command read it. The caller holds the lock.
+    `phase`: the phase of the CA rotation when this command read it.
     """
     found, hint = load_phase(cluster.store), f"run {command(cluster.store, 'certs')}, then the same command again"
     if found is not phase:
@@ -80,13 +80,13 @@ def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
 
 
 def without_ca_files(spec: ClusterSpec) -> ClusterSpec:
-    """Return the spec without the paths of the user's own CA, which no longer apply after a CA rotation."""
+    """Return the spec without the paths of the user's CA files, because a CA rotation makes these paths wrong."""
     own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
     return replace(spec, pki=own)
 
 
 def connect_if_possible(uri: str | None) -> Connection | None:
-    """Connect to libvirt. Return None if that fails without an explicit URI, because the VMs may run elsewhere."""
+    """Connect to libvirt. If `uri` is None and no libvirt answers, return None: the VMs may run on another machine."""
     try:
         return vm.connect(uri)
     except BakeError:

@@ -20,9 +20,9 @@ VOTING_PHASES = PHASES[-2:]
 def follow_nodes(
     connection: Connection, cluster: Cluster, nodes: tuple[NodePlan, ...], journal: Journal, *, seconds: float
 ) -> Iterator[Event]:
-    """Yield the events of these nodes until every node has settled. `journal` keeps the nodes' console output.
+    """Yield the events of these nodes until every node has settled. `journal` stores the nodes' console output.
 
-    A node without a record on its console counts as settled if the node votes in etcd. Raise WaitTimeoutError after
+    A node whose console is empty counts as settled if it is a voting member of etcd. Raise WaitTimeoutError after
     `seconds`.
     """
     plan, cluster_id = replace(cluster.plan, nodes=nodes), cluster.cluster_id
@@ -36,7 +36,7 @@ def follow_nodes(
         seen = cluster_status(plan, client_files(cluster.store.folder))
         for one in seen.nodes:
             if one.name in silent and one.reachable and one.role in (MemberRole.LEADER, MemberRole.VOTER):
-                yield Event(node=one.name, phase=SETTLED, detail="no record on its console, but it votes in etcd")
+                yield Event(node=one.name, phase=SETTLED, detail="no record on its console, but it is a voting member")
 
     phases = dict.fromkeys(logs, BOOTING)
     yield from (Event(node=node, phase=BOOTING) for node in logs)

@@ -1,7 +1,7 @@
 """`bake certs`: list a cluster's certificates, and deliver new ones to running nodes.
 
 A node receives certificates in its seed. When a new ISO is inserted into the drive of a settled node, `apply-seed` on
-the node applies it immediately. This needs no network connection, and works after the node's certificates have expired.
+the node applies it immediately. `apply-seed` needs no network connection and no valid certificate.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ WAITS = "a new seed takes effect at the next boot"  # every version of apply-see
 class Entry:
     """One certificate.
 
-    `owner`: a node, "operator", "cluster" or "user NAME"; `days_left`: negative after expiry; `days`: of the whole
-    validity.
+    `owner`: the name of a node, "operator", "cluster", or "user NAME". `days_left`: days until the certificate expires,
+    negative for an expired certificate. `days`: days from the start to the end of its validity.
     """
 
     owner: str
@@ -53,12 +53,12 @@ class Entry:
 
 
 def entries(cluster: Cluster, *, now: datetime) -> tuple[Entry, ...]:
-    """Return every certificate in the folder."""
+    """Return every certificate in the cluster's folder."""
     return tuple(_entry(*found, now) for found in _certificates(cluster))
 
 
 def _certificates(cluster: Cluster) -> Iterator[tuple[str, Role, bytes | None, str]]:
-    """Yield the owner, role, PEM and place of each certificate."""
+    """Yield the owner, role, PEM text and file name of each certificate."""
     store, plan = cluster.store, cluster.plan
     files = [("cluster", role, str(role)) for role in pki.authority_roles(plan.spec.pki)]
     files += [(f"cluster, {which}", role, stem) for which, role, stem in non_issuing_files(store, plan)]
@@ -81,17 +81,17 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
 
 
 class Client(NamedTuple):
-    """The owner (`pki.PlannedCertificate`) and the path of a client certificate."""
+    """The owner (see `pki.PlannedCertificate`) of a client certificate, and the path of its file."""
 
     owner: str
     path: PurePosixPath
 
 
 def renewable_clients(plan: ClusterPlan) -> dict[str, Client]:
-    """Return the clients that `bake certs rotate` can renew, by their names in that command."""
+    """Return the clients whose certificates `bake certs rotate NAME` can renew. The keys are the possible NAMEs."""
     stems = {f"user:{name}": pki.user_stem(name) for name in plan.spec.auth.common_names}
     found = {name: Client(stem, pem_path(stem)) for name, stem in stems.items()}
-    if plan.spec.pki.certificates is Certificates.SHARED:  # the operator uses the nodes' certificate
+    if plan.spec.pki.certificates is Certificates.SHARED:  # the operator has no separate certificate
         return found
     return {OPERATOR: Client(OPERATOR, pem_path(str(Role.CLIENT))), **found}
 
@@ -107,14 +107,14 @@ def renewal(cluster: Cluster, expiring: Iterable[Entry]) -> str:
 
 
 def refuse_during_rotation(cluster: Cluster) -> None:
-    """Raise InputError during a CA rotation, because other work on certificates would make nodes skip a phase."""
+    """Raise InputError during a CA rotation, because renewing other certificates would make nodes skip a phase."""
     if phase := load_phase(cluster.store):
         hint = f"first complete the rotation with {command(cluster.store, 'certs rotate --ca')}"
         raise InputError.one("this cluster", f"its CA is being rotated (phase {phase})", hint)
 
 
 def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """Return a function for `bake(change=…)` that keeps the CAs, or raises BakeError as `refuse_changed` does."""
+    """Return a function for `bake(change=…)`. It returns the same CAs, or raises BakeError as `refuse_changed` does."""
 
     def keep(found: Authorities) -> Authorities:
         refuse_changed(cluster, phase)
@@ -130,8 +130,9 @@ def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authori
 class Goal:
     """A state that nodes reach when they apply their new seeds.
 
-    `lacks`: whether a node has not reached the state; None if the node does not answer. `verb` and `what` name the
-    state in messages: `serve`, `its new certificate`. `remedy`: the command that continues after an interruption.
+    `lacks`: returns True if a node has not reached the state, None if the node does not answer. `verb` and `what` name
+    the state in messages, for example `serve` and `its new certificate`. `remedy`: the command to run after an
+    interruption.
     """
 
     lacks: Callable[[NodePlan], bool | None]
@@ -147,7 +148,7 @@ def serves_its_own(cluster: Cluster) -> Goal:
 
 
 def outdated(cluster: Cluster) -> dict[str, bool | None]:
-    """Return, by node, whether etcd serves another certificate than the node's seed has; None without an answer."""
+    """Return, by node, whether etcd does not serve the certificate in the node's seed; None if etcd does not answer."""
     names = [node.name for node in cluster.plan.nodes]
     return dict(zip(names, everywhere(partial(_is_outdated, cluster), cluster.plan.nodes), strict=True))
 
@@ -162,10 +163,11 @@ def _is_outdated(cluster: Cluster, node: NodePlan) -> bool | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """The result of a delivery, as node names.
+    """The result of a delivery: names of nodes.
 
-    `done`: nodes that serve their seeds' certificates. `at_next_start`: stopped nodes, which apply their seeds when
-    they start. `after_restart`: running nodes that must be restarted. `by_hand`: nodes without a VM here.
+    `done`: nodes that have reached the goal. `at_next_start`: stopped nodes, which apply their seeds when they start.
+    `after_restart`: running nodes, which apply their seeds after a restart. `by_hand`: nodes for which libvirt has no
+    VM; the operator inserts their ISOs.
     """
 
     done: tuple[str, ...] = ()
@@ -189,14 +191,14 @@ def deliver(
     goal: Goal | None = None,
     phase: Phase | None = None,
 ) -> Delivery:
-    """Insert the folder's seeds into the drives of these nodes, one node after the other. Skip nodes that are done.
+    """Insert the seeds into the drives of these nodes, one node after the other. Skip nodes that reached the goal.
 
     `goal`: the state that shows that a node has applied its seed; default: the node serves its seed's certificate.
-    `phase`: of the CA rotation that the seeds belong to. Configuration changes apply at the next reboot: a node that
-    reports this on its console is in `after_restart` of the result.
+    `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at the next
+    boot reports this on its console.
 
     Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
-    its seed within `seconds`; later nodes are then unchanged, and the same call continues with that node.
+    its seed within `seconds`; the nodes after it keep their old seeds. The next call continues with that running node.
     """
     done, later, restart, by_hand = [], [], [], []
     goal = goal or serves_its_own(cluster)
@@ -231,7 +233,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Drives:
-    """The drives of the nodes' VMs. Every change locks the folder, so that the inserted seed is current."""
+    """The drives of the nodes' VMs. Every change locks the cluster's folder: another command may write seeds."""
 
     connection: Connection
     cluster: Cluster
@@ -245,9 +247,9 @@ class _Drives:
             yield
 
     def insert(self, node: NodePlan, *, again: bool) -> bool | None:
-        """Insert a node's seed. `again`: also if the seed is in the drive, because the running node did not apply it.
+        """Insert a node's seed. Return None if libvirt has no VM of the node.
 
-        Return None if the node has no VM here.
+        `again`: insert the seed although it is in the drive, because the running node did not apply it.
         """
         cluster, seed = self.cluster, self.cluster.store.folder / node.name / SEED_ISO
         with self._locked():
@@ -259,13 +261,13 @@ class _Drives:
             vm.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
-        """Return a function that returns whether the node's console has since reported that a seed waits for a boot."""
+        """Return a function that tests whether the node has reported that a new seed takes effect at the next boot."""
         try:
             logs = vm.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
-        except BakeError:  # this cluster has no VM here
+        except BakeError:  # libvirt has no VM of this cluster
             return _never
         log, reader = logs[node.name], LineReader(node.name)
-        reader.feed(log.read())  # skip records about earlier seeds
+        reader.feed(log.read())  # skip what the node reported about earlier seeds
         return lambda: any(event.detail == WAITS for event in reader.feed(log.read()))
 
     def has_running(self, node: NodePlan) -> bool:
@@ -276,7 +278,7 @@ class _Drives:
 def _waits_for_restart(
     cluster: Cluster, node: NodePlan, goal: Goal, seconds: float, phase: Phase | None, waits: Callable[[], bool]
 ) -> bool:
-    """Wait until the node reaches the goal or reports that it needs a restart. Return whether it needs a restart.
+    """Wait until the node reaches the goal or reports that it needs a restart. Return True if it needs a restart.
 
     Raise WaitTimeoutError after `seconds`, and BakeError as `refuse_changed` does.
     """

@@ -1,6 +1,6 @@
 """Compare the existing cluster with a new spec: nodes, users, fields and files.
 
-A change that destroys something has a text in `lost` and needs the user's consent. All other changes are only shown.
+A change that destroys something has a text in `lost` and needs the user's consent. All other changes need no consent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 
 
 class Kind(StrEnum):
-    """The kind of thing that changes."""
+    """What changes: a node, a user of etcd, a field of the spec, or a file."""
 
     NODE = "node"
     USER = "user"
@@ -31,8 +31,8 @@ class Kind(StrEnum):
 class Change:
     """One change.
 
-    `sign`: + ~ -. `part`: a node's attribute. `old`, `new`: values of fields and nodes, never the content of files.
-    `note`: a task for the operator before a node applies the change.
+    `sign`: + for added, ~ for changed, - for removed. `part`: the attribute of a node that changes. `old`, `new`: the
+    values of fields and nodes, never the content of files. `note`: the operator's task before nodes apply the change.
     """
 
     sign: str
@@ -56,7 +56,7 @@ class Change:
 
 
 def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change, ...]:
-    """Return what a bake of this spec changes, without files; empty for a new cluster."""
+    """Return the changes that baking the spec `new` makes, except changes of files. A new cluster has no changes."""
     if existing is None:
         return ()
     plan, old = plan_cluster(new), existing.spec
@@ -75,17 +75,18 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
 
 _NODE_KEYS = "its keys are deleted"
 _USER_KEY = "its key is deleted"
-# By field, old and new value. A node that requires the peers' name refuses certificates without that name.
+_REQUEST_KEYS = "the private keys of the pending certificate requests are deleted"
+# The key is a field, its old value and its new value. With `required`, nodes refuse peers without the peer name.
 _NOTES = {
     ("pki.peerName", "stated", "required"): "run bake certs rotate, and restart no node until bake certs shows "
     "that every node serves its new certificate",
 }
-_ADDRESS = "the members of this sealed cluster reach each other by the old addresses"
+_ADDRESS = "the members of this sealed cluster still use the old addresses"
 
 
 def _unknown(existing: ExistingCluster, new: ClusterSpec) -> Iterator[Change]:
     if existing.has_requests and not new.pki.ca.certificate:
-        yield Change(sign="-", kind=Kind.FILE, name="requests", lost="the keys of pending requests are deleted")
+        yield Change(sign="-", kind=Kind.FILE, name="requests", lost=_REQUEST_KEYS)
     if not existing.is_known:
         lost = "this file was changed after bake wrote it, so other changes are unknown"
         yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)
@@ -151,7 +152,7 @@ def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
 
 
 def losses(changes: Iterable[Change]) -> list[str]:
-    """Return a line for each loss, with the names of the nodes, users or fields that it affects."""
+    """Return one line for each kind of loss, with the names of the affected nodes, users or fields."""
     names = defaultdict(list)
     for change in changes:
         if change.lost:

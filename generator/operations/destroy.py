@@ -19,9 +19,8 @@ def destroy(
 ) -> tuple[str, ...]:
     """Remove the cluster's VMs, disks and network; return their names.
 
-    The identity in the cluster's folder distinguishes the cluster from other clusters with the same name. `force`:
-    without an identity, remove every cluster with that name. `consent` receives the full list before anything is
-    removed.
+    The id in the cluster's folder distinguishes the cluster from other clusters with the same name. `force`: if the
+    folder has no id, remove every cluster with that name. `consent` receives the list of everything that is removed.
     """
     cluster_id = (load_identity(store) or "")[:16]
     if not cluster_id and not force:
@@ -39,7 +38,7 @@ def destroy(
 
 
 def _unidentified(store: Store, uri: str | None) -> InputError:
-    """Return the error for a missing identity. VMs with the cluster's name may then belong to another cluster."""
+    """Return the error for a folder without an id, because VMs with the cluster's name may be another cluster's VMs."""
     where = f"there is no cluster {store.cluster!r} in {store.out}"
     try:
         found = vm.list_owned(vm.connect(uri), store.cluster)
@@ -51,16 +50,16 @@ def _unidentified(store: Store, uri: str | None) -> InputError:
         hint = "give --name and --out of a baked cluster; if the VMs run on another host, give --connect"
         return InputError.one("--name", f"{where}, and {more}", hint)
     names = "; ".join(str(each) for each in found if each.kind != "volume")
-    hint = "give the --out where the cluster was baked; only if that folder is lost, give --force"
-    return InputError.one("--name", f"{where}, so bake does not know who owns {names}", hint)
+    hint = "give --out with the folder in which the cluster was baked; give --force only if that folder is lost"
+    return InputError.one("--name", f"{where}, so bake does not know which cluster owns {names}", hint)
 
 
 def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
-    """Remove the seal if every node was removed with its disk, so that the files can start a new cluster."""
+    """If all nodes were removed, remove the file `sealed`, so that the ISOs can start a new cluster."""
     try:
         nodes = open_cluster(store).plan.nodes
     except (InputError, UnsignedError):
-        return  # there are no baked files, so there is no seal
+        return  # nothing was baked, so there is no file `sealed`
     if {node.domain for node in nodes} <= set(removed):
         with store.locked(Silent().line):
             if store.remove(SEALED):

@@ -7,10 +7,11 @@ import shlex
 from generator.pki import Role
 from generator.plan import ClusterPlan
 
-# bash has the sourced file's name in BASH_SOURCE. Other shells have only an open file descriptor, numbered 10 or
-# higher. Their builtin `read` opens /proc/self, which is then the shell or subshell.
+# bash stores the sourced file's name in BASH_SOURCE. Other shells do not, but they keep the file open with a descriptor
+# of 10 or higher, where the script finds it. The builtin `read` reads the process id of the shell from /proc/self,
+# because $$ in a subshell is the id of the parent shell.
 _FIND_FOLDER = """\
-# etcdctl's settings for this cluster. Source this file in sh or bash. It finds its own folder, also after a move.
+# etcdctl's settings for this cluster. Source this file in sh or bash. You can move the folder that contains it.
 bake_file=${BASH_SOURCE-}
 if [ -z "$bake_file" ]; then
     read -r bake_pid bake_rest </proc/self/stat || :

@@ -1,7 +1,7 @@
-"""`bake certs rotate --ca`: new CAs for a running cluster, phase by phase (generator/store/cas.py).
+"""`bake certs rotate --ca`: replace the CAs of a running cluster in phases (generator/pki/ca_phases.py).
 
-A phase is complete when probes of every node confirm it. A run stops after the phase that it completed, so that
-applications can follow (docs/decisions/0019-applications-follow-a-new-ca.md). The next run continues.
+A phase is complete when probes of all nodes confirm it. A run completes one phase and stops, so that the operator can
+give applications the new CA (docs/decisions/0019-applications-follow-a-new-ca.md). The next run begins the next phase.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _GOALS = {
     Phase.REISSUE: ("serve", "a certificate of the next CA"),
     Phase.DROP: ("trust", "only the new CA"),
 }
-# The operator's tasks after a phase, before the next phase.
+# The operator's task after each phase, before the next phase begins.
 _TASKS = {
     Phase.TRUST: "give every application {folder}/etcd-ca.pem, which has both CAs",
     Phase.REISSUE: "give every application its new client certificate and key from {folder}",
@@ -45,12 +45,12 @@ _TASKS = {
 
 
 def task_after(cluster: Cluster, phase: Phase | None) -> str:
-    """Return the operator's task after a phase; None: after the whole rotation."""
+    """Return the operator's task after a phase, or after the whole rotation if `phase` is None."""
     return _TASKS[phase or Phase.DROP].format(folder=cluster.store.folder / "pki")
 
 
 def next_phase(phase: Phase | None) -> Phase | None:
-    """Return the phase after `phase`; None after the last phase."""
+    """Return the phase after `phase`, or None after the last phase."""
     return {Phase.TRUST: Phase.REISSUE, Phase.REISSUE: Phase.DROP}.get(phase) if phase else None
 
 
@@ -66,10 +66,10 @@ def rotate_authorities(
     all_phases: bool,
     announce: Announce = lambda _: None,
 ) -> tuple[Phase | None, Delivery]:
-    """Bring the nodes to the next phase or, with `all_phases`, through all phases that are left.
+    """Bring the nodes to the next phase or, with `all_phases`, through all remaining phases.
 
     `new_cas`: the user's new CAs; bake creates the other new CAs. Return the current phase and the result of the
-    delivery. The phase is complete if all nodes are done. After the last phase it is None.
+    delivery. The phase is complete if no node is waiting; it is None after the last phase.
     """
     _check(cluster, new_cas)
     cluster = replace(cluster, plan=plan_cluster(without_ca_files(cluster.plan.spec)))
@@ -77,9 +77,9 @@ def rotate_authorities(
     phase, found = load_phase(cluster.store), Delivery()
 
     def advance(cluster: Cluster, phase: Phase | None) -> tuple[Cluster, Phase | None]:
-        """Bake for the phase after `phase`, which every node has reached.
+        """Bake the seeds of the phase after `phase`, which all nodes have completed.
 
-        The last phase renews all certificates, so that a node's certificate shows whether the node has reached it.
+        The last phase renews all certificates, so that a node's certificate shows whether it has applied its last seed.
         """
         expected = unchanged(cluster, phase)
         bake(
@@ -107,10 +107,10 @@ def _check(cluster: Cluster, new_cas: Mapping[Role, Authority]) -> None:
     pki_spec = cluster.plan.spec.pki
     if new_cas and (phase := load_phase(cluster.store)):
         rule = f"this cluster's CA is already being rotated (phase {phase})"
-        raise InputError.one("--ca-certificate", rule, "leave out this option to complete that rotation")
+        raise InputError.one("--ca-certificate", rule, "leave out --ca-certificate, to complete that rotation first")
     for role, stated, flag in ((Role.CA, pki_spec.ca, "--ca"), (Role.PEER_CA, pki_spec.peer_ca, "--peer-ca")):
         if stated.certificate and role not in new_cas:
-            rule = f"is required, because this cluster uses your CA, {stated.certificate}"
+            rule = f"is required, because this cluster uses a CA that you gave: {stated.certificate}"
             raise InputError.one(f"{flag}-certificate", rule, f"give the new CA, and its key with {flag}-key")
         pem = cluster.store.read(pem_path(role))
         if pem and cluster.store.read(key_path(role)) is None:
@@ -122,7 +122,7 @@ def _check(cluster: Cluster, new_cas: Mapping[Role, Authority]) -> None:
 
 
 def _advanced(found: Authorities, new_cas: Mapping[Role, Authority], now: datetime) -> Authorities:
-    """Return the next phase. Skip the first phase if a CA has expired, because no node trusts an expired CA."""
+    """Return the CAs of the next phase. Skip the first phase if a CA has expired: nodes trust no expired CA."""
     has_expired = any(issuer.certificate.not_valid_after_utc <= now for issuer in found.issuers.values())
     for _ in range(2 if found.phase is None and has_expired else 1):
         found = found.advanced(new_cas)
@@ -130,10 +130,10 @@ def _advanced(found: Authorities, new_cas: Mapping[Role, Authority], now: dateti
 
 
 def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> Goal:
-    """Return the goal of a phase.
+    """Return the goal that the nodes reach in a phase.
 
-    A node's certificate shows which seed the node has applied. The CAs of the clients that a node accepts show the
-    phase of its running etcd.
+    The certificate that a node serves shows which seed the node has applied. The client certificates that the node
+    accepts show which CAs its running etcd trusts.
     """
     other, issuing = (_with_key(cas[Role.CA].credential) for cas in (found.others, found.issuing))
     own = serves_its_own(cluster)
@@ -142,7 +142,7 @@ def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> 
     accepts_old = _accepts(cluster, other, now) if must_refuse_old else lambda _: False
 
     def lacks(node: NodePlan) -> bool | None:
-        # A restarting etcd refuses every client, so a refusal counts only if a client of the new CA is accepted.
+        # A restarting etcd refuses every client, so a refusal counts only if etcd accepts a client of the new CA.
         return own.lacks(node) or accepts_old(node) or _negated(accepts(node))
 
     verb, what = _GOALS[phase]
@@ -160,7 +160,7 @@ def _negated(answer: bool | None) -> bool | None:
 
 
 def _accepts(cluster: Cluster, authority: Credential, now: datetime) -> Callable[[NodePlan], bool | None]:
-    """Return a function that returns whether a node accepts a client of this CA; None without an answer."""
+    """Return a function that tests whether a node accepts a client of this CA. Without an answer, it returns None."""
     client = pki.issue_client(cluster.plan, authority, now=now)
     context = unverified_context((client.cert_pem, client.key_pem))
 

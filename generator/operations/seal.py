@@ -29,7 +29,8 @@ from generator.vm.connection import Connection
 class Sealing:
     """The result of sealing.
 
-    `node`: the first node; `files`: whether files changed; `vm`: whether its VM changed, None if it has no VM here.
+    `node`: the first node. `files`: whether files in the cluster's folder changed. `vm`: whether the ISO in the VM's
+    drive changed; None if libvirt has no VM of the node.
     """
 
     node: str
@@ -47,7 +48,7 @@ def seal(
         consent(doubt)
     done = seal_everywhere(connection, cluster, now=now, report=report)
     image = cluster.store.folder / done.node / SEED_ISO
-    by_hand = f"{done.node} has no VM here: replace the ISO in its drive with {image}"
+    by_hand = f"bake finds no VM of {done.node}: replace the ISO in the VM's drive with {image}"
     return replace(done, warnings=tuple(filter(None, (by_hand if done.vm is None else "", doubt))))
 
 
@@ -61,7 +62,7 @@ def _doubt(cluster: Cluster) -> str:
 
 
 def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: datetime, report: Report) -> Sealing:
-    """Remove the bootstrap permit from the files and, if `connection` is given, from the VM's drive."""
+    """Remove the bootstrap permit from the cluster's folder and, with `connection`, from the ISO in the VM's drive."""
     changed = seal_files(cluster.store, cluster.plan, now=now, report=report)
     node, replaced = cluster.first, None
     if connection is not None:
@@ -71,7 +72,7 @@ def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: dat
 
 
 def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
-    """Remove the bootstrap permit from the first node's ISO, atomically. Return False if it was removed already.
+    """Remove the bootstrap permit from the first node's ISO, atomically. Return False if the ISO has no permit.
 
     The ISO's other files stay unchanged, so the node's configuration does not change.
     """

@@ -1,10 +1,11 @@
-"""`bake status`: query the state of every node's VM and etcd, and name the pending tasks."""
+"""`bake status`: query the state of every node's VM and etcd, and list the operator's pending tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from generator import vm
@@ -14,6 +15,7 @@ from generator.etcd.answers import Member, Status
 from generator.etcd.client import Etcd
 from generator.etcd.tls_probe import ClientFiles
 from generator.operations.baked_cluster import Cluster, client_files
+from generator.operations.hints import command
 from generator.plan import ClusterPlan, NodePlan
 from generator.store.cas import load_phase
 
@@ -29,9 +31,9 @@ class MemberRole(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
-    """etcd's state on one node. For a node that does not answer, id and role come from the member list.
+    """etcd's state on one node. If the node does not answer, its id and role come from the member list.
 
-    `member_id`: hexadecimal, as in etcdctl; `db_size`: in bytes.
+    `member_id`: hexadecimal, as in etcdctl. `db_size`: in bytes.
     """
 
     name: str
@@ -47,7 +49,7 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
-    """The state of every node, and etcd's member list. The list is empty if no node returns a member list."""
+    """The state of every node, and etcd's member list. `members` is empty if no node returns the list."""
 
     nodes: tuple[NodeStatus, ...]
     members: tuple[Member, ...]
@@ -70,34 +72,44 @@ def is_answering(plan: ClusterPlan, files: ClientFiles) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A pending task of the operator, and the command for the task."""
+    """A pending task of the operator, and the commands for the task."""
 
     task: str
     remedy: str
 
 
 def pending_tasks(
-    plan: ClusterPlan, seen: ClusterStatus, *, sealed: bool, ca_change: str | None = None
+    plan: ClusterPlan,
+    seen: ClusterStatus,
+    *,
+    sealed: bool,
+    ca_change: str | None = None,
+    bake: Callable[[str], str] = "bake {}".format,
 ) -> Iterator[Task]:
-    """Yield the pending tasks of a cluster. `ca_change`: the current phase of a CA rotation."""
+    """Yield the pending tasks of a cluster.
+
+    `ca_change`: the current phase of a CA rotation. `bake`: returns a bake command with the options of the cluster.
+    """
     if ca_change:
-        yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy="bake certs rotate --ca")
+        yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy=bake("certs rotate --ca"))
     if not sealed:
         is_running = any(node.reachable for node in seen.nodes)
-        remedy = "bake seal" if is_running else "bake seal, once the cluster runs"
-        yield Task(task="the seed still has the bootstrap permit", remedy=remedy)
+        remedy = bake("seal") if is_running else f"{bake('seal')}, once the cluster runs"
+        yield Task(task="the first node's ISO still has the bootstrap permit", remedy=remedy)
     names = {node.peer_url: node.name for node in plan.nodes}
     for member in seen.members:
         name = next((names[url] for url in member.peer_urls if url in names), None)
         remove = f"etcdctl member remove {member.id:x}"
         if name is None:
-            text = f"unplanned member {member.name or '(not started)'} ({member.id:x}, {', '.join(member.peer_urls)})"
-            yield Task(task=text, remedy=f"add it to the cluster file, or: {remove}")
+            member_name = member.name or "(not started)"
+            text = f"the member {member_name} ({member.id:x}, {', '.join(member.peer_urls)}) is not one of the nodes"
+            yield Task(task=text, remedy=f"add the node with its address to the cluster file, or run {remove}")
         elif not member.started:
-            remedy = f"start its node: bake up; bake console {name}; if it will never come: {remove}"
-            yield Task(task=f"{name} is added, but has not started", remedy=remedy)
+            start = f"to start its VM, run {bake('up')}; to see its console, run {bake(f'console {name}')}"
+            text = f"{name} was added to the cluster, but has not started"
+            yield Task(task=text, remedy=f"{start}; to remove it, run {remove}")
         elif member.is_learner:
-            remedy = f"it is promoted when it has caught up; if it stays a learner: bake console {name}"
+            remedy = f"wait until the cluster promotes it; if it stays a learner, run {bake(f'console {name}')}"
             yield Task(task=f"{name} is a learner", remedy=remedy)
 
 
@@ -132,7 +144,8 @@ def _role(status: Status | None, listed: Member | None) -> MemberRole | None:
 class Overview:
     """The state of a cluster.
 
-    `nodes`: each node's etcd and the state of its VM, None without libvirt; `tasks`: what is left to do.
+    `nodes`: for each node the state of etcd and the state of the VM, which is None without libvirt. `tasks`: the
+    operator's pending tasks.
     """
 
     nodes: tuple[tuple[NodeStatus, str | None], ...]
@@ -141,7 +154,7 @@ class Overview:
 
 
 def status(cluster: Cluster, *, uri: str | None) -> Overview:
-    """Query the state of every node's VM and etcd. Without `uri`, ignore a libvirt that fails."""
+    """Query the state of every node's VM and etcd. If `uri` is None, ignore errors of libvirt."""
     states: dict[str, str | None] = dict.fromkeys(node.name for node in cluster.plan.nodes)
     try:
         found = vm.status(vm.connect(uri), cluster.plan, cluster_id=cluster.cluster_id)
@@ -151,7 +164,10 @@ def status(cluster: Cluster, *, uri: str | None) -> Overview:
             raise
     seen = cluster_status(cluster.plan, client_files(cluster.store.folder))
     nodes = tuple((node, states[node.name]) for node in seen.nodes)
-    tasks = pending_tasks(cluster.plan, seen, sealed=cluster.sealed, ca_change=load_phase(cluster.store))
+    tasks = pending_tasks(
+        cluster.plan, seen, sealed=cluster.sealed, ca_change=load_phase(cluster.store),
+        bake=partial(command, cluster.store),
+    )  # fmt: skip
     return Overview(nodes=nodes, sealed=cluster.sealed, tasks=tuple(tasks))
 
 

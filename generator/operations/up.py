@@ -32,8 +32,8 @@ from generator.vm.console_records import Event, Journal
 class Boot:
     """How to boot the VMs.
 
-    `uri`: of libvirt; None: LIBVIRT_DEFAULT_URI, then qemu:///system. `accel`: auto, kvm or tcg. `wait`: in seconds.
-    `cache`: the folder for images.
+    `uri`: libvirt's URI; None means LIBVIRT_DEFAULT_URI or, without this variable, qemu:///system. `accel`: auto, kvm
+    or tcg. `wait`: seconds until all nodes must have settled. `cache`: the folder for images.
     """
 
     uri: str | None
@@ -52,7 +52,10 @@ def up(
     passphrase: bytes | None = None,
     agreed: Agreed | None = None,
 ) -> Verification:
-    """Bake, boot, wait until every node has settled, and verify. Seal the cluster as soon as its first node votes."""
+    """Bake, boot, wait until every node has settled, and verify the cluster.
+
+    Seal the cluster as soon as its first node becomes a voting member.
+    """
     connection = vm.connect(boot.uri)
     _refuse_lost(connection, spec, store)
     image = boot_image(spec, boot.cache, progress.line)
@@ -70,19 +73,19 @@ def up(
 
 
 def _refuse_lost(connection: Connection, spec: ClusterSpec, store: Store) -> None:
-    """Raise InputError for a sealed cluster without VMs here: its new nodes would wait forever for members."""
+    """Raise InputError if a sealed cluster has no VMs here, because new nodes would wait forever for the members."""
     if store.read(SEALED) is None:
         return
     if {one.state for one in vm.status(connection, plan_cluster(spec))} == {vm.State.MISSING}:
         raise InputError.one(
             str(store.folder / SEALED),
-            "the cluster is sealed, so it cannot be started anew, and none of its VMs is here",
-            "give the --connect of their host; only if the cluster is lost, delete this file to start a new one",
+            "the cluster is sealed and cannot be started anew, but libvirt has none of its VMs",
+            "give --connect for the host of its VMs; if the VMs are lost, delete this file to start a new cluster",
         )
 
 
 def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
-    """Return the spec's image, or the base image. Build the base image if it does not exist."""
+    """Return the image that the spec names, or the base image. Build the base image if it does not exist."""
     if spec.vm.image:
         return custom_image(spec.vm.image, spec.vm.sha256, cache, report=report)
     return default_image(cache, report=report)
@@ -93,7 +96,7 @@ def _without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Report)
     if refusal is None:
         return plan.nodes
     old, new = _names(refusal.by), _names(refusal.joining)
-    report(f"warning: the peer firewall of {old} is from an earlier plan and refuses {new}: not booting {new}")
+    report(f"warning: not booting {new}, because the peer firewall of {old} refuses {new} until a restart")
     return tuple(node for node in plan.nodes if node not in refusal.joining)
 
 
@@ -102,10 +105,10 @@ def _raise_refusal(refusal: Refusal | None, store: Store) -> None:
     if refusal is None:
         return
     down, again = command(store, "down"), command(store, "up")
-    one_by_one = f"or, without an outage, `virsh shutdown {refusal.by[0].domain}`, then `{again}`, node by node"
+    one_by_one = f"to avoid an outage, restart one node after the other: `virsh shutdown {refusal.by[0].domain}`"
     raise UnhealthyError(
-        f"not booted: {_names(refusal.joining)}; restart {_names(refusal.by)} first, whose firewall refuses them",
-        hint=f"run `{down}`, then `{again}`; {one_by_one}",
+        f"not booted: {_names(refusal.joining)}; first restart the nodes that refuse them: {_names(refusal.by)}",
+        hint=f"run `{down}`, then `{again}`; {one_by_one}, then `{again}`",
     )
 
 
@@ -121,7 +124,7 @@ def wait_until_settled(
 ) -> None:
     """Follow these nodes until each has settled, and react to their events.
 
-    The first vote of the cluster's first node seals the cluster. A settled node no longer needs the seed in its drive.
+    Seal the cluster when its first node becomes a voting member. Remove the seeds from the drives of settled nodes.
     """
     journal = Journal(cluster.store.folder)
     journal.begin(node.name for node in nodes)
@@ -136,7 +139,7 @@ def wait_until_settled(
 
 
 def _shown(events: Iterator[Event], cluster: Cluster, journal: Journal, progress: Progress) -> Iterator[Event]:
-    """Show each event, then yield it. Raise BakeError for a node that fails, and show the consoles after any error."""
+    """Show each event, then yield it. Raise BakeError if a node fails. After an error, show the nodes' consoles."""
     phases = {}
     try:
         for event in events:
@@ -166,9 +169,9 @@ def _seal(connection: Connection, cluster: Cluster, report: Report) -> None:
 
 
 def _remove_seed(connection: Connection, cluster: Cluster, event: Event, report: Report) -> None:
-    """Remove the seed, which has the node's keys, from a settled node's drive.
+    """Remove the seed from a settled node's drive, because the seed contains the node's private keys.
 
-    A seed that the node has not applied stays, because the node would have no network at its next boot without it.
+    Keep a seed that the node has not applied: without it, the node would have no network at its next boot.
     """
     meta_data = cluster.store.read(f"{event.node}/meta-data") or b""
     has_applied = bool(event.seed) and f"instance-id: {event.seed}" in meta_data.decode().splitlines()

@@ -29,7 +29,7 @@ _REPORT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The results of all checks. A cluster is healthy if no check is failed or skipped."""
+    """The results of all health checks. A cluster is healthy if no check is failed or skipped."""
 
     cluster: str
     checks: tuple[Check, ...]
@@ -48,7 +48,7 @@ class Verification:
 
 
 def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
-    """Check the running cluster through every node."""
+    """Check the running cluster. Query every node."""
     files, without_user = (
         client_files(cluster.store.folder, stem) for stem in (str(Role.CLIENT), user_stem(UNAUTHORIZED_CLIENT))
     )
@@ -68,9 +68,9 @@ def verify(
     report: Report,
     without_user: ClientFiles | None = None,
 ) -> Verification:
-    """Check a running cluster. The write check uses keys below `/bake/verify/<token>/`, so `token` must be random.
+    """Check a running cluster. `token`: a random word; the write check uses only keys below `/bake/verify/<token>/`.
 
-    `without_user`: a client certificate that has no user in etcd. If auth is planned, this client must read nothing.
+    `without_user`: a client certificate without a user in etcd. If the spec enables auth, etcd must refuse this client.
     """
     contexts = probe_contexts(plan, files, now=now)
     report(f"asking {', '.join(node.name for node in plan.nodes)}")
@@ -91,10 +91,10 @@ def verify(
 def requires_name(
     plan: ClusterPlan, files: ClientFiles, nodes: Iterable[NodePlan], *, now: datetime
 ) -> dict[str, bool]:
-    """Return for each node with a report whether etcd requires the peers' name.
+    """Return, for each node that has a report, whether its etcd refuses peers without the peer name.
 
-    Return {} if the plan does not require the name, or has a separate peer CA. The function waits up to 10 seconds for
-    the name because a restarted node reports some seconds after its start.
+    Return {} if the spec does not require the peer name, or has a separate peer CA. Wait up to 10 seconds, because a
+    restarted node sends its report some seconds after its start.
     """
     nodes = list(nodes)
     if plan.spec.pki.peer_name is not PeerName.REQUIRED or plan.spec.pki.peer_ca.separate:
@@ -110,7 +110,7 @@ def requires_name(
 
 
 def probe_contexts(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:
-    """Return the TLS context of each client kind for each port. The peer port's certificates may have a separate CA."""
+    """Return a TLS context for each port and kind of client. The peer port may have a separate CA."""
     peer_ca = files.peer_ca if plan.spec.pki.peer_ca.separate else None
     own = tls_probe.local_address(str(plan.nodes[0].address), plan.spec.etcd.peer_port)
     client, peer = Port.CLIENT, Port.PEER
@@ -127,7 +127,7 @@ def probe_contexts(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> o
 def foreign_pair(
     plan: ClusterPlan, role: Role, address: str, *, now: datetime, authority: pki.Credential | None = None
 ) -> tuple[bytes, bytes]:
-    """Issue a certificate and key from `authority`. The default authority has the cluster CA's name, but another key.
+    """Issue a certificate and key from `authority`; default: a CA with the cluster CA's name, but another key.
 
     The certificate resembles a node's certificate and has this machine's address, so only the issuer is wrong.
     """

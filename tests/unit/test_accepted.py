@@ -1,4 +1,4 @@
-"""Files of accepted specs: real readers accept them, read the same values, and run no code that a value contains.
+"""Files of accepted specs: the programs that read them get the values of the spec, and run no code in a value.
 
 `BAKE_EXAMPLES=20000` tests 20,000 cluster files, as `scripts/hostile --row specs` does.
 """
@@ -46,7 +46,7 @@ def cluster_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def credentials(plan: Any, now: datetime) -> pki.NodePki:
-    """Return the certificates of a node. All tests use the same ones, because generating keys takes long."""
+    """Return the certificates of a node. All tests use the same certificates, because generating keys takes long."""
     authority = pki.create_authority(plan(), now=now)
     return {pki.Role.CA: authority, **next(pki.issue_nodes(plan(), authority, now=now))}
 
@@ -57,7 +57,7 @@ def load_data(data: object, cluster_file: Path) -> ClusterSpec:
 
 
 def feed(plan: ClusterPlan, credentials: pki.NodePki, consumers: Consumers) -> None:
-    """Let real readers read the files of the last node and of the operator."""
+    """Read the files of the last node and of the operator with the programs that read them on real machines."""
     number, ca = len(plan.nodes) - 1, credentials[pki.Role.CA]
     node, trust = plan.nodes[number], guest_files.Trust(identity="0" * 32, ca_pem=ca.cert_pem)
     guest = {str(file.path): file for file in guest_files.guest_files(plan, node, trust, credentials)}

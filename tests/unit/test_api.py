@@ -33,7 +33,7 @@ def baked(**fields: Any) -> api.Baked:
 
 
 def test_the_documented_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Run all code of the documentation page. No nodes run, so the test replaces `verify`."""
+    """Run all code of the documentation page. No nodes run, so the test replaces the function `verify`."""
     good = api.Check(name="member list", result=api.Result.OK, detail="etcd1")
     given = api.Verification(cluster="prod", checks=(good,))
     monkeypatch.setattr(verify, "verify_cluster", lambda _cluster, **_: given)

@@ -169,7 +169,7 @@ def test_seal_removes_only_the_permit(bake: Bake, sealing: Bake, picture: Pictur
 
 
 def test_seal_changes_nothing_if_another_bake_has_replaced_the_nodes(bake: Bake, picture: Picture) -> None:
-    """Otherwise the new first node would keep its permit, although the file `sealed` exists."""
+    """If `seal` continued, the cluster would have the file `sealed`, but the new first node would keep its permit."""
     bake("--nodes", 3)
     store = Store(Path("out"), "etcd")
     opened = open_cluster(store)
@@ -186,7 +186,7 @@ def test_seal_warns_about_the_steps_that_it_could_not_do(bake: Bake, sealing: Ba
     result = sealing("-o", "json")
     data = json.loads(result.out)
     assert (data["node"], data["files"], data["vm"]) == ("etcd1", True, None)
-    assert "replace the ISO in its drive with" in data["warnings"][0]
+    assert "replace the ISO in the VM's drive with" in data["warnings"][0]
     assert data["warnings"][1].startswith("no member answers, and a sealed cluster can no longer be started")
     assert result.err.count("warning: ") == 2
     quiet = sealing("-q")
@@ -441,7 +441,7 @@ def run(*words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def in_a_mount(script: str, folder: Path) -> list[str]:
-    """Run a shell script in a new mount namespace and return its output. Its arguments are the words of `bake`."""
+    """Run a shell script in a new mount namespace and return its output. `"$@"` in the script runs bake."""
     words = ["unshare", "--mount", "sh", "-euc", script, "sh", *BAKE]
     folder.mkdir()
     done = subprocess.run(words, cwd=folder.parent, capture_output=True, text=True, check=False)
@@ -507,7 +507,7 @@ def test_an_interrupted_bake_leaves_no_files(tmp_path: Path) -> None:
 
 
 def assert_complete(folder: Path) -> int:
-    """Check that one run wrote all files of the folder. Return the number of its nodes."""
+    """Check that one run wrote all files of the folder. Return the number of nodes."""
     manifest = json.loads((folder / "manifest.json").read_text())
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {*manifest["files"], "manifest.json"}

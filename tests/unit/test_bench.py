@@ -1,4 +1,4 @@
-"""What `scripts/bench` runs still runs: nothing else would notice before somebody measures."""
+"""The functions that `scripts/bench` calls still work. Otherwise, only the next measurement would fail."""
 
 from __future__ import annotations
 

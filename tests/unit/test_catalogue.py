@@ -1,4 +1,4 @@
-"""The catalogue of bad input: each kind is answered as declared, with nothing written."""
+"""The catalogue of bad input: bake gives the declared answer to each kind, and writes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 
 
 def refuse(result: Any, *words: str) -> None:
-    """It ended in 2, with messages that have all these words, and a remedy for each."""
+    """Check the exit code 2, that the messages contain all these words, and that each message has a hint."""
     assert result.code == 2, result
     assert result.out == ""
     assert "Traceback" not in result.err

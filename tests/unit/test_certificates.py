@@ -99,7 +99,7 @@ class Rack:
         return self.drives.pop(node.name, False)
 
     def tell(self, node: str) -> None:
-        """Print the record of apply-seed for a seed with configuration changes, after the kernel's time."""
+        """Print what apply-seed reports for a seed with configuration changes, with the kernel's time before it."""
         text = f'[9.1] apply-seed[7]: bake: node={node} phase=waiting detail="a new seed takes effect at the next boot"'
         self.consoles[node] = self.consoles.get(node, b"") + text.encode() + b"\r\n"
 
@@ -195,12 +195,12 @@ def test_a_node_that_missed_the_insertion_gets_its_seed_again(made: Bake, rack: 
 
 
 def test_the_delivery_continues_if_a_seed_waits_for_a_reboot(made: Bake, rack: Rack) -> None:
-    """The node reports this on its console. The other nodes get their seeds too, because nothing restarts."""
+    """A node reports on its console that its seed waits. bake still delivers the seeds of the other nodes."""
     rack.serve(made())
     rack.older.add("etcd1")
     found = rack.deliver(made(*NODES), seconds=60)
     assert found == Delivery(done=("etcd2",), after_restart=("etcd1",))
-    assert rack.drives == {"etcd1": True}, "the node boots with the new seed"
+    assert rack.drives == {"etcd1": True}, "the seed stays in the drive for the next boot"
     rack.older.clear()
     assert rack.deliver(made()) == Delivery(done=NODES)
 
@@ -217,7 +217,7 @@ def test_apply_seed_prints_the_record_that_the_delivery_expects() -> None:
 
 
 def test_a_node_that_does_not_answer_keeps_its_seed(made: Bake, rack: Rack) -> None:
-    """The node may be booting from that seed."""
+    """The node may be booting with the seed in its drive."""
     rack.serve(made())
     rack.served["192.168.20.31"] = None
     rack.drives["etcd1"] = True
@@ -264,7 +264,7 @@ def test_the_table_has_a_bar_and_the_json_has_every_certificate(made: Bake, rack
 def test_certificates_that_expire_within_the_given_days_are_an_error(made: Bake, rack: Rack) -> None:
     cluster = made()
     assert call(cluster, "--within", "30d", "-q") == (0, "")
-    with pytest.raises(UnhealthyError, match="less than 4000 days left: cluster etcd-ca, "):
+    with pytest.raises(UnhealthyError, match="these certificates expire in less than 4000 days: cluster etcd-ca, "):
         call(cluster, "--within", "4000", "-q")
 
 
@@ -290,7 +290,7 @@ def test_a_rotation_that_waits_for_restarts_exits_with_3(
     rack.older.update(NODES)
     monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
     words = ["certs", "rotate", "--out", str(cluster.store.out), *(["-o", "json"] if json_too else [])]
-    rule = "etcd1, etcd2: configuration changes in the new seed apply at the next restart"
+    rule = "etcd1, etcd2: the configuration changes in the new seed apply at the next restart"
     with pytest.raises(UnhealthyError, match=rule) as error:
         command.main(words, standalone_mode=False)
     assert "virsh shutdown etcd-etcd1" in str(error.value.hint)
@@ -398,7 +398,7 @@ def said_by(spec: ClusterSpec, store: Store, now: datetime) -> tuple[list[str], 
 def test_the_operators_certificate_is_renewed_before_it_expires(
     tmp_path: Path, now: datetime, leaf_days: int, holds: int
 ) -> None:
-    """It is renewed in its last 30 days or its last third. Other certificates are not, because they need a delivery."""
+    """bake renews the operator's certificate in the last 30 days or the last third of its validity."""
     spec = read_spec({"nodes": 1, "pki": {"leafDays": leaf_days}, "auth": {"enabled": True}})[0]
     store = Store(tmp_path / "out", "etcd")
     said_by(spec, store, now)
@@ -415,7 +415,7 @@ def test_bake_warns_if_the_ca_shortens_new_certificates(made: Bake, spec: Cluste
     store, late = made().store, now + timedelta(days=3650 - 1 - 12)
     said, _ = said_by(spec, store, late)
     assert said[0] == (
-        "warning: the CA expires in 12 days; certificates issued now expire with it, not after 365\n"
+        "warning: the CA expires in 12 days; new certificates expire with it, not after 365 days\n"
         f"  hint: to give a running cluster a new CA, run bake certs rotate --ca --out {store.out}"
     )
     assert said_by(spec, store, late) == ([], set()), "a certificate that expires with the CA is not issued again"
@@ -424,7 +424,7 @@ def test_bake_warns_if_the_ca_shortens_new_certificates(made: Bake, spec: Cluste
 
 
 def test_bake_does_not_warn_long_before_the_ca_expires(made: Bake, spec: ClusterSpec, now: datetime) -> None:
-    """Certificates are valid from a day before their issue, which shortens no certificate."""
+    """Certificates are valid from one day before their issue. This day does not cause a warning."""
     said, changed = said_by(spec, made().store, now + timedelta(days=400))
     assert "etcd1/seed.iso" in changed
     assert [line for line in said if "CA" in line] == []

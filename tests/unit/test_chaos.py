@@ -1,4 +1,4 @@
-"""The harness of tests/chaos, without a cluster: its chance, its numbers, its results, its page, its planted faults."""
+"""The framework of tests/chaos, without a cluster: random numbers, trials, results, the page, and planted faults."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_failure_says_how_to_repeat_it() -> None:
 
 
 def run_lanes(calls: list[int], *, limit: int, behind: int = 0) -> list[tuple[int, int]]:
-    """The (lane, call) that were run, where each lane has so many calls; results come so many trials later."""
+    """Return the (lane, call) of each trial. `calls`: calls per lane. `behind`: trials that run at the same time."""
     numbers = Numbers(row(lambda _: Outcome(label=""), lanes=len(calls), trials=limit), limit)
     done, waiting = [], []
     for number in numbers:
@@ -79,7 +79,7 @@ def test_a_result_has_every_trial_and_every_failure(tmp_path: Path) -> None:
     def run(trial: Trial) -> Outcome:
         trial.label = f"number {trial.number}"
         if trial.number == 2:
-            raise AssertionError("it broke")
+            raise AssertionError("the check failed")
         return Outcome(label="even" if trial.number % 2 == 0 else "odd", seconds=float(trial.number))
 
     some = row(run)
@@ -92,7 +92,7 @@ def test_a_result_has_every_trial_and_every_failure(tmp_path: Path) -> None:
     assert found["converge_s"] == {"n": 3, "p50": 1.0, "p99": 3.0, "max": 3.0}
     assert found["by_label"]["odd"]["n"] == 2
     again = "scripts/chaos --row kills --seed 1 --trial 2"
-    assert found["failures"] == [{"trial": 2, "label": "number 2", "repeat": again, "why": "it broke"}]
+    assert found["failures"] == [{"trial": 2, "label": "number 2", "repeat": again, "why": "the check failed"}]
 
 
 def test_a_call_that_is_not_made_is_no_trial(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_guard_sees_what_is_deleted_and_not_what_is_moved_or_wiped_on_purpos
     (moved / "etcd").rename(moved / "etcd.unfinished-1")
     with guard.forgiving(wiped):
         looking = threading.Thread(target=guard.look)
-        looking.start()  # it waits until all is gone
+        looking.start()  # the guard waits until the folder is deleted
         shutil.rmtree(wiped)
     looking.join()
     assert guard.deleted() == [deleted / "etcd/member/wal"]

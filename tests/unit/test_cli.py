@@ -217,7 +217,7 @@ def test_a_full_disk_on_standard_output_is_an_error_without_a_traceback(tmp_path
 
 
 def test_image_accepts_every_option_of_up() -> None:
-    """scripts/bake gives `image` the options of `up`, before it enters the lab."""
+    """`scripts/bake up OPTIONS` first runs `bake image OPTIONS`."""
     image, up = ({each.name for each in cli.bake.commands[name].params} for name in ("image", "up"))
     assert up <= image
 
@@ -249,7 +249,7 @@ def test_no_hint_installs_a_package_by_name() -> None:
 
 
 def test_a_hint_names_the_cluster_that_it_is_for(bake: Bake) -> None:
-    assert "run `bake seal`. `bake up` does both" in bake("--nodes", 1).err
+    assert "run `bake seal`. Under libvirt, `bake up` attaches the ISOs" in bake("--nodes", 1).err
     out = Path("a b").absolute()
     result = bake("--nodes", 1, "--name", "prod", "--out", "a b")
     assert f"run `bake seal --name prod --out '{out}'`" in result.err

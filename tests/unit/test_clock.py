@@ -1,4 +1,4 @@
-"""A wrong clock gives certificates that end too early. (Which clocks are refused: tests/hostile/catalogue.)"""
+"""With a wrong clock, certificates expire too early. tests/hostile/catalogue.py tests the clocks that bake refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from generator.store.folder import Store
 
 
 def test_the_date_of_the_release_is_kept_up_to_date(tool: Callable[[str], str]) -> None:
-    """The older it is, the longer a clock may be behind unnoticed; certificates of `hardened` hold 90 days."""
+    """bake refuses dates before RELEASED, so a recent RELEASED limits how slow an accepted clock can be."""
     words = [tool("git"), "-C", str(Path(__file__).parent), "log", "-1", "--format=%cI"]
     shown = subprocess.run(words, capture_output=True, text=True, check=False)
     if shown.returncode:
@@ -26,7 +26,7 @@ def test_the_date_of_the_release_is_kept_up_to_date(tool: Callable[[str], str]) 
 
 
 def test_a_certificate_from_the_future_is_replaced_with_a_warning(now: datetime, tmp_path: Path) -> None:
-    """This clock is behind, or an earlier one was ahead: nobody can tell, so it is said."""
+    """The clock is slow now or was fast before. bake cannot know which, so it prints a warning."""
     spec, store, lines = ClusterSpec(nodes=1), Store(tmp_path, "etcd"), list[str]()
     bake(spec, store, now=now, report=lines.append)
     bake(spec, store, now=now + timedelta(days=100), report=lines.append, renew=["etcd1"])

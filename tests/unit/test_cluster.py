@@ -72,7 +72,7 @@ def baked(spec: ClusterSpec, now: datetime, tmp_path: Path) -> Cluster:
 
 @pytest.fixture
 def drive(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return the list of ISOs that are inserted into the first VM's drive."""
+    """Return a list, to which the test adds each ISO that bake inserts into the first VM's drive."""
     media: list[bytes] = []
 
     def replace_seed(_connection: object, _plan: object, node: Any, seed: Path, *, cluster_id: str) -> bool:
@@ -217,7 +217,7 @@ def test_up_refuses_a_sealed_cluster_without_vms(
     states(monkeypatch, State.MISSING, State.MISSING)
     before = picture(tmp_path)
     boot = Boot(uri=None, accel="auto", wait=1, cache=tmp_path / "cache")
-    with pytest.raises(InputError, match="etcd/sealed: the cluster is sealed, so it cannot be started anew"):
+    with pytest.raises(InputError, match="etcd/sealed: the cluster is sealed and cannot be started anew"):
         up.up(spec, baked.store, boot, now=now, progress=KeptProgress())
     assert picture(tmp_path) == before
     states(monkeypatch, State.MISSING, State.STOPPED)
@@ -245,7 +245,7 @@ def test_only_a_fully_destroyed_cluster_loses_its_seal(
 
 
 def test_a_permit_left_by_a_killed_seal_is_reported_and_removed_by_the_next_seal(baked: Cluster, now: datetime) -> None:
-    """The seal is killed after the swap, before it removes the old folder."""
+    """`seal` is killed after it has put the new folder in place, before it removes the old folder."""
     if (child := os.fork()) == 0:
         shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
         seal_files(baked.store, baked.plan, now=now, report=print)
@@ -272,7 +272,7 @@ def test_status_shows_whether_the_cluster_is_sealed_and_the_tasks_that_are_left(
     monkeypatch.setattr(status, "is_answering", lambda *_: True)
     shown = bake("status").out
     assert "\nsealed: no\nTO DO" in shown
-    assert " ".join(shown.splitlines()[-1].split()) == "the seed still has the bootstrap permit bake seal"
+    assert " ".join(shown.splitlines()[-1].split()) == "the first node's ISO still has the bootstrap permit bake seal"
     assert [task["remedy"] for task in json.loads(bake("status", "-o", "json").out)["tasks"]] == ["bake seal"]
     assert "no member answers" not in bake("seal").err
     assert bake("status").out.endswith("\nsealed: yes\n")

@@ -203,7 +203,7 @@ def test_nodes_without_records_are_queried_after_30_seconds(tmp_path: Path) -> N
     assert asked[0][0] >= 1030
     with pytest.raises(WaitTimeoutError):
         next(events)
-    assert len(asked) == 2, "it has spoken"
+    assert len(asked) == 2, "the member list is read only while a console is empty"
 
 
 def test_a_new_failure_counts_at_once(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_a_firewalled_peer_port_is_checked_by_the_report(good: list[NodeFacts]) 
 
 
 def test_a_stopped_node_passes_no_probed_control(good: list[NodeFacts]) -> None:
-    """The last report of a stopped node may still count. A firewall cannot explain a client port without an answer."""
+    """Some controls use the last report of a stopped node, but controls that probe its ports do not pass."""
     probes = dict.fromkeys(good[1].probes, CLOSED)
     found = missed(second(good, probes=probes, versions=dict.fromkeys(Port, dict.fromkeys(SPOKEN))))
     assert set(found) == {"2.2", "2.5", "2.7", "TLS.1", "TLS.2", "TLS.3", "TLS.4", "TLS.5"}

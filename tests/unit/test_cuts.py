@@ -1,4 +1,4 @@
-"""Killed at a system call, or told that the disk is full or bad: `scripts/hostile --row cuts` tries every one."""
+"""bake is killed at a system call, or the call fails. `scripts/hostile --row cuts` tests every system call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Point = Callable[..., cuts.Point]
 
 
 def run_row(name: str, count: int) -> dict[str, Any]:
-    """A row of `scripts/hostile`, in a process of its own: it forks."""
+    """Run a row of `scripts/hostile` in a separate process, because the row forks, and return its result."""
     words = [sys.executable, "-m", "tests.hostile", "--row", name, "--count", str(count)]
     done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

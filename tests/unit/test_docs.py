@@ -13,12 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "profiles" / "README.md", *sorted(DOCS.rglob("*.md"))]
-WIDTH = 100  # characters, in prose
+WIDTH = 100  # characters in a line of prose
 
 _FENCE = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_UNBROKEN = re.compile(r"\|| {4}|(- )?\[[^\]]*\]\(\S+\)$")  # table rows, code, and a link alone
+_UNBROKEN = re.compile(r"\|| {4}|(- )?\[[^\]]*\]\(\S+\)$")  # table rows, code, and lines with only a link
 _OUTSIDE = re.compile(r"[a-z][a-z+.-]*:")
 
 
@@ -27,13 +27,13 @@ def prose(text: str) -> str:
 
 
 def links(text: str) -> list[str]:
-    """The targets of links within the repository."""
+    """Return the targets of links within the repository."""
     return [target for target in _LINK.findall(_CODE.sub("", prose(text))) if not _OUTSIDE.match(target)]
 
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """The anchors of a page's headings, as code hosts derive them."""
+    """Return the anchors of a page's headings, as code hosts make them."""
     found: set[str] = set()
     for heading in re.findall(r"^#{1,6} +(.+?) *$", prose(page.read_text()), re.MULTILINE):
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()

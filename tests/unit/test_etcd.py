@@ -224,7 +224,7 @@ def test_an_ipv6_address_is_in_brackets() -> None:
 
 
 def test_first_calls_at_the_same_time_share_one_event_loop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With separate event loops, a caller would wait for its answer until the timeout."""
+    """If two calls made separate event loops, one caller would get no answer until the timeout."""
     grpc_client._make_loop.cache_clear()
     make = asyncio.new_event_loop
     monkeypatch.setattr(asyncio, "new_event_loop", lambda: (time.sleep(0.1), make())[1])

@@ -1,5 +1,7 @@
-"""`--profile classic` makes what the document's own commands make. Every difference that is meant stands in a
-table here, and in docs/reference/fidelity.md with its reason; nothing else may differ."""
+"""`--profile classic` makes the same files as the commands of the manual procedure, which is in tests/document.
+
+The tables below list every intended difference, and docs/reference/fidelity.md gives the reasons.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ DOCUMENT = Path(__file__).parents[1] / "document"
 ROLES = ("etcd-ca", "etcd-server", "etcd-peer", "etcd-client")
 NODES = {"etcd1": "192.168.20.31", "etcd2": "192.168.20.32", "etcd3": "192.168.20.33"}
 
-# What the document's `member add` prints for each node is what its etcd.conf is changed to.
+# In the procedure, the operator copies these values from the output of `etcdctl member add` to each etcd.conf.
 PRINTED = {
     "etcd1": ("new", "etcd1=https://192.168.20.31:2380"),
     "etcd2": ("existing", "etcd2=https://192.168.20.32:2380,etcd1=https://192.168.20.31:2380"),
@@ -36,12 +38,12 @@ PRINTED = {
     ),
 }
 
-# ── the differences that are meant ───────────────────────────────────────────────────────────
+# ── the intended differences ────────────────────────────────────────────────────────────────
 
 IDENTIFIERS = {
     ExtensionOID.SUBJECT_KEY_IDENTIFIER,
     ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
-}  # openssl < 3.2 adds none
+}  # openssl before 3.2 does not add them
 CONF_LEFT_OUT = {"ETCD_AUTO_TLS", "ETCD_PEER_AUTO_TLS"}
 CONF_ADDED = {"ETCD_PEER_CERT_ALLOWED_CN": "etcd-peer", "ETCD_LOG_OUTPUTS": "systemd/journal"}
 UNIT_CHANGED = {"ExecStart=/usr/bin/etcd": "ExecStart=/usr/libexec/bake/etcd-start /usr/bin/etcd"}
@@ -68,12 +70,12 @@ UNIT_ADDED = {
 }  # fmt: skip
 
 
-# ── both, made ───────────────────────────────────────────────────────────────────────────────
+# ── the files of both ────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of both. The document's commands run as they stand; RSA-4096 takes seconds, so at the same time."""
+    """Return the folders made by the procedure and by bake. Both run at the same time, because RSA-4096 is slow."""
     folder = tmp_path_factory.mktemp("document") / "pki"
     shutil.copytree(DOCUMENT, folder)
     with subprocess.Popen(["sh", "./issue.sh"], cwd=folder, stderr=subprocess.DEVNULL) as document:
@@ -112,7 +114,7 @@ def certificate(classic: Path, role: str, node: str = "etcd1") -> x509.Certifica
 
 
 def said(cert: x509.Certificate) -> dict[str, Any]:
-    """Everything a certificate says, apart from serial, dates, key and signature themselves."""
+    """Return the content of a certificate, except serial number, dates, key and signature."""
     key = cert.public_key()
     assert isinstance(key, rsa.RSAPublicKey)
     return {
@@ -132,7 +134,7 @@ def said(cert: x509.Certificate) -> dict[str, Any]:
 
 
 def name(subject: x509.Name) -> list[tuple[str, str, str]]:
-    """Attributes in their order, with their ASN.1 string types."""
+    """Return the attributes of a name in order, with their ASN.1 string types."""
     return [(part.oid.dotted_string, str(part.value), part._type.name) for part in subject]
 
 
@@ -186,7 +188,7 @@ def test_keys_are_pem_files_that_openssl_accepts_with_the_documents_size(
 
 
 def variables(text: str) -> dict[str, str]:
-    """An env file's assignments, as systemd reads them."""
+    """Return the variables of an env file, as systemd reads them."""
     pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] not in "#;")
     return {key: value.strip('"') for key, value in pairs}
 
@@ -218,7 +220,7 @@ def test_etcd_conf_has_the_documents_settings_in_its_order_and_its_headings_as_c
 
 
 def directives(text: str) -> dict[str, list[str]]:
-    """Section → `Name=value` lines; a list such as After= is taken apart."""
+    """Return the `Name=value` lines by section, with a line for each value of After= and Wants=."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith("["):
@@ -230,7 +232,7 @@ def directives(text: str) -> dict[str, list[str]]:
 
 
 def document_unit() -> dict[str, list[str]]:
-    """The document's, with what is changed on purpose."""
+    """Return the unit of the procedure, with the intended changes."""
     found = directives((DOCUMENT / "etcd.service").read_text())
     return {section: [UNIT_CHANGED.get(line, line) for line in lines] for section, lines in found.items()}
 
@@ -250,12 +252,12 @@ def test_unit_adds_only_what_is_listed(classic: Path) -> None:
         listed = UNIT_ADDED[section]
         assert [line for line in added if line not in listed and line.partition("=")[0] not in listed] == []
         keys = {line.partition("=")[0] for line in added} | set(added)
-        assert [entry for entry in listed if entry not in keys] == [], "no longer there"
+        assert [entry for entry in listed if entry not in keys] == [], "the unit lacks these directives"
 
 
 # ── the steps ────────────────────────────────────────────────────────────────────────────────
 
-# The document's commands, in its order, each as it stands in what a person reads in user-data.
+# The commands of the procedure in order, as regular expressions for the lines of user-data.
 STEPS = (
     r"systemctl enable --now firewalld",
     r"systemctl --no-reload enable etcd-firewall",
@@ -275,7 +277,7 @@ def test_first_boot_runs_the_documents_commands_in_its_order(classic: Path, node
 
 
 def in_order(patterns: tuple[str, ...], lines: list[str]) -> Iterator[str]:
-    """The patterns that do not match a line after the one that the pattern before them matched."""
+    """Yield the patterns that match no line after the match of the previous pattern."""
     rest = iter(lines)
     yield from (pattern for pattern in patterns if not any(re.search(pattern, line) for line in rest))
 

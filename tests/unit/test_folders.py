@@ -242,7 +242,7 @@ def test_a_pipe_of_the_sudo_user_is_accepted_for_a_secret(bake: Bake) -> None:
     os.mkfifo("pipe")
     give_away(Path("pipe"))
     permissions.check_secret(Path("pipe"), "--ca-passphrase-file")
-    permissions.check_secret(Path("nowhere"), "--ca-passphrase-file")  # the reader of the file reports a missing file
+    permissions.check_secret(Path("nowhere"), "--ca-passphrase-file")  # reading the file reports that it is missing
 
 
 # ── the manifest ────────────────────────────────────────────────────────────────────────────────────────────

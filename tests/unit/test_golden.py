@@ -1,6 +1,7 @@
-"""What each profile bakes, for reading in a diff. `pytest --golden tests/unit/test_golden.py` writes it anew.
+"""The files that each profile bakes, stored so that a diff shows every change of them.
 
-Keys and certificates are cut, and scripts that go to the guest as they are stand there by their names.
+`pytest --golden tests/unit/test_golden.py` writes the files again. The stored files contain no keys and certificates,
+and only the names of unchanged scripts.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ SHIPPED = {
 
 @dataclass(frozen=True)
 class Paper:
-    """Looks like a credential to those who only copy it."""
+    """A fake credential with placeholders for the certificate and the key."""
 
     cert_pem: bytes = b"-----BEGIN CERTIFICATE-----\n(cut)\n-----END CERTIFICATE-----\n"
     key_pem: bytes = b"-----BEGIN PRIVATE KEY-----\n(cut)\n-----END PRIVATE KEY-----\n"
 
 
 def baked(profile: str) -> Iterator[tuple[Path, str]]:
-    """The readable files of a cluster of three."""
+    """Yield the text files of a cluster with three nodes."""
     plan = plan_cluster(load(profile=profile, flags=ARCHIVE if profile == "rhel" else {}).spec)
     paper, credentials = Paper(), dict.fromkeys(NODE_ROLES, Paper())
     peer_ca = paper.cert_pem if plan.spec.pki.peer_ca.separate else None
@@ -51,7 +52,7 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
     for file in bake.operator_files(plan, trust, {"etcd-client": paper}):  # type: ignore[dict-item]
         if file.path.parent.name != "pki":
             yield Path(file.path), file.data.decode()
-    for node in plan.nodes[:2]:  # the one that begins, and one that joins
+    for node in plan.nodes[:2]:  # the first node, and a node that joins
         for file in bake.node_files(plan, node, trust, credentials, (), sealed=False):  # type: ignore[arg-type]
             if file.path.name != SEED_ISO.name:
                 yield Path(file.path), file.data.decode()

@@ -106,7 +106,7 @@ def test_options_that_open_a_port_or_disable_a_check_are_reported(hook: ModuleTy
     ["ETCD_KEY_FILE=/root/secret.key", "ETCD_CERT_FILE=/etc/etcd/pki/../../../root/secret.key", "ETCD_DATA_DIR=/root"],
 )
 def test_etcds_account_cannot_make_root_examine_other_files(hook: ModuleType, node: Path, stated: str) -> None:
-    """etcd's account can choose the options of its process."""
+    """etcd's account can run a process with any options, such as the path of a certificate."""
     (node / "root").mkdir()
     (node / "root/secret.key").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     process(node, 7, "etcd", "/system.slice/etcd.service", [stated])

@@ -412,7 +412,7 @@ def test_bootcmd_syncs_the_disk_first(desk: Desk) -> None:
     """After a power cut between cloud-init's record and the sync, the node would have no configuration."""
     desk.program("sync", '#!/bin/sh\nls "$DESK/run" "$DESK/dev" >>"$DESK/synced"\n')
     boot(desk)
-    assert (desk.root / "synced").read_text().split() == [f"{desk.root}/dev:", f"{desk.root}/run:"], "all empty so far"
+    assert (desk.root / "synced").read_text().split() == [f"{desk.root}/dev:", f"{desk.root}/run:"], "both empty"
 
 
 @pytest.mark.parametrize("there", [False, True])

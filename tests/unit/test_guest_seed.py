@@ -197,7 +197,7 @@ def test_new_certificates_are_synced_and_then_exchanged_in_one_system_call(
     syncs = [call for call in begun if call.name == "sync"]
     assert begun.index(syncs[-1]) > begun.index([call for call in changes if "pki" in "".join(call.paths)][-1])
     after = [call.name for call in calls[calls.index(swap) :]]
-    assert after.index("sync") < after.index("unlinkat"), "the old ones go when the new ones are there for good"
+    assert after.index("sync") < after.index("unlinkat"), "old files are removed only after the sync"
 
 
 def test_another_ca_is_applied_and_etcd_is_restarted(guest: Guest, shell: list[str]) -> None:
@@ -213,7 +213,7 @@ def test_another_ca_is_applied_and_etcd_is_restarted(guest: Guest, shell: list[s
     assert guest.certificates()["etcd-ca.pem"].count("BEGIN CERTIFICATE") == 2
     assert calls(guest) == "--no-block start etcd-restart.service\n"
     guest.insert()
-    assert calls(guest) == "--no-block start etcd-restart.service\n" * 2, "until etcd-restart has removed the mark"
+    assert calls(guest) == "--no-block start etcd-restart.service\n" * 2, "each insertion starts it, until it has run"
 
 
 def calls(guest: Guest) -> str:
@@ -253,7 +253,7 @@ def test_cloud_init_applies_other_settings_at_the_next_boot(guest: Guest, shell:
     assert 'phase=waiting detail="a new seed takes effect at the next boot"' in done.stdout
     assert guest.certificates() == before
     assert not guest.off.exists()
-    assert guest.insert().returncode == 0, "the same again, before that boot"
+    assert guest.insert().returncode == 0, "a second insertion before the boot is accepted"
 
 
 def test_a_booting_node_reboots_to_apply_other_settings(guest: Guest, shell: list[str]) -> None:

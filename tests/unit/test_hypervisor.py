@@ -335,7 +335,7 @@ def test_sealing_keeps_an_empty_drive_empty_and_a_renewal_inserts_a_seed(
     first_seed(driver, plan()).create()
     take_out(driver, plan())
     with monkeypatch.context() as patch:
-        patch.setattr(storage_pool, "put", lambda *_: pytest.fail("a seed was uploaded, and no drive takes it"))
+        patch.setattr(storage_pool, "put", lambda *_: pytest.fail("a seed was uploaded for an empty drive"))
         assert exchange(driver, plan()) is True
     assert exchange(driver, plan()) is False
     tag = read_owner(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
@@ -354,7 +354,7 @@ def test_sealing_keeps_an_empty_drive_empty_and_a_renewal_inserts_a_seed(
 
 @pytest.fixture
 def machines(driver: Any, plan: Make, tmp_path: Path, uploads: None) -> Callable[..., tuple[str, ...]]:
-    """`machines(digest="bb")`: boot two nodes from an image of that digest."""
+    """Return a function that boots two nodes: `machines(digest="bb")` uses an image with this digest."""
     disk = tmp_path / "disk"
     disk.write_bytes(b"disk")
     said: list[str] = []
@@ -415,7 +415,7 @@ def test_running_nodes_refuse_new_nodes_until_each_running_node_has_restarted(
     machines(plan=small)
     assert refusal(driver, small) == ("", "")
     assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
-    machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four")  # only redefines the running VMs
+    machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four")  # only changes the running VMs' definitions
     assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
     driver.lookupByName("etcd-etcd1").destroy()
     assert refusal(driver, large) == ("etcd3 etcd4", "etcd2")
@@ -463,8 +463,8 @@ def test_up_boots_no_node_that_running_nodes_refuse_and_ends_at_once(
     assert libvirt_up(2).code == 0
     done = libvirt_up(4)
     assert done.code == 3
-    warning = "warning: the peer firewall of etcd1, etcd2 is from an earlier plan and refuses etcd3, etcd4"
-    error = "error: not booted: etcd3, etcd4; restart etcd1, etcd2 first"
+    warning = "warning: not booting etcd3, etcd4, because the peer firewall of etcd1, etcd2 refuses etcd3, etcd4"
+    error = "error: not booted: etcd3, etcd4; first restart the nodes that refuse them: etcd1, etcd2"
     assert done.err.index(warning) < done.err.index("etcd1: is running") < done.err.index(error)
     assert "virsh shutdown etcd-etcd1" in done.err
     running = {domain.name() for domain in driver.listAllDomains()} - {"test"}
@@ -519,7 +519,7 @@ def test_a_seed_in_the_drive_of_a_running_vm_is_removed_and_inserted_again(
     monkeypatch.setattr(libvirt.virDomain, "updateDeviceFlags", update)
     cluster = plan()
     vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=again)
-    assert drives == [0, 1][:seen], "first empty, then full"
+    assert drives == [0, 1][:seen], "the drive is emptied first"
     assert picture(driver) == before
 
 
@@ -726,14 +726,14 @@ def test_all_vms_are_watched_at_the_same_time() -> None:
     assert passed == pytest.approx(5, abs=0.2)
     passed = 0.0
     assert len(acceleration.find_crashed([StoppingVm(2), StoppingVm(1)], clock=lambda: passed, sleep=sleep)) == 2
-    assert passed < 1, "the watch ends when no VM runs"
+    assert passed < 1, "the function returns when no VM runs"
 
 
 # --- the console's log --------------------------------------------------------------------------------------
 
 
 class FilePool:
-    """A storage pool of files. It has the files that existed at its last refresh."""
+    """A storage pool of files. The pool lists the files that existed at its last refresh."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -71,14 +71,14 @@ class Desk:
         return subprocess.run(self.node.hook(hook), env=self.env | env, capture_output=True, text=True, timeout=180)
 
     def watch(self, hook: str, until: Callable[[str], object], seconds: float = 1) -> str:
-        """Run a hook, and return its output some time after `until` accepts the output. Then end the waiting hook."""
+        """Run a hook until `until` accepts its output, and then for `seconds`. End the hook and return its output."""
         said = self.root / "said"
         with said.open("w") as out, subprocess.Popen(self.node.hook(hook), env=self.env, stdout=out) as process:
             deadline = time.monotonic() + 120
             while not until(said.read_text()) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             time.sleep(seconds)
-            assert process.poll() is None, "it does not wait"
+            assert process.poll() is None, "the hook ended"
             process.kill()
         return said.read_text()
 
@@ -261,7 +261,7 @@ def test_a_node_waits_in_situations_that_it_must_not_change(
 ) -> None:
     desk.answer("list", listing(desk.first(), desk.me(name, url=url, learner=learner)))
     desk.answer("health", error="unhealthy")
-    assert desk.watch("etcd-join", lambda said: words in said).count(words) == 1, "said once"
+    assert desk.watch("etcd-join", lambda said: words in said).count(words) == 1, "the message is printed once"
     assert {call.split()[1] for call in desk.calls} <= {"list", "bake/members/etcd2", "health"}
     assert desk.join_env == {}
 
@@ -320,7 +320,7 @@ def test_no_cluster_is_started_before_every_other_node_reports_an_empty_disk(des
         process = stack.enter_context(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         stack.callback(process.kill)
         assert process.stdout is not None
-        assert any("waiting for etcd2 to confirm that its disk is empty" in line for line in process.stdout), "it waits"
+        assert any("waiting for etcd2 to confirm that its disk is empty" in line for line in process.stdout)
         time.sleep(0.7)
         assert process.poll() is None
         stack.enter_context(desk.node.waiting_empty())
@@ -380,7 +380,7 @@ def test_data_without_a_member_is_renamed_and_kept(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("member")
 def test_a_voter_keeps_the_data_of_its_first_start(desk: Desk) -> None:
-    """The data may contain a vote."""
+    """The data of a voter may contain a raft vote, so deleting it is not safe."""
     desk.write_log(b"metadata")
     desk.answer("list", listing(desk.first(), desk.me("")))
     assert desk.run("etcd-join").returncode == 0
@@ -417,7 +417,7 @@ def test_every_refused_promotion_is_tried_again(desk: Desk, refusal: str) -> Non
     assert done.returncode == 0, done.stderr
     put, promote = f"put bake/members/etcd2 {B:x}", f"member promote {B:x}"
     deeds = [call for call in desk.calls if "list" not in call and "status" not in call]
-    assert deeds[:2] == [put, promote], "noted before it can vote"
+    assert deeds[:2] == [put, promote], "the id is recorded before the promotion"
     assert [line.split()[2] for line in done.stdout.splitlines()] == ["phase=learner", "phase=voting"]
 
 
@@ -539,7 +539,7 @@ def test_a_restart_continues_when_the_other_members_are_a_quorum(desk: Desk) -> 
     desk.answer("health", "healthy")
     done = desk.run("etcd-restart")
     assert (done.returncode, done.stdout) == (0, "")
-    assert sum(call.startswith("endpoint health") for call in desk.calls) == 2, "the others, and not this one"
+    assert sum(call.startswith("endpoint health") for call in desk.calls) == 2, "only the other members are probed"
 
 
 @pytest.mark.usefixtures("member", "third_member")
@@ -568,7 +568,7 @@ def test_a_restart_waits_for_members_that_answer_without_a_quorum(desk: Desk) ->
 @pytest.mark.usefixtures("member")
 @pytest.mark.parametrize("case", ["no quorum", "two voters", "a learner beside"])
 def test_a_restart_does_not_wait_for_an_impossible_quorum(desk: Desk, case: str) -> None:
-    """With two voters a restart always interrupts the cluster, so a wait would never end. A learner does not count."""
+    """With two voters a restart always interrupts the cluster, so waiting would never end. Learners do not count."""
     if case == "no quorum":
         desk.answer("list", error="context deadline exceeded")
     else:
@@ -622,7 +622,7 @@ def test_auth_is_not_enabled_while_a_user_or_role_is_missing(auth: Desk, verb: s
 
 
 def test_users_that_were_created_for_this_seed_are_not_changed(auth: Desk) -> None:
-    """The operator may have revoked a user's role since then. Only auth is enabled again."""
+    """The operator may have revoked a user's role since then. So the hook only enables auth again."""
     auth.answers["get"] = 0
     auth.answer("get", hashlib.sha256((auth.root / "auth.json").read_bytes()).hexdigest())
     assert auth.run("etcd-auth").returncode == 0

@@ -36,7 +36,7 @@ WORD = "correct horse battery"
 
 @pytest.fixture
 def word(bake: Bake, tmp_path: Path, quick_scrypt: None) -> list[str]:
-    """Return the option with the path of a passphrase file."""
+    """Return the option `--ca-passphrase-file` with the path of a new passphrase file."""
     (tmp_path / "word").write_text(f"{WORD}\nwhat follows is not of it\n")
     return ["--ca-passphrase-file", "word"]
 
@@ -158,7 +158,7 @@ def test_openssl_reads_the_key_only_with_the_passphrase(key_type: KeyType, tool:
     assert subprocess.run([*words, "pass:other"], input=pem, capture_output=True, check=False).returncode != 0
     shown = subprocess.run([tool("openssl"), "asn1parse"], input=pem, capture_output=True, check=True).stdout
     assert all(name in shown for name in (b":PBES2", b":scrypt", b":4000", b":aes-256-cbc"))
-    assert pki.encrypt_key(key, b"word") != pem, "salted"
+    assert pki.encrypt_key(key, b"word") != pem, "each encryption uses another salt"
 
 
 # ── existing CAs ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,7 +186,7 @@ def test_an_existing_ca_is_used_and_copied_only_to_pki(
     before = picture(Path("out"))
     Path("ca.key").unlink()
     Path("ca.pem").unlink()
-    assert bake().code == 0, "what the folder has is enough"
+    assert bake().code == 0, "the copies in the folder are enough"
     assert picture(Path("out")) == before
 
 
@@ -307,7 +307,7 @@ def test_a_cluster_keeps_its_identity(bake: Bake) -> None:
 
 
 def test_a_cluster_without_an_identity_file_keeps_its_identity(bake: Bake) -> None:
-    """The cluster's id and the tag of its VMs were derived from the CA's digest."""
+    """Older versions derived the cluster's id, which tags its VMs, from the CA's digest."""
     bake("--nodes", 1)
     (FOLDER / "identity").unlink()
     old = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
@@ -325,7 +325,7 @@ def test_an_identity_that_bake_did_not_write_is_refused(bake: Bake) -> None:
 
 
 def test_a_cluster_of_an_older_version_gets_a_secret_permit(bake: Bake) -> None:
-    """Running nodes compare a new seed's BAKE_PERMIT, the cluster's id, with their BAKE_PERMIT."""
+    """BAKE_PERMIT stays the cluster's id, because running nodes refuse a new seed with another BAKE_PERMIT."""
     bake("--nodes", 1)
     identity = (FOLDER / "identity").read_text().strip()
     (FOLDER / "pki/bootstrap-permit").unlink()

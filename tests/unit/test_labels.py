@@ -1,8 +1,7 @@
 """The paths of a node's files match the SELinux policy of Enterprise Linux 9.
 
-Which type a place has was looked up in the targeted policy's file contexts: fedora-selinux/selinux-policy, branch c9s
-at 73a2d29, with the aliases of EL 9's package (file_contexts.subs_dist: units below /etc are labelled as those below
-/usr/lib). The lookup of each file that is made here gave the type of its place.
+The types of the paths are from the file contexts of the targeted policy: fedora-selinux/selinux-policy, branch c9s at
+73a2d29. EL 9's file_contexts.subs_dist gives units below /etc the types of units below /usr/lib.
 """
 
 from __future__ import annotations

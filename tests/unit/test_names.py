@@ -58,5 +58,5 @@ def test_no_request_has_a_possible_node_name(plan: Callable[..., Any], now: date
 
 
 def test_reserved_names_are_otherwise_valid_names() -> None:
-    """A cluster can have these names, so only nodes need the rule."""
+    """The rule is only for nodes: a cluster can have these names."""
     assert all(name(reserved) for reserved in FOLDER_NAMES)

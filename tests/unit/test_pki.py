@@ -111,7 +111,7 @@ def test_forbidden_names_are_reported(
 @pytest.mark.parametrize(
     ("role", "expected"),
     [
-        (Role.SERVER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),  # used as client by the gRPC gateway
+        (Role.SERVER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),  # etcd's gRPC gateway uses the certificate as a client
         (Role.PEER, {Usage.CLIENT_AUTH, Usage.SERVER_AUTH}),
         (Role.CLIENT, {Usage.CLIENT_AUTH}),
     ],
@@ -248,7 +248,7 @@ def test_validity_can_begin_at_the_epoch(plan: Plan) -> None:
 
 
 def no_key(_: KeyType) -> pki.PrivateKey:
-    pytest.fail("made a key where none was needed")
+    pytest.fail("a key was generated although none was needed")
 
 
 def test_valid_certificates_are_kept(
@@ -341,7 +341,7 @@ def test_certificates_without_a_valid_existing_one_are_missing(
     assert missing(None, []) == 1 + 3 * len(nodes)
     assert missing(authority, []) == 1 + 3 * len(nodes)
     assert missing(authority, nodes, client) == 0
-    assert missing(authority, nodes[1:], client) == 3 * len(nodes), "sets in the wrong place do not count"
+    assert missing(authority, nodes[1:], client) == 3 * len(nodes), "certificates of other nodes do not count"
     assert _missing(plan(pki={"certificates": "shared"}), {}, now) == 3
     apart = plan(pki={"peerCa": {"separate": True}})
     assert _missing(apart, {}, now) == 1 + 3 * len(nodes)

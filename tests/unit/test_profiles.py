@@ -115,7 +115,7 @@ _WORDS = {
 
 
 def _kind(hint: Any) -> str:
-    """Return a field's type as a word for the table. The default shows whether a field can be unset."""
+    """Return a field's type as a word for the table. A field that can be unset has the type of its other values."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return "word"

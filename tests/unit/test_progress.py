@@ -1,4 +1,4 @@
-"""The views of `generator.progress`."""
+"""The views that show a command's progress."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_the_name_in_a_file_selects_the_cluster(bake: Bake) -> None:
 
 def test_a_new_cluster_next_to_others_is_reported(bake: Bake) -> None:
     assert "is a new cluster" not in bake("--name", "prod", "--nodes", 1).err
-    assert "etcd is a new cluster; existing clusters, for --name: prod\n" in bake("--nodes", 1).err
+    assert "etcd is a new cluster; to change another cluster, give --name: prod\n" in bake("--nodes", 1).err
     assert "is a new cluster" not in bake().err
 
 
@@ -238,7 +238,8 @@ def test_a_field_of_a_newer_version_keeps_the_old_behaviour(
     result = bake()
     assert result.code == 0
     assert current("etcd", "version") == "3.6"
-    assert "note: values kept although the defaults changed: etcd.version 3.6, not 3.5" in result.err
+    note = "note: the cluster keeps values that differ from bake's new defaults: etcd.version 3.6, not 3.5"
+    assert note in result.err
 
 
 def test_a_new_default_changes_nothing_and_is_reported(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +248,7 @@ def test_a_new_default_changes_nothing_and_is_reported(bake: Bake, monkeypatch: 
     monkeypatch.setattr("generator.config.load._DEFAULTS", defaults)
     result = bake()
     assert "Nothing changed" in result.err
-    assert "values kept although the defaults changed: vm.memory 1024, not 2048\n" in result.err
+    assert "values that differ from bake's new defaults: vm.memory 1024, not 2048\n" in result.err
     assert "vm.cpus" not in result.err
 
 
@@ -291,7 +292,7 @@ def test_changes_are_shown_before_they_are_made(bake: Bake) -> None:
 def test_changes_are_shown_before_a_failure(
     bake: Bake, picture: Picture, monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...]
 ) -> None:
-    """The message lists every file, although nothing was changed."""
+    """The message lists every file that would change, and bake changes nothing."""
     bake("--nodes", 3)
     before = picture(Path("out"))
 
@@ -333,11 +334,11 @@ LOSSES = {
     "a node's keys": ((), ("--nodes", 2), "etcd3: its keys are deleted"),
     "a user's key": (("--config", "users.yaml"), ("--config", "empty.yaml", "--profile", "hardened"), "alice: its key"),
     "authentication": (("--profile", "hardened"), ("--profile", "default"), "authentication is switched off"),
-    "an address": (("sealed",), ("--first-ip", "192.168.20.99"), "reach each other by the old addresses"),
-    "a port": (("sealed",), ("--config", "port.yaml"), "reach each other by the old addresses"),
-    "a client port": (("sealed",), ("--config", "client.yaml"), "reach each other by the old addresses"),
+    "an address": (("sealed",), ("--first-ip", "192.168.20.99"), "still use the old addresses"),
+    "a port": (("sealed",), ("--config", "port.yaml"), "still use the old addresses"),
+    "a client port": (("sealed",), ("--config", "client.yaml"), "still use the old addresses"),
     "an older etcd": (("--config", "newer.yaml", "sealed"), ("--config", "empty.yaml"), "an older etcd cannot read"),
-    "a MAC": (("sealed",), ("--config", "mac.yaml"), "reach each other by the old addresses"),
+    "a MAC": (("sealed",), ("--config", "mac.yaml"), "still use the old addresses"),
     "a name": (("sealed",), ("--config", "names.yaml"), "etcd3: its keys are deleted"),
     "the data's place": (("sealed",), ("--config", "data.yaml"), "have their data in the old folder"),
 }
@@ -416,7 +417,7 @@ def test_a_terminal_is_asked(
 def test_consent_is_void_after_a_change_by_another_run(
     bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another run adds two nodes after the question. The change would now delete keys, so bake asks again."""
+    """Another run adds two nodes after the user consented. The options would now delete keys, so bake asks again."""
     bake("--nodes", 3)
     agree, others = common.agree, [("--nodes", "5")]
 

@@ -65,7 +65,7 @@ def test_destroy_lists_what_it_removes_and_needs_consent(bake: Bake, driver: Any
         refused = bake("destroy", *more)
         assert (refused.code, refused.out) == (2, "")
         assert f"- VM etcd-etcd1 (cluster id {identity()})\n- network bake-etcd" in refused.err
-        assert "this cannot be undone: the data of the cluster 'etcd'" in refused.err
+        assert "this cannot be undone: all data of the cluster 'etcd' is lost" in refused.err
         assert names(driver) == {"etcd-etcd1", "bake-etcd"}
     done = bake("destroy", "--yes", "-o", "json")
     assert done.code == 0

@@ -1,4 +1,4 @@
-"""The rotation of a CA, phase by phase. Fake nodes trust the CAs and serve the certificates in their seeds."""
+"""The phases of a CA rotation. Fake nodes trust the CAs and serve the certificates in their seeds."""
 
 from __future__ import annotations
 
@@ -146,21 +146,21 @@ def test_every_node_trusts_only_the_new_ca_after_the_rotation(cluster: Cluster, 
     for node in rack.nodes.values():
         assert [one.fingerprint(pki.inspection.SHA256()).hex() for one in node.trusted] == after
         assert node.trusts(node.leaf)
-    assert rack.inserted == [*NODES] * 3, "one node after the other, phase by phase"
+    assert rack.inserted == [*NODES] * 3, "each phase delivers to one node after the other"
     assert open_cluster(cluster.store).cluster_id == identity
     assert pki_files(cluster) == files, "the old CA's files are removed"
     assert load_phase(cluster.store) is None
 
 
 def test_it_stops_after_each_phase_so_that_applications_can_follow(cluster: Cluster, rack: Rack, now: datetime) -> None:
-    """Applications need the next CA before `reissue`, and certificates of the next CA before `drop`."""
+    """Applications need the next CA before the phase `reissue`, and certificates of the next CA before `drop`."""
     client = cluster.store.folder / "pki/etcd-client.pem"
     old = x509.load_pem_x509_certificates((cluster.store.folder / "pki/etcd-ca.pem").read_bytes())
     for count, phase in enumerate((Phase.TRUST, Phase.REISSUE), 1):
         assert rotate(cluster, now, all_phases=False) == (phase, Delivery(done=NODES))
         assert rack.inserted == [*NODES] * count
         assert load_phase(cluster.store) is phase
-        assert len(authority(cluster)) == 2, "applications trust both CAs from now on"
+        assert len(authority(cluster)) == 2, "after this phase, applications can trust both CAs"
         is_old = pki.is_issued_by(x509.load_pem_x509_certificate(client.read_bytes()), old[0])
         assert is_old is (phase is Phase.TRUST)
         assert all(node.trusts(client.read_bytes()) for node in rack.nodes.values())
@@ -209,7 +209,7 @@ def test_a_refusal_by_a_restarting_etcd_does_not_count(
 def test_the_last_phase_waits_for_a_node_that_still_accepts_the_old_ca(
     cluster: Cluster, rack: Rack, now: datetime
 ) -> None:
-    """The node has new files and accepts a client of the new CA. Only a client of the old CA shows the difference."""
+    """The node has new files, but its etcd still trusts the old CA. Only a client of the old CA shows this."""
     while load_phase(cluster.store) is not Phase.DROP:
         rotate(cluster, now, connection=None)
         for name, node in rack.nodes.items():
@@ -246,7 +246,7 @@ def test_a_rotation_by_hand_needs_a_run_for_each_phase(cluster: Cluster, rack: R
 def test_an_answer_from_a_proxy_that_accepts_everyone_does_not_count(
     cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy is between this machine and the nodes."""
+    """A proxy between this machine and the nodes presents a certificate of another CA."""
     proxy = pki.create_authority(cluster.plan, now=now).cert_pem
     for node in rack.nodes.values():
         node.leaf = proxy
@@ -326,7 +326,7 @@ def test_a_command_does_not_skip_a_phase_that_another_command_began(
     with pytest.raises(BakeError, match=r"another command .*\(phase trust, now reissue\)"):
         rotate(cluster, now, report=report)
     assert load_phase(cluster.store) is Phase.REISSUE
-    assert rack.inserted == [*NODES], "no seed of the other phase"
+    assert rack.inserted == [*NODES], "no node got a seed of the next phase"
     assert rotate(cluster, now)[0] is None
 
 
@@ -477,7 +477,7 @@ def test_the_command_prints_what_applications_need_before_the_next_phase(
 ) -> None:
     pki_folder = cluster.store.folder / "pki"
     code, text = call(cluster, "rotate", "--ca")
-    assert (code, text.splitlines()[-2]) == (0, "phase trust is complete; before phase reissue:")
+    assert (code, text.splitlines()[-2]) == (0, "phase trust is complete; do this before phase reissue:")
     assert text.endswith(
         f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then run bake certs rotate --ca "
         f"--out {cluster.store.out}\n"
@@ -497,7 +497,7 @@ def test_the_new_ca_key_is_encrypted(cluster: Cluster, rack: Rack, tmp_path: Pat
 
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
-    "nodes": (("--ca", "etcd1"), "--ca: renews all nodes, not only etcd1"),
+    "nodes": (("--ca", "etcd1"), "--ca: renews the certificates of all nodes, not only of etcd1"),
     "without --ca": (("--ca-key", "k"), "--ca-key: needs --ca"),
     "all phases of none": (("--all-phases",), "--all-phases: needs --ca"),
     "half a CA": (("--ca", "--ca-certificate", "c"), "--ca-key: is missing but --ca-certificate is given"),
@@ -535,5 +535,5 @@ def test_a_cluster_with_the_users_ca_needs_the_next_ca(
         (tmp_path / name).write_bytes(data)
     stated = {"certificate": str(tmp_path / "ca.pem"), "key": str(tmp_path / "ca.key")}
     bake(load(flags={"-": (("pki", "ca"), stated)}).spec, store, now=now, report=print)
-    with pytest.raises(InputError, match="--ca-certificate: is required, because this cluster uses your CA"):
+    with pytest.raises(InputError, match="--ca-certificate: is required, because this cluster uses a CA that you gave"):
         rotate(open_cluster(store), now, connection=None)

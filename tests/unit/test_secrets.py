@@ -94,7 +94,7 @@ def test_no_message_about_a_damaged_key_has_the_key(bake: Bake, name: str, spoil
     spec, store = ClusterSpec(nodes=1), Store(Path("out"), "etcd")
     shown = list(tracebacks(lambda: work.check(spec, store, now=datetime.now(UTC))))
     result = bake("--nodes", 1, "-v")
-    assert shown or result.code == 0  # a change of some characters of user-data has no effect
+    assert shown or result.code == 0  # some changed characters of user-data have no effect
     for key, pem in kept.items():
         key.write_bytes(pem)
     (FOLDER / "etcd1/user-data").write_bytes(user_data)

@@ -26,7 +26,7 @@ MACHINES = [
     for version in ("3.11", "3.12", "3.13")
     for machine in ("x86_64", "aarch64")
 ]
-# Logs its arguments instead of installing anything; everything else is the real interpreter's.
+# Logs the arguments of pip instead of running pip. Makes environments that contain copies of itself.
 FAKE_PYTHON = """#!/bin/sh
 case "${{1:-}} ${{2:-}}" in
     '-m pip') shift 2; printf '%s ' "$@" >>{log}; echo >>{log} ;;
@@ -40,13 +40,13 @@ esac
 
 
 def entries(lock: str) -> list[str]:
-    """One text per package: its requirement and its options, on one line."""
+    """Return one line for each package, with its requirement and its options."""
     text = (LOCKS / f"{lock}.txt").read_text().replace("\\\n", " ")
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def locked(lock: str, machine: dict[str, str] | None = None) -> dict[str, Requirement]:
-    """Name → requirement of what pip would install from a lock file on that machine."""
+    """Return the requirements that pip would install from a lock file on such a machine, by package name."""
     found = [Requirement(entry.partition(" --hash")[0]) for entry in entries(lock)]
     return {canonicalize_name(one.name): one for one in found if not one.marker or one.marker.evaluate(machine)}
 
@@ -91,7 +91,7 @@ def test_what_shares_an_environment_has_one_version() -> None:
 
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command line of `scripts/setup` in a copy of the project, with a Python that logs pip's arguments."""
+    """Return the command of `scripts/setup` in a copy of the project, with a Python that logs pip's arguments."""
     for name in ("scripts/setup", "pyproject.toml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -105,7 +105,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def pip_calls(setup: list[str], folder: Path, *words: str) -> list[str]:
-    """What one run gave to pip."""
+    """Return the arguments of pip in one run."""
     (folder / "pip.log").write_text("")
     done = subprocess.run([*setup, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -129,7 +129,7 @@ def test_an_environment_is_made_anew_when_a_lock_file_changes(setup: list[str], 
 
 
 def test_scripts_call_pip_only_with_hashes() -> None:
-    """A `pip install` is either hash-checked or installs this project alone."""
+    """Each `pip install` either checks hashes or installs only this project."""
     texts = {path.name: path.read_text() for path in (ROOT / "scripts").iterdir() if path.is_file()}
     joined = {name: text.replace("\\\n", " ") for name, text in texts.items()}
     calls = [line.strip() for text in joined.values() for line in text.splitlines() if "-m pip install" in line]

@@ -102,7 +102,7 @@ def test_a_second_bake_keeps_the_requests(run_bake: Bake, bake: Bake, picture: P
 
 @pytest.mark.parametrize(
     ("words", "text"),
-    [(("--nodes", 1), "etcd2: its keys are deleted"), (("--config", "none.yaml"), "keys of pending requests")],
+    [(("--nodes", 1), "etcd2: its keys are deleted"), (("--config", "none.yaml"), "pending certificate requests")],
     ids=["a node", "the CA"],
 )
 def test_keys_of_pending_requests_are_not_deleted_without_consent(
@@ -218,8 +218,8 @@ def test_new_certificates_are_requested_before_the_old_ones_expire(
     assert bake("certs", "rotate", "etcd2", "--connect", "test:///none").code == 3
     assert [path.parent.name for path in requests()] == ["etcd2"] * 3
     before = picture(Path("out"))
-    assert run_bake().code == 0, "the old ones hold"
-    assert picture(Path("out")) == before, "and the requests are kept"
+    assert run_bake().code == 0, "the old certificates are still used"
+    assert picture(Path("out")) == before, "the requests stay"
     ca.sign(*requests())
     assert run_bake().code == 0
     now = {node: (FOLDER / node / "seed.iso").read_bytes() for node in seeds}

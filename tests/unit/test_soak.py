@@ -1,4 +1,4 @@
-"""`scripts/soak`: the busy process ends, each round is counted from pytest's own report, and the page keeps it."""
+"""`scripts/soak`: the busy process ends, each round counts the results in pytest's report, and the page has them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_b(): pytest.skip("not here")
 @pytest.mark.parametrize("n", range(2))
 def test_c(n): assert {holds}
 """
-NO_HYPOTHESIS = ("-p", "no:hypothesispytest")  # importing it takes most of a small round's time
+NO_HYPOTHESIS = ("-p", "no:hypothesispytest")  # the import of hypothesis takes most of a short round
 
 
 def is_alive(pid: int) -> bool:
@@ -40,7 +40,7 @@ def test_a_core_is_busy_for_as_long_as_it_is_wanted() -> None:
 
 
 def cpu_time(pid: int) -> int:
-    """The time that a process has computed, in hundredths of a second (proc(5), stat: utime)."""
+    """Return the CPU time of a process in hundredths of a second (utime in /proc/PID/stat)."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
 
 
@@ -56,7 +56,7 @@ def test_the_busy_process_ends_at_its_limit_and_without_its_parent(parent: int, 
         (SOME.format(holds=True), (3, 0, 1), True),
         (SOME.format(holds="n == 0"), (2, 1, 1), False),
         ("import no_such_module", (0, 1, 0), False),
-        ("", (0, 1, 0), False),  # no test is no success
+        ("", (0, 1, 0), False),  # a round without tests has failed
     ],
 )
 def test_a_round_is_what_pytest_reports(text: str, counts: tuple[int, ...], holds: bool, tmp_path: Path) -> None:

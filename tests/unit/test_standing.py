@@ -37,7 +37,7 @@ def old(bake: Bake) -> None:
 
 
 def test_a_field_missing_in_an_older_cluster_names_its_origin(bake: Bake, old: None) -> None:
-    """The nearest line in section `pki` is `leafDays`, which comes from the profile."""
+    """The message does not name the profile, from which `leafDays`, the nearest field in `pki`, comes."""
     result = bake("--profile", "hardened", "--yes")
     assert result.code == 0, result.err
     assert "hardened.yaml" not in result.err
@@ -101,7 +101,7 @@ def test_a_bake_without_options_keeps_peer_settings(bake: Bake) -> None:
 
 @pytest.mark.usefixtures("old")
 def test_an_older_folder_is_read_with_its_behaviour(bake: Bake) -> None:
-    """The field gets its old value before a new bake writes it."""
+    """If an older folder lacks a field, the field gets the value that fits the older version."""
     opened = open_cluster(Store(Path("out"), "etcd"))
     assert (opened.plan.spec.pki.peer_name, opened.plan.spec.pki.peer_ca.separate) == (PeerName.NONE, False)
 

@@ -146,7 +146,7 @@ def fixed_fields(spec: ClusterSpec) -> dict[tuple[str | int, ...], Any]:
 
 
 def losses(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> list[str]:
-    """Return words that the message about lost data must contain, computed independently of bake."""
+    """Return words that bake's message about lost data must contain, without calling bake's code for this message."""
     before, after = ({node.name: node.client_url for node in plan_cluster(spec).nodes} for spec in (old, new))
     lost = [name for name in before if name not in after]
     lost += [name for name in old.auth.common_names if name != "nobody" and name not in new.auth.common_names]
@@ -166,7 +166,7 @@ class Commands(RuleBasedStateMachine):
         (self.work / "own.yaml").write_text(PROFILES["own.yaml"])
         self.out = "out"
         self.model = Model()
-        self.touched = False  # since the last check
+        self.touched = False  # whether the folder has changed since the last check
 
     def teardown(self) -> None:
         shutil.rmtree(self.scratch)
@@ -217,7 +217,7 @@ class Commands(RuleBasedStateMachine):
         assert "Traceback" not in end.said, end.said
         self.touched = self.touched or after != before or end.code == -9
         assert after == before or end.code != 2, end.said
-        assert after == before or is_whole(self.folder), f"neither old nor new after {end}"
+        assert after == before or is_whole(self.folder), f"the folder has old and new files after {end}"
         assert phase is Phase.DROP or keys <= self.authority_keys(), "the key of a CA is lost"
         return end
 
@@ -366,5 +366,5 @@ TestCommands.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=10,
     suppress_health_check=list(HealthCheck),
-    phases=(Stage.explicit, Stage.reuse, Stage.generate),  # shrinking takes minutes
+    phases=(Stage.explicit, Stage.reuse, Stage.generate),  # without Stage.shrink, which takes minutes
 )

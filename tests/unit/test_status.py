@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from generator.etcd.answers import Answer, Member, Status
 from generator.operations import status
+from generator.operations.hints import command
 from generator.operations.status import ClusterStatus, MemberRole
 from generator.plan import ClusterPlan
+from generator.store.folder import Store
 from tests.unit.test_verify import member
 from tests.unit.test_verify import status as etcd_status
 
@@ -76,13 +80,19 @@ def test_every_unplanned_state_of_a_member_has_a_remedy(cluster: ClusterPlan) ->
     found_status = seen(cluster, first, unstarted, replace(third, is_learner=True), evil)
     found = {task.task: task.remedy for task in status.pending_tasks(cluster, found_status, sealed=False)}
     assert list(found) == [
-        "the seed still has the bootstrap permit",
-        "etcd2 is added, but has not started",
+        "the first node's ISO still has the bootstrap permit",
+        "etcd2 was added to the cluster, but has not started",
         "etcd3 is a learner",
-        "unplanned member evil (ff, https://192.0.2.1:2380)",
+        "the member evil (ff, https://192.0.2.1:2380) is not one of the nodes",
     ]
     words = ["bake seal", "etcdctl member remove 2", "bake console etcd3", "etcdctl member remove ff"]
     assert all(word in remedy for word, remedy in zip(words, found.values(), strict=True))
+
+
+def test_the_commands_of_tasks_have_the_options_of_the_cluster(cluster: ClusterPlan, tmp_path: Path) -> None:
+    bake = partial(command, Store(tmp_path, "prod"))
+    (task,) = status.pending_tasks(cluster, seen(cluster), sealed=False, bake=bake)
+    assert task.remedy == f"bake seal --name prod --out {tmp_path}"
 
 
 def test_the_seal_task_of_a_stopped_cluster_waits_for_its_start(cluster: ClusterPlan) -> None:

@@ -168,7 +168,7 @@ def test_every_lock_removes_folders_of_killed_runs(store: Store) -> None:
     with store.locked(pytest.fail):
         assert not left.exists()
         left.mkdir()
-        assert not store.has_leftover(), "it belongs to the run that has the lock"
+        assert not store.has_leftover(), "the folder belongs to the run that has the lock"
     assert store.has_leftover()
 
 

@@ -1,4 +1,4 @@
-"""What a bake asks of the kernel, whatever the umask: no key is ever in a file that another could open."""
+"""The system calls of a bake, with any umask: no other user can open a file with a key at any time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RUNS = {
 def run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tool: Callable[[str], str]
 ) -> tuple[Path, list[Call]]:
-    """The folder that a bake under umask 000 ran in, and its system calls."""
+    """Run a bake with umask 000. Return the folder in which it ran, and its system calls."""
     tool("strace")
     work = tmp_path_factory.mktemp("watched")
     digest = hashlib.sha256((ROOT / "tests/data/etcd.tar.gz").read_bytes()).hexdigest()
@@ -79,18 +79,18 @@ def test_every_folder_is_closed_to_others(run: tuple[Path, list[Call]]) -> None:
     modes = {call.paths[0]: call.mode for call in calls if call.name == "mkdir"}
     assert {mode for path, mode in modes.items() if path != str(work / "out")} == {"0700"}
     folders = [path for path in (work / "out", *(work / "out").rglob("*")) if path.is_dir()]
-    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}  # `out` too: bake sets the umask itself
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}  # also `out`, because bake sets the umask
 
 
 def test_nothing_is_run_and_nobody_is_called(run: tuple[Path, list[Call]]) -> None:
-    """So no key can be in a process list, nor leave this machine."""
+    """Then no key can be in a process list or leave this machine."""
     _, calls = run
-    assert sum(call.name == "execve" for call in calls if not call.failed) == 1  # bake itself
+    assert sum(call.name == "execve" for call in calls if not call.failed) == 1  # this is bake
     assert [call for call in calls if call.name in ("socket", "connect")] == []
 
 
 def test_would_notice(tmp_path: Path, tool: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What strace says is read rightly: a bake whose `os.open` forgets the mode is found out."""
+    """The tests above detect a bake with a wrong mode in `os.open`."""
     tool("strace")
     copy = tmp_path / "code"
     shutil.copytree(ROOT / "generator", copy / "generator")
@@ -109,7 +109,7 @@ def test_would_notice(tmp_path: Path, tool: Callable[[str], str], monkeypatch: p
 
 
 def test_the_new_folder_gets_its_name_in_one_call_when_all_of_it_is_on_the_disk(run: tuple[Path, list[Call]]) -> None:
-    """Two renames would leave a moment without a folder; an unsynced file would be empty after a power cut."""
+    """Between two renames, there would be no folder. After a power cut, a file that was not synced could be empty."""
     work, calls = run
     renames = [call for call in calls if "rename" in call.name and str(work / "out/etcd") in call.paths]
     (swap,) = renames

@@ -1,4 +1,4 @@
-"""The sandbox of each unit, rated by systemd-analyze: 0 is closed, 10 is open."""
+"""The sandbox of each unit, rated by systemd-analyze from 0 (closed) to 10 (open)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def services(node: Path) -> list[Path]:
 def exposure(analyze: str, unit: Path) -> float:
     command = [analyze, "security", "--offline=true", "--no-pager", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == "", "a directive that systemd does not know"
+    assert done.stderr == "", "systemd does not know a directive"
     return float(done.stdout.splitlines()[-1].partition("service: ")[2].split()[0])
 
 
@@ -67,7 +67,7 @@ def test_every_script_of_bake_that_a_unit_starts_is_on_the_node(node: Path) -> N
 
 
 def test_no_unit_reads_a_file_that_etcds_account_can_write(node: Path) -> None:
-    """systemd reads such files as root, and would also pass the variables to each command with a `+`."""
+    """systemd reads env files as root, and passes their variables also to commands that run as root (prefix `+`)."""
     roots = ("/etc/etcd/etcd.conf", "/etc/etcd/bake.env", "/run/bake-audit/report.json")
     read = {
         path

@@ -335,7 +335,7 @@ def test_an_unauthorized_client_at_a_firewalled_port_fails(healthy: Observation,
 def test_a_peer_port_that_accepts_a_client_certificate_fails(
     healthy: Observation, bad_checks: BadChecks, firewalled: ClusterPlan
 ) -> None:
-    """A planned firewall does not change this result."""
+    """The result is the same for a cluster with a firewall."""
     served = {(Port.PEER, ClientKind.OPERATOR): Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=None)}
     seen = with_node(healthy, 1, probes=healthy.nodes[1].probes | served)
     check = bad_checks(seen)["client certificate"]

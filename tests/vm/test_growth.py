@@ -26,8 +26,8 @@ def test_a_second_node_joins_after_the_first_was_restarted(bake_in_lab: Run, con
     told = bake_in_lab("up", "--nodes", 2, "--wait", 600, code=3).stderr
 
     assert time.monotonic() - start < 60
-    assert "warning: the peer firewall of etcd1 is from an earlier plan and refuses etcd2" in told
-    assert "not booted: etcd2; restart etcd1 first" in told
+    assert "warning: not booting etcd2, because the peer firewall of etcd1 refuses etcd2" in told
+    assert "not booted: etcd2; first restart the nodes that refuse them: etcd1" in told
     assert [domain.name() for domain in connection.listAllDomains()] == ["grow-etcd1"]
 
     connection.lookupByName("grow-etcd1").shutdown()
