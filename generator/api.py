@@ -105,7 +105,7 @@ def changes(loaded: Loaded) -> tuple[Change, ...]:
 
 
 def plan(loaded: Loaded) -> ClusterPlan:
-    """Return the values that bake derives from the spec: names, addresses, URLs, MACs and the network. Writes nothing."""
+    """Return the values that bake derives from the spec, such as names, addresses, URLs and MACs. Writes nothing."""
     return plan_cluster(loaded.spec)
 
 
