@@ -24,7 +24,9 @@ class Access(StrEnum):
 class PermissionSpec:
     """Access to one key, or to all keys with a prefix."""
 
-    access: Access = setting(scalar(values.word(Access)), f"one of {', '.join(Access)}", default=Access.READWRITE)
+    access: Access = setting(
+        scalar(values.word(Access)), f"permitted access: {', '.join(Access)}", default=Access.READWRITE
+    )
     prefix: str | None = setting(
         scalar(values.key), "a prefix of etcd keys, such as /registry/; set either prefix or key", default=None
     )
@@ -49,7 +51,7 @@ class UserSpec:
         scalar(values.account), "the user's name, such as kube-apiserver; also the common name of its certificate"
     )
     roles: tuple[str, ...] = setting(
-        list_of(scalar(values.account)), f"the user's roles; {ROOT} may do everything", default=()
+        list_of(scalar(values.account)), f"the user's roles; the role {ROOT} has all rights", default=()
     )
 
 

@@ -101,7 +101,7 @@ class PeerCaSpec(CaSpec):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PkiSpec:
     key_type: KeyType = setting(
-        scalar(values.word(KeyType)), f"one of {', '.join(KeyType)}", default=KeyType.ECDSA_P256
+        scalar(values.word(KeyType)), f"the type of all keys: {', '.join(KeyType)}", default=KeyType.ECDSA_P256
     )
     ca_days: int = setting(scalar(values.days), "validity of the CA in days, 2 to 36500", default=3650)
     leaf_days: int = setting(

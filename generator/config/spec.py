@@ -101,7 +101,7 @@ class EtcdSpec:
     client_port: int = setting(scalar(values.port), "the port for clients, 1 to 65535", default=2379)
     peer_port: int = setting(scalar(values.port), "the port for peers, 1 to 65535, not the client port", default=2380)
     data_dir: str = setting(
-        scalar(values.data_dir), "an absolute path below /var/lib/etcd", default="/var/lib/etcd/etcd"
+        scalar(values.data_dir), "etcd's data folder, below /var/lib/etcd", default="/var/lib/etcd/etcd"
     )
     token: str | None = setting(
         scalar(values.token), "initial-cluster-token; default: a value unique to this cluster", default=None
@@ -124,7 +124,9 @@ class EtcdSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirewallSpec:
     kind: FirewallKind = setting(
-        scalar(values.word(FirewallKind)), f"one of {', '.join(FirewallKind)}", default=FirewallKind.NFTABLES
+        scalar(values.word(FirewallKind)),
+        f"the firewall on the nodes: {', '.join(FirewallKind)}",
+        default=FirewallKind.NFTABLES,
     )
     client_cidrs: tuple[AnyNetwork | str, ...] = setting(
         list_of(scalar(values.network_or_subnet)),
@@ -136,7 +138,9 @@ class FirewallSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallSpec:
     method: InstallMethod = setting(
-        scalar(values.word(InstallMethod)), f"one of {', '.join(InstallMethod)}", default=InstallMethod.PREINSTALLED
+        scalar(values.word(InstallMethod)),
+        f"how nodes get etcd: {', '.join(InstallMethod)}",
+        default=InstallMethod.PREINSTALLED,
     )
     packages: tuple[str, ...] = setting(
         list_of(scalar(values.package)),

@@ -98,7 +98,10 @@ _dump_common_files = lru_cache(maxsize=8)(_dump_files)
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
-    """Return a network-config (version 2). It finds the interface by MAC: for networkd, cloud-init matches no names."""
+    """Return network-config version 2.
+
+    It matches the interface by MAC, because networkd's renderer cannot match names.
+    """
     network = plan.network
     ethernet: dict[str, Any] = {
         "match": {"macaddress": node.mac},

@@ -89,7 +89,7 @@ def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: date
         certificate = _issued_certificate(store, path, key) if key else None
         if certificate:
             mismatches = list(pki.mismatches(certificate, wanted.profile, authority, now=now))
-            where, hint = str(store.folder / path.with_suffix(".pem")), f"have the CA sign {store.folder / path} again"
+            where, hint = str(store.folder / path.with_suffix(".pem")), f"have {store.folder / path} signed unchanged"
             problems += [Problem(where, misfit, hint) for misfit in mismatches]
             issued[wanted.owner, wanted.role] = certificate
             taken.append(path.with_suffix(".pem"))
