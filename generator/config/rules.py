@@ -40,7 +40,7 @@ def node_count(spec: ClusterSpec) -> int:
 def _count(spec: ClusterSpec) -> Iterator[Finding]:
     count = node_count(spec)
     if not 1 <= count <= MAX_MEMBERS:
-        yield ("nodes",), f"{count} is not from 1 to {MAX_MEMBERS}", f"use 3 or 5 members, at most {MAX_MEMBERS}"
+        yield ("nodes",), f"{count} is not 1 to {MAX_MEMBERS} members", f"use 3 or 5 members, at most {MAX_MEMBERS}"
 
 
 def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
@@ -130,7 +130,7 @@ def _check_room(spec: ClusterSpec, count: int) -> Finding | None:
     if room >= count:
         return None
     prefix = subnet.max_prefixlen - (count + _RESERVED - 1).bit_length()
-    message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, but {count} are needed"
+    message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, {count} are wanted"
     return ("network", "subnet"), message, f"use a /{prefix} or larger subnet"
 
 
@@ -174,7 +174,7 @@ def _family(spec: ClusterSpec) -> Iterator[Finding]:
     others = [(("network", "firstIp"), spec.network.first_ip), (("network", "gateway"), spec.network.gateway)]
     for path, address in [*listed, *others]:
         if address is not None and address.version != subnet.version:
-            message = f"{address} is IPv{address.version}, but the subnet {subnet} is IPv{subnet.version}"
+            message = f"{address} is IPv{address.version}, the subnet {subnet} is IPv{subnet.version}"
             yield path, message, "use one address family"
 
 
@@ -195,7 +195,7 @@ def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
     subnet = spec.network.subnet
     for index, cidr in enumerate(spec.firewall.client_cidrs):
         if not isinstance(cidr, str) and cidr.version != subnet.version:
-            message = f"{cidr} is IPv{cidr.version}, but the subnet {subnet} is not"
+            message = f"{cidr} is IPv{cidr.version}, the subnet {subnet} is not"
             yield ("firewall", "clientCidrs", index), message, "use one address family"
 
 

@@ -37,7 +37,7 @@ def name(value: object) -> str:
 def node_name(value: object) -> str:
     """Return a node's name. Some names are reserved, because each node has a folder with its name."""
     if name(value) in FOLDER_NAMES:
-        raise _refuse(value, "is reserved: a file or folder in the cluster's folder has this name")
+        raise _refuse(value, "is reserved: bake uses this name in the cluster's folder")
     return name(value)
 
 
@@ -46,7 +46,7 @@ def domain(value: object) -> str:
     if not isinstance(value, str) or "." not in value or len(value) > 200:
         raise _refuse(value, "is not a domain of two or more labels")
     if not all(_LABEL.fullmatch(label) for label in value.split(".")):
-        raise _refuse(value, "has a part that is not a host name label (RFC 1123)")
+        raise _refuse(value, "has a label that is not valid (RFC 1123)")
     return value
 
 

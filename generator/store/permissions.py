@@ -59,7 +59,7 @@ def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: boo
         rule = f"belongs to {_user(status.st_uid)}, but bake runs as {_user(os.geteuid())}"
         raise InputError.one(str(place), rule, _ABOVE if sticky else _BELOW)
     if writers := _other_writers(place, status, sticky=sticky):
-        rule = f"mode {stat.S_IMODE(status.st_mode):04o} allows {writers} to change it"
+        rule = f"mode {stat.S_IMODE(status.st_mode):04o} lets {writers} change it"
         raise InputError.one(str(place), rule, f"chmod go-w {place}, or give another --out")
 
 
