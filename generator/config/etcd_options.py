@@ -126,7 +126,7 @@ _LEVELS = ("debug", "info", "warn", "error", "dpanic", "panic", "fatal")
 _OLD, _NEW = {"series": ("3.5",)}, {"series": ("3.6",)}
 _CHECKPOINT, _PERSIST = "experimental-enable-lease-checkpoint", "experimental-enable-lease-checkpoint-persist"
 _REMEDIES = {
-    "listen-metrics-urls": "use a loopback URL; other hosts can read /metrics at the client port",
+    "listen-metrics-urls": "other hosts can read /metrics at the client port with a client certificate",
     "auth-token": "leave it out: bake's users have certificates, not passwords",
 }
 
