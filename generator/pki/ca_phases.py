@@ -71,7 +71,7 @@ class Authorities:
     def trusted(self, role: Role) -> bytes | None:
         """Return a PEM file with the CAs of a role that nodes trust, or None if the cluster has no such CA.
 
-        The older CA always comes first. So the second phase of a rotation does not change the file, and etcd need not
+        The older CA always comes first: the second phase of a rotation must not change this file, or etcd would
         restart.
         """
         found = self._trusted(role)

@@ -93,7 +93,7 @@ def decide(disk: Disk, situation: Situation) -> Action:
 def parse_members(text: str) -> list[Member]:
     """Return the members in JSON from etcdctl. Raises ValueError for an invalid answer and for an empty list.
 
-    Otherwise, an invalid answer would look as if this node were not a member.
+    An invalid answer must not look like a member list without this node.
     """
     answer = json.loads(text)
     try:
