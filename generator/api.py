@@ -1,12 +1,12 @@
-"""The Python API. Names in `__all__` stay stable within a major version; every other module of the package is private.
+"""The Python API. Within a major version, the names in `__all__` stay compatible. Every other module is private.
 
     from generator import api
 
     loaded = api.load("out", profile="debian", fields={"name": "prod", "nodes": 3})
     baked = api.bake("out", loaded)
 
-Functions print nothing, ask nothing and never exit. They raise `BakeError` or one of its subclasses.
-docs/reference/python.md describes them.
+The functions print nothing, ask the user nothing and never exit the process. Every error is a `BakeError`.
+docs/reference/python.md describes each function.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def load(
 ) -> Loaded:
     """Read a cluster's configuration and check it. Writes nothing.
 
-    `out`: the output folder, with one folder per cluster. If the cluster exists there, each field that is not given
-    now keeps its value, as on the command line.
+    `out`: the output folder, with one folder per cluster. If the cluster exists already, a field that is not given
+    keeps its value, as on the command line.
     `profile`: the name of a profile, or the path of a file (with a `/`, or ending in `.yaml`). Default: `default`.
-    `config`: the path of a cluster file; it overrides the profile.
-    `fields`: the fields of a cluster file as `dict`, `list`, `str`, `int` and `bool`; they override the file.
+    `config`: the path of a cluster file, which overrides the profile.
+    `fields`: fields as in a cluster file, as `dict`, `list`, `str`, `int` and `bool`. They override the cluster file.
     Relative paths in files and fields are relative to the current folder.
 
-    Returns the spec and the warnings. Raises InputError; the error's `problems` lists every problem with its location.
+    Returns the spec and the warnings. Raises InputError. Its `problems` lists every problem with its location.
     """
     flags = {_place(path): (path, value) for path, value in _leaves(fields or {})}
     path = None if config is None else Path(config)
@@ -83,7 +83,7 @@ def load(
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield each value with its path. A list counts as one value, and so does an empty mapping."""
+    """Yield each value with its path. A list or an empty mapping is one value."""
     for key, value in fields.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, (*path, key))
@@ -99,13 +99,13 @@ def _place(path: tuple[str, ...]) -> str:
 def changes(loaded: Loaded) -> tuple[Change, ...]:
     """Return the nodes, users and fields that a bake would change in an existing cluster. Empty for a new cluster.
 
-    A change that cannot be undone has a text in `lost`. For example, removing a node deletes the node's keys.
+    If a change cannot be undone, its `lost` says what is lost. For example, removing a node deletes the node's keys.
     """
     return compare(loaded.existing, loaded.spec)
 
 
 def plan(loaded: Loaded) -> ClusterPlan:
-    """Return every derived value: the nodes' names, addresses, URLs and MACs, and the network. Writes nothing."""
+    """Return the values that bake derives from the spec, such as names, addresses, URLs and MACs. Writes nothing."""
     return plan_cluster(loaded.spec)
 
 
@@ -119,17 +119,17 @@ def bake(
 ) -> Baked:
     """Write the cluster's folder `out/<name>/` with keys, certificates and one seed ISO per node.
 
-    The folder is replaced atomically, so after an error it has its old content. A second bake of the same spec changes
-    nothing. If another process is baking in the same output folder, bake waits for that process.
+    bake replaces the folder atomically: after an error, the folder has its old content. A second bake of the same spec
+    changes nothing. If another process is baking in the same output folder, bake waits for that process.
 
     `out`: the same folder that was given to `load`.
     `allow_loss`: permit changes that cannot be undone (`Change.lost`).
-    `passphrase`: the passphrase of the CA key. bake encrypts a CA key that is not encrypted yet.
+    `passphrase`: the passphrase of the CA key. If the CA key is not encrypted, bake encrypts it.
     `report`: a function that receives each line of progress and each warning.
 
     Returns the plan, the folder (`pathlib.Path`), and the names of the files that changed. Raises
     - InputError: wrong input, a change that needs `allow_loss`, or a folder that other users can write to;
-    - StaleError: another process changed the cluster after `load`: load again;
+    - StaleError: another process changed the cluster after `load`; call `load` again;
     - UnsignedError: bake wrote certificate requests that an external CA must sign;
     - BakeError: everything else, such as a full disk.
     """
@@ -144,7 +144,7 @@ def bake(
 
 
 def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
-    """Return a baked cluster, with its `plan`, its folder (`store.folder`) and whether it is `sealed`.
+    """Return a baked cluster. It has the attributes `plan`, `store.folder` and `sealed`.
 
     Raises InputError if `out` has no such cluster, and UnsignedError if an external CA must still sign certificates.
     """
@@ -154,7 +154,7 @@ def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
 def verify(cluster: Cluster, *, report: Callable[[str], None] = lambda _line: None) -> Verification:
     """Check a running cluster through every node: members, health, writes and reads, refused clients.
 
-    Takes seconds. A node that does not answer causes a failed check, not an exception. Writes one key per node below
+    Takes seconds. If a node does not answer, a check fails; no exception is raised. Writes one key per node below
     `/bake/verify/` and deletes these keys afterwards. Needs the packages of the extra `vm`.
 
     Returns one `Check` for each property; `healthy` is true if no check failed and no check was skipped. Raises

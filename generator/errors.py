@@ -2,10 +2,10 @@
 
     BakeError            1  something failed
     ├── DeclinedError    1  the user answered no; nothing was done
-    ├── StaleError       1  another run changed the cluster in the meantime; nothing was done
+    ├── StaleError       1  another run of bake changed the cluster; nothing was done
     ├── InputError       2  the user's input is wrong; nothing was written
     ├── UnhealthyError   3  the cluster answers, but is not healthy
-    ├── UnsignedError    3  certificates are missing that an external CA must issue
+    ├── UnsignedError    3  an external CA must issue certificates first
     └── WaitTimeoutError 4  an operation did not finish in time
 
 Only `cli` prints and exits; all other modules raise these errors.
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 class Problem:
     """One problem with the input.
 
-    `where` is `file:line:col: field`, a flag (`--nodes`) or a path. `message` contains the value and the rule that it
-    breaks. `hint` tells the user what to do.
+    `where` is `file:line:col: field`, a flag such as `--nodes`, or a path. `message` contains the wrong value and the
+    rule that the value breaks. `hint` tells the user what to do.
     """
 
     where: str
@@ -49,7 +49,7 @@ class BakeError(Exception):
 
 
 class InputError(BakeError):
-    """The user's input is wrong. `problems` has every problem that was found."""
+    """The user's input is wrong. `problems` lists every problem in the input."""
 
     exit_code = 2
 
@@ -68,7 +68,7 @@ class DeclinedError(BakeError):
 
 
 class StaleError(BakeError):
-    """The cluster's folder changed after the differences were shown."""
+    """Another run changed the cluster's folder after bake had shown the differences to the user."""
 
 
 class UnhealthyError(BakeError):

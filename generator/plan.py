@@ -30,8 +30,8 @@ class NodePlan:
     fqdn: str  # <node>.<domain>
     client_url: str
     peer_url: str
-    bootstrap: bool  # whether this node may start the cluster; true for one node
-    initial_cluster: tuple[tuple[str, str], ...]  # (name, peer URL), in the order of the manual procedure
+    bootstrap: bool  # whether this node may start the cluster; true for the first node only
+    initial_cluster: tuple[tuple[str, str], ...]  # each node's name and peer URL, in the order of the manual procedure
     dns_names: tuple[str, ...]  # DNS names in this node's certificates
     addresses: tuple[AnyAddress, ...]  # IP addresses in this node's certificates
 
@@ -52,7 +52,7 @@ class NetworkPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterPlan:
-    """All values that bake derives from a cluster's spec, and the spec. The same spec always has the same plan."""
+    """A cluster's spec, and all values that bake derives from the spec. The same spec always gives the same plan."""
 
     spec: ClusterSpec
     name: str
@@ -62,17 +62,17 @@ class ClusterPlan:
 
     @cached_property
     def dns_names(self) -> tuple[str, ...]:
-        """Every node's DNS names, for a certificate set that all nodes share."""
+        """Every node's DNS names, for certificates that all nodes share."""
         return tuple(dict.fromkeys(name for node in self.nodes for name in node.dns_names))
 
     @cached_property
     def addresses(self) -> tuple[AnyAddress, ...]:
-        """Every node's addresses, for a certificate set that all nodes share."""
+        """Every node's addresses, for certificates that all nodes share."""
         return tuple(dict.fromkeys(address for node in self.nodes for address in node.addresses))
 
 
 def short_id(identity: str) -> str:
-    """Return the first 16 digits of a cluster's identity. VM tags and the default token of etcd contain them."""
+    """Return the first 16 digits of a cluster's identity. VM tags and the default cluster token contain them."""
     return identity[:16]
 
 
@@ -99,8 +99,8 @@ def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
 def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
-    # `initial` has the order in which "member add" lists members in the manual procedure: first the new member. etcd
-    # does not use this list, because etcd-join computes the list just before etcd starts.
+    # In the manual procedure, "member add" lists the new member first; `initial` has the same order. etcd does not use
+    # this list: etcd-join computes etcd's initial-cluster just before etcd starts.
     initial = (peers[index], *reversed(peers[:index])) if index < 8 else (peers[index], peers[0])
     return NodePlan(
         name=name,
@@ -130,7 +130,7 @@ def _plan_network(spec: ClusterSpec) -> NetworkPlan:
         mac=mac_of(spec.name, 0),
         subnet=spec.network.subnet,
         gateway=gateway_of(spec),
-        # With mode nat, libvirt's dnsmasq resolves names at the gateway.
+        # With mode nat, libvirt's dnsmasq at the gateway resolves DNS names.
         dns=spec.network.dns or ((gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()),
         mode=spec.network.mode,
     )

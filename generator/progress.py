@@ -1,4 +1,4 @@
-"""Progress of operations: lines of text and the phase of each node."""
+"""The progress of a command: lines of text and the phase of each node."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 Report = Callable[[str], None]  # a function that receives one line of text
-# A node's phases in order; the phases `waiting` and `failed` can occur at any point.
+# A node's phases in order. A node can also be in phase `waiting` or `failed` at any time.
 PHASES = ("booting", "cloud-init", "configured", "joining", "learner", "voting", "settled")
 
 

@@ -1,1 +1,1 @@
-"""Read the user's input: the fields of a cluster file, the rules for fields, and profiles, files and flags."""
+"""Read the user's input from profiles, cluster files and flags, and check it."""

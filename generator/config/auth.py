@@ -1,4 +1,4 @@
-"""The section `auth` of a cluster file: etcd's users and roles. A certificate's common name is the name of its user."""
+"""The section `auth` of a cluster file: etcd's users and roles. A certificate's common name is the user's name."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ class Access(StrEnum):
 class PermissionSpec:
     """Access to one key, or to all keys with a prefix."""
 
-    access: Access = setting(scalar(values.word(Access)), f"one of {', '.join(Access)}", default=Access.READWRITE)
-    prefix: str | None = setting(
-        scalar(values.key), "a prefix of keys, such as /registry/; set this or key", default=None
+    access: Access = setting(
+        scalar(values.word(Access)), f"permitted access: {', '.join(Access)}", default=Access.READWRITE
     )
-    key: str | None = setting(scalar(values.key), "a single key, such as /config; set this or prefix", default=None)
+    prefix: str | None = setting(
+        scalar(values.key), "a prefix of etcd keys, such as /registry/; set either prefix or key", default=None
+    )
+    key: str | None = setting(
+        scalar(values.key), "a single etcd key, such as /config; set either prefix or key", default=None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,7 @@ class RoleSpec:
     name: str = setting(scalar(values.account), "the role's name, such as kubernetes")
     permissions: tuple[PermissionSpec, ...] = setting(
         list_of(section_of(PermissionSpec)),
-        "the role's permissions: each has access, and either prefix or key",
+        "the role's permissions; each one has access, and either prefix or key",
         default=(),
     )
 
@@ -44,10 +48,10 @@ class RoleSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserSpec:
     name: str = setting(
-        scalar(values.account), "the user's name, such as kube-apiserver; its certificate's common name"
+        scalar(values.account), "the user's name, such as kube-apiserver; also the common name of its certificate"
     )
     roles: tuple[str, ...] = setting(
-        list_of(scalar(values.account)), f"the user's roles; {ROOT} may do everything", default=()
+        list_of(scalar(values.account)), f"the user's roles; the role {ROOT} has all rights", default=()
     )
 
 
@@ -56,12 +60,12 @@ class AuthSpec:
     enabled: bool = setting(scalar(values.flag), "enable etcd authentication (shorthand: auth: true)", default=False)
     users: tuple[UserSpec, ...] = setting(
         list_of(section_of(UserSpec)),
-        "further users; the nodes and the operator are always users, with all rights",
+        "etcd's users; bake adds the nodes and the operator, which have all rights",
         default=(),
     )
     roles: tuple[RoleSpec, ...] = setting(list_of(section_of(RoleSpec)), "roles that users can have", default=())
 
     @property
     def common_names(self) -> tuple[str, ...]:
-        """The common names of all client certificates except those of the nodes and the operator."""
+        """The common names of the client certificates that belong neither to a node nor to the operator."""
         return (*(user.name for user in self.users), UNAUTHORIZED_CLIENT) if self.enabled else ()

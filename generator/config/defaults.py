@@ -9,12 +9,12 @@ from generator.config.spec import ClusterSpec
 
 
 def domain_of(spec: ClusterSpec) -> str:
-    """Return the nodes' DNS domain; `.internal` is reserved for private use (ICANN, 2024)."""
+    """Return the nodes' DNS domain. Its default ends in `.internal`, which ICANN reserved for private use in 2024."""
     return spec.pki.domain or f"{spec.name}.internal"
 
 
 def peer_name(spec: ClusterSpec) -> str:
-    """Return the DNS name that all peer certificates have and no other certificate has. No node can have this name."""
+    """Return the DNS name that only peer certificates have. No node can have this name."""
     return f"{spec.name}.peers.{domain_of(spec)}"
 
 
@@ -30,5 +30,5 @@ def with_peer_defaults(spec: ClusterSpec, kept: PkiSpec | None = None) -> Cluste
 
 
 def sets_peer_check(spec: ClusterSpec) -> bool:
-    """Return whether etcd.options sets a check of peer names; etcd accepts only one such check."""
+    """Return whether etcd.options has a `peer-cert-allowed-…` option. etcd accepts only one such option."""
     return any(name.startswith("peer-cert-allowed-") for name in spec.etcd.options)

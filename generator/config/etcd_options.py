@@ -1,9 +1,9 @@
 """The etcd options that a cluster file may set in `etcd.options`, and why each is safe.
 
-Every flag of etcd 3.5 and 3.6 is in one of three tables. bake sets the flags in `RESERVED`. bake refuses the flags in
-`REFUSED`, because each would break one of bake's guarantees. A cluster file may set the flags in `OPTIONS`. An option
-is safe if it moves no data, impersonates no member, weakens no TLS and opens no port. etcd only warns about an unknown
-`ETCD_*` variable, so bake refuses misspelled options.
+Every flag of etcd 3.5 and 3.6 is in one of three tables. `RESERVED` lists the flags that bake sets. `REFUSED` lists the
+flags that bake refuses because each one is unsafe. `OPTIONS` lists the flags that a cluster file may set. An option is
+safe if it moves no data, impersonates no member, weakens no TLS and opens no port. etcd starts with an unknown `ETCD_*`
+variable and only logs a warning, so bake itself refuses misspelled options.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from generator.config.values import ETCD_SERIES
 MAX_ELECTION_MS = 50_000
 OptionProblem = tuple[str, str, str | None]  # option, message, remedy
 
-# Flags that bake sets; a value from a cluster file would contradict the plan.
+# Flags that bake sets. A cluster file cannot set them.
 RESERVED = frozenset(
     """
     name data-dir listen-peer-urls listen-client-urls initial-advertise-peer-urls initial-cluster
@@ -32,14 +32,14 @@ RESERVED = frozenset(
     peer-client-key-file tls-min-version cipher-suites version help unsafe-no-fsync listen-client-http-urls log-output
     """.split()  # noqa: SIM905
 )
-_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # fields for reserved options
+_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # the field to set instead
 
 _PEERS = (
-    "limits which certificates the peer port accepts, and bake already sets that limit",
+    "limits which certificates the peer port accepts; bake sets that limit already",
     "leave it out; pki: {peerCa: {separate: true}} limits the peer port to certificates of a separate CA",
 )
 _LISTS = (
-    "names a certificate revocation list, which bake does not install: etcd would refuse every connection",
+    "names a certificate revocation list, but bake installs none: etcd would refuse every connection",
     "to revoke certificates, replace the CA: bake certs rotate --ca",
 )
 _SANS = "accepts a peer's certificate from any address", "leave it out"
@@ -83,9 +83,9 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """An option that a cluster file may set. `why`: why the option is safe. `form`: the format of the value.
+    """An option that a cluster file may set. `why`: why the option is safe. `form`: the format of its value.
 
-    `warning`: the effect of the values in `on`, or of every value if `on` is empty.
+    `warning`: the text of a warning. `on`: the values for which bake warns; if empty, bake warns for every value.
     """
 
     name: str
@@ -97,27 +97,27 @@ class Option:
 
 
 def _same(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
-    """Yield an option for each of `names`. `more` can limit the options to one release series."""
+    """Yield an option for each of `names`. `more`: further attributes of the options, such as `series`."""
     for name in names.split():
         yield Option(name=name, form=form, why=why, **more)
 
 
 def _renamed(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
-    """Yield options whose name begins with `experimental-` in 3.5 (upgrade guide 3.6, "Deprecated flags")."""
+    """Yield options whose names begin with `experimental-` in etcd 3.5 but not in 3.6 (upgrade guide 3.6)."""
     for name in names.split():
         yield Option(name=f"experimental-{name}", form=form, why=why, series=("3.5",), **more)
         yield Option(name=name, form=form, why=why, series=("3.6",), **more)
 
 
-_TIMING = "timing of raft and of connections; the same on every member"
-_STORAGE = "limits and pace of the storage, inside the data folder"
+_TIMING = "timing of raft and of connections; every member gets the same value"
+_STORAGE = "affects only files in the data folder"
 _LIMITS = "limits of a client's requests"
-_CHECKS = "etcd checks its own data, read-only"
-_LEASES = "storage of leases; the same on every member"
+_CHECKS = "etcd checks its data without changing it"
+_LEASES = "affects how etcd stores leases; every member gets the same value"
 _LOGS = "the content of etcd's log lines"
-_TOKENS = "affects only users with passwords; bake's users have certificates"
+_TOKENS = "affects only users with passwords, but the users that bake creates have certificates"
 _NO_EFFECT = "has no effect"
-_PROFILES = "every client certificate, even without an etcd user, can then read etcd's memory profiles at /debug/pprof"
+_PROFILES = "every client certificate, even without an etcd user, gives access to memory profiles at /debug/pprof"
 _TRACING = "etcd sends traces of client requests to the collector without TLS"
 _TRACED = "has no effect without enable-distributed-tracing"
 _NO_V2 = "a new cluster has no v2 data"
@@ -126,7 +126,7 @@ _LEVELS = ("debug", "info", "warn", "error", "dpanic", "panic", "fatal")
 _OLD, _NEW = {"series": ("3.5",)}, {"series": ("3.6",)}
 _CHECKPOINT, _PERSIST = "experimental-enable-lease-checkpoint", "experimental-enable-lease-checkpoint-persist"
 _REMEDIES = {
-    "listen-metrics-urls": "from outside, read /metrics at the client port with a client certificate",
+    "listen-metrics-urls": "other hosts can read /metrics at the client port with a client certificate",
     "auth-token": "leave it out: bake's users have certificates, not passwords",
 }
 
@@ -137,8 +137,8 @@ OPTIONS: tuple[Option, ...] = (
         grpc-keepalive-min-time grpc-keepalive-interval grpc-keepalive-timeout raft-read-timeout raft-write-timeout
     """),
     *_renamed(_TIME, _TIMING, "watch-progress-notify-interval downgrade-check-time"),
-    *_same(_FLAG, "only processes of the same user can share a port", "socket-reuse-port", on=(True,),
-           warning="a second process of etcd's user can take connections at etcd's ports"),
+    *_same(_FLAG, "only processes of the same account can share a port", "socket-reuse-port", on=(True,),
+           warning="a second process of the account etcd can accept connections at etcd's ports"),
     *_same(_WHOLE, _STORAGE, "snapshot-count max-snapshots max-wals backend-batch-limit"),
     *_same(values.quota, _STORAGE, "quota-backend-bytes"),
     *_same(_TIME, _STORAGE, "backend-batch-interval"),
@@ -153,12 +153,12 @@ OPTIONS: tuple[Option, ...] = (
     *_same(values.whole(1), _LIMITS, "max-txn-ops"),
     *_same(values.whole(65536), f"{_LIMITS}; a node's report needs a few KiB", "max-request-bytes"),
     *_same(values.whole(0, 2**32 - 1), _LIMITS, "max-concurrent-streams"),
-    *_same(values.whole(1), "nodes still join one at a time", "max-learners", **_NEW),
+    *_same(values.whole(1), "bake adds nodes one at a time", "max-learners", **_NEW),
     *_same(_FLAG, _CHECKS, "experimental-initial-corrupt-check experimental-compact-hash-check-enabled", **_OLD),
     *_renamed(_TIME, _CHECKS, "corrupt-check-time"),
     *_renamed(values.duration(zero=False), _CHECKS, "compact-hash-check-time"),
     *_same(_FLAG, _LEASES, f"{_CHECKPOINT} {_PERSIST}", **_OLD),
-    *_same(values.gates, "each gate acts like an option of 3.5 that is allowed too", "feature-gates", **_NEW),
+    *_same(values.gates, "each gate has the effect of an option of etcd 3.5 that bake allows", "feature-gates", **_NEW),
     *_same(values.word("not-yet", "write-only"), _NO_V2, "v2-deprecation", **_OLD),
     *_same(values.word("write-only"), _NO_V2, "v2-deprecation", **_NEW),
     *_same(values.word("zap"), _LOGS, "logger"),
@@ -166,19 +166,19 @@ OPTIONS: tuple[Option, ...] = (
     *_same(values.word("json", "console"), _LOGS, "log-format", **_NEW),
     *_renamed(_TIME, _LOGS, "warning-apply-duration"),
     *_same(_TIME, _LOGS, "warning-unary-request-duration", **_NEW),
-    *_same(values.word("TLS1.2", "TLS1.3"), "etcd.tlsMinVersion is the minimum", "tls-max-version", on=("TLS1.2",),
-           warning="no connection will use TLS 1.3"),
+    *_same(values.word("TLS1.2", "TLS1.3"), "etcd refuses versions below etcd.tlsMinVersion", "tls-max-version",
+           on=("TLS1.2",), warning="no connection will use TLS 1.3"),
     *_same(_WHOLE, _NO_EFFECT, "self-signed-cert-validity", warning="has no effect: auto-tls is off"),
     *_same(values.text, _NO_EFFECT, "host-whitelist", warning="has no effect: etcd uses it only on ports without TLS"),
-    *_same(values.origins, "browsers send no client certificate to another origin", "cors", on=("*",),
-           warning="web pages of every origin may call etcd's JSON API; this is also etcd's default"),
-    *_same(_FLAG, "the JSON API needs a client certificate too", "enable-grpc-gateway"),
+    *_same(values.origins, "a browser sends no client certificate to a page of another origin", "cors", on=("*",),
+           warning="web pages of every origin can call etcd's JSON API; this is etcd's default"),
+    *_same(_FLAG, "like gRPC, the JSON API needs a client certificate", "enable-grpc-gateway"),
     *_same(values.token_provider, _TOKENS, "auth-token"),
     *_same(values.whole(4, 31), _TOKENS, "bcrypt-cost"),
     *_same(values.whole(1), _TOKENS, "auth-token-ttl"),
     *_same(values.word("basic", "extensive"), "metrics contain no keys and no values", "metrics"),
     *_same(values.loopback_urls, "only the node can reach a loopback address", "listen-metrics-urls"),
-    *_same(_FLAG, "profiles need a client certificate", "enable-pprof", warning=_PROFILES, on=(True,)),
+    *_same(_FLAG, "only clients with a certificate get profiles", "enable-pprof", warning=_PROFILES, on=(True,)),
     *_renamed(_FLAG, "etcd sends traces and opens no port", "enable-distributed-tracing", warning=_TRACING, on=(True,)),
     *_renamed(values.text, _TRACED,
               "distributed-tracing-address distributed-tracing-service-name distributed-tracing-instance-id"),
@@ -187,7 +187,7 @@ OPTIONS: tuple[Option, ...] = (
 
 
 def known_options(version: str) -> dict[str, Option]:
-    """Return the options that may be set for a release series, by name."""
+    """Return the options that a cluster file may set for a release series of etcd, by name."""
     return {option.name: option for option in OPTIONS if version in option.series}
 
 
@@ -214,7 +214,7 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
 
 
 def _relations(options: Mapping[str, object]) -> Iterator[OptionProblem]:
-    """Yield combinations that etcd refuses or misinterprets (Validate in embed/config.go)."""
+    """Yield combinations of options that etcd refuses or misinterprets (see Validate in etcd's embed/config.go)."""
     heartbeat, election = options.get("heartbeat-interval", 100), options.get("election-timeout", 1000)
     yield from _timing(int(str(heartbeat)), int(str(election)))
     kept = options.get("auto-compaction-retention", 0)
@@ -225,7 +225,7 @@ def _relations(options: Mapping[str, object]) -> Iterator[OptionProblem]:
     checkpoints = options.get(_CHECKPOINT) or {"LeaseCheckpoint=true", "AllAlpha=true"} & set(gates)
     for place, on in ((_PERSIST, options.get(_PERSIST)), ("feature-gates", "LeaseCheckpointPersist=true" in gates)):
         if on and not checkpoints:
-            yield place, "LeaseCheckpointPersist has no effect without LeaseCheckpoint", "enable both"
+            yield place, "LeaseCheckpointPersist has no effect unless LeaseCheckpoint is enabled", "enable both"
 
 
 def _timing(heartbeat: int, election: int) -> Iterator[OptionProblem]:
@@ -238,12 +238,12 @@ def _timing(heartbeat: int, election: int) -> Iterator[OptionProblem]:
 
 
 def warn_options(options: Mapping[str, object], version: str) -> Iterator[OptionProblem]:
-    """Yield (option, message, hint) for each option with a warning."""
+    """Yield (option, message, hint) for each option whose value needs a warning."""
     known = known_options(version)
     for name, value in options.items():
         option = known.get(name)
         if option and option.warning and (not option.on or value in option.on):
-            yield name, f"{value_text(value)}: {option.warning}", "remove the option if you do not want this effect"
+            yield name, f"{value_text(value)}: {option.warning}", "to avoid this, remove the option"
 
 
 def variable(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Formats of the values that etcd accepts for its options.
+"""The formats of etcd's option values.
 
-A format is a function that returns the reason why etcd would refuse or ignore a value, or None. etcd checks most
-values only at start, and silently replaces some wrong values with a default (`metrics`, `bcrypt-cost`). Sources:
-etcd's server/embed/config.go and etcd.go, Go's time.ParseDuration, zap's Level.Set.
+A format is a function. It returns the reason why etcd would refuse or ignore a value, or None for a valid value. etcd
+checks most values only when it starts, and silently replaces some wrong values with a default (`metrics`,
+`bcrypt-cost`). Sources of the formats: etcd's server/embed/config.go and etcd.go, Go's time.ParseDuration, zap's
+Level.Set.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def word(*words: str, any_case: bool = False) -> Format:
 
 
 def duration(*, zero: bool = True) -> Format:
-    """Return the format of a duration in Go's notation. It refuses negative durations."""
+    """Return the format of a duration in Go's notation that is not negative."""
 
     def check(value: object) -> str | None:
         nanoseconds = _nanoseconds(str(value))
@@ -79,32 +80,32 @@ def _nanoseconds(written: str) -> int | None:
 
 
 def quota(value: object) -> str | None:
-    """Check a database limit in bytes. With a tiny limit etcd starts and then refuses every write."""
+    """Check a database limit in bytes. With a very small limit, etcd starts but refuses every write."""
     if rule := whole(-INT64)(value):
         return rule
     fits = int(str(value)) <= 0 or int(str(value)) >= _LEAST_QUOTA
-    return None if fits else f"is neither 0 (2 GiB), negative (no limit) nor {_LEAST_QUOTA} or more"
+    return None if fits else f"is not 0 (a limit of 2 GiB), negative (no limit) or at least {_LEAST_QUOTA}"
 
 
 def retention(value: object) -> str | None:
-    """Check auto-compaction-retention: a duration, or a number with the unit that auto-compaction-mode implies."""
+    """Check auto-compaction-retention: a duration, or a whole number."""
     if type(value) is int or str(value).isdecimal():
         return whole()(int(str(value)))
     nanoseconds = _nanoseconds(str(value))
     if duration()(value) or nanoseconds is None:
         return "is neither a whole number nor a duration such as 1h"
-    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # with a few nanoseconds, etcd panics
+    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # a few nanoseconds make etcd panic
 
 
 def origins(value: object) -> str | None:
-    """Check origins for CORS. etcd requires a port in each origin, although browsers omit default ports."""
+    """Check the origins of option `cors`. etcd requires a port in each origin, although browsers omit default ports."""
     urls = str(value).split(",")
     fits = value == "*" or all(_ORIGIN.fullmatch(url) for url in urls)
     return text(value) or (None if fits else "is neither * nor a list of origins such as https://ui.example:443")
 
 
 def loopback_urls(value: object) -> str | None:
-    """Check that only processes on the node can reach these URLs."""
+    """Check that every URL has a loopback address."""
     fits = text(value) is None and all(_is_loopback(url) for url in str(value).split(","))
     return None if fits else "is not a list of loopback URLs such as http://127.0.0.1:2381"
 
@@ -133,5 +134,5 @@ def gates(value: object) -> str | None:
 
 
 def token_provider(value: object) -> str | None:
-    """Check auth-token. Only `simple` is possible, because the nodes have no keys for signed tokens."""
-    return None if value == "simple" else "is not simple: the nodes have no key files for signed tokens"
+    """Check auth-token. Only `simple` is valid, because the nodes have no keys to sign tokens."""
+    return None if value == "simple" else "is not simple: the nodes have no keys to sign tokens"

@@ -1,7 +1,7 @@
-"""Read and write the sections of a cluster file, which are frozen dataclasses. One pass finds every problem.
+"""Read and write the sections of a cluster file. Each section is a frozen dataclass. One pass finds every problem.
 
-`setting` and `section` declare a section's fields. The default replaces a refused value, so that the other fields can
-still be read and checked.
+`setting` and `section` declare the fields of a section. A field with an invalid value gets its default, so that bake
+can still check the other fields.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 FieldPath = tuple[str | int, ...]
-Parse = Callable[[Any], Any]  # parses a value; raises ValueError with a message such as "'x' is not a string"
+Parse = Callable[[Any], Any]  # returns a value, or raises ValueError with a message such as "'x' is not a string"
 T = TypeVar("T")
 _REFUSED = object()
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
@@ -24,7 +24,7 @@ _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """A refused value, or an unknown field. `known`: for an unknown field, the fields of its section."""
+    """An invalid value or an unknown field. `known`: if the field is unknown, the names of the valid fields."""
 
     path: FieldPath
     message: str
@@ -32,11 +32,14 @@ class FieldProblem:
     known: tuple[str, ...] = ()
 
 
-Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]  # appends problems to the list
+Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]  # reads a value and appends its problems to the list
 
 
 def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    """Return a dataclass field for a value. `description`: describes valid values. A default of None allows null."""
+    """Return a dataclass field for a value. `description`: describes valid values.
+
+    If the default is None, null is valid.
+    """
     metadata = {"read": read, "description": description}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
@@ -44,7 +47,10 @@ def setting(read: Read, description: str, *, default: Any = MISSING, default_fac
 
 
 def section(kind: type[T], *, flag: str | None = None) -> T:
-    """Return a dataclass field for a section. `flag`: the section's field that a bare `true` or `false` sets."""
+    """Return a dataclass field for a section.
+
+    `flag`: the field that `true` or `false` sets, given instead of a section.
+    """
     return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 
 
@@ -62,7 +68,7 @@ def scalar(parse: Parse) -> Read:
 
 
 def list_of(read_item: Read) -> Read:
-    """Return a function that reads a list and leaves out refused items."""
+    """Return a function that reads a list and leaves out invalid items."""
 
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if not isinstance(value, list | tuple):
@@ -75,7 +81,7 @@ def list_of(read_item: Read) -> Read:
 
 
 def mapping_of(read_item: Read) -> Read:
-    """Return a function that reads a mapping and leaves out refused items."""
+    """Return a function that reads a mapping and leaves out invalid items."""
 
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if not isinstance(value, dict):
@@ -114,7 +120,7 @@ def section_of(kind: type[T], flag: str | None = None) -> Read:
 
 
 def _section_hint(kind: Any, flag: str | None) -> str:
-    return ("true, false, or " if flag else "") + f"the fields here: {', '.join(settings_of(kind))}"
+    return ("true, false, or " if flag else "") + f"a section with these fields: {', '.join(settings_of(kind))}"
 
 
 def _read_fields(
@@ -133,7 +139,7 @@ def _read_fields(
         elif info.default is MISSING and info.default_factory is MISSING:
             if key not in value:
                 wrong.append(FieldProblem((*path, key), "is missing", info.metadata["description"]))
-            yield info.name, f"unnamed{path[-1]}"  # keep an invalid node, so that the number of nodes stays right
+            yield info.name, f"unnamed{path[-1]}"  # keep a node without a name, so that the number of nodes is right
 
 
 def _read_field(info: Field[Any], value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
@@ -174,7 +180,7 @@ def camel(name: str) -> str:
 
 
 def plain(value: Any, *, with_none: bool = False) -> Any:
-    """Return a section as plain data, which can be read as the same section. `with_none`: include null values."""
+    """Return a section as dicts, lists and strings, as in a cluster file. `with_none`: include null values."""
     if is_dataclass(value):
         items = {camel(info.name): getattr(value, info.name) for info in fields(value)}
         return {key: plain(item, with_none=with_none) for key, item in items.items() if with_none or item is not None}
@@ -184,7 +190,7 @@ def plain(value: Any, *, with_none: bool = False) -> Any:
 
 
 def shown_key(key: object) -> str:
-    """Return a key for a message. A key that cannot be a field's name is hidden, because it may contain a secret."""
+    """Return a key for a message. A key that cannot be a field's name becomes `…`, because it may be a secret."""
     return str(key) if _FIELD.fullmatch(str(key)) else "…"
 
 
@@ -195,7 +201,7 @@ def shown_value(value: object) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a spec's value for a message: a list with commas, a boolean as `true` or `false`."""
+    """Return a value for a message: a list's items with commas between them, a boolean as `true` or `false`."""
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -1,7 +1,8 @@
 """Merge profile, cluster file and flags into a `ClusterSpec`, and report all problems at once.
 
 Flags override the cluster file. The cluster file overrides the profile. The profile overrides the values of the
-existing cluster. `load` records the origin of each value, so that a message can name the line or the flag.
+existing cluster. `load` records which line or flag set each value, so that a message about a value can name the line or
+the flag.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from generator.layout import INPUT, SPEC
 Flags = Mapping[str, tuple[FieldPath, Any]]
 _DEFAULTS = ClusterSpec()
 _HERE = Path(__file__).parents[1]
-# A source tree has the profiles next to the package; a wheel has them inside the package.
+# In a source tree, the profiles are next to the package; in a wheel, they are inside the package.
 PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles", _HERE) if path.is_dir())
 
 
@@ -34,7 +35,7 @@ PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles",
 class Loaded:
     """A spec and the warnings about it, such as a warning about an even number of members.
 
-    `user_input`: the fields that the user set, now or earlier. `existing`: the existing cluster; None for a new one.
+    `user_input`: the fields that the user set, in this run or an earlier one. `existing`: None for a new cluster.
     """
 
     spec: ClusterSpec
@@ -69,7 +70,7 @@ class _Layers:
             self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
 
     def accepts(self, path: FieldPath) -> bool:
-        """Return whether the value at `path` is a section or missing. Any other value is refused later."""
+        """Return whether the value at `path` is a section or missing."""
         value: Any = self.value
         for key in path:
             value = value.get(key, {})
@@ -78,7 +79,7 @@ class _Layers:
         return True
 
     def where(self, path: FieldPath) -> str:
-        """Return `origin: dotted.field`, with the origin of the value or of the nearest enclosing section."""
+        """Return `origin: dotted.field`. The origin is that of the value, or of the innermost section around it."""
         dotted = dotted_path(path)
         for length in range(len(path), 0, -1):
             if origin := self.origins.get(path[:length]):
@@ -118,8 +119,8 @@ def load(
     """Merge profile, cluster file and flags with the existing cluster, and check the result.
 
     `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns an existing cluster by
-    its name. Without a new profile or cluster file, the existing cluster's profile and fields apply again. `folder`:
-    the base of relative paths; None keeps paths unchanged.
+    its name. If `profile` or `config` is None, an existing cluster's profile or fields apply again. `folder`: the
+    folder to which paths in files and flags are relative; None keeps such paths unchanged.
     Raises InputError with every problem found.
     """
     upper = _Layers() if config is None else _read(config, folder)
@@ -128,8 +129,8 @@ def load(
     name = upper.value.get("name", lower.value.get("name", "etcd"))
     existing = find(name)
     if existing and not existing.is_known and config is None:
-        rule = "was changed after bake wrote it, so the current fields are not known"
-        raise InputError.one(f"{existing.where}/{SPEC}", rule, "undo the change, or give all fields with --config FILE")
+        rule = "was changed after bake wrote it, so bake does not know the cluster's fields"
+        raise InputError.one(f"{existing.where}/{SPEC}", rule, "undo the change, or set all fields with --config FILE")
     if profile is None:
         profile, lower = _kept_profile(existing) if existing else ("default", _read(profile_path("default"), folder))
     if config is None and existing and existing.user_input:
@@ -146,8 +147,8 @@ def load(
 def load_kept(path: Path) -> ClusterSpec:
     """Read the spec that an earlier bake wrote. Raises InputError with every problem found.
 
-    An etcd option that only a newer version of bake refuses is accepted here, so that the cluster can still be
-    verified, sealed and removed. The next bake refuses that option.
+    Problems in etcd.options are ignored: an older version of bake may have allowed an option that this version refuses,
+    and the user must still be able to verify, seal and remove the cluster. The next bake refuses the option.
     """
     layers = _read(path, None)
     layers.value = with_added(layers.value)
@@ -156,7 +157,7 @@ def load_kept(path: Path) -> ClusterSpec:
 
 
 def kept_fields(loaded: Loaded) -> list[str]:
-    """Return the fields that have a value of an earlier version of bake and would get another value in this one."""
+    """Return the fields that keep a value from an older version of bake, although this version has another default."""
     user_input = loaded.user_input
     if loaded.existing is None:
         return []
@@ -181,7 +182,7 @@ def _read(path: Path, folder: Path | None) -> _Layers:
 
 
 def _kept_profile(existing: ExistingCluster) -> tuple[str | None, _Layers]:
-    """Return the profile with the fields that it had when the user chose it."""
+    """Return the existing cluster's profile, with the profile's fields at the time when the user chose it."""
     user_input = existing.user_input
     if user_input is None:
         return None, _Layers()
@@ -199,7 +200,10 @@ def _merge_flags(layers: _Layers, flags: Flags, folder: Path | None, *, over: _L
 
 
 def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
-    """Refuse a file of another kind. The message shows none of the file's keys, because a key may be a secret."""
+    """Refuse a file that is not a cluster file.
+
+    The message shows none of the file's keys, because a key may be a secret.
+    """
     known = settings_of(ClusterSpec)
     if fields and not any(get_close_matches(key, known, n=1) for key in islice(fields, 20)):
         message = "has none of the fields of a cluster file"
@@ -220,7 +224,7 @@ def _check(
 
 
 def _read_spec(layers: _Layers, *, tolerated: FieldPath | None = None) -> tuple[ClusterSpec, tuple[Problem, ...]]:
-    """Return the spec and its warnings; problems below the path `tolerated` are ignored. Raises InputError."""
+    """Return the spec and its warnings. Problems below the path `tolerated` are ignored. Raises InputError."""
     spec, wrong = read_spec(layers.value)
     problems = [Problem(layers.where(each.path), each.message, _hint(each)) for each in wrong]
     refused, warnings = check_spec(spec)
@@ -245,4 +249,4 @@ def _hint(wrong: FieldProblem) -> str | None:
     if not wrong.known:
         return wrong.hint
     close = get_close_matches(str(wrong.path[-1]), wrong.known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(wrong.known)}"
+    return f"did you mean {close[0]}?" if close else f"use one of these fields: {', '.join(wrong.known)}"

@@ -1,4 +1,4 @@
-"""The section `pki` of a cluster file: the CAs, the certificates and the permissions of the keys on the nodes."""
+"""The section `pki` of a cluster file: CAs, certificates, and permissions of key files on the nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class Certificates(StrEnum):
 
 
 class Extensions(StrEnum):
-    """`strict`: extensions as RFC 5280 requires. `document`: exactly as in the manual procedure."""
+    """`strict`: certificate extensions as RFC 5280 requires.
+
+    `document`: certificate extensions as in the manual procedure.
+    """
 
     STRICT = "strict"
     DOCUMENT = "document"
@@ -36,8 +39,8 @@ class Extensions(StrEnum):
 class PeerName(StrEnum):
     """The peer name, a DNS name that only peer certificates have.
 
-    `none`: peer certificates lack the name. `stated`: peer certificates have the name. `required`: etcd also refuses
-    peers without the name.
+    `none`: peer certificates lack the peer name. `stated`: peer certificates have the peer name, but etcd does not
+    check it. `required`: etcd refuses a peer whose certificate lacks the peer name.
     """
 
     NONE = "none"
@@ -46,7 +49,7 @@ class PeerName(StrEnum):
 
 
 class Permissions(StrEnum):
-    """The owner of etcd's keys on the nodes. `owner`: etcd, with mode 0400. `acl`: root, with an ACL for etcd."""
+    """The owner of etcd's key files on a node. `owner`: etcd, with mode 0400. `acl`: root, with an ACL for etcd."""
 
     OWNER = "owner"
     ACL = "acl"
@@ -64,33 +67,33 @@ class SubjectSpec:
     )
     client_organization: str | None = setting(
         scalar(values.text64),
-        "the organization in client certificates, such as system:masters; default: organization",
+        "the organization in client certificates, such as system:masters; default: the value of organization",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaSpec:
-    """An existing CA. The first bake copies the CA's files to the cluster's folder; later bakes use these copies."""
+    """An existing CA. The first bake copies the CA's files to the cluster's folder. Later bakes use the copies."""
 
     certificate: str | None = setting(
         scalar(values.path_text), "path of an existing CA certificate (PEM); default: bake creates a CA", default=None
     )
     key: str | None = setting(
         scalar(values.path_text),
-        "path of the CA's private key (PEM, may be encrypted); default: bake writes requests that the CA must sign",
+        "path of the CA's private key (PEM, may be encrypted); without it, bake writes requests for the CA to sign",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerCaSpec(CaSpec):
-    """A separate CA for peer certificates. With this CA, the peer port refuses every client certificate."""
+    """A separate CA for peer certificates. The peer port trusts only this CA, so it refuses client certificates."""
 
     separate: bool | None = setting(
         scalar(values.flag),
-        "use a separate CA for peer certificates; default: true for a new cluster (false if pki.ca is set), unchanged "
-        "for an existing one",
+        "use a separate CA for peer certificates; default: true for a new cluster, or false if pki.ca is set; "
+        "unchanged for an existing cluster",
         default=None,
     )
 
@@ -98,7 +101,7 @@ class PeerCaSpec(CaSpec):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PkiSpec:
     key_type: KeyType = setting(
-        scalar(values.word(KeyType)), f"one of {', '.join(KeyType)}", default=KeyType.ECDSA_P256
+        scalar(values.word(KeyType)), f"the type of all keys: {', '.join(KeyType)}", default=KeyType.ECDSA_P256
     )
     ca_days: int = setting(scalar(values.days), "validity of the CA in days, 2 to 36500", default=3650)
     leaf_days: int = setting(
@@ -111,26 +114,28 @@ class PkiSpec:
     )
     extensions: Extensions = setting(
         scalar(values.word(Extensions)),
-        "strict (RFC 5280) or document (exactly as in the manual procedure)",
+        "certificate extensions: strict (as in RFC 5280) or document (as in the manual procedure)",
         default=Extensions.STRICT,
     )
     permissions: Permissions = setting(
         scalar(values.word(Permissions)),
-        "owner of the keys on the nodes: owner (etcd, mode 0400) or acl (root, with an ACL for etcd)",
+        "who owns the key files on the nodes: owner (etcd, mode 0400) or acl (root, with an ACL for etcd)",
         default=Permissions.OWNER,
     )
     domain: str | None = setting(
         scalar(values.domain),
-        "the nodes' domain, such as etcd.internal: node etcd1 is etcd1.etcd.internal",
+        "the nodes' DNS domain; with etcd.internal, node etcd1 is etcd1.etcd.internal",
         default=None,
     )
     single_label_names: bool = setting(
-        scalar(values.flag), "true: add localhost and bare node names, which RFC 5280 linters reject", default=False
+        scalar(values.flag),
+        "true: certificates also have localhost and node names without a domain, which linters for RFC 5280 reject",
+        default=False,
     )
     peer_name: PeerName | None = setting(
         scalar(values.word(PeerName)),
-        "required (the peer port accepts only peer certificates), stated (the step before required) or none; default: "
-        "required for a new cluster, unchanged for an existing one",
+        "required (the peer port accepts only peer certificates), stated (use it before required) or none; default: "
+        "required for a new cluster, unchanged for an existing cluster",
         default=None,
     )
     subject: SubjectSpec = section(SubjectSpec)

@@ -1,6 +1,6 @@
-"""The names, addresses and MACs of the nodes, and the gateway. Values that the user does not state have defaults. Pure.
+"""The names, addresses and MACs of the nodes, and the gateway, each with its default. Pure.
 
-The rules between fields need these values too, so they are not in `plan`.
+The module `rules` needs these values before a plan exists, so they are not in `plan`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def node_names(spec: ClusterSpec) -> list[str]:
 
 
 def node_addresses(spec: ClusterSpec) -> list[AnyAddress]:
-    """Return the nodes' addresses. A node without a stated address gets the next free one, from `first_address` on.
+    """Return the nodes' addresses. A node without an address in the spec gets the next free address, beginning with
+    `first_address`.
 
-    If the subnet is too small, an address can lie outside the subnet; `rules` then refuses the spec.
+    If the subnet is too small, an address can be outside the subnet. `rules` refuses such a spec.
     """
     given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.address for node in spec.nodes]
     taken = {address for address in given if address} | {gateway_of(spec)}
@@ -38,13 +39,13 @@ def node_addresses(spec: ClusterSpec) -> list[AnyAddress]:
 
 
 def node_macs(spec: ClusterSpec) -> list[str]:
-    """Return the nodes' MACs. A node without a stated MAC gets one that is derived from the cluster's name."""
+    """Return the nodes' MACs. The default of a MAC is derived from the cluster's name."""
     given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.mac for node in spec.nodes]
     return [mac or mac_of(spec.name, index) for index, mac in enumerate(given, start=1)]
 
 
 def first_address(spec: ClusterSpec) -> AnyAddress:
-    """Return `network.firstIp`; by default, the address 31 of the subnet, or in a small subnet the address 2."""
+    """Return `network.firstIp`. Default: the subnet's address 31, or address 2 if the subnet is small."""
     subnet = spec.network.subnet
     if spec.network.first_ip:
         return spec.network.first_ip
@@ -54,17 +55,17 @@ def first_address(spec: ClusterSpec) -> AnyAddress:
 
 
 def gateway_of(spec: ClusterSpec) -> AnyAddress:
-    """Return the gateway, by default the subnet's first host address."""
+    """Return the gateway. Default: the subnet's first host address."""
     return spec.network.gateway or _next_address(spec.network.subnet.network_address)
 
 
 def _next_address(address: AnyAddress) -> AnyAddress:
-    """Return the next address. After the highest IP address, it is the lowest one, which `rules` refuses."""
+    """Return the address plus one. After the highest IP address comes 0.0.0.0 or `::`, which `rules` refuses."""
     return type(address)((int(address) + 1) % (1 << address.max_prefixlen))
 
 
 def mac_of(cluster: str, index: int) -> str:
-    """Return a MAC in QEMU's range 52:54:00. `index` makes the MAC unique within the cluster."""
+    """Return a MAC that begins with QEMU's prefix 52:54:00. `index` makes the MAC unique in the cluster."""
     start = int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:3], "big")
     low = ((start + index) % (1 << 24)).to_bytes(3, "big")
     return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *low))

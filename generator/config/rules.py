@@ -1,4 +1,4 @@
-"""Check the rules that involve several fields of a spec. A finding is a tuple of path, message and hint."""
+"""Check the rules that involve several fields of a spec. A `Finding` is a tuple of path, message and hint."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def _count(spec: ClusterSpec) -> Iterator[Finding]:
 def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
     count = node_count(spec)
     if count % 2 == 0:
-        message = f"{count} is an even number of members, which tolerates only as many failures as {count - 1}"
+        message = f"{count} members tolerate only as many failures as {count - 1} members"
         yield ("nodes",), message, f"use {count - 1} or {count + 1} members"
     if spec.join == "voter" and count > 1:
-        yield ("join",), "voter: during each join, writes stop until the new node has started", "use join: learner"
+        yield ("join",), "voter: while a node joins, the cluster can be unable to accept writes", "use join: learner"
     if spec.pki.peer_ca.separate is False and spec.pki.peer_name in (PeerName.NONE, PeerName.STATED):
-        message = "the peer port accepts every certificate of the CA, so every client can act as a member"
-        remedy = "use required; for a running cluster, first use stated and run bake certs rotate"
+        message = "the peer port accepts every certificate of the CA, so every client can act as an etcd member"
+        remedy = "set pki.peerName: required; if the cluster runs, first set stated and run bake certs rotate"
         if spec.pki.peer_name is PeerName.STATED:
-            remedy = "use required after bake certs shows that every node presents its new certificate"
+            remedy = "set pki.peerName: required when bake certs shows that every node presents its new certificate"
         yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
-    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # a string is the word `subnet`
+    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # the only string is the word `subnet`
     if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
-        message = f"lacks {gateway}: if this machine runs the VMs, that is its address, and the nodes will refuse it"
-        yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify from a listed machine"
+        message = f"lacks the gateway {gateway}: the nodes refuse this machine if it runs the VMs"
+        yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify on a machine in clientCidrs"
     for name, message, hint in warn_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
 
@@ -75,7 +75,7 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
             message = f"{name}.{domain_of(spec)} is longer than 253 characters"
             yield ("nodes", index, "name"), message, "use a shorter name"
     if len(spec.name) > 40:
-        message = f"{spec.name!r} is longer than 40 characters; libvirt names are built from it"
+        message = f"{spec.name!r} is longer than 40 characters; the names of VMs and networks contain it"
         yield ("name",), message, "use a shorter name"
 
 
@@ -118,7 +118,7 @@ def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _address_field(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
-    """Return the path of the field that determines a node's address."""
+    """Return the path of the field that sets a node's address."""
     if not isinstance(spec.nodes, int) and spec.nodes[index].address:
         return ("nodes", index, "address")
     return ("network", "firstIp") if spec.network.first_ip else ("network", "subnet")
@@ -134,7 +134,7 @@ def _check_room(spec: ClusterSpec, count: int) -> Finding | None:
     return ("network", "subnet"), message, f"use a /{prefix} or larger subnet"
 
 
-_SMALLEST = 4  # addresses in the smallest subnet that `_network` accepts
+_SMALLEST = 4  # number of addresses in the smallest valid subnet
 _RESERVED = 3  # the network address, the gateway and, for IPv4, the broadcast address
 
 
@@ -219,7 +219,7 @@ def _tls(spec: ClusterSpec) -> Iterator[Finding]:
         return
     kind = "RSA" if spec.pki.key_type.startswith("rsa") else "ECDSA"
     needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
-    if needed not in etcd.cipher_suites:  # without this suite, etcd starts, but no client can connect
+    if needed not in etcd.cipher_suites:  # without it, etcd starts but no client can connect
         message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
         yield ("etcd", "cipherSuites"), message, "add this suite"
 
@@ -230,13 +230,13 @@ def _pki(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("pki", "leafDays"), message, "use at most caDays: a certificate cannot be valid longer than its CA"
     for section, ca in (("ca", spec.pki.ca), ("peerCa", spec.pki.peer_ca)):
         if ca.key and not ca.certificate:
-            hint = "set both paths; for an external CA, only the certificate"
-            yield ("pki", section, "certificate"), f"is missing, but the CA's key {ca.key} is set", hint
+            hint = "set certificate and key, or for an external CA only certificate"
+            yield ("pki", section, "certificate"), f"is missing, but its key {ca.key} is set", hint
     peers = spec.pki.peer_ca
     if peers.certificate and peers.separate is False:
         yield ("pki", "peerCa", "certificate"), "has no effect with pki.peerCa.separate: false", "set separate: true"
     if spec.pki.peer_name is PeerName.REQUIRED and sets_peer_check(spec):
-        message = "required, but etcd.options also checks peers (peer-cert-allowed-…); etcd accepts only one check"
+        message = "required, but etcd.options has a peer-cert-allowed-… option; etcd accepts only one of the two"
         yield ("pki", "peerName"), message, "remove pki.peerName, or remove peer-cert-allowed-… from etcd.options"
 
 
@@ -271,7 +271,7 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
     nodes = node_names(spec) if _has_valid_count(spec) else []
     for index, name in enumerate(nodes if auth.enabled else ()):
         if name in RESERVED_NAMES:
-            message = f"{name!r} is reserved, because with auth on, each node is a user"
+            message = f"{name!r} is reserved: with auth on, each node's name is a user name"
             yield ("nodes", index, "name"), message, "rename the node"
     for index, user in enumerate(auth.users):
         if user.name in RESERVED_NAMES or user.name in nodes:

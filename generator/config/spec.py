@@ -1,6 +1,7 @@
-"""`ClusterSpec`: the fields of a cluster file and their defaults. `plan` derives all other values.
+"""`ClusterSpec`: the fields of a cluster file and their defaults.
 
-Messages show a field's description as the hint for a refused value, so the description describes a valid value.
+If a value is invalid, the message shows the field's description as a hint. So a description says which values are
+valid.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class InstallMethod(StrEnum):
 
 
 class JoinMode(StrEnum):
-    """How a node joins: directly as a voter, or as a learner that etcd promotes when it has all data."""
+    """How a node joins: as a voter, or as a learner that becomes a voter when it has all data."""
 
     LEARNER = "learner"
     VOTER = "voter"
@@ -52,15 +53,15 @@ class NetworkMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSpec:
-    """A node in a list of nodes."""
+    """A node in the field `nodes`."""
 
     name: str = setting(scalar(values.node_name), "a host name label such as etcd1")
     address: AnyAddress | None = setting(
-        scalar(values.address), "an address inside network.subnet; default: the next free one", default=None
+        scalar(values.address), "an address inside network.subnet; default: the next free address", default=None
     )
     mac: str | None = setting(
         scalar(values.mac),
-        "the MAC of an existing machine, such as 52:54:00:12:34:56; default: chosen by bake",
+        "the node's MAC, such as 52:54:00:12:34:56; default: chosen by bake",
         default=None,
     )
 
@@ -72,7 +73,7 @@ class NetworkSpec:
     )
     first_ip: AnyAddress | None = setting(
         scalar(values.address),
-        "the first node's address inside subnet, such as 192.168.20.31; the others follow",
+        "the first node's address inside subnet, such as 192.168.20.31; the next nodes get the next addresses",
         default=None,
     )
     gateway: AnyAddress | None = setting(
@@ -80,11 +81,13 @@ class NetworkSpec:
     )
     dns: tuple[AnyAddress, ...] = setting(
         list_of(scalar(values.address)),
-        "the guests' name servers, a list of addresses; default: the gateway with mode nat",
+        "addresses of the nodes' DNS servers; default: the gateway with mode nat, none with mode isolated",
         default=(),
     )
     mode: NetworkMode = setting(
-        scalar(values.word(NetworkMode)), "nat (guests can reach other networks) or isolated", default=NetworkMode.NAT
+        scalar(values.word(NetworkMode)),
+        "nat (VMs can reach other networks through the host) or isolated (VMs reach only each other and the host)",
+        default=NetworkMode.NAT,
     )
 
 
@@ -98,22 +101,22 @@ class EtcdSpec:
     client_port: int = setting(scalar(values.port), "the port for clients, 1 to 65535", default=2379)
     peer_port: int = setting(scalar(values.port), "the port for peers, 1 to 65535, not the client port", default=2380)
     data_dir: str = setting(
-        scalar(values.data_dir), "an absolute path below /var/lib/etcd", default="/var/lib/etcd/etcd"
+        scalar(values.data_dir), "etcd's data folder, below /var/lib/etcd", default="/var/lib/etcd/etcd"
     )
     token: str | None = setting(
         scalar(values.token), "initial-cluster-token; default: a value unique to this cluster", default=None
     )
     tls_min_version: str = setting(
-        scalar(values.release("1.2", "1.3")), "the oldest TLS version on both ports: 1.2 or 1.3", default="1.2"
+        scalar(values.release("1.2", "1.3")), "the oldest TLS version that both ports accept: 1.2 or 1.3", default="1.2"
     )
     cipher_suites: tuple[str, ...] = setting(
         list_of(scalar(values.choice(*values.CIPHER_SUITES))),
-        "cipher suites for TLS 1.2, by their names in Go; needs tlsMinVersion 1.2; default: chosen by etcd",
+        "cipher suites for TLS 1.2 (Go's names); only with tlsMinVersion 1.2; default: chosen by etcd",
         default=(),
     )
     options: Mapping[str, Any] = setting(
         mapping_of(scalar(values.option)),
-        "further etcd options by flag name, such as heartbeat-interval: 200",
+        "other etcd options by flag name, such as heartbeat-interval: 200",
         default_factory=dict,
     )
 
@@ -121,11 +124,13 @@ class EtcdSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirewallSpec:
     kind: FirewallKind = setting(
-        scalar(values.word(FirewallKind)), f"one of {', '.join(FirewallKind)}", default=FirewallKind.NFTABLES
+        scalar(values.word(FirewallKind)),
+        f"the firewall on the nodes: {', '.join(FirewallKind)}",
+        default=FirewallKind.NFTABLES,
     )
     client_cidrs: tuple[AnyNetwork | str, ...] = setting(
         list_of(scalar(values.network_or_subnet)),
-        "networks that may reach the client port; the word subnet means network.subnet; default: every network",
+        "networks that may connect to the client port; the word subnet means network.subnet; default: every network",
         default=(),
     )
 
@@ -133,18 +138,20 @@ class FirewallSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallSpec:
     method: InstallMethod = setting(
-        scalar(values.word(InstallMethod)), f"one of {', '.join(InstallMethod)}", default=InstallMethod.PREINSTALLED
+        scalar(values.word(InstallMethod)),
+        f"how nodes get etcd: {', '.join(InstallMethod)}",
+        default=InstallMethod.PREINSTALLED,
     )
     packages: tuple[str, ...] = setting(
         list_of(scalar(values.package)),
-        "packages that the nodes install: etcd (method package), acl, a firewall",
+        "packages that each node installs, such as acl, a firewall and, with method package, etcd",
         default=(),
     )
     archive: str | None = setting(
-        scalar(values.path_text), "path of an etcd release tarball (.tar.gz), for method archive", default=None
+        scalar(values.path_text), "with method archive, the path of an etcd release tarball (.tar.gz)", default=None
     )
     sha256: str | None = setting(
-        scalar(values.sha256), "the tarball's sha256, 64 hex digits, for method archive", default=None
+        scalar(values.sha256), "with method archive, the tarball's sha256 as 64 hex digits", default=None
     )
 
 
@@ -152,7 +159,7 @@ class InstallSpec:
 class AccessSpec:
     readers: tuple[str, ...] = setting(
         list_of(scalar(values.reader)),
-        "accounts on the nodes that may read the node's client certificate and key, such as backup",
+        "accounts on each node, such as backup, that may read the node's client certificate and key",
         default=(),
     )
 
@@ -163,10 +170,10 @@ class VmSpec:
     cpus: int = setting(scalar(values.whole(1, 256)), "virtual CPUs of each VM, 1 to 256", default=1)
     disk: int = setting(scalar(values.whole(2, 1 << 14)), "disk of each VM in GiB, 2 or more", default=8)
     image: str | None = setting(
-        scalar(values.path_text), "a cloud image, file or URL; default: the image that bake builds", default=None
+        scalar(values.path_text), "path or URL of a cloud image; default: the image that bake builds", default=None
     )
     sha256: str | None = setting(
-        scalar(values.sha256), "the image's sha256, 64 hex digits; a URL needs it", default=None
+        scalar(values.sha256), "the image's sha256 as 64 hex digits; required if image is a URL", default=None
     )
     firmware: str = setting(
         scalar(values.choice("bios", "efi")), "how a cloud image boots: bios or efi", default="bios"
@@ -181,7 +188,7 @@ class ClusterSpec:
     name: str = setting(scalar(values.name), "the cluster's name, a host name label such as etcd", default="etcd")
     nodes: int | tuple[NodeSpec, ...] = setting(
         list_or(list_of(section_of(NodeSpec)), scalar(values.whole())),
-        "number of nodes (1 to 7; 3 or 5 recommended), or a list with name and address",
+        "the number of nodes (1 to 7; 3 or 5 recommended), or a list of nodes with name and address",
         default=3,
     )
     network: NetworkSpec = section(NetworkSpec)
@@ -190,7 +197,9 @@ class ClusterSpec:
     firewall: FirewallSpec = section(FirewallSpec)
     install: InstallSpec = section(InstallSpec)
     join: JoinMode = setting(
-        scalar(values.word(JoinMode)), "learner (safe) or voter (as in the manual procedure)", default=JoinMode.LEARNER
+        scalar(values.word(JoinMode)),
+        "how a node joins: as a learner (safe) or as a voter (as in the manual procedure)",
+        default=JoinMode.LEARNER,
     )
     auth: AuthSpec = section(AuthSpec, flag="enabled")
     access: AccessSpec = section(AccessSpec)
@@ -204,6 +213,6 @@ def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]
     return spec, wrong
 
 
-# Fields that newer versions of bake added. A cluster.yaml without them gets these values, with which bake does not
-# change the cluster.
+# Fields that older versions of bake did not have. If a cluster.yaml lacks such a field, the field gets the value here,
+# so that the cluster does not change.
 FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

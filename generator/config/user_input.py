@@ -1,7 +1,7 @@
-"""The fields that the user set, kept in the cluster's folder as `input.yaml`.
+"""The fields that the user set. bake stores them in the cluster's folder as `input.yaml`.
 
-`cluster.yaml`, in the same folder, has the current value of every field. With both files, bake can find the
-fields that a new cluster file or profile no longer sets. These fields return to their defaults.
+`cluster.yaml`, in the same folder, has the value of every field. bake compares both files to find the fields that a new
+cluster file or profile no longer sets. Such a field returns to its default.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from generator.layout import INPUT
 
 FORMAT_VERSION = "1.0"
 _HEADER = """\
-# The user's input for this cluster: the profile with its fields at that time, and the fields of the cluster file and
-# the flags. bake writes and reads this file; change the cluster with flags or --config FILE. cluster.yaml has the
-# current value of every field.
+# The user's input for this cluster: the profile and its fields, and the fields of the cluster file and the flags. Do
+# not edit this file: change the cluster with flags or --config FILE. cluster.yaml has the value of every field.
 """
-# Fields whose values are paths of files on this machine.
+# Fields whose values are paths of files on the machine that runs bake.
 FILES: tuple[FieldPath, ...] = (
     ("pki", "ca", "certificate"),
     ("pki", "ca", "key"),
@@ -54,7 +53,7 @@ class UserInput:
         return {*paths_of(self.profile_fields), *paths_of(self.fields)}
 
     def matching(self, spec: ClusterSpec) -> UserInput:
-        """Return the input without fields that differ from `spec`, such as `pki.ca` after `certs rotate --ca`."""
+        """Return the input without fields that differ from `spec`, as `pki.ca` does after `certs rotate --ca`."""
         data, above = plain(spec), paths_of(self.fields)
 
         def holds(fields: Mapping[str, Any], path: FieldPath) -> bool:
@@ -79,8 +78,9 @@ class UserInput:
 class ExistingCluster:
     """A baked cluster: the spec as plain data (`value`), the origin of each field, and the user's input.
 
-    `user_input`: None for a cluster of an earlier version of bake, which stored only the spec. `digest`: the digest of
-    all files in the folder. `is_known`: False if cluster.yaml was changed after bake wrote it; `value` is then empty.
+    `user_input`: None if an older version of bake wrote the cluster without the user's input. `digest`: the digest of
+    all files in the folder. `is_known`: False if cluster.yaml was changed after bake wrote it; in that case, `value` is
+    empty.
     """
 
     where: str
@@ -89,7 +89,7 @@ class ExistingCluster:
     origins: Mapping[FieldPath, str]
     user_input: UserInput | None
     input_origins: Mapping[FieldPath, str]
-    nodes: frozenset[str]  # nodes with keys in the folder
+    nodes: frozenset[str]  # nodes whose keys are in the folder
     has_requests: bool  # whether an external CA must still sign certificate requests
     sealed: bool
     is_known: bool
@@ -105,7 +105,7 @@ class ExistingCluster:
 
 
 def parse_input(text: str, source: str) -> tuple[UserInput, dict[FieldPath, str]]:
-    """Return the content of an `input.yaml`, and the origin of each field. Raises InputError for any other file."""
+    """Return the content of an `input.yaml`, and the origin of each field. Raises InputError for a wrong file."""
     document = yaml12.load_text(text, source)
     match document.value:
         case {"profile": str() | None as profile, "profileFields": dict() as below, "fields": dict() as fields}:
@@ -115,7 +115,7 @@ def parse_input(text: str, source: str) -> tuple[UserInput, dict[FieldPath, str]
 
 
 def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the valid fields of raw data, in the notation of the spec."""
+    """Return the valid fields of raw data, written as bake writes them to cluster.yaml."""
     spec, wrong = read_spec(raw)
     refused = {each.path for each in wrong}
     good = [path for path in paths_of(raw) if not any(each[: len(path)] == path for each in refused)]
@@ -128,7 +128,10 @@ def paths_of(raw: Mapping[str, Any]) -> list[FieldPath]:
 
 
 def absolute(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return raw data with absolute paths of files. A path that would be invalid in a spec stays unchanged."""
+    """Return raw data with absolute paths of files.
+
+    If the absolute path would be invalid in a spec, the path stays unchanged.
+    """
     data = without(raw, ())
     for path in FILES:
         value = at(raw, path)
@@ -136,13 +139,13 @@ def absolute(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             full = str(folder / value)
             try:
                 put(data, path, path_text(full))
-            except ValueError:  # the folder's name has characters that a spec cannot contain
+            except ValueError:  # the absolute path has characters that are invalid in a spec
                 continue
     return data
 
 
 def with_added(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored spec with the missing fields of `FIELDS_ADDED`."""
+    """Return a spec's data, with a value for each field of `FIELDS_ADDED` that is missing."""
     data = without(value, ())
     for path, old in FIELDS_ADDED.items():
         if at(data, path) is None:
@@ -186,7 +189,7 @@ def without(data: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, An
 
 
 def flat(data: Mapping[str, Any], path: FieldPath = ()) -> dict[FieldPath, Any]:
-    """Return each value of plain data by its path; a list is one value."""
+    """Return a mapping of paths to values. A list is one value."""
     found: dict[FieldPath, Any] = {}
     for key, value in data.items():
         found |= flat(value, (*path, key)) if isinstance(value, Mapping) else {(*path, key): value}

@@ -1,4 +1,4 @@
-"""Functions that read single values. Each gets a value of a file or a flag, and raises ValueError if it is invalid."""
+"""Functions that check and convert single values of files and flags. Each raises ValueError for an invalid value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def _refuse(value: object, rule: str) -> ValueError:
 
 
 def name(value: object) -> str:
-    """Return a lower-case RFC 1123 label. A label with only digits is refused, because it can look like an address."""
+    """Return a lower-case RFC 1123 label.
+
+    A label with only digits is invalid, because software may read it as an address.
+    """
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _LABEL.fullmatch(value):
@@ -32,7 +35,7 @@ def name(value: object) -> str:
 
 
 def node_name(value: object) -> str:
-    """Return a node's name. The node's folder has the same name, so some names are reserved."""
+    """Return a node's name. Some names are reserved, because each node has a folder with its name."""
     if name(value) in FOLDER_NAMES:
         raise _refuse(value, "is reserved: bake uses this name in the cluster's folder")
     return name(value)
@@ -43,7 +46,7 @@ def domain(value: object) -> str:
     if not isinstance(value, str) or "." not in value or len(value) > 200:
         raise _refuse(value, "is not a domain of two or more labels")
     if not all(_LABEL.fullmatch(label) for label in value.split(".")):
-        raise _refuse(value, "has a label that is not a host name label (RFC 1123)")
+        raise _refuse(value, "has a label that is not valid (RFC 1123)")
     return value
 
 
@@ -84,7 +87,7 @@ def network_or_subnet(value: object) -> IPv4Network | IPv6Network | str:
 
 
 def text(value: object, *, limit: int) -> str:
-    """Return printable ASCII of at most `limit` characters, for certificates, YAML and env files."""
+    """Return text for certificates, YAML and env files: printable ASCII of at most `limit` characters."""
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _PRINTABLE.fullmatch(value):
@@ -110,22 +113,28 @@ def _matching(value: object, pattern: str, rule: str) -> str:
 
 
 def sha256(value: object) -> str:
-    return _matching(value, r"[0-9a-f]{64}", "is not a sha256 in hex: 64 of 0-9 and a-f")
+    return _matching(value, r"[0-9a-f]{64}", "is not a sha256: 64 hexadecimal digits in lower case")
 
 
 def token(value: object) -> str:
-    return _matching(value, r"[A-Za-z0-9._-]{1,64}", "is not 1 to 64 of letters, digits, '.', '_' and '-'")
+    return _matching(value, r"[A-Za-z0-9._-]{1,64}", "is not 1 to 64 letters, digits, '.', '_' or '-'")
 
 
 def account(value: object) -> str:
-    """Return the name of an etcd user or role. The name is also a common name, a file name and an argument."""
-    rule = "is not 1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    """Return the name of an etcd user or role.
+
+    The name must also be valid as a common name, a file name and a command's argument.
+    """
+    rule = "is not 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
 
 
 def reader(value: object) -> str:
-    """Return the name of an account on the nodes. Shell commands on the nodes contain this name."""
-    rule = "is not a user name: 1 to 32 of letters, digits, '.', '_' and '-', beginning with a letter or '_'"
+    """Return the name of an account on the nodes.
+
+    It must need no quotes, because shell commands on the nodes contain it.
+    """
+    rule = "is not a user name: 1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or '_'"
     if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
         raise _refuse(value, "is not needed: this account can read every key already")
     return str(value)
@@ -133,7 +142,7 @@ def reader(value: object) -> str:
 
 def key(value: object) -> str:
     """Return an etcd key or prefix that can be a command's argument."""
-    return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 of letters, digits and ._/:@+=,-")
+    return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 letters, digits or ._/:@+=,-")
 
 
 def country(value: object) -> str:
@@ -141,7 +150,7 @@ def country(value: object) -> str:
 
 
 def package(value: object) -> str:
-    """Return a package name for dpkg or rpm, optionally with a version. Options of apt are refused."""
+    """Return a package name for dpkg or rpm, optionally with a version. An option of apt, such as `-y`, is invalid."""
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", "is not a package name")
 
 
@@ -203,11 +212,11 @@ def choice(*words: str) -> Callable[[object], str]:
 
 
 def release(*releases: str) -> Callable[[object], str]:
-    """Return a function that reads one of `releases`. Quotes are optional: YAML reads an unquoted 3.6 as a number."""
+    """Return a function that reads one of `releases`. A release may be a number, because YAML reads 3.6 as a number."""
     return lambda value: choice(*releases)(str(value) if isinstance(value, float) else value)
 
 
 text64 = partial(text, limit=64)
 path_text = partial(text, limit=1024)
 port = whole(1, 65535)
-days = whole(2, 36500)  # at least 2, because certificates begin one day in the past
+days = whole(2, 36500)  # at least 2, because a certificate's validity begins one day before its creation

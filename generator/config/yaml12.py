@@ -1,4 +1,4 @@
-"""Strict YAML 1.2 (core schema) with the position of every value.
+"""A strict reader of YAML 1.2 (core schema) that returns the position of every value.
 
 PyYAML's loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and silently accept duplicate keys. They
 also accept aliases, which can exhaust memory. This module follows YAML 1.2 and refuses duplicate keys and aliases.
@@ -20,7 +20,7 @@ from generator.errors import InputError, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
-_TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "remove the nesting, which no field needs"
+_TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "remove the nesting; no field is nested so deeply"
 
 # YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -31,7 +31,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The value of a YAML document and the position of each part.
+    """The value of a YAML document, and the position of each value in it.
 
     `positions` maps a path such as `("nodes", 0, "name")` to `file:line:col`; lines and columns start at 1.
     """
@@ -47,12 +47,12 @@ class _RefusedError(Exception):
 
 
 def load_file(path: Path) -> Document:
-    """Read one YAML file. Raises InputError unless it is a small, regular UTF-8 file of plain YAML."""
+    """Read one YAML file. Raises InputError if the file is not valid or too large."""
     return load_text(_read(path), str(path))
 
 
 def load_text(text: str, source: str) -> Document:
-    """Read one YAML document. `source`: the prefix of positions. Raises InputError."""
+    """Read one YAML document. `source`: the file's name, which begins each position. Raises InputError."""
     reader = _Reader(source)
     try:
         value = reader.read(text)
@@ -61,7 +61,7 @@ def load_text(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or "cannot be read"
-        if "nesting depth" in message:  # libyaml also limits the depth, since PyYAML 6.0.4
+        if "nesting depth" in message:  # since PyYAML 6.0.4, libyaml limits the depth too
             raise InputError.one(reader.where(mark), _TOO_DEEP, _FLATTEN) from None
         raise InputError.one(
             reader.where(mark), f"is not YAML: {message}", "check indentation, quotes and brackets"
@@ -154,7 +154,7 @@ def _resolve(text: str) -> Any:
         return None
     if text in _BOOL:
         return _BOOL[text]
-    if len(text) <= 20 and _INT.fullmatch(text):  # a longer number stays text, which fields for numbers refuse
+    if len(text) <= 20 and _INT.fullmatch(text):  # more digits are text, which a number field refuses
         return int(text)
     if len(text) <= 40 and set(text) & set(".eE") and _FLOAT.fullmatch(text):
         return float(text)
@@ -162,7 +162,7 @@ def _resolve(text: str) -> Any:
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Quotes text that YAML 1.1 or 1.2 would misread (`1e3` is text in 1.1 and 1000 in 1.2)."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type (`1e3` is text in 1.1, but 1000 in 1.2)."""
 
 
 def _represent_text(dumper: Any, text: str) -> Any:
@@ -174,6 +174,6 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def dump(value: Any) -> str:
-    """Return a YAML document. Readers of YAML 1.1 and YAML 1.2 load the same value from it."""
+    """Return a YAML document that has the same value in YAML 1.1 and YAML 1.2."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
     return text

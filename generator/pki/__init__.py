@@ -1,4 +1,7 @@
-"""Certificates. `templates` defines the content, `issue` issues and renews certificates, `ca_check` checks a CA."""
+"""Certificates.
+
+`templates` defines the content of certificates, `issue` issues and renews them, `ca_check` checks a CA.
+"""
 
 from generator.pki.ca_check import check_authority, check_names
 from generator.pki.csr import create_request, is_request_for, mismatches

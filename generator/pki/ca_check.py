@@ -27,9 +27,9 @@ def check_authority(
     days: int = 0,
     remedy: str = "use another CA",
 ) -> None:
-    """Raise InputError if this CA cannot issue the cluster's certificates, with a validity of `days` days.
+    """Raise InputError if this CA cannot issue the cluster's certificates.
 
-    `remedy`: the hint if the CA has expired.
+    `days`: the CA must be valid for so many days. `remedy`: the hint of the error if the CA has expired.
     """
     problems = [*_faults(authority.certificate, now=now, where=where, days=days, remedy=remedy)]
     if problems := problems or check_names(authority, plan, role, where=where):
@@ -42,7 +42,7 @@ def _faults(
     if certificate.not_valid_after_utc <= now:
         yield Problem(where, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}", remedy)
     elif certificate.not_valid_after_utc < now + timedelta(days=days):
-        short = f"expires on {certificate.not_valid_after_utc:%Y-%m-%d}, before certificates of {days} days would"
+        short = f"expires on {certificate.not_valid_after_utc:%Y-%m-%d}, but certificates are valid for {days} days"
         yield Problem(where, short, "use a CA that expires later, or a smaller pki.leafDays")
     if certificate.not_valid_before_utc > now:
         yield Problem(where, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}", "check the clock")
@@ -55,14 +55,14 @@ def _unfit_extensions(certificate: x509.Certificate) -> str | None:
     constraints, usage = found.get(x509.BasicConstraints), found.get(x509.KeyUsage)
     is_ca = isinstance(constraints, x509.BasicConstraints) and constraints.ca
     if not is_ca or x509.SubjectKeyIdentifier not in found:
-        return "is not a CA certificate (basicConstraints CA:true, with a key identifier)"
+        return "is not a CA certificate (a CA certificate has basicConstraints CA:true and a subject key identifier)"
     if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
         return "may not sign certificates (its key usage lacks keyCertSign)"
     return None
 
 
 def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
-    """Return the reason why etcd cannot use the key, or None. Go's crypto/x509 supports only a few curves."""
+    """Return the reason why etcd cannot use a CA's key, or None. Go supports only a few elliptic curves."""
     if isinstance(key, rsa.RSAPublicKey):
         return f"has a key of {key.key_size} bits; RSA keys need at least 2048" if key.key_size < 2048 else None
     if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -74,7 +74,7 @@ def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
 
 
 def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, where: str) -> list[Problem]:
-    """Return a problem if the CA's name constraints forbid planned names (RFC 5280, section 4.2.1.10)."""
+    """Return a problem if the CA's name constraints (RFC 5280, 4.2.1.10) forbid names in the nodes' certificates."""
     try:
         found = authority.certificate.extensions.get_extension_for_class(x509.NameConstraints).value
     except x509.ExtensionNotFound:
@@ -85,7 +85,7 @@ def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, w
     listed = ", ".join(str(name.value) for name in refused)
     permitted = ", ".join(str(name.value) for name in found.permitted_subtrees or ()) or "everything else"
     rule = f"may not issue certificates for {listed}: its name constraints permit {permitted}"
-    hint = "keep the subnet and the domain, or create a new cluster with another --name"
+    hint = "keep the cluster's subnet and domain, or create a new cluster with another --name"
     if [name.value for name in refused] == [peer_name(plan.spec)]:
         hint = "use a CA that permits this name, or set pki.peerName: none and pki.peerCa.separate: true"
     return [Problem(where, rule, hint)]
@@ -97,7 +97,7 @@ def _admits(constraints: x509.NameConstraints, name: x509.GeneralName) -> bool:
 
 
 def _is_below(name: x509.GeneralName, bases: Iterable[x509.GeneralName]) -> bool:
-    """Return whether a DNS name is in one of the domains, or an address in one of the networks."""
+    """Return whether a DNS name or an address is in one of the domains and networks in `bases`."""
     if isinstance(name, x509.DNSName):
         domains = [base.value.lstrip(".") for base in bases if isinstance(base, x509.DNSName)]
         return any(not domain or f".{name.value}".endswith(f".{domain}") for domain in domains)

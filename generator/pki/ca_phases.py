@@ -1,7 +1,7 @@
 """The cluster's CAs and the phases of a CA rotation.
 
-etcd reads its CA file only at start, but its certificate at each handshake. bake therefore replaces a CA in phases. In
-every phase, updated nodes and nodes that are not updated yet trust each other.
+etcd reads its CA file only when it starts, but its certificate at each TLS handshake. So bake replaces a CA in phases.
+In every phase, a node with new files and a node with old files trust each other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA with its key file. The key file may be encrypted; it is None for an external CA."""
+    """A CA with its key file. The key file may be encrypted. An external CA has no key file."""
 
     credential: Issuer
     key_file: bytes | None = field(repr=False)
@@ -37,10 +37,10 @@ class Authority:
 
 @dataclass(frozen=True, kw_only=True)
 class Authorities:
-    """The cluster's CAs by role, without those that bake must still create.
+    """The cluster's existing CAs by role.
 
-    `issuing`: the CAs that issue certificates. `others`: during a rotation, the next CAs in the first phase, and the
-    old CAs in later phases.
+    `issuing`: the CAs that issue certificates. `others`: in the first phase of a rotation, the next CAs; in later
+    phases, the old CAs.
     """
 
     issuing: Mapping[Role, Authority]
@@ -52,7 +52,7 @@ class Authorities:
         return {role: one.credential for role, one in self.issuing.items()}
 
     def advanced(self, following: Mapping[Role, Authority] | None = None) -> Authorities:
-        """Return the CAs of the next phase. `following`: the user's new CAs, for the first phase."""
+        """Return the CAs of the next phase. `following`: the new CAs that the user gives when a rotation begins."""
         if self.phase is None:
             return replace(self, phase=Phase.TRUST, others=following or {})
         if self.phase is Phase.TRUST:
@@ -62,28 +62,29 @@ class Authorities:
         return replace(self, phase=None, others={})
 
     def completed(self, plan: ClusterPlan, make: Callable[[Role], Authority]) -> Authorities:
-        """Return all CAs that the plan needs; `make` creates a missing CA."""
+        """Return all CAs that the plan needs. `make`: a function that creates a missing CA."""
         roles = authority_roles(plan.spec.pki)
         issuing = {role: self.issuing.get(role) or make(role) for role in roles}
         others = {role: self.others.get(role) or make(role) for role in roles} if self.phase else {}
         return replace(self, issuing=issuing, others=others)
 
     def trusted(self, role: Role) -> bytes | None:
-        """Return a PEM file with the CAs that nodes trust for a role; None if the cluster has no such CA.
+        """Return a PEM file with the CAs of a role that nodes trust, or None if the cluster has no such CA.
 
-        The older CA comes first, so that the second phase changes no file and restarts no etcd.
+        The older CA always comes first: the second phase of a rotation must not change this file, or etcd would
+        restart.
         """
         found = self._trusted(role)
         return b"".join(reversed(found) if self.phase is Phase.REISSUE else found) or None
 
     def _trusted(self, role: Role) -> list[bytes]:
-        """Return the trusted CAs, first the issuing CA."""
+        """Return the trusted CAs of a role. The CA that issues certificates comes first."""
         both = self.phase in (Phase.TRUST, Phase.REISSUE)
         places = (self.issuing, self.others) if both else (self.issuing,)
         return [place[role].credential.cert_pem for place in places if role in place]
 
     def files(self) -> Iterator[Artifact]:
-        """Yield the CAs' files in the cluster's folder."""
+        """Yield the files of the CAs for the cluster's folder."""
         for role, one in self.issuing.items():
             yield from _files(str(role), b"".join(self._trusted(role)), one.key_file)
         if self.phase:
@@ -100,12 +101,15 @@ def _files(stem: str, pem: bytes, key_file: bytes | None) -> Iterator[Artifact]:
 
 
 def other_cas(phase: Phase) -> str:
-    """Return `next` or `old`, for the file names of the CAs that issue no certificates in this phase."""
+    """Return the suffix in the file names of `others`: `next` in a rotation's first phase, then `old`."""
     return "next" if phase is Phase.TRUST else "old"
 
 
 def kept_authority(credential: Credential, passphrase: bytes | None, *, file: bytes | None = None) -> Authority:
-    """Return a CA with its key file. `file`: the current key file, which stays unchanged if it is encrypted."""
+    """Return a CA with its key file. `file`: the existing key file.
+
+    If it is encrypted, bake does not encrypt the key again.
+    """
     if passphrase is None:
         return Authority(credential, credential.key_pem)
     if file and is_encrypted(file):

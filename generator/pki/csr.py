@@ -1,4 +1,4 @@
-"""Certificate signing requests to an external CA, and the check of the certificates that this CA issues."""
+"""Create certificate signing requests for an external CA, and check the certificates that the external CA issues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from generator.pki.templates import CertProfile
 
 
 def create_request(profile: CertProfile, key: PrivateKey) -> bytes:
-    """Return a PKCS#10 request (RFC 2986) in PEM, with the extensions of the profile."""
+    """Return a certificate signing request (PKCS#10, RFC 2986) in PEM, as the profile describes it."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(profile.subject)
     for extension, critical in profile.extensions:
         builder = builder.add_extension(extension, critical=critical)
@@ -37,11 +37,11 @@ def mismatches(credential: Credential, profile: CertProfile, authority: External
     """Yield the reasons why etcd cannot use this certificate of an external CA.
 
     An external CA may choose other dates, more extensions, and another subject with the same common name. Everything
-    that nodes check must match the profile.
+    else that nodes check must be as in the profile.
     """
     certificate = credential.certificate
     if not is_pair(credential):
-        yield "is for another key than the request"
+        yield "has another public key than the request"
     if not is_issued_by(certificate, authority.certificate):
         yield "was not issued by the cluster's CA"
     if not certificate.not_valid_before_utc <= now:
@@ -69,7 +69,7 @@ def _extension_mismatches(found: x509.Extensions, profile: CertProfile) -> Itera
             if ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in present and set(wanted) - set(present):
                 yield "may not be used for " + " and ".join(sorted(_USES[use] for use in set(wanted) - set(present)))
         elif isinstance(wanted, x509.KeyUsage) and isinstance(present, x509.KeyUsage) and not present.digital_signature:
-            yield "may not be used for signatures (its key usage lacks digitalSignature)"
+            yield "cannot be used for TLS (its key usage lacks digitalSignature)"
     basic = has.get(x509.BasicConstraints)
     if isinstance(basic, x509.BasicConstraints) and basic.ca:
         yield "is a CA certificate"

@@ -1,4 +1,4 @@
-"""Read a certificate's content for display, without the private key and without checks."""
+"""Read a certificate's content for display. Nothing is checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """A certificate's content. `names`: subject alternative names. `serial`, `sha256` of the DER form: hexadecimal."""
+    """A certificate's content. `names`: subject alternative names.
+
+    `serial` and `sha256` (of the DER form): hexadecimal.
+    """
 
     subject: str
     issuer: str
@@ -23,7 +26,7 @@ class Facts:
 
 
 def describe(certificate: bytes) -> Facts:
-    """Return the content of a PEM or DER certificate. Raises ValueError for anything else."""
+    """Return the content of a PEM or DER certificate. Raises ValueError for an invalid certificate."""
     is_pem = certificate.lstrip().startswith(b"-----BEGIN")
     load = x509.load_pem_x509_certificate if is_pem else x509.load_der_x509_certificate
     found = load(certificate)

@@ -1,4 +1,4 @@
-"""Issue the certificates of a `ClusterPlan` and keep valid existing certificates."""
+"""Issue the certificates of a cluster, and keep existing certificates that are valid."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from generator.pki.templates import (
 )
 from generator.plan import ClusterPlan
 
-# Certificates begin this long before the current time, because the clock of a new VM can be slow. With a slow clock, a
-# VM would refuse a certificate that begins later.
+# A certificate's validity begins so long before the current time. A new VM's clock can be slow, and the VM would refuse
+# a certificate whose validity has not begun.
 BACKDATE = timedelta(hours=24)
 
 
@@ -62,11 +62,11 @@ def issue_nodes(
     kept: Iterable[NodePki] = (),
     new_key: NewKey = generate_key,
 ) -> Iterator[NodePki]:
-    """Yield each node's certificates in the plan's order, one node at a time to limit memory.
+    """Yield each node's certificates, in the order of `plan.nodes`.
 
     `peer_authority`: the CA for peer certificates; default: `authority`. `kept`: the nodes' existing certificates, in
-    the same order; valid ones are kept. `client`: the operator's certificate, which nodes with shared certificates use
-    too.
+    the same order. A valid certificate is kept. `client`: the operator's certificate; if nodes share certificates, they
+    use this certificate too.
     """
     issuers = {Role.SERVER: authority, Role.PEER: peer_authority or authority, Role.CLIENT: authority}
     if plan.spec.pki.certificates is Certificates.SHARED:
@@ -100,7 +100,7 @@ def pregenerated_keys(
 ) -> Iterator[NewKey]:
     """Yield a function that generates keys. Threads generate the first `count` RSA keys in advance.
 
-    EC keys are generated on demand, which is faster than passing EC keys between threads.
+    EC keys are generated on demand, because generating an EC key is faster than handing it from one thread to another.
     """
     if count < 2 or not key_type.startswith("rsa"):
         yield new_key
@@ -111,16 +111,16 @@ def pregenerated_keys(
     made = deque(pool.submit(new_key, key_type) for _ in range(count))
     try:
         yield lambda wanted: made.popleft().result() if made and wanted is key_type else new_key(wanted)
-    finally:  # after an interrupt, wait only for keys that are being generated
+    finally:  # after Ctrl-C, wait only for keys that a thread is generating
         pool.shutdown(cancel_futures=True)
 
 
 def days_limited_by_ca(
     plan: ClusterPlan, authorities: Mapping[Role, Issuer], roles: Iterable[Role], *, now: datetime
 ) -> int | None:
-    """Return the validity in days of new certificates if a CA expires before `leafDays`; else None.
+    """Return how many days new certificates are valid if a CA expires earlier than `leafDays` says; else None.
 
-    `roles`: the roles of the new certificates. An external CA chooses its own dates.
+    `roles`: the roles of the new certificates. An external CA is ignored, because it chooses the dates itself.
     """
     issuers = [authorities.get(issuer_of(plan.spec.pki, role)) for role in roles]
     ends = [one.certificate.not_valid_after_utc for one in issuers if isinstance(one, Credential)]
@@ -129,14 +129,14 @@ def days_limited_by_ca(
 
 
 def user_stem(name: str) -> str:
-    """Return the path of an etcd user's files below `pki/`, without suffix. It is also the name of the owner."""
+    """Return the path of an etcd user's certificate and key below `pki/`, without suffix."""
     return f"users/{name}"
 
 
 class PlannedCertificate(NamedTuple):
-    """A certificate of the plan. `old`: the existing certificate.
+    """A certificate that the cluster needs. `old`: the existing certificate, or None.
 
-    `owner`: the name of a node, "operator", "shared" (by all nodes), or "users/NAME".
+    `owner`: a node's name, "operator", "shared" (all nodes have this certificate) or "users/NAME".
     """
 
     owner: str
@@ -151,7 +151,7 @@ def planned_certificates(
     kept: Iterable[NodePki],
     users: Mapping[str, Credential | None] = MappingProxyType({}),
 ) -> Iterator[PlannedCertificate]:
-    """Yield every certificate that the cluster needs, with the existing certificate if there is one."""
+    """Yield every certificate that the cluster needs."""
     yield PlannedCertificate(OPERATOR, Role.CLIENT, client_profile(plan), client)
     for name, credential in users.items():
         yield PlannedCertificate(user_stem(name), Role.CLIENT, user_profile(plan, name), credential)
@@ -172,7 +172,7 @@ def planned_certificates(
 def missing_certificates(
     plan: ClusterPlan, authorities: Mapping[Role, Issuer], planned: Iterable[PlannedCertificate], *, now: datetime
 ) -> list[PlannedCertificate]:
-    """Return the planned certificates without a valid existing certificate."""
+    """Return the certificates in `planned` that bake must issue, because no valid certificate exists."""
     issuers = {role: authorities.get(issuer_of(plan.spec.pki, role)) for role in Role}
     return [
         one
@@ -189,7 +189,7 @@ def _issue(
     now: datetime,
     new_key: NewKey,
 ) -> NodePki:
-    """Return a certificate for each profile: the existing certificate in `kept` if it is valid, else a new one."""
+    """Return a certificate for each profile: the one in `kept` if it is valid, else a new certificate."""
     return {
         role: kept[role]
         if role in kept and is_current(kept[role], profile, issuers[role], now=now)
@@ -199,7 +199,7 @@ def _issue(
 
 
 def _sign(profile: CertProfile, key: PrivateKey, authority: Issuer | None, *, now: datetime) -> Credential:
-    """Return a certificate, self-signed without `authority`. No certificate expires after its CA."""
+    """Return a certificate that the CA `authority` signs. If `authority` is None, the certificate is self-signed."""
     if isinstance(authority, ExternalCa):
         raise AssertionError("an external CA must sign this certificate: this is a bug in bake")
     start = (now - BACKDATE).replace(microsecond=0)
@@ -226,7 +226,7 @@ def _sign(profile: CertProfile, key: PrivateKey, authority: Issuer | None, *, no
 
 
 def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """Yield the subject key identifier and the CA's key identifier (RFC 5280, sections 4.2.1.1 and 4.2.1.2)."""
+    """Yield two extensions: subject key identifier and authority key identifier (RFC 5280, 4.2.1.1 and 4.2.1.2)."""
     yield x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False
     if authority:
         ski = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
@@ -236,7 +236,7 @@ def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tupl
 def is_current(credential: Credential, profile: CertProfile, authority: Issuer, *, now: datetime) -> bool:
     """Return whether an existing certificate is valid now and matches the profile.
 
-    For a certificate of an external CA, only the properties that nodes check must match.
+    If an external CA issued the certificate, only the properties that nodes check must match.
     """
     if isinstance(authority, ExternalCa):
         return not any(mismatches(credential, profile, authority, now=now))

@@ -1,4 +1,4 @@
-"""Certificates with their private keys: roles, key types and parsing."""
+"""Certificates and private keys: their roles, their types, and how to read them from PEM files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NewKey = Callable[[KeyType], PrivateKey]
 
 
 class Role(StrEnum):
-    """The purpose of a certificate. Each value is also the name of the certificate's file, without the suffix."""
+    """The purpose of a certificate. The value is also the name of the certificate's file without suffix."""
 
     CA = "etcd-ca"
     PEER_CA = "etcd-peer-ca"
@@ -41,7 +41,7 @@ NODE_ROLES = (Role.SERVER, Role.PEER, Role.CLIENT)
 
 @dataclass(frozen=True)
 class Credential:
-    """A certificate and its private key. `repr` does not show them, so that logs contain no keys."""
+    """A certificate and its private key. `repr` shows neither, so that no log contains a private key."""
 
     certificate: x509.Certificate = field(repr=False)
     key: PrivateKey = field(repr=False)
@@ -62,7 +62,10 @@ def key_pem(key: PrivateKey) -> bytes:
 
 @dataclass(frozen=True)
 class ExternalCa:
-    """An external CA. bake has the CA's certificate but not its key, so the CA must sign bake's requests."""
+    """An external CA.
+
+    bake has its certificate but not its key, so the user must have bake's certificate requests signed by this CA.
+    """
 
     certificate: x509.Certificate = field(repr=False)
 
@@ -84,7 +87,7 @@ def generate_key(key_type: KeyType) -> PrivateKey:
 
 
 def key_type_of(key: PrivateKey) -> KeyType | None:
-    """Return the key's type; None for a type that `pki.keyType` does not offer."""
+    """Return the type of the key, or None if `pki.keyType` has no value for that type."""
     if isinstance(key, rsa.RSAPrivateKey):
         text = f"rsa-{key.key_size}"
     else:
@@ -111,7 +114,7 @@ def same_key(one: CertificatePublicKeyTypes, other: CertificatePublicKeyTypes) -
 
 
 def is_encrypted(key_pem: bytes) -> bool:
-    """Return whether a PEM file has an encrypted key, in PKCS#8 or in OpenSSL's older format."""
+    """Return whether the key in a PEM file is encrypted, either as PKCS#8 or in OpenSSL's older format."""
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in key_pem or b"\nProc-Type: 4,ENCRYPTED" in key_pem
 
 
@@ -129,13 +132,13 @@ def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
 def parse_credential(
     cert_pem: bytes, key_pem: bytes, *, where: tuple[str, str], passphrase: bytes | None = None
 ) -> Credential:
-    """Return a certificate with its key. `where`: the file names of both. Raises InputError."""
+    """Return a certificate with its private key. `where`: the file names of certificate and key. Raises InputError."""
     cert_file, key_file = where
     certificate = parse_certificate(cert_pem, where=cert_file)
     credential = Credential(certificate, parse_key(key_pem, where=key_file, passphrase=passphrase))
     if not is_pair(credential):
         raise InputError.one(
-            key_file, f"does not match the certificate {cert_file}", "restore the certificate and its key"
+            key_file, f"does not match the certificate {cert_file}", "restore both files"
         )
     return credential
 

@@ -1,7 +1,7 @@
-"""The content of each kind of certificate, without its key.
+"""The content of each kind of certificate: subject, validity and extensions.
 
-etcd's server certificate also needs clientAuth, because etcd's gRPC gateway connects to etcd with the same certificate
-(etcd issue 9785).
+etcd's server certificate needs clientAuth in addition to serverAuth, because etcd's gRPC gateway uses this certificate
+as a client (etcd issue 9785).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SERVER_AND_CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVE
 
 @dataclass(frozen=True, kw_only=True)
 class CertProfile:
-    """The content of a certificate, without its key and dates."""
+    """The content of a certificate without its public key and dates."""
 
     key_type: KeyType
     subject: x509.Name
@@ -37,12 +37,12 @@ def authority_roles(pki: PkiSpec) -> tuple[Role, ...]:
 
 
 def issuer_of(pki: PkiSpec, role: Role) -> Role:
-    """Return the role of the CA that issues certificates of this role."""
+    """Return the role of the CA that issues the certificates of `role`."""
     return Role.PEER_CA if role is Role.PEER and pki.peer_ca.separate else Role.CA
 
 
 def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
-    """Return a CA's profile. Because of name constraints, a stolen CA key is useless for names of other systems."""
+    """Return a CA's profile. Name constraints limit the damage of a stolen CA key to names of this cluster."""
     strict = plan.spec.pki.extensions is Extensions.STRICT
     usage = (
         _key_usage("cert_sign", "crl_sign") if strict else _key_usage("cert_sign", "digital_signature", "encipherment")
@@ -59,7 +59,7 @@ def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
 def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
     """Return constraints that permit the cluster's subnet, loopback addresses and domain.
 
-    `pki.singleLabelNames` adds names without a domain to certificates. DNS names are then not constrained.
+    With `pki.singleLabelNames`, certificates have names without a domain, so any DNS name is permitted.
     """
     networks = (plan.network.subnet, *LOOPBACK_NETWORKS)
     domains = () if plan.spec.pki.single_label_names else (domain_of(plan.spec),)
@@ -67,8 +67,8 @@ def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
 
 
 def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
-    """Yield every name and address in the nodes' certificates that the CA of this role issues."""
-    # A peer certificate has all names of a server certificate, and the peer name.
+    """Yield every name and address in the node certificates that the CA `role` issues."""
+    # It suffices to look at peer certificates, because a peer certificate has all names of a server certificate.
     leaf = Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER
     shared = plan.spec.pki.certificates is Certificates.SHARED
     for profiles in [shared_profiles(plan)] if shared else [node_profiles(plan, node) for node in plan.nodes]:
@@ -78,16 +78,16 @@ def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
 
 
 def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
-    """Return the profiles of a node's three certificates. The certificates name no other node."""
+    """Return the profiles of a node's three certificates. Each certificate has only this node's names and addresses."""
     peers = () if plan.spec.pki.peer_name is PeerName.NONE else (peer_name(plan.spec),)
     names = {role: (*node.dns_names, *(peers if role is Role.PEER else ())) for role in NODE_ROLES}
     return {role: _leaf(plan, role, _sans(names[role], node.addresses), owner=node.name) for role in NODE_ROLES}
 
 
 def peer_check(spec: ClusterSpec) -> tuple[str, str]:
-    """Return the name and the value of the etcd option that admits only peer certificates.
+    """Return the name and the value of the etcd option that makes the peer port refuse all other certificates.
 
-    For shared certificates, etcd checks the common name, because they may have no DNS names.
+    If the nodes share certificates, etcd checks the common name, because shared certificates may have no DNS name.
     """
     if spec.pki.certificates is Certificates.SHARED:
         return "peer-cert-allowed-cn", str(Role.PEER)
@@ -95,7 +95,7 @@ def peer_check(spec: ClusterSpec) -> tuple[str, str]:
 
 
 def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
-    """Return whether etcd accepts this peer certificate with the option that `peer_check` returns."""
+    """Return whether an etcd with the option of `peer_check` accepts this peer certificate."""
     option, name = peer_check(plan.spec)
     if option == "peer-cert-allowed-cn":
         return [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [name]
@@ -110,12 +110,15 @@ def shared_profiles(plan: ClusterPlan) -> dict[Role, CertProfile]:
 
 
 def user_profile(plan: ClusterPlan, name: str) -> CertProfile:
-    """Return the profile of an etcd user's client certificate. The common name is the user's name."""
+    """Return the profile of an etcd user's client certificate. Its common name is the user's name."""
     return _leaf(plan, Role.CLIENT, None, owner=name)
 
 
 def client_profile(plan: ClusterPlan) -> CertProfile:
-    """Return the profile of the operator's client certificate. Only a shared certificate names nodes."""
+    """Return the profile of the operator's client certificate.
+
+    It has names and addresses only if the nodes share certificates.
+    """
     if plan.spec.pki.certificates is Certificates.SHARED:
         return shared_profiles(plan)[Role.CLIENT]
     return _leaf(plan, Role.CLIENT, None)

@@ -1,1 +1,1 @@
-"""Build a node's NoCloud ISO: the guest files, the commands of the first boot, user-data, and the ISO file."""
+"""Build a node's NoCloud ISO, which has the guest's files and the commands of the first boot."""

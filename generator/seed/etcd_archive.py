@@ -1,4 +1,4 @@
-"""Read and check the etcd release tarball, which is on the ISO with install method `archive`."""
+"""Read and check the etcd release tarball. With install method `archive`, bake puts it on the ISO."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BYTES = 512 << 20
 
 
 def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
-    """Return the tarball as a file for the ISO. Return nothing for other install methods. Raises InputError."""
+    """Return the tarball as a file for the ISO. The result is empty for other install methods. Raises InputError."""
     if install.archive is None:
         return ()
     path = Path(install.archive)

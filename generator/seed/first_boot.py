@@ -16,39 +16,41 @@ HOME = PurePosixPath("/var/lib/etcd")
 
 
 def boot_commands() -> list[str]:
-    """Return `bootcmd`, the commands that cloud-init runs on every boot before it writes files."""
+    """Return the commands of cloud-init's module `bootcmd`, which runs on every boot before cloud-init writes files."""
     return [guest_source(PurePosixPath("/bootcmd")).decode()]
 
 
 def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
-    """Yield `runcmd`, one shell line per step. Each line can run twice. After a failed line, no other runs."""
+    """Yield the shell commands of cloud-init's module `runcmd`. Each can run twice. A failed command stops the rest."""
     yield "set -e"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
-            # A new firewalld is not running yet, but rules need a running firewalld.
+            # If a package has just installed firewalld, it does not run yet, but etcd-firewall needs a running
+            # firewalld.
             yield "systemctl enable --now firewalld.service"
-        # etcd.service starts etcd-firewall. The daemon-reload below makes systemd read both units.
+        # Nothing is started here: etcd.service starts etcd-firewall, after the daemon-reload below.
         yield "systemctl --no-reload enable etcd-firewall"
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield f"sh -ac '. {ENV} && {LIBEXEC}/etcd-install'"
-    # A package may have created the user etcd already.
+    # If etcd comes from a package, the package may have created the user etcd.
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
     yield from _key_permissions(plan.spec)
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
-    # SELinux stays enforcing, so files that were written before the policy was complete need labels.
+    # SELinux denies access to files with wrong labels. Files that cloud-init wrote before it installed packages can
+    # have wrong labels, because a package can extend SELinux's policy.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
     yield "systemctl daemon-reload"
     yield "systemctl --no-reload enable etcd"
     yield "systemctl --no-reload enable report-boot"
-    # After this line, a power cut is harmless, because systemd starts etcd.service at the next boot.
+    # After this command, a power cut is harmless: at the next boot, systemd starts etcd.service.
     yield f"{LIBEXEC}/first-boot-done"
-    # Do not wait for etcd, because cloud-init's final stage would then wait for the other nodes.
+    # Do not wait for etcd: it waits for the other nodes, and cloud-init could not finish.
     yield "systemctl start --no-block etcd"
 
 
 def _key_permissions(spec: ClusterSpec) -> Iterator[str]:
-    """Yield commands that give etcd and access.readers access to the keys' folder, which bootcmd has closed."""
+    """Yield commands that give etcd and access.readers access to the folder with the keys."""
     keys = " ".join(f"{role}.key" for role in NODE_ROLES)
     if spec.pki.permissions is Permissions.OWNER:
         yield f"cd {PKI_DIR} && chown etcd: {keys} *.pem && chmod 0400 {keys} *.pem"

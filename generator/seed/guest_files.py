@@ -1,4 +1,4 @@
-"""Generate the files in the guest from a node's plan and certificates."""
+"""Generate a guest's files from the node's plan and certificates."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ _GUEST = Path(__file__).parent / "guest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Trust anchors and cluster identity.
+    """The cluster's identity, bootstrap permit and CAs.
 
-    `identity`: 32 or more hexadecimal digits that identify the cluster, also after a CA rotation. `permit`: a secret
-    that the first node needs to start the cluster, or "". Nodes store only the permit's digest. `ca_pem`: the CA
-    certificate; two certificates during a rotation. `peer_ca_pem`: the separate CA for peer certificates, or None.
+    `identity`: 32 or more hexadecimal digits that identify the cluster and never change. `permit`: a secret that the
+    first node needs to start the cluster, or "". The guest files have only the permit's digest. `ca_pem`: the CA
+    certificate; during a CA rotation, two CA certificates. `peer_ca_pem`: the certificate of the separate peer CA, or
+    None.
     """
 
     identity: str
@@ -41,7 +42,7 @@ class Trust:
 
 
 def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -> Iterator[Artifact]:
-    """Yield the files for `write_files`. root owns them until the commands of the first boot give etcd its keys."""
+    """Yield the files that cloud-init writes (`write_files`). cloud-init makes root the owner of every file."""
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         yield _script("etcd-firewall")
         yield _unit("etcd-firewall.service", kind=plan.spec.firewall.kind)
@@ -84,10 +85,10 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:
-    """Yield shell commands that set the ACLs of the keys' folder. They run on the first boot and before etcd starts.
+    """Yield shell commands that set the ACLs of the folder with the keys. They run before every start of etcd.
 
-    If the file system has no ACLs or setfacl is missing, etcd's group gets access to the folder. An unknown account in
-    access.readers causes only a line in the journal.
+    If the file system has no ACLs or setfacl is missing, the group etcd gets access to the folder. If an account in
+    access.readers does not exist, the commands print a line and continue.
     """
     folder = f"setfacl --set u::rwx,u:etcd:x,g::-,o::- {PKI_DIR}"
     if spec.pki.permissions is Permissions.ACL:
@@ -103,12 +104,12 @@ def access_commands(spec: ClusterSpec) -> Iterator[str]:
 
 
 def cluster_token(plan: ClusterPlan, identity: str) -> str:
-    """Return `initial-cluster-token`. The default is unique to the cluster."""
+    """Return the value of etcd's option `initial-cluster-token`. Its default is unique to the cluster."""
     return plan.spec.etcd.token or f"{plan.name}-{short_id(identity)}"
 
 
 def cluster_id(plan: ClusterPlan, identity: str) -> str:
-    """Return the cluster's id, which is on each seed and in reports of empty nodes. The id is not a secret."""
+    """Return the cluster's id. Nodes compare it to detect a node or a seed of another cluster. It is not a secret."""
     return f"{plan.name}-{identity[:32]}"
 
 
@@ -117,7 +118,7 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
     spec = plan.spec
     everywhere = "::/0" if spec.network.subnet.version == 6 else "0.0.0.0/0"
     clients = " ".join(str(spec.network.subnet if one == SUBNET else one) for one in spec.firewall.client_cidrs)
-    # Nodes are clients too, because a joining node requests the member list from other nodes.
+    # Nodes need access to the client port, because a joining node requests the member list there.
     nodes = " ".join(str(other.address) for other in plan.nodes)
     values = {
         "BAKE_NAME": node.name,
@@ -127,7 +128,8 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
         "BAKE_TOKEN": cluster_token(plan, identity),
-        # BAKE_PERMIT is the cluster's id. It keeps its old name, because running nodes compare it with a new seed.
+        # BAKE_PERMIT is the cluster's id. The variable keeps its old name, because a node compares its value with the
+        # value in a new seed.
         "BAKE_PERMIT": cluster_id(plan, identity),
         "BAKE_PERMIT_FILE": str(RUNTIME_PERMIT),
         **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
@@ -154,10 +156,10 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
 
 
 def accounts(plan: ClusterPlan) -> bytes:
-    """Return the users, roles and permissions that etcd-auth creates, as JSON.
+    """Return a JSON file with the users, roles and permissions that etcd-auth creates.
 
-    The common names of the nodes' and the operator's client certificates are users with all rights. etcd also requires
-    a user `root`, but no certificate has this common name.
+    The nodes and the operator are users with all rights: their names are the common names of their client certificates.
+    etcd requires a user `root`, but no certificate has this common name.
     """
     shared = plan.spec.pki.certificates is Certificates.SHARED
     admins = (ROOT, str(Role.CLIENT), *(() if shared else (node.name for node in plan.nodes)))
@@ -167,16 +169,19 @@ def accounts(plan: ClusterPlan) -> bytes:
 
 
 def _permission(permission: PermissionSpec) -> list[str]:
-    """Return etcdctl's arguments for a permission: a flag, the access, and the key or prefix."""
+    """Return a permission as arguments of etcdctl: a flag, the access, and the key or prefix."""
     flag = "--prefix=true" if permission.prefix else "--prefix=false"
     return [flag, str(permission.access), permission.prefix or permission.key or ""]
 
 
-ARCHIVE_NAME = "etcd.tar.gz"  # the etcd tarball's name on the ISO; the user's file name can be different
+ARCHIVE_NAME = "etcd.tar.gz"  # the name of the etcd tarball on the ISO
 
 
 def env_file(values: Mapping[str, str]) -> bytes:
-    """Return a systemd EnvironmentFile. Raises ValueError if a value has characters that need escaping."""
+    """Return a file for systemd's `EnvironmentFile=`.
+
+    Raises ValueError if a value has characters that need escaping.
+    """
     unfit = [name for name, value in values.items() if not value.isprintable() or set(value) & set('"\\$`')]
     if unfit:
         raise ValueError(f"values with characters that need escaping: {', '.join(unfit)}")
@@ -209,7 +214,7 @@ def _unit(name: str, **values: object) -> Artifact:
 
 @cache
 def guest_source(path: PurePosixPath) -> bytes:
-    """Return a file of the folder `guest/`. `path`: the file's path in the guest."""
+    """Return a file's content from bake's folder `guest/`. `path`: the file's path in the guest."""
     return (_GUEST / path.relative_to("/")).read_bytes()
 
 
@@ -226,11 +231,11 @@ def _environment() -> jinja2.Environment:
 
 
 def _render(path: PurePosixPath, /, **values: object) -> bytes:
-    """Return a rendered template. A missing value raises jinja2.UndefinedError."""
+    """Return a rendered template. Raises jinja2.UndefinedError if a value is missing."""
     return _environment().get_template(f"{path.relative_to('/')}.j2").render(values).encode()
 
 
 def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:
-    """Return a node's certificates and keys by role. `files`: the content of the node's files by path."""
+    """Return a node's certificates and keys by role. `files`: the node's files by path."""
     paths = {role: (f"{PKI_DIR}/{role}.pem", f"{PKI_DIR}/{role}.key") for role in NODE_ROLES}
     return {role: (files[pem], files[key]) for role, (pem, key) in paths.items() if pem in files and key in files}

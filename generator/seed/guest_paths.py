@@ -8,7 +8,7 @@ PKI_DIR = PurePosixPath("/etc/etcd/pki")
 CONF = PurePosixPath("/etc/etcd/etcd.conf")
 ENV = PurePosixPath("/etc/etcd/bake.env")
 AUTH = PurePosixPath("/etc/etcd/auth.json")
-# SELinux's policy labels files in /usr/libexec as programs, but files in /usr/local/libexec as data.
+# SELinux's policy labels files in /usr/libexec as executable, but not files in /usr/local/libexec.
 LIBEXEC = PurePosixPath("/usr/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
 UDEV_RULES = PurePosixPath("/etc/udev/rules.d")

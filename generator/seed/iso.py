@@ -1,6 +1,6 @@
 """Build user-data, meta-data and network-config from the guest files, and put these files on a NoCloud ISO.
 
-The dumped cloud-config is loaded again and compared with the data, so that a quoting mistake cannot reach a guest.
+Every piece of YAML is loaded again and compared with the data, so that no guest gets wrongly quoted YAML.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from generator.seed.first_boot import boot_commands, first_boot_commands
 
 ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this label
 USER_DATA = PurePosixPath("user-data")
-# The permit is not in user-data, because the instance-id must not depend on the permit.
+# The permit is not in user-data: the instance-id is a digest of user-data, and must not change with the permit.
 SEED_PERMIT = PurePosixPath("bootstrap-permit")
 # The date in the ISO's volume descriptor is fixed, so that the same files always give the same ISO.
 _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
 
 
 def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> tuple[Artifact, ...]:
-    """Return the three files of a NoCloud seed. user-data contains the node's private keys."""
+    """Return the files user-data, meta-data and network-config of a node.
+
+    user-data contains the node's private keys.
+    """
     user_data = b"".join(_user_data(plan, node, guest))
     network_config = _dump(_network_config(plan, node))
     meta_data = _dump({"instance-id": _instance_id(node, user_data, network_config), "local-hostname": node.name})
@@ -48,7 +51,7 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
 
 
 def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
-    """Return the files in a user-data, by path in the guest. Raises InputError if bake did not write the user-data."""
+    """Return the guest files in a user-data by path. Raises InputError if bake did not write the user-data."""
     try:
         files = yaml.load(user_data, Loader=_Loader)["write_files"]  # noqa: S506  derived from SafeLoader
         return {file["path"]: file["content"].encode() for file in files}
@@ -57,16 +60,16 @@ def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
 
 
 def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> Iterator[bytes]:
-    """Yield cloud-config in pieces, each dumped and checked separately.
+    """Yield the pieces of a node's user-data.
 
-    Most pieces (scripts, units, commands) are the same for every node and dumped only once, which saves two thirds of
-    the time. Block mappings and sequences can be concatenated in YAML.
+    Most pieces, such as scripts and units, are the same for every node. bake dumps such a piece only once, which saves
+    two thirds of the time. The pieces are YAML block mappings and sequences, which can be concatenated.
     """
     yield b"#cloud-config\n"
-    yield f"# {node.name} of the etcd cluster {plan.name}. Holds private keys: keep it 0600.\n".encode()
+    yield f"# {node.name} of the etcd cluster {plan.name}. It has private keys: keep its mode 0600.\n".encode()
     yield _dump({"hostname": node.name, "fqdn": node.fqdn})
     yield _dump_list("bootcmd", tuple(boot_commands()))
-    # root owns these files, because cloud-init writes them before the user etcd exists.
+    # No owner is set, because cloud-init writes these files before the user etcd exists.
     yield b"write_files:\n"
     for is_node_specific, files in groupby(guest, lambda file: file.path.is_relative_to(_NODE_FOLDER)):
         dump = _dump_files if is_node_specific else _dump_common_files
@@ -81,7 +84,7 @@ def _dump_list(key: str, items: tuple[str, ...]) -> bytes:
     return _dump({key: list(items)})
 
 
-_NODE_FOLDER = PurePosixPath("/etc/etcd")  # the folder of files that differ between nodes, such as keys
+_NODE_FOLDER = PurePosixPath("/etc/etcd")  # files in this folder, such as keys, differ between nodes
 
 
 def _dump_files(files: tuple[Artifact, ...]) -> bytes:
@@ -90,12 +93,15 @@ def _dump_files(files: tuple[Artifact, ...]) -> bytes:
     return _dump([{"path": path, "permissions": mode, "content": text} for path, mode, text in entries])
 
 
-# This cache has only files that all nodes have in common, so it has no secrets.
+# All nodes have the same files in this cache, so it contains no secrets.
 _dump_common_files = lru_cache(maxsize=8)(_dump_files)
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
-    """Return network-config version 2 for the MAC, because networkd's renderer cannot match names such as `en*`."""
+    """Return network-config version 2.
+
+    It matches the interface by MAC, because networkd's renderer cannot match names.
+    """
     network = plan.network
     ethernet: dict[str, Any] = {
         "match": {"macaddress": node.mac},
@@ -105,7 +111,7 @@ def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
         "addresses": [f"{node.address}/{network.subnet.prefixlen}"],
     }
     if network.mode is NetworkMode.NAT:
-        # The renderers of cloud-init 25.1 refuse the word "default" here.
+        # cloud-init 25.1 refuses the route "default".
         everywhere = "::/0" if network.subnet.version == 6 else "0.0.0.0/0"
         ethernet["routes"] = [{"to": everywhere, "via": str(network.gateway)}]
     if network.dns:
@@ -114,13 +120,13 @@ def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
 
 
 def _instance_id(node: NodePlan, user_data: bytes, network_config: bytes) -> str:
-    """Return an id derived from the content, so that cloud-init applies a seed once and a changed seed again."""
+    """Return an id derived from the seed's content. cloud-init applies a seed only if its id is new."""
     digest = hashlib.sha256(b"\0".join((node.name.encode(), user_data, network_config)))
     return f"{node.name}-{digest.hexdigest()[:16]}"
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """libyaml's dumper, which is ten times faster than PyYAML's. Text with several lines is a readable block."""
+    """libyaml's dumper, which is ten times faster than PyYAML's."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -128,7 +134,7 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 def _represent_text(dumper: Any, text: str) -> Any:
     style = "|" if "\n" in text else None
-    # cloud-init reads YAML 1.1, in which 0640 is the number 416 and a MAC with only digits is a number too.
+    # cloud-init reads YAML 1.1: without quotes, 0640 and a MAC with only digits would be numbers.
     if text and text[0].isdigit():
         style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
@@ -145,7 +151,7 @@ def _dump(config: Any) -> bytes:
     return text.encode()
 
 
-# Replaces the module `time` in pycdlib, which has no option for the date of an ISO.
+# pycdlib uses this in place of the module `time`, because pycdlib has no option for the date of an ISO.
 _FIXED_TIME = SimpleNamespace(
     **{**vars(time), "time": lambda: _EPOCH, "localtime": lambda _seconds=None: time.gmtime(_EPOCH)}
 )
@@ -162,7 +168,7 @@ _PACKING = threading.Lock()
 
 @contextmanager
 def _fixed_dates() -> Iterator[None]:
-    """Give pycdlib a fixed time while an ISO is packed. Afterwards, pycdlib uses the clock again."""
+    """Give pycdlib a fixed time while an ISO is packed."""
     _pycdlib()
     with _PACKING:
         loaded = [module for name, module in sys.modules.items() if name.startswith("pycdlib")]
@@ -177,7 +183,7 @@ def _fixed_dates() -> Iterator[None]:
 
 
 def pack(files: Iterable[Artifact]) -> Artifact:
-    """Return a reproducible NoCloud ISO with these files: label `cidata`, Rock Ridge and Joliet."""
+    """Return a NoCloud ISO with these files. The same files always give the same ISO."""
     with _fixed_dates():
         iso = _pycdlib().PyCdlib()
         iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=ISO_LABEL, sys_ident="LINUX")
@@ -197,7 +203,7 @@ def pack(files: Iterable[Artifact]) -> Artifact:
 
 
 def unpack(image: bytes, *, where: str = "") -> tuple[Artifact, ...]:
-    """Return the files of an ISO in order. Raises InputError if the ISO is incomplete or `pack` did not create it."""
+    """Return the files of an ISO that `pack` created, in order. Raises InputError for any other or incomplete ISO."""
     iso = _pycdlib().PyCdlib()
     files: list[Artifact] = []
     try:

@@ -1,1 +1,1 @@
-"""The cluster's folder `out/<cluster>/`: write it atomically; read its CAs, keys, requests and spec."""
+"""Read and write the cluster's folder `out/<cluster>/`."""

@@ -13,7 +13,7 @@ _AT_FDCWD = -100
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Create a file. Other users cannot read the file before it has its final mode, even with umask 0."""
+    """Create a file. Until the file has its mode, only its owner can read it, whatever the umask is."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
@@ -31,7 +31,7 @@ def opened(folder: Path) -> Iterator[int]:
 
 
 def sync(folder: Path) -> None:
-    """Sync the folder's whole file system in one call, because thousands of fsync calls would take seconds."""
+    """Sync the whole file system that contains the folder, because an fsync of each file would take seconds."""
     with opened(folder) as descriptor:
         syncfs = getattr(_libc(), "syncfs", None)
         if syncfs is None:
@@ -41,7 +41,7 @@ def sync(folder: Path) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """Sync the folder's list of entries, but not the content of files in it."""
+    """Sync the list of names in a folder, but not the content of the files."""
     with opened(folder) as descriptor:
         os.fsync(descriptor)
 

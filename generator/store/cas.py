@@ -1,4 +1,4 @@
-"""Read the cluster's CAs from the cluster's folder, or from the files that the spec names, and check the CAs."""
+"""Read and check the cluster's CAs. They are in the cluster's folder, or in files that the spec names."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MAX_PEM = 1 << 16
 
 
 def non_issuing_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
-    """Yield (`next` or `old`, role, file name without suffix) for each CA that issues no certificates in a rotation."""
+    """During a CA rotation, yield each next or old CA: `next` or `old`, its role, its file name without suffix."""
     if phase := load_phase(store):
         for role in pki.authority_roles(plan.spec.pki):
             yield other_cas(phase), role, f"{role}-{other_cas(phase)}"
 
 
 def load_phase(store: Store) -> Phase | None:
-    """Return the phase of the CA rotation; None if the CA is not being rotated. Raises InputError for a wrong file."""
+    """Return the phase of the CA rotation, or None if no rotation is in progress. Raises InputError."""
     raw = store.read(CHANGE)
     if raw is None:
         return None
@@ -41,7 +41,7 @@ def load_phase(store: Store) -> Phase | None:
 
 
 def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphrase: bytes | None) -> Authorities:
-    """Return the CAs in the folder; for a new cluster, the CAs in the spec. Raises InputError for a wrong file."""
+    """Return the CAs in the cluster's folder or, for a new cluster, the CAs that the spec names. Raises InputError."""
     phase = load_phase(store)
     _check_peer_ca_unchanged(store, plan)
     issuing, others = {}, {}
@@ -57,8 +57,8 @@ def _check_peer_ca_unchanged(store: Store, plan: ClusterPlan) -> None:
     """Refuse a change of `pki.peerCa.separate`, because members that trust different peer CAs cannot connect."""
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
     if str(SPEC) in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
-        rule = f"{str(separate).lower()} differs from this cluster's value"
-        raise InputError.one("pki.peerCa.separate", rule, "keep it, or create a new cluster with another --name")
+        rule = f"{str(separate).lower()} is not this cluster's value"
+        raise InputError.one("pki.peerCa.separate", rule, "remove it, or create a new cluster with another --name")
 
 
 def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None) -> Authority:
@@ -75,7 +75,7 @@ def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None
 def _load_authority(
     store: Store, plan: ClusterPlan, role: Role, *, now: datetime, passphrase: bytes | None
 ) -> Authority | None:
-    """Return the CA of a role; None if bake must create the CA."""
+    """Return the CA of a role, or None if bake must create it."""
     name, stated = _ca_fields(plan.spec, role)
     where = str(store.folder / pem_path(role))
     if stated.certificate and not stated.key and store.read(key_path(role)) is None:
@@ -118,7 +118,10 @@ def read_authority(
     now: datetime,
     passphrase: bytes | None,
 ) -> Authority:
-    """Read a CA from the user's files and check it. `names`: the fields with the paths. Raises InputError."""
+    """Read a CA from the user's files and check it. `names`: the fields or flags that name the files.
+
+    Raises InputError.
+    """
     where = f"{names[0]}: {certificate}", f"{names[1]}: {key}"
     check_secret(Path(key), where[1])
     pems = [_read_file(Path(path), at) for path, at in zip((certificate, key), where, strict=True)]
@@ -129,7 +132,7 @@ def read_authority(
 
 
 def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, now: datetime) -> None:
-    """Raise InputError if a CA cannot issue the cluster's certificates now."""
+    """Raise InputError if a CA cannot issue the cluster's certificates."""
     is_baked = str(SPEC) in store.manifest()
     for role, one in found.issuing.items():
         remedy = "use another CA"
@@ -140,17 +143,17 @@ def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, no
 
 
 def _check_same_ca(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
-    """Raise InputError if the spec names another CA. After the first bake, the file in the spec may be missing."""
+    """Raise InputError if the spec's file has another CA than this cluster. The file may be missing."""
     path = Path(stated.certificate or "")
     if path.is_file():
         field = f"{name}.certificate: {path}"
         if pki.parse_certificate(_read_file(path, field), where=field) != authority.certificate:
-            remedy = "remove the field; to replace the CA: bake certs rotate --ca"
+            remedy = "remove this field; to replace the cluster's CA, run bake certs rotate --ca"
             raise InputError.one(field, f"is not this cluster's CA, {where}", remedy)
 
 
 def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
-    """Return whether the key of a CA, in the folder or in the spec's file, is encrypted."""
+    """Return whether the private key of one of the cluster's CAs is encrypted."""
     return any(pki.is_encrypted(_key_of(store, spec, role)) for role in pki.authority_roles(spec.pki))
 
 
@@ -173,7 +176,10 @@ def _read_file(path: Path, where: str) -> bytes:
 
 
 def load_pair(store: Store, stem: str, passphrase: bytes | None = None) -> Credential | None:
-    """Return the certificate and the key with this file name in `pki/`; None if both are missing. Raises InputError."""
+    """Return the certificate and the key in `pki/STEM.pem` and `pki/STEM.key`, or None if both are missing.
+
+    Raises InputError.
+    """
     pem, key = store.read(pem_path(stem)), store.read(key_path(stem))
     where = str(store.folder / pem_path(stem)), str(store.folder / key_path(stem))
     if pem is None and key is None:

@@ -1,4 +1,4 @@
-"""Read the spec and the user's input that an earlier bake wrote to a cluster's folder."""
+"""Read the spec and the user's input from the folder of an existing cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OLDER = "written by an older version of bake"
 
 
 def find_existing(out: Path, name: object) -> ExistingCluster | None:
-    """Return the cluster with this name, or None. Raises InputError for a folder of another cluster."""
+    """Return the cluster with this name, or None. Raises InputError if the folder belongs to another cluster."""
     try:
         return load_existing(Store(out, parse_name(name)))
     except ValueError:
@@ -28,9 +28,9 @@ def find_existing(out: Path, name: object) -> ExistingCluster | None:
 
 
 def load_existing(store: Store) -> ExistingCluster | None:
-    """Return the baked cluster; None if nothing was baked yet. Raises InputError.
+    """Return the existing cluster, or None if nothing was baked yet. Raises InputError.
 
-    Takes no lock. If another run replaces the folder in the meantime, `load_existing` reads the files again.
+    Takes no lock. If another run of bake replaces the folder during the reading, all files are read again.
     """
     while True:
         digest = store.digest()
@@ -55,7 +55,7 @@ def _load(store: Store, digest: str) -> ExistingCluster | None:
     )  # fmt: skip
     if str(INPUT) in manifest and (raw := store.read(INPUT)) is not None:
         if not _is_as_baked(manifest, INPUT, raw):
-            hint = "undo the change, or delete the file: every field then keeps its current value"
+            hint = "undo the change, or delete the file, which changes no field"
             raise InputError.one(str(store.folder / INPUT), "was changed after bake wrote it", hint)
         user_input, origins = parse_input(raw.decode(), str(store.folder / INPUT))
         found = replace(found, user_input=user_input, input_origins=origins)
@@ -77,7 +77,7 @@ def _is_as_baked(manifest: dict[str, dict[str, str]], path: PurePosixPath, raw: 
 
 
 def _nodes(manifest: dict[str, dict[str, str]]) -> Iterator[str]:
-    """Yield the nodes that have keys in a seed or next to a certificate request."""
+    """Yield the names of nodes whose keys are in the folder, in a seed or next to a certificate request."""
     for path in map(PurePosixPath, manifest):
         if path.name == USER_DATA.name or path.match(f"{REQUESTS}/*/*.key"):
             yield path.parent.name

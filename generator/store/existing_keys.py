@@ -1,4 +1,4 @@
-"""Read and check the certificates and keys in a cluster's folder, before anything is written."""
+"""Read and check the certificates and keys in a cluster's folder."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from generator.store.folder import Store
 from generator.store.permissions import check_secret
 
 MAX_PASSPHRASE = 1024  # bytes
-# bake renews the operator's certificate in the last third of its validity, but at most 30 days before its end.
+# bake renews the operator's certificate in the last third of its validity, but not earlier than 30 days before its end.
 RENEWED_BEFORE = timedelta(days=30)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keyring:
-    """Existing certificates and keys. Missing ones, which bake must create, are None or empty."""
+    """A cluster's existing certificates and keys. None or an empty mapping means that bake must create them."""
 
     identity: str | None
     permit: str | None = field(default=None, repr=False)
     authorities: Authorities
     client: Credential | None
-    users: Mapping[str, Credential | None]  # client certificates by the names of etcd's users
+    users: Mapping[str, Credential | None]  # client certificates by the name of the etcd user
     nodes: tuple[NodePki, ...]
 
     @property
     def newest_start(self) -> datetime | None:
-        """The start of the newest certificate that is not a CA certificate."""
+        """The latest time at which the validity of a certificate begins. CA certificates are ignored."""
         found = (self.client, *self.users.values(), *(one for node in self.nodes for one in node.values()))
         return max((one.certificate.not_valid_before_utc for one in found if one), default=None)
 
     def without(self, plan: ClusterPlan, owners: Collection[str]) -> Keyring:
-        """Return the keyring without the certificates of these owners. Shared ones are removed for all nodes."""
+        """Return the keyring without these owners' certificates. A shared certificate is removed for all nodes."""
         users = {name: None if pki.user_stem(name) in owners else old for name, old in self.users.items()}
         found = replace(self, users=users, client=None if OPERATOR in owners else self.client)
         renewed = [node.name in owners for node in plan.nodes]
@@ -56,11 +56,11 @@ class Keyring:
         return replace(found, nodes=tuple({} if is_renewed else old for is_renewed, old in pairs))
 
     def planned(self, plan: ClusterPlan) -> Iterator[PlannedCertificate]:
-        """Yield every certificate that the cluster needs, with the existing certificate if there is one."""
+        """Yield every certificate that the cluster needs."""
         return pki.planned_certificates(plan, self.client, self.nodes, self.users)
 
     def expiring_client(self, plan: ClusterPlan, now: datetime) -> datetime | None:
-        """Return when the operator's certificate expires, if it must be renewed now; else None."""
+        """Return when the operator's certificate expires, or None if bake need not renew it yet."""
         issuer = self.authorities.issuers.get(Role.CA)
         is_shared = plan.spec.pki.certificates is Certificates.SHARED
         if self.client is None or is_shared or not isinstance(issuer, Credential):
@@ -71,7 +71,7 @@ class Keyring:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """Return the first line of a file, as OpenSSL's option `-passin file:` does. Raises InputError."""
+    """Return the passphrase: the first line of a file, as with OpenSSL's `-passin file:`. Raises InputError."""
     flag, hint = "--ca-passphrase-file", "give a file with the passphrase on its first line"
     check_secret(path, f"{flag}: {path}")
     try:
@@ -85,10 +85,10 @@ def read_passphrase(path: Path) -> bytes:
 
 
 def load_identity(store: Store) -> str | None:
-    """Return the cluster's unique identity; None before the first bake. Raises InputError.
+    """Return the cluster's unique identity, or None before the first bake. Raises InputError.
 
-    The identity stays the same when the CA changes. If an older version of bake wrote no identity, it is the digest of
-    the CA certificate.
+    The identity stays the same when the CA changes. Older versions of bake wrote no identity; in such a cluster, the
+    digest of the CA certificate is the identity.
     """
     if identity := _load_hex(store, IDENTITY, "32,64"):
         return identity
@@ -97,12 +97,12 @@ def load_identity(store: Store) -> str | None:
 
 
 def load_permit(store: Store) -> str | None:
-    """Return the bootstrap permit, a secret; None before the first bake. Raises InputError."""
+    """Return the bootstrap permit, or None before the first bake. The permit is a secret. Raises InputError."""
     return _load_hex(store, PERMIT_COPY, "64")
 
 
 def _load_hex(store: Store, path: PurePosixPath, length: str) -> str | None:
-    """Return the hexadecimal digits in a file; None if the file is missing. Raises InputError."""
+    """Return the hexadecimal digits in a file, or None if the file is missing. Raises InputError."""
     raw = store.read(path)
     if raw is None:
         return None
@@ -121,7 +121,7 @@ def load_keyring(
 ) -> Keyring:
     """Return the existing certificates and keys, from an earlier bake or from files that the user put into `pki/`.
 
-    `change`: a function that changes the CAs before bake checks the CAs. It can replace an expired CA. Raises
+    `change`: a function that changes the CAs before they are checked, so that an expired CA can be replaced. Raises
     InputError.
     """
     identity = load_identity(store)
@@ -142,26 +142,26 @@ def load_keyring(
 
 
 def _check_required_peer_name(spec: ClusterSpec, store: Store) -> None:
-    """Raise InputError if running nodes would refuse the new peer certificates."""
+    """Raise InputError if the running nodes require a peer name that the new peer certificates would lack."""
     kept = load_kept(store.folder / SPEC) if store.read(SPEC) is not None else None
     if kept and kept.pki.peer_name is PeerName.REQUIRED and not _passes_check(spec, pki.peer_check(kept)):
         name = " ".join(pki.peer_check(kept))
         raise InputError.one(
             "pki.peerName",
-            f"the nodes require {name} in every peer certificate, but the new certificates would lack it",
-            "first set only pki.peerName to stated, bake, and restart the nodes one by one; or create a new cluster "
+            f"the running nodes require {name} in peer certificates, but the new certificates would lack it",
+            "first set only pki.peerName: stated, bake, and restart the nodes one by one; or create a new cluster "
             "with another --name",
         )
 
 
 def _passes_check(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
-    """Return whether etcd accepts the spec's peer certificates if it has the option `wanted`."""
+    """Return whether an etcd with the option `wanted` accepts the peer certificates of this spec."""
     shared = spec.pki.certificates is Certificates.SHARED
     return pki.peer_check(spec) == wanted and (shared or spec.pki.peer_name is not PeerName.NONE)
 
 
 def _check_peer_names(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
-    """Refuse `pki.peerName: required` if peer certificates lack the name, as nodes would refuse each other."""
+    """Refuse `pki.peerName: required` if peer certificates lack the name, because nodes would refuse each other."""
     peers = [(node.name, kept[Role.PEER]) for node, kept in zip(plan.nodes, nodes, strict=True) if Role.PEER in kept]
     without = [name for name, peer in peers if not pki.has_peer_name(peer.certificate, plan)]
     if without and plan.spec.pki.peer_name is PeerName.REQUIRED:
@@ -173,18 +173,18 @@ def _check_peer_names(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
 
 
 def _check_issuer(store: Store, authority: Issuer | None, issued: Credential) -> None:
-    """Raise InputError if the CA did not issue this certificate of an earlier bake."""
+    """Raise InputError if the cluster's CA did not issue this existing certificate."""
     if authority is None or not pki.is_issued_by(issued.certificate, authority.certificate):
         message = "did not issue this cluster's certificates"
         raise InputError.one(
             str(store.folder / pem_path(Role.CA)),
-            message if authority else "is missing, but certificates of this CA exist",
+            message if authority else "is missing, but certificates that this CA issued exist",
             "restore the cluster's CA, or create a new cluster with another --name",
         )
 
 
 def seed_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
-    """Return a node's certificates and keys, by role, from the node's seed. Return nothing if the seed is missing."""
+    """Return the certificates and keys in a node's seed by role. The result is empty if the seed is missing."""
     path = PurePosixPath(name) / iso.USER_DATA
     user_data = store.read(path)
     if user_data is None:

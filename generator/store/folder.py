@@ -1,7 +1,7 @@
-"""Read and write `out/<cluster>/`. At any moment, the folder has either all old files or all new files.
+"""Read and write the folder `out/<cluster>/`. A bake replaces all files of the folder in one atomic step.
 
-A bake writes a new folder next to the old folder and exchanges the two atomically (renameat2(2), RENAME_EXCHANGE). In
-the new folder, unchanged files and files that bake did not write are hard links to the old files.
+A bake writes a new folder next to the old folder and then exchanges the folders (renameat2(2), RENAME_EXCHANGE). The
+new folder has hard links to unchanged files and to files that bake did not write.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from generator.store import atomic, manifest, permissions
 
 
 class Store:
-    """The folder of a cluster below the output folder."""
+    """A cluster's folder below the output folder."""
 
     def __init__(self, out: Path, cluster: str) -> None:
         try:
@@ -52,12 +52,12 @@ class Store:
             ) from None
 
     def manifest(self) -> dict[str, Any]:
-        """Return the files of the last bake with their sha256 and mode; empty before the first bake."""
+        """Return sha256 and mode of each file that the last bake wrote. Empty before the first bake."""
         record = self._record()
         return record["files"] if record else {}
 
     def digest(self) -> str:
-        """Return a digest over all files of the last bake; "" before the first bake."""
+        """Return a digest of all files that the last bake wrote, or "" before the first bake."""
         raw = self.read(MANIFEST)
         return hashlib.sha256(raw).hexdigest() if raw is not None else ""
 
@@ -79,7 +79,7 @@ class Store:
         record = self._record()
         if record is None and names - {"pki"}:
             raise InputError.one(
-                str(self.folder), "is not empty and was not made by bake", "give another --out or --name"
+                str(self.folder), "is not empty, and bake did not create it", "give another --out or --name"
             )
         owner = record["cluster"] if record else self.cluster
         if owner != self.cluster:
@@ -93,7 +93,7 @@ class Store:
         return {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
 
     def remove(self, path: PurePosixPath) -> bool:
-        """Delete one file and return whether it existed. The caller holds the lock."""
+        """Delete one file and return whether it existed. The caller must hold the lock."""
         try:
             (self.folder / path).unlink()
         except (FileNotFoundError, NotADirectoryError):
@@ -103,9 +103,10 @@ class Store:
 
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Lock the output folder. Report a line if another run has the lock, and wait for that run.
+        """Lock the output folder. If another run of bake has the lock, report that and wait.
 
-        The lock is on the folder, so no lock file can be left behind. Removes the unfinished folders of killed runs.
+        The lock is on the folder itself, so there is no lock file. Removes the unfinished folders of killed runs of
+        bake.
         """
         with ExitStack() as stack:
             try:
@@ -117,17 +118,17 @@ class Store:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                report(f"waiting for another bake that uses {self.out}")
+                report(f"waiting until another bake has finished with {self.out}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._check_out()  # check again, because another user may have created the output folder in the meantime
-            for left in self._staged():  # no other run has the lock, so these folders belong to killed runs
+            self._check_out()  # check again: another user may have created the folder after the first check
+            for left in self._staged():  # these folders belong to killed runs, because this run has the lock
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
     @contextmanager
     def replacing(self) -> Iterator[Staging]:
-        """Yield a new folder, which replaces the old folder if the `with` block ends without an error."""
-        for name in self.manifest():  # the new folder gets links to unchanged files
+        """Yield a new folder. It replaces the old folder if the `with` block ends without an error."""
+        for name in self.manifest():  # before the new folder gets links to these files
             permissions.check_below(self.folder, PurePosixPath(name))
         try:
             staging = Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
@@ -178,7 +179,7 @@ class Staging:
         self._dropped: set[str] = set()
 
     def write(self, artifact: Artifact) -> None:
-        """Add a file. A secret gets mode 0600; a new folder gets mode 0700."""
+        """Add a file. A secret gets mode 0600, a new folder mode 0700."""
         path = artifact.path
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{path} is outside the cluster's folder")
@@ -191,7 +192,7 @@ class Staging:
             self.changed.append(str(path))
 
     def keep_others(self, *dropped: PurePosixPath) -> None:
-        """Keep the files of the last bake that this run has not written, except `dropped`."""
+        """Add the files of the last bake that this run has not written, except `dropped`."""
         for name, entry in self._old.items():
             data = None if PurePosixPath(name) in dropped or name in self._files else self.store.read(name)
             if data is not None:
@@ -199,12 +200,12 @@ class Staging:
 
     @property
     def differences(self) -> tuple[tuple[str, str], ...]:
-        """Each new, changed or removed file as a tuple: `+`, `~` or `-`, and the file name."""
+        """Each new (`+`), changed (`~`) or removed (`-`) file, as a tuple of sign and file name."""
         made = [("~" if name in self._old else "+", name) for name in self.changed]
         return (*made, *(("-", name) for name in self._old if name not in self._files))
 
     def drop(self, path: PurePosixPath) -> None:
-        """Leave out a file that bake did not write, because the new folder has its content in another file."""
+        """Leave out a file that bake did not write, such as a signed certificate that is now in another file."""
         self._dropped.add(str(path))
 
     def _make_parents(self, folder: Path) -> None:
@@ -225,8 +226,8 @@ class Staging:
         return False
 
     def finish(self) -> None:
-        """Add the manifest and the files that bake did not write, and exchange the folders if anything differs."""
-        files = dict(sorted(self._files.items()))  # the order of writing must not change the manifest
+        """Add the manifest. If a file differs, add the files that bake did not write, and exchange the folders."""
+        files = dict(sorted(self._files.items()))  # sorted: the order of writing must not matter
         self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files)))
         if not self.changed and not set(self._old) - set(self._files):
             return
@@ -237,7 +238,7 @@ class Staging:
         try:
             atomic.sync_names(self.store.out)
         except OSError as error:  # the new folder is already in place
-            text = f"{self.store.out}: {error.strerror}; the new files are in place, but a power cut may undo that"
+            text = f"{self.store.out}: {error.strerror}; the new files are in place, but may be lost in a power cut"
             raise BakeError(text, hint="check the disk") from error
 
     def _link_other_files(self, old: Path, new: Path) -> None:

@@ -16,13 +16,13 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def dump(cluster: str, files: dict[str, dict[str, str]]) -> bytes:
-    """Return the manifest's bytes."""
+    """Return the content of a manifest file."""
     record = {"format_version": FORMAT_VERSION, "cluster": cluster, "files": files}
     return json.dumps(record, indent=1).encode() + b"\n"
 
 
 def parse(raw: bytes, *, where: str) -> dict[str, Any]:
-    """Return the manifest as data. Raises InputError if bake cannot have written this manifest."""
+    """Return the data in a manifest file. Raises InputError if bake cannot have written the file."""
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):
@@ -55,11 +55,11 @@ def _entry_fault(entry: tuple[str, object]) -> str | None:
             if mode not in MODES:
                 return f"files: {name}: mode {mode!r} is not {' or '.join(MODES)}"
             return None
-    return f"files: {name}: is not a sha256 and a mode"
+    return f"files: {name}: has no sha256 and mode"
 
 
 def _is_path(name: str) -> bool:
-    """Return whether this can be the path of a file that bake wrote, other than the manifest."""
+    """Return whether bake can have written a file with this path. The manifest does not list itself."""
     path = PurePosixPath(name)
     is_plain = str(path) == name and name.isprintable() and not path.is_absolute()
     return is_plain and ".." not in path.parts and path.parts != () and path != MANIFEST

@@ -1,6 +1,6 @@
 """Refuse folders and files that another user can replace, because bake trusts the keys below the output folder.
 
-sshd's option StrictModes has the same rule. bake applies the rule to every folder from `/` to the output folder.
+The rule is that of sshd's option StrictModes. bake checks every folder from `/` to the output folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BELOW = "give another --out, or change the owner if you trust the content"
 
 
 def check_parents(path: Path) -> None:
-    """Raise InputError for the first folder or symlink on the way to `path` that another user can change.
+    """Raise InputError if another user can change a folder or symlink on the way to `path`.
 
     `path` is absolute. The check stops at a folder that does not exist.
     """
@@ -31,7 +31,7 @@ def check_parents(path: Path) -> None:
 
 
 def check_below(folder: Path, path: PurePosixPath) -> None:
-    """Raise InputError if a part of the path `folder/path` is a symlink or can be changed by another user."""
+    """Raise InputError if a part of `folder/path` is a symlink, or if another user can change it."""
     for place in (*(folder / part for part in reversed(path.parents)), folder / path):
         if (status := _lstat(place)) is None:
             return
@@ -44,9 +44,9 @@ def check_below(folder: Path, path: PurePosixPath) -> None:
 
 
 def check_secret(path: Path, where: str) -> None:
-    """Raise InputError if `path`, a file with a secret, belongs to another user.
+    """Raise InputError if the file `path`, which has a secret, belongs to another user.
 
-    Pipes are allowed, because under sudo a shell's pipe belongs to the user who called sudo.
+    A pipe may belong to another user: under sudo, `<(...)` gives a pipe of the user who called sudo.
     """
     with suppress(OSError):
         status = path.stat()
@@ -64,7 +64,7 @@ def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: boo
 
 
 def _resolution_steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield every folder and symlink that the kernel resolves, from `/` to the path itself."""
+    """Yield every folder and symlink through which the kernel resolves `path`."""
     here, parts, links = Path("/"), [*reversed(path.parts)], 0
     while parts and links <= _MAX_LINKS:
         part = parts.pop()
@@ -93,7 +93,7 @@ def _owners() -> set[int]:
 
 
 def _overflow_owner() -> set[int]:
-    """Return the user id of files whose owner is outside this user namespace, such as `/home` in a container."""
+    """Return the user id that the kernel shows for owners outside this user namespace, as in a container."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     if sum(int(length) for _, _, length in ranges) >= 2**32 - 1:
         return set()
@@ -101,7 +101,7 @@ def _overflow_owner() -> set[int]:
 
 
 def _other_writers(place: Path, status: os.stat_result, *, sticky: bool) -> str | None:
-    """Describe the other users who can change `place`; None without such users. `sticky`: accept sticky folders."""
+    """Describe the other users who can change `place`, or return None. `sticky`: accept folders with the sticky bit."""
     mode = status.st_mode
     if stat.S_ISLNK(mode) or (sticky and mode & stat.S_ISVTX):
         return None
@@ -109,7 +109,7 @@ def _other_writers(place: Path, status: os.stat_result, *, sticky: bool) -> str 
         return "every user"
     if not mode & stat.S_IWGRP:
         return None
-    if _has_acl(place):  # with an ACL, the group bits are the ACL's mask
+    if _has_acl(place):  # if the file has an ACL, the group bits are the ACL's mask
         return "the users of its ACL"
     return _other_members(status.st_gid)
 
@@ -121,7 +121,7 @@ def _has_acl(place: Path) -> bool:
 
 
 def _other_members(gid: int) -> str | None:
-    """Describe the group and its members; None if the group has no members except root and this user."""
+    """Describe the group and its other members, or return None if only root and this user are members."""
     try:
         group = grp.getgrgid(gid)
     except KeyError:

@@ -1,7 +1,7 @@
 """Get certificates from an external CA with certificate signing requests.
 
-For each missing certificate, bake writes a request and a new key to the cluster's folder. The user has the external CA
-sign the request and puts the certificate next to the request. The next bake uses the certificate.
+For each missing certificate, bake writes a request and a new key to the cluster's folder. The user has the request
+signed by the external CA and puts the certificate next to the request. The next bake uses the certificate.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A pending request. `is_missing`: no valid certificate exists, so bake must wait for the new one."""
+    """A request without a certificate. `is_missing`: no valid certificate exists, so bake must wait."""
 
-    path: PurePosixPath  # the key and the certificate have the same path with another suffix
+    path: PurePosixPath  # the suffixes of request, key and certificate are .csr, .key and .pem
     csr: bytes
     key: bytes = field(repr=False)
     is_missing: bool
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """The keyring with all issued certificates. `taken`: the files of these certificates."""
+    """The keyring with all issued certificates. `taken`: the files from which these certificates were read."""
 
     keyring: Keyring
     requests: tuple[Request, ...]
@@ -47,7 +47,7 @@ class Signed:
 
     @property
     def files(self) -> Iterator[Artifact]:
-        """The files of pending requests."""
+        """The files of the requests without a certificate."""
         for request in self.requests:
             yield from request.files
 
@@ -57,16 +57,16 @@ class Signed:
 
 
 def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
-    """Return the error for `count` requests without a certificate. `then`: the command that uses the certificates."""
-    where = f"have each .csr below {store.folder / REQUESTS} signed, put each certificate next to its .csr"
+    """Return the error for `count` requests without a certificate. `then`: the user's next command."""
+    where = f"have each .csr below {store.folder / REQUESTS} signed and put the certificate next to the .csr"
     return UnsignedError(
         f"an external CA must issue {count} certificates",
-        hint=f"{where} (etcd-peer.csr: etcd-peer.pem), then{then}",
+        hint=f"{where} (for example etcd-peer.pem next to etcd-peer.csr), then{then}",
     )
 
 
 def refuse_unsigned(store: Store) -> None:
-    """Raise UnsignedError if requests still need certificates, or if issued certificates still need a bake."""
+    """Raise UnsignedError if a request has no certificate yet, or if an issued certificate is not yet baked."""
     paths = [path for name in store.manifest() if (path := PurePosixPath(name)).is_relative_to(REQUESTS)]
     requests = [path for path in paths if path.suffix == ".csr"]
     if count := sum(store.read(path.with_suffix(".pem")) is None for path in requests):
@@ -77,7 +77,7 @@ def refuse_unsigned(store: Store) -> None:
 
 
 def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:
-    """Read issued certificates and create requests for missing ones. Raises InputError if a certificate is wrong."""
+    """Read issued certificates and create requests for the others. Raises InputError for a wrong certificate."""
     issued: dict[tuple[str, Role], Credential] = {}
     requests, taken, problems = [], [], []
     for wanted in found.planned(plan):
@@ -117,7 +117,7 @@ def _issued_certificate(store: Store, path: PurePosixPath, key: PrivateKey) -> C
 def _request(
     store: Store, path: PurePosixPath, wanted: PlannedCertificate, key: PrivateKey | None, *, is_missing: bool
 ) -> Request:
-    """Return the existing request if it matches the profile, else a new request."""
+    """Return the existing request if it matches the certificate's profile, else a new request."""
     key = key or pki.generate_key(wanted.profile.key_type)
     csr = store.read(path)
     if csr is None or not pki.is_request_for(csr, wanted.profile, key):

@@ -283,7 +283,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "etcd: {options: {client-crl-file: /etc/shadow}}", "etcd.options.client-crl-file", "'client-crl-file'", "names a certificate revocation list",
     ),
     "etcd option that needs a key": (
-        "etcd: {options: {auth-token: 'jwt,pub-key=/a'}}", "etcd.options.auth-token", "'jwt,pub-key=/a'", "no key files",
+        "etcd: {options: {auth-token: 'jwt,pub-key=/a'}}", "etcd.options.auth-token", "'jwt,pub-key=/a'", "no keys to sign",
     ),
     "etcd option, no such word": (
         "etcd: {options: {log-level: verbose}}", "etcd.options.log-level", "'verbose'", "is not one of debug, info",
@@ -324,7 +324,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "a CA for peers that is not wanted": (
         "pki: {peerCa: {separate: false, certificate: p.pem, key: p.key}}", "pki.peerCa.certificate", "has no effect", "separate",
     ),
-    "token with quotes": ("etcd: {token: 'a\"b'}", "etcd.token", "'a\"b'", "is not 1 to 64 of letters"),
+    "token with quotes": ("etcd: {token: 'a\"b'}", "etcd.token", "'a\"b'", "is not 1 to 64 letters"),
     # installation, firewall, VM
     "join mode": ("join: follower", "join", "'follower'", "is not one of learner, voter"),
     "firewall kind": ("firewall: {kind: pf}", "firewall.kind", "'pf'", "is not one of none, firewalld"),
@@ -335,7 +335,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "a package that is an option": (
         "install: {method: package, packages: ['-oDebug=1']}", "install.packages[0]", "'-oDebug=1'", "is not a package name",
     ),
-    "a digest that is none": ("vm: {image: x, sha256: abc}", "vm.sha256", "'abc'", "is not a sha256 in hex"),
+    "a digest that is none": ("vm: {image: x, sha256: abc}", "vm.sha256", "'abc'", "is not a sha256: 64"),
     "image from afar without a digest": ("vm: {image: 'https://x/y'}", "vm.sha256", "", "is missing, but vm.image is a URL"),
     # YAML
     "list at the top": ("- nodes", "cluster.yaml:1:1", "", "is not a mapping"),
@@ -372,7 +372,7 @@ def _accounts(text: str) -> str:
 
 ACCOUNTS: dict[str, tuple[str, str, str, str]] = {
     "not a section": ("auth: yes please", "auth", "'yes please'", "is not true, false or a section of fields"),
-    "YAML 1.1's yes": ("auth: yes", "auth: 'yes'", "is not true, false or a section of fields", "hint: true, false, or the fields here: enabled,"),
+    "YAML 1.1's yes": ("auth: yes", "auth: 'yes'", "is not true, false or a section of fields", "hint: true, false, or a section with these fields: enabled,"),
     "enabled as text": ('auth: {enabled: "true"}', "auth.enabled", "'true'", "is not true or false"),
     "a typing error": ("auth: {user: []}", "auth.user", "'user'", "there is no field"),
     "users without auth": ("auth: {users: [{name: a}]}", "auth.users", "", "has no effect while auth.enabled is false"),
@@ -380,9 +380,9 @@ ACCOUNTS: dict[str, tuple[str, str, str, str]] = {
     "a user without a name": (_accounts("users: [{roles: [root]}]"), "auth.users[0]", "", "is missing"),
     "a user's name is a flag": (_accounts("users: [{name: --help}]"), "auth.users[0].name", "'--help'", "beginning with a letter or digit"),
     "a user's name is a path": (_accounts("users: [{name: ../etcd-ca}]"), "auth.users[0].name", "'../etcd-ca'", "beginning with a letter or digit"),
-    "a user's name has a slash": (_accounts("users: [{name: a/b}]"), "auth.users[0].name", "'a/b'", "is not 1 to 64 of letters"),
-    "a user's name has 65 characters": (_accounts(f"users: [{{name: {'a' * 65}}}]"), "auth.users[0].name", "a" * 65, "is not 1 to 64 of letters"),
-    "a user's name has a newline": (_accounts('users: [{name: "a\\n"}]'), "auth.users[0].name", r"'a\n'", "is not 1 to 64 of letters"),
+    "a user's name has a slash": (_accounts("users: [{name: a/b}]"), "auth.users[0].name", "'a/b'", "is not 1 to 64 letters"),
+    "a user's name has 65 characters": (_accounts(f"users: [{{name: {'a' * 65}}}]"), "auth.users[0].name", "a" * 65, "is not 1 to 64 letters"),
+    "a user's name has a newline": (_accounts('users: [{name: "a\\n"}]'), "auth.users[0].name", r"'a\n'", "is not 1 to 64 letters"),
     "two users of one name": (_accounts("users: [{name: a}, {name: a}]"), "auth.users[1].name", "'a'", "is already the name of auth.users[0]"),
     "etcd's own user": (_accounts("users: [{name: root}]"), "auth.users[0].name", "'root'", "is reserved"),
     "the operator": (_accounts("users: [{name: etcd-client}]"), "auth.users[0].name", "'etcd-client'", "is reserved"),
@@ -394,8 +394,8 @@ ACCOUNTS: dict[str, tuple[str, str, str, str]] = {
     "etcd's own role": (_accounts("roles: [{name: root}]"), "auth.roles[0].name", "'root'", "is etcd's built-in role"),
     "a permission for nothing": (_accounts("roles: [{name: a, permissions: [{access: read}]}]"), "auth.roles[0].permissions[0]", "", "has neither prefix nor key"),
     "a permission for both": (_accounts("roles: [{name: a, permissions: [{prefix: /a, key: /a}]}]"), "auth.roles[0].permissions[0]", "", "has both prefix and key"),
-    "an empty prefix": (_accounts('roles: [{name: a, permissions: [{prefix: ""}]}]'), "auth.roles[0].permissions[0].prefix", "''", "is not 1 to 256 of letters, digits and"),
-    "a prefix that no terminal shows": (_accounts('roles: [{name: a, permissions: [{prefix: "é"}]}]'), "auth.roles[0].permissions[0].prefix", "'é'", "is not 1 to 256 of letters, digits and"),
+    "an empty prefix": (_accounts('roles: [{name: a, permissions: [{prefix: ""}]}]'), "auth.roles[0].permissions[0].prefix", "''", "is not 1 to 256 letters, digits or"),
+    "a prefix that no terminal shows": (_accounts('roles: [{name: a, permissions: [{prefix: "é"}]}]'), "auth.roles[0].permissions[0].prefix", "'é'", "is not 1 to 256 letters, digits or"),
     "an unknown access": (_accounts("roles: [{name: a, permissions: [{access: all, prefix: /a}]}]"), "auth.roles[0].permissions[0].access", "'all'", "is not one of read, write, readwrite"),
 }  # fmt: skip
 
@@ -507,7 +507,7 @@ PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
     "cluster's folder is a file": (_cluster_is_a_file, (), "out/etcd: is a symlink or a file, not a folder"),
     "cluster's folder is a link": (_elsewhere, (), "out/etcd: is a symlink, which bake does not follow here"),
     "folder of another cluster": (_other_cluster, (), "out/etcd: belongs to the cluster 'prod', not 'etcd'"),
-    "folder of somebody else": (_occupied, (), "out/etcd: is not empty and was not made by bake"),
+    "folder of somebody else": (_occupied, (), "out/etcd: is not empty, and bake did not create it"),
     "manifest is not one": (_not_a_manifest, (), "out/etcd/manifest.json: is not bake's manifest"),
 }  # fmt: skip
 
@@ -528,10 +528,10 @@ def _sparse() -> None:
 
 HARMLESS: dict[str, Kind] = {
     **{
-        f"{count} members": Kind(words=("--nodes", str(count)), code=0, says=(f"warning: --nodes: {count} is an even number of members", "hint: "))
+        f"{count} members": Kind(words=("--nodes", str(count)), code=0, says=(f"warning: --nodes: {count} members tolerate only as many failures as {count - 1} members", "hint: "))
         for count in (2, 4, 6)
     },
-    "voters at once": Kind(file="join: voter", code=0, says=("warning: ", "join: voter: during each join, writes stop", "hint: ")),
+    "voters at once": Kind(file="join: voter", code=0, says=("warning: ", "join: voter: while a node joins, the cluster can be unable", "hint: ")),
     "profiles of etcd's memory": Kind(
         file="etcd: {options: {enable-pprof: true}}", code=0, says=("warning: ", "etcd.options.enable-pprof: true: every client certificate", "hint: "),
     ),

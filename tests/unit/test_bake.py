@@ -321,7 +321,7 @@ def test_bake_does_not_replace_a_missing_ca(bake: Bake, picture: Picture) -> Non
     before = picture(Path("out"))
     result = bake("--nodes", 3)
     assert result.code == 2
-    assert f"{FOLDER}/pki/etcd-ca.pem: is missing, but certificates of this CA exist" in result.err
+    assert f"{FOLDER}/pki/etcd-ca.pem: is missing, but certificates that this CA issued exist" in result.err
     assert picture(Path("out")) == before
 
 

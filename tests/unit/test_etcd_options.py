@@ -50,7 +50,7 @@ RULES = [
     ("3.5", "peer-crl-file", "/etc/etcd/crl.pem", "names a certificate revocation list", "rotate --ca"),
     ("3.5", "client-cert-allowed-hostname", "a", "lock out", "auth"),
     ("3.5", "peer-cert-allowed-cn", "a", "which certificates", "separate"),
-    ("3.5", "auth-token", "jwt,pub-key=/a,priv-key=/b,sign-method=RS256", "no key files", "certificates"),
+    ("3.5", "auth-token", "jwt,pub-key=/a,priv-key=/b,sign-method=RS256", "no keys to sign", "certificates"),
     ("3.5", "enable-log-rotation", True, "log to the journal", "journald.conf"),
     # wrong types, and text that needs quotes
     ("3.5", "heartbeat-interval", "200", "is not a whole number", None),
@@ -66,7 +66,7 @@ WARNED = [
     ("3.5", "log-level", "debug", "/debug/pprof"),
     ("3.5", "cors", "*", "every origin"),
     ("3.5", "tls-max-version", "TLS1.2", "TLS 1.3"),
-    ("3.5", "socket-reuse-port", True, "etcd's user"),
+    ("3.5", "socket-reuse-port", True, "account etcd"),
     ("3.5", "host-whitelist", "a", "no effect"),
     ("3.5", "self-signed-cert-validity", 1, "no effect"),
     ("3.5", "experimental-enable-distributed-tracing", True, "without TLS"),

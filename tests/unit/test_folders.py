@@ -252,12 +252,12 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "setuid": ({"files": {"x": {**FACTS, "mode": "4755"}}}, "files: x: mode '4755' is not 0600 or 0644"),
     "for every user": ({"files": {"x": {**FACTS, "mode": "0666"}}}, "mode '0666' is not"),
     "a short mode": ({"files": {"x": {**FACTS, "mode": "644"}}}, "mode '644' is not"),
-    "a mode that is a number": ({"files": {"x": {**FACTS, "mode": 0o644}}}, "files: x: is not a sha256 and a mode"),
-    "no mode": ({"files": {"x": {"sha256": "0" * 64}}}, "files: x: is not a sha256 and a mode"),
-    "no digest": ({"files": {"x": {"mode": "0644"}}}, "files: x: is not a sha256 and a mode"),
+    "a mode that is a number": ({"files": {"x": {**FACTS, "mode": 0o644}}}, "files: x: has no sha256 and mode"),
+    "no mode": ({"files": {"x": {"sha256": "0" * 64}}}, "files: x: has no sha256 and mode"),
+    "no digest": ({"files": {"x": {"mode": "0644"}}}, "files: x: has no sha256 and mode"),
     "a short digest": ({"files": {"x": {**FACTS, "sha256": "0" * 63}}}, "is not 64 hexadecimal digits"),
     "a digest in capitals": ({"files": {"x": {**FACTS, "sha256": "A" * 64}}}, "is not 64 hexadecimal digits"),
-    "not facts": ({"files": {"x": "0644"}}, "files: x: is not a sha256 and a mode"),
+    "not facts": ({"files": {"x": "0644"}}, "files: x: has no sha256 and mode"),
     **{
         f"the path {path!r}": ({"files": {path: FACTS}}, f"files: {path!r} is not the path of a file below")
         for path in ("../x", "a/../../x", "/etc/shadow", "", ".", "./x", "a//b", "a/", "x\n", "x\0", "manifest.json")

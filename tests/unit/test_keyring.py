@@ -243,7 +243,7 @@ UNFIT: dict[str, tuple[Callable[[Any], object], str]] = {
         "pki.ca.key: ca.key: does not match the certificate",
     ),
     "no CA": (leaf, "pki.ca.certificate: ca.pem: is not a CA certificate"),
-    "ends too soon": (short_lived, "before certificates of 364 days would\n  hint: use a CA that expires later, or"),
+    "ends too soon": (short_lived, "but certificates are valid for 364 days\n  hint: use a CA that expires later, or"),
     "for another network": (for_another_network, "may not issue certificates for 192.168.20.31, 192.168.20.32"),
 }  # fmt: skip
 
@@ -369,7 +369,7 @@ def test_the_use_of_a_separate_peer_ca_cannot_change(bake: Bake, picture: Pictur
     before = picture(Path("out"))
     Path("one.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: false}}\n")
     result = bake("--config", "one.yaml")
-    rule = "pki.peerCa.separate: false differs from this cluster's value"
+    rule = "pki.peerCa.separate: false is not this cluster's value"
     assert (result.code, rule in result.err) == (2, True)
     assert picture(Path("out")) == before
 

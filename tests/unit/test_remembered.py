@@ -481,7 +481,7 @@ def test_an_edited_spec_is_not_used(
     for words in ((), ("--nodes", 3)):
         result = bake(*words)
         assert (result.code, picture(Path("out"))) == (2, before)
-        assert "cluster.yaml: was changed after bake wrote it, so the current fields are not known" in result.err
+        assert "cluster.yaml: was changed after bake wrote it, so bake does not know the cluster's fields" in result.err
     Path("c.yaml").write_text("nodes: 2\n")
     result = bake("--config", "c.yaml")
     assert (result.code, picture(Path("out"))) == (2, before)

@@ -40,10 +40,10 @@ def test_a_spec_without_problems_is_accepted(fields: dict[str, Any]) -> None:
     ("fields", "words"),
     [
         ({"nodes": 3}, []),
-        ({"nodes": 4}, ["4 is an even number of members, which tolerates only as many failures as 3"]),
-        ({"join": "voter"}, ["during each join, writes stop"]),
+        ({"nodes": 4}, ["4 members tolerate only as many failures as 3 members"]),
+        ({"join": "voter"}, ["while a node joins, the cluster can be unable"]),
         ({"join": "voter", "nodes": 1}, []),
-        ({"firewall": {"clientCidrs": ["10.0.0.0/8"]}}, ["lacks 192.168.20.1: if this machine runs the VMs"]),
+        ({"firewall": {"clientCidrs": ["10.0.0.0/8"]}}, ["lacks the gateway 192.168.20.1: the nodes refuse"]),
         ({"firewall": {"clientCidrs": ["10.0.0.0/8", "192.168.20.0/28"]}}, []),
         ({"firewall": {"clientCidrs": ["10.0.0.0/8"], "kind": "none"}}, []),
     ],

@@ -43,7 +43,7 @@ def test_a_field_missing_in_an_older_cluster_names_its_origin(bake: Bake, old: N
     assert "hardened.yaml" not in result.err
     where = f"{FOLDER.absolute()}/cluster.yaml (written by an older version of bake): pki.peerName: none: the peer port"
     assert f"warning: {where}" in result.err
-    assert "use required; for a running cluster, first use stated and run bake certs rotate" in result.err
+    assert "set pki.peerName: required; if the cluster runs, first set stated and run bake certs rotate" in result.err
 
 
 def rewrite(name: str, old: str, new: str) -> None:
@@ -125,7 +125,7 @@ def test_the_peer_name_is_required_only_when_every_peer_has_it(bake: Bake) -> No
 def test_an_existing_cluster_gets_no_second_ca(bake: Bake) -> None:
     Path("two.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
     result = bake("--config", "two.yaml")
-    assert (result.code, "true differs from this cluster's value" in result.err) == (2, True), result.err
+    assert (result.code, "true is not this cluster's value" in result.err) == (2, True), result.err
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_peer_certificates_keep_a_required_peer_name(bake: Bake, change: str) ->
         Path(f"{name}.yaml").write_text(stated % more)
     assert bake("--config", "before.yaml").code == 0
     result = bake("--config", "after.yaml")
-    rule = "the nodes require peer-cert-allowed-hostname etcd.peers.etcd.internal in every peer certificate"
+    rule = "the running nodes require peer-cert-allowed-hostname etcd.peers.etcd.internal in peer certificates"
     assert (result.code, rule in result.err) == (2, True), result.err
     for step in ("between", "none", "after"):
         assert bake("--config", f"{step}.yaml").code == 0
@@ -191,11 +191,11 @@ def test_a_peer_port_open_to_every_client_causes_a_warning(bake: Bake) -> None:
     Path("open.yaml").write_text(OLD)
     warning = bake("--config", "open.yaml").err
     assert "none: the peer port accepts every certificate of the CA" in warning
-    assert "for a running cluster, first use stated and run bake certs rotate" in warning
+    assert "if the cluster runs, first set stated and run bake certs rotate" in warning
     Path("open.yaml").write_text(OLD.replace("none", "stated"))
     warning = bake("--config", "open.yaml").err
-    assert "use required after bake certs shows that every node presents its new certificate" in warning
-    assert "first use stated" not in warning
+    assert "set pki.peerName: required when bake certs shows that every node presents its new certificate" in warning
+    assert "first set stated" not in warning
 
 
 @pytest.mark.parametrize("command", [(), ("check",)])

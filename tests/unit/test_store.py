@@ -205,7 +205,7 @@ def has_the_manifest(text: str) -> Callable[[Store], None]:
 NOT_OURS: dict[str, tuple[Callable[[Store], None], str]] = {
     "a file": (is_a_file, "is a symlink or a file, not a folder"),
     "a symlink": (is_a_symlink, "is a symlink or a file, not a folder"),
-    "other things": (has_other_files, "is not empty and was not made by bake"),
+    "other things": (has_other_files, "is not empty, and bake did not create it"),
     "another cluster's": (
         has_the_manifest('{"cluster": "prod", "files": {}}'),
         "belongs to the cluster 'prod', not 'etcd'",
@@ -265,7 +265,7 @@ def test_a_second_run_waits_and_reports_it(store: Store) -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    assert said == [f"waiting for another bake that uses {store.out}"]
+    assert said == [f"waiting until another bake has finished with {store.out}"]
 
 
 def test_only_empty_folders_of_bake_are_removed(store: Store) -> None:
@@ -281,7 +281,7 @@ def test_a_disk_error_after_the_exchange_reports_the_change(store: Store, monkey
 
     write(store, artifact("a", "old"))
     monkeypatch.setattr("generator.store.atomic.sync_names", fail)
-    with pytest.raises(BakeError, match="Input/output error; the new files are in place, but a power cut may undo"):
+    with pytest.raises(BakeError, match="Input/output error; the new files are in place, but may be lost"):
         write(store, artifact("a", "new"))
     assert store.read("a") == b"new"
     assert [path.name for path in store.out.iterdir()] == ["etcd"]

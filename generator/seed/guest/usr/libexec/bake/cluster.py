@@ -1,4 +1,4 @@
-"""Query and change the cluster through etcdctl, which asks one endpoint at a time with a short timeout."""
+"""Query and change the cluster with etcdctl. Each call of etcdctl gets one endpoint and a short timeout."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import subprocess
 from join_decision import Member, parse_members
 from node import Settings, accepting
 
-RECORDS = "bake/members/"  # prefix of the etcd keys that record a voter's member id, or `replacing`, by node name
+RECORDS = "bake/members/"  # prefix of etcd keys; a node's key has its member id, or `replacing`
 
-# The JSON output is only for commands with output to parse. With JSON, etcdctl 3.5 panics after a successful promotion.
+# Use JSON only if the output is parsed: with `-w json`, etcdctl 3.5 panics after it has promoted a member.
 JSON = ("-w", "json")
 
 
 class RefusedError(Exception):
-    """etcd refused the request or did not answer. The message is etcd's message."""
+    """etcd refused the request or did not answer. The exception's message is the cause that etcdctl printed."""
 
 
 class Cluster:
-    """A client that runs etcdctl. The variables ETCDCTL_* name its certificates."""
+    """An etcd client that runs etcdctl. Environment variables (ETCDCTL_*) name the certificates."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -40,9 +40,9 @@ class Cluster:
         return done.stdout
 
     def members(self, endpoints: list[str]) -> list[Member]:
-        """Return the member list from the first endpoint that answers. Raises RefusedError with the last refusal.
+        """Return the member list from the first endpoint that answers. Raises RefusedError if none answers.
 
-        A learner refuses the request ("rpc not supported for learner"), and a member without a quorum does not answer.
+        A learner refuses to list members ("rpc not supported for learner"). A member without a quorum does not answer.
         """
         last = RefusedError("no member answers")
         for self.last_endpoint in endpoints:
@@ -57,7 +57,7 @@ class Cluster:
     def add(self, *, as_learner: bool) -> list[Member]:
         """Add this node and return the new member list.
 
-        Raises RefusedError. The node may have been added nevertheless; only the member list shows it.
+        Raises RefusedError. Even then, the node may have been added: the caller must read the member list again.
         """
         me = self.settings.me
         learner = f"--learner={str(as_learner).lower()}"
@@ -72,13 +72,13 @@ class Cluster:
     def promote(self, member: Member, members: list[Member]) -> None:
         """Promote a learner through the leader.
 
-        With auth on, a promotion through another voter fails ("user name is empty"): the forwarded request has no user.
+        With auth on, another voter cannot promote it: it forwards the request without a user ("user name is empty").
         """
         self.last_endpoint = self._leader(members) or self.last_endpoint
         self._do("promoted in cluster", "member", "promote", member.id)
 
     def _leader(self, members: list[Member]) -> str | None:
-        """Return the leader's client URL, or None if the last endpoint does not know the leader."""
+        """Return the leader's client URL, or None if it is not known."""
         try:
             number = f"{json.loads(self.ctl('endpoint', 'status', *JSON))[0]['Status']['leader']:x}"
         except (RefusedError, ValueError, LookupError, TypeError):
@@ -86,12 +86,12 @@ class Cluster:
         return next((url for each in members if each.id == number for url in each.client_urls[:1]), None)
 
     def _do(self, proof: str, *words: str) -> None:
-        """Run etcdctl, and raise RefusedError if its output lacks `proof`: exit code 0 does not prove success."""
+        """Run etcdctl. Raise RefusedError if its output lacks `proof`, because exit code 0 does not prove success."""
         if proof not in self.ctl(*words):
             raise RefusedError(f"etcdctl did not print {proof!r}")
 
     def recorded_id(self) -> str | None:
-        """Return this node's recorded member id, or `replacing`, or None without a record. Raises RefusedError."""
+        """Return what is recorded in etcd for this node: a member id, `replacing`, or None. Raises RefusedError."""
         try:
             entries = json.loads(self.ctl("get", RECORDS + self.settings.me.name, *JSON)).get("kvs", [])
             return base64.b64decode(entries[0]["value"]).decode() if entries else None
@@ -99,11 +99,11 @@ class Cluster:
             raise RefusedError(f"not a key: {error}") from None
 
     def record(self, text: str) -> None:
-        """Record a member id, or `replacing`, for this node. Raises RefusedError."""
+        """Record a member id or `replacing` for this node in etcd. Raises RefusedError."""
         self._do("OK", "put", RECORDS + self.settings.me.name, text)
 
     def healthy(self, members: list[Member]) -> int:
-        """Return how many of the members answer a linearizable read."""
+        """Return the number of members that answer a linearizable read."""
         return sum(self._is_healthy(member) for member in members)
 
     def _is_healthy(self, member: Member) -> bool:
@@ -117,7 +117,10 @@ class Cluster:
 
 
 def complaint(stderr: str) -> str:
-    """Return the cause from etcdctl's error output. The cause is in a log line, else in the first line."""
+    """Return the cause of an error from etcdctl's stderr.
+
+    It is in a log line with `desc = `, else in the first line.
+    """
     lines = stderr.strip().splitlines() or ["etcdctl failed"]
     text = next((line for line in lines if "desc = " in line), lines[0])
     return re.sub(r'.*desc = |^Error: |["\\}]+$', "", text)

@@ -1,6 +1,6 @@
-"""Decide this node's next action from its disk and the member list, without any input or output.
+"""Decide the next action of this node from the content of its disk and the member list. Pure.
 
-`ACTIONS` is the whole state machine. docs/explanation/join.md has the same table, and a test compares both.
+`ACTIONS` has every decision. docs/explanation/join.md has the same table, and a test compares both tables.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Disk(Enum):
     """The content of the data directory."""
 
     EMPTY = "empty"
-    UNFINISHED = "unfinished"  # a log without a member, from an interrupted first start
+    UNFINISHED = "unfinished"  # a write-ahead log without members, from an interrupted first start
     MEMBER = "member"
 
 
 class Situation(Enum):
-    """The cluster's information about this node, or the reason why the cluster does not answer."""
+    """What the cluster knows about this node, or why the cluster does not answer."""
 
     ALL_EMPTY = "all empty"
     NOBODY = "nobody"
@@ -67,7 +67,7 @@ class Action(Enum):
     STAY_OUT = "stay out"
 
 
-# The actions of a node without a member on its disk. A node with a member on its disk always resumes that member.
+# The action in each situation if the node's disk has no etcd member. Otherwise, the node always resumes that member.
 ACTIONS = {
     Situation.ALL_EMPTY: Action.START_CLUSTER,
     Situation.NOBODY: Action.WAIT,
@@ -83,7 +83,7 @@ ACTIONS = {
     Situation.RENAMED: Action.WAIT,
     Situation.MOVED: Action.WAIT,
 }
-REPLACING = "replacing"  # a node records this word before it removes its entry, whose data is lost
+REPLACING = "replacing"  # recorded for a node whose data is lost, before its old member is removed
 
 
 def decide(disk: Disk, situation: Situation) -> Action:
@@ -91,9 +91,9 @@ def decide(disk: Disk, situation: Situation) -> Action:
 
 
 def parse_members(text: str) -> list[Member]:
-    """Return the members in etcdctl's JSON. Raises ValueError for an invalid answer and for an empty list.
+    """Return the members in JSON from etcdctl. Raises ValueError for an invalid answer and for an empty list.
 
-    An invalid answer must never mean that this node is not listed.
+    An invalid answer must not look like a member list without this node.
     """
     answer = json.loads(text)
     try:
@@ -115,12 +115,15 @@ def parse_members(text: str) -> list[Member]:
 
 
 def find(me: Planned, members: list[Member]) -> Member | None:
-    """Return the entry with this node's peer URL, or None. Peer URLs are unique in the list, names are not."""
+    """Return the member with this node's peer URL, or None. Names are not compared, because they are not unique."""
     return next((member for member in members if me.peer_url in member.peer_urls), None)
 
 
 def place(me: Planned, members: list[Member]) -> Situation:
-    """Return the situation according to the member list. `absent` and `lost_voter` refine `ABSENT` and `LOST_VOTER`."""
+    """Return the situation according to the member list.
+
+    For `ABSENT` and `LOST_VOTER`, call `absent` and `lost_voter`.
+    """
     if any(member.name == me.name and me.peer_url not in member.peer_urls for member in members):
         return Situation.MOVED
     own = find(me, members)
@@ -134,7 +137,10 @@ def place(me: Planned, members: list[Member]) -> Situation:
 
 
 def absent(members: list[Member], record: str | None, *, as_learner: bool) -> Situation:
-    """Return the situation of an unlisted node. `record` is the member id that etcd has recorded for this node."""
+    """Return the situation of a node that is not a member.
+
+    `record`: the node's member id as recorded in etcd, or None.
+    """
     if record not in (None, REPLACING):
         return Situation.REMOVED
     # etcd 3.5 allows one learner at a time.
@@ -144,10 +150,10 @@ def absent(members: list[Member], record: str | None, *, as_learner: bool) -> Si
 
 
 def lost_voter(members: list[Member], healthy: int, *, answers: bool) -> Situation:
-    """Return the situation of a listed voter with an empty disk.
+    """Return the situation of a node that is listed as a voter but has lost its data.
 
-    The voter may be removed only if the other voters have a quorum and the old member does not run. `healthy` is the
-    number of other voters that answer. `answers`: whether the old member still answers.
+    The voter may be removed only if the other voters have a quorum and no old etcd process runs as this voter.
+    `healthy`: the number of other voters that answer. `answers`: whether the old etcd process answers.
     """
     voters = sum(not member.is_learner for member in members)
     is_safe = healthy >= voters // 2 + 1 and not answers
@@ -155,9 +161,9 @@ def lost_voter(members: list[Member], healthy: int, *, answers: bool) -> Situati
 
 
 def initial_cluster(members: list[Member], planned: list[Planned]) -> str:
-    """Return etcd's initial-cluster, which must contain exactly the `members`.
+    """Return etcd's initial-cluster with exactly the members in `members`.
 
-    etcd compares only the URLs, but the names must be unique. A member that has not started gets the planned name.
+    A member that has not started has no name yet. It gets the name of the node with its URL.
     """
     names = {node.peer_url: node.name for node in planned}
     return ",".join(

@@ -1,4 +1,4 @@
-"""This node's settings, console and disk, and TCP probes of the other nodes."""
+"""This node's settings, console and disk, and a check of which other nodes accept TCP connections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 from join_decision import Disk, Planned
 
 CONNECT_SECONDS = 2.0
-# The size of the start of a log, which names the members. The rest of a new log's 64 MiB is zeros.
+# The first bytes of a write-ahead log, which contain the members. A new log has 64 MiB, most of it zeros.
 LOG_HEAD = 1 << 20
 
 
@@ -26,8 +26,8 @@ class Settings(NamedTuple):
     data_dir: Path
     run_dir: Path
     etcdctl: str
-    token: str  # the prefix of the cluster's token
-    permit: str  # the cluster's id, which is not a secret and not the bootstrap permit
+    token: str  # the first part of etcd's initial-cluster-token
+    permit: str  # the cluster's id; in spite of the name not the bootstrap permit
     has_permit: bool
     is_first: bool
     as_learner: bool
@@ -74,7 +74,7 @@ def _digest(path: str) -> str | None:
 
 
 class Console:
-    """Writes one record per line to the serial console. A record that repeats the last record is not written."""
+    """Writes lines about this node's progress to the serial console. The same line is not written twice in a row."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -96,22 +96,22 @@ class Console:
 
 
 def look_at_disk(data_dir: Path) -> Disk:
-    """Return the content of this disk. Raises OSError for an unreadable disk, which must not count as empty.
+    """Return whether the data directory has an etcd member. Raises OSError if the data directory cannot be read.
 
-    A log alone is not a member. If etcd is killed just after it has created its log, it finds the log at the next
-    start, skips its bootstrap and waits for a leader forever. The log of a member begins with the configuration changes
-    that created the cluster ("peerURLs", as JSON), or was compacted into a snapshot. etcd syncs these changes or the
-    snapshot before it acknowledges anything to clients or peers. So a disk with neither has no acknowledged data.
+    A write-ahead log alone is not a member. If etcd is killed just after it has created the log, it finds the log at
+    its next start, does not bootstrap and waits for a leader forever. A member's log begins with the configuration
+    changes that created the cluster ("peerURLs" in JSON), or there is a snapshot. etcd syncs these changes or the
+    snapshot before it acknowledges anything to clients or peers. So a disk without both has no acknowledged data.
     """
     member = data_dir / "member"
     for folder in (data_dir, member, member / "wal", member / "snap"):
         if folder.exists():
-            list(folder.iterdir())  # raises OSError for an unreadable folder, or for a file
+            list(folder.iterdir())  # raises OSError if the folder is unreadable or a file
     if not member.exists():
         return Disk.EMPTY
     snapshots = list((member / "snap").glob("*.snap"))
     logs = list((member / "wal").glob("*.wal"))
-    names_members = [b'"peerURLs"' in _head(log) for log in logs]  # read all logs, since one may be unreadable
+    names_members = [b'"peerURLs"' in _head(log) for log in logs]  # an unreadable log raises OSError
     return Disk.MEMBER if snapshots or any(names_members) else Disk.UNFINISHED
 
 
@@ -121,7 +121,7 @@ def _head(path: Path) -> bytes:
 
 
 def set_aside(data_dir: Path) -> None:
-    """Rename the data directory of an interrupted first start. The data is kept in case it is still needed."""
+    """Rename the data directory, which an interrupted first start of etcd left behind."""
     number = 1
     while (kept := data_dir.with_name(f"{data_dir.name}.unfinished-{number}")).exists():
         number += 1
@@ -138,11 +138,11 @@ def address_of(url: str) -> tuple[str, int]:
 
 
 def accepting(urls: list[str]) -> list[str]:
-    """Return the URLs that accept a TCP connection. All URLs are tried at the same time, for at most two seconds.
+    """Return the URLs that accept a TCP connection. All URLs are tried at the same time for at most two seconds.
 
-    The kernel accepts the connection, so a host that is too busy for a TLS handshake counts as accepting. A member
-    without a quorum counts too, because it binds its ports before it has a leader. etcdctl would be too slow,
-    because it uses its whole timeout even if the connection is refused.
+    A node that is too busy for a TLS handshake accepts connections, because the kernel accepts them. So does a member
+    without a quorum, because etcd opens its ports before it has a leader. etcdctl would be too slow for this check: it
+    waits for its timeout even if a connection is refused.
     """
     connected = set()
 

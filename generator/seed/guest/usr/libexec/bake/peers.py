@@ -1,8 +1,8 @@
-"""Requests to other nodes over mutual TLS: whether a disk is empty, and whether a member is still connected.
+"""Ask other nodes over mutual TLS whether their disks are empty, and whether they are connected to a member.
 
-A waiting node with an empty disk reports the empty disk at its peer URL, where its etcd will listen later. The first
-node starts a cluster only when every other node has reported an empty disk. A node that does not answer may be a member
-with data.
+A node without data waits for a cluster and reports at its peer URL that its disk is empty. etcd listens at that URL
+later. The first node starts a cluster only when every other node has reported an empty disk, because a node that does
+not answer may have data.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from join_decision import Member, Planned
 from node import CONNECT_SECONDS, address_of
 
 EMPTY_PATH = "/bake/empty"
-# X509_V_FLAG_PARTIAL_CHAIN allows an intermediate CA as trust anchor. Python has a name for the flag since 3.10.
+# X509_V_FLAG_PARTIAL_CHAIN of OpenSSL allows an intermediate CA as trust anchor. Python before 3.10 has no name for it.
 PARTIAL_CHAIN = 0x80000
-_LIMIT = 4 << 20  # maximum size of an answer in bytes; etcd's metrics have a tenth of this size
+_LIMIT = 4 << 20  # maximum size of an answer in bytes; etcd's metrics are about a tenth
 
 
 def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
-    """Return a mutual TLS context with etcd's settings. `kind` is `ETCD_PEER`, or `ETCDCTL` for a client."""
+    """Return a context for mutual TLS with the certificates in `ETCD_PEER_*` or `ETCDCTL_*`. `kind`: the prefix."""
     names = ("CACERT", "CERT", "KEY") if kind == "ETCDCTL" else ("TRUSTED_CA_FILE", "CERT_FILE", "KEY_FILE")
     ca, cert, key = (os.environ[f"{kind}_{name}"] for name in names)
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
@@ -40,7 +40,7 @@ def context(kind: str, *, server: bool = False) -> ssl.SSLContext:
 
 
 def is_peer(connection: ssl.SSLSocket) -> bool:
-    """Return whether the other side's certificate has the name that etcd's settings require, if they require a name."""
+    """Return whether etcd's peer-cert-allowed-* options accept the other node's certificate."""
     found: Any = connection.getpeercert()
     name = {value for part in found["subject"] for key, value in part if key == "commonName"}
     for option, has in (("CN", name), ("HOSTNAME", {value for _, value in found.get("subjectAltName", ())})):
@@ -51,7 +51,7 @@ def is_peer(connection: ssl.SSLSocket) -> bool:
 
 
 def get(url: str, path: str, tls: ssl.SSLContext) -> str:
-    """Return the body of a GET request. Raises OSError, also for a status other than 200."""
+    """Return the body of the answer to a GET request. Raises OSError if the status is not 200."""
     host, port = address_of(url)
     plain = socket.create_connection((host, port), CONNECT_SECONDS)
     with plain, tls.wrap_socket(plain, server_hostname=host) as connection:
@@ -69,12 +69,12 @@ def get(url: str, path: str, tls: ssl.SSLContext) -> str:
 
 
 def statement(node: Planned, permit: str) -> str:
-    """Return the answer of an empty node, which is its name and its cluster's id."""
+    """Return the text with which a node reports that its disk is empty: its name and its cluster's id."""
     return f"{node.name} {permit}\n"
 
 
 class EmptyDiskServer(threading.Thread):
-    """Reports at the peer URL that this node's disk is empty, until the process ends."""
+    """A thread that reports at the node's peer URL that the disk is empty."""
 
     def __init__(self, node: Planned, permit: str) -> None:
         super().__init__(daemon=True)
@@ -85,7 +85,7 @@ class EmptyDiskServer(threading.Thread):
     def run(self) -> None:
         family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
         while True:
-            # The address may not be configured yet, or an etcd that is stopping may still use it.
+            # Try again if the address is not configured yet, or if an etcd that is stopping still uses the port.
             with suppress(OSError), socket.create_server(self.address, family=family) as listener:
                 while True:
                     threading.Thread(target=self._answer, args=listener.accept()[:1], daemon=True).start()
@@ -100,7 +100,7 @@ class EmptyDiskServer(threading.Thread):
 
 
 def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:
-    """Return the nodes that report an empty disk. All nodes are asked at the same time."""
+    """Ask all nodes at the same time. Return the nodes that report an empty disk."""
     found: list[Planned] = []
 
     def ask(node: Planned) -> None:
@@ -121,7 +121,7 @@ def empty(nodes: Iterable[Planned], permit: str) -> list[Planned]:
 
 
 def is_connected(voters: list[Member], member: Member) -> bool:
-    """Return whether a voter's metrics show a connection to the member. Return True if no voter answers."""
+    """Return whether the metrics of a voter show a connection to `member`. Return True if no voter answers."""
     tls = context("ETCDCTL")
     connected = []
     for voter in voters:
