@@ -134,8 +134,8 @@ class PkiSpec:
     )
     peer_name: PeerName | None = setting(
         scalar(values.word(PeerName)),
-        "required (the peer port accepts only peer certificates), stated (use it before required) or none; default: "
-        "required for a new cluster, unchanged for an existing cluster",
+        "stated (peer certificates have the peer name), required (etcd also refuses peers without the peer name) or "
+        "none; default: required for a new cluster, unchanged for an existing cluster",
         default=None,
     )
     subject: SubjectSpec = section(SubjectSpec)

@@ -39,7 +39,7 @@ from generator.pki.templates import (
 )
 from generator.plan import ClusterPlan
 
-# A certificate's validity begins so long before the current time. A new VM's clock can be slow, and the VM would refuse
+# The validity of a new certificate begins a day in the past. The clock of a new VM can be slow, and the VM would refuse
 # a certificate whose validity has not begun.
 BACKDATE = timedelta(hours=24)
 
