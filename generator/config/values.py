@@ -150,7 +150,10 @@ def country(value: object) -> str:
 
 
 def package(value: object) -> str:
-    """Return a package name for dpkg or rpm, optionally with a version. A text that apt would read as an option, such as `-y`, is invalid."""
+    """Return a package name for dpkg or rpm, optionally with a version.
+
+    Raise ValueError for a text that apt would read as an option, such as `-y`.
+    """
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", "is not a package name")
 
 
