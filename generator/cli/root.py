@@ -41,7 +41,7 @@ Exit codes:
 
 
 class _Group(click.Group):
-    """The command `bake`, which bakes if no subcommand is given. It turns libvirt errors into messages."""
+    """The command `bake`. Without a subcommand, bake the cluster. Print a libvirt error as a message."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -161,7 +161,7 @@ def check(**options: Any) -> None:
 @click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up --yes` runs `bake image --yes`
 @click.option("--plain", is_flag=True, help="Build the base image without its tuning, for comparing measurements.")
 def image(plain: bool, **options: Any) -> None:
-    """Build or download the image that `bake up` boots with the same options, unless the cache has it already.
+    """Build or download the image that `bake up` with the same options needs, unless the image is in the cache.
 
     \b
     Examples:

@@ -41,7 +41,7 @@ def up(**options: Any) -> None:
     If the command was interrupted, run it again without options: it does only the steps that are missing.
 
     The firewall of a running node refuses nodes that were added later, until the running node restarts. bake does not
-    boot the refused nodes. It exits with code 3 and names the running nodes to restart.
+    boot the refused nodes. Instead, bake exits with code 3 and names the running nodes that you must restart.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Check a disk image of the user (`--image FILE|URL`) before a VM uses it."""
+"""Check the user's disk image (`--image FILE|URL`) before a VM uses it."""
 
 from __future__ import annotations
 

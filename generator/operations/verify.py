@@ -29,7 +29,7 @@ _REPORT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The results of all health checks. A cluster is healthy if no check is failed or skipped."""
+    """The results of all health checks. A cluster is healthy if no check fails or is skipped."""
 
     cluster: str
     checks: tuple[Check, ...]
