@@ -63,9 +63,9 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="bake")
 @click.pass_context
 def bake(ctx: click.Context, /, **options: Any) -> None:
-    """Bake NoCloud ISOs. The VMs that boot with these ISOs form an etcd cluster that accepts only TLS.
+    """Bake NoCloud ISOs. VMs that boot with the ISOs form an etcd cluster that accepts only TLS.
 
-    For an existing cluster, a command without options changes nothing. A flag changes only the field that it names.
+    For an existing cluster, `bake` without options changes nothing. A flag changes only the field that it names.
     --config and --profile replace all values that an earlier file or profile set.
 
     \b

@@ -23,7 +23,7 @@ from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 Timeout = tuple[float, float]  # seconds to connect, seconds to wait for an answer
 TIMEOUT: Timeout = (3.0, 8.0)
 _NOT_ETCD = "the answer is not from etcd"
-_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # of etcd's error messages, not of other servers'
+_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # only etcd's error messages begin with them
 EVERY_KEY = b"\0"  # as both key and range_end, this byte selects all keys (etcd API, "RangeRequest")
 
 
@@ -204,7 +204,7 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all connections. A separate thread runs it, so closing a connection never blocks."""
+    """Return all connections' event loop. A separate thread runs the loop, so closing a connection never blocks."""
     with _ONE_LOOP:  # several threads call this function at the same time
         return _make_loop()
 

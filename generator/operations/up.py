@@ -122,7 +122,7 @@ def _names(nodes: Iterable[NodePlan]) -> str:
 def wait_until_settled(
     connection: Connection, cluster: Cluster, nodes: tuple[NodePlan, ...], *, seconds: float, progress: Progress
 ) -> None:
-    """Follow these nodes until each has settled, and react to their events.
+    """Follow the nodes until each has settled, and react to their events.
 
     Seal the cluster when its first node becomes a voting member. Remove the seeds from the drives of settled nodes.
     """

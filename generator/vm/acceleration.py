@@ -1,8 +1,8 @@
 """Choose KVM if KVM works, else emulation.
 
 The existence of `/dev/kvm` does not prove that KVM works. Under some nested hypervisors, KVM creates VMs and libvirt
-lists KVM, but a guest crashes at its first privileged instruction. bake checks three things:
-libvirt offers KVM, the CPU has the flag vmx or svm, and a new VM does not stop within a few seconds.
+lists KVM, but a guest crashes at its first privileged instruction. bake checks three
+things: libvirt offers KVM, the CPU has the flag vmx or svm, and a new VM does not stop within a few seconds.
 """
 
 from __future__ import annotations

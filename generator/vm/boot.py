@@ -249,7 +249,7 @@ def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
 
 
 def _start(job: Job, machine: Machine, wish: str) -> bool:
-    """Start a VM if it is stopped. Return whether the VM was stopped. If KVM does not work, QEMU may abort."""
+    """Start a VM if it is stopped. Return whether the VM was stopped. Under a broken KVM, QEMU may abort."""
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
         domain.resume()

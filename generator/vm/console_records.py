@@ -74,7 +74,7 @@ class LineReader:
 
 
 class Source(Protocol):
-    """Returns a node's new console output. `vm.ConsoleLog` has this interface."""
+    """Returns a node's new console output. `vm.ConsoleLog` implements the protocol."""
 
     def read(self) -> bytes: ...
 
@@ -130,8 +130,8 @@ def follow(
 ) -> Iterator[Event]:
     """Yield every node's events until the caller stops. Raise WaitTimeoutError after `timeout` seconds.
 
-    For each node, the first event is the last record that its console already has. If the last record is a
-    failure, the node may be booting again, so the failure is yielded only after 30 seconds without a newer record.
+    For each node, the first event is the last record that its console already has. If the last record is a failure,
+    the node may be booting again, so the failure is yielded only after 30 seconds without a newer record.
     `health` returns the nodes whose VM has stopped, with the reason. Each stopped node gets one event `failed`.
     After 30 seconds, `ask` returns events of nodes without a record. A node without a record may have started normally:
     if libvirt restored its VM from a saved state, the console log is empty.

@@ -1,7 +1,7 @@
 """Find the nodes that the peer firewalls of running nodes refuse.
 
 When a node boots, its firewall gets the addresses of all nodes in the plan. If a node is added to the plan later, the
-firewall refuses the new node until the next boot.
+firewall of a running node refuses the new node until the running node boots again.
 """
 
 from __future__ import annotations
