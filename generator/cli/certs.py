@@ -161,7 +161,7 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
 def _renew(
     cluster: Any, names: tuple[str, ...], passphrase: bytes | None, wait: int, options: Mapping[str, Any]
 ) -> None:
-    """Renew the certificates of these nodes and clients, and deliver the certificates of nodes.
+    """Renew the certificates of the given nodes and clients, and deliver the nodes' certificates.
 
     If `names` is empty, renew the certificates of all nodes.
     """

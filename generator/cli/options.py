@@ -1,4 +1,4 @@
-"""The options of the commands. Environment variables also set options: BAKE_NAME sets --name."""
+"""The options of the commands. An environment variable can also set an option, for example BAKE_NAME for --name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that need no VM: `bake` itself, `check` and `image`."""
+"""The commands `bake`, `bake check` and `bake image`, which need no VM."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Exit codes:
 
 
 class _Group(click.Group):
-    """The command `bake`. Without a subcommand, bake the cluster. Print a libvirt error as a message."""
+    """The command `bake`. Without a subcommand, bake the cluster. Print only the message of a libvirt error."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

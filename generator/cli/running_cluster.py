@@ -1,4 +1,4 @@
-"""The commands on a running cluster: `up`, `seal`, `status`, `verify`, `audit`, `console`, `down`, `destroy`."""
+"""The commands for the VMs and the running cluster, such as `bake up` and `bake verify`."""
 
 from __future__ import annotations
 

@@ -204,7 +204,10 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return all connections' event loop. A separate thread runs the loop, so closing a connection never blocks."""
+    """Return the event loop that all connections share.
+
+    A separate thread runs the loop, so closing a connection never blocks.
+    """
     with _ONE_LOOP:  # several threads call this function at the same time
         return _make_loop()
 

@@ -150,7 +150,7 @@ def runs_unprivileged(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def listens_with_tls(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that all listen URLs use TLS, and that metrics URLs are on loopback, because no firewall protects them."""
+    """Check that all listen URLs use TLS, and that metrics URLs, which no firewall protects, are on loopback."""
     report = facts.usable_report()
     urls = [url for name in ("listen-client-urls", "listen-peer-urls") for url in _urls(report, name)]
     plain = [url for url in urls if not url.startswith(("https://", "unixs://"))]

@@ -191,7 +191,7 @@ def deliver(
     goal: Goal | None = None,
     phase: Phase | None = None,
 ) -> Delivery:
-    """Insert the seeds into the drives of these nodes, one node after the other. Skip nodes that reached the goal.
+    """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached the goal.
 
     `goal`: the state that shows that a node has applied its seed; default: the node serves its seed's certificate.
     `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at the next
@@ -267,7 +267,7 @@ class _Drives:
         except BakeError:  # libvirt has no VM of this cluster
             return _never
         log, reader = logs[node.name], LineReader(node.name)
-        reader.feed(log.read())  # skip what the node reported about earlier seeds
+        reader.feed(log.read())  # skip the node's reports about earlier seeds
         return lambda: any(event.detail == WAITS for event in reader.feed(log.read()))
 
     def has_running(self, node: NodePlan) -> bool:

@@ -272,6 +272,6 @@ def _fill_drive(root: Element, seed_path: str) -> Element:
     drive = root.find(_DRIVE)
     if drive is None:
         raise ValueError("not a node's definition")
-    driver, *others = (child for child in drive if child.tag != "source")  # `source` describes the old ISO
+    driver, *others = (child for child in drive if child.tag != "source")  # `source` names the old ISO
     drive[:] = [driver, *([Element("source", file=seed_path)] if seed_path else []), *others]
     return drive
