@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the seeds of three nodes with the openssl commands of the manual procedure (RSA-4096, one set of certificates
-# for all nodes) and with cloud-localds. scripts/bench compares bake with it.    scripts/baseline-document.sh FOLDER
+# for all nodes) and with cloud-localds. scripts/bench compares bake's time with this script's.
+#   scripts/baseline-document.sh FOLDER
 set -eu
 
 DOCUMENT=$(CDPATH='' cd -- "$(dirname -- "$0")/../tests/document" && pwd)

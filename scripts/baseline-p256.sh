@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes seeds with the openssl commands of the manual procedure, but with P-256 keys and separate certificates for each
-# node, as bake does. scripts/bench compares bake with it.    scripts/baseline-p256.sh FOLDER NODES
+# node, as bake does. scripts/bench compares bake's time with this script's.
+#   scripts/baseline-p256.sh FOLDER NODES
 set -eu
 
 DOCUMENT=$(CDPATH='' cd -- "$(dirname -- "$0")/../tests/document" && pwd)

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Functions of scripts/baseline-*.sh, which pack the certificates into NoCloud ISOs with shell commands.
+# Functions that scripts/baseline-*.sh share to pack certificates into NoCloud ISOs with shell commands.
 
 # Prints FILE as an entry of write_files in a cloud-config.
 entry() { # GUEST-PATH MODE FILE

@@ -1,8 +1,8 @@
 """Measure the figures of docs/reference/performance.md. Most figures compare bake with a baseline in the same round.
 
 `FIGURES` lists the figures. A figure yields one `Sample` per round. The script stores the results in
-docs/reference/performance.json and writes the table of the page from this file. Figures that are not measured keep
-their results.
+docs/reference/performance.json, and writes the page's table from performance.json. Figures that are not measured keep
+their stored results.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The result of one round. `value`: the value of the figure. `parts`: the measurements that give this value."""
+    """The result of one round. `value`: the value of the figure. `parts`: the measurements behind the value."""
 
     value: float
     parts: dict[str, float]
@@ -103,7 +103,10 @@ def hundred_nodes(folder: Path) -> Sample:
 
 
 def thousand_nodes(folder: Path) -> Sample:
-    """Compare the time per node of 1,000 and 100 nodes, without the start-up time (the time of one node)."""
+    """Compare the time per node of 1,000 nodes with the time per node of 100 nodes.
+
+    Subtract the start-up time, which is the time of one node.
+    """
     start, hundred, thousand = (fleet(folder / str(count), count) for count in (1, 100, 1000))
     per_node = [(some.seconds - start.seconds) / (count - 1) for some, count in ((hundred, 100), (thousand, 1000))]
     parts = {"ms_each_of_100": per_node[0] * 1000, "ms_each_of_1000": per_node[1] * 1000, "bake_mib": thousand.rss_mib}
@@ -116,7 +119,7 @@ def memory(folder: Path) -> Sample:
 
 
 def rsa(folder: Path) -> Sample:
-    """Bake seven nodes, which need 23 keys. The time of one RSA key is random, so the figure needs many keys."""
+    """Bake seven nodes, which need 23 keys. An RSA key takes a random time, so the figure needs many keys."""
     theirs = run(sys.executable, WORK, "keys", "23", cwd=folder)
     return versus(bake(folder, "--nodes", "7", "--key-type", "rsa-4096"), theirs)
 

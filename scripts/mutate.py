@@ -1,8 +1,8 @@
 """Change one place of a source file in a copy of the tree, run the fast tests of the file, and count the failing runs.
 
-In Python files, the operators of cosmic-ray make the changes. The script calls them directly, because cosmic-ray itself
-reads only files with the suffix `.py`. Another operator removes a call or a `raise` statement. In shell files, the
-script replaces one command with `:`.
+In Python files, the operators of cosmic-ray make the changes. The script calls the operators directly, because
+cosmic-ray itself reads only files with the suffix `.py`. The script's own operator removes a call or a `raise`
+statement. In shell files, the script replaces one command with `:`.
 """
 
 from __future__ import annotations

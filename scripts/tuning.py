@@ -177,7 +177,7 @@ def read_variant(folder: Path) -> BootImage:
 
 
 def boot_all(folder: Path, rounds: int) -> Iterator[dict[str, object]]:
-    """In each round, boot every variant, each followed by the full image. Yield the measurement of each boot."""
+    """In each round, boot every variant and, after each variant, the full image. Yield each boot's measurement."""
     names = sorted(path.parent.name for path in folder.glob("*/variant.json"))
     names.remove(FULL)
     spec = load(flags={"--name": (("name",), "tuning")}).spec

@@ -1,4 +1,4 @@
-"""The command line. Only this package prints and ends the process. Each command imports slow modules when it runs."""
+"""The command line. Only the package `cli` prints text and exits. Each command imports slow modules when it runs."""
 
 from __future__ import annotations
 

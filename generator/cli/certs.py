@@ -134,8 +134,8 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
     With --ca the command also replaces the CA, in three phases. Every node first trusts both CAs, then gets
     certificates of the new CA, and then trusts only the new CA. etcd restarts twice on each node, one node after the
     other. The command stops after each phase and prints what applications need before the next phase. To continue, run
-    the same command again. This also completes a phase in which the command was interrupted or a node was off. The last
-    phase removes the old CA and its key from the cluster's folder.
+    the same command again. If the command was interrupted or a node was off, run the same command again to complete the
+    phase. The last phase removes the old CA and its key from the cluster's folder.
 
     \b
     Examples:
@@ -161,7 +161,7 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
 def _renew(
     cluster: Any, names: tuple[str, ...], passphrase: bytes | None, wait: int, options: Mapping[str, Any]
 ) -> None:
-    """Renew the certificates of these nodes and clients, and deliver the certificates of nodes.
+    """Renew the certificates of the given nodes and clients, and deliver the nodes' certificates.
 
     If `names` is empty, renew the certificates of all nodes.
     """
@@ -242,7 +242,7 @@ def _rotate_ca(
 
 
 def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", others: Iterable[str] = ()) -> list[str]:
-    """Return the wanted names without duplicates, or all planned names if there are none.
+    """Return the names in `wanted` without duplicates. If `wanted` is empty, return all names in `planned`.
 
     Raise InputError for a name that is neither in `planned` nor in `others`.
     """

@@ -1,4 +1,4 @@
-"""The options of the commands. Environment variables such as BAKE_NAME also set options that have a value."""
+"""The options of the commands. An environment variable can also set an option, for example BAKE_NAME for --name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from generator.operations.hints import DEFAULT_NAME, DEFAULT_OUT
 
-# Each flag has a field of the spec, a type and a help text. A flag overrides the same field of the cluster file.
+# Format: flag → (field of the spec, type, help text). A flag overrides its field in the cluster file.
 SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--name": (("name",), str, "Name of the cluster."),
     "--nodes": (("nodes",), int, "Number of nodes, 1 to 7; use 3 or 5 for high availability."),
@@ -21,7 +21,7 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--key-type": (("pki", "keyType"), str, "Type of keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
     "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version on etcd's ports: 1.2 or 1.3."),
-    "--archive": (("install", "archive"), str, "An etcd release tarball for each ISO; required by profile rhel."),
+    "--archive": (("install", "archive"), str, "An etcd release tarball to put on each ISO; required by profile rhel."),
     "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
     "--image": (("vm", "image"), str, "A cloud image (file or URL) that the VMs boot instead of bake's base image."),
     "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
@@ -71,7 +71,7 @@ quiet_option = _stack(
     click.option("-q", "--quiet", is_flag=True, help="Print only errors."),
     click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Print the traceback of an error."),
 )
-# No environment variable sets --yes, because the user consents to the changes of one command.
+# No environment variable sets --yes, because a user's consent is valid for one command only.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
 name_option = option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the cluster.")
 connect_option = option("--connect", help="libvirt URI; default: LIBVIRT_DEFAULT_URI, then qemu:///system.")
@@ -81,7 +81,9 @@ passphrase_option = option(
     help="A file with the CA key's passphrase on its first line. bake encrypts a CA key that is not encrypted yet.",
 )
 spec_options = _stack(
-    option("--profile", help="Name or file of a profile; default: the cluster's profile. A new cluster has `default`."),
+    option(
+        "--profile", help="Name or file of a profile; default: the cluster's profile, or `default` for a new cluster."
+    ),
     option(
         "--config",
         type=click.Path(path_type=Path),
@@ -115,7 +117,7 @@ def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> i
 
 
 within_option = option(
-    "--within", callback=_days, metavar="DAYS", help="Exit with code 3 if a certificate expires within DAYS (30d)."
+    "--within", callback=_days, metavar="DAYS", help="Exit with code 3 if a certificate expires within DAYS, like 30d."
 )
 node_wait_option = option("--wait", type=int, default=180, show_default=True, help="Seconds to wait for each node.")
 up_options = _stack(

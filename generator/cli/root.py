@@ -1,4 +1,4 @@
-"""The commands that need no VM: `bake` itself, `check` and `image`."""
+"""The commands `bake`, `bake check` and `bake image`, which need no VM."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Exit codes:
 
 
 class _Group(click.Group):
-    """The command `bake`, which bakes if no subcommand is given. It turns libvirt errors into messages."""
+    """The command `bake`. Without a subcommand, bake the cluster. Print only the message of a libvirt error."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -63,9 +63,9 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="bake")
 @click.pass_context
 def bake(ctx: click.Context, /, **options: Any) -> None:
-    """Bake NoCloud ISOs. The VMs that boot with these ISOs form an etcd cluster that accepts only TLS.
+    """Bake NoCloud ISOs. VMs that boot with the ISOs form an etcd cluster that accepts only TLS.
 
-    For an existing cluster, a command without options changes nothing. A flag changes only the field that it names.
+    For an existing cluster, `bake` without options changes nothing. A flag changes only the field that it names.
     --config and --profile replace all values that an earlier file or profile set.
 
     \b
@@ -161,7 +161,7 @@ def check(**options: Any) -> None:
 @click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up --yes` runs `bake image --yes`
 @click.option("--plain", is_flag=True, help="Build the base image without its tuning, for comparing measurements.")
 def image(plain: bool, **options: Any) -> None:
-    """Build or download the image that `bake up` boots with the same options, unless the cache has it already.
+    """Build or download the image that `bake up` with the same options needs, unless the image is in the cache.
 
     \b
     Examples:

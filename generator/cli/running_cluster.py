@@ -1,4 +1,4 @@
-"""The commands on a running cluster: `up`, `seal`, `status`, `verify`, `audit`, `console`, `down`, `destroy`."""
+"""The commands for the VMs and the running cluster, such as `bake up` and `bake verify`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def up(**options: Any) -> None:
     If the command was interrupted, run it again without options: it does only the steps that are missing.
 
     The firewall of a running node refuses nodes that were added later, until the running node restarts. bake does not
-    boot the refused nodes. It exits with code 3 and names the running nodes to restart.
+    boot refused nodes, exits with code 3, and names the running nodes that you must restart.
 
     \b
     Examples:
@@ -76,7 +76,7 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
 @yes_option
 @cluster_options
 def seal(**options: Any) -> None:
-    """Remove the bootstrap permit from the first node's ISO. `bake up` does this automatically.
+    """Remove the bootstrap permit from the first node's ISO. `bake up` removes it automatically.
 
     Without `bake up`, run `bake seal` as soon as the cluster runs. If the first node of a sealed cluster loses its
     disk, the node joins the other nodes again and cannot start a second cluster. The command also replaces the ISO in

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from generator.plan import NodePlan
 
 T = TypeVar("T")
-# `bake verify` writes test keys with a lease of this length, so etcd deletes the keys even if bake is killed.
+# The test keys of `bake verify` have a lease, so etcd deletes the keys even if bake is killed.
 LEASE_SECONDS = 60
 
 

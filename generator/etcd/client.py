@@ -23,7 +23,7 @@ from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 Timeout = tuple[float, float]  # seconds to connect, seconds to wait for an answer
 TIMEOUT: Timeout = (3.0, 8.0)
 _NOT_ETCD = "the answer is not from etcd"
-_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # etcd's error messages start like this; other servers' messages do not
+_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # only etcd's error messages begin with them
 EVERY_KEY = b"\0"  # as both key and range_end, this byte selects all keys (etcd API, "RangeRequest")
 
 
@@ -138,7 +138,7 @@ class Etcd:
         self._call("Lease/LeaseRevoke", ID=lease)
 
     def _call(self, name: str, **values: Any) -> Any:
-        """Make one gRPC call. Raise NoAnswerError or RefusedError if it fails."""
+        """Make one gRPC call. Raise NoAnswerError or RefusedError if the call fails."""
         grpclib = _grpclib()
         future = asyncio.run_coroutine_threadsafe(self._ask(name, values), _loop())
         try:
@@ -176,7 +176,7 @@ class Etcd:
 
     @cached_property
     def _channel(self) -> Any:
-        """The gRPC channel. The first request opens its connection."""
+        """The gRPC channel. The first request opens the connection."""
         url, context = urlsplit(self.endpoint), self._context()
         if context:
             context.set_alpn_protocols(["h2"])
@@ -204,7 +204,10 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all connections. It has a separate thread, so closing a connection never blocks."""
+    """Return the event loop that all connections share.
+
+    A separate thread runs the loop, so closing a connection never blocks.
+    """
     with _ONE_LOOP:  # several threads call this function at the same time
         return _make_loop()
 

@@ -1,7 +1,7 @@
 """The messages of etcd's gRPC API that bake uses, from rpc.proto of etcd 3.5 and 3.6.
 
-Each message has only the fields that bake needs. The messages also fit later versions of etcd, because the number of a
-field never changes.
+Each message has only the fields that bake needs. Later versions of etcd understand the messages, because the number of
+a field never changes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Send a ClientHello to a port, and read the TLS version and the certificate from the server's answer.
 
-Python's ssl module cannot do this. The TLS library of this machine may not support old TLS versions, and ssl gives no
-access to the certificate after a failed handshake. This module needs no client certificate, because up to TLS 1.2 a
-server sends its certificate unencrypted before it requests the client's certificate.
+Python's ssl module cannot replace this module: the TLS library of this machine may not support old TLS versions, and
+ssl gives no access to the certificate after a failed handshake. This module needs no client certificate, because up to
+TLS 1.2 a server sends its certificate unencrypted before it requests the client's certificate.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import suppress
 from generator.etcd.tls_probe import TIMEOUT_SECONDS, unverified_context
 
 VERSIONS = {"1.0": 0x0301, "1.1": 0x0302, "1.2": 0x0303, "1.3": 0x0304}
-# Cipher suites for every server: the usual suites of TLS 1.0 to 1.2 (ECDHE with ECDSA and RSA, and plain RSA), GCM
-# suites, and the suites of TLS 1.3 (RFC 8446, B.4).
+# The offered cipher suites; a usual server supports one of them. TLS 1.0 to 1.2: ECDHE with ECDSA and RSA, plain RSA,
+# and GCM suites. TLS 1.3: RFC 8446, B.4.
 _CIPHERS = (0xC009, 0xC00A, 0xC013, 0xC014, 0x002F, 0x0035, 0xC02B, 0xC02C, 0xC02F, 0xC030, 0x1301, 0x1302, 0x1303)
 _ALERT, _HANDSHAKE, _SERVER_HELLO, _CERTIFICATE = 21, 22, 2, 11
 _X25519 = 0x001D
@@ -24,7 +24,7 @@ _CHOSE_13 = b"\0\x2b\0\x02\x03\x04"  # the extension in a ServerHello with which
 
 
 def accepts_version(address: str, port: int, version: str, *, timeout: float = TIMEOUT_SECONDS) -> bool | None:
-    """Return whether the port accepts a client that offers only this TLS version.
+    """Return whether the port accepts a client that offers only one TLS version.
 
     Return None if there is no connection or the answer is not TLS.
     """
@@ -48,7 +48,8 @@ def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECO
     """Return the certificate (DER) that a port presents to every client, or None without an answer.
 
     With TLS 1.3, a client without a certificate can complete the handshake, and ssl then returns the server's
-    certificate. With TLS 1.2, the handshake fails, so a second connection reads the certificate from its messages.
+    certificate. With TLS 1.2, the handshake fails, so a second connection reads the certificate from the server's
+    handshake messages.
     """
     with suppress(OSError):
         with (
@@ -83,7 +84,7 @@ def _receive(sock: socket.socket, count: int) -> bytes:
 
 
 def _client_hello(version: int) -> bytes:
-    """Build a ClientHello (RFC 5246, 7.4.1.2; RFC 8446, 4.1.2). TLS 1.3 needs two more extensions."""
+    """Build a ClientHello (RFC 5246, 7.4.1.2; RFC 8446, 4.1.2). Only TLS 1.3 needs the extensions 43 and 51."""
     is_13 = version == VERSIONS["1.3"]
     extensions = _extension(10, _sized(2, struct.pack("!3H", _X25519, 23, 24)))  # supported groups for the key exchange
     extensions += _extension(11, b"\x01\x00")  # point formats: uncompressed

@@ -22,7 +22,7 @@ _CLOSED = "the connection was closed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientFiles:
-    """Paths of the CA certificate, and of the client's certificate and key. bake passes the key's path to OpenSSL.
+    """Paths of the CA certificate, and of the client's certificate and key. OpenSSL opens these files.
 
     `peer_ca` is the path of the peers' CA certificate if the peers have a separate CA.
     """
@@ -65,7 +65,7 @@ def unverified_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContex
 
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
-    """Yield the path of an in-memory file with these bytes, because ssl loads a certificate and key only from files."""
+    """Yield the path of an in-memory file with `data`, because ssl loads a certificate and key only from files."""
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, data)
@@ -105,8 +105,8 @@ def probe(
 
 
 def _send_request(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Probe:
-    # With TLS 1.3, a server verifies the client's certificate after the client has completed the handshake (RFC 8446,
-    # appendix E.1.2). So the client gets a refusal only when it reads the answer.
+    # With TLS 1.3, a client gets a refusal only when it reads the answer, because the server verifies the client's
+    # certificate after the client has completed the handshake (RFC 8446, appendix E.1.2).
     host = f"[{address}]" if ":" in address else address
     try:
         with suppress(ConnectionError, ssl.SSLError):  # the server's alert can be read even if sending fails

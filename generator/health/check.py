@@ -71,7 +71,10 @@ def combine(
 
 
 def group(findings: Iterable[Finding], *, all_nodes: Iterable[str] = ("",)) -> str:
-    """Group findings by text, as in `etcd1, etcd2: text; etcd3: other text`. A text for all nodes has no names."""
+    """Group findings by text, as in `etcd1, etcd2: text; etcd3: other text`.
+
+    Omit the nodes' names if all nodes have the same text.
+    """
     by_text: dict[str, list[str]] = {}
     for finding in dict.fromkeys(findings):
         by_text.setdefault(finding.text, []).append(finding.node)

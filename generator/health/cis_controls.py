@@ -1,4 +1,4 @@
-"""The controls of `bake audit`, in the order in which it prints them.
+"""The controls of `bake audit`, in the order of its output.
 
 The controls 1.1.x and 2.x are the controls for etcd in the CIS Kubernetes Benchmark 1.9 (sections 1.1 and 2). The
 controls TLS.x are not part of the benchmark. A control passes only if all its checks pass on every node.

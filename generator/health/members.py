@@ -140,7 +140,7 @@ def auth_enforced(seen: Observation) -> Check:
 
 
 def write_and_read(seen: Observation) -> Check:
-    """Check that a key written through each node is read through every node."""
+    """For each node, check that a key that was written through this node can be read through all nodes."""
     errors = {view.node.name: seen.writes.get(view.node.name, view.health.error) for view in seen.nodes}
     findings = [Finding(name, Result.FAILED, error) for name, error in errors.items() if error]
     if seen.left_behind:

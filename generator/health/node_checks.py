@@ -39,11 +39,11 @@ class NodeFacts:
     report: NodeReport | None
     no_report: str
     probes: Mapping[tuple[Port, ClientKind], Probe]
-    # Whether each port accepts each TLS version. None means that the port does not answer.
+    # For each port and TLS version: whether the port accepts the version, or None if the port does not answer.
     versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)
 
     def usable_report(self) -> NodeReport:
-        """Return the node's report. Raise NotReportedError if there is none, or if etcd runs with --config-file.
+        """Return the node's report. Raise NotReportedError without a report, or if etcd runs with --config-file.
 
         With --config-file, etcd ignores the flags and environment variables that the report lists.
         """
@@ -116,7 +116,7 @@ def _check_files(
     facts: NodeFacts, options: Iterable[str], paths: Iterable[str],
     show: Callable[[FilePermissions], str], is_good: Callable[[FilePermissions], bool],
 ) -> Finding:  # fmt: skip
-    """Return one finding for all files. It lists the paths of files that are missing or fail the check."""
+    """Return one finding for all files. The finding lists the files that are missing or fail the check."""
     report = facts.usable_report()
     wanted = dict.fromkeys([*(report.options.get(option, "") for option in options), *paths])
     found = {path: report.files[path] for path in wanted if path in report.files}
@@ -150,7 +150,7 @@ def runs_unprivileged(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def listens_with_tls(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that all listen URLs use TLS, and that metrics URLs are on loopback, because no firewall protects them."""
+    """Check that all listen URLs use TLS, and that metrics URLs, which no firewall protects, are on loopback."""
     report = facts.usable_report()
     urls = [url for name in ("listen-client-urls", "listen-peer-urls") for url in _urls(report, name)]
     plain = [url for url in urls if not url.startswith(("https://", "unixs://"))]

@@ -49,8 +49,8 @@ def refused(plan: ClusterPlan, seen: Observation, kind: ClientKind) -> Check:
 def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     """Check that peer ports refuse client certificates. The probes present the operator's client certificate.
 
-    If a firewall closes the peer port to this machine, the check cannot probe the port. Instead, it uses the plan and
-    the etcd options in the node's report.
+    If a firewall closes the peer port to this machine, use the plan and the etcd options in the node's report, without
+    a probe.
     """
     findings, refusing, closed = [], 0, 0
     for view in seen.nodes:
@@ -97,12 +97,12 @@ def _has_peer_check(plan: ClusterPlan) -> bool:
 
 
 def _is_firewalled(plan: ClusterPlan, view: NodeView) -> bool:
-    """Return whether the plan has a firewall and it closes the node's peer port to this machine."""
+    """Return whether the plan has a firewall, and the node's peer port is closed to this machine."""
     return plan.spec.firewall.kind is not FirewallKind.NONE and is_firewalled(view.probes)
 
 
 def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
-    """Check that the nodes' firewalls close the peer ports to this machine, because it is not a node."""
+    """Check that the nodes' firewalls close the peer ports to this machine, which is not a node."""
     name, remedy = "peer firewall", "on the node: systemctl status etcd-firewall"
     if plan.spec.firewall.kind is FirewallKind.NONE:
         return combine(name, [], ok_detail="the plan has no firewall", remedy=remedy)
@@ -144,7 +144,7 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
                 if _lacks_name(plan, view.node, answer.certificate.names):
                     findings.append(Finding(name, Result.FAILED, f"{port}: does not name {view.node.fqdn}"))
     ok_detail = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
-    remedy = "bake certs rotate; if the CA also expires within that time: bake certs rotate --ca"
+    remedy = "bake certs rotate; if the CA also expires soon: bake certs rotate --ca"
     if any(finding.result is Result.FAILED for finding in findings):
         remedy = "the node's certificates differ from those in its seed: see /etc/etcd/pki on the node"
     return combine("server certificates", findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)

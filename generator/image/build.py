@@ -22,7 +22,7 @@ RELEASE = "trixie"
 DISK_SIZE = "4G"
 FORMAT_VERSION = 1
 MACHINE, _DEBIAN_MACHINE = "x86_64", "amd64"  # the VMs' architecture: the kernel's name and Debian's name
-# These values affect the image and are part of its digest, like the recipe's files.
+# Values that affect the image. The image's digest covers the recipe's files and the PARAMETERS.
 PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE, _DEBIAN_MACHINE)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _EXCLUDED = ("doc", "man", "locale", "info", "lintian")  # folders in /usr/share that the image omits
@@ -65,7 +65,7 @@ def exclusive(folder: Path, report: Report) -> Iterator[IO[str]]:
 
 
 def build(folder: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
-    """Build the image in a temporary folder, then rename the folder, so that an image in the cache is complete."""
+    """Build the image in a temporary folder, then rename the folder, so that the cache has only complete images."""
     scratch = folder.parent / f".{folder.name}.building"
     _remove_stale(folder.parent, scratch)
     scratch.mkdir()
@@ -113,7 +113,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _remove_stale(images: Path, own: Path) -> None:
-    """Remove the folders of interrupted builds, but not of a running build, which holds the lock of its folder."""
+    """Remove the folders of interrupted builds. Keep the folders of running builds, which hold their locks."""
     for stale in images.glob(".*.building"):
         with _lock_of(images, stale.name.split(".")[1]).open("w") as lock:
             if stale == own or _try_lock(lock):

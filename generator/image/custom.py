@@ -1,4 +1,4 @@
-"""Check a disk image of the user (`--image FILE|URL`) before a VM uses it."""
+"""Check the user's disk image (`--image FILE|URL`) before a VM uses it."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _download(url: str, expected: str | None, cache: Path, report: Report) -> tu
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".download-") as partial:
         _fetch(url, partial, report)
         digest = _verified(Path(partial.name), url, expected)
-        # Only a complete and verified file gets its final name. `tempfile` then removes the temporary name.
+        # Only a complete and verified file gets its final name. `tempfile` removes the temporary name.
         target.unlink(missing_ok=True)
         target.hardlink_to(partial.name)
     return target, digest

@@ -76,9 +76,9 @@ def bake(
 ) -> Baked:
     """Write keys, certificates, seeds and ISOs to the store's folder.
 
-    `agreed`: new user input; None keeps the stored user input, without the values that differ from `spec`.
+    `agreed`: the new user input. Without it, keep the stored user input, except values that differ from `spec`.
     `passphrase`: decrypts the CA key, or encrypts a CA key that is not encrypted yet.
-    `renew`: owners of certificates (see `pki.PlannedCertificate`) to replace, although the certificates are valid.
+    `renew`: owners (see `pki.PlannedCertificate`) whose certificates are replaced even if they are valid.
     `change`: returns the CAs to use instead of the existing CAs, for example in a CA rotation.
 
     A certificate that all nodes share is renewed for all nodes. If the operator's certificate expires soon, it is also
@@ -225,14 +225,14 @@ def check_clock(now: datetime) -> None:
     rule = None
     if now < RELEASED:
         rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake"
-    elif now.year > 9899:  # a CA may be valid for 100 years, and no certificate can end after 9999
+    elif now.year > 9899:  # a CA may be valid for 100 years, and no certificate can end after the year 9999
         rule = "after 9899"
     if rule:
         raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set the clock")
 
 
 def _not_valid_yet(begins: datetime, now: datetime) -> str:
-    """Return a warning about a certificate that is not valid yet: the clock is slow, or was fast when it was issued."""
+    """Return a warning about a certificate that begins in the future: the clock is slow now, or was fast earlier."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
     certificate = f"a certificate in the folder is valid only from {begins:%Y-%m-%d %H:%M}, so bake replaces it"
     return f"{clock}, but {certificate}. If the clock is wrong, the new certificates expire too early"
@@ -247,7 +247,7 @@ def node_files(
     *,
     sealed: bool,
 ) -> Iterator[Artifact]:
-    """Yield one node's files: seed files and ISO. The first node of an unsealed cluster also has the permit."""
+    """Yield one node's files: seed files and ISO. Until the cluster is sealed, the first node gets the permit."""
     files = iso.seed_files(plan, node, guest_files.guest_files(plan, node, trust, credentials))
     if node.bootstrap and not sealed:
         files += (Artifact(iso.SEED_PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True),)

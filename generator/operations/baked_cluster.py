@@ -38,7 +38,7 @@ class Cluster:
 
     @property
     def sealed(self) -> bool:
-        """Whether no ISO has the bootstrap permit. A killed run of bake may leave a folder with an old ISO."""
+        """Whether no ISO has the bootstrap permit. If bake was killed, a leftover folder may contain an old ISO."""
         return self.store.read(SEALED) is not None and not self.store.has_leftover()
 
 

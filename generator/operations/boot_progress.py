@@ -20,7 +20,7 @@ VOTING_PHASES = PHASES[-2:]
 def follow_nodes(
     connection: Connection, cluster: Cluster, nodes: tuple[NodePlan, ...], journal: Journal, *, seconds: float
 ) -> Iterator[Event]:
-    """Yield the events of these nodes until every node has settled. `journal` stores the nodes' console output.
+    """Yield the events of the nodes until every node has settled. `journal` stores the nodes' console output.
 
     A node whose console is empty counts as settled if it is a voting member of etcd. Raise WaitTimeoutError after
     `seconds`.

@@ -42,7 +42,7 @@ class Entry:
     """One certificate.
 
     `owner`: the name of a node, "operator", "cluster", or "user NAME". `days_left`: days until the certificate expires,
-    negative for an expired certificate. `days`: days from the start to the end of its validity.
+    negative for an expired certificate. `days`: days from the start to the end of the validity.
     """
 
     owner: str
@@ -97,7 +97,7 @@ def renewable_clients(plan: ClusterPlan) -> dict[str, Client]:
 
 
 def renewal(cluster: Cluster, expiring: Iterable[Entry]) -> str:
-    """Return the command that renews these certificates."""
+    """Return the command that renews the given certificates."""
     owners = dict.fromkeys(entry.owner.replace("user ", "user:") for entry in expiring)
     names = "--ca" if any(owner.startswith("cluster") for owner in owners) else " ".join(owners)
     return command(cluster.store, f"certs rotate {names}")
@@ -107,14 +107,14 @@ def renewal(cluster: Cluster, expiring: Iterable[Entry]) -> str:
 
 
 def refuse_during_rotation(cluster: Cluster) -> None:
-    """Raise InputError during a CA rotation, because renewing other certificates would make nodes skip a phase."""
+    """Raise InputError during a CA rotation, because a renewal without --ca would make nodes skip a phase."""
     if phase := load_phase(cluster.store):
         hint = f"first complete the rotation with {command(cluster.store, 'certs rotate --ca')}"
         raise InputError.one("this cluster", f"its CA is being rotated (phase {phase})", hint)
 
 
 def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """Return a function for `bake(change=…)`. It returns the same CAs, or raises BakeError as `refuse_changed` does."""
+    """Return a function for `bake(change=…)` that keeps the CAs, or raises BakeError as `refuse_changed` does."""
 
     def keep(found: Authorities) -> Authorities:
         refuse_changed(cluster, phase)
@@ -191,7 +191,7 @@ def deliver(
     goal: Goal | None = None,
     phase: Phase | None = None,
 ) -> Delivery:
-    """Insert the seeds into the drives of these nodes, one node after the other. Skip nodes that reached the goal.
+    """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached the goal.
 
     `goal`: the state that shows that a node has applied its seed; default: the node serves its seed's certificate.
     `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at the next
@@ -233,7 +233,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Drives:
-    """The drives of the nodes' VMs. Every change locks the cluster's folder: another command may write seeds."""
+    """The drives of the nodes' VMs. Each change locks the cluster's folder, because other commands write seeds."""
 
     connection: Connection
     cluster: Cluster
@@ -249,7 +249,7 @@ class _Drives:
     def insert(self, node: NodePlan, *, again: bool) -> bool | None:
         """Insert a node's seed. Return None if libvirt has no VM of the node.
 
-        `again`: insert the seed although it is in the drive, because the running node did not apply it.
+        `again`: insert the seed even if it is in the drive, because the running node has not applied it.
         """
         cluster, seed = self.cluster, self.cluster.store.folder / node.name / SEED_ISO
         with self._locked():
@@ -267,7 +267,7 @@ class _Drives:
         except BakeError:  # libvirt has no VM of this cluster
             return _never
         log, reader = logs[node.name], LineReader(node.name)
-        reader.feed(log.read())  # skip what the node reported about earlier seeds
+        reader.feed(log.read())  # skip the node's reports about earlier seeds
         return lambda: any(event.detail == WAITS for event in reader.feed(log.read()))
 
     def has_running(self, node: NodePlan) -> bool:
@@ -278,7 +278,7 @@ class _Drives:
 def _waits_for_restart(
     cluster: Cluster, node: NodePlan, goal: Goal, seconds: float, phase: Phase | None, waits: Callable[[], bool]
 ) -> bool:
-    """Wait until the node reaches the goal or reports that it needs a restart. Return True if it needs a restart.
+    """Wait until the node reaches the goal or reports that it needs a restart. Return whether it needs a restart.
 
     Raise WaitTimeoutError after `seconds`, and BakeError as `refuse_changed` does.
     """

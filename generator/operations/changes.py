@@ -56,7 +56,7 @@ class Change:
 
 
 def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change, ...]:
-    """Return the changes that baking the spec `new` makes, except changes of files. A new cluster has no changes."""
+    """Return the changes that baking the spec `new` makes, except changes to files. A new cluster has no changes."""
     if existing is None:
         return ()
     plan, old = plan_cluster(new), existing.spec
@@ -141,7 +141,7 @@ def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Cha
 
 def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
     if path == ("auth", "enabled") and was:
-        return "authentication is switched off, so every certificate of this cluster may read and write everything"
+        return "authentication is switched off, so every client of this cluster may read and write everything"
     if sealed and path in (("etcd", "clientPort"), ("etcd", "peerPort")):
         return _ADDRESS
     if sealed and path == ("etcd", "dataDir"):

@@ -7,9 +7,9 @@ import shlex
 from generator.pki import Role
 from generator.plan import ClusterPlan
 
-# bash stores the sourced file's name in BASH_SOURCE. Other shells do not, but they keep the file open with a descriptor
-# of 10 or higher, where the script finds it. The builtin `read` reads the process id of the shell from /proc/self,
-# because $$ in a subshell is the id of the parent shell.
+# bash stores the sourced file's name in BASH_SOURCE. Other shells keep the sourced file open with a descriptor of 10 or
+# higher, so the script searches the shell's open files. The builtin `read` reads the process id of the shell from
+# /proc/self, because $$ in a subshell is the id of the parent shell.
 _FIND_FOLDER = """\
 # etcdctl's settings for this cluster. Source this file in sh or bash. You can move the folder that contains it.
 bake_file=${BASH_SOURCE-}

@@ -69,7 +69,7 @@ def rotate_authorities(
     """Bring the nodes to the next phase or, with `all_phases`, through all remaining phases.
 
     `new_cas`: the user's new CAs; bake creates the other new CAs. Return the current phase and the result of the
-    delivery. The phase is complete if no node is waiting; it is None after the last phase.
+    delivery. After the last phase, the phase is None. A phase is complete if no node waits.
     """
     _check(cluster, new_cas)
     cluster = replace(cluster, plan=plan_cluster(without_ca_files(cluster.plan.spec)))
@@ -77,7 +77,7 @@ def rotate_authorities(
     phase, found = load_phase(cluster.store), Delivery()
 
     def advance(cluster: Cluster, phase: Phase | None) -> tuple[Cluster, Phase | None]:
-        """Bake the seeds of the phase after `phase`, which all nodes have completed.
+        """Bake the seeds of the phase after `phase`. All nodes have completed `phase`.
 
         The last phase renews all certificates, so that a node's certificate shows whether it has applied its last seed.
         """
@@ -160,7 +160,7 @@ def _negated(answer: bool | None) -> bool | None:
 
 
 def _accepts(cluster: Cluster, authority: Credential, now: datetime) -> Callable[[NodePlan], bool | None]:
-    """Return a function that tests whether a node accepts a client of this CA. Without an answer, it returns None."""
+    """Return a function that tests whether a node accepts a client of the CA. The result is None without an answer."""
     client = pki.issue_client(cluster.plan, authority, now=now)
     context = unverified_context((client.cert_pem, client.key_pem))
 

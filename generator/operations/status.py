@@ -88,7 +88,7 @@ def pending_tasks(
 ) -> Iterator[Task]:
     """Yield the pending tasks of a cluster.
 
-    `ca_change`: the current phase of a CA rotation. `bake`: returns a bake command with the options of the cluster.
+    `ca_change`: the current phase of a CA rotation. `bake`: adds `bake` and the cluster's options to a subcommand.
     """
     if ca_change:
         yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy=bake("certs rotate --ca"))

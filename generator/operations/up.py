@@ -92,7 +92,7 @@ def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
 
 
 def _without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Report) -> tuple[NodePlan, ...]:
-    """Return the nodes to boot. Leave out nodes that a running node's firewall refuses, because they could not join."""
+    """Return the nodes to boot. Omit nodes that could not join, because a running node's firewall refuses them."""
     if refusal is None:
         return plan.nodes
     old, new = _names(refusal.by), _names(refusal.joining)
@@ -122,7 +122,7 @@ def _names(nodes: Iterable[NodePlan]) -> str:
 def wait_until_settled(
     connection: Connection, cluster: Cluster, nodes: tuple[NodePlan, ...], *, seconds: float, progress: Progress
 ) -> None:
-    """Follow these nodes until each has settled, and react to their events.
+    """Follow the nodes until each has settled, and react to their events.
 
     Seal the cluster when its first node becomes a voting member. Remove the seeds from the drives of settled nodes.
     """

@@ -29,7 +29,7 @@ _REPORT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The results of all health checks. A cluster is healthy if no check is failed or skipped."""
+    """The results of all health checks. A cluster is healthy if no check fails or is skipped."""
 
     cluster: str
     checks: tuple[Check, ...]
@@ -70,7 +70,8 @@ def verify(
 ) -> Verification:
     """Check a running cluster. `token`: a random word; the write check uses only keys below `/bake/verify/<token>/`.
 
-    `without_user`: a client certificate without a user in etcd. If the spec enables auth, etcd must refuse this client.
+    `without_user`: a client certificate without a user in etcd. If the spec enables auth, etcd must refuse clients
+    without a user.
     """
     contexts = probe_contexts(plan, files, now=now)
     report(f"asking {', '.join(node.name for node in plan.nodes)}")

@@ -1,8 +1,8 @@
 """Choose KVM if KVM works, else emulation.
 
 The existence of `/dev/kvm` does not prove that KVM works. Under some nested hypervisors, KVM creates VMs and libvirt
-lists KVM, but a guest crashes at its first privileged instruction. So bake also checks the CPU's flags, and checks that
-new VMs do not stop within a few seconds.
+lists KVM, but a guest crashes at its first privileged instruction. bake checks three
+things: libvirt offers KVM, the CPU has the flag vmx or svm, and a new VM does not stop within a few seconds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _why_no_kvm(connection: Connection, cpuinfo: Path) -> str | None:
 
 
 def is_kvm_error(error: Any, cluster: str) -> bool:
-    """Return whether a VM's start failed because of KVM. The cluster's name in the message may contain `kvm`, too."""
+    """Return whether libvirt's message mentions KVM. Ignore the cluster's name, which may contain `kvm`."""
     return "kvm" in message_of(error).replace(cluster, "").lower()
 
 

@@ -249,15 +249,15 @@ def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
 
 
 def _start(job: Job, machine: Machine, wish: str) -> bool:
-    """Start a VM if it is stopped. Return whether the VM was stopped. If KVM does not work, QEMU may abort."""
+    """Start a VM if it is stopped. Return whether the VM was stopped. Under a broken KVM, QEMU may abort."""
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
         domain.resume()
     if domain.isActive():
         return False
-    # Remove the previous run's renamed log. virtlogd also does this, but libvirt may run without virtlogd.
+    # Remove the renamed log of the VM's previous run, because libvirt may run without virtlogd, which would remove it.
     storage_pool.remove(job.pool, renamed_console_volume(machine.node.name))
-    with asking(f"start the VM {domain.name()}", hint="see the VM's log in /var/log/libvirt/qemu on that machine"):
+    with asking(f"start the VM {domain.name()}", hint="see the VM's log in /var/log/libvirt/qemu on the VM's host"):
         try:
             domain.create()
         except libvirt.libvirtError as error:

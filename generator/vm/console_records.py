@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
-_QUIET_SECONDS = 30.0  # even a slow emulated guest writes its first record sooner after its kernel starts
+_QUIET_SECONDS = 30.0  # longer than even an emulated guest needs from its kernel's start to its first record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class LineReader:
 
 
 class Source(Protocol):
-    """Returns a node's new console output. `vm.ConsoleLog` is a source."""
+    """Returns a node's new console output. `vm.ConsoleLog` implements the protocol."""
 
     def read(self) -> bytes: ...
 
@@ -128,13 +128,13 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     poll: float = 0.25,
 ) -> Iterator[Event]:
-    """Yield every node's events while the caller iterates. Raise WaitTimeoutError after `timeout` seconds.
+    """Yield every node's events until the caller stops. Raise WaitTimeoutError after `timeout` seconds.
 
-    For each node, the first event is the last record that its console already has. If this record is a failure, the
-    node may be booting again, so the failure is yielded only after 30 seconds without a newer record.
-    `health` returns the nodes whose VM has stopped, with the reason. Each of these nodes gets one event `failed`.
-    `ask` returns events of nodes without a record after 30 seconds. Such a node may have started normally: if libvirt
-    restored its VM from a saved state, the console log is empty.
+    For each node, the first event is the last record that its console already has. If the last record is a failure,
+    the node may be booting again, so the failure is yielded only after 30 seconds without a newer record.
+    `health` returns the nodes whose VM has stopped, with the reason. Each stopped node gets one event `failed`.
+    After 30 seconds, `ask` returns events of nodes without a record. A node without a record may have started normally:
+    if libvirt restored its VM from a saved state, the console log is empty.
     """
     readers = {node: LineReader(node) for node in sources}
     states = [event for node in sources for event in _read_node(sources[node], readers[node], journal)[-1:]]

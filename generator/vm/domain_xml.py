@@ -126,7 +126,10 @@ def volume_xml(name: str, size: int) -> str:
 
 
 def overlay_xml(name: str, size: int, base: str, base_format: str) -> str:
-    """Return the XML of a node's disk, a qcow2 overlay over the base image. QEMU does not guess the base's format."""
+    """Return the XML of a node's disk, a qcow2 overlay over the base image.
+
+    The XML names the format of the base image, because QEMU must not guess the format.
+    """
     root = _volume(name, size, "qcow2")
     backing = _child(root, "backingStore")
     _child(backing, "path", base)
@@ -199,7 +202,7 @@ def _add_clock(root: Element) -> None:
 
 
 def _add_disks(devices: Element, files: Files) -> None:
-    # Disks are paths instead of pool volumes: libvirt's AppArmor helper cannot resolve volumes and denies access.
+    # The XML names disks by path: libvirt's AppArmor helper cannot resolve pool volumes and denies access to them.
     disk = _child(devices, "disk", type="file", device="disk")
     _child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     _child(disk, "source", file=files.disk)
@@ -269,6 +272,6 @@ def _fill_drive(root: Element, seed_path: str) -> Element:
     drive = root.find(_DRIVE)
     if drive is None:
         raise ValueError("not a node's definition")
-    driver, *others = (child for child in drive if child.tag != "source")  # `source` describes the old ISO
+    driver, *others = (child for child in drive if child.tag != "source")  # `source` names the old ISO
     drive[:] = [driver, *([Element("source", file=seed_path)] if seed_path else []), *others]
     return drive

@@ -44,7 +44,7 @@ def owner_of(domain: Domain) -> Owner | None:
 
 
 def find_domain(connection: Connection, node: NodePlan) -> Domain | None:
-    """Return the VM with the node's name or UUID, even if another cluster owns it, or None."""
+    """Return the VM with the node's name or UUID, or None. Another cluster may own the VM."""
     with tolerating("VIR_ERR_NO_DOMAIN"):
         return connection.lookupByName(node.domain)
     with tolerating("VIR_ERR_NO_DOMAIN"):

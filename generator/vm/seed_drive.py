@@ -41,7 +41,7 @@ def insert_seed(
 ) -> bool | None:
     """Put the ISO into the drive of a node's VM, running or stopped, and delete the old ISO.
 
-    Return whether anything changed, or None if the cluster has no such VM. If a call is interrupted, the next call
+    Return whether anything changed, or None if libvirt has no VM of the node. If a call is interrupted, the next call
     completes it. `again`: if the ISO is already in the drive of a running VM, eject it and insert it again, because a
     guest reads an ISO only when the ISO is inserted. `remedy`: the command in the hint of an error.
     """
@@ -69,8 +69,8 @@ def insert_seed(
 def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cluster_id: str) -> bool | None:
     """Empty the drive of a node's VM, now and for its next start, and delete the ISO.
 
-    Return whether anything changed, or None if the cluster has no such VM. If the drive gets its ISO only at the next
-    start, keep this ISO, because the node has not read it yet.
+    Return whether anything changed, or None if libvirt has no VM of the node. Keep an ISO that a running VM gets only
+    at the next start, because the node has not read the ISO yet.
     """
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     with asking(f"empty the drive of the VM {node.domain}"):

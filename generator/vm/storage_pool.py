@@ -1,7 +1,7 @@
 """The cluster's storage pool with images, seeds and disks. bake uploads volumes because libvirt may be remote.
 
-An interrupted upload looks like a complete volume, but bake defines a VM only after its uploads. So bake reuses a
-volume only if a VM's definition contains the volume.
+bake reuses a volume only if a VM's definition contains the volume. bake defines a VM only after the uploads of its
+volumes, and an interrupted upload looks like a complete volume.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def find_pool(connection: Connection, claim: Claim) -> Pool | None:
 
 
 def ensure_pool(connection: Connection, claim: Claim) -> Pool:
-    """Return the cluster's pool. Create it if it is missing. An empty volume marks the pool with the cluster's id."""
+    """Return the cluster's pool, and create a missing pool.
+
+    The name of an empty volume in the pool contains the cluster's id.
+    """
     pool = find_pool(connection, claim)
     if pool is None:
         folder = str(_images_folder(connection) / pool_name(claim.cluster))
