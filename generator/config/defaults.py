@@ -9,7 +9,7 @@ from generator.config.spec import ClusterSpec
 
 
 def domain_of(spec: ClusterSpec) -> str:
-    """Return the nodes' DNS domain. Its default ends in `.internal`, which ICANN reserved for private use in 2024."""
+    """Return the nodes' DNS domain. The default ends in `.internal`, which ICANN reserved for private use in 2024."""
     return spec.pki.domain or f"{spec.name}.internal"
 
 

@@ -35,7 +35,7 @@ PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles",
 class Loaded:
     """A spec and the warnings about it, such as a warning about an even number of members.
 
-    `user_input`: the fields that the user set, in this run or an earlier one. `existing`: None for a new cluster.
+    `user_input`: all fields that the user has set. `existing`: None for a new cluster.
     """
 
     spec: ClusterSpec
@@ -79,7 +79,7 @@ class _Layers:
         return True
 
     def where(self, path: FieldPath) -> str:
-        """Return `origin: dotted.field`. The origin is that of the value, or of the innermost section around it."""
+        """Return `origin: dotted.field`. A value without an origin has that of the section around it."""
         dotted = dotted_path(path)
         for length in range(len(path), 0, -1):
             if origin := self.origins.get(path[:length]):
@@ -119,8 +119,9 @@ def load(
     """Merge profile, cluster file and flags with the existing cluster, and check the result.
 
     `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns an existing cluster by
-    its name. If `profile` or `config` is None, an existing cluster's profile or fields apply again. `folder`: the
-    folder to which paths in files and flags are relative; None keeps such paths unchanged.
+    its name. If `profile` is None, an existing cluster keeps its profile. If `config` is None, an existing cluster
+    keeps the fields that the user set. `folder`: the folder to which paths in files and flags are relative; None keeps
+    paths unchanged.
     Raises InputError with every problem found.
     """
     upper = _Layers() if config is None else _read(config, folder)
@@ -182,7 +183,7 @@ def _read(path: Path, folder: Path | None) -> _Layers:
 
 
 def _kept_profile(existing: ExistingCluster) -> tuple[str | None, _Layers]:
-    """Return the existing cluster's profile, with the profile's fields at the time when the user chose it."""
+    """Return the existing cluster's profile, with the fields that the profile had when the user chose it."""
     user_input = existing.user_input
     if user_input is None:
         return None, _Layers()

@@ -1,7 +1,7 @@
 """The fields that the user set. bake stores them in the cluster's folder as `input.yaml`.
 
-`cluster.yaml`, in the same folder, has the value of every field. bake compares both files to find the fields that a new
-cluster file or profile no longer sets. Such a field returns to its default.
+`cluster.yaml`, in the same folder, has the value of every field. bake compares `input.yaml` with `cluster.yaml` to find
+the fields that a new cluster file or profile no longer sets. A field that is no longer set returns to its default.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class UserInput:
         return {*paths_of(self.profile_fields), *paths_of(self.fields)}
 
     def matching(self, spec: ClusterSpec) -> UserInput:
-        """Return the input without fields that differ from `spec`, as `pki.ca` does after `certs rotate --ca`."""
+        """Return the input without fields that differ from `spec`.
+
+        For example, `pki.ca` differs after `certs rotate --ca`.
+        """
         data, above = plain(spec), paths_of(self.fields)
 
         def holds(fields: Mapping[str, Any], path: FieldPath) -> bool:
@@ -79,8 +82,7 @@ class ExistingCluster:
     """A baked cluster: the spec as plain data (`value`), the origin of each field, and the user's input.
 
     `user_input`: None if an older version of bake wrote the cluster without the user's input. `digest`: the digest of
-    all files in the folder. `is_known`: False if cluster.yaml was changed after bake wrote it; in that case, `value` is
-    empty.
+    all files in the folder. `is_known`: whether cluster.yaml is unchanged since bake wrote it; `value` is empty if not.
     """
 
     where: str

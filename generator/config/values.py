@@ -1,4 +1,4 @@
-"""Functions that check and convert single values of files and flags. Each raises ValueError for an invalid value."""
+"""Functions that check and convert single values of files and flags. Each function can raise ValueError."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ def name(value: object) -> str:
     if value.isdigit():
         raise _refuse(value, "is all digits; a host name needs a letter")
     return value
-
 
 
 def node_name(value: object) -> str:
@@ -132,7 +131,7 @@ def account(value: object) -> str:
 def reader(value: object) -> str:
     """Return the name of an account on the nodes.
 
-    It must need no quotes, because shell commands on the nodes contain it.
+    The name must need no quotes, because shell commands on the nodes contain the name.
     """
     rule = "is not a user name: 1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or '_'"
     if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
@@ -150,7 +149,10 @@ def country(value: object) -> str:
 
 
 def package(value: object) -> str:
-    """Return a package name for dpkg or rpm, optionally with a version. A text that apt would read as an option, such as `-y`, is invalid."""
+    """Return a package name for dpkg or rpm, optionally with a version.
+
+    A text that apt would read as an option, such as `-y`, is invalid.
+    """
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", "is not a package name")
 
 
