@@ -97,7 +97,7 @@ def _place(path: tuple[str, ...]) -> str:
 
 
 def changes(loaded: Loaded) -> tuple[Change, ...]:
-    """Return the nodes, users and fields that a bake would change in an existing cluster. Empty for a new cluster.
+    """Return the nodes, users and fields that `bake` would change in an existing cluster. Empty for a new cluster.
 
     If a change cannot be undone, `Change.lost` says what is lost. For example, removing a node deletes the node's keys.
     """

@@ -99,7 +99,7 @@ def profile_names() -> list[str]:
 
 
 def profile_path(name: str) -> Path:
-    """Return the file of a profile, given by name or by a path with a `/` or the suffix `.yaml`."""
+    """Return the file of a profile. `name`: a profile's name, or a path with a `/` or the suffix `.yaml`."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
     if name in profile_names():

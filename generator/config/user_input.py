@@ -82,7 +82,8 @@ class ExistingCluster:
     """A baked cluster: the spec as plain data (`value`), the origin of each field, and the user's input.
 
     `user_input`: None if an older version of bake wrote the cluster without the user's input. `digest`: the digest of
-    all files in the folder. `is_known`: whether cluster.yaml is unchanged since bake wrote it; `value` is empty if not.
+    all files in the folder. `is_known`: whether cluster.yaml is as bake wrote it. If cluster.yaml was changed, `value`
+    is empty.
     """
 
     where: str
@@ -130,7 +131,7 @@ def paths_of(raw: Mapping[str, Any]) -> list[FieldPath]:
 
 
 def absolute(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return raw data with absolute paths of files.
+    """Return raw data in which the paths of files are absolute.
 
     If the absolute path would be invalid in a spec, the path stays unchanged.
     """
@@ -173,7 +174,7 @@ def put(data: dict[str, Any], path: FieldPath, value: Any) -> None:
 
 
 def picked(data: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
-    """Return a copy of the data with only the values at these paths."""
+    """Return a copy of the data with only the values at `paths`."""
     found: dict[str, Any] = {}
     for path in paths:
         put(found, path, at(data, path))
@@ -181,7 +182,7 @@ def picked(data: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any
 
 
 def without(data: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
-    """Return a copy of the data without the values at these paths."""
+    """Return a copy of the data without the values at `paths`."""
     left = {key: without(value, ()) if isinstance(value, Mapping) else value for key, value in data.items()}
     for path in paths:
         section = at(left, path[:-1])

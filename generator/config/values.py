@@ -1,4 +1,4 @@
-"""Functions that check and convert single values of files and flags. Each function can raise ValueError."""
+"""Functions that check and convert values of files and flags. A function raises ValueError for an invalid value."""
 
 from __future__ import annotations
 

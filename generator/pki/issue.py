@@ -118,7 +118,7 @@ def pregenerated_keys(
 def days_limited_by_ca(
     plan: ClusterPlan, authorities: Mapping[Role, Issuer], roles: Iterable[Role], *, now: datetime
 ) -> int | None:
-    """Return the number of days until a CA expires if new certificates would be valid longer; else None.
+    """Return the number of days until a CA expires, or None if new certificates expire before every CA.
 
     `roles`: the roles of the new certificates. An external CA is ignored, because it chooses the dates itself.
     """
@@ -236,7 +236,7 @@ def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tupl
 def is_current(credential: Credential, profile: CertProfile, authority: Issuer, *, now: datetime) -> bool:
     """Return whether an existing certificate is valid now and matches the profile.
 
-    If an external CA issued the certificate, only the properties that nodes check must match.
+    If an external CA issued the certificate, only the properties that nodes check must match the profile.
     """
     if isinstance(authority, ExternalCa):
         return not any(mismatches(credential, profile, authority, now=now))

@@ -63,7 +63,7 @@ class Keyring:
         return pki.planned_certificates(plan, self.client, self.nodes, self.users)
 
     def expiring_client(self, plan: ClusterPlan, now: datetime) -> datetime | None:
-        """Return the time when the operator's certificate expires if bake must renew the certificate now, else None."""
+        """Return the expiry of the operator's certificate, or None if bake need not renew the certificate now."""
         issuer = self.authorities.issuers.get(Role.CA)
         is_shared = plan.spec.pki.certificates is Certificates.SHARED
         if self.client is None or is_shared or not isinstance(issuer, Credential):
