@@ -119,12 +119,12 @@ def bake(
 ) -> Baked:
     """Write the cluster's folder `out/<name>/` with keys, certificates and one seed ISO per node.
 
-    bake replaces the folder atomically: after an error, the folder has its old content. A second bake of the same spec
-    changes nothing. If another process is baking in the same output folder, bake waits for that process.
+    bake replaces the folder atomically: after an error, the folder has its old content. If the spec has not changed,
+    bake changes nothing. If another process is baking in the same output folder, bake waits for that process.
 
-    `out`: the same folder that was given to `load`.
+    `out`: the output folder that was given to `load`.
     `allow_loss`: permit changes that cannot be undone (`Change.lost`).
-    `passphrase`: the passphrase of the CA key. If the CA key is not encrypted, bake encrypts it.
+    `passphrase`: the passphrase of the CA key. If the CA key is not encrypted, bake encrypts the key.
     `report`: a function that receives each line of progress and each warning.
 
     Returns the plan, the folder (`pathlib.Path`), and the names of the files that changed. Raises

@@ -72,7 +72,7 @@ class ClusterPlan:
 
 
 def short_id(identity: str) -> str:
-    """Return the first 16 digits of a cluster's identity. VM tags and the default cluster token contain the digits."""
+    """Return the first 16 digits of a cluster's identity, which VM tags and the default cluster token contain."""
     return identity[:16]
 
 

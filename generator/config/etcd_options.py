@@ -109,12 +109,12 @@ def _renamed(form: Format, why: str, names: str, **more: Any) -> Iterator[Option
         yield Option(name=name, form=form, why=why, series=("3.6",), **more)
 
 
-_TIMING = "timing of raft and of connections; every member gets the same value"
+_TIMING = "affects the timing of raft and of connections; every member gets the same value"
 _STORAGE = "affects only files in the data folder"
 _LIMITS = "limits the requests of a client"
 _CHECKS = "etcd checks its data without changing it"
 _LEASES = "affects how etcd stores leases; every member gets the same value"
-_LOGS = "the content of etcd's log lines"
+_LOGS = "affects only the content of etcd's log lines"
 _TOKENS = "affects only users with passwords, but the users that bake creates have certificates"
 _NO_EFFECT = "has no effect"
 _PROFILES = "every client certificate, even without an etcd user, gives access to memory profiles at /debug/pprof"

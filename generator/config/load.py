@@ -148,8 +148,8 @@ def load(
 def load_kept(path: Path) -> ClusterSpec:
     """Read the spec that an earlier bake wrote. Raises InputError with every problem found.
 
-    Problems in etcd.options are ignored: an older version of bake may have allowed an option that this version refuses,
-    and the user must still be able to verify, seal and remove the cluster. The next bake refuses the option.
+    `load_kept` ignores problems in etcd.options, because this version of bake may refuse an option that an older
+    version allowed. The user must still be able to verify, seal and remove the cluster. `load` refuses the option.
     """
     layers = _read(path, None)
     layers.value = with_added(layers.value)

@@ -49,7 +49,10 @@ class PeerName(StrEnum):
 
 
 class Permissions(StrEnum):
-    """The owner of etcd's key files on a node. `owner`: etcd, with mode 0400. `acl`: root, with an ACL for etcd."""
+    """The owner of etcd's key files on a node.
+
+    `owner`: the key files belong to etcd and have mode 0400. `acl`: the key files belong to root and have an ACL.
+    """
 
     OWNER = "owner"
     ACL = "acl"

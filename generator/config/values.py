@@ -34,7 +34,7 @@ def name(value: object) -> str:
 
 
 def node_name(value: object) -> str:
-    """Return a node's name. Some names are reserved, because each node has a folder with its name."""
+    """Return a node's name. Names of other files and folders are reserved, because each node has a folder."""
     if name(value) in FOLDER_NAMES:
         raise _refuse(value, "is reserved: bake uses this name in the cluster's folder")
     return name(value)

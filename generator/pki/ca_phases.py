@@ -71,8 +71,8 @@ class Authorities:
     def trusted(self, role: Role) -> bytes | None:
         """Return a PEM file with the trusted CAs of a role, or None if the cluster has no CA with this role.
 
-        The older CA always comes first, so that the second phase of a rotation does not change the file. A changed file
-        would restart etcd.
+        The older CA always comes first in the file, so that the second phase of a rotation does not change the file.
+        A changed file would restart etcd.
         """
         found = self._trusted(role)
         return b"".join(reversed(found) if self.phase is Phase.REISSUE else found) or None

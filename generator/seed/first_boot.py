@@ -23,7 +23,7 @@ def boot_commands() -> list[str]:
 def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     """Yield the shell commands of cloud-init's module `runcmd`.
 
-    Each command can run twice. If a command fails, the next commands do not run.
+    Each command is safe to run twice. If a command fails, the next commands do not run.
     """
     yield "set -e"
     if plan.spec.firewall.kind is not FirewallKind.NONE:

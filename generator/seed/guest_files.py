@@ -85,7 +85,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:
-    """Yield shell commands that set the ACLs of the folder with the keys. Nodes run them before every start of etcd.
+    """Yield shell commands that set the ACLs of the folder with the keys before every start of etcd.
 
     If the file system has no ACLs or setfacl is missing, the group etcd gets access to the folder. If an account in
     access.readers does not exist, the commands print a line and continue.
@@ -104,7 +104,7 @@ def access_commands(spec: ClusterSpec) -> Iterator[str]:
 
 
 def cluster_token(plan: ClusterPlan, identity: str) -> str:
-    """Return the value of etcd's option `initial-cluster-token`. The default value is unique to the cluster."""
+    """Return the value of etcd's option `initial-cluster-token`, which is unique to the cluster by default."""
     return plan.spec.etcd.token or f"{plan.name}-{short_id(identity)}"
 
 
@@ -169,7 +169,7 @@ def accounts(plan: ClusterPlan) -> bytes:
 
 
 def _permission(permission: PermissionSpec) -> list[str]:
-    """Return a permission as arguments of etcdctl: a flag, the access, and the key or prefix."""
+    """Return a permission as arguments of etcdctl, such as `--prefix=true read /registry/`."""
     flag = "--prefix=true" if permission.prefix else "--prefix=false"
     return [flag, str(permission.access), permission.prefix or permission.key or ""]
 

@@ -183,7 +183,7 @@ def _fixed_dates() -> Iterator[None]:
 
 
 def pack(files: Iterable[Artifact]) -> Artifact:
-    """Return a NoCloud ISO with these files. The same files always give the same ISO."""
+    """Return a NoCloud ISO with `files`. The same files always give the same ISO."""
     with _fixed_dates():
         iso = _pycdlib().PyCdlib()
         iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=ISO_LABEL, sys_ident="LINUX")

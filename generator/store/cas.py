@@ -147,7 +147,7 @@ def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, no
 
 
 def _check_same_ca(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
-    """Raise InputError if the spec names a file with another CA than the cluster's. The file may be missing."""
+    """Raise InputError if the spec names a CA file that lacks the cluster's CA. The file may be missing."""
     path = Path(stated.certificate or "")
     if path.is_file():
         field = f"{name}.certificate: {path}"

@@ -105,7 +105,7 @@ class Store:
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
         """Lock the output folder. If another bake process has the lock, report that and wait.
 
-        The lock is on the folder itself, so there is no lock file. `locked` also removes the unfinished folders of bake
+        The lock is on the folder itself, so there is no lock file. `locked` removes the unfinished folders of bake
         processes that were killed.
         """
         with ExitStack() as stack:
@@ -210,7 +210,7 @@ class Staging:
     def drop(self, path: PurePosixPath) -> None:
         """Leave a file out of the new folder although bake did not write the file.
 
-        An example is a signed certificate whose content is now in another file.
+        For example, bake drops the file of a signed certificate after bake has read the certificate.
         """
         self._dropped.add(str(path))
 
