@@ -14,7 +14,7 @@ def domain_of(spec: ClusterSpec) -> str:
 
 
 def peer_name(spec: ClusterSpec) -> str:
-    """Return the DNS name that all peer certificates have, and that no node can have."""
+    """Return the peer name, a DNS name that only peer certificates have and that no node can have."""
     return f"{spec.name}.peers.{domain_of(spec)}"
 
 
