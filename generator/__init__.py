@@ -1,4 +1,4 @@
-"""bake builds NoCloud ISOs. VMs that boot with these ISOs form an etcd cluster that uses only TLS."""
+"""bake builds NoCloud ISOs. VMs that boot with ISOs of bake form an etcd cluster that accepts only TLS."""
 
 from datetime import UTC, datetime
 

@@ -71,10 +71,10 @@ def load(
     keeps its value, as on the command line.
     `profile`: the name of a profile, or the path of a file (with a `/`, or ending in `.yaml`). Default: `default`.
     `config`: the path of a cluster file, which overrides the profile.
-    `fields`: fields as in a cluster file, as `dict`, `list`, `str`, `int` and `bool`. They override the cluster file.
+    `fields`: fields as in a cluster file, as `dict`, `list`, `str`, `int` and `bool`. `fields` overrides `config`.
     Relative paths in files and fields are relative to the current folder.
 
-    Returns the spec and the warnings. Raises InputError. Its `problems` lists every problem with its location.
+    Returns the spec and the warnings. Raises InputError; `InputError.problems` lists every problem with its location.
     """
     flags = {_place(path): (path, value) for path, value in _leaves(fields or {})}
     path = None if config is None else Path(config)
@@ -97,9 +97,9 @@ def _place(path: tuple[str, ...]) -> str:
 
 
 def changes(loaded: Loaded) -> tuple[Change, ...]:
-    """Return the nodes, users and fields that a bake would change in an existing cluster. Empty for a new cluster.
+    """Return the nodes, users and fields that `bake` would change in an existing cluster. Empty for a new cluster.
 
-    If a change cannot be undone, its `lost` says what is lost. For example, removing a node deletes the node's keys.
+    If a change cannot be undone, `Change.lost` says what is lost. For example, removing a node deletes the node's keys.
     """
     return compare(loaded.existing, loaded.spec)
 
@@ -119,12 +119,12 @@ def bake(
 ) -> Baked:
     """Write the cluster's folder `out/<name>/` with keys, certificates and one seed ISO per node.
 
-    bake replaces the folder atomically: after an error, the folder has its old content. A second bake of the same spec
-    changes nothing. If another process is baking in the same output folder, bake waits for that process.
+    bake replaces the folder atomically: after an error, the folder has its old content. If the spec has not changed,
+    bake changes nothing. If another process is baking in the same output folder, bake waits for that process.
 
-    `out`: the same folder that was given to `load`.
+    `out`: the output folder that was given to `load`.
     `allow_loss`: permit changes that cannot be undone (`Change.lost`).
-    `passphrase`: the passphrase of the CA key. If the CA key is not encrypted, bake encrypts it.
+    `passphrase`: the passphrase of the CA key. If the CA key is not encrypted, bake encrypts the key.
     `report`: a function that receives each line of progress and each warning.
 
     Returns the plan, the folder (`pathlib.Path`), and the names of the files that changed. Raises
@@ -144,7 +144,7 @@ def bake(
 
 
 def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
-    """Return a baked cluster. It has the attributes `plan`, `store.folder` and `sealed`.
+    """Return a baked cluster, which has the attributes `plan`, `store.folder` and `sealed`.
 
     Raises InputError if `out` has no such cluster, and UnsignedError if an external CA must still sign certificates.
     """
@@ -152,10 +152,11 @@ def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
 
 
 def verify(cluster: Cluster, *, report: Callable[[str], None] = lambda _line: None) -> Verification:
-    """Check a running cluster through every node: members, health, writes and reads, refused clients.
+    """Check the members and the health of a running cluster, and that it refuses unauthorized clients.
 
-    Takes seconds. If a node does not answer, a check fails; no exception is raised. Writes one key per node below
-    `/bake/verify/` and deletes these keys afterwards. Needs the packages of the extra `vm`.
+    `verify` connects to every node. If a node does not answer, a check fails; no exception is raised. `verify` writes
+    and reads one key per node below `/bake/verify/`, and then deletes the keys. `verify` needs the packages that
+    `pip install '.[vm]'` installs.
 
     Returns one `Check` for each property; `healthy` is true if no check failed and no check was skipped. Raises
     BakeError if a package or the operator's certificate is missing.

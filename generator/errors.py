@@ -2,13 +2,13 @@
 
     BakeError            1  something failed
     ├── DeclinedError    1  the user answered no; nothing was done
-    ├── StaleError       1  another run of bake changed the cluster; nothing was done
+    ├── StaleError       1  another bake process changed the cluster; nothing was done
     ├── InputError       2  the user's input is wrong; nothing was written
     ├── UnhealthyError   3  the cluster answers, but is not healthy
-    ├── UnsignedError    3  an external CA must issue certificates first
+    ├── UnsignedError    3  an external CA has not issued every certificate yet
     └── WaitTimeoutError 4  an operation did not finish in time
 
-Only `cli` prints and exits; all other modules raise these errors.
+Only the package `cli` prints messages and ends the process. All other modules raise errors.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class DeclinedError(BakeError):
 
 
 class StaleError(BakeError):
-    """Another run changed the cluster's folder after bake had shown the differences to the user."""
+    """Another bake process changed the cluster's folder after this process had shown the changes to the user."""
 
 
 class UnhealthyError(BakeError):
@@ -78,7 +78,7 @@ class UnhealthyError(BakeError):
 
 
 class UnsignedError(BakeError):
-    """An external CA must issue certificates first."""
+    """An external CA has not issued every certificate yet."""
 
     exit_code = 3
 

@@ -20,11 +20,11 @@ ETCD_UID = 2380
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan:
-    """A node's names, addresses, URLs and role when the cluster starts."""
+    """A node's names, addresses and URLs, and whether the node may start the cluster."""
 
     name: str
     address: AnyAddress
-    mac: str  # in lower case, with colons
+    mac: str  # a MAC address in lower case, with colons
     domain: str  # libvirt's name for the VM
     uuid: UUID
     fqdn: str  # <node>.<domain>
@@ -72,7 +72,7 @@ class ClusterPlan:
 
 
 def short_id(identity: str) -> str:
-    """Return the first 16 digits of a cluster's identity. VM tags and the default cluster token contain them."""
+    """Return the first 16 digits of a cluster's identity, which VM tags and the default cluster token contain."""
     return identity[:16]
 
 
@@ -100,7 +100,7 @@ def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, pee
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
     # In the manual procedure, "member add" lists the new member first; `initial` has the same order. etcd does not use
-    # this list: etcd-join computes etcd's initial-cluster just before etcd starts.
+    # `initial`, because etcd-join computes etcd's initial-cluster just before etcd starts.
     initial = (peers[index], *reversed(peers[:index])) if index < 8 else (peers[index], peers[0])
     return NodePlan(
         name=name,
@@ -130,7 +130,7 @@ def _plan_network(spec: ClusterSpec) -> NetworkPlan:
         mac=mac_of(spec.name, 0),
         subnet=spec.network.subnet,
         gateway=gateway_of(spec),
-        # With mode nat, libvirt's dnsmasq at the gateway resolves DNS names.
+        # In network mode nat, libvirt's dnsmasq at the gateway resolves DNS names.
         dns=spec.network.dns or ((gateway_of(spec),) if spec.network.mode is NetworkMode.NAT else ()),
         mode=spec.network.mode,
     )

@@ -1,4 +1,7 @@
-"""The section `auth` of a cluster file: etcd's users and roles. A certificate's common name is the user's name."""
+"""The section `auth` of a cluster file: etcd's users and roles.
+
+The common name of a user's certificate is the user's name.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ class RoleSpec:
     name: str = setting(scalar(values.account), "the role's name, such as kubernetes")
     permissions: tuple[PermissionSpec, ...] = setting(
         list_of(section_of(PermissionSpec)),
-        "the role's permissions; each one has access, and either prefix or key",
+        "the role's permissions; each permission has access and either prefix or key",
         default=(),
     )
 
@@ -48,7 +51,7 @@ class RoleSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserSpec:
     name: str = setting(
-        scalar(values.account), "the user's name, such as kube-apiserver; also the common name of its certificate"
+        scalar(values.account), "the user's name and the common name of the user's certificate, such as kube-apiserver"
     )
     roles: tuple[str, ...] = setting(
         list_of(scalar(values.account)), f"the user's roles; the role {ROOT} has all rights", default=()

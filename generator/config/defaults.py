@@ -9,12 +9,12 @@ from generator.config.spec import ClusterSpec
 
 
 def domain_of(spec: ClusterSpec) -> str:
-    """Return the nodes' DNS domain. Its default ends in `.internal`, which ICANN reserved for private use in 2024."""
+    """Return the nodes' DNS domain. The default domain ends in `.internal`, which ICANN reserved for private use."""
     return spec.pki.domain or f"{spec.name}.internal"
 
 
 def peer_name(spec: ClusterSpec) -> str:
-    """Return the DNS name that only peer certificates have. No node can have this name."""
+    """Return the peer name, a DNS name that only peer certificates have and that no node can have."""
     return f"{spec.name}.peers.{domain_of(spec)}"
 
 

@@ -1,9 +1,9 @@
-"""The etcd options that a cluster file may set in `etcd.options`, and why each is safe.
+"""The etcd options that a cluster file may set in `etcd.options`, and why each option is safe.
 
 Every flag of etcd 3.5 and 3.6 is in one of three tables. `RESERVED` lists the flags that bake sets. `REFUSED` lists the
 flags that bake refuses because each one is unsafe. `OPTIONS` lists the flags that a cluster file may set. An option is
-safe if it moves no data, impersonates no member, weakens no TLS and opens no port. etcd starts with an unknown `ETCD_*`
-variable and only logs a warning, so bake itself refuses misspelled options.
+safe if it moves no data, impersonates no member, weakens no TLS and opens no port. bake refuses misspelled options,
+because etcd starts with an unknown `ETCD_*` variable and only logs a warning.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESERVED = frozenset(
     peer-client-key-file tls-min-version cipher-suites version help unsafe-no-fsync listen-client-http-urls log-output
     """.split()  # noqa: SIM905
 )
-_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # the field to set instead
+_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # fields by flag
 
 _PEERS = (
     "limits which certificates the peer port accepts; bake sets that limit already",
@@ -83,7 +83,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """An option that a cluster file may set. `why`: why the option is safe. `form`: the format of its value.
+    """An option that a cluster file may set. `why`: why the option is safe. `form`: the format of the value.
 
     `warning`: the text of a warning. `on`: the values for which bake warns; if empty, bake warns for every value.
     """
@@ -109,12 +109,12 @@ def _renamed(form: Format, why: str, names: str, **more: Any) -> Iterator[Option
         yield Option(name=name, form=form, why=why, series=("3.6",), **more)
 
 
-_TIMING = "timing of raft and of connections; every member gets the same value"
+_TIMING = "affects the timing of raft and of connections; every member gets the same value"
 _STORAGE = "affects only files in the data folder"
-_LIMITS = "limits of a client's requests"
+_LIMITS = "limits the requests of a client"
 _CHECKS = "etcd checks its data without changing it"
 _LEASES = "affects how etcd stores leases; every member gets the same value"
-_LOGS = "the content of etcd's log lines"
+_LOGS = "affects only the content of etcd's log lines"
 _TOKENS = "affects only users with passwords, but the users that bake creates have certificates"
 _NO_EFFECT = "has no effect"
 _PROFILES = "every client certificate, even without an etcd user, gives access to memory profiles at /debug/pprof"
@@ -151,7 +151,7 @@ OPTIONS: tuple[Option, ...] = (
     *_same(_FLAG, _STORAGE, "experimental-stop-grpc-service-on-defrag experimental-txn-mode-write-with-shared-buffer",
            **_OLD),
     *_same(values.whole(1), _LIMITS, "max-txn-ops"),
-    *_same(values.whole(65536), f"{_LIMITS}; a node's report needs a few KiB", "max-request-bytes"),
+    *_same(values.whole(65536), f"{_LIMITS}, but permits the reports of nodes (a few KiB)", "max-request-bytes"),
     *_same(values.whole(0, 2**32 - 1), _LIMITS, "max-concurrent-streams"),
     *_same(values.whole(1), "bake adds nodes one at a time", "max-learners", **_NEW),
     *_same(_FLAG, _CHECKS, "experimental-initial-corrupt-check experimental-compact-hash-check-enabled", **_OLD),
@@ -170,7 +170,7 @@ OPTIONS: tuple[Option, ...] = (
            on=("TLS1.2",), warning="no connection will use TLS 1.3"),
     *_same(_WHOLE, _NO_EFFECT, "self-signed-cert-validity", warning="has no effect: auto-tls is off"),
     *_same(values.text, _NO_EFFECT, "host-whitelist", warning="has no effect: etcd uses it only on ports without TLS"),
-    *_same(values.origins, "a browser sends no client certificate to a page of another origin", "cors", on=("*",),
+    *_same(values.origins, "a browser sends no client certificate in a request from another origin", "cors", on=("*",),
            warning="web pages of every origin can call etcd's JSON API; this is etcd's default"),
     *_same(_FLAG, "like gRPC, the JSON API needs a client certificate", "enable-grpc-gateway"),
     *_same(values.token_provider, _TOKENS, "auth-token"),
@@ -243,7 +243,7 @@ def warn_options(options: Mapping[str, object], version: str) -> Iterator[Option
     for name, value in options.items():
         option = known.get(name)
         if option and option.warning and (not option.on or value in option.on):
-            yield name, f"{value_text(value)}: {option.warning}", "to avoid this, remove the option"
+            yield name, f"{value_text(value)}: {option.warning}", "remove the option, unless you need it"
 
 
 def variable(name: str) -> str:

@@ -1,9 +1,8 @@
 """The formats of etcd's option values.
 
-A format is a function. It returns the reason why etcd would refuse or ignore a value, or None for a valid value. etcd
-checks most values only when it starts, and silently replaces some wrong values with a default (`metrics`,
-`bcrypt-cost`). Sources of the formats: etcd's server/embed/config.go and etcd.go, Go's time.ParseDuration, zap's
-Level.Set.
+A format is a function that returns the reason why etcd would refuse or ignore a value, or None for a valid value. etcd
+checks most values only when it starts, and silently replaces some wrong values of `metrics` and `bcrypt-cost` with the
+default. The formats come from etcd's server/embed/config.go and etcd.go, Go's time.ParseDuration and zap's Level.Set.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def word(*words: str, any_case: bool = False) -> Format:
 
 
 def duration(*, zero: bool = True) -> Format:
-    """Return the format of a duration in Go's notation that is not negative."""
+    """Return the format of a duration in Go's notation. A negative duration is invalid."""
 
     def check(value: object) -> str | None:
         nanoseconds = _nanoseconds(str(value))
@@ -94,7 +93,7 @@ def retention(value: object) -> str | None:
     nanoseconds = _nanoseconds(str(value))
     if duration()(value) or nanoseconds is None:
         return "is neither a whole number nor a duration such as 1h"
-    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # a few nanoseconds make etcd panic
+    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # etcd panics if the time is too short
 
 
 def origins(value: object) -> str | None:

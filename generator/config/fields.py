@@ -1,7 +1,7 @@
-"""Read and write the sections of a cluster file. Each section is a frozen dataclass. One pass finds every problem.
+"""Read and write the sections of a cluster file. Each section is a frozen dataclass.
 
 `setting` and `section` declare the fields of a section. A field with an invalid value gets its default, so that bake
-can still check the other fields.
+can still check the other fields and report all problems at once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def setting(read: Read, description: str, *, default: Any = MISSING, default_fac
 def section(kind: type[T], *, flag: str | None = None) -> T:
     """Return a dataclass field for a section.
 
-    `flag`: the field that `true` or `false` sets, given instead of a section.
+    `flag`: the field that gets the value if the file has `true` or `false` instead of a section.
     """
     return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 

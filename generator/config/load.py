@@ -35,7 +35,7 @@ PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles",
 class Loaded:
     """A spec and the warnings about it, such as a warning about an even number of members.
 
-    `user_input`: the fields that the user set, in this run or an earlier one. `existing`: None for a new cluster.
+    `user_input`: all fields that the user has set. `existing`: None for a new cluster.
     """
 
     spec: ClusterSpec
@@ -79,7 +79,7 @@ class _Layers:
         return True
 
     def where(self, path: FieldPath) -> str:
-        """Return `origin: dotted.field`. The origin is that of the value, or of the innermost section around it."""
+        """Return `origin: dotted.field`. A value without an origin has that of the section around it."""
         dotted = dotted_path(path)
         for length in range(len(path), 0, -1):
             if origin := self.origins.get(path[:length]):
@@ -99,7 +99,7 @@ def profile_names() -> list[str]:
 
 
 def profile_path(name: str) -> Path:
-    """Return the file of a profile, given by name or by a path with a `/` or the suffix `.yaml`."""
+    """Return the file of a profile. `name`: a profile's name, or a path with a `/` or the suffix `.yaml`."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
     if name in profile_names():
@@ -119,8 +119,9 @@ def load(
     """Merge profile, cluster file and flags with the existing cluster, and check the result.
 
     `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns an existing cluster by
-    its name. If `profile` or `config` is None, an existing cluster's profile or fields apply again. `folder`: the
-    folder to which paths in files and flags are relative; None keeps such paths unchanged.
+    its name. If `profile` is None, an existing cluster keeps its profile. If `config` is None, an existing cluster
+    keeps the fields that the user set. `folder`: the folder to which paths in files and flags are relative; None keeps
+    paths unchanged.
     Raises InputError with every problem found.
     """
     upper = _Layers() if config is None else _read(config, folder)
@@ -147,8 +148,8 @@ def load(
 def load_kept(path: Path) -> ClusterSpec:
     """Read the spec that an earlier bake wrote. Raises InputError with every problem found.
 
-    Problems in etcd.options are ignored: an older version of bake may have allowed an option that this version refuses,
-    and the user must still be able to verify, seal and remove the cluster. The next bake refuses the option.
+    `load_kept` ignores problems in etcd.options, because this version of bake may refuse an option that an older
+    version allowed. The user must still be able to verify, seal and remove the cluster. `load` refuses the option.
     """
     layers = _read(path, None)
     layers.value = with_added(layers.value)
@@ -182,7 +183,7 @@ def _read(path: Path, folder: Path | None) -> _Layers:
 
 
 def _kept_profile(existing: ExistingCluster) -> tuple[str | None, _Layers]:
-    """Return the existing cluster's profile, with the profile's fields at the time when the user chose it."""
+    """Return the existing cluster's profile, with the fields that the profile had when the user chose it."""
     user_input = existing.user_input
     if user_input is None:
         return None, _Layers()

@@ -49,7 +49,10 @@ class PeerName(StrEnum):
 
 
 class Permissions(StrEnum):
-    """The owner of etcd's key files on a node. `owner`: etcd, with mode 0400. `acl`: root, with an ACL for etcd."""
+    """The owner of etcd's key files on a node.
+
+    `owner`: the key files belong to etcd and have mode 0400. `acl`: the key files belong to root and have an ACL.
+    """
 
     OWNER = "owner"
     ACL = "acl"
@@ -74,26 +77,25 @@ class SubjectSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaSpec:
-    """An existing CA. The first bake copies the CA's files to the cluster's folder. Later bakes use the copies."""
+    """An existing CA. bake copies the CA's files to the cluster's folder once, and then uses the copies."""
 
     certificate: str | None = setting(
         scalar(values.path_text), "path of an existing CA certificate (PEM); default: bake creates a CA", default=None
     )
     key: str | None = setting(
         scalar(values.path_text),
-        "path of the CA's private key (PEM, may be encrypted); without it, bake writes requests for the CA to sign",
+        "path of the CA's private key (PEM, may be encrypted); if not set, bake writes requests that the CA must sign",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerCaSpec(CaSpec):
-    """A separate CA for peer certificates. The peer port trusts only this CA, so it refuses client certificates."""
+    """A separate CA for peer certificates. The peer port refuses all certificates that another CA has issued."""
 
     separate: bool | None = setting(
         scalar(values.flag),
-        "use a separate CA for peer certificates; default: true for a new cluster, or false if pki.ca is set; "
-        "unchanged for an existing cluster",
+        "use a separate CA for peer certificates; default for a new cluster: true, or false if pki.ca is set",
         default=None,
     )
 
@@ -105,7 +107,7 @@ class PkiSpec:
     )
     ca_days: int = setting(scalar(values.days), "validity of the CA in days, 2 to 36500", default=3650)
     leaf_days: int = setting(
-        scalar(values.days), "validity of the other certificates in days, 2 to caDays", default=365
+        scalar(values.days), "validity of node and client certificates in days, 2 to caDays", default=365
     )
     certificates: Certificates = setting(
         scalar(values.word(Certificates)),
@@ -124,18 +126,18 @@ class PkiSpec:
     )
     domain: str | None = setting(
         scalar(values.domain),
-        "the nodes' DNS domain; with etcd.internal, node etcd1 is etcd1.etcd.internal",
+        "the nodes' DNS domain; in the domain etcd.internal, the node etcd1 has the DNS name etcd1.etcd.internal",
         default=None,
     )
     single_label_names: bool = setting(
         scalar(values.flag),
-        "true: certificates also have localhost and node names without a domain, which linters for RFC 5280 reject",
+        "add localhost and node names without a domain to certificates; linters for RFC 5280 reject these names",
         default=False,
     )
     peer_name: PeerName | None = setting(
         scalar(values.word(PeerName)),
-        "stated (peer certificates have the peer name), required (etcd also refuses peers without the peer name) or "
-        "none; default: required for a new cluster, unchanged for an existing cluster",
+        "required: etcd refuses peers whose certificates lack the peer name; stated: etcd does not check the peer name;"
+        " none: peer certificates lack the peer name; default for a new cluster: required",
         default=None,
     )
     subject: SubjectSpec = section(SubjectSpec)

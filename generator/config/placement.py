@@ -1,6 +1,6 @@
-"""The names, addresses and MACs of the nodes, and the gateway, each with its default. Pure.
+"""The names, addresses and MACs of the nodes, and the gateway. Pure.
 
-The module `rules` needs these values before a plan exists, so they are not in `plan`.
+The module `rules` needs the names and addresses before a plan exists, so the functions are not in the module `plan`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def node_addresses(spec: ClusterSpec) -> list[AnyAddress]:
     """Return the nodes' addresses. A node without an address in the spec gets the next free address, beginning with
     `first_address`.
 
-    If the subnet is too small, an address can be outside the subnet. `rules` refuses such a spec.
+    If the subnet is too small, an address can be outside the subnet, and the module `rules` refuses the address.
     """
     given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.address for node in spec.nodes]
     taken = {address for address in given if address} | {gateway_of(spec)}

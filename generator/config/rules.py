@@ -57,9 +57,9 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
             remedy = "set pki.peerName: required when bake certs shows that every node presents its new certificate"
         yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
-    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # the only string is the word `subnet`
+    admitted = any(isinstance(one, str) or gateway in one for one in clients)  # a string is the word `subnet`
     if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
-        message = f"lacks the gateway {gateway}: the nodes refuse this machine if it runs the VMs"
+        message = f"lacks the gateway {gateway}: the nodes refuse connections from the machine that runs the VMs"
         yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify on a machine in clientCidrs"
     for name, message, hint in warn_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
@@ -162,7 +162,7 @@ def _address_fault(spec: ClusterSpec, address: AnyAddress) -> str | None:
     return "is the gateway's address" if address == gateway_of(spec) else None
 
 
-_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # no host can have these addresses (RFC 1122, section 3.2.1.3)
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # no host can have an address in 0.0.0.0/8 (RFC 1122, section 3.2.1.3)
 
 
 def _family(spec: ClusterSpec) -> Iterator[Finding]:
@@ -219,7 +219,7 @@ def _tls(spec: ClusterSpec) -> Iterator[Finding]:
         return
     kind = "RSA" if spec.pki.key_type.startswith("rsa") else "ECDSA"
     needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
-    if needed not in etcd.cipher_suites:  # without it, etcd starts but no client can connect
+    if needed not in etcd.cipher_suites:  # without this suite, etcd starts but no client can connect
         message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
         yield ("etcd", "cipherSuites"), message, "add this suite"
 

@@ -1,7 +1,6 @@
 """`ClusterSpec`: the fields of a cluster file and their defaults.
 
-If a value is invalid, the message shows the field's description as a hint. So a description says which values are
-valid.
+A field's description says which values are valid. If a value is invalid, the message shows the description as a hint.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class NetworkMode(StrEnum):
 class NodeSpec:
     """A node in the field `nodes`."""
 
-    name: str = setting(scalar(values.node_name), "a host name label such as etcd1")
+    name: str = setting(scalar(values.node_name), "the node's name, a host name label such as etcd1")
     address: AnyAddress | None = setting(
         scalar(values.address), "an address inside network.subnet; default: the next free address", default=None
     )
@@ -73,11 +72,13 @@ class NetworkSpec:
     )
     first_ip: AnyAddress | None = setting(
         scalar(values.address),
-        "the first node's address inside subnet, such as 192.168.20.31; the next nodes get the next addresses",
+        "an address inside subnet for the first node, such as 192.168.20.31; the next nodes get the next addresses",
         default=None,
     )
     gateway: AnyAddress | None = setting(
-        scalar(values.address), "the gateway inside subnet; default: the subnet's first address", default=None
+        scalar(values.address),
+        "an address inside subnet for the gateway; default: the subnet's first address",
+        default=None,
     )
     dns: tuple[AnyAddress, ...] = setting(
         list_of(scalar(values.address)),
@@ -104,7 +105,9 @@ class EtcdSpec:
         scalar(values.data_dir), "etcd's data folder, below /var/lib/etcd", default="/var/lib/etcd/etcd"
     )
     token: str | None = setting(
-        scalar(values.token), "initial-cluster-token; default: a value unique to this cluster", default=None
+        scalar(values.token),
+        "etcd's option initial-cluster-token; default: a value unique to the cluster",
+        default=None,
     )
     tls_min_version: str = setting(
         scalar(values.release("1.2", "1.3")), "the oldest TLS version that both ports accept: 1.2 or 1.3", default="1.2"
@@ -116,7 +119,7 @@ class EtcdSpec:
     )
     options: Mapping[str, Any] = setting(
         mapping_of(scalar(values.option)),
-        "other etcd options by flag name, such as heartbeat-interval: 200",
+        "further etcd options by flag name, such as heartbeat-interval: 200",
         default_factory=dict,
     )
 
@@ -144,7 +147,7 @@ class InstallSpec:
     )
     packages: tuple[str, ...] = setting(
         list_of(scalar(values.package)),
-        "packages that each node installs, such as acl, a firewall and, with method package, etcd",
+        "packages that each node installs, such as acl; method package needs the packages that contain etcd",
         default=(),
     )
     archive: str | None = setting(
@@ -213,6 +216,6 @@ def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]
     return spec, wrong
 
 
-# Fields that older versions of bake did not have. If a cluster.yaml lacks such a field, the field gets the value here,
-# so that the cluster does not change.
+# Fields that older versions of bake did not have. If a cluster.yaml lacks one of these fields, the field gets the value
+# from FIELDS_ADDED, so that the cluster does not change.
 FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

@@ -1,7 +1,7 @@
 """The fields that the user set. bake stores them in the cluster's folder as `input.yaml`.
 
-`cluster.yaml`, in the same folder, has the value of every field. bake compares both files to find the fields that a new
-cluster file or profile no longer sets. Such a field returns to its default.
+`cluster.yaml`, in the same folder, has the value of every field. bake compares `input.yaml` with `cluster.yaml` to find
+the fields that a new cluster file or profile no longer sets. A field that is no longer set returns to its default.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class UserInput:
         return {*paths_of(self.profile_fields), *paths_of(self.fields)}
 
     def matching(self, spec: ClusterSpec) -> UserInput:
-        """Return the input without fields that differ from `spec`, as `pki.ca` does after `certs rotate --ca`."""
+        """Return the input without fields that differ from `spec`.
+
+        For example, `pki.ca` differs after `certs rotate --ca`.
+        """
         data, above = plain(spec), paths_of(self.fields)
 
         def holds(fields: Mapping[str, Any], path: FieldPath) -> bool:
@@ -79,8 +82,8 @@ class ExistingCluster:
     """A baked cluster: the spec as plain data (`value`), the origin of each field, and the user's input.
 
     `user_input`: None if an older version of bake wrote the cluster without the user's input. `digest`: the digest of
-    all files in the folder. `is_known`: False if cluster.yaml was changed after bake wrote it; in that case, `value` is
-    empty.
+    all files in the folder. `is_known`: whether cluster.yaml is as bake wrote it. If cluster.yaml was changed, `value`
+    is empty.
     """
 
     where: str
@@ -128,7 +131,7 @@ def paths_of(raw: Mapping[str, Any]) -> list[FieldPath]:
 
 
 def absolute(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return raw data with absolute paths of files.
+    """Return raw data in which the paths of files are absolute.
 
     If the absolute path would be invalid in a spec, the path stays unchanged.
     """
@@ -171,7 +174,7 @@ def put(data: dict[str, Any], path: FieldPath, value: Any) -> None:
 
 
 def picked(data: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
-    """Return a copy of the data with only the values at these paths."""
+    """Return a copy of the data with only the values at `paths`."""
     found: dict[str, Any] = {}
     for path in paths:
         put(found, path, at(data, path))
@@ -179,7 +182,7 @@ def picked(data: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any
 
 
 def without(data: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
-    """Return a copy of the data without the values at these paths."""
+    """Return a copy of the data without the values at `paths`."""
     left = {key: without(value, ()) if isinstance(value, Mapping) else value for key, value in data.items()}
     for path in paths:
         section = at(left, path[:-1])

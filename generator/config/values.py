@@ -1,4 +1,4 @@
-"""Functions that check and convert single values of files and flags. Each raises ValueError for an invalid value."""
+"""Functions that check and convert values of files and flags. A function raises ValueError for an invalid value."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ def name(value: object) -> str:
     return value
 
 
-
 def node_name(value: object) -> str:
-    """Return a node's name. Some names are reserved, because each node has a folder with its name."""
+    """Return a node's name. Names of other files and folders are reserved, because each node has a folder."""
     if name(value) in FOLDER_NAMES:
         raise _refuse(value, "is reserved: bake uses this name in the cluster's folder")
     return name(value)
@@ -132,7 +131,7 @@ def account(value: object) -> str:
 def reader(value: object) -> str:
     """Return the name of an account on the nodes.
 
-    It must need no quotes, because shell commands on the nodes contain it.
+    The name must need no quotes, because shell commands on the nodes contain the name.
     """
     rule = "is not a user name: 1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or '_'"
     if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):

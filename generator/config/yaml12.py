@@ -1,7 +1,8 @@
 """A strict reader of YAML 1.2 (core schema) that returns the position of every value.
 
-PyYAML's loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750) and silently accept duplicate keys. They
-also accept aliases, which can exhaust memory. This module follows YAML 1.2 and refuses duplicate keys and aliases.
+PyYAML's loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750). PyYAML's loaders silently accept
+duplicate keys, and accept aliases, which can exhaust memory. This module follows YAML 1.2 and refuses duplicate keys
+and aliases.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from generator.errors import InputError, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
-_TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "remove the nesting; no field is nested so deeply"
+_TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "remove the nesting, which no field needs"
 
 # YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -52,7 +53,7 @@ def load_file(path: Path) -> Document:
 
 
 def load_text(text: str, source: str) -> Document:
-    """Read one YAML document. `source`: the file's name, which begins each position. Raises InputError."""
+    """Read one YAML document. `source`: the file's name in positions. Raises InputError."""
     reader = _Reader(source)
     try:
         value = reader.read(text)
@@ -154,7 +155,7 @@ def _resolve(text: str) -> Any:
         return None
     if text in _BOOL:
         return _BOOL[text]
-    if len(text) <= 20 and _INT.fullmatch(text):  # more digits are text, which a number field refuses
+    if len(text) <= 20 and _INT.fullmatch(text):  # a longer number stays text; number fields refuse text
         return int(text)
     if len(text) <= 40 and set(text) & set(".eE") and _FLOAT.fullmatch(text):
         return float(text)
@@ -162,7 +163,10 @@ def _resolve(text: str) -> Any:
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Quotes text that YAML 1.1 or 1.2 would read as another type (`1e3` is text in 1.1, but 1000 in 1.2)."""
+    """A dumper that quotes text that YAML 1.1 or 1.2 would read as another type.
+
+    For example, `1e3` is text in YAML 1.1, but 1000 in YAML 1.2.
+    """
 
 
 def _represent_text(dumper: Any, text: str) -> Any:

@@ -29,7 +29,7 @@ def check_authority(
 ) -> None:
     """Raise InputError if this CA cannot issue the cluster's certificates.
 
-    `days`: the CA must be valid for so many days. `remedy`: the hint of the error if the CA has expired.
+    `days`: the number of days for which the CA must be valid. `remedy`: the hint of the error if the CA has expired.
     """
     problems = [*_faults(authority.certificate, now=now, where=where, days=days, remedy=remedy)]
     if problems := problems or check_names(authority, plan, role, where=where):
@@ -62,7 +62,7 @@ def _unfit_extensions(certificate: x509.Certificate) -> str | None:
 
 
 def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
-    """Return the reason why etcd cannot use a CA's key, or None. Go supports only a few elliptic curves."""
+    """Return the reason why etcd cannot use a CA's key, or None. etcd's language Go supports few elliptic curves."""
     if isinstance(key, rsa.RSAPublicKey):
         return f"has a key of {key.key_size} bits; RSA keys need at least 2048" if key.key_size < 2048 else None
     if not isinstance(key, ec.EllipticCurvePublicKey):

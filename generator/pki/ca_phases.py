@@ -1,7 +1,7 @@
 """The cluster's CAs and the phases of a CA rotation.
 
-etcd reads its CA file only when it starts, but its certificate at each TLS handshake. So bake replaces a CA in phases.
-In every phase, a node with new files and a node with old files trust each other.
+bake replaces a CA in phases, because etcd reads its CA file only when it starts. etcd reads its certificate again at
+each TLS handshake. In every phase, a node with new files and a node with old files trust each other.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Authorities:
         return replace(self, issuing=issuing, others=others)
 
     def trusted(self, role: Role) -> bytes | None:
-        """Return a PEM file with the CAs of a role that nodes trust, or None if the cluster has no such CA.
+        """Return a PEM file with the trusted CAs of a role, or None if the cluster has no CA with this role.
 
-        The older CA always comes first: the second phase of a rotation must not change this file, or etcd would
-        restart.
+        The older CA always comes first in the file, so that the second phase of a rotation does not change the file.
+        A changed file would restart etcd.
         """
         found = self._trusted(role)
         return b"".join(reversed(found) if self.phase is Phase.REISSUE else found) or None
@@ -108,7 +108,7 @@ def other_cas(phase: Phase) -> str:
 def kept_authority(credential: Credential, passphrase: bytes | None, *, file: bytes | None = None) -> Authority:
     """Return a CA with its key file. `file`: the existing key file.
 
-    If it is encrypted, bake does not encrypt the key again.
+    If the existing key file is encrypted, bake does not encrypt the key again.
     """
     if passphrase is None:
         return Authority(credential, credential.key_pem)

@@ -36,8 +36,8 @@ def is_request_for(request: bytes, profile: CertProfile, key: PrivateKey) -> boo
 def mismatches(credential: Credential, profile: CertProfile, authority: ExternalCa, *, now: datetime) -> Iterator[str]:
     """Yield the reasons why etcd cannot use this certificate of an external CA.
 
-    An external CA may choose other dates, more extensions, and another subject with the same common name. Everything
-    else that nodes check must be as in the profile.
+    An external CA may choose the dates, add extensions, and change every part of the subject except the common name. A
+    certificate must match its profile in everything that nodes check.
     """
     certificate = credential.certificate
     if not is_pair(credential):

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 class Facts:
     """A certificate's content. `names`: subject alternative names.
 
-    `serial` and `sha256` (of the DER form): hexadecimal.
+    `serial`: the serial number in hexadecimal. `sha256`: the digest of the DER form in hexadecimal.
     """
 
     subject: str

@@ -39,8 +39,8 @@ from generator.pki.templates import (
 )
 from generator.plan import ClusterPlan
 
-# The validity of a new certificate begins a day in the past. The clock of a new VM can be slow, and the VM would refuse
-# a certificate whose validity has not begun.
+# The validity of a new certificate begins a day in the past. A VM with a slow clock would refuse a certificate whose
+# validity begins now.
 BACKDATE = timedelta(hours=24)
 
 
@@ -65,8 +65,8 @@ def issue_nodes(
     """Yield each node's certificates, in the order of `plan.nodes`.
 
     `peer_authority`: the CA for peer certificates; default: `authority`. `kept`: the nodes' existing certificates, in
-    the same order. A valid certificate is kept. `client`: the operator's certificate; if nodes share certificates, they
-    use this certificate too.
+    the order of `plan.nodes`. A valid certificate is kept. `client`: the operator's certificate; nodes that share
+    certificates use it too.
     """
     issuers = {Role.SERVER: authority, Role.PEER: peer_authority or authority, Role.CLIENT: authority}
     if plan.spec.pki.certificates is Certificates.SHARED:
@@ -105,7 +105,7 @@ def pregenerated_keys(
     if count < 2 or not key_type.startswith("rsa"):
         yield new_key
         return
-    from concurrent.futures import ThreadPoolExecutor  # imported only for RSA keys
+    from concurrent.futures import ThreadPoolExecutor  # imported here, because EC keys need no threads
 
     pool = ThreadPoolExecutor(workers)
     made = deque(pool.submit(new_key, key_type) for _ in range(count))
@@ -118,7 +118,7 @@ def pregenerated_keys(
 def days_limited_by_ca(
     plan: ClusterPlan, authorities: Mapping[Role, Issuer], roles: Iterable[Role], *, now: datetime
 ) -> int | None:
-    """Return how many days new certificates are valid if a CA expires earlier than `leafDays` says; else None.
+    """Return the number of days until a CA expires, or None if new certificates expire before every CA.
 
     `roles`: the roles of the new certificates. An external CA is ignored, because it chooses the dates itself.
     """
@@ -236,7 +236,7 @@ def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tupl
 def is_current(credential: Credential, profile: CertProfile, authority: Issuer, *, now: datetime) -> bool:
     """Return whether an existing certificate is valid now and matches the profile.
 
-    If an external CA issued the certificate, only the properties that nodes check must match.
+    If an external CA issued the certificate, only the properties that nodes check must match the profile.
     """
     if isinstance(authority, ExternalCa):
         return not any(mismatches(credential, profile, authority, now=now))
@@ -250,7 +250,7 @@ def is_current(credential: Credential, profile: CertProfile, authority: Issuer, 
         certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc == end
         and certificate.subject == profile.subject
         and set(profile.extensions) <= found
-        and len(found) == len(profile.extensions) + 2  # the two key identifiers
+        and len(found) == len(profile.extensions) + 2  # `_sign` adds two key identifiers
         and key_type_of(credential.key) is profile.key_type
         and is_issued_by(certificate, authority.certificate)
         and is_pair(credential)

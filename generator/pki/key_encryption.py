@@ -1,7 +1,7 @@
 """Encrypt a private key with a passphrase: PKCS#8, PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914).
 
-The package `cryptography` and OpenSSL can read this format. This module writes it, because `cryptography` would encrypt
-a PKCS#8 key with PBKDF2 and only 2,048 rounds.
+The package `cryptography` and OpenSSL can read this format. This module writes the encrypted key itself, because
+`cryptography` would use PBKDF2 with only 2,048 rounds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from generator.pki.key_pair import PrivateKey
 
-# With these values, scrypt needs 16 MiB of memory. OpenSSL allows 32 MiB by default (SCRYPT_MAX_MEM).
+# scrypt needs 16 MiB of memory with COST and BLOCK_SIZE. OpenSSL allows 32 MiB by default (SCRYPT_MAX_MEM).
 COST, BLOCK_SIZE, PARALLEL = 1 << 14, 8, 5
 _PBES2 = bytes.fromhex("06092a864886f70d01050d")  # an object identifier in DER
 _SCRYPT = bytes.fromhex("06092b06010401da47040b")

@@ -41,7 +41,7 @@ NODE_ROLES = (Role.SERVER, Role.PEER, Role.CLIENT)
 
 @dataclass(frozen=True)
 class Credential:
-    """A certificate and its private key. `repr` shows neither, so that no log contains a private key."""
+    """A certificate and its private key. `repr` omits both, so that no log has a private key."""
 
     certificate: x509.Certificate = field(repr=False)
     key: PrivateKey = field(repr=False)
@@ -64,7 +64,7 @@ def key_pem(key: PrivateKey) -> bytes:
 class ExternalCa:
     """An external CA.
 
-    bake has its certificate but not its key, so the user must have bake's certificate requests signed by this CA.
+    bake has the CA's certificate but not the CA's key. bake writes certificate requests, which the CA must sign.
     """
 
     certificate: x509.Certificate = field(repr=False)

@@ -68,7 +68,7 @@ def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
 
 def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
     """Yield every name and address in the node certificates that the CA `role` issues."""
-    # It suffices to look at peer certificates, because a peer certificate has all names of a server certificate.
+    # A peer certificate has all names of a server certificate, so server certificates need no separate check.
     leaf = Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER
     shared = plan.spec.pki.certificates is Certificates.SHARED
     for profiles in [shared_profiles(plan)] if shared else [node_profiles(plan, node) for node in plan.nodes]:
@@ -85,7 +85,7 @@ def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
 
 
 def peer_check(spec: ClusterSpec) -> tuple[str, str]:
-    """Return the name and the value of the etcd option that makes the peer port refuse all other certificates.
+    """Return the name and the value of the etcd option that limits the peer port to peer certificates.
 
     If the nodes share certificates, etcd checks the common name, because shared certificates may have no DNS name.
     """
@@ -110,14 +110,14 @@ def shared_profiles(plan: ClusterPlan) -> dict[Role, CertProfile]:
 
 
 def user_profile(plan: ClusterPlan, name: str) -> CertProfile:
-    """Return the profile of an etcd user's client certificate. Its common name is the user's name."""
+    """Return the profile of an etcd user's client certificate. The common name is the user's name."""
     return _leaf(plan, Role.CLIENT, None, owner=name)
 
 
 def client_profile(plan: ClusterPlan) -> CertProfile:
     """Return the profile of the operator's client certificate.
 
-    It has names and addresses only if the nodes share certificates.
+    The certificate has names and addresses only if the nodes share certificates.
     """
     if plan.spec.pki.certificates is Certificates.SHARED:
         return shared_profiles(plan)[Role.CLIENT]

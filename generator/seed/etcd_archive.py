@@ -1,4 +1,4 @@
-"""Read and check the etcd release tarball. With install method `archive`, bake puts it on the ISO."""
+"""Read and check the etcd release tarball. With install method `archive`, bake puts the tarball on the ISO."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BYTES = 512 << 20
 
 
 def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
-    """Return the tarball as a file for the ISO. The result is empty for other install methods. Raises InputError."""
+    """Return the tarball as a file for the ISO. The result is empty if there is no tarball. Raises InputError."""
     if install.archive is None:
         return ()
     path = Path(install.archive)
@@ -37,7 +37,7 @@ def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
 
 
 def _check_content(path: Path, data: bytes) -> None:
-    import tarfile  # imported only if there is a tarball
+    import tarfile  # imported here, because most clusters have no tarball
 
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:

@@ -21,14 +21,17 @@ def boot_commands() -> list[str]:
 
 
 def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
-    """Yield the shell commands of cloud-init's module `runcmd`. Each can run twice. A failed command stops the rest."""
+    """Yield the shell commands of cloud-init's module `runcmd`.
+
+    Each command is safe to run twice. If a command fails, the next commands do not run.
+    """
     yield "set -e"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
-            # If a package has just installed firewalld, it does not run yet, but etcd-firewall needs a running
-            # firewalld.
+            # etcd-firewall needs a running firewalld, but firewalld does not run yet if cloud-init has just installed
+            # the package.
             yield "systemctl enable --now firewalld.service"
-        # Nothing is started here: etcd.service starts etcd-firewall, after the daemon-reload below.
+        # Do not start etcd-firewall here, because etcd.service starts etcd-firewall later.
         yield "systemctl --no-reload enable etcd-firewall"
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield f"sh -ac '. {ENV} && {LIBEXEC}/etcd-install'"
@@ -43,9 +46,9 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield "systemctl daemon-reload"
     yield "systemctl --no-reload enable etcd"
     yield "systemctl --no-reload enable report-boot"
-    # After this command, a power cut is harmless: at the next boot, systemd starts etcd.service.
+    # A power cut after `first-boot-done` is harmless: at the next boot, systemd starts etcd.service.
     yield f"{LIBEXEC}/first-boot-done"
-    # Do not wait for etcd: it waits for the other nodes, and cloud-init could not finish.
+    # Do not wait until etcd runs: etcd waits for the other nodes, so cloud-init would not finish.
     yield "systemctl start --no-block etcd"
 
 

@@ -30,9 +30,9 @@ class Trust:
     """The cluster's identity, bootstrap permit and CAs.
 
     `identity`: 32 or more hexadecimal digits that identify the cluster and never change. `permit`: a secret that the
-    first node needs to start the cluster, or "". The guest files have only the permit's digest. `ca_pem`: the CA
-    certificate; during a CA rotation, two CA certificates. `peer_ca_pem`: the certificate of the separate peer CA, or
-    None.
+    first node needs to start the cluster; "" if there is no permit. The guest files have only the permit's digest.
+    `ca_pem`: the CA certificate; during a CA rotation, two CA certificates. `peer_ca_pem`: the certificate of the
+    separate peer CA, or None.
     """
 
     identity: str
@@ -54,7 +54,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
-    # Only systemd reads these two files, as root (CIS benchmark, 1.1.7).
+    # The mode is 0600, because only systemd reads etcd.conf and bake.env, as root (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
@@ -85,7 +85,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:
-    """Yield shell commands that set the ACLs of the folder with the keys. They run before every start of etcd.
+    """Yield shell commands that set the ACLs of the folder with the keys before every start of etcd.
 
     If the file system has no ACLs or setfacl is missing, the group etcd gets access to the folder. If an account in
     access.readers does not exist, the commands print a line and continue.
@@ -104,12 +104,12 @@ def access_commands(spec: ClusterSpec) -> Iterator[str]:
 
 
 def cluster_token(plan: ClusterPlan, identity: str) -> str:
-    """Return the value of etcd's option `initial-cluster-token`. Its default is unique to the cluster."""
+    """Return the value of etcd's option `initial-cluster-token`, which is unique to the cluster by default."""
     return plan.spec.etcd.token or f"{plan.name}-{short_id(identity)}"
 
 
 def cluster_id(plan: ClusterPlan, identity: str) -> str:
-    """Return the cluster's id. Nodes compare it to detect a node or a seed of another cluster. It is not a secret."""
+    """Return the cluster's id. Nodes compare ids to detect a node or a seed of another cluster. The id is no secret."""
     return f"{plan.name}-{identity[:32]}"
 
 
@@ -128,8 +128,8 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
         "BAKE_TOKEN": cluster_token(plan, identity),
-        # BAKE_PERMIT is the cluster's id. The variable keeps its old name, because a node compares its value with the
-        # value in a new seed.
+        # BAKE_PERMIT is the cluster's id. A node compares the value of BAKE_PERMIT with the value in a new seed, so the
+        # variable keeps its old name.
         "BAKE_PERMIT": cluster_id(plan, identity),
         "BAKE_PERMIT_FILE": str(RUNTIME_PERMIT),
         **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
@@ -169,7 +169,7 @@ def accounts(plan: ClusterPlan) -> bytes:
 
 
 def _permission(permission: PermissionSpec) -> list[str]:
-    """Return a permission as arguments of etcdctl: a flag, the access, and the key or prefix."""
+    """Return a permission as arguments of etcdctl, such as `--prefix=true read /registry/`."""
     flag = "--prefix=true" if permission.prefix else "--prefix=false"
     return [flag, str(permission.access), permission.prefix or permission.key or ""]
 

@@ -12,5 +12,5 @@ AUTH = PurePosixPath("/etc/etcd/auth.json")
 LIBEXEC = PurePosixPath("/usr/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
 UDEV_RULES = PurePosixPath("/etc/udev/rules.d")
-RUNTIME_PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # in memory, never on the node's disk
+RUNTIME_PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # /run is in memory, not on the node's disk
 RESTART = PurePosixPath("/run/bake/restart-etcd")

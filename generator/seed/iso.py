@@ -29,7 +29,7 @@ from generator.seed.first_boot import boot_commands, first_boot_commands
 
 ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this label
 USER_DATA = PurePosixPath("user-data")
-# The permit is not in user-data: the instance-id is a digest of user-data, and must not change with the permit.
+# The permit is not in user-data, because the instance-id is a digest of user-data and must not depend on the permit.
 SEED_PERMIT = PurePosixPath("bootstrap-permit")
 # The date in the ISO's volume descriptor is fixed, so that the same files always give the same ISO.
 _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
@@ -51,7 +51,7 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
 
 
 def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
-    """Return the guest files in a user-data by path. Raises InputError if bake did not write the user-data."""
+    """Return the content of the guest files in user-data, by path. Raises InputError if bake did not write the file."""
     try:
         files = yaml.load(user_data, Loader=_Loader)["write_files"]  # noqa: S506  derived from SafeLoader
         return {file["path"]: file["content"].encode() for file in files}
@@ -62,14 +62,14 @@ def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
 def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> Iterator[bytes]:
     """Yield the pieces of a node's user-data.
 
-    Most pieces, such as scripts and units, are the same for every node. bake dumps such a piece only once, which saves
-    two thirds of the time. The pieces are YAML block mappings and sequences, which can be concatenated.
+    Most pieces, such as scripts and units, are the same for every node. bake dumps a common piece only once, which
+    saves two thirds of the time. The pieces are YAML block mappings and sequences, which can be concatenated.
     """
     yield b"#cloud-config\n"
     yield f"# {node.name} of the etcd cluster {plan.name}. It has private keys: keep its mode 0600.\n".encode()
     yield _dump({"hostname": node.name, "fqdn": node.fqdn})
     yield _dump_list("bootcmd", tuple(boot_commands()))
-    # No owner is set, because cloud-init writes these files before the user etcd exists.
+    # The entries set no owner, because cloud-init writes the files before the user etcd exists.
     yield b"write_files:\n"
     for is_node_specific, files in groupby(guest, lambda file: file.path.is_relative_to(_NODE_FOLDER)):
         dump = _dump_files if is_node_specific else _dump_common_files
@@ -84,7 +84,7 @@ def _dump_list(key: str, items: tuple[str, ...]) -> bytes:
     return _dump({key: list(items)})
 
 
-_NODE_FOLDER = PurePosixPath("/etc/etcd")  # files in this folder, such as keys, differ between nodes
+_NODE_FOLDER = PurePosixPath("/etc/etcd")  # files in /etc/etcd, such as keys, differ between nodes
 
 
 def _dump_files(files: tuple[Artifact, ...]) -> bytes:
@@ -93,14 +93,14 @@ def _dump_files(files: tuple[Artifact, ...]) -> bytes:
     return _dump([{"path": path, "permissions": mode, "content": text} for path, mode, text in entries])
 
 
-# All nodes have the same files in this cache, so it contains no secrets.
+# The cache contains only files that are the same on all nodes, so it contains no secrets.
 _dump_common_files = lru_cache(maxsize=8)(_dump_files)
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
     """Return network-config version 2.
 
-    It matches the interface by MAC, because networkd's renderer cannot match names.
+    network-config matches the interface by MAC, because cloud-init's renderer for networkd cannot match names.
     """
     network = plan.network
     ethernet: dict[str, Any] = {
@@ -151,7 +151,7 @@ def _dump(config: Any) -> bytes:
     return text.encode()
 
 
-# pycdlib uses this in place of the module `time`, because pycdlib has no option for the date of an ISO.
+# pycdlib uses `_FIXED_TIME` in place of the module `time`, because pycdlib has no option for the date of an ISO.
 _FIXED_TIME = SimpleNamespace(
     **{**vars(time), "time": lambda: _EPOCH, "localtime": lambda _seconds=None: time.gmtime(_EPOCH)}
 )
@@ -183,7 +183,7 @@ def _fixed_dates() -> Iterator[None]:
 
 
 def pack(files: Iterable[Artifact]) -> Artifact:
-    """Return a NoCloud ISO with these files. The same files always give the same ISO."""
+    """Return a NoCloud ISO with `files`. The same files always give the same ISO."""
     with _fixed_dates():
         iso = _pycdlib().PyCdlib()
         iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=ISO_LABEL, sys_ident="LINUX")
@@ -203,7 +203,7 @@ def pack(files: Iterable[Artifact]) -> Artifact:
 
 
 def unpack(image: bytes, *, where: str = "") -> tuple[Artifact, ...]:
-    """Return the files of an ISO that `pack` created, in order. Raises InputError for any other or incomplete ISO."""
+    """Return the files of an ISO in order. Raises InputError if the ISO is incomplete or `pack` did not create it."""
     iso = _pycdlib().PyCdlib()
     files: list[Artifact] = []
     try:

@@ -13,7 +13,7 @@ _AT_FDCWD = -100
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Create a file. Until the file has its mode, only its owner can read it, whatever the umask is."""
+    """Create a file. Until `write_new` sets the mode, only the owner can read the file, whatever the umask is."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
@@ -31,7 +31,7 @@ def opened(folder: Path) -> Iterator[int]:
 
 
 def sync(folder: Path) -> None:
-    """Sync the whole file system that contains the folder, because an fsync of each file would take seconds."""
+    """Write all changes of the folder's file system to the disk. An fsync of each file would take seconds."""
     with opened(folder) as descriptor:
         syncfs = getattr(_libc(), "syncfs", None)
         if syncfs is None:
@@ -41,7 +41,7 @@ def sync(folder: Path) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """Sync the list of names in a folder, but not the content of the files."""
+    """Write the list of names in a folder to the disk, but not the content of the files."""
     with opened(folder) as descriptor:
         os.fsync(descriptor)
 

@@ -1,4 +1,4 @@
-"""Read and check the cluster's CAs. They are in the cluster's folder, or in files that the spec names."""
+"""Read and check the cluster's CAs, which are in the cluster's folder or in files that the spec names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ MAX_PEM = 1 << 16
 
 
 def non_issuing_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
-    """During a CA rotation, yield each next or old CA: `next` or `old`, its role, its file name without suffix."""
+    """Yield each CA that issues no certificates during a CA rotation.
+
+    Each result is a tuple of `next` or `old`, the CA's role, and the name of the CA's files without suffix.
+    """
     if phase := load_phase(store):
         for role in pki.authority_roles(plan.spec.pki):
             yield other_cas(phase), role, f"{role}-{other_cas(phase)}"
@@ -54,11 +57,12 @@ def load_authorities(store: Store, plan: ClusterPlan, *, now: datetime, passphra
 
 
 def _check_peer_ca_unchanged(store: Store, plan: ClusterPlan) -> None:
-    """Refuse a change of `pki.peerCa.separate`, because members that trust different peer CAs cannot connect."""
+    """Refuse a change of `pki.peerCa.separate`, because members with different peer CAs refuse each other."""
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
     if str(SPEC) in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
         rule = f"{str(separate).lower()} is not this cluster's value"
-        raise InputError.one("pki.peerCa.separate", rule, "remove it, or create a new cluster with another --name")
+        hint = "remove the field, or create a new cluster with another --name"
+        raise InputError.one("pki.peerCa.separate", rule, hint)
 
 
 def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None) -> Authority:
@@ -143,7 +147,7 @@ def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, no
 
 
 def _check_same_ca(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
-    """Raise InputError if the spec's file has another CA than this cluster. The file may be missing."""
+    """Raise InputError if the spec names a CA file that lacks the cluster's CA. The file may be missing."""
     path = Path(stated.certificate or "")
     if path.is_file():
         field = f"{name}.certificate: {path}"

@@ -30,7 +30,7 @@ def find_existing(out: Path, name: object) -> ExistingCluster | None:
 def load_existing(store: Store) -> ExistingCluster | None:
     """Return the existing cluster, or None if nothing was baked yet. Raises InputError.
 
-    Takes no lock. If another run of bake replaces the folder during the reading, all files are read again.
+    Takes no lock. If another bake process replaces the folder in the meantime, all files are read again.
     """
     while True:
         digest = store.digest()
@@ -55,7 +55,7 @@ def _load(store: Store, digest: str) -> ExistingCluster | None:
     )  # fmt: skip
     if str(INPUT) in manifest and (raw := store.read(INPUT)) is not None:
         if not _is_as_baked(manifest, INPUT, raw):
-            hint = "undo the change, or delete the file, which changes no field"
+            hint = "undo the change, or delete the file; deleting the file changes no field"
             raise InputError.one(str(store.folder / INPUT), "was changed after bake wrote it", hint)
         user_input, origins = parse_input(raw.decode(), str(store.folder / INPUT))
         found = replace(found, user_input=user_input, input_origins=origins)

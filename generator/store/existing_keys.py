@@ -24,29 +24,32 @@ from generator.store.folder import Store
 from generator.store.permissions import check_secret
 
 MAX_PASSPHRASE = 1024  # bytes
-# bake renews the operator's certificate in the last third of its validity, but not earlier than 30 days before its end.
+# bake renews the operator's certificate in the last third of its validity, but at most 30 days before it expires.
 RENEWED_BEFORE = timedelta(days=30)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keyring:
-    """A cluster's existing certificates and keys. None or an empty mapping means that bake must create them."""
+    """A cluster's existing certificates and keys. bake must create each part that is None or empty."""
 
     identity: str | None
     permit: str | None = field(default=None, repr=False)
     authorities: Authorities
     client: Credential | None
-    users: Mapping[str, Credential | None]  # client certificates by the name of the etcd user
+    users: Mapping[str, Credential | None]  # etcd users' client certificates by user name
     nodes: tuple[NodePki, ...]
 
     @property
     def newest_start(self) -> datetime | None:
-        """The latest time at which the validity of a certificate begins. CA certificates are ignored."""
+        """The time from which all certificates except CA certificates are valid."""
         found = (self.client, *self.users.values(), *(one for node in self.nodes for one in node.values()))
         return max((one.certificate.not_valid_before_utc for one in found if one), default=None)
 
     def without(self, plan: ClusterPlan, owners: Collection[str]) -> Keyring:
-        """Return the keyring without these owners' certificates. A shared certificate is removed for all nodes."""
+        """Return the keyring without the certificates of `owners`.
+
+        If the nodes share certificates and `owners` contains a node, the certificates of all nodes are removed.
+        """
         users = {name: None if pki.user_stem(name) in owners else old for name, old in self.users.items()}
         found = replace(self, users=users, client=None if OPERATOR in owners else self.client)
         renewed = [node.name in owners for node in plan.nodes]
@@ -60,7 +63,7 @@ class Keyring:
         return pki.planned_certificates(plan, self.client, self.nodes, self.users)
 
     def expiring_client(self, plan: ClusterPlan, now: datetime) -> datetime | None:
-        """Return when the operator's certificate expires, or None if bake need not renew it yet."""
+        """Return the expiry of the operator's certificate, or None if bake need not renew the certificate now."""
         issuer = self.authorities.issuers.get(Role.CA)
         is_shared = plan.spec.pki.certificates is Certificates.SHARED
         if self.client is None or is_shared or not isinstance(issuer, Credential):
@@ -161,7 +164,7 @@ def _passes_check(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
 
 
 def _check_peer_names(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
-    """Refuse `pki.peerName: required` if peer certificates lack the name, because nodes would refuse each other."""
+    """Refuse `pki.peerName: required` if a peer certificate lacks the name, because nodes would refuse it."""
     peers = [(node.name, kept[Role.PEER]) for node, kept in zip(plan.nodes, nodes, strict=True) if Role.PEER in kept]
     without = [name for name, peer in peers if not pki.has_peer_name(peer.certificate, plan)]
     if without and plan.spec.pki.peer_name is PeerName.REQUIRED:
@@ -173,7 +176,7 @@ def _check_peer_names(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
 
 
 def _check_issuer(store: Store, authority: Issuer | None, issued: Credential) -> None:
-    """Raise InputError if the cluster's CA did not issue this existing certificate."""
+    """Raise InputError if `authority` did not issue the certificate `issued`."""
     if authority is None or not pki.is_issued_by(issued.certificate, authority.certificate):
         message = "did not issue this cluster's certificates"
         raise InputError.one(

@@ -1,7 +1,7 @@
-"""Read and write the folder `out/<cluster>/`. A bake replaces all files of the folder in one atomic step.
+"""Read and write the folder `out/<cluster>/`. bake replaces all files of the folder in one atomic step.
 
-A bake writes a new folder next to the old folder and then exchanges the folders (renameat2(2), RENAME_EXCHANGE). The
-new folder has hard links to unchanged files and to files that bake did not write.
+bake writes a new folder next to the old folder and then exchanges the folders (renameat2(2), RENAME_EXCHANGE). The new
+folder has hard links to unchanged files and to files that bake did not write.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Store:
 
     def __init__(self, out: Path, cluster: str) -> None:
         try:
-            parse_name(cluster)  # the cluster's name becomes part of paths
+            parse_name(cluster)  # the cluster's name is part of paths
         except ValueError as error:
             raise InputError.one("--name", str(error), "give the name of a baked cluster") from None
         self.out = out.absolute()
@@ -52,7 +52,7 @@ class Store:
             ) from None
 
     def manifest(self) -> dict[str, Any]:
-        """Return sha256 and mode of each file that the last bake wrote. Empty before the first bake."""
+        """Return sha256 and mode of each file that the last bake wrote. The result is empty before the first bake."""
         record = self._record()
         return record["files"] if record else {}
 
@@ -103,10 +103,10 @@ class Store:
 
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Lock the output folder. If another run of bake has the lock, report that and wait.
+        """Lock the output folder. If another bake process has the lock, report that and wait.
 
-        The lock is on the folder itself, so there is no lock file. Removes the unfinished folders of killed runs of
-        bake.
+        The lock is on the folder itself, so there is no lock file. `locked` removes the unfinished folders of bake
+        processes that were killed.
         """
         with ExitStack() as stack:
             try:
@@ -121,14 +121,14 @@ class Store:
                 report(f"waiting until another bake has finished with {self.out}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._check_out()  # check again: another user may have created the folder after the first check
-            for left in self._staged():  # these folders belong to killed runs, because this run has the lock
+            for left in self._staged():  # this process has the lock, so no other process uses the folders
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
     @contextmanager
     def replacing(self) -> Iterator[Staging]:
-        """Yield a new folder. It replaces the old folder if the `with` block ends without an error."""
-        for name in self.manifest():  # before the new folder gets links to these files
+        """Yield a new folder, which replaces the old folder if the `with` block ends without an error."""
+        for name in self.manifest():  # check all files before the new folder gets links to them
             permissions.check_below(self.folder, PurePosixPath(name))
         try:
             staging = Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
@@ -157,7 +157,10 @@ class Store:
             raise InputError.one(str(self.out), f"cannot be read: {error.strerror}", "give another --out") from None
 
     def has_leftover(self) -> bool:
-        """Return whether a killed run left an unfinished folder. Return False while another run has the lock."""
+        """Return whether a killed bake process left an unfinished folder.
+
+        While another process has the lock, return False.
+        """
         if not self._staged():
             return False
         with atomic.opened(self.out) as descriptor, suppress(BlockingIOError):
@@ -167,7 +170,7 @@ class Store:
 
 
 class Staging:
-    """A cluster's new folder. `changed`: the files that are new or differ from the old folder."""
+    """A cluster's new folder. `changed`: the files that the old folder lacks, or has with another content or mode."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
@@ -192,7 +195,7 @@ class Staging:
             self.changed.append(str(path))
 
     def keep_others(self, *dropped: PurePosixPath) -> None:
-        """Add the files of the last bake that this run has not written, except `dropped`."""
+        """Add the files of the last bake that are neither in the new folder nor in `dropped`."""
         for name, entry in self._old.items():
             data = None if PurePosixPath(name) in dropped or name in self._files else self.store.read(name)
             if data is not None:
@@ -205,7 +208,10 @@ class Staging:
         return (*made, *(("-", name) for name in self._old if name not in self._files))
 
     def drop(self, path: PurePosixPath) -> None:
-        """Leave out a file that bake did not write, such as a signed certificate that is now in another file."""
+        """Leave a file out of the new folder although bake did not write the file.
+
+        For example, bake drops the file of a signed certificate after bake has read the certificate.
+        """
         self._dropped.add(str(path))
 
     def _make_parents(self, folder: Path) -> None:
@@ -214,7 +220,7 @@ class Staging:
             self._made_folders.add(folder)
 
     def _keep(self, path: PurePosixPath, data: bytes, mode: int, target: Path) -> bool:
-        """Link the old file if content and mode are the same. Return whether the file was linked."""
+        """Link the old file as `target` if content and mode are the same. Return whether the file was linked."""
         if str(path) not in self._old and path != MANIFEST:
             return False
         old = self.store.folder / path
@@ -226,8 +232,8 @@ class Staging:
         return False
 
     def finish(self) -> None:
-        """Add the manifest. If a file differs, add the files that bake did not write, and exchange the folders."""
-        files = dict(sorted(self._files.items()))  # sorted: the order of writing must not matter
+        """Add the manifest. If a file has changed, link the files that bake did not write, and exchange the folders."""
+        files = dict(sorted(self._files.items()))  # the manifest must not depend on the order of writing
         self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files)))
         if not self.changed and not set(self._old) - set(self._files):
             return

@@ -22,7 +22,7 @@ def dump(cluster: str, files: dict[str, dict[str, str]]) -> bytes:
 
 
 def parse(raw: bytes, *, where: str) -> dict[str, Any]:
-    """Return the data in a manifest file. Raises InputError if bake cannot have written the file."""
+    """Return the data in a manifest file. Raises InputError if the data is not what bake writes."""
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):
@@ -59,7 +59,7 @@ def _entry_fault(entry: tuple[str, object]) -> str | None:
 
 
 def _is_path(name: str) -> bool:
-    """Return whether bake can have written a file with this path. The manifest does not list itself."""
+    """Return whether the manifest may list a file with this path. The manifest does not list itself."""
     path = PurePosixPath(name)
     is_plain = str(path) == name and name.isprintable() and not path.is_absolute()
     return is_plain and ".." not in path.parts and path.parts != () and path != MANIFEST

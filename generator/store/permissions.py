@@ -1,6 +1,6 @@
 """Refuse folders and files that another user can replace, because bake trusts the keys below the output folder.
 
-The rule is that of sshd's option StrictModes. bake checks every folder from `/` to the output folder.
+The check is like that of sshd's option StrictModes. bake checks every folder from `/` to the output folder.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """The keyring with all issued certificates. `taken`: the files from which these certificates were read."""
+    """The keyring with all issued certificates. `taken`: the files of the issued certificates."""
 
     keyring: Keyring
     requests: tuple[Request, ...]
@@ -66,7 +66,7 @@ def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
 
 
 def refuse_unsigned(store: Store) -> None:
-    """Raise UnsignedError if a request has no certificate yet, or if an issued certificate is not yet baked."""
+    """Raise UnsignedError if a request has no certificate yet, or if the cluster must be baked again."""
     paths = [path for name in store.manifest() if (path := PurePosixPath(name)).is_relative_to(REQUESTS)]
     requests = [path for path in paths if path.suffix == ".csr"]
     if count := sum(store.read(path.with_suffix(".pem")) is None for path in requests):
@@ -77,7 +77,7 @@ def refuse_unsigned(store: Store) -> None:
 
 
 def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:
-    """Read issued certificates and create requests for the others. Raises InputError for a wrong certificate."""
+    """Read the issued certificates and request the missing ones. Raises InputError for a wrong certificate."""
     issued: dict[tuple[str, Role], Credential] = {}
     requests, taken, problems = [], [], []
     for wanted in found.planned(plan):
