@@ -171,7 +171,7 @@ def _check_peer_names(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
         raise InputError.one(
             "pki.peerName",
             f"required, but the peer certificates of {', '.join(without)} lack the peer name",
-            "first bake with pki.peerName: stated, then run bake certs rotate",
+            "first set pki.peerName to stated and bake, then run bake certs rotate",
         )
 
 

@@ -230,7 +230,7 @@ def console_volume(node: str) -> str:
 
 
 def renamed_console_volume(node: str) -> str:
-    """Return the name that virtlogd gives to the volume of a console log that is too large."""
+    """Return the name to which virtlogd renames a console log that has become too large."""
     return f"{console_volume(node)}.0"
 
 

@@ -100,7 +100,7 @@ def message_of(error: Any) -> str:
 
 @contextmanager
 def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
-    """Turn a libvirt error during the operation `what` into a BakeError. `@asking()` also works as a decorator."""
+    """Turn a libvirt error during the operation `what` into a BakeError. For use in `with`, or as a decorator."""
     try:
         yield
     except Exception as error:

@@ -114,7 +114,7 @@ def test_the_peer_name_is_required_only_when_every_peer_has_it(bake: Bake) -> No
         Path(f"{step}.yaml").write_text(OLD.replace("peerName: none", f"peerName: {step}"))
     early = bake("--config", "required.yaml")
     assert (early.code, "pki.peerName: required, but the peer certificates of etcd1, etcd2" in early.err) == (2, True)
-    assert "first bake with pki.peerName: stated" in early.err
+    assert "first set pki.peerName to stated" in early.err
     assert bake("--config", "stated.yaml").code == 0
     assert (conf(), peer_names()) == (before, ["etcd.peers.etcd.internal"])
     assert bake("--config", "required.yaml").code == 0
