@@ -152,7 +152,7 @@ def losses(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> list[str]:
     lost += [name for name in old.auth.common_names if name != "nobody" and name not in new.auth.common_names]
     lost += ["authentication is switched off"] * (old.auth.enabled and not new.auth.enabled)
     moved = [name for name in before if name in after and before[name] != after[name]]
-    return lost + ["by the old addresses"] * bool(sealed and moved)
+    return lost + ["use the old addresses"] * bool(sealed and moved)
 
 
 class Commands(RuleBasedStateMachine):
