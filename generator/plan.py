@@ -99,8 +99,8 @@ def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
 def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
-    # `initial` lists the new member first, like the output of `etcdctl member add` in the manual procedure. etcd never
-    # reads `initial`: etcd-join computes etcd's option `initial-cluster` just before etcd starts.
+    # `initial` lists the new member first, like the output of `etcdctl member add` in the manual procedure. etcd does
+    # not use `initial`, because etcd-join computes etcd's option `initial-cluster` just before etcd starts.
     initial = (peers[index], *reversed(peers[:index])) if index < 8 else (peers[index], peers[0])
     return NodePlan(
         name=name,

@@ -1,7 +1,7 @@
 """Compare the existing cluster with a new spec: nodes, users, fields and files.
 
-A change that destroys something has a text in `lost` and needs the user's consent. A change without this text needs no
-consent.
+A change that destroys something has a text in `lost` and needs the user's consent. If `lost` is empty, the change
+needs no consent.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def _unidentified(store: Store, uri: str | None) -> InputError:
 
 
 def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
-    """If the VMs of all nodes were removed, remove the file `sealed`. The ISOs can then start a new cluster."""
+    """If the VMs of all nodes were removed, remove the file `sealed`. Without `sealed`, a new cluster can start."""
     try:
         nodes = open_cluster(store).plan.nodes
     except (InputError, UnsignedError):

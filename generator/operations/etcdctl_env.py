@@ -8,8 +8,8 @@ from generator.pki import Role
 from generator.plan import ClusterPlan
 
 # bash stores the sourced file's name in BASH_SOURCE. If BASH_SOURCE is empty, the script searches the open files of the
-# shell for etcdctl.env, because a shell keeps a sourced file open. The descriptor is 10 or higher. In a subshell, $$ is
-# the process id of the parent shell. /proc/self/stat starts with the process id of the subshell itself.
+# shell for etcdctl.env: a shell reads a sourced file through a descriptor of 10 or higher. In a subshell, $$ is the
+# process id of the parent shell. /proc/self/stat starts with the process id of the subshell itself.
 _FIND_FOLDER = """\
 # etcdctl's settings for this cluster. Source this file in sh or bash. You can move the folder that contains this file.
 bake_file=${BASH_SOURCE-}

@@ -54,7 +54,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
-    # etcd.conf and bake.env have mode 0600 (CIS benchmark, 1.1.7). Only systemd reads these two files, as root.
+    # Mode 0600 is enough for etcd.conf and bake.env, because systemd reads both files as root (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)

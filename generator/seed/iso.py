@@ -51,7 +51,7 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
 
 
 def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
-    """Return by path the content of the guest files in user-data. Raises InputError for user-data of another tool."""
+    """Return the path and the content of each guest file in user-data. Raises InputError for invalid user-data."""
     try:
         files = yaml.load(user_data, Loader=_Loader)["write_files"]  # noqa: S506  derived from SafeLoader
         return {file["path"]: file["content"].encode() for file in files}

@@ -153,7 +153,7 @@ def _check_required_peer_name(spec: ClusterSpec, store: Store) -> None:
         raise InputError.one(
             "pki.peerName",
             f"the running nodes require {name} in peer certificates, but the new certificates would lack it",
-            "first change only pki.peerName to `stated`, bake, and restart the nodes one by one; or create a new "
+            "first change only pki.peerName, to `stated`; then bake and restart the nodes one by one; or create a new "
             "cluster with another --name",
         )
 
@@ -188,7 +188,7 @@ def _check_issuer(store: Store, authority: Issuer | None, issued: Credential) ->
 
 
 def seed_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
-    """Return by role the certificates and keys in a node's seed. The result is empty if the seed is missing."""
+    """Return the certificate and the key of each role in a node's seed. The result is empty if the seed is missing."""
     path = PurePosixPath(name) / iso.USER_DATA
     user_data = store.read(path)
     if user_data is None:

@@ -208,7 +208,7 @@ class Staging:
         return (*made, *(("-", name) for name in self._old if name not in self._files))
 
     def drop(self, path: PurePosixPath) -> None:
-        """Leave out a file of the user, which would otherwise be linked into the new folder.
+        """Do not link a file of the user into the new folder.
 
         For example, bake leaves out the file with a signed certificate after bake has read the certificate.
         """
