@@ -58,7 +58,7 @@ class ClusterPlan:
     name: str
     nodes: tuple[NodePlan, ...]  # in join order; the first node starts the cluster
     network: NetworkPlan
-    binary_dir: str  # the folder of etcd and etcdctl on the nodes
+    binary_dir: str  # the folder of the programs etcd and etcdctl on the nodes
 
     @cached_property
     def dns_names(self) -> tuple[str, ...]:
@@ -72,12 +72,12 @@ class ClusterPlan:
 
 
 def short_id(identity: str) -> str:
-    """Return the first 16 digits of a cluster's identity, which VM tags and the default cluster token contain."""
+    """Return the first 16 digits of a cluster's identity. VM tags and the default cluster token contain the result."""
     return identity[:16]
 
 
 def url(address: AnyAddress, port: int) -> str:
-    """Return `https://address:port`, with brackets around IPv6 (RFC 3986, section 3.2.2)."""
+    """Return `https://address:port`, with brackets around an IPv6 address (RFC 3986, section 3.2.2)."""
     host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
     return f"https://{host}:{port}"
 
@@ -99,8 +99,8 @@ def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
 def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
-    # In the manual procedure, "member add" lists the new member first; `initial` has the same order. etcd does not use
-    # `initial`, because etcd-join computes etcd's initial-cluster just before etcd starts.
+    # `initial` lists the new member first, like the output of `etcdctl member add` in the manual procedure. etcd does
+    # not use `initial`, because etcd-join computes etcd's option `initial-cluster` just before etcd starts.
     initial = (peers[index], *reversed(peers[:index])) if index < 8 else (peers[index], peers[0])
     return NodePlan(
         name=name,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 Report = Callable[[str], None]  # a function that receives one line of text
-# A node's phases in order. A node can also be in phase `waiting` or `failed` at any time.
+# A node's phases in order. PHASES lacks `waiting` and `failed`, which can begin at any time.
 PHASES = ("booting", "cloud-init", "configured", "joining", "learner", "voting", "settled")
 
 

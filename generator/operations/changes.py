@@ -1,6 +1,7 @@
 """Compare the existing cluster with a new spec: nodes, users, fields and files.
 
-A change that destroys something has a text in `lost` and needs the user's consent. All other changes need no consent.
+A change that destroys something has a text in `lost` and needs the user's consent. If `lost` is empty, the change
+needs no consent.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 
 
 class Kind(StrEnum):
-    """What changes: a node, a user of etcd, a field of the spec, or a file."""
+    """The kind of thing that a change affects: a node, an etcd user, a field of the spec, or a file."""
 
     NODE = "node"
     USER = "user"
@@ -31,8 +32,8 @@ class Kind(StrEnum):
 class Change:
     """One change.
 
-    `sign`: + for added, ~ for changed, - for removed. `part`: the attribute of a node that changes. `old`, `new`: the
-    values of fields and nodes, never the content of files. `note`: the operator's task before nodes apply the change.
+    `sign`: + for added, ~ for changed, - for removed. `part`: the changed attribute of a node. `old`, `new`: the values
+    of fields and nodes, never the content of files. `note`: the operator's task before nodes apply the change.
     """
 
     sign: str
@@ -56,7 +57,10 @@ class Change:
 
 
 def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change, ...]:
-    """Return the changes that baking the spec `new` makes, except changes to files. A new cluster has no changes."""
+    """Return the differences between the existing cluster and the spec `new`. Files are not compared.
+
+    Without an existing cluster, the result is empty.
+    """
     if existing is None:
         return ()
     plan, old = plan_cluster(new), existing.spec
@@ -76,10 +80,10 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
 _NODE_KEYS = "its keys are deleted"
 _USER_KEY = "its key is deleted"
 _REQUEST_KEYS = "the private keys of the pending certificate requests are deleted"
-# The key is a field, its old value and its new value. With `required`, nodes refuse peers without the peer name.
+# Each key of this dictionary is a field, the field's old value and the field's new value.
 _NOTES = {
-    ("pki.peerName", "stated", "required"): "run bake certs rotate, and restart no node until bake certs shows "
-    "that every node serves its new certificate",
+    ("pki.peerName", "stated", "required"): "run `bake certs rotate`; do not restart a node before "
+    "`bake certs` shows that every node serves its new certificate",
 }
 _ADDRESS = "the members of this sealed cluster still use the old addresses"
 
@@ -88,7 +92,7 @@ def _unknown(existing: ExistingCluster, new: ClusterSpec) -> Iterator[Change]:
     if existing.has_requests and not new.pki.ca.certificate:
         yield Change(sign="-", kind=Kind.FILE, name="requests", lost=_REQUEST_KEYS)
     if not existing.is_known:
-        lost = "this file was changed after bake wrote it, so other changes are unknown"
+        lost = "this file was changed after bake wrote it; bake cannot compare it with the new spec"
         yield Change(sign="~", kind=Kind.FILE, name=str(SPEC), lost=lost)
 
 
@@ -152,7 +156,7 @@ def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
 
 
 def losses(changes: Iterable[Change]) -> list[str]:
-    """Return one line for each kind of loss, with the names of the affected nodes, users or fields."""
+    """Return one line for each kind of loss. A line starts with the affected nodes, users, fields and files."""
     names = defaultdict(list)
     for change in changes:
         if change.lost:
@@ -161,12 +165,12 @@ def losses(changes: Iterable[Change]) -> list[str]:
 
 
 def file_changes(differences: Iterable[tuple[str, str]]) -> tuple[Change, ...]:
-    """Return a change for each file except the manifest, which always changes."""
+    """Return a change for each changed file except the manifest. The manifest changes whenever another file changes."""
     return tuple(Change(sign=sign, kind=Kind.FILE, name=name) for sign, name in differences if name != str(MANIFEST))
 
 
 def shown(changes: Iterable[Change]) -> list[str]:
-    """Return a line for each change. Files of one folder with the same sign share a line."""
+    """Return a line for each change. Files with the same sign in the same folder share a line."""
     lines, files = [], defaultdict(list)
     for change in changes:
         if change.kind is Kind.FILE and not change.lost:

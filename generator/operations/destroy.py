@@ -1,4 +1,4 @@
-"""`bake destroy`: remove a cluster's VMs, disks and network. No other command deletes disks with data."""
+"""`bake destroy`: remove a cluster's VMs, disks and network. Only `bake destroy` deletes disks with data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def destroy(
     """Remove the cluster's VMs, disks and network; return their names.
 
     The id in the cluster's folder distinguishes the cluster from other clusters with the same name. `force`: if the
-    folder has no id, remove every cluster with that name. `consent` receives the list of everything that is removed.
+    folder has no id, remove every cluster with the name `store.cluster`. `consent`: a function that receives the list
+    of VMs, disks and networks before bake removes them.
     """
     cluster_id = (load_identity(store) or "")[:16]
     if not cluster_id and not force:
@@ -38,7 +39,7 @@ def destroy(
 
 
 def _unidentified(store: Store, uri: str | None) -> InputError:
-    """Return the error for a folder without an id, because VMs with the cluster's name may be another cluster's VMs."""
+    """Return the error for a folder without an id. The error lists the VMs and networks with the cluster's name."""
     where = f"there is no cluster {store.cluster!r} in {store.out}"
     try:
         found = vm.list_owned(vm.connect(uri), store.cluster)
@@ -55,7 +56,7 @@ def _unidentified(store: Store, uri: str | None) -> InputError:
 
 
 def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
-    """If all nodes were removed, remove the file `sealed`, so that the ISOs can start a new cluster."""
+    """If the VMs of all nodes were removed, remove the file `sealed`. Without `sealed`, a new cluster can start."""
     try:
         nodes = open_cluster(store).plan.nodes
     except (InputError, UnsignedError):

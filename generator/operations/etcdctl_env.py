@@ -1,4 +1,4 @@
-"""Write etcdctl.env, a shell script with a cluster's settings for etcdctl."""
+"""Generate etcdctl.env, a shell script that sets etcdctl's environment variables for one cluster."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import shlex
 from generator.pki import Role
 from generator.plan import ClusterPlan
 
-# bash stores the sourced file's name in BASH_SOURCE. Other shells keep the sourced file open with a descriptor of 10 or
-# higher, so the script searches the shell's open files. The builtin `read` reads the process id of the shell from
-# /proc/self, because $$ in a subshell is the id of the parent shell.
+# bash stores the sourced file's name in BASH_SOURCE. If BASH_SOURCE is empty, the script searches the open files of the
+# shell for etcdctl.env: a shell reads a sourced file through a descriptor of 10 or higher. In a subshell, $$ is the
+# process id of the parent shell. /proc/self/stat starts with the process id of the subshell itself.
 _FIND_FOLDER = """\
-# etcdctl's settings for this cluster. Source this file in sh or bash. You can move the folder that contains it.
+# etcdctl's settings for this cluster. Source this file in sh or bash. You can move the folder that contains this file.
 bake_file=${BASH_SOURCE-}
 if [ -z "$bake_file" ]; then
     read -r bake_pid bake_rest </proc/self/stat || :

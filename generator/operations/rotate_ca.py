@@ -1,7 +1,7 @@
 """`bake certs rotate --ca`: replace the CAs of a running cluster in phases (generator/pki/ca_phases.py).
 
-A phase is complete when probes of all nodes confirm it. A run completes one phase and stops, so that the operator can
-give applications the new CA (docs/decisions/0019-applications-follow-a-new-ca.md). The next run begins the next phase.
+A phase is complete when probes of all nodes confirm it. Each run of the command completes one phase. Before the next
+run, the operator can give applications the new CA (docs/decisions/0019-applications-follow-a-new-ca.md).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _GOALS = {
 }
 # The operator's task after each phase, before the next phase begins.
 _TASKS = {
-    Phase.TRUST: "give every application {folder}/etcd-ca.pem, which has both CAs",
+    Phase.TRUST: "give every application {folder}/etcd-ca.pem, which contains the old and the next CA",
     Phase.REISSUE: "give every application its new client certificate and key from {folder}",
-    Phase.DROP: "optionally give applications {folder}/etcd-ca.pem again, which has only the new CA",
+    Phase.DROP: "optional: give every application {folder}/etcd-ca.pem, which now contains only the new CA",
 }
 
 
@@ -68,8 +68,9 @@ def rotate_authorities(
 ) -> tuple[Phase | None, Delivery]:
     """Bring the nodes to the next phase or, with `all_phases`, through all remaining phases.
 
-    `new_cas`: the user's new CAs; bake creates the other new CAs. Return the current phase and the result of the
-    delivery. After the last phase, the phase is None. A phase is complete if no node waits.
+    `new_cas`: new CAs from the user. bake creates each new CA that is missing in `new_cas`. Return the current phase
+    and the result of `deliver`. If the rotation has ended, the phase in the result is None. A phase is complete if the
+    property `waiting` of the `Delivery` is empty.
     """
     _check(cluster, new_cas)
     cluster = replace(cluster, plan=plan_cluster(without_ca_files(cluster.plan.spec)))
@@ -77,9 +78,10 @@ def rotate_authorities(
     phase, found = load_phase(cluster.store), Delivery()
 
     def advance(cluster: Cluster, phase: Phase | None) -> tuple[Cluster, Phase | None]:
-        """Bake the seeds of the phase after `phase`. All nodes have completed `phase`.
+        """Bake the seeds of the phase after `phase`. All nodes must have completed `phase`.
 
-        The last phase renews all certificates, so that a node's certificate shows whether it has applied its last seed.
+        In the last phase, every seed has a new certificate. A node that serves the new certificate has applied its
+        seed.
         """
         expected = unchanged(cluster, phase)
         bake(
@@ -107,11 +109,13 @@ def _check(cluster: Cluster, new_cas: Mapping[Role, Authority]) -> None:
     pki_spec = cluster.plan.spec.pki
     if new_cas and (phase := load_phase(cluster.store)):
         rule = f"this cluster's CA is already being rotated (phase {phase})"
-        raise InputError.one("--ca-certificate", rule, "leave out --ca-certificate, to complete that rotation first")
+        hint = "to complete the current rotation first, run the command without --ca-certificate"
+        raise InputError.one("--ca-certificate", rule, hint)
     for role, stated, flag in ((Role.CA, pki_spec.ca, "--ca"), (Role.PEER_CA, pki_spec.peer_ca, "--peer-ca")):
         if stated.certificate and role not in new_cas:
             rule = f"is required, because this cluster uses a CA that you gave: {stated.certificate}"
-            raise InputError.one(f"{flag}-certificate", rule, f"give the new CA, and its key with {flag}-key")
+            hint = f"give the new CA's certificate with {flag}-certificate and its key with {flag}-key"
+            raise InputError.one(f"{flag}-certificate", rule, hint)
         pem = cluster.store.read(pem_path(role))
         if pem and cluster.store.read(key_path(role)) is None:
             rule = "the cluster's folder does not have the CA key, so bake cannot test which CAs the nodes trust"
@@ -122,7 +126,10 @@ def _check(cluster: Cluster, new_cas: Mapping[Role, Authority]) -> None:
 
 
 def _advanced(found: Authorities, new_cas: Mapping[Role, Authority], now: datetime) -> Authorities:
-    """Return the CAs of the next phase. Skip the first phase if a CA has expired: nodes trust no expired CA."""
+    """Return the CAs of the next phase.
+
+    If a CA has expired, skip the first phase, in which the old CA still issues certificates.
+    """
     has_expired = any(issuer.certificate.not_valid_after_utc <= now for issuer in found.issuers.values())
     for _ in range(2 if found.phase is None and has_expired else 1):
         found = found.advanced(new_cas)
@@ -142,7 +149,8 @@ def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> 
     accepts_old = _accepts(cluster, other, now) if must_refuse_old else lambda _: False
 
     def lacks(node: NodePlan) -> bool | None:
-        # A restarting etcd refuses every client, so a refusal counts only if etcd accepts a client of the new CA.
+        # A starting etcd refuses every client. If etcd accepts a client of the new CA and refuses a client of the old
+        # CA, etcd does not trust the old CA.
         return own.lacks(node) or accepts_old(node) or _negated(accepts(node))
 
     verb, what = _GOALS[phase]
@@ -160,7 +168,10 @@ def _negated(answer: bool | None) -> bool | None:
 
 
 def _accepts(cluster: Cluster, authority: Credential, now: datetime) -> Callable[[NodePlan], bool | None]:
-    """Return a function that tests whether a node accepts a client of the CA. The result is None without an answer."""
+    """Return a function that tests whether a node accepts a client certificate of the CA `authority`.
+
+    If the node does not answer, the function returns None.
+    """
     client = pki.issue_client(cluster.plan, authority, now=now)
     context = unverified_context((client.cert_pem, client.key_pem))
 

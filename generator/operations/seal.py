@@ -1,4 +1,7 @@
-"""`bake seal`: remove the bootstrap permit from the first node's ISO, in the folder and in the VM's drive."""
+"""`bake seal`: remove the bootstrap permit from the first node's ISO.
+
+`bake seal` changes the ISO in the cluster's folder and the ISO in the VM's drive.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Sealing:
     """The result of sealing.
 
     `node`: the first node. `files`: whether files in the cluster's folder changed. `vm`: whether the ISO in the VM's
-    drive changed; None if libvirt has no VM of the node.
+    drive changed, or None if bake found no VM of the node.
     """
 
     node: str
@@ -42,7 +45,7 @@ class Sealing:
 def seal(
     cluster: Cluster, *, uri: str | None, now: datetime, report: Report, consent: Callable[[str], None]
 ) -> Sealing:
-    """Seal a cluster. `consent` is called if no member answers, because the cluster may never have been started."""
+    """Seal a cluster. If no member answers, call `consent`, because the cluster may never have started."""
     connection, doubt = connect_if_possible(uri), _doubt(cluster)
     if doubt and not cluster.sealed:
         consent(doubt)
@@ -56,7 +59,7 @@ def _doubt(cluster: Cluster) -> str:
     try:
         if status.is_answering(cluster.plan, client_files(cluster.store.folder)):
             return ""
-        return "no member answers, and a sealed cluster can no longer be started for the first time"
+        return "no member answers; if this cluster has never started, it cannot start after `bake seal`"
     except BakeError as error:  # the gRPC client is not installed
         return f"cannot query the members: {error.message}"
 
@@ -72,9 +75,9 @@ def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: dat
 
 
 def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
-    """Remove the bootstrap permit from the first node's ISO, atomically. Return False if the ISO has no permit.
+    """Remove the bootstrap permit from the first node's ISO, atomically. Return whether a file changed.
 
-    The ISO's other files stay unchanged, so the node's configuration does not change.
+    All files on the ISO except the permit stay unchanged, so the node's configuration does not change.
     """
     first = next(node for node in plan.nodes if node.bootstrap)
     permit, path = PurePosixPath(first.name) / iso.SEED_PERMIT, PurePosixPath(first.name) / SEED_ISO

@@ -88,13 +88,14 @@ def pending_tasks(
 ) -> Iterator[Task]:
     """Yield the pending tasks of a cluster.
 
-    `ca_change`: the current phase of a CA rotation. `bake`: adds `bake` and the cluster's options to a subcommand.
+    `ca_change`: the current phase of a CA rotation. `bake`: a function that returns the complete bake command for a
+    subcommand.
     """
     if ca_change:
         yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy=bake("certs rotate --ca"))
     if not sealed:
         is_running = any(node.reachable for node in seen.nodes)
-        remedy = bake("seal") if is_running else f"{bake('seal')}, once the cluster runs"
+        remedy = bake("seal") if is_running else f"start the cluster, then run {bake('seal')}"
         yield Task(task="the first node's ISO still has the bootstrap permit", remedy=remedy)
     names = {node.peer_url: node.name for node in plan.nodes}
     for member in seen.members:
@@ -109,7 +110,7 @@ def pending_tasks(
             text = f"{name} was added to the cluster, but has not started"
             yield Task(task=text, remedy=f"{start}; to remove it, run {remove}")
         elif member.is_learner:
-            remedy = f"wait until the cluster promotes it; if it stays a learner, run {bake(f'console {name}')}"
+            remedy = f"wait until {name} becomes a voter; if {name} stays a learner, run {bake(f'console {name}')}"
             yield Task(task=f"{name} is a learner", remedy=remedy)
 
 
@@ -144,8 +145,8 @@ def _role(status: Status | None, listed: Member | None) -> MemberRole | None:
 class Overview:
     """The state of a cluster.
 
-    `nodes`: for each node the state of etcd and the state of the VM, which is None without libvirt. `tasks`: the
-    operator's pending tasks.
+    `nodes`: for each node, a pair of etcd's state and the VM's state. If bake cannot connect to libvirt, the VM's state
+    is None. `tasks`: the operator's pending tasks.
     """
 
     nodes: tuple[tuple[NodeStatus, str | None], ...]
@@ -172,7 +173,7 @@ def status(cluster: Cluster, *, uri: str | None) -> Overview:
 
 
 def status_row(node: NodeStatus, vm: str | None) -> dict[str, str]:
-    """Return a node's row of the table. `vm`: the state of the node's VM, or None without libvirt."""
+    """Return a node's row in the table of `bake status`. `vm`: the VM's state, or None if bake cannot get it."""
     return {
         "node": node.name,
         "vm": vm or "no libvirt",

@@ -32,8 +32,9 @@ from generator.vm.console_records import Event, Journal
 class Boot:
     """How to boot the VMs.
 
-    `uri`: libvirt's URI; None means LIBVIRT_DEFAULT_URI or, without this variable, qemu:///system. `accel`: auto, kvm
-    or tcg. `wait`: seconds until all nodes must have settled. `cache`: the folder for images.
+    `uri`: libvirt's URI. If `uri` is None, the environment variable LIBVIRT_DEFAULT_URI has the URI. If the variable is
+    not set, the URI is qemu:///system. `accel`: `auto`, `kvm` or `tcg`. `wait`: the number of seconds within which all
+    nodes must settle. `cache`: the folder for images.
     """
 
     uri: str | None
@@ -73,14 +74,18 @@ def up(
 
 
 def _refuse_lost(connection: Connection, spec: ClusterSpec, store: Store) -> None:
-    """Raise InputError if a sealed cluster has no VMs here, because new nodes would wait forever for the members."""
+    """Raise InputError if the cluster is sealed and libvirt has none of its VMs.
+
+    New VMs of a sealed cluster would wait forever for the cluster's members.
+    """
     if store.read(SEALED) is None:
         return
     if {one.state for one in vm.status(connection, plan_cluster(spec))} == {vm.State.MISSING}:
         raise InputError.one(
             str(store.folder / SEALED),
             "the cluster is sealed and cannot be started anew, but libvirt has none of its VMs",
-            "give --connect for the host of its VMs; if the VMs are lost, delete this file to start a new cluster",
+            "give --connect for the host with the cluster's VMs; if the VMs are lost, delete this file to start a "
+            "new cluster",
         )
 
 
@@ -92,7 +97,7 @@ def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
 
 
 def _without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Report) -> tuple[NodePlan, ...]:
-    """Return the nodes to boot. Omit nodes that could not join, because a running node's firewall refuses them."""
+    """Return the nodes to boot. Leave out each node that the firewall of a running node would refuse."""
     if refusal is None:
         return plan.nodes
     old, new = _names(refusal.by), _names(refusal.joining)
@@ -101,7 +106,7 @@ def _without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Report)
 
 
 def _raise_refusal(refusal: Refusal | None, store: Store) -> None:
-    """Raise UnhealthyError if nodes were not booted, because the operator has to restart other nodes first."""
+    """Raise UnhealthyError if `refusal` lists nodes that the operator must restart before new nodes can join."""
     if refusal is None:
         return
     down, again = command(store, "down"), command(store, "up")
@@ -165,13 +170,13 @@ def _show_consoles(nodes: Iterable[str], journal: Journal, report: Report) -> No
 def _seal(connection: Connection, cluster: Cluster, report: Report) -> None:
     done = seal_everywhere(connection, cluster, now=datetime.now(UTC), report=report)
     if done.files or done.vm:
-        report(f"{done.node}: sealed (bootstrap permit removed from its ISO)")
+        report(f"{done.node}: the ISO has no bootstrap permit any more, so the cluster is sealed")
 
 
 def _remove_seed(connection: Connection, cluster: Cluster, event: Event, report: Report) -> None:
     """Remove the seed from a settled node's drive, because the seed contains the node's private keys.
 
-    Keep a seed that the node has not applied: without it, the node would have no network at its next boot.
+    A seed that the node has not applied stays in the drive, because the node needs the seed at its next boot.
     """
     meta_data = cluster.store.read(f"{event.node}/meta-data") or b""
     has_applied = bool(event.seed) and f"instance-id: {event.seed}" in meta_data.decode().splitlines()

@@ -29,7 +29,7 @@ _REPORT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The results of all health checks. A cluster is healthy if no check fails or is skipped."""
+    """The results of all health checks. A cluster is healthy if no check failed and no check was skipped."""
 
     cluster: str
     checks: tuple[Check, ...]
@@ -70,8 +70,8 @@ def verify(
 ) -> Verification:
     """Check a running cluster. `token`: a random word; the write check uses only keys below `/bake/verify/<token>/`.
 
-    `without_user`: a client certificate without a user in etcd. If the spec enables auth, etcd must refuse clients
-    without a user.
+    `without_user`: the client certificate of a name that is no etcd user. If the spec enables auth, etcd must refuse
+    the certificate `without_user`.
     """
     contexts = probe_contexts(plan, files, now=now)
     report(f"asking {', '.join(node.name for node in plan.nodes)}")
@@ -92,7 +92,7 @@ def verify(
 def requires_name(
     plan: ClusterPlan, files: ClientFiles, nodes: Iterable[NodePlan], *, now: datetime
 ) -> dict[str, bool]:
-    """Return, for each node that has a report, whether its etcd refuses peers without the peer name.
+    """Return for each node whether its etcd refuses peers without the peer name. Leave out nodes without a report.
 
     Return {} if the spec does not require the peer name, or has a separate peer CA. Wait up to 10 seconds, because a
     restarted node sends its report some seconds after its start.
@@ -128,9 +128,10 @@ def probe_contexts(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> o
 def foreign_pair(
     plan: ClusterPlan, role: Role, address: str, *, now: datetime, authority: pki.Credential | None = None
 ) -> tuple[bytes, bytes]:
-    """Issue a certificate and key from `authority`; default: a CA with the cluster CA's name, but another key.
+    """Issue a certificate from `authority`, and return the certificate and its key.
 
-    The certificate resembles a node's certificate and has this machine's address, so only the issuer is wrong.
+    The default of `authority` is a new CA with the same name as the cluster's CA. The certificate resembles a node's
+    certificate and contains `address`. A node can refuse the certificate only because of its issuer.
     """
     own = replace(plan.spec.pki, extensions=Extensions.DOCUMENT, key_type=KeyType.ECDSA_P256)
     other = plan_cluster(replace(plan.spec, pki=own))

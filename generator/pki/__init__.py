@@ -1,6 +1,7 @@
 """Certificates.
 
-`templates` defines the content of certificates, `issue` issues and renews them, `ca_check` checks a CA.
+The module `templates` defines the content of certificates. The module `issue` issues and renews certificates.
+The module `ca_check` checks a CA.
 """
 
 from generator.pki.ca_check import check_authority, check_names

@@ -29,7 +29,7 @@ def check_authority(
 ) -> None:
     """Raise InputError if this CA cannot issue the cluster's certificates.
 
-    `days`: the number of days for which the CA must be valid. `remedy`: the hint of the error if the CA has expired.
+    `days`: the number of days for which the CA must be valid. `remedy`: the error's hint for an expired CA.
     """
     problems = [*_faults(authority.certificate, now=now, where=where, days=days, remedy=remedy)]
     if problems := problems or check_names(authority, plan, role, where=where):
@@ -64,13 +64,13 @@ def _unfit_extensions(certificate: x509.Certificate) -> str | None:
 def _unfit_key(key: CertificatePublicKeyTypes) -> str | None:
     """Return the reason why etcd cannot use a CA's key, or None. etcd's language Go supports few elliptic curves."""
     if isinstance(key, rsa.RSAPublicKey):
-        return f"has a key of {key.key_size} bits; RSA keys need at least 2048" if key.key_size < 2048 else None
+        return f"has an RSA key of {key.key_size} bits; the minimum is 2048 bits" if key.key_size < 2048 else None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return "has a key that is neither RSA nor EC"
     name = key.curve.name
-    return (
-        None if name in ("secp256r1", "secp384r1", "secp521r1") else f"has a {name} key; EC needs P-256, P-384 or P-521"
-    )
+    if name in ("secp256r1", "secp384r1", "secp521r1"):
+        return None
+    return f"has a {name} key; an EC key must use the curve P-256, P-384 or P-521"
 
 
 def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, where: str) -> list[Problem]:
@@ -86,8 +86,8 @@ def check_names(authority: Issuer, plan: ClusterPlan, role: Role = Role.CA, *, w
     permitted = ", ".join(str(name.value) for name in found.permitted_subtrees or ()) or "everything else"
     rule = f"may not issue certificates for {listed}: its name constraints permit {permitted}"
     hint = "keep the cluster's subnet and domain, or create a new cluster with another --name"
-    if [name.value for name in refused] == [peer_name(plan.spec)]:
-        hint = "use a CA that permits this name, or set pki.peerName: none and pki.peerCa.separate: true"
+    if [name.value for name in refused] == [peer := peer_name(plan.spec)]:
+        hint = f"use a CA that permits {peer}, or set pki.peerName to `none` and pki.peerCa.separate to `true`"
     return [Problem(where, rule, hint)]
 
 
@@ -97,7 +97,7 @@ def _admits(constraints: x509.NameConstraints, name: x509.GeneralName) -> bool:
 
 
 def _is_below(name: x509.GeneralName, bases: Iterable[x509.GeneralName]) -> bool:
-    """Return whether a DNS name or an address is in one of the domains and networks in `bases`."""
+    """Return whether the DNS name or address `name` belongs to a domain or network in `bases`."""
     if isinstance(name, x509.DNSName):
         domains = [base.value.lstrip(".") for base in bases if isinstance(base, x509.DNSName)]
         return any(not domain or f".{name.value}".endswith(f".{domain}") for domain in domains)

@@ -84,7 +84,7 @@ class Authorities:
         return [place[role].credential.cert_pem for place in places if role in place]
 
     def files(self) -> Iterator[Artifact]:
-        """Yield the files of the CAs for the cluster's folder."""
+        """Yield the CA certificates, the CA keys and the rotation's phase as files for the cluster's folder."""
         for role, one in self.issuing.items():
             yield from _files(str(role), b"".join(self._trusted(role)), one.key_file)
         if self.phase:
@@ -101,7 +101,10 @@ def _files(stem: str, pem: bytes, key_file: bytes | None) -> Iterator[Artifact]:
 
 
 def other_cas(phase: Phase) -> str:
-    """Return the suffix in the file names of `others`: `next` in a rotation's first phase, then `old`."""
+    """Return `next` in the first phase of a rotation, and `old` in the later phases.
+
+    The names of the CA files in `Authorities.others` contain the returned word.
+    """
     return "next" if phase is Phase.TRUST else "old"
 
 

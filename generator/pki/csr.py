@@ -15,7 +15,7 @@ from generator.pki.templates import CertProfile
 
 
 def create_request(profile: CertProfile, key: PrivateKey) -> bytes:
-    """Return a certificate signing request (PKCS#10, RFC 2986) in PEM, as the profile describes it."""
+    """Return a certificate signing request (PKCS#10, RFC 2986) in PEM, with the profile's subject and extensions."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(profile.subject)
     for extension, critical in profile.extensions:
         builder = builder.add_extension(extension, critical=critical)
@@ -34,14 +34,14 @@ def is_request_for(request: bytes, profile: CertProfile, key: PrivateKey) -> boo
 
 
 def mismatches(credential: Credential, profile: CertProfile, authority: ExternalCa, *, now: datetime) -> Iterator[str]:
-    """Yield the reasons why etcd cannot use this certificate of an external CA.
+    """Yield each reason why etcd cannot use a certificate that an external CA issued.
 
-    An external CA may choose the dates, add extensions, and change every part of the subject except the common name. A
-    certificate must match its profile in everything that nodes check.
+    The certificate must match its profile in everything that nodes check. An external CA may choose the dates and add
+    extensions. An external CA may change the subject, except the common name.
     """
     certificate = credential.certificate
     if not is_pair(credential):
-        yield "has another public key than the request"
+        yield "has a public key that differs from the key in the request"
     if not is_issued_by(certificate, authority.certificate):
         yield "was not issued by the cluster's CA"
     if not certificate.not_valid_before_utc <= now:

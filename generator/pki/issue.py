@@ -39,8 +39,8 @@ from generator.pki.templates import (
 )
 from generator.plan import ClusterPlan
 
-# The validity of a new certificate begins a day in the past. A VM with a slow clock would refuse a certificate whose
-# validity begins now.
+# The validity of a certificate begins one day before bake issues the certificate. A VM with a slow clock would refuse a
+# certificate whose validity begins at the moment of issue.
 BACKDATE = timedelta(hours=24)
 
 
@@ -64,9 +64,10 @@ def issue_nodes(
 ) -> Iterator[NodePki]:
     """Yield each node's certificates, in the order of `plan.nodes`.
 
-    `peer_authority`: the CA for peer certificates; default: `authority`. `kept`: the nodes' existing certificates, in
-    the order of `plan.nodes`. A valid certificate is kept. `client`: the operator's certificate; nodes that share
-    certificates use it too.
+    `peer_authority`: the CA for peer certificates. If `peer_authority` is None, `authority` issues the peer
+    certificates. `kept`: the nodes' existing certificates, in the order of `plan.nodes`. A valid existing certificate
+    is yielded unchanged. `client`: the operator's certificate. If all nodes share certificates, the operator's
+    certificate is the nodes' client certificate.
     """
     issuers = {Role.SERVER: authority, Role.PEER: peer_authority or authority, Role.CLIENT: authority}
     if plan.spec.pki.certificates is Certificates.SHARED:
@@ -88,7 +89,7 @@ def issue_client(
     kept: Credential | None = None,
     new_key: NewKey = generate_key,
 ) -> Credential:
-    """Return the operator's client certificate, or the client certificate of an etcd user."""
+    """Return the client certificate of the etcd user `user`, or the operator's client certificate if `user` is None."""
     profile = user_profile(plan, user) if user else client_profile(plan)
     old = {Role.CLIENT: kept} if kept else {}
     return _issue({Role.CLIENT: profile}, {Role.CLIENT: authority}, old, now=now, new_key=new_key)[Role.CLIENT]
@@ -105,7 +106,7 @@ def pregenerated_keys(
     if count < 2 or not key_type.startswith("rsa"):
         yield new_key
         return
-    from concurrent.futures import ThreadPoolExecutor  # imported here, because EC keys need no threads
+    from concurrent.futures import ThreadPoolExecutor  # imported only for RSA keys, because EC keys need no threads
 
     pool = ThreadPoolExecutor(workers)
     made = deque(pool.submit(new_key, key_type) for _ in range(count))
@@ -118,9 +119,9 @@ def pregenerated_keys(
 def days_limited_by_ca(
     plan: ClusterPlan, authorities: Mapping[Role, Issuer], roles: Iterable[Role], *, now: datetime
 ) -> int | None:
-    """Return the number of days until a CA expires, or None if new certificates expire before every CA.
+    """If a CA expires earlier than new certificates, return the number of days until the CA expires, else None.
 
-    `roles`: the roles of the new certificates. An external CA is ignored, because it chooses the dates itself.
+    `roles`: the roles of the new certificates. An external CA is ignored, because it chooses the certificates' dates.
     """
     issuers = [authorities.get(issuer_of(plan.spec.pki, role)) for role in roles]
     ends = [one.certificate.not_valid_after_utc for one in issuers if isinstance(one, Credential)]
@@ -129,7 +130,7 @@ def days_limited_by_ca(
 
 
 def user_stem(name: str) -> str:
-    """Return the path of an etcd user's certificate and key below `pki/`, without suffix."""
+    """Return the path of an etcd user's certificate file in the folder `pki/`, without the suffix `.pem`."""
     return f"users/{name}"
 
 
@@ -189,7 +190,7 @@ def _issue(
     now: datetime,
     new_key: NewKey,
 ) -> NodePki:
-    """Return a certificate for each profile: the one in `kept` if it is valid, else a new certificate."""
+    """Return a certificate for each profile. If the certificate in `kept` is not valid, issue a new certificate."""
     return {
         role: kept[role]
         if role in kept and is_current(kept[role], profile, issuers[role], now=now)
@@ -226,7 +227,7 @@ def _sign(profile: CertProfile, key: PrivateKey, authority: Issuer | None, *, no
 
 
 def _identifiers(key: PrivateKey, authority: Credential | None) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """Yield two extensions: subject key identifier and authority key identifier (RFC 5280, 4.2.1.1 and 4.2.1.2)."""
+    """Yield the subject key identifier and, if there is an `authority`, the authority key identifier (RFC 5280)."""
     yield x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False
     if authority:
         ski = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)

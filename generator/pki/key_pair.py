@@ -27,7 +27,7 @@ NewKey = Callable[[KeyType], PrivateKey]
 
 
 class Role(StrEnum):
-    """The purpose of a certificate. The value is also the name of the certificate's file without suffix."""
+    """The purpose of a certificate. A role's value is the name of the certificate's file without the suffix `.pem`."""
 
     CA = "etcd-ca"
     PEER_CA = "etcd-peer-ca"
@@ -41,7 +41,7 @@ NODE_ROLES = (Role.SERVER, Role.PEER, Role.CLIENT)
 
 @dataclass(frozen=True)
 class Credential:
-    """A certificate and its private key. `repr` omits both, so that no log has a private key."""
+    """A certificate and its private key. `repr` omits the private key, so that no log contains private keys."""
 
     certificate: x509.Certificate = field(repr=False)
     key: PrivateKey = field(repr=False)
@@ -138,7 +138,7 @@ def parse_credential(
     credential = Credential(certificate, parse_key(key_pem, where=key_file, passphrase=passphrase))
     if not is_pair(credential):
         raise InputError.one(
-            key_file, f"does not match the certificate {cert_file}", "restore both files"
+            key_file, f"does not match the certificate {cert_file}", "restore the key and the certificate"
         )
     return credential
 

@@ -23,12 +23,12 @@ _SERVER_AND_CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVE
 
 @dataclass(frozen=True, kw_only=True)
 class CertProfile:
-    """The content of a certificate without its public key and dates."""
+    """The content of a certificate, except its public key and its dates."""
 
     key_type: KeyType
     subject: x509.Name
     days: int
-    extensions: tuple[tuple[x509.ExtensionType, bool], ...]  # (extension, critical)
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...]  # each extension, and whether the extension is critical
 
 
 def authority_roles(pki: PkiSpec) -> tuple[Role, ...]:
@@ -42,7 +42,7 @@ def issuer_of(pki: PkiSpec, role: Role) -> Role:
 
 
 def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
-    """Return a CA's profile. Name constraints limit the damage of a stolen CA key to names of this cluster."""
+    """Return a CA's profile. Name constraints limit which certificates a thief of the CA key can issue."""
     strict = plan.spec.pki.extensions is Extensions.STRICT
     usage = (
         _key_usage("cert_sign", "crl_sign") if strict else _key_usage("cert_sign", "digital_signature", "encipherment")
@@ -78,7 +78,7 @@ def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
 
 
 def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
-    """Return the profiles of a node's three certificates. Each certificate has only this node's names and addresses."""
+    """Return the profiles of a node's three certificates. A certificate has no name or address of another node."""
     peers = () if plan.spec.pki.peer_name is PeerName.NONE else (peer_name(plan.spec),)
     names = {role: (*node.dns_names, *(peers if role is Role.PEER else ())) for role in NODE_ROLES}
     return {role: _leaf(plan, role, _sans(names[role], node.addresses), owner=node.name) for role in NODE_ROLES}
@@ -95,7 +95,7 @@ def peer_check(spec: ClusterSpec) -> tuple[str, str]:
 
 
 def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
-    """Return whether an etcd with the option of `peer_check` accepts this peer certificate."""
+    """Return whether etcd accepts the peer certificate, if etcd runs with the option that `peer_check` returns."""
     option, name = peer_check(plan.spec)
     if option == "peer-cert-allowed-cn":
         return [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [name]

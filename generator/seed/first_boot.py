@@ -28,8 +28,8 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield "set -e"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
-            # etcd-firewall needs a running firewalld, but firewalld does not run yet if cloud-init has just installed
-            # the package.
+            # etcd-firewall needs a running firewalld. If cloud-init has just installed firewalld, nothing has started
+            # firewalld yet.
             yield "systemctl enable --now firewalld.service"
         # Do not start etcd-firewall here, because etcd.service starts etcd-firewall later.
         yield "systemctl --no-reload enable etcd-firewall"
@@ -40,8 +40,8 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield from _key_permissions(plan.spec)
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
-    # SELinux denies access to files with wrong labels. Files that cloud-init wrote before it installed packages can
-    # have wrong labels, because a package can extend SELinux's policy.
+    # SELinux denies access to files with wrong labels. cloud-init writes files before it installs packages. If a
+    # package extends SELinux's policy, the labels of the written files can be wrong.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
     yield "systemctl daemon-reload"
     yield "systemctl --no-reload enable etcd"
@@ -53,7 +53,7 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
 
 
 def _key_permissions(spec: ClusterSpec) -> Iterator[str]:
-    """Yield commands that give etcd and access.readers access to the folder with the keys."""
+    """Yield commands that give etcd and the accounts in access.readers access to the folder with the keys."""
     keys = " ".join(f"{role}.key" for role in NODE_ROLES)
     if spec.pki.permissions is Permissions.OWNER:
         yield f"cd {PKI_DIR} && chown etcd: {keys} *.pem && chmod 0400 {keys} *.pem"

@@ -31,8 +31,8 @@ class Trust:
 
     `identity`: 32 or more hexadecimal digits that identify the cluster and never change. `permit`: a secret that the
     first node needs to start the cluster; "" if there is no permit. The guest files have only the permit's digest.
-    `ca_pem`: the CA certificate; during a CA rotation, two CA certificates. `peer_ca_pem`: the certificate of the
-    separate peer CA, or None.
+    `ca_pem`: one CA certificate, or two CA certificates in the first two phases of a CA rotation. `peer_ca_pem`: the
+    certificates of the separate peer CA, or None.
     """
 
     identity: str
@@ -54,7 +54,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
-    # The mode is 0600, because only systemd reads etcd.conf and bake.env, as root (CIS benchmark, 1.1.7).
+    # Mode 0600 is enough for etcd.conf and bake.env, because systemd reads both files as root (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
@@ -85,10 +85,11 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:
-    """Yield shell commands that set the ACLs of the folder with the keys before every start of etcd.
+    """Yield shell commands that set the ACLs of the folder with the keys.
 
-    If the file system has no ACLs or setfacl is missing, the group etcd gets access to the folder. If an account in
-    access.readers does not exist, the commands print a line and continue.
+    etcd-access.service runs the commands before every start of etcd. With the value `owner` of pki.permissions, the
+    group etcd gets access to the folder if setfacl fails. If an account in access.readers does not exist, the commands
+    print a line and continue.
     """
     folder = f"setfacl --set u::rwx,u:etcd:x,g::-,o::- {PKI_DIR}"
     if spec.pki.permissions is Permissions.ACL:
@@ -128,8 +129,8 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
         "BAKE_CLIENT_URLS": " ".join(other.client_url for other in plan.nodes),
         "BAKE_BOOTSTRAP": "yes" if node.bootstrap else "no",
         "BAKE_TOKEN": cluster_token(plan, identity),
-        # BAKE_PERMIT is the cluster's id. A node compares the value of BAKE_PERMIT with the value in a new seed, so the
-        # variable keeps its old name.
+        # BAKE_PERMIT is the cluster's id. A node compares BAKE_PERMIT in its own bake.env with BAKE_PERMIT in a new
+        # seed. Nodes with an older bake.env know only the name BAKE_PERMIT, so do not rename the variable.
         "BAKE_PERMIT": cluster_id(plan, identity),
         "BAKE_PERMIT_FILE": str(RUNTIME_PERMIT),
         **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
@@ -158,8 +159,8 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
 def accounts(plan: ClusterPlan) -> bytes:
     """Return a JSON file with the users, roles and permissions that etcd-auth creates.
 
-    The nodes and the operator are users with all rights: their names are the common names of their client certificates.
-    etcd requires a user `root`, but no certificate has this common name.
+    Each node and the operator are etcd users with all rights. A user's name is the common name of the user's client
+    certificate. etcd requires a user `root`, but no certificate has the common name `root`.
     """
     shared = plan.spec.pki.certificates is Certificates.SHARED
     admins = (ROOT, str(Role.CLIENT), *(() if shared else (node.name for node in plan.nodes)))

@@ -1,6 +1,6 @@
 """Build user-data, meta-data and network-config from the guest files, and put these files on a NoCloud ISO.
 
-Every piece of YAML is loaded again and compared with the data, so that no guest gets wrongly quoted YAML.
+bake parses every piece of YAML again and compares the result with the data, so that no guest gets wrongly quoted YAML.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
 
 
 def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
-    """Return the content of the guest files in user-data, by path. Raises InputError if bake did not write the file."""
+    """Return the path and the content of each guest file in user-data. Raises InputError for invalid user-data."""
     try:
         files = yaml.load(user_data, Loader=_Loader)["write_files"]  # noqa: S506  derived from SafeLoader
         return {file["path"]: file["content"].encode() for file in files}
@@ -62,8 +62,8 @@ def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
 def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> Iterator[bytes]:
     """Yield the pieces of a node's user-data.
 
-    Most pieces, such as scripts and units, are the same for every node. bake dumps a common piece only once, which
-    saves two thirds of the time. The pieces are YAML block mappings and sequences, which can be concatenated.
+    Most pieces, such as scripts and units, are the same for every node. If a piece is the same for every node, bake
+    converts the piece to YAML only once. The pieces are YAML block mappings and sequences, which can be concatenated.
     """
     yield b"#cloud-config\n"
     yield f"# {node.name} of the etcd cluster {plan.name}. It has private keys: keep its mode 0600.\n".encode()

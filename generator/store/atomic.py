@@ -31,7 +31,10 @@ def opened(folder: Path) -> Iterator[int]:
 
 
 def sync(folder: Path) -> None:
-    """Write all changes of the folder's file system to the disk. An fsync of each file would take seconds."""
+    """Write all unsaved data of the file system that contains `folder` to the disk.
+
+    An fsync of each file would take seconds.
+    """
     with opened(folder) as descriptor:
         syncfs = getattr(_libc(), "syncfs", None)
         if syncfs is None:

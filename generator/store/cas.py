@@ -22,9 +22,10 @@ MAX_PEM = 1 << 16
 
 
 def non_issuing_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
-    """Yield each CA that issues no certificates during a CA rotation.
+    """During a CA rotation, yield each CA that issues no certificates.
 
-    Each result is a tuple of `next` or `old`, the CA's role, and the name of the CA's files without suffix.
+    Each result is a tuple with three elements: the word `next` or `old`, the CA's role, and the name of the CA's files
+    without suffix.
     """
     if phase := load_phase(store):
         for role in pki.authority_roles(plan.spec.pki):
@@ -60,7 +61,7 @@ def _check_peer_ca_unchanged(store: Store, plan: ClusterPlan) -> None:
     """Refuse a change of `pki.peerCa.separate`, because members with different peer CAs refuse each other."""
     manifest, separate = store.manifest(), plan.spec.pki.peer_ca.separate
     if str(SPEC) in manifest and separate is not (str(pem_path(Role.PEER_CA)) in manifest):
-        rule = f"{str(separate).lower()} is not this cluster's value"
+        rule = f"the value is `{str(separate).lower()}`, but this cluster's value is `{str(not separate).lower()}`"
         hint = "remove the field, or create a new cluster with another --name"
         raise InputError.one("pki.peerCa.separate", rule, hint)
 
@@ -141,13 +142,13 @@ def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, no
     for role, one in found.issuing.items():
         remedy = "use another CA"
         if is_baked:
-            remedy = "bake certs rotate --ca" if one.key_file else "bake certs rotate --ca, which needs this CA's key"
+            remedy = "run bake certs rotate --ca" + ("" if one.key_file else ", which needs this CA's key")
         where = str(store.folder / pem_path(role))
         pki.check_authority(one.credential, plan, role, now=now, where=where, remedy=remedy)
 
 
 def _check_same_ca(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
-    """Raise InputError if the spec names a CA file that lacks the cluster's CA. The file may be missing."""
+    """Raise InputError if the spec names a file with another CA than the cluster's CA. The file may be missing."""
     path = Path(stated.certificate or "")
     if path.is_file():
         field = f"{name}.certificate: {path}"
@@ -157,7 +158,7 @@ def _check_same_ca(name: str, stated: CaSpec, authority: Issuer, where: str) -> 
 
 
 def has_encrypted_key(store: Store, spec: ClusterSpec) -> bool:
-    """Return whether the private key of one of the cluster's CAs is encrypted."""
+    """Return whether any of the cluster's CAs has an encrypted private key."""
     return any(pki.is_encrypted(_key_of(store, spec, role)) for role in pki.authority_roles(spec.pki))
 
 

@@ -30,7 +30,7 @@ def find_existing(out: Path, name: object) -> ExistingCluster | None:
 def load_existing(store: Store) -> ExistingCluster | None:
     """Return the existing cluster, or None if nothing was baked yet. Raises InputError.
 
-    Takes no lock. If another bake process replaces the folder in the meantime, all files are read again.
+    Takes no lock. If another bake process replaces the folder during the read, `load_existing` reads all files again.
     """
     while True:
         digest = store.digest()
@@ -55,7 +55,7 @@ def _load(store: Store, digest: str) -> ExistingCluster | None:
     )  # fmt: skip
     if str(INPUT) in manifest and (raw := store.read(INPUT)) is not None:
         if not _is_as_baked(manifest, INPUT, raw):
-            hint = "undo the change, or delete the file; deleting the file changes no field"
+            hint = "undo the change, or delete the file; without the file, all fields keep their values"
             raise InputError.one(str(store.folder / INPUT), "was changed after bake wrote it", hint)
         user_input, origins = parse_input(raw.decode(), str(store.folder / INPUT))
         found = replace(found, user_input=user_input, input_origins=origins)
@@ -77,7 +77,7 @@ def _is_as_baked(manifest: dict[str, dict[str, str]], path: PurePosixPath, raw: 
 
 
 def _nodes(manifest: dict[str, dict[str, str]]) -> Iterator[str]:
-    """Yield the names of nodes whose keys are in the folder, in a seed or next to a certificate request."""
+    """Yield the name of each node that has a file with keys: a seed, or the key of a certificate request."""
     for path in map(PurePosixPath, manifest):
         if path.name == USER_DATA.name or path.match(f"{REQUESTS}/*/*.key"):
             yield path.parent.name

@@ -24,7 +24,8 @@ from generator.store.folder import Store
 from generator.store.permissions import check_secret
 
 MAX_PASSPHRASE = 1024  # bytes
-# bake renews the operator's certificate in the last third of its validity, but at most 30 days before it expires.
+# bake renews the operator's certificate in the last 30 days of its validity. A certificate with a validity of less than
+# 90 days is renewed only in the last third of its validity.
 RENEWED_BEFORE = timedelta(days=30)
 
 
@@ -48,7 +49,7 @@ class Keyring:
     def without(self, plan: ClusterPlan, owners: Collection[str]) -> Keyring:
         """Return the keyring without the certificates of `owners`.
 
-        If the nodes share certificates and `owners` contains a node, the certificates of all nodes are removed.
+        A certificate that all nodes share is removed if `owners` contains any node.
         """
         users = {name: None if pki.user_stem(name) in owners else old for name, old in self.users.items()}
         found = replace(self, users=users, client=None if OPERATOR in owners else self.client)
@@ -74,7 +75,7 @@ class Keyring:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """Return the passphrase: the first line of a file, as with OpenSSL's `-passin file:`. Raises InputError."""
+    """Return the first line of a file as the passphrase, like OpenSSL's option `-passin file:`. Raises InputError."""
     flag, hint = "--ca-passphrase-file", "give a file with the passphrase on its first line"
     check_secret(path, f"{flag}: {path}")
     try:
@@ -90,8 +91,8 @@ def read_passphrase(path: Path) -> bytes:
 def load_identity(store: Store) -> str | None:
     """Return the cluster's unique identity, or None before the first bake. Raises InputError.
 
-    The identity stays the same when the CA changes. Older versions of bake wrote no identity; in such a cluster, the
-    digest of the CA certificate is the identity.
+    The identity stays the same when the CA changes. Older versions of bake wrote no file with the identity. If the file
+    is missing, the digest of the CA certificate is the identity.
     """
     if identity := _load_hex(store, IDENTITY, "32,64"):
         return identity
@@ -152,8 +153,8 @@ def _check_required_peer_name(spec: ClusterSpec, store: Store) -> None:
         raise InputError.one(
             "pki.peerName",
             f"the running nodes require {name} in peer certificates, but the new certificates would lack it",
-            "first set only pki.peerName: stated, bake, and restart the nodes one by one; or create a new cluster "
-            "with another --name",
+            "first change only pki.peerName, to `stated`; then bake and restart the nodes one by one; or create a new "
+            "cluster with another --name",
         )
 
 
@@ -164,14 +165,14 @@ def _passes_check(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
 
 
 def _check_peer_names(plan: ClusterPlan, nodes: tuple[NodePki, ...]) -> None:
-    """Refuse `pki.peerName: required` if a peer certificate lacks the name, because nodes would refuse it."""
+    """Raise InputError if pki.peerName is `required` and a peer certificate lacks the peer name."""
     peers = [(node.name, kept[Role.PEER]) for node, kept in zip(plan.nodes, nodes, strict=True) if Role.PEER in kept]
     without = [name for name, peer in peers if not pki.has_peer_name(peer.certificate, plan)]
     if without and plan.spec.pki.peer_name is PeerName.REQUIRED:
         raise InputError.one(
             "pki.peerName",
-            f"required, but the peer certificates of {', '.join(without)} lack the peer name",
-            "first set pki.peerName to stated and bake, then run bake certs rotate",
+            f"the value is `required`, but the peer certificates of {', '.join(without)} lack the peer name",
+            "first set pki.peerName to `stated` and bake; then run `bake certs rotate`",
         )
 
 
@@ -187,7 +188,7 @@ def _check_issuer(store: Store, authority: Issuer | None, issued: Credential) ->
 
 
 def seed_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
-    """Return the certificates and keys in a node's seed by role. The result is empty if the seed is missing."""
+    """Return the certificate and the key of each role in a node's seed. The result is empty if the seed is missing."""
     path = PurePosixPath(name) / iso.USER_DATA
     user_data = store.read(path)
     if user_data is None:

@@ -103,7 +103,7 @@ class Store:
 
     @contextmanager
     def locked(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Lock the output folder. If another bake process has the lock, report that and wait.
+        """Lock the output folder. If another bake process has the lock, tell the user and wait.
 
         The lock is on the folder itself, so there is no lock file. `locked` removes the unfinished folders of bake
         processes that were killed.
@@ -170,7 +170,7 @@ class Store:
 
 
 class Staging:
-    """A cluster's new folder. `changed`: the files that the old folder lacks, or has with another content or mode."""
+    """A cluster's new folder. `changed`: new files, and files with another content or mode than in the old folder."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
@@ -182,7 +182,7 @@ class Staging:
         self._dropped: set[str] = set()
 
     def write(self, artifact: Artifact) -> None:
-        """Add a file. A secret gets mode 0600, a new folder mode 0700."""
+        """Add a file. A secret file gets mode 0600. A new folder gets mode 0700."""
         path = artifact.path
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{path} is outside the cluster's folder")
@@ -208,9 +208,9 @@ class Staging:
         return (*made, *(("-", name) for name in self._old if name not in self._files))
 
     def drop(self, path: PurePosixPath) -> None:
-        """Leave a file out of the new folder although bake did not write the file.
+        """Do not link a file of the user into the new folder.
 
-        For example, bake drops the file of a signed certificate after bake has read the certificate.
+        For example, bake leaves out the file with a signed certificate after bake has read the certificate.
         """
         self._dropped.add(str(path))
 

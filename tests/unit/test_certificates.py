@@ -434,7 +434,7 @@ def test_the_hint_for_an_expired_ca_keeps_the_cluster(made: Bake, spec: ClusterS
     store = made().store
     with pytest.raises(InputError, match=r"etcd-ca\.pem: expired on 20") as error:
         bake(spec, store, now=now + timedelta(days=4000), report=print)
-    assert [problem.hint for problem in error.value.problems] == ["bake certs rotate --ca"]
+    assert [problem.hint for problem in error.value.problems] == ["run bake certs rotate --ca"]
 
 
 def test_no_hint_removes_a_clusters_folder() -> None:

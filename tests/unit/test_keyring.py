@@ -369,7 +369,7 @@ def test_the_use_of_a_separate_peer_ca_cannot_change(bake: Bake, picture: Pictur
     before = picture(Path("out"))
     Path("one.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: false}}\n")
     result = bake("--config", "one.yaml")
-    rule = "pki.peerCa.separate: false is not this cluster's value"
+    rule = "pki.peerCa.separate: the value is `false`, but this cluster's value is `true`"
     assert (result.code, rule in result.err) == (2, True)
     assert picture(Path("out")) == before
 

@@ -415,7 +415,7 @@ USELESS: dict[str, tuple[dict[str, Any], str]] = {
     "no identifier": ({"constraints": CA, "identifier": False}, "is not a CA certificate"),
     "may not sign": ({"constraints": CA, "usage": SIGNS_CRLS_ONLY}, "may not sign certificates"),
     "a curve Go does not know": ({"constraints": CA, "key": SECP256K1}, "has a secp256k1 key"),
-    "a weak key": ({"constraints": CA, "key": RSA_1024}, "has a key of 1024 bits"),
+    "a weak key": ({"constraints": CA, "key": RSA_1024}, "has an RSA key of 1024 bits"),
 }
 
 

@@ -479,7 +479,8 @@ def test_the_command_prints_what_applications_need_before_the_next_phase(
     code, text = call(cluster, "rotate", "--ca")
     assert (code, text.splitlines()[-2]) == (0, "phase trust is complete; do this before phase reissue:")
     assert text.endswith(
-        f"  give every application {pki_folder}/etcd-ca.pem, which has both CAs; then run bake certs rotate --ca "
+        f"  give every application {pki_folder}/etcd-ca.pem, which contains the old and the next CA; "
+        f"then run bake certs rotate --ca "
         f"--out {cluster.store.out}\n"
     )
     found = json.loads(call(cluster, "rotate", "--ca", "-o", "json", "-q")[1])

@@ -175,7 +175,7 @@ BAD: dict[str, tuple[Callable[[SigningCa, Path], object], str]] = {
             ca.sign(path.with_name("etcd-peer.csr")),
             path.with_name("etcd-peer.pem").rename(path.with_suffix(".pem")),
         ),
-        "has another public key than the request",
+        "has a public key that differs from the key in the request",
     ),
     "its own": (
         lambda ca, path: ca.sign(path, words=("-copy_extensions", "copy", "-subj", "/CN=other")),

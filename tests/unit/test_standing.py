@@ -113,8 +113,8 @@ def test_the_peer_name_is_required_only_when_every_peer_has_it(bake: Bake) -> No
     for step in ("required", "stated", "required"):
         Path(f"{step}.yaml").write_text(OLD.replace("peerName: none", f"peerName: {step}"))
     early = bake("--config", "required.yaml")
-    assert (early.code, "pki.peerName: required, but the peer certificates of etcd1, etcd2" in early.err) == (2, True)
-    assert "first set pki.peerName to stated" in early.err
+    assert (early.code, "is `required`, but the peer certificates of etcd1, etcd2 lack the" in early.err) == (2, True)
+    assert "first set pki.peerName to `stated`" in early.err
     assert bake("--config", "stated.yaml").code == 0
     assert (conf(), peer_names()) == (before, ["etcd.peers.etcd.internal"])
     assert bake("--config", "required.yaml").code == 0
@@ -125,7 +125,8 @@ def test_the_peer_name_is_required_only_when_every_peer_has_it(bake: Bake) -> No
 def test_an_existing_cluster_gets_no_second_ca(bake: Bake) -> None:
     Path("two.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {separate: true}}\n")
     result = bake("--config", "two.yaml")
-    assert (result.code, "true is not this cluster's value" in result.err) == (2, True), result.err
+    rule = "the value is `true`, but this cluster's value is `false`"
+    assert (result.code, rule in result.err) == (2, True), result.err
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_requiring_the_peer_name_shows_its_precondition(bake: Bake, command: tup
     assert "every node serves" not in bake("--config", "cluster.yaml", "-q").err
     Path("cluster.yaml").write_text(OLD.replace("none", "required"))
     said = bake(*command, "--config", "cluster.yaml").err
-    assert "~ pki.peerName: stated → required (run bake certs rotate, and restart no node until bake certs" in said
+    assert "~ pki.peerName: stated → required (run `bake certs rotate`; do not restart a node before `bake" in said
 
 
 def test_the_next_step_for_a_sealed_cluster_is_different(bake: Bake) -> None:

@@ -98,4 +98,4 @@ def test_the_commands_of_tasks_have_the_options_of_the_cluster(cluster: ClusterP
 def test_the_seal_task_of_a_stopped_cluster_waits_for_its_start(cluster: ClusterPlan) -> None:
     gone = [status._node_status(node, Answer(error="connection refused"), ()) for node in cluster.nodes]
     (task,) = status.pending_tasks(cluster, ClusterStatus(nodes=tuple(gone), members=()), sealed=False)
-    assert task.remedy == "bake seal, once the cluster runs"
+    assert task.remedy == "start the cluster, then run bake seal"
