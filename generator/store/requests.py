@@ -58,7 +58,7 @@ class Signed:
 
 def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
     """Return the error for `count` requests without a certificate. `then`: the user's next command."""
-    where = f"let the CA sign each .csr below {store.folder / REQUESTS} and put each certificate next to its .csr"
+    where = f"let the CA sign each .csr below {store.folder / REQUESTS}, then put each certificate next to its .csr"
     return UnsignedError(
         f"an external CA must issue {count} certificates",
         hint=f"{where} (for example etcd-peer.pem next to etcd-peer.csr), then{then}",
