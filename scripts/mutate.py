@@ -1,4 +1,4 @@
-"""Change one place of a source file in a copy of the tree, run the fast tests of the file, and count the failing runs.
+"""Change a source file in one place, run the file's fast tests, and count the changes that make a test fail.
 
 In Python files, the operators of cosmic-ray make the changes. The script calls the operators directly, because
 cosmic-ray itself reads only files with the suffix `.py`. The script's own operator removes a call or a `raise`

@@ -1,6 +1,6 @@
 """Refuse folders and files that another user can replace. bake trusts the keys in the output folder.
 
-bake checks every folder from `/` to the output folder. sshd's option StrictModes does the same for a user's keys.
+Like sshd with the option StrictModes, bake checks every folder from `/` to the folder with the keys.
 """
 
 from __future__ import annotations

@@ -249,7 +249,10 @@ def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
 
 
 def _start(job: Job, machine: Machine, wish: str) -> bool:
-    """Start a VM if it is stopped. Return whether the VM was stopped. With `--accel auto`, emulate if KVM fails."""
+    """Start a VM if it is stopped. Return whether the VM was stopped.
+
+    With `--accel auto`, emulate a VM that KVM cannot start.
+    """
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
         domain.resume()

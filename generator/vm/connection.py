@@ -100,7 +100,10 @@ def message_of(error: Any) -> str:
 
 @contextmanager
 def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
-    """Turn a libvirt error during the operation `what` into a BakeError. Works in `with`, and as a decorator."""
+    """Turn a libvirt error during the operation `what` into a BakeError.
+
+    The function works in a `with` statement and as a decorator.
+    """
     try:
         yield
     except Exception as error:

@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
-_QUIET_SECONDS = 30.0  # an emulated guest needs less time from the start of its kernel to its first record
+_QUIET_SECONDS = 30.0  # more time than an emulated guest needs to print its first record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,7 +148,7 @@ def remove_networks(connection: Connection, claim: Claim) -> list[str]:
 
 
 def refuse_used_addresses(addresses: Iterable[AnyAddress]) -> None:
-    """Send an ICMP echo request to each address. Raise BakeError if a host answers, because it uses the address."""
+    """Send an ICMP echo request to each address. Raise BakeError if a host answers: the address is in use."""
     wanted = list(addresses)
     if not wanted:
         return

@@ -26,7 +26,7 @@ class Refusal:
 
 
 def allowed_peers(plan: ClusterPlan) -> str:
-    """Return the addresses that a node of this plan accepts at its peer port, or `any` without a firewall."""
+    """Return the addresses that a node accepts at its peer port, or `any` if the nodes have no firewall."""
     if plan.spec.firewall.kind is FirewallKind.NONE:
         return _ANY
     return " ".join(str(node.address) for node in plan.nodes)

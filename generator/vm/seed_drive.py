@@ -24,7 +24,7 @@ def seed_volume(node: str, digest: str) -> str:
 def replace_seed(
     connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str
 ) -> bool | None:
-    """Replace the ISO in the drive of a node's VM. Leave an empty drive empty: its node needs no seed."""
+    """Replace the ISO in the drive of a node's VM. Do not fill an empty drive, because its node needs no seed."""
     return insert_seed(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=True, remedy="bake seal")
 
 
