@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the seeds of three nodes with the openssl commands of the manual procedure (RSA-4096, one set of certificates
-# for all nodes) and with cloud-localds. scripts/bench compares bake's time with this script's.
+# Makes the seeds of three nodes with openssl and cloud-localds, as in the manual procedure. All nodes have the same
+# certificates, with RSA-4096 keys. scripts/bench compares the time of bake with the time of this script.
 #   scripts/baseline-document.sh FOLDER
 set -eu
 

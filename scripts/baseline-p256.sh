@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes seeds with the openssl commands of the manual procedure, but with P-256 keys and separate certificates for each
-# node, as bake does. scripts/bench compares bake's time with this script's.
+# Makes seeds with openssl and cloud-localds, as in the manual procedure. As in bake, the keys are P-256 keys, and each
+# node has its own certificates. scripts/bench compares the time of bake with the time of this script.
 #   scripts/baseline-p256.sh FOLDER NODES
 set -eu
 

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Functions that scripts/baseline-*.sh share to pack certificates into NoCloud ISOs with shell commands.
+# Shell functions that make NoCloud ISOs for scripts/baseline-*.sh.
 
 # Prints FILE as an entry of write_files in a cloud-config.
 entry() { # GUEST-PATH MODE FILE

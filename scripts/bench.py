@@ -41,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The result of one round. `value`: the value of the figure. `parts`: the measurements behind the value."""
+    """The result of one round. `value`: the figure's value. `parts`: the measurements that give the value."""
 
     value: float
     parts: dict[str, float]
@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure. `goal`: comparison and limit, such as (≤, 1.2), for the median of the values of all rounds."""
+    """A figure. `goal`: the comparison and the limit for the median of all rounds, such as (≤, 1.2)."""
 
     title: str
     unit: str
@@ -64,7 +64,7 @@ class Figure:
 
 
 def run(*command: str | Path, cwd: Path) -> Run:
-    """Run a command and return its time and memory. The memory is the peak of the largest process."""
+    """Run a command and return its time and memory. The memory is the highest peak of a single process."""
     # Remove Python's environment variables, because some disable defaults such as storing bytecode.
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BAKE_", "PYTHON"))}
     started = time.perf_counter()
@@ -105,7 +105,7 @@ def hundred_nodes(folder: Path) -> Sample:
 def thousand_nodes(folder: Path) -> Sample:
     """Compare the time per node of 1,000 nodes with the time per node of 100 nodes.
 
-    Subtract the start-up time, which is the time of one node.
+    First subtract the time of one node, which is mostly start-up time.
     """
     start, hundred, thousand = (fleet(folder / str(count), count) for count in (1, 100, 1000))
     per_node = [(some.seconds - start.seconds) / (count - 1) for some, count in ((hundred, 100), (thousand, 1000))]
@@ -165,7 +165,7 @@ def nspawn(folder: Path) -> Sample:
 
 
 def boot(kind: str, folder: Path) -> float:
-    """Return the seconds that three VMs take in a separate lab. Build the image before the lab starts."""
+    """Return the seconds until three VMs in a separate lab reach their goal. Build the image before the lab starts."""
     images = [sys.executable, "-m", "generator.cli", "image", "-q", *(["--plain"] if kind == "plain" else [])]
     subprocess.run(images, cwd=ROOT, check=True)
     lab = ROOT / "scripts" / "lab"
@@ -263,7 +263,7 @@ def measure(name: str, rounds: int | None, scratch: Path) -> dict[str, object]:
 
 
 def command(name: str, rounds: int, *, is_real_time: bool) -> str:
-    """Return the command that repeats this measurement."""
+    """Return the command that repeats a measurement."""
     own = "" if rounds == FIGURES[name].rounds else f" --rounds {rounds}"
     return f"{'chrt -f 10 ' if is_real_time else ''}scripts/bench --only {name}{own} --write"
 
@@ -327,7 +327,7 @@ def write(results: dict[str, dict[str, object]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=FIGURES, metavar="NAME", help=f"one of {', '.join(FIGURES)}")
-    parser.add_argument("--rounds", type=int, help="number of rounds for each figure; default: see `rounds` in FIGURES")
+    parser.add_argument("--rounds", type=int, help="number of rounds for each figure; each figure has its own default")
     parser.add_argument(
         "--write", action="store_true", help=f"store the results in {RESULTS.relative_to(ROOT)} and the page"
     )
@@ -338,7 +338,7 @@ def main() -> int:
         return 0
     for tool in ("openssl", "cloud-localds"):
         if shutil.which(tool) is None:
-            raise SystemExit(f"bench: {tool} is not installed (Debian: openssl, cloud-image-utils)")
+            raise SystemExit(f"bench: {tool} is missing; install the Debian packages openssl and cloud-image-utils")
     results: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory(prefix="bake-bench-") as scratch:
         for name in options.only or FIGURES:

@@ -1,8 +1,10 @@
-"""Boot three VMs under libvirt and print the seconds until they reach a goal. `scripts/bench` runs this in a lab.
+"""Boot three VMs under libvirt and print the seconds until they reach a goal.
+
+`scripts/bench` runs this script in a lab.
 
 bench_boot.py cluster FOLDER      boot the seeds of a new cluster; goal: three voting members
 bench_boot.py floor FOLDER        boot with an empty user-data; goal: cloud-init has finished on all VMs
-bench_boot.py plain FOLDER        as floor, but with the image without tuning, which has the same packages
+bench_boot.py plain FOLDER        like floor, but with the image without tuning
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Do work that `scripts/bench` measures and that no command of bake does.
+"""Do work for `scripts/bench` that no command of bake does.
 
 bench_work.py fleet NODES FOLDER    make seeds for NODES nodes, in clusters of five nodes, with one CA for all
 bench_work.py keys COUNT            generate COUNT RSA-4096 keys on all cores
@@ -18,7 +18,7 @@ MEMBERS = 5
 
 
 def fleet(nodes: int, out: Path) -> None:
-    """Plan nodes, issue certificates and write seeds like `bake`, without the limit of seven nodes."""
+    """Plan nodes, issue certificates and write seeds like `bake`, but for more than seven nodes."""
     from generator.config.pki import PeerCaSpec, PkiSpec
     from generator.config.spec import ClusterSpec, NetworkSpec
     from generator.operations.bake import node_files, operator_files

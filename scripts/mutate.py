@@ -1,4 +1,4 @@
-"""Change one place of a source file in a copy of the tree, run the fast tests of the file, and count the failing runs.
+"""Change a source file in one place, run the file's fast tests, and count the changes that make a test fail.
 
 In Python files, the operators of cosmic-ray make the changes. The script calls the operators directly, because
 cosmic-ray itself reads only files with the suffix `.py`. The script's own operator removes a call or a `raise`
@@ -143,7 +143,7 @@ def _difference(old: str, new: str) -> tuple[int, str]:
 
 
 def copy_tree() -> None:
-    """Copy the tree for the tests, so a killed run leaves no mutant in the sources."""
+    """Copy the tree. Only the copy contains mutants, even after an interrupted run."""
     COPY.mkdir(parents=True)
     for name in COPIED:
         source = ROOT / name
@@ -210,7 +210,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=TARGETS, metavar="FILE", help="change only this file")
     parser.add_argument("--sample", type=int, help="number of mutants to test for each file (default: all)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the random sample (default: 1)")
-    parser.add_argument("--write", action="store_true", help="write the scores to the page and its JSON")
+    parser.add_argument("--write", action="store_true", help="write the scores to docs/reference")
     parser.add_argument("--list", action="store_true", help="list the files, their mutants and their tests")
     options = parser.parse_args()
     if options.list:

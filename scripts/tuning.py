@@ -1,7 +1,7 @@
 """Measures each part of the base image's tuning: three emulated VMs boot without the part, then three with all parts.
 
 The VMs have an empty user-data. A boot lasts from power-on until cloud-init has finished. The gain of a part is the
-additional processor time of three boots without the part. The page also shows the elapsed time, which varies more.
+additional processor time without the part, in percent. The elapsed time varies more than the processor time.
 tuning.py [--only NAME]... [--rounds N] [--write] [--list]      as root; `scripts/tuning` installs what it needs
 tuning.py --boot FOLDER ROUNDS      inside a lab: boots the variants in FOLDER and prints the measurements as JSON
 """
@@ -60,7 +60,7 @@ def remove(*paths: str) -> Undo:
 
 
 def unmask(listing: str, folder: str) -> Undo:
-    """Remove the links to /dev/null that mask the names in `listing`, a file of the recipe."""
+    """Remove links to /dev/null. The recipe's file `listing` contains the names of the links."""
     text = re.sub(r"#.*", "", (RECIPE / listing).read_text())
     return remove(*(f"{folder}/{name}" for name in text.split()))
 
@@ -85,20 +85,20 @@ _STARTER = "usr/local/lib/base-image/cloud_init.py"
 _MODULES = "etc/cloud/cloud.cfg.d/95_modules.cfg"
 
 PARTS = {
-    "initrd": Part("an initrd with busybox and six modules, not Debian's", plain_initrd=True),
+    "initrd": Part("the initrd has only busybox and six modules", plain_initrd=True),
     "kernel": Part("the kernel is stored unpacked", plain_kernel=True),
-    "generators": Part("generators masked", unmask("masked-generators", "etc/systemd/system-generators")),
-    "tmpfiles": Part("tmpfiles entries masked", unmask("masked-tmpfiles", "etc/tmpfiles.d")),
-    "udev-rules": Part("udev rules masked", unmask("masked-udev-rules", "etc/udev/rules.d")),
+    "generators": Part("masked generators do not run", unmask("masked-generators", "etc/systemd/system-generators")),
+    "tmpfiles": Part("systemd-tmpfiles ignores masked entries", unmask("masked-tmpfiles", "etc/tmpfiles.d")),
+    "udev-rules": Part("udev ignores masked rules", unmask("masked-udev-rules", "etc/udev/rules.d")),
     "udev-trigger": Part(
         "udev looks at few kinds of devices", remove("etc/systemd/system/systemd-udev-trigger.service.d/10-base.conf")
     ),
-    "units": Part("units masked", unmask("masked-units", "etc/systemd/system")),
+    "units": Part("masked units do not start", unmask("masked-units", "etc/systemd/system")),
     "modules": Part("a short list of cloud-init modules", remove(_MODULES)),
     "modprobe": Part("five kernel modules are not loaded", remove("etc/modprobe.d/base-image.conf")),
     "journald": Part("the journal is in memory, without kernel and audit records",
                      remove("etc/systemd/journald.conf.d/10-base.conf")),
-    "updated": Part("no first-boot checks of caches, no fstab", with_first_boot_checks),
+    "updated": Part("systemd updates no caches at the first boot and reads no fstab", with_first_boot_checks),
     "requests": Part("cloud-init does not import requests",
                      edit(_STARTER, "sys.modules.update({name: Deferred(name) for name in STAND_INS})", "pass")),
     "jsonschema": Part("cloud-init does not import jsonschema",
@@ -106,10 +106,10 @@ PARTS = {
     "libyaml": Part("cloud-init reads YAML with libyaml",
                     edit(_STARTER, "yaml.SafeLoader = yaml.CSafeLoader", "pass")),
     "command-line-checks": Part(
-        "kernel: no audit, no other security modules, no timer check, no jitter entropy",
+        "the kernel runs without audit, timer check, jitter entropy and most security modules",
         without_words=("audit=0", "lsm=capability", "no_timer_check", "initcall_blacklist=jent_mod_init")),
     "command-line-quiet": Part("kernel and systemd print no status", without_words=("quiet", "systemd.show_status=no")),
-    "command-line-network": Part("no renamed links, no duplicate address detection",
+    "command-line-network": Part("network interfaces keep the kernel's names; duplicate addresses are not detected",
                                  without_words=("net.ifnames=0", "sysctl.net.ipv6.conf.default.dad_transmits=0")),
 }  # fmt: skip
 
@@ -129,7 +129,7 @@ def make_variants(names: list[str], folder: Path) -> None:
 
 
 def variant(part: Part, full: BootImage, plain: BootImage, folder: Path) -> BootImage:
-    """Return the full image without one part. A changed disk is written to `folder`."""
+    """Return the full image without one part. Write a changed disk to `folder`."""
     folder.mkdir()
     words = [word for word in full.cmdline.split() if word not in part.without_words]
     if len(words) != len(full.cmdline.split()) - len(part.without_words):
@@ -229,7 +229,7 @@ def measure(names: list[str], rounds: int) -> list[dict[str, object]]:
 
 
 def gains(samples: list[dict[str, object]], name: str, key: str) -> list[float]:
-    """Return, for each round, by how many percent the boots without the part took longer."""
+    """For each round, return how much longer the boots without the part took, in percent."""
     without = [float(str(one[key])) for one in samples if one["name"] == name]
     full = [float(str(one[key])) for one in samples if one["name"] == FULL and one["next_to"] == name]
     return [(a / b - 1) * 100 for a, b in zip(without, full, strict=True)]

@@ -22,7 +22,7 @@ def dump(cluster: str, files: dict[str, dict[str, str]]) -> bytes:
 
 
 def parse(raw: bytes, *, where: str) -> dict[str, Any]:
-    """Return the data in a manifest file. Raises InputError if the data is not what bake writes."""
+    """Return the data in a manifest file. Raises InputError if the data does not have the manifest's format."""
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):
@@ -55,7 +55,7 @@ def _entry_fault(entry: tuple[str, object]) -> str | None:
             if mode not in MODES:
                 return f"files: {name}: mode {mode!r} is not {' or '.join(MODES)}"
             return None
-    return f"files: {name}: has no sha256 and mode"
+    return f"files: {name}: needs sha256 and mode"
 
 
 def _is_path(name: str) -> bool:

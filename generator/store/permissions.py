@@ -1,6 +1,6 @@
-"""Refuse folders and files that another user can replace, because bake trusts the keys below the output folder.
+"""Refuse folders and files that another user can replace. bake trusts the keys in the output folder.
 
-The check is like that of sshd's option StrictModes. bake checks every folder from `/` to the output folder.
+Like sshd with the option StrictModes, bake checks every folder from `/` to the folder with the keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from generator.errors import InputError
 
 _ACL = "system.posix_acl_access"
 _MAX_LINKS = 40  # the kernel's limit for symlinks in a path
-_ABOVE = "run bake as the owner of these folders, or give an --out that only you and root can change"
+_ABOVE = "run bake as the folder's owner, or give an --out that only you and root can change"
 _BELOW = "give another --out, or change the owner if you trust the content"
 
 
@@ -31,27 +31,28 @@ def check_parents(path: Path) -> None:
 
 
 def check_below(folder: Path, path: PurePosixPath) -> None:
-    """Raise InputError if a part of `folder/path` is a symlink, or if another user can change it."""
+    """Raise InputError if another user can change a part of `folder/path`, or if a part is a symlink."""
     for place in (*(folder / part for part in reversed(path.parents)), folder / path):
         if (status := _lstat(place)) is None:
             return
         if stat.S_ISLNK(status.st_mode):
-            rule = "is a symlink, which bake does not follow here"
-            raise InputError.one(str(place), rule, "put the real file or folder there")
+            rule = "is a symlink, but bake follows no symlinks below --out"
+            raise InputError.one(str(place), rule, "replace the symlink with the real file or folder")
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise InputError.one(str(place), "is neither a file nor a folder", "remove it")
         _check(place, status, _owners(), sticky=False)
 
 
 def check_secret(path: Path, where: str) -> None:
-    """Raise InputError if the file `path`, which has a secret, belongs to another user.
+    """Raise InputError if the secret file `path` belongs to another user.
 
-    A pipe may belong to another user: under sudo, `<(...)` gives a pipe of the user who called sudo.
+    A pipe may belong to another user. Under sudo, a pipe from bash's `<(...)` belongs to the user who called sudo.
     """
     with suppress(OSError):
         status = path.stat()
         if stat.S_ISREG(status.st_mode) and status.st_uid not in _owners():
-            raise InputError.one(where, f"belongs to {_user(status.st_uid)}", "copy it to your own file, mode 0600")
+            hint = "copy the secret to a file that you own, with the mode 0600"
+            raise InputError.one(where, f"belongs to {_user(status.st_uid)}", hint)
 
 
 def _check(place: Path, status: os.stat_result, owners: set[int], *, sticky: bool) -> None:
@@ -93,7 +94,7 @@ def _owners() -> set[int]:
 
 
 def _overflow_owner() -> set[int]:
-    """Return the user id that the kernel shows for owners outside this user namespace, as in a container."""
+    """In a user namespace, return the id that the kernel shows for every owner outside the namespace."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     if sum(int(length) for _, _, length in ranges) >= 2**32 - 1:
         return set()
@@ -121,7 +122,7 @@ def _has_acl(place: Path) -> bool:
 
 
 def _other_members(gid: int) -> str | None:
-    """Describe the group and its other members, or return None if only root and this user are members."""
+    """Return None if only root and this user are in the group, else a description of the group."""
     try:
         group = grp.getgrgid(gid)
     except KeyError:

@@ -1,7 +1,7 @@
-"""Get certificates from an external CA with certificate signing requests.
+"""Get certificates from an external CA: write certificate signing requests, and read the issued certificates.
 
-For each missing certificate, bake writes a request and a new key to the cluster's folder. The user has the request
-signed by the external CA and puts the certificate next to the request. The next bake uses the certificate.
+For each missing certificate, bake writes a request and a new key to the cluster's folder. The external CA signs the
+request, and the user puts the certificate next to the request. The next bake uses the certificate.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A request without a certificate. `is_missing`: no valid certificate exists, so bake must wait."""
+    """A request without a certificate. `is_missing`: there is no older certificate that is still valid."""
 
     path: PurePosixPath  # the suffixes of request, key and certificate are .csr, .key and .pem
     csr: bytes
@@ -58,7 +58,7 @@ class Signed:
 
 def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
     """Return the error for `count` requests without a certificate. `then`: the user's next command."""
-    where = f"have each .csr below {store.folder / REQUESTS} signed and put the certificate next to the .csr"
+    where = f"let the CA sign each .csr below {store.folder / REQUESTS}, then put each certificate next to its .csr"
     return UnsignedError(
         f"an external CA must issue {count} certificates",
         hint=f"{where} (for example etcd-peer.pem next to etcd-peer.csr), then{then}",
@@ -89,7 +89,8 @@ def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: date
         certificate = _issued_certificate(store, path, key) if key else None
         if certificate:
             mismatches = list(pki.mismatches(certificate, wanted.profile, authority, now=now))
-            where, hint = str(store.folder / path.with_suffix(".pem")), f"have {store.folder / path} signed unchanged"
+            where = str(store.folder / path.with_suffix(".pem"))
+            hint = f"let the CA sign {store.folder / path} without changes"
             problems += [Problem(where, misfit, hint) for misfit in mismatches]
             issued[wanted.owner, wanted.role] = certificate
             taken.append(path.with_suffix(".pem"))

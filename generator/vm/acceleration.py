@@ -1,8 +1,8 @@
 """Choose KVM if KVM works, else emulation.
 
-The existence of `/dev/kvm` does not prove that KVM works. Under some nested hypervisors, KVM creates VMs and libvirt
-lists KVM, but a guest crashes at its first privileged instruction. bake checks three
-things: libvirt offers KVM, the CPU has the flag vmx or svm, and a new VM does not stop within a few seconds.
+The existence of `/dev/kvm` does not prove that KVM works. Under some nested hypervisors, KVM starts VMs, but a guest
+crashes at its first privileged instruction. bake checks three things: libvirt offers KVM, the CPU has the flag vmx or
+svm, and a new VM does not stop within a few seconds.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ _WATCH_SECONDS = 5.0
 
 
 def choose_accel(connection: Connection, wish: str, report: Report, cpuinfo: Path = _CPUINFO) -> Accel:
-    """Return the acceleration for `--accel` (auto, kvm or tcg). Raise BakeError for kvm if KVM does not work."""
+    """Return the acceleration for `wish`, the value of `--accel`.
+
+    Raise BakeError if `wish` is `kvm` and KVM does not work.
+    """
     if wish == "tcg":
         return Accel.TCG
     reason = _why_no_kvm(connection, cpuinfo)
     if reason is None:
         return Accel.KVM
     if wish == "kvm":
-        raise BakeError(f"KVM does not work here: {reason}", hint="use emulation (slower): --accel auto")
+        raise BakeError(f"KVM does not work here: {reason}", hint="use emulation, which is slower: --accel auto")
     report(f"emulating, which is slow: {reason}")
     return Accel.TCG
 

@@ -194,7 +194,7 @@ class _Definer:
             return self.job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
     def create(self) -> Machine:
-        """Create the volumes, then define the VM, so that all volumes in a definition are complete."""
+        """Create the volumes before the VM, so every volume in a VM's definition is complete."""
         base = self.job.pool.storageVolLookupByName(_image_volume("base", self.image))
         storage_pool.put(self.job.pool, self.seed_volume, self.seed)
         size = self.job.plan.spec.vm.disk << 30
@@ -249,13 +249,17 @@ def _start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
 
 
 def _start(job: Job, machine: Machine, wish: str) -> bool:
-    """Start a VM if it is stopped. Return whether the VM was stopped. Under a broken KVM, QEMU may abort."""
+    """Start a VM if it is stopped. Return whether the VM was stopped.
+
+    With `--accel auto`, emulate a VM that KVM cannot start.
+    """
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
         domain.resume()
     if domain.isActive():
         return False
-    # Remove the renamed log of the VM's previous run, because libvirt may run without virtlogd, which would remove it.
+    # Remove the renamed console log of the VM's previous run. Only virtlogd removes renamed logs, and libvirt may run
+    # without virtlogd.
     storage_pool.remove(job.pool, renamed_console_volume(machine.node.name))
     with asking(f"start the VM {domain.name()}", hint="see the VM's log in /var/log/libvirt/qemu on the VM's host"):
         try:

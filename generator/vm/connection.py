@@ -1,4 +1,4 @@
-"""Connect to libvirt and explain libvirt's errors. `libvirt` is None if its Python module is missing."""
+"""Connect to libvirt and explain libvirt's errors. The name `libvirt` is None if the Python module is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "tolerating",
 ]
 
-# libvirt-python has no type hints, so these names only document the types.
+# libvirt-python has no type hints, so libvirt's types are `Any` here.
 Connection = Any
 Domain = Any
 Pool = Any
@@ -68,15 +68,15 @@ def is_local(connection: Connection) -> bool:
 
 def _explain(target: str, error: Any) -> BakeError:
     text = message_of(error)
-    # For an unknown driver, libvirt tries to connect to a daemon, and its message is only about a missing socket.
+    # If the URI names an unknown driver, libvirt's message is only about a missing socket.
     if "://" in target and urlsplit(target).scheme.partition("+")[0] not in ("qemu", "test"):
-        return BakeError(f"cannot connect to {target}: bake does not support this driver", hint=_URI)
+        return BakeError(f"cannot connect to {target}: bake supports only libvirt's driver for QEMU", hint=_URI)
     hints = (
         ("Unable to parse URI", _URI),
         ("No such file or directory", "start libvirtd; in a container, as root: scripts/lab start"),
         ("Connection refused", "start libvirtd; in a container, as root: scripts/lab start"),
-        ("Permission denied", "become root, or a member of the group libvirt (and log in again)"),
-        ("authentication", "become root, or a member of the group libvirt (and log in again)"),
+        ("Permission denied", "become root, or join the group libvirt and log in again"),
+        ("authentication", "become root, or join the group libvirt and log in again"),
     )
     hint = next((hint for word, hint in hints if word in text), None)
     return BakeError(f"cannot connect to {target}: {text}", hint=hint)
@@ -86,7 +86,7 @@ def explain(error: Any, what: str | None = None, hint: str | None = None) -> Bak
     """Turn a libvirt error into a BakeError. `what` is the failed operation, if it is known."""
     uri = _opened[-1] if _opened else "libvirt"
     if error.get_error_domain() == libvirt.VIR_FROM_RPC:
-        general = f"the connection to {uri} is lost; start libvirtd again on that machine, then run the command again"
+        general = f"the connection to {uri} is lost; start libvirtd on the VMs' host, then run the command again"
     else:
         general = f"check the VMs with `virsh -c {uri} list --all`, then run the command again"
     subject = f"could not {what}" if what else f"libvirt at {uri}"
@@ -100,7 +100,10 @@ def message_of(error: Any) -> str:
 
 @contextmanager
 def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
-    """Turn a libvirt error during the operation `what` into a BakeError. For use in `with`, or as a decorator."""
+    """Turn a libvirt error during the operation `what` into a BakeError.
+
+    The function works in a `with` statement and as a decorator.
+    """
     try:
         yield
     except Exception as error:
@@ -111,7 +114,7 @@ def asking(what: str | None = None, hint: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def tolerating(*codes: str) -> Iterator[None]:
-    """Ignore libvirt errors with these codes (`VIR_ERR_…`)."""
+    """Ignore libvirt errors whose code is in `codes`, for example `VIR_ERR_NO_DOMAIN`."""
     try:
         yield
     except libvirt.libvirtError as error:

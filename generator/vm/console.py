@@ -35,7 +35,7 @@ class ConsoleLog:
         self._is_begun = False
 
     def read(self) -> bytes:
-        """Return the part of the log that was written after the last call. The first call returns the whole log."""
+        """Return the part of the log that is new since the previous call. The first call returns the whole log."""
         data = b""
         with tolerating("VIR_ERR_NO_STORAGE_VOL"):
             volume = self._find()
@@ -73,7 +73,7 @@ class ConsoleLog:
 
 
 def console_logs(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -> dict[str, ConsoleLog]:
-    """Return the console logs of a cluster's VMs by node. Raise BakeError if this libvirt has no VMs of the cluster."""
+    """Return the console logs of a cluster's VMs by node. Raise BakeError if the cluster has no pool."""
     pool = find_pool(connection, Claim(cluster=plan.name, cluster_id=cluster_id))
     if pool is None:
         raise BakeError(f"the cluster {plan.name} has no VMs here", hint="create the VMs: bake up")

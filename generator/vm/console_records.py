@@ -1,4 +1,4 @@
-"""Parse the nodes' progress records from their serial consoles, and save the consoles' output for troubleshooting."""
+"""Read the nodes' progress from their serial consoles, and save the output for troubleshooting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
-_QUIET_SECONDS = 30.0  # longer than even an emulated guest needs from its kernel's start to its first record
+_QUIET_SECONDS = 30.0  # more time than an emulated guest needs to print its first record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Event:
 
 
 def parse_line(line: str, node: str) -> list[Event]:
-    """Return the records in one console line. Output of the kernel or systemd may be before, after or in a record.
+    """Return the records in one console line, which may contain output of the kernel or systemd too.
 
     Ignore records with another node's name.
     """
@@ -130,11 +130,11 @@ def follow(
 ) -> Iterator[Event]:
     """Yield every node's events until the caller stops. Raise WaitTimeoutError after `timeout` seconds.
 
-    For each node, the first event is the last record that its console already has. If the last record is a failure,
-    the node may be booting again, so the failure is yielded only after 30 seconds without a newer record.
+    A node's first event is the last record that is already on its console. A failure that is already on a console may
+    be from an earlier boot, so the function yields the failure only after 30 seconds without a newer record.
     `health` returns the nodes whose VM has stopped, with the reason. Each stopped node gets one event `failed`.
-    After 30 seconds, `ask` returns events of nodes without a record. A node without a record may have started normally:
-    if libvirt restored its VM from a saved state, the console log is empty.
+    After 30 seconds, the function calls `ask` for the events of the nodes that have printed no record. A node prints no
+    record if libvirt restored its VM from a saved state.
     """
     readers = {node: LineReader(node) for node in sources}
     states = [event for node in sources for event in _read_node(sources[node], readers[node], journal)[-1:]]

@@ -48,7 +48,7 @@ class Owner:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Paths of the files of a node's VM, on the VM's host. `seed` is None if the CD drive is empty."""
+    """The paths of a VM's files on the VM's host. `seed` is None if the CD drive is empty."""
 
     disk: str
     seed: str | None
@@ -110,7 +110,7 @@ def network_xml(plan: NetworkPlan, owner: Owner) -> str:
 
 
 def pool_xml(cluster: str, folder: str) -> str:
-    """Return a pool's XML. The folder's mode 0711 lets QEMU's user open its VM's volumes, but not list the folder."""
+    """Return a pool's XML. In a folder with the mode 0711, QEMU's user can open volumes, but not list them."""
     root = Element("pool", type="dir")
     _child(root, "name", pool_name(cluster))
     _child(root, "uuid", pool_uuid(cluster))
@@ -121,7 +121,7 @@ def pool_xml(cluster: str, folder: str) -> str:
 
 
 def volume_xml(name: str, size: int) -> str:
-    """Return the XML of a volume for an upload of `size` bytes. After the upload, libvirt detects the real format."""
+    """Return the XML of a volume for an upload of `size` bytes. libvirt detects the format after the upload."""
     return to_text(_volume(name, size, "raw"))
 
 
@@ -149,7 +149,10 @@ def _volume(name: str, size: int, kind: str) -> Element:
 
 
 def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, owner: Owner) -> str:
-    """Return the XML of a node's VM with virtio devices, the seed in a SATA CD drive and a logged serial console."""
+    """Return the XML of a node's VM.
+
+    The VM has virtio devices, a SATA CD drive with the seed, and a serial console with a log.
+    """
     root = Element("domain", type=str(accel))
     _child(root, "name", node.domain)
     _child(root, "uuid", node.uuid)
@@ -176,7 +179,7 @@ def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
     by_efi = by_loader and plan.spec.vm.firmware == "efi"
     system = _child(root, "os", **({"firmware": "efi"} if by_efi else {}))
     _child(system, "type", "hvm", arch=MACHINE, machine="q35")
-    if by_efi:  # libvirt enables Secure Boot by default, which refuses boot loaders without Microsoft's signature
+    if by_efi:  # Secure Boot, libvirt's default, refuses boot loaders without Microsoft's signature
         _child(_child(system, "firmware"), "feature", enabled="no", name="secure-boot")
     for tag in ("kernel", "initrd", "cmdline"):
         if not by_loader and getattr(files, tag):
@@ -202,7 +205,7 @@ def _add_clock(root: Element) -> None:
 
 
 def _add_disks(devices: Element, files: Files) -> None:
-    # The XML names disks by path: libvirt's AppArmor helper cannot resolve pool volumes and denies access to them.
+    # The XML names disks by path, because libvirt's AppArmor helper cannot find the path of a pool's volume.
     disk = _child(devices, "disk", type="file", device="disk")
     _child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     _child(disk, "source", file=files.disk)
@@ -241,13 +244,13 @@ def _add_small_devices(devices: Element) -> None:
 
 
 def iso_in_drive(xml: str) -> str:
-    """Return the path of the ISO in a VM's drive; empty if the drive is empty."""
+    """Return the path of the ISO in a VM's drive, or an empty string if the drive is empty."""
     source = ElementTree.fromstring(xml).find(f"{_DRIVE}/source")  # noqa: S314  libvirt wrote it
     return "" if source is None else source.get("file", "")
 
 
 def drive_xml(xml: str, seed_path: str) -> str:
-    """Return the XML of a VM's CD drive with another ISO, for a running VM. An empty path means an empty drive."""
+    """Return the XML that puts another ISO into a running VM's CD drive. An empty path means an empty drive."""
     drive = _fill_drive(ElementTree.fromstring(xml), seed_path)  # noqa: S314  libvirt wrote it
     return to_text(drive)
 

@@ -16,7 +16,7 @@ from generator.vm.ownership import Claim, claim_domains, find_domain, list_domai
 
 
 class State(StrEnum):
-    """The state of a node's VM. `foreign` means that a VM with this name exists but belongs to another owner."""
+    """The state of a node's VM. `foreign`: the VM with the node's name does not belong to the cluster."""
 
     RUNNING = "running"
     PAUSED = "paused"

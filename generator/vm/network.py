@@ -26,7 +26,7 @@ _ECHO = {
 
 
 def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owner: Owner) -> None:
-    """Create and start the plan's network. If the existing network differs and no VM uses it, replace it."""
+    """Create and start the plan's network. Replace an unused network that differs from the plan."""
     network, wanted = _find(connection, plan.network.name), network_xml(plan.network, owner)
     if network is not None:
         claim.demand(read_owner(network.XMLDesc()), f"the existing network {plan.network.name}")
@@ -78,7 +78,7 @@ def _subnets(root: ElementTree.Element) -> Iterator[AnyNetwork]:
 
 
 def refuse_overlap(connection: Connection, plan: NetworkPlan) -> None:
-    """Raise BakeError if another network has the plan's bridge, or a subnet that overlaps with the plan's subnet."""
+    """Raise BakeError if another network has the plan's bridge or overlaps with the plan's subnet."""
     for other in connection.listAllNetworks():
         root = ElementTree.fromstring(other.XMLDesc())  # noqa: S314  libvirt wrote it
         bridge = root.find("bridge")
@@ -115,7 +115,7 @@ def _start(network: libvirt.virNetwork, plan: NetworkPlan) -> None:
             network.undefine()
         reason = message_of(error)
         taken = "already in use" in reason
-        hint = _OTHER_SUBNET if taken else "if this kernel has no NAT, use network.mode: isolated"
+        hint = _OTHER_SUBNET if taken else "if the host's kernel has no NAT, set `network.mode: isolated`"
         message = f"could not start the network {plan.name} ({plan.subnet}): {reason}"
         raise BakeError(message, hint=hint) from error
 
@@ -135,7 +135,7 @@ def list_networks(connection: Connection, claim: Claim) -> list[tuple[str, str]]
 
 
 def remove_networks(connection: Connection, claim: Claim) -> list[str]:
-    """Remove the cluster's networks and return their names. Raise BakeError if other VMs use a network."""
+    """Remove the cluster's networks and return their names. Raise BakeError if a running VM uses a network."""
     removed = []
     for network in connection.listAllNetworks():
         if claim.covers(read_owner(network.XMLDesc())):
@@ -148,7 +148,7 @@ def remove_networks(connection: Connection, claim: Claim) -> list[str]:
 
 
 def refuse_used_addresses(addresses: Iterable[AnyAddress]) -> None:
-    """Raise BakeError if an address answers an ICMP echo request: another host already uses this address."""
+    """Send an ICMP echo request to each address. Raise BakeError if a host answers: the address is in use."""
     wanted = list(addresses)
     if not wanted:
         return
@@ -175,7 +175,7 @@ def _answers(address: AnyAddress) -> bool:
 
 
 def _icmp_socket(family: int, protocol: int) -> socket.socket:
-    """Open an unprivileged ICMP socket if the kernel allows it (ping_group_range), else a raw socket."""
+    """Open an unprivileged ICMP socket if the kernel's setting ping_group_range allows it, else a raw socket."""
     try:
         return socket.socket(family, socket.SOCK_DGRAM, protocol)
     except OSError:

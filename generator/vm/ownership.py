@@ -12,7 +12,7 @@ from generator.vm.domain_xml import Owner, read_owner
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A cluster's name and id. The id distinguishes clusters with the same name; an empty id matches all of them."""
+    """A cluster's name and id. The id distinguishes clusters with the same name. An empty id matches every id."""
 
     cluster: str
     cluster_id: str = ""

@@ -1,7 +1,7 @@
-"""Find the nodes that the peer firewalls of running nodes refuse.
+"""Find the nodes that a running node's firewall refuses at the peer port.
 
-When a node boots, its firewall gets the addresses of all nodes in the plan. If a node is added to the plan later, the
-firewall of a running node refuses the new node until the running node boots again.
+When a node boots, its firewall gets the addresses of all nodes in the plan. The firewall refuses every node that was
+added to the plan after the boot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Refusal:
 
 
 def allowed_peers(plan: ClusterPlan) -> str:
-    """Return the addresses that a node of this plan accepts at its peer port, or `any` without a firewall."""
+    """Return the addresses that a node accepts at its peer port, or `any` if the nodes have no firewall."""
     if plan.spec.firewall.kind is FirewallKind.NONE:
         return _ANY
     return " ".join(str(node.address) for node in plan.nodes)
@@ -37,8 +37,8 @@ def find_refusal(connection: Connection, plan: ClusterPlan, *, cluster_id: str) 
     """Compare the plan with the tags of the running VMs. Return None if no firewall refuses a node."""
     domains = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
     with_vm = " ".join(str(node.address) for node in plan.nodes if node.name in domains)
-    # Earlier versions of bake stored no peers in a VM's tag. For a VM without peers in its tag, assume that the plan
-    # had the nodes that have a VM now.
+    # Earlier versions of bake stored no peers in a VM's tag. If a tag has no peers, assume that the firewall accepts
+    # every node that has a VM.
     unknown = _ANY if allowed_peers(plan) == _ANY else with_vm
     allowed = {name: _started_with(domain) or unknown for name, (domain, _) in domains.items() if domain.isActive()}
     refusing = {name: set(peers.split()) for name, peers in allowed.items() if peers != _ANY}

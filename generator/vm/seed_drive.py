@@ -24,7 +24,7 @@ def seed_volume(node: str, digest: str) -> str:
 def replace_seed(
     connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str
 ) -> bool | None:
-    """Do the same as `insert_seed`, but leave an empty drive empty, because its node no longer needs a seed."""
+    """Replace the ISO in the drive of a node's VM. Do not fill an empty drive, because its node needs no seed."""
     return insert_seed(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=True, remedy="bake seal")
 
 
@@ -42,8 +42,8 @@ def insert_seed(
     """Put the ISO into the drive of a node's VM, running or stopped, and delete the old ISO.
 
     Return whether anything changed, or None if libvirt has no VM of the node. If a call is interrupted, the next call
-    completes it. `again`: if the ISO is already in the drive of a running VM, eject it and insert it again, because a
-    guest reads an ISO only when the ISO is inserted. `remedy`: the command in the hint of an error.
+    completes it. `again`: eject an ISO that is already in a running VM's drive, and insert the ISO again. A guest reads
+    an ISO only when the ISO is inserted. `remedy`: the command that an error's hint names.
     """
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     digest = seed_digest(seed)
@@ -117,7 +117,7 @@ def _insert(domain: Domain, path: str, remedy: str) -> None:
     xml = domain.XMLDesc()
     if not domain.isActive() or iso_in_drive(xml) == path:
         return
-    # Force the exchange: udev in the guest locks the drive even if the ISO is not mounted, and may refuse to eject it.
+    # Force the exchange, because the guest's udev locks the drive even if no ISO is mounted.
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
     hint = f"try again: {remedy}; the VM gets the new ISO at the next start anyway"
     with asking(f"replace the ISO in the drive of the running VM {domain.name()}", hint=hint):
@@ -135,5 +135,5 @@ def remove_old_seeds(pool: Pool, node: str, domain: Domain) -> bool:
 
 
 def _in_use(domain: Domain) -> str:
-    """Return the VM's live and stored definitions as one text, to search for the names of volumes."""
+    """Return the VM's live and stored definitions as one text, which contains the names of all used volumes."""
     return str(domain.XMLDesc() + domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))

@@ -1,7 +1,7 @@
 """The cluster's storage pool with images, seeds and disks. bake uploads volumes because libvirt may be remote.
 
-bake reuses a volume only if a VM's definition contains the volume. bake defines a VM only after the uploads of its
-volumes, and an interrupted upload looks like a complete volume.
+An interrupted upload looks like a complete volume. bake defines a VM only after the uploads of the VM's volumes, so
+every volume in a VM's definition is complete. bake reuses only volumes in a VM's definition.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OURS = re.compile(
     r"(bake-owner-\S*|(base|kernel|initrd)-[0-9a-f]+|[a-z0-9-]+\.qcow2|[a-z0-9-]+\.seed-[0-9a-f]+\.iso"
     r"|[a-z0-9-]+\.console\.log(\.\d+)?)"
 )
-_MAX_UNUSED_OVERLAY = 2 << 20  # bytes; a qcow2 overlay without a guest's data has about 200 KiB
+_MAX_UNUSED_OVERLAY = 2 << 20  # bytes; an unused qcow2 overlay has about 200 KiB
 
 
 def find_pool(connection: Connection, claim: Claim) -> Pool | None:
@@ -49,7 +49,7 @@ def find_pool(connection: Connection, claim: Claim) -> Pool | None:
 def ensure_pool(connection: Connection, claim: Claim) -> Pool:
     """Return the cluster's pool, and create a missing pool.
 
-    The name of an empty volume in the pool contains the cluster's id.
+    bake stores the cluster's id in the pool as the name of an empty volume.
     """
     pool = find_pool(connection, claim)
     if pool is None:
@@ -64,7 +64,7 @@ def ensure_pool(connection: Connection, claim: Claim) -> Pool:
 
 
 def _images_folder(connection: Connection) -> PurePosixPath:
-    """Return the folder of the pool `default`, or libvirt's default folder if there is no such pool."""
+    """Return the folder of the pool `default` if the pool exists, else libvirt's default folder."""
     with tolerating("VIR_ERR_NO_STORAGE_POOL"):
         root = ElementTree.fromstring(connection.storagePoolLookupByName("default").XMLDesc())  # noqa: S314
         if root.get("type") == "dir":
@@ -142,7 +142,7 @@ def _skip(_stream: Any, count: int, source: BinaryIO) -> int:
 def _hole(size: int) -> Callable[[Any, BinaryIO], tuple[bool, int]]:
     """Return the callback with which libvirt finds the holes in a sparse file.
 
-    The callback returns whether data or a hole comes next in the file, and the length of the data or hole (lseek(2)).
+    The callback returns whether the next part of the file is data or a hole, and the length of the part.
     """
 
     def measure(_stream: Any, source: BinaryIO) -> tuple[bool, int]:
@@ -188,7 +188,7 @@ def remove(pool: Pool, name: str) -> None:
 
 
 def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
-    """Return the name of each bake volume in the cluster's pool, together with the pool's cluster id."""
+    """Return the names of bake's volumes in the cluster's pool, each with the cluster's id."""
     pool = find_pool(connection, claim)
     names = sorted(pool.listVolumes()) if pool else []
     tag = ", ".join(name.removeprefix(_MARK) for name in names if name.startswith(_MARK))
@@ -196,7 +196,10 @@ def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
 
 
 def remove_pool(connection: Connection, claim: Claim) -> list[str]:
-    """Remove bake's volumes and the pool, and return their names. Raise BakeError if other files are in the pool."""
+    """Remove bake's volumes and the pool, and return their names.
+
+    Raise BakeError if the pool has a file that bake did not make.
+    """
     pool = find_pool(connection, claim)
     if pool is None:
         return []
@@ -208,7 +211,7 @@ def remove_pool(connection: Connection, claim: Claim) -> list[str]:
     if others := sorted(set(names) - set(ours)):
         raise BakeError(
             f"{path_of(pool, '')} has files that bake did not make: {', '.join(others)}",
-            hint="move them elsewhere, then: bake destroy",
+            hint="move the files elsewhere, then: bake destroy",
         )
     folder = path_of(pool, "")
     pool.destroy()

@@ -505,7 +505,7 @@ PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
     "output where nothing can be made": (None, ("--out", "/proc/bake"), "/proc/bake: cannot be written: No such file"),
     "output name too long": (None, ("--out", "o" * 300), "cannot be read: File name too long"),
     "cluster's folder is a file": (_cluster_is_a_file, (), "out/etcd: is a symlink or a file, not a folder"),
-    "cluster's folder is a link": (_elsewhere, (), "out/etcd: is a symlink, which bake does not follow here"),
+    "cluster's folder is a link": (_elsewhere, (), "out/etcd: is a symlink, but bake follows no symlinks below --out"),
     "folder of another cluster": (_other_cluster, (), "out/etcd: belongs to the cluster 'prod', not 'etcd'"),
     "folder of somebody else": (_occupied, (), "out/etcd: is not empty, and bake did not create it"),
     "manifest is not one": (_not_a_manifest, (), "out/etcd/manifest.json: is not bake's manifest"),

@@ -96,10 +96,11 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         "parent/out", moved_behind_a_link_into_an_open_folder, "open: mode 0777 lets every user change it"
     ),
     "a link below the cluster folder": (
-        "parent/out/etcd/pki", moved_behind_a_link, "etcd/pki: is a symlink, which bake does not follow here"
+        "parent/out/etcd/pki", moved_behind_a_link, "etcd/pki: is a symlink, but bake follows no symlinks below --out"
     ),
     "a link to a file": (
-        "parent/out/etcd/identity", moved_behind_a_link, "etcd/identity: is a symlink, which bake does not follow here"
+        "parent/out/etcd/identity", moved_behind_a_link,
+        "etcd/identity: is a symlink, but bake follows no symlinks below --out",
     ),
 }  # fmt: skip
 
@@ -148,7 +149,7 @@ def test_a_folder_of_the_sudo_user_is_refused(baked: Bake, monkeypatch: pytest.M
     result = baked("--nodes", 1, "--out", "parent/out")
     assert result.code == 2
     assert "parent: belongs to uid 12345, but bake runs as root (uid 0)" in result.err
-    assert "run bake as the owner of these folders, or give an --out that only you and root can change" in result.err
+    assert "run bake as the folder's owner, or give an --out that only you and root can change" in result.err
 
 
 @root_only
@@ -252,12 +253,12 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "setuid": ({"files": {"x": {**FACTS, "mode": "4755"}}}, "files: x: mode '4755' is not 0600 or 0644"),
     "for every user": ({"files": {"x": {**FACTS, "mode": "0666"}}}, "mode '0666' is not"),
     "a short mode": ({"files": {"x": {**FACTS, "mode": "644"}}}, "mode '644' is not"),
-    "a mode that is a number": ({"files": {"x": {**FACTS, "mode": 0o644}}}, "files: x: has no sha256 and mode"),
-    "no mode": ({"files": {"x": {"sha256": "0" * 64}}}, "files: x: has no sha256 and mode"),
-    "no digest": ({"files": {"x": {"mode": "0644"}}}, "files: x: has no sha256 and mode"),
+    "a mode that is a number": ({"files": {"x": {**FACTS, "mode": 0o644}}}, "files: x: needs sha256 and mode"),
+    "no mode": ({"files": {"x": {"sha256": "0" * 64}}}, "files: x: needs sha256 and mode"),
+    "no digest": ({"files": {"x": {"mode": "0644"}}}, "files: x: needs sha256 and mode"),
     "a short digest": ({"files": {"x": {**FACTS, "sha256": "0" * 63}}}, "is not 64 hexadecimal digits"),
     "a digest in capitals": ({"files": {"x": {**FACTS, "sha256": "A" * 64}}}, "is not 64 hexadecimal digits"),
-    "not facts": ({"files": {"x": "0644"}}, "files: x: has no sha256 and mode"),
+    "not facts": ({"files": {"x": "0644"}}, "files: x: needs sha256 and mode"),
     **{
         f"the path {path!r}": ({"files": {path: FACTS}}, f"files: {path!r} is not the path of a file below")
         for path in ("../x", "a/../../x", "/etc/shadow", "", ".", "./x", "a//b", "a/", "x\n", "x\0", "manifest.json")

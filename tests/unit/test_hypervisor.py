@@ -848,7 +848,7 @@ def test_every_command_explains_a_libvirt_error(
 
 @pytest.mark.parametrize(
     ("domain", "hint"),
-    [("VIR_FROM_RPC", "start libvirtd again"), ("VIR_FROM_QEMU", "virsh -c test:///default list --all")],
+    [("VIR_FROM_RPC", "start libvirtd on the VMs' host"), ("VIR_FROM_QEMU", "virsh -c test:///default list --all")],
 )
 def test_an_unexpected_error_names_the_uri_and_a_remedy(
     domain: str, hint: str, bake: Callable[..., Any], libvirt_fails: Callable[..., None]

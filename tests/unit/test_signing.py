@@ -82,7 +82,7 @@ def test_a_cluster_that_waits_for_certificates_is_recognized(
     result = bake(*words)
     assert (result.code, "there is no cluster" in result.err) == (3, False)
     assert "an external CA must issue 7 certificates" in result.err
-    assert f"have each .csr below {REQUESTS.absolute()} signed" in result.err
+    assert f"let the CA sign each .csr below {REQUESTS.absolute()}" in result.err
     assert result.err.rstrip().endswith("then: bake")
     assert picture(Path("out")) == before
     ca.sign(*requests()[:3])
