@@ -100,7 +100,7 @@ def text(value: object, *, limit: int) -> str:
 
 
 def mac(value: object) -> str:
-    """Return a unicast MAC address. It must be in lower case, because networkd compares MAC addresses as text."""
+    """Return a unicast MAC address in lower case. networkd compares MAC addresses as text."""
     rule = "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons"
     found = _matching(value, r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", rule)
     if int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
@@ -217,7 +217,7 @@ def choice(*words: str) -> Callable[[object], str]:
 
 
 def release(*releases: str) -> Callable[[object], str]:
-    """Return a function that reads one of `releases`. A number is valid, because YAML reads 3.6 as a number."""
+    """Return a function that reads one of `releases`. It accepts numbers, because YAML reads 3.6 as a number."""
     return lambda value: choice(*releases)(str(value) if isinstance(value, float) else value)
 
 

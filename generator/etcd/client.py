@@ -104,7 +104,7 @@ class Etcd:
             raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
 
     def auth_enabled(self) -> bool:
-        """Return whether authentication is on. While it is on, etcd answers only users with the role root."""
+        """Return whether authentication is on. While auth is on, etcd answers only users with the role root."""
         return bool(self._call("Auth/AuthStatus").enabled)
 
     def hash_kv(self, revision: int) -> HashKv:
@@ -191,7 +191,7 @@ class Etcd:
             raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
 
     def _obstacle(self) -> str:
-        """Return why the connection failed. A probe finds the reason, because grpclib hides TLS 1.3 alerts."""
+        """Return why the connection failed. grpclib hides TLS 1.3 alerts, and a new probe shows them."""
         url = urlsplit(self.endpoint)
         found = probe(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
         return "the connection was closed" if found.reply is Reply.SERVED else found.detail

@@ -122,8 +122,8 @@ def try_writes(
 ) -> tuple[dict[str, str | None], str | None]:
     """Write one test key through each node. Read all test keys through each node. Delete the test keys.
 
-    Return the error of each node, and the error of the deletion. An error is None if there was no error. If bake
-    cannot delete the keys, etcd deletes them when their lease expires.
+    Return the error of each node, and the error of the deletion. None means that there was no error. If bake cannot
+    delete the keys, etcd deletes the keys when their lease expires.
     """
     lease = first_answer(nodes, files, lambda etcd: etcd.grant_lease(LEASE_SECONDS))
     if lease.value is None:

@@ -76,7 +76,7 @@ def _in_memory(data: bytes) -> Iterator[str]:
 
 
 def local_address(address: str, port: int) -> str:
-    """Return this machine's source address for connections to `address`, without sending a packet."""
+    """Return the address from which this machine connects to `address`. The function sends no packet."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:

@@ -54,7 +54,7 @@ def combine(
     """Combine findings into a check that has the worst result of the findings: `FAILED`, `SKIPPED`, `WARNING` or `OK`.
 
     `ok_detail`: the text of a check that is `OK`. By default, the text consists of the findings' texts.
-    `skipped_remedy`: the remedy of a check that is `SKIPPED`. By default, the remedy is `remedy`.
+    `skipped_remedy`: the remedy of a check that is `SKIPPED`. If it is None, `remedy` is the remedy.
     `all_nodes`: see `group`.
     """
     results = {finding.result for finding in findings}

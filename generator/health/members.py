@@ -62,7 +62,7 @@ def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
             text = f"{member.name or 'a member'} ({member.id:x}, {', '.join(member.peer_urls)}) is not in the plan"
             findings.append(Finding("", Result.FAILED, text))
     ok_detail = f"{len(members)} of {len(plan.nodes)} voting"
-    remedy = "wait until etcd promotes a learner; if a member is not in the plan, run etcdctl member remove ID"
+    remedy = "wait until a learner becomes a voter; if a member is not in the plan, run etcdctl member remove ID"
     return combine("planned members", findings, ok_detail=ok_detail, remedy=remedy)
 
 
@@ -121,7 +121,7 @@ _DENIED = "permission denied"
 
 
 def auth_enforced(seen: Observation) -> Check:
-    """Check that auth is on. Check that a client that is not an etcd user cannot read keys."""
+    """Check that auth is on. Check that a client without an etcd user cannot read keys."""
     findings = []
     if seen.auth.error:
         findings.append(Finding("", Result.SKIPPED, seen.auth.error))
@@ -135,7 +135,7 @@ def auth_enforced(seen: Observation) -> Check:
     if not seen.without_user:
         findings.append(Finding("", Result.SKIPPED, "not tried, because no node answers"))
     ok_detail = f"auth is on; a client without a user cannot read ({', '.join(seen.without_user)})"
-    remedy = "for the messages of etcd-promote.service, which enables auth, run bake console NODE; "
+    remedy = "to see why etcd-promote.service did not enable auth, run bake console NODE; "
     remedy += "if you have disabled auth, run etcdctl auth enable"
     return combine("auth", findings, ok_detail=ok_detail, remedy=remedy)
 

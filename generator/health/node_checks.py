@@ -245,7 +245,7 @@ def presents_planned(facts: NodeFacts) -> Iterator[Finding]:
         if answer and answer.distrusted:
             yield facts.finding(Result.FAILED, f"the {port}: {answer.distrusted}")
         elif port is Port.PEER and answer and answer.reply is Reply.REFUSED and answer.certificate is None:
-            continue  # after a failed TLS 1.2 handshake, ssl has no certificate; peer_file_is_planned checks it
+            continue  # a failed TLS 1.2 handshake shows no certificate; see peer_file_is_planned
         elif answer is None or answer.certificate is None:
             yield _closed(facts, port)
         elif answer.certificate.sha256 != wanted:

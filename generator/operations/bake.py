@@ -82,8 +82,8 @@ def bake(
     `renew`: owners (see `pki.PlannedCertificate`) whose certificates are replaced even if they are valid.
     `change`: returns the CAs to use instead of the existing CAs, for example in a CA rotation.
 
-    If the nodes share a certificate, the renewal of one node renews all nodes. If the operator's certificate expires
-    soon, bake renews the certificate.
+    If the nodes share a certificate and `renew` contains one node, all nodes get the new certificate. If the operator's
+    certificate expires soon, bake renews the certificate.
 
     Raise StaleError if the folder has changed since the user agreed.
     """
@@ -186,7 +186,8 @@ def _all_files(
 
 
 def _limited_by_ca(plan: ClusterPlan, store: Store, days: int) -> str:
-    text = f"the CA expires in {days} days; new certificates expire with it, not after {plan.spec.pki.leaf_days} days"
+    limited = f"new certificates are valid for {days} days instead of {plan.spec.pki.leaf_days} days"
+    text = f"the CA expires in {days} days, so {limited}"
     return f"warning: {text}\n  hint: to give a running cluster a new CA, run {command(store, 'certs rotate --ca')}"
 
 
@@ -233,7 +234,7 @@ def check_clock(now: datetime) -> None:
 
 
 def _not_valid_yet(begins: datetime, now: datetime) -> str:
-    """Return a warning about a certificate that is not valid yet, which happens if the clock is or was wrong."""
+    """Return a warning: a certificate is not valid yet, so this machine's clock is wrong now or was wrong."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
     certificate = f"a certificate in the folder is valid only from {begins:%Y-%m-%d %H:%M}, so bake replaces it"
     return f"{clock}, but {certificate}. If the clock is wrong, the new certificates expire too early"

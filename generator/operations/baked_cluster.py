@@ -73,7 +73,8 @@ def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
     """
     found, hint = load_phase(cluster.store), f"run {command(cluster.store, 'certs')}, then the same command again"
     if found is not phase:
-        text = f"another command is rotating this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
+        phases = f"the phase was `{phase or 'none'}` and is now `{found or 'none'}`"
+        text = f"another command is rotating this cluster's CA: {phases}"
         raise BakeError(text, hint=hint)
     if without_ca_files(open_cluster(cluster.store).plan.spec) != without_ca_files(cluster.plan.spec):
         raise BakeError("another command has just changed this cluster", hint=hint)

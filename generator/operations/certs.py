@@ -114,7 +114,10 @@ def refuse_during_rotation(cluster: Cluster) -> None:
 
 
 def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """Return a function for `bake(change=…)` that keeps the CAs, or raises BakeError as `refuse_changed` does."""
+    """Return a function for `bake(change=…)` that keeps the CAs.
+
+    The function raises BakeError if another command has changed the cluster.
+    """
 
     def keep(found: Authorities) -> Authorities:
         refuse_changed(cluster, phase)
@@ -198,7 +201,7 @@ def deliver(
 
     `goal`: the state of a node that has applied its seed. By default, the node serves the certificate in its seed.
     `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at the next
-    boot prints WAITS on its console.
+    boot prints the text WAITS on its console.
 
     Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
     its seed within `seconds`. The next call continues with the node that was too slow.
@@ -236,7 +239,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Drives:
-    """The drives of the nodes' VMs. A lock of the cluster's folder prevents other commands from changing seeds."""
+    """The drives of the nodes' VMs. A change locks the cluster's folder, so that no other command writes seeds."""
 
     connection: Connection
     cluster: Cluster
@@ -264,7 +267,7 @@ class _Drives:
             vm.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
-        """Return a function that returns True after the node has printed WAITS on its console."""
+        """Return a function that returns True after the node has printed the text WAITS on its console."""
         try:
             logs = vm.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
         except BakeError:  # libvirt has no VM of this cluster
