@@ -217,7 +217,7 @@ def choice(*words: str) -> Callable[[object], str]:
 
 
 def release(*releases: str) -> Callable[[object], str]:
-    """Return a function that reads one of `releases`. It accepts numbers, because YAML reads 3.6 as a number."""
+    """Return a function that reads one of `releases`. YAML reads 3.6 as a number, which is valid."""
     return lambda value: choice(*releases)(str(value) if isinstance(value, float) else value)
 
 

@@ -50,7 +50,8 @@ def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECO
     """Return the certificate (DER) that a port presents to every client, or None if the port does not answer.
 
     With TLS 1.3, a client without a certificate completes the handshake, and ssl returns the server's certificate.
-    With TLS 1.2, the handshake fails. A second connection reads the certificate from the server's handshake messages.
+    With TLS 1.2, a handshake without a client certificate fails. A second connection reads the certificate from the
+    server's handshake messages.
     """
     with suppress(OSError):
         with (

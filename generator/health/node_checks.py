@@ -13,7 +13,7 @@ from generator.plan import NodePlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What a node should have according to the cluster's folder. Certificates are SHA-256 digests.
+    """What a node should have according to the cluster's folder. The digests are SHA-256 digests of certificates.
 
     `peer_check`: the name and value of the etcd option by which etcd recognizes peer certificates.
     """

@@ -81,7 +81,7 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
 # pki.peerName changes in two steps. A node that requires the name refuses peers whose certificates lack the name.
 _NEXT_STEPS = {
     PeerName.NONE: "set pki.peerName to `stated`, then run bake certs rotate",
-    PeerName.STATED: "run bake certs rotate; when every node uses its new certificate, set pki.peerName to `required`",
+    PeerName.STATED: "when every node uses a certificate from `bake certs rotate`, set pki.peerName to `required`",
     PeerName.REQUIRED: "attach the nodes' new seeds, and restart one node after the other",
 }
 

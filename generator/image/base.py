@@ -37,7 +37,7 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootImage:
-    """Return the base image. Build it if the cache does not have it. `plain`: the variant `plain`, not `tuned`."""
+    """Return the base image. If the cache has none, build one. `plain`: the variant `plain`, not `tuned`."""
     digest = recipe_digest(build.RECIPE, plain=plain)
     folder = cache.absolute() / "images" / digest
     image = load_image(folder)
