@@ -199,9 +199,9 @@ def deliver(
 ) -> Delivery:
     """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached the goal.
 
-    `goal`: the state of a node that has applied its seed. The default goal is that the
-    node serves the certificate in its seed. `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at the next
-    boot prints the text WAITS on its console.
+    `goal`: the state of a node that has applied its seed. The default goal is that the node serves the certificate in
+    its seed. `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at
+    the next boot prints the text WAITS on its console.
 
     Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
     its seed within `seconds`. The next call continues with the node that was too slow.
