@@ -8,7 +8,7 @@
     ├── UnsignedError    3  an external CA has not issued every certificate yet
     └── WaitTimeoutError 4  an operation did not finish in time
 
-Only the package `cli` prints messages and ends the process. All other modules raise errors.
+Only the package `cli` prints messages and ends the process. Modules outside `cli` only raise errors.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class DeclinedError(BakeError):
 
 
 class StaleError(BakeError):
-    """Another bake process changed the cluster's folder after this process had shown the changes to the user."""
+    """Another bake process changed the cluster's folder, so the changes that the user saw are outdated."""
 
 
 class UnhealthyError(BakeError):

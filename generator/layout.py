@@ -14,8 +14,8 @@ CHANGE = PurePosixPath("ca-change")  # the current phase of a CA rotation
 SEED_ISO = PurePosixPath("seed.iso")  # the name of the ISO in each node's folder
 REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA
 OPERATOR, SHARED = "operator", "shared"  # certificate owners other than nodes
-# No node can have a name from FOLDER_NAMES. Each node has a folder with its name, but bake uses the names in
-# FOLDER_NAMES for other files and folders. Older versions of bake wrote a file `lock`.
+# No node can have a name from FOLDER_NAMES. Each node has a folder with the node's name, and bake gives the names in
+# FOLDER_NAMES to files and folders that belong to no node. Older versions of bake wrote a file `lock`.
 _PATHS = (SPEC, INPUT, MANIFEST, IDENTITY, PERMIT_COPY, SEALED, CHANGE, REQUESTS)
 FOLDER_NAMES = frozenset({OPERATOR, "lock", *(path.parts[0].partition(".")[0] for path in _PATHS)})
 

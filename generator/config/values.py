@@ -1,4 +1,7 @@
-"""Functions that check and convert values of files and flags. A function raises ValueError for an invalid value."""
+"""Functions that check and convert values from YAML files and flags.
+
+Each function raises ValueError for an invalid value.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,19 @@ def _refuse(value: object, rule: str) -> ValueError:
 def name(value: object) -> str:
     """Return a lower-case RFC 1123 label.
 
-    A label with only digits is invalid, because software may read it as an address.
+    A label with only digits is invalid, because some programs read a number as an IP address.
     """
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _LABEL.fullmatch(value):
         raise _refuse(value, "is not a host name label: 1 to 63 of a-z, 0-9 and '-', no '-' at either end (RFC 1123)")
     if value.isdigit():
-        raise _refuse(value, "is all digits; a host name needs a letter")
+        raise _refuse(value, "is all digits; a host name must not be a number")
     return value
 
 
 def node_name(value: object) -> str:
-    """Return a node's name. Names of other files and folders are reserved, because each node has a folder."""
+    """Return a node's name. The names in FOLDER_NAMES are invalid, because bake uses them for files and folders."""
     if name(value) in FOLDER_NAMES:
         raise _refuse(value, "is reserved: bake uses this name in the cluster's folder")
     return name(value)
@@ -86,7 +89,7 @@ def network_or_subnet(value: object) -> IPv4Network | IPv6Network | str:
 
 
 def text(value: object, *, limit: int) -> str:
-    """Return text for certificates, YAML and env files: printable ASCII of at most `limit` characters."""
+    """Return a text of printable ASCII with at most `limit` characters, for certificates, YAML files and env files."""
     if not isinstance(value, str):
         raise _refuse(value, "is not a string")
     if not _PRINTABLE.fullmatch(value):
@@ -97,7 +100,7 @@ def text(value: object, *, limit: int) -> str:
 
 
 def mac(value: object) -> str:
-    """Return a unicast MAC address in lower case, because networkd compares MAC addresses as text."""
+    """Return a unicast MAC address in lower case. networkd compares MAC addresses as text."""
     rule = "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons"
     found = _matching(value, r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", rule)
     if int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
@@ -122,7 +125,7 @@ def token(value: object) -> str:
 def account(value: object) -> str:
     """Return the name of an etcd user or role.
 
-    The name must also be valid as a common name, a file name and a command's argument.
+    bake uses the name in a certificate's common name, in file names and in commands.
     """
     rule = "is not 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
     return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
@@ -131,7 +134,7 @@ def account(value: object) -> str:
 def reader(value: object) -> str:
     """Return the name of an account on the nodes.
 
-    The name must need no quotes, because shell commands on the nodes contain the name.
+    Characters that need quotes in a shell are invalid, because shell commands on the nodes contain the name.
     """
     rule = "is not a user name: 1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or '_'"
     if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
@@ -140,7 +143,7 @@ def reader(value: object) -> str:
 
 
 def key(value: object) -> str:
-    """Return an etcd key or prefix that can be a command's argument."""
+    """Return an etcd key, or a prefix of etcd keys."""
     return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 letters, digits or ._/:@+=,-")
 
 
@@ -214,11 +217,11 @@ def choice(*words: str) -> Callable[[object], str]:
 
 
 def release(*releases: str) -> Callable[[object], str]:
-    """Return a function that reads one of `releases`. A release may be a number, because YAML reads 3.6 as a number."""
+    """Return a function that reads one of `releases`. YAML reads 3.6 as a number, which is valid."""
     return lambda value: choice(*releases)(str(value) if isinstance(value, float) else value)
 
 
 text64 = partial(text, limit=64)
 path_text = partial(text, limit=1024)
 port = whole(1, 65535)
-days = whole(2, 36500)  # at least 2, because a certificate's validity begins one day before its creation
+days = whole(2, 36500)  # a certificate starts one day before its creation, so 1 day would be too short

@@ -1,8 +1,8 @@
 """A strict reader of YAML 1.2 (core schema) that returns the position of every value.
 
-PyYAML's loaders follow YAML 1.1 (`no` is False, `0644` is 420, `12:30` is 750). PyYAML's loaders silently accept
-duplicate keys, and accept aliases, which can exhaust memory. This module follows YAML 1.2 and refuses duplicate keys
-and aliases.
+PyYAML's loaders follow YAML 1.1, which reads `no` as False, `0644` as 420 and `12:30` as 750. PyYAML's loaders accept
+duplicate keys without a warning, and expand aliases. With aliases, a small file can exhaust the memory. This module
+follows YAML 1.2 and refuses duplicate keys and aliases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from generator.errors import InputError, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
-_TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "remove the nesting, which no field needs"
+_TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "no field needs so many levels: remove some of them"
 
 # YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -53,7 +53,7 @@ def load_file(path: Path) -> Document:
 
 
 def load_text(text: str, source: str) -> Document:
-    """Read one YAML document. `source`: the file's name in positions. Raises InputError."""
+    """Read one YAML document. Each position begins with `source`. Raises InputError."""
     reader = _Reader(source)
     try:
         value = reader.read(text)
@@ -155,7 +155,7 @@ def _resolve(text: str) -> Any:
         return None
     if text in _BOOL:
         return _BOOL[text]
-    if len(text) <= 20 and _INT.fullmatch(text):  # a longer number stays text; number fields refuse text
+    if len(text) <= 20 and _INT.fullmatch(text):  # a longer number stays text, which number fields refuse
         return int(text)
     if len(text) <= 40 and set(text) & set(".eE") and _FLOAT.fullmatch(text):
         return float(text)
@@ -163,9 +163,9 @@ def _resolve(text: str) -> Any:
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """A dumper that quotes text that YAML 1.1 or 1.2 would read as another type.
+    """A dumper that puts quotes around ambiguous text.
 
-    For example, `1e3` is text in YAML 1.1, but 1000 in YAML 1.2.
+    For example, `1e3` is ambiguous: YAML 1.1 reads `1e3` as text, and YAML 1.2 reads `1e3` as a number.
     """
 
 

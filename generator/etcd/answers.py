@@ -27,7 +27,7 @@ class Member:
 
     @property
     def started(self) -> bool:
-        """Whether the member has started before. A member publishes its name and client URLs at its first start."""
+        """Whether the member has ever started. A member publishes its name and client URLs at its first start."""
         return bool(self.name)
 
 
@@ -69,7 +69,7 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The result of a range request. `count` counts all keys in the range; a limit applies only to `items`."""
+    """The result of a range request. `count` counts all keys in the range, even if `items` has only some of them."""
 
     count: int
     revision: int
@@ -95,7 +95,7 @@ class Reply(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """A server's certificate that was verified against the cluster's CA and the server's address."""
+    """A server certificate that bake has verified: the cluster's CA issued it for the server's address."""
 
     names: tuple[str, ...]  # the subject alternative names
     not_after: datetime
@@ -127,7 +127,7 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """All answers of one node. `health` is the duration in seconds of a linearizable read of one key."""
+    """All answers of one node. `health`: how many seconds a linearizable read of one key took."""
 
     node: NodePlan
     status: Answer[Status]
@@ -139,7 +139,10 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """All answers of a cluster's nodes. `writes`: the error if a node did not write or return test keys."""
+    """All answers of a cluster's nodes.
+
+    `writes`: for each node, the error of the node's test write or test read, or None.
+    """
 
     nodes: tuple[NodeView, ...]
     keys: Answer[Keys]
@@ -147,9 +150,9 @@ class Observation:
     left_behind: str | None  # the error if bake could not delete its test keys
     hashes: Mapping[str, Answer[HashKv]]
     auth: Answer[bool] = field(default_factory=Answer)  # whether etcd authentication is on
-    # For each node: the result of a read with a certificate that belongs to no etcd user.
+    # For each node: the result of a read by a client that is not an etcd user.
     without_user: Mapping[str, Answer[Keys]] = field(default_factory=dict)
-    # For each node with an audit report: whether its etcd accepts only peer certificates with the peers' name.
+    # For each node with an audit report: whether etcd refuses peer certificates without the peers' name.
     requires_name: Mapping[str, bool] = field(default_factory=dict)
 
 
@@ -172,7 +175,7 @@ class FilePermissions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """A node's audit report. `user` is the account that runs etcd. `options` are etcd's options by flag name."""
+    """A node's audit report. `user` is the account that runs etcd. `options` maps etcd's flags to values."""
 
     time: datetime
     user: str

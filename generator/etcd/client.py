@@ -1,6 +1,6 @@
 """A client for the gRPC API of one etcd endpoint (etcd 3.5, 3.6) over mutual TLS.
 
-bake cannot use etcd's JSON gateway, which refuses every client certificate with a common name while auth is on.
+bake cannot use etcd's JSON gateway. While auth is on, the gateway refuses client certificates with a common name.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from generator.errors import BakeError, InputError
 from generator.etcd.answers import Alarm, HashKv, Keys, KeyValue, Member, Reply, Status
 from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 
-# etcd ends a request after 5 s plus two election timeouts, 7 s by default (server/config, ReqTimeout).
-# bake waits slightly longer, so that it receives etcd's error.
+# By default, etcd ends a slow request with an error after 7 s (server/config, ReqTimeout).
+# bake waits for 8 s, so that it receives etcd's error.
 Timeout = tuple[float, float]  # seconds to connect, seconds to wait for an answer
 TIMEOUT: Timeout = (3.0, 8.0)
 _NOT_ETCD = "the answer is not from etcd"
-_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # only etcd's error messages begin with them
+_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # an error message with another beginning is not from etcd
 EVERY_KEY = b"\0"  # as both key and range_end, this byte selects all keys (etcd API, "RangeRequest")
 
 
@@ -104,7 +104,7 @@ class Etcd:
             raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
 
     def auth_enabled(self) -> bool:
-        """Return whether authentication is on. With authentication on, only the role root gets an answer."""
+        """Return whether authentication is on. While auth is on, etcd answers only users with the role root."""
         return bool(self._call("Auth/AuthStatus").enabled)
 
     def hash_kv(self, revision: int) -> HashKv:
@@ -113,18 +113,18 @@ class Etcd:
         return HashKv(hash=answer.hash, compact_revision=answer.compact_revision)
 
     def get(self, key: bytes, *, prefix: bool = False, keys_only: bool = False, limit: int = 0) -> Keys:
-        """Read a key, or all keys with this prefix. The read is linearizable, so it fails without a quorum."""
+        """Read a key, or all keys that begin with `key`. The read is linearizable, so it fails without a quorum."""
         span = {"key": key or EVERY_KEY, "range_end": prefix_end(key)} if prefix else {"key": key}
         answer = self._call("KV/Range", **span, limit=limit, keys_only=keys_only)
         items = tuple(KeyValue(key=one.key, value=one.value) for one in answer.kvs)
         return Keys(count=answer.count, revision=answer.header.revision, items=items)
 
     def put(self, key: bytes, value: bytes, *, lease: int = 0) -> None:
-        """Write a key; with a lease, etcd deletes the key when the lease ends."""
+        """Write a key. If the key has a lease, etcd deletes the key when the lease ends."""
         self._call("KV/Put", key=key, value=value, lease=lease)
 
     def delete(self, key: bytes, *, prefix: bool = False) -> int:
-        """Delete a key, or all keys with this prefix. Return the number of deleted keys."""
+        """Delete a key, or all keys that begin with `key`. Return the number of deleted keys."""
         if prefix and not key:
             raise ValueError("an empty prefix would delete the whole keyspace")
         return int(self._call("KV/DeleteRange", key=key, range_end=prefix_end(key) if prefix else b"").deleted)
@@ -134,7 +134,7 @@ class Etcd:
         return int(self._call("Lease/LeaseGrant", TTL=seconds).ID)
 
     def revoke_lease(self, lease: int) -> None:
-        """Revoke a lease. etcd deletes every key that was written with this lease."""
+        """Revoke a lease. etcd deletes every key that was written with the lease."""
         self._call("Lease/LeaseRevoke", ID=lease)
 
     def _call(self, name: str, **values: Any) -> Any:
@@ -191,14 +191,14 @@ class Etcd:
             raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
 
     def _obstacle(self) -> str:
-        """Probe the port and return why the connection failed, because grpclib does not return TLS 1.3 alerts."""
+        """Return why the connection failed. grpclib hides TLS 1.3 alerts, and a new probe shows them."""
         url = urlsplit(self.endpoint)
         found = probe(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
         return "the connection was closed" if found.reply is Reply.SERVED else found.detail
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """Return the first key after all keys with this prefix, for use as `range_end`."""
+    """Return the first key after all keys that begin with `prefix`."""
     kept = prefix.rstrip(b"\xff")
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else EVERY_KEY
 
@@ -206,7 +206,7 @@ def prefix_end(prefix: bytes) -> bytes:
 def _loop() -> asyncio.AbstractEventLoop:
     """Return the event loop that all connections share.
 
-    A separate thread runs the loop, so closing a connection never blocks.
+    The loop has its own thread.
     """
     with _ONE_LOOP:  # several threads call this function at the same time
         return _make_loop()

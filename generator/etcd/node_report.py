@@ -18,7 +18,7 @@ from generator.plan import NodePlan
 
 PREFIX = b"bake/audit/"
 FORMAT = 1
-# A node writes a report every ten minutes (etcd-audit.timer). A node's clock may be 20 minutes slow.
+# A node writes a report every ten minutes (etcd-audit.timer). bake tolerates a clock that is 20 minutes slow.
 MAX_AGE = timedelta(minutes=30)
 LIMIT = 1 << 16  # maximum size of a report in bytes; a typical report has 2 KiB
 
@@ -29,7 +29,7 @@ def fetch_reports(nodes: Iterable[NodePlan], files: ClientFiles) -> Answer[Keys]
 
 
 def parse_report(data: bytes, node: str) -> NodeReport:
-    """Parse a node's report. Raise ValueError if the report is invalid, or if etcd was not running on the node."""
+    """Parse a node's report. Raise ValueError if the report is invalid or says that etcd was not running."""
     if len(data) > LIMIT:
         raise ValueError("its report is too long")
     try:

@@ -39,14 +39,14 @@ def attempt(call: Callable[[], T]) -> Answer[T]:
 
 
 def everywhere(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Call the function for all items in parallel, so that several unreachable nodes cost only one timeout."""
+    """Call the function for all items in parallel. bake waits for several unreachable nodes at the same time."""
     items = list(items)
     with ThreadPoolExecutor(max(len(items), 1)) as pool:
         return list(pool.map(call, items))
 
 
 def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: Contexts) -> NodeView:
-    """Make all queries to one node. If the client port is unreachable, make no other queries."""
+    """Query one node. If the client port is unreachable, the first probe is the only query."""
     first = probe(str(node.address), plan.spec.etcd.client_port, contexts[Port.CLIENT, ClientKind.OPERATOR])
     if first.reply is Reply.UNREACHABLE and not first.distrusted:
         return absent(node, first.detail, {(Port.CLIENT, kind): first for kind in ClientKind})
@@ -55,7 +55,7 @@ def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: C
         status = attempt(etcd.status)
         if status.value is None:
             return absent(node, status.error or "", probes)
-        if not status.value.leader:  # without a leader, every further call would only time out
+        if not status.value.leader:  # without a leader, the calls below would time out
             return replace(absent(node, "sees no leader", probes), status=status)
         return NodeView(
             node=node,
@@ -120,10 +120,10 @@ def first_answer(nodes: Iterable[NodePlan], files: ClientFiles, call: Callable[[
 def try_writes(
     nodes: Sequence[NodePlan], files: ClientFiles, token: str
 ) -> tuple[dict[str, str | None], str | None]:
-    """Write a key through each node, then read all these keys through each node, then delete the keys.
+    """Write one test key through each node. Read all test keys through each node. Delete the test keys.
 
-    Return each node's error (None for success), and the error of the deletion (None for success). If the deletion
-    fails, etcd deletes the keys when their lease expires.
+    Return the error of each node, and the error of the deletion. None means that there was no error. If bake cannot
+    delete the keys, etcd deletes the keys when their lease expires.
     """
     lease = first_answer(nodes, files, lambda etcd: etcd.grant_lease(LEASE_SECONDS))
     if lease.value is None:
@@ -153,7 +153,7 @@ def _write_and_read(
 
 
 def _node_trial(wanted: set[str], put: Answer[None], got: Answer[Keys]) -> str | None:
-    """Return the error of one node's write or read; None for success."""
+    """Return the error of a node's write or read, or None if both succeeded."""
     if put.error:
         return f"write: {put.error}"
     if got.value is None:
@@ -164,7 +164,7 @@ def _node_trial(wanted: set[str], put: Answer[None], got: Answer[Keys]) -> str |
 
 
 def hash_nodes(nodes: Sequence[NodePlan], files: ClientFiles, *, tries: int = 3) -> dict[str, Answer[HashKv]]:
-    """Return each node's digest of its data at one revision. Retry if a compaction makes the digests incomparable."""
+    """Return a digest of each node's data at one revision. Retry if a compaction makes the digests incomparable."""
     hashes: list[Answer[HashKv]] = []
     for _ in range(tries):
         hashes = _hash_once(nodes, files)

@@ -1,8 +1,10 @@
 """Send a ClientHello to a port, and read the TLS version and the certificate from the server's answer.
 
-Python's ssl module cannot replace this module: the TLS library of this machine may not support old TLS versions, and
-ssl gives no access to the certificate after a failed handshake. This module needs no client certificate, because up to
-TLS 1.2 a server sends its certificate unencrypted before it requests the client's certificate.
+Python's ssl module cannot replace this module, for two reasons. The TLS library of this machine may not support old TLS
+versions. After a failed handshake, ssl does not return the server's certificate.
+
+This module needs no client certificate. Up to TLS 1.2, a server sends its certificate without encryption, before the
+server requests the client's certificate.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from contextlib import suppress
 from generator.etcd.tls_probe import TIMEOUT_SECONDS, unverified_context
 
 VERSIONS = {"1.0": 0x0301, "1.1": 0x0302, "1.2": 0x0303, "1.3": 0x0304}
-# The offered cipher suites; a usual server supports one of them. TLS 1.0 to 1.2: ECDHE with ECDSA and RSA, plain RSA,
-# and GCM suites. TLS 1.3: RFC 8446, B.4.
+# The cipher suites in the ClientHello. TLS 1.0 to 1.2: ECDHE with ECDSA and RSA, plain RSA, and GCM suites.
+# TLS 1.3: RFC 8446, B.4.
 _CIPHERS = (0xC009, 0xC00A, 0xC013, 0xC014, 0x002F, 0x0035, 0xC02B, 0xC02C, 0xC02F, 0xC030, 0x1301, 0x1302, 0x1303)
 _ALERT, _HANDSHAKE, _SERVER_HELLO, _CERTIFICATE = 21, 22, 2, 11
 _X25519 = 0x001D
@@ -45,11 +47,11 @@ def accepts_version(address: str, port: int, version: str, *, timeout: float = T
 
 
 def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECONDS) -> bytes | None:
-    """Return the certificate (DER) that a port presents to every client, or None without an answer.
+    """Return the certificate (DER) that a port presents to every client, or None if the port does not answer.
 
-    With TLS 1.3, a client without a certificate can complete the handshake, and ssl then returns the server's
-    certificate. With TLS 1.2, the handshake fails, so a second connection reads the certificate from the server's
-    handshake messages.
+    With TLS 1.3, a client without a certificate completes the handshake, and ssl returns the server's certificate.
+    With TLS 1.2, a handshake without a client certificate fails. A second connection reads the certificate from the
+    server's handshake messages.
     """
     with suppress(OSError):
         with (
@@ -104,5 +106,5 @@ def _extension(kind: int, data: bytes) -> bytes:
 
 
 def _sized(width: int, data: bytes) -> bytes:
-    """Return the data, preceded by its length in `width` bytes."""
+    """Return the length of the data as `width` bytes, followed by the data."""
     return len(data).to_bytes(width, "big") + data

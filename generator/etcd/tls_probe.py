@@ -22,9 +22,10 @@ _CLOSED = "the connection was closed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientFiles:
-    """Paths of the CA certificate, and of the client's certificate and key. OpenSSL opens these files.
+    """Paths of the CA certificate, and of the client's certificate and key.
 
-    `peer_ca` is the path of the peers' CA certificate if the peers have a separate CA.
+    `peer_ca`: the path of the CA certificate with which nodes verify each other. Without pki.peerCa.separate, the file
+    does not exist.
     """
 
     ca: Path
@@ -34,7 +35,7 @@ class ClientFiles:
 
 
 def trusting_context() -> ssl.SSLContext:
-    """Return a TLS context that, like etcd, accepts an intermediate CA as trust anchor without its root CA."""
+    """Return a TLS context that trusts an intermediate CA even without its root CA, as etcd does."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
@@ -65,7 +66,7 @@ def unverified_context(pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContex
 
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
-    """Yield the path of an in-memory file with `data`, because ssl loads a certificate and key only from files."""
+    """Yield the path of an in-memory file with `data`. ssl loads a client's certificate and key only from files."""
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, data)
@@ -75,7 +76,7 @@ def _in_memory(data: bytes) -> Iterator[str]:
 
 
 def local_address(address: str, port: int) -> str:
-    """Return this machine's source address for connections to `address`, without sending a packet."""
+    """Return the address from which this machine connects to `address`. The function sends no packet."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
@@ -88,7 +89,7 @@ def local_address(address: str, port: int) -> str:
 def probe(
     address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
 ) -> Probe:
-    """Connect, send GET /version, and return whether the port answers with HTTP. Without `context`, do not use TLS."""
+    """Connect, send GET /version, and return whether the port answers with HTTP. A `context` of None means no TLS."""
     try:
         sock = socket.create_connection((address, port), timeout)
     except OSError as error:
@@ -105,8 +106,8 @@ def probe(
 
 
 def _send_request(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Probe:
-    # With TLS 1.3, a client gets a refusal only when it reads the answer, because the server verifies the client's
-    # certificate after the client has completed the handshake (RFC 8446, appendix E.1.2).
+    # With TLS 1.3, the server verifies the client's certificate after the client has completed the handshake
+    # (RFC 8446, appendix E.1.2). The client gets the server's refusal only when the client reads the answer.
     host = f"[{address}]" if ":" in address else address
     try:
         with suppress(ConnectionError, ssl.SSLError):  # the server's alert can be read even if sending fails
@@ -115,7 +116,7 @@ def _send_request(sock: socket.socket, address: str, certificate: Certificate | 
     except OSError as error:
         return _failed(error, certificate)
     status = answer.split(b"\r\n")[0].decode("ascii", "replace")
-    # A port refuses a request without TLS in one of two ways: it answers with status 400, or it closes the connection.
+    # A TLS port answers a request without TLS with status 400, or closes the connection.
     served = answer.startswith(b"HTTP/") and answer.split()[1:2] != [b"400"]
     reply = Reply.SERVED if served else Reply.REFUSED
     return Probe(reply=reply, detail=status or _CLOSED, certificate=certificate)
@@ -129,7 +130,7 @@ def _failed(error: OSError, certificate: Certificate | None = None) -> Probe:
 
 
 def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
-    """Return the server's certificate, or None if it was not verified: Python decodes only verified certificates."""
+    """Return the server's certificate, or None for an unverified certificate, which Python does not decode."""
     found = stream.getpeercert()
     if not found:
         return None
@@ -149,7 +150,7 @@ def _error_text(error: OSError) -> str:
 
 
 def reason(error: BaseException) -> str | None:
-    """Return the message of an error of the operating system or the TLS library, or None for other errors."""
+    """Return the message of an OSError or a TLS error. Return None for an error of another class."""
     if not isinstance(error, OSError):
         return None
     if refusal := getattr(error, "verify_message", None):

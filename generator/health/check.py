@@ -10,7 +10,7 @@ from enum import StrEnum
 class Result(StrEnum):
     """The result of a finding or a check.
 
-    `SKIPPED` means that bake could not check every node. If a check does not apply to a cluster, it is `OK` or omitted.
+    `SKIPPED` means that bake could not check every node. A check that does not apply to a cluster is `OK` or omitted.
     """
 
     OK = "ok"
@@ -53,8 +53,9 @@ def combine(
 ) -> Check:
     """Combine findings into a check that has the worst result of the findings: `FAILED`, `SKIPPED`, `WARNING` or `OK`.
 
-    `ok_detail`: the text for a check that is ok (default: the findings' texts). `skipped_remedy`: the remedy for a
-    check that is skipped (default: `remedy`). `all_nodes`: see `group`.
+    `ok_detail`: the text of a check that is `OK`. By default, the text consists of the findings' texts.
+    `skipped_remedy`: the remedy of a check that is `SKIPPED`. If it is None, `remedy` is the remedy.
+    `all_nodes`: see `group`.
     """
     results = {finding.result for finding in findings}
     result = next((each for each in _PRECEDENCE if each in results), Result.OK)

@@ -1,4 +1,4 @@
-"""The controls of `bake audit`, in the order of its output.
+"""The controls of `bake audit`, in the order in which `bake audit` prints them.
 
 The controls 1.1.x and 2.x are the controls for etcd in the CIS Kubernetes Benchmark 1.9 (sections 1.1 and 2). The
 controls TLS.x are not part of the benchmark. A control passes only if all its checks pass on every node.
@@ -74,11 +74,11 @@ _NO_REPORT = "check the node and its etcd-report.service; a node reports when et
 _SETTINGS = (str(CONF), str(ENV))
 _CERTIFICATES = ("cert-file", "peer-cert-file", "trusted-ca-file", "peer-trusted-ca-file")
 _KEYS = ("key-file", "peer-key-file")
-# etcd 3.6 and etcd 3.5 have different names for this option.
+# One option: its name in etcd 3.6, and its name in etcd 3.5.
 _SKIPS_NAMES = ("peer-skip-client-san-verification", "experimental-peer-skip-client-san-verification")
 _CLIENT_PEM, _CLIENT_KEY = f"{PKI_DIR}/etcd-client.pem", f"{PKI_DIR}/etcd-client.key"
 _AGAIN = "the node's etcd.conf or unit was changed: run bake again, and attach the node's new seed"
-_OWNER = "set pki.permissions to owner, run bake again, and attach the nodes' new seeds"
+_OWNER = "set pki.permissions to `owner`, run bake again, and attach the nodes' new seeds"
 
 CONTROLS = (
     Control(id="1.1.7", title="configuration files are 600 or stricter",

@@ -50,11 +50,11 @@ def all_keys(seen: Observation) -> Check:
 
 
 def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
-    """Check that each node of the plan is a voting member and has started, and that there are no other members."""
+    """Check that etcd's members are exactly the nodes of the plan. Each member must have started and must be voting."""
     members = next((view.members.value for view in seen.nodes if view.members.value is not None), None)
     if members is None:
         unknown = [Finding("", Result.SKIPPED, "no member list")]
-        return combine("planned members", unknown, remedy="see the check member list")
+        return combine("planned members", unknown, remedy="see the check `member list`")
     planned = {node.peer_url for node in plan.nodes}
     findings = [Finding(node.name, Result.FAILED, text) for node in plan.nodes for text in _differences(node, members)]
     for member in members:
@@ -62,7 +62,7 @@ def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
             text = f"{member.name or 'a member'} ({member.id:x}, {', '.join(member.peer_urls)}) is not in the plan"
             findings.append(Finding("", Result.FAILED, text))
     ok_detail = f"{len(members)} of {len(plan.nodes)} voting"
-    remedy = "wait until a learner is promoted; remove a member that is not in the plan: etcdctl member remove ID"
+    remedy = "wait until a learner becomes a voter; if a member is not in the plan, run etcdctl member remove ID"
     return combine("planned members", findings, ok_detail=ok_detail, remedy=remedy)
 
 
@@ -113,7 +113,7 @@ def no_alarms(seen: Observation) -> Check:
     findings = [Finding(node, Result.FAILED, kind) for node, kind in sorted(active)]
     if not lists:
         findings = [Finding("", Result.SKIPPED, "could not read alarms from any node")]
-    remedy = "NOSPACE: compact, defragment, then etcdctl alarm disarm; CORRUPT: replace the member"
+    remedy = "for NOSPACE, compact and defragment, then run etcdctl alarm disarm; for CORRUPT, replace the member"
     return combine("alarms", findings, ok_detail="none", remedy=remedy)
 
 
@@ -121,7 +121,7 @@ _DENIED = "permission denied"
 
 
 def auth_enforced(seen: Observation) -> Check:
-    """Check that auth is on, and that a client whose certificate belongs to no etcd user cannot read keys."""
+    """Check that auth is on. Check that a client without an etcd user cannot read keys."""
     findings = []
     if seen.auth.error:
         findings.append(Finding("", Result.SKIPPED, seen.auth.error))
@@ -129,25 +129,27 @@ def auth_enforced(seen: Observation) -> Check:
         findings.append(Finding("", Result.FAILED, "is off"))
     for name, read in seen.without_user.items():
         if read.value:
-            findings.append(Finding(name, Result.FAILED, "lets a certificate without a user read"))
+            findings.append(Finding(name, Result.FAILED, "lets a client without a user read"))
         elif read.error and _DENIED not in read.error:
             findings.append(Finding(name, Result.SKIPPED, read.error))
     if not seen.without_user:
         findings.append(Finding("", Result.SKIPPED, "not tried, because no node answers"))
-    ok_detail = f"auth is on; a certificate without a user reads nothing ({', '.join(seen.without_user)})"
-    remedy = "etcd-promote.service enables auth: bake console NODE; after etcdctl auth disable: etcdctl auth enable"
+    ok_detail = f"auth is on; a client without a user cannot read ({', '.join(seen.without_user)})"
+    remedy = "to see why etcd-promote.service did not enable auth, run bake console NODE; "
+    remedy += "if you have disabled auth, run etcdctl auth enable"
     return combine("auth", findings, ok_detail=ok_detail, remedy=remedy)
 
 
 def write_and_read(seen: Observation) -> Check:
-    """For each node, check that a key that was written through this node can be read through all nodes."""
+    """Check that every node can write a key, and that every node returns the keys of all nodes."""
     errors = {view.node.name: seen.writes.get(view.node.name, view.health.error) for view in seen.nodes}
     findings = [Finding(name, Result.FAILED, error) for name, error in errors.items() if error]
     if seen.left_behind:
         text = f"bake's test keys remain for {LEASE_SECONDS} s because their deletion failed: {seen.left_behind}"
         findings.append(Finding("", Result.WARNING, text))
     ok_detail = f"through {', '.join(errors)}"
-    return combine("write and read", findings, ok_detail=ok_detail, remedy="see the checks endpoint health and alarms")
+    remedy = "see the checks `endpoint health` and `alarms`"
+    return combine("write and read", findings, ok_detail=ok_detail, remedy=remedy)
 
 
 def equal_data(seen: Observation) -> Check:

@@ -13,7 +13,7 @@ from generator.plan import NodePlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """The certificates (SHA-256) and the minimum TLS version that a node should have, from the cluster's folder.
+    """What a node should have according to the cluster's folder. The digests are SHA-256 digests of certificates.
 
     `peer_check`: the name and value of the etcd option by which etcd recognizes peer certificates.
     """
@@ -43,9 +43,9 @@ class NodeFacts:
     versions: Mapping[Port, Mapping[str, bool | None]] = field(default_factory=dict)
 
     def usable_report(self) -> NodeReport:
-        """Return the node's report. Raise NotReportedError without a report, or if etcd runs with --config-file.
+        """Return the node's report. Raise NotReportedError if the node has no report that shows etcd's options.
 
-        With --config-file, etcd ignores the flags and environment variables that the report lists.
+        If etcd runs with --config-file, etcd ignores the flags and environment variables that the report lists.
         """
         if self.report is None:
             raise NotReportedError(self.no_report)
@@ -96,8 +96,8 @@ def mode_within(
 ) -> Iterator[Finding]:
     """Check that files have no permission bits outside `limit`.
 
-    The files are `paths`, and the files that the etcd options in `options` name. ACLs need no separate check, because
-    the group bits of a file with an ACL are the ACL's mask.
+    `paths`: paths of files. `options`: etcd options whose values are paths of files. An ACL needs no separate check,
+    because an ACL can give no permission that the file's group bits lack.
     """
     yield _check_files(facts, options, paths, lambda file: f"{file.mode:03o}", lambda file: not file.mode & ~limit)
 
@@ -105,7 +105,10 @@ def mode_within(
 def owned_by(
     facts: NodeFacts, *, root: bool = False, etcd: bool = False, options: Iterable[str] = (), paths: Iterable[str] = ()
 ) -> Iterator[Finding]:
-    """Check that files belong to root or to the user that runs etcd. For `options` and `paths`, see `mode_within`."""
+    """Check that files belong to an allowed user.
+
+    `root`: root is allowed. `etcd`: the user that runs etcd is allowed. `options` and `paths`: see `mode_within`.
+    """
     users = {name for name, allowed in (("root", root), (facts.usable_report().user, etcd)) if allowed}
     yield _check_files(
         facts, options, paths, lambda file: f"{file.owner}:{file.group}", lambda file: {file.owner, file.group} <= users
@@ -150,7 +153,7 @@ def runs_unprivileged(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def listens_with_tls(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that all listen URLs use TLS, and that metrics URLs, which no firewall protects, are on loopback."""
+    """Check that listen URLs use TLS. Metrics URLs must have loopback addresses, because no firewall protects them."""
     report = facts.usable_report()
     urls = [url for name in ("listen-client-urls", "listen-peer-urls") for url in _urls(report, name)]
     plain = [url for url in urls if not url.startswith(("https://", "unixs://"))]
@@ -172,24 +175,29 @@ def serves_no_profiles(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def peer_file_is_planned(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that the first certificate in peer-cert-file, which etcd presents, is the one from the node's seed."""
+    """Check that peer-cert-file begins with the certificate from the node's seed.
+
+    etcd presents the first certificate in the file.
+    """
     first = facts.usable_report().certificates.get("peer-cert-file", ("",))[:1]
     good = first == (facts.planned.peer,)
     yield facts.ok_if(good, f"peer-cert-file {'has' if good else 'does not have'} the certificate from the seed")
 
 
 def identifies_peers(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that etcd requires peer certificates to have the peers' name, or to be from a CA that is only for peers."""
+    """Check that etcd can tell peers from clients: by the name in peer certificates, or by a CA that only peers use."""
     report, (option, name) = facts.usable_report(), facts.planned.peer_check
     clients, peers = (set(report.certificates.get(f"{kind}trusted-ca-file", ())) for kind in ("", "peer-"))
     by_ca, by_name = bool(peers) and not peers & clients, report.options.get(option) == name
     ways = ", ".join(text for is_there, text in ((by_ca, "a separate CA"), (by_name, option)) if is_there)
-    text = f"peers are identified by {ways}" if ways else "peers and clients share a CA, and etcd requires no name"
+    text = "peers and clients share a CA, and etcd does not check peers' names"
+    if ways:
+        text = f"peers are identified by {ways}"
     yield facts.ok_if(by_ca or by_name, text)
 
 
 def version_limits(facts: NodeFacts) -> Iterator[Finding]:
-    """Check etcd's minimum TLS version (default: 1.2) and its maximum TLS version, which apply to both ports."""
+    """Check etcd's minimum and maximum TLS version. Without the option tls-min-version, the minimum is TLS 1.2."""
     report = facts.usable_report()
     least, most = (report.options.get(f"tls-{end}-version") for end in ("min", "max"))
     least_is_good = (least or "TLS1.2") >= f"TLS{facts.planned.tls_min_version}"
@@ -209,7 +217,7 @@ _CLIENTS = {
 
 
 def refuses(facts: NodeFacts, kind: ClientKind, *, ports: Iterable[Port] = Port) -> Iterator[Finding]:
-    """Check that ports refuse a kind of client. A refusal counts only if the client port accepts the operator."""
+    """Check that ports refuse a kind of client. A node that refuses even the operator is `SKIPPED`."""
     served = facts.probes[Port.CLIENT, ClientKind.OPERATOR].reply is Reply.SERVED
     for port in ports:
         answer = facts.probes.get((port, kind))
@@ -231,13 +239,13 @@ def _closed(facts: NodeFacts, port: Port) -> Finding:
 
 
 def presents_planned(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that the ports present the certificates from the node's seed, not certificates from etcd's auto-tls."""
+    """Check that the ports present the certificates from the node's seed."""
     for port, wanted in ((Port.CLIENT, facts.planned.server), (Port.PEER, facts.planned.peer)):
         answer = facts.probes.get((port, ClientKind.OPERATOR))
         if answer and answer.distrusted:
             yield facts.finding(Result.FAILED, f"the {port}: {answer.distrusted}")
         elif port is Port.PEER and answer and answer.reply is Reply.REFUSED and answer.certificate is None:
-            continue  # a failed TLS 1.2 handshake hides the certificate; peer_file_is_planned checks the file
+            continue  # a failed TLS 1.2 handshake shows no certificate; see peer_file_is_planned
         elif answer is None or answer.certificate is None:
             yield _closed(facts, port)
         elif answer.certificate.sha256 != wanted:

@@ -26,7 +26,7 @@ _REFUSALS = {
 
 
 def refused(plan: ClusterPlan, seen: Observation, kind: ClientKind) -> Check:
-    """Check that nodes refuse unauthorized clients. A refusal counts only if the node accepts the operator."""
+    """Check that nodes refuse unauthorized clients. A node that refuses even the operator is `SKIPPED`."""
     findings, refusing = [], 0
     for view in seen.nodes:
         node = view.node.name
@@ -49,20 +49,20 @@ def refused(plan: ClusterPlan, seen: Observation, kind: ClientKind) -> Check:
 def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     """Check that peer ports refuse client certificates. The probes present the operator's client certificate.
 
-    If a firewall closes the peer port to this machine, use the plan and the etcd options in the node's report, without
-    a probe.
+    If a firewall closes the peer port to this machine, a probe shows nothing. The check uses the plan and the node's
+    audit report.
     """
     findings, refusing, closed = [], 0, 0
     for view in seen.nodes:
         name, answer = view.node.name, view.probes.get((Port.PEER, ClientKind.OPERATOR))
         if answer and answer.reply is Reply.SERVED:
-            text = f"the peer port serves the operator's client certificate ({answer.detail})"
+            text = f"the peer port accepts the operator's client certificate ({answer.detail})"
             findings.append(Finding(name, Result.FAILED, text))
         elif not _has_peer_check(plan):
             text = "etcd accepts client certificates at the peer port, so only a firewall can refuse clients"
             findings.append(Finding(name, Result.FAILED, text))
         elif _is_firewalled(plan, view) and not seen.requires_name.get(name, True):
-            text = "etcd does not check the peers' name yet, but the node's new seed requires it"
+            text = "etcd does not check peers' names yet; the node's new seed turns the check on"
             findings.append(Finding(name, Result.FAILED, text))
         elif _is_firewalled(plan, view):
             closed += 1
@@ -78,11 +78,11 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     return combine("client certificate", findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)
 
 
-# pki.peerName changes in two steps, because a node that requires the name refuses peers that do not have it yet.
+# pki.peerName changes in two steps. A node that requires the name refuses peers whose certificates lack the name.
 _NEXT_STEPS = {
-    PeerName.NONE: "set pki.peerName to stated, then: bake certs rotate",
-    PeerName.STATED: "when every node uses its new certificate from `bake certs rotate`, set pki.peerName to required",
-    PeerName.REQUIRED: "attach the new seeds of these nodes and restart the nodes, one at a time",
+    PeerName.NONE: "set pki.peerName to `stated`, then run bake certs rotate",
+    PeerName.STATED: "when every node uses a certificate from `bake certs rotate`, set pki.peerName to `required`",
+    PeerName.REQUIRED: "attach the nodes' new seeds, and restart one node after the other",
 }
 
 
@@ -103,7 +103,7 @@ def _is_firewalled(plan: ClusterPlan, view: NodeView) -> bool:
 
 def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
     """Check that the nodes' firewalls close the peer ports to this machine, which is not a node."""
-    name, remedy = "peer firewall", "on the node: systemctl status etcd-firewall"
+    name, remedy = "peer firewall", "on the node, run systemctl status etcd-firewall"
     if plan.spec.firewall.kind is FirewallKind.NONE:
         return combine(name, [], ok_detail="the plan has no firewall", remedy=remedy)
     findings = []
@@ -118,7 +118,7 @@ def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
 
 
 def _answers_to(view: NodeView, kind: ClientKind) -> list[tuple[Port, Probe]]:
-    """Return the probes of a node with one kind of client. An unreachable node has no probe of its peer port."""
+    """Return the probes with one kind of client, by port. An unreachable node has no probe of its peer port."""
     return [(port, view.probes[port, kind]) for port in Port if (port, kind) in view.probes]
 
 
@@ -133,7 +133,7 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
             if answer.distrusted:
                 findings.append(Finding(name, Result.FAILED, f"{port}: {answer.distrusted}"))
             elif answer.certificate is None:
-                # With TLS 1.2, ssl returns no certificate of a peer port that refuses the client.
+                # If a peer port refuses the client with TLS 1.2, ssl does not return the port's certificate.
                 if port is Port.CLIENT or answer.reply is not Reply.REFUSED:
                     findings.append(Finding(name, Result.SKIPPED, f"{port}: {answer.detail}"))
             else:
@@ -144,7 +144,7 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
                 if _lacks_name(plan, view.node, answer.certificate.names):
                     findings.append(Finding(name, Result.FAILED, f"{port}: does not name {view.node.fqdn}"))
     ok_detail = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
-    remedy = "bake certs rotate; if the CA also expires soon: bake certs rotate --ca"
+    remedy = "run bake certs rotate; if the CA expires soon, run bake certs rotate --ca"
     if any(finding.result is Result.FAILED for finding in findings):
         remedy = "the node's certificates differ from those in its seed: see /etc/etcd/pki on the node"
     return combine("server certificates", findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)

@@ -30,14 +30,14 @@ class BootImage:
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return bake's cache folder: `BAKE_CACHE`, else `bake` in the user's cache folder (XDG Base Directory)."""
+    """Return bake's cache folder: the value of BAKE_CACHE, or the folder `bake` in the user's cache folder."""
     if own := environment.get("BAKE_CACHE"):
         return Path(own)
     return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bake"
 
 
 def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootImage:
-    """Return the base image. Build the image if the cache does not have it. `plain`: do not tune it."""
+    """Return the base image. If the cache has none, build one. `plain`: the variant `plain`, not `tuned`."""
     digest = recipe_digest(build.RECIPE, plain=plain)
     folder = cache.absolute() / "images" / digest
     image = load_image(folder)
@@ -54,7 +54,7 @@ def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootIm
 
 
 def recipe_digest(recipe: Path, *, plain: bool) -> str:
-    """Return a digest of 16 hex digits over the recipe's files, the release, the architecture and the variant."""
+    """Return 16 hexadecimal digits: a digest of the recipe's files, the PARAMETERS and the variant."""
     total = hashlib.sha256(json.dumps([*build.PARAMETERS, plain]).encode())
     for path in sorted(path for path in recipe.rglob("*") if path.is_file()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()

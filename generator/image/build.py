@@ -27,14 +27,14 @@ PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE, _DEBIAN_MACHINE)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _EXCLUDED = ("doc", "man", "locale", "info", "lintian")  # folders in /usr/share that the image omits
 _QCOW2 = ("-c", "-o", "compression_type=zstd")
-# Each program of the build runs in new mount and PID namespaces, so its mounts and processes end when bake ends, even
-# if bake is killed. The processes inherit the lock, so the next build waits until all of them have ended.
+# Each program of the build runs in new mount and PID namespaces. Its mounts and processes end when bake ends, even if
+# bake is killed. The processes inherit the lock of the build, so the next build waits until all processes have ended.
 _GUARD = (
     *("setpriv", "--pdeathsig", "KILL", "--"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"),
 )
 _NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "xz", "zstd", "tar")
-# Options of this machine's apt that bake passes to mmdebstrap, which does not read this machine's apt.conf.
+# mmdebstrap does not read this machine's apt.conf. bake passes the options with the following names to mmdebstrap.
 _APT_ACCESS = ("Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::https::CAInfo ")
 _ENVIRONMENT_KEPT = ("HOME", "http_proxy", "https_proxy", "no_proxy")
 
@@ -46,10 +46,10 @@ def check_machine() -> None:
         problem = f"the base image cannot be built: {', '.join(missing)} not found"
         raise BakeError(problem, hint="run scripts/setup image")
     if (machine := os.uname().machine) != MACHINE:
-        hint = f"run `bake image` on a machine with {MACHINE}; or use your own image: --image"
+        hint = f"run `bake image` on an {MACHINE} machine, or use your own image with --image"
         raise BakeError(f"the base image can only be built on {MACHINE}, and this machine is {machine}", hint=hint)
     if os.geteuid() != 0:
-        hint = "run `bake image` once as root, with BAKE_CACHE set to this cache; or use your own image: --image"
+        hint = "run `bake image` once as root with the same BAKE_CACHE, or use your own image with --image"
         raise BakeError("only root can build the base image", hint=hint)
 
 
@@ -65,7 +65,7 @@ def exclusive(folder: Path, report: Report) -> Iterator[IO[str]]:
 
 
 def build(folder: Path, lock: IO[str], report: Report, *, plain: bool) -> None:
-    """Build the image in a temporary folder, then rename the folder, so that the cache has only complete images."""
+    """Build the image in a temporary folder, and rename the folder at the end. The cache has only complete images."""
     scratch = folder.parent / f".{folder.name}.building"
     _remove_stale(folder.parent, scratch)
     scratch.mkdir()
@@ -113,7 +113,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _remove_stale(images: Path, own: Path) -> None:
-    """Remove the folders of interrupted builds. Keep the folders of running builds, which hold their locks."""
+    """Remove the folders of interrupted builds. A running build holds a lock, so its folder stays."""
     for stale in images.glob(".*.building"):
         with _lock_of(images, stale.name.split(".")[1]).open("w") as lock:
             if stale == own or _try_lock(lock):
@@ -121,7 +121,7 @@ def _remove_stale(images: Path, own: Path) -> None:
 
 
 def _remove(scratch: Path) -> None:
-    """Remove a build's folder. Raise BakeError if this machine's /dev, /proc or /sys is still mounted in the folder."""
+    """Remove a build's folder. Raise BakeError if a file system is still mounted in the folder, for example /proc."""
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     if inside := [point for point in mounted if point.startswith(f"{scratch}/")]:
         raise BakeError(f"{inside[0]} is still mounted", hint=f"unmount it, then remove {scratch}")
@@ -132,7 +132,7 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
     report(f"building the base image (Debian {RELEASE}), about a minute")
     own_release = apt_sources.own_release(Path("/etc/os-release").read_text())
     mirrors = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), own_release, RELEASE)
-    # assemble.sh packs the initrd of the tuned variant, so INITRD=No skips the build of Debian's initrd to save time.
+    # INITRD=No skips the build of Debian's initrd. The tuned variant has an initrd that assemble.sh packs.
     settings = {"TMPDIR": str(scratch), **({} if plain else {"INITRD": "No"})}
     run = partial(_run, settings=settings, lock=lock, report=report)
     run(mmdebstrap_command(scratch / "root.tar", mirrors, apt_access(), plain=plain))

@@ -17,7 +17,7 @@ from generator.image.base import BootImage
 from generator.progress import Report
 
 _CHUNK = 1 << 20
-_ALONE = "convert it to an image in one file: qemu-img convert -O qcow2"
+_ALONE = "convert the image to a single file with qemu-img convert -O qcow2"
 _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
@@ -80,7 +80,7 @@ def _inspect(path: Path, source: str) -> dict[str, Any]:
             source, f"has format {kind}, but only qcow2 and raw are supported", "convert it: qemu-img convert -O qcow2"
         )
     details = info.get("format-specific", {}).get("data", {})
-    # A VM could read any file of this machine that its image names as a backing file or an external data file.
+    # If an image names a file of this machine as its backing file or data file, the VM can read that file.
     if "backing-filename" in info:
         raise _refuse(source, "has a backing file, which is not allowed", _ALONE)
     if "data-file" in details:

@@ -1,1 +1,1 @@
-"""The operations of a user on a cluster. Each module contains one operation."""
+"""The operations that a user runs on a cluster, such as `bake up`, and the modules that they share."""

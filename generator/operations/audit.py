@@ -57,7 +57,7 @@ def audit(
 
 
 def _versions(plan: ClusterPlan, node: NodePlan) -> dict[Port, dict[str, bool | None]]:
-    """Return, for each port and TLS version, whether the port accepts the version; None if the port does not answer."""
+    """Return whether each port accepts each TLS version. The value is None if the port does not answer."""
     ports = {Port.CLIENT: plan.spec.etcd.client_port, Port.PEER: plan.spec.etcd.peer_port}
     return {
         port: {version: accepts_version(str(node.address), number, version) for version in VERSIONS}

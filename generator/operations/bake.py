@@ -32,15 +32,15 @@ from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned
 
-Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives (sign, path) of each file just before it changes
+Announce = Callable[[tuple[tuple[str, str], ...]], None]  # the argument: (sign, path) of each file that changes
 
 
 @dataclass(frozen=True, slots=True)
 class Baked:
     """A baked cluster.
 
-    `changed`: the files that this run wrote. `differences`: (sign, path) of each file that this run changed (~), added
-    (+) or removed (-).
+    `changed`: the files that this run wrote. `differences`: the files that this run changed, added or removed, as
+    (sign, path). The signs are "~" for a changed file, "+" for an added file and "-" for a removed file.
     """
 
     plan: ClusterPlan
@@ -51,7 +51,7 @@ class Baked:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreed:
-    """The user's input, and the user's consent to the changes that the input makes to the cluster.
+    """The user's input, after the user has consented to the changes.
 
     `digest`: the digest of the cluster's folder when the user consented. `announce`: used instead of the parameter
     `announce` of `bake`.
@@ -76,13 +76,14 @@ def bake(
 ) -> Baked:
     """Write keys, certificates, seeds and ISOs to the store's folder.
 
-    `agreed`: the new user input. Without it, keep the stored user input, except values that differ from `spec`.
+    `agreed`: the new user input. If `agreed` is None, keep the stored user input without the values that differ from
+    `spec`.
     `passphrase`: decrypts the CA key, or encrypts a CA key that is not encrypted yet.
     `renew`: owners (see `pki.PlannedCertificate`) whose certificates are replaced even if they are valid.
     `change`: returns the CAs to use instead of the existing CAs, for example in a CA rotation.
 
-    A certificate that all nodes share is renewed for all nodes. If the operator's certificate expires soon, it is also
-    renewed.
+    If the nodes share a certificate and `renew` contains one node, all nodes get the new certificate. If the operator's
+    certificate expires soon, bake renews the certificate.
 
     Raise StaleError if the folder has changed since the user agreed.
     """
@@ -129,7 +130,7 @@ def bake(
 
 
 def _refuse_edited(store: Store) -> None:
-    """Raise InputError if the stored spec or user input was edited: only commands that show changes apply edits."""
+    """Raise InputError if somebody edited the stored spec or the stored user input."""
     manifest = store.manifest()
     for path in (SPEC, INPUT):
         raw, listed = store.read(path), manifest.get(str(path))
@@ -185,7 +186,8 @@ def _all_files(
 
 
 def _limited_by_ca(plan: ClusterPlan, store: Store, days: int) -> str:
-    text = f"the CA expires in {days} days; new certificates expire with it, not after {plan.spec.pki.leaf_days} days"
+    limited = f"new certificates are valid for {days} days instead of {plan.spec.pki.leaf_days} days"
+    text = f"the CA expires in {days} days, so {limited}"
     return f"warning: {text}\n  hint: to give a running cluster a new CA, run {command(store, 'certs rotate --ca')}"
 
 
@@ -225,14 +227,14 @@ def check_clock(now: datetime) -> None:
     rule = None
     if now < RELEASED:
         rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake"
-    elif now.year > 9899:  # a CA may be valid for 100 years, and no certificate can end after the year 9999
+    elif now.year > 9899:  # certificates end before the year 10000, and a CA may be valid for 100 years
         rule = "after 9899"
     if rule:
         raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set the clock")
 
 
 def _not_valid_yet(begins: datetime, now: datetime) -> str:
-    """Return a warning about a certificate that begins in the future: the clock is slow now, or was fast earlier."""
+    """Return a warning: a certificate is not valid yet, so this machine's clock is wrong now or was wrong."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
     certificate = f"a certificate in the folder is valid only from {begins:%Y-%m-%d %H:%M}, so bake replaces it"
     return f"{clock}, but {certificate}. If the clock is wrong, the new certificates expire too early"
@@ -247,7 +249,7 @@ def node_files(
     *,
     sealed: bool,
 ) -> Iterator[Artifact]:
-    """Yield one node's files: seed files and ISO. Until the cluster is sealed, the first node gets the permit."""
+    """Yield a node's seed files and ISO. Until the cluster is sealed, the first node gets the bootstrap permit."""
     files = iso.seed_files(plan, node, guest_files.guest_files(plan, node, trust, credentials))
     if node.bootstrap and not sealed:
         files += (Artifact(iso.SEED_PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True),)

@@ -33,32 +33,32 @@ class Cluster:
 
     @property
     def first(self) -> NodePlan:
-        """The node that may start a new cluster until the cluster is sealed."""
+        """The first node, which has the bootstrap permit until the cluster is sealed."""
         return next(node for node in self.plan.nodes if node.bootstrap)
 
     @property
     def sealed(self) -> bool:
-        """Whether no ISO has the bootstrap permit. If bake was killed, a leftover folder may contain an old ISO."""
+        """Whether no ISO has the bootstrap permit. A killed bake can leave a folder that contains an old ISO."""
         return self.store.read(SEALED) is not None and not self.store.has_leftover()
 
 
 def open_cluster(store: Store) -> Cluster:
     """Open the cluster in the store's folder.
 
-    Raise InputError if the folder has no cluster, and UnsignedError if the cluster's certificates are not issued yet.
+    Raise InputError if the folder has no cluster. Raise UnsignedError if the cluster's certificates are not issued yet.
     """
     store.check()
     identity = load_identity(store)
     if store.read(SPEC) is None or identity is None:
         refuse_unsigned(store)
         where = f"there is no cluster {store.cluster!r} in {store.out}"
-        raise InputError.one("--name", where, "bake the cluster, or give the --out of an earlier bake")
+        raise InputError.one("--name", where, "bake the cluster, or use the same --out as when you baked the cluster")
     plan = plan_cluster(load_kept(store.folder / SPEC))
     return Cluster(store=store, plan=plan, cluster_id=short_id(identity))
 
 
 def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:
-    """Return the paths of a client's certificates and key in a cluster's folder; default: those of the operator."""
+    """Return the paths of a client's files in a cluster's folder. By default, the client is the operator."""
     ca, peer_ca, client = (folder / "pki" / name for name in (str(Role.CA), str(Role.PEER_CA), stem))
     return ClientFiles(
         ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key"),
@@ -73,7 +73,8 @@ def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
     """
     found, hint = load_phase(cluster.store), f"run {command(cluster.store, 'certs')}, then the same command again"
     if found is not phase:
-        text = f"another command is rotating this cluster's CA (phase {phase or 'none'}, now {found or 'none'})"
+        phases = f"the phase was `{phase or 'none'}` and is now `{found or 'none'}`"
+        text = f"another command is rotating this cluster's CA: {phases}"
         raise BakeError(text, hint=hint)
     if without_ca_files(open_cluster(cluster.store).plan.spec) != without_ca_files(cluster.plan.spec):
         raise BakeError("another command has just changed this cluster", hint=hint)
@@ -86,7 +87,7 @@ def without_ca_files(spec: ClusterSpec) -> ClusterSpec:
 
 
 def connect_if_possible(uri: str | None) -> Connection | None:
-    """Connect to libvirt. If `uri` is None and no libvirt answers, return None: the VMs may run on another machine."""
+    """Connect to libvirt. If the default libvirt does not answer, return None: the VMs may run on another machine."""
     try:
         return vm.connect(uri)
     except BakeError:

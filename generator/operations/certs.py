@@ -42,7 +42,7 @@ class Entry:
     """One certificate.
 
     `owner`: the name of a node, "operator", "cluster", or "user NAME". `days_left`: days until the certificate expires,
-    negative for an expired certificate. `days`: days from the start to the end of the validity.
+    negative for an expired certificate. `days`: for how many days the certificate is valid in total.
     """
 
     owner: str
@@ -88,7 +88,7 @@ class Client(NamedTuple):
 
 
 def renewable_clients(plan: ClusterPlan) -> dict[str, Client]:
-    """Return the clients whose certificates `bake certs rotate NAME` can renew. The keys are the possible NAMEs."""
+    """Return the clients whose certificates `bake certs rotate NAME` can renew, by their NAME."""
     stems = {f"user:{name}": pki.user_stem(name) for name in plan.spec.auth.common_names}
     found = {name: Client(stem, pem_path(stem)) for name, stem in stems.items()}
     if plan.spec.pki.certificates is Certificates.SHARED:  # the operator has no separate certificate
@@ -114,7 +114,10 @@ def refuse_during_rotation(cluster: Cluster) -> None:
 
 
 def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """Return a function for `bake(change=…)` that keeps the CAs, or raises BakeError as `refuse_changed` does."""
+    """Return a function for `bake(change=…)` that keeps the CAs.
+
+    The function raises BakeError if another command has changed the cluster.
+    """
 
     def keep(found: Authorities) -> Authorities:
         refuse_changed(cluster, phase)
@@ -130,9 +133,9 @@ def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authori
 class Goal:
     """A state that nodes reach when they apply their new seeds.
 
-    `lacks`: returns True if a node has not reached the state, None if the node does not answer. `verb` and `what` name
-    the state in messages, for example `serve` and `its new certificate`. `remedy`: the command to run after an
-    interruption.
+    `lacks`: returns True if a node has not reached the state, and None if the node does not answer. `verb` and `what`:
+    words that describe the state in messages, for example `serve` and `its new certificate`. `remedy`: the command to
+    run after an interruption.
     """
 
     lacks: Callable[[NodePlan], bool | None]
@@ -148,7 +151,10 @@ def serves_its_own(cluster: Cluster) -> Goal:
 
 
 def outdated(cluster: Cluster) -> dict[str, bool | None]:
-    """Return, by node, whether etcd does not serve the certificate in the node's seed; None if etcd does not answer."""
+    """Return True for each node that does not serve the certificate in its seed.
+
+    The value of a node is None if the node's etcd does not answer.
+    """
     names = [node.name for node in cluster.plan.nodes]
     return dict(zip(names, everywhere(partial(_is_outdated, cluster), cluster.plan.nodes), strict=True))
 
@@ -193,12 +199,12 @@ def deliver(
 ) -> Delivery:
     """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached the goal.
 
-    `goal`: the state that shows that a node has applied its seed; default: the node serves its seed's certificate.
-    `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at the next
-    boot reports this on its console.
+    `goal`: the state of a node that has applied its seed. The default goal is that the node serves the certificate in
+    its seed. `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at
+    the next boot prints the text WAITS on its console.
 
     Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
-    its seed within `seconds`; the nodes after it keep their old seeds. The next call continues with that running node.
+    its seed within `seconds`. The next call continues with the node that was too slow.
     """
     done, later, restart, by_hand = [], [], [], []
     goal = goal or serves_its_own(cluster)
@@ -233,7 +239,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Drives:
-    """The drives of the nodes' VMs. Each change locks the cluster's folder, because other commands write seeds."""
+    """The drives of the nodes' VMs. A change locks the cluster's folder, so that no other command writes seeds."""
 
     connection: Connection
     cluster: Cluster
@@ -249,7 +255,7 @@ class _Drives:
     def insert(self, node: NodePlan, *, again: bool) -> bool | None:
         """Insert a node's seed. Return None if libvirt has no VM of the node.
 
-        `again`: insert the seed even if it is in the drive, because the running node has not applied it.
+        `again`: if the seed is already in the drive, eject the seed and insert it again.
         """
         cluster, seed = self.cluster, self.cluster.store.folder / node.name / SEED_ISO
         with self._locked():
@@ -261,7 +267,7 @@ class _Drives:
             vm.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
-        """Return a function that tests whether the node has reported that a new seed takes effect at the next boot."""
+        """Return a function that returns True after the node has printed the text WAITS on its console."""
         try:
             logs = vm.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
         except BakeError:  # libvirt has no VM of this cluster
@@ -278,9 +284,9 @@ class _Drives:
 def _waits_for_restart(
     cluster: Cluster, node: NodePlan, goal: Goal, seconds: float, phase: Phase | None, waits: Callable[[], bool]
 ) -> bool:
-    """Wait until the node reaches the goal or reports that it needs a restart. Return whether it needs a restart.
+    """Wait until the node reaches the goal or reports that it needs a restart. Return True if the node needs a restart.
 
-    Raise WaitTimeoutError after `seconds`, and BakeError as `refuse_changed` does.
+    Raise WaitTimeoutError after `seconds`. Raise BakeError if another command has changed the cluster.
     """
     deadline = time.monotonic() + seconds
     while goal.lacks(node) is not False:

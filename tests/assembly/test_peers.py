@@ -125,7 +125,7 @@ def test_verify_fails_where_clients_are_served_at_the_peer_port(cluster_of: Clus
     found = check(start(cluster_of(1, pki=replace(OLD, certificates=shared))))
     assert [one.name for one in found.failed] == ["client certificate"]
     assert "docs/how-to/older-cluster.md" in str(found.failed[0].remedy)
-    served = "serves the operator's client certificate" in found.failed[0].detail
+    served = "accepts the operator's client certificate" in found.failed[0].detail
     assert served is (shared is Certificates.PER_NODE)
 
 

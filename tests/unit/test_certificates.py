@@ -415,7 +415,7 @@ def test_bake_warns_if_the_ca_shortens_new_certificates(made: Bake, spec: Cluste
     store, late = made().store, now + timedelta(days=3650 - 1 - 12)
     said, _ = said_by(spec, store, late)
     assert said[0] == (
-        "warning: the CA expires in 12 days; new certificates expire with it, not after 365 days\n"
+        "warning: the CA expires in 12 days, so new certificates are valid for 12 days instead of 365 days\n"
         f"  hint: to give a running cluster a new CA, run bake certs rotate --ca --out {store.out}"
     )
     assert said_by(spec, store, late) == ([], set()), "a certificate that expires with the CA is not issued again"

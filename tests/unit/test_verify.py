@@ -161,10 +161,10 @@ READ = Answer(Keys(count=3, revision=3, items=()))
 @pytest.mark.parametrize(
     ("auth", "reads", "result", "detail"),
     [
-        (Answer(True), {}, Result.OK, "auth is on; a certificate without a user reads nothing (etcd1, etcd2, etcd3)"),
+        (Answer(True), {}, Result.OK, "auth is on; a client without a user cannot read (etcd1, etcd2, etcd3)"),
         (Answer(False), {}, Result.FAILED, "is off"),
         (Answer(False), {"etcd1": READ, "etcd2": READ}, Result.FAILED, "is off; etcd1, etcd2: lets a"),
-        (Answer(True), {"etcd2": READ}, Result.FAILED, "etcd2: lets a certificate without a user read"),
+        (Answer(True), {"etcd2": READ}, Result.FAILED, "etcd2: lets a client without a user read"),
         (Answer(True), {"etcd2": Answer(error="no answer in time")}, Result.SKIPPED, "etcd2: no answer in time"),
         (Answer(error="no node answers"), {}, Result.SKIPPED, "no node answers"),
         (Answer(), None, Result.FAILED, "is off"),
@@ -383,7 +383,7 @@ def test_an_etcd_without_the_option_in_its_seed_fails(
     assert "restart" in str(check.remedy)
 
 
-@pytest.mark.parametrize(("name", "step"), [("none", "to stated, then: bake certs rotate"), ("stated", "to required")])
+@pytest.mark.parametrize(("name", "step"), [("none", "to `stated`, then run bake certs"), ("stated", "to `required`")])
 def test_the_remedy_for_an_open_peer_port_is_only_the_next_step(
     healthy: Observation, plan: Callable[..., ClusterPlan], name: str, step: str
 ) -> None:
