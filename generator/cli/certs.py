@@ -37,13 +37,13 @@ BAR = 10  # length of the bar in characters
 def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     """List the cluster's certificates, or renew them.
 
-    The column SERVED shows whether a node serves the certificate in its seed. In this column, "-" means that the node
-    does not answer.
+    The column SERVED shows whether a node serves the certificate in its seed. The value "-" in the column SERVED means
+    that the node does not answer.
 
     With -o json the output has the keys certificates, outdated and ca_change. Each certificate has the keys owner,
-    role, names, subject, issuer, serial, not_before, not_after and days_left. In outdated, a node has the value true if
-    the node does not serve the certificate in its seed. A node that does not answer has the value null. The value of
-    ca_change is the phase of a CA rotation. Without a CA rotation, ca_change is null.
+    role, names, subject, issuer, serial, not_before, not_after and days_left. The key outdated has the value true for a
+    node that does not serve the certificate in its seed. For a node that does not answer, the value is null. The value
+    of ca_change is the phase of a CA rotation. Without a CA rotation, ca_change is null.
 
     \b
     Examples:
@@ -129,15 +129,15 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
     After an update of bake, a new seed can contain configuration changes. A node applies configuration changes at its
     next restart. If nodes must be restarted, the command names the nodes and exits with code 3.
 
-    The argument `operator` renews the operator's client certificate. The argument `user:NAME` renews the client
-    certificate of an etcd user. bake writes new client certificates to the cluster's folder.
+    With the argument `operator`, the command renews the operator's client certificate. With the argument `user:NAME`,
+    the command renews the client certificate of an etcd user. bake writes new client certificates to the cluster's
+    folder.
 
     With --ca, the command replaces the CA in three phases. In the first phase, every node starts to trust both CAs. In
     the second phase, every node gets certificates of the new CA. In the third phase, every node stops trusting the old
-    CA. The command restarts etcd twice on each node, one node after the other. The command stops after each phase and
-    prints what applications need before the next phase. To continue, run the same command again. If a phase was
-    interrupted, the same command completes the phase. The last phase removes the old CA and its key from the cluster's
-    folder.
+    CA. The command restarts etcd twice on each node, and never on more than one node at a time. The command stops after
+    each phase and prints what applications need before the next phase. To continue, or to complete an interrupted
+    phase, run the same command again. The last phase removes the old CA and its key from the cluster's folder.
 
     \b
     Examples:

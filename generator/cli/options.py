@@ -21,7 +21,7 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--key-type": (("pki", "keyType"), str, "Type of keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
     "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version that etcd accepts: 1.2 or 1.3."),
-    "--archive": (("install", "archive"), str, "A release tarball of etcd for the ISOs. Profile rhel needs it."),
+    "--archive": (("install", "archive"), str, "Release tarball of etcd for the ISOs. Profile rhel needs a tarball."),
     "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
     "--image": (("vm", "image"), str, "A cloud image (file or URL) that the VMs boot instead of bake's base image."),
     "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
@@ -98,7 +98,7 @@ spec_options = _stack(
 _file = click.Path(path_type=Path)
 ca_options = _stack(
     click.option("--ca", is_flag=True, help="Replace the CA and all certificates of the cluster."),
-    click.option("--all-phases", is_flag=True, help="Do not stop after each phase of --ca."),
+    click.option("--all-phases", is_flag=True, help="Do not stop after each phase. Needs --ca."),
     option("--ca-certificate", type=_file, help="A file with the new CA's certificate. By default, bake creates a CA."),
     option("--ca-key", type=_file, help="A file with the new CA's private key."),
     option("--peer-ca-certificate", type=_file, help="A file with the certificate of the new CA for peers."),
@@ -117,7 +117,8 @@ def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> i
 
 
 within_option = option(
-    "--within", callback=_days, metavar="DAYS", help="Exit with code 3 if a certificate expires in DAYS, such as 30d."
+    "--within", callback=_days, metavar="DAYS",
+    help="Exit with code 3 if a certificate expires within a number of days, such as 30d.",
 )
 node_wait_option = option("--wait", type=int, default=180, show_default=True, help="Seconds to wait for each node.")
 up_options = _stack(

@@ -40,8 +40,8 @@ def up(**options: Any) -> None:
 
     After an interruption, run the command again without options to do the missing steps.
 
-    The firewall of a running node refuses new nodes until the running node restarts. If running nodes must restart
-    first, the command names the running nodes, does not boot the new nodes, and exits with code 3.
+    The firewall of a running node refuses new nodes until the running node restarts. If running nodes must restart,
+    the command names the running nodes, does not boot the new nodes, and exits with code 3.
 
     \b
     Examples:
@@ -227,7 +227,7 @@ def down(**options: Any) -> None:
 
 @bake.command()
 @yes_option
-@click.option("--force", is_flag=True, help="Remove all clusters with the given name if the cluster's folder is lost.")
+@click.option("--force", is_flag=True, help="If the cluster's folder is lost, remove all clusters with the given name.")
 @cluster_options
 def destroy(force: bool, **options: Any) -> None:
     """Remove the cluster's VMs, disks and network, and nothing else. The baked files are kept.

@@ -153,7 +153,7 @@ OPTIONS: tuple[Option, ...] = (
     *_same(_FLAG, _STORAGE, "experimental-stop-grpc-service-on-defrag experimental-txn-mode-write-with-shared-buffer",
            **_OLD),
     *_same(values.whole(1), _LIMITS, "max-txn-ops"),
-    *_same(values.whole(65536), f"{_LIMITS}; the least limit permits the reports of nodes", "max-request-bytes"),
+    *_same(values.whole(65536), f"{_LIMITS}; the nodes can still send their reports", "max-request-bytes"),
     *_same(values.whole(0, 2**32 - 1), _LIMITS, "max-concurrent-streams"),
     *_same(values.whole(1), "bake adds nodes one at a time", "max-learners", **_NEW),
     *_same(_FLAG, _CHECKS, "experimental-initial-corrupt-check experimental-compact-hash-check-enabled", **_OLD),
@@ -216,7 +216,7 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
 
 
 def _relations(options: Mapping[str, object]) -> Iterator[OptionProblem]:
-    """Yield combinations of options that etcd refuses or misinterprets. Compare `Validate` in etcd's embed/config.go."""
+    """Yield combinations of options that etcd refuses or misinterprets. See `Validate` in etcd's embed/config.go."""
     heartbeat, election = options.get("heartbeat-interval", 100), options.get("election-timeout", 1000)
     yield from _timing(int(str(heartbeat)), int(str(election)))
     kept = options.get("auto-compaction-retention", 0)

@@ -46,7 +46,7 @@ def whole(low: int = 0, high: int = INT64) -> Format:
 def text(value: object) -> str | None:
     """Check for text of at most 512 characters that needs no quotes in an env file."""
     fits = not isinstance(value, bool) and _TEXT.fullmatch(str(value))
-    return None if fits else "is not text that needs no quotes"
+    return None if fits else "is not plain text of 1 to 512 characters"
 
 
 def word(*words: str, any_case: bool = False) -> Format:

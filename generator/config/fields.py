@@ -49,7 +49,7 @@ def setting(read: Read, description: str, *, default: Any = MISSING, default_fac
 def section(kind: type[T], *, flag: str | None = None) -> T:
     """Return a dataclass field for a section.
 
-    A file can have `true` or `false` instead of the section. `flag`: the field that gets this value.
+    A file can have `true` or `false` instead of the section. `flag`: the field that gets `true` or `false`.
     """
     return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 
@@ -154,7 +154,7 @@ def _read_field(info: Field[Any], value: Any, path: FieldPath, wrong: list[Field
 
 @cache
 def settings_of(kind: Any) -> dict[str, Field[Any]]:
-    """Return a mapping of the names of fields in a cluster file to the fields of a section."""
+    """Return a section's fields. Each key is the field's name in a cluster file."""
     return {camel(info.name): info for info in fields(kind)}
 
 

@@ -54,7 +54,7 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
         message = "the peer port accepts every certificate of the CA, so every client can act as an etcd member"
         remedy = "set pki.peerName to 'required'; if the cluster runs, first set 'stated' and run bake certs rotate"
         if spec.pki.peer_name is PeerName.STATED:
-            remedy = "when every node serves its new certificate (see bake certs), set pki.peerName to 'required'"
+            remedy = "set pki.peerName to 'required' when bake certs shows that every node serves its new certificate"
         yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
     admitted = any(isinstance(one, str) or gateway in one for one in clients)  # a string is the word `subnet`
@@ -131,7 +131,7 @@ def _check_room(spec: ClusterSpec, count: int) -> Finding | None:
     if room >= count:
         return None
     prefix = subnet.max_prefixlen - (count + _RESERVED - 1).bit_length()
-    message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, but the cluster has {count}"
+    message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, but the cluster has {count} nodes"
     return ("network", "subnet"), message, f"use a subnet of size /{prefix} or larger"
 
 

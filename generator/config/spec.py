@@ -82,7 +82,7 @@ class NetworkSpec:
     )
     dns: tuple[AnyAddress, ...] = setting(
         list_of(scalar(values.address)),
-        "addresses of the nodes' DNS servers; default: the gateway in mode nat, and no DNS server in mode isolated",
+        "addresses of the nodes' DNS servers; default: the gateway in mode `nat`, and no DNS server in mode `isolated`",
         default=(),
     )
     mode: NetworkMode = setting(
@@ -147,14 +147,14 @@ class InstallSpec:
     )
     packages: tuple[str, ...] = setting(
         list_of(scalar(values.package)),
-        "packages that each node installs, such as acl; for method package, list the packages that contain etcd",
+        "packages that each node installs, such as acl; the method `package` needs the packages that contain etcd",
         default=(),
     )
     archive: str | None = setting(
-        scalar(values.path_text), "path of an etcd release tarball (.tar.gz), for method archive", default=None
+        scalar(values.path_text), "path of an etcd release tarball (.tar.gz), for the method `archive`", default=None
     )
     sha256: str | None = setting(
-        scalar(values.sha256), "the tarball's sha256 as 64 hex digits, for method archive", default=None
+        scalar(values.sha256), "the tarball's sha256 as 64 hex digits, for the method `archive`", default=None
     )
 
 

@@ -294,7 +294,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "etcd option beyond its bounds": ("etcd: {options: {bcrypt-cost: 32}}", "etcd.options.bcrypt-cost", "32", "is not 4 to 31"),
     "etcd option that contradicts another": (
         "etcd: {options: {auto-compaction-mode: revision, auto-compaction-retention: 1h}}",
-        "etcd.options.auto-compaction-retention", "'1h'", "auto-compaction-mode is revision",
+        "etcd.options.auto-compaction-retention", "'1h'", "auto-compaction-mode 'revision' needs a number",
     ),
     "data outside etcd's home": ("etcd: {dataDir: /}", "etcd.dataDir", "'/'", "is not a path below /var/lib/etcd"),
     "data in a parent": (
@@ -533,7 +533,7 @@ HARMLESS: dict[str, Kind] = {
     },
     "voters at once": Kind(file="join: voter", code=0, says=("warning: ", "join: 'voter' can make the cluster unable", "hint: ")),
     "profiles of etcd's memory": Kind(
-        file="etcd: {options: {enable-pprof: true}}", code=0, says=("warning: ", "etcd.options.enable-pprof: true: every client certificate", "hint: "),
+        file="etcd: {options: {enable-pprof: true}}", code=0, says=("warning: ", "etcd.options.enable-pprof: true: every client with a certificate", "hint: "),
     ),
     "a byte order mark": Kind(file=b"\xef\xbb\xbfnodes: 1\n", code=0),
     "a version without quotes": Kind(file="etcd: {version: 3.6}", code=0),
