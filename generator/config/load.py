@@ -146,7 +146,7 @@ def load(
 
 
 def load_kept(path: Path) -> ClusterSpec:
-    """Read the spec that an earlier bake wrote. Raises InputError with every problem found.
+    """Read a `cluster.yaml` that bake wrote. Raises InputError with every problem found.
 
     `load_kept` ignores problems in etcd.options, because this version of bake may refuse an option that an older
     version allowed. The user must still be able to verify, seal and remove the cluster.

@@ -91,7 +91,7 @@ class CaSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerCaSpec(CaSpec):
-    """The CA for peer certificates. If peers have a separate CA, the peer port accepts only certificates of the peer CA."""
+    """The CA for peer certificates. With a separate peer CA, the peer port accepts only certificates of the peer CA."""
 
     separate: bool | None = setting(
         scalar(values.flag),

@@ -216,6 +216,6 @@ def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]
     return spec, wrong
 
 
-# Fields that older versions of bake did not have. If a cluster.yaml lacks one of these fields, the field gets the value
-# from FIELDS_ADDED, so that the cluster does not change.
+# Fields that older versions of bake did not have. A field that is missing in an old cluster.yaml gets its value from
+# FIELDS_ADDED, so that the cluster does not change.
 FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

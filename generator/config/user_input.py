@@ -148,7 +148,7 @@ def absolute(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def with_added(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a spec's data, with a value for each field of `FIELDS_ADDED` that is missing."""
+    """Return a spec's data. Each missing field gets its value from `FIELDS_ADDED`."""
     data = without(value, ())
     for path, old in FIELDS_ADDED.items():
         if at(data, path) is None:
