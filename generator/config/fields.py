@@ -201,7 +201,7 @@ def shown_value(value: object) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a value as text for a message. A list becomes its items with commas; a boolean becomes `true` or `false`."""
+    """Return a value as text for a message. A list becomes items with commas; a boolean becomes `true` or `false`."""
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
