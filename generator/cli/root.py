@@ -162,7 +162,7 @@ def check(**options: Any) -> None:
 @click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up --yes` runs `bake image --yes`
 @click.option("--plain", is_flag=True, help="Build the base image without tuning, to measure the effect of the tuning.")
 def image(plain: bool, **options: Any) -> None:
-    """Build or download the image that `bake up` needs. Do nothing if the image is in the cache.
+    """Build or download the image that `bake up` needs, unless the cache has the image.
 
     Pass the same options to `bake image` and to `bake up`.
 
