@@ -149,7 +149,7 @@ def bake(
 def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
     """Return a baked cluster, which has the attributes `plan`, `store.folder` and `sealed`.
 
-    Raises InputError if `out` has no cluster `name`.
+    Raises InputError if `out` does not contain the cluster.
     Raises UnsignedError if an external CA must still sign certificates.
     """
     return baked_cluster.open_cluster(Store(Path(out), name))

@@ -42,8 +42,8 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
 
     With -o json the output has the keys certificates, outdated and ca_change. Each certificate has the keys owner,
     role, names, subject, issuer, serial, not_before, not_after and days_left. The key outdated has the value true for a
-    node that does not serve the certificate in its seed. For a node that does not answer, the value is null. The value
-    of ca_change is the phase of a CA rotation. Without a CA rotation, ca_change is null.
+    node that does not serve the certificate in its seed. For a node that does not answer, the value of
+    outdated is null. The value of ca_change is the phase of a CA rotation. Without a CA rotation, ca_change is null.
 
     \b
     Examples:
@@ -290,7 +290,7 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
     if options["quiet"]:
         return
     if found.done:
-        click.echo(f"seeds applied: {', '.join(found.done)}")
+        click.echo(f"nodes that applied their seeds: {', '.join(found.done)}")
     if found.at_next_start:
         click.echo(f"nodes that apply their seeds at the next start: {', '.join(found.at_next_start)}")
     for name, path in more.get("clients", {}).items():

@@ -118,8 +118,8 @@ def load(
 ) -> Loaded:
     """Merge profile, cluster file and flags with the existing cluster, and check the result.
 
-    `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns the existing
-    cluster with a name, or None. If `profile` is None, an existing cluster keeps its profile. If `config` is None, an
+    `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` takes a name and returns
+    the existing cluster, or None. If `profile` is None, an existing cluster keeps its profile. If `config` is None, an
     existing cluster keeps the fields that the user set. `folder`: the base of relative paths in files and flags. If
     `folder` is None, paths stay unchanged.
     Raises InputError with every problem found.
