@@ -1,4 +1,6 @@
-"""The Python API. Within a major version, the names in `__all__` stay compatible. Every other module is private.
+"""The Python API. The names in `__all__` change only with a new major version.
+
+All modules of the package `generator` are private, except `generator.api`.
 
     from generator import api
 
@@ -67,11 +69,12 @@ def load(
 ) -> Loaded:
     """Read a cluster's configuration and check it. Writes nothing.
 
-    `out`: the output folder, with one folder per cluster. If the cluster exists already, a field that is not given
-    keeps its value, as on the command line.
-    `profile`: the name of a profile, or the path of a file (with a `/`, or ending in `.yaml`). Default: `default`.
+    `out`: the output folder, with one folder per cluster. If the cluster exists already, a field that you do not pass
+    keeps its value.
+    `profile`: the name of a profile, or a path that contains a `/` or ends in `.yaml`. Default: `default`.
     `config`: the path of a cluster file, which overrides the profile.
-    `fields`: fields as in a cluster file, as `dict`, `list`, `str`, `int` and `bool`. `fields` overrides `config`.
+    `fields`: the fields of a cluster file. The values have the types `dict`, `list`, `str`, `int` and `bool`.
+    `fields` overrides `config`.
     Relative paths in files and fields are relative to the current folder.
 
     Returns the spec and the warnings. Raises InputError; `InputError.problems` lists every problem with its location.
@@ -122,9 +125,9 @@ def bake(
     bake replaces the folder atomically: after an error, the folder has its old content. If the spec has not changed,
     bake changes nothing. If another process is baking in the same output folder, bake waits for that process.
 
-    `out`: the output folder that was given to `load`.
-    `allow_loss`: permit changes that cannot be undone (`Change.lost`).
-    `passphrase`: the passphrase of the CA key. If the CA key is not encrypted, bake encrypts the key.
+    `out`: the output folder that you passed to `load`.
+    `allow_loss`: if true, bake makes changes that cannot be undone.
+    `passphrase`: the passphrase of the CA key. With a passphrase, bake encrypts a CA key that is not encrypted yet.
     `report`: a function that receives each line of progress and each warning.
 
     Returns the plan, the folder (`pathlib.Path`), and the names of the files that changed. Raises
@@ -135,7 +138,7 @@ def bake(
     """
     lost = losses(changes(loaded))
     if lost and not allow_loss:
-        hint = "nothing was changed; to make this change, pass allow_loss=True"
+        hint = "nothing was changed; with allow_loss=True, bake makes the change"
         raise InputError.one("", f"this cannot be undone: {'; '.join(lost)}", hint)
     digest = loaded.existing.digest if loaded.existing else ""
     agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=lambda _differences: None)
@@ -146,19 +149,20 @@ def bake(
 def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
     """Return a baked cluster, which has the attributes `plan`, `store.folder` and `sealed`.
 
-    Raises InputError if `out` has no such cluster, and UnsignedError if an external CA must still sign certificates.
+    Raises InputError if `out` does not contain the cluster.
+    Raises UnsignedError if an external CA must still sign certificates.
     """
     return baked_cluster.open_cluster(Store(Path(out), name))
 
 
 def verify(cluster: Cluster, *, report: Callable[[str], None] = lambda _line: None) -> Verification:
-    """Check the members and the health of a running cluster, and that it refuses unauthorized clients.
+    """Check the members and the health of a running cluster. Check that the cluster refuses unauthorized clients.
 
-    `verify` connects to every node. If a node does not answer, a check fails; no exception is raised. `verify` writes
-    and reads one key per node below `/bake/verify/`, and then deletes the keys. `verify` needs the packages that
-    `pip install '.[vm]'` installs.
+    `verify` connects to every node. If a node does not answer, a check fails, but `verify` raises no exception.
+    `verify` writes and reads one key per node below `/bake/verify/`, and then deletes the keys. `verify` needs the
+    packages that `pip install '.[vm]'` installs.
 
-    Returns one `Check` for each property; `healthy` is true if no check failed and no check was skipped. Raises
-    BakeError if a package or the operator's certificate is missing.
+    The result has one `Check` for each property. `Verification.healthy` is false if a check failed or was skipped.
+    Raises BakeError if a package or the operator's certificate is missing.
     """
     return verifying.verify_cluster(cluster, now=datetime.now(UTC), report=report)

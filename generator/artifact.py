@@ -12,7 +12,7 @@ class Artifact:
     """A file to be written: its path, bytes, permission bits, and whether it is secret.
 
     `path` is relative to the cluster's folder for a file on the host, and absolute for a file in the guest.
-    A secret always has mode 0600 on the host. `repr` omits the bytes, so that no log or traceback shows them.
+    On the host, a secret file always has mode 0600. `repr` omits the bytes, so that no log or traceback shows them.
     """
 
     path: PurePosixPath

@@ -1,4 +1,7 @@
-"""The command line. Only the package `cli` prints text and exits. Each command imports slow modules when it runs."""
+"""The command line. Only the package `cli` prints text and ends the process.
+
+A command imports slow modules only when it runs.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def given_cas(
     passphrase: bytes | None,
     options: Mapping[str, Any],
 ) -> dict[Any, Any]:
-    """Return the user's new CAs, by role. Raise InputError with all problems."""
+    """Return a mapping of roles to the user's new CAs. Raise InputError with all problems."""
     from generator.errors import InputError, Problem
     from generator.pki import Role
     from generator.store.cas import read_authority

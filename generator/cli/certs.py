@@ -37,12 +37,13 @@ BAR = 10  # length of the bar in characters
 def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     """List the cluster's certificates, or renew them.
 
-    The column SERVED shows whether a node serves the certificate in its seed, or "-" if the node does not answer.
+    The column SERVED shows whether a node serves the certificate in its seed. The value "-" in the column SERVED means
+    that the node does not answer.
 
-    With -o json the output has the keys certificates, outdated and ca_change. Each certificate has owner, role, names,
-    subject, issuer, serial, not_before, not_after and days_left. For each node, outdated is true if the node does not
-    serve the certificate in its seed, and null if the node does not answer. ca_change is the phase of a CA rotation, or
-    null if the CA is not being rotated.
+    With -o json the output has the keys certificates, outdated and ca_change. Each certificate has the keys owner,
+    role, names, subject, issuer, serial, not_before, not_after and days_left. The key outdated has the value true for a
+    node that does not serve the certificate in its seed. For a node that does not answer, the value of
+    outdated is null. The value of ca_change is the phase of a CA rotation. Without a CA rotation, ca_change is null.
 
     \b
     Examples:
@@ -121,21 +122,22 @@ def _bar(left: int, whole: int) -> str:
 def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **options: Any) -> None:
     """Renew the certificates of all nodes, or of the named nodes, and deliver them to running nodes.
 
-    etcd is not restarted, because it reads its certificates again at each TLS handshake. The command also works after
-    the certificates have expired. If bake did not create the VMs, insert each node's new seed.iso into the VM's CD-ROM
-    drive. The node applies the new ISO immediately.
+    Without --ca, the command does not restart etcd: etcd reads its certificates again at each TLS handshake. The
+    command works even after the certificates have expired. If bake did not create the VMs, insert each node's new
+    seed.iso into the VM's CD-ROM drive. The node applies the new ISO immediately.
 
-    A new seed may also contain configuration changes, for example after an update of bake. A node applies configuration
-    changes at its next restart. If nodes must be restarted, the command exits with code 3 and names these nodes.
+    After an update of bake, a new seed can contain configuration changes. A node applies configuration changes at its
+    next restart. If nodes must be restarted, the command names the nodes and exits with code 3.
 
-    Besides nodes, NAMES can contain `operator` for the operator's client certificate, and `user:NAME` for the client
-    certificate of an etcd user. bake writes new client certificates to the cluster's folder.
+    With the argument `operator`, the command renews the operator's client certificate. With the argument `user:NAME`,
+    the command renews the client certificate of an etcd user. bake writes new client certificates to the cluster's
+    folder.
 
-    With --ca the command also replaces the CA, in three phases. Every node first trusts both CAs, then gets
-    certificates of the new CA, and then trusts only the new CA. etcd restarts twice on each node, one node after the
-    other. The command stops after each phase and prints what applications need before the next phase. To continue, run
-    the same command again. If the command was interrupted or a node was off, run the same command again to complete the
-    phase. The last phase removes the old CA and its key from the cluster's folder.
+    With --ca, the command replaces the CA in three phases. In the first phase, every node starts to trust both CAs. In
+    the second phase, every node gets certificates of the new CA. In the third phase, every node stops trusting the old
+    CA. The command restarts etcd twice on each node, and never on more than one node at a time. The command stops after
+    each phase and prints what applications need before the next phase. To continue, or to complete an interrupted
+    phase, run the same command again. The last phase removes the old CA and its key from the cluster's folder.
 
     \b
     Examples:
@@ -188,9 +190,9 @@ def _renew(
 @cluster_options
 @node_wait_option
 def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
-    """Insert the seeds into the drives of nodes that do not serve the certificates in their seeds yet.
+    """Insert the new seed into the drive of each node that does not serve its new certificate yet.
 
-    If a running node has not applied its seed, run the command again: it inserts the seed again.
+    If a running node has not applied its seed, run the command again to insert the seed again.
 
     \b
     Examples:
@@ -288,9 +290,9 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
     if options["quiet"]:
         return
     if found.done:
-        click.echo(f"seeds applied: {', '.join(found.done)}")
+        click.echo(f"nodes that applied their seeds: {', '.join(found.done)}")
     if found.at_next_start:
-        click.echo(f"seeds that are applied at the next start: {', '.join(found.at_next_start)}")
+        click.echo(f"nodes that apply their seeds at the next start: {', '.join(found.at_next_start)}")
     for name, path in more.get("clients", {}).items():
         click.echo(f"{name}: {path}")
     for name in found.by_hand:

@@ -123,7 +123,8 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
     if others and not loaded.existing:
         names = ", ".join(others)
-        reporter(options)(f"{loaded.spec.name} is a new cluster; to change another cluster, give --name: {names}")
+        hint = f"to change an existing cluster, add --name with one of: {names}"
+        reporter(options)(f"{loaded.spec.name} is a new cluster; {hint}")
     changes = list(compare(loaded.existing, loaded.spec))
     lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
@@ -161,7 +162,7 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, l
 def _announce(
     options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
 ) -> None:
-    """Show the files that change, and add them to `changes`. For a new cluster, `changes` is None: do nothing."""
+    """Show the files that change, and add them to `changes`. If `changes` is None, do nothing."""
     from generator.operations.changes import file_changes
 
     if changes is not None:

@@ -1,4 +1,4 @@
-"""The options of the commands. An environment variable can also set an option, for example BAKE_NAME for --name."""
+"""The options of the commands. Most options have an environment variable, for example BAKE_NAME for --name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--network-mode": (("network", "mode"), str, "Mode of the network: nat or isolated."),
     "--key-type": (("pki", "keyType"), str, "Type of keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
-    "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version on etcd's ports: 1.2 or 1.3."),
-    "--archive": (("install", "archive"), str, "An etcd release tarball to put on each ISO; required by profile rhel."),
+    "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version that etcd accepts: 1.2 or 1.3."),
+    "--archive": (("install", "archive"), str, "Release tarball of etcd for the ISOs. Profile rhel needs a tarball."),
     "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
     "--image": (("vm", "image"), str, "A cloud image (file or URL) that the VMs boot instead of bake's base image."),
     "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
@@ -74,7 +74,7 @@ quiet_option = _stack(
 # No environment variable sets --yes, because a user's consent is valid for one command only.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
 name_option = option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the cluster.")
-connect_option = option("--connect", help="libvirt URI; default: LIBVIRT_DEFAULT_URI, then qemu:///system.")
+connect_option = option("--connect", help="URI of libvirt; default: the value of LIBVIRT_DEFAULT_URI, or qemu:///system.")
 passphrase_option = option(
     "--ca-passphrase-file",
     type=click.Path(path_type=Path),
@@ -87,7 +87,7 @@ spec_options = _stack(
     option(
         "--config",
         type=click.Path(path_type=Path),
-        help="A cluster file (YAML). Without it, an existing cluster keeps the values of all fields.",
+        help="A cluster file (YAML). Without --config, an existing cluster keeps its fields.",
     ),
     *(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
     passphrase_option,
@@ -98,11 +98,11 @@ spec_options = _stack(
 _file = click.Path(path_type=Path)
 ca_options = _stack(
     click.option("--ca", is_flag=True, help="Replace the CA and all certificates of the cluster."),
-    click.option("--all-phases", is_flag=True, help="With --ca: do not stop after each phase."),
-    option("--ca-certificate", type=_file, help="With --ca: the new CA's certificate; default: bake creates a CA."),
-    option("--ca-key", type=_file, help="With --ca-certificate: the private key of the new CA."),
-    option("--peer-ca-certificate", type=_file, help="With --ca: the certificate of the new separate CA for peers."),
-    option("--peer-ca-key", type=_file, help="With --peer-ca-certificate: the private key of the new CA for peers."),
+    click.option("--all-phases", is_flag=True, help="Do not stop after each phase. Needs --ca."),
+    option("--ca-certificate", type=_file, help="A file with the new CA's certificate. By default, bake creates a CA."),
+    option("--ca-key", type=_file, help="A file with the new CA's private key."),
+    option("--peer-ca-certificate", type=_file, help="A file with the certificate of the new CA for peers."),
+    option("--peer-ca-key", type=_file, help="A file with the private key of the new CA for peers."),
 )
 
 
@@ -117,14 +117,15 @@ def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> i
 
 
 within_option = option(
-    "--within", callback=_days, metavar="DAYS", help="Exit with code 3 if a certificate expires within DAYS, like 30d."
+    "--within", callback=_days, metavar="DAYS",
+    help="Exit with code 3 if a certificate expires within a number of days, such as 30d.",
 )
 node_wait_option = option("--wait", type=int, default=180, show_default=True, help="Seconds to wait for each node.")
 up_options = _stack(
     connect_option,
     option(
         "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
-        help="How to run the VMs; auto uses KVM if KVM works, else emulation.",
+        help="How to run the VMs; `auto` uses KVM, or emulation if KVM does not work.",
     ),
     option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: in the user's cache folder."),
     option("--wait", type=int, default=900, show_default=True, help="Seconds to wait until all nodes have settled."),

@@ -64,7 +64,7 @@ class Live:
 
 @contextmanager
 def show_progress(nodes: Iterable[str], *, quiet: bool, stream: TextIO | None = None) -> Iterator[Progress]:
-    """Yield a view that writes to `stream` (default: stderr): a live table on a terminal, otherwise lines."""
+    """Yield a view that writes to `stream`. The view is a live table on a terminal, and prints lines elsewhere."""
     stream = stream or sys.stderr
     if quiet:
         yield Silent()

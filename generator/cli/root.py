@@ -66,13 +66,14 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
     """Bake NoCloud ISOs. VMs that boot with the ISOs form an etcd cluster that accepts only TLS.
 
     For an existing cluster, `bake` without options changes nothing. A flag changes only the field that it names.
-    --config and --profile replace all values that an earlier file or profile set.
+    The option --config replaces all values that an earlier cluster file set. The option --profile replaces all values
+    that an earlier profile set.
 
     \b
     Examples:
       bake --nodes 3                     write three ISOs below out/etcd/
       bake --nodes 3 --profile classic   configure etcd exactly as in the manual procedure
-      bake --nodes 5                     add two nodes to that cluster, change nothing else
+      bake --nodes 5                     add two nodes to the cluster, change nothing else
       bake check --config cluster.yaml   show all fields and every problem, write nothing
       bake up --nodes 3                  bake, boot VMs, wait until they run etcd, and verify
       bake seal                          remove the bootstrap permit
@@ -113,11 +114,11 @@ def _next_step(baked: Baked) -> str:
     from generator.store.folder import Store
 
     if not baked.differences:
-        return "Nothing changed. These are the ISOs of the last bake."
+        return "Nothing changed. The table shows the existing ISOs."
     if (baked.folder / SEALED).exists():
         return (
-            "Insert each node's new ISO into the node's drive. A running node applies new certificates immediately. It "
-            "applies other changes at its next restart, so restart one node after the other."
+            "Insert each node's new ISO into the node's drive. A running node applies new certificates immediately. A "
+            "node applies all other changes when it restarts. Restart one node after the other."
         )
     seal, up = (command(Store(baked.folder.parent, baked.plan.name), words) for words in ("seal", "up"))
     return (
@@ -159,9 +160,11 @@ def check(**options: Any) -> None:
 @spec_options
 @up_options
 @click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up --yes` runs `bake image --yes`
-@click.option("--plain", is_flag=True, help="Build the base image without its tuning, for comparing measurements.")
+@click.option("--plain", is_flag=True, help="Build the base image without tuning, to measure the effect of the tuning.")
 def image(plain: bool, **options: Any) -> None:
-    """Build or download the image that `bake up` with the same options needs, unless the image is in the cache.
+    """Build or download the image that `bake up` needs, unless the cache has the image.
+
+    Pass the same options to `bake image` and to `bake up`.
 
     \b
     Examples:

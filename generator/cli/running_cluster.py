@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 def up(**options: Any) -> None:
     """Bake, boot VMs under libvirt, wait until every node has settled, and verify.
 
-    If the command was interrupted, run it again without options: it does only the steps that are missing.
+    After an interruption, run the command again without options to do the missing steps.
 
-    The firewall of a running node refuses nodes that were added later, until the running node restarts. bake does not
-    boot refused nodes, exits with code 3, and names the running nodes that you must restart.
+    The firewall of a running node refuses new nodes until the running node restarts. If running nodes must restart,
+    the command names the running nodes, does not boot the new nodes, and exits with code 3.
 
     \b
     Examples:
@@ -52,7 +52,7 @@ def up(**options: Any) -> None:
     (folder, result), changes = bake_agreed(options, partial(_up, options))
     show_verification(result, options, changes=changes)
     if options["output"] == "text" and not options["quiet"]:
-        click.echo(f"To use the cluster: . {folder}/etcdctl.env; etcdctl member list", err=True)
+        click.echo(f"To use the cluster, run: . {folder}/etcdctl.env; etcdctl member list", err=True)
 
 
 def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: Any) -> Any:
@@ -76,15 +76,15 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
 @yes_option
 @cluster_options
 def seal(**options: Any) -> None:
-    """Remove the bootstrap permit from the first node's ISO. `bake up` removes it automatically.
+    """Remove the bootstrap permit from the first node's ISO. `bake up` removes the permit automatically.
 
     Without `bake up`, run `bake seal` as soon as the cluster runs. If the first node of a sealed cluster loses its
-    disk, the node joins the other nodes again and cannot start a second cluster. The command also replaces the ISO in
-    the VM's drive, even while the VM runs.
+    disk, the node joins the other nodes again and cannot start a second cluster. The command replaces the ISO in the
+    drive of the first node's VM, even while the VM runs.
 
-    If no member answers, the cluster may never have been started, so the command asks for consent.
+    If no member answers, the command asks for consent, because the cluster may never have started.
 
-    To start a lost cluster anew, delete the file `sealed` in the cluster's folder and bake again.
+    To start a lost cluster anew, delete the file `sealed` in the cluster's folder and run `bake`.
 
     \b
     Examples:
@@ -138,9 +138,9 @@ def status(**options: Any) -> None:
 @bake.command()
 @cluster_options
 def verify(**options: Any) -> None:
-    """Check the members, health and keys of the running cluster, and that it refuses unauthorized clients.
+    """Check the members and the health of the running cluster. Check that the cluster refuses unauthorized clients.
 
-    The command also writes and reads keys through every member. The exit code is 3 if a check fails, or if bake cannot
+    The command writes and reads keys through every member. The exit code is 3 if a check fails, or if bake cannot
     check every node.
 
     \b
@@ -158,7 +158,7 @@ def verify(**options: Any) -> None:
 @bake.command()
 @cluster_options
 def audit(**options: Any) -> None:
-    """Audit the running cluster against the etcd controls of the CIS benchmark, and check its TLS settings.
+    """Audit the running cluster against the etcd controls of the CIS benchmark. Check the cluster's TLS settings.
 
     The exit code is 3 if a control does not pass.
 
@@ -227,7 +227,7 @@ def down(**options: Any) -> None:
 
 @bake.command()
 @yes_option
-@click.option("--force", is_flag=True, help="If the cluster's folder is lost: remove all clusters with that name.")
+@click.option("--force", is_flag=True, help="If the cluster's folder is lost, remove all clusters with the given name.")
 @cluster_options
 def destroy(force: bool, **options: Any) -> None:
     """Remove the cluster's VMs, disks and network, and nothing else. The baked files are kept.

@@ -1,1 +1,1 @@
-"""Read the user's input from profiles, cluster files and flags, and check it."""
+"""Read and check the user's input from profiles, cluster files and flags."""

@@ -43,7 +43,7 @@ class RoleSpec:
     name: str = setting(scalar(values.account), "the role's name, such as kubernetes")
     permissions: tuple[PermissionSpec, ...] = setting(
         list_of(section_of(PermissionSpec)),
-        "the role's permissions; each permission has access and either prefix or key",
+        "the role's permissions; each permission needs prefix or key, but not both",
         default=(),
     )
 
@@ -60,7 +60,9 @@ class UserSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSpec:
-    enabled: bool = setting(scalar(values.flag), "enable etcd authentication (shorthand: auth: true)", default=False)
+    enabled: bool = setting(
+        scalar(values.flag), "enable etcd authentication; the short form is `auth: true`", default=False
+    )
     users: tuple[UserSpec, ...] = setting(
         list_of(section_of(UserSpec)),
         "etcd's users; bake adds the nodes and the operator, which have all rights",

@@ -19,7 +19,7 @@ def peer_name(spec: ClusterSpec) -> str:
 
 
 def with_peer_defaults(spec: ClusterSpec, kept: PkiSpec | None = None) -> ClusterSpec:
-    """Return the spec with defaults for `pki.peerName` and `pki.peerCa`. `kept`: the values of an existing cluster."""
+    """Return the spec with defaults for `pki.peerName` and `pki.peerCa`. `kept`: the existing cluster's `pki`."""
     pki, peers = spec.pki, spec.pki.peer_ca
     separate, name = peers.separate, pki.peer_name
     if separate is None:
@@ -30,5 +30,5 @@ def with_peer_defaults(spec: ClusterSpec, kept: PkiSpec | None = None) -> Cluste
 
 
 def sets_peer_check(spec: ClusterSpec) -> bool:
-    """Return whether etcd.options has a `peer-cert-allowed-…` option. etcd accepts only one such option."""
+    """Return whether etcd.options has an option whose name begins with `peer-cert-allowed-`."""
     return any(name.startswith("peer-cert-allowed-") for name in spec.etcd.options)

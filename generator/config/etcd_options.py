@@ -1,9 +1,11 @@
 """The etcd options that a cluster file may set in `etcd.options`, and why each option is safe.
 
 Every flag of etcd 3.5 and 3.6 is in one of three tables. `RESERVED` lists the flags that bake sets. `REFUSED` lists the
-flags that bake refuses because each one is unsafe. `OPTIONS` lists the flags that a cluster file may set. An option is
-safe if it moves no data, impersonates no member, weakens no TLS and opens no port. bake refuses misspelled options,
-because etcd starts with an unknown `ETCD_*` variable and only logs a warning.
+flags that bake refuses, with the reasons. `OPTIONS` lists the flags that a cluster file may set.
+
+An option is safe if it moves no data, impersonates no member, weakens no TLS and opens no port.
+
+Misspelled options are refused by bake, because etcd would only log a warning about an unknown `ETCD_*` variable.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from generator.config.values import ETCD_SERIES
 MAX_ELECTION_MS = 50_000
 OptionProblem = tuple[str, str, str | None]  # option, message, remedy
 
-# Flags that bake sets. A cluster file cannot set them.
+# Flags that bake sets and that a cluster file cannot set.
 RESERVED = frozenset(
     """
     name data-dir listen-peer-urls listen-client-urls initial-advertise-peer-urls initial-cluster
@@ -32,14 +34,14 @@ RESERVED = frozenset(
     peer-client-key-file tls-min-version cipher-suites version help unsafe-no-fsync listen-client-http-urls log-output
     """.split()  # noqa: SIM905
 )
-_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # fields by flag
+_FIELDS = {"tls-min-version": "etcd.tlsMinVersion", "cipher-suites": "etcd.cipherSuites"}  # the field for each flag
 
 _PEERS = (
-    "limits which certificates the peer port accepts; bake sets that limit already",
-    "leave it out; pki: {peerCa: {separate: true}} limits the peer port to certificates of a separate CA",
+    "is not needed: pki.peerName decides which certificates the peer port accepts",
+    "leave it out; with pki.peerCa.separate, the peer port accepts only certificates of a separate CA",
 )
 _LISTS = (
-    "names a certificate revocation list, but bake installs none: etcd would refuse every connection",
+    "names a certificate revocation list, but bake does not install the list: etcd would refuse every connection",
     "to revoke certificates, replace the CA: bake certs rotate --ca",
 )
 _SANS = "accepts a peer's certificate from any address", "leave it out"
@@ -48,13 +50,13 @@ _PROXY = "turns a member into a proxy", "leave it out"
 _ROTATION = "is for log files, but the nodes log to the journal", "leave it out; journald.conf limits the journal"
 _V2V3 = "serves the v2 API, which does not check etcd's users", "leave it out"
 _MLOCK = (
-    "needs more locked memory than etcd.service allows: etcd stops when its database exceeds that limit",
+    "needs locked memory for the whole database, but etcd.service limits locked memory: at the limit, etcd stops",
     "turn swap off on the nodes instead",
 )
-_CLIENTS = "can lock out the operator and the nodes", "leave it out; use auth to limit what users may do"
+_CLIENTS = "can lock out the operator and the nodes", "leave it out; the section auth can limit what users may do"
 _WAL = (
-    "moves the write-ahead log out of the data folder: bake would then treat a healthy member as one without data",
-    "leave it out; for a faster disk, mount it at etcd.dataDir",
+    "moves the write-ahead log out of the data folder, in which bake looks for a member's data",
+    "leave it out; mount a faster disk at etcd.dataDir",
 )
 REFUSED: Mapping[str, tuple[str, str]] = {
     "wal-dir": _WAL,
@@ -103,7 +105,7 @@ def _same(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
 
 
 def _renamed(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
-    """Yield options whose names begin with `experimental-` in etcd 3.5 but not in 3.6 (upgrade guide 3.6)."""
+    """Yield options whose names begin with `experimental-` in etcd 3.5 but not in etcd 3.6."""
     for name in names.split():
         yield Option(name=f"experimental-{name}", form=form, why=why, series=("3.5",), **more)
         yield Option(name=name, form=form, why=why, series=("3.6",), **more)
@@ -117,7 +119,7 @@ _LEASES = "affects how etcd stores leases; every member gets the same value"
 _LOGS = "affects only the content of etcd's log lines"
 _TOKENS = "affects only users with passwords, but the users that bake creates have certificates"
 _NO_EFFECT = "has no effect"
-_PROFILES = "every client certificate, even without an etcd user, gives access to memory profiles at /debug/pprof"
+_PROFILES = "every client with a certificate can read memory profiles at /debug/pprof, even without an etcd user"
 _TRACING = "etcd sends traces of client requests to the collector without TLS"
 _TRACED = "has no effect without enable-distributed-tracing"
 _NO_V2 = "a new cluster has no v2 data"
@@ -151,14 +153,14 @@ OPTIONS: tuple[Option, ...] = (
     *_same(_FLAG, _STORAGE, "experimental-stop-grpc-service-on-defrag experimental-txn-mode-write-with-shared-buffer",
            **_OLD),
     *_same(values.whole(1), _LIMITS, "max-txn-ops"),
-    *_same(values.whole(65536), f"{_LIMITS}, but permits the reports of nodes (a few KiB)", "max-request-bytes"),
+    *_same(values.whole(65536), f"{_LIMITS}; the nodes can still send their reports", "max-request-bytes"),
     *_same(values.whole(0, 2**32 - 1), _LIMITS, "max-concurrent-streams"),
     *_same(values.whole(1), "bake adds nodes one at a time", "max-learners", **_NEW),
     *_same(_FLAG, _CHECKS, "experimental-initial-corrupt-check experimental-compact-hash-check-enabled", **_OLD),
     *_renamed(_TIME, _CHECKS, "corrupt-check-time"),
     *_renamed(values.duration(zero=False), _CHECKS, "compact-hash-check-time"),
     *_same(_FLAG, _LEASES, f"{_CHECKPOINT} {_PERSIST}", **_OLD),
-    *_same(values.gates, "each gate has the effect of an option of etcd 3.5 that bake allows", "feature-gates", **_NEW),
+    *_same(values.gates, "each gate does the same as a safe option of etcd 3.5", "feature-gates", **_NEW),
     *_same(values.word("not-yet", "write-only"), _NO_V2, "v2-deprecation", **_OLD),
     *_same(values.word("write-only"), _NO_V2, "v2-deprecation", **_NEW),
     *_same(values.word("zap"), _LOGS, "logger"),
@@ -171,7 +173,7 @@ OPTIONS: tuple[Option, ...] = (
     *_same(_WHOLE, _NO_EFFECT, "self-signed-cert-validity", warning="has no effect: auto-tls is off"),
     *_same(values.text, _NO_EFFECT, "host-whitelist", warning="has no effect: etcd uses it only on ports without TLS"),
     *_same(values.origins, "a browser sends no client certificate in a request from another origin", "cors", on=("*",),
-           warning="web pages of every origin can call etcd's JSON API; this is etcd's default"),
+           warning="web pages of every origin can call etcd's JSON API, as without the option"),
     *_same(_FLAG, "like gRPC, the JSON API needs a client certificate", "enable-grpc-gateway"),
     *_same(values.token_provider, _TOKENS, "auth-token"),
     *_same(values.whole(4, 31), _TOKENS, "bcrypt-cost"),
@@ -187,7 +189,7 @@ OPTIONS: tuple[Option, ...] = (
 
 
 def known_options(version: str) -> dict[str, Option]:
-    """Return the options that a cluster file may set for a release series of etcd, by name."""
+    """Return the options that a cluster file may set. `version`: the release series of etcd."""
     return {option.name: option for option in OPTIONS if version in option.series}
 
 
@@ -214,27 +216,27 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
 
 
 def _relations(options: Mapping[str, object]) -> Iterator[OptionProblem]:
-    """Yield combinations of options that etcd refuses or misinterprets (see Validate in etcd's embed/config.go)."""
+    """Yield combinations of options that etcd refuses or misinterprets. See `Validate` in etcd's embed/config.go."""
     heartbeat, election = options.get("heartbeat-interval", 100), options.get("election-timeout", 1000)
     yield from _timing(int(str(heartbeat)), int(str(election)))
     kept = options.get("auto-compaction-retention", 0)
     if options.get("auto-compaction-mode") == "revision" and not str(kept).isdecimal():
-        message = f"{kept!r} is not a number of revisions, but auto-compaction-mode is revision"
+        message = f"{kept!r} is a duration, but auto-compaction-mode 'revision' needs a number"
         yield "auto-compaction-retention", message, "use a number of revisions, such as 10000"
     gates = str(options.get("feature-gates", "")).split(",")
     checkpoints = options.get(_CHECKPOINT) or {"LeaseCheckpoint=true", "AllAlpha=true"} & set(gates)
     for place, on in ((_PERSIST, options.get(_PERSIST)), ("feature-gates", "LeaseCheckpointPersist=true" in gates)):
         if on and not checkpoints:
-            yield place, "LeaseCheckpointPersist has no effect unless LeaseCheckpoint is enabled", "enable both"
+            yield place, "LeaseCheckpointPersist has no effect without LeaseCheckpoint", "enable both"
 
 
 def _timing(heartbeat: int, election: int) -> Iterator[OptionProblem]:
     if election < 5 * heartbeat:
-        message = f"{election} (ms) is less than five times the heartbeat-interval, {heartbeat}"
-        yield "election-timeout", message, f"use {10 * heartbeat}, ten times the heartbeat-interval"
+        message = f"{election} ms is too short for the heartbeat-interval of {heartbeat} ms"
+        yield "election-timeout", message, f"use {10 * heartbeat}, or at least {5 * heartbeat}"
     elif election > MAX_ELECTION_MS:
-        message = f"{election} (ms) is more than {MAX_ELECTION_MS}"
-        yield "election-timeout", message, "use ten times the heartbeat-interval"
+        message = f"{election} ms is longer than {MAX_ELECTION_MS} ms"
+        yield "election-timeout", message, f"use at most {MAX_ELECTION_MS}"
 
 
 def warn_options(options: Mapping[str, object], version: str) -> Iterator[OptionProblem]:

@@ -1,8 +1,10 @@
 """The formats of etcd's option values.
 
-A format is a function that returns the reason why etcd would refuse or ignore a value, or None for a valid value. etcd
-checks most values only when it starts, and silently replaces some wrong values of `metrics` and `bcrypt-cost` with the
-default. The formats come from etcd's server/embed/config.go and etcd.go, Go's time.ParseDuration and zap's Level.Set.
+A format is a function that checks a value. For a valid value, a format returns None. For an invalid value, a format
+returns the reason why etcd would refuse or ignore the value.
+
+Most values are checked by etcd only at its start. For some wrong values of `metrics` and `bcrypt-cost`, etcd uses the
+default without a message. The formats come from the source code of etcd, of Go (time.ParseDuration) and of zap.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def flag(value: object) -> str | None:
 
 
 def whole(low: int = 0, high: int = INT64) -> Format:
-    """Return the format of a whole number from `low` to `high`, both included."""
+    """Return the format of a whole number that is at least `low` and at most `high`."""
 
     def check(value: object) -> str | None:
         if type(value) is not int:
@@ -44,7 +46,7 @@ def whole(low: int = 0, high: int = INT64) -> Format:
 def text(value: object) -> str | None:
     """Check for text of at most 512 characters that needs no quotes in an env file."""
     fits = not isinstance(value, bool) and _TEXT.fullmatch(str(value))
-    return None if fits else "is not plain text without quotes or spaces"
+    return None if fits else "is not plain text of 1 to 512 characters"
 
 
 def word(*words: str, any_case: bool = False) -> Format:
@@ -83,11 +85,11 @@ def quota(value: object) -> str | None:
     if rule := whole(-INT64)(value):
         return rule
     fits = int(str(value)) <= 0 or int(str(value)) >= _LEAST_QUOTA
-    return None if fits else f"is not 0 (a limit of 2 GiB), negative (no limit) or at least {_LEAST_QUOTA}"
+    return None if fits else f"is less than {_LEAST_QUOTA}; 0 means 2 GiB, and a negative number means no limit"
 
 
 def retention(value: object) -> str | None:
-    """Check auto-compaction-retention: a duration, or a whole number."""
+    """Check the option `auto-compaction-retention`, which is a duration or a whole number."""
     if type(value) is int or str(value).isdecimal():
         return whole()(int(str(value)))
     nanoseconds = _nanoseconds(str(value))
@@ -97,10 +99,10 @@ def retention(value: object) -> str | None:
 
 
 def origins(value: object) -> str | None:
-    """Check the origins of option `cors`. etcd requires a port in each origin, although browsers omit default ports."""
+    """Check the origins in the option `cors`. Each origin needs a port, even a default port."""
     urls = str(value).split(",")
     fits = value == "*" or all(_ORIGIN.fullmatch(url) for url in urls)
-    return text(value) or (None if fits else "is neither * nor a list of origins such as https://ui.example:443")
+    return text(value) or (None if fits else "is neither '*' nor a list of origins such as https://ui.example:443")
 
 
 def loopback_urls(value: object) -> str | None:
@@ -133,5 +135,5 @@ def gates(value: object) -> str | None:
 
 
 def token_provider(value: object) -> str | None:
-    """Check auth-token. Only `simple` is valid, because the nodes have no keys to sign tokens."""
-    return None if value == "simple" else "is not simple: the nodes have no keys to sign tokens"
+    """Check the option `auth-token`. Only `simple` is valid, because the nodes have no keys to sign tokens."""
+    return None if value == "simple" else "is not the value 'simple': the nodes have no keys to sign tokens"

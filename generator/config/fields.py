@@ -24,7 +24,7 @@ _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """An invalid value or an unknown field. `known`: if the field is unknown, the names of the valid fields."""
+    """An invalid value or an unknown field. `known`: for an unknown field, the names of the valid fields."""
 
     path: FieldPath
     message: str
@@ -36,9 +36,9 @@ Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]  # reads a value and 
 
 
 def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    """Return a dataclass field for a value. `description`: describes valid values.
+    """Return a dataclass field for a value. `description`: a text about the valid values.
 
-    If the default is None, null is valid.
+    A field with the default None accepts null.
     """
     metadata = {"read": read, "description": description}
     if default_factory is not MISSING:
@@ -49,7 +49,7 @@ def setting(read: Read, description: str, *, default: Any = MISSING, default_fac
 def section(kind: type[T], *, flag: str | None = None) -> T:
     """Return a dataclass field for a section.
 
-    `flag`: the field that gets the value if the file has `true` or `false` instead of a section.
+    A file can have `true` or `false` instead of the section. `flag`: the field that gets `true` or `false`.
     """
     return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 
@@ -154,7 +154,7 @@ def _read_field(info: Field[Any], value: Any, path: FieldPath, wrong: list[Field
 
 @cache
 def settings_of(kind: Any) -> dict[str, Field[Any]]:
-    """Return the fields of a section by their names in a cluster file."""
+    """Return a section's fields. Each key is the field's name in a cluster file."""
     return {camel(info.name): info for info in fields(kind)}
 
 
@@ -190,7 +190,7 @@ def plain(value: Any, *, with_none: bool = False) -> Any:
 
 
 def shown_key(key: object) -> str:
-    """Return a key for a message. A key that cannot be a field's name becomes `…`, because it may be a secret."""
+    """Return a key for a message. A key that cannot be a field's name becomes `…`, because the key may be a secret."""
     return str(key) if _FIELD.fullmatch(str(key)) else "…"
 
 
@@ -201,7 +201,7 @@ def shown_value(value: object) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a value for a message: a list's items with commas between them, a boolean as `true` or `false`."""
+    """Return a value as text for a message. A list becomes items with commas; a boolean becomes `true` or `false`."""
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -33,7 +33,7 @@ PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles",
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A spec and the warnings about it, such as a warning about an even number of members.
+    """A spec, and the warnings about the spec.
 
     `user_input`: all fields that the user has set. `existing`: None for a new cluster.
     """
@@ -79,7 +79,7 @@ class _Layers:
         return True
 
     def where(self, path: FieldPath) -> str:
-        """Return `origin: dotted.field`. A value without an origin has that of the section around it."""
+        """Return `origin: dotted.field`. If a value has no origin, return the origin of its section."""
         dotted = dotted_path(path)
         for length in range(len(path), 0, -1):
             if origin := self.origins.get(path[:length]):
@@ -118,10 +118,10 @@ def load(
 ) -> Loaded:
     """Merge profile, cluster file and flags with the existing cluster, and check the result.
 
-    `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` returns an existing cluster by
-    its name. If `profile` is None, an existing cluster keeps its profile. If `config` is None, an existing cluster
-    keeps the fields that the user set. `folder`: the folder to which paths in files and flags are relative; None keeps
-    paths unchanged.
+    `flags` maps a flag such as `--nodes` to the path and the value of a field. `find` takes a name and returns
+    the existing cluster, or None. If `profile` is None, an existing cluster keeps its profile. If `config` is None, an
+    existing cluster keeps the fields that the user set. `folder`: the base of relative paths in files and flags. If
+    `folder` is None, paths stay unchanged.
     Raises InputError with every problem found.
     """
     upper = _Layers() if config is None else _read(config, folder)
@@ -146,10 +146,10 @@ def load(
 
 
 def load_kept(path: Path) -> ClusterSpec:
-    """Read the spec that an earlier bake wrote. Raises InputError with every problem found.
+    """Read a `cluster.yaml` that bake wrote. Raises InputError with every problem found.
 
     `load_kept` ignores problems in etcd.options, because this version of bake may refuse an option that an older
-    version allowed. The user must still be able to verify, seal and remove the cluster. `load` refuses the option.
+    version allowed. The user must still be able to verify, seal and remove the cluster.
     """
     layers = _read(path, None)
     layers.value = with_added(layers.value)
@@ -158,7 +158,7 @@ def load_kept(path: Path) -> ClusterSpec:
 
 
 def kept_fields(loaded: Loaded) -> list[str]:
-    """Return the fields that keep a value from an older version of bake, although this version has another default."""
+    """Return the fields whose values come from an older version of bake and differ from the new defaults."""
     user_input = loaded.user_input
     if loaded.existing is None:
         return []

@@ -70,7 +70,7 @@ class SubjectSpec:
     )
     client_organization: str | None = setting(
         scalar(values.text64),
-        "the organization in client certificates, such as system:masters; default: the value of organization",
+        "the organization in client certificates, such as system:masters; default: the value of the field organization",
         default=None,
     )
 
@@ -84,18 +84,18 @@ class CaSpec:
     )
     key: str | None = setting(
         scalar(values.path_text),
-        "path of the CA's private key (PEM, may be encrypted); if not set, bake writes requests that the CA must sign",
+        "path of the CA's key (PEM, may be encrypted); without a key, bake writes requests that the CA must sign",
         default=None,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerCaSpec(CaSpec):
-    """A separate CA for peer certificates. The peer port refuses all certificates that another CA has issued."""
+    """The CA for peer certificates. With a separate peer CA, the peer port accepts only certificates of the peer CA."""
 
     separate: bool | None = setting(
         scalar(values.flag),
-        "use a separate CA for peer certificates; default for a new cluster: true, or false if pki.ca is set",
+        "use a separate CA for peer certificates; a new cluster has the default `true`, or `false` with pki.ca",
         default=None,
     )
 
@@ -131,13 +131,13 @@ class PkiSpec:
     )
     single_label_names: bool = setting(
         scalar(values.flag),
-        "add localhost and node names without a domain to certificates; linters for RFC 5280 reject these names",
+        "add short names such as localhost and etcd1 to certificates; linters for RFC 5280 reject short names",
         default=False,
     )
     peer_name: PeerName | None = setting(
         scalar(values.word(PeerName)),
-        "required: etcd refuses peers whose certificates lack the peer name; stated: etcd does not check the peer name;"
-        " none: peer certificates lack the peer name; default for a new cluster: required",
+        "with `required`, etcd refuses peers whose certificates lack the peer name; with `stated`, etcd does not check"
+        " the peer name; with `none`, peer certificates lack the peer name; a new cluster has the default `required`",
         default=None,
     )
     subject: SubjectSpec = section(SubjectSpec)

@@ -1,6 +1,6 @@
 """The names, addresses and MACs of the nodes, and the gateway. Pure.
 
-The module `rules` needs the names and addresses before a plan exists, so the functions are not in the module `plan`.
+The functions are not in the module `plan`, because the module `rules` needs names and addresses before a plan exists.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ FIRST_HOST = 31  # in the manual procedure, the first node's address ends in .31
 
 
 def node_names(spec: ClusterSpec) -> list[str]:
-    """Return the names of the nodes; the default is `etcd1`, `etcd2`, …"""
+    """Return the names of the nodes. Default names are `etcd1`, `etcd2`, …"""
     if isinstance(spec.nodes, int):
         return [f"etcd{number}" for number in range(1, spec.nodes + 1)]
     return [node.name for node in spec.nodes]
@@ -39,13 +39,13 @@ def node_addresses(spec: ClusterSpec) -> list[AnyAddress]:
 
 
 def node_macs(spec: ClusterSpec) -> list[str]:
-    """Return the nodes' MACs. The default of a MAC is derived from the cluster's name."""
+    """Return the nodes' MACs. Each default MAC depends on the cluster's name and on the node's position."""
     given = [None] * spec.nodes if isinstance(spec.nodes, int) else [node.mac for node in spec.nodes]
     return [mac or mac_of(spec.name, index) for index, mac in enumerate(given, start=1)]
 
 
 def first_address(spec: ClusterSpec) -> AnyAddress:
-    """Return `network.firstIp`. Default: the subnet's address 31, or address 2 if the subnet is small."""
+    """Return `network.firstIp`. Default: address number 31 of the subnet, or number 2 of a small subnet."""
     subnet = spec.network.subnet
     if spec.network.first_ip:
         return spec.network.first_ip

@@ -40,7 +40,7 @@ def node_count(spec: ClusterSpec) -> int:
 def _count(spec: ClusterSpec) -> Iterator[Finding]:
     count = node_count(spec)
     if not 1 <= count <= MAX_MEMBERS:
-        yield ("nodes",), f"{count} is not 1 to {MAX_MEMBERS} members", f"use 3 or 5 members, at most {MAX_MEMBERS}"
+        yield ("nodes",), f"{count} is not between 1 and {MAX_MEMBERS}", "use 3 or 5 members"
 
 
 def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
@@ -49,18 +49,19 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
         message = f"{count} members tolerate only as many failures as {count - 1} members"
         yield ("nodes",), message, f"use {count - 1} or {count + 1} members"
     if spec.join == "voter" and count > 1:
-        yield ("join",), "voter: while a node joins, the cluster can be unable to accept writes", "use join: learner"
+        yield ("join",), "'voter' can make the cluster unable to accept writes while a node joins", "use join: learner"
     if spec.pki.peer_ca.separate is False and spec.pki.peer_name in (PeerName.NONE, PeerName.STATED):
         message = "the peer port accepts every certificate of the CA, so every client can act as an etcd member"
-        remedy = "set pki.peerName: required; if the cluster runs, first set stated and run bake certs rotate"
+        remedy = "set pki.peerName to 'required'; if the cluster runs, first set 'stated' and run bake certs rotate"
         if spec.pki.peer_name is PeerName.STATED:
-            remedy = "set pki.peerName: required when bake certs shows that every node presents its new certificate"
+            remedy = "set pki.peerName to 'required' when bake certs shows that every node serves its new certificate"
         yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
     admitted = any(isinstance(one, str) or gateway in one for one in clients)  # a string is the word `subnet`
     if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
         message = f"lacks the gateway {gateway}: the nodes refuse connections from the machine that runs the VMs"
-        yield ("firewall", "clientCidrs"), message, f"add {gateway}, or run bake verify on a machine in clientCidrs"
+        remedy = f"add {gateway}, or run bake verify on a machine whose address is in clientCidrs"
+        yield ("firewall", "clientCidrs"), message, remedy
     for name, message, hint in warn_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
 
@@ -130,8 +131,8 @@ def _check_room(spec: ClusterSpec, count: int) -> Finding | None:
     if room >= count:
         return None
     prefix = subnet.max_prefixlen - (count + _RESERVED - 1).bit_length()
-    message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, {count} are wanted"
-    return ("network", "subnet"), message, f"use a /{prefix} or larger subnet"
+    message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, but the cluster has {count} nodes"
+    return ("network", "subnet"), message, f"use a subnet of size /{prefix} or larger"
 
 
 _SMALLEST = 4  # number of addresses in the smallest valid subnet
@@ -145,7 +146,7 @@ def _macs(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _address_fault(spec: ClusterSpec, address: AnyAddress) -> str | None:
-    """Return the reason why a node cannot have this address, or None."""
+    """Return the reason why a node cannot have `address`. Return None for a valid address."""
     subnet = spec.network.subnet
     if address.is_loopback:
         return "is a loopback address"
@@ -174,7 +175,7 @@ def _family(spec: ClusterSpec) -> Iterator[Finding]:
     others = [(("network", "firstIp"), spec.network.first_ip), (("network", "gateway"), spec.network.gateway)]
     for path, address in [*listed, *others]:
         if address is not None and address.version != subnet.version:
-            message = f"{address} is IPv{address.version}, the subnet {subnet} is IPv{subnet.version}"
+            message = f"{address} is IPv{address.version}, but the subnet {subnet} is IPv{subnet.version}"
             yield path, message, "use one address family"
 
 
@@ -195,7 +196,7 @@ def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
     subnet = spec.network.subnet
     for index, cidr in enumerate(spec.firewall.client_cidrs):
         if not isinstance(cidr, str) and cidr.version != subnet.version:
-            message = f"{cidr} is IPv{cidr.version}, the subnet {subnet} is not"
+            message = f"{cidr} is IPv{cidr.version}, but the subnet {subnet} is not"
             yield ("firewall", "clientCidrs", index), message, "use one address family"
 
 
@@ -230,27 +231,28 @@ def _pki(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("pki", "leafDays"), message, "use at most caDays: a certificate cannot be valid longer than its CA"
     for section, ca in (("ca", spec.pki.ca), ("peerCa", spec.pki.peer_ca)):
         if ca.key and not ca.certificate:
-            hint = "set certificate and key, or for an external CA only certificate"
+            hint = "set the fields certificate and key; for an external CA, set only certificate"
             yield ("pki", section, "certificate"), f"is missing, but its key {ca.key} is set", hint
     peers = spec.pki.peer_ca
     if peers.certificate and peers.separate is False:
-        yield ("pki", "peerCa", "certificate"), "has no effect with pki.peerCa.separate: false", "set separate: true"
+        yield ("pki", "peerCa", "certificate"), "has no effect: pki.peerCa.separate is false", "set separate: true"
     if spec.pki.peer_name is PeerName.REQUIRED and sets_peer_check(spec):
-        message = "required, but etcd.options has a peer-cert-allowed-… option; etcd accepts only one of the two"
+        message = "'required' conflicts with the peer-cert-allowed-… option in etcd.options"
         yield ("pki", "peerName"), message, "remove pki.peerName, or remove peer-cert-allowed-… from etcd.options"
 
 
 def _install(spec: ClusterSpec) -> Iterator[Finding]:
     install = spec.install
     if install.method is InstallMethod.PACKAGE and not install.packages:
-        yield ("install", "packages"), "is empty, but install.method is package", "list the packages that contain etcd"
+        yield ("install", "packages"), "is empty, but install.method is 'package'", "list the packages with etcd"
     archive = install.method is InstallMethod.ARCHIVE
     for field, value in (("archive", install.archive), ("sha256", install.sha256)):
         if archive and value is None:
             hint = "give the tarball and its sha256: --archive FILE --archive-sha256 HEX"
-            yield ("install", field), "is missing, but install.method is archive", hint
+            yield ("install", field), "is missing, but install.method is 'archive'", hint
         if not archive and value is not None:
-            yield ("install", field), f"has no effect with install.method {install.method}", "set method: archive"
+            message = f"has no effect with install.method {str(install.method)!r}"
+            yield ("install", field), message, "set method: archive"
 
 
 def _image(spec: ClusterSpec) -> Iterator[Finding]:
@@ -271,7 +273,7 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
     nodes = node_names(spec) if _has_valid_count(spec) else []
     for index, name in enumerate(nodes if auth.enabled else ()):
         if name in RESERVED_NAMES:
-            message = f"{name!r} is reserved: with auth on, each node's name is a user name"
+            message = f"{name!r} is reserved: with auth, each node is an etcd user with the node's name"
             yield ("nodes", index, "name"), message, "rename the node"
     for index, user in enumerate(auth.users):
         if user.name in RESERVED_NAMES or user.name in nodes:
@@ -280,7 +282,7 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
         for place, role in enumerate(user.roles):
             if role not in (ROOT, *(each.name for each in auth.roles)):
                 message = f"there is no role {role!r}"
-                yield ("auth", "users", index, "roles", place), message, f"use one of auth.roles, or {ROOT}"
+                yield ("auth", "users", index, "roles", place), message, f"use a role in auth.roles, or the role {ROOT}"
     for index, stated in enumerate(auth.roles):
         if stated.name == ROOT:
             yield ("auth", "roles", index, "name"), f"{ROOT!r} is etcd's built-in role", "use another name"

@@ -82,7 +82,7 @@ class NetworkSpec:
     )
     dns: tuple[AnyAddress, ...] = setting(
         list_of(scalar(values.address)),
-        "addresses of the nodes' DNS servers; default: the gateway with mode nat, none with mode isolated",
+        "addresses of the nodes' DNS servers; default: the gateway in mode `nat`, and no DNS server in mode `isolated`",
         default=(),
     )
     mode: NetworkMode = setting(
@@ -114,12 +114,12 @@ class EtcdSpec:
     )
     cipher_suites: tuple[str, ...] = setting(
         list_of(scalar(values.choice(*values.CIPHER_SUITES))),
-        "cipher suites for TLS 1.2 (Go's names); only with tlsMinVersion 1.2; default: chosen by etcd",
+        "names of cipher suites for TLS 1.2, as in Go; only with tlsMinVersion 1.2; default: chosen by etcd",
         default=(),
     )
     options: Mapping[str, Any] = setting(
         mapping_of(scalar(values.option)),
-        "further etcd options by flag name, such as heartbeat-interval: 200",
+        "additional etcd options, such as `heartbeat-interval: 200`",
         default_factory=dict,
     )
 
@@ -133,7 +133,7 @@ class FirewallSpec:
     )
     client_cidrs: tuple[AnyNetwork | str, ...] = setting(
         list_of(scalar(values.network_or_subnet)),
-        "networks that may connect to the client port; the word subnet means network.subnet; default: every network",
+        "networks that may connect to the client port; the word `subnet` means network.subnet; default: every network",
         default=(),
     )
 
@@ -147,14 +147,14 @@ class InstallSpec:
     )
     packages: tuple[str, ...] = setting(
         list_of(scalar(values.package)),
-        "packages that each node installs, such as acl; method package needs the packages that contain etcd",
+        "packages that each node installs, such as acl; the method `package` needs the packages that contain etcd",
         default=(),
     )
     archive: str | None = setting(
-        scalar(values.path_text), "with method archive, the path of an etcd release tarball (.tar.gz)", default=None
+        scalar(values.path_text), "path of an etcd release tarball (.tar.gz), for the method `archive`", default=None
     )
     sha256: str | None = setting(
-        scalar(values.sha256), "with method archive, the tarball's sha256 as 64 hex digits", default=None
+        scalar(values.sha256), "the tarball's sha256 as 64 hex digits, for the method `archive`", default=None
     )
 
 
@@ -162,7 +162,7 @@ class InstallSpec:
 class AccessSpec:
     readers: tuple[str, ...] = setting(
         list_of(scalar(values.reader)),
-        "accounts on each node, such as backup, that may read the node's client certificate and key",
+        "accounts on each node that may read the node's client certificate and key, such as the account backup",
         default=(),
     )
 
@@ -216,6 +216,6 @@ def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]
     return spec, wrong
 
 
-# Fields that older versions of bake did not have. If a cluster.yaml lacks one of these fields, the field gets the value
-# from FIELDS_ADDED, so that the cluster does not change.
+# Fields that older versions of bake did not have. A field that is missing in an old cluster.yaml gets its value from
+# FIELDS_ADDED, so that the cluster does not change.
 FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}

@@ -1,6 +1,6 @@
 """The fields that the user set. bake stores them in the cluster's folder as `input.yaml`.
 
-`cluster.yaml`, in the same folder, has the value of every field. bake compares `input.yaml` with `cluster.yaml` to find
+The file `cluster.yaml` has the value of every field. bake compares `input.yaml` with `cluster.yaml` to find
 the fields that a new cluster file or profile no longer sets. A field that is no longer set returns to its default.
 """
 
@@ -82,8 +82,8 @@ class ExistingCluster:
     """A baked cluster: the spec as plain data (`value`), the origin of each field, and the user's input.
 
     `user_input`: None if an older version of bake wrote the cluster without the user's input. `digest`: the digest of
-    all files in the folder. `is_known`: whether cluster.yaml is as bake wrote it. If cluster.yaml was changed, `value`
-    is empty.
+    all files in the folder. `is_known`: whether cluster.yaml is unchanged since bake wrote it. If cluster.yaml was
+    changed, `value` is empty.
     """
 
     where: str
@@ -118,7 +118,7 @@ def parse_input(text: str, source: str) -> tuple[UserInput, dict[FieldPath, str]
 
 
 def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the valid fields of raw data, written as bake writes them to cluster.yaml."""
+    """Return the valid fields of raw data, in the notation of cluster.yaml."""
     spec, wrong = read_spec(raw)
     refused = {each.path for each in wrong}
     good = [path for path in paths_of(raw) if not any(each[: len(path)] == path for each in refused)]
@@ -126,7 +126,7 @@ def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paths_of(raw: Mapping[str, Any]) -> list[FieldPath]:
-    """Return the paths of the fields that raw data sets, except the cluster's name."""
+    """Return the paths of the fields that raw data sets, except `name` and `apiVersion`."""
     return [path for path in leaf_paths(ClusterSpec, raw) if path[0] not in ("name", "apiVersion")]
 
 
@@ -148,7 +148,7 @@ def absolute(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def with_added(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a spec's data, with a value for each field of `FIELDS_ADDED` that is missing."""
+    """Return a spec's data. Each missing field gets its value from `FIELDS_ADDED`."""
     data = without(value, ())
     for path, old in FIELDS_ADDED.items():
         if at(data, path) is None:

@@ -107,7 +107,7 @@ ADDRESSES = {  # a node's, in 192.168.20.0/24 with the gateway .1
     "reserved": ("240.0.0.1", "is not a host address"),
     "loopback": ("127.0.0.1", "is a loopback address"),
     "link-local": ("169.254.1.1", "is a link-local address"),
-    "other family": ("fd00::31", "is IPv6, the subnet 192.168.20.0/24 is IPv4"),
+    "other family": ("fd00::31", "is IPv6, but the subnet 192.168.20.0/24 is IPv4"),
     "leading zero": ("192.168.20.010", "is not an IP address"),
     "hexadecimal": ("0xc0a8141f", "is not an IP address"),
     "short": ("127.1", "is not an IP address"),
@@ -124,12 +124,12 @@ ADDRESSES = {  # a node's, in 192.168.20.0/24 with the gateway .1
 # Cluster file → field, value and rule that the message names.
 FILES: dict[str, tuple[str, str, str, str]] = {
     # counts and numbers
-    "no members": ("nodes: 0", "nodes", "0", "is not 1 to 7 members"),
-    "empty list of nodes": ("nodes: []", "nodes", "0", "is not 1 to 7 members"),
-    "eight members": ("nodes: 8", "nodes", "8", "is not 1 to 7 members"),
-    "nine members": ("nodes: 9", "nodes", "9", "is not 1 to 7 members"),
-    "minus one member": ("nodes: -1", "nodes", "-1", "is not 1 to 7 members"),
-    "a billion members": ("nodes: 1000000000", "nodes", "1000000000", "is not 1 to 7 members"),
+    "no members": ("nodes: 0", "nodes", "0", "is not between 1 and 7"),
+    "empty list of nodes": ("nodes: []", "nodes", "0", "is not between 1 and 7"),
+    "eight members": ("nodes: 8", "nodes", "8", "is not between 1 and 7"),
+    "nine members": ("nodes: 9", "nodes", "9", "is not between 1 and 7"),
+    "minus one member": ("nodes: -1", "nodes", "-1", "is not between 1 and 7"),
+    "a billion members": ("nodes: 1000000000", "nodes", "1000000000", "is not between 1 and 7"),
     "a count of 30 digits": (f"nodes: {'1' * 30}", "nodes", "1" * 30, "is not a valid integer"),
     "count as text": ('nodes: "3"', "nodes", "'3'", "is not a valid integer"),
     "count as fraction": ("nodes: 3.0", "nodes", "3.0", "is not a valid integer"),
@@ -178,13 +178,13 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "subnet of one address": ("network: {subnet: 10.0.0.1/32}", "network.subnet", "10.0.0.1/32", "has no room"),
     "the last subnet of one": ("network: {subnet: 255.255.255.255/32}", "network.subnet", "255.255.255.255/32", ""),
     "subnet too small for all": (
-        "network: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, 3 are wanted",
+        "network: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, but the cluster has 3",
     ),
     "subnet too small for seven": (
-        "nodes: 7\nnetwork: {subnet: 10.0.0.0/29}", "network.subnet: 10.0.0.0/29", "has room for 5 nodes, 7 are wanted", "use a /28 or larger subnet",
+        "nodes: 7\nnetwork: {subnet: 10.0.0.0/29}", "network.subnet: 10.0.0.0/29", "has room for 5 nodes, but the cluster has 7", "use a subnet of size /28 or larger",
     ),
     "subnet too small for listed nodes": (
-        "nodes: [{name: a}, {name: b}]\nnetwork: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, 2 are wanted",
+        "nodes: [{name: a}, {name: b}]\nnetwork: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, but the cluster has 2",
     ),
     "subnet with the gateway in the way": (
         "nodes: 5\nnetwork: {subnet: 10.0.0.0/29, gateway: 10.0.0.6}", "network.subnet", "10.0.0.7", "is the subnet's broadcast address",
@@ -210,7 +210,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     ),
     "gateway of the other family": ("network: {gateway: 'fd00::1'}", "network.gateway", "fd00::1", "is IPv6"),
     "client network of the other family": (
-        "firewall: {clientCidrs: ['fd00::/64']}", "firewall.clientCidrs[0]", "fd00::/64", "is IPv6, the subnet 192.168.20.0/24 is not",
+        "firewall: {clientCidrs: ['fd00::/64']}", "firewall.clientCidrs[0]", "fd00::/64", "is IPv6, but the subnet 192.168.20.0/24 is not",
     ),
     "network mode unknown": ("network: {mode: bridge}", "network.mode", "'bridge'", "is not one of nat, isolated"),
     # types and keys
@@ -259,10 +259,10 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "etcd: {options: {heartbeat-interval: fast}}", "etcd.options.heartbeat-interval", "'fast'", "is not a whole number",
     ),
     "election before five heartbeats": (
-        "etcd: {options: {heartbeat-interval: 250}}", "etcd.options.election-timeout", "1000", "less than five times the heartbeat-interval, 250",
+        "etcd: {options: {heartbeat-interval: 250}}", "etcd.options.election-timeout", "1000", "too short for the heartbeat-interval of 250 ms",
     ),
     "election never": (
-        "etcd: {options: {election-timeout: 50001}}", "etcd.options.election-timeout", "50001", "is more than 50000",
+        "etcd: {options: {election-timeout: 50001}}", "etcd.options.election-timeout", "50001", "is longer than 50000 ms",
     ),
     "etcd option with a command": (
         "etcd: {options: {log-level: $(id)}}", "etcd.options.log-level", "'$(id)'", "is not plain text",
@@ -294,7 +294,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "etcd option beyond its bounds": ("etcd: {options: {bcrypt-cost: 32}}", "etcd.options.bcrypt-cost", "32", "is not 4 to 31"),
     "etcd option that contradicts another": (
         "etcd: {options: {auto-compaction-mode: revision, auto-compaction-retention: 1h}}",
-        "etcd.options.auto-compaction-retention", "'1h'", "auto-compaction-mode is revision",
+        "etcd.options.auto-compaction-retention", "'1h'", "auto-compaction-mode 'revision' needs a number",
     ),
     "data outside etcd's home": ("etcd: {dataDir: /}", "etcd.dataDir", "'/'", "is not a path below /var/lib/etcd"),
     "data in a parent": (
@@ -329,7 +329,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "join mode": ("join: follower", "join", "'follower'", "is not one of learner, voter"),
     "firewall kind": ("firewall: {kind: pf}", "firewall.kind", "'pf'", "is not one of none, firewalld"),
     "archive without its digest": (
-        "install: {method: archive, archive: etcd.tar.gz}", "install.sha256", "", "is missing, but install.method is archive",
+        "install: {method: archive, archive: etcd.tar.gz}", "install.sha256", "", "is missing, but install.method is 'archive'",
     ),
     "archive with another method": ("install: {archive: x.tar.gz}", "install.archive", "", "has no effect with install.method"),
     "a package that is an option": (
@@ -400,11 +400,11 @@ ACCOUNTS: dict[str, tuple[str, str, str, str]] = {
 }  # fmt: skip
 
 FLAGS: dict[str, tuple[list[str], str, str]] = {
-    "count": (["--nodes", "9"], "--nodes: 9", "is not 1 to 7 members"),
+    "count": (["--nodes", "9"], "--nodes: 9", "is not between 1 and 7"),
     "count is text": (["--nodes", "three"], "--nodes", "'three' is not a valid integer"),
     "cluster name": (["--name", "../x"], "--name: '../x'", "is not a host name label"),
     "subnet": (["--subnet", "10.0.0.1/24"], "--subnet: '10.0.0.1/24'", "has host bits set"),
-    "subnet too small": (["--subnet", "10.0.0.0/29", "--nodes", "7"], "--subnet: 10.0.0.0/29", "has room for 5 nodes, 7 are wanted"),
+    "subnet too small": (["--subnet", "10.0.0.0/29", "--nodes", "7"], "--subnet: 10.0.0.0/29", "has room for 5 nodes, but the cluster has 7"),
     "first address is the gateway's": (["--first-ip", "192.168.20.1"], "--first-ip: 192.168.20.1", "is the gateway's address"),
     "first address": (["--first-ip", "10.9.9.9"], "--first-ip: 10.9.9.9", "is outside the subnet"),
     "TLS version": (["--tls-min-version", "1.4"], "--tls-min-version: '1.4'", "is not one of 1.2, 1.3"),
@@ -531,9 +531,9 @@ HARMLESS: dict[str, Kind] = {
         f"{count} members": Kind(words=("--nodes", str(count)), code=0, says=(f"warning: --nodes: {count} members tolerate only as many failures as {count - 1} members", "hint: "))
         for count in (2, 4, 6)
     },
-    "voters at once": Kind(file="join: voter", code=0, says=("warning: ", "join: voter: while a node joins, the cluster can be unable", "hint: ")),
+    "voters at once": Kind(file="join: voter", code=0, says=("warning: ", "join: 'voter' can make the cluster unable", "hint: ")),
     "profiles of etcd's memory": Kind(
-        file="etcd: {options: {enable-pprof: true}}", code=0, says=("warning: ", "etcd.options.enable-pprof: true: every client certificate", "hint: "),
+        file="etcd: {options: {enable-pprof: true}}", code=0, says=("warning: ", "etcd.options.enable-pprof: true: every client with a certificate", "hint: "),
     ),
     "a byte order mark": Kind(file=b"\xef\xbb\xbfnodes: 1\n", code=0),
     "a version without quotes": Kind(file="etcd: {version: 3.6}", code=0),

@@ -28,8 +28,8 @@ RULES = [
     ("3.6", "cipher-suites", "x", "is set by bake", "etcd.cipherSuites"),
     ("3.5", "force-new-cluster", True, "is set by bake", None),
     # options that move data or impersonate a member
-    ("3.5", "wal-dir", "/var/lib/etcd/wal", "treat a healthy member as one without data", "etcd.dataDir"),
-    ("3.6", "wal-dir", "/var/lib/etcd/wal", "treat a healthy member as one without data", "etcd.dataDir"),
+    ("3.5", "wal-dir", "/var/lib/etcd/wal", "in which bake looks for a member's data", "etcd.dataDir"),
+    ("3.6", "wal-dir", "/var/lib/etcd/wal", "in which bake looks for a member's data", "etcd.dataDir"),
     ("3.5", "experimental-enable-v2v3", "/v2", "v2 API", "leave it out"),
     ("3.6", "discovery-token", "x", "addresses of all nodes", "leave it out"),
     ("3.5", "proxy", "on", "into a proxy", "leave it out"),

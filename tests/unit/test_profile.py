@@ -44,9 +44,9 @@ def test_a_flag_replaces_a_list_of_nodes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("profile", "config", "flags", "expected"),
     [
-        ("nodes: 1", "nodes: 9", {}, "c.yaml:1:1: nodes: 9 is not 1 to 7 members"),
-        ("nodes: 9", "join: learner", {}, "p.yaml:1:1: nodes: 9 is not 1 to 7 members"),
-        ("nodes: 1", "nodes: 3", {"nodes": 8}, "--nodes: 8 is not 1 to 7 members"),
+        ("nodes: 1", "nodes: 9", {}, "c.yaml:1:1: nodes: 9 is not between 1 and 7"),
+        ("nodes: 9", "join: learner", {}, "p.yaml:1:1: nodes: 9 is not between 1 and 7"),
+        ("nodes: 1", "nodes: 3", {"nodes": 8}, "--nodes: 8 is not between 1 and 7"),
         (
             "vm:\n  cpus: 0",
             "vm: {memory: 300}",

@@ -126,7 +126,8 @@ def test_the_name_in_a_file_selects_the_cluster(bake: Bake) -> None:
 
 def test_a_new_cluster_next_to_others_is_reported(bake: Bake) -> None:
     assert "is a new cluster" not in bake("--name", "prod", "--nodes", 1).err
-    assert "etcd is a new cluster; to change another cluster, give --name: prod\n" in bake("--nodes", 1).err
+    said = "etcd is a new cluster; to change an existing cluster, add --name with one of: prod\n"
+    assert said in bake("--nodes", 1).err
     assert "is a new cluster" not in bake().err
 
 

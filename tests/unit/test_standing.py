@@ -43,7 +43,8 @@ def test_a_field_missing_in_an_older_cluster_names_its_origin(bake: Bake, old: N
     assert "hardened.yaml" not in result.err
     where = f"{FOLDER.absolute()}/cluster.yaml (written by an older version of bake): pki.peerName: none: the peer port"
     assert f"warning: {where}" in result.err
-    assert "set pki.peerName: required; if the cluster runs, first set stated and run bake certs rotate" in result.err
+    remedy = "set pki.peerName to 'required'; if the cluster runs, first set 'stated' and run bake certs rotate"
+    assert remedy in result.err
 
 
 def rewrite(name: str, old: str, new: str) -> None:
@@ -149,7 +150,7 @@ def test_peer_certificates_keep_a_required_peer_name(bake: Bake, change: str) ->
 def test_a_separate_peer_ca_without_separate_true_is_refused(bake: Bake, old: None) -> None:
     Path("mine.yaml").write_text("apiVersion: bake/v1\nnodes: 2\npki: {peerCa: {certificate: a.pem, key: b.pem}}\n")
     result = bake("--config", "mine.yaml")
-    said = "certificate: has no effect with pki.peerCa.separate: false"
+    said = "certificate: has no effect: pki.peerCa.separate is false"
     assert (result.code, said in result.err) == (2, True), result.err
 
 
@@ -185,18 +186,18 @@ def test_two_checks_of_peer_names_are_refused(bake: Bake) -> None:
     text = "apiVersion: bake/v1\npki: {peerName: required}\netcd: {options: {peer-cert-allowed-cn: etcd-peer}}\n"
     Path("both.yaml").write_text(text)
     result = bake("--config", "both.yaml")
-    assert (result.code, "pki.peerName: required, but etcd.options" in result.err) == (2, True)
+    assert (result.code, "pki.peerName: 'required' conflicts with" in result.err) == (2, True)
 
 
 def test_a_peer_port_open_to_every_client_causes_a_warning(bake: Bake) -> None:
     Path("open.yaml").write_text(OLD)
     warning = bake("--config", "open.yaml").err
     assert "none: the peer port accepts every certificate of the CA" in warning
-    assert "if the cluster runs, first set stated and run bake certs rotate" in warning
+    assert "if the cluster runs, first set 'stated' and run bake certs rotate" in warning
     Path("open.yaml").write_text(OLD.replace("none", "stated"))
     warning = bake("--config", "open.yaml").err
-    assert "set pki.peerName: required when bake certs shows that every node presents its new certificate" in warning
-    assert "first set stated" not in warning
+    assert "set pki.peerName to 'required' when bake certs shows that every node serves its new certificate" in warning
+    assert "first set 'stated'" not in warning
 
 
 @pytest.mark.parametrize("command", [(), ("check",)])
@@ -214,7 +215,7 @@ def test_the_next_step_for_a_sealed_cluster_is_different(bake: Bake) -> None:
     assert bake("seal", "--yes").code == 0
     said = bake("--memory", 2048, "--leaf-days", 90).err
     assert "bake seal" not in said
-    assert "restart one node after the other" in said
+    assert "Restart one node after the other" in said
 
 
 @pytest.mark.usefixtures("old")
