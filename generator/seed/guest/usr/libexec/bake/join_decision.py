@@ -91,7 +91,7 @@ def decide(disk: Disk, situation: Situation) -> Action:
 
 
 def parse_members(text: str) -> list[Member]:
-    """Return the members in JSON from etcdctl. Raises ValueError for an invalid answer and for an empty list.
+    """Parse the JSON output of etcdctl, and return the members. Raises ValueError for an invalid answer and for an empty list.
 
     An invalid answer must not look like a member list without this node.
     """
