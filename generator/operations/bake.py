@@ -32,7 +32,7 @@ from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned
 
-Announce = Callable[[tuple[tuple[str, str], ...]], None]  # the argument: (sign, path) of each file that changes
+Announce = Callable[[tuple[tuple[str, str], ...]], None]  # takes +, - or ~ and the path of each changed file
 
 
 @dataclass(frozen=True, slots=True)
