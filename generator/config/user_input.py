@@ -21,8 +21,8 @@ from generator.layout import INPUT
 
 FORMAT_VERSION = "1.0"
 _HEADER = """\
-# The user's input for this cluster: the profile and its fields, and the fields of the cluster file and the flags. Do
-# not edit this file: change the cluster with flags or --config FILE. cluster.yaml has the value of every field.
+# The user's input for this cluster: the fields from the profile, from the cluster file and from flags. Do not edit
+# this file: change the cluster with flags or --config FILE. cluster.yaml has the value of every field.
 """
 # Fields whose values are paths of files on the machine that runs bake.
 FILES: tuple[FieldPath, ...] = (

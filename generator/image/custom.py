@@ -131,7 +131,7 @@ def _download(url: str, expected: str | None, cache: Path, report: Report) -> tu
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".download-") as partial:
         _fetch(url, partial, report)
         digest = _verified(Path(partial.name), url, expected)
-        # Only a complete and verified file gets its final name. `tempfile` removes the temporary name.
+        # The file gets its final name after the verification. `tempfile` then deletes the temporary hard link.
         target.unlink(missing_ok=True)
         target.hardlink_to(partial.name)
     return target, digest

@@ -32,7 +32,7 @@ from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned
 
-Announce = Callable[[tuple[tuple[str, str], ...]], None]  # the argument: (sign, path) of each file that changes
+Announce = Callable[[tuple[tuple[str, str], ...]], None]  # takes +, - or ~ and the path of each changed file
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ def check_clock(now: datetime) -> None:
 
 
 def _not_valid_yet(begins: datetime, now: datetime) -> str:
-    """Return a warning: a certificate is not valid yet, so this machine's clock is wrong now or was wrong."""
+    """Return a warning about a certificate that is not valid yet. This machine's clock may be wrong."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
     certificate = f"a certificate in the folder is valid only from {begins:%Y-%m-%d %H:%M}, so bake replaces it"
     return f"{clock}, but {certificate}. If the clock is wrong, the new certificates expire too early"

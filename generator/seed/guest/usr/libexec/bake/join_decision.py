@@ -91,9 +91,9 @@ def decide(disk: Disk, situation: Situation) -> Action:
 
 
 def parse_members(text: str) -> list[Member]:
-    """Return the members in JSON from etcdctl. Raises ValueError for an invalid answer and for an empty list.
+    """Parse the JSON output of etcdctl, and return the members.
 
-    An invalid answer must not look like a member list without this node.
+    Raises ValueError for an invalid answer and for an empty list. Both must not look like a list without this node.
     """
     answer = json.loads(text)
     try:

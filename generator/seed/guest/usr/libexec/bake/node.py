@@ -27,7 +27,7 @@ class Settings(NamedTuple):
     run_dir: Path
     etcdctl: str
     token: str  # the first part of etcd's initial-cluster-token
-    permit: str  # the cluster's id; in spite of the name not the bootstrap permit
+    permit: str  # the cluster's id, although the field has the name `permit`
     has_permit: bool
     is_first: bool
     as_learner: bool
