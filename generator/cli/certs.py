@@ -41,9 +41,9 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     that the node does not answer.
 
     With -o json the output has the keys certificates, outdated and ca_change. Each certificate has the keys owner,
-    role, names, subject, issuer, serial, not_before, not_after and days_left. The key outdated has the value true for a
-    node that does not serve the certificate in its seed. For a node that does not answer, the value of
-    outdated is null. The value of ca_change is the phase of a CA rotation. Without a CA rotation, ca_change is null.
+    role, names, subject, issuer, serial, not_before, not_after and days_left. The key outdated has true for a node that
+    does not serve the certificate in its seed, and null for a node that does not answer. The key ca_change has the
+    phase of a CA rotation, or null.
 
     \b
     Examples:
@@ -83,16 +83,12 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
 def _as_data(entry: Entry) -> dict[str, Any]:
     facts = entry.facts
     return {
-        "owner": entry.owner,
-        "role": str(entry.role),
-        "names": list(facts.names),
-        "subject": facts.subject,
-        "issuer": facts.issuer,
-        "serial": facts.serial,
+        "owner": entry.owner, "role": str(entry.role), "names": list(facts.names),
+        "subject": facts.subject, "issuer": facts.issuer, "serial": facts.serial,
         "not_before": facts.not_before.isoformat(),
         "not_after": facts.not_after.isoformat(),
         "days_left": entry.days_left,
-    }
+    }  # fmt: skip
 
 
 def _as_row(entry: Entry, outdated: Mapping[str, bool | None]) -> dict[str, str]:

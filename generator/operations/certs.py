@@ -114,10 +114,7 @@ def refuse_during_rotation(cluster: Cluster) -> None:
 
 
 def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """Return a function for `bake(change=…)` that keeps the CAs.
-
-    The function raises BakeError if another command has changed the cluster.
-    """
+    """Return a function for `bake(change=…)` that keeps the CAs, or raises BakeError if the cluster has changed."""
 
     def keep(found: Authorities) -> Authorities:
         refuse_changed(cluster, phase)
