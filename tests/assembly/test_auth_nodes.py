@@ -73,7 +73,7 @@ def verified(lab: NspawnLab) -> str:
 
 
 def test_a_cluster_with_auth_verifies_and_shows_its_status(lab: NspawnLab) -> None:
-    assert "reads nothing (etcd1, etcd2, etcd3)" in verified(lab)
+    assert "cannot read (etcd1, etcd2, etcd3)" in verified(lab)
     status = bake_in_lab(lab, "status")
     assert "leader" in status.stdout + status.stderr
 
@@ -98,7 +98,7 @@ def test_verify_fails_while_auth_is_off(lab: NspawnLab) -> None:
     assert etcdctl(lab, "etcd-client", "auth", "enable").returncode == 0
     assert result.returncode == 3
     said = result.stdout + result.stderr
-    assert "auth                 failed  is off; etcd1, etcd2, etcd3: lets a certificate" in said
+    assert "auth                 failed  is off; etcd1, etcd2, etcd3: lets a client without a user read" in said
     verified(lab)
 
 
