@@ -170,7 +170,7 @@ def _show_consoles(nodes: Iterable[str], journal: Journal, report: Report) -> No
 def _seal(connection: Connection, cluster: Cluster, report: Report) -> None:
     done = seal_everywhere(connection, cluster, now=datetime.now(UTC), report=report)
     if done.files or done.vm:
-        report(f"{done.node}: the ISO has no bootstrap permit any more, so the cluster is sealed")
+        report(f"{done.node}: sealed (bootstrap permit removed from its ISO)")
 
 
 def _remove_seed(connection: Connection, cluster: Cluster, event: Event, report: Report) -> None:
