@@ -130,7 +130,7 @@ def bake(
 
 
 def _refuse_edited(store: Store) -> None:
-    """Raise InputError if somebody edited the stored spec or the stored user input."""
+    """Raise InputError if the stored spec or the stored user input was edited."""
     manifest = store.manifest()
     for path in (SPEC, INPUT):
         raw, listed = store.read(path), manifest.get(str(path))

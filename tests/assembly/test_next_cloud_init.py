@@ -37,7 +37,8 @@ def download(package: str, folder: Path) -> Path:
     lines = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), own, SUITE)
     sources = [line for line in lines if line.split()[2] == SUITE]
     if not sources:
-        pytest.skip("this machine's apt has no source of Debian")
+        assert "CI" not in os.environ, "apt on this machine has no source of Debian"
+        pytest.skip("apt on this machine has no source of Debian")
     signed = [line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) for line in sources]
     (folder / "sources").write_text("".join(f"{line}\n" for line in signed))
     for place in ("lists/partial", "cache/archives/partial"):
