@@ -134,6 +134,17 @@ def test_a_node_with_the_name_shared_does_not_share_its_certificates(run_bake: B
     assert keys[0] != keys[1]
 
 
+def test_all_nodes_get_the_shared_certificates(run_bake: Bake, ca: SigningCa) -> None:
+    text = Path("cluster.yaml").read_text()
+    Path("cluster.yaml").write_text(text.replace("corp.pem}", "corp.pem}, certificates: shared"))
+    assert run_bake().code == 3
+    names = {path.parent.name for path in requests()}
+    assert "shared" in names
+    ca.sign(*requests())
+    assert run_bake().code == 0
+    assert _server_key("etcd1") == _server_key("etcd2")
+
+
 def _server_key(node: str) -> bytes:
     files = iso.written_files((FOLDER / node / "user-data").read_bytes(), where="")
     (key,) = (content for path, content in files.items() if str(path).endswith("etcd-server.key"))
