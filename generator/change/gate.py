@@ -14,7 +14,7 @@ def obstacle(step: Step, plan: ClusterPlan, seen: Observed) -> str | None:
         return None
     if not seen.members:
         return "no member returns the member list, so the cluster has no quorum"
-    if step.action in (Action.REPLACE, Action.REMOVE) and _is_elsewhere(step, plan, seen):
+    if step.action is Action.REPLACE and _is_elsewhere(step, plan, seen):
         return "it answers, but bake cannot see its VM, which may run on another host"
     answering = sum(member.id in seen.answering for member in seen.voters)
     without = _answering_without(step, plan, seen)
