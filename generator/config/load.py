@@ -158,7 +158,7 @@ def load_kept(path: Path) -> ClusterSpec:
 
 
 def kept_fields(loaded: Loaded) -> list[str]:
-    """Return the fields whose values come from an older version of bake and differ from the new defaults."""
+    """Return the fields that keep values from an older version of bake, although the defaults have changed."""
     user_input = loaded.user_input
     if loaded.existing is None:
         return []

@@ -108,7 +108,7 @@ class ExistingCluster:
 
 
 def parse_input(text: str, source: str) -> tuple[UserInput, dict[FieldPath, str]]:
-    """Return the content of an `input.yaml`, and the origin of each field. Raises InputError."""
+    """Return the content of an `input.yaml`, and the position of each field. Raises InputError."""
     document = yaml12.load_text(text, source)
     match document.value:
         case {"profile": str() | None as profile, "profileFields": dict() as below, "fields": dict() as fields}:
