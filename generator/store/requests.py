@@ -53,7 +53,6 @@ class Signed:
 
     @property
     def files(self) -> Iterator[Artifact]:
-        """The .csr file and the .key file of each request."""
         for request in self.requests:
             yield from request.files
 

@@ -62,7 +62,7 @@ def connect(uri: str | None = None) -> Connection:
 
 
 def is_local(connection: Connection) -> bool:
-    """Return whether the VMs run on this machine. Only for local VMs, bake checks the CPU and pings addresses."""
+    """Return whether the VMs run on this machine."""
     return not urlsplit(connection.getURI()).netloc
 
 

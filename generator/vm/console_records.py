@@ -74,7 +74,7 @@ class LineReader:
 
 
 class Source(Protocol):
-    """Returns a node's new console output. `vm.ConsoleLog` implements the protocol `Source`."""
+    """Returns a node's new console output."""
 
     def read(self) -> bytes: ...
 

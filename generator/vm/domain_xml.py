@@ -83,7 +83,7 @@ def _add_owner(parent: Element, owner: Owner) -> None:
 
 
 def read_owner(xml: str) -> Owner | None:
-    """Return the tag that bake wrote into a definition, or None if bake did not make the definition."""
+    """Return bake's tag in a libvirt definition, or None if the definition has no tag."""
     tag = ElementTree.fromstring(xml).find(f"metadata/{{{TAG_NAMESPACE}}}owner")  # noqa: S314  libvirt wrote it
     if tag is None or not tag.get("cluster"):
         return None
