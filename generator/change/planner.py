@@ -1,8 +1,11 @@
 """Derive the steps from what stands to what is planned.
 
-The order of the steps: start stopped VMs, remove members that are not planned, update nodes, replace lost nodes, add
-new nodes. A cluster has most members that answer when its VMs run; a member that is not planned must go before its
-peers' firewalls close; and a new node can join only after the other nodes' firewalls know its address.
+The order of the steps, with the reasons:
+1. start stopped VMs, because most steps need a quorum;
+2. remove members that are not planned, because the new seeds close the firewalls to them;
+3. replace lost nodes, because no node may restart while too many others are missing;
+4. update nodes, because new nodes can join only when the other nodes' firewalls know their addresses;
+5. add new nodes.
 """
 
 from __future__ import annotations
@@ -19,8 +22,13 @@ from generator.plan import ClusterPlan, NodePlan
 def plan_steps(plan: ClusterPlan, seen: Observed, *, replace: Collection[str] = ()) -> tuple[Step, ...]:
     """Return the steps in order. Empty if the cluster is as planned. `replace`: nodes that the user wants replaced."""
     to_replace = {node.name for node in plan.nodes if node.name in replace or _is_lost(node, seen)}
-    steps = (*_starts(plan, seen, to_replace), *_removals(plan, seen), *_updates(plan, seen, to_replace))
-    return (*steps, *_replacements(plan, seen, to_replace, replace), *_additions(plan, seen, to_replace))
+    return (
+        *_starts(plan, seen, to_replace),
+        *_removals(plan, seen),
+        *_replacements(plan, seen, to_replace, replace),
+        *_updates(plan, seen, to_replace),
+        *_additions(plan, seen, to_replace),
+    )
 
 
 def _is_lost(node: NodePlan, seen: Observed) -> bool:

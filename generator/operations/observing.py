@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from generator.change.observed import Observed, Power
-from generator.etcd.answers import Answer, Member, Status
+from generator.etcd.answers import Member
 from generator.etcd.client import Etcd
 from generator.etcd.node_report import fetch_reports, find_report
 from generator.etcd.observe import ask, attempt, everywhere, first_answer
