@@ -72,7 +72,7 @@ class ClusterPlan:
 
 
 def short_id(identity: str) -> str:
-    """Return the first 16 digits of a cluster's identity. VM tags and the default cluster token contain the result."""
+    """Return the first 16 digits of a cluster's identity, for VM tags and the default cluster token."""
     return identity[:16]
 
 

@@ -152,7 +152,7 @@ class Observation:
     auth: Answer[bool] = field(default_factory=Answer)  # whether etcd authentication is on
     # For each node: the result of a read by a client that is not an etcd user.
     without_user: Mapping[str, Answer[Keys]] = field(default_factory=dict)
-    # For each node with an audit report: whether etcd refuses peer certificates without the peers' name.
+    # For each node with an audit report: whether etcd refuses certificates that lack the peer name.
     requires_name: Mapping[str, bool] = field(default_factory=dict)
 
 

@@ -80,7 +80,7 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
 _NODE_KEYS = "its keys are deleted"
 _USER_KEY = "its key is deleted"
 _REQUEST_KEYS = "the private keys of the pending certificate requests are deleted"
-# Each key of this dictionary is a field, the field's old value and the field's new value.
+# Key: a field's name, old value and new value. Value: the operator's task before nodes apply the new value.
 _NOTES = {
     ("pki.peerName", "stated", "required"): "run `bake certs rotate`; do not restart a node before "
     "`bake certs` shows that every node serves its new certificate",
@@ -156,7 +156,7 @@ def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
 
 
 def losses(changes: Iterable[Change]) -> list[str]:
-    """Return one line for each kind of loss. A line starts with the affected nodes, users, fields and files."""
+    """Return a line for each text in `Change.lost`, with the affected names, such as `etcd3: its keys are deleted`."""
     names = defaultdict(list)
     for change in changes:
         if change.lost:
@@ -170,7 +170,7 @@ def file_changes(differences: Iterable[tuple[str, str]]) -> tuple[Change, ...]:
 
 
 def shown(changes: Iterable[Change]) -> list[str]:
-    """Return a line for each change. Files with the same sign in the same folder share a line."""
+    """Return a line for each change, but one line for all files of a folder that have the same sign (+, ~ or -)."""
     lines, files = [], defaultdict(list)
     for change in changes:
         if change.kind is Kind.FILE and not change.lost:

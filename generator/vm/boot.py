@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A node's VM, and the values from which bake built its definition."""
+    """A node's VM, and the values from which bake built the VM's definition."""
 
     node: NodePlan
     domain: Domain
@@ -155,7 +155,7 @@ class _Definer:
     image: BootImage
     accel: Accel
     seed: Path | bytes
-    settled: bool = False  # whether the node has applied this seed and the VM's drive is empty
+    settled: bool = False  # whether the drive stays empty, because the node has applied `seed`
 
     @property
     def seed_digest(self) -> str:
@@ -258,8 +258,7 @@ def _start(job: Job, machine: Machine, wish: str) -> bool:
         domain.resume()
     if domain.isActive():
         return False
-    # Remove the renamed console log of the VM's previous run. Only virtlogd removes renamed logs, and libvirt may run
-    # without virtlogd.
+    # Remove the rotated console log of the VM's previous run. Without virtlogd, libvirt does not remove rotated logs.
     storage_pool.remove(job.pool, renamed_console_volume(machine.node.name))
     with asking(f"start the VM {domain.name()}", hint="see the VM's log in /var/log/libvirt/qemu on the VM's host"):
         try:

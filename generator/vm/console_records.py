@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
-_QUIET_SECONDS = 30.0  # more time than an emulated guest needs to print its first record
+_QUIET_SECONDS = 30.0  # more time than an emulated guest needs to print its first progress record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Event:
 
 
 def parse_line(line: str, node: str) -> list[Event]:
-    """Return the records in one console line, which may contain output of the kernel or systemd too.
+    """Return bake's progress records in one console line, which may also contain kernel or systemd output.
 
     Ignore records with another node's name.
     """
@@ -62,7 +62,7 @@ def parse_line(line: str, node: str) -> list[Event]:
 
 @dataclass
 class LineReader:
-    """Splits a console's output into lines and returns their events. A line may arrive in several pieces."""
+    """Splits a console's output into lines and returns the events in the lines. A line may arrive in several pieces."""
 
     node: str
     _rest: bytes = field(default=b"", repr=False)
@@ -74,7 +74,7 @@ class LineReader:
 
 
 class Source(Protocol):
-    """Returns a node's new console output. `vm.ConsoleLog` implements the protocol."""
+    """Returns a node's new console output."""
 
     def read(self) -> bytes: ...
 
@@ -86,7 +86,7 @@ class Journal:
         self.folder = folder
 
     def begin(self, nodes: Iterable[str]) -> None:
-        """Rename the logs of the previous run to `console.log.1`."""
+        """Rename each node's `console.log` from the previous run to `console.log.1`."""
         for node in nodes:
             path = self.folder / node / "console.log"
             if path.exists():

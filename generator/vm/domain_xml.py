@@ -21,7 +21,7 @@ ElementTree.register_namespace("bake", TAG_NAMESPACE)
 _DRIVE = "devices/disk[@device='cdrom']"
 _POOLS = UUID("5f1cbb43-6a0e-5cb5-8ab2-8d4a3c0f8e11")
 
-# Size of QEMU's cache for the translated code of an emulated guest. QEMU's default is 1 GiB for each guest.
+# Size of QEMU's cache for the translated code of an emulated guest (QEMU's default: 1 GiB).
 TB_CACHE_MIB = 512
 
 
@@ -83,7 +83,7 @@ def _add_owner(parent: Element, owner: Owner) -> None:
 
 
 def read_owner(xml: str) -> Owner | None:
-    """Return the tag in a definition, or None if bake did not make the definition."""
+    """Return bake's tag in a libvirt definition, or None if the definition has no tag."""
     tag = ElementTree.fromstring(xml).find(f"metadata/{{{TAG_NAMESPACE}}}owner")  # noqa: S314  libvirt wrote it
     if tag is None or not tag.get("cluster"):
         return None
@@ -237,7 +237,7 @@ def _add_small_devices(devices: Element) -> None:
     rng = _child(devices, "rng", model="virtio")
     _child(rng, "backend", "/dev/urandom", model="random")
     _child(devices, "controller", type="usb", model="none")
-    _child(devices, "watchdog", model="itco", action="none")  # the machine type q35 always has this watchdog
+    _child(devices, "watchdog", model="itco", action="none")  # the machine type q35 always has an iTCO watchdog
     _child(devices, "audio", id="1", type="none")
     _child(_child(devices, "video"), "model", type="none")
     _child(devices, "memballoon", model="none")

@@ -65,12 +65,12 @@ def _state_of(domain: Domain) -> State:
 def down(
     connection: Connection, plan: ClusterPlan, *, cluster_id: str = "", timeout: float = 90, report: Report
 ) -> tuple[str, ...]:
-    """Shut down the VMs, and power off VMs that do not stop in time. Return the nodes that were running."""
+    """Shut down the VMs, or power them off after `timeout` seconds. Return the names of the nodes that were running."""
     with asking(f"stop the cluster {plan.name}"):
         owned = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
         running = {name: domain for name, (domain, _) in owned.items() if domain.isActive()}
         for domain in running.values():
-            with tolerating("VIR_ERR_OPERATION_INVALID"):  # the VM has stopped in the meantime
+            with tolerating("VIR_ERR_OPERATION_INVALID"):  # the VM may have stopped since isActive() returned True
                 domain.shutdown()
         for name in _wait_ended(running, timeout):
             report(f"{name}: did not shut down within {timeout:.0f} s; powering it off")

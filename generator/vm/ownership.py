@@ -26,10 +26,11 @@ class Claim:
         )
 
     def demand(self, owner: Owner | None, what: str) -> Owner:
-        """Return `owner` if it is this cluster, else raise BakeError. `what` is the object's name in the error."""
+        """Return the tag `owner` if it names this cluster, else raise BakeError. `what`: the object's name."""
         if owner is None or owner.cluster != self.cluster:
             rule = f"belongs to the cluster {owner.cluster}" if owner else "was not made by bake"
-            raise BakeError(f"{what} {rule}", hint="give this cluster another --name, or rename the existing one")
+            hint = "give this cluster another --name, or rename the existing VM or network"
+            raise BakeError(f"{what} {rule}", hint=hint)
         if not self.covers(owner):
             raise BakeError(
                 f"{what} belongs to another cluster named {self.cluster}, with another CA",

@@ -117,7 +117,7 @@ def _insert(domain: Domain, path: str, remedy: str) -> None:
     xml = domain.XMLDesc()
     if not domain.isActive() or iso_in_drive(xml) == path:
         return
-    # Force the exchange, because the guest's udev locks the drive even if no ISO is mounted.
+    # Force the change of the ISO, because the guest's udev locks the drive even if no ISO is mounted.
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
     hint = f"try again: {remedy}; the VM gets the new ISO at the next start anyway"
     with asking(f"replace the ISO in the drive of the running VM {domain.name()}", hint=hint):

@@ -1,4 +1,4 @@
-"""The cluster's storage pool with images, seeds and disks. bake uploads volumes because libvirt may be remote.
+"""The cluster's storage pool with images, seeds and disks. bake uploads volumes because libvirt may be on another host.
 
 An interrupted upload looks like a complete volume. bake defines a VM only after the uploads of the VM's volumes, so
 every volume in a VM's definition is complete. bake reuses only volumes in a VM's definition.
@@ -29,7 +29,7 @@ _MAX_UNUSED_OVERLAY = 2 << 20  # bytes; an unused qcow2 overlay has about 200 Ki
 
 
 def find_pool(connection: Connection, claim: Claim) -> Pool | None:
-    """Return the cluster's pool, or None. Raise BakeError if the pool with this name belongs to another owner."""
+    """Return the storage pool with the cluster's name, or None. Raise BakeError if the pool has another owner."""
     pool = None
     with tolerating("VIR_ERR_NO_STORAGE_POOL"):
         pool = connection.storagePoolLookupByName(pool_name(claim.cluster))
@@ -47,7 +47,7 @@ def find_pool(connection: Connection, claim: Claim) -> Pool | None:
 
 
 def ensure_pool(connection: Connection, claim: Claim) -> Pool:
-    """Return the cluster's pool, and create a missing pool.
+    """Return the cluster's storage pool. Create the pool if it does not exist.
 
     bake stores the cluster's id in the pool as the name of an empty volume.
     """
@@ -91,7 +91,7 @@ def path_of(pool: Pool, name: str) -> str:
 
 
 def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
-    """Upload the content into a volume, and replace an existing volume. Raise BakeError if the pool is too full."""
+    """Upload `content` to the volume `name`. Replace an existing volume. Raise BakeError if the pool is too full."""
     remove(pool, name)
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if pool.info()[3] < size and (isinstance(content, bytes) or not _is_sparse(content)):
@@ -106,7 +106,7 @@ def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
             with suppress(libvirt.libvirtError):
                 volume.delete()
             raise
-        pool.refresh()  # libvirt detects the volume's format
+        pool.refresh()  # makes libvirt detect the volume's format
         return pool.storageVolLookupByName(name)
 
 
@@ -163,7 +163,7 @@ _SEEK_DATA, _SEEK_HOLE = 3, 4
 
 
 def make_overlay(pool: Pool, name: str, size: int, base: Volume) -> Volume:
-    """Create a node's disk as an overlay over the base. Raise BakeError if a disk with this name may have data."""
+    """Create a node's disk as an overlay over the base image. Raise BakeError if the volume `name` may have data."""
     old = find_volume(pool, name)
     if old is not None and old.info()[2] > _MAX_UNUSED_OVERLAY:
         raise BakeError(
