@@ -108,7 +108,8 @@ class Engine(Protocol):
     def remove_seed(self, name: str) -> bool:
         """Empty the drive of a planned node's machine, and delete the ISO. Return whether anything changed.
 
-        A newer seed that a running machine gets only at the next start stays. Raise BakeError if the machine is missing.
+        A newer seed that a running machine gets only at its next start stays. Raise BakeError if the machine is
+        missing.
         """
         ...
 
