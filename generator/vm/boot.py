@@ -34,7 +34,7 @@ def boot(
     existing = claim_domains(connection, plan, claim)
     storage_pool.find_pool(connection, claim)
     network.check_network(connection, plan, claim)
-    _refuse_small_disk(plan, image)
+    refuse_small_disk(plan, image)
     refuse_used_addresses(connection, (node for node in plan.nodes if node.name in seeds), existing)
     kind = choose_accel(connection, accel, report)
     owner = Owner(cluster=plan.name, cluster_id=cluster_id, version=__version__)
@@ -54,7 +54,7 @@ def boot(
     return tuple(machine.node.name for machine in started)
 
 
-def _refuse_small_disk(plan: ClusterPlan, image: BootImage) -> None:
+def refuse_small_disk(plan: ClusterPlan, image: BootImage) -> None:
     if image.virtual_size > plan.spec.vm.disk << 30:
         size = f"{image.virtual_size / (1 << 30):.1f} GiB"
         raise BakeError(
