@@ -82,6 +82,16 @@ def url(address: AnyAddress, port: int) -> str:
     return f"https://{host}:{port}"
 
 
+def domain_name(cluster: str, node: str) -> str:
+    """Return libvirt's name for a node's VM. The node need not be in the plan."""
+    return f"{cluster}-{node}"
+
+
+def domain_uuid(cluster: str, node: str) -> UUID:
+    """Return the UUID of a node's VM. The node need not be in the plan."""
+    return uuid5(_NAMESPACE, f"{cluster}/node/{node}")
+
+
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
     """Return the plan of a spec that `rules.check_spec` accepts."""
     spec = with_peer_defaults(spec)
@@ -106,8 +116,8 @@ def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, pee
         name=name,
         address=address,
         mac=mac,
-        domain=f"{spec.name}-{name}",
-        uuid=uuid5(_NAMESPACE, f"{spec.name}/node/{name}"),
+        domain=domain_name(spec.name, name),
+        uuid=domain_uuid(spec.name, name),
         fqdn=fqdn,
         client_url=url(address, spec.etcd.client_port),
         peer_url=peer_url,

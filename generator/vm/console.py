@@ -12,10 +12,9 @@ from typing import Any
 
 from generator.errors import BakeError
 from generator.plan import ClusterPlan
-from generator.vm.boot import console_volume, renamed_console_volume
 from generator.vm.connection import Connection, Domain, Pool, asking, connect, libvirt, tolerating
 from generator.vm.ownership import Claim, claim_domains
-from generator.vm.storage_pool import find_pool, find_volume
+from generator.vm.storage_pool import console_volume, find_pool, find_volume, renamed_console_volume
 
 LEAVE = b"\x1d"  # Ctrl-] leaves the console, as in telnet and virsh
 _SCROLLBACK = 4096

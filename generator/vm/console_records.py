@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
+from generator.engine import Console
 from generator.errors import WaitTimeoutError
 
 _RECORD = re.compile(
@@ -73,12 +73,6 @@ class LineReader:
         return [event for line in lines for event in parse_line(line.decode(errors="replace"), self.node)]
 
 
-class Source(Protocol):
-    """Returns a node's new console output."""
-
-    def read(self) -> bytes: ...
-
-
 class Journal:
     """Writes `console.log` for each node, and `events.ndjson`. The files may contain secrets, so their mode is 0600."""
 
@@ -118,7 +112,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def follow(
-    sources: Mapping[str, Source],
+    sources: Mapping[str, Console],
     journal: Journal,
     *,
     timeout: float,
@@ -167,7 +161,7 @@ def follow(
     )
 
 
-def _read_node(source: Source, reader: LineReader, journal: Journal) -> list[Event]:
+def _read_node(source: Console, reader: LineReader, journal: Journal) -> list[Event]:
     data = source.read()
     if data:
         journal.keep_output(reader.node, data)

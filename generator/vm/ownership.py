@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from generator.errors import BakeError
-from generator.plan import ClusterPlan, NodePlan
+from generator.plan import ClusterPlan, NodePlan, domain_name, domain_uuid
 from generator.vm.connection import Connection, Domain, libvirt, tolerating
 from generator.vm.domain_xml import Owner, read_owner
 
@@ -46,10 +47,19 @@ def owner_of(domain: Domain) -> Owner | None:
 
 def find_domain(connection: Connection, node: NodePlan) -> Domain | None:
     """Return the VM with the node's name or UUID, or None. Another cluster may own the VM."""
+    return _look_up(connection, node.domain, node.uuid)
+
+
+def find_by_name(connection: Connection, cluster: str, node: str) -> Domain | None:
+    """Return the same as `find_domain` for a node that need not be in the plan."""
+    return _look_up(connection, domain_name(cluster, node), domain_uuid(cluster, node))
+
+
+def _look_up(connection: Connection, name: str, uuid: UUID) -> Domain | None:
     with tolerating("VIR_ERR_NO_DOMAIN"):
-        return connection.lookupByName(node.domain)
+        return connection.lookupByName(name)
     with tolerating("VIR_ERR_NO_DOMAIN"):
-        return connection.lookupByUUIDString(str(node.uuid))
+        return connection.lookupByUUIDString(str(uuid))
     return None
 
 

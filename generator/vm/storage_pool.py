@@ -25,7 +25,22 @@ _OURS = re.compile(
     r"(bake-owner-\S*|(base|kernel|initrd)-[0-9a-f]+|[a-z0-9-]+\.qcow2|[a-z0-9-]+\.seed-[0-9a-f]+\.iso"
     r"|[a-z0-9-]+\.console\.log(\.\d+)?)"
 )
+_OF_NODE = re.compile(r"([a-z0-9-]+)(\.qcow2|\.seed-[0-9a-f]+\.iso|\.console\.log(\.\d+)?)")
 _MAX_UNUSED_OVERLAY = 2 << 20  # bytes; an unused qcow2 overlay has about 200 KiB
+
+
+def disk_volume(node: str) -> str:
+    return f"{node}.qcow2"
+
+
+def console_volume(node: str) -> str:
+    """Return the name of the volume with a node's console log. bake reads the volume through libvirt."""
+    return f"{node}.console.log"
+
+
+def renamed_console_volume(node: str) -> str:
+    """Return the name to which virtlogd renames a console log that has become too large."""
+    return f"{console_volume(node)}.0"
 
 
 def find_pool(connection: Connection, claim: Claim) -> Pool | None:
@@ -185,6 +200,15 @@ def remove(pool: Pool, name: str) -> None:
     if volume is not None:
         with tolerating("VIR_ERR_NO_STORAGE_VOL"):
             volume.delete()
+
+
+def volumes_by_node(pool: Pool) -> dict[str, list[str]]:
+    """Return the names of each node's volumes: its disk, its seeds and its console logs."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(pool.listVolumes()):
+        if match := _OF_NODE.fullmatch(name):
+            found.setdefault(match[1], []).append(name)
+    return found
 
 
 def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:
