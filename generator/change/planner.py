@@ -76,19 +76,19 @@ def name_of(member: Member) -> str:
 
 
 def _updates(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:
-    """Yield a step for each node that does not run its newest seed; the leader is last."""
-    waiting = [node for node in plan.nodes if _must_update(node, seen) and node.name not in to_replace]
+    """Yield a step for each node whose seed or VM is outdated; the leader is last."""
+    waiting = [node for node in plan.nodes if node.name not in to_replace and _has_joined(node, seen)]
     for node in sorted(waiting, key=lambda node: _is_leader(node, seen)):
-        level = seen.pending[node.name]
-        yield Step(
-            action=Action.UPDATE, node=node.name, level=level, reason="has a new seed",
-            effect=effect_of_stopping(node, seen) if level.rank >= Level.RESTART.rank else Effect.NONE,
-        )  # fmt: skip
-
-
-def _must_update(node: NodePlan, seen: Observed) -> bool:
-    """Return whether a node that is a member has a seed to apply. A node that joins gets its newest seed anyway."""
-    return seen.pending.get(node.name, Level.NONE) is not Level.NONE and _has_joined(node, seen)
+        level, differing = seen.pending.get(node.name, Level.NONE), seen.outdated.get(node.name, ())
+        reasons = [*(["has a new seed"] if level is not Level.NONE else []), *differing]
+        if differing:
+            level = max(level, Level.REBOOT, key=lambda one: one.rank)  # the VM gets its definition when it starts
+        if reasons:
+            disturbs = level.rank >= Level.RESTART.rank
+            yield Step(
+                action=Action.UPDATE, node=node.name, level=level, reason=", ".join(reasons),
+                effect=effect_of_stopping(node, seen) if disturbs else Effect.NONE,
+            )  # fmt: skip
 
 
 def _is_leader(node: NodePlan, seen: Observed) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from generator.change.observed import Observed, Power
+from generator.change.observed import Observed, power_of
+from generator.engine import MachineStatus
 from generator.etcd.answers import Member
 from generator.etcd.client import Etcd
 from generator.etcd.node_report import fetch_reports, find_report
@@ -19,8 +20,18 @@ from generator.seed.history import SeedHistory, parse_history
 from generator.store.folder import Store
 
 
-def observe(cluster: Cluster, machines: Mapping[str, Power] | None, *, now: datetime) -> Observed:
-    """Return what stands of the cluster. `machines`: the VMs by node name, or None if bake cannot see the VMs."""
+def observe(
+    cluster: Cluster,
+    machines: Mapping[str, MachineStatus] | None,
+    *,
+    now: datetime,
+    settled: Mapping[str, str] | None = None,
+) -> Observed:
+    """Return what stands of the cluster.
+
+    `machines`: the VMs by node name, or None if bake cannot see the VMs. `settled`: for some nodes, the seed that the
+    node has printed on its console as applied.
+    """
     files, nodes = client_files(cluster.store.folder), cluster.plan.nodes
     statuses = everywhere(lambda node: ask(node, files, Etcd.status), nodes)
     alive = [node for node, one in zip(nodes, statuses, strict=True) if one.value and one.value.leader]
@@ -29,37 +40,42 @@ def observe(cluster: Cluster, machines: Mapping[str, Power] | None, *, now: date
         members=members,
         answering=_answering(members, files),
         leader=next((one.value.leader for one in statuses if one.value and one.value.leader), 0),
-        machines=machines,
-        pending=_pending(cluster, alive, files, now),
+        machines=None if machines is None else {name: power_of(one) for name, one in machines.items()},
+        outdated={name: one.outdated for name, one in (machines or {}).items() if one.outdated},
+        pending=_pending(cluster, alive, files, now, settled or {}),
         auth=bool(first_answer(alive, files, Etcd.auth_enabled).value),
     )
 
 
 def _answering(members: Iterable[Member], files: ClientFiles) -> frozenset[int]:
-    """Return the ids of the members that answer a linearizable read."""
+    """Return the ids of the voters that answer a linearizable read."""
     voters = [member for member in members if member.started and not member.is_learner]
-    return frozenset(
-        member.id for member, answers in zip(voters, everywhere(lambda one: _answers(one, files), voters), strict=True)
-        if answers
-    )  # fmt: skip
+    answers = everywhere(lambda member: _answers(member, files), voters)
+    return frozenset(member.id for member, yes in zip(voters, answers, strict=True) if yes)
 
 
 def _answers(member: Member, files: ClientFiles) -> bool:
     for url in member.client_urls:
         with Etcd(url, files) as etcd:
-            if attempt(lambda: etcd.get(b"health", keys_only=True)).error is None:
+            if attempt(lambda etcd=etcd: etcd.get(b"health", keys_only=True)).error is None:  # type: ignore[misc]
                 return True
     return False
 
 
-def _pending(cluster: Cluster, alive: Iterable[NodePlan], files: ClientFiles, now: datetime) -> dict[str, Level]:
-    """Return what the newest seed costs each node that does not run it."""
-    history = load_history(cluster.store)
-    reports = fetch_reports(alive, files)
+def _pending(
+    cluster: Cluster, alive: Iterable[NodePlan], files: ClientFiles, now: datetime, settled: Mapping[str, str]
+) -> dict[str, Level]:
+    """Return what the newest seed costs each node that does not run it.
+
+    A node publishes the id of its seed in etcd, and prints it on its console. A node of an older version of bake only
+    prints it. Whichever is newer counts.
+    """
+    history, reports = load_history(cluster.store), fetch_reports(alive, files)
     costs = {}
     for node in cluster.plan.nodes:
         report, _ = find_report(node.name, reports, now=now)
-        costs[node.name] = history.cost(node.name, report.seed if report else None)
+        running = [seed for seed in (report.seed if report else None, settled.get(node.name)) if seed]
+        costs[node.name] = min((history.cost(node.name, seed) for seed in running or [None]), key=lambda one: one.rank)
     return {name: level for name, level in costs.items() if level is not Level.NONE}
 
 
