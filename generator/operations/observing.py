@@ -7,7 +7,7 @@ from datetime import datetime
 
 from generator.change.observed import Observed, power_of
 from generator.engine import MachineStatus
-from generator.etcd.answers import Member
+from generator.etcd.answers import Answer, Keys, Member
 from generator.etcd.client import Etcd
 from generator.etcd.node_report import fetch_reports, find_report
 from generator.etcd.observe import ask, attempt, everywhere, first_answer
@@ -15,7 +15,7 @@ from generator.etcd.tls_probe import ClientFiles
 from generator.layout import SEED_HISTORY
 from generator.level import Level
 from generator.operations.baked_cluster import Cluster, client_files
-from generator.plan import NodePlan
+from generator.plan import ClusterPlan
 from generator.seed.history import SeedHistory, parse_history
 from generator.store.folder import Store
 
@@ -25,13 +25,16 @@ def observe(
     machines: Mapping[str, MachineStatus] | None,
     *,
     now: datetime,
+    history: SeedHistory | None = None,
     settled: Mapping[str, str] | None = None,
 ) -> Observed:
     """Return what stands of the cluster.
 
-    `machines`: the VMs by node name, or None if bake cannot see the VMs. `settled`: for some nodes, the seed that the
-    node has printed on its console as applied.
+    `machines`: the VMs by node name, or None if bake cannot see the VMs. `history`: the seeds made for the nodes, by
+    default the seeds in the cluster's folder. `settled`: for some nodes, the seed that the node has printed on its
+    console as applied.
     """
+    history = history or load_history(cluster.store)
     files, nodes = client_files(cluster.store.folder), cluster.plan.nodes
     statuses = everywhere(lambda node: ask(node, files, Etcd.status), nodes)
     alive = [node for node, one in zip(nodes, statuses, strict=True) if one.value and one.value.leader]
@@ -42,7 +45,7 @@ def observe(
         leader=next((one.value.leader for one in statuses if one.value and one.value.leader), 0),
         machines=None if machines is None else {name: power_of(one) for name, one in machines.items()},
         outdated={name: one.outdated for name, one in (machines or {}).items() if one.outdated},
-        pending=_pending(cluster, alive, files, now, settled or {}),
+        pending=_pending(cluster.plan, history, fetch_reports(alive, files), now, settled or {}),
         auth=bool(first_answer(alive, files, Etcd.auth_enabled).value),
     )
 
@@ -63,16 +66,15 @@ def _answers(member: Member, files: ClientFiles) -> bool:
 
 
 def _pending(
-    cluster: Cluster, alive: Iterable[NodePlan], files: ClientFiles, now: datetime, settled: Mapping[str, str]
+    plan: ClusterPlan, history: SeedHistory, reports: Answer[Keys], now: datetime, settled: Mapping[str, str]
 ) -> dict[str, Level]:
     """Return what the newest seed costs each node that does not run it.
 
     A node publishes the id of its seed in etcd, and prints it on its console. A node of an older version of bake only
     prints it. Whichever is newer counts.
     """
-    history, reports = load_history(cluster.store), fetch_reports(alive, files)
     costs = {}
-    for node in cluster.plan.nodes:
+    for node in plan.nodes:
         report, _ = find_report(node.name, reports, now=now)
         running = [seed for seed in (report.seed if report else None, settled.get(node.name)) if seed]
         costs[node.name] = min((history.cost(node.name, seed) for seed in running or [None]), key=lambda one: one.rank)
