@@ -106,27 +106,21 @@ def _unknown(existing: ExistingCluster, new: ClusterSpec) -> Iterator[Change]:
 
 def _nodes(old: ClusterPlan, new: ClusterPlan, *, keys: Iterable[str], sealed: bool) -> Iterator[Change]:
     before, after = ({node.name: node for node in plan.nodes} for plan in (old, new))
-    reordered = field_levels.REORDERED if _is_reordered(list(before), list(after)) else None
     for name in dict.fromkeys((*before, *sorted(keys))):
         if name not in after:
             address = str(before[name].address) if name in before else None
-            rule = (reordered or field_levels.REMOVED) if name in before else None
+            rule = field_levels.REMOVED if name in before else None
             yield Change(sign="-", kind=Kind.NODE, name=name, old=address, lost=_NODE_KEYS, rule=rule)
     left = {node.address for name, node in before.items() if name not in after}
     for name, node in after.items():
         if name not in before:
-            rule = field_levels.RENAMED if node.address in left else reordered or field_levels.ADDED
+            rule = field_levels.RENAMED if node.address in left else field_levels.ADDED
             yield Change(sign="+", kind=Kind.NODE, name=name, new=str(node.address), rule=rule)
         else:
             yield from _moved(before[name], node, sealed=sealed)
-    if reordered and set(before) == set(after):
-        yield Change(sign="~", kind=Kind.FIELD, name="nodes", old=[*before], new=[*after], rule=reordered)
-
-
-def _is_reordered(before: list[str], after: list[str]) -> bool:
-    """Return whether a node that stays gets other predecessors, which its etcd.conf lists."""
-    stay = set(before) & set(after)
-    return any(before[: before.index(name)] != after[: after.index(name)] for name in stay)
+    was, now = [name for name in before if name in after], [name for name in after if name in before]
+    if was != now:
+        yield Change(sign="~", kind=Kind.FIELD, name="nodes", old=was, new=now, rule=field_levels.REORDERED)
 
 
 def _moved(old: NodePlan, new: NodePlan, *, sealed: bool) -> Iterator[Change]:

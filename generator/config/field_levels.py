@@ -128,13 +128,11 @@ def _rows() -> Iterator[FieldLevel]:
     yield from _machine_rows()
 
 
-ADDED = FieldLevel(field="nodes", case="nodes added at the end", level=Level.LIVE, how="The others open their ports.")
+ADDED = FieldLevel(field="nodes", case="a node is added", level=Level.LIVE, how="The others open their ports to it.")
 REMOVED = FieldLevel(
-    field="nodes", case="nodes removed at the end", level=Level.LIVE, how="The others close their ports."
+    field="nodes", case="a node is removed", level=Level.LIVE, how="The others close their ports to it."
 )
-REORDERED = FieldLevel(
-    field="nodes", case="any other change of the list", level=Level.RESTART, how="Later nodes restart etcd."
-)
+REORDERED = FieldLevel(field="nodes", case="another order", level=Level.LIVE, how="Only nodes that join use the order.")
 RENAMED = FieldLevel(
     field="nodes[].name", level=Level.REFUSED, why="a member keeps its name",
     how="remove the node, then add it under its new name in a second change",
@@ -223,7 +221,8 @@ def _etcd_rows() -> Iterator[FieldLevel]:
         field="etcd.dataDir", level=Level.REFUSED, why="a member looks for its data only in this folder",
         how=_NEW_CLUSTER,
     )  # fmt: skip
-    for name in ("token", "tlsMinVersion", "cipherSuites", "options.*"):
+    yield FieldLevel(field="etcd.token", level=Level.LIVE, how="Only etcd's first start uses the token.")
+    for name in ("tlsMinVersion", "cipherSuites", "options.*"):
         yield FieldLevel(field=f"etcd.{name}", level=Level.RESTART, how=_RESTARTS)
 
 
@@ -244,7 +243,7 @@ def _service_rows() -> Iterator[FieldLevel]:
     yield FieldLevel(field="auth.enabled", level=Level.LIVE, how="A node creates users and roles, then enables auth.")
     yield FieldLevel(field="auth.users", level=Level.LIVE, how="A node adds users and roles. It removes none.")
     yield FieldLevel(field="auth.roles", level=Level.LIVE, how="A node adds roles and permissions. It removes none.")
-    yield FieldLevel(field="access.readers", level=Level.REBOOT, how=_REBOOTS)
+    yield FieldLevel(field="access.readers", level=Level.LIVE, how="The node sets the ACLs of its keys again.")
 
 
 def _machine_rows() -> Iterator[FieldLevel]:
