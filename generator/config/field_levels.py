@@ -139,7 +139,8 @@ RENAMED = FieldLevel(
 )  # fmt: skip
 MOVED = FieldLevel(
     field="nodes[].address", level=Level.REFUSED, why=_URLS,
-    how="remove the node, then add it with its new address in a second change; to keep the old address, set it",
+    how="remove the node, then add it with its new address in a second change; to keep the old address, set it in "
+    "`nodes`",
 )  # fmt: skip
 MAC = FieldLevel(field="nodes[].mac", level=Level.REBOOT, how=_VM)
 
@@ -241,8 +242,8 @@ def _service_rows() -> Iterator[FieldLevel]:
         applies=_disables_auth,
     )  # fmt: skip
     yield FieldLevel(field="auth.enabled", level=Level.LIVE, how="A node creates users and roles, then enables auth.")
-    yield FieldLevel(field="auth.users", level=Level.LIVE, how="A node adds users and roles. It removes none.")
-    yield FieldLevel(field="auth.roles", level=Level.LIVE, how="A node adds roles and permissions. It removes none.")
+    yield FieldLevel(field="auth.users", level=Level.LIVE, how="A node adds users and roles, and removes none.")
+    yield FieldLevel(field="auth.roles", level=Level.LIVE, how="A node adds roles and permissions, and removes none.")
     yield FieldLevel(field="access.readers", level=Level.LIVE, how="The node sets the ACLs of its keys again.")
 
 
