@@ -16,7 +16,7 @@ from generator.progress import Report
 from generator.vm import lifecycle, network, seed_drive, storage_pool
 from generator.vm.acceleration import choose_accel
 from generator.vm.boot import boot, refuse_small_disk, refuse_used_addresses, start_all
-from generator.vm.connection import Connection, Domain, Pool, asking, libvirt
+from generator.vm.connection import Connection, Domain, Pool, asking
 from generator.vm.console import ConsoleLog
 from generator.vm.definition import Definer, Job, accel_of, find_outdated, of_vm
 from generator.vm.domain_xml import Owner
