@@ -340,7 +340,9 @@ def wrapped(item: str) -> str:
 
 
 def named(row: FieldLevel) -> str:
-    return f"`{row.field}`" + (f", {row.case}" if row.case else "")
+    is_split = any(other.field == row.field and other.case for other in ROWS)
+    case = row.case or ("otherwise" if is_split else "")
+    return f"`{row.field}`" + (f", {case}" if case else "")
 
 
 def refusals(rows: list[FieldLevel]) -> Iterator[str]:
