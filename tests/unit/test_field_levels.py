@@ -78,6 +78,9 @@ def examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     yield "network.firstIp", "", {"nodes": PLACED}, {"nodes": PLACED, "network": {"firstIp": "192.168.20.77"}}
     yield "network.gateway", "to the same address", {}, {"network": {"gateway": "192.168.20.1"}}
     yield "network.gateway", "", {}, {"network": {"gateway": "192.168.20.254"}}
+    dns = {"network": {"dns": ["9.9.9.9"]}}
+    yield "network.dns", "if the gateway becomes a DNS server", dns, {"network": {"dns": ["9.9.9.9", "192.168.20.1"]}}
+    yield "network.dns", "if the gateway becomes a DNS server", dns, {}
     yield "network.dns", "", {}, {"network": {"dns": ["9.9.9.9"]}}
     yield "network.mode", "", {}, {"network": {"mode": "isolated"}}
     yield from pki_examples()
