@@ -86,7 +86,7 @@ def load(
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield each value with its path. A list or an empty mapping is one value."""
+    """Yield each value of nested mappings with its path. Lists and empty mappings count as values."""
     for key, value in fields.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, (*path, key))
@@ -148,7 +148,7 @@ def bake(
 
 
 def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
-    """Return a baked cluster, which has the attributes `plan`, `store.folder` and `sealed`.
+    """Return the cluster that `bake` wrote to `out`, with the attributes `plan`, `store.folder` and `sealed`.
 
     Raises InputError if `out` does not contain the cluster.
     Raises UnsignedError if an external CA must still sign certificates.

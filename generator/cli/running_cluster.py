@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @up_options
 @yes_option
 def up(**options: Any) -> None:
-    """Bake, boot VMs under libvirt, wait until every node has settled, and verify.
+    """Create the ISOs, boot VMs under libvirt, wait until all nodes run etcd, and verify the cluster.
 
     After an interruption, run the command again without options to do the missing steps.
 
@@ -76,11 +76,11 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
 @yes_option
 @cluster_options
 def seal(**options: Any) -> None:
-    """Remove the bootstrap permit from the first node's ISO. `bake up` removes the permit automatically.
+    """Remove the bootstrap permit, a secret for starting a new cluster, from the first node's ISO.
 
-    Without `bake up`, run `bake seal` as soon as the cluster runs. If the first node of a sealed cluster loses its
-    disk, the node joins the other nodes again and cannot start a second cluster. The command replaces the ISO in the
-    drive of the first node's VM, even while the VM runs.
+    `bake up` removes the bootstrap permit automatically. Without `bake up`, run `bake seal` as soon as the cluster
+    runs. If the first node of a sealed cluster loses its disk, the node joins the other nodes again and cannot start a
+    second cluster. The command replaces the ISO in the drive of the first node's VM, even while the VM runs.
 
     If no member answers, the command asks for consent, because the cluster may never have started.
 
@@ -210,7 +210,7 @@ def console(node: str, **options: Any) -> None:
 @bake.command()
 @cluster_options
 def down(**options: Any) -> None:
-    """Shut down the VMs. `bake up` starts the VMs again.
+    """Shut down the VMs. To start the VMs again, run `bake up`.
 
     \b
     Examples:

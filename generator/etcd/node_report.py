@@ -18,8 +18,8 @@ from generator.plan import NodePlan
 
 PREFIX = b"bake/audit/"
 FORMAT = 1
-# A node writes a report every ten minutes (etcd-audit.timer). bake tolerates a clock that is 20 minutes slow.
-MAX_AGE = timedelta(minutes=30)
+# A node writes a report every ten minutes (etcd-audit.timer).
+MAX_AGE = timedelta(minutes=30)  # longer than ten minutes, because a node's clock may be slow
 LIMIT = 1 << 16  # maximum size of a report in bytes; a typical report has 2 KiB
 
 

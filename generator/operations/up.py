@@ -84,8 +84,8 @@ def _refuse_lost(connection: Connection, spec: ClusterSpec, store: Store) -> Non
         raise InputError.one(
             str(store.folder / SEALED),
             "the cluster is sealed and cannot be started anew, but libvirt has none of its VMs",
-            "give --connect for the host with the cluster's VMs; if the VMs are lost, delete this file to start a "
-            "new cluster",
+            "give --connect for the host with the cluster's VMs; if the VMs are lost, delete the file `sealed` to "
+            "start a new cluster",
         )
 
 
@@ -97,7 +97,7 @@ def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
 
 
 def _without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Report) -> tuple[NodePlan, ...]:
-    """Return the nodes to boot. Leave out each node that the firewall of a running node would refuse."""
+    """Return the nodes to boot, without the nodes that the firewall of a running node would refuse."""
     if refusal is None:
         return plan.nodes
     old, new = _names(refusal.by), _names(refusal.joining)
@@ -144,7 +144,7 @@ def wait_until_settled(
 
 
 def _shown(events: Iterator[Event], cluster: Cluster, journal: Journal, progress: Progress) -> Iterator[Event]:
-    """Show each event, then yield it. Raise BakeError if a node fails. After an error, show the nodes' consoles."""
+    """Show and yield each event. Raise BakeError if a node fails. After an error, show the nodes' consoles."""
     phases = {}
     try:
         for event in events:

@@ -41,7 +41,7 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
     # SELinux denies access to files with wrong labels. cloud-init writes files before it installs packages. If a
-    # package extends SELinux's policy, the labels of the written files can be wrong.
+    # package extends SELinux's policy, files that cloud-init wrote can have wrong labels.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
     yield "systemctl daemon-reload"
     yield "systemctl --no-reload enable etcd"

@@ -61,7 +61,7 @@ def read_user_data(user_data: bytes, *, where: str) -> Seed:
     try:
         return read_seed(yaml.load(user_data, Loader=_Loader))  # noqa: S506  derived from SafeLoader
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
-        raise InputError.one(where, "is not a user-data that bake wrote", "restore or remove the file") from None
+        raise InputError.one(where, "is not user-data that bake wrote", "restore or remove the file") from None
 
 
 def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> Iterator[bytes]:
@@ -93,7 +93,7 @@ _NODE_FOLDER = PurePosixPath("/etc/etcd")  # files in /etc/etcd, such as keys, d
 
 
 def _dump_files(files: tuple[Artifact, ...]) -> bytes:
-    """Return entries of `write_files`."""
+    """Return YAML entries for cloud-init's `write_files`."""
     entries = [(str(file.path), f"{file.mode:04o}", file.data.decode()) for file in files]
     return _dump([{"path": path, "permissions": mode, "content": text} for path, mode, text in entries])
 
@@ -103,7 +103,7 @@ _dump_common_files = lru_cache(maxsize=8)(_dump_files)
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
-    """Return network-config version 2.
+    """Return cloud-init's network configuration, version 2.
 
     network-config matches the interface by MAC, because cloud-init's renderer for networkd cannot match names.
     """
@@ -208,7 +208,7 @@ def pack(files: Iterable[Artifact]) -> Artifact:
 
 
 def unpack(image: bytes, *, where: str = "") -> tuple[Artifact, ...]:
-    """Return the files of an ISO in order. Raises InputError if the ISO is incomplete or `pack` did not create it."""
+    """Return the files of an ISO. Raises InputError if the ISO is incomplete or `pack` did not create it."""
     iso = _pycdlib().PyCdlib()
     files: list[Artifact] = []
     try:

@@ -17,8 +17,8 @@ from generator.vm.ownership import Claim
 
 _OTHER_SUBNET = "choose another --subnet (and --first-ip), or free this subnet"
 _ECHO_SECONDS = 0.6
-# The family, protocol and echo request for each IP version. ICMP needs a checksum in the request (RFC 792). For ICMPv6,
-# the kernel computes the checksum (RFC 4443).
+# The socket family, protocol and echo request for each IP version. ICMP needs a checksum in the request (RFC 792).
+# For ICMPv6, the kernel computes the checksum (RFC 3542).
 _ECHO = {
     4: (socket.AF_INET, socket.IPPROTO_ICMP, b"\x08\x00\xf7\xfd\x00\x01\x00\x01"),
     6: (socket.AF_INET6, socket.IPPROTO_ICMPV6, b"\x80\x00\x00\x00\x00\x01\x00\x01"),
@@ -145,7 +145,7 @@ def list_networks(connection: Connection, claim: Claim) -> list[tuple[str, str]]
 
 
 def remove_networks(connection: Connection, claim: Claim) -> list[str]:
-    """Remove the cluster's networks and return their names. Raise BakeError if a running VM uses a network."""
+    """Remove the cluster's networks and return their names. Raise BakeError if a running VM uses a cluster network."""
     removed = []
     for network in connection.listAllNetworks():
         if claim.covers(read_owner(network.XMLDesc())):
@@ -170,7 +170,7 @@ def refuse_used_addresses(addresses: Iterable[AnyAddress]) -> None:
 
 
 def _answers(address: AnyAddress) -> bool:
-    """Return whether an address answers an ICMP echo request. Return False if bake may not send the request."""
+    """Return whether an address answers an ICMP echo request. Return False if the kernel forbids the request."""
     family, protocol, request = _ECHO[address.version]
     try:
         with _icmp_socket(family, protocol) as echo:

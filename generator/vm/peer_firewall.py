@@ -19,7 +19,7 @@ _ANY = "any"
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """The firewalls of the running nodes `by` refuse the stopped nodes `joining`."""
+    """The stopped nodes (`joining`) that the firewalls of running nodes (`by`) refuse."""
 
     joining: tuple[NodePlan, ...]
     by: tuple[NodePlan, ...]
@@ -34,11 +34,11 @@ def allowed_peers(plan: ClusterPlan) -> str:
 
 @asking()
 def find_refusal(connection: Connection, plan: ClusterPlan, *, cluster_id: str) -> Refusal | None:
-    """Compare the plan with the tags of the running VMs. Return None if no firewall refuses a node."""
+    """Find the stopped nodes that a running node's firewall refuses. Return None if the firewalls accept all nodes."""
     domains = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
     with_vm = " ".join(str(node.address) for node in plan.nodes if node.name in domains)
-    # Earlier versions of bake stored no peers in a VM's tag. If a tag has no peers, assume that the firewall accepts
-    # every node that has a VM.
+    # Earlier versions of bake stored no peer addresses in the VM's metadata. If the addresses are missing, assume
+    # that the firewall accepts every node that has a VM.
     unknown = _ANY if allowed_peers(plan) == _ANY else with_vm
     allowed = {name: _started_with(domain) or unknown for name, (domain, _) in domains.items() if domain.isActive()}
     refusing = {name: set(peers.split()) for name, peers in allowed.items() if peers != _ANY}

@@ -34,8 +34,9 @@ libvirt = pytest.importorskip("libvirt")
 from generator import vm  # noqa: E402
 from generator.image.base import BootImage  # noqa: E402
 from generator.vm import acceleration, connection, network, seed_drive, storage_pool  # noqa: E402
-from generator.vm.boot import boot, console_volume  # noqa: E402
+from generator.vm.boot import boot  # noqa: E402
 from generator.vm.ownership import Claim  # noqa: E402
+from generator.vm.storage_pool import console_volume  # noqa: E402
 
 boot_module = importlib.import_module("generator.vm.boot")  # the package has a function of that name
 Make = Callable[..., ClusterPlan]
