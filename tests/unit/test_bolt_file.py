@@ -19,7 +19,8 @@ def revision(tmp_path: Path, data: bytes) -> int:
 
 
 def test_the_newest_change_decides(tmp_path: Path) -> None:
-    assert revision(tmp_path, database({revision_key(2): b"a", revision_key(300, 1): b"b", revision_key(9): b""})) == 300
+    keys = {revision_key(2): b"a", revision_key(300, 1): b"b", revision_key(9): b""}
+    assert revision(tmp_path, database(keys)) == 300
 
 
 def test_an_empty_database_has_revision_1(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_another_file_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
 
 
 def test_random_damage_raises_only_value_errors(tmp_path: Path) -> None:
-    chance = random.Random(1)
+    chance = random.Random(1)  # noqa: S311
     good = database({revision_key(number): b"v" for number in range(2, 6)}, {b"term": b"\1"})
     refused = 0
     for _ in range(2000):

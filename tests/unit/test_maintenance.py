@@ -89,10 +89,10 @@ def test_an_unreachable_node_and_a_single_voter_are_refused(
         with pytest.raises(UnhealthyError, match="etcd2 is not healthy: connection refused"):
             leader.move_leader(cluster, "etcd2", report=print)
         assert leader.move_leader(cluster, None, report=print).after == "etcd3"
-        members.status = {"etcd1": {"raftIndex": 5000}, "etcd3": {"leader": 1}}
-        with pytest.raises(UnhealthyError, match="no other member can become the leader: etcd2 is not healthy.*; etcd3 lacks"):
+        members.leader, members.status = 1, {"etcd1": {"raftIndex": 5000}}
+        with pytest.raises(UnhealthyError, match=r"can become the leader: etcd2 is not healthy.*; etcd3 lacks 4950"):
             leader.move_leader(cluster, None, report=print)
-    with serving(plan(nodes=1), tmp_path) as (cluster, _), pytest.raises(UnhealthyError, match="etcd1 is the only voter"):
+    with serving(plan(nodes=1), tmp_path) as (cluster, _), pytest.raises(UnhealthyError, match="is the only voter"):
         leader.move_leader(cluster, None, report=print)
 
 
@@ -278,7 +278,7 @@ def test_nospace_is_cleared_only_if_every_database_has_room(trio: Pair) -> None:
     cluster, members = trio
     members.alarms = [(2, NOSPACE)]
     members.status["etcd3"] = {"dbSize": 1900 * MIB}
-    with pytest.raises(UnhealthyError, match="not enough room yet: the database of etcd3 has .*more than 90%"):
+    with pytest.raises(UnhealthyError, match=r"not enough room yet: the database of etcd3 has .*more than 90%"):
         alarms.disarm(cluster, consent=refuse)
     assert members.alarms == [(2, NOSPACE)]
     members.status["etcd3"] = {"dbSize": 1800 * MIB}

@@ -19,8 +19,8 @@ from generator.store import snapshot_files
 from generator.store.snapshot_files import Record, parse_record, publish, record_path, remove_older, writing
 
 RECORD = Record(
-    cluster="etcd", cluster_id="0" * 16, etcd_cluster_id="cdf818194e3a8c32", member="etcd2", member_id="8e9e05c52164694d",
-    revision=9, etcd_version="3.5.16", time="2026-11-29T10:00:00Z", size=4, sha256="ab",
+    cluster="etcd", cluster_id="0" * 16, etcd_cluster_id="cdf818194e3a8c32", member="etcd2",
+    member_id="8e9e05c52164694d", revision=9, etcd_version="3.5.16", time="2026-11-29T10:00:00Z", size=4, sha256="ab",
 )  # fmt: skip
 
 
@@ -67,9 +67,13 @@ def test_a_snapshot_is_a_pair_of_files_that_only_the_owner_can_read(tmp_path: Pa
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interruption_leaves_nothing(tmp_path: Path, kind: str, error: type[BaseException]) -> None:
-    with pytest.raises(error), writing(tmp_path / "a.db") as (data, _):
-        data.file.write(b"data")
-        raise error
+    def interrupted() -> None:
+        with writing(tmp_path / "a.db") as (data, _):
+            data.file.write(b"data")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert names(tmp_path) == []
 
 
@@ -85,10 +89,14 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, kind: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", ["a.db", "a.db.json"])
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, kind: str, name: str) -> None:
-    with pytest.raises(InputError, match="overwrites no file"), writing(tmp_path / "a.db") as (data, record):
-        record.file.write(RECORD.dump())
-        (tmp_path / name).write_text("other")
-        publish(tmp_path / "a.db", data, record)
+    def late() -> None:
+        with writing(tmp_path / "a.db") as (data, record):
+            record.file.write(RECORD.dump())
+            (tmp_path / name).write_text("other")
+            publish(tmp_path / "a.db", data, record)
+
+    with pytest.raises(InputError, match="overwrites no file"):
+        late()
     assert names(tmp_path) == [name]
     assert (tmp_path / name).read_text() == "other"
 
