@@ -56,8 +56,9 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_snapshot_is_a_pair_of_files_that_only_the_owner_can_read(tmp_path: Path, kind: str) -> None:
-    os.umask(0)
+    umask = os.umask(0)
     save(tmp_path / "a.db")
+    os.umask(umask)
     assert names(tmp_path) == ["a.db", "a.db.json"]
     assert [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()] == [0o600, 0o600]
     assert (tmp_path / "a.db").read_bytes() == b"data"
