@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from generator.errors import BakeError
@@ -68,7 +69,7 @@ class Writer(threading.Thread):
     def gap(self) -> float:
         """Return the longest time between two acknowledgements."""
         times = list(self.acknowledged.values())
-        return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        return max(later - earlier for earlier, later in pairwise(times))
 
 
 @contextmanager

@@ -286,7 +286,7 @@ def test_a_member_that_is_off_cannot_lead(trio: tuple[Miniature, Cluster]) -> No
     miniature, cluster = trio
     leader.move_leader(cluster, "etcd1", report=print)
     miniature.nodes[1].kill()
-    with pytest.raises(UnhealthyError, match="etcd2 cannot become the leader: .*connection refused"):
+    with pytest.raises(UnhealthyError, match=r"etcd2 cannot become the leader: .*connection refused"):
         leader.move_leader(cluster, "etcd2", report=print)
     assert leader.move_leader(cluster, None, report=print).after == "etcd3"
 
