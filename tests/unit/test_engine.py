@@ -177,6 +177,15 @@ def test_nodes_that_are_no_longer_planned_are_seen_after_the_planned_nodes(world
     assert seen["etcd3"].has_disk, "the VM is gone, but its volumes are left"
 
 
+def test_a_vm_without_volumes_that_is_no_longer_planned_is_seen_and_removed(world: World) -> None:
+    world.engine().create("etcd1", "etcd2")
+    for name in world.volumes("etcd2"):
+        world.delete(name)
+    engine = world.engine(nodes=1)
+    assert (engine.machines()["etcd2"].state, engine.machines()["etcd2"].has_disk) == (State.RUNNING, False)
+    assert engine.remove("etcd2") == ("etcd-etcd2",)
+
+
 @pytest.mark.parametrize("owner", [None, tag("etcd2", cluster="other"), tag("etcd2", cluster_id="id2")])
 def test_a_vm_of_another_owner_is_foreign(owner: Owner | None, world: World) -> None:
     world.engine().create("etcd1")
