@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from generator.engine import MachineStatus, State
 from generator.etcd.answers import Member
 from generator.level import Level
 from generator.plan import ClusterPlan, NodePlan
@@ -19,20 +20,29 @@ class Power(StrEnum):
     LOST = "lost"
 
 
+def power_of(machine: MachineStatus) -> Power:
+    if machine.state is State.RUNNING:
+        return Power.RUNNING
+    is_lost = machine.state in (State.MISSING, State.FOREIGN) or not machine.has_disk
+    return Power.LOST if is_lost else Power.STOPPED
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observed:
     """What stands of a cluster.
 
     `members`: etcd's member list, empty if no member can return it. `answering`: the ids of the members that answered a
     linearizable read. `leader`: the leader's id, or 0. `machines`: the VMs of the cluster by node name, also of nodes
-    that are no longer planned; None if bake cannot see the VMs. `pending`: for each node that does not run its newest
-    seed, what the new seed costs the node. `auth`: whether etcd's authentication is on.
+    that are no longer planned; None if bake cannot see the VMs. `outdated`: for each VM that differs from the plan, the
+    properties that differ. `pending`: for each node that does not run its newest seed, what the new seed costs the
+    node. `auth`: whether etcd's authentication is on.
     """
 
     members: tuple[Member, ...]
     answering: frozenset[int] = frozenset()
     leader: int = 0
     machines: Mapping[str, Power] | None = None
+    outdated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pending: Mapping[str, Level] = field(default_factory=dict)
     auth: bool = False
 

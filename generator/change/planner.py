@@ -1,8 +1,11 @@
 """Derive the steps from what stands to what is planned.
 
-The order of the steps: start stopped VMs, remove members that are not planned, update nodes, replace lost nodes, add
-new nodes. A cluster has most members that answer when its VMs run; a member that is not planned must go before its
-peers' firewalls close; and a new node can join only after the other nodes' firewalls know its address.
+The order of the steps, with the reasons:
+1. start stopped VMs, because most steps need a quorum;
+2. remove members that are not planned, because the new seeds close the firewalls to them;
+3. replace lost nodes, because no node may restart while too many others are missing;
+4. update nodes, because new nodes can join only when the other nodes' firewalls know their addresses;
+5. add new nodes.
 """
 
 from __future__ import annotations
@@ -19,8 +22,13 @@ from generator.plan import ClusterPlan, NodePlan
 def plan_steps(plan: ClusterPlan, seen: Observed, *, replace: Collection[str] = ()) -> tuple[Step, ...]:
     """Return the steps in order. Empty if the cluster is as planned. `replace`: nodes that the user wants replaced."""
     to_replace = {node.name for node in plan.nodes if node.name in replace or _is_lost(node, seen)}
-    steps = (*_starts(plan, seen, to_replace), *_removals(plan, seen), *_updates(plan, seen, to_replace))
-    return (*steps, *_replacements(plan, seen, to_replace, replace), *_additions(plan, seen, to_replace))
+    return (
+        *_starts(plan, seen, to_replace),
+        *_removals(plan, seen),
+        *_replacements(plan, seen, to_replace, replace),
+        *_updates(plan, seen, to_replace),
+        *_additions(plan, seen, to_replace),
+    )
 
 
 def _is_lost(node: NodePlan, seen: Observed) -> bool:
@@ -68,19 +76,19 @@ def name_of(member: Member) -> str:
 
 
 def _updates(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:
-    """Yield a step for each node that does not run its newest seed; the leader is last."""
-    waiting = [node for node in plan.nodes if _must_update(node, seen) and node.name not in to_replace]
+    """Yield a step for each node whose seed or VM is outdated; the leader is last."""
+    waiting = [node for node in plan.nodes if node.name not in to_replace and _has_joined(node, seen)]
     for node in sorted(waiting, key=lambda node: _is_leader(node, seen)):
-        level = seen.pending[node.name]
-        yield Step(
-            action=Action.UPDATE, node=node.name, level=level, reason="has a new seed",
-            effect=effect_of_stopping(node, seen) if level.rank >= Level.RESTART.rank else Effect.NONE,
-        )  # fmt: skip
-
-
-def _must_update(node: NodePlan, seen: Observed) -> bool:
-    """Return whether a node that is a member has a seed to apply. A node that joins gets its newest seed anyway."""
-    return seen.pending.get(node.name, Level.NONE) is not Level.NONE and _has_joined(node, seen)
+        level, differing = seen.pending.get(node.name, Level.NONE), seen.outdated.get(node.name, ())
+        reasons = [*(["has a new seed"] if level is not Level.NONE else []), *differing]
+        if differing:
+            level = max(level, Level.REBOOT, key=lambda one: one.rank)  # the VM gets its definition when it starts
+        if reasons:
+            disturbs = level.rank >= Level.RESTART.rank
+            yield Step(
+                action=Action.UPDATE, node=node.name, level=level, reason=", ".join(reasons),
+                effect=effect_of_stopping(node, seen) if disturbs else Effect.NONE,
+            )  # fmt: skip
 
 
 def _is_leader(node: NodePlan, seen: Observed) -> bool:

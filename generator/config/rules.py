@@ -220,7 +220,7 @@ def _tls(spec: ClusterSpec) -> Iterator[Finding]:
         return
     kind = "RSA" if spec.pki.key_type.startswith("rsa") else "ECDSA"
     needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
-    if needed not in etcd.cipher_suites:  # without the suite `needed`, etcd starts but no client can connect
+    if needed not in etcd.cipher_suites:  # etcd would start, but no client could connect
         message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
         yield ("etcd", "cipherSuites"), message, "add this suite"
 

@@ -1,0 +1,70 @@
+"""Follow the consoles of a running cluster's nodes while a change goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from generator.engine import Console, Engine
+from generator.errors import BakeError
+from generator.operations.baked_cluster import Cluster
+from generator.operations.boot_progress import SETTLED
+from generator.operations.certs import WAITS
+from generator.operations.hints import command
+from generator.progress import Progress
+from generator.vm.console_records import Event, Journal, LineReader
+
+
+class Consoles:
+    """The consoles of all nodes. Shows new records, and remembers which seed each node has applied.
+
+    `settled`: for each node that has printed it, the instance-id of the seed that the node applied last.
+    """
+
+    def __init__(self, engine: Engine, cluster: Cluster, progress: Progress) -> None:
+        self.engine, self.cluster, self.progress = engine, cluster, progress
+        self.journal = Journal(cluster.store.folder)
+        self.settled: dict[str, str] = {}
+        self._logs: dict[str, tuple[Console, LineReader]] = {}
+        self._waiting: set[str] = set()  # nodes that have said that they apply their seed at the next boot
+        self._read()  # what a console already has is from before
+
+    def begin(self, node: str) -> None:
+        """Read a node's console from its start, because the node boots again."""
+        self._logs.pop(node, None)
+        self._waiting.discard(node)
+
+    def show(self) -> None:
+        """Show the new records. Raise BakeError if a node reports a failure."""
+        for event in self._read():
+            self.progress.event(event.node, event.phase, event.detail)
+            if event.phase == "failed":
+                look = command(self.cluster.store, f"console {event.node}")
+                raise BakeError(f"{event.node} failed: {event.detail}", hint=f"see {look}")
+
+    def waits_for_reboot(self, node: str) -> Callable[[], bool]:
+        """Return a function that returns True after the node has said that its new seed needs a reboot."""
+        self._read()
+        self._waiting.discard(node)
+        return lambda: node in self._waiting
+
+    def _read(self) -> list[Event]:
+        """Return the new records of all consoles."""
+        events = []
+        nodes = [node.name for node in self.cluster.plan.nodes]
+        new = [name for name in nodes if name not in self._logs]
+        if new:
+            logs = self.engine.console_logs(*new)
+            self._logs |= {name: (log, LineReader(name)) for name, log in logs.items()}
+        for name, (log, reader) in self._logs.items():
+            data = log.read()
+            if data:
+                self.journal.keep_output(name, data)
+            events += reader.feed(data)
+        for event in events:
+            self.journal.keep_event(event, time.time())
+            if event.phase == SETTLED and event.seed:
+                self.settled[event.node] = event.seed
+            if event.detail == WAITS:
+                self._waiting.add(event.node)
+        return events
