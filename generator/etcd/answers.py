@@ -175,7 +175,11 @@ class FilePermissions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """A node's audit report. `user` is the account that runs etcd. `options` maps etcd's flags to values."""
+    """A node's audit report.
+
+    `user`: the account that runs etcd. `options`: the values of etcd's flags. `seed`: the instance-id of the seed that
+    the node runs. `seed` is "" in the report of an older node, and while etcd must restart to load a new seed.
+    """
 
     time: datetime
     user: str
@@ -183,3 +187,4 @@ class NodeReport:
     files: Mapping[str, FilePermissions]
     # etcd option → SHA-256 of each certificate in the file that the option names
     certificates: Mapping[str, tuple[str, ...]]
+    seed: str = ""

@@ -73,7 +73,15 @@ def _read(fields: Mapping[str, Any]) -> NodeReport:
         certificates={
             _text(name): tuple(map(_text, digests)) for name, digests in fields["certificates"].items()
         },
+        seed=_seed(fields.get("seed", ""), fields["node"]),
     )
+
+
+def _seed(value: str, node: str) -> str:
+    """Return the instance-id of a seed of the node, or "". Raise ValueError for any other value."""
+    if value != "" and not re.fullmatch(rf"{re.escape(node)}-[0-9a-f]{{16}}", value):
+        raise ValueError
+    return value
 
 
 def _text(value: str) -> str:

@@ -26,6 +26,7 @@ from generator.errors import InputError
 from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed.first_boot import boot_commands, first_boot_commands
+from generator.seed.guest.usr.libexec.bake.seed_change import Seed, read_seed
 
 ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this label
 USER_DATA = PurePosixPath("user-data")
@@ -52,10 +53,14 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
 
 def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
     """Return the path and the content of each guest file in user-data. Raises InputError for invalid user-data."""
+    return {path: file.content for path, file in read_user_data(user_data, where=where).files.items()}
+
+
+def read_user_data(user_data: bytes, *, where: str) -> Seed:
+    """Return the files and settings in user-data. Raises InputError for invalid user-data."""
     try:
-        files = yaml.load(user_data, Loader=_Loader)["write_files"]  # noqa: S506  derived from SafeLoader
-        return {file["path"]: file["content"].encode() for file in files}
-    except (yaml.YAMLError, UnicodeError, LookupError, TypeError, AttributeError):
+        return read_seed(yaml.load(user_data, Loader=_Loader))  # noqa: S506  derived from SafeLoader
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
         raise InputError.one(where, "is not user-data that bake wrote", "restore or remove the file") from None
 
 

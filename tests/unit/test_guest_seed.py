@@ -25,6 +25,17 @@ from tests.hostile.syscalls import Call, parse
 GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
 NOW = RELEASED + timedelta(days=1)
 Change = Callable[[Authorities], Authorities]
+# A node that has booted and runs etcd. The log has the calls that change something.
+SYSTEMCTL = """#!/bin/sh
+case $* in
+    is-system-running) echo running ;;
+    "is-active etcd.service") echo active ;;
+    *) echo "$*" >>{log} ;;
+esac
+"""
+REPORT = "--no-block restart etcd-audit.service etcd-report.service\n"
+RESTART = "--no-block start etcd-restart.service\n"
+REBOOT_LEVEL = {"firewall": {"kind": "iptables"}}  # a change of settings that needs a reboot
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
 
 
@@ -39,6 +50,7 @@ class Guest:
                 self.write(file["path"], file["content"], int(file["permissions"], 8))
         self.pki.chmod(0o710)
         self.write("/var/lib/bake/configured", self.instance() + "\n")
+        self.write("/var/lib/bake/network-config", self.seed("network-config"))
         self.write("/var/lib/cloud/instances/i/user-data.txt", self.seed("user-data"))
         self.write("/var/lib/cloud/instances/i/obj.pkl", "secret")
         self.write("/var/lib/cloud/seed/nocloud/user-data", self.seed("user-data"))
@@ -77,7 +89,7 @@ class Guest:
         return self._run([*shell, str(GUEST / "forget-seed")]).stdout
 
     def insert(self, *watched_by: str, node: str = "etcd1") -> subprocess.CompletedProcess[str]:
-        for name in ("meta-data", "user-data"):
+        for name in ("meta-data", "user-data", "network-config"):
             self.write(f"/run/bake/medium/{name}", self.seed(name, node))
         return self._run([*watched_by, sys.executable, str(GUEST / "apply-seed")], check=False)
 
@@ -94,7 +106,7 @@ class Guest:
 def guest(tmp_path: Path) -> Guest:
     systemctl = tmp_path / "bin/systemctl"
     systemctl.parent.mkdir()
-    systemctl.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/calls\necho running\n')
+    systemctl.write_text(SYSTEMCTL.format(log=tmp_path / "calls"))
     systemctl.chmod(0o755)
     return Guest(tmp_path)
 
@@ -112,6 +124,7 @@ def test_a_settled_node_keeps_no_secret_of_its_seed(guest: Guest, shell: list[st
     assert {str(path) for path in left if not path.is_relative_to("etc/etcd")} == {
         "etc/cloud/cloud-init.disabled",
         "var/lib/bake/configured",
+        "var/lib/bake/network-config",
         "var/lib/bake/seed",
         "var/lib/cloud/data/result.json",
     }
@@ -175,7 +188,7 @@ def test_cloud_init_stays_enabled_after_a_power_cut(
     guest: Guest, shell: list[str], tool: Callable[[str], str]
 ) -> None:
     guest.forget(shell)
-    guest.bake(etcd={"options": {"heartbeat-interval": 150}})
+    guest.bake(**REBOOT_LEVEL)
     calls = watched(guest, tool("strace"))
     names = [call.name for call in calls if call.name == "sync" or str(guest.off) in call.paths]
     assert names[-2:] == ["unlink", "sync"]
@@ -205,15 +218,15 @@ def test_another_ca_is_applied_and_etcd_is_restarted(guest: Guest, shell: list[s
     guest.bake()
     guest.insert()
     assert not (guest.root / "run/bake/restart-etcd").exists()
-    assert "etcd-restart" not in calls(guest)
+    assert calls(guest) == REPORT
     before = guest.certificates()["etcd-ca.pem"]
     guest.bake(change=lambda found: found.advanced())
     assert (guest.insert().returncode, (guest.root / "run/bake/restart-etcd").exists()) == (0, True)
     assert guest.certificates()["etcd-ca.pem"].startswith(before)
     assert guest.certificates()["etcd-ca.pem"].count("BEGIN CERTIFICATE") == 2
-    assert calls(guest) == "--no-block start etcd-restart.service\n"
+    assert calls(guest) == REPORT * 2 + RESTART
     guest.insert()
-    assert calls(guest) == "--no-block start etcd-restart.service\n" * 2, "each insertion starts it, until it has run"
+    assert calls(guest) == REPORT * 2 + RESTART * 2, "each insertion starts it, until it has run"
 
 
 def calls(guest: Guest) -> str:
@@ -248,7 +261,7 @@ def test_a_key_that_does_not_match_its_certificate_is_refused(guest: Guest, shel
 def test_cloud_init_applies_other_settings_at_the_next_boot(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     before = guest.certificates()
-    guest.bake(etcd={"options": {"heartbeat-interval": 150}})
+    guest.bake(**REBOOT_LEVEL)
     done = guest.insert()
     assert 'phase=waiting detail="a new seed takes effect at the next boot"' in done.stdout
     assert guest.certificates() == before
@@ -259,9 +272,8 @@ def test_cloud_init_applies_other_settings_at_the_next_boot(guest: Guest, shell:
 def test_a_booting_node_reboots_to_apply_other_settings(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     systemctl = guest.root.parent / "bin/systemctl"
-    words = "case $* in is-system-running) echo starting; exit 1 ;; esac"  # 1 means: not "running"
-    systemctl.write_text(systemctl.read_text().replace("echo running", words))
-    guest.bake(etcd={"options": {"heartbeat-interval": 150}})
+    systemctl.write_text(systemctl.read_text().replace("echo running", "echo starting; exit 1"))  # 1: not "running"
+    guest.bake(**REBOOT_LEVEL)
     assert guest.insert().returncode == 0
     assert (guest.root.parent / "calls").read_text().splitlines()[-1] == "--no-block reboot"
 
