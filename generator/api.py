@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from generator.change.spec_changes import Change, compare, losses
 from generator.config import load as loading
 from generator.config.load import Loaded
 from generator.config.spec import ClusterSpec
@@ -29,7 +30,6 @@ from generator.operations import baked_cluster
 from generator.operations import verify as verifying
 from generator.operations.bake import Agreed, Baked
 from generator.operations.baked_cluster import Cluster
-from generator.operations.changes import Change, compare, losses
 from generator.operations.verify import Verification
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.store.existing_cluster import find_existing

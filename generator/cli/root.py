@@ -137,9 +137,9 @@ def check(**options: Any) -> None:
       bake check --config cluster.yaml
       bake check --nodes 5 --profile classic -o json
     """
+    from generator.change.spec_changes import compare
     from generator.config.fields import plain
     from generator.operations.bake import check as look
-    from generator.operations.changes import compare
     from generator.store.folder import Store
 
     loaded = load(options)

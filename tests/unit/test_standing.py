@@ -207,7 +207,7 @@ def test_requiring_the_peer_name_shows_its_precondition(bake: Bake, command: tup
     assert "every node serves" not in bake("--config", "cluster.yaml", "-q").err
     Path("cluster.yaml").write_text(OLD.replace("none", "required"))
     said = bake(*command, "--config", "cluster.yaml").err
-    assert "~ pki.peerName: stated → required (run `bake certs rotate`; do not restart a node before `bake" in said
+    assert "~ pki.peerName: stated → required [restart] (run `bake certs rotate`; do not restart a node" in said
 
 
 def test_the_next_step_for_a_sealed_cluster_is_different(bake: Bake) -> None:
