@@ -13,6 +13,7 @@ from generator.plan import NodePlan
 T = TypeVar("T")
 # The test keys of `bake verify` have a lease, so etcd deletes the keys even if bake is killed.
 LEASE_SECONDS = 60
+ALARMS = ("NONE", "NOSPACE", "CORRUPT")  # etcd's numbers for the kinds of alarms are 0, 1 and 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A member's answer to the gRPC call Maintenance/Status. `leader` is 0 if the member knows no leader."""
+    """A member's answer to the gRPC call Maintenance/Status. `leader` is 0 if the member knows no leader.
+
+    `db_size`: the size of the database in bytes. `db_size_in_use`: the bytes that remain after a defragmentation.
+    `db_quota`: the largest size of the database, or 0 if the member does not report it (etcd 3.5).
+    """
 
     cluster_id: int
     member_id: int
@@ -45,12 +50,14 @@ class Status:
     version: str
     is_learner: bool
     errors: tuple[str, ...]
+    db_size_in_use: int = 0
+    db_quota: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
     member_id: int
-    kind: str  # NOSPACE or CORRUPT
+    kind: str  # one of ALARMS, but not NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import cache, cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from generator.errors import BakeError, InputError
-from generator.etcd.answers import Alarm, HashKv, Keys, KeyValue, Member, Reply, Status
+from generator.etcd.answers import ALARMS, Alarm, HashKv, Keys, KeyValue, Member, Reply, Status
 from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 
 # By default, etcd ends a slow request with an error after 7 s (server/config, ReqTimeout).
@@ -24,6 +24,7 @@ Timeout = tuple[float, float]  # time limits in seconds: for the connection, for
 TIMEOUT: Timeout = (3.0, 8.0)
 _NOT_ETCD = "the answer is not from etcd"
 _ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # prefixes of all error messages from etcd
+_BATCH = 32  # messages of a stream that the event loop receives before it wakes the caller
 EVERY_KEY = b"\0"  # as both key and range_end, this byte selects all keys (etcd API, "RangeRequest")
 
 
@@ -56,7 +57,7 @@ class Etcd:
         self.files = files
         self.timeout = timeout
 
-    def __enter__(self) -> Etcd:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,13 +94,15 @@ class Etcd:
             version=answer.version,
             is_learner=answer.isLearner,
             errors=tuple(answer.errors),
+            db_size_in_use=answer.dbSizeInUse,
+            db_quota=answer.dbSizeQuota,
         )
 
     def alarms(self) -> tuple[Alarm, ...]:
         """Return the cluster's active alarms."""
         alarms = self._call("Maintenance/Alarm").alarms
         try:
-            return tuple(Alarm(member_id=one.memberID, kind=_grpclib().api.ALARMS[one.alarm]) for one in alarms)
+            return tuple(Alarm(member_id=one.memberID, kind=ALARMS[one.alarm]) for one in alarms)
         except IndexError:
             raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
 
@@ -114,7 +117,7 @@ class Etcd:
 
     def get(self, key: bytes, *, prefix: bool = False, keys_only: bool = False, limit: int = 0) -> Keys:
         """Read a key, or all keys that begin with `key`. The read is linearizable, so it fails without a quorum."""
-        span = {"key": key or EVERY_KEY, "range_end": prefix_end(key)} if prefix else {"key": key}
+        span: dict[str, Any] = {"key": key or EVERY_KEY, "range_end": prefix_end(key)} if prefix else {"key": key}
         answer = self._call("KV/Range", **span, limit=limit, keys_only=keys_only)
         items = tuple(KeyValue(key=one.key, value=one.value) for one in answer.kvs)
         return Keys(count=answer.count, revision=answer.header.revision, items=items)
@@ -137,33 +140,74 @@ class Etcd:
         """Revoke a lease. etcd deletes every key that was written with the lease."""
         self._call("Lease/LeaseRevoke", ID=lease)
 
-    def _call(self, name: str, **values: Any) -> Any:
-        """Make one gRPC call. Raise NoAnswerError or RefusedError if the call fails."""
-        grpclib = _grpclib()
-        future = asyncio.run_coroutine_threadsafe(self._ask(name, values), _loop())
+    def _call(self, method: str, /, *, header: bool = True, seconds: float | None = None, **values: Any) -> Any:
+        """Make one gRPC call. Raise NoAnswerError or RefusedError if the call fails.
+
+        `header`: whether etcd's answer has a header. `seconds`: how long to wait for the answer.
+        """
+        answer = self._wait(self._ask, method, values, self.timeout[1] if seconds is None else seconds)
+        if header and not answer.HasField("header"):
+            raise self._failure(_NOT_ETCD)
+        return answer
+
+    def _stream(self, method: str, /, **values: Any) -> Iterator[Any]:
+        """Make a gRPC call that etcd answers with a stream. Yield each message of the stream."""
+        stream = self._wait(self._open, method, values)
         try:
-            answer = future.result()
+            while messages := self._wait(self._receive, stream):
+                yield from messages
+        except BaseException:
+            self.close()  # also ends the stream
+            raise
+
+    def _wait(self, work: Callable[..., Coroutine[Any, Any, Any]], *words: Any) -> Any:
+        """Call `work` on the event loop and return its result. Raise NoAnswerError or RefusedError if it fails."""
+        grpclib = _grpclib()
+        future = asyncio.run_coroutine_threadsafe(work(*words), _loop())
+        try:
+            return future.result()
         except grpclib.GRPCError as error:
             raise self._refusal(error.status.value, error.message or "") from error
         except TimeoutError as error:
             raise self._failure("no answer in time") from error
         except (OSError, grpclib.StreamTerminatedError, grpclib.ProtocolError) as error:
             raise self._failure(self._obstacle()) from error
-        except grpclib.api.DecodeError as error:
+        except (grpclib.api.DecodeError, AssertionError, NotImplementedError) as error:
+            # grpclib raises AssertionError for a message that is cut, and NotImplementedError for a compressed message.
             raise self._failure(_NOT_ETCD) from error
         except BaseException:
             future.cancel()
             raise
-        if not answer.HasField("header"):
-            raise self._failure(_NOT_ETCD)
-        return answer
 
-    async def _ask(self, name: str, values: Mapping[str, Any]) -> Any:
-        grpclib, verb = _grpclib(), name.partition("/")[2]
-        question, answer = (grpclib.api.message(f"{verb}{kind}") for kind in ("Request", "Response"))
+    async def _ask(self, name: str, values: Mapping[str, Any], seconds: float) -> Any:
+        kinds = await self._connect(name)
+        method = _grpclib().UnaryUnaryMethod(self._channel, *kinds)
+        return await asyncio.wait_for(method(kinds[1](**values)), seconds)
+
+    async def _open(self, name: str, values: Mapping[str, Any]) -> Any:
+        kinds = await self._connect(name)
+        stream = _grpclib().UnaryStreamMethod(self._channel, *kinds).open()
+        await stream.__aenter__()
+        await stream.send_message(kinds[1](**values), end=True)
+        return stream
+
+    async def _connect(self, name: str) -> tuple[str, Any, Any]:
+        """Connect. Return the path of a call, the class of its request, and the class of its response."""
+        api = _grpclib().api
         await asyncio.wait_for(self._channel.__connect__(), self.timeout[0])
-        method = grpclib.UnaryUnaryMethod(self._channel, f"/{grpclib.api.PACKAGE}.{name}", question, answer)
-        return await asyncio.wait_for(method(question(**values)), self.timeout[1])
+        return f"/{api.PACKAGE}.{name}", *(api.message(f"{api.stem(name)}{kind}") for kind in ("Request", "Response"))
+
+    async def _receive(self, stream: Any) -> list[Any]:
+        """Return the next messages of a stream, or [] at the end of a complete stream."""
+        messages: list[Any] = []
+        while len(messages) < _BATCH:
+            message = await asyncio.wait_for(stream.recv_message(), self.timeout[1])
+            if message is None:
+                if not messages:
+                    await asyncio.wait_for(stream.__aexit__(None, None, None), self.timeout[1])
+                break
+            messages.append(message)
+        return messages
 
     def _failure(self, cause: str) -> NoAnswerError:
         self.close()
@@ -226,7 +270,7 @@ def _make_loop() -> asyncio.AbstractEventLoop:
 def _grpclib() -> SimpleNamespace:
     """Import grpclib and protobuf only for a gRPC call, so that `bake --help` works without these packages."""
     try:
-        from grpclib.client import Channel, UnaryUnaryMethod
+        from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
         from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
         from generator.etcd import messages
@@ -234,6 +278,6 @@ def _grpclib() -> SimpleNamespace:
         hint = "run scripts/setup vm, or in the source folder: pip install '.[vm]'"
         raise BakeError(f"the Python package {error.name} is missing", hint=hint) from error
     return SimpleNamespace(
-        Channel=Channel, UnaryUnaryMethod=UnaryUnaryMethod, GRPCError=GRPCError, ProtocolError=ProtocolError,
-        StreamTerminatedError=StreamTerminatedError, api=messages,
+        Channel=Channel, UnaryStreamMethod=UnaryStreamMethod, UnaryUnaryMethod=UnaryUnaryMethod, GRPCError=GRPCError,
+        ProtocolError=ProtocolError, StreamTerminatedError=StreamTerminatedError, api=messages,
     )  # fmt: skip

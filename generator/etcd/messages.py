@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.message import DecodeError
 
-__all__ = ["ALARMS", "PACKAGE", "DecodeError", "message"]
+__all__ = ["PACKAGE", "DecodeError", "message", "stem"]
 
 PACKAGE = "etcdserverpb"
 # Format: message → field of the message → (field number, type).
@@ -45,14 +45,42 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "StatusRequest": {},
     "StatusResponse": {
         "header": (1, "ResponseHeader"), "version": (2, "string"), "dbSize": (3, "int64"), "leader": (4, "uint64"),
-        "raftIndex": (5, "uint64"), "raftTerm": (6, "uint64"), "errors": (8, "string*"), "isLearner": (10, "bool"),
+        "raftIndex": (5, "uint64"), "raftTerm": (6, "uint64"), "errors": (8, "string*"), "dbSizeInUse": (9, "int64"),
+        "isLearner": (10, "bool"), "dbSizeQuota": (12, "int64"),  # dbSizeQuota since etcd 3.6
     },
-    "AlarmRequest": {"action": (1, "uint32")},  # action 0 (GET) lists the alarms
+    # Action 0 (GET) lists the alarms, action 2 (DEACTIVATE) clears an alarm.
+    "AlarmRequest": {"action": (1, "uint32"), "memberID": (2, "uint64"), "alarm": (3, "uint32")},
     "AlarmResponse": {"header": (1, "ResponseHeader"), "alarms": (2, "AlarmMember*")},
     "HashKVRequest": {"revision": (1, "int64")},
     "HashKVResponse": {"header": (1, "ResponseHeader"), "hash": (2, "uint32"), "compact_revision": (3, "int64")},
+    # etcd answers Defragment, MoveLeader and Snapshot without a header (server/etcdserver/api/v3rpc/maintenance.go).
+    "DefragmentRequest": {},
+    "DefragmentResponse": {},
+    "MoveLeaderRequest": {"targetID": (1, "uint64")},
+    "MoveLeaderResponse": {},
+    "SnapshotRequest": {},
+    "SnapshotResponse": {"remaining_bytes": (2, "uint64"), "blob": (3, "bytes")},
+    "CompactionRequest": {"revision": (1, "int64"), "physical": (2, "bool")},
+    "CompactionResponse": {"header": (1, "ResponseHeader")},
+    "MemberRemoveRequest": {"ID": (1, "uint64")},
+    "MemberRemoveResponse": {"header": (1, "ResponseHeader"), "members": (2, "Member*")},
+    "AuthUserListRequest": {},
+    "AuthUserListResponse": {"header": (1, "ResponseHeader"), "users": (2, "string*")},
+    "AuthUserDeleteRequest": {"name": (1, "string")},
+    "AuthUserDeleteResponse": {"header": (1, "ResponseHeader")},
+    "AuthRoleListRequest": {},
+    "AuthRoleListResponse": {"header": (1, "ResponseHeader"), "roles": (2, "string*")},
+    "AuthRoleDeleteRequest": {"role": (1, "string")},
+    "AuthRoleDeleteResponse": {"header": (1, "ResponseHeader")},
 }  # fmt: skip
-ALARMS = ("NONE", "NOSPACE", "CORRUPT")
+
+
+def stem(call: str) -> str:
+    """Return the name of a call's messages without `Request` and `Response`, such as `AuthUserList`."""
+    service, _, verb = call.partition("/")
+    if service == "Auth" and not verb.startswith("Auth"):
+        return f"Auth{verb}"
+    return "Compaction" if verb == "Compact" else verb
 
 
 @cache

@@ -1,0 +1,97 @@
+"""`bake alarm`: list the alarms of etcd with the remedies, and clear alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from generator.errors import UnhealthyError
+from generator.etcd import observe
+from generator.etcd.client import Etcd
+from generator.operations.baked_cluster import Cluster, client_files
+from generator.operations.hints import command
+from generator.operations.maintenance.survey import MemberState, Survey, client_of, quota_of, survey
+
+ROOM = 0.9  # of the quota; etcd raises NOSPACE again as soon as the database of a member is larger than the quota
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveAlarm:
+    """An alarm of a member. `member_id`: hexadecimal, as in etcdctl."""
+
+    node: str
+    member_id: str
+    alarm: str
+    meaning: str
+    remedy: str
+
+
+def list_alarms(cluster: Cluster, found: Survey | None = None) -> tuple[ActiveAlarm, ...]:
+    """Return the active alarms."""
+    found = found or survey(cluster)
+    names = {one.member.id: one.name for one in found.members}
+    texts = _texts(cluster)
+    return tuple(
+        ActiveAlarm(
+            node=names.get(alarm.member_id, "(not a member)"), member_id=f"{alarm.member_id:x}", alarm=alarm.kind,
+            meaning=texts[alarm.kind][0], remedy=texts[alarm.kind][1],
+        )
+        for alarm in found.alarms
+    )  # fmt: skip
+
+
+def _texts(cluster: Cluster) -> dict[str, tuple[str, str]]:
+    """Return meaning and remedy of each kind of alarm."""
+
+    def bake(words: str) -> str:
+        return command(cluster.store, words)
+
+    return {
+        "NOSPACE": (
+            "the database has reached its quota, and etcd refuses all writes except deletions",
+            f"delete keys that you do not need, run {bake('defrag --compact')}, then {bake('alarm disarm')}; "
+            "or set a larger quota-backend-bytes in etcd.options",
+        ),
+        "CORRUPT": (
+            "the data of the member differs from the data of the other members, and etcd refuses all reads and writes",
+            "save the data folder of each member, replace the member that has the alarm, "
+            f"then run {bake('alarm disarm')}",
+        ),
+    }
+
+
+def disarm(cluster: Cluster, *, consent: Callable[[str], None]) -> tuple[ActiveAlarm, ...]:
+    """Clear all alarms, and return them. Call `consent` before an alarm CORRUPT is cleared.
+
+    Raise UnhealthyError if a database is still too large, or if etcd raises an alarm again.
+    """
+    found = survey(cluster)
+    alarms = list_alarms(cluster, found)
+    if any(alarm.alarm == "NOSPACE" for alarm in alarms) and (tight := list(_without_room(cluster, found))):
+        text = f"there is not enough room yet: {'; '.join(tight)}"
+        raise UnhealthyError(text, hint=_texts(cluster)["NOSPACE"][1])
+    if corrupt := ", ".join(alarm.node for alarm in alarms if alarm.alarm == "CORRUPT"):
+        consent(f"the data of {corrupt} differs from the data of the other members; without the alarm, clients read it")
+    nodes = [one.node for one in found.members if one.node and one.error is None]
+    for alarm in found.alarms:
+        with client_of(cluster, nodes[0]) as etcd:
+            etcd.disarm(alarm)
+    left = observe.first_answer(nodes, client_files(cluster.store.folder), Etcd.alarms)
+    if left.value:
+        kinds = ", ".join(sorted({alarm.kind for alarm in left.value}))
+        raise UnhealthyError(f"etcd raised the alarm again: {kinds}", hint=f"run {command(cluster.store, 'alarm')}")
+    return alarms
+
+
+def _without_room(cluster: Cluster, found: Survey) -> Iterator[str]:
+    """Yield each member whose database is close to the quota, or whose database has an unknown size."""
+    yield from filter(None, (_tight(cluster, one) for one in found.members))
+
+
+def _tight(cluster: Cluster, one: MemberState) -> str | None:
+    if one.status is None:
+        return f"{one.name} does not answer: {one.error}"
+    quota = quota_of(cluster, one.status)
+    if quota is None or one.status.db_size <= ROOM * quota:
+        return None
+    return f"the database of {one.name} has {one.status.db_size} bytes, more than {ROOM:.0%} of its quota of {quota}"
