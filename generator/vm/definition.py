@@ -30,9 +30,7 @@ class Job:
     report: Report
 
     def owner(self, **facts: str) -> Owner:
-        return Owner(
-            cluster=self.claim.cluster, cluster_id=self.claim.cluster_id, version=__version__, **facts
-        )
+        return Owner(cluster=self.claim.cluster, cluster_id=self.claim.cluster_id, version=__version__, **facts)
 
 
 @dataclass(frozen=True, kw_only=True)
