@@ -27,7 +27,7 @@ from generator.cli.root import bake
 if TYPE_CHECKING:
     from generator.config.load import Loaded
     from generator.operations.baked_cluster import Cluster
-    from generator.operations.change import Planned
+    from generator.operations.running.change import Planned
     from generator.store.folder import Store
     from generator.vm.engine import LibvirtEngine
 
@@ -143,7 +143,7 @@ def _apply(
     replaced: Collection[str], progress: Any,
 ) -> Any:  # fmt: skip
     from generator.operations.bake import Agreed
-    from generator.operations.change import apply_change
+    from generator.operations.running.change import apply_change
 
     digest = loaded.existing.digest if loaded.existing else ""
     agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=lambda _differences: None)
@@ -161,7 +161,7 @@ def _apply(
 
 
 def _planned(options: Mapping[str, Any], replaced: Collection[str] = ()) -> tuple[Loaded, Store, Planned]:
-    from generator.operations.change import plan_change
+    from generator.operations.running.change import plan_change
     from generator.store.folder import Store
 
     loaded = load(options)

@@ -31,6 +31,7 @@ from generator.seed.guest_files import Trust
 from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned
+from generator.store.seed_history import recorded
 
 Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives pairs of a sign (+, - or ~) and a file's path
 
@@ -118,7 +119,7 @@ def bake(
             store.replacing() as folder,
         ):
             files = _all_files(plan, found, extras, seal, now=now, passphrase=passphrase, new_key=new_key)
-            for artifact in chain(signed.files, user_input, files):
+            for artifact in recorded(store, plan, chain(signed.files, user_input, files)):
                 folder.write(artifact)
             for path in signed.taken:
                 folder.drop(path)

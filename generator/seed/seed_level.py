@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ from generator.level import Level
 from generator.seed import iso
 from generator.seed.guest.usr.libexec.bake import seed_change
 
-NETWORK_CONFIG = "network-config"
+META_DATA, NETWORK_CONFIG = "meta-data", "network-config"
+SEED_FILES = (str(iso.USER_DATA), META_DATA, NETWORK_CONFIG)
+_ID = re.compile(rb"^instance-id: (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,12 @@ def compare_seeds(old: Mapping[str, bytes], new: Mapping[str, bytes], *, node: s
     found = seed_change.compare(before, after)
     is_moved = old.get(NETWORK_CONFIG) != new.get(NETWORK_CONFIG)
     return SeedChange(level=Level.REBOOT if is_moved else Level(found.level), paths=found.paths, units=found.units)
+
+
+def instance_id(seed: Mapping[str, bytes]) -> str:
+    """Return the instance-id in a seed's meta-data, or "" if there is none."""
+    found = _ID.search(seed.get(META_DATA, b""))
+    return found[1].decode(errors="replace") if found else ""
 
 
 def _read(seed: Mapping[str, bytes], where: str) -> seed_change.Seed:

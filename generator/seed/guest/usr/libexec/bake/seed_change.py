@@ -93,7 +93,7 @@ def _needs(old: Seed, new: Seed, paths: tuple[str, ...], table: Any) -> Iterator
 def _rule(rules: list[dict[str, Any]], name: str) -> tuple[str, list[str]]:
     """Return the level and the units of the first rule that matches. Without a rule, the level is reboot."""
     rule = next((rule for rule in rules if fnmatchcase(name, rule["match"])), {"level": "reboot"})
-    return rule["level"], rule.get("restart", [])
+    return str(rule["level"]), list(rule.get("restart", []))
 
 
 def _changed_variables(old: bytes, new: bytes) -> list[str]:

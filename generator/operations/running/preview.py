@@ -5,18 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 
 from generator import pki
+from generator.layout import SHARED
 from generator.level import Level
-from generator.operations.observing import load_history
 from generator.pki import NODE_ROLES, Role
 from generator.plan import ClusterPlan
 from generator.seed import guest_files, iso
 from generator.seed.guest_files import Trust
 from generator.seed.history import SeedHistory
-from generator.seed.seed_level import SEED_FILES, compare_seeds, instance_id
 from generator.store.existing_keys import load_keyring
 from generator.store.folder import Store
+from generator.store.seed_history import kept_seed, load_history, with_seed
 
-_NEW = "new"  # stands for the id of a seed with a certificate that is not issued yet
+_NOT_ISSUED = "not issued yet"  # stands for the id of a seed with a new certificate
 
 
 def preview(plan: ClusterPlan, store: Store, *, now: datetime, passphrase: bytes | None) -> SeedHistory:
@@ -30,15 +30,11 @@ def preview(plan: ClusterPlan, store: Store, *, now: datetime, passphrase: bytes
     renewed = {one.owner for one in missing}
     history = load_history(store)
     for node, kept in zip(plan.nodes, found.nodes, strict=True):
-        old = {name: data for name in SEED_FILES if (data := store.read(f"{node.name}/{name}")) is not None}
-        if len(old) != len(SEED_FILES) or not kept.keys() >= set(NODE_ROLES):
+        old = kept_seed(store, node.name)
+        if not old or not kept.keys() >= set(NODE_ROLES):
             continue  # a new node
         files = iso.seed_files(plan, node, guest_files.guest_files(plan, node, trust, kept))
-        new = {str(file.path): file.data for file in files}
-        history = history.extended(node.name, instance_id(old), Level.NONE)
-        if instance_id(new) != instance_id(old):
-            level = compare_seeds(old, new, node=node.name).level
-            history = history.extended(node.name, instance_id(new), level)
-        if node.name in renewed or "shared" in renewed:
-            history = history.extended(node.name, _NEW, Level.LIVE)
+        history = with_seed(history, node.name, old, {str(file.path): file.data for file in files})
+        if {node.name, SHARED} & renewed:
+            history = history.extended(node.name, _NOT_ISSUED, Level.LIVE)
     return history.only(frozenset(node.name for node in plan.nodes))

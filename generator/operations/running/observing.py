@@ -12,12 +12,11 @@ from generator.etcd.client import Etcd
 from generator.etcd.node_report import fetch_reports, find_report
 from generator.etcd.observe import ask, attempt, everywhere, first_answer
 from generator.etcd.tls_probe import ClientFiles
-from generator.layout import SEED_HISTORY
 from generator.level import Level
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.plan import ClusterPlan
-from generator.seed.history import SeedHistory, parse_history
-from generator.store.folder import Store
+from generator.seed.history import SeedHistory
+from generator.store.seed_history import load_history
 
 
 def observe(
@@ -77,10 +76,7 @@ def _pending(
     for node in plan.nodes:
         report, _ = find_report(node.name, reports, now=now)
         running = [seed for seed in (report.seed if report else None, settled.get(node.name)) if seed]
-        costs[node.name] = min((history.cost(node.name, seed) for seed in running or [None]), key=lambda one: one.rank)
+        found = [history.cost(node.name, seed) for seed in running] or [history.cost(node.name, None)]
+        costs[node.name] = min(found, key=lambda level: level.rank)
     return {name: level for name, level in costs.items() if level is not Level.NONE}
 
-
-def load_history(store: Store) -> SeedHistory:
-    """Return the seeds that bake has made for each node."""
-    return parse_history(store.read(SEED_HISTORY), where=str(store.folder / SEED_HISTORY))

@@ -15,12 +15,12 @@ from generator.config.load import Loaded
 from generator.engine import Engine, MachineStatus
 from generator.errors import InputError
 from generator.layout import SEALED
-from generator.operations.apply import Apply
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.hints import command
-from generator.operations.observing import observe
-from generator.operations.preview import preview
+from generator.operations.running.apply import Apply
+from generator.operations.running.observing import observe
+from generator.operations.running.preview import preview
 from generator.plan import plan_cluster
 from generator.progress import Progress
 from generator.store.folder import Store

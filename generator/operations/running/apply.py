@@ -18,10 +18,10 @@ from generator.engine import Engine
 from generator.errors import StaleError, UnhealthyError, WaitTimeoutError
 from generator.level import Level
 from generator.operations.baked_cluster import Cluster, refuse_changed
-from generator.operations.consoles import Consoles
 from generator.operations.hints import command
-from generator.operations.leaving import admit, forget_removed, hand_over, remove_member
-from generator.operations.observing import observe
+from generator.operations.running.consoles import Consoles
+from generator.operations.running.leaving import admit, forget_removed, hand_over, remove_member
+from generator.operations.running.observing import observe
 from generator.progress import Progress
 from generator.store.cas import load_phase
 
