@@ -13,8 +13,7 @@ import json
 import shutil
 import stat
 import subprocess
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ class Machines(NspawnLab):
             if process.poll() is not None:
                 self.running.pop(node)
                 if process.returncode == REBOOT:
-                    self.start(node)
+                    self._switch_on(node)
         return {node: self._facts(node) for node in sorted(path.name for path in self.work.glob("*"))}
 
     def _facts(self, node: str) -> tuple[State, Definition, bool, bool]:
@@ -94,9 +93,14 @@ class Machines(NspawnLab):
         (units / "basic.target.wants/drive.service").symlink_to("../drive.service")
 
     def start(self, *nodes: str) -> None:
+        """Switch nodes on, each with an empty console log, as libvirt does."""
         for node in nodes:
-            self._show_drive(node)
-        super().start(*nodes)
+            self.console_path(node).unlink(missing_ok=True)
+            self._switch_on(node)
+
+    def _switch_on(self, node: str) -> None:
+        self._show_drive(node)
+        super().start(node)
 
     def _show_drive(self, node: str) -> None:
         """Put the seed in the drive where cloud-init finds it, because cloud-init reads no ISO in a container."""

@@ -37,7 +37,7 @@ def _answer(caller: Connection, target: object, one: threading.Lock) -> None:
             with one:
                 try:
                     answer = (True, getattr(target, name)(*arguments))
-                except Exception as error:  # noqa: BLE001  the caller raises it
+                except Exception as error:
                     answer = (False, error)
             caller.send(answer)
     except (EOFError, OSError):
