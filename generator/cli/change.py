@@ -89,11 +89,11 @@ def apply(**options: Any) -> None:
 
 
 @bake.command()
-@click.argument("nodes", nargs=-1, required=True)
+@click.argument("replaced", metavar="NODE...", nargs=-1, required=True)
 @yes_option
 @spec_options
 @up_options
-def replace(nodes: tuple[str, ...], **options: Any) -> None:
+def replace(replaced: tuple[str, ...], **options: Any) -> None:
     """Give nodes new VMs and new disks. Each node joins the cluster again and gets its data from the other members.
 
     Use the command for a node whose disk is damaged, or to move to a new image. `bake apply` replaces a node whose VM
@@ -102,8 +102,9 @@ def replace(nodes: tuple[str, ...], **options: Any) -> None:
     \b
     Examples:
       bake replace etcd2
+      bake replace etcd2 etcd3 --yes
     """
-    run_apply(options, f"replace {' '.join(nodes)}", replaced=nodes)
+    run_apply(options, f"replace {' '.join(replaced)}", replaced=replaced)
 
 
 def run_apply(options: Mapping[str, Any], called: str, *, replaced: Collection[str] = ()) -> None:

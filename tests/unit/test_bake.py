@@ -40,7 +40,8 @@ def test_bake_writes_a_folder_per_node_and_the_operators_files(bake: Bake) -> No
     assert result.code == 0
     nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
     pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "peer-ca", "client") for kind in ("pem", "key")]
-    made = {*nodes, *PERMITS, *pems, "cluster.yaml", "etcdctl.env", "identity", "input.yaml", "manifest.json", "seed-history.json"}
+    records = {"cluster.yaml", "etcdctl.env", "identity", "input.yaml", "manifest.json", "seed-history.json"}
+    made = {*nodes, *PERMITS, *pems, *records}
     assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == made
     assert set(json.loads(result.out)["changed"]) == made
     assert [node["address"] for node in json.loads(result.out)["nodes"]] == [
