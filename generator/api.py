@@ -103,6 +103,7 @@ def changes(loaded: Loaded) -> tuple[Change, ...]:
     """Return the nodes, users and fields that `bake` would change in an existing cluster. Empty for a new cluster.
 
     If a change cannot be undone, `Change.lost` says what is lost. For example, removing a node deletes the node's keys.
+    `Change.level` says what the change costs a running node, such as `live` or `restart`.
     """
     return compare(loaded.existing, loaded.spec)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -38,7 +38,8 @@ class Change:
 
     `sign`: + for added, ~ for changed, - for removed. `part`: the changed attribute of a node. `old`, `new`: the values
     of fields and nodes, never the content of files. `note`: the operator's task before nodes apply the change.
-    `rule`: the row of the table of field levels for this change; None for a file, and for a node of an unknown spec.
+    `rule`: the row of the table of field levels for this change; None for a file, for a node of an unknown spec, and
+    for a cluster that is not sealed.
     """
 
     sign: str
@@ -58,7 +59,7 @@ class Change:
 
     @property
     def level(self) -> Level | None:
-        """What the change costs the nodes that stay; None for a file, and for a node of an unknown spec."""
+        """What the change costs the nodes that stay; None without a rule."""
         return self.rule.level if self.rule else None
 
     @property
@@ -83,11 +84,12 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
             for name in sorted(existing.nodes - {node.name for node in plan.nodes})
         ]
         return (*gone, *_unknown(existing, new))
-    return (
+    found = (
         *_nodes(plan_cluster(old), plan, keys=existing.nodes, sealed=existing.sealed),
         *_users(old, new),
         *_fields(old, new, sealed=existing.sealed),
     )
+    return found if existing.sealed else tuple(replace(change, rule=None) for change in found)
 
 
 _NODE_KEYS = "its keys are deleted"
@@ -173,7 +175,10 @@ def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
 
 
 def refused(changes: Iterable[Change]) -> list[Problem]:
-    """Return a problem for each change that no running cluster can apply. `hint`: the way to the same result."""
+    """Return a problem for each change that no running cluster can apply. Its hint is the way to the same result.
+
+    A cluster that is not sealed does not run, so it has no such changes.
+    """
     changes = list(changes)
     return [
         _refusal(change, change.rule, changes) for change in changes if change.rule and change.level is Level.REFUSED
@@ -192,7 +197,7 @@ def _refusal(change: Change, rule: FieldLevel, changes: list[Change]) -> Problem
 
 
 def highest_level(changes: Iterable[Change]) -> Level:
-    """Return the level of the most expensive change. Changes of files count as nothing."""
+    """Return the level of the most expensive change. Changes without a level count as nothing."""
     return max((change.level for change in changes if change.level), key=lambda level: level.rank, default=Level.NONE)
 
 
@@ -218,7 +223,8 @@ def shown(changes: Iterable[Change]) -> list[str]:
             folder, _, name = change.name.rpartition("/")
             files[change.sign, folder].append(name)
         else:
-            more, level = change.lost or change.note, f" [{change.level}]" if change.level else ""
+            way = f"{change.rule.why}; {change.rule.how}" if change.rule and change.rule.why else ""
+            more, level = change.lost or change.note or way, f" [{change.level}]" if change.level else ""
             lines.append(f"{change}{level}{f' ({more})' if more else ''}")
     for (sign, folder), names in files.items():
         lines.append(f"{sign} {folder}/: {', '.join(names)}" if folder else f"{sign} {', '.join(names)}")

@@ -12,7 +12,7 @@ from generator.config.defaults import domain_of
 from generator.config.fields import FieldPath
 from generator.config.pki import Certificates, Extensions, PeerName
 from generator.config.placement import gateway_of
-from generator.config.spec import ClusterSpec, FirewallKind
+from generator.config.spec import ClusterSpec, FirewallKind, NetworkMode
 from generator.level import Level
 
 Applies = Callable[[ClusterSpec, ClusterSpec], bool]  # takes the old and the new spec
@@ -58,6 +58,15 @@ def field_level(path: FieldPath, old: ClusterSpec, new: ClusterSpec) -> FieldLev
 
 def _same_gateway(old: ClusterSpec, new: ClusterSpec) -> bool:
     return gateway_of(old) == gateway_of(new)
+
+
+def _starts_dns_server(old: ClusterSpec, new: ClusterSpec) -> bool:
+    """Return whether libvirt must start a DNS server at the gateway, which it does only when a network starts."""
+    return _has_dns_server(new) and not _has_dns_server(old)
+
+
+def _has_dns_server(spec: ClusterSpec) -> bool:
+    return gateway_of(spec) in spec.network.dns if spec.network.dns else spec.network.mode is NetworkMode.NAT
 
 
 def _same_domain(old: ClusterSpec, new: ClusterSpec) -> bool:
@@ -158,6 +167,10 @@ def _network_rows() -> Iterator[FieldLevel]:
         applies=_same_gateway,
     )  # fmt: skip
     yield FieldLevel(field="network.gateway", level=Level.REFUSED, why=network, how=_ALL_OFF)
+    yield FieldLevel(
+        field="network.dns", case="if the gateway becomes a DNS server", level=Level.REFUSED, why=network, how=_ALL_OFF,
+        applies=_starts_dns_server,
+    )  # fmt: skip
     yield FieldLevel(field="network.dns", level=Level.REBOOT, how=_REBOOTS)
     yield FieldLevel(field="network.mode", level=Level.REFUSED, why=network, how=_ALL_OFF)
 

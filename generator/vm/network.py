@@ -30,7 +30,7 @@ def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owne
     network, wanted = _find(connection, plan.network.name), network_xml(plan.network, owner)
     if network is not None:
         claim.demand(read_owner(network.XMLDesc()), f"the existing network {plan.network.name}")
-        if _shape(network.XMLDesc()) != _shape(wanted):
+        if not _fits(network.XMLDesc(), wanted):
             _refuse_change(connection, plan.network)
             _remove(network)
             network = None
@@ -55,6 +55,16 @@ def _find(connection: Connection, name: str) -> libvirt.virNetwork | None:
     with tolerating("VIR_ERR_NO_NETWORK"):
         return connection.networkLookupByName(name)
     return None
+
+
+def _fits(existing: str, wanted: str) -> bool:
+    """Return whether guests can use the existing network. A DNS server that no guest uses does no harm."""
+    return _shape(existing) == _shape(wanted) and (_serves_dns(existing) or not _serves_dns(wanted))
+
+
+def _serves_dns(xml: str) -> bool:
+    dns = ElementTree.fromstring(xml).find("dns")  # noqa: S314  libvirt wrote it
+    return dns is None or dns.get("enable") != "no"
 
 
 def _shape(xml: str) -> tuple[object, ...]:

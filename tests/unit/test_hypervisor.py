@@ -584,6 +584,19 @@ def test_a_changed_network_is_recreated_only_if_no_vm_uses_it(driver: Any, plan:
     assert "10.8.0.1" in driver.networkLookupByName("bake-etcd").XMLDesc()
 
 
+def test_a_network_is_recreated_to_start_a_dns_server_but_not_to_stop_one(driver: Any, plan: Make) -> None:
+    with_dns, without = plan(), plan(network={"dns": ["9.9.9.9"]})
+    network.ensure_network(driver, without, CLAIM, owner())
+    user = define(driver, without, owner(), start=True)
+    with pytest.raises(BakeError, match="the network bake-etcd cannot change while etcd-etcd1 use it"):
+        network.ensure_network(driver, with_dns, CLAIM, owner())
+    user.destroy()
+    network.ensure_network(driver, with_dns, CLAIM, owner())
+    user.create()
+    network.ensure_network(driver, without, CLAIM, owner())
+    assert '<dns enable="yes"' in driver.networkLookupByName("bake-etcd").XMLDesc().replace("'", '"')
+
+
 def test_an_address_that_answers_is_refused() -> None:
     with pytest.raises(BakeError, match=r"another host already uses 127\.0\.0\.77"):
         network.refuse_used_addresses([ip_address("127.0.0.77")])

@@ -93,6 +93,14 @@ def test_files_have_no_level() -> None:
     assert highest_level([file]) is Level.NONE
 
 
+def test_a_cluster_that_is_not_sealed_has_no_levels() -> None:
+    """None of its nodes has started, so bake can still change everything."""
+    found = changes({}, {"nodes": 4, "etcd": {"peerPort": 4000}}, sealed=False)
+    assert [change.level for change in found] == [None, None]
+    assert (refused(found), highest_level(found)) == ([], Level.NONE)
+    assert shown(found) == ["+ node etcd4: 192.168.20.34", "~ etcd.peerPort: 2380 → 4000"]
+
+
 def test_changes_of_an_unknown_spec_have_no_level() -> None:
     lost, file = changes({}, {"nodes": 1}, value={}, nodes=frozenset({"etcd1", "etcd2"}), is_known=False)
     assert (str(lost), lost.level, lost.lost) == ("- node etcd2", None, "its keys are deleted")
@@ -168,6 +176,14 @@ def test_a_refused_change_says_why_and_names_the_way(
     assert problem.where == where
     assert problem.message.startswith(message)
     assert hint in str(problem.hint)
+
+
+def test_refused_changes_are_shown_with_the_way() -> None:
+    (line,) = shown(changes({}, {"network": {"mode": "isolated"}}))
+    assert line.startswith("~ network.mode: nat → isolated [refused] (libvirt cannot change a network")
+    assert "; run `bake down`, " in line
+    (line,) = shown(changes({}, {"etcd": {"peerPort": 4000}}))
+    assert line.endswith("[refused] (the members of this sealed cluster still use the old addresses)")
 
 
 def test_refused_changes_are_listed_together() -> None:
