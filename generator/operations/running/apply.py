@@ -134,11 +134,10 @@ class Apply:
         if step.node not in seen.pending:
             self._restart(step)
             return
-        waits = self.consoles.waits_for_reboot(step.node)
         self.engine.insert_seed(step.node, again=True)
         deadline = time.monotonic() + self.wait
         while not self._is_done(step) and time.monotonic() < deadline:
-            if waits():
+            if self.consoles.waits_for_reboot(step.node):
                 self._reboot(step)
                 return
             time.sleep(self.pause)
