@@ -24,9 +24,11 @@ from generator.operations.running.leaving import admit, forget_removed, hand_ove
 from generator.operations.running.observing import observe
 from generator.progress import Progress
 from generator.store.cas import load_phase
+from generator.store.seed_history import load_history
 
 _PAUSE = 1.0  # seconds between two looks at the cluster
 _CALM = 60.0  # seconds that a cluster gets to become healthy before a step is refused
+_SILENCE = 60.0  # seconds that a node gets to print that it has settled
 
 
 @dataclass(kw_only=True)
@@ -54,6 +56,7 @@ class Apply:
             self._act(step)
             self._finish(step)
             taken.append(step)
+        self._empty_drives()
         forget_removed(self.cluster, self.progress.line)
         return tuple(taken)
 
@@ -168,8 +171,34 @@ class Apply:
                 hint = f"see {look}; to go on, run {command(self.cluster.store, 'apply')}"
                 raise WaitTimeoutError(text, hint=hint)
             time.sleep(self.pause)
-        if step.action is not Action.REMOVE and self.engine.remove_seed(step.node):
-            self.progress.line(f"{step.node}: seed removed from its drive")
+        if step.action not in (Action.REMOVE, Action.START):
+            self._await_settled(step.node, restarts=step.level is Level.RESTART)
+            self._empty_drive(step.node)
+
+    def _await_settled(self, node: str, *, restarts: bool = False) -> None:
+        """Wait until a node has printed that it runs its newest seed and, if `restarts`, has started etcd again.
+
+        Until then, the node needs its seed, and no other node may restart. A node whose console is silent gets 60 s.
+        """
+        made = load_history(self.cluster.store).nodes.get(node, ())
+        deadline = time.monotonic() + _SILENCE
+        while time.monotonic() < deadline:
+            self.consoles.show()
+            has_settled = not made or self.consoles.settled.get(node) == made[-1].seed
+            if has_settled and (not restarts or self.consoles.has_restarted(node)):
+                return
+            time.sleep(self.pause)
+
+    def _empty_drive(self, node: str) -> None:
+        if self.engine.remove_seed(node):
+            self.progress.line(f"{node}: seed removed from its drive")
+
+    def _empty_drives(self) -> None:
+        """Empty the drives of the nodes that an interrupted run has not emptied."""
+        for name, machine in self.engine.machines().items():
+            if machine.planned and machine.has_seed:
+                self._await_settled(name)
+                self._empty_drive(name)
 
     def _is_done(self, step: Step) -> bool:
         """Return whether the planner no longer wants the step, and the node's member answers."""

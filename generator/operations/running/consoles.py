@@ -29,12 +29,14 @@ class Consoles:
         self._logs: dict[str, tuple[Console, LineReader]] = {}
         self._waiting: set[str] = set()  # nodes that have said that they apply their seed at the next boot
         self._voting: set[str] = set()  # nodes whose etcd has started since they applied a seed
+        self._booted: set[str] = set()
         self._read()  # what a console already has is from before
 
     def begin(self, node: str) -> None:
         """Read a node's console from its start, because the node boots again."""
         self._logs.pop(node, None)
         self._waiting.discard(node)
+        self._booted.add(node)
         self.settled.pop(node, None)
 
     def show(self) -> None:
@@ -53,8 +55,8 @@ class Consoles:
         return node in self._waiting
 
     def has_restarted(self, node: str) -> bool:
-        """Return whether etcd has started since the node applied a seed."""
-        return node in self._voting
+        """Return whether etcd has started since the node applied a seed. A boot starts etcd too."""
+        return node in self._voting or node in self._booted
 
     def _read(self) -> list[Event]:
         """Return the new records of all consoles."""
