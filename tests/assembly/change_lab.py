@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -20,6 +20,7 @@ from generator.operations.baked_cluster import open_cluster
 from generator.plan import plan_cluster
 from generator.store.folder import Store
 from tests.assembly.nspawn_engine import Machines, NspawnEngine
+from tests.assembly.nspawn_lab import PATIENCE
 from tests.assembly.remote import served
 
 MOST_NODES = 5
@@ -66,6 +67,7 @@ class ChangeLab:
     lab: Machines
     store: Store
     socket: Path
+    client: str = "etcd-client"  # the certificate of the writers
     kept: dict[str, int] = field(default_factory=dict)
     took: dict[str, float] = field(default_factory=dict)  # the seconds of the last run of each command
 
@@ -158,7 +160,7 @@ class ChangeLab:
         """Write unique keys through the nodes that the cluster has or may get."""
         prefix = f"unique/{next(_numbers)}/"
         urls = [node.client_url for node in self.lab.plan.nodes]
-        writer = [sys.executable, "-m", "tests.assembly.unique_writer", str(self.store.folder / "pki"), "etcd-client"]
+        writer = [sys.executable, "-m", "tests.assembly.unique_writer", str(self.store.folder / "pki"), self.client]
         command = ["ip", "netns", "exec", self.lab.hub, *writer, prefix, *urls]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             process.prefix = prefix
@@ -177,18 +179,24 @@ class ChangeLab:
 
     def members(self) -> list[str]:
         """Return the names of the members, with a question mark for each learner."""
-        return sorted(self._ask("*(f'{one.name}{\"?\" * one.is_learner}' for one in etcd.members())").split())
+        return sorted(self.ask("*(f'{one.name}{\"?\" * one.is_learner}' for one in etcd.members())").split())
 
     def count(self, prefix: str) -> int:
         """Return the number of keys that begin with `prefix`."""
-        return int(self._ask(f"etcd.get({prefix.encode()!r}, prefix=True, keys_only=True).count"))
+        return int(self.ask(f"etcd.get({prefix.encode()!r}, prefix=True, keys_only=True).count"))
 
-    def _ask(self, expression: str) -> str:
+    def ask(self, expression: str) -> str:
         """Return what an expression with the client `etcd` of the first node prints, in the nodes' network."""
         code = (
-            "import sys; from pathlib import Path; from generator.etcd.client import Etcd\n"
+            "import sys; from pathlib import Path; from generator.etcd.maintenance_client import MaintenanceClient\n"
             "from generator.operations.baked_cluster import client_files\n"
-            f"etcd = Etcd(sys.argv[1], client_files(Path(sys.argv[2])))\nprint({expression})"
+            f"etcd = MaintenanceClient(sys.argv[1], client_files(Path(sys.argv[2])))\nprint({expression})"
         )
         url = self.lab.plan.nodes[0].client_url
         return self.lab.run(sys.executable, "-c", code, url, str(self.store.folder)).stdout
+
+    def wait_until(self, is_true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30 * PATIENCE
+        while not is_true():
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
