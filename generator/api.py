@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from generator.change.spec_changes import Change, compare, losses
 from generator.config import load as loading
 from generator.config.load import Loaded
 from generator.config.spec import ClusterSpec
@@ -29,7 +30,6 @@ from generator.operations import baked_cluster
 from generator.operations import verify as verifying
 from generator.operations.bake import Agreed, Baked
 from generator.operations.baked_cluster import Cluster
-from generator.operations.changes import Change, compare, losses
 from generator.operations.verify import Verification
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.store.existing_cluster import find_existing
@@ -86,7 +86,7 @@ def load(
 
 
 def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield each value with its path. A list or an empty mapping is one value."""
+    """Yield each value of nested mappings with its path. Lists and empty mappings count as values."""
     for key, value in fields.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, (*path, key))
@@ -103,6 +103,7 @@ def changes(loaded: Loaded) -> tuple[Change, ...]:
     """Return the nodes, users and fields that `bake` would change in an existing cluster. Empty for a new cluster.
 
     If a change cannot be undone, `Change.lost` says what is lost. For example, removing a node deletes the node's keys.
+    `Change.level` says what the change costs a running node, such as `live` or `restart`.
     """
     return compare(loaded.existing, loaded.spec)
 
@@ -147,7 +148,7 @@ def bake(
 
 
 def open_cluster(out: Path | str, name: str = "etcd") -> Cluster:
-    """Return a baked cluster, which has the attributes `plan`, `store.folder` and `sealed`.
+    """Return the cluster that `bake` wrote to `out`, with the attributes `plan`, `store.folder` and `sealed`.
 
     Raises InputError if `out` does not contain the cluster.
     Raises UnsignedError if an external CA must still sign certificates.

@@ -1,4 +1,4 @@
-"""`Artifact`: a file to be written. `plan`, `pki` and `seed` return artifacts; `store` writes them."""
+"""`Artifact`: a file to be written. The package `seed` makes artifacts, and the package `store` writes them."""
 
 from __future__ import annotations
 

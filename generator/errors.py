@@ -35,7 +35,7 @@ class Problem:
 
 
 class BakeError(Exception):
-    """A failure with a message for the user and a hint."""
+    """An error with a message and a hint for the user."""
 
     exit_code = 1
 
@@ -68,7 +68,7 @@ class DeclinedError(BakeError):
 
 
 class StaleError(BakeError):
-    """Another bake process changed the cluster's folder, so the changes that the user saw are outdated."""
+    """Another bake process changed the cluster's folder after this process read the folder."""
 
 
 class UnhealthyError(BakeError):

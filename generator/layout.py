@@ -8,15 +8,16 @@ SPEC = PurePosixPath("cluster.yaml")  # every field of the cluster with its valu
 INPUT = PurePosixPath("input.yaml")  # the fields that the user set, and the profile
 MANIFEST = PurePosixPath("manifest.json")  # every file that bake wrote, with its sha256 and mode
 IDENTITY = PurePosixPath("identity")  # 32 or more hexadecimal digits, unique to the cluster
-PERMIT_COPY = PurePosixPath("pki/bootstrap-permit")  # a copy of the permit that is on the first node's ISO
-SEALED = PurePosixPath("sealed")  # while this file exists, bake puts no bootstrap permit on an ISO
+PERMIT_COPY = PurePosixPath("pki/bootstrap-permit")  # the same bootstrap permit as on the first node's ISO
+SEALED = PurePosixPath("sealed")  # if the file `sealed` exists, bake puts no bootstrap permit on an ISO
 CHANGE = PurePosixPath("ca-change")  # the current phase of a CA rotation
+SEED_HISTORY = PurePosixPath("seed-history.json")  # the seeds that bake has made for each node
 SEED_ISO = PurePosixPath("seed.iso")  # the name of the ISO in each node's folder
 REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA
 OPERATOR, SHARED = "operator", "shared"  # certificate owners other than nodes
-# No node can have a name from FOLDER_NAMES. Each node has a folder with the node's name, and bake gives the names in
-# FOLDER_NAMES to files and folders that belong to no node. Older versions of bake wrote a file `lock`.
-_PATHS = (SPEC, INPUT, MANIFEST, IDENTITY, PERMIT_COPY, SEALED, CHANGE, REQUESTS)
+# A node must not have a name from FOLDER_NAMES, because files or folders of the cluster have these names. Each node has
+# a folder with the node's name. Older versions of bake wrote a file `lock`.
+_PATHS = (SPEC, INPUT, MANIFEST, IDENTITY, PERMIT_COPY, SEALED, CHANGE, SEED_HISTORY, REQUESTS)
 FOLDER_NAMES = frozenset({OPERATOR, "lock", *(path.parts[0].partition(".")[0] for path in _PATHS)})
 
 

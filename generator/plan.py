@@ -72,7 +72,7 @@ class ClusterPlan:
 
 
 def short_id(identity: str) -> str:
-    """Return the first 16 digits of a cluster's identity. VM tags and the default cluster token contain the result."""
+    """Return the first 16 digits of a cluster's identity, for VM tags and the default cluster token."""
     return identity[:16]
 
 
@@ -80,6 +80,16 @@ def url(address: AnyAddress, port: int) -> str:
     """Return `https://address:port`, with brackets around an IPv6 address (RFC 3986, section 3.2.2)."""
     host = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
     return f"https://{host}:{port}"
+
+
+def domain_name(cluster: str, node: str) -> str:
+    """Return libvirt's name for a node's VM. The node need not be in the plan."""
+    return f"{cluster}-{node}"
+
+
+def domain_uuid(cluster: str, node: str) -> UUID:
+    """Return the UUID of a node's VM. The node need not be in the plan."""
+    return uuid5(_NAMESPACE, f"{cluster}/node/{node}")
 
 
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
@@ -106,8 +116,8 @@ def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, pee
         name=name,
         address=address,
         mac=mac,
-        domain=f"{spec.name}-{name}",
-        uuid=uuid5(_NAMESPACE, f"{spec.name}/node/{name}"),
+        domain=domain_name(spec.name, name),
+        uuid=domain_uuid(spec.name, name),
         fqdn=fqdn,
         client_url=url(address, spec.etcd.client_port),
         peer_url=peer_url,

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from generator.cli import certs, maintenance, running_cluster  # noqa: F401  importing a module adds its commands
+from generator.cli import certs, change, maintenance, running_cluster  # noqa: F401  importing a module adds its commands
 from generator.cli.options import VERBOSE
 from generator.cli.root import bake
 
@@ -51,7 +51,7 @@ def _run() -> int:
         return error.exit_code
     except BrokenPipeError:
         return 1
-    except OSError as error:  # for example, standard output is a file on a full disk
+    except OSError as error:  # standard output can be a file on a full disk
         click.echo(f"error: {error}", err=True)
         return 1
     return 0

@@ -17,7 +17,7 @@ def given_cas(
     passphrase: bytes | None,
     options: Mapping[str, Any],
 ) -> dict[Any, Any]:
-    """Return a mapping of roles to the user's new CAs. Raise InputError with all problems."""
+    """Return the user's new CA for each role (CA or PEER_CA). Raise InputError if options are invalid."""
     from generator.errors import InputError, Problem
     from generator.pki import Role
     from generator.store.cas import read_authority

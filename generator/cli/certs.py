@@ -24,8 +24,8 @@ from generator.cli.options import ca_options, cluster_options, node_wait_option,
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
+    from generator.change.spec_changes import Change
     from generator.operations.certs import Delivery, Entry
-    from generator.operations.changes import Change
 
 BAR = 10  # length of the bar in characters
 

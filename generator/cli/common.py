@@ -15,9 +15,9 @@ import click
 from generator.cli.options import SPEC_FLAGS, parameter
 
 if TYPE_CHECKING:
+    from generator.change.spec_changes import Change
     from generator.config.load import Loaded
     from generator.config.spec import ClusterSpec
-    from generator.operations.changes import Change
     from generator.progress import Progress
     from generator.store.folder import Store
 
@@ -110,7 +110,7 @@ def load(options: Mapping[str, Any]) -> Loaded:
 
 
 def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: Callable[[str], None]) -> None:
-    from generator.operations.changes import shown
+    from generator.change.spec_changes import shown
 
     for line in shown(changes) if not options["quiet"] else ():
         report(line)
@@ -118,7 +118,7 @@ def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: 
 
 def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     """Show and return the changes. Ask for consent if a change destroys something."""
-    from generator.operations.changes import compare, losses, shown
+    from generator.change.spec_changes import compare, losses, shown
 
     others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
     if others and not loaded.existing:
@@ -163,7 +163,7 @@ def _announce(
     options: Mapping[str, Any], changes: list[Change] | None, differences: Iterable[tuple[str, str]]
 ) -> None:
     """Show the files that change, and add them to `changes`. If `changes` is None, do nothing."""
-    from generator.operations.changes import file_changes
+    from generator.change.spec_changes import file_changes
 
     if changes is not None:
         files = file_changes(differences)
@@ -179,7 +179,7 @@ def announce_rotation(
     differences: Iterable[tuple[str, str]],
 ) -> None:
     """Show the files and fields that a rotation of certificates changes, and add them to `changes`."""
-    from generator.operations.changes import compare
+    from generator.change.spec_changes import compare
     from generator.store.existing_cluster import load_existing
 
     fields = compare(load_existing(store), spec)

@@ -11,7 +11,7 @@ import click
 
 from generator.operations.hints import DEFAULT_NAME, DEFAULT_OUT
 
-# Format: flag → (field of the spec, type, help text). A flag overrides its field in the cluster file.
+# Format: flag → (path of the field in the cluster file, type, help text). A flag overrides the cluster file.
 SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--name": (("name",), str, "Name of the cluster."),
     "--nodes": (("nodes",), int, "Number of nodes, 1 to 7; use 3 or 5 for high availability."),

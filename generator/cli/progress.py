@@ -27,7 +27,7 @@ class Plain:
 
 
 class Live:
-    """Shows a table that is updated in place. Lines of text scroll above the table."""
+    """Shows a table that is updated in place, and scrolls lines of text above the table."""
 
     def __init__(self, nodes: Iterable[str], stream: TextIO) -> None:
         from rich.console import Console
@@ -64,7 +64,7 @@ class Live:
 
 @contextmanager
 def show_progress(nodes: Iterable[str], *, quiet: bool, stream: TextIO | None = None) -> Iterator[Progress]:
-    """Yield a view that writes to `stream`. The view is a live table on a terminal, and prints lines elsewhere."""
+    """Yield a `Progress` that writes to `stream`: a live table on a terminal, lines of text otherwise."""
     stream = stream or sys.stderr
     if quiet:
         yield Silent()

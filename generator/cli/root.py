@@ -41,13 +41,13 @@ Exit codes:
 
 
 class _Group(click.Group):
-    """The command `bake`. Without a subcommand, bake the cluster. Print only the message of a libvirt error."""
+    """The command `bake`. Without a subcommand, create the cluster's ISOs. Print only the message of libvirt errors."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if type(error).__module__ != "libvirt":  # isinstance would need an import of libvirt, which is slow
+            if type(error).__module__ != "libvirt":  # for isinstance, bake would import libvirt, which is slow
                 raise
             from generator.vm.connection import explain
 
@@ -63,7 +63,7 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="bake")
 @click.pass_context
 def bake(ctx: click.Context, /, **options: Any) -> None:
-    """Bake NoCloud ISOs. VMs that boot with the ISOs form an etcd cluster that accepts only TLS.
+    """Create a NoCloud ISO for each VM of an etcd cluster. The etcd cluster accepts only TLS connections.
 
     For an existing cluster, `bake` without options changes nothing. A flag changes only the field that it names.
     The option --config replaces all values that an earlier cluster file set. The option --profile replaces all values
@@ -137,9 +137,9 @@ def check(**options: Any) -> None:
       bake check --config cluster.yaml
       bake check --nodes 5 --profile classic -o json
     """
+    from generator.change.spec_changes import compare
     from generator.config.fields import plain
     from generator.operations.bake import check as look
-    from generator.operations.changes import compare
     from generator.store.folder import Store
 
     loaded = load(options)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from generator.cli.change import has_started, run_apply
 from generator.cli.common import (
     bake_agreed,
     confirm,
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 @up_options
 @yes_option
 def up(**options: Any) -> None:
-    """Bake, boot VMs under libvirt, wait until every node has settled, and verify.
+    """Create the ISOs, boot VMs under libvirt, wait until all nodes run etcd, and verify the cluster.
 
     After an interruption, run the command again without options to do the missing steps.
 
-    The firewall of a running node refuses new nodes until the running node restarts. If running nodes must restart,
-    the command names the running nodes, does not boot the new nodes, and exits with code 3.
+    For a cluster that has started, the command does the same as `bake apply`: it adds, removes, updates and starts
+    nodes one at a time. It asks for consent only if something is deleted or clients are affected.
 
     \b
     Examples:
@@ -49,6 +50,9 @@ def up(**options: Any) -> None:
       bake up --nodes 5 --memory 2048 --connect qemu+ssh://host/system
       bake up --config cluster.yaml --wait 300 -o json
     """
+    if has_started(options):
+        run_apply(options, "up", asks=False)
+        return
     (folder, result), changes = bake_agreed(options, partial(_up, options))
     show_verification(result, options, changes=changes)
     if options["output"] == "text" and not options["quiet"]:
@@ -76,11 +80,11 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
 @yes_option
 @cluster_options
 def seal(**options: Any) -> None:
-    """Remove the bootstrap permit from the first node's ISO. `bake up` removes the permit automatically.
+    """Remove the bootstrap permit, a secret for starting a new cluster, from the first node's ISO.
 
-    Without `bake up`, run `bake seal` as soon as the cluster runs. If the first node of a sealed cluster loses its
-    disk, the node joins the other nodes again and cannot start a second cluster. The command replaces the ISO in the
-    drive of the first node's VM, even while the VM runs.
+    `bake up` removes the bootstrap permit automatically. Without `bake up`, run `bake seal` as soon as the cluster
+    runs. If the first node of a sealed cluster loses its disk, the node joins the other nodes again and cannot start a
+    second cluster. The command replaces the ISO in the drive of the first node's VM, even while the VM runs.
 
     If no member answers, the command asks for consent, because the cluster may never have started.
 
@@ -210,7 +214,7 @@ def console(node: str, **options: Any) -> None:
 @bake.command()
 @cluster_options
 def down(**options: Any) -> None:
-    """Shut down the VMs. `bake up` starts the VMs again.
+    """Shut down the VMs. To start the VMs again, run `bake up`.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ def peer_name(spec: ClusterSpec) -> str:
 
 
 def with_peer_defaults(spec: ClusterSpec, kept: PkiSpec | None = None) -> ClusterSpec:
-    """Return the spec with defaults for `pki.peerName` and `pki.peerCa`. `kept`: the existing cluster's `pki`."""
+    """Return the spec with defaults for peer name and peer CA. `kept`: the `PkiSpec` of an existing cluster."""
     pki, peers = spec.pki, spec.pki.peer_ca
     separate, name = peers.separate, pki.peer_name
     if separate is None:

@@ -99,7 +99,7 @@ class Option:
 
 
 def _same(form: Format, why: str, names: str, **more: Any) -> Iterator[Option]:
-    """Yield an option for each of `names`. `more`: further attributes of the options, such as `series`."""
+    """Yield one `Option` for each name in `names`. `more`: further attributes of the options, such as `series`."""
     for name in names.split():
         yield Option(name=name, form=form, why=why, **more)
 
@@ -216,7 +216,7 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
 
 
 def _relations(options: Mapping[str, object]) -> Iterator[OptionProblem]:
-    """Yield combinations of options that etcd refuses or misinterprets. See `Validate` in etcd's embed/config.go."""
+    """Check combinations of options. See `Validate` in etcd's embed/config.go."""
     heartbeat, election = options.get("heartbeat-interval", 100), options.get("election-timeout", 1000)
     yield from _timing(int(str(heartbeat)), int(str(election)))
     kept = options.get("auto-compaction-retention", 0)

@@ -50,7 +50,7 @@ def text(value: object) -> str | None:
 
 
 def word(*words: str, any_case: bool = False) -> Format:
-    """Return a format that accepts only `words`."""
+    """Return a format that accepts only the values in `words`."""
 
     def check(value: object) -> str | None:
         found = str(value).lower() if any_case else str(value)
@@ -81,7 +81,7 @@ def _nanoseconds(written: str) -> int | None:
 
 
 def quota(value: object) -> str | None:
-    """Check a database limit in bytes. With a very small limit, etcd starts but refuses every write."""
+    """Check the maximum database size in bytes. If the maximum is very small, etcd starts but refuses every write."""
     if rule := whole(-INT64)(value):
         return rule
     fits = int(str(value)) <= 0 or int(str(value)) >= _LEAST_QUOTA
@@ -95,11 +95,11 @@ def retention(value: object) -> str | None:
     nanoseconds = _nanoseconds(str(value))
     if duration()(value) or nanoseconds is None:
         return "is neither a whole number nor a duration such as 1h"
-    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # etcd panics if the time is too short
+    return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # etcd panics if the retention is too short
 
 
 def origins(value: object) -> str | None:
-    """Check the origins in the option `cors`. Each origin needs a port, even a default port."""
+    """Check the origins in the option `cors`. Each origin needs an explicit port, such as `:443`."""
     urls = str(value).split(",")
     fits = value == "*" or all(_ORIGIN.fullmatch(url) for url in urls)
     return text(value) or (None if fits else "is neither '*' nor a list of origins such as https://ui.example:443")
@@ -135,5 +135,5 @@ def gates(value: object) -> str | None:
 
 
 def token_provider(value: object) -> str | None:
-    """Check the option `auth-token`. Only `simple` is valid, because the nodes have no keys to sign tokens."""
+    """Check the option `auth-token`. The token type `jwt` is invalid, because the nodes have no keys to sign tokens."""
     return None if value == "simple" else "is not the value 'simple': the nodes have no keys to sign tokens"

@@ -15,7 +15,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 FieldPath = tuple[str | int, ...]
-Parse = Callable[[Any], Any]  # returns a value, or raises ValueError with a message such as "'x' is not a string"
+# A `Parse` function converts a value, or raises ValueError with a message such as "'x' is not a string".
+Parse = Callable[[Any], Any]
 T = TypeVar("T")
 _REFUSED = object()
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
@@ -32,11 +33,12 @@ class FieldProblem:
     known: tuple[str, ...] = ()
 
 
-Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]  # reads a value and appends its problems to the list
+# A `Read` function returns a field's value, and adds the field's problems to a list.
+Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]
 
 
 def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
-    """Return a dataclass field for a value. `description`: a text about the valid values.
+    """Return a dataclass field for a value. `description`: text that describes the valid values.
 
     A field with the default None accepts null.
     """
@@ -159,7 +161,7 @@ def settings_of(kind: Any) -> dict[str, Field[Any]]:
 
 
 def leaf_paths(kind: Any, data: Mapping[str, Any], path: FieldPath = ()) -> Iterator[FieldPath]:
-    """Yield the path of each setting in raw data. A list is one setting; each entry of a mapping is a setting."""
+    """Yield the path of each field in a cluster file. A list has one path; each key of a mapping has a path."""
     for key, value in data.items():
         info, here = settings_of(kind).get(key), (*path, key)
         section_kind = info.metadata.get("section") if info else None
@@ -190,7 +192,7 @@ def plain(value: Any, *, with_none: bool = False) -> Any:
 
 
 def shown_key(key: object) -> str:
-    """Return a key for a message. A key that cannot be a field's name becomes `…`, because the key may be a secret."""
+    """Return a key for a message. An invalid field name is shown as `…`, because the user may have pasted a secret."""
     return str(key) if _FIELD.fullmatch(str(key)) else "…"
 
 
@@ -201,7 +203,7 @@ def shown_value(value: object) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a value as text for a message. A list becomes items with commas; a boolean becomes `true` or `false`."""
+    """Return a value as text for a message, such as `true` for True and `a, b` for a list."""
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

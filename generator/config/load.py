@@ -70,7 +70,7 @@ class _Layers:
             self.origins.update({at: where for at, where in origins.items() if at[: len(here)] == here})
 
     def accepts(self, path: FieldPath) -> bool:
-        """Return whether the value at `path` is a section or missing."""
+        """Return whether a section exists, or can be created, at `path`."""
         value: Any = self.value
         for key in path:
             value = value.get(key, {})
@@ -79,7 +79,7 @@ class _Layers:
         return True
 
     def where(self, path: FieldPath) -> str:
-        """Return `origin: dotted.field`. If a value has no origin, return the origin of its section."""
+        """Return `origin: dotted.field`. `origin`: the file position or flag that set the value, else its section."""
         dotted = dotted_path(path)
         for length in range(len(path), 0, -1):
             if origin := self.origins.get(path[:length]):
@@ -131,7 +131,7 @@ def load(
     existing = find(name)
     if existing and not existing.is_known and config is None:
         rule = "was changed after bake wrote it, so bake does not know the cluster's fields"
-        raise InputError.one(f"{existing.where}/{SPEC}", rule, "undo the change, or set all fields with --config FILE")
+        raise InputError.one(f"{existing.where}/{SPEC}", rule, "restore the file, or set all fields with --config FILE")
     if profile is None:
         profile, lower = _kept_profile(existing) if existing else ("default", _read(profile_path("default"), folder))
     if config is None and existing and existing.user_input:
@@ -158,7 +158,7 @@ def load_kept(path: Path) -> ClusterSpec:
 
 
 def kept_fields(loaded: Loaded) -> list[str]:
-    """Return the fields whose values come from an older version of bake and differ from the new defaults."""
+    """Return the fields that keep values from an older version of bake, although the defaults have changed."""
     user_input = loaded.user_input
     if loaded.existing is None:
         return []
@@ -177,13 +177,13 @@ def kept_fields(loaded: Loaded) -> list[str]:
 def _read(path: Path, folder: Path | None) -> _Layers:
     document = yaml12.load_file(path)
     if not isinstance(document.value, dict):
-        raise InputError.one(f"{path}:1:1", "is not a mapping", "begin with `apiVersion: bake/v1`")
+        raise InputError.one(f"{path}:1:1", "is not a mapping", "begin the file with `apiVersion: bake/v1`")
     _refuse_other_file(document.value, path)
     return _Layers.of(absolute(document.value, folder) if folder else document.value, document.positions)
 
 
 def _kept_profile(existing: ExistingCluster) -> tuple[str | None, _Layers]:
-    """Return the existing cluster's profile, with the fields that the profile had when the user chose it."""
+    """Return the name of the existing cluster's profile, and the stored copy of the profile's fields."""
     user_input = existing.user_input
     if user_input is None:
         return None, _Layers()
@@ -208,7 +208,7 @@ def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
     known = settings_of(ClusterSpec)
     if fields and not any(get_close_matches(key, known, n=1) for key in islice(fields, 20)):
         message = "has none of the fields of a cluster file"
-        raise InputError.one(f"{path}:1:1", message, "begin with `apiVersion: bake/v1`")
+        raise InputError.one(f"{path}:1:1", message, "begin the file with `apiVersion: bake/v1`")
 
 
 def _check(
@@ -225,7 +225,7 @@ def _check(
 
 
 def _read_spec(layers: _Layers, *, tolerated: FieldPath | None = None) -> tuple[ClusterSpec, tuple[Problem, ...]]:
-    """Return the spec and its warnings. Problems below the path `tolerated` are ignored. Raises InputError."""
+    """Return the spec and its warnings. Ignore broken rules for the field `tolerated`. Raises InputError."""
     spec, wrong = read_spec(layers.value)
     problems = [Problem(layers.where(each.path), each.message, _hint(each)) for each in wrong]
     refused, warnings = check_spec(spec)

@@ -70,7 +70,7 @@ class SubjectSpec:
     )
     client_organization: str | None = setting(
         scalar(values.text64),
-        "the organization in client certificates, such as system:masters; default: the value of the field organization",
+        "the organization in client certificates, such as system:masters; default: the same as `organization`",
         default=None,
     )
 
@@ -84,7 +84,7 @@ class CaSpec:
     )
     key: str | None = setting(
         scalar(values.path_text),
-        "path of the CA's key (PEM, may be encrypted); without a key, bake writes requests that the CA must sign",
+        "path of the CA's key (PEM, may be encrypted); without a key, bake writes certificate requests for the CA",
         default=None,
     )
 
@@ -95,7 +95,7 @@ class PeerCaSpec(CaSpec):
 
     separate: bool | None = setting(
         scalar(values.flag),
-        "use a separate CA for peer certificates; a new cluster has the default `true`, or `false` with pki.ca",
+        "use a separate CA for peer certificates; default for a new cluster: `false` if pki.ca is set, else `true`",
         default=None,
     )
 
@@ -107,7 +107,7 @@ class PkiSpec:
     )
     ca_days: int = setting(scalar(values.days), "validity of the CA in days, 2 to 36500", default=3650)
     leaf_days: int = setting(
-        scalar(values.days), "validity of node and client certificates in days, 2 to caDays", default=365
+        scalar(values.days), "validity of node and client certificates in days, 2 to the value of `caDays`", default=365
     )
     certificates: Certificates = setting(
         scalar(values.word(Certificates)),
@@ -116,7 +116,7 @@ class PkiSpec:
     )
     extensions: Extensions = setting(
         scalar(values.word(Extensions)),
-        "certificate extensions: strict (as in RFC 5280) or document (as in the manual procedure)",
+        "certificate extensions: strict (as in RFC 5280) or document (as in the manual procedure that bake automates)",
         default=Extensions.STRICT,
     )
     permissions: Permissions = setting(
@@ -136,8 +136,8 @@ class PkiSpec:
     )
     peer_name: PeerName | None = setting(
         scalar(values.word(PeerName)),
-        "with `required`, etcd refuses peers whose certificates lack the peer name; with `stated`, etcd does not check"
-        " the peer name; with `none`, peer certificates lack the peer name; a new cluster has the default `required`",
+        "a DNS name in peer certificates: `required` (etcd checks the name), `stated` (etcd does not check the name) or"
+        " `none` (no name); default for a new cluster: `required`",
         default=None,
     )
     subject: SubjectSpec = section(SubjectSpec)

@@ -9,7 +9,7 @@ import hashlib
 
 from generator.config.spec import AnyAddress, ClusterSpec
 
-FIRST_HOST = 31  # in the manual procedure, the first node's address ends in .31
+FIRST_HOST = 31  # in the manual procedure that bake automates, the first node's address ends in .31
 
 
 def node_names(spec: ClusterSpec) -> list[str]:
@@ -45,7 +45,7 @@ def node_macs(spec: ClusterSpec) -> list[str]:
 
 
 def first_address(spec: ClusterSpec) -> AnyAddress:
-    """Return `network.firstIp`. Default: address number 31 of the subnet, or number 2 of a small subnet."""
+    """Return `network.firstIp`, or by default the network address plus 31 (plus 2 in a small subnet)."""
     subnet = spec.network.subnet
     if spec.network.first_ip:
         return spec.network.first_ip
@@ -55,12 +55,12 @@ def first_address(spec: ClusterSpec) -> AnyAddress:
 
 
 def gateway_of(spec: ClusterSpec) -> AnyAddress:
-    """Return the gateway. Default: the subnet's first host address."""
+    """Return the gateway's address, by default the subnet's first host address."""
     return spec.network.gateway or _next_address(spec.network.subnet.network_address)
 
 
 def _next_address(address: AnyAddress) -> AnyAddress:
-    """Return the address plus one. After the highest IP address comes 0.0.0.0 or `::`, which `rules` refuses."""
+    """Return the next address. For the highest address, return 0.0.0.0 or `::`, which the module `rules` refuses."""
     return type(address)((int(address) + 1) % (1 << address.max_prefixlen))
 
 

@@ -136,7 +136,7 @@ def _check_room(spec: ClusterSpec, count: int) -> Finding | None:
 
 
 _SMALLEST = 4  # number of addresses in the smallest valid subnet
-_RESERVED = 3  # the network address, the gateway and, for IPv4, the broadcast address
+_RESERVED = 3  # addresses that no node gets: network address, gateway and, for IPv4, broadcast address
 
 
 def _macs(spec: ClusterSpec) -> Iterator[Finding]:
@@ -146,7 +146,7 @@ def _macs(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _address_fault(spec: ClusterSpec, address: AnyAddress) -> str | None:
-    """Return the reason why a node cannot have `address`. Return None for a valid address."""
+    """Return the reason why a node cannot have `address`, or None if a node can have `address`."""
     subnet = spec.network.subnet
     if address.is_loopback:
         return "is a loopback address"
@@ -167,7 +167,7 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")  # no host can have an address in 0.0.0
 
 
 def _family(spec: ClusterSpec) -> Iterator[Finding]:
-    """Check that all addresses have the same family, because all members must reach each other."""
+    """Check that all addresses are IPv4 or all are IPv6, because all members must reach each other."""
     subnet = spec.network.subnet
     listed = (
         [] if isinstance(spec.nodes, int) else [(("nodes", i, "address"), n.address) for i, n in enumerate(spec.nodes)]
@@ -220,7 +220,7 @@ def _tls(spec: ClusterSpec) -> Iterator[Finding]:
         return
     kind = "RSA" if spec.pki.key_type.startswith("rsa") else "ECDSA"
     needed = f"TLS_ECDHE_{kind}_WITH_AES_128_GCM_SHA256"
-    if needed not in etcd.cipher_suites:  # without this suite, etcd starts but no client can connect
+    if needed not in etcd.cipher_suites:  # etcd would start, but no client could connect
         message = f"lacks {needed}, which HTTP/2 needs with keys of type {spec.pki.key_type}"
         yield ("etcd", "cipherSuites"), message, "add this suite"
 

@@ -77,7 +77,7 @@ class NetworkSpec:
     )
     gateway: AnyAddress | None = setting(
         scalar(values.address),
-        "an address inside subnet for the gateway; default: the subnet's first address",
+        "an address inside network.subnet for the gateway; default: the subnet's first host address",
         default=None,
     )
     dns: tuple[AnyAddress, ...] = setting(
@@ -110,11 +110,11 @@ class EtcdSpec:
         default=None,
     )
     tls_min_version: str = setting(
-        scalar(values.release("1.2", "1.3")), "the oldest TLS version that both ports accept: 1.2 or 1.3", default="1.2"
+        scalar(values.release("1.2", "1.3")), "the oldest TLS version that etcd accepts: 1.2 or 1.3", default="1.2"
     )
     cipher_suites: tuple[str, ...] = setting(
         list_of(scalar(values.choice(*values.CIPHER_SUITES))),
-        "names of cipher suites for TLS 1.2, as in Go; only with tlsMinVersion 1.2; default: chosen by etcd",
+        "names of cipher suites for TLS 1.2, as in Go; not with `tlsMinVersion: 1.3`; default: chosen by etcd",
         default=(),
     )
     options: Mapping[str, Any] = setting(
@@ -147,14 +147,14 @@ class InstallSpec:
     )
     packages: tuple[str, ...] = setting(
         list_of(scalar(values.package)),
-        "packages that each node installs, such as acl; the method `package` needs the packages that contain etcd",
+        "packages that each node installs, such as acl; with `method: package`, list the packages that contain etcd",
         default=(),
     )
     archive: str | None = setting(
-        scalar(values.path_text), "path of an etcd release tarball (.tar.gz), for the method `archive`", default=None
+        scalar(values.path_text), "path of an etcd release tarball (.tar.gz); only with `method: archive`", default=None
     )
     sha256: str | None = setting(
-        scalar(values.sha256), "the tarball's sha256 as 64 hex digits, for the method `archive`", default=None
+        scalar(values.sha256), "the tarball's sha256 as 64 hex digits; only with `method: archive`", default=None
     )
 
 
@@ -201,7 +201,7 @@ class ClusterSpec:
     install: InstallSpec = section(InstallSpec)
     join: JoinMode = setting(
         scalar(values.word(JoinMode)),
-        "how a node joins: as a learner (safe) or as a voter (as in the manual procedure)",
+        "how a node joins: as a learner (safe) or as a voter (can block writes while the node joins)",
         default=JoinMode.LEARNER,
     )
     auth: AuthSpec = section(AuthSpec, flag="enabled")
@@ -210,7 +210,7 @@ class ClusterSpec:
 
 
 def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]:
-    """Return the spec that plain data describes, and every problem in the data."""
+    """Return the spec for the data of a cluster file, and every problem in the data."""
     wrong: list[FieldProblem] = []
     spec: ClusterSpec = section_of(ClusterSpec)(data, (), wrong)
     return spec, wrong

@@ -79,7 +79,7 @@ class UserInput:
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingCluster:
-    """A baked cluster: the spec as plain data (`value`), the origin of each field, and the user's input.
+    """An existing cluster: the fields in cluster.yaml (`value`), their positions (`origins`), and the user's input.
 
     `user_input`: None if an older version of bake wrote the cluster without the user's input. `digest`: the digest of
     all files in the folder. `is_known`: whether cluster.yaml is unchanged since bake wrote it. If cluster.yaml was
@@ -92,14 +92,14 @@ class ExistingCluster:
     origins: Mapping[FieldPath, str]
     user_input: UserInput | None
     input_origins: Mapping[FieldPath, str]
-    nodes: frozenset[str]  # nodes whose keys are in the folder
+    nodes: frozenset[str]  # nodes whose keys are in the cluster's folder
     has_requests: bool  # whether an external CA must still sign certificate requests
     sealed: bool
     is_known: bool
 
     @property
     def spec(self) -> ClusterSpec | None:
-        """The baked spec; None before the first bake, or if the spec is not known."""
+        """The spec in cluster.yaml. None if cluster.yaml is missing or was changed after bake wrote it."""
         return read_spec(self.value)[0] if self.value else None
 
     def fields_not_set(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class ExistingCluster:
 
 
 def parse_input(text: str, source: str) -> tuple[UserInput, dict[FieldPath, str]]:
-    """Return the content of an `input.yaml`, and the origin of each field. Raises InputError for a wrong file."""
+    """Return the content of an `input.yaml`, and the position of each field. Raises InputError."""
     document = yaml12.load_text(text, source)
     match document.value:
         case {"profile": str() | None as profile, "profileFields": dict() as below, "fields": dict() as fields}:
@@ -118,7 +118,7 @@ def parse_input(text: str, source: str) -> tuple[UserInput, dict[FieldPath, str]
 
 
 def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the valid fields of raw data, in the notation of cluster.yaml."""
+    """Return the valid fields of a cluster file or profile, in the notation of cluster.yaml."""
     spec, wrong = read_spec(raw)
     refused = {each.path for each in wrong}
     good = [path for path in paths_of(raw) if not any(each[: len(path)] == path for each in refused)]
@@ -126,12 +126,12 @@ def canonical(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paths_of(raw: Mapping[str, Any]) -> list[FieldPath]:
-    """Return the paths of the fields that raw data sets, except `name` and `apiVersion`."""
+    """Return the path of each field in the data of a cluster file, except `name` and `apiVersion`."""
     return [path for path in leaf_paths(ClusterSpec, raw) if path[0] not in ("name", "apiVersion")]
 
 
 def absolute(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return raw data in which the paths of files are absolute.
+    """Return the data of a cluster file with absolute paths instead of relative paths.
 
     If the absolute path would be invalid in a spec, the path stays unchanged.
     """
@@ -142,13 +142,13 @@ def absolute(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             full = str(folder / value)
             try:
                 put(data, path, path_text(full))
-            except ValueError:  # the absolute path has characters that are invalid in a spec
+            except ValueError:  # the absolute path is too long or is not printable ASCII
                 continue
     return data
 
 
 def with_added(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a spec's data. Each missing field gets its value from `FIELDS_ADDED`."""
+    """Return the data of a cluster.yaml. `FIELDS_ADDED` gives the values of fields that an older cluster.yaml lacks."""
     data = without(value, ())
     for path, old in FIELDS_ADDED.items():
         if at(data, path) is None:

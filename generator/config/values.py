@@ -206,7 +206,7 @@ def word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
 
 
 def choice(*words: str) -> Callable[[object], str]:
-    """Return a function that reads one of `words`."""
+    """Return a function that accepts only the values in `words`."""
 
     def parse(value: object) -> str:
         if isinstance(value, str) and value in words:
@@ -217,11 +217,11 @@ def choice(*words: str) -> Callable[[object], str]:
 
 
 def release(*releases: str) -> Callable[[object], str]:
-    """Return a function that reads one of `releases`. YAML reads 3.6 as a number, which is valid."""
+    """Return a function that accepts only the versions in `releases`, also as numbers: YAML reads `3.6` as a number."""
     return lambda value: choice(*releases)(str(value) if isinstance(value, float) else value)
 
 
 text64 = partial(text, limit=64)
 path_text = partial(text, limit=1024)
 port = whole(1, 65535)
-days = whole(2, 36500)  # a certificate starts one day before its creation, so 1 day would be too short
+days = whole(2, 36500)  # bake backdates certificates by one day: a certificate for 1 day would expire immediately

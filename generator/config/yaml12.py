@@ -48,12 +48,12 @@ class _RefusedError(Exception):
 
 
 def load_file(path: Path) -> Document:
-    """Read one YAML file. Raises InputError if the file is not valid or too large."""
+    """Read one YAML file. Raises InputError if the file is invalid or too large."""
     return load_text(_read(path), str(path))
 
 
 def load_text(text: str, source: str) -> Document:
-    """Read one YAML document. Each position begins with `source`. Raises InputError."""
+    """Read one YAML document. `source`: the file's name for messages. Raises InputError."""
     reader = _Reader(source)
     try:
         value = reader.read(text)
@@ -62,7 +62,7 @@ def load_text(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or "cannot be read"
-        if "nesting depth" in message:  # since PyYAML 6.0.4, libyaml limits the depth too
+        if "nesting depth" in message:  # since PyYAML 6.0.4, libyaml refuses deeply nested files
             raise InputError.one(reader.where(mark), _TOO_DEEP, _FLATTEN) from None
         raise InputError.one(
             reader.where(mark), f"is not YAML: {message}", "check indentation, quotes and brackets"
@@ -155,7 +155,7 @@ def _resolve(text: str) -> Any:
         return None
     if text in _BOOL:
         return _BOOL[text]
-    if len(text) <= 20 and _INT.fullmatch(text):  # a longer number stays text, which number fields refuse
+    if len(text) <= 20 and _INT.fullmatch(text):  # longer integers stay strings; fields for numbers refuse strings
         return int(text)
     if len(text) <= 40 and set(text) & set(".eE") and _FLOAT.fullmatch(text):
         return float(text)

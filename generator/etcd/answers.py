@@ -159,7 +159,7 @@ class Observation:
     auth: Answer[bool] = field(default_factory=Answer)  # whether etcd authentication is on
     # For each node: the result of a read by a client that is not an etcd user.
     without_user: Mapping[str, Answer[Keys]] = field(default_factory=dict)
-    # For each node with an audit report: whether etcd refuses peer certificates without the peers' name.
+    # For each node with an audit report: whether etcd refuses certificates that lack the peer name.
     requires_name: Mapping[str, bool] = field(default_factory=dict)
 
 
@@ -182,7 +182,11 @@ class FilePermissions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """A node's audit report. `user` is the account that runs etcd. `options` maps etcd's flags to values."""
+    """A node's audit report.
+
+    `user`: the account that runs etcd. `options`: the values of etcd's flags. `seed`: the instance-id of the seed that
+    the node runs. `seed` is "" in the report of an older node, and while etcd must restart to load a new seed.
+    """
 
     time: datetime
     user: str
@@ -190,3 +194,4 @@ class NodeReport:
     files: Mapping[str, FilePermissions]
     # etcd option → SHA-256 of each certificate in the file that the option names
     certificates: Mapping[str, tuple[str, ...]]
+    seed: str = ""

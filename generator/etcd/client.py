@@ -20,10 +20,10 @@ from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 
 # By default, etcd ends a slow request with an error after 7 s (server/config, ReqTimeout).
 # bake waits for 8 s, so that it receives etcd's error.
-Timeout = tuple[float, float]  # seconds to connect, seconds to wait for an answer
+Timeout = tuple[float, float]  # time limits in seconds: for the connection, for the answer
 TIMEOUT: Timeout = (3.0, 8.0)
 _NOT_ETCD = "the answer is not from etcd"
-_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # an error message with another beginning is not from etcd
+_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # prefixes of all error messages from etcd
 _BATCH = 32  # messages of a stream that the event loop receives before it wakes the caller
 EVERY_KEY = b"\0"  # as both key and range_end, this byte selects all keys (etcd API, "RangeRequest")
 
@@ -64,7 +64,7 @@ class Etcd:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. The next request opens a new connection."""
+        """Close the connection. After `close`, the next request opens a new connection."""
         channel = self.__dict__.pop("_channel", None)
         if channel is not None:
             _loop().call_soon_threadsafe(channel.close)
@@ -107,7 +107,7 @@ class Etcd:
             raise NoAnswerError(self.endpoint, _NOT_ETCD) from None
 
     def auth_enabled(self) -> bool:
-        """Return whether authentication is on. While auth is on, etcd answers only users with the role root."""
+        """Return whether authentication is on. While auth is on, etcd's AuthStatus call needs the role root."""
         return bool(self._call("Auth/AuthStatus").enabled)
 
     def hash_kv(self, revision: int) -> HashKv:
@@ -235,7 +235,7 @@ class Etcd:
             raise EtcdError(self.endpoint, f"{text.where}: {text.message}", hint=text.hint) from error
 
     def _obstacle(self) -> str:
-        """Return why the connection failed. grpclib hides TLS 1.3 alerts, and a new probe shows them."""
+        """Return why the connection failed. Probe the port again, because grpclib hides TLS 1.3 alerts."""
         url = urlsplit(self.endpoint)
         found = probe(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
         is_open = found.reply is Reply.SERVED or (url.scheme == "http" and found.reply is Reply.REFUSED)
@@ -253,7 +253,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
     The loop has its own thread.
     """
-    with _ONE_LOOP:  # several threads call this function at the same time
+    with _ONE_LOOP:  # several threads can call `_loop` at the same time
         return _make_loop()
 
 

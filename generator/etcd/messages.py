@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError
 __all__ = ["PACKAGE", "DecodeError", "message", "stem"]
 
 PACKAGE = "etcdserverpb"
-# Format: message → field: (field number, type). A type is a message or a scalar type; a star marks a repeated field.
+# Format: message → field of the message → (field number, type).
+# A type is a message or a scalar type; a star marks a repeated field.
 MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "ResponseHeader": {
         "cluster_id": (1, "uint64"), "member_id": (2, "uint64"), "revision": (3, "int64"), "raft_term": (4, "uint64"),

@@ -18,8 +18,8 @@ from generator.plan import NodePlan
 
 PREFIX = b"bake/audit/"
 FORMAT = 1
-# A node writes a report every ten minutes (etcd-audit.timer). bake tolerates a clock that is 20 minutes slow.
-MAX_AGE = timedelta(minutes=30)
+# A node writes a report every ten minutes (etcd-audit.timer).
+MAX_AGE = timedelta(minutes=30)  # longer than ten minutes, because a node's clock may be slow
 LIMIT = 1 << 16  # maximum size of a report in bytes; a typical report has 2 KiB
 
 
@@ -73,7 +73,15 @@ def _read(fields: Mapping[str, Any]) -> NodeReport:
         certificates={
             _text(name): tuple(map(_text, digests)) for name, digests in fields["certificates"].items()
         },
+        seed=_seed(fields.get("seed", ""), fields["node"]),
     )
+
+
+def _seed(value: str, node: str) -> str:
+    """Return the instance-id of a seed of the node, or "". Raise ValueError for any other value."""
+    if value != "" and not re.fullmatch(rf"{re.escape(node)}-[0-9a-f]{{16}}", value):
+        raise ValueError
+    return value
 
 
 def _text(value: str) -> str:

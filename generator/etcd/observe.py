@@ -39,14 +39,14 @@ def attempt(call: Callable[[], T]) -> Answer[T]:
 
 
 def everywhere(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Call the function for all items in parallel. bake waits for several unreachable nodes at the same time."""
+    """Call the function for all items in parallel, because a call to an unreachable node takes seconds."""
     items = list(items)
     with ThreadPoolExecutor(max(len(items), 1)) as pool:
         return list(pool.map(call, items))
 
 
 def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: Contexts) -> NodeView:
-    """Query one node. If the client port is unreachable, the first probe is the only query."""
+    """Query one node. If the client port is unreachable, send no further queries to the node."""
     first = probe(str(node.address), plan.spec.etcd.client_port, contexts[Port.CLIENT, ClientKind.OPERATOR])
     if first.reply is Reply.UNREACHABLE and not first.distrusted:
         return absent(node, first.detail, {(Port.CLIENT, kind): first for kind in ClientKind})
@@ -55,7 +55,7 @@ def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: C
         status = attempt(etcd.status)
         if status.value is None:
             return absent(node, status.error or "", probes)
-        if not status.value.leader:  # without a leader, the calls below would time out
+        if not status.value.leader:  # without a leader, calls that need a quorum time out
             return replace(absent(node, "sees no leader", probes), status=status)
         return NodeView(
             node=node,
@@ -68,7 +68,7 @@ def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: C
 
 
 def absent(node: NodePlan, error: str, probes: Mapping[tuple[Port, ClientKind], Probe]) -> NodeView:
-    """Return the view of a node whose etcd does not answer."""
+    """Return the `NodeView` of a node whose etcd does not answer."""
     return NodeView(
         node=node, status=Answer(error=error), members=Answer(error=error), alarms=Answer(error=error),
         health=Answer(error=error), probes=probes,
@@ -78,7 +78,7 @@ def absent(node: NodePlan, error: str, probes: Mapping[tuple[Port, ClientKind], 
 def _probes(
     plan: ClusterPlan, node: NodePlan, contexts: Contexts, first: Probe
 ) -> Iterator[tuple[tuple[Port, ClientKind], Probe]]:
-    """Probe both ports with every kind of client. An unreachable port is probed only once."""
+    """Probe a node's client port and peer port with every kind of client. An unreachable port is probed only once."""
     address, ports = str(node.address), plan.spec.etcd
     yield (Port.CLIENT, ClientKind.OPERATOR), first
     peer = probe(address, ports.peer_port, contexts[Port.PEER, ClientKind.OPERATOR])

@@ -107,7 +107,7 @@ def probe(
 
 def _send_request(sock: socket.socket, address: str, certificate: Certificate | None = None) -> Probe:
     # With TLS 1.3, the server verifies the client's certificate after the client has completed the handshake
-    # (RFC 8446, appendix E.1.2). The client gets the server's refusal only when the client reads the answer.
+    # (RFC 8446, appendix E.1.2). Until the client reads from the socket, the client does not see a refusal.
     host = f"[{address}]" if ":" in address else address
     try:
         with suppress(ConnectionError, ssl.SSLError):  # the server's alert can be read even if sending fails
@@ -116,7 +116,7 @@ def _send_request(sock: socket.socket, address: str, certificate: Certificate | 
     except OSError as error:
         return _failed(error, certificate)
     status = answer.split(b"\r\n")[0].decode("ascii", "replace")
-    # A TLS port answers a request without TLS with status 400, or closes the connection.
+    # A TLS port answers a plain HTTP request with status 400, or closes the connection.
     served = answer.startswith(b"HTTP/") and answer.split()[1:2] != [b"400"]
     reply = Reply.SERVED if served else Reply.REFUSED
     return Probe(reply=reply, detail=status or _CLOSED, certificate=certificate)
@@ -150,7 +150,7 @@ def _error_text(error: OSError) -> str:
 
 
 def reason(error: BaseException) -> str | None:
-    """Return the message of an OSError or a TLS error. Return None for an error of another class."""
+    """Return the message of an OSError or a TLS error, or None for any other error."""
     if not isinstance(error, OSError):
         return None
     if refusal := getattr(error, "verify_message", None):

@@ -25,7 +25,7 @@ __all__ = ["Check", "Result", "all_keys", "as_rows", "check_cluster"]
 
 
 def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) -> tuple[Check, ...]:
-    """Run all checks of `bake verify`. `sealed`: True if the first node's seed has no bootstrap permit."""
+    """Run all checks of `bake verify`. `sealed`: whether `bake seal` has removed the bootstrap permit."""
     return (
         member_list(seen),
         endpoint_health(seen),
@@ -45,7 +45,10 @@ def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed
 
 
 def bootstrap_permit(plan: ClusterPlan, *, sealed: bool) -> Check:
-    """Check that the first node's seed, which is in the cluster's folder, does not contain the bootstrap permit."""
+    """Check that the first node's ISO in the cluster's folder lacks the bootstrap permit.
+
+    With the bootstrap permit, a node can start a new cluster.
+    """
     first = next(node.name for node in plan.nodes if node.bootstrap)
     text = "its seed still has the bootstrap permit: with an empty disk, this node would start a second cluster"
     findings = [] if sealed else [Finding(first, Result.FAILED, text)]

@@ -74,7 +74,7 @@ _NO_REPORT = "check the node and its etcd-report.service; a node reports when et
 _SETTINGS = (str(CONF), str(ENV))
 _CERTIFICATES = ("cert-file", "peer-cert-file", "trusted-ca-file", "peer-trusted-ca-file")
 _KEYS = ("key-file", "peer-key-file")
-# One option: its name in etcd 3.6, and its name in etcd 3.5.
+# The names of one option in etcd 3.6 and in etcd 3.5.
 _SKIPS_NAMES = ("peer-skip-client-san-verification", "experimental-peer-skip-client-san-verification")
 _CLIENT_PEM, _CLIENT_KEY = f"{PKI_DIR}/etcd-client.pem", f"{PKI_DIR}/etcd-client.key"
 _AGAIN = "the node's etcd.conf or unit was changed: run bake again, and attach the node's new seed"

@@ -17,7 +17,7 @@ def member_list(seen: Observation) -> Check:
     findings = [
         Finding(view.node.name, Result.FAILED, view.members.error or "")
         for view in seen.nodes
-        # If a node does not answer at all, the check endpoint_health fails instead of this check.
+        # The check endpoint_health reports a node that does not answer at all.
         if not lists or (view.members.error is not None and view.status.value is not None)
     ]
     findings += [
@@ -38,7 +38,7 @@ def endpoint_health(seen: Observation) -> Check:
 
 
 def all_keys(seen: Observation) -> Check:
-    """Check that a node answers a request for all keys."""
+    """Check that at least one node answers a request for all keys."""
     keys, remedy = seen.keys.value, "the cluster needs a majority of its members"
     if keys is None:
         return combine("all keys", [Finding("", Result.FAILED, seen.keys.error or "")], remedy=remedy)
@@ -50,7 +50,7 @@ def all_keys(seen: Observation) -> Check:
 
 
 def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
-    """Check that etcd's members are exactly the nodes of the plan. Each member must have started and must be voting."""
+    """Check that etcd's members are exactly the planned nodes. Each member must have started and must be voting."""
     members = next((view.members.value for view in seen.nodes if view.members.value is not None), None)
     if members is None:
         unknown = [Finding("", Result.SKIPPED, "no member list")]
@@ -67,7 +67,7 @@ def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
 
 
 def _differences(node: NodePlan, members: Iterable[Member]) -> Iterator[str]:
-    """Yield the differences between a node's plan and its entry in the member list."""
+    """Yield each difference between a planned node and its entry in etcd's member list."""
     found = next((member for member in members if node.peer_url in member.peer_urls), None)
     if found is None:
         yield "is not a member"

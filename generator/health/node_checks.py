@@ -13,7 +13,7 @@ from generator.plan import NodePlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What a node should have according to the cluster's folder. The digests are SHA-256 digests of certificates.
+    """The planned certificates and TLS settings of a node. Each certificate is identified by its SHA-256 digest.
 
     `peer_check`: the name and value of the etcd option by which etcd recognizes peer certificates.
     """
@@ -85,7 +85,7 @@ def _is_true(report: NodeReport, option: str) -> bool:
 
 
 def options_are_set(facts: NodeFacts, options: Iterable[str]) -> Iterator[Finding]:
-    """Check that etcd options have values."""
+    """Check that the etcd options in `options` are set."""
     report = facts.usable_report()
     missing = [option for option in options if not report.options.get(option)]
     yield facts.ok_if(not missing, f"{', '.join(missing or options)} {'not set' if missing else 'set'}")
@@ -167,7 +167,10 @@ def _urls(report: NodeReport, option: str) -> list[str]:
 
 
 def serves_no_profiles(facts: NodeFacts) -> Iterator[Finding]:
-    """Check that pprof is off. With log-level=debug or enable-pprof, etcd serves /debug/pprof to every user."""
+    """Check that pprof is off.
+
+    With log-level=debug or enable-pprof, every client with a certificate can read memory profiles.
+    """
     report = facts.usable_report()
     debug = report.options.get("log-level") == "debug"
     text = _option_text(report, "log-level" if debug else "enable-pprof")
@@ -217,7 +220,10 @@ _CLIENTS = {
 
 
 def refuses(facts: NodeFacts, kind: ClientKind, *, ports: Iterable[Port] = Port) -> Iterator[Finding]:
-    """Check that ports refuse a kind of client. A node that refuses even the operator is `SKIPPED`."""
+    """Check that a node's ports refuse a kind of client.
+
+    If the client port refuses even the operator, the result is `SKIPPED`.
+    """
     served = facts.probes[Port.CLIENT, ClientKind.OPERATOR].reply is Reply.SERVED
     for port in ports:
         answer = facts.probes.get((port, kind))
@@ -245,7 +251,7 @@ def presents_planned(facts: NodeFacts) -> Iterator[Finding]:
         if answer and answer.distrusted:
             yield facts.finding(Result.FAILED, f"the {port}: {answer.distrusted}")
         elif port is Port.PEER and answer and answer.reply is Reply.REFUSED and answer.certificate is None:
-            continue  # a failed TLS 1.2 handshake shows no certificate; see peer_file_is_planned
+            continue  # ssl has no certificate after a failed handshake; peer_file_is_planned checks the file
         elif answer is None or answer.certificate is None:
             yield _closed(facts, port)
         elif answer.certificate.sha256 != wanted:

@@ -26,7 +26,7 @@ _REFUSALS = {
 
 
 def refused(plan: ClusterPlan, seen: Observation, kind: ClientKind) -> Check:
-    """Check that nodes refuse unauthorized clients. A node that refuses even the operator is `SKIPPED`."""
+    """Check that nodes refuse unauthorized clients. The result for a node that refuses the operator is `SKIPPED`."""
     findings, refusing = [], 0
     for view in seen.nodes:
         node = view.node.name
@@ -78,7 +78,8 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
     return combine("client certificate", findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)
 
 
-# pki.peerName changes in two steps. A node that requires the name refuses peers whose certificates lack the name.
+# The operator first sets pki.peerName to `stated`, and later to `required`. If pki.peerName is `required`,
+# a node refuses peers whose certificates lack the peer name.
 _NEXT_STEPS = {
     PeerName.NONE: "set pki.peerName to `stated`, then run bake certs rotate",
     PeerName.STATED: "when every node uses a certificate from `bake certs rotate`, set pki.peerName to `required`",
@@ -91,13 +92,13 @@ def _serves_operator(view: NodeView) -> bool:
 
 
 def _has_peer_check(plan: ClusterPlan) -> bool:
-    """Return whether the plan lets etcd distinguish peer certificates from client certificates."""
+    """Return whether, according to the plan, etcd refuses client certificates at the peer port."""
     pki = plan.spec.pki
     return bool(pki.peer_ca.separate) or pki.peer_name is PeerName.REQUIRED or sets_peer_check(plan.spec)
 
 
 def _is_firewalled(plan: ClusterPlan, view: NodeView) -> bool:
-    """Return whether the plan has a firewall, and the node's peer port is closed to this machine."""
+    """Return True if the plan has a firewall and the node's peer port is closed to this machine."""
     return plan.spec.firewall.kind is not FirewallKind.NONE and is_firewalled(view.probes)
 
 
@@ -118,7 +119,7 @@ def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
 
 
 def _answers_to(view: NodeView, kind: ClientKind) -> list[tuple[Port, Probe]]:
-    """Return the probes with one kind of client, by port. An unreachable node has no probe of its peer port."""
+    """Return (port, probe) pairs for one kind of client. bake does not probe the peer port of an unreachable node."""
     return [(port, view.probes[port, kind]) for port in Port if (port, kind) in view.probes]
 
 
@@ -133,7 +134,7 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
             if answer.distrusted:
                 findings.append(Finding(name, Result.FAILED, f"{port}: {answer.distrusted}"))
             elif answer.certificate is None:
-                # If a peer port refuses the client with TLS 1.2, ssl does not return the port's certificate.
+                # If a TLS 1.2 handshake fails, Python's ssl module does not return the port's certificate.
                 if port is Port.CLIENT or answer.reply is not Reply.REFUSED:
                     findings.append(Finding(name, Result.SKIPPED, f"{port}: {answer.detail}"))
             else:
@@ -151,5 +152,5 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
 
 
 def _lacks_name(plan: ClusterPlan, node: NodePlan, names: Iterable[str]) -> bool:
-    """Return whether a node's certificate lacks the node's name. Shared certificates have no node names."""
+    """Return whether a node's certificate lacks the node's name. If nodes share certificates, return False."""
     return plan.spec.pki.certificates is Certificates.PER_NODE and node.fqdn not in set(names)

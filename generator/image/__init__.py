@@ -1,1 +1,1 @@
-"""Disk images of the nodes: the base image with its recipe, and the user's images."""
+"""Disk images of the nodes: bake builds a base image, or checks an image that the user gives."""

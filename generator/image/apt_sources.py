@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Suffixes of the suites that bake uses: the release, its updates and its security updates.
+# Suffixes in the names of Debian's suites, such as `-updates` in `trixie-updates`.
 _PARTS = ("", "-updates", "-security")
 
 

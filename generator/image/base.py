@@ -37,7 +37,7 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootImage:
-    """Return the base image. If the cache has none, build one. `plain`: the variant `plain`, not `tuned`."""
+    """Return the base image from the cache, or build it. `plain`: return the variant `plain` instead of `tuned`."""
     digest = recipe_digest(build.RECIPE, plain=plain)
     folder = cache.absolute() / "images" / digest
     image = load_image(folder)
@@ -49,12 +49,12 @@ def default_image(cache: Path, *, report: Report, plain: bool = False) -> BootIm
                 build.build(folder, lock, report, plain=plain)
         image = load_image(folder)
     if image is None:
-        raise BakeError(f"{folder} is incomplete after the build", hint="remove the folder and try again")
+        raise BakeError(f"{folder} is incomplete after the build", hint=f"remove {folder} and try again")
     return image
 
 
 def recipe_digest(recipe: Path, *, plain: bool) -> str:
-    """Return 16 hexadecimal digits: a digest of the recipe's files, the PARAMETERS and the variant."""
+    """Return 16 hexadecimal digits: a digest of the recipe's files, `build.PARAMETERS` and the variant."""
     total = hashlib.sha256(json.dumps([*build.PARAMETERS, plain]).encode())
     for path in sorted(path for path in recipe.rglob("*") if path.is_file()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()

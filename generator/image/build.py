@@ -22,19 +22,19 @@ RELEASE = "trixie"
 DISK_SIZE = "4G"
 FORMAT_VERSION = 1
 MACHINE, _DEBIAN_MACHINE = "x86_64", "amd64"  # the VMs' architecture: the kernel's name and Debian's name
-# Values that affect the image. The image's digest covers the recipe's files and the PARAMETERS.
+# The image depends on PARAMETERS and on the recipe's files.
 PARAMETERS = (FORMAT_VERSION, RELEASE, DISK_SIZE, _DEBIAN_MACHINE)
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _EXCLUDED = ("doc", "man", "locale", "info", "lintian")  # folders in /usr/share that the image omits
 _QCOW2 = ("-c", "-o", "compression_type=zstd")
-# Each program of the build runs in new mount and PID namespaces. Its mounts and processes end when bake ends, even if
-# bake is killed. The processes inherit the lock of the build, so the next build waits until all processes have ended.
+# Each build program runs in its own mount and PID namespaces. When bake ends or is killed, the kernel kills the
+# program's processes and removes the program's mounts. Each process holds the build's lock until the process ends.
 _GUARD = (
     *("setpriv", "--pdeathsig", "KILL", "--"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"),
 )
 _NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "xz", "zstd", "tar")
-# mmdebstrap does not read this machine's apt.conf. bake passes the options with the following names to mmdebstrap.
+# mmdebstrap does not read this machine's apt.conf. bake passes apt's options for network access to mmdebstrap.
 _APT_ACCESS = ("Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::https::CAInfo ")
 _ENVIRONMENT_KEPT = ("HOME", "http_proxy", "https_proxy", "no_proxy")
 
@@ -113,7 +113,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _remove_stale(images: Path, own: Path) -> None:
-    """Remove the folders of interrupted builds. A running build holds a lock, so its folder stays."""
+    """Remove the folders of interrupted builds, but not the locked folders of running builds."""
     for stale in images.glob(".*.building"):
         with _lock_of(images, stale.name.split(".")[1]).open("w") as lock:
             if stale == own or _try_lock(lock):
@@ -132,7 +132,7 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
     report(f"building the base image (Debian {RELEASE}), about a minute")
     own_release = apt_sources.own_release(Path("/etc/os-release").read_text())
     mirrors = apt_sources.mirrors(apt_sources.load_sources(Path("/etc/apt")), own_release, RELEASE)
-    # INITRD=No skips the build of Debian's initrd. The tuned variant has an initrd that assemble.sh packs.
+    # INITRD=No skips the build of Debian's initrd, because assemble.sh builds the initrd of the variant `tuned`.
     settings = {"TMPDIR": str(scratch), **({} if plain else {"INITRD": "No"})}
     run = partial(_run, settings=settings, lock=lock, report=report)
     run(mmdebstrap_command(scratch / "root.tar", mirrors, apt_access(), plain=plain))
@@ -145,7 +145,7 @@ def _run_recipe(scratch: Path, lock: IO[str], report: Report, *, plain: bool) ->
 
 
 def _run(command: list[str], *, settings: Mapping[str, str], lock: IO[str], report: Report) -> None:
-    """Run a program of the build. If it fails, raise BakeError with the last lines of its output."""
+    """Run a build program. If the program fails, raise BakeError with the last lines of the program's output."""
     with subprocess.Popen(
         [*_GUARD, *command],
         stdin=subprocess.DEVNULL,

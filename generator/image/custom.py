@@ -22,7 +22,7 @@ _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 def custom_image(source: str, sha256: str | None, cache: Path, *, report: Report) -> BootImage:
-    """Return the image at a path or URL. The image has its own boot loader, so `kernel` and `initrd` are None.
+    """Return the image at a path or URL. `kernel` is None, because the VM boots with the boot loader of the image.
 
     `sha256`: the expected digest. The cluster's configuration requires a digest for every URL.
     """
@@ -69,7 +69,7 @@ def _sha256_of(path: Path) -> str:
 
 
 def _inspect(path: Path, source: str) -> dict[str, Any]:
-    """Return qemu-img's description of the image. Raise InputError if a VM may not use the image."""
+    """Return qemu-img's description of the image. Raise InputError if a VM must not use the image."""
     info = _qemu_img_info(path, source)
     kind = info["format"]
     if kind == "raw" and not _has_partition_table(path):
@@ -131,7 +131,7 @@ def _download(url: str, expected: str | None, cache: Path, report: Report) -> tu
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".download-") as partial:
         _fetch(url, partial, report)
         digest = _verified(Path(partial.name), url, expected)
-        # The file gets its final name after the verification. `tempfile` then deletes the temporary hard link.
+        # Only a download with the expected digest gets its final name. `tempfile` deletes the temporary name.
         target.unlink(missing_ok=True)
         target.hardlink_to(partial.name)
     return target, digest

@@ -26,7 +26,7 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The results of an audit: one check for each CIS control. The name of a check is the id of its control."""
+    """The results of an audit: one check for each CIS control. A check's name is the id of a CIS control."""
 
     cluster: str
     controls: tuple[Check, ...]
@@ -57,7 +57,7 @@ def audit(
 
 
 def _versions(plan: ClusterPlan, node: NodePlan) -> dict[Port, dict[str, bool | None]]:
-    """Return whether each port accepts each TLS version. The value is None if the port does not answer."""
+    """Return whether each port accepts each TLS version, or None for a port that does not answer."""
     ports = {Port.CLIENT: plan.spec.etcd.client_port, Port.PEER: plan.spec.etcd.peer_port}
     return {
         port: {version: accepts_version(str(node.address), number, version) for version in VERSIONS}

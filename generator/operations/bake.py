@@ -31,8 +31,9 @@ from generator.seed.guest_files import Trust
 from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned
+from generator.store.seed_history import recorded
 
-Announce = Callable[[tuple[tuple[str, str], ...]], None]  # takes +, - or ~ and the path of each changed file
+Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives pairs of a sign (+, - or ~) and a file's path
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def bake(
             store.replacing() as folder,
         ):
             files = _all_files(plan, found, extras, seal, now=now, passphrase=passphrase, new_key=new_key)
-            for artifact in chain(signed.files, user_input, files):
+            for artifact in recorded(store, plan, chain(signed.files, user_input, files)):
                 folder.write(artifact)
             for path in signed.taken:
                 folder.drop(path)
@@ -227,14 +228,14 @@ def check_clock(now: datetime) -> None:
     rule = None
     if now < RELEASED:
         rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake"
-    elif now.year > 9899:  # certificates end before the year 10000, and a CA may be valid for 100 years
+    elif now.year > 9899:  # a CA that is valid for 100 years would expire after the year 9999
         rule = "after 9899"
     if rule:
         raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set the clock")
 
 
 def _not_valid_yet(begins: datetime, now: datetime) -> str:
-    """Return a warning about a certificate that is not valid yet. This machine's clock may be wrong."""
+    """Return a warning: either a certificate is not valid yet, or this machine's clock is wrong."""
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
     certificate = f"a certificate in the folder is valid only from {begins:%Y-%m-%d %H:%M}, so bake replaces it"
     return f"{clock}, but {certificate}. If the clock is wrong, the new certificates expire too early"
@@ -270,6 +271,6 @@ def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Cr
 
 
 def load_seal(store: Store) -> tuple[Artifact, ...]:
-    """Return the file `sealed` if it exists. The file marks a cluster as sealed; its content does not matter."""
+    """Return the file `sealed`, which marks a cluster as sealed, or an empty tuple if the cluster is not sealed."""
     content = store.read(SEALED)
     return () if content is None else (Artifact(SEALED, content),)

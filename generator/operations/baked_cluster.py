@@ -38,7 +38,7 @@ class Cluster:
 
     @property
     def sealed(self) -> bool:
-        """Whether no ISO has the bootstrap permit. A killed bake can leave a folder that contains an old ISO."""
+        """Whether no ISO has the bootstrap permit. If a bake process is killed, a folder with an old ISO can remain."""
         return self.store.read(SEALED) is not None and not self.store.has_leftover()
 
 
@@ -58,7 +58,7 @@ def open_cluster(store: Store) -> Cluster:
 
 
 def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:
-    """Return the paths of a client's files in a cluster's folder. By default, the client is the operator."""
+    """Return the paths of a client's certificate, key and CAs. `stem`: the certificate's file name without `.pem`."""
     ca, peer_ca, client = (folder / "pki" / name for name in (str(Role.CA), str(Role.PEER_CA), stem))
     return ClientFiles(
         ca=ca.with_suffix(".pem"), cert=client.with_suffix(".pem"), key=client.with_suffix(".key"),
@@ -81,16 +81,16 @@ def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
 
 
 def without_ca_files(spec: ClusterSpec) -> ClusterSpec:
-    """Return the spec without the paths of the user's CA files, because a CA rotation makes these paths wrong."""
+    """Return the spec without the paths of the user's CA files, which are outdated after a CA rotation."""
     own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
     return replace(spec, pki=own)
 
 
 def connect_if_possible(uri: str | None) -> Connection | None:
-    """Connect to libvirt. If the default libvirt does not answer, return None: the VMs may run on another machine."""
+    """Connect to libvirt. If `uri` is None and libvirt does not answer, return None."""
     try:
         return vm.connect(uri)
     except BakeError:
         if uri is not None:
             raise
-        return None
+        return None  # the VMs may run on another machine

@@ -81,7 +81,7 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
 
 
 class Client(NamedTuple):
-    """The owner (see `pki.PlannedCertificate`) of a client certificate, and the path of its file."""
+    """A client certificate: its owner (see `pki.PlannedCertificate`) and the path of its file."""
 
     owner: str
     path: PurePosixPath
@@ -114,7 +114,7 @@ def refuse_during_rotation(cluster: Cluster) -> None:
 
 
 def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """Return a function for `bake(change=…)` that keeps the CAs, or raises BakeError if the cluster has changed."""
+    """Return a function that returns the CAs unchanged. If the cluster has changed, the function raises BakeError."""
 
     def keep(found: Authorities) -> Authorities:
         refuse_changed(cluster, phase)
@@ -142,7 +142,7 @@ class Goal:
 
 
 def serves_its_own(cluster: Cluster) -> Goal:
-    """Return the goal that every node serves the certificate in its seed."""
+    """Return a goal that a node reaches when it serves the certificate in its seed."""
     remedy = command(cluster.store, "certs deliver")
     return Goal(lacks=partial(_is_outdated, cluster), verb="serve", what="its new certificate", remedy=remedy)
 
@@ -166,7 +166,7 @@ def _is_outdated(cluster: Cluster, node: NodePlan) -> bool | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """The result of a delivery: names of nodes.
+    """The result of `deliver`: the names of the nodes, grouped by their states.
 
     `done`: nodes that have reached the goal. `at_next_start`: stopped nodes, which apply their seeds when they start.
     `after_restart`: running nodes, which apply their seeds after a restart. `by_hand`: nodes for which libvirt has no
@@ -194,7 +194,7 @@ def deliver(
     goal: Goal | None = None,
     phase: Phase | None = None,
 ) -> Delivery:
-    """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached the goal.
+    """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached `goal`.
 
     `goal`: the state of a node that has applied its seed. The default goal is that the node serves the certificate in
     its seed. `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at
@@ -236,7 +236,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Drives:
-    """The drives of the nodes' VMs. A change locks the cluster's folder, so that no other command writes seeds."""
+    """The drives of the nodes' VMs. While bake changes a drive, no other command can change the cluster's folder."""
 
     connection: Connection
     cluster: Cluster
@@ -264,7 +264,7 @@ class _Drives:
             vm.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
-        """Return a function that returns True after the node has printed the text WAITS on its console."""
+        """Return a function that tests whether the node's console shows that the node needs a restart."""
         try:
             logs = vm.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
         except BakeError:  # libvirt has no VM of this cluster
@@ -281,7 +281,7 @@ class _Drives:
 def _waits_for_restart(
     cluster: Cluster, node: NodePlan, goal: Goal, seconds: float, phase: Phase | None, waits: Callable[[], bool]
 ) -> bool:
-    """Wait until the node reaches the goal or reports that it needs a restart. Return True if the node needs a restart.
+    """Wait until the node reaches `goal` or reports that it needs a restart. Return True if the node needs a restart.
 
     Raise WaitTimeoutError after `seconds`. Raise BakeError if another command has changed the cluster.
     """

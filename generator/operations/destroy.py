@@ -39,7 +39,7 @@ def destroy(
 
 
 def _unidentified(store: Store, uri: str | None) -> InputError:
-    """Return the error for a folder without an id. The error lists the VMs and networks with the cluster's name."""
+    """Return an error that lists the VMs and networks with the cluster's name."""
     where = f"there is no cluster {store.cluster!r} in {store.out}"
     try:
         found = vm.list_owned(vm.connect(uri), store.cluster)
@@ -56,11 +56,11 @@ def _unidentified(store: Store, uri: str | None) -> InputError:
 
 
 def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
-    """If the VMs of all nodes were removed, remove the file `sealed`. Without `sealed`, a new cluster can start."""
+    """If the VMs of all nodes were removed, remove the file `sealed`, so that a new cluster can start."""
     try:
         nodes = open_cluster(store).plan.nodes
     except (InputError, UnsignedError):
-        return  # nothing was baked, so there is no file `sealed`
+        return  # the folder has no baked cluster and no file `sealed`
     if {node.domain for node in nodes} <= set(removed):
         with store.locked(Silent().line):
             if store.remove(SEALED):

@@ -36,7 +36,7 @@ _GOALS = {
     Phase.REISSUE: ("serve", "a certificate of the next CA"),
     Phase.DROP: ("trust", "only the new CA"),
 }
-# The operator's task after each phase, before the next phase begins.
+# The operator's task after each phase of a CA rotation, before the next phase begins.
 _TASKS = {
     Phase.TRUST: "give every application {folder}/etcd-ca.pem, which contains the old and the next CA",
     Phase.REISSUE: "give every application its new client certificate and key from {folder}",
@@ -137,7 +137,7 @@ def _advanced(found: Authorities, new_cas: Mapping[Role, Authority], now: dateti
 
 
 def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> Goal:
-    """Return the goal that the nodes reach in a phase.
+    """Return the state that each node must reach in a phase of a CA rotation.
 
     The certificate that a node serves shows which seed the node has applied. The client certificates that the node
     accepts show which CAs its running etcd trusts.

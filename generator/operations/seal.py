@@ -45,7 +45,7 @@ class Sealing:
 def seal(
     cluster: Cluster, *, uri: str | None, now: datetime, report: Report, consent: Callable[[str], None]
 ) -> Sealing:
-    """Seal a cluster. If no member answers, call `consent`, because the cluster may never have started."""
+    """Seal a cluster. If no member answers, call `consent`: a cluster that never started cannot start after `seal`."""
     connection, doubt = connect_if_possible(uri), _doubt(cluster)
     if doubt and not cluster.sealed:
         consent(doubt)

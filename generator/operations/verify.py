@@ -92,10 +92,10 @@ def verify(
 def requires_name(
     plan: ClusterPlan, files: ClientFiles, nodes: Iterable[NodePlan], *, now: datetime
 ) -> dict[str, bool]:
-    """Return for each node whether its etcd refuses peers without the peer name. Leave out nodes without a report.
+    """Return for each node whether etcd refuses peers whose certificates lack the peer name.
 
-    Return {} if the spec does not require the peer name, or has a separate peer CA. Wait up to 10 seconds, because a
-    restarted node sends its report some seconds after its start.
+    The result omits nodes that sent no report. Return {} if the spec does not require the peer name, or has a separate
+    peer CA. Wait up to 10 seconds, because a restarted node sends its report some seconds after its start.
     """
     nodes = list(nodes)
     if plan.spec.pki.peer_name is not PeerName.REQUIRED or plan.spec.pki.peer_ca.separate:
@@ -111,7 +111,7 @@ def requires_name(
 
 
 def probe_contexts(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:
-    """Return a TLS context for each port and kind of client. The peer port may have a separate CA."""
+    """Return a TLS context for each port and each kind of client."""
     peer_ca = files.peer_ca if plan.spec.pki.peer_ca.separate else None
     own = tls_probe.local_address(str(plan.nodes[0].address), plan.spec.etcd.peer_port)
     client, peer = Port.CLIENT, Port.PEER

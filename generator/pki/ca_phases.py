@@ -29,7 +29,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Authority:
-    """A CA with its key file. The key file may be encrypted. An external CA has no key file."""
+    """A CA with its key file. The key file may be encrypted. bake has no key file of an external CA."""
 
     credential: Issuer
     key_file: bytes | None = field(repr=False)
@@ -78,7 +78,7 @@ class Authorities:
         return b"".join(reversed(found) if self.phase is Phase.REISSUE else found) or None
 
     def _trusted(self, role: Role) -> list[bytes]:
-        """Return the trusted CAs of a role. The CA that issues certificates comes first."""
+        """Return the trusted CAs of a role, beginning with the CA that issues certificates."""
         both = self.phase in (Phase.TRUST, Phase.REISSUE)
         places = (self.issuing, self.others) if both else (self.issuing,)
         return [place[role].credential.cert_pem for place in places if role in place]

@@ -251,7 +251,7 @@ def is_current(credential: Credential, profile: CertProfile, authority: Issuer, 
         certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc == end
         and certificate.subject == profile.subject
         and set(profile.extensions) <= found
-        and len(found) == len(profile.extensions) + 2  # `_sign` adds two key identifiers
+        and len(found) == len(profile.extensions) + 2  # `_sign` adds the subject and authority key identifiers
         and key_type_of(credential.key) is profile.key_type
         and is_issued_by(certificate, authority.certificate)
         and is_pair(credential)

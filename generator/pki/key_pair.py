@@ -27,7 +27,7 @@ NewKey = Callable[[KeyType], PrivateKey]
 
 
 class Role(StrEnum):
-    """The purpose of a certificate. A role's value is the name of the certificate's file without the suffix `.pem`."""
+    """The purpose of a certificate. Each value is the name of a certificate file without the suffix `.pem`."""
 
     CA = "etcd-ca"
     PEER_CA = "etcd-peer-ca"

@@ -68,7 +68,7 @@ def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
 
 def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
     """Yield every name and address in the node certificates that the CA `role` issues."""
-    # A peer certificate has all names of a server certificate, so server certificates need no separate check.
+    # A node's peer certificate contains all names of the node's server certificate.
     leaf = Role.PEER if issuer_of(plan.spec.pki, Role.PEER) is role else Role.SERVER
     shared = plan.spec.pki.certificates is Certificates.SHARED
     for profiles in [shared_profiles(plan)] if shared else [node_profiles(plan, node) for node in plan.nodes]:
@@ -78,7 +78,7 @@ def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:
 
 
 def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
-    """Return the profiles of a node's three certificates. A certificate has no name or address of another node."""
+    """Return the profiles of a node's three certificates, without names and addresses of other nodes."""
     peers = () if plan.spec.pki.peer_name is PeerName.NONE else (peer_name(plan.spec),)
     names = {role: (*node.dns_names, *(peers if role is Role.PEER else ())) for role in NODE_ROLES}
     return {role: _leaf(plan, role, _sans(names[role], node.addresses), owner=node.name) for role in NODE_ROLES}
@@ -95,7 +95,7 @@ def peer_check(spec: ClusterSpec) -> tuple[str, str]:
 
 
 def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
-    """Return whether etcd accepts the peer certificate, if etcd runs with the option that `peer_check` returns."""
+    """Return whether etcd with the option from `peer_check` accepts the peer certificate."""
     option, name = peer_check(plan.spec)
     if option == "peer-cert-allowed-cn":
         return [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [name]
@@ -104,13 +104,13 @@ def has_peer_name(certificate: x509.Certificate, plan: ClusterPlan) -> bool:
 
 
 def shared_profiles(plan: ClusterPlan) -> dict[Role, CertProfile]:
-    """Return the profiles of certificates that all nodes share. Each certificate has the addresses of all nodes."""
+    """Return the profiles of certificates that all nodes share, with the addresses of all nodes."""
     names = plan.dns_names if plan.spec.pki.single_label_names or not _is_document(plan.spec.pki) else ()
     return {role: _leaf(plan, role, _sans(names, plan.addresses)) for role in NODE_ROLES}
 
 
 def user_profile(plan: ClusterPlan, name: str) -> CertProfile:
-    """Return the profile of an etcd user's client certificate. The common name is the user's name."""
+    """Return the profile of an etcd user's client certificate, with the user's name as common name."""
     return _leaf(plan, Role.CLIENT, None, owner=name)
 
 
@@ -142,7 +142,7 @@ def _leaf(
 
 def _usage_extensions(pki: PkiSpec, role: Role) -> Iterator[tuple[x509.ExtensionType, bool]]:
     leaf = x509.BasicConstraints(ca=False, path_length=None)
-    if _is_document(pki):  # in the manual procedure, etcd-server.cnf differs from etcd-peer.cnf
+    if _is_document(pki):  # as in etcd-server.cnf and etcd-peer.cnf of the manual procedure
         server = role is Role.SERVER
         if server:
             yield leaf, False

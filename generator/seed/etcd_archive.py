@@ -16,7 +16,7 @@ MAX_BYTES = 512 << 20
 
 
 def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
-    """Return the tarball as a file for the ISO. The result is empty if there is no tarball. Raises InputError."""
+    """Return the tarball as a file for the ISO, or an empty tuple if the spec has no tarball. Raises InputError."""
     if install.archive is None:
         return ()
     path = Path(install.archive)
@@ -37,7 +37,7 @@ def read_archive(install: InstallSpec) -> tuple[Artifact, ...]:
 
 
 def _check_content(path: Path, data: bytes) -> None:
-    import tarfile  # imported here, because most clusters have no tarball
+    import tarfile  # imported here, because most clusters install etcd without a tarball
 
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:

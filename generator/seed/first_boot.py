@@ -9,7 +9,7 @@ from generator.config.pki import Permissions
 from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
 from generator.pki import NODE_ROLES
 from generator.plan import ETCD_UID, ClusterPlan
-from generator.seed.guest_files import access_commands, guest_source
+from generator.seed.guest_files import guest_source, key_access_commands
 from generator.seed.guest_paths import ENV, LIBEXEC, PKI_DIR, UDEV_RULES, UNITS
 
 HOME = PurePosixPath("/var/lib/etcd")
@@ -41,7 +41,7 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
     # SELinux denies access to files with wrong labels. cloud-init writes files before it installs packages. If a
-    # package extends SELinux's policy, the labels of the written files can be wrong.
+    # package extends SELinux's policy, files that cloud-init wrote can have wrong labels.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
     yield "systemctl daemon-reload"
     yield "systemctl --no-reload enable etcd"
@@ -53,9 +53,13 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
 
 
 def _key_permissions(spec: ClusterSpec) -> Iterator[str]:
-    """Yield commands that give etcd and the accounts in access.readers access to the folder with the keys."""
+    """Yield commands that give etcd access to its keys.
+
+    The accounts in access.readers are not in these commands, so that a change of them needs no reboot.
+    etcd-access.service gives these accounts access before each start of etcd.
+    """
     keys = " ".join(f"{role}.key" for role in NODE_ROLES)
     if spec.pki.permissions is Permissions.OWNER:
         yield f"cd {PKI_DIR} && chown etcd: {keys} *.pem && chmod 0400 {keys} *.pem"
         yield f"chmod 0755 {PKI_DIR.parent} && chown root:root {PKI_DIR}"
-    yield from access_commands(spec)
+    yield from key_access_commands(spec)

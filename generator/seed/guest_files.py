@@ -20,6 +20,7 @@ from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
 from generator.config.values import SUBNET
 from generator.pki import NODE_ROLES, NodePki, Role, issuer_of, peer_check
 from generator.plan import ClusterPlan, NodePlan, short_id
+from generator.seed.file_levels import TABLE, level_table
 from generator.seed.guest_paths import AUTH, CONF, ENV, LIBEXEC, PKI_DIR, RESTART, RUNTIME_PERMIT, UDEV_RULES, UNITS
 
 _GUEST = Path(__file__).parent / "guest"
@@ -59,7 +60,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
     places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": RUNTIME_PERMIT}
-    yield _unit("etcd.service", user="etcd", **places)
+    yield _unit("etcd.service", user="etcd", restart=RESTART, **places)
     for module in ("join_decision.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
     yield _script("etcd-join")
@@ -78,6 +79,9 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     for name in ("forget-seed", "apply-seed"):
         yield _script(name)
         yield _unit(f"{name}.service")
+    for module in ("seed_change.py", "seed_files.py"):
+        yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
+    yield Artifact(TABLE, level_table())
     yield _script("etcd-restart")
     yield _unit("etcd-restart.service", mark=RESTART)
     yield Artifact(UNITS / "run-bake-medium.mount", guest_source(UNITS / "run-bake-medium.mount"))
@@ -91,6 +95,15 @@ def access_commands(spec: ClusterSpec) -> Iterator[str]:
     group etcd gets access to the folder if setfacl fails. If an account in access.readers does not exist, the commands
     print a line and continue.
     """
+    yield from key_access_commands(spec)
+    files = f"{Role.CA}.pem {Role.CLIENT}.pem {Role.CLIENT}.key"
+    for user in spec.access.readers:
+        acl = f"setfacl -m u:{user}:x . && setfacl -m u:{user}:r {files}"
+        yield f'cd {PKI_DIR} && {acl} || echo "access.readers: {user} cannot read the client certificate" >&2'
+
+
+def key_access_commands(spec: ClusterSpec) -> Iterator[str]:
+    """Yield shell commands that give etcd access to the folder with the keys, and no access to other accounts."""
     folder = f"setfacl --set u::rwx,u:etcd:x,g::-,o::- {PKI_DIR}"
     if spec.pki.permissions is Permissions.ACL:
         yield f"setfacl -m u:etcd:x {PKI_DIR.parent}"
@@ -98,10 +111,6 @@ def access_commands(spec: ClusterSpec) -> Iterator[str]:
         yield f"cd {PKI_DIR} && setfacl -m u:etcd:r {' '.join(f'{role}.key' for role in NODE_ROLES)}"
     else:
         yield f'{folder} || {{ chgrp "$(id -g etcd)" {PKI_DIR} && chmod 0750 {PKI_DIR}; }}'
-    files = f"{Role.CA}.pem {Role.CLIENT}.pem {Role.CLIENT}.key"
-    for user in spec.access.readers:
-        acl = f"setfacl -m u:{user}:x . && setfacl -m u:{user}:r {files}"
-        yield f'cd {PKI_DIR} && {acl} || echo "access.readers: {user} cannot read the client certificate" >&2'
 
 
 def cluster_token(plan: ClusterPlan, identity: str) -> str:

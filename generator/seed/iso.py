@@ -26,6 +26,7 @@ from generator.errors import InputError
 from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed.first_boot import boot_commands, first_boot_commands
+from generator.seed.guest.usr.libexec.bake.seed_change import Seed, read_seed
 
 ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this label
 USER_DATA = PurePosixPath("user-data")
@@ -52,11 +53,15 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
 
 def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
     """Return the path and the content of each guest file in user-data. Raises InputError for invalid user-data."""
+    return {path: file.content for path, file in read_user_data(user_data, where=where).files.items()}
+
+
+def read_user_data(user_data: bytes, *, where: str) -> Seed:
+    """Return the files and settings in user-data. Raises InputError for invalid user-data."""
     try:
-        files = yaml.load(user_data, Loader=_Loader)["write_files"]  # noqa: S506  derived from SafeLoader
-        return {file["path"]: file["content"].encode() for file in files}
-    except (yaml.YAMLError, UnicodeError, LookupError, TypeError, AttributeError):
-        raise InputError.one(where, "is not a user-data that bake wrote", "restore or remove the file") from None
+        return read_seed(yaml.load(user_data, Loader=_Loader))  # noqa: S506  derived from SafeLoader
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
+        raise InputError.one(where, "is not user-data that bake wrote", "restore or remove the file") from None
 
 
 def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> Iterator[bytes]:
@@ -88,7 +93,7 @@ _NODE_FOLDER = PurePosixPath("/etc/etcd")  # files in /etc/etcd, such as keys, d
 
 
 def _dump_files(files: tuple[Artifact, ...]) -> bytes:
-    """Return entries of `write_files`."""
+    """Return YAML entries for cloud-init's `write_files`."""
     entries = [(str(file.path), f"{file.mode:04o}", file.data.decode()) for file in files]
     return _dump([{"path": path, "permissions": mode, "content": text} for path, mode, text in entries])
 
@@ -98,7 +103,7 @@ _dump_common_files = lru_cache(maxsize=8)(_dump_files)
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
-    """Return network-config version 2.
+    """Return cloud-init's network configuration, version 2.
 
     network-config matches the interface by MAC, because cloud-init's renderer for networkd cannot match names.
     """
@@ -203,7 +208,7 @@ def pack(files: Iterable[Artifact]) -> Artifact:
 
 
 def unpack(image: bytes, *, where: str = "") -> tuple[Artifact, ...]:
-    """Return the files of an ISO in order. Raises InputError if the ISO is incomplete or `pack` did not create it."""
+    """Return the files of an ISO. Raises InputError if the ISO is incomplete or `pack` did not create it."""
     iso = _pycdlib().PyCdlib()
     files: list[Artifact] = []
     try:

@@ -22,7 +22,7 @@ MAX_PEM = 1 << 16
 
 
 def non_issuing_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
-    """During a CA rotation, yield each CA that issues no certificates.
+    """During a CA rotation, yield the CAs that issue no certificates: either the next CAs or the old CAs.
 
     Each result is a tuple with three elements: the word `next` or `old`, the CA's role, and the name of the CA's files
     without suffix.
@@ -123,7 +123,7 @@ def read_authority(
     now: datetime,
     passphrase: bytes | None,
 ) -> Authority:
-    """Read a CA from the user's files and check it. `names`: the fields or flags that name the files.
+    """Read a CA from the user's files and check it. `names`: the fields or flags that set `certificate` and `key`.
 
     Raises InputError.
     """
@@ -148,7 +148,7 @@ def check_authorities(found: Authorities, store: Store, plan: ClusterPlan, *, no
 
 
 def _check_same_ca(name: str, stated: CaSpec, authority: Issuer, where: str) -> None:
-    """Raise InputError if the spec names a file with another CA than the cluster's CA. The file may be missing."""
+    """Raise InputError if the spec names a CA certificate that is not the cluster's CA. Ignore a missing file."""
     path = Path(stated.certificate or "")
     if path.is_file():
         field = f"{name}.certificate: {path}"

@@ -28,7 +28,7 @@ def find_existing(out: Path, name: object) -> ExistingCluster | None:
 
 
 def load_existing(store: Store) -> ExistingCluster | None:
-    """Return the existing cluster, or None if nothing was baked yet. Raises InputError.
+    """Return the existing cluster, or None before the first bake. Raises InputError.
 
     Takes no lock. If another bake process replaces the folder during the read, `load_existing` reads all files again.
     """

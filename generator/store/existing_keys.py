@@ -31,7 +31,7 @@ RENEWED_BEFORE = timedelta(days=30)
 
 @dataclass(frozen=True, kw_only=True)
 class Keyring:
-    """A cluster's existing certificates and keys. bake must create each part that is None or empty."""
+    """A cluster's existing certificates and keys. bake creates each value that is None or empty."""
 
     identity: str | None
     permit: str | None = field(default=None, repr=False)
@@ -64,7 +64,7 @@ class Keyring:
         return pki.planned_certificates(plan, self.client, self.nodes, self.users)
 
     def expiring_client(self, plan: ClusterPlan, now: datetime) -> datetime | None:
-        """Return the expiry of the operator's certificate, or None if bake need not renew the certificate now."""
+        """If bake must renew the operator's certificate now, return the certificate's expiry, else None."""
         issuer = self.authorities.issuers.get(Role.CA)
         is_shared = plan.spec.pki.certificates is Certificates.SHARED
         if self.client is None or is_shared or not isinstance(issuer, Credential):
@@ -101,7 +101,10 @@ def load_identity(store: Store) -> str | None:
 
 
 def load_permit(store: Store) -> str | None:
-    """Return the bootstrap permit, or None before the first bake. The permit is a secret. Raises InputError."""
+    """Return the bootstrap permit, or None before the first bake. Raises InputError.
+
+    The permit is the secret without which the first node cannot start a cluster.
+    """
     return _load_hex(store, PERMIT_COPY, "64")
 
 
@@ -153,13 +156,13 @@ def _check_required_peer_name(spec: ClusterSpec, store: Store) -> None:
         raise InputError.one(
             "pki.peerName",
             f"the running nodes require {name} in peer certificates, but the new certificates would lack it",
-            "first change only pki.peerName, to `stated`; then bake and restart the nodes one by one; or create a new "
-            "cluster with another --name",
+            "set pki.peerName to `stated` without other changes; then bake and restart the nodes one by one; or create "
+            "a new cluster with another --name",
         )
 
 
 def _passes_check(spec: ClusterSpec, wanted: tuple[str, str]) -> bool:
-    """Return whether an etcd with the option `wanted` accepts the peer certificates of this spec."""
+    """Return whether etcd with the option `wanted` accepts the peer certificates that `spec` describes."""
     shared = spec.pki.certificates is Certificates.SHARED
     return pki.peer_check(spec) == wanted and (shared or spec.pki.peer_name is not PeerName.NONE)
 

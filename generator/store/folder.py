@@ -29,7 +29,7 @@ class Store:
 
     def __init__(self, out: Path, cluster: str) -> None:
         try:
-            parse_name(cluster)  # the cluster's name is part of paths
+            parse_name(cluster)  # paths contain the name, so `/` and `..` must be refused
         except ValueError as error:
             raise InputError.one("--name", str(error), "give the name of a baked cluster") from None
         self.out = out.absolute()
@@ -121,7 +121,8 @@ class Store:
                 report(f"waiting until another bake has finished with {self.out}")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._check_out()  # check again: another user may have created the folder after the first check
-            for left in self._staged():  # this process has the lock, so no other process uses the folders
+            # This process has the lock, so no other process uses an unfinished folder.
+            for left in self._staged():
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
@@ -170,7 +171,7 @@ class Store:
 
 
 class Staging:
-    """A cluster's new folder. `changed`: new files, and files with another content or mode than in the old folder."""
+    """A cluster's new folder. `changed`: the new files, and the files whose content or mode has changed."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
@@ -208,7 +209,7 @@ class Staging:
         return (*made, *(("-", name) for name in self._old if name not in self._files))
 
     def drop(self, path: PurePosixPath) -> None:
-        """Do not link a file of the user into the new folder.
+        """Leave the user's file `path` out of the new folder.
 
         For example, bake leaves out the file with a signed certificate after bake has read the certificate.
         """
@@ -220,7 +221,7 @@ class Staging:
             self._made_folders.add(folder)
 
     def _keep(self, path: PurePosixPath, data: bytes, mode: int, target: Path) -> bool:
-        """Link the old file as `target` if content and mode are the same. Return whether the file was linked."""
+        """If a file's content and mode are unchanged, link the old file as `target`. Return whether it was linked."""
         if str(path) not in self._old and path != MANIFEST:
             return False
         old = self.store.folder / path
@@ -232,8 +233,8 @@ class Staging:
         return False
 
     def finish(self) -> None:
-        """Add the manifest. If a file has changed, link the files that bake did not write, and exchange the folders."""
-        files = dict(sorted(self._files.items()))  # the manifest must not depend on the order of writing
+        """Add the manifest. If any file is new, changed or removed, replace the old folder with the new folder."""
+        files = dict(sorted(self._files.items()))  # the order in which bake writes files must not change the manifest
         self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files)))
         if not self.changed and not set(self._old) - set(self._files):
             return
@@ -257,6 +258,6 @@ class Staging:
                 self._link_other_files(Path(entry.path), target)
                 if was_written_by_bake:
                     with suppress(OSError):
-                        target.rmdir()  # fails if the folder is not empty
+                        target.rmdir()  # rmdir() fails if the folder is not empty
             elif relative not in self._old and relative not in self._dropped and not target.exists():
                 os.link(entry.path, target, follow_symlinks=False)

@@ -22,7 +22,7 @@ _BELOW = "give another --out, or change the owner if you trust the content"
 
 
 def check_parents(path: Path) -> None:
-    """Raise InputError if another user can change a folder or symlink on the way to `path`.
+    """Raise InputError if another user can change a folder or symlink in `path`.
 
     `path` is absolute. The check stops at a folder that does not exist.
     """
@@ -94,7 +94,7 @@ def _owners() -> set[int]:
 
 
 def _overflow_owner() -> set[int]:
-    """In a user namespace, return the id that the kernel shows for every owner outside the namespace."""
+    """In a user namespace, return the uid that the kernel shows for file owners outside the namespace."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     if sum(int(length) for _, _, length in ranges) >= 2**32 - 1:
         return set()

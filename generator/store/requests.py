@@ -24,7 +24,10 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A request without a certificate. `is_missing`: there is no older certificate that is still valid."""
+    """A certificate signing request that has no certificate yet.
+
+    `is_missing`: there is no valid certificate to use until the CA signs the request.
+    """
 
     path: PurePosixPath  # the suffixes of request, key and certificate are .csr, .key and .pem
     csr: bytes
@@ -39,7 +42,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """The keyring with all issued certificates. `taken`: the files of the issued certificates."""
+    """The cluster's certificates and keys, including the certificates from an external CA.
+
+    `taken`: the files of the issued certificates.
+    """
 
     keyring: Keyring
     requests: tuple[Request, ...]
@@ -47,7 +53,6 @@ class Signed:
 
     @property
     def files(self) -> Iterator[Artifact]:
-        """The files of the requests without a certificate."""
         for request in self.requests:
             yield from request.files
 
@@ -66,7 +71,7 @@ def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
 
 
 def refuse_unsigned(store: Store) -> None:
-    """Raise UnsignedError if a request has no certificate yet, or if the cluster must be baked again."""
+    """Raise UnsignedError if the cluster's folder contains certificate signing requests."""
     paths = [path for name in store.manifest() if (path := PurePosixPath(name)).is_relative_to(REQUESTS)]
     requests = [path for path in paths if path.suffix == ".csr"]
     if count := sum(store.read(path.with_suffix(".pem")) is None for path in requests):
@@ -77,7 +82,7 @@ def refuse_unsigned(store: Store) -> None:
 
 
 def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:
-    """Read the issued certificates and request the missing ones. Raises InputError for a wrong certificate."""
+    """Read the issued certificates and request the missing ones. Raises InputError if etcd cannot use a certificate."""
     issued: dict[tuple[str, Role], Credential] = {}
     requests, taken, problems = [], [], []
     for wanted in found.planned(plan):
@@ -118,7 +123,7 @@ def _issued_certificate(store: Store, path: PurePosixPath, key: PrivateKey) -> C
 def _request(
     store: Store, path: PurePosixPath, wanted: PlannedCertificate, key: PrivateKey | None, *, is_missing: bool
 ) -> Request:
-    """Return the existing request if it matches the certificate's profile, else a new request."""
+    """Return the existing request if it asks for the planned certificate, else a new request."""
     key = key or pki.generate_key(wanted.profile.key_type)
     csr = store.read(path)
     if csr is None or not pki.is_request_for(csr, wanted.profile, key):

@@ -62,7 +62,7 @@ def connect(uri: str | None = None) -> Connection:
 
 
 def is_local(connection: Connection) -> bool:
-    """Return whether the VMs run on this machine. bake cannot read another host's /proc and routes."""
+    """Return whether the VMs run on this machine."""
     return not urlsplit(connection.getURI()).netloc
 
 

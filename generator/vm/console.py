@@ -12,10 +12,9 @@ from typing import Any
 
 from generator.errors import BakeError
 from generator.plan import ClusterPlan
-from generator.vm.boot import console_volume, renamed_console_volume
 from generator.vm.connection import Connection, Domain, Pool, asking, connect, libvirt, tolerating
 from generator.vm.ownership import Claim, claim_domains
-from generator.vm.storage_pool import find_pool, find_volume
+from generator.vm.storage_pool import console_volume, find_pool, find_volume, renamed_console_volume
 
 LEAVE = b"\x1d"  # Ctrl-] leaves the console, as in telnet and virsh
 _SCROLLBACK = 4096
@@ -54,7 +53,7 @@ class ConsoleLog:
         return self.pool.storageVolLookupByName(name)
 
     def _read_renamed(self) -> bytes:
-        """Return the unread part of the renamed log, or empty bytes if libvirt has not renamed a log."""
+        """Return the unread part of `….log.0`, or empty bytes if `….log.0` does not exist."""
         self.pool.refresh()
         volume = find_volume(self.pool, renamed_console_volume(self.node))
         return b"" if volume is None else self._read_from(volume, volume.info()[1])
@@ -73,7 +72,7 @@ class ConsoleLog:
 
 
 def console_logs(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -> dict[str, ConsoleLog]:
-    """Return the console logs of a cluster's VMs by node. Raise BakeError if the cluster has no pool."""
+    """Return the console logs of a cluster's VMs by node. Raise BakeError if there is no storage pool."""
     pool = find_pool(connection, Claim(cluster=plan.name, cluster_id=cluster_id))
     if pool is None:
         raise BakeError(f"the cluster {plan.name} has no VMs here", hint="create the VMs: bake up")
@@ -190,7 +189,7 @@ class _Bridge:
             self.open = False
 
     def _send(self) -> None:
-        """Send typed bytes until the stream is full. When the stream is writable again, `_on_stream` sends the rest."""
+        """Send typed bytes until the stream is full. When the stream is writable, `_on_stream` sends more bytes."""
         while self.typed:
             sent = self.stream.send(self.typed)
             if sent <= 0:

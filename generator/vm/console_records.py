@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
+from generator.engine import Console
 from generator.errors import WaitTimeoutError
 
 _RECORD = re.compile(
@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
-_QUIET_SECONDS = 30.0  # more time than an emulated guest needs to print its first record
+_QUIET_SECONDS = 30.0  # more time than an emulated guest needs to print its first progress record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Event:
 
 
 def parse_line(line: str, node: str) -> list[Event]:
-    """Return the records in one console line, which may contain output of the kernel or systemd too.
+    """Return bake's progress records in one console line, which may also contain kernel or systemd output.
 
     Ignore records with another node's name.
     """
@@ -62,7 +62,7 @@ def parse_line(line: str, node: str) -> list[Event]:
 
 @dataclass
 class LineReader:
-    """Splits a console's output into lines and returns their events. A line may arrive in several pieces."""
+    """Splits a console's output into lines and returns the events in the lines. A line may arrive in several pieces."""
 
     node: str
     _rest: bytes = field(default=b"", repr=False)
@@ -73,12 +73,6 @@ class LineReader:
         return [event for line in lines for event in parse_line(line.decode(errors="replace"), self.node)]
 
 
-class Source(Protocol):
-    """Returns a node's new console output. `vm.ConsoleLog` implements the protocol."""
-
-    def read(self) -> bytes: ...
-
-
 class Journal:
     """Writes `console.log` for each node, and `events.ndjson`. The files may contain secrets, so their mode is 0600."""
 
@@ -86,7 +80,7 @@ class Journal:
         self.folder = folder
 
     def begin(self, nodes: Iterable[str]) -> None:
-        """Rename the logs of the previous run to `console.log.1`."""
+        """Rename each node's `console.log` from the previous run to `console.log.1`."""
         for node in nodes:
             path = self.folder / node / "console.log"
             if path.exists():
@@ -118,7 +112,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def follow(
-    sources: Mapping[str, Source],
+    sources: Mapping[str, Console],
     journal: Journal,
     *,
     timeout: float,
@@ -167,7 +161,7 @@ def follow(
     )
 
 
-def _read_node(source: Source, reader: LineReader, journal: Journal) -> list[Event]:
+def _read_node(source: Console, reader: LineReader, journal: Journal) -> list[Event]:
     data = source.read()
     if data:
         journal.keep_output(reader.node, data)

@@ -18,10 +18,10 @@ from generator.plan import ClusterPlan, NetworkPlan, NodePlan
 
 TAG_NAMESPACE = "urn:bake:owner:1"
 ElementTree.register_namespace("bake", TAG_NAMESPACE)
-_DRIVE = "devices/disk[@device='cdrom']"
+_DISK, _DRIVE = "devices/disk[@device='disk']", "devices/disk[@device='cdrom']"
 _POOLS = UUID("5f1cbb43-6a0e-5cb5-8ab2-8d4a3c0f8e11")
 
-# Size of QEMU's cache for the translated code of an emulated guest. QEMU's default is 1 GiB for each guest.
+# Size of QEMU's cache for the translated code of an emulated guest (QEMU's default: 1 GiB).
 TB_CACHE_MIB = 512
 
 
@@ -43,12 +43,14 @@ class Owner:
     image: str = ""  # digest of the image from which the disk was made
     seed: str = ""  # digest of the ISO
     config: str = ""  # digest of the other parts of the definition
-    peers: str = ""  # the addresses that the node's firewall accepts at the peer port, or "any"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The paths of a VM's files on the VM's host. `seed` is None if the CD drive is empty."""
+    """The paths of a VM's files on the VM's host, and the firmware that the disk needs, by default the plan's.
+
+    `seed` is None if the CD drive is empty.
+    """
 
     disk: str
     seed: str | None
@@ -56,6 +58,7 @@ class Files:
     kernel: str | None = None
     initrd: str | None = None
     cmdline: str | None = None
+    firmware: str | None = None
 
 
 def pool_name(cluster: str) -> str:
@@ -83,7 +86,7 @@ def _add_owner(parent: Element, owner: Owner) -> None:
 
 
 def read_owner(xml: str) -> Owner | None:
-    """Return the tag in a definition, or None if bake did not make the definition."""
+    """Return bake's tag in a libvirt definition, or None if the definition has no tag."""
     tag = ElementTree.fromstring(xml).find(f"metadata/{{{TAG_NAMESPACE}}}owner")  # noqa: S314  libvirt wrote it
     if tag is None or not tag.get("cluster"):
         return None
@@ -176,7 +179,7 @@ def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, ow
 def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
     """Boot the image's kernel directly if it is a separate file, else use the image's boot loader."""
     by_loader = files.kernel is None
-    by_efi = by_loader and plan.spec.vm.firmware == "efi"
+    by_efi = by_loader and (files.firmware or plan.spec.vm.firmware) == "efi"
     system = _child(root, "os", **({"firmware": "efi"} if by_efi else {}))
     _child(system, "type", "hvm", arch=MACHINE, machine="q35")
     if by_efi:  # Secure Boot, libvirt's default, refuses boot loaders without Microsoft's signature
@@ -237,10 +240,23 @@ def _add_small_devices(devices: Element) -> None:
     rng = _child(devices, "rng", model="virtio")
     _child(rng, "backend", "/dev/urandom", model="random")
     _child(devices, "controller", type="usb", model="none")
-    _child(devices, "watchdog", model="itco", action="none")  # the machine type q35 always has this watchdog
+    _child(devices, "watchdog", model="itco", action="none")  # the machine type q35 always has an iTCO watchdog
     _child(devices, "audio", id="1", type="none")
     _child(_child(devices, "video"), "model", type="none")
     _child(devices, "memballoon", model="none")
+
+
+def files_in(xml: str) -> Files:
+    """Return the files in a definition that `domain_xml` has built, without the ISO."""
+    root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
+    system, disk, log = (root.find(path) for path in ("os", f"{_DISK}/source", "devices/serial/log"))
+    if system is None or disk is None or log is None:
+        raise ValueError("not a node's definition")
+    kernel, initrd, cmdline = (system.findtext(tag) for tag in ("kernel", "initrd", "cmdline"))
+    return Files(
+        disk=disk.get("file", ""), seed=None, console=log.get("file", ""), kernel=kernel, initrd=initrd,
+        cmdline=cmdline, firmware="efi" if system.get("firmware") == "efi" else "bios",
+    )  # fmt: skip
 
 
 def iso_in_drive(xml: str) -> str:
@@ -255,7 +271,7 @@ def drive_xml(xml: str, seed_path: str) -> str:
     return to_text(drive)
 
 
-def swap_seed(xml: str, seed_path: str, seed: str, *, peers: str | None = None) -> str:
+def swap_seed(xml: str, seed_path: str, seed: str) -> str:
     """Return a VM's definition with another ISO in the CD drive. An empty path means an empty drive.
 
     Only the drive and the tag change.
@@ -266,8 +282,6 @@ def swap_seed(xml: str, seed_path: str, seed: str, *, peers: str | None = None) 
     if tag is None:
         raise ValueError("not a node's definition")
     tag.set("seed", seed)
-    if peers is not None:
-        tag.set("peers", peers)
     return to_text(root)
 
 

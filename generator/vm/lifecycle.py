@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from xml.etree import ElementTree
 
+from generator.engine import State
 from generator.plan import ClusterPlan
 from generator.progress import Report
 from generator.vm import network, storage_pool
 from generator.vm.connection import Connection, Domain, asking, libvirt, tolerating
 from generator.vm.domain_xml import Accel
 from generator.vm.ownership import Claim, claim_domains, find_domain, list_domains, owner_of
-
-
-class State(StrEnum):
-    """The state of a node's VM. `foreign`: the VM with the node's name does not belong to the cluster."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    STOPPED = "stopped"
-    CRASHED = "crashed"
-    MISSING = "missing"
-    FOREIGN = "foreign"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +35,14 @@ def status(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -
         domain = find_domain(connection, node)
         state, accel = State.MISSING, ""
         if domain is not None:
-            state = _state_of(domain) if claim.covers(owner_of(domain)) else State.FOREIGN
+            state = state_of(domain) if claim.covers(owner_of(domain)) else State.FOREIGN
             kind = ElementTree.fromstring(domain.XMLDesc()).get("type", "")  # noqa: S314  libvirt wrote it
             accel = {Accel.KVM: "kvm", Accel.TCG: "tcg"}.get(kind, kind)  # type: ignore[call-overload]
         found.append(VmStatus(node=node.name, domain=node.domain, state=state, accel=accel))
     return tuple(found)
 
 
-def _state_of(domain: Domain) -> State:
+def state_of(domain: Domain) -> State:
     state, reason = domain.state()
     if state == libvirt.VIR_DOMAIN_PAUSED:
         return State.PAUSED
@@ -65,16 +55,21 @@ def _state_of(domain: Domain) -> State:
 def down(
     connection: Connection, plan: ClusterPlan, *, cluster_id: str = "", timeout: float = 90, report: Report
 ) -> tuple[str, ...]:
-    """Shut down the VMs, and power off VMs that do not stop in time. Return the nodes that were running."""
+    """Shut down the VMs, or power them off after `timeout` seconds. Return the names of the nodes that were running."""
     with asking(f"stop the cluster {plan.name}"):
         owned = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
-        running = {name: domain for name, (domain, _) in owned.items() if domain.isActive()}
-        for domain in running.values():
-            with tolerating("VIR_ERR_OPERATION_INVALID"):  # the VM has stopped in the meantime
-                domain.shutdown()
-        for name in _wait_ended(running, timeout):
-            report(f"{name}: did not shut down within {timeout:.0f} s; powering it off")
-            _power_off(running[name])
+        return stop({name: domain for name, (domain, _) in owned.items()}, timeout, report)
+
+
+def stop(domains: Mapping[str, Domain], timeout: float, report: Report) -> tuple[str, ...]:
+    """Shut down the VMs, and power off VMs that do not stop in time. Return the nodes that were running."""
+    running = {name: domain for name, domain in domains.items() if domain.isActive()}
+    for domain in running.values():
+        with tolerating("VIR_ERR_OPERATION_INVALID"):  # the VM may have stopped since isActive() returned True
+            domain.shutdown()
+    for name in _wait_ended(running, timeout):
+        report(f"{name}: did not shut down within {timeout:.0f} s; powering it off")
+        _power_off(running[name])
     return tuple(running)
 
 
@@ -118,13 +113,13 @@ def destroy(connection: Connection, cluster: str, *, cluster_id: str = "") -> tu
     """Remove the cluster's VMs, networks and volumes. Return the names of the removed objects."""
     claim = Claim(cluster=cluster, cluster_id=cluster_id)
     with asking(f"destroy the cluster {cluster}"):
-        removed = [_remove_domain(domain) for domain, _ in list_domains(connection, claim)]
+        removed = [remove_domain(domain) for domain, _ in list_domains(connection, claim)]
         removed += network.remove_networks(connection, claim)
         removed += storage_pool.remove_pool(connection, claim)
     return tuple(removed)
 
 
-def _remove_domain(domain: Domain) -> str:
+def remove_domain(domain: Domain) -> str:
     name = str(domain.name())
     _power_off(domain)
     flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA

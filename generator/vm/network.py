@@ -17,8 +17,8 @@ from generator.vm.ownership import Claim
 
 _OTHER_SUBNET = "choose another --subnet (and --first-ip), or free this subnet"
 _ECHO_SECONDS = 0.6
-# The family, protocol and echo request for each IP version. ICMP needs a checksum in the request (RFC 792). For ICMPv6,
-# the kernel computes the checksum (RFC 4443).
+# The socket family, protocol and echo request for each IP version. ICMP needs a checksum in the request (RFC 792).
+# For ICMPv6, the kernel computes the checksum (RFC 3542).
 _ECHO = {
     4: (socket.AF_INET, socket.IPPROTO_ICMP, b"\x08\x00\xf7\xfd\x00\x01\x00\x01"),
     6: (socket.AF_INET6, socket.IPPROTO_ICMPV6, b"\x80\x00\x00\x00\x00\x01\x00\x01"),
@@ -30,7 +30,7 @@ def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owne
     network, wanted = _find(connection, plan.network.name), network_xml(plan.network, owner)
     if network is not None:
         claim.demand(read_owner(network.XMLDesc()), f"the existing network {plan.network.name}")
-        if _shape(network.XMLDesc()) != _shape(wanted):
+        if not _fits(network.XMLDesc(), wanted):
             _refuse_change(connection, plan.network)
             _remove(network)
             network = None
@@ -55,6 +55,16 @@ def _find(connection: Connection, name: str) -> libvirt.virNetwork | None:
     with tolerating("VIR_ERR_NO_NETWORK"):
         return connection.networkLookupByName(name)
     return None
+
+
+def _fits(existing: str, wanted: str) -> bool:
+    """Return whether guests can use the existing network. A DNS server that no guest uses does no harm."""
+    return _shape(existing) == _shape(wanted) and (_serves_dns(existing) or not _serves_dns(wanted))
+
+
+def _serves_dns(xml: str) -> bool:
+    dns = ElementTree.fromstring(xml).find("dns")  # noqa: S314  libvirt wrote it
+    return dns is None or dns.get("enable") != "no"
 
 
 def _shape(xml: str) -> tuple[object, ...]:
@@ -135,7 +145,7 @@ def list_networks(connection: Connection, claim: Claim) -> list[tuple[str, str]]
 
 
 def remove_networks(connection: Connection, claim: Claim) -> list[str]:
-    """Remove the cluster's networks and return their names. Raise BakeError if a running VM uses a network."""
+    """Remove the cluster's networks and return their names. Raise BakeError if a running VM uses a cluster network."""
     removed = []
     for network in connection.listAllNetworks():
         if claim.covers(read_owner(network.XMLDesc())):
@@ -160,7 +170,7 @@ def refuse_used_addresses(addresses: Iterable[AnyAddress]) -> None:
 
 
 def _answers(address: AnyAddress) -> bool:
-    """Return whether an address answers an ICMP echo request. Return False if bake may not send the request."""
+    """Return whether an address answers an ICMP echo request. Return False if the kernel forbids the request."""
     family, protocol, request = _ECHO[address.version]
     try:
         with _icmp_socket(family, protocol) as echo:

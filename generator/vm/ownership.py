@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from generator.errors import BakeError
-from generator.plan import ClusterPlan, NodePlan
+from generator.plan import ClusterPlan, NodePlan, domain_name, domain_uuid
 from generator.vm.connection import Connection, Domain, libvirt, tolerating
 from generator.vm.domain_xml import Owner, read_owner
 
@@ -26,10 +27,11 @@ class Claim:
         )
 
     def demand(self, owner: Owner | None, what: str) -> Owner:
-        """Return `owner` if it is this cluster, else raise BakeError. `what` is the object's name in the error."""
+        """Return the tag `owner` if it names this cluster, else raise BakeError. `what`: the object's name."""
         if owner is None or owner.cluster != self.cluster:
             rule = f"belongs to the cluster {owner.cluster}" if owner else "was not made by bake"
-            raise BakeError(f"{what} {rule}", hint="give this cluster another --name, or rename the existing one")
+            hint = "give this cluster another --name, or rename the existing VM or network"
+            raise BakeError(f"{what} {rule}", hint=hint)
         if not self.covers(owner):
             raise BakeError(
                 f"{what} belongs to another cluster named {self.cluster}, with another CA",
@@ -45,10 +47,19 @@ def owner_of(domain: Domain) -> Owner | None:
 
 def find_domain(connection: Connection, node: NodePlan) -> Domain | None:
     """Return the VM with the node's name or UUID, or None. Another cluster may own the VM."""
+    return _look_up(connection, node.domain, node.uuid)
+
+
+def find_by_name(connection: Connection, cluster: str, node: str) -> Domain | None:
+    """Return the same as `find_domain` for a node that need not be in the plan."""
+    return _look_up(connection, domain_name(cluster, node), domain_uuid(cluster, node))
+
+
+def _look_up(connection: Connection, name: str, uuid: UUID) -> Domain | None:
     with tolerating("VIR_ERR_NO_DOMAIN"):
-        return connection.lookupByName(node.domain)
+        return connection.lookupByName(name)
     with tolerating("VIR_ERR_NO_DOMAIN"):
-        return connection.lookupByUUIDString(str(node.uuid))
+        return connection.lookupByUUIDString(str(uuid))
     return None
 
 

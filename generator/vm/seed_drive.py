@@ -57,7 +57,7 @@ def insert_seed(
         path = "" if keep_empty and is_empty(domain) else storage_pool.path_of(pool, name)
         changed = owner.seed != digest or not _is_in(domain, path)
         if changed:
-            if path and name not in _in_use(domain):
+            if path and name not in in_use(domain):
                 storage_pool.put(pool, name, seed)
             domain = _define(connection, domain, path, digest, remedy)
         elif again:
@@ -117,7 +117,7 @@ def _insert(domain: Domain, path: str, remedy: str) -> None:
     xml = domain.XMLDesc()
     if not domain.isActive() or iso_in_drive(xml) == path:
         return
-    # Force the exchange, because the guest's udev locks the drive even if no ISO is mounted.
+    # Force the change of the ISO, because the guest's udev locks the drive even if no ISO is mounted.
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
     hint = f"try again: {remedy}; the VM gets the new ISO at the next start anyway"
     with asking(f"replace the ISO in the drive of the running VM {domain.name()}", hint=hint):
@@ -127,13 +127,13 @@ def _insert(domain: Domain, path: str, remedy: str) -> None:
 def remove_old_seeds(pool: Pool, node: str, domain: Domain) -> bool:
     """Delete a node's unused ISOs, because they contain private keys. Return whether an ISO was deleted."""
     pool.refresh()
-    in_use = _in_use(domain)
-    old = [name for name in pool.listVolumes() if name.startswith(f"{node}.seed-") and name not in in_use]
+    used = in_use(domain)
+    old = [name for name in pool.listVolumes() if name.startswith(f"{node}.seed-") and name not in used]
     for name in old:
         storage_pool.remove(pool, name)
     return bool(old)
 
 
-def _in_use(domain: Domain) -> str:
+def in_use(domain: Domain) -> str:
     """Return the VM's live and stored definitions as one text, which contains the names of all used volumes."""
     return str(domain.XMLDesc() + domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))

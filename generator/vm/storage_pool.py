@@ -1,4 +1,4 @@
-"""The cluster's storage pool with images, seeds and disks. bake uploads volumes because libvirt may be remote.
+"""The cluster's storage pool with images, seeds and disks. bake uploads volumes because libvirt may be on another host.
 
 An interrupted upload looks like a complete volume. bake defines a VM only after the uploads of the VM's volumes, so
 every volume in a VM's definition is complete. bake reuses only volumes in a VM's definition.
@@ -25,11 +25,26 @@ _OURS = re.compile(
     r"(bake-owner-\S*|(base|kernel|initrd)-[0-9a-f]+|[a-z0-9-]+\.qcow2|[a-z0-9-]+\.seed-[0-9a-f]+\.iso"
     r"|[a-z0-9-]+\.console\.log(\.\d+)?)"
 )
+_OF_NODE = re.compile(r"([a-z0-9-]+)(\.qcow2|\.seed-[0-9a-f]+\.iso|\.console\.log(\.\d+)?)")
 _MAX_UNUSED_OVERLAY = 2 << 20  # bytes; an unused qcow2 overlay has about 200 KiB
 
 
+def disk_volume(node: str) -> str:
+    return f"{node}.qcow2"
+
+
+def console_volume(node: str) -> str:
+    """Return the name of the volume with a node's console log. bake reads the volume through libvirt."""
+    return f"{node}.console.log"
+
+
+def renamed_console_volume(node: str) -> str:
+    """Return the name to which virtlogd renames a console log that has become too large."""
+    return f"{console_volume(node)}.0"
+
+
 def find_pool(connection: Connection, claim: Claim) -> Pool | None:
-    """Return the cluster's pool, or None. Raise BakeError if the pool with this name belongs to another owner."""
+    """Return the storage pool with the cluster's name, or None. Raise BakeError if the pool has another owner."""
     pool = None
     with tolerating("VIR_ERR_NO_STORAGE_POOL"):
         pool = connection.storagePoolLookupByName(pool_name(claim.cluster))
@@ -47,7 +62,7 @@ def find_pool(connection: Connection, claim: Claim) -> Pool | None:
 
 
 def ensure_pool(connection: Connection, claim: Claim) -> Pool:
-    """Return the cluster's pool, and create a missing pool.
+    """Return the cluster's storage pool. Create the pool if it does not exist.
 
     bake stores the cluster's id in the pool as the name of an empty volume.
     """
@@ -91,7 +106,7 @@ def path_of(pool: Pool, name: str) -> str:
 
 
 def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
-    """Upload the content into a volume, and replace an existing volume. Raise BakeError if the pool is too full."""
+    """Upload `content` to the volume `name`. Replace an existing volume. Raise BakeError if the pool is too full."""
     remove(pool, name)
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if pool.info()[3] < size and (isinstance(content, bytes) or not _is_sparse(content)):
@@ -106,7 +121,7 @@ def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
             with suppress(libvirt.libvirtError):
                 volume.delete()
             raise
-        pool.refresh()  # libvirt detects the volume's format
+        pool.refresh()  # makes libvirt detect the volume's format
         return pool.storageVolLookupByName(name)
 
 
@@ -163,7 +178,7 @@ _SEEK_DATA, _SEEK_HOLE = 3, 4
 
 
 def make_overlay(pool: Pool, name: str, size: int, base: Volume) -> Volume:
-    """Create a node's disk as an overlay over the base. Raise BakeError if a disk with this name may have data."""
+    """Create a node's disk as an overlay over the base image. Raise BakeError if the volume `name` may have data."""
     old = find_volume(pool, name)
     if old is not None and old.info()[2] > _MAX_UNUSED_OVERLAY:
         raise BakeError(
@@ -185,6 +200,15 @@ def remove(pool: Pool, name: str) -> None:
     if volume is not None:
         with tolerating("VIR_ERR_NO_STORAGE_VOL"):
             volume.delete()
+
+
+def volumes_by_node(pool: Pool) -> dict[str, list[str]]:
+    """Return the names of each node's volumes: its disk, its seeds and its console logs."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(pool.listVolumes()):
+        if match := _OF_NODE.fullmatch(name):
+            found.setdefault(match[1], []).append(name)
+    return found
 
 
 def list_volumes(connection: Connection, claim: Claim) -> list[tuple[str, str]]:

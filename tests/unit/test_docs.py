@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -73,3 +74,19 @@ def test_the_index_lists_every_page() -> None:
 def test_lines_fit_on_a_screen(page: Path) -> None:
     lines = enumerate(prose(page.read_text()).splitlines(), start=1)
     assert [(number, line) for number, line in lines if len(line) > WIDTH and not _UNBROKEN.match(line)] == []
+
+
+def broken_rows(text: str) -> list[str]:
+    """Return the lines that would end or break a table: a row that continues on the next line."""
+    lines = prose(text).splitlines()
+    rows = [line for line in lines if line.startswith("|") and not line.endswith("|")]
+    return rows + [after for row, after in pairwise(lines) if row.startswith("|") and after and after[0] not in "|<"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_row_of_a_table_is_one_line(page: Path) -> None:
+    assert broken_rows(page.read_text()) == []
+
+
+def test_a_broken_row_is_found() -> None:
+    assert broken_rows("| a | b |\n| --- | --- |\n| c |\n d |\n") == [" d |"]

@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 import pytest
 
 from generator.errors import BakeError
-from generator.operations.verify import Verification
 from generator.plan import ClusterPlan
 from generator.vm.domain_xml import (
     Accel,
@@ -34,8 +33,9 @@ libvirt = pytest.importorskip("libvirt")
 from generator import vm  # noqa: E402
 from generator.image.base import BootImage  # noqa: E402
 from generator.vm import acceleration, connection, network, seed_drive, storage_pool  # noqa: E402
-from generator.vm.boot import boot, console_volume  # noqa: E402
+from generator.vm.boot import boot  # noqa: E402
 from generator.vm.ownership import Claim  # noqa: E402
+from generator.vm.storage_pool import console_volume  # noqa: E402
 
 boot_module = importlib.import_module("generator.vm.boot")  # the package has a function of that name
 Make = Callable[..., ClusterPlan]
@@ -398,155 +398,6 @@ def test_the_vm_of_a_settled_node_with_another_image_names_no_deleted_volume(
     assert len(named_volumes(driver)) == (1 if seed == b"seed" else 2)
 
 
-# --- nodes that running nodes refuse ----------------------------------------------------------------------------
-
-
-def refusal(driver: Any, plan: ClusterPlan) -> tuple[str, str]:
-    """The names of the refused nodes, and the names of the nodes that refuse them."""
-    found = vm.find_refusal(driver, plan, cluster_id="id1")
-    sides = ((), ()) if found is None else (found.joining, found.by)
-    return tuple(" ".join(node.name for node in side) for side in sides)  # type: ignore[return-value]
-
-
-def test_running_nodes_refuse_new_nodes_until_each_running_node_has_restarted(
-    driver: Any, plan: Make, machines: Callable[..., Any]
-) -> None:
-    small, large = plan(nodes=2), plan(nodes=4)
-    machines(plan=small)
-    assert refusal(driver, small) == ("", "")
-    assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
-    machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four")  # only changes the running VMs' definitions
-    assert refusal(driver, large) == ("etcd3 etcd4", "etcd1 etcd2")
-    driver.lookupByName("etcd-etcd1").destroy()
-    assert refusal(driver, large) == ("etcd3 etcd4", "etcd2")
-    assert machines(plan=large, only=("etcd1", "etcd2"), seed=b"of four") == ("etcd1",)
-    assert refusal(driver, large) == ("etcd3 etcd4", "etcd2")
-    driver.lookupByName("etcd-etcd2").destroy()
-    assert refusal(driver, large) == ("", "")
-    assert machines(plan=large, seed=b"of four") == ("etcd2", "etcd3", "etcd4")
-    assert refusal(driver, large) == ("", "")
-
-
-def test_another_image_does_not_hide_which_peers_a_running_node_accepts(
-    driver: Any, plan: Make, machines: Callable[..., Any]
-) -> None:
-    machines(plan=plan(nodes=2))
-    stop(driver)
-    machines(plan=plan(nodes=3), only=("etcd1", "etcd2"), seed=b"of three", digest="bb")
-    assert refusal(driver, plan(nodes=3)) == ("", "")
-
-
-def test_a_stopped_node_or_a_node_without_firewall_refuses_no_node(
-    driver: Any, plan: Make, machines: Callable[..., Any]
-) -> None:
-    machines(plan=plan(nodes=3))
-    driver.lookupByName("etcd-etcd3").destroy()
-    assert refusal(driver, plan(nodes=3)) == ("", "")
-    stop(driver)
-    assert refusal(driver, plan(nodes=5)) == ("", "")
-    machines(plan=plan(nodes=3, firewall={"kind": "none"}))
-    assert refusal(driver, plan(nodes=5)) == ("", "")
-
-
-def test_a_vm_of_an_earlier_version_accepts_the_nodes_that_have_a_vm(driver: Any, plan: Make) -> None:
-    define(driver, plan(nodes=2), owner("etcd1"), start=True)
-    second = domain_xml(plan(nodes=2), plan(nodes=2).nodes[1], FILES, Accel.TCG, owner("etcd2"))
-    driver.defineXML(second)
-    assert refusal(driver, plan(nodes=2)) == ("", "")
-    assert refusal(driver, plan(nodes=3)) == ("etcd3", "etcd1")
-    assert refusal(driver, plan(nodes=3, firewall={"kind": "none"})) == ("", "")
-
-
-def test_up_boots_no_node_that_running_nodes_refuse_and_ends_at_once(
-    driver: Any, bake: Callable[..., Any], libvirt_up: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert libvirt_up(2).code == 0
-    done = libvirt_up(4)
-    assert done.code == 3
-    warning = "warning: not booting etcd3, etcd4, because the peer firewall of etcd1, etcd2 refuses etcd3, etcd4"
-    error = "error: not booted: etcd3, etcd4; first restart the nodes that refuse them: etcd1, etcd2"
-    assert done.err.index(warning) < done.err.index("etcd1: is running") < done.err.index(error)
-    assert "virsh shutdown etcd-etcd1" in done.err
-    running = {domain.name() for domain in driver.listAllDomains()} - {"test"}
-    assert running == {"etcd-etcd1", "etcd-etcd2"}
-    stop(driver)
-    assert libvirt_up(4).code == 0
-    assert {domain.name() for domain in driver.listAllDomains() if domain.isActive()} > running
-
-
-class Settled:
-    """The console of a node that has settled."""
-
-    def __init__(self, node: str) -> None:
-        self.said = f"bake: node={node} phase=settled\n".encode()
-
-    def read(self) -> bytes:
-        said, self.said = self.said, b""
-        return said
-
-
-@pytest.fixture
-def libvirt_up(
-    bake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uploads: None
-) -> Callable[[int], Any]:
-    """Return a function that runs `bake up` with this number of nodes. The nodes settle at once, without an etcd."""
-    (tmp_path / "disk").write_bytes(b"disk")
-    image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
-    monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: image)
-    monkeypatch.setattr(
-        vm, "console_logs", lambda _, plan, **__: {node.name: Settled(node.name) for node in plan.nodes}
-    )
-    healthy = Verification(cluster="etcd", checks=())
-    monkeypatch.setattr("generator.operations.verify.verify_cluster", lambda *_, **__: healthy)
-    words = ("--connect", "test:///default", "--accel", "tcg", "--wait", 20)
-    return lambda nodes: bake("up", "--nodes", nodes, *words)
-@pytest.mark.usefixtures("uploads")
-@pytest.mark.parametrize(("runs", "again", "seen"), [(True, True, 2), (True, False, 0), (False, True, 0)])
-def test_a_seed_in_the_drive_of_a_running_vm_is_removed_and_inserted_again(
-    driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch, runs: bool, again: bool, seen: int
-) -> None:
-    """A guest reads its drive when an ISO is inserted. So a guest that missed the ISO reads it now."""
-    domain = first_seed(driver, plan())
-    if runs:
-        domain.create()
-    before, drives = picture(driver), []
-    real = libvirt.virDomain.updateDeviceFlags
-
-    def update(domain: Any, xml: str, flags: int) -> Any:
-        drives.append(xml.count("<source"))
-        return real(domain, xml, flags)
-
-    monkeypatch.setattr(libvirt.virDomain, "updateDeviceFlags", update)
-    cluster = plan()
-    vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=again)
-    assert drives == [0, 1][:seen], "the drive is emptied first"
-    assert picture(driver) == before
-
-
-@pytest.mark.usefixtures("uploads")
-def test_an_interrupted_insertion_is_completed(
-    driver: Any, plan: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    domain, cluster = first_seed(driver, plan()), plan()
-    domain.create()
-    real = libvirt.virDomain.updateDeviceFlags
-
-    def update(domain: Any, xml: str, flags: int) -> Any:
-        if "<source" in xml:
-            raise libvirt.libvirtError("gone")
-        return real(domain, xml, flags)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(libvirt.virDomain, "updateDeviceFlags", update)
-        with pytest.raises(BakeError, match="etcd-etcd1: gone") as error:
-            vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
-    assert "bake certs deliver" in (error.value.hint or "")
-    assert vm.insert_seed(driver, cluster, cluster.nodes[0], b"with permit", cluster_id="id1", again=True)
-    domain = driver.lookupByName("etcd-etcd1")
-    (name,) = volumes(driver)
-    assert all(iso_in_drive(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
-
-
 # --- the network --------------------------------------------------------------------------------------------
 
 
@@ -581,6 +432,19 @@ def test_a_changed_network_is_recreated_only_if_no_vm_uses_it(driver: Any, plan:
     domain.destroy()
     network.ensure_network(driver, changed, CLAIM, owner())
     assert "10.8.0.1" in driver.networkLookupByName("bake-etcd").XMLDesc()
+
+
+def test_a_network_is_recreated_to_start_a_dns_server_but_not_to_stop_one(driver: Any, plan: Make) -> None:
+    with_dns, without = plan(), plan(network={"dns": ["9.9.9.9"]})
+    network.ensure_network(driver, without, CLAIM, owner())
+    user = define(driver, without, owner(), start=True)
+    with pytest.raises(BakeError, match="the network bake-etcd cannot change while etcd-etcd1 use it"):
+        network.ensure_network(driver, with_dns, CLAIM, owner())
+    user.destroy()
+    network.ensure_network(driver, with_dns, CLAIM, owner())
+    user.create()
+    network.ensure_network(driver, without, CLAIM, owner())
+    assert '<dns enable="yes"' in driver.networkLookupByName("bake-etcd").XMLDesc().replace("'", '"')
 
 
 def test_an_address_that_answers_is_refused() -> None:

@@ -16,7 +16,7 @@ import pytest
 from generator import pki
 from generator.plan import ClusterPlan
 from generator.seed import first_boot, guest_files
-from generator.seed.guest_paths import RUNTIME_PERMIT
+from generator.seed.guest_paths import LIBEXEC, RUNTIME_PERMIT
 
 Plan = Callable[..., ClusterPlan]
 EL9 = {
@@ -56,7 +56,9 @@ def kind(path: str, data: bytes) -> str:
         return "bin_t"
     if data.startswith(b"[Unit]"):
         return "systemd_unit_file_t"
-    return {".rules": "udev_rules_t", ".py": "bin_t"}.get(PurePosixPath(path).suffix, "etc_t")
+    if PurePosixPath(path).parent == LIBEXEC:
+        return "bin_t"  # the folder's modules and its table of levels are read, not executed
+    return {".rules": "udev_rules_t"}.get(PurePosixPath(path).suffix, "etc_t")
 
 
 def test_each_file_has_the_label_of_its_kind(files: dict[str, bytes]) -> None:

@@ -145,7 +145,6 @@ def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("generator.vm.connect", lambda _: object())
     monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: object())
-    monkeypatch.setattr("generator.vm.find_refusal", lambda *_, **__: None)
     monkeypatch.setattr("generator.vm.boot", stop)
     for words in ((), ("--memory", 2048)):
         result = bake("up", *words)

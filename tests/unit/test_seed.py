@@ -154,7 +154,7 @@ def test_dumped_text_loads_as_the_same_text(texts: list[str]) -> None:
     "data", [b"", b"[", b"- a", b"a: 1", b"\xff", b"write_files: [{path: /a}]"], ids=repr
 )
 def test_a_foreign_user_data_is_refused(data: bytes) -> None:
-    with pytest.raises(InputError, match="etcd1/user-data: is not a user-data that bake wrote"):
+    with pytest.raises(InputError, match="etcd1/user-data: is not user-data that bake wrote"):
         iso.written_files(data, where="etcd1/user-data")
 
 

@@ -207,7 +207,7 @@ def test_requiring_the_peer_name_shows_its_precondition(bake: Bake, command: tup
     assert "every node serves" not in bake("--config", "cluster.yaml", "-q").err
     Path("cluster.yaml").write_text(OLD.replace("none", "required"))
     said = bake(*command, "--config", "cluster.yaml").err
-    assert "~ pki.peerName: stated → required (run `bake certs rotate`; do not restart a node before `bake" in said
+    assert "~ pki.peerName: stated → required (run `bake certs rotate`; do not restart a node" in said
 
 
 def test_the_next_step_for_a_sealed_cluster_is_different(bake: Bake) -> None:
@@ -216,6 +216,21 @@ def test_the_next_step_for_a_sealed_cluster_is_different(bake: Bake) -> None:
     said = bake("--memory", 2048, "--leaf-days", 90).err
     assert "bake seal" not in said
     assert "Restart one node after the other" in said
+
+
+def test_the_level_of_each_change_of_a_sealed_cluster_is_shown(bake: Bake) -> None:
+    bake("--nodes", 3)
+    bake("seal", "--yes")
+    words = ("--nodes", 4, "--memory", 2048, "--tls-min-version", "1.3", "--network-mode", "isolated")
+    checked, done = bake("check", *words, "-o", "json"), bake(*words)
+    found = {each["name"]: each["level"] for each in json.loads(checked.out)["changes"]}
+    assert found == {"etcd4": "live", "vm.memory": "reboot", "etcd.tlsMinVersion": "restart", "network.mode": "refused"}
+    for said in (checked.err, done.err):
+        assert "+ node etcd4: 192.168.20.34 [live]\n" in said
+        assert "~ vm.memory: 1024 → 2048 [reboot]\n" in said
+        assert "~ etcd.tlsMinVersion: 1.2 → 1.3 [restart]\n" in said
+        assert "~ network.mode: nat → isolated [refused] (libvirt cannot change" in said
+    assert done.code == 0
 
 
 @pytest.mark.usefixtures("old")

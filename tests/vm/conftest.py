@@ -153,6 +153,7 @@ while read -r word; do
         off) poweroff -f ;;
         listen) listen ;;
         panic) echo c >/proc/sysrq-trigger ;;
+        memory) grep MemTotal /proc/meminfo ;;
     esac
 done
 """

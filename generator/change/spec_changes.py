@@ -1,21 +1,25 @@
 """Compare the existing cluster with a new spec: nodes, users, fields and files.
 
 A change that destroys something has a text in `lost` and needs the user's consent. If `lost` is empty, the change
-needs no consent.
+needs no consent. `refused` lists the changes that no running cluster can apply.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from generator.config import field_levels
+from generator.config.field_levels import FieldLevel, field_level, release
 from generator.config.fields import FieldPath, plain, value_text
 from generator.config.spec import ClusterSpec
 from generator.config.user_input import ExistingCluster, flat
+from generator.errors import Problem
 from generator.layout import MANIFEST, SPEC
+from generator.level import Level
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 
 
@@ -34,6 +38,8 @@ class Change:
 
     `sign`: + for added, ~ for changed, - for removed. `part`: the changed attribute of a node. `old`, `new`: the values
     of fields and nodes, never the content of files. `note`: the operator's task before nodes apply the change.
+    `rule`: the row of the table of field levels for this change; None for a file, for a node of an unknown spec, and
+    for a cluster that is not sealed.
     """
 
     sign: str
@@ -44,6 +50,7 @@ class Change:
     new: Any = None
     lost: str = ""
     note: str = ""
+    rule: FieldLevel | None = None
 
     def __str__(self) -> str:
         what = " ".join(filter(None, ("" if self.kind is Kind.FIELD else self.kind, self.name, self.part)))
@@ -51,9 +58,16 @@ class Change:
         return f"{self.sign} {what}{': ' if values else ''}{' → '.join(values)}"
 
     @property
+    def level(self) -> Level | None:
+        """What the change costs the nodes that stay; None without a rule."""
+        return self.rule.level if self.rule else None
+
+    @property
     def data(self) -> dict[str, Any]:
         values = {name: value for name in ("part", "old", "new") if (value := getattr(self, name)) not in (None, "")}
-        return {"change": self.sign, "kind": str(self.kind), "name": self.name, **values, "lost": self.lost or None}
+        level = {"level": str(self.level)} if self.level else {}
+        lost = self.lost or None
+        return {"change": self.sign, "kind": str(self.kind), "name": self.name, **values, **level, "lost": lost}
 
 
 def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change, ...]:
@@ -70,21 +84,17 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
             for name in sorted(existing.nodes - {node.name for node in plan.nodes})
         ]
         return (*gone, *_unknown(existing, new))
-    return (
+    found = (
         *_nodes(plan_cluster(old), plan, keys=existing.nodes, sealed=existing.sealed),
         *_users(old, new),
         *_fields(old, new, sealed=existing.sealed),
     )
+    return found if existing.sealed else tuple(replace(change, rule=None) for change in found)
 
 
 _NODE_KEYS = "its keys are deleted"
 _USER_KEY = "its key is deleted"
 _REQUEST_KEYS = "the private keys of the pending certificate requests are deleted"
-# Each key of this dictionary is a field, the field's old value and the field's new value.
-_NOTES = {
-    ("pki.peerName", "stated", "required"): "run `bake certs rotate`; do not restart a node before "
-    "`bake certs` shows that every node serves its new certificate",
-}
 _ADDRESS = "the members of this sealed cluster still use the old addresses"
 
 
@@ -101,29 +111,38 @@ def _nodes(old: ClusterPlan, new: ClusterPlan, *, keys: Iterable[str], sealed: b
     for name in dict.fromkeys((*before, *sorted(keys))):
         if name not in after:
             address = str(before[name].address) if name in before else None
-            yield Change(sign="-", kind=Kind.NODE, name=name, old=address, lost=_NODE_KEYS)
+            rule = field_levels.REMOVED if name in before else None
+            yield Change(sign="-", kind=Kind.NODE, name=name, old=address, lost=_NODE_KEYS, rule=rule)
+    left = {node.address for name, node in before.items() if name not in after}
     for name, node in after.items():
         if name not in before:
-            yield Change(sign="+", kind=Kind.NODE, name=name, new=str(node.address))
+            rule = field_levels.RENAMED if node.address in left else field_levels.ADDED
+            yield Change(sign="+", kind=Kind.NODE, name=name, new=str(node.address), rule=rule)
         else:
             yield from _moved(before[name], node, sealed=sealed)
+    was, now = [name for name in before if name in after], [name for name in after if name in before]
+    if was != now:
+        yield Change(sign="~", kind=Kind.FIELD, name="nodes", old=was, new=now, rule=field_levels.REORDERED)
 
 
 def _moved(old: NodePlan, new: NodePlan, *, sealed: bool) -> Iterator[Change]:
-    for part, was, now in (("address", old.address, new.address), ("mac", old.mac, new.mac)):
+    rows = (("address", field_levels.MOVED), ("mac", field_levels.MAC))
+    for part, rule in rows:
+        was, now = (str(getattr(node, part)) for node in (old, new))
         if was != now:
             lost = _ADDRESS if sealed else ""
-            yield Change(sign="~", kind=Kind.NODE, name=new.name, part=part, old=str(was), new=str(now), lost=lost)
+            yield Change(sign="~", kind=Kind.NODE, name=new.name, part=part, old=was, new=now, lost=lost, rule=rule)
 
 
 def _users(old: ClusterSpec, new: ClusterSpec) -> Iterator[Change]:
     before, after = ([user.name for user in spec.auth.users if spec.auth.enabled] for spec in (old, new))
+    rule = field_level(("auth", "users"), old, new)
     for name in before:
         if name not in after:
-            yield Change(sign="-", kind=Kind.USER, name=name, lost=_USER_KEY)
+            yield Change(sign="-", kind=Kind.USER, name=name, lost=_USER_KEY, rule=rule)
     for name in after:
         if name not in before:
-            yield Change(sign="+", kind=Kind.USER, name=name)
+            yield Change(sign="+", kind=Kind.USER, name=name, rule=rule)
 
 
 def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Change]:
@@ -132,15 +151,15 @@ def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Cha
         was, now = before.get(path), after.get(path)
         apart = path[0] == "nodes" or path in (("auth", "users"), ("auth", "roles"))
         if was != now and not apart:
-            sign = "+" if path not in before else "-" if path not in after else "~"
-            name = ".".join(map(str, path))
+            sign, rule = "+" if path not in before else "-" if path not in after else "~", field_level(path, old, new)
             yield Change(
-                sign=sign, kind=Kind.FIELD, name=name, old=was, new=now,
-                lost=_lost(path, was, now, sealed), note=_NOTES.get((name, str(was), str(now)), ""),
+                sign=sign, kind=Kind.FIELD, name=".".join(map(str, path)), old=was, new=now,
+                lost=_lost(path, was, now, sealed), note=rule.note, rule=rule,
             )  # fmt: skip
     for name in ("users", "roles"):
         if getattr(old.auth, name) != getattr(new.auth, name):
-            yield Change(sign="~", kind=Kind.FIELD, name=f"auth.{name}")
+            rule = field_level(("auth", name), old, new)
+            yield Change(sign="~", kind=Kind.FIELD, name=f"auth.{name}", rule=rule)
 
 
 def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
@@ -150,9 +169,36 @@ def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
         return _ADDRESS
     if sealed and path == ("etcd", "dataDir"):
         return "the members of this sealed cluster have their data in the old folder"
-    if sealed and path == ("etcd", "version") and str(now) < str(was):
+    if sealed and path == ("etcd", "version") and release(now) < release(was):
         return "an older etcd cannot read the data of this sealed cluster"
     return ""
+
+
+def refused(changes: Iterable[Change]) -> list[Problem]:
+    """Return a problem for each change that no running cluster can apply. Its hint is the way to the same result.
+
+    A cluster that is not sealed does not run, so it has no such changes.
+    """
+    changes = list(changes)
+    return [
+        _refusal(change, change.rule, changes) for change in changes if change.rule and change.level is Level.REFUSED
+    ]
+
+
+def _refusal(change: Change, rule: FieldLevel, changes: list[Change]) -> Problem:
+    where, owner, was, now = rule.field, "", change.old, change.new
+    if rule is field_levels.RENAMED:
+        was = next(each.name for each in changes if each.kind is Kind.NODE and each.old == change.new)
+        now = change.name
+    elif change.kind is Kind.NODE:
+        owner = f"{change.name}: "
+    values = " → ".join("unset" if value is None else value_text(value) for value in (was, now))
+    return Problem(where, f"{owner}{values}, but {rule.why}", rule.how)
+
+
+def highest_level(changes: Iterable[Change]) -> Level:
+    """Return the level of the most expensive change. Changes without a level count as nothing."""
+    return max((change.level for change in changes if change.level), key=lambda level: level.rank, default=Level.NONE)
 
 
 def losses(changes: Iterable[Change]) -> list[str]:
@@ -177,8 +223,9 @@ def shown(changes: Iterable[Change]) -> list[str]:
             folder, _, name = change.name.rpartition("/")
             files[change.sign, folder].append(name)
         else:
-            more = change.lost or change.note
-            lines.append(f"{change} ({more})" if more else str(change))
+            way = f"{change.rule.why}; {change.rule.how}" if change.rule and change.rule.why else ""
+            more, level = change.lost or change.note or way, f" [{change.level}]" if change.level else ""
+            lines.append(f"{change}{level}{f' ({more})' if more else ''}")
     for (sign, folder), names in files.items():
         lines.append(f"{sign} {folder}/: {', '.join(names)}" if folder else f"{sign} {', '.join(names)}")
     return lines

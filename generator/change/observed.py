@@ -1,0 +1,70 @@
+"""`Observed`: what stands of a cluster, as far as it can be seen at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from generator.engine import MachineStatus, State
+from generator.etcd.answers import Member
+from generator.level import Level
+from generator.plan import ClusterPlan, NodePlan
+
+
+class Power(StrEnum):
+    """Whether a node's VM exists and runs. `lost`: the VM or its disk is missing."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+
+def power_of(machine: MachineStatus) -> Power:
+    if machine.state is State.RUNNING:
+        return Power.RUNNING
+    is_lost = machine.state in (State.MISSING, State.FOREIGN) or not machine.has_disk
+    return Power.LOST if is_lost else Power.STOPPED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What stands of a cluster.
+
+    `members`: etcd's member list, empty if no member can return it. `answering`: the ids of the members that answered a
+    linearizable read. `leader`: the leader's id, or 0. `machines`: the VMs of the cluster by node name, also of nodes
+    that are no longer planned; None if bake cannot see the VMs. `outdated`: for each VM that differs from the plan, the
+    properties that differ. `pending`: for each node that does not run its newest seed, what the new seed costs the
+    node. `auth`: whether etcd's authentication is on.
+    """
+
+    members: tuple[Member, ...]
+    answering: frozenset[int] = frozenset()
+    leader: int = 0
+    machines: Mapping[str, Power] | None = None
+    outdated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pending: Mapping[str, Level] = field(default_factory=dict)
+    auth: bool = False
+
+    @property
+    def voters(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if not member.is_learner)
+
+    def member_of(self, node: NodePlan) -> Member | None:
+        """Return the member with the node's peer URL, or None."""
+        return next((member for member in self.members if node.peer_url in member.peer_urls), None)
+
+    def power_of(self, name: str) -> Power | None:
+        """Return the state of a node's VM, or None if bake cannot see the VMs."""
+        return None if self.machines is None else self.machines.get(name, Power.LOST)
+
+
+def unplanned_members(plan: ClusterPlan, seen: Observed) -> tuple[Member, ...]:
+    """Return the members that are not nodes of the plan."""
+    planned = {node.peer_url for node in plan.nodes}
+    return tuple(member for member in seen.members if not planned & set(member.peer_urls))
+
+
+def quorum(voters: int) -> int:
+    """Return how many of `voters` voting members must agree (raft: a majority)."""
+    return voters // 2 + 1

@@ -1,0 +1,221 @@
+"""`bake plan`, `bake apply` and `bake replace`: change a running cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from generator.cli.common import (
+    ca_passphrase,
+    confirm,
+    image_cache,
+    load,
+    print_json,
+    print_table,
+    progress_of,
+    reporter,
+    show_changes,
+    show_verification,
+)
+from generator.cli.options import spec_options, up_options, yes_option
+from generator.cli.root import bake
+
+if TYPE_CHECKING:
+    from generator.config.load import Loaded
+    from generator.operations.baked_cluster import Cluster
+    from generator.operations.running.change import Planned
+    from generator.store.folder import Store
+    from generator.vm.engine import LibvirtEngine
+
+CHANGES = 2  # the exit code of `bake plan --detailed-exitcode` if there is something to do
+
+
+@bake.command()
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 if nothing is to do, and with 2 otherwise.")
+@spec_options
+@up_options
+@click.pass_context
+def plan(ctx: click.Context, /, detailed_exitcode: bool, **options: Any) -> None:
+    """Show what `bake apply` would do to a running cluster. Write nothing.
+
+    The command compares the cluster's specification, its VMs and its members with the given options. For each step, the
+    table shows what the step costs the node (live, restart, reboot or replace) and its effect on clients.
+
+    With -o json the output has the keys changes, steps and obstacle. Each step has the keys action (start, remove,
+    update, replace or add), node, level, reason and effect. The key obstacle says why the first step is not safe now,
+    or is null.
+
+    \b
+    Examples:
+      bake plan                         show what does not match the cluster's specification
+      bake plan --nodes 5
+      bake plan --config cluster.yaml --detailed-exitcode -o json
+    """
+    loaded, _, planned = _planned(options)
+    if options["output"] == "json":
+        print_json(
+            changes=[change.data for change in planned.changes], steps=[step.data for step in planned.steps],
+            obstacle=planned.first_obstacle,
+        )  # fmt: skip
+    elif not options["quiet"]:
+        _show(planned, loaded, options)
+    if detailed_exitcode and not planned.is_empty:
+        ctx.exit(CHANGES)
+
+
+@bake.command()
+@yes_option
+@spec_options
+@up_options
+def apply(**options: Any) -> None:
+    """Change a running cluster as given: its number of nodes, its options, its VMs.
+
+    The command shows the plan and asks for consent. Then it changes one node after the other, and waits until each node
+    is healthy before it goes on to the next. --wait limits the seconds of each step. After an interruption, run the
+    command again without options to finish the change.
+
+    \b
+    Examples:
+      bake apply --nodes 5              add two nodes
+      bake apply --nodes 3              remove the last two nodes
+      bake apply --config cluster.yaml --yes
+      bake apply                        finish an interrupted change, replace lost nodes
+    """
+    run_apply(options, "apply")
+
+
+@bake.command()
+@click.argument("replaced", metavar="NODE...", nargs=-1, required=True)
+@yes_option
+@spec_options
+@up_options
+def replace(replaced: tuple[str, ...], **options: Any) -> None:
+    """Give nodes new VMs and new disks. Each node joins the cluster again and gets its data from the other members.
+
+    Use the command for a node whose disk is damaged, or to move to a new image. `bake apply` replaces a node whose VM
+    or disk is missing without this command.
+
+    \b
+    Examples:
+      bake replace etcd2
+      bake replace etcd2 etcd3 --yes
+    """
+    run_apply(options, f"replace {' '.join(replaced)}", replaced=replaced)
+
+
+def has_started(options: Mapping[str, Any]) -> bool:
+    """Return whether the options name an existing cluster that has started."""
+    existing = load({**options, "quiet": True}).existing
+    return existing is not None and existing.sealed
+
+
+def run_apply(
+    options: Mapping[str, Any], called: str, *, replaced: Collection[str] = (), asks: bool = True
+) -> None:
+    """Plan a change, ask for consent, apply the change, and verify the cluster.
+
+    `asks`: ask for consent before every change. Otherwise, ask only if the change deletes something or affects clients.
+    """
+    from generator.errors import StaleError
+    from generator.operations.baked_cluster import open_cluster
+    from generator.operations.verify import verify_cluster
+
+    while True:
+        loaded, store, planned = _planned(options, replaced)
+        _show(planned, loaded, options)
+        if planned.first_obstacle:
+            reporter(options)(f"the first step is not safe now: {planned.first_obstacle}")
+        if (asks and not planned.is_empty) or planned.is_noticed:
+            _agree(planned, options)
+        try:
+            with progress_of([node.name for node in _plan(loaded).nodes], options) as progress:
+                taken = _apply(loaded, store, planned, options, called, replaced, progress)
+                result = verify_cluster(open_cluster(store), now=datetime.now(UTC), report=progress.line)
+            break
+        except StaleError as error:
+            if planned.steps:
+                raise
+            reporter(options)(f"{error.message}: starting over")
+    steps = [step.data for step in taken]
+    show_verification(result, options, changes=[change.data for change in planned.changes], steps=steps)
+
+
+def _plan(loaded: Loaded) -> Any:
+    from generator.plan import plan_cluster
+
+    return plan_cluster(loaded.spec)
+
+
+def _apply(
+    loaded: Loaded, store: Store, planned: Planned, options: Mapping[str, Any], called: str,
+    replaced: Collection[str], progress: Any,
+) -> Any:  # fmt: skip
+    from generator.operations.bake import Agreed
+    from generator.operations.running.change import apply_change
+
+    digest = loaded.existing.digest if loaded.existing else ""
+    agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=lambda _differences: None)
+    try:
+        return apply_change(
+            loaded, store, partial(_engine, options, progress.line), planned, agreed, called=f"bake {called}",
+            wait=options["wait"], progress=progress, passphrase=ca_passphrase(options, loaded.spec, store),
+            replaced=replaced,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        from generator.operations.hints import command
+
+        click.echo(f"To go on, run `{command(store, 'apply')}`.", err=True)
+        raise
+
+
+def _planned(options: Mapping[str, Any], replaced: Collection[str] = ()) -> tuple[Loaded, Store, Planned]:
+    from generator.operations.running.change import plan_change
+    from generator.store.folder import Store
+
+    loaded = load(options)
+    store = Store(options["out"], loaded.spec.name)
+
+    def machines(cluster: Cluster) -> Any:
+        return _engine(options, reporter(options), cluster).machines()
+
+    planned = plan_change(
+        loaded, store, machines, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store),
+        replaced=replaced,
+    )  # fmt: skip
+    return loaded, store, planned
+
+
+def _engine(options: Mapping[str, Any], report: Any, cluster: Cluster) -> LibvirtEngine:
+    from generator import vm
+    from generator.operations.up import boot_image
+    from generator.vm.engine import LibvirtEngine
+
+    return LibvirtEngine(
+        connection=vm.connect(options["connect"]), plan=cluster.plan, cluster_id=cluster.cluster_id,
+        seeds=cluster.store.folder, accel=options["accel"], report=report,
+        load_image=lambda: boot_image(cluster.plan.spec, image_cache(options), report),
+    )  # fmt: skip
+
+
+def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:
+    if options["quiet"]:
+        return
+    show_changes(planned.changes, options, reporter(options))
+    if planned.steps:
+        rows = [{"": str(number), **step.row} for number, step in enumerate(planned.steps, start=1)]
+        print_table(rows) if options["output"] == "text" else None
+    else:
+        reporter(options)(f"{loaded.spec.name}: nothing to do")
+
+
+def _agree(planned: Planned, options: Mapping[str, Any]) -> None:
+    """Ask for consent. Without a terminal, --yes is needed."""
+    from generator.change.spec_changes import losses
+
+    lost = [*losses(planned.changes), *(f"{step.node}: {step.loses}" for step in planned.steps if step.loses)]
+    question = "Apply this change? What is deleted cannot be restored." if lost else "Apply this change?"
+    confirm(question, options, lost or ["a running cluster is changed"])

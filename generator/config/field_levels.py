@@ -1,0 +1,276 @@
+"""What the change of each field costs the nodes of an existing cluster.
+
+`ROWS` is the only table. The command `bake check`, the page docs/reference/levels.md and the tests use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from generator.config.defaults import domain_of
+from generator.config.fields import FieldPath
+from generator.config.pki import Certificates, Extensions, PeerName
+from generator.config.placement import gateway_of
+from generator.config.spec import ClusterSpec, FirewallKind, NetworkMode
+from generator.level import Level
+
+Applies = Callable[[ClusterSpec, ClusterSpec], bool]  # takes the old and the new spec
+
+
+def _always(_old: ClusterSpec, _new: ClusterSpec) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldLevel:
+    """A row of the table.
+
+    `field`: the name of a field; a name that ends in `.*` stands for all fields of a section.
+    `case`: the changes to which the row applies. If `case` is empty, the row applies to every other change.
+    `how`: how the nodes apply the change. For a refused change, the way to reach the same result.
+    `why`: for a refused change, the reason why no running node can apply it.
+    `note`: the operator's task before nodes apply the change.
+    `applies`: whether the row applies to a change from an old to a new spec.
+    """
+
+    field: str
+    level: Level
+    how: str
+    case: str = ""
+    why: str = ""
+    note: str = ""
+    applies: Applies = _always
+
+    def covers(self, name: str) -> bool:
+        """Return whether the row is about the field `name`."""
+        return name == self.field or (self.field.endswith(".*") and name.startswith(self.field[:-1]))
+
+
+def field_level(path: FieldPath, old: ClusterSpec, new: ClusterSpec) -> FieldLevel:
+    """Return the row for the change of a field. Raises KeyError for a field without a row."""
+    name = ".".join(map(str, path))
+    for row in ROWS:
+        if row.covers(name) and row.applies(old, new):
+            return row
+    raise KeyError(name)
+
+
+def _same_gateway(old: ClusterSpec, new: ClusterSpec) -> bool:
+    return gateway_of(old) == gateway_of(new)
+
+
+def _starts_dns_server(old: ClusterSpec, new: ClusterSpec) -> bool:
+    """Return whether libvirt must start a DNS server at the gateway, which it does only when a network starts."""
+    return _has_dns_server(new) and not _has_dns_server(old)
+
+
+def _has_dns_server(spec: ClusterSpec) -> bool:
+    return gateway_of(spec) in spec.network.dns if spec.network.dns else spec.network.mode is NetworkMode.NAT
+
+
+def _same_domain(old: ClusterSpec, new: ClusterSpec) -> bool:
+    return domain_of(old) == domain_of(new)
+
+
+def _is_bound_to_domain(old: ClusterSpec, _new: ClusterSpec) -> bool:
+    """Return whether peers or a CA that bake created accept only names in the domain."""
+    peers = old.pki.peer_ca
+    has_bake_ca = not old.pki.ca.certificate or bool(peers.separate and not peers.certificate)
+    return old.pki.peer_name is PeerName.REQUIRED or (has_bake_ca and old.pki.extensions is Extensions.STRICT)
+
+
+def _requires_peer_name(old: ClusterSpec, _new: ClusterSpec) -> bool:
+    return old.pki.peer_name is PeerName.REQUIRED
+
+
+def _skips_stated(old: ClusterSpec, new: ClusterSpec) -> bool:
+    """Return whether `none` and `required` follow each other. With shared certificates, that is harmless."""
+    shared = old.pki.certificates is new.pki.certificates is Certificates.SHARED
+    return not shared and {old.pki.peer_name, new.pki.peer_name} == {PeerName.NONE, PeerName.REQUIRED}
+
+
+def _begins_to_require(_old: ClusterSpec, new: ClusterSpec) -> bool:
+    return new.pki.peer_name is PeerName.REQUIRED
+
+
+def _creates_node_users(old: ClusterSpec, new: ClusterSpec) -> bool:
+    """Return whether the nodes' client certificates get common names for which etcd may have no user."""
+    return old.auth.enabled and new.auth.enabled and new.pki.certificates is Certificates.PER_NODE
+
+
+def _is_older(old: ClusterSpec, new: ClusterSpec) -> bool:
+    return release(new.etcd.version) < release(old.etcd.version)
+
+
+def _leaves_firewalld(old: ClusterSpec, _new: ClusterSpec) -> bool:
+    return old.firewall.kind is FirewallKind.FIREWALLD
+
+
+def _disables_auth(old: ClusterSpec, _new: ClusterSpec) -> bool:
+    return old.auth.enabled
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Return a release series as numbers, such as (3, 10) for `3.10`, so that 3.10 is newer than 3.9."""
+    return tuple(map(int, version.split(".")))
+
+
+_NEW_CLUSTER = "create a new cluster with another --name and copy the keys with `etcdctl make-mirror`"
+_ALL_OFF = "run `bake down`, `bake` with the change, then `bake up`; the cluster is off meanwhile"
+_OWN_CA = "bake uses its own copy; `bake certs rotate --ca` replaces a CA."
+_REISSUED = "Each node gets new certificates."
+_RESTARTS = "etcd restarts with the new configuration."
+_REBOOTS = "The node reboots with its new seed."
+_VM = "The VM is shut down, redefined and started."
+_URLS = "members know each other by their URLs"
+
+
+def _rows() -> Iterator[FieldLevel]:
+    yield FieldLevel(field="apiVersion", level=Level.NONE, how="The field has only one valid value.")
+    yield FieldLevel(field="name", level=Level.REFUSED, why="another name means another cluster", how=_NEW_CLUSTER)
+    yield from _node_rows()
+    yield from _network_rows()
+    yield from _pki_rows()
+    yield from _etcd_rows()
+    yield from _service_rows()
+    yield from _machine_rows()
+
+
+ADDED = FieldLevel(field="nodes", case="a node is added", level=Level.LIVE, how="The others open their ports to it.")
+REMOVED = FieldLevel(
+    field="nodes", case="a node is removed", level=Level.LIVE, how="The others close their ports to it."
+)
+REORDERED = FieldLevel(field="nodes", case="another order", level=Level.LIVE, how="Only nodes that join use the order.")
+RENAMED = FieldLevel(
+    field="nodes[].name", level=Level.REFUSED, why="a member keeps its name",
+    how="remove the node, then add it under its new name in a second change",
+)  # fmt: skip
+MOVED = FieldLevel(
+    field="nodes[].address", level=Level.REFUSED, why=_URLS,
+    how="remove the node, then add it with its new address in a second change; to keep the old address, set it in "
+    "`nodes`",
+)  # fmt: skip
+MAC = FieldLevel(field="nodes[].mac", level=Level.REBOOT, how=_VM)
+
+
+def _node_rows() -> Iterator[FieldLevel]:
+    yield from (ADDED, REMOVED, REORDERED, RENAMED, MOVED, MAC)
+
+
+def _network_rows() -> Iterator[FieldLevel]:
+    network = "libvirt cannot change a network that running VMs use"
+    yield FieldLevel(field="network.subnet", level=Level.REFUSED, why=_URLS, how=_NEW_CLUSTER)
+    yield FieldLevel(field="network.firstIp", level=Level.NONE, how="Only new nodes get addresses from it.")
+    yield FieldLevel(
+        field="network.gateway", case="to the same address", level=Level.NONE, how="Nothing changes.",
+        applies=_same_gateway,
+    )  # fmt: skip
+    yield FieldLevel(field="network.gateway", level=Level.REFUSED, why=network, how=_ALL_OFF)
+    yield FieldLevel(
+        field="network.dns", case="if the gateway becomes a DNS server", level=Level.REFUSED, why=network, how=_ALL_OFF,
+        applies=_starts_dns_server,
+    )  # fmt: skip
+    yield FieldLevel(field="network.dns", level=Level.REBOOT, how=_REBOOTS)
+    yield FieldLevel(field="network.mode", level=Level.REFUSED, why=network, how=_ALL_OFF)
+
+
+def _pki_rows() -> Iterator[FieldLevel]:
+    yield FieldLevel(field="pki.caDays", level=Level.NONE, how="The next CA is valid for this time.")
+    for name in ("keyType", "leafDays", "extensions", "singleLabelNames", "subject.*"):
+        yield FieldLevel(field=f"pki.{name}", level=Level.LIVE, how=_REISSUED)
+    yield FieldLevel(
+        field="pki.certificates", case="while `pki.peerName` is `required`", level=Level.REFUSED,
+        why="the nodes require the peer name of the other kind of certificates",
+        how="first set pki.peerName to `stated`", applies=_requires_peer_name,
+    )  # fmt: skip
+    yield FieldLevel(
+        field="pki.certificates", case="to `per-node` with auth", level=Level.LIVE, how=_REISSUED,
+        note="first add each node to etcd: `etcdctl user add NODE --no-password`, "
+        "`etcdctl user grant-role NODE root`", applies=_creates_node_users,
+    )  # fmt: skip
+    yield FieldLevel(field="pki.certificates", level=Level.LIVE, how=_REISSUED)
+    yield FieldLevel(field="pki.permissions", level=Level.REBOOT, how=_REBOOTS)
+    yield FieldLevel(
+        field="pki.domain", case="to the same domain", level=Level.NONE, how="Nothing changes.", applies=_same_domain
+    )
+    yield FieldLevel(
+        field="pki.domain", case="with a CA of bake, or if `pki.peerName` is `required`", level=Level.REFUSED,
+        why="the CA or the peers accept only names in the old domain", how=_NEW_CLUSTER, applies=_is_bound_to_domain,
+    )  # fmt: skip
+    yield FieldLevel(field="pki.domain", level=Level.REBOOT, how=_REBOOTS)
+    yield FieldLevel(
+        field="pki.peerName", case="between `none` and `required`", level=Level.REFUSED,
+        why="members with the peer name and members without it refuse each other",
+        how="first set pki.peerName to `stated`, and wait until every node serves its new certificate",
+        applies=_skips_stated,
+    )  # fmt: skip
+    yield FieldLevel(
+        field="pki.peerName", case="to `required`", level=Level.RESTART, how=_RESTARTS,
+        note="run `bake certs rotate`; do not restart a node before `bake certs` shows that every node serves its new "
+        "certificate", applies=_begins_to_require,
+    )  # fmt: skip
+    yield FieldLevel(
+        field="pki.peerName", case="from `required`", level=Level.RESTART, how=_RESTARTS, applies=_requires_peer_name
+    )
+    yield FieldLevel(field="pki.peerName", level=Level.LIVE, how=_REISSUED)
+    for section in ("ca", "peerCa"):
+        for name in ("certificate", "key"):
+            yield FieldLevel(field=f"pki.{section}.{name}", level=Level.NONE, how=_OWN_CA)
+    yield FieldLevel(
+        field="pki.peerCa.separate", level=Level.REFUSED, why="members with different peer CAs refuse each other",
+        how=_NEW_CLUSTER,
+    )  # fmt: skip
+
+
+def _etcd_rows() -> Iterator[FieldLevel]:
+    yield FieldLevel(
+        field="etcd.version", case="to an older version", level=Level.REFUSED,
+        why="an older etcd cannot read the data of a newer etcd", how=_NEW_CLUSTER, applies=_is_older,
+    )  # fmt: skip
+    yield FieldLevel(field="etcd.version", level=Level.REPLACE, how="The new image contains the new etcd.")
+    for name in ("clientPort", "peerPort"):
+        yield FieldLevel(field=f"etcd.{name}", level=Level.REFUSED, why=_URLS, how=_NEW_CLUSTER)
+    yield FieldLevel(
+        field="etcd.dataDir", level=Level.REFUSED, why="a member looks for its data only in this folder",
+        how=_NEW_CLUSTER,
+    )  # fmt: skip
+    yield FieldLevel(field="etcd.token", level=Level.LIVE, how="Only etcd's first start uses the token.")
+    for name in ("tlsMinVersion", "cipherSuites", "options.*"):
+        yield FieldLevel(field=f"etcd.{name}", level=Level.RESTART, how=_RESTARTS)
+
+
+def _service_rows() -> Iterator[FieldLevel]:
+    yield FieldLevel(
+        field="firewall.kind", case="from `firewalld`", level=Level.REPLACE,
+        how="firewalld keeps its old rules on the old disk.", applies=_leaves_firewalld,
+    )  # fmt: skip
+    yield FieldLevel(field="firewall.kind", level=Level.REBOOT, how=_REBOOTS)
+    yield FieldLevel(field="firewall.clientCidrs", level=Level.LIVE, how="The node sets its firewall rules again.")
+    yield FieldLevel(field="join", level=Level.LIVE, how="Nodes that join later join in this way.")
+    yield FieldLevel(
+        field="auth.enabled", case="to `false`", level=Level.REFUSED,
+        why="a node does not disable etcd's authentication",
+        how="run `bake` with the change, restart every node with its new seed, then run `etcdctl auth disable`",
+        applies=_disables_auth,
+    )  # fmt: skip
+    yield FieldLevel(field="auth.enabled", level=Level.LIVE, how="A node creates users and roles, then enables auth.")
+    yield FieldLevel(field="auth.users", level=Level.LIVE, how="A node adds users and roles, and removes none.")
+    yield FieldLevel(field="auth.roles", level=Level.LIVE, how="A node adds roles and permissions, and removes none.")
+    yield FieldLevel(field="access.readers", level=Level.LIVE, how="The node sets the ACLs of its keys again.")
+
+
+def _machine_rows() -> Iterator[FieldLevel]:
+    yield FieldLevel(field="install.method", level=Level.REPLACE, how="The new disk has only the new etcd.")
+    yield FieldLevel(field="install.packages", level=Level.REBOOT, how="The node reboots, and installs new packages.")
+    yield FieldLevel(field="install.archive", level=Level.NONE, how="The sha256 decides which tarball nodes get.")
+    yield FieldLevel(field="install.sha256", level=Level.REPLACE, how="The new disk gets etcd from the new tarball.")
+    for name in ("memory", "cpus"):
+        yield FieldLevel(field=f"vm.{name}", level=Level.REBOOT, how=_VM)
+    yield FieldLevel(field="vm.disk", level=Level.REPLACE, how="The new disk has the new size.")
+    for name in ("image", "sha256"):
+        yield FieldLevel(field=f"vm.{name}", level=Level.REPLACE, how="The new disk is made from the new image.")
+    yield FieldLevel(field="vm.firmware", level=Level.REPLACE, how="The VM boots its new disk with the new firmware.")
+
+
+ROWS = tuple(_rows())

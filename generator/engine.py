@@ -1,0 +1,121 @@
+"""`Engine`: the interface through which the operations on a running cluster change the machines of its nodes.
+
+libvirt implements the interface with VMs (`generator.vm.engine`). This module imports nothing with effects, so that
+`generator.change` may import the facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class State(StrEnum):
+    """The state of a node's machine. `foreign`: the machine with the node's name does not belong to the cluster."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    CRASHED = "crashed"
+    MISSING = "missing"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineStatus:
+    """The observed facts about a node's machine.
+
+    `planned`: whether the plan has the node. `disk_size`: bytes, or 0 if the disk is missing; a removed machine may
+    leave its disk. `outdated`: the properties in which the machine differs from the plan, of `memory`, `cpus` and
+    `mac`; they change only at a restart by the engine. `image`: digest of the image from which the disk was made.
+    `seed`: digest of the ISO that was inserted last. `has_seed`: whether an ISO is in the drive, now or at the next
+    start.
+    """
+
+    node: str
+    state: State
+    planned: bool = True
+    disk_size: int = 0
+    outdated: tuple[str, ...] = ()
+    image: str = ""
+    seed: str = ""
+    has_seed: bool = False
+
+    @property
+    def has_disk(self) -> bool:
+        return self.disk_size > 0
+
+
+class Console(Protocol):
+    """A node's console log."""
+
+    def read(self) -> bytes:
+        """Return the part of the log that is new since the previous call. The first call returns the whole log."""
+        ...
+
+
+class Engine(Protocol):
+    """The machines of one cluster. An engine knows the cluster's plan, its id and the folder with the nodes' seeds.
+
+    Every method raises BakeError if it would change a machine, disk or network of another cluster. Every method may be
+    called again after an interruption, and completes the work. A node that is not named does not change.
+    """
+
+    def machines(self) -> Mapping[str, MachineStatus]:
+        """Return the facts about every planned node, and about other nodes of which a machine or a disk is left.
+
+        The planned nodes come first, in the plan's order.
+        """
+        ...
+
+    def create(self, *names: str) -> tuple[str, ...]:
+        """Create missing machines and start stopped machines of planned nodes, with their seeds in their drives.
+
+        A stopped machine whose disk is missing gets a new disk. A running machine does not change. Raise BakeError if
+        the disk of a missing machine has data. Return the names of the started nodes.
+        """
+        ...
+
+    def restart(self, name: str) -> None:
+        """Shut down a planned node, apply the plan to its machine, and start it with its seed in the drive.
+
+        Power off a machine that does not shut down in time, and report it. A stopped machine is only started. The drive
+        stays empty if the node has applied the seed already. Raise BakeError if the machine or its disk is missing.
+        """
+        ...
+
+    def remove(self, name: str) -> tuple[str, ...]:
+        """Power off a node, and remove its machine, disk, seeds and console log. The plan need not have the node.
+
+        Return the names of the removed objects; nothing if nothing is left of the node.
+        """
+        ...
+
+    def replace(self, name: str) -> None:
+        """Remove a planned node's machine and its disk, then create both anew from the image."""
+        ...
+
+    def insert_seed(self, name: str, *, again: bool = False) -> bool:
+        """Put a planned node's seed into the drive of its machine, running or stopped.
+
+        `again`: if the seed is already in the drive of a running machine, eject it first, because a node reads an ISO
+        only when the ISO is inserted. Return whether anything changed. Raise BakeError if the machine is missing.
+        """
+        ...
+
+    def remove_seed(self, name: str) -> bool:
+        """Empty the drive of a planned node's machine, and delete the ISO. Return whether anything changed.
+
+        A newer seed that a running machine gets only at its next start stays. Raise BakeError if the machine is
+        missing.
+        """
+        ...
+
+    def console_logs(self, *names: str) -> Mapping[str, Console]:
+        """Return the console logs of the nodes, by default of all nodes that `machines` returns.
+
+        A log is empty until the machine starts. A log ends with the machine, so read it before `remove` if needed.
+        """
+        ...

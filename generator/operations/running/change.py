@@ -1,0 +1,130 @@
+"""Plan and apply a change of a running cluster: what `bake plan`, `bake apply` and `bake replace` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from generator.change.gate import obstacle
+from generator.change.observed import Observed
+from generator.change.planner import plan_steps
+from generator.change.spec_changes import Change, compare, refused
+from generator.change.steps import Effect, Step
+from generator.config.load import Loaded
+from generator.engine import Engine, MachineStatus, State
+from generator.errors import InputError
+from generator.layout import SEALED
+from generator.operations.bake import Agreed, bake
+from generator.operations.baked_cluster import Cluster, open_cluster
+from generator.operations.hints import command
+from generator.operations.running.apply import Apply
+from generator.operations.running.observing import observe
+from generator.operations.running.preview import preview
+from generator.plan import plan_cluster
+from generator.progress import Progress
+from generator.store.folder import Store
+from generator.store.operation_lock import operation_lock
+
+_NO_VMS = "the cluster is sealed and cannot be started anew, but libvirt has none of its VMs"
+_FIND_VMS = (
+    "give --connect for the host with the cluster's VMs; if the VMs are lost, delete this file to start a new cluster"
+)
+MakeEngine = Callable[[Cluster], Engine]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A change: the differences between the specs, the steps on the nodes, and what stands.
+
+    `first_obstacle`: why the first step is not safe now, or None.
+    """
+
+    changes: tuple[Change, ...]
+    steps: tuple[Step, ...]
+    seen: Observed
+    first_obstacle: str | None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.changes and not self.steps
+
+    @property
+    def is_noticed(self) -> bool:
+        """Whether the change deletes something or affects clients."""
+        lost = any(change.lost for change in self.changes)
+        return lost or any(step.loses or step.effect is not Effect.NONE for step in self.steps)
+
+
+def plan_change(
+    loaded: Loaded,
+    store: Store,
+    machines: Callable[[Cluster], Mapping[str, MachineStatus] | None],
+    *,
+    now: datetime,
+    passphrase: bytes | None = None,
+    replaced: Collection[str] = (),
+) -> Planned:
+    """Compare what stands with the new spec. Writes nothing.
+
+    `machines`: returns the VMs of a cluster, or None if bake cannot see them. `replaced`: nodes to replace. Raises
+    InputError for changes that no running cluster can apply, for unknown nodes, and for a cluster that is not sealed.
+    """
+    cluster = standing_cluster(store)
+    changes = compare(loaded.existing, loaded.spec)
+    plan = plan_cluster(loaded.spec)
+    names = [node.name for node in plan.nodes]
+    if problems := refused(changes):
+        raise InputError(problems)
+    if unknown := sorted(set(replaced) - set(names)):
+        rule = f"there is no node {', '.join(map(repr, unknown))} in the cluster {plan.name}"
+        raise InputError.one("NODE", rule, f"give one of {', '.join(names)}")
+    wanted = replace(cluster, plan=plan)
+    stand = machines(wanted)
+    if stand is not None and not any(one.state not in (State.MISSING, State.FOREIGN) for one in stand.values()):
+        raise InputError.one(str(store.folder / SEALED), _NO_VMS, _FIND_VMS)
+    history = preview(plan, store, now=now, passphrase=passphrase)
+    seen = observe(wanted, stand, now=now, history=history)
+    steps = plan_steps(plan, seen, replace=replaced)
+    first = obstacle(steps[0], plan, seen) if steps else None
+    return Planned(changes=changes, steps=steps, seen=seen, first_obstacle=first)
+
+
+def standing_cluster(store: Store) -> Cluster:
+    """Open a cluster that has started. Raises InputError if the folder has none."""
+    cluster = open_cluster(store)
+    if store.read(SEALED) is None:
+        text = "is not sealed, so it has not started yet"
+        hint = f"start it with {command(store, 'up')}; if it runs already, run {command(store, 'seal')}"
+        raise InputError.one(f"the cluster {store.cluster}", text, hint)
+    return cluster
+
+
+def apply_change(
+    loaded: Loaded,
+    store: Store,
+    engine: MakeEngine,
+    planned: Planned,
+    agreed: Agreed,
+    *,
+    called: str,
+    wait: float,
+    progress: Progress,
+    passphrase: bytes | None = None,
+    replaced: Collection[str] = (),
+    pause: float = 1.0,
+) -> tuple[Step, ...]:
+    """Write the new seeds, take the steps one at a time, and return the steps.
+
+    `called`: the command that the user called, for the lock. `wait`: the number of seconds that one step may take.
+    """
+    with operation_lock(store, called):
+        bake(
+            loaded.spec, store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase, agreed=agreed
+        )  # fmt: skip
+        cluster = open_cluster(store)
+        run = Apply(
+            cluster=cluster, engine=engine(cluster), wait=wait, progress=progress, replace=set(replaced),
+            agreed={step.key for step in planned.steps}, pause=pause,
+        )  # fmt: skip
+        return run.run()

@@ -1,0 +1,88 @@
+"""Follow the consoles of a running cluster's nodes while a change goes on."""
+
+from __future__ import annotations
+
+import time
+
+from generator.engine import Console, Engine
+from generator.errors import BakeError
+from generator.operations.baked_cluster import Cluster
+from generator.operations.boot_progress import BOOTING, SETTLED
+from generator.operations.certs import WAITS
+from generator.operations.hints import command
+from generator.progress import Progress
+from generator.vm.console_records import Event, Journal, LineReader
+
+CLOUD_INIT, VOTING = "cloud-init", "voting"  # phases
+
+
+class Consoles:
+    """The consoles of all nodes. Shows new records, and remembers which seed each node has applied.
+
+    `settled`: for each node that has printed it, the instance-id of the seed that the node applied last.
+    """
+
+    def __init__(self, engine: Engine, cluster: Cluster, progress: Progress) -> None:
+        self.engine, self.cluster, self.progress = engine, cluster, progress
+        self.journal = Journal(cluster.store.folder)
+        self.settled: dict[str, str] = {}
+        self._logs: dict[str, tuple[Console, LineReader]] = {}
+        self._waiting: set[str] = set()  # nodes that have said that they apply their seed at the next boot
+        self._voting: set[str] = set()  # nodes whose etcd has started since they applied a seed
+        self._booted: set[str] = set()
+        self._read()  # what a console already has is from before
+
+    def begin(self, node: str) -> None:
+        """Read a node's console from its start, because the node boots again."""
+        self._logs.pop(node, None)
+        self._waiting.discard(node)
+        self._booted.add(node)
+        self.settled.pop(node, None)
+
+    def show(self) -> None:
+        """Show the new records. Raise BakeError if a node reports a failure."""
+        for event in self._read():
+            self.progress.event(event.node, event.phase, event.detail)
+            if event.phase == "failed":
+                look = command(self.cluster.store, f"console {event.node}")
+                raise BakeError(f"{event.node} failed: {event.detail}", hint=f"see {look}")
+
+    def waits_for_reboot(self, node: str) -> bool:
+        """Return whether the node has said that it applies its new seed at its next boot.
+
+        The node says it once, perhaps to an earlier run of bake. Then it applies no other seed before its next boot.
+        """
+        return node in self._waiting
+
+    def has_restarted(self, node: str) -> bool:
+        """Return whether etcd has started since the node applied a seed. A boot starts etcd too."""
+        return node in self._voting or node in self._booted
+
+    def _read(self) -> list[Event]:
+        """Return the new records of all consoles."""
+        events = []
+        nodes = [node.name for node in self.cluster.plan.nodes]
+        new = [name for name in nodes if name not in self._logs]
+        if new:
+            logs = self.engine.console_logs(*new)
+            self._logs |= {name: (log, LineReader(name)) for name, log in logs.items()}
+        for name, (log, reader) in self._logs.items():
+            data = log.read()
+            if data:
+                self.journal.keep_output(name, data)
+            events += reader.feed(data)
+        for event in events:
+            self.journal.keep_event(event, time.time())
+            self._note(event)
+        return events
+
+    def _note(self, event: Event) -> None:
+        if event.phase == SETTLED and event.seed:
+            self.settled[event.node] = event.seed
+            self._voting.discard(event.node)
+        if event.phase == VOTING:
+            self._voting.add(event.node)
+        if event.detail == WAITS:
+            self._waiting.add(event.node)
+        elif event.phase in (BOOTING, CLOUD_INIT):
+            self._waiting.discard(event.node)

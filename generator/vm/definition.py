@@ -1,0 +1,174 @@
+"""Build the definitions of the nodes' VMs, and create the volumes that a definition names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+from generator import __version__
+from generator.image.base import BootImage
+from generator.plan import ClusterPlan, NodePlan
+from generator.progress import Report
+from generator.vm import seed_drive, storage_pool
+from generator.vm.connection import Connection, Domain, Pool, asking, libvirt
+from generator.vm.domain_xml import Accel, Files, Owner, domain_xml, files_in
+from generator.vm.ownership import Claim
+from generator.vm.storage_pool import console_volume, disk_volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The parameters that all steps of a boot share."""
+
+    connection: Connection
+    plan: ClusterPlan
+    claim: Claim
+    pool: Pool
+    report: Report
+
+    def owner(self, **facts: str) -> Owner:
+        return Owner(cluster=self.claim.cluster, cluster_id=self.claim.cluster_id, version=__version__, **facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A node's VM, and the values from which bake built the VM's definition."""
+
+    node: NodePlan
+    domain: Domain
+    accel: Accel
+    files: Files
+    owner: Owner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definer:
+    """Builds the definition of a new VM, or the updated definition of an existing VM.
+
+    `files`: the VM's files without the ISO. `image`: digest of the image from which the disk is made.
+    """
+
+    job: Job
+    node: NodePlan
+    files: Files
+    image: str
+    accel: Accel
+    seed: Path | bytes
+    settled: bool = False  # whether the drive stays empty, because the node has applied `seed`
+
+    @property
+    def seed_digest(self) -> str:
+        return seed_drive.seed_digest(self.seed)
+
+    @property
+    def seed_volume(self) -> str:
+        return seed_drive.seed_volume(self.node.name, self.seed_digest)
+
+    def create(self) -> Machine:
+        """Create the volumes before the VM, so every volume in a VM's definition is complete."""
+        base = self.job.pool.storageVolLookupByName(image_volume("base", self.image))
+        storage_pool.put(self.job.pool, self.seed_volume, self.seed)
+        size = self.job.plan.spec.vm.disk << 30
+        storage_pool.make_overlay(self.job.pool, disk_volume(self.node.name), size, base)
+        return self._define()
+
+    def update(self, domain: Domain, old: Owner) -> Machine:
+        """Redefine a VM unless its tag says that its definition is up to date."""
+        if replace(old, version="") == replace(self._owner(), version=""):
+            return Machine(node=self.node, domain=domain, accel=self.accel, files=self._all_files(), owner=old)
+        if domain.isActive():
+            self.job.report(f"{self.node.name}: is running; to apply the changes: bake down, then bake up")
+        return self.redefine(domain)
+
+    def redefine(self, domain: Domain) -> Machine:
+        """Redefine a VM. A running VM gets the definition at its next start."""
+        is_complete = self.seed_volume in seed_drive.in_use(domain) and self._has_volume(self.seed_volume)
+        if not self.settled and not is_complete:
+            storage_pool.put(self.job.pool, self.seed_volume, self.seed)
+        return self._define()
+
+    def _has_volume(self, name: str) -> bool:
+        return storage_pool.find_volume(self.job.pool, name) is not None
+
+    def _define(self) -> Machine:
+        owner = self._owner()
+        xml = domain_xml(self.job.plan, self.node, self._all_files(), self.accel, owner)
+        with asking(f"define the VM {self.node.domain}"):
+            domain = self.job.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        return Machine(node=self.node, domain=domain, accel=self.accel, files=self._all_files(), owner=owner)
+
+    def _all_files(self) -> Files:
+        return self.files if self.settled else replace(self.files, seed=_path(self.job, self.seed_volume))
+
+    def _owner(self) -> Owner:
+        blank = self.job.owner(node=self.node.name)
+        text = domain_xml(self.job.plan, self.node, self.files, self.accel, blank)
+        config = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return replace(blank, image=self.image, seed=self.seed_digest, config=config)
+
+
+def of_image(
+    job: Job,
+    node: NodePlan,
+    image: BootImage,
+    accel: Accel,
+    seed: Path | bytes,
+    *,
+    old: tuple[Domain, Owner] | None = None,
+) -> Definer:
+    """Return the definer of a VM whose disk is made from `image`. `old`: the VM, if it exists, and its tag."""
+    files = Files(
+        disk=_path(job, disk_volume(node.name)),
+        seed=None,
+        console=_path(job, console_volume(node.name)),
+        kernel=_path(job, image_volume("kernel", image.digest)) if image.kernel else None,
+        initrd=_path(job, image_volume("initrd", image.digest)) if image.initrd else None,
+        cmdline=image.cmdline or None,
+    )
+    settled = old is not None and _is_settled(*old, seed)
+    return Definer(
+        job=job, node=node, files=files, image=image.digest, accel=accel, seed=seed, settled=settled
+    )  # fmt: skip
+
+
+def of_vm(job: Job, node: NodePlan, domain: Domain, owner: Owner, accel: Accel, seed: Path | bytes) -> Definer:
+    """Return the definer of an existing VM that keeps its disk, its image's kernel and its firmware."""
+    files = files_in(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    settled = _is_settled(domain, owner, seed)
+    return Definer(job=job, node=node, files=files, image=owner.image, accel=accel, seed=seed, settled=settled)
+
+
+def _is_settled(domain: Domain, owner: Owner, seed: Path | bytes) -> bool:
+    """Return whether the node has applied the seed: bake has inserted the seed, and then emptied the drive."""
+    return owner.seed == seed_drive.seed_digest(seed) and seed_drive.is_empty(domain)
+
+
+def _path(job: Job, name: str) -> str:
+    return storage_pool.path_of(job.pool, name)
+
+
+def image_volume(kind: str, digest: str) -> str:
+    """Return the name of the volume with an image's `base`, `kernel` or `initrd`."""
+    return f"{kind}-{hashlib.sha256(digest.encode()).hexdigest()[:16]}"
+
+
+def accel_of(domain: Domain) -> Accel:
+    return Accel(ElementTree.fromstring(domain.XMLDesc()).get("type", ""))  # noqa: S314  libvirt wrote it
+
+
+def find_outdated(domain: Domain, plan: ClusterPlan, node: NodePlan) -> tuple[str, ...]:
+    """Return in which of `memory`, `cpus` and `mac` a VM differs from the plan. A running VM keeps them until it stops.
+
+    libvirt's XML has the memory in KiB.
+    """
+    root = ElementTree.fromstring(domain.XMLDesc())  # noqa: S314  libvirt wrote it
+    mac = root.find("devices/interface/mac")
+    has = {
+        "memory": int(root.findtext("memory", "0")) >> 10,
+        "cpus": int(root.findtext("vcpu", "0")),
+        "mac": "" if mac is None else mac.get("address", "").lower(),
+    }
+    wanted = {"memory": plan.spec.vm.memory, "cpus": plan.spec.vm.cpus, "mac": node.mac}
+    return tuple(name for name in has if has[name] != wanted[name])
