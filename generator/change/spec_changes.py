@@ -202,7 +202,7 @@ def highest_level(changes: Iterable[Change]) -> Level:
 
 
 def losses(changes: Iterable[Change]) -> list[str]:
-    """Return a line for each text in `Change.lost`, with the affected names, such as `etcd3: its keys are deleted`."""
+    """Return one line for each kind of loss. A line starts with the affected nodes, users, fields and files."""
     names = defaultdict(list)
     for change in changes:
         if change.lost:
@@ -216,7 +216,7 @@ def file_changes(differences: Iterable[tuple[str, str]]) -> tuple[Change, ...]:
 
 
 def shown(changes: Iterable[Change]) -> list[str]:
-    """Return a line for each change, but one line for all files of a folder that have the same sign (+, ~ or -)."""
+    """Return a line for each change. Files with the same sign in the same folder share a line."""
     lines, files = [], defaultdict(list)
     for change in changes:
         if change.kind is Kind.FILE and not change.lost:

@@ -16,11 +16,13 @@ import time
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Self
 
 from generator.plan import ClusterPlan, NodePlan
 
 OUR_UNITS = (
     "etcd", "etcd-access", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed",
+    "etcd-restart",
 )  # fmt: skip
 _numbers = count(1)
 PATIENCE = 6  # a busy machine may need this many times longer than a quiet machine
@@ -54,25 +56,31 @@ class NspawnLab:
         self.prefix = f"bk{os.getpid() % 100000}-{next(_numbers)}"
         self.hub = f"{self.prefix}-hub"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self._links = count()
+        self._connected: list[str] = []
 
-    def __enter__(self) -> NspawnLab:
+    def __enter__(self) -> Self:
+        self._make_hub()
+        for node in self.plan.nodes:
+            self._connect(node)
+            self._prepare(node)
+        return self
+
+    def _make_hub(self) -> None:
         ip("netns", "add", self.hub)
         self._in_hub("link", "set", "lo", "up")
         self._in_hub("link", "add", "br0", "type", "bridge")
         subnet = self.plan.network.subnet
         self._in_hub("address", "add", f"{self.plan.network.gateway}/{subnet.prefixlen}", "dev", "br0", "nodad")
         self._in_hub("link", "set", "br0", "up")
-        for number, node in enumerate(self.plan.nodes):
-            self._connect(node, number)
-            self._prepare(node)
-        return self
 
     def __exit__(self, *_: object) -> None:
         for node in list(self.running):
             self.cut_power(node)
-        for name in (*(self._netns(node.name) for node in self.plan.nodes), self.hub):
-            with suppress(subprocess.CalledProcessError):
-                ip("netns", "delete", name)
+        for name in list(self._connected):
+            self._disconnect(name)
+        with suppress(subprocess.CalledProcessError):
+            ip("netns", "delete", self.hub)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _netns(self, node: str) -> str:
@@ -81,8 +89,10 @@ class NspawnLab:
     def _in_hub(self, *arguments: str) -> None:
         ip("-n", self.hub, *arguments)
 
-    def _connect(self, node: NodePlan, number: int) -> None:
-        netns, subnet = self._netns(node.name), self.plan.network.subnet
+    def _connect(self, node: NodePlan) -> None:
+        """Give the node a network namespace that is connected to the hub."""
+        netns, subnet, number = self._netns(node.name), self.plan.network.subnet, next(self._links)
+        self._connected.append(node.name)
         ip("netns", "add", netns)
         ip("-n", netns, "link", "set", "lo", "up")
         ip("-n", netns, "link", "add", "host0", "type", "veth", "peer", "name", f"v{number}", "netns", self.hub)
@@ -90,12 +100,18 @@ class NspawnLab:
         ip("-n", netns, "link", "set", "host0", "up")
         self._in_hub("link", "set", f"v{number}", "master", "br0", "up")
 
+    def _disconnect(self, node: str) -> None:
+        with suppress(subprocess.CalledProcessError):
+            ip("netns", "delete", self._netns(node))
+        self._connected.remove(node)
+
     def _prepare(self, node: NodePlan) -> None:
         """Give the node a new disk, which is an empty upper layer with the seed."""
         work = self.work / node.name
         for name in ("upper", "overlay", "mnt", "medium"):
             (work / name).mkdir(parents=True)
-        for name in ("meta-data", "bootstrap-permit"):  # the files that bootcmd reads; cloud-init's seed is below
+        # The files that bootcmd reads; cloud-init's seed is below.
+        for name in ("meta-data", "network-config", "bootstrap-permit"):
             if (self.folder / node.name / name).exists():
                 shutil.copy(self.folder / node.name / name, work / "medium" / name)
         upper = work / "upper"
@@ -139,7 +155,7 @@ class NspawnLab:
         Killing nspawn's children is not enough: while nspawn starts, the container is not among its children.
         """
         process = self.running.pop(node)
-        for first in _children(process.pid):
+        for first in _children(process.pid) if process.poll() is None else ():
             with suppress(ProcessLookupError):
                 os.kill(first, signal.SIGKILL)
         process.kill()
@@ -151,7 +167,7 @@ class NspawnLab:
 
     def insert(self, node: str, *, seed_of: str = "") -> None:
         """Put the seed from the cluster's folder, or the seed of another node, into the node's drive."""
-        for name in ("meta-data", "user-data"):
+        for name in ("meta-data", "user-data", "network-config"):
             shutil.copy(self.folder / (seed_of or node) / name, self.work / node / "medium" / name)
 
     def console_path(self, node: str) -> Path:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from generator.engine import Console, Engine
 from generator.errors import BakeError
 from generator.operations.baked_cluster import Cluster
-from generator.operations.boot_progress import SETTLED
+from generator.operations.boot_progress import BOOTING, SETTLED
 from generator.operations.certs import WAITS
 from generator.operations.hints import command
 from generator.progress import Progress
 from generator.vm.console_records import Event, Journal, LineReader
+
+CLOUD_INIT, VOTING = "cloud-init", "voting"  # phases
 
 
 class Consoles:
@@ -27,12 +28,16 @@ class Consoles:
         self.settled: dict[str, str] = {}
         self._logs: dict[str, tuple[Console, LineReader]] = {}
         self._waiting: set[str] = set()  # nodes that have said that they apply their seed at the next boot
+        self._voting: set[str] = set()  # nodes whose etcd has started since they applied a seed
+        self._booted: set[str] = set()
         self._read()  # what a console already has is from before
 
     def begin(self, node: str) -> None:
         """Read a node's console from its start, because the node boots again."""
         self._logs.pop(node, None)
         self._waiting.discard(node)
+        self._booted.add(node)
+        self.settled.pop(node, None)
 
     def show(self) -> None:
         """Show the new records. Raise BakeError if a node reports a failure."""
@@ -42,11 +47,16 @@ class Consoles:
                 look = command(self.cluster.store, f"console {event.node}")
                 raise BakeError(f"{event.node} failed: {event.detail}", hint=f"see {look}")
 
-    def waits_for_reboot(self, node: str) -> Callable[[], bool]:
-        """Return a function that returns True after the node has said that its new seed needs a reboot."""
-        self._read()
-        self._waiting.discard(node)
-        return lambda: node in self._waiting
+    def waits_for_reboot(self, node: str) -> bool:
+        """Return whether the node has said that it applies its new seed at its next boot.
+
+        The node says it once, perhaps to an earlier run of bake. Then it applies no other seed before its next boot.
+        """
+        return node in self._waiting
+
+    def has_restarted(self, node: str) -> bool:
+        """Return whether etcd has started since the node applied a seed. A boot starts etcd too."""
+        return node in self._voting or node in self._booted
 
     def _read(self) -> list[Event]:
         """Return the new records of all consoles."""
@@ -63,8 +73,16 @@ class Consoles:
             events += reader.feed(data)
         for event in events:
             self.journal.keep_event(event, time.time())
-            if event.phase == SETTLED and event.seed:
-                self.settled[event.node] = event.seed
-            if event.detail == WAITS:
-                self._waiting.add(event.node)
+            self._note(event)
         return events
+
+    def _note(self, event: Event) -> None:
+        if event.phase == SETTLED and event.seed:
+            self.settled[event.node] = event.seed
+            self._voting.discard(event.node)
+        if event.phase == VOTING:
+            self._voting.add(event.node)
+        if event.detail == WAITS:
+            self._waiting.add(event.node)
+        elif event.phase in (BOOTING, CLOUD_INIT):
+            self._waiting.discard(event.node)

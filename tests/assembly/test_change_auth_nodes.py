@@ -1,0 +1,64 @@
+"""`bake apply` changes the number of booted nodes while etcd's auth is on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.assembly.change_lab import ChangeLab
+
+pytestmark = [
+    pytest.mark.nspawn,
+    pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="booting nodes needs root"),
+]
+SPEC = """
+auth:
+  enabled: true
+  users: [{name: app1, roles: [app]}]
+  roles: [{name: app, permissions: [{prefix: unique/}]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangeLab]:
+    work = tmp_path_factory.mktemp("change-auth")
+    (work / "cluster.yaml").write_text(SPEC)
+    with ChangeLab.booted(root, work, "--config", str(work / "cluster.yaml")) as cluster:
+        cluster.client = "users/app1"
+        yield cluster
+
+
+def users(cluster: ChangeLab) -> set[str]:
+    return set(cluster.ask("*etcd.users()").split())
+
+
+def test_it_grows_to_three_and_four_nodes(cluster: ChangeLab) -> None:
+    assert cluster.change("apply", "--nodes", "3")[-2:] == [("add", "etcd2"), ("add", "etcd3")]
+    assert cluster.change("apply", "--nodes", "4")[-1] == ("add", "etcd4")
+
+    assert cluster.members() == ["etcd1", "etcd2", "etcd3", "etcd4"]
+    assert users(cluster) == {"app1", "etcd-client", "etcd1", "etcd2", "etcd3", "etcd4", "root"}
+
+
+def test_a_removed_node_loses_its_user(cluster: ChangeLab) -> None:
+    assert cluster.change("apply", "--nodes", "3")[0] == ("remove", "etcd4")
+
+    assert cluster.members() == ["etcd1", "etcd2", "etcd3"]
+    assert users(cluster) == {"app1", "etcd-client", "etcd1", "etcd2", "etcd3", "root"}
+
+
+def test_a_removed_node_may_come_back(cluster: ChangeLab) -> None:
+    assert cluster.change("apply", "--nodes", "4")[-1] == ("add", "etcd4")
+    assert "etcd4" in users(cluster)
+
+
+def test_a_user_of_the_spec_is_added_without_a_restart(cluster: ChangeLab) -> None:
+    path = cluster.lab.work / "cluster.yaml"
+    path.write_text(f"nodes: 4\n{SPEC.replace('users: [', 'users: [{name: app2, roles: [app]}, ')}")
+    steps = cluster.change("apply", "--config", str(path))
+
+    assert sorted(steps) == [("update", f"etcd{number}") for number in range(1, 5)]
+    cluster.wait_until(lambda: "app2" in users(cluster))
