@@ -304,7 +304,7 @@ FIXED_SECTIONS = ("apiVersion", "name", "network")
 
 
 @given(old=SPECS, other=SPECS)
-@settings(max_examples=5)
+@settings(max_examples=15)
 def test_no_field_of_a_random_cluster_promises_less_than_the_seeds_need(
     old: Fields, other: Fields, credentials: pki.NodePki
 ) -> None:
