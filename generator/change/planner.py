@@ -25,7 +25,7 @@ def plan_steps(plan: ClusterPlan, seen: Observed, *, replace: Collection[str] = 
     return (
         *_starts(plan, seen, to_replace),
         *_removals(plan, seen),
-        *_replacements(plan, seen, to_replace, replace),
+        *_replacements(plan, seen, to_replace),
         *_updates(plan, seen, to_replace),
         *_additions(plan, seen, to_replace),
     )
@@ -67,6 +67,7 @@ def _removals(plan: ClusterPlan, seen: Observed) -> Iterator[Step]:
             action=Action.REMOVE, node=name, member_id=member.id if member else None,
             reason="is not one of the planned nodes" if member else "its VM is left, but it is not a planned node",
             effect=Effect.ELECTION if is_leader else Effect.RECONNECT if member else Effect.NONE,
+            loses="its VM and its disk are deleted" if name in (seen.machines or ()) else "it is no longer a member",
         )  # fmt: skip
 
 
@@ -107,12 +108,14 @@ def effect_of_stopping(node: NodePlan, seen: Observed) -> Effect:
     return Effect.ELECTION if _is_leader(node, seen) else Effect.RECONNECT
 
 
-def _replacements(
-    plan: ClusterPlan, seen: Observed, to_replace: Collection[str], wished: Collection[str]
-) -> Iterator[Step]:
+def _replacements(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:
     for node in sorted((one for one in plan.nodes if one.name in to_replace), key=lambda one: _is_leader(one, seen)):
-        reason = "you asked for it" if node.name in wished else "its VM or disk is lost"
-        yield Step(action=Action.REPLACE, node=node.name, reason=reason, effect=effect_of_stopping(node, seen))
+        is_lost = _is_lost(node, seen)
+        yield Step(
+            action=Action.REPLACE, node=node.name, reason="its VM or disk is lost" if is_lost else "you asked for it",
+            effect=Effect.NONE if is_lost else effect_of_stopping(node, seen),
+            loses="" if is_lost else "its VM and its disk are deleted",
+        )  # fmt: skip
 
 
 def _additions(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:

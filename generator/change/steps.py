@@ -37,12 +37,16 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step of a change. `member_id`: the member to remove. `level`: what an update costs the node."""
+    """One step of a change.
+
+    `loses`: what the step deletes, or "". `level`: what an update costs the node. `member_id`: the member to remove.
+    """
 
     action: Action
     node: str
     reason: str
     effect: Effect = Effect.NONE
+    loses: str = ""
     level: Level | None = None
     member_id: int | None = None
 
@@ -50,10 +54,6 @@ class Step:
     def key(self) -> tuple[Action, str]:
         """Identifies the step when the same change is planned again."""
         return (self.action, self.node)
-
-    @property
-    def destroys(self) -> bool:
-        return self.action in (Action.REMOVE, Action.REPLACE)
 
     @property
     def row(self) -> dict[str, str]:
@@ -67,5 +67,5 @@ class Step:
         """The step's object in the output of `-o json`."""
         return {
             "action": str(self.action), "node": self.node, "level": self.level and str(self.level),
-            "reason": self.reason, "effect": str(self.effect),
+            "reason": self.reason, "effect": str(self.effect), "loses": self.loses or None,
         }  # fmt: skip

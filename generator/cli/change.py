@@ -107,8 +107,19 @@ def replace(replaced: tuple[str, ...], **options: Any) -> None:
     run_apply(options, f"replace {' '.join(replaced)}", replaced=replaced)
 
 
-def run_apply(options: Mapping[str, Any], called: str, *, replaced: Collection[str] = ()) -> None:
-    """Plan a change, ask for consent, apply the change, and verify the cluster."""
+def has_started(options: Mapping[str, Any]) -> bool:
+    """Return whether the options name an existing cluster that has started."""
+    existing = load({**options, "quiet": True}).existing
+    return existing is not None and existing.sealed
+
+
+def run_apply(
+    options: Mapping[str, Any], called: str, *, replaced: Collection[str] = (), asks: bool = True
+) -> None:
+    """Plan a change, ask for consent, apply the change, and verify the cluster.
+
+    `asks`: ask for consent before every change. Otherwise, ask only if the change deletes something or affects clients.
+    """
     from generator.errors import StaleError
     from generator.operations.baked_cluster import open_cluster
     from generator.operations.verify import verify_cluster
@@ -118,7 +129,7 @@ def run_apply(options: Mapping[str, Any], called: str, *, replaced: Collection[s
         _show(planned, loaded, options)
         if planned.first_obstacle:
             reporter(options)(f"the first step is not safe now: {planned.first_obstacle}")
-        if planned.steps or planned.changes:
+        if (asks and not planned.is_empty) or planned.is_noticed:
             _agree(planned, options)
         try:
             with progress_of([node.name for node in _plan(loaded).nodes], options) as progress:
@@ -205,6 +216,6 @@ def _agree(planned: Planned, options: Mapping[str, Any]) -> None:
     """Ask for consent. Without a terminal, --yes is needed."""
     from generator.change.spec_changes import losses
 
-    destroyed = [f"{step.node}: its disk is deleted" for step in planned.steps if step.destroys]
-    question = "Apply this change? Deleted disks and keys cannot be restored." if destroyed else "Apply this change?"
-    confirm(question, options, [*losses(planned.changes), *destroyed] or ["a running cluster is changed"])
+    lost = [*losses(planned.changes), *(f"{step.node}: {step.loses}" for step in planned.steps if step.loses)]
+    question = "Apply this change? What is deleted cannot be restored." if lost else "Apply this change?"
+    confirm(question, options, lost or ["a running cluster is changed"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from generator.cli.change import has_started, run_apply
 from generator.cli.common import (
     bake_agreed,
     confirm,
@@ -40,8 +41,8 @@ def up(**options: Any) -> None:
 
     After an interruption, run the command again without options to do the missing steps.
 
-    The firewall of a running node refuses new nodes until the running node restarts. If running nodes must restart,
-    the command names the running nodes, does not boot the new nodes, and exits with code 3.
+    For a cluster that has started, the command does the same as `bake apply`: it adds, removes, updates and starts
+    nodes one at a time. It asks for consent only if something is deleted or clients are affected.
 
     \b
     Examples:
@@ -49,6 +50,9 @@ def up(**options: Any) -> None:
       bake up --nodes 5 --memory 2048 --connect qemu+ssh://host/system
       bake up --config cluster.yaml --wait 300 -o json
     """
+    if has_started(options):
+        run_apply(options, "up", asks=False)
+        return
     (folder, result), changes = bake_agreed(options, partial(_up, options))
     show_verification(result, options, changes=changes)
     if options["output"] == "text" and not options["quiet"]:

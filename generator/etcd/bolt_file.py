@@ -35,7 +35,7 @@ def database_revision(path: Path | int) -> int:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _revision(data)
-        except (struct.error, RecursionError):
+        except (struct.error, OverflowError):
             raise ValueError("it is not a database of etcd") from None
 
 

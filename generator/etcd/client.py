@@ -238,7 +238,8 @@ class Etcd:
         """Return why the connection failed. Probe the port again, because grpclib hides TLS 1.3 alerts."""
         url = urlsplit(self.endpoint)
         found = probe(url.hostname or "", url.port or 0, self._context(), timeout=self.timeout[0])
-        return "the connection was closed" if found.reply is Reply.SERVED else found.detail
+        is_open = found.reply is Reply.SERVED or (url.scheme == "http" and found.reply is Reply.REFUSED)
+        return "the connection was closed" if is_open else found.detail
 
 
 def prefix_end(prefix: bytes) -> bytes:

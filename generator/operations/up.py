@@ -9,10 +9,10 @@ from pathlib import Path
 
 from generator import vm
 from generator.config.spec import ClusterSpec
-from generator.errors import BakeError, InputError, UnhealthyError
+from generator.errors import BakeError
 from generator.image.base import BootImage, default_image
 from generator.image.custom import custom_image
-from generator.layout import SEALED, SEED_ISO
+from generator.layout import SEED_ISO
 from generator.operations import verify
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
@@ -20,10 +20,8 @@ from generator.operations.boot_progress import SETTLED, VOTING_PHASES, follow_no
 from generator.operations.hints import command
 from generator.operations.seal import seal_everywhere
 from generator.operations.verify import Verification
-from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Progress, Report
 from generator.store.folder import Store
-from generator.vm import Refusal
 from generator.vm.connection import Connection
 from generator.vm.console_records import Event, Journal
 
@@ -55,38 +53,19 @@ def up(
 ) -> Verification:
     """Bake, boot, wait until every node has settled, and verify the cluster.
 
-    Seal the cluster as soon as its first node becomes a voting member.
+    Seal the cluster as soon as its first node becomes a voting member. operations/running/ changes a cluster that has
+    started.
     """
     connection = vm.connect(boot.uri)
-    _refuse_lost(connection, spec, store)
     image = boot_image(spec, boot.cache, progress.line)
     bake(spec, store, now=now, report=progress.line, passphrase=passphrase, agreed=agreed)
     cluster = open_cluster(store)
-    refusal = vm.find_refusal(connection, cluster.plan, cluster_id=cluster.cluster_id)
-    nodes = _without_refused(cluster.plan, refusal, progress.line)
-    seeds = {node.name: store.folder / node.name / SEED_ISO for node in nodes}
+    seeds = {node.name: store.folder / node.name / SEED_ISO for node in cluster.plan.nodes}
     vm.boot(
         connection, cluster.plan, image, seeds, cluster_id=cluster.cluster_id, accel=boot.accel, report=progress.line
     )  # fmt: skip
-    wait_until_settled(connection, cluster, nodes, seconds=boot.wait, progress=progress)
-    _raise_refusal(refusal, store)
+    wait_until_settled(connection, cluster, seconds=boot.wait, progress=progress)
     return verify.verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
-
-
-def _refuse_lost(connection: Connection, spec: ClusterSpec, store: Store) -> None:
-    """Raise InputError if the cluster is sealed and libvirt has none of its VMs.
-
-    New VMs of a sealed cluster would wait forever for the cluster's members.
-    """
-    if store.read(SEALED) is None:
-        return
-    if {one.state for one in vm.status(connection, plan_cluster(spec))} == {vm.State.MISSING}:
-        raise InputError.one(
-            str(store.folder / SEALED),
-            "the cluster is sealed and cannot be started anew, but libvirt has none of its VMs",
-            "give --connect for the host with the cluster's VMs; if the VMs are lost, delete the file `sealed` to "
-            "start a new cluster",
-        )
 
 
 def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
@@ -96,44 +75,19 @@ def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
     return default_image(cache, report=report)
 
 
-def _without_refused(plan: ClusterPlan, refusal: Refusal | None, report: Report) -> tuple[NodePlan, ...]:
-    """Return the nodes to boot, without the nodes that the firewall of a running node would refuse."""
-    if refusal is None:
-        return plan.nodes
-    old, new = _names(refusal.by), _names(refusal.joining)
-    report(f"warning: not booting {new}, because the peer firewall of {old} refuses {new} until a restart")
-    return tuple(node for node in plan.nodes if node not in refusal.joining)
-
-
-def _raise_refusal(refusal: Refusal | None, store: Store) -> None:
-    """Raise UnhealthyError if `refusal` lists nodes that the operator must restart before new nodes can join."""
-    if refusal is None:
-        return
-    down, again = command(store, "down"), command(store, "up")
-    one_by_one = f"to avoid an outage, restart one node after the other: `virsh shutdown {refusal.by[0].domain}`"
-    raise UnhealthyError(
-        f"not booted: {_names(refusal.joining)}; first restart the nodes that refuse them: {_names(refusal.by)}",
-        hint=f"run `{down}`, then `{again}`; {one_by_one}, then `{again}`",
-    )
-
-
-def _names(nodes: Iterable[NodePlan]) -> str:
-    return ", ".join(node.name for node in nodes)
-
-
 # --- reactions to the nodes' events ---------------------------------------------------------------------------
 
 
 def wait_until_settled(
-    connection: Connection, cluster: Cluster, nodes: tuple[NodePlan, ...], *, seconds: float, progress: Progress
+    connection: Connection, cluster: Cluster, *, seconds: float, progress: Progress
 ) -> None:
     """Follow the nodes until each has settled, and react to their events.
 
     Seal the cluster when its first node becomes a voting member. Remove the seeds from the drives of settled nodes.
     """
     journal = Journal(cluster.store.folder)
-    journal.begin(node.name for node in nodes)
-    events = follow_nodes(connection, cluster, nodes, journal, seconds=seconds)
+    journal.begin(node.name for node in cluster.plan.nodes)
+    events = follow_nodes(connection, cluster, cluster.plan.nodes, journal, seconds=seconds)
     must_seal = True
     for event in _shown(events, cluster, journal, progress):
         if must_seal and event.node == cluster.first.name and event.phase in VOTING_PHASES:

@@ -6,14 +6,12 @@ from generator.vm.connection import connect
 from generator.vm.console import ConsoleLog, attach_console, console_logs, follow_console
 from generator.vm.engine import LibvirtEngine
 from generator.vm.lifecycle import Owned, VmStatus, destroy, down, list_owned, status
-from generator.vm.peer_firewall import Refusal, find_refusal
 from generator.vm.seed_drive import insert_seed, remove_seed, replace_seed
 
 __all__ = [
     "ConsoleLog",
     "LibvirtEngine",
     "Owned",
-    "Refusal",
     "State",
     "VmStatus",
     "attach_console",
@@ -22,7 +20,6 @@ __all__ = [
     "console_logs",
     "destroy",
     "down",
-    "find_refusal",
     "follow_console",
     "insert_seed",
     "list_owned",

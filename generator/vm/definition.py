@@ -15,7 +15,6 @@ from generator.vm import seed_drive, storage_pool
 from generator.vm.connection import Connection, Domain, Pool, asking, libvirt
 from generator.vm.domain_xml import Accel, Files, Owner, domain_xml, files_in
 from generator.vm.ownership import Claim
-from generator.vm.peer_firewall import allowed_peers
 from generator.vm.storage_pool import console_volume, disk_volume
 
 
@@ -107,8 +106,7 @@ class Definer:
         blank = self.job.owner(node=self.node.name)
         text = domain_xml(self.job.plan, self.node, self.files, self.accel, blank)
         config = hashlib.sha256(text.encode()).hexdigest()[:16]
-        peers = allowed_peers(self.job.plan)
-        return replace(blank, image=self.image, seed=self.seed_digest, config=config, peers=peers)
+        return replace(blank, image=self.image, seed=self.seed_digest, config=config)
 
 
 def of_image(

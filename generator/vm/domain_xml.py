@@ -43,7 +43,6 @@ class Owner:
     image: str = ""  # digest of the image from which the disk was made
     seed: str = ""  # digest of the ISO
     config: str = ""  # digest of the other parts of the definition
-    peers: str = ""  # the addresses that the node's firewall accepts at the peer port, or "any"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +271,7 @@ def drive_xml(xml: str, seed_path: str) -> str:
     return to_text(drive)
 
 
-def swap_seed(xml: str, seed_path: str, seed: str, *, peers: str | None = None) -> str:
+def swap_seed(xml: str, seed_path: str, seed: str) -> str:
     """Return a VM's definition with another ISO in the CD drive. An empty path means an empty drive.
 
     Only the drive and the tag change.
@@ -283,8 +282,6 @@ def swap_seed(xml: str, seed_path: str, seed: str, *, peers: str | None = None) 
     if tag is None:
         raise ValueError("not a node's definition")
     tag.set("seed", seed)
-    if peers is not None:
-        tag.set("peers", peers)
     return to_text(root)
 
 

@@ -212,7 +212,6 @@ class LibvirtEngine:
 
     def _job(self) -> Job:
         """Create the network and the pool if they are missing, and return what all steps of a start share."""
-        network.check_network(self.connection, self.plan, self._claim)
         pool = storage_pool.ensure_pool(self.connection, self._claim)
         job = Job(connection=self.connection, plan=self.plan, claim=self._claim, pool=pool, report=self.report)
         network.ensure_network(self.connection, self.plan, self._claim, job.owner())

@@ -22,6 +22,7 @@ from generator.plan import ClusterPlan, NodePlan
 
 OUR_UNITS = (
     "etcd", "etcd-access", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "apply-seed", "forget-seed",
+    "etcd-restart",
 )  # fmt: skip
 _numbers = count(1)
 PATIENCE = 6  # a busy machine may need this many times longer than a quiet machine
@@ -109,7 +110,8 @@ class NspawnLab:
         work = self.work / node.name
         for name in ("upper", "overlay", "mnt", "medium"):
             (work / name).mkdir(parents=True)
-        for name in ("meta-data", "bootstrap-permit"):  # the files that bootcmd reads; cloud-init's seed is below
+        # The files that bootcmd reads; cloud-init's seed is below.
+        for name in ("meta-data", "network-config", "bootstrap-permit"):
             if (self.folder / node.name / name).exists():
                 shutil.copy(self.folder / node.name / name, work / "medium" / name)
         upper = work / "upper"
@@ -165,7 +167,7 @@ class NspawnLab:
 
     def insert(self, node: str, *, seed_of: str = "") -> None:
         """Put the seed from the cluster's folder, or the seed of another node, into the node's drive."""
-        for name in ("meta-data", "user-data"):
+        for name in ("meta-data", "user-data", "network-config"):
             shutil.copy(self.folder / (seed_of or node) / name, self.work / node / "medium" / name)
 
     def console_path(self, node: str) -> Path:

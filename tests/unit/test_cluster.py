@@ -16,14 +16,13 @@ import yaml
 
 from generator import vm
 from generator.config.spec import ClusterSpec, read_spec
-from generator.errors import BakeError, InputError
+from generator.errors import BakeError
 from generator.operations import boot_progress, status, up
 from generator.operations.bake import bake as make
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.destroy import destroy
 from generator.operations.seal import seal_everywhere, seal_files
 from generator.operations.status import MemberRole, NodeStatus
-from generator.operations.up import Boot
 from generator.store.folder import Store
 from generator.vm import Owned, State, VmStatus, console_records
 
@@ -95,7 +94,7 @@ def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Console) 
     for name, console in logs.items():
         console.instance = console.instance or instance(cluster, name)
     monkeypatch.setattr(vm, "console_logs", lambda *_, **__: logs)
-    up.wait_until_settled(object(), cluster, cluster.plan.nodes, seconds=5, progress=kept)
+    up.wait_until_settled(object(), cluster, seconds=5, progress=kept)
     return kept.lines
 
 
@@ -208,20 +207,6 @@ def states(monkeypatch: pytest.MonkeyPatch, *found: State) -> None:
     nodes = [VmStatus(node=name, domain=f"etcd-{name}", state=state) for name, state in pairs]
     monkeypatch.setattr(vm, "connect", lambda _: object())
     monkeypatch.setattr(vm, "status", lambda *_, **__: nodes)
-
-
-def test_up_refuses_a_sealed_cluster_without_vms(
-    baked: Cluster, spec: ClusterSpec, now: datetime, monkeypatch: pytest.MonkeyPatch, picture: Picture, tmp_path: Path
-) -> None:
-    seal(baked, now)
-    states(monkeypatch, State.MISSING, State.MISSING)
-    before = picture(tmp_path)
-    boot = Boot(uri=None, accel="auto", wait=1, cache=tmp_path / "cache")
-    with pytest.raises(InputError, match="etcd/sealed: the cluster is sealed and cannot be started anew"):
-        up.up(spec, baked.store, boot, now=now, progress=KeptProgress())
-    assert picture(tmp_path) == before
-    states(monkeypatch, State.MISSING, State.STOPPED)
-    up._refuse_lost(object(), spec, baked.store)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ from generator.vm.domain_xml import (
     Owner,
     domain_xml,
     drive_xml,
+    files_in,
     iso_in_drive,
     network_xml,
     overlay_xml,
@@ -155,6 +157,27 @@ def test_an_empty_drive_stays_and_can_get_another_iso(plan: Make, driver: Any) -
 def test_a_seed_is_replaced_only_in_a_definition_of_bake() -> None:
     with pytest.raises(ValueError, match="not a node's definition"):
         swap_seed("<domain/>", "/pool/new.iso", "dd")
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "firmware"),
+    [("domain-direct-kvm", DIRECT, "bios"), ("domain-bios-tcg", LOADER, "bios"), ("domain-efi-kvm", LOADER, "efi")],
+)
+def test_a_vm_keeps_its_files_and_its_firmware(
+    name: str, files: Files, firmware: str, plan: Make, driver: Any
+) -> None:
+    found = files_in(driver.defineXMLFlags(made(plan)[name]).XMLDesc())
+    assert found == replace(files, seed=None, firmware=firmware)
+    for wanted in ("bios", "efi"):
+        cluster = plan(vm={"firmware": wanted})
+        system = parse(domain_xml(cluster, cluster.nodes[0], found, Accel.TCG, OWNER)).find("os")
+        assert system is not None
+        assert (system.get("firmware") == "efi") == (firmware == "efi")
+
+
+def test_the_files_are_read_only_from_a_definition_of_bake() -> None:
+    with pytest.raises(ValueError, match="not a node's definition"):
+        files_in("<domain><os/></domain>")
 
 
 def test_a_new_iso_changes_only_the_source_of_a_drive(plan: Make) -> None:

@@ -35,7 +35,7 @@ class World:
         (folder / "disk").write_bytes(b"disk")
         self.image = BootImage(disk=folder / "disk", format="raw", virtual_size=4, digest="aa")
 
-    def engine(self, *, cluster_id: str = "id1", **fields: Any) -> vm.LibvirtEngine:
+    def engine(self, *, cluster_id: str = "id1", accel: str = "tcg", **fields: Any) -> vm.LibvirtEngine:
         plan = self.make(**{"nodes": 3, **fields})
         for node in plan.nodes:
             if not (self.folder / node.name / "seed.iso").exists():
@@ -47,7 +47,7 @@ class World:
             seeds=self.folder,
             load_image=self.load,
             report=self.said.append,
-            accel="tcg",
+            accel=accel,
         )
 
     def load(self) -> BootImage:
@@ -177,6 +177,15 @@ def test_nodes_that_are_no_longer_planned_are_seen_after_the_planned_nodes(world
     assert seen["etcd3"].has_disk, "the VM is gone, but its volumes are left"
 
 
+def test_a_vm_without_volumes_that_is_no_longer_planned_is_seen_and_removed(world: World) -> None:
+    world.engine().create("etcd1", "etcd2")
+    for name in world.volumes("etcd2"):
+        world.delete(name)
+    engine = world.engine(nodes=1)
+    assert (engine.machines()["etcd2"].state, engine.machines()["etcd2"].has_disk) == (State.RUNNING, False)
+    assert engine.remove("etcd2") == ("etcd-etcd2",)
+
+
 @pytest.mark.parametrize("owner", [None, tag("etcd2", cluster="other"), tag("etcd2", cluster_id="id2")])
 def test_a_vm_of_another_owner_is_foreign(owner: Owner | None, world: World) -> None:
     world.engine().create("etcd1")
@@ -263,6 +272,39 @@ def test_a_paused_vm_continues(world: World) -> None:
     assert engine.machines()["etcd1"].state is State.RUNNING
 
 
+def test_a_vm_that_was_changed_by_hand_keeps_the_change_until_the_plan_changes(world: World) -> None:
+    world.engine().create("etcd1")
+    world.domain("etcd1").destroy()
+    xml = world.domain("etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    world.driver.defineXML(xml.replace("<on_crash>destroy<", "<on_crash>restart<"))
+    world.engine().create("etcd1")
+    assert "<on_crash>restart<" in world.domain("etcd1").XMLDesc()
+    world.engine(vm={"memory": 2048}).restart("etcd1")
+    assert "<on_crash>destroy<" in world.domain("etcd1").XMLDesc()
+
+
+def test_a_running_vm_that_lost_its_disk_is_not_created(world: World) -> None:
+    engine = world.engine()
+    engine.create("etcd1")
+    world.delete("etcd1.qcow2")
+    before = world.picture()
+    assert engine.create("etcd1") == ()
+    assert world.picture() == before
+
+
+def test_a_network_that_is_stopped_or_missing_is_started(world: World) -> None:
+    engine = world.engine()
+    engine.create("etcd1")
+    world.domain("etcd1").destroy()
+    world.driver.networkLookupByName("bake-etcd").destroy()
+    engine.create("etcd1")
+    world.domain("etcd1").destroy()
+    world.driver.networkLookupByName("bake-etcd").destroy()
+    world.driver.networkLookupByName("bake-etcd").undefine()
+    engine.create("etcd1")
+    assert world.driver.networkLookupByName("bake-etcd").isActive()
+
+
 def test_a_stopped_vm_that_lost_its_disk_gets_another_and_its_seed_again(world: World) -> None:
     engine = world.engine()
     engine.create("etcd1")
@@ -346,12 +388,33 @@ def test_after_a_restart_a_boot_changes_nothing(world: World) -> None:
     assert world.picture() == before
 
 
-def test_the_drive_of_a_node_that_has_applied_its_seed_stays_empty(world: World) -> None:
+def test_the_drive_of_a_node_that_has_applied_its_seed_stays_empty(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = world.engine()
     engine.create("etcd1")
     engine.remove_seed("etcd1")
+    monkeypatch.setattr(storage_pool, "put", lambda *_: pytest.fail("a seed was uploaded for an empty drive"))
     engine.restart("etcd1")
     assert (world.drive("etcd1"), world.volumes("etcd1")) == (["", ""], ["etcd1.qcow2"])
+
+
+def test_a_seed_whose_upload_was_interrupted_is_uploaded_again(world: World) -> None:
+    engine = world.engine()
+    engine.create("etcd1")
+    name = world.write_seed("etcd1", b"second")
+    storage_pool.put(world.pool(), name, b"")
+    engine.restart("etcd1")
+    assert world.pool().storageVolLookupByName(name).info()[1] == len(b"second")
+
+
+def test_a_vm_that_kvm_could_not_run_stays_emulated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.engine().create("etcd1")
+    monkeypatch.setattr("generator.vm.engine.choose_accel", lambda *_: Accel.KVM)
+    world.engine(accel="auto").restart("etcd1")
+    assert "<domain type='qemu'" in world.domain("etcd1").XMLDesc()
+    world.engine(accel="kvm").restart("etcd1")
+    assert "<domain type='kvm'" in world.domain("etcd1").XMLDesc()
 
 
 def test_a_seed_that_is_lost_from_the_pool_is_uploaded_again(world: World) -> None:
@@ -371,20 +434,36 @@ def test_a_stopped_vm_is_started(world: World) -> None:
     assert engine.machines()["etcd1"].state is State.RUNNING
 
 
-def test_a_saved_vm_gets_the_new_definition_too(world: World) -> None:
+def record(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """Return the list into which each later call of these methods of VMs writes the method's name."""
+    calls: list[str] = []
+
+    def wrap(name: str) -> Callable[[Any], Any]:
+        real = getattr(libvirt.virDomain, name)
+        return lambda domain: (calls.append(name), real(domain))[1]
+
+    for name in names:
+        monkeypatch.setattr(libvirt.virDomain, name, wrap(name))
+    return calls
+
+
+def test_a_saved_vm_gets_the_new_definition_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.engine().create("etcd1")
     world.domain("etcd1").managedSave(0)
-    engine = world.engine(vm={"memory": 2048})
+    engine, calls = world.engine(vm={"memory": 2048}), record(monkeypatch, "create", "shutdown")
     engine.restart("etcd1")
+    assert calls == ["create", "shutdown", "create"], "the guest continues, and then shuts down cleanly"
     assert not world.domain("etcd1").hasManagedSaveImage()
     assert (engine.machines()["etcd1"].state, engine.machines()["etcd1"].outdated) == (State.RUNNING, ())
 
 
-def test_a_paused_vm_shuts_down(world: World) -> None:
+def test_a_paused_vm_continues_and_shuts_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = world.engine()
     engine.create("etcd1")
     world.domain("etcd1").suspend()
+    calls = record(monkeypatch, "resume", "shutdown", "create")
     engine.restart("etcd1")
+    assert calls == ["resume", "shutdown", "create"]
     assert engine.machines()["etcd1"].state is State.RUNNING
     assert not any("powering it off" in line for line in world.said)
 
@@ -470,6 +549,19 @@ def test_the_volumes_of_a_vm_that_is_gone_are_removed(world: World) -> None:
     world.domain("etcd1").destroy()
     world.domain("etcd1").undefine()
     assert "etcd1.qcow2" in engine.remove("etcd1")
+    assert world.picture() == before
+
+
+def test_a_vm_that_was_renamed_is_removed_with_its_disk(world: World) -> None:
+    world.engine().create("etcd1", "etcd3")
+    before = world.picture("etcd3")
+    xml = world.domain("etcd3").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    world.domain("etcd3").destroy()
+    world.domain("etcd3").undefine()
+    world.driver.defineXML(xml.replace("<name>etcd-etcd3<", "<name>spare<")).create()
+    engine = world.engine(nodes=2)
+    assert engine.machines()["etcd3"].state is State.RUNNING
+    assert engine.remove("etcd3")[0] == "spare"
     assert world.picture() == before
 
 

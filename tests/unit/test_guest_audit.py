@@ -73,6 +73,18 @@ def test_bake_audit_can_read_the_report(hook: ModuleType, node: Path) -> None:
     assert said.certificates["cert-file"] == (hashlib.sha256(server).hexdigest(),)
 
 
+def test_the_report_has_the_id_of_the_seed_that_etcd_runs(hook: ModuleType, node: Path) -> None:
+    """While etcd must restart to load a new seed, the node reports no id."""
+    assert "seed" not in hook.report("etcd1", node / "proc", node), "the node was not configured"
+    (node / "var/lib/bake").mkdir()
+    (node / "var/lib/bake/configured").write_text("etcd1-0123456789abcdef\n")
+    said = parse_report(json.dumps(hook.report("etcd1", node / "proc", node)).encode(), "etcd1")
+    assert said.seed == "etcd1-0123456789abcdef"
+    (node / "run/bake").mkdir(parents=True)
+    (node / "run/bake/restart-etcd").touch()
+    assert hook.report("etcd1", node / "proc", node)["seed"] == ""
+
+
 def test_the_report_contains_no_secret(hook: ModuleType, node: Path) -> None:
     text = json.dumps(hook.report("etcd1", node / "proc", node))
     keys = list((node / "etc/etcd/pki").glob("*.key"))

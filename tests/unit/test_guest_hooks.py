@@ -370,6 +370,33 @@ def test_a_first_boot_without_an_instance_id_is_not_marked_as_done(desk: Desk) -
     assert not (desk.root / "console").exists()
 
 
+@pytest.mark.parametrize("kept", [None, "old"])
+@pytest.mark.parametrize("given", [None, "new"])
+def test_the_network_config_of_the_configured_seed_is_kept(desk: Desk, kept: str | None, given: str | None) -> None:
+    """If it is not known, an older one must not stay: apply-seed would compare a new seed with it."""
+    (desk.root / "instance-id").write_text("iid-1\n")
+    (desk.root / "state").mkdir()
+    for name, text in (("state/network-config", kept), ("network-config", given)):
+        if text:
+            (desk.root / name).write_text(text)
+    places = {"BAKE_STATE_DIR": f"{desk.root}/state", "BAKE_INSTANCE_FILE": f"{desk.root}/instance-id"}
+    places |= {"BAKE_CONSOLE": f"{desk.root}/console", "BAKE_NETWORK_FILE": f"{desk.root}/network-config"}
+    assert desk.run("first-boot-done", **places).returncode == 0
+    found = desk.root / "state/network-config"
+    assert (found.read_text() if found.exists() else None) == given
+    assert {path.name for path in (desk.root / "state").iterdir()} <= {"configured", "network-config"}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_bootcmd_copies_the_network_config(desk: Desk, there: bool) -> None:
+    copy = desk.root / "run/bake/network-config"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("of an earlier seed")
+    boot(desk, medium={"meta-data": "", **({"network-config": "version: 2\n"} if there else {})})
+    assert copy.exists() is there
+    assert not there or copy.read_text() == "version: 2\n"
+
+
 def boot(desk: Desk, *, medium: dict[str, str] | None = None) -> list[str]:
     """Run bootcmd like cloud-init, with its absolute paths below the desk's folder.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -12,102 +10,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import yaml
 
-from generator import RELEASED
-from generator.config import yaml12
 from generator.config.load import load
 from generator.operations.bake import bake
-from generator.pki.ca_phases import Authorities
 from generator.store.folder import Store
 from tests.hostile.syscalls import Call, parse
+from tests.unit.guest_root import NOW, REPORT, RESTART, Guest
 
-GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
-NOW = RELEASED + timedelta(days=1)
-Change = Callable[[Authorities], Authorities]
-# A node that has booted and runs etcd. The log has the calls that change something.
-SYSTEMCTL = """#!/bin/sh
-case $* in
-    is-system-running) echo running ;;
-    "is-active etcd.service") echo active ;;
-    *) echo "$*" >>{log} ;;
-esac
-"""
-REPORT = "--no-block restart etcd-audit.service etcd-report.service\n"
-RESTART = "--no-block start etcd-restart.service\n"
 REBOOT_LEVEL = {"firewall": {"kind": "iptables"}}  # a change of settings that needs a reboot
 SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"]}
 
 
-class Guest:
-    """A node's root folder after its first boot, and the operator's folder with the node's seed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root, self.store = folder / "root", Store(folder / "out", "etcd")
-        self.bake()
-        for file in yaml.safe_load(self.seed("user-data"))["write_files"]:
-            if file["path"].startswith("/etc/etcd/"):
-                self.write(file["path"], file["content"], int(file["permissions"], 8))
-        self.pki.chmod(0o710)
-        self.write("/var/lib/bake/configured", self.instance() + "\n")
-        self.write("/var/lib/bake/network-config", self.seed("network-config"))
-        self.write("/var/lib/cloud/instances/i/user-data.txt", self.seed("user-data"))
-        self.write("/var/lib/cloud/instances/i/obj.pkl", "secret")
-        self.write("/var/lib/cloud/seed/nocloud/user-data", self.seed("user-data"))
-        self.write("/var/lib/cloud/data/result.json", "{}")
-        self.write("/run/cloud-init/instance-data-sensitive.json", "secret")
-        self.write("/run/cloud-init/combined-cloud-config.json", "secret")
-        (self.root / "var/lib/cloud/instance").symlink_to("instances/i")
-
-    @property
-    def pki(self) -> Path:
-        return self.root / "etc/etcd/pki"
-
-    @property
-    def off(self) -> Path:
-        return self.root / "etc/cloud/cloud-init.disabled"
-
-    def bake(self, node: str = "etcd1", *, change: Change = lambda found: found, **settings: object) -> None:
-        """Bake a new seed with new certificates, and with other settings or CAs if given."""
-        config = self.store.out.with_name("cluster.yaml")
-        config.write_text(yaml12.dump({"apiVersion": "bake/v1", "nodes": 2, **settings}))
-        bake(load(config=config).spec, self.store, now=NOW, report=print, renew=[node], change=change)
-
-    def seed(self, name: str, node: str = "etcd1") -> str:
-        return (self.store.folder / node / name).read_text()
-
-    def instance(self) -> str:
-        return str(yaml.safe_load(self.seed("meta-data"))["instance-id"])
-
-    def write(self, path: str, text: str, mode: int = 0o600) -> None:
-        target = self.root / path.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
-        target.chmod(mode)
-
-    def forget(self, shell: list[str]) -> str:
-        return self._run([*shell, str(GUEST / "forget-seed")]).stdout
-
-    def insert(self, *watched_by: str, node: str = "etcd1") -> subprocess.CompletedProcess[str]:
-        for name in ("meta-data", "user-data", "network-config"):
-            self.write(f"/run/bake/medium/{name}", self.seed(name, node))
-        return self._run([*watched_by, sys.executable, str(GUEST / "apply-seed")], check=False)
-
-    def _run(self, command: list[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
-        env = dict(re.findall(r'^(\w+)="(.*)"$', (self.root / "etc/etcd/bake.env").read_text(), re.MULTILINE))
-        env |= {"BAKE_ROOT": str(self.root), "PATH": f"{self.root.parent}/bin:/usr/bin:/bin"}
-        return subprocess.run(command, env=env, check=check, capture_output=True, text=True)
-
-    def certificates(self) -> dict[str, str]:
-        return {path.name: path.read_text() for path in self.pki.iterdir()}
-
-
 @pytest.fixture
 def guest(tmp_path: Path) -> Guest:
-    systemctl = tmp_path / "bin/systemctl"
-    systemctl.parent.mkdir()
-    systemctl.write_text(SYSTEMCTL.format(log=tmp_path / "calls"))
-    systemctl.chmod(0o755)
     return Guest(tmp_path)
 
 
@@ -121,7 +36,7 @@ def shell(request: pytest.FixtureRequest, tool: Callable[[str], str]) -> list[st
 def test_a_settled_node_keeps_no_secret_of_its_seed(guest: Guest, shell: list[str]) -> None:
     assert f"phase=settled seed={guest.instance()}\n" in guest.forget(shell)
     left = {path.relative_to(guest.root) for path in guest.root.rglob("*") if path.is_file() or path.is_symlink()}
-    assert {str(path) for path in left if not path.is_relative_to("etc/etcd")} == {
+    assert {str(path) for path in left} - {path.lstrip("/") for path in guest.written_files()} == {
         "etc/cloud/cloud-init.disabled",
         "var/lib/bake/configured",
         "var/lib/bake/network-config",
@@ -166,7 +81,7 @@ def test_new_certificates_replace_the_old_certificates(guest: Guest, shell: list
     assert f'phase=settled seed={guest.instance()} detail="new certificates applied"' in done.stdout
     after = guest.certificates()
     assert {name for name in before if before[name] != after[name]} == set(before) - {"etcd-ca.pem", "etcd-peer-ca.pem"}
-    files = {file["path"]: file["content"] for file in yaml.safe_load(guest.seed("user-data"))["write_files"]}
+    files = guest.written_files()
     assert all(files[f"/etc/etcd/pki/{name}"] == text for name, text in after.items())
     modes = {path.name: path.stat().st_mode & 0o777 for path in guest.pki.iterdir() if path.suffix == ".key"}
     assert modes == {"etcd-server.key": 0o640, "etcd-peer.key": 0o600, "etcd-client.key": 0o600}
@@ -180,7 +95,7 @@ def test_new_certificates_replace_the_old_certificates(guest: Guest, shell: list
 def watched(guest: Guest, strace: str) -> list[Call]:
     """Run apply-seed under strace, and return its system calls."""
     log = guest.root.with_name("trace")
-    guest.insert(strace, "-qq", "-y", "-s0", "-o", str(log), "-e", "trace=%file,%desc,sync")
+    guest.insert(strace, "-qq", "-y", "-s0", "-o", str(log), "-e", "trace=%file,%desc,sync", sys.executable)
     return parse("".join(f"1 {line}\n" for line in log.read_text().splitlines()))
 
 
@@ -218,20 +133,15 @@ def test_another_ca_is_applied_and_etcd_is_restarted(guest: Guest, shell: list[s
     guest.bake()
     guest.insert()
     assert not (guest.root / "run/bake/restart-etcd").exists()
-    assert calls(guest) == REPORT
+    assert guest.calls() == REPORT
     before = guest.certificates()["etcd-ca.pem"]
     guest.bake(change=lambda found: found.advanced())
     assert (guest.insert().returncode, (guest.root / "run/bake/restart-etcd").exists()) == (0, True)
     assert guest.certificates()["etcd-ca.pem"].startswith(before)
     assert guest.certificates()["etcd-ca.pem"].count("BEGIN CERTIFICATE") == 2
-    assert calls(guest) == REPORT * 2 + RESTART
+    assert guest.calls() == REPORT * 2 + RESTART
     guest.insert()
-    assert calls(guest) == REPORT * 2 + RESTART * 2, "each insertion starts it, until it has run"
-
-
-def calls(guest: Guest) -> str:
-    file = guest.root.parent / "calls"
-    return file.read_text() if file.exists() else ""
+    assert guest.calls() == REPORT * 2 + RESTART * 2, "each insertion starts it, until it has run"
 
 
 def test_an_interrupted_renewal_is_repeated(guest: Guest, shell: list[str]) -> None:
@@ -246,8 +156,7 @@ def test_a_key_that_does_not_match_its_certificate_is_refused(guest: Guest, shel
     guest.forget(shell)
     guest.bake(change=lambda found: found.advanced())
     before = guest.certificates()
-    data = yaml.safe_load(guest.seed("user-data"))["write_files"]
-    new = {file["path"]: file["content"] for file in data}
+    new = guest.written_files()
     text = guest.seed("user-data")
     mine, other = (textwrap.indent(new[f"/etc/etcd/pki/etcd-{role}.key"], "    ") for role in ("server", "peer"))
     assert mine in text

@@ -147,3 +147,17 @@ def _at(value: Any, path: str) -> Any:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+@pytest.mark.parametrize("name", sorted({*profile_names()} - {"classic"}))
+def test_a_profile_limits_history_and_database(name: str) -> None:
+    """Only the profile classic has etcd's defaults, as in the manual procedure: no compaction."""
+    options = load_profile(name).spec.etcd.options
+    assert (options["auto-compaction-mode"], options["auto-compaction-retention"]) == ("periodic", "1h")
+    spec = load_profile(name).spec
+    # During a defragmentation, etcd has two copies of its database, and the image needs 1 GiB.
+    assert 2 * options["quota-backend-bytes"] + (1 << 30) <= spec.vm.disk << 30
+
+
+def test_the_profile_classic_sets_no_options() -> None:
+    assert load_profile("classic").spec.etcd.options == {}

@@ -30,6 +30,10 @@ from generator.store.folder import Store
 Bake = Callable[..., Any]
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 FOLDER = Path("out/etcd")
+# etcd.options of the profiles default and hardened
+LIMITS = {
+    "auto-compaction-mode": "periodic", "auto-compaction-retention": "1h", "quota-backend-bytes": 2 << 30,
+}  # fmt: skip
 
 
 def current(*path: str) -> Any:
@@ -100,7 +104,7 @@ def test_a_cluster_file_replaces_all_fields_that_were_set(bake: Bake) -> None:
         "profile": "hardened",
         "profileFields": {
             "pki": {"leafDays": 90},
-            "etcd": {"tlsMinVersion": "1.3"},
+            "etcd": {"tlsMinVersion": "1.3", "options": LIMITS},
             "firewall": {"clientCidrs": ["subnet"]},
             "auth": {"enabled": True},
         },
@@ -113,7 +117,7 @@ def test_a_profile_replaces_the_previous_profile(bake: Bake) -> None:
     assert bake("--profile", "default", "--yes").code == 0
     assert (current("etcd", "tlsMinVersion"), current("auth", "enabled")) == ("1.2", False)
     assert current("pki", "leafDays") == 33
-    assert (stored_input()["profile"], stored_input()["profileFields"]) == ("default", {})
+    assert (stored_input()["profile"], stored_input()["profileFields"]) == ("default", {"etcd": {"options": LIMITS}})
 
 
 def test_the_name_in_a_file_selects_the_cluster(bake: Bake) -> None:
@@ -141,7 +145,6 @@ def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("generator.vm.connect", lambda _: object())
     monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: object())
-    monkeypatch.setattr("generator.vm.find_refusal", lambda *_, **__: None)
     monkeypatch.setattr("generator.vm.boot", stop)
     for words in ((), ("--memory", 2048)):
         result = bake("up", *words)
@@ -268,6 +271,26 @@ def test_a_new_version_of_a_profile_changes_nothing_and_is_reported(
     assert bake("--profile", "ci").code == 0
     assert current("vm", "memory") == 768
     assert "note:" not in bake().err
+
+
+@pytest.mark.parametrize("profile", ["default", "hardened"])
+def test_a_cluster_that_was_baked_without_compaction_stays_without(
+    bake: Bake, picture: Picture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
+) -> None:
+    """The profiles of earlier versions set none of the options LIMITS."""
+    older = tmp_path / "profiles"
+    older.mkdir()
+    (older / "default.yaml").write_text("apiVersion: bake/v1\n")
+    (older / "hardened.yaml").write_text("etcd: {tlsMinVersion: 1.3}\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("generator.config.load.PROFILES", older)
+        bake("--profile", profile)
+    before = picture(Path("out"))
+    result = bake()
+    assert (result.code, picture(Path("out")), current("etcd", "options")) == (0, before, {})
+    assert "etcd.options.auto-compaction-mode unset, not periodic" in result.err
+    assert bake("--profile", profile, "--yes").code == 0
+    assert current("etcd", "options") == LIMITS
 
 
 # --- shown changes ------------------------------------------------------------------------------------------

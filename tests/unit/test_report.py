@@ -20,6 +20,7 @@ SAID: dict[str, Any] = {
     "process": {"user": "etcd", "options": {"auto-tls": "true"}},
     "files": {"/etc/etcd/etcd.conf": {"mode": "0640", "owner": "root", "group": "etcd"}},
     "certificates": {"cert-file": ["ab12"]},
+    "seed": "etcd1-0123456789abcdef",
 }
 
 
@@ -30,7 +31,15 @@ def test_all_facts_of_a_report_are_parsed() -> None:
         options={"auto-tls": "true"},
         files={"/etc/etcd/etcd.conf": FilePermissions(mode=0o640, owner="root", group="etcd")},
         certificates={"cert-file": ("ab12",)},
+        seed="etcd1-0123456789abcdef",
     )
+
+
+@pytest.mark.parametrize("change", [{}, {"seed": ""}])
+def test_a_report_without_a_seed_is_accepted(change: dict[str, Any]) -> None:
+    """Older nodes do not report their seed, and a node that must restart etcd does not yet run it."""
+    fields = {name: value for name, value in SAID.items() if name != "seed"} | change
+    assert parse_report(json.dumps(fields).encode(), "etcd1").seed == ""
 
 
 @pytest.mark.parametrize(
@@ -39,6 +48,8 @@ def test_all_facts_of_a_report_are_parsed() -> None:
         {"format": 2}, {"node": "etcd2"}, {"time": "now"}, {"time": 1e300}, {"time": None}, {"files": []},
         {"files": {"/x": {"mode": "rw", "owner": "a", "group": "b"}}}, {"files": {"/x": {"mode": "0600"}}},
         {"certificates": {"cert-file": [1]}}, {"process": {"user": 0, "options": {}}}, {"process": {"user": "etcd"}},
+        {"seed": "etcd2-0123456789abcdef"}, {"seed": "etcd1-0123456789ABCDEF"}, {"seed": "etcd1-0123"}, {"seed": None},
+        {"seed": 0}, {"seed": []}, {"seed": "etcd1-0123456789abcdef\n"},
     ],
     ids=str,
 )  # fmt: skip

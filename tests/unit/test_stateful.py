@@ -45,8 +45,7 @@ from tests.hostile.forked import End, run_apart
 
 EXAMPLES = int(os.environ.get("BAKE_EXAMPLES", "6"))
 PROFILES = {
-    "default": "",
-    "hardened": (Path(__file__).parents[2] / "profiles/hardened.yaml").read_text(),
+    **{name: (Path(__file__).parents[2] / f"profiles/{name}.yaml").read_text() for name in ("default", "hardened")},
     "own.yaml": "pki: {subject: {organization: k8s}, leafDays: 300}\netcd: {options: {max-txn-ops: 256}}\n",
 }
 FLAGS: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {

@@ -53,7 +53,7 @@ def _texts(cluster: Cluster) -> dict[str, tuple[str, str]]:
             "or set a larger quota-backend-bytes in etcd.options",
         ),
         "CORRUPT": (
-            "the data of the member differs from the data of the other members, and etcd refuses all reads and writes",
+            "the data of the member differs from the data of the other members, and etcd refuses all writes",
             "save the data folder of each member, replace the member that has the alarm, "
             f"then run {bake('alarm disarm')}",
         ),

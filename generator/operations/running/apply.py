@@ -5,6 +5,7 @@ After each step, bake observes the cluster and plans again. So a second run afte
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from generator.change.planner import plan_steps
 from generator.change.steps import Action, Step
 from generator.engine import Engine
 from generator.errors import StaleError, UnhealthyError, WaitTimeoutError
+from generator.layout import SEED_ISO
 from generator.level import Level
 from generator.operations.baked_cluster import Cluster, refuse_changed
 from generator.operations.hints import command
@@ -24,11 +26,9 @@ from generator.operations.running.leaving import admit, forget_removed, hand_ove
 from generator.operations.running.observing import observe
 from generator.progress import Progress
 from generator.store.cas import load_phase
-from generator.store.seed_history import load_history
 
 _PAUSE = 1.0  # seconds between two looks at the cluster
 _CALM = 60.0  # seconds that a cluster gets to become healthy before a step is refused
-_SILENCE = 60.0  # seconds that a node gets to print that it has settled
 
 
 @dataclass(kw_only=True)
@@ -49,22 +49,41 @@ class Apply:
 
     def run(self) -> tuple[Step, ...]:
         """Take every step, and return the steps. Raise BakeError if a step is not safe or does not end in time."""
-        taken = []
+        taken: list[Step] = []
+        self._refresh_drives()
         self.consoles = Consoles(self.engine, self.cluster, self.progress)
-        while step := self._next():
+        while step := self._next(patience=self.wait if taken else _CALM):
             self.progress.line(f"{step.node}: {step.action}{f' ({step.level})' if step.level else ''}: {step.reason}")
             self._act(step)
             self._finish(step)
             taken.append(step)
+        self._settle()
         self._empty_drives()
         forget_removed(self.cluster, self.progress.line)
         return tuple(taken)
 
+    def _refresh_drives(self) -> None:
+        """Replace outdated ISOs in drives. An interrupted `bake up` can leave an ISO with the bootstrap permit."""
+        for name, machine in self.engine.machines().items():
+            image = self.cluster.store.read(f"{name}/{SEED_ISO}") if machine.planned and machine.has_seed else None
+            if image is not None and hashlib.sha256(image).hexdigest() != machine.seed:
+                self.engine.insert_seed(name)
+
+    def _empty_drives(self) -> None:
+        """Remove the seeds that the nodes have applied, because a seed has private keys."""
+        pending = self._observe().pending
+        for name, machine in self.engine.machines().items():
+            if machine.planned and machine.has_seed and name not in pending and self.engine.remove_seed(name):
+                self.progress.line(f"{name}: seed removed from its drive")
+
     # --- choosing the next step -------------------------------------------------------------------------------
 
-    def _next(self) -> Step | None:
-        """Return the next step as soon as it is safe, or None if the cluster is as planned."""
-        deadline = time.monotonic() + _CALM
+    def _next(self, *, patience: float) -> Step | None:
+        """Return the next step as soon as it is safe, or None if the cluster is as planned.
+
+        `patience`: the seconds that the cluster gets to become healthy, for example after VMs have started.
+        """
+        deadline = time.monotonic() + patience
         while True:
             seen = self._observe()
             steps = plan_steps(self.cluster.plan, seen, replace=self.replace)
@@ -88,7 +107,7 @@ class Apply:
         return observe(self.cluster, self.engine.machines(), now=datetime.now(UTC), settled=settled)
 
     def _refuse_not_agreed(self, step: Step) -> None:
-        if step.destroys and self.agreed is not None and step.key not in self.agreed:
+        if step.loses and self.agreed is not None and step.key not in self.agreed:
             text = f"the cluster has changed: the next step is now to {step.action} {step.node} ({step.reason})"
             raise StaleError(text, hint="run the same command again to see the new plan")
 
@@ -110,7 +129,7 @@ class Apply:
         """Return whether etcd on the step's node stops, so that another voter should lead before."""
         if step.action is Action.UPDATE:
             return step.level is not None and step.level.rank >= Level.RESTART.rank
-        return step.destroys
+        return step.action in (Action.REMOVE, Action.REPLACE)
 
     def _start(self, step: Step, seen: Observed) -> None:
         self.consoles.begin(step.node)
@@ -137,10 +156,11 @@ class Apply:
         if step.node not in seen.pending:
             self._restart(step)
             return
+        waits = self.consoles.waits_for_reboot(step.node)
         self.engine.insert_seed(step.node, again=True)
         deadline = time.monotonic() + self.wait
         while not self._is_done(step) and time.monotonic() < deadline:
-            if self.consoles.waits_for_reboot(step.node):
+            if waits():
                 self._reboot(step)
                 return
             time.sleep(self.pause)
@@ -162,7 +182,7 @@ class Apply:
     # --- waiting ----------------------------------------------------------------------------------------------
 
     def _finish(self, step: Step) -> None:
-        """Wait until the step is done, and empty the drive of its node, because the seed has private keys."""
+        """Wait until the step is done. Raise WaitTimeoutError if it takes too long."""
         deadline = time.monotonic() + self.wait
         while not self._is_done(step):
             if time.monotonic() > deadline:
@@ -171,34 +191,22 @@ class Apply:
                 hint = f"see {look}; to go on, run {command(self.cluster.store, 'apply')}"
                 raise WaitTimeoutError(text, hint=hint)
             time.sleep(self.pause)
-        if step.action not in (Action.REMOVE, Action.START):
-            self._await_settled(step.node, restarts=step.level is Level.RESTART)
-            self._empty_drive(step.node)
 
-    def _await_settled(self, node: str, *, restarts: bool = False) -> None:
-        """Wait until a node has printed that it runs its newest seed and, if `restarts`, has started etcd again.
-
-        Until then, the node needs its seed, and no other node may restart. A node whose console is silent gets 60 s.
-        """
-        made = load_history(self.cluster.store).nodes.get(node, ())
-        deadline = time.monotonic() + _SILENCE
-        while time.monotonic() < deadline:
-            self.consoles.show()
-            has_settled = not made or self.consoles.settled.get(node) == made[-1].seed
-            if has_settled and (not restarts or self.consoles.has_restarted(node)):
-                return
+    def _settle(self) -> None:
+        """Wait until the member of each planned node answers."""
+        deadline = time.monotonic() + self.wait
+        while silent := self._silent_nodes():
+            if time.monotonic() > deadline:
+                look = command(self.cluster.store, "status")
+                text = f"no answer from {', '.join(silent)} after {self.wait:.0f} s"
+                raise WaitTimeoutError(text, hint=f"run {look}")
             time.sleep(self.pause)
 
-    def _empty_drive(self, node: str) -> None:
-        if self.engine.remove_seed(node):
-            self.progress.line(f"{node}: seed removed from its drive")
-
-    def _empty_drives(self) -> None:
-        """Empty the drives of the nodes that an interrupted run has not emptied."""
-        for name, machine in self.engine.machines().items():
-            if machine.planned and machine.has_seed:
-                self._await_settled(name)
-                self._empty_drive(name)
+    def _silent_nodes(self) -> list[str]:
+        self.consoles.show()
+        seen = self._observe()
+        members = {node.name: seen.member_of(node) for node in self.cluster.plan.nodes}
+        return [name for name, member in members.items() if member is None or member.id not in seen.answering]
 
     def _is_done(self, step: Step) -> bool:
         """Return whether the planner no longer wants the step, and the node's member answers."""
@@ -206,7 +214,7 @@ class Apply:
         seen = self._observe()
         if step.key in {one.key for one in plan_steps(self.cluster.plan, seen)}:
             return False
-        if step.action is Action.REMOVE:
+        if step.action in (Action.REMOVE, Action.START):  # a started node may need other nodes for its quorum
             return True
         node = next(node for node in self.cluster.plan.nodes if node.name == step.node)
         member = seen.member_of(node)

@@ -10,9 +10,9 @@ from generator.change.gate import obstacle
 from generator.change.observed import Observed
 from generator.change.planner import plan_steps
 from generator.change.spec_changes import Change, compare, refused
-from generator.change.steps import Step
+from generator.change.steps import Effect, Step
 from generator.config.load import Loaded
-from generator.engine import Engine, MachineStatus
+from generator.engine import Engine, MachineStatus, State
 from generator.errors import InputError
 from generator.layout import SEALED
 from generator.operations.bake import Agreed, bake
@@ -26,6 +26,10 @@ from generator.progress import Progress
 from generator.store.folder import Store
 from generator.store.operation_lock import operation_lock
 
+_NO_VMS = "the cluster is sealed and cannot be started anew, but libvirt has none of its VMs"
+_FIND_VMS = (
+    "give --connect for the host with the cluster's VMs; if the VMs are lost, delete this file to start a new cluster"
+)
 MakeEngine = Callable[[Cluster], Engine]
 
 
@@ -44,6 +48,12 @@ class Planned:
     @property
     def is_empty(self) -> bool:
         return not self.changes and not self.steps
+
+    @property
+    def is_noticed(self) -> bool:
+        """Whether the change deletes something or affects clients."""
+        lost = any(change.lost for change in self.changes)
+        return lost or any(step.loses or step.effect is not Effect.NONE for step in self.steps)
 
 
 def plan_change(
@@ -70,8 +80,11 @@ def plan_change(
         rule = f"there is no node {', '.join(map(repr, unknown))} in the cluster {plan.name}"
         raise InputError.one("NODE", rule, f"give one of {', '.join(names)}")
     wanted = replace(cluster, plan=plan)
+    stand = machines(wanted)
+    if stand is not None and not any(one.state not in (State.MISSING, State.FOREIGN) for one in stand.values()):
+        raise InputError.one(str(store.folder / SEALED), _NO_VMS, _FIND_VMS)
     history = preview(plan, store, now=now, passphrase=passphrase)
-    seen = observe(wanted, machines(wanted), now=now, history=history)
+    seen = observe(wanted, stand, now=now, history=history)
     steps = plan_steps(plan, seen, replace=replaced)
     first = obstacle(steps[0], plan, seen) if steps else None
     return Planned(changes=changes, steps=steps, seen=seen, first_obstacle=first)

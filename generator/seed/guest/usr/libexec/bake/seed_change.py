@@ -85,15 +85,17 @@ def _needs(old: Seed, new: Seed, paths: tuple[str, ...], table: Any) -> Iterator
         if path in table["variables"] and before:
             yield "live", []
             for name in _changed_variables(before.content, after):
-                yield _rule(table["variables"][path], name)
+                yield rule_for(table["variables"][path], name)
         else:
-            yield _rule(table["files"], path)
+            yield rule_for(table["files"], path)
 
 
-def _rule(rules: list[dict[str, Any]], name: str) -> tuple[str, list[str]]:
+def rule_for(rules: list[dict[str, Any]], name: str) -> tuple[str, list[str]]:
     """Return the level and the units of the first rule that matches. Without a rule, the level is reboot."""
-    rule = next((rule for rule in rules if fnmatchcase(name, rule["match"])), {"level": "reboot"})
-    return str(rule["level"]), list(rule.get("restart", []))
+    for rule in rules:
+        if fnmatchcase(name, rule["match"]):
+            return rule["level"], rule.get("restart", [])
+    return "reboot", []
 
 
 def _changed_variables(old: bytes, new: bytes) -> list[str]:
