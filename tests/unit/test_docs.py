@@ -80,7 +80,7 @@ def broken_rows(text: str) -> list[str]:
     """Return the lines that would end or break a table: a row that continues on the next line."""
     lines = prose(text).splitlines()
     rows = [line for line in lines if line.startswith("|") and not line.endswith("|")]
-    return rows + [after for row, after in pairwise(lines) if row.startswith("|") and after and after[0] != "|"]
+    return rows + [after for row, after in pairwise(lines) if row.startswith("|") and after and after[0] not in "|<"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -26,9 +26,11 @@ from generator.operations.running.leaving import admit, forget_removed, hand_ove
 from generator.operations.running.observing import observe
 from generator.progress import Progress
 from generator.store.cas import load_phase
+from generator.store.seed_history import load_history
 
 _PAUSE = 1.0  # seconds between two looks at the cluster
 _CALM = 60.0  # seconds that a cluster gets to become healthy before a step is refused
+_SILENCE = 60.0  # seconds that a node gets to print that it has settled
 
 
 @dataclass(kw_only=True)
@@ -68,13 +70,6 @@ class Apply:
             image = self.cluster.store.read(f"{name}/{SEED_ISO}") if machine.planned and machine.has_seed else None
             if image is not None and hashlib.sha256(image).hexdigest() != machine.seed:
                 self.engine.insert_seed(name)
-
-    def _empty_drives(self) -> None:
-        """Remove the seeds that the nodes have applied, because a seed has private keys."""
-        pending = self._observe().pending
-        for name, machine in self.engine.machines().items():
-            if machine.planned and machine.has_seed and name not in pending and self.engine.remove_seed(name):
-                self.progress.line(f"{name}: seed removed from its drive")
 
     # --- choosing the next step -------------------------------------------------------------------------------
 
@@ -156,11 +151,10 @@ class Apply:
         if step.node not in seen.pending:
             self._restart(step)
             return
-        waits = self.consoles.waits_for_reboot(step.node)
         self.engine.insert_seed(step.node, again=True)
         deadline = time.monotonic() + self.wait
         while not self._is_done(step) and time.monotonic() < deadline:
-            if waits():
+            if self.consoles.waits_for_reboot(step.node):
                 self._reboot(step)
                 return
             time.sleep(self.pause)
@@ -191,6 +185,36 @@ class Apply:
                 hint = f"see {look}; to go on, run {command(self.cluster.store, 'apply')}"
                 raise WaitTimeoutError(text, hint=hint)
             time.sleep(self.pause)
+        if step.action not in (Action.REMOVE, Action.START):
+            self._await_settled(step.node, restarts=step.level is Level.RESTART)
+            self._empty_drive(step.node)
+
+    def _await_settled(self, node: str, *, restarts: bool = False) -> None:
+        """Wait until a node has printed that it runs its newest seed and, if `restarts`, has started etcd again.
+
+        Until then, the node needs its seed, and no other node may restart. A node whose console is silent gets 60 s.
+        """
+        made = load_history(self.cluster.store).nodes.get(node, ())
+        deadline = time.monotonic() + _SILENCE
+        while time.monotonic() < deadline:
+            self.consoles.show()
+            has_settled = not made or self.consoles.settled.get(node) == made[-1].seed
+            if has_settled and (not restarts or self.consoles.has_restarted(node)):
+                return
+            time.sleep(self.pause)
+
+    def _empty_drive(self, node: str) -> None:
+        """Remove a seed that the node has applied, because a seed has private keys."""
+        if self.engine.remove_seed(node):
+            self.progress.line(f"{node}: seed removed from its drive")
+
+    def _empty_drives(self) -> None:
+        """Empty the drives of the nodes that an interrupted run has not emptied."""
+        for name, machine in self.engine.machines().items():
+            if machine.planned and machine.has_seed:
+                self._await_settled(name)
+                if name not in self._observe().pending:
+                    self._empty_drive(name)
 
     def _settle(self) -> None:
         """Wait until the member of each planned node answers."""
