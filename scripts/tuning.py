@@ -179,7 +179,7 @@ def read_variant(folder: Path) -> BootImage:
 
 
 def boot_all(folder: Path, rounds: int) -> Iterator[dict[str, object]]:
-    """In each round, boot every variant once. Boot the full image before the first, after every third and at the end."""
+    """Boot every variant once in each round. Boot the full image first, after every third variant and at the end."""
     names = sorted(path.parent.name for path in folder.glob("*/variant.json"))
     names.remove(FULL)
     spec = load(flags={"--name": (("name",), "tuning")}).spec

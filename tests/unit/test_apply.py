@@ -1,0 +1,269 @@
+"""`bake apply` takes the steps in order, one at a time, and a second run finishes what a killed run has begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from generator.change.observed import Observed, Power
+from generator.change.planner import plan_steps
+from generator.change.steps import Action, Step
+from generator.config.load import load
+from generator.engine import MachineStatus, State
+from generator.errors import BakeError, StaleError, UnhealthyError, WaitTimeoutError
+from generator.level import Level
+from generator.operations.bake import bake
+from generator.operations.baked_cluster import Cluster, open_cluster
+from generator.operations.certs import WAITS
+from generator.operations.running import apply
+from generator.operations.running.apply import Apply
+from generator.progress import Silent
+from generator.store.folder import Store
+from generator.store.seed_history import load_history
+from tests.unit.cluster_world import PLANS, World, born
+
+STATES = {Power.RUNNING: State.RUNNING, Power.STOPPED: State.STOPPED, Power.LOST: State.MISSING}
+
+
+@dataclass
+class Log:
+    """A node's console."""
+
+    new: bytes = b""
+
+    def read(self) -> bytes:
+        data, self.new = self.new, b""
+        return data
+
+
+@dataclass
+class FakeEngine:
+    """The machines of a World. `calls` has every change; `killed_at` ends the process before that change."""
+
+    world: World
+    cluster: Cluster
+    calls: list[str] = field(default_factory=list)
+    killed_at: int | None = None
+    needs_reboot: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
+    logs: dict[str, Log] = field(default_factory=dict)
+
+    def machines(self) -> Mapping[str, MachineStatus]:
+        planned = {node.name for node in self.cluster.plan.nodes}
+        names = dict.fromkeys((*sorted(planned), *self.world.power))
+        power = {name: self.world.power.get(name, Power.LOST) for name in names}
+        return {
+            name: MachineStatus(
+                node=name, state=STATES[each], planned=name in planned, disk_size=each is not Power.LOST
+            )
+            for name, each in power.items()
+        }
+
+    def _call(self, words: str) -> None:
+        if self.killed_at == len(self.calls):
+            raise KeyboardInterrupt
+        self.calls.append(words)
+
+    def _say(self, name: str, text: str) -> None:
+        if name not in self.silent:
+            self.logs.setdefault(name, Log()).new += f"bake: node={name} {text}\n".encode()
+
+    def _settle(self, name: str) -> None:
+        self._say(name, f"phase=settled seed={load_history(self.cluster.store).nodes[name][-1].seed}")
+        self._say(name, "phase=voting")
+
+    def _take(self, action: Action, name: str) -> None:
+        self.world.take(Step(action=action, node=name, reason=""))
+        self.world.live()
+        self._settle(name)
+
+    def create(self, *names: str) -> tuple[str, ...]:
+        self._call(f"create {' '.join(names)}")
+        for name in names:
+            self._take(Action.START if name in self.world.voters else Action.ADD, name)
+        return names
+
+    def restart(self, name: str) -> None:
+        self._call(f"restart {name}")
+        self._take(Action.UPDATE, name)
+
+    def insert_seed(self, name: str, *, again: bool = False) -> bool:
+        self._call(f"insert {name}")
+        if name in self.needs_reboot:
+            self._say(name, f'phase=waiting detail="{WAITS}"')
+        else:
+            self._take(Action.UPDATE, name)
+        return True
+
+    def remove_seed(self, name: str) -> bool:
+        return False
+
+    def remove(self, name: str) -> tuple[str, ...]:
+        self._call(f"remove {name}")
+        self.world.power.pop(name, None)
+        return (name,)
+
+    def replace(self, name: str) -> None:
+        self._call(f"replace {name}")
+        self._take(Action.REPLACE, name)
+
+    def console_logs(self, *names: str) -> Mapping[str, Log]:
+        return {name: self.logs.setdefault(name, Log()) for name in names}
+
+
+Start = Callable[..., tuple[FakeEngine, Callable[..., tuple[Step, ...]]]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Return a function that makes a cluster of `have` nodes, and a function that applies the spec of `want` nodes."""
+    numbers = count()
+    monkeypatch.setattr(apply, "_CALM", 0.05)
+    monkeypatch.setattr(apply, "_SILENCE", 0.05)
+
+    def make(have: int, want: int) -> tuple[FakeEngine, Callable[..., tuple[Step, ...]]]:
+        world = born(have)
+        store = Store(tmp_path / f"out{next(numbers)}", "etcd")
+        spec = load(flags={"--nodes": (("nodes",), want)}).spec
+        bake(spec, store, now=datetime.now(UTC), report=lambda _: None)
+        world.plan = PLANS[want]
+        engine = FakeEngine(world=world, cluster=open_cluster(store))
+
+        def remove_member(_cluster: Cluster, seen: Observed, number: int) -> None:
+            name = next(member.name for member in seen.members if member.id == number)
+            engine._call(f"member remove {name}")
+            world.voters.pop(name, None)
+            world.live()
+
+        def hand_over(_cluster: Cluster, seen: Observed, step: Step, _report: object) -> None:
+            if world.leader == step.node and len(world.voters) > 1:
+                engine._call(f"hand over from {step.node}")
+                world.leader = next(name for name in world.alive if name != step.node)
+
+        monkeypatch.setattr(apply, "observe", lambda *_, **__: world.seen())
+        monkeypatch.setattr(apply, "refuse_changed", lambda *_: None)
+        monkeypatch.setattr(apply, "remove_member", remove_member)
+        monkeypatch.setattr(apply, "hand_over", hand_over)
+        monkeypatch.setattr(apply, "forget_removed", lambda *_: None)
+        monkeypatch.setattr(apply, "admit", lambda *_: None)
+
+        def run(**more: object) -> tuple[Step, ...]:
+            settings = {"wait": 1.0, "progress": Silent(), "pause": 0.0, **more}
+            return Apply(cluster=engine.cluster, engine=engine, **settings).run()  # type: ignore[arg-type]
+
+        return engine, run
+
+    return make
+
+
+def test_growing_updates_the_old_nodes_and_then_adds_the_new_ones(start: Start) -> None:
+    engine, run = start(3, 5)
+    engine.world.pending = dict.fromkeys(("etcd1", "etcd2", "etcd3"), Level.LIVE)
+    engine.world.leader = "etcd1"
+    steps = run()
+    assert engine.calls == ["insert etcd2", "insert etcd3", "insert etcd1", "create etcd4", "create etcd5"]
+    assert [step.action for step in steps] == [Action.UPDATE] * 3 + [Action.ADD] * 2
+    assert set(engine.world.voters) == {f"etcd{number}" for number in range(1, 6)}
+
+
+def test_shrinking_hands_over_removes_the_member_and_then_its_vm(start: Start) -> None:
+    engine, run = start(3, 1)
+    engine.world.leader = "etcd3"
+    run()
+    assert engine.calls == [
+        "member remove etcd2", "remove etcd2", "hand over from etcd3", "member remove etcd3", "remove etcd3"
+    ]  # fmt: skip
+
+
+def test_a_restart_of_the_leader_comes_last_and_after_a_hand_over(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.pending = dict.fromkeys(("etcd1", "etcd2", "etcd3"), Level.RESTART)
+    engine.world.leader = "etcd1"
+    run()
+    assert engine.calls == ["insert etcd2", "insert etcd3", "hand over from etcd1", "insert etcd1"]
+
+
+def test_a_node_that_applies_its_seed_only_at_a_boot_is_restarted(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.pending, engine.needs_reboot = {"etcd1": Level.LIVE}, {"etcd1"}  # an older node
+    engine.world.leader = "etcd1"
+    run()
+    assert engine.calls == ["insert etcd1", "hand over from etcd1", "restart etcd1"]
+
+
+def test_stopped_nodes_start_together_although_one_alone_has_no_quorum(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.power |= dict.fromkeys(("etcd1", "etcd2", "etcd3"), Power.STOPPED)
+    run()
+    assert engine.calls == ["create etcd1", "create etcd2", "create etcd3"]
+
+
+def test_a_lost_node_and_a_wished_node_are_replaced(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.power["etcd2"] = Power.LOST
+    run()
+    run(replace={"etcd3"})
+    assert engine.calls == ["replace etcd2", "replace etcd3"]
+    assert engine.world.has_quorum
+
+
+@pytest.mark.parametrize(("have", "want"), [(1, 3), (3, 5), (5, 3), (3, 1), (3, 3)])
+def test_a_killed_run_is_finished_by_the_next_run(start: Start, have: int, want: int) -> None:
+    for killed_at in count():
+        engine, run = start(have, want)
+        engine.world.pending = dict.fromkeys((f"etcd{n}" for n in range(1, min(have, want) + 1)), Level.RESTART)
+        engine.needs_reboot, engine.killed_at = {"etcd1"}, killed_at
+        try:
+            run()
+        except KeyboardInterrupt:
+            engine.killed_at = None
+            run()
+        else:
+            assert killed_at == len(engine.calls)
+            break
+        assert set(engine.world.voters) == {node.name for node in engine.world.plan.nodes}
+        assert plan_steps(engine.world.plan, engine.world.seen()) == ()
+    assert killed_at > 1
+
+
+def test_a_step_that_deletes_something_unseen_is_not_taken(start: Start) -> None:
+    engine, run = start(5, 3)
+    with pytest.raises(StaleError, match="the next step is now to remove etcd4"):
+        run(agreed={(Action.REMOVE, "etcd5")})
+    assert engine.calls == []
+    engine, run = start(3, 4)
+    run(agreed=())  # nothing is deleted
+    assert engine.calls == ["create etcd4"]
+
+
+def test_an_unsafe_step_is_refused_with_the_reason(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.power |= {"etcd2": Power.LOST, "etcd3": Power.LOST}
+    with pytest.raises(UnhealthyError, match="the cluster has no quorum"):
+        run()
+    assert engine.calls == []
+
+
+def test_a_node_that_fails_stops_the_run(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.pending, engine.needs_reboot = {"etcd2": Level.LIVE}, {"etcd2"}
+    engine._say = lambda name, _text: Log.__setattr__(  # type: ignore[method-assign]
+        engine.logs[name], "new", f'bake: node={name} phase=failed detail="disk full"\n'.encode()
+    )
+    with pytest.raises(BakeError, match="etcd2 failed: disk full"):
+        run()
+
+
+def test_a_step_that_does_not_end_is_a_timeout_with_the_command_to_go_on(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.pending, engine.needs_reboot = {"etcd2": Level.LIVE}, {"etcd2"}
+    engine.silent = {"etcd2"}
+    with pytest.raises(WaitTimeoutError) as error:
+        run(wait=0.05)
+    assert "etcd2: the step `update` did not end within" in str(error.value)
+    assert "bake apply" in (error.value.hint or "")
