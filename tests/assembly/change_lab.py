@@ -113,8 +113,9 @@ class ChangeLab:
     def _end(self, process: subprocess.Popen[str]) -> Ended:
         assert process.stderr
         assert process.stdout
-        lines = [(time.time(), line) for line in process.stderr]
-        return Ended(code=process.wait(), stdout=process.stdout.read(), lines=lines)
+        with process:
+            lines = [(time.time(), line) for line in process.stderr]
+            return Ended(code=process.wait(), stdout=process.stdout.read(), lines=lines)
 
     def change(self, *command: str) -> list[tuple[str, str]]:
         """Run a command of bake, which must succeed. Print what clients noticed. Return the steps as (action, node)."""
@@ -129,7 +130,7 @@ class ChangeLab:
 
     def _print_effects(self, command: tuple[str, ...], done: Ended, seen: Written) -> None:
         steps = [(when, *found.groups()) for when, line in done.lines if (found := _STEP.match(line))]
-        ends = [*(when for when, *_ in steps[1:]), time.time()]
+        ends = [when for when, *_ in (*steps[1:], (time.time(),))][: len(steps)]
         print(f"\n{' '.join(command)}: {seen.done} writes, {seen.refused} refused, longest gap {seen.longest():.2f} s")
         for (when, node, action), end, step in zip(steps, ends, done.data["steps"], strict=True):
             assert (node, action) == (step["node"], step["action"])
