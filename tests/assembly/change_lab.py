@@ -191,7 +191,7 @@ class ChangeLab:
         code = (
             "import sys; from pathlib import Path; from generator.etcd.maintenance_client import MaintenanceClient\n"
             "from generator.operations.baked_cluster import client_files\n"
-            f"etcd = MaintenanceClient(sys.argv[1], client_files(Path(sys.argv[2])))\nprint({expression})"
+            f"with MaintenanceClient(sys.argv[1], client_files(Path(sys.argv[2]))) as etcd:\n    print({expression})"
         )
         url = self.lab.plan.nodes[0].client_url
         return self.lab.run(sys.executable, "-c", code, url, str(self.store.folder)).stdout
