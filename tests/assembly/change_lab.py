@@ -156,6 +156,12 @@ class ChangeLab:
         print(f"\n{' '.join(words)}: killed at {moment:.1f} s {last}; longest gap {seen.longest():.2f} s")
         assert second.code == 0, f"killed at {moment:.1f} s: {first.stderr}\n--- again\n{second.stderr}"
 
+    def spec_file(self, text: str) -> str:
+        """Write a cluster file and return its path."""
+        path = self.store.out.with_name("cluster.yaml")
+        path.write_text(text)
+        return str(path)
+
     @contextmanager
     def writing(self) -> Iterator[subprocess.Popen[str]]:
         """Write unique keys through the nodes that the cluster has or may get."""
