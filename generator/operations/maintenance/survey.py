@@ -103,9 +103,10 @@ def survey(cluster: Cluster) -> Survey:
     members = observe.first_answer(answering, files, Etcd.members)
     alarms = observe.first_answer(answering, files, Etcd.alarms)
     if members.value is None or alarms.value is None:
-        causes = "; ".join(f"{node.name}: {error}" for node, (_, error) in looks.items() if error)
+        causes = [f"{node.name}: {error}" for node, (_, error) in looks.items() if error]
+        causes += [f"{node.name}: {members.error or alarms.error}" for node in answering]
         hint = f"run {command(cluster.store, 'status')}"
-        raise UnhealthyError(f"no node can read with a quorum: {causes or members.error or alarms.error}", hint=hint)
+        raise UnhealthyError(f"no node can read with a quorum: {'; '.join(causes)}", hint=hint)
     leader = next(status.value.leader for node, (status, _) in looks.items() if node in answering and status.value)
     places = {node.peer_url: node for node in nodes}
     states = tuple(_state(member, places, looks) for member in members.value)
