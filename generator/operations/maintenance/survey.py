@@ -72,6 +72,8 @@ class Survey:
             return f"the member {one.name} is not one of the nodes"
         if not one.member.started:
             return f"{one.name} has never started"
+        if one.member.is_learner:
+            return f"{one.name} is a learner"
         if one.status is None or one.error:
             return f"{one.name} is not healthy: {one.error}"
         if one.status.leader != self.leader:
@@ -80,7 +82,7 @@ class Survey:
             return f"{one.name} lacks {lag} log entries"
         if any(alarm.member_id == one.member.id and alarm.kind == "CORRUPT" for alarm in self.alarms):
             return f"etcd reports that the data of {one.name} is corrupt"
-        return f"{one.name} is a learner" if one.member.is_learner else None
+        return None
 
     def defects(self) -> Iterator[str]:
         """Yield why the cluster is not healthy. An alarm about a full database is no defect."""
