@@ -112,6 +112,7 @@ def survey(cluster: Cluster) -> Survey:
     leader = next(status.value.leader for node, (status, _) in looks.items() if node in answering and status.value)
     places = {node.peer_url: node for node in nodes}
     states = tuple(_state(member, places, looks) for member in members.value)
+    states = tuple(sorted(states, key=lambda one: nodes.index(one.node) if one.node else len(nodes)))
     if leader not in {state.member.id for state in states} or all(state.error for state in states):
         text = "the nodes report another cluster, or a member that changes at the moment"
         raise UnhealthyError(text, hint=f"run {command(cluster.store, 'status')}")
