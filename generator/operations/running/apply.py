@@ -90,7 +90,7 @@ class Apply:
             self._pause_before(steps[0] if steps else None, reason, deadline)
 
     def _pause_before(self, step: Step | None, reason: str, deadline: float) -> None:
-        """Wait a moment because of `reason`. Raise UnhealthyError after the deadline. `step`: the next step, or None."""
+        """Wait a moment because of `reason`. Raise UnhealthyError after the deadline. `step`: the next step, if any."""
         if time.monotonic() > deadline:
             status, again = (command(self.cluster.store, word) for word in ("status", "apply"))
             text = f"cannot {step.action} {step.node}: {reason}" if step else reason
