@@ -152,8 +152,8 @@ class Apply:
         self.replace.discard(step.node)
 
     def _update(self, step: Step, seen: Observed) -> None:
-        """Put the seed into the drive. Restart the VM if only a new definition or a reboot applies the change."""
-        if step.node not in seen.pending:
+        """Put the seed into the drive, or restart the VM if its definition must change. A boot applies the seed, too."""
+        if step.node in seen.outdated:
             self._restart(step)
             return
         self.engine.insert_seed(step.node, again=True)
