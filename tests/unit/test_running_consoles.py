@@ -106,3 +106,15 @@ def test_etcd_has_restarted_when_the_node_votes_after_it_has_applied_its_seed(co
     nodes.say("etcd1", "voting")
     seen.show()
     assert seen.has_restarted("etcd1")
+
+
+def test_etcd_has_restarted_although_the_node_has_settled_again_since(consoles: Make) -> None:
+    nodes = Nodes(etcd1="bake: node=etcd1 phase=voting\nbake: node=etcd1 phase=settled seed=etcd1-1\n")
+    seen = consoles(nodes)
+    nodes.say("etcd1", "settled", " seed=etcd1-2")
+    seen.show()
+    assert not seen.has_restarted("etcd1")
+    nodes.say("etcd1", "voting")
+    nodes.say("etcd1", "settled", " seed=etcd1-2")
+    seen.show()
+    assert seen.has_restarted("etcd1")

@@ -79,8 +79,9 @@ class Consoles:
 
     def _note(self, event: Event) -> None:
         if event.phase == SETTLED and event.seed:
+            if self.settled.get(event.node) != event.seed:  # a node prints it again after each start of etcd
+                self._voting.discard(event.node)
             self.settled[event.node] = event.seed
-            self._voting.discard(event.node)
         if event.phase == VOTING:
             self._voting.add(event.node)
         if event.detail == WAITS:
