@@ -179,12 +179,9 @@ def _planned(options: Mapping[str, Any], replaced: Collection[str] = ()) -> tupl
     loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
 
-    def machines(cluster: Cluster) -> Any:
-        return _engine(options, reporter(options), cluster).machines()
-
     planned = plan_change(
-        loaded, store, machines, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store),
-        replaced=replaced,
+        loaded, store, partial(_engine, options, reporter(options)), now=datetime.now(UTC),
+        passphrase=ca_passphrase(options, loaded.spec, store), replaced=replaced,
     )  # fmt: skip
     return loaded, store, planned
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,13 +19,18 @@ from tests.unit.cluster_world import born
 Bake = Callable[..., Any]
 
 
+def engine_of(machines: dict[str, MachineStatus]) -> Any:
+    """Return an engine whose nodes have printed nothing on their consoles."""
+    return SimpleNamespace(machines=lambda: machines, console_logs=lambda *_: {})
+
+
 @pytest.fixture
 def standing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Callable[[Observed], None]:
     """Bake a sealed cluster of three nodes, and return a function that sets what bake observes."""
     bake("--nodes", 3)
     Path("out/etcd/sealed").touch()
     machines = {f"etcd{n}": MachineStatus(node=f"etcd{n}", state=State.RUNNING, disk_size=1) for n in (1, 2, 3)}
-    monkeypatch.setattr("generator.cli.change._engine", lambda *_: type("E", (), {"machines": lambda _: machines})())
+    monkeypatch.setattr("generator.cli.change._engine", lambda *_: engine_of(machines))
 
     def see(seen: Observed) -> None:
         monkeypatch.setattr(change, "observe", lambda *_, **__: seen)
@@ -91,4 +97,4 @@ def test_a_cluster_whose_vms_are_elsewhere_is_not_replaced(bake: Bake, standing:
     from generator.errors import InputError
 
     with pytest.raises(InputError, match="libvirt has none of its VMs"):
-        plan_change(loaded, store, lambda _: gone, now=datetime.now(UTC))
+        plan_change(loaded, store, lambda _: engine_of(gone), now=datetime.now(UTC))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -12,13 +12,14 @@ from generator.change.planner import plan_steps
 from generator.change.spec_changes import Change, compare, refused
 from generator.change.steps import Effect, Step
 from generator.config.load import Loaded
-from generator.engine import Engine, MachineStatus, State
+from generator.engine import Engine, State
 from generator.errors import InputError
 from generator.layout import SEALED
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.hints import command
 from generator.operations.running.apply import Apply
+from generator.operations.running.consoles import settled_seeds
 from generator.operations.running.observing import observe
 from generator.operations.running.preview import preview
 from generator.plan import plan_cluster
@@ -59,7 +60,7 @@ class Planned:
 def plan_change(
     loaded: Loaded,
     store: Store,
-    machines: Callable[[Cluster], Mapping[str, MachineStatus] | None],
+    engine: MakeEngine,
     *,
     now: datetime,
     passphrase: bytes | None = None,
@@ -67,8 +68,8 @@ def plan_change(
 ) -> Planned:
     """Compare what stands with the new spec. Writes nothing.
 
-    `machines`: returns the VMs of a cluster, or None if bake cannot see them. `replaced`: nodes to replace. Raises
-    InputError for changes that no running cluster can apply, for unknown nodes, and for a cluster that is not sealed.
+    `replaced`: nodes to replace. Raises InputError for changes that no running cluster can apply, for unknown nodes,
+    and for a cluster that is not sealed.
     """
     cluster = standing_cluster(store)
     changes = compare(loaded.existing, loaded.spec)
@@ -80,11 +81,11 @@ def plan_change(
         rule = f"there is no node {', '.join(map(repr, unknown))} in the cluster {plan.name}"
         raise InputError.one("NODE", rule, f"give one of {', '.join(names)}")
     wanted = replace(cluster, plan=plan)
-    stand = machines(wanted)
-    if stand is not None and not any(one.state not in (State.MISSING, State.FOREIGN) for one in stand.values()):
+    stand = (made := engine(wanted)).machines()
+    if not any(one.state not in (State.MISSING, State.FOREIGN) for one in stand.values()):
         raise InputError.one(str(store.folder / SEALED), _NO_VMS, _FIND_VMS)
     history = preview(plan, store, now=now, passphrase=passphrase)
-    seen = observe(wanted, stand, now=now, history=history)
+    seen = observe(wanted, stand, now=now, history=history, settled=settled_seeds(made, names))
     steps = plan_steps(plan, seen, replace=replaced)
     first = obstacle(steps[0], plan, seen) if steps else None
     return Planned(changes=changes, steps=steps, seen=seen, first_obstacle=first)

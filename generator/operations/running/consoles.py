@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from generator.engine import Console, Engine
 from generator.errors import BakeError
@@ -14,6 +15,16 @@ from generator.progress import Progress
 from generator.vm.console_records import Event, Journal, LineReader
 
 CLOUD_INIT, VOTING = "cloud-init", "voting"  # phases
+
+
+def settled_seeds(engine: Engine, nodes: Iterable[str]) -> dict[str, str]:
+    """Return the instance-id of the seed that each node has applied last, for the nodes that have printed it."""
+    found = {}
+    for name, log in engine.console_logs(*nodes).items():
+        for event in LineReader(name).feed(log.read()):
+            if event.phase == SETTLED and event.seed:
+                found[name] = event.seed
+    return found
 
 
 class Consoles:
