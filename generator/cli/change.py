@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -212,7 +213,13 @@ def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:
 def _agree(planned: Planned, options: Mapping[str, Any]) -> None:
     """Ask for consent. Without a terminal, --yes is needed."""
     from generator.change.spec_changes import losses
+    from generator.errors import InputError
 
     lost = [*losses(planned.changes), *(f"{step.node}: {step.loses}" for step in planned.steps if step.loses)]
-    question = "Apply this change? What is deleted cannot be restored." if lost else "Apply this change?"
-    confirm(question, options, lost or ["a running cluster is changed"])
+    if lost:
+        confirm("Apply this change? What is deleted cannot be restored.", options, lost)
+    elif not options["yes"] and not sys.stdin.isatty():
+        text = "this changes a running cluster, and bake cannot ask for consent without a terminal"
+        raise InputError.one("", text, "nothing was done; add --yes to consent")
+    else:
+        confirm("Apply this change?", options, ())

@@ -82,6 +82,10 @@ def test_without_a_terminal_and_yes_nothing_is_changed(
     done = bake("apply", "--nodes", 2)
     assert done.code == 2
     assert "etcd3: its keys are deleted" in done.err
+    added = bake("apply", "--nodes", 5)
+    assert added.code == 2
+    assert "this changes a running cluster" in added.err
+    assert "cannot be undone" not in added.err
     assert picture(Path("out")) == before
 
 
