@@ -35,7 +35,7 @@ class Observed:
     linearizable read. `leader`: the leader's id, or 0. `machines`: the VMs of the cluster by node name, also of nodes
     that are no longer planned; None if bake cannot see the VMs. `outdated`: for each VM that differs from the plan, the
     properties that differ. `pending`: for each node that does not run its newest seed, what the new seed costs the
-    node. `auth`: whether etcd's authentication is on.
+    node.
     """
 
     members: tuple[Member, ...]
@@ -44,7 +44,6 @@ class Observed:
     machines: Mapping[str, Power] | None = None
     outdated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pending: Mapping[str, Level] = field(default_factory=dict)
-    auth: bool = False
 
     @property
     def voters(self) -> tuple[Member, ...]:

@@ -34,15 +34,6 @@ class MaintenanceClient(Etcd):
         with _ignored("etcdserver: user name not found"):
             self._call("Auth/UserDelete", name=name)
 
-    def roles(self) -> tuple[str, ...]:
-        """Return the names of etcd's roles."""
-        return tuple(self._call("Auth/RoleList").roles)
-
-    def delete_role(self, name: str) -> None:
-        """Delete a role, also from all users with the role. If no role has the name, do nothing."""
-        with _ignored("etcdserver: role name not found"):
-            self._call("Auth/RoleDelete", role=name)
-
     def defragment(self, seconds: float) -> None:
         """Rewrite this member's database without free pages. The member serves no request meanwhile.
 

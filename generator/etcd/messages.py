@@ -68,10 +68,6 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "AuthUserListResponse": {"header": (1, "ResponseHeader"), "users": (2, "string*")},
     "AuthUserDeleteRequest": {"name": (1, "string")},
     "AuthUserDeleteResponse": {"header": (1, "ResponseHeader")},
-    "AuthRoleListRequest": {},
-    "AuthRoleListResponse": {"header": (1, "ResponseHeader"), "roles": (2, "string*")},
-    "AuthRoleDeleteRequest": {"role": (1, "string")},
-    "AuthRoleDeleteResponse": {"header": (1, "ResponseHeader")},
 }  # fmt: skip
 
 

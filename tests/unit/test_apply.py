@@ -141,7 +141,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
             world.voters.pop(name, None)
             world.live()
 
-        def hand_over(_cluster: Cluster, seen: Observed, step: Step, _report: object) -> None:
+        def step_down(_cluster: Cluster, seen: Observed, step: Step, _report: object) -> None:
             if world.leader == step.node and len(world.voters) > 1:
                 engine._call(f"hand over from {step.node}")
                 world.leader = next(name for name in world.alive if name != step.node)
@@ -149,7 +149,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         monkeypatch.setattr(apply, "observe", lambda *_, **__: world.seen())
         monkeypatch.setattr(apply, "refuse_changed", lambda *_: None)
         monkeypatch.setattr(apply, "remove_member", remove_member)
-        monkeypatch.setattr(apply, "hand_over", hand_over)
+        monkeypatch.setattr(apply, "step_down", step_down)
         monkeypatch.setattr(apply, "forget_removed", lambda *_: None)
         monkeypatch.setattr(apply, "admit", lambda *_: None)
 

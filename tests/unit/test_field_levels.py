@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 
 from generator import pki
-from generator.change.spec_changes import compare, highest_level
+from generator.change.spec_changes import compare
 from generator.config.auth import AuthSpec
 from generator.config.field_levels import ROWS, FieldLevel, field_level
 from generator.config.fields import plain, settings_of
@@ -38,6 +38,7 @@ from generator.store.existing_cluster import load_existing
 from generator.store.folder import Store
 from generator.vm.domain_xml import Accel, Files, Owner, domain_xml
 from tests.hostile.specs import SPECS
+from tests.unit.levels import highest_level
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/levels.md"

@@ -23,15 +23,12 @@ CALLS: dict[str, tuple[Callable[[MaintenanceClient], object], dict[str, object]]
     "KV/Compact": (lambda etcd: etcd.compact(12, 9), {"revision": 12, "physical": True}),
     "Cluster/MemberRemove": (lambda etcd: etcd.remove_member(7), {"ID": 7}),
     "Auth/UserDelete": (lambda etcd: etcd.delete_user("etcd4"), {"name": "etcd4"}),
-    "Auth/RoleDelete": (lambda etcd: etcd.delete_role("readers"), {"role": "readers"}),
     "Auth/UserList": (lambda etcd: etcd.users(), {}),
-    "Auth/RoleList": (lambda etcd: etcd.roles(), {}),
 }  # fmt: skip
 DONE = {
     "KV/Compact": "etcdserver: mvcc: required revision has been compacted",
     "Cluster/MemberRemove": "etcdserver: member not found",
     "Auth/UserDelete": "etcdserver: user name not found",
-    "Auth/RoleDelete": "etcdserver: role name not found",
 }
 
 

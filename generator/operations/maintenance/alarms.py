@@ -74,7 +74,7 @@ def disarm(cluster: Cluster, *, consent: Callable[[str], None]) -> tuple[ActiveA
         consent(f"the data of {corrupt} differs from the data of the other members; without the alarm, clients read it")
     nodes = [one.node for one in found.members if one.node and one.error is None]
     for alarm in found.alarms:
-        with client_of(cluster, nodes[0]) as etcd:
+        with client_of(cluster, nodes[0].client_url) as etcd:
             etcd.disarm(alarm)
     left = observe.first_answer(nodes, client_files(cluster.store.folder), Etcd.alarms)
     if left.value:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from generator.errors import UnhealthyError, WaitTimeoutError
 from generator.etcd import observe
@@ -73,7 +72,7 @@ def compact(cluster: Cluster, *, report: Report) -> int:
     report(f"deleting the history before revision {revision}")
     for one in found.members:
         if one.node and one.status:
-            with client_of(cluster, one.node) as etcd:
+            with client_of(cluster, one.node.client_url) as etcd:
                 etcd.compact(revision, _limit(one.status))
     return revision
 
@@ -123,7 +122,7 @@ def _run(cluster: Cluster, one: MemberState, report: Report) -> tuple[int, float
     report(f"{node.name}: defragmenting a database of {status.db_size >> 10} KiB")
     started, limit = time.monotonic(), _limit(status)
     try:
-        with client_of(cluster, node) as etcd:
+        with client_of(cluster, node.client_url) as etcd:
             etcd.defragment(limit)
     except EtcdError as error:
         text = f"{node.name}: could not defragment the database: {error.cause}"
@@ -149,7 +148,7 @@ def _wait_until_back(cluster: Cluster, node: NodePlan, raft_index: int) -> Statu
     """Wait until a member has a leader, has at least the log entries up to an index, and serves a read."""
     deadline, error = time.monotonic() + _BACK_SECONDS, ""
     while time.monotonic() < deadline:
-        with client_of(cluster, node) as etcd:
+        with client_of(cluster, node.client_url) as etcd:
             status = observe.attempt(etcd.status)
             read = observe.attempt(partial(etcd.get, b"health", keys_only=True))
         if status.value and status.value.leader and status.value.raft_index >= raft_index and read.error is None:
@@ -185,7 +184,3 @@ def defrag_row(one: Defragmentation) -> dict[str, str]:
 def _size(count: int) -> str:
     return f"{count / (1 << 20):.1f} MiB"
 
-
-def defrag_data(one: Defragmentation) -> dict[str, Any]:
-    """Return a member's object for `-o json`."""
-    return asdict(one)

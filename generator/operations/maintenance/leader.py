@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 
 from generator.errors import InputError, UnhealthyError, WaitTimeoutError
+from generator.etcd.answers import Member
 from generator.etcd.client import TIMEOUT, EtcdError
 from generator.operations.baked_cluster import Cluster
 from generator.operations.hints import command
 from generator.operations.maintenance.survey import MemberState, Survey, client_of, survey
-from generator.plan import NodePlan
 from generator.progress import Report
 
 _WAIT_SECONDS = 10.0
@@ -70,30 +70,37 @@ def transfer(cluster: Cluster, found: Survey, target: MemberState, *, report: Re
         raise UnhealthyError(f"the leader {before.name} is not one of the nodes", hint="run bake status")
     started = time.monotonic()
     report(f"moving the leader from {before.name} to {target.name}")
-    # etcd has no time limit for the call. A transfer that takes longer than the election timeout has failed.
-    limit = TIMEOUT[1] + int(cluster.plan.spec.etcd.options.get("election-timeout", _ELECTION_MS)) / 1000
     try:
-        with client_of(cluster, before.node) as etcd:
-            etcd.timeout = (TIMEOUT[0], limit)
-            etcd.move_leader(target.member.id)
+        hand_over(cluster, before.member, target.member)
     except EtcdError as error:
         text = f"could not move the leader from {before.name} to {target.name}: {error.cause}"
         raise UnhealthyError(text, hint=f"run {command(cluster.store, 'status')}, then try again") from None
-    _wait_until_leading(cluster, target.node, target.member.id)
     return Move(before=before.name, after=target.name, seconds=time.monotonic() - started)
 
 
-def _wait_until_leading(cluster: Cluster, node: NodePlan, member_id: int) -> None:
+def hand_over(cluster: Cluster, leader: Member, target: Member) -> None:
+    """Make a voter the leader, and wait until it leads. Raise EtcdError if the present leader refuses.
+
+    etcd has no time limit for the call. A transfer that takes longer than the election timeout has failed.
+    """
+    limit = TIMEOUT[1] + int(cluster.plan.spec.etcd.options.get("election-timeout", _ELECTION_MS)) / 1000
+    with client_of(cluster, leader.client_urls[0]) as etcd:
+        etcd.timeout = (TIMEOUT[0], limit)
+        etcd.move_leader(target.id)
+    _wait_until_leading(cluster, target)
+
+
+def _wait_until_leading(cluster: Cluster, target: Member) -> None:
     deadline, seen = time.monotonic() + _WAIT_SECONDS, ""
     while time.monotonic() < deadline:
         try:
-            with client_of(cluster, node) as etcd:
+            with client_of(cluster, target.client_urls[0]) as etcd:
                 leader = etcd.status().leader
-            if leader == member_id:
+            if leader == target.id:
                 return
-            seen = f"{node.name} reports the leader {leader:x}"
+            seen = f"{target.name} reports the leader {leader:x}"
         except EtcdError as error:
-            seen = f"{node.name}: {error.cause}"
+            seen = f"{target.name}: {error.cause}"
         time.sleep(_PAUSE_SECONDS)
-    text = f"{node.name} does not lead after {_WAIT_SECONDS:.0f} s: {seen}"
+    text = f"{target.name} does not lead after {_WAIT_SECONDS:.0f} s: {seen}"
     raise WaitTimeoutError(text, hint=f"run {command(cluster.store, 'status')}")

@@ -76,7 +76,7 @@ def _choose(cluster: Cluster, found: Survey) -> tuple[MemberState, int]:
     candidates = [one for one in found.voters if one.node and defects[one.name] is None]
     for one in sorted(candidates, key=lambda one: (one.member.id == found.leader, found.lag(one))):
         try:
-            with client_of(cluster, _node(one)) as etcd:
+            with client_of(cluster, _node(one).client_url) as etcd:
                 return one, etcd.get(b"health", keys_only=True).revision
         except EtcdError as error:
             defects[one.name] = error.cause
@@ -94,7 +94,7 @@ def _save(
     cluster: Cluster, source: MemberState, target: Path, *, at_least: int, now: datetime, report: Report
 ) -> Record:
     node = _node(source)
-    with client_of(cluster, node) as etcd, snapshot_files.writing(target) as (data, record_file):
+    with client_of(cluster, node.client_url) as etcd, snapshot_files.writing(target) as (data, record_file):
         status = etcd.status()
         size, digest = _receive(etcd, data, target, report)
         made = Record(

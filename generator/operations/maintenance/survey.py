@@ -145,9 +145,9 @@ def healthy(cluster: Cluster) -> Survey:
     raise UnhealthyError(f"the cluster is too slow: {text}", hint="run the same command again when the load is lower")
 
 
-def client_of(cluster: Cluster, node: NodePlan) -> MaintenanceClient:
-    """Return a client for a node, with the operator's certificate."""
-    return MaintenanceClient(node.client_url, client_files(cluster.store.folder))
+def client_of(cluster: Cluster, url: str) -> MaintenanceClient:
+    """Return a client for an endpoint, with the operator's certificate."""
+    return MaintenanceClient(url, client_files(cluster.store.folder))
 
 
 def quota_of(cluster: Cluster, status: Status) -> int | None:

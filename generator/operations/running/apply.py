@@ -22,7 +22,7 @@ from generator.level import Level
 from generator.operations.baked_cluster import Cluster, refuse_changed
 from generator.operations.hints import command
 from generator.operations.running.consoles import Consoles
-from generator.operations.running.leaving import admit, forget_removed, hand_over, remove_member
+from generator.operations.running.leaving import admit, forget_removed, remove_member, step_down
 from generator.operations.running.observing import observe
 from generator.progress import Progress
 from generator.store.cas import load_phase
@@ -54,9 +54,10 @@ class Apply:
         taken: list[Step] = []
         self._refresh_drives()
         self.consoles = Consoles(self.engine, self.cluster, self.progress)
-        while step := self._next(patience=self.wait if taken else _CALM):
+        while found := self._next(patience=self.wait if taken else _CALM):
+            step, seen = found
             self.progress.line(f"{step.node}: {step.action}{f' ({step.level})' if step.level else ''}: {step.reason}")
-            self._act(step)
+            self._act(step, seen)
             self._finish(step)
             taken.append(step)
         self._settle()
@@ -73,8 +74,8 @@ class Apply:
 
     # --- choosing the next step -------------------------------------------------------------------------------
 
-    def _next(self, *, patience: float) -> Step | None:
-        """Return the next step as soon as it is safe, or None if the cluster is as planned.
+    def _next(self, *, patience: float) -> tuple[Step, Observed] | None:
+        """Return the next step as soon as it is safe, with what stands, or None if the cluster is as planned.
 
         `patience`: the seconds that the cluster gets to become healthy, for example after VMs have started.
         """
@@ -86,7 +87,7 @@ class Apply:
                 return None
             reason = self._obstacle(steps[0], seen) if steps else "no member answers"
             if reason is None:
-                return steps[0]
+                return steps[0], seen
             self._pause_before(steps[0] if steps else None, reason, deadline)
 
     def _pause_before(self, step: Step | None, reason: str, deadline: float) -> None:
@@ -113,10 +114,9 @@ class Apply:
 
     # --- acting -----------------------------------------------------------------------------------------------
 
-    def _act(self, step: Step) -> None:
-        seen = self._observe()
+    def _act(self, step: Step, seen: Observed) -> None:
         if self._interrupts(step):
-            hand_over(self.cluster, seen, step, self.progress.line)
+            step_down(self.cluster, seen, step, self.progress.line)
         {
             Action.START: self._start,
             Action.ADD: self._add,
@@ -170,7 +170,7 @@ class Apply:
         deadline = time.monotonic() + _CALM
         while reason := self._obstacle(reboot, seen := self._observe()):
             self._pause_before(reboot, reason, deadline)
-        hand_over(self.cluster, seen, reboot, self.progress.line)
+        step_down(self.cluster, seen, reboot, self.progress.line)
         self._restart(step)
 
     def _restart(self, step: Step) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from generator.change.gate import obstacle
 from generator.change.observed import Observed
 from generator.change.planner import plan_steps
-from generator.change.spec_changes import Change, compare, refused
+from generator.change.spec_changes import Change, compare, needs_new_disk, refused
 from generator.change.steps import Effect, Step
 from generator.config.load import Loaded
 from generator.engine import Engine, State
@@ -75,7 +75,7 @@ def plan_change(
     changes = compare(loaded.existing, loaded.spec)
     plan = plan_cluster(loaded.spec)
     names = [node.name for node in plan.nodes]
-    if problems := refused(changes):
+    if problems := [*refused(changes), *needs_new_disk(changes)]:
         raise InputError(problems)
     if unknown := sorted(set(replaced) - set(names)):
         rule = f"there is no node {', '.join(map(repr, unknown))} in the cluster {plan.name}"

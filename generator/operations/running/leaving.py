@@ -11,8 +11,10 @@ from generator.errors import UnhealthyError
 from generator.etcd.answers import Member
 from generator.etcd.client import EtcdError
 from generator.etcd.maintenance_client import MaintenanceClient
-from generator.operations.baked_cluster import Cluster, client_files
+from generator.operations.baked_cluster import Cluster
 from generator.operations.hints import command
+from generator.operations.maintenance.leader import hand_over
+from generator.operations.maintenance.survey import client_of
 from generator.progress import Report
 
 # What a node of the cluster writes into etcd (etcd-promote, etcd-report).
@@ -20,7 +22,7 @@ RECORDS, REPORTS = b"bake/members/", b"bake/audit/"
 _TRIES, _PAUSE = 20, 0.5
 
 
-def hand_over(cluster: Cluster, seen: Observed, step: Step, report: Report) -> None:
+def step_down(cluster: Cluster, seen: Observed, step: Step, report: Report) -> None:
     """If the step's node leads, make another planned voter the leader, so that clients lose no time on an election.
 
     Raise UnhealthyError if no other voter can lead. A cluster with one voter keeps its leader.
@@ -34,8 +36,7 @@ def hand_over(cluster: Cluster, seen: Observed, step: Step, report: Report) -> N
     causes = []
     for target in targets:
         try:
-            with _client(cluster, leader) as etcd:
-                etcd.move_leader(target.id)
+            hand_over(cluster, leader, target)
         except EtcdError as error:
             causes.append(f"{target.name}: {error.cause}")
         else:
@@ -51,10 +52,6 @@ def _is_of(cluster: Cluster, member: Member, step: Step) -> bool:
     return any(node.name == step.node and node.peer_url in member.peer_urls for node in cluster.plan.nodes)
 
 
-def _client(cluster: Cluster, member: Member) -> MaintenanceClient:
-    return MaintenanceClient(member.client_urls[0], client_files(cluster.store.folder))
-
-
 def remove_member(cluster: Cluster, seen: Observed, number: int) -> None:
     """Remove a member through another voter. Raise UnhealthyError if no voter does it."""
     causes: dict[str, str] = {}
@@ -63,7 +60,7 @@ def remove_member(cluster: Cluster, seen: Observed, number: int) -> None:
             if member.id == number or member.id not in seen.answering:
                 continue
             try:
-                with _client(cluster, member) as etcd:
+                with client_of(cluster, member.client_urls[0]) as etcd:
                     etcd.remove_member(number)
                 return
             except EtcdError as error:
@@ -115,7 +112,7 @@ def _through_any(cluster: Cluster, call: Callable[[MaintenanceClient], object]) 
     error: EtcdError | None = None
     for node in cluster.plan.nodes:
         try:
-            with MaintenanceClient(node.client_url, client_files(cluster.store.folder)) as etcd:
+            with client_of(cluster, node.client_url) as etcd:
                 call(etcd)
             return
         except EtcdError as refused:

@@ -45,7 +45,6 @@ def observe(
         machines=None if machines is None else {name: power_of(one) for name, one in machines.items()},
         outdated={name: one.outdated for name, one in (machines or {}).items() if one.outdated},
         pending=_pending(cluster.plan, history, fetch_reports(alive, files), now, settled or {}),
-        auth=bool(first_answer(alive, files, Etcd.auth_enabled).value),
     )
 
 
