@@ -65,7 +65,8 @@ class Members:
     def _members(self) -> Iterator[dict[str, Any]]:
         for number, node in enumerate(self.plan.nodes, 1):
             learner = node.name in self.learners
-            yield {"ID": number, "name": node.name, "peerURLs": [node.peer_url], "isLearner": learner}
+            urls = {"peerURLs": [node.peer_url], "clientURLs": [node.client_url]}
+            yield {"ID": number, "name": node.name, "isLearner": learner, **urls}
 
 
 @contextmanager
@@ -81,10 +82,11 @@ def serving(plan: ClusterPlan, out: Path, *off: str) -> Iterator[tuple[Cluster, 
     }  # fmt: skip
     ports = {name: server.port for name, server in servers.items()}
     nodes = tuple(replace(node, client_url=f"http://127.0.0.1:{ports.get(node.name, 1)}") for node in plan.nodes)
+    members.plan = replace(plan, nodes=nodes)
     limits = patch.dict(Etcd.__init__.__kwdefaults__, timeout=(60, 60))
     try:
         with limits, patch.object(survey, "FRESH_SECONDS", 60):
-            yield Cluster(store=Store(out, plan.name), plan=replace(plan, nodes=nodes), cluster_id="0" * 16), members
+            yield Cluster(store=Store(out, plan.name), plan=members.plan, cluster_id="0" * 16), members
     finally:
         for server in servers.values():
             server.stop()

@@ -60,9 +60,8 @@ def test_a_request(call: str) -> None:
     assert ask(call, good(call))[1] == [(f"/etcdserverpb.{call}", request)]
 
 
-def test_users_and_roles_are_names() -> None:
+def test_users_are_names() -> None:
     assert ask("Auth/UserList", good("Auth/UserList", users=["root", "etcd1"]))[0] == ("root", "etcd1")
-    assert ask("Auth/RoleList", good("Auth/RoleList", roles=["root"]))[0] == ("root",)
 
 
 @pytest.mark.parametrize("call", CALLS)
