@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -51,6 +52,7 @@ class FakeEngine:
     killed_at: int | None = None
     needs_reboot: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
+    drives: dict[str, str] = field(default_factory=dict)  # the digest of the seed in each node's drive
     logs: dict[str, Log] = field(default_factory=dict)
 
     def machines(self) -> Mapping[str, MachineStatus]:
@@ -59,7 +61,8 @@ class FakeEngine:
         power = {name: self.world.power.get(name, Power.LOST) for name in names}
         return {
             name: MachineStatus(
-                node=name, state=STATES[each], planned=name in planned, disk_size=each is not Power.LOST
+                node=name, state=STATES[each], planned=name in planned, disk_size=each is not Power.LOST,
+                seed=self.drives.get(name, ""), has_seed=name in self.drives,
             )
             for name, each in power.items()
         }
@@ -102,7 +105,7 @@ class FakeEngine:
         return True
 
     def remove_seed(self, name: str) -> bool:
-        return False
+        return self.drives.pop(name, None) is not None
 
     def remove(self, name: str) -> tuple[str, ...]:
         self._call(f"remove {name}")
@@ -203,6 +206,15 @@ def test_a_vm_with_another_definition_is_restarted_and_gets_its_new_seed_then(st
     engine.world.leader = "etcd3"
     run()
     assert engine.calls == ["restart etcd1", "restart etcd2"]
+
+
+def test_an_outdated_seed_in_a_drive_is_exchanged_and_every_drive_is_empty_at_the_end(start: Start) -> None:
+    engine, run = start(3, 3)
+    newest = hashlib.sha256(engine.cluster.store.read("etcd2/seed.iso") or b"").hexdigest()
+    engine.drives = {"etcd1": "with the bootstrap permit", "etcd2": newest}
+    run()
+    assert engine.calls == ["insert etcd1"]
+    assert engine.drives == {}
 
 
 def test_stopped_nodes_start_together_although_one_alone_has_no_quorum(start: Start) -> None:

@@ -10,7 +10,7 @@ import pytest
 from generator.errors import BakeError
 from generator.operations.baked_cluster import Cluster
 from generator.operations.certs import WAITS
-from generator.operations.running.consoles import Consoles
+from generator.operations.running.consoles import Consoles, settled_seeds
 from generator.plan import ClusterPlan
 from generator.progress import Silent
 from generator.store.folder import Store
@@ -118,3 +118,8 @@ def test_etcd_has_restarted_although_the_node_has_settled_again_since(consoles: 
     nodes.say("etcd1", "settled", " seed=etcd1-2")
     seen.show()
     assert seen.has_restarted("etcd1")
+
+
+def test_the_last_seed_that_a_node_has_printed_counts() -> None:
+    nodes = Nodes(etcd1="bake: node=etcd1 phase=settled seed=etcd1-1\nbake: node=etcd1 phase=settled seed=etcd1-2\n")
+    assert settled_seeds(nodes, ["etcd1", "etcd2"]) == {"etcd1": "etcd1-2"}

@@ -218,8 +218,7 @@ class Apply:
         for name, machine in self.engine.machines().items():
             if machine.planned and machine.has_seed:
                 self._await_settled(name)
-                if name not in self._observe().pending:
-                    self._empty_drive(name)
+                self._empty_drive(name)
 
     def _settle(self) -> None:
         """Wait until the member of each planned node answers."""
