@@ -124,7 +124,7 @@ def strangers(trial: Trial) -> Outcome:
 
 ROWS = {
     "strangers": Row(
-        what="a duplicate name or address, a seed that is used twice, or nodes of two clusters with swapped addresses",
+        what="a name, an address or a seed that two nodes use, or the address of a node in another cluster",
         goal="no unplanned node joins, no healthy member is removed; every node is a voter afterwards", trials=50,
         gate=5, run=strangers,
     ),

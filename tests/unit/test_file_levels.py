@@ -1,4 +1,4 @@
-"""The level of each change of a seed: the table has an intended rule for every file and variable of every profile."""
+"""The table of file levels has the intended rule for every file and every variable in the seeds of all profiles."""
 
 from __future__ import annotations
 
