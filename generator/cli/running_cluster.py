@@ -51,6 +51,7 @@ def up(**options: Any) -> None:
       bake up --config cluster.yaml --wait 300 -o json
     """
     if has_started(options):
+        reporter(options)("this cluster has started before, so `bake up` does the same as `bake apply`")
         run_apply(options, "up", asks=False)
         return
     (folder, result), changes = bake_agreed(options, partial(_up, options))

@@ -85,6 +85,7 @@ def test_a_change_that_needs_new_disks_is_refused_with_the_way(
     assert done.code == 2
     assert "vm.disk: 8 → 12, but the nodes need new disks" in done.err
     assert "then `bake replace NODE` for one node after the other" in done.err
+    assert ("does the same as `bake apply`" in done.err) is (command == "up")
     assert picture(Path("out")) == before
 
 
