@@ -146,7 +146,7 @@ def load_image(folder: Path) -> BootImage | None:
         bin_dir=folder / "bin",
         root_tar=folder / "root.tar",
         built=facts.get("built") or _modified(folder / "image.json"),
-        versions=_versions(facts["packages"]),
+        versions=_versions(facts.get("packages", {})),
     )
 
 
