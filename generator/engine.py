@@ -28,7 +28,8 @@ class MachineStatus:
     """The observed facts about a node's machine.
 
     `planned`: whether the plan has the node. `disk_size`: bytes, or 0 if the disk is missing; a removed machine may
-    leave its disk. `data_size`: bytes of the disk for etcd's data, or 0 without such a disk. `outdated`: the properties in which the machine differs from the plan, of `memory`, `cpus` and
+    leave its disk. `data_size`: bytes of the disk for etcd's data, or 0 without such a disk.
+    `lost_data`: whether the machine has had such a disk, which is missing now. `outdated`: the properties in which the machine differs from the plan, of `memory`, `cpus` and
     `mac`; they change only at a restart by the engine. `rebuild`: the fields of the cluster file whose values the
     machine's disks were not made from. `image`: digest of the image from which the disk was made. `built`: when bake
     built the image (RFC 3339), or "" if unknown.
@@ -41,6 +42,7 @@ class MachineStatus:
     planned: bool = True
     disk_size: int = 0
     data_size: int = 0
+    lost_data: bool = False
     outdated: tuple[str, ...] = ()
     rebuild: tuple[str, ...] = ()
     image: str = ""

@@ -26,7 +26,8 @@ class Power(StrEnum):
 def power_of(machine: MachineStatus) -> Power:
     if machine.state is State.RUNNING:
         return Power.RUNNING
-    is_lost = machine.state in (State.MISSING, State.FOREIGN) or not (machine.has_disk or machine.has_data_disk)
+    has_disk = machine.has_disk or machine.has_data_disk
+    is_lost = machine.state in (State.MISSING, State.FOREIGN) or machine.lost_data or not has_disk
     return Power.LOST if is_lost else Power.STOPPED
 
 

@@ -30,14 +30,14 @@ def plan_steps(
 
     `replace`: nodes that the user wants replaced. `upgrade`: nodes that the user wants to have a new image.
     """
-    to_replace = {node.name for node in plan.nodes if node.name in replace or _is_lost(node, seen)}
-    reimaged = {node.name for node in plan.nodes if _needs_disk(node, seen, upgrade)} - to_replace
-    to_replace |= {name for name in reimaged if not _keeps_data(name, seen)}
-    reimaged -= to_replace
+    useless = {node.name for node in plan.nodes if node.name in replace or _is_lost(node, seen)}
+    outdated = {node.name for node in plan.nodes if _needs_disk(node, seen, upgrade)} - useless
+    reimaged = {name for name in outdated if _keeps_data(name, seen)}
+    to_replace = useless | outdated - reimaged
     if not seen.members and reimaged:
         return tuple(_updates(plan, seen, to_replace, reimaged))  # a cluster that an upgrade has stopped
     return (
-        *_starts(plan, seen, to_replace),
+        *_starts(plan, seen, useless),
         *_removals(plan, seen),
         *_replacements(plan, seen, to_replace),
         *_updates(plan, seen, to_replace, reimaged),
@@ -70,9 +70,10 @@ def _keeps_data(name: str, seen: Observed) -> bool:
     return name in seen.keeps_data and _DATA_DISK not in seen.rebuild.get(name, ())
 
 
-def _starts(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:
+def _starts(plan: ClusterPlan, seen: Observed, useless: Collection[str]) -> Iterator[Step]:
+    """Yield a step for each stopped VM. A node that only needs other disks starts too, because it counts for quorum."""
     for node in plan.nodes:
-        if node.name not in to_replace and seen.power_of(node.name) is Power.STOPPED:
+        if node.name not in useless and seen.power_of(node.name) is Power.STOPPED:
             yield Step(action=Action.START, node=node.name, reason="its VM is stopped")
 
 
@@ -150,7 +151,9 @@ def effect_of_stopping(node: NodePlan, seen: Observed) -> Effect:
 
 
 def _replacements(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:
-    for node in sorted((one for one in plan.nodes if one.name in to_replace), key=lambda one: _is_leader(one, seen)):
+    """Yield a step for each node to replace: lost nodes first, because the others need them for the quorum."""
+    nodes = [node for node in plan.nodes if node.name in to_replace]
+    for node in sorted(nodes, key=lambda one: (not _is_lost(one, seen), _is_leader(one, seen))):
         is_lost, differing = _is_lost(node, seen), ", ".join(seen.rebuild.get(node.name, ()))
         reason = f"needs new disks ({differing})" if differing else "you asked for it"
         yield Step(

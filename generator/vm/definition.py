@@ -154,6 +154,11 @@ def of_vm(job: Job, node: NodePlan, domain: Domain, owner: Owner, accel: Accel, 
     return Definer(job=job, node=node, files=files, made_from=owner, accel=accel, seed=seed, settled=settled)
 
 
+def has_data_disk(domain: Domain) -> bool:
+    """Return whether a VM's definition has a data disk, whose volume may be missing."""
+    return files_in(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).data is not None
+
+
 def _is_settled(domain: Domain, owner: Owner, seed: Path | bytes) -> bool:
     """Return whether the node has applied the seed: bake has inserted the seed, and then emptied the drive."""
     return owner.seed == seed_drive.seed_digest(seed) and seed_drive.is_empty(domain)

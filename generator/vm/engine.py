@@ -18,7 +18,16 @@ from generator.vm.acceleration import choose_accel
 from generator.vm.boot import boot, refuse_small_disk, refuse_used_addresses, start_all, upload_image
 from generator.vm.connection import Connection, Domain, Pool, asking
 from generator.vm.console import ConsoleLog
-from generator.vm.definition import Definer, Job, accel_of, find_outdated, find_rebuilds, image_volume, of_vm
+from generator.vm.definition import (
+    Definer,
+    Job,
+    accel_of,
+    find_outdated,
+    find_rebuilds,
+    has_data_disk,
+    image_volume,
+    of_vm,
+)
 from generator.vm.domain_xml import Owner
 from generator.vm.ownership import Claim, find_by_name, list_domains, owner_of
 from generator.vm.storage_pool import data_volume, disk_volume
@@ -70,6 +79,7 @@ class LibvirtEngine:
             planned=node is not None,
             disk_size=size,
             data_size=data_size,
+            lost_data=not data_size and has_data_disk(domain),
             outdated=() if node is None else find_outdated(domain, self.plan, node),
             rebuild=() if node is None else find_rebuilds(owner, self.plan, data_size=data_size),
             image=owner.image,

@@ -189,6 +189,15 @@ def test_a_data_disk_with_data_of_a_missing_vm_is_not_overwritten(
     assert DATA in world.volumes("etcd1")
 
 
+def test_a_vm_whose_data_disk_is_gone_says_so(world: World) -> None:  # noqa: F811
+    engine = world.engine(vm=VM)
+    engine.create("etcd1", "etcd2")
+    world.delete(DATA)
+    assert {name: one.lost_data for name, one in engine.machines().items()} == {
+        "etcd1": True, "etcd2": False, "etcd3": False
+    }  # fmt: skip
+
+
 def test_images_of_all_clusters_are_in_use(new: World) -> None:
     new.engine(vm=VM).reimage("etcd1")
     assert lifecycle.used_images(new.driver) == {"aa", "bb"}

@@ -161,6 +161,11 @@ def test_a_changed_field_of_the_disk_exchanges_the_root_disk_or_replaces_the_nod
     assert step.action is Action.REPLACE
 
 
+def test_stopped_nodes_start_before_their_disks_change() -> None:
+    now = seen(3, down=[3], rebuild=dict.fromkeys(("etcd2", "etcd3"), ("vm.disk",)), keeps_data={"etcd2"})
+    assert keys(plan_steps(planned(3), now)) == ["start etcd3", "replace etcd3", "update etcd2"]
+
+
 def test_one_step_brings_the_new_disk_and_the_new_seed() -> None:
     now = seen(3, rebuild=REBUILD, keeps_data=KEEPS, pending={"etcd2": Level.LIVE})
     (step,) = plan_steps(planned(3), now)

@@ -88,6 +88,8 @@ def test_no_life_of_a_cluster_costs_its_quorum_or_its_data(
     lost = [name for name, power in world.power.items() if power is Power.LOST and name in world.voters]
     if len(world.voters) - len(lost) < quorum(len(world.voters)):
         return  # only a restore helps
+    if not data_disks and len(world.voters) < 3:
+        world.rebuild.clear()  # no other node has the data, so the user takes the change of the disks back
     # A lost node can be replaced only while the plan has all members; afterwards the cluster can shrink.
     target, world.plan = world.plan, PLANS[max(NAMES.index(name) for name in world.voters) + 1]
     for plan in (world.plan, target):

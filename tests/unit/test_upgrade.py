@@ -149,6 +149,11 @@ def test_the_age_of_images() -> None:
     )  # fmt: skip
 
 
+def test_a_stopped_vm_that_lost_its_data_disk_is_lost() -> None:
+    one = MachineStatus(node="etcd1", state=State.STOPPED, disk_size=1, lost_data=True)
+    assert power_of(one) is Power.LOST
+
+
 @pytest.mark.parametrize(
     ("disk", "data", "power"),
     [(0, 0, Power.LOST), (0, 1, Power.STOPPED), (1, 0, Power.STOPPED), (1, 1, Power.STOPPED)],
