@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from generator.cli.change import Upgrade, make_engine, run_apply
+from generator.cli import change
 from generator.cli.common import image_cache, load, progress_of, reporter
 from generator.cli.options import refresh_option, spec_options, up_options, yes_option
 from generator.cli.root import bake
@@ -54,7 +54,7 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
     warning = checks.check_releases(spec, image, checks.running_releases(cluster), back=to is not None)
     if warning:
         reporter(options)(f"warning: {warning}")
-    engine = make_engine(options, reporter(options), cluster)
+    engine = change.make_engine(options, reporter(options), cluster)
     before, has_begun = engine.machines(), False
 
     def prepare(report: Report) -> None:
@@ -63,7 +63,7 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
         has_begun = True
 
     try:
-        run_apply(options, "upgrade", upgrade=Upgrade(image=image, prepare=prepare))
+        change.run_apply(options, "upgrade", upgrade=change.Upgrade(image=image, prepare=prepare))
     except BakeError as error:
         if has_begun:
             checks.add_way_back(error, cluster, before, image.digest)
