@@ -28,13 +28,12 @@ class MachineStatus:
     """The observed facts about a node's machine.
 
     `planned`: whether the plan has the node. `disk_size`: bytes, or 0 if the disk is missing; a removed machine may
-    leave its disk. `data_size`: bytes of the disk for etcd's data, or 0 without such a disk.
-    `lost_data`: whether the machine has had such a disk, which is missing now. `outdated`: the properties in which the machine differs from the plan, of `memory`, `cpus` and
-    `mac`; they change only at a restart by the engine. `rebuild`: the fields of the cluster file whose values the
-    machine's disks were not made from. `image`: digest of the image from which the disk was made. `built`: when bake
-    built the image (RFC 3339), or "" if unknown.
-    `seed`: digest of the ISO that was inserted last. `has_seed`: whether an ISO is in the drive, now or at the next
-    start.
+    leave its disk. `data_size`: bytes of the disk for etcd's data, or 0 without such a disk. `lost_data`: whether the
+    machine has had such a disk, which is missing now. `outdated`: the properties in which the machine differs from the
+    plan, of `memory`, `cpus` and `mac`; they change only at a restart by the engine. `rebuild`: the fields of the
+    cluster file whose values the machine's disks were not made from. `image`: digest of the image from which the disk
+    was made. `built`: when bake built the image (RFC 3339), or "" if unknown. `seed`: digest of the ISO that was
+    inserted last. `has_seed`: whether an ISO is in the drive, now or at the next start.
     """
 
     node: str
@@ -84,8 +83,8 @@ class Engine(Protocol):
     def create(self, *names: str) -> tuple[str, ...]:
         """Create missing machines and start stopped machines of planned nodes, with their seeds in their drives.
 
-        A stopped machine whose disk is missing gets a new disk, and keeps its data disk. A running machine does not change. Raise BakeError if
-        the disk of a missing machine has data. Return the names of the started nodes.
+        A stopped machine whose disk is missing gets a new disk, and keeps its data disk. A running machine does not
+        change. Raise BakeError if the disk of a missing machine has data. Return the names of the started nodes.
         """
         ...
 

@@ -7,7 +7,6 @@ from generator.change.steps import Action, Step
 from generator.level import Level
 from generator.plan import ClusterPlan
 
-
 _ALONE = 2  # a cluster of so many nodes has no quorum while one of them does not start
 
 

@@ -19,7 +19,6 @@ from generator.etcd.answers import Member
 from generator.level import Level
 from generator.plan import ClusterPlan, NodePlan
 
-
 _DATA_DISK = "vm.dataDisk"
 
 

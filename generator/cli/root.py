@@ -23,7 +23,7 @@ from generator.cli.common import (
     reporter,
     show_changes,
 )
-from generator.cli.options import refresh_option, spec_options, up_options, yes_option
+from generator.cli.options import option, refresh_option, spec_options, up_options, yes_option
 from generator.layout import SEED_ISO
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ def check(**options: Any) -> None:
 @click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up --yes` runs `bake image --yes`
 @click.option("--plain", is_flag=True, help="Build the base image without tuning, to measure the effect of the tuning.")
 @refresh_option
-def image(plain: bool, refresh: bool, **options: Any) -> None:
+@option("--to", hidden=True)  # `scripts/bake upgrade --to IMAGE` runs `bake image --to IMAGE`
+def image(plain: bool, refresh: bool, to: str | None, **options: Any) -> None:
     """Build or download the image that `bake up` needs, unless the cache has the image.
 
     The base image contains the newest packages of the day on which it was built. To build the image again, use

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from generator.cli import change
 from generator.cli.common import image_cache, load, progress_of, reporter
-from generator.cli.options import refresh_option, spec_options, up_options, yes_option
+from generator.cli.options import option, refresh_option, spec_options, up_options, yes_option
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 @bake.command()
 @refresh_option
-@click.option("--to", metavar="IMAGE", help="Digest of an image in the cache, for example to return to an older image.")
+@option("--to", metavar="IMAGE", help="Digest of an image in the cache, for example to return to an older image.")
 @yes_option
 @spec_options
 @up_options

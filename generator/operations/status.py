@@ -91,8 +91,8 @@ def pending_tasks(
 ) -> Iterator[Task]:
     """Yield the pending tasks of a cluster.
 
-    `ca_change`: the current phase of a CA rotation. `images`: texts about old images. `bake`: a function that returns the complete bake command for a
-    subcommand.
+    `ca_change`: the current phase of a CA rotation. `images`: texts about old images. `bake`: a function that returns
+    the complete bake command for a subcommand.
     """
     if ca_change:
         yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy=bake("certs rotate --ca"))

@@ -107,7 +107,7 @@ def _define_all(
         if domain is not None and node.name in without_disk:
             job.report(f"{node.name}: the disk is missing; creating a new disk and inserting the seed again")
         seed = seeds[node.name]
-        if domain is None or node.name in without_disk:
+        if domain is None or owner is None or node.name in without_disk:
             machines.append(of_image(job, node, image, accel, seed).create(keep_data=domain is not None))
         else:
             machines.append(_definer(job, node, image, domain, owner, accel, seed).update(domain, owner))

@@ -60,7 +60,7 @@ class World:
             answering=frozenset(self.voters[name] for name in self.alive if self.has_quorum),
             leader=self.voters.get(self.leader, 0) if self.has_quorum else 0,
             machines={name: power for name, power in self.power.items() if power is not Power.LOST},
-            rebuild={name: ("vm.disk",) for name in self.rebuild},
+            rebuild=dict.fromkeys(self.rebuild, ("vm.disk",)),
             keeps_data=frozenset(self.keeps_data & {name for name, one in self.power.items() if one is not Power.LOST}),
             pending={name: level for name, level in self.pending.items() if name in {n.name for n in self.plan.nodes}},
         )

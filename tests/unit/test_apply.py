@@ -59,9 +59,12 @@ class FakeEngine:
         power = {name: self.world.power.get(name, Power.LOST) for name in names}
         return {
             name: MachineStatus(
-                node=name, state=STATES[each], planned=name in planned, disk_size=each is not Power.LOST,
+                node=name,
+                state=STATES[each],
+                planned=name in planned,
+                disk_size=each is not Power.LOST,
                 data_size=name in self.world.keeps_data,
-            )  # fmt: skip
+            )
             for name, each in power.items()
         }
 

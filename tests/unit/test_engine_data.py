@@ -33,7 +33,7 @@ def mark(world: World, name: str) -> str:  # noqa: F811
     return str(storage_pool.find_volume(world.pool(), name).XMLDesc())
 
 
-def files(world: World, node: str):  # noqa: ANN201, F811
+def files(world: World, node: str):  # noqa: F811
     return files_in(world.domain(node).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
@@ -144,9 +144,11 @@ def test_an_interrupted_exchange_is_completed_without_loss(
 ) -> None:
     data, engine = mark(new, DATA), new.engine(vm=VM)
     place = {"stop": lifecycle, "start_all": sys.modules["generator.vm.boot"]}.get(cut, storage_pool)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(place, cut, _killed(getattr(place, cut), only=ROOT if cut in ("remove", "make_overlay") else ""))
-        engine.reimage("etcd1")
+    killed = _killed(getattr(place, cut), only=ROOT if cut in ("remove", "make_overlay") else "")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, cut, killed)
+        with pytest.raises(KeyboardInterrupt):
+            engine.reimage("etcd1")
     seen = engine.machines()["etcd1"]
     assert seen.has_data_disk
     assert mark(new, DATA) == data
@@ -157,8 +159,8 @@ def test_an_interrupted_exchange_is_completed_without_loss(
     assert mark(new, DATA) == data
 
 
-def _killed(real, only: str):  # noqa: ANN001, ANN202
-    def call(*words, **more):  # noqa: ANN002, ANN003, ANN202
+def _killed(real, only: str):
+    def call(*words, **more):
         if only and only not in words:
             return real(*words, **more)
         raise KeyboardInterrupt

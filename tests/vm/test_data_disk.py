@@ -163,8 +163,9 @@ def test_an_upgrade_exchanges_the_root_disk_and_keeps_the_member(
     before = members(etcdctl)
     digest = new_image("27")
     start = time.monotonic()
-    done = json.loads(bake_in_lab("upgrade", "--yes", "--wait", 300, "-o", "json").stdout)
-    print(f"upgrade: {time.monotonic() - start:.0f} s")
+    result = bake_in_lab("upgrade", "--yes", "--wait", 300, "-o", "json")
+    done = json.loads(result.stdout)
+    print(result.stderr, f"upgrade: {time.monotonic() - start:.0f} s")
     assert [(step["action"], step["level"]) for step in done["steps"]] == [("update", "replace")]
     assert members(etcdctl) == before
     assert etcdctl("get", "kept", "--prefix", "--count-only")["count"] == 5
@@ -179,6 +180,7 @@ def test_an_image_whose_etcd_does_not_start_stops_the_upgrade_and_has_a_way_back
 ) -> None:
     before, good, bad = members(etcdctl), f"{base_image.digest}-27", new_image("28", etcd="#!/bin/sh\nexit 1\n")
     told = bake_in_lab("upgrade", "--yes", "--wait", 60, code=4).stderr
+    print(told)
     assert f"bake upgrade --to {good}" in told
     assert "snapshot of revision" in told
     done = json.loads(bake_in_lab("upgrade", "--to", good, "--yes", "--wait", 300, "-o", "json").stdout)
