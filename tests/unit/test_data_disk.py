@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from generator import pki
 from generator.plan import DATA_DISK, ClusterPlan
 from generator.seed.first_boot import first_boot_commands
+from generator.seed.guest_files import Trust, guest_files
+from generator.seed.guest_paths import DATA_MOUNT
 from tests.unit.guest_root import GUEST
 
 SCRIPT = GUEST / "etcd-data"
@@ -183,6 +187,24 @@ def test_disks_of_odd_sizes(node: Node, size: int) -> None:
         file.truncate(size)
     assert node.boot()[0] == 0
     assert node.is_usable()
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_etcd_requires_the_mount_and_the_mount_requires_the_script(
+    size: int, plan: Callable[..., ClusterPlan], now: datetime
+) -> None:
+    """A mount that systemd does not start in a container does not keep etcd from starting there."""
+    wanted = plan(vm={"dataDisk": size})
+    authority = pki.create_authority(wanted, now=now)
+    trust = Trust(identity="0" * 32, ca_pem=authority.cert_pem)
+    credentials = next(iter(pki.issue_nodes(wanted, authority, now=now)))
+    files = {one.path.name: one.data.decode() for one in guest_files(wanted, wanted.nodes[0], trust, credentials)}
+    assert ("\nRequires=var-lib-etcd.mount\nAfter=var-lib-etcd.mount\n" in files["etcd.service"]) is bool(size)
+    assert ("etcd-data" in files) is ("etcd-data.service" in files) is (DATA_MOUNT in files) is bool(size)
+    if size:
+        assert "\nRequires=etcd-data.service\nAfter=etcd-data.service\n" in files[DATA_MOUNT]
+        for unit in (DATA_MOUNT, "etcd-data.service"):
+            assert "\nConditionVirtualization=!container\n" in files[unit]
 
 
 def test_the_first_boot_mounts_the_disk_before_it_touches_the_folder(plan: Callable[..., ClusterPlan]) -> None:
