@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from generator.engine import MachineStatus, State
 from generator.errors import BakeError, InputError, UnhealthyError
 from generator.image.age import days_old, old_images
 from generator.image.base import BootImage
-from generator.operations.bake import bake
+from generator.operations.bake import bake as make
 from generator.operations.baked_cluster import open_cluster
 from generator.operations.maintenance import snapshot
 from generator.operations.running import upgrade
@@ -111,7 +112,7 @@ def test_the_nodes_with_another_image_are_upgraded() -> None:
 
 def test_the_error_of_an_upgrade_names_the_way_back(tmp_path: Path) -> None:
     store = Store(tmp_path / "out", "etcd")
-    bake(load(flags={}).spec, store, now=datetime.now(UTC), report=lambda _: None)
+    make(load(flags={}).spec, store, now=datetime.now(UTC), report=lambda _: None)
     cluster, error = open_cluster(store), BakeError("etcd2 failed", hint="see its console")
     before = {"etcd1": machine("etcd1", "aa"), "etcd2": machine("etcd2", "bb")}
     upgrade.add_way_back(error, cluster, before, "bb")
@@ -131,7 +132,7 @@ def test_only_the_way_back_works_without_a_snapshot(
     said: list[str] = []
     monkeypatch.setattr(snapshot, "take", refuse)
     store = Store(tmp_path / "out", "etcd")
-    bake(load(flags={}).spec, store, now=datetime.now(UTC), report=lambda _: None)
+    make(load(flags={}).spec, store, now=datetime.now(UTC), report=lambda _: None)
     if back:
         upgrade.take_snapshot(open_cluster(store), now=NOW, back=True, report=said.append)
         assert said == ["no snapshot: no member can make a snapshot"]
@@ -161,3 +162,35 @@ def test_a_stopped_vm_that_lost_its_data_disk_is_lost() -> None:
 def test_a_vm_with_a_data_disk_is_not_lost_without_its_root_disk(disk: int, data: int, power: Power) -> None:
     one = MachineStatus(node="etcd1", state=State.STOPPED, disk_size=disk, data_size=data)
     assert power_of(one) is power
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "is not sealed, so it has not started yet"),
+        (["--name", "other"], "there is no cluster 'other'"),
+    ],
+)
+def test_a_cluster_that_has_not_started_is_not_upgraded(words: list[str], message: str, bake: Any) -> None:
+    bake("--nodes", 1)
+    result = bake("upgrade", *words)
+    assert (result.code, message in result.err) == (2, True), result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "zz"], "--to: 'zz' is the beginning of 0 images"),
+        (["--to", "zz", "--refresh"], "--to: cannot be used with --refresh"),
+        (["--image", "x.qcow2", "--to", "zz"], "the nodes boot your image"),
+        (["--image", "x.qcow2", "--refresh"], "only bake's image can be refreshed"),
+    ],
+)
+def test_wrong_images_are_refused_before_anything_happens(
+    words: list[str], message: str, bake: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BAKE_CACHE", str(tmp_path / "cache"))
+    bake("--nodes", 1)
+    Path("out/etcd/sealed").touch()
+    result = bake("upgrade", *words)
+    assert (result.code, message in result.err) == (2, True), result.err
