@@ -42,12 +42,10 @@ def cache(base_image: BootImage, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def _copy(old: Path, new: Path, *, disk: bool) -> None:
     """Link the files of an image into another folder, and copy its facts. `disk`: also link the disk."""
     new.mkdir()
-    names = ("disk.qcow2", "vmlinux", "initrd.img", "image.json")
-    for name in names if disk else names[1:]:
-        if name == "image.json":
-            shutil.copy(old / name, new / name)
-        else:
-            (new / name).symlink_to((old / name).resolve())
+    shutil.copy(old / "image.json", new / "image.json")
+    facts = json.loads((new / "image.json").read_text())
+    for part in ("disk", "kernel", "initrd") if disk else ("kernel", "initrd"):
+        (new / facts[part]).symlink_to((old / facts[part]).resolve())
 
 
 @pytest.fixture(scope="module")
