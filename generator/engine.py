@@ -28,24 +28,34 @@ class MachineStatus:
     """The observed facts about a node's machine.
 
     `planned`: whether the plan has the node. `disk_size`: bytes, or 0 if the disk is missing; a removed machine may
-    leave its disk. `outdated`: the properties in which the machine differs from the plan, of `memory`, `cpus` and
-    `mac`; they change only at a restart by the engine. `image`: digest of the image from which the disk was made.
-    `seed`: digest of the ISO that was inserted last. `has_seed`: whether an ISO is in the drive, now or at the next
-    start.
+    leave its disk. `data_size`: bytes of the disk for etcd's data, or 0 without such a disk. `lost_data`: whether the
+    machine has had such a disk, which is missing now. `outdated`: the properties in which the machine differs from the
+    plan, of `memory`, `cpus` and `mac`; they change only at a restart by the engine. `rebuild`: the fields of the
+    cluster file whose values the machine's disks were not made from. `image`: digest of the image from which the disk
+    was made. `built`: when bake built the image (RFC 3339), or "" if unknown. `seed`: digest of the ISO that was
+    inserted last. `has_seed`: whether an ISO is in the drive, now or at the next start.
     """
 
     node: str
     state: State
     planned: bool = True
     disk_size: int = 0
+    data_size: int = 0
+    lost_data: bool = False
     outdated: tuple[str, ...] = ()
+    rebuild: tuple[str, ...] = ()
     image: str = ""
+    built: str = ""
     seed: str = ""
     has_seed: bool = False
 
     @property
     def has_disk(self) -> bool:
         return self.disk_size > 0
+
+    @property
+    def has_data_disk(self) -> bool:
+        return self.data_size > 0
 
 
 class Console(Protocol):
@@ -73,8 +83,8 @@ class Engine(Protocol):
     def create(self, *names: str) -> tuple[str, ...]:
         """Create missing machines and start stopped machines of planned nodes, with their seeds in their drives.
 
-        A stopped machine whose disk is missing gets a new disk. A running machine does not change. Raise BakeError if
-        the disk of a missing machine has data. Return the names of the started nodes.
+        A stopped machine whose disk is missing gets a new disk, and keeps its data disk. A running machine does not
+        change. Raise BakeError if the disk of a missing machine has data. Return the names of the started nodes.
         """
         ...
 
@@ -94,7 +104,19 @@ class Engine(Protocol):
         ...
 
     def replace(self, name: str) -> None:
-        """Remove a planned node's machine and its disk, then create both anew from the image."""
+        """Remove a planned node's machine and its disks, then create them anew from the image."""
+        ...
+
+    def reimage(self, name: str) -> None:
+        """Exchange a planned node's root disk for a new disk from the image, and start the node with its seed.
+
+        The disk with etcd's data stays. Shut the machine down as `restart` does. Raise BakeError if the machine or its
+        data disk is missing. After an interruption, `create` completes the exchange, too.
+        """
+        ...
+
+    def remove_unused_images(self) -> tuple[str, ...]:
+        """Remove the images that no machine of the cluster uses from the machines' host. Return their names."""
         ...
 
     def insert_seed(self, name: str, *, again: bool = False) -> bool:

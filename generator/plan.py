@@ -16,6 +16,7 @@ from generator.config.spec import AnyAddress, AnyNetwork, ClusterSpec, InstallMe
 # The namespace of every UUID that bake derives (RFC 9562, section 5.5: version 5).
 _NAMESPACE = UUID("6ba5a4a6-55c5-5f7c-9d5b-2c1f6b0b6d5e")
 ETCD_UID = 2380
+DATA_DISK = "etcd-data"  # the serial of the data disk, and the label of its file system
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,22 @@ def domain_name(cluster: str, node: str) -> str:
 def domain_uuid(cluster: str, node: str) -> UUID:
     """Return the UUID of a node's VM. The node need not be in the plan."""
     return uuid5(_NAMESPACE, f"{cluster}/node/{node}")
+
+
+def root_disk(spec: ClusterSpec) -> dict[str, str]:
+    """Return the values of the fields that decide the content of the nodes' root disks, by the fields' names.
+
+    If a value changes, a node needs a new root disk.
+    """
+    image = f"{spec.vm.image} {spec.vm.sha256}" if spec.vm.image else ""
+    return {
+        "vm.image": hashlib.sha256(image.encode()).hexdigest()[:12] if image else "base",
+        "vm.disk": str(spec.vm.disk),
+        "vm.firmware": spec.vm.firmware,
+        "etcd.version": spec.etcd.version,
+        "install.method": str(spec.install.method),
+        "install.sha256": (spec.install.sha256 or "")[:12],
+    }
 
 
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:

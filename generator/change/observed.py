@@ -13,7 +13,10 @@ from generator.plan import ClusterPlan, NodePlan
 
 
 class Power(StrEnum):
-    """Whether a node's VM exists and runs. `lost`: the VM or its disk is missing."""
+    """Whether a node's VM exists and runs. `lost`: the VM or its disk is missing.
+
+    A VM with a data disk is not lost without its root disk. When it starts, the engine makes a new root disk.
+    """
 
     RUNNING = "running"
     STOPPED = "stopped"
@@ -23,7 +26,8 @@ class Power(StrEnum):
 def power_of(machine: MachineStatus) -> Power:
     if machine.state is State.RUNNING:
         return Power.RUNNING
-    is_lost = machine.state in (State.MISSING, State.FOREIGN) or not machine.has_disk
+    has_disk = machine.has_disk or machine.has_data_disk
+    is_lost = machine.state in (State.MISSING, State.FOREIGN) or machine.lost_data or not has_disk
     return Power.LOST if is_lost else Power.STOPPED
 
 
@@ -35,7 +39,8 @@ class Observed:
     linearizable read. `leader`: the leader's id, or 0. `machines`: the VMs of the cluster by node name, also of nodes
     that are no longer planned; None if bake cannot see the VMs. `outdated`: for each VM that differs from the plan, the
     properties that differ. `pending`: for each node that does not run its newest seed, what the new seed costs the
-    node.
+    node. `rebuild`: for each VM whose disks were made from other values than the planned values, the fields that
+    differ. `keeps_data`: the nodes whose data is on a disk of its own.
     """
 
     members: tuple[Member, ...]
@@ -44,6 +49,8 @@ class Observed:
     machines: Mapping[str, Power] | None = None
     outdated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pending: Mapping[str, Level] = field(default_factory=dict)
+    rebuild: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    keeps_data: frozenset[str] = frozenset()
 
     @property
     def voters(self) -> tuple[Member, ...]:

@@ -3,7 +3,8 @@
 The order of the steps, with the reasons:
 1. start stopped VMs, because most steps need a quorum;
 2. remove members that are not planned, because the new seeds close the firewalls to them;
-3. replace lost nodes, because no node may restart while too many others are missing;
+3. replace lost nodes, because no node may restart while too many others are missing; replace nodes that need new
+   disks and have no data disk;
 4. update nodes, because new nodes can join only when the other nodes' firewalls know their addresses;
 5. add new nodes.
 """
@@ -18,15 +19,27 @@ from generator.etcd.answers import Member
 from generator.level import Level
 from generator.plan import ClusterPlan, NodePlan
 
+_DATA_DISK = "vm.dataDisk"
 
-def plan_steps(plan: ClusterPlan, seen: Observed, *, replace: Collection[str] = ()) -> tuple[Step, ...]:
-    """Return the steps in order. Empty if the cluster is as planned. `replace`: nodes that the user wants replaced."""
-    to_replace = {node.name for node in plan.nodes if node.name in replace or _is_lost(node, seen)}
+
+def plan_steps(
+    plan: ClusterPlan, seen: Observed, *, replace: Collection[str] = (), upgrade: Collection[str] = ()
+) -> tuple[Step, ...]:
+    """Return the steps in order. Empty if the cluster is as planned.
+
+    `replace`: nodes that the user wants replaced. `upgrade`: nodes that the user wants to have a new image.
+    """
+    useless = {node.name for node in plan.nodes if node.name in replace or _is_lost(node, seen)}
+    outdated = {node.name for node in plan.nodes if _needs_disk(node, seen, upgrade)} - useless
+    reimaged = {name for name in outdated if _keeps_data(name, seen)}
+    to_replace = useless | outdated - reimaged
+    if not seen.members and reimaged:
+        return tuple(_updates(plan, seen, to_replace, reimaged))  # a cluster that an upgrade has stopped
     return (
-        *_starts(plan, seen, to_replace),
+        *_starts(plan, seen, useless),
         *_removals(plan, seen),
         *_replacements(plan, seen, to_replace),
-        *_updates(plan, seen, to_replace),
+        *_updates(plan, seen, to_replace, reimaged),
         *_additions(plan, seen, to_replace),
     )
 
@@ -41,9 +54,25 @@ def _is_lost(node: NodePlan, seen: Observed) -> bool:
     return gone and member is not None and member.started and member.id not in seen.answering
 
 
-def _starts(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:
+def _needs_disk(node: NodePlan, seen: Observed, upgrade: Collection[str]) -> bool:
+    """Return whether a member needs new disks.
+
+    If no member answers, only the user can know whether a node is a member.
+    """
+    if node.name in upgrade:
+        return not seen.members or _has_joined(node, seen)
+    return node.name in seen.rebuild and _has_joined(node, seen)
+
+
+def _keeps_data(name: str, seen: Observed) -> bool:
+    """Return whether a new root disk is enough, because etcd's data is on a disk that stays."""
+    return name in seen.keeps_data and _DATA_DISK not in seen.rebuild.get(name, ())
+
+
+def _starts(plan: ClusterPlan, seen: Observed, useless: Collection[str]) -> Iterator[Step]:
+    """Yield a step for each stopped VM. A node that only needs other disks starts too, because it counts for quorum."""
     for node in plan.nodes:
-        if node.name not in to_replace and seen.power_of(node.name) is Power.STOPPED:
+        if node.name not in useless and seen.power_of(node.name) is Power.STOPPED:
             yield Step(action=Action.START, node=node.name, reason="its VM is stopped")
 
 
@@ -76,20 +105,32 @@ def name_of(member: Member) -> str:
     return member.name or ", ".join(member.peer_urls)
 
 
-def _updates(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:
-    """Yield a step for each node whose seed or VM is outdated; the leader is last."""
-    waiting = [node for node in plan.nodes if node.name not in to_replace and _has_joined(node, seen)]
+def _updates(
+    plan: ClusterPlan, seen: Observed, to_replace: Collection[str], reimaged: Collection[str]
+) -> Iterator[Step]:
+    """Yield a step for each node whose seed, VM or root disk is outdated; the leader is last."""
+    waiting = [
+        node for node in plan.nodes
+        if node.name in reimaged or (node.name not in to_replace and _has_joined(node, seen))
+    ]  # fmt: skip
     for node in sorted(waiting, key=lambda node: _is_leader(node, seen)):
         level, differing = seen.pending.get(node.name, Level.NONE), seen.outdated.get(node.name, ())
         reasons = [*(["has a new seed"] if level is not Level.NONE else []), *differing]
         if differing:
             level = max(level, Level.REBOOT, key=lambda one: one.rank)  # the VM gets its definition when it starts
+        if node.name in reimaged:
+            level = Level.REPLACE
+            reasons = [f"gets a new root disk ({_cause(node, seen)})", *reasons]
         if reasons:
             disturbs = level.rank >= Level.RESTART.rank
             yield Step(
                 action=Action.UPDATE, node=node.name, level=level, reason=", ".join(reasons),
                 effect=effect_of_stopping(node, seen) if disturbs else Effect.NONE,
             )  # fmt: skip
+
+
+def _cause(node: NodePlan, seen: Observed) -> str:
+    return ", ".join(seen.rebuild.get(node.name, ())) or "new image"
 
 
 def _is_leader(node: NodePlan, seen: Observed) -> bool:
@@ -109,10 +150,13 @@ def effect_of_stopping(node: NodePlan, seen: Observed) -> Effect:
 
 
 def _replacements(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:
-    for node in sorted((one for one in plan.nodes if one.name in to_replace), key=lambda one: _is_leader(one, seen)):
-        is_lost = _is_lost(node, seen)
+    """Yield a step for each node to replace: lost nodes first, because the others need them for the quorum."""
+    nodes = [node for node in plan.nodes if node.name in to_replace]
+    for node in sorted(nodes, key=lambda one: (not _is_lost(one, seen), _is_leader(one, seen))):
+        is_lost, differing = _is_lost(node, seen), ", ".join(seen.rebuild.get(node.name, ()))
+        reason = f"needs new disks ({differing})" if differing else "you asked for it"
         yield Step(
-            action=Action.REPLACE, node=node.name, reason="its VM or disk is lost" if is_lost else "you asked for it",
+            action=Action.REPLACE, node=node.name, reason="its VM or disk is lost" if is_lost else reason,
             effect=Effect.NONE if is_lost else effect_of_stopping(node, seen),
             loses="" if is_lost else "its VM and its disk are deleted",
         )  # fmt: skip

@@ -195,13 +195,6 @@ def _refusal(change: Change, rule: FieldLevel, changes: list[Change]) -> Problem
     return Problem(where, f"{owner}{_values(was, now)}, but {rule.why}", rule.how)
 
 
-def needs_new_disk(changes: Iterable[Change]) -> list[Problem]:
-    """Return a problem for each change that takes effect only on a new root disk."""
-    way = "run `bake` with the same options, then `bake replace NODE` for one node after the other"
-    found = [change for change in changes if change.level is Level.REPLACE]
-    return [Problem(each.name, f"{_values(each.old, each.new)}, but the nodes need new disks", way) for each in found]
-
-
 def _values(*values: Any) -> str:
     return " → ".join("unset" if value is None else value_text(value) for value in values)
 

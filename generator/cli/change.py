@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,10 @@ from generator.cli.root import bake
 
 if TYPE_CHECKING:
     from generator.config.load import Loaded
+    from generator.image.base import BootImage
     from generator.operations.baked_cluster import Cluster
     from generator.operations.running.change import Planned
+    from generator.progress import Report
     from generator.store.folder import Store
     from generator.vm.engine import LibvirtEngine
 
@@ -114,9 +117,18 @@ def has_started(options: Mapping[str, Any]) -> bool:
     return existing is not None and existing.sealed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Upgrade:
+    """The image that all nodes shall have. `prepare`: called before the first step."""
+
+    image: BootImage
+    prepare: Callable[[Report], None]
+
+
 def run_apply(
-    options: Mapping[str, Any], called: str, *, replaced: Collection[str] = (), asks: bool = True
-) -> None:
+    options: Mapping[str, Any], called: str, *, replaced: Collection[str] = (), upgrade: Upgrade | None = None,
+    asks: bool = True,
+) -> None:  # fmt: skip
     """Plan a change, ask for consent, apply the change, and verify the cluster.
 
     `asks`: ask for consent before every change. Otherwise, ask only if the change deletes something or affects clients.
@@ -126,7 +138,7 @@ def run_apply(
     from generator.operations.verify import verify_cluster
 
     while True:
-        loaded, store, planned = _planned(options, replaced)
+        loaded, store, planned = _planned(options, replaced, upgrade)
         _show(planned, loaded, options)
         if planned.first_obstacle:
             reporter(options)(f"the first step is not safe now: {planned.first_obstacle}")
@@ -134,7 +146,9 @@ def run_apply(
             _agree(planned, options)
         try:
             with progress_of([node.name for node in _plan(loaded).nodes], options) as progress:
-                taken = _apply(loaded, store, planned, options, called, replaced, progress)
+                if upgrade and planned.steps:
+                    upgrade.prepare(progress.line)
+                taken = _apply(loaded, store, planned, options, called, replaced, upgrade, progress)
                 result = verify_cluster(open_cluster(store), now=datetime.now(UTC), report=progress.line)
             break
         except StaleError as error:
@@ -153,7 +167,7 @@ def _plan(loaded: Loaded) -> Any:
 
 def _apply(
     loaded: Loaded, store: Store, planned: Planned, options: Mapping[str, Any], called: str,
-    replaced: Collection[str], progress: Any,
+    replaced: Collection[str], upgrade: Upgrade | None, progress: Any,
 ) -> Any:  # fmt: skip
     from generator.operations.bake import Agreed
     from generator.operations.running.change import apply_change
@@ -162,9 +176,9 @@ def _apply(
     agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=lambda _differences: None)
     try:
         return apply_change(
-            loaded, store, partial(_engine, options, progress.line), planned, agreed, called=f"bake {called}",
-            wait=options["wait"], progress=progress, passphrase=ca_passphrase(options, loaded.spec, store),
-            replaced=replaced,
+            loaded, store, partial(make_engine, options, progress.line, upgrade=upgrade), planned, agreed,
+            called=f"bake {called}", wait=options["wait"], progress=progress, replaced=replaced,
+            passphrase=ca_passphrase(options, loaded.spec, store), image=upgrade.image.digest if upgrade else "",
         )  # fmt: skip
     except KeyboardInterrupt:
         from generator.operations.hints import command
@@ -173,7 +187,9 @@ def _apply(
         raise
 
 
-def _planned(options: Mapping[str, Any], replaced: Collection[str] = ()) -> tuple[Loaded, Store, Planned]:
+def _planned(
+    options: Mapping[str, Any], replaced: Collection[str] = (), upgrade: Upgrade | None = None
+) -> tuple[Loaded, Store, Planned]:
     from generator.operations.running.change import plan_change
     from generator.store.folder import Store
 
@@ -181,13 +197,16 @@ def _planned(options: Mapping[str, Any], replaced: Collection[str] = ()) -> tupl
     store = Store(options["out"], loaded.spec.name)
 
     planned = plan_change(
-        loaded, store, partial(_engine, options, reporter(options)), now=datetime.now(UTC),
+        loaded, store, partial(make_engine, options, reporter(options)), now=datetime.now(UTC),
         passphrase=ca_passphrase(options, loaded.spec, store), replaced=replaced,
+        image=upgrade.image.digest if upgrade else "",
     )  # fmt: skip
     return loaded, store, planned
 
 
-def _engine(options: Mapping[str, Any], report: Any, cluster: Cluster) -> LibvirtEngine:
+def make_engine(
+    options: Mapping[str, Any], report: Any, cluster: Cluster, upgrade: Upgrade | None = None
+) -> LibvirtEngine:
     from generator import vm
     from generator.operations.up import boot_image
     from generator.vm.engine import LibvirtEngine
@@ -195,13 +214,15 @@ def _engine(options: Mapping[str, Any], report: Any, cluster: Cluster) -> Libvir
     return LibvirtEngine(
         connection=vm.connect(options["connect"]), plan=cluster.plan, cluster_id=cluster.cluster_id,
         seeds=cluster.store.folder, accel=options["accel"], report=report,
-        load_image=lambda: boot_image(cluster.plan.spec, image_cache(options), report),
+        load_image=lambda: upgrade.image if upgrade else boot_image(cluster.plan.spec, image_cache(options), report),
     )  # fmt: skip
 
 
 def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:
     if options["quiet"]:
         return
+    for warning in planned.warnings:
+        click.echo(f"warning: {warning}; to get a new image, run bake upgrade --refresh", err=True)
     show_changes(planned.changes, options, reporter(options))
     if planned.steps:
         if options["output"] == "text":

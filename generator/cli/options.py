@@ -27,6 +27,7 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--sha256": (("vm", "sha256"), str, "The sha256 of --image."),
     "--memory": (("vm", "memory"), int, "Memory of each VM in MiB."),
     "--cpus": (("vm", "cpus"), int, "Virtual CPUs of each VM."),
+    "--data-disk": (("vm", "dataDisk"), int, "Second disk of each VM, for etcd's data, in GiB; 0 for no second disk."),
 }
 
 
@@ -73,6 +74,9 @@ quiet_option = _stack(
 )
 # No environment variable sets --yes, because a user's consent is valid for one command only.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
+refresh_option = click.option(
+    "--refresh", is_flag=True, help="Build the base image again, with the newest packages, although it exists."
+)
 name_option = option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the cluster.")
 connect_option = option("--connect", help="URI of libvirt; default: the value of LIBVIRT_DEFAULT_URI, or qemu:///system.")
 passphrase_option = option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +23,7 @@ from generator.cli.common import (
     reporter,
     show_changes,
 )
-from generator.cli.options import spec_options, up_options, yes_option
+from generator.cli.options import option, refresh_option, spec_options, up_options, yes_option
 from generator.layout import SEED_ISO
 
 if TYPE_CHECKING:
@@ -161,24 +162,44 @@ def check(**options: Any) -> None:
 @up_options
 @click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up --yes` runs `bake image --yes`
 @click.option("--plain", is_flag=True, help="Build the base image without tuning, to measure the effect of the tuning.")
-def image(plain: bool, **options: Any) -> None:
+@refresh_option
+@option("--to", hidden=True)  # `scripts/bake upgrade --to IMAGE` runs `bake image --to IMAGE`
+def image(plain: bool, refresh: bool, to: str | None, **options: Any) -> None:
     """Build or download the image that `bake up` needs, unless the cache has the image.
 
-    Pass the same options to `bake image` and to `bake up`.
+    The base image contains the newest packages of the day on which it was built. To build the image again, use
+    --refresh. Then the command removes older images from the cache. It keeps the previous image and the images of VMs.
+    Existing nodes keep their image until `bake upgrade`.
+
+    Pass the same options to `bake image` and to `bake up`. With -o json the output has the keys disk, digest, built
+    (when bake built the image), age_days, versions (of etcd, kernel, cloud-init and systemd) and removed, among others.
 
     \b
     Examples:
       bake image
+      bake image --refresh
       bake image --image debian-13-genericcloud-amd64.qcow2 -o json
     """
+    from generator.image.age import days_old
     from generator.image.base import default_image
+    from generator.operations.running.cleaning import clean_cache
     from generator.operations.up import boot_image
 
-    spec = load(options).spec
+    spec, removed, now = load(options).spec, [], datetime.now(UTC)
     with progress_of((), options) as progress:
         folder, report = image_cache(options), progress.line
-        built = default_image(folder, report=report, plain=True) if plain else boot_image(spec, folder, report)
+        if plain:
+            built = default_image(folder, report=report, plain=True, refresh=refresh)
+        else:
+            built = boot_image(spec, folder, report, refresh=refresh)
+        if refresh:
+            removed = clean_cache(folder, options["connect"], now=now, report=report)
+    age = days_old(built.built, now=now)
     if options["output"] == "json":
-        print_json(**{key: value if value is None else str(value) for key, value in asdict(built).items()})
+        facts = {key: str(value) if isinstance(value, Path | int) else value for key, value in asdict(built).items()}
+        print_json(**facts, age_days=age, removed=removed)
     elif not options["quiet"]:
         click.echo(built.disk)
+        if built.versions:
+            parts = ", ".join(f"{name} {version}" for name, version in built.versions.items())
+            click.echo(f"built {built.built} ({age} days ago): {parts}", err=True)

@@ -130,7 +130,7 @@ def status(**options: Any) -> None:
     from generator.operations.status import status as look
     from generator.operations.status import status_data, status_row
 
-    seen = look(open_cluster(options), uri=options["connect"])
+    seen = look(open_cluster(options), uri=options["connect"], now=datetime.now(UTC))
     if options["output"] == "json":
         nodes = [status_data(node, vm) for node, vm in seen.nodes]
         print_json(nodes=nodes, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])

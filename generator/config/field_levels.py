@@ -268,6 +268,9 @@ def _machine_rows() -> Iterator[FieldLevel]:
     for name in ("memory", "cpus"):
         yield FieldLevel(field=f"vm.{name}", level=Level.REBOOT, how=_VM)
     yield FieldLevel(field="vm.disk", level=Level.REPLACE, how="The new disk has the new size.")
+    yield FieldLevel(
+        field="vm.dataDisk", level=Level.REPLACE, how="The node is replaced, and gets its data from the other members."
+    )
     for name in ("image", "sha256"):
         yield FieldLevel(field=f"vm.{name}", level=Level.REPLACE, how="The new disk is made from the new image.")
     yield FieldLevel(field="vm.firmware", level=Level.REPLACE, how="The VM boots its new disk with the new firmware.")

@@ -172,6 +172,11 @@ class VmSpec:
     memory: int = setting(scalar(values.whole(256, 1 << 20)), "memory of each VM in MiB, 256 or more", default=1024)
     cpus: int = setting(scalar(values.whole(1, 256)), "virtual CPUs of each VM, 1 to 256", default=1)
     disk: int = setting(scalar(values.whole(2, 1 << 14)), "disk of each VM in GiB, 2 or more", default=8)
+    data_disk: int = setting(
+        scalar(values.whole(0, 1 << 14)),
+        "a second disk of each VM for etcd's data, in GiB; 0: etcd's data is on the VM's first disk",
+        default=8,
+    )
     image: str | None = setting(
         scalar(values.path_text), "path or URL of a cloud image; default: the image that bake builds", default=None
     )
@@ -218,4 +223,8 @@ def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]
 
 # Fields that older versions of bake did not have. A field that is missing in an old cluster.yaml gets its value from
 # FIELDS_ADDED, so that the cluster does not change.
-FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {("pki", "peerName"): "none", ("pki", "peerCa", "separate"): False}
+FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {
+    ("pki", "peerName"): "none",
+    ("pki", "peerCa", "separate"): False,
+    ("vm", "dataDisk"): 0,
+}

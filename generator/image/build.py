@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -120,6 +121,15 @@ def _remove_stale(images: Path, own: Path) -> None:
                 _remove(stale)
 
 
+def remove_image(folder: Path) -> None:
+    """Remove an image from the cache. An interrupted removal leaves a folder that the next build removes."""
+    scratch = folder.with_name(f".{folder.name}.building")
+    with _lock_of(folder.parent, folder.name).open("w") as lock:
+        if _try_lock(lock) and not scratch.exists():
+            folder.rename(scratch)
+            _remove(scratch)
+
+
 def _remove(scratch: Path) -> None:
     """Remove a build's folder. Raise BakeError if a file system is still mounted in the folder, for example /proc."""
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -200,6 +210,7 @@ def _facts(scratch: Path, digest: str, *, plain: bool) -> dict[str, object]:
     return {
         "format_version": FORMAT_VERSION,
         "digest": digest,
+        "built": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "release": RELEASE,
         "architecture": _DEBIAN_MACHINE,
         "variant": "plain" if plain else "tuned",

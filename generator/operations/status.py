@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from generator.etcd import answers, observe
 from generator.etcd.answers import Member, Status
 from generator.etcd.client import Etcd
 from generator.etcd.tls_probe import ClientFiles
+from generator.image.age import old_images
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.hints import command
 from generator.plan import ClusterPlan, NodePlan
@@ -84,12 +86,13 @@ def pending_tasks(
     *,
     sealed: bool,
     ca_change: str | None = None,
+    images: Iterable[str] = (),
     bake: Callable[[str], str] = "bake {}".format,
 ) -> Iterator[Task]:
     """Yield the pending tasks of a cluster.
 
-    `ca_change`: the current phase of a CA rotation. `bake`: a function that returns the complete bake command for a
-    subcommand.
+    `ca_change`: the current phase of a CA rotation. `images`: texts about old images. `bake`: a function that returns
+    the complete bake command for a subcommand.
     """
     if ca_change:
         yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy=bake("certs rotate --ca"))
@@ -97,6 +100,8 @@ def pending_tasks(
         is_running = any(node.reachable for node in seen.nodes)
         remedy = bake("seal") if is_running else f"start the cluster, then run {bake('seal')}"
         yield Task(task="the first node's ISO still has the bootstrap permit", remedy=remedy)
+    for text in images:
+        yield Task(task=text, remedy=bake("upgrade --refresh"))
     names = {node.peer_url: node.name for node in plan.nodes}
     for member in seen.members:
         name = next((names[url] for url in member.peer_urls if url in names), None)
@@ -154,19 +159,21 @@ class Overview:
     tasks: tuple[Task, ...]
 
 
-def status(cluster: Cluster, *, uri: str | None) -> Overview:
+def status(cluster: Cluster, *, uri: str | None, now: datetime) -> Overview:
     """Query the state of every node's VM and etcd. If `uri` is None, ignore errors of libvirt."""
     states: dict[str, str | None] = dict.fromkeys(node.name for node in cluster.plan.nodes)
+    images: tuple[str, ...] = ()
     try:
         found = vm.status(vm.connect(uri), cluster.plan, cluster_id=cluster.cluster_id)
         states = {one.node: f"{one.state} {one.accel}".strip() for one in found}
+        images = old_images({one.node: one.built for one in found}, now=now)
     except BakeError:
         if uri is not None:
             raise
     seen = cluster_status(cluster.plan, client_files(cluster.store.folder))
     nodes = tuple((node, states[node.name]) for node in seen.nodes)
     tasks = pending_tasks(
-        cluster.plan, seen, sealed=cluster.sealed, ca_change=load_phase(cluster.store),
+        cluster.plan, seen, sealed=cluster.sealed, ca_change=load_phase(cluster.store), images=images,
         bake=partial(command, cluster.store),
     )  # fmt: skip
     return Overview(nodes=nodes, sealed=cluster.sealed, tasks=tuple(tasks))

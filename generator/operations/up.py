@@ -9,7 +9,8 @@ from pathlib import Path
 
 from generator import vm
 from generator.config.spec import ClusterSpec
-from generator.errors import BakeError
+from generator.errors import BakeError, InputError
+from generator.image.age import OLD, days_old
 from generator.image.base import BootImage, default_image
 from generator.image.custom import custom_image
 from generator.layout import SEED_ISO
@@ -58,6 +59,8 @@ def up(
     """
     connection = vm.connect(boot.uri)
     image = boot_image(spec, boot.cache, progress.line)
+    if (age := days_old(image.built, now=now)) and age > OLD:
+        progress.line(f"warning: the base image is {age} days old; build a new one with bake image --refresh")
     bake(spec, store, now=now, report=progress.line, passphrase=passphrase, agreed=agreed)
     cluster = open_cluster(store)
     seeds = {node.name: store.folder / node.name / SEED_ISO for node in cluster.plan.nodes}
@@ -68,11 +71,17 @@ def up(
     return verify.verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
 
 
-def boot_image(spec: ClusterSpec, cache: Path, report: Report) -> BootImage:
-    """Return the image that the spec names, or the base image. Build the base image if it does not exist."""
+def boot_image(spec: ClusterSpec, cache: Path, report: Report, *, refresh: bool = False) -> BootImage:
+    """Return the image that the spec names, or the base image. Build the base image if it does not exist.
+
+    `refresh`: build the base image even if it exists.
+    """
     if spec.vm.image:
+        if refresh:
+            rule = "is your image, and only bake's image can be refreshed"
+            raise InputError.one("vm.image", f"{spec.vm.image} {rule}", "give a newer image with --image")
         return custom_image(spec.vm.image, spec.vm.sha256, cache, report=report)
-    return default_image(cache, report=report)
+    return default_image(cache, report=report, refresh=refresh)
 
 
 # --- reactions to the nodes' events ---------------------------------------------------------------------------

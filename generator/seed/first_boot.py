@@ -10,7 +10,7 @@ from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
 from generator.pki import NODE_ROLES
 from generator.plan import ETCD_UID, ClusterPlan
 from generator.seed.guest_files import guest_source, key_access_commands
-from generator.seed.guest_paths import ENV, LIBEXEC, PKI_DIR, UDEV_RULES, UNITS
+from generator.seed.guest_paths import DATA_MOUNT, ENV, LIBEXEC, PKI_DIR, UDEV_RULES, UNITS
 
 HOME = PurePosixPath("/var/lib/etcd")
 
@@ -38,8 +38,11 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     # If etcd comes from a package, the package may have created the user etcd.
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
     yield from _key_permissions(plan.spec)
-    yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
+    if plan.spec.vm.data_disk:
+        yield from _mount_data_disk()
+    else:
+        yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     # SELinux denies access to files with wrong labels. cloud-init writes files before it installs packages. If a
     # package extends SELinux's policy, files that cloud-init wrote can have wrong labels.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
@@ -50,6 +53,17 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield f"{LIBEXEC}/first-boot-done"
     # Do not wait until etcd runs: etcd waits for the other nodes, so cloud-init would not finish.
     yield "systemctl start --no-block etcd"
+
+
+def _mount_data_disk() -> Iterator[str]:
+    """Yield commands that mount the data disk. If the mount fails, the first boot fails, and etcd does not start.
+
+    A data disk that comes from an earlier root disk may have files of another user id. `chown -R` follows no links.
+    """
+    # SELinux denies systemd to read units with wrong labels.
+    yield f"if command -v restorecon >/dev/null; then restorecon -RF {LIBEXEC} {UNITS}; fi"
+    yield f"systemctl daemon-reload && systemctl start {DATA_MOUNT}"
+    yield f"mkdir -p {HOME} && chown -R etcd: {HOME} && chmod 0700 {HOME}"
 
 
 def _key_permissions(spec: ClusterSpec) -> Iterator[str]:

@@ -21,7 +21,18 @@ from generator.config.values import SUBNET
 from generator.pki import NODE_ROLES, NodePki, Role, issuer_of, peer_check
 from generator.plan import ClusterPlan, NodePlan, short_id
 from generator.seed.file_levels import TABLE, level_table
-from generator.seed.guest_paths import AUTH, CONF, ENV, LIBEXEC, PKI_DIR, RESTART, RUNTIME_PERMIT, UDEV_RULES, UNITS
+from generator.seed.guest_paths import (
+    AUTH,
+    CONF,
+    DATA_MOUNT,
+    ENV,
+    LIBEXEC,
+    PKI_DIR,
+    RESTART,
+    RUNTIME_PERMIT,
+    UDEV_RULES,
+    UNITS,
+)
 
 _GUEST = Path(__file__).parent / "guest"
 
@@ -60,7 +71,11 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
     places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": RUNTIME_PERMIT}
-    yield _unit("etcd.service", user="etcd", restart=RESTART, **places)
+    yield _unit("etcd.service", user="etcd", restart=RESTART, data_disk=plan.spec.vm.data_disk, **places)
+    if plan.spec.vm.data_disk:
+        yield _script("etcd-data")
+        yield _unit("etcd-data.service")
+        yield Artifact(UNITS / DATA_MOUNT, guest_source(UNITS / DATA_MOUNT))
     for module in ("join_decision.py", "node.py", "cluster.py", "peers.py"):
         yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
     yield _script("etcd-join")

@@ -13,4 +13,5 @@ LIBEXEC = PurePosixPath("/usr/libexec/bake")
 UNITS = PurePosixPath("/etc/systemd/system")
 UDEV_RULES = PurePosixPath("/etc/udev/rules.d")
 RUNTIME_PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # /run is in memory, not on the node's disk
+DATA_MOUNT = "var-lib-etcd.mount"  # the unit that mounts the data disk at /var/lib/etcd
 RESTART = PurePosixPath("/run/bake/restart-etcd")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from generator import __version__
@@ -28,8 +28,12 @@ def boot(
     cluster_id: str,
     accel: str = "auto",
     report: Report,
+    uploaded: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Define missing VMs and start stopped VMs, for the nodes in `seeds`. Return the names of the started nodes."""
+    """Define missing VMs and start stopped VMs, for the nodes in `seeds`. Return the names of the started nodes.
+
+    `uploaded`: digests of images that are already in the pool, although no VM uses them yet.
+    """
     claim = Claim(cluster=plan.name, cluster_id=cluster_id)
     existing = claim_domains(connection, plan, claim)
     storage_pool.find_pool(connection, claim)
@@ -47,7 +51,9 @@ def boot(
             pool=storage_pool.ensure_pool(connection, claim),
             report=report,
         )
-        machines = _define_all(job, image, seeds, existing, kind, keep_kind=accel == "auto")
+        machines = _define_all(
+            job, image, seeds, existing, kind, keep_kind=accel == "auto", uploaded=uploaded
+        )  # fmt: skip
         started = start_all(job, machines, accel)
         for machine in machines:
             seed_drive.remove_old_seeds(job.pool, machine.node.name, machine.domain)
@@ -83,13 +89,16 @@ def _define_all(
     kind: Accel,
     *,
     keep_kind: bool,
+    uploaded: Collection[str],
 ) -> list[Machine]:
     nodes = [node for node in job.plan.nodes if node.name in seeds]
     without_disk = {node.name for node in nodes if storage_pool.find_volume(job.pool, disk_volume(node.name)) is None}
     # VMs of nodes that are no longer in the plan may use the image too. An upload would replace it.
     known = {owner.image for _, owner in list_domains(job.connection, job.claim)}
-    if image.digest not in known and any(node.name in without_disk or node.name not in existing for node in nodes):
-        _upload_image(job, image)
+    if image.digest not in {*known, *uploaded} and any(
+        node.name in without_disk or node.name not in existing for node in nodes
+    ):
+        upload_image(job, image)
     machines = []
     for node in nodes:
         domain, owner = existing.get(node.name, (None, None))
@@ -97,10 +106,9 @@ def _define_all(
         accel = accel_of(domain) if domain is not None and keep_kind else kind
         if domain is not None and node.name in without_disk:
             job.report(f"{node.name}: the disk is missing; creating a new disk and inserting the seed again")
-            domain, owner = None, None
         seed = seeds[node.name]
-        if owner is None:
-            machines.append(of_image(job, node, image, accel, seed).create())
+        if domain is None or owner is None or node.name in without_disk:
+            machines.append(of_image(job, node, image, accel, seed).create(keep_data=domain is not None))
         else:
             machines.append(_definer(job, node, image, domain, owner, accel, seed).update(domain, owner))
     return machines
@@ -115,7 +123,7 @@ def _definer(
     return of_vm(job, node, domain, owner, accel, seed)
 
 
-def _upload_image(job: Job, image: BootImage) -> None:
+def upload_image(job: Job, image: BootImage) -> None:
     for kind, path in (("base", image.disk), ("kernel", image.kernel), ("initrd", image.initrd)):
         if path is not None:
             job.report(f"uploading the image's {kind} ({path.stat().st_blocks >> 11} MiB)")

@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 
 from generator import __version__
 from generator.image.base import BootImage
-from generator.plan import ClusterPlan, NodePlan
+from generator.plan import ClusterPlan, NodePlan, root_disk
 from generator.progress import Report
 from generator.vm import seed_drive, storage_pool
 from generator.vm.connection import Connection, Domain, Pool, asking, libvirt
 from generator.vm.domain_xml import Accel, Files, Owner, domain_xml, files_in
 from generator.vm.ownership import Claim
-from generator.vm.storage_pool import console_volume, disk_volume
+from generator.vm.storage_pool import console_volume, data_volume, disk_volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,13 @@ class Machine:
 class Definer:
     """Builds the definition of a new VM, or the updated definition of an existing VM.
 
-    `files`: the VM's files without the ISO. `image`: digest of the image from which the disk is made.
+    `files`: the VM's files without the ISO. `made_from`: the tag with the facts about the image and the root disk.
     """
 
     job: Job
     node: NodePlan
     files: Files
-    image: str
+    made_from: Owner
     accel: Accel
     seed: Path | bytes
     settled: bool = False  # whether the drive stays empty, because the node has applied `seed`
@@ -66,12 +66,17 @@ class Definer:
     def seed_volume(self) -> str:
         return seed_drive.seed_volume(self.node.name, self.seed_digest)
 
-    def create(self) -> Machine:
-        """Create the volumes before the VM, so every volume in a VM's definition is complete."""
-        base = self.job.pool.storageVolLookupByName(image_volume("base", self.image))
+    def create(self, *, keep_data: bool = False) -> Machine:
+        """Create the volumes before the VM, so every volume in a VM's definition is complete.
+
+        `keep_data`: keep an existing data disk.
+        """
+        base = self.job.pool.storageVolLookupByName(image_volume("base", self.made_from.image))
         storage_pool.put(self.job.pool, self.seed_volume, self.seed)
-        size = self.job.plan.spec.vm.disk << 30
-        storage_pool.make_overlay(self.job.pool, disk_volume(self.node.name), size, base)
+        vm, data = self.job.plan.spec.vm, data_volume(self.node.name)
+        if vm.data_disk and not (keep_data and self._has_volume(data)):
+            storage_pool.make_data_disk(self.job.pool, data, vm.data_disk << 30)
+        storage_pool.make_overlay(self.job.pool, disk_volume(self.node.name), vm.disk << 30, base)
         return self._define()
 
     def update(self, domain: Domain, old: Owner) -> Machine:
@@ -106,7 +111,8 @@ class Definer:
         blank = self.job.owner(node=self.node.name)
         text = domain_xml(self.job.plan, self.node, self.files, self.accel, blank)
         config = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return replace(blank, image=self.image, seed=self.seed_digest, config=config)
+        made = {name: getattr(self.made_from, name) for name in ("image", "built", "root")}
+        return replace(blank, seed=self.seed_digest, config=config, **made)
 
 
 def of_image(
@@ -118,7 +124,14 @@ def of_image(
     *,
     old: tuple[Domain, Owner] | None = None,
 ) -> Definer:
-    """Return the definer of a VM whose disk is made from `image`. `old`: the VM, if it exists, and its tag."""
+    """Return the definer of a VM whose disk is made from `image`. `old`: the VM, if it exists, and its tag.
+
+    An existing VM keeps its disks, so the facts about its root disk stay unchanged.
+    """
+    data = _path(job, data_volume(node.name)) if job.plan.spec.vm.data_disk else None
+    made_from = job.owner(image=image.digest, built=image.built, root=root_text(job.plan))
+    if old is not None:
+        data, made_from = files_in(old[0].XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).data, old[1]
     files = Files(
         disk=_path(job, disk_volume(node.name)),
         seed=None,
@@ -126,10 +139,11 @@ def of_image(
         kernel=_path(job, image_volume("kernel", image.digest)) if image.kernel else None,
         initrd=_path(job, image_volume("initrd", image.digest)) if image.initrd else None,
         cmdline=image.cmdline or None,
+        data=data,
     )
     settled = old is not None and _is_settled(*old, seed)
     return Definer(
-        job=job, node=node, files=files, image=image.digest, accel=accel, seed=seed, settled=settled
+        job=job, node=node, files=files, made_from=made_from, accel=accel, seed=seed, settled=settled
     )  # fmt: skip
 
 
@@ -137,7 +151,12 @@ def of_vm(job: Job, node: NodePlan, domain: Domain, owner: Owner, accel: Accel, 
     """Return the definer of an existing VM that keeps its disk, its image's kernel and its firmware."""
     files = files_in(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     settled = _is_settled(domain, owner, seed)
-    return Definer(job=job, node=node, files=files, image=owner.image, accel=accel, seed=seed, settled=settled)
+    return Definer(job=job, node=node, files=files, made_from=owner, accel=accel, seed=seed, settled=settled)
+
+
+def has_data_disk(domain: Domain) -> bool:
+    """Return whether a VM's definition has a data disk, whose volume may be missing."""
+    return files_in(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).data is not None
 
 
 def _is_settled(domain: Domain, owner: Owner, seed: Path | bytes) -> bool:
@@ -152,6 +171,21 @@ def _path(job: Job, name: str) -> str:
 def image_volume(kind: str, digest: str) -> str:
     """Return the name of the volume with an image's `base`, `kernel` or `initrd`."""
     return f"{kind}-{hashlib.sha256(digest.encode()).hexdigest()[:16]}"
+
+
+def root_text(plan: ClusterPlan) -> str:
+    """Return the values from which a new root disk is made, for a VM's tag."""
+    return " ".join(f"{name}={value}" for name, value in root_disk(plan.spec).items())
+
+
+def find_rebuilds(owner: Owner, plan: ClusterPlan, *, data_size: int) -> tuple[str, ...]:
+    """Return the fields whose values differ from those from which a VM's disks were made.
+
+    `data_size`: of the VM's data disk in bytes, or 0. An older bake wrote no values, so they count as unchanged.
+    """
+    made = dict(part.partition("=")[::2] for part in owner.root.split())
+    changed = [name for name, value in root_disk(plan.spec).items() if made.get(name, value) != value]
+    return (*changed, *(["vm.dataDisk"] if data_size != plan.spec.vm.data_disk << 30 else []))
 
 
 def accel_of(domain: Domain) -> Accel:

@@ -1,4 +1,4 @@
-"""Build libvirt's XML for a plan's network, pool, volumes and domains, without calling libvirt.
+"""Build libvirt's XML for a plan's network and domains, without calling libvirt.
 
 Networks and domains have the cluster's tag (`Owner`) in their metadata. A pool has no metadata, so its UUID identifies
 the cluster.
@@ -6,6 +6,7 @@ the cluster.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
@@ -14,11 +15,11 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from generator.image.build import MACHINE
-from generator.plan import ClusterPlan, NetworkPlan, NodePlan
+from generator.plan import DATA_DISK, ClusterPlan, NetworkPlan, NodePlan
 
 TAG_NAMESPACE = "urn:bake:owner:1"
 ElementTree.register_namespace("bake", TAG_NAMESPACE)
-_DISK, _DRIVE = "devices/disk[@device='disk']", "devices/disk[@device='cdrom']"
+_DISKS, _DRIVE = "devices/disk[@device='disk']", "devices/disk[@device='cdrom']"
 _POOLS = UUID("5f1cbb43-6a0e-5cb5-8ab2-8d4a3c0f8e11")
 
 # Size of QEMU's cache for the translated code of an emulated guest (QEMU's default: 1 GiB).
@@ -41,6 +42,8 @@ class Owner:
     version: str
     node: str = ""
     image: str = ""  # digest of the image from which the disk was made
+    built: str = ""  # when bake built the image (RFC 3339), or "" for the user's image
+    root: str = ""  # the values of fields from which the root disk was made, as in `plan.root_disk`
     seed: str = ""  # digest of the ISO
     config: str = ""  # digest of the other parts of the definition
 
@@ -49,7 +52,7 @@ class Owner:
 class Files:
     """The paths of a VM's files on the VM's host, and the firmware that the disk needs, by default the plan's.
 
-    `seed` is None if the CD drive is empty.
+    `seed` is None if the CD drive is empty. `data` is None if etcd's data is on the VM's first disk.
     """
 
     disk: str
@@ -59,6 +62,7 @@ class Files:
     initrd: str | None = None
     cmdline: str | None = None
     firmware: str | None = None
+    data: str | None = None
 
 
 def pool_name(cluster: str) -> str:
@@ -74,7 +78,7 @@ def to_text(root: Element) -> str:
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _child(parent: Element, tag: str, text: object = None, /, **attributes: object) -> Element:
+def child(parent: Element, tag: str, text: object = None, /, **attributes: object) -> Element:
     child = SubElement(parent, tag, {key: str(value) for key, value in attributes.items()})
     child.text = None if text is None else str(text)
     return child
@@ -82,7 +86,7 @@ def _child(parent: Element, tag: str, text: object = None, /, **attributes: obje
 
 def _add_owner(parent: Element, owner: Owner) -> None:
     tag = f"{{{TAG_NAMESPACE}}}owner"
-    SubElement(_child(parent, "metadata"), tag, {key: value for key, value in asdict(owner).items() if value})
+    SubElement(child(parent, "metadata"), tag, {key: value for key, value in asdict(owner).items() if value})
 
 
 def read_owner(xml: str) -> Owner | None:
@@ -96,59 +100,20 @@ def read_owner(xml: str) -> Owner | None:
 def network_xml(plan: NetworkPlan, owner: Owner) -> str:
     """Return the XML of a network. Guests have static addresses, so the network has no DHCP."""
     root = Element("network")
-    _child(root, "name", plan.name)
-    _child(root, "uuid", plan.uuid)
+    child(root, "name", plan.name)
+    child(root, "uuid", plan.uuid)
     _add_owner(root, owner)
     if plan.mode == "nat":
-        forward = _child(root, "forward", mode="nat")
+        forward = child(root, "forward", mode="nat")
         if plan.subnet.version == 6:
-            _child(forward, "nat", ipv6="yes")
-    _child(root, "bridge", name=plan.bridge, stp="off", delay="0")
-    _child(root, "mac", address=plan.mac)
+            child(forward, "nat", ipv6="yes")
+    child(root, "bridge", name=plan.bridge, stp="off", delay="0")
+    child(root, "mac", address=plan.mac)
     # libvirt starts dnsmasq only for DHCP or DNS. DNS is needed only if the gateway is the guests' DNS server.
-    _child(root, "dns", enable="yes" if plan.gateway in plan.dns else "no")
+    child(root, "dns", enable="yes" if plan.gateway in plan.dns else "no")
     family = "ipv6" if isinstance(plan.gateway, IPv6Address) else "ipv4"
-    _child(root, "ip", family=family, address=plan.gateway, prefix=plan.subnet.prefixlen)
+    child(root, "ip", family=family, address=plan.gateway, prefix=plan.subnet.prefixlen)
     return to_text(root)
-
-
-def pool_xml(cluster: str, folder: str) -> str:
-    """Return a pool's XML. In a folder with the mode 0711, QEMU's user can open volumes, but not list them."""
-    root = Element("pool", type="dir")
-    _child(root, "name", pool_name(cluster))
-    _child(root, "uuid", pool_uuid(cluster))
-    target = _child(root, "target")
-    _child(target, "path", folder)
-    _child(_child(target, "permissions"), "mode", "0711")
-    return to_text(root)
-
-
-def volume_xml(name: str, size: int) -> str:
-    """Return the XML of a volume for an upload of `size` bytes. libvirt detects the format after the upload."""
-    return to_text(_volume(name, size, "raw"))
-
-
-def overlay_xml(name: str, size: int, base: str, base_format: str) -> str:
-    """Return the XML of a node's disk, a qcow2 overlay over the base image.
-
-    The XML names the format of the base image, because QEMU must not guess the format.
-    """
-    root = _volume(name, size, "qcow2")
-    backing = _child(root, "backingStore")
-    _child(backing, "path", base)
-    _child(backing, "format", type=base_format)
-    return to_text(root)
-
-
-def _volume(name: str, size: int, kind: str) -> Element:
-    root = Element("volume", type="file")
-    _child(root, "name", name)
-    _child(root, "capacity", size, unit="bytes")
-    _child(root, "allocation", 0, unit="bytes")
-    target = _child(root, "target")
-    _child(target, "format", type=kind)
-    _child(_child(target, "permissions"), "mode", "0600")  # seeds contain private keys, and disks contain etcd's data
-    return root
 
 
 def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, owner: Owner) -> str:
@@ -157,18 +122,18 @@ def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, ow
     The VM has virtio devices, a SATA CD drive with the seed, and a serial console with a log.
     """
     root = Element("domain", type=str(accel))
-    _child(root, "name", node.domain)
-    _child(root, "uuid", node.uuid)
-    _child(root, "title", f"bake: node {node.name} of cluster {plan.name}")
+    child(root, "name", node.domain)
+    child(root, "uuid", node.uuid)
+    child(root, "title", f"bake: node {node.name} of cluster {plan.name}")
     _add_owner(root, owner)
-    _child(root, "memory", plan.spec.vm.memory, unit="MiB")
-    _child(root, "vcpu", plan.spec.vm.cpus)
+    child(root, "memory", plan.spec.vm.memory, unit="MiB")
+    child(root, "vcpu", plan.spec.vm.cpus)
     _add_os(root, plan, files)
     _add_processor(root, accel)
     _add_clock(root)
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
-        _child(root, f"on_{event}", action)
-    devices = _child(root, "devices")
+        child(root, f"on_{event}", action)
+    devices = child(root, "devices")
     _add_disks(devices, files)
     _add_interface(devices, plan.network, node)
     _add_console(devices, files)
@@ -180,83 +145,96 @@ def _add_os(root: Element, plan: ClusterPlan, files: Files) -> None:
     """Boot the image's kernel directly if it is a separate file, else use the image's boot loader."""
     by_loader = files.kernel is None
     by_efi = by_loader and (files.firmware or plan.spec.vm.firmware) == "efi"
-    system = _child(root, "os", **({"firmware": "efi"} if by_efi else {}))
-    _child(system, "type", "hvm", arch=MACHINE, machine="q35")
+    system = child(root, "os", **({"firmware": "efi"} if by_efi else {}))
+    child(system, "type", "hvm", arch=MACHINE, machine="q35")
     if by_efi:  # Secure Boot, libvirt's default, refuses boot loaders without Microsoft's signature
-        _child(_child(system, "firmware"), "feature", enabled="no", name="secure-boot")
+        child(child(system, "firmware"), "feature", enabled="no", name="secure-boot")
     for tag in ("kernel", "initrd", "cmdline"):
         if not by_loader and getattr(files, tag):
-            _child(system, tag, getattr(files, tag))
+            child(system, tag, getattr(files, tag))
     if by_loader:
-        _child(system, "boot", dev="hd")
+        child(system, "boot", dev="hd")
 
 
 def _add_processor(root: Element, accel: Accel) -> None:
-    features = _child(root, "features")
-    _child(features, "acpi")
-    _child(features, "apic")
+    features = child(root, "features")
+    child(features, "acpi")
+    child(features, "apic")
     if accel is Accel.TCG:
-        _child(_child(features, "tcg"), "tb-cache", TB_CACHE_MIB, unit="MiB")
-    _child(root, "cpu", mode="maximum" if accel is Accel.TCG else "host-passthrough")
+        child(child(features, "tcg"), "tb-cache", TB_CACHE_MIB, unit="MiB")
+    child(root, "cpu", mode="maximum" if accel is Accel.TCG else "host-passthrough")
 
 
 def _add_clock(root: Element) -> None:
-    clock = _child(root, "clock", offset="utc")
-    _child(clock, "timer", name="rtc", tickpolicy="catchup")
-    _child(clock, "timer", name="pit", tickpolicy="delay")
-    _child(clock, "timer", name="hpet", present="no")
+    clock = child(root, "clock", offset="utc")
+    child(clock, "timer", name="rtc", tickpolicy="catchup")
+    child(clock, "timer", name="pit", tickpolicy="delay")
+    child(clock, "timer", name="hpet", present="no")
 
 
 def _add_disks(devices: Element, files: Files) -> None:
     # The XML names disks by path, because libvirt's AppArmor helper cannot find the path of a pool's volume.
-    disk = _child(devices, "disk", type="file", device="disk")
-    _child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
-    _child(disk, "source", file=files.disk)
-    _child(disk, "target", dev="vda", bus="virtio")
-    seed = _child(devices, "disk", type="file", device="cdrom")
-    _child(seed, "driver", name="qemu", type="raw")
+    for file, name, serial in ((files.disk, "vda", None), (files.data, "vdb", DATA_DISK)):
+        if file:
+            disk = child(devices, "disk", type="file", device="disk")
+            child(disk, "driver", name="qemu", type="qcow2", discard="unmap")
+            child(disk, "source", file=file)
+            child(disk, "target", dev=name, bus="virtio")
+            if serial:
+                child(disk, "serial", serial)
+    seed = child(devices, "disk", type="file", device="cdrom")
+    child(seed, "driver", name="qemu", type="raw")
     if files.seed:
-        _child(seed, "source", file=files.seed)
-    _child(seed, "target", dev="sda", bus="sata")  # the machine type q35 has no IDE controller
-    _child(seed, "readonly")
+        child(seed, "source", file=files.seed)
+    child(seed, "target", dev="sda", bus="sata")  # the machine type q35 has no IDE controller
+    child(seed, "readonly")
 
 
 def _add_interface(devices: Element, network: NetworkPlan, node: NodePlan) -> None:
-    interface = _child(devices, "interface", type="network")
-    _child(interface, "mac", address=node.mac)
-    _child(interface, "source", network=network.name)
-    _child(interface, "model", type="virtio")
-    _child(interface, "rom", enabled="no")
+    interface = child(devices, "interface", type="network")
+    child(interface, "mac", address=node.mac)
+    child(interface, "source", network=network.name)
+    child(interface, "model", type="virtio")
+    child(interface, "rom", enabled="no")
 
 
 def _add_console(devices: Element, files: Files) -> None:
-    serial = _child(devices, "serial", type="pty")
-    _child(serial, "log", file=files.console, append="off")
-    _child(serial, "target", type="isa-serial", port="0")
-    _child(_child(devices, "console", type="pty"), "target", type="serial", port="0")
+    serial = child(devices, "serial", type="pty")
+    child(serial, "log", file=files.console, append="off")
+    child(serial, "target", type="isa-serial", port="0")
+    child(child(devices, "console", type="pty"), "target", type="serial", port="0")
 
 
 def _add_small_devices(devices: Element) -> None:
-    rng = _child(devices, "rng", model="virtio")
-    _child(rng, "backend", "/dev/urandom", model="random")
-    _child(devices, "controller", type="usb", model="none")
-    _child(devices, "watchdog", model="itco", action="none")  # the machine type q35 always has an iTCO watchdog
-    _child(devices, "audio", id="1", type="none")
-    _child(_child(devices, "video"), "model", type="none")
-    _child(devices, "memballoon", model="none")
+    rng = child(devices, "rng", model="virtio")
+    child(rng, "backend", "/dev/urandom", model="random")
+    child(devices, "controller", type="usb", model="none")
+    child(devices, "watchdog", model="itco", action="none")  # the machine type q35 always has an iTCO watchdog
+    child(devices, "audio", id="1", type="none")
+    child(child(devices, "video"), "model", type="none")
+    child(devices, "memballoon", model="none")
 
 
 def files_in(xml: str) -> Files:
     """Return the files in a definition that `domain_xml` has built, without the ISO."""
     root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
-    system, disk, log = (root.find(path) for path in ("os", f"{_DISK}/source", "devices/serial/log"))
-    if system is None or disk is None or log is None:
+    system, log = (root.find(path) for path in ("os", "devices/serial/log"))
+    disks = {target.get("dev"): source.get("file", "") for target, source in _disks(root)}
+    if system is None or "vda" not in disks or log is None:
         raise ValueError("not a node's definition")
     kernel, initrd, cmdline = (system.findtext(tag) for tag in ("kernel", "initrd", "cmdline"))
     return Files(
-        disk=disk.get("file", ""), seed=None, console=log.get("file", ""), kernel=kernel, initrd=initrd,
-        cmdline=cmdline, firmware="efi" if system.get("firmware") == "efi" else "bios",
+        disk=disks["vda"], seed=None, console=log.get("file", ""), kernel=kernel, initrd=initrd,
+        cmdline=cmdline, firmware="efi" if system.get("firmware") == "efi" else "bios", data=disks.get("vdb"),
     )  # fmt: skip
+
+
+def _disks(root: Element) -> Iterator[tuple[Element, Element]]:
+    """Yield the target and the source of each disk."""
+    for disk in root.iterfind(_DISKS):
+        target, source = disk.find("target"), disk.find("source")
+        if target is not None and source is not None:
+            yield target, source
 
 
 def iso_in_drive(xml: str) -> str:

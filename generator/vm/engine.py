@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -15,13 +15,22 @@ from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.vm import lifecycle, network, seed_drive, storage_pool
 from generator.vm.acceleration import choose_accel
-from generator.vm.boot import boot, refuse_small_disk, refuse_used_addresses, start_all
+from generator.vm.boot import boot, refuse_small_disk, refuse_used_addresses, start_all, upload_image
 from generator.vm.connection import Connection, Domain, Pool, asking
 from generator.vm.console import ConsoleLog
-from generator.vm.definition import Definer, Job, accel_of, find_outdated, of_vm
+from generator.vm.definition import (
+    Definer,
+    Job,
+    accel_of,
+    find_outdated,
+    find_rebuilds,
+    has_data_disk,
+    image_volume,
+    of_vm,
+)
 from generator.vm.domain_xml import Owner
 from generator.vm.ownership import Claim, find_by_name, list_domains, owner_of
-from generator.vm.storage_pool import disk_volume
+from generator.vm.storage_pool import data_volume, disk_volume
 
 _AGAIN = "bake apply"
 
@@ -43,6 +52,7 @@ class LibvirtEngine:
     report: Report
     accel: str = "auto"
     patience: float = 90
+    _uploaded: set[str] = field(default_factory=set, init=False)
 
     @asking("list the cluster's VMs")
     def machines(self) -> dict[str, MachineStatus]:
@@ -57,18 +67,23 @@ class LibvirtEngine:
         node, domain = self._nodes.get(name), find_by_name(self.connection, self.plan.name, name)
         owner = None if domain is None else owner_of(domain)
         is_ours = owner is not None and self._claim.covers(owner)
+        size, data_size = _size(pool, disk_volume(name)), _size(pool, data_volume(name))
         if domain is None or owner is None or not is_ours:
             state = State.MISSING if domain is None else State.FOREIGN
             return MachineStatus(
-                node=name, state=state, planned=node is not None, disk_size=_disk_size(pool, name)
+                node=name, state=state, planned=node is not None, disk_size=size, data_size=data_size
             )  # fmt: skip
         return MachineStatus(
             node=name,
             state=lifecycle.state_of(domain),
             planned=node is not None,
-            disk_size=_disk_size(pool, name),
+            disk_size=size,
+            data_size=data_size,
+            lost_data=not data_size and has_data_disk(domain),
             outdated=() if node is None else find_outdated(domain, self.plan, node),
+            rebuild=() if node is None else find_rebuilds(owner, self.plan, data_size=data_size),
             image=owner.image,
+            built=owner.built,
             seed=owner.seed,
             has_seed=not seed_drive.is_empty(domain),
         )
@@ -79,7 +94,7 @@ class LibvirtEngine:
             found, pool = {node.name: self._find(node.name) for node in nodes}, self._find_pool()
             stopped, missing = [], []
             for node in nodes:
-                vm, has_disk = found[node.name], _disk_size(pool, node.name) > 0
+                vm, has_disk = found[node.name], _size(pool, disk_volume(node.name)) > 0
                 if vm is None or (not has_disk and not vm[0].isActive()):
                     missing.append(node)
                 elif lifecycle.state_of(vm[0]) is not State.RUNNING:
@@ -106,14 +121,14 @@ class LibvirtEngine:
         seeds = {node.name: self._seed(node) for node in missing}
         return boot(
             self.connection, self.plan, self._image, seeds, cluster_id=self.cluster_id, accel=self.accel,
-            report=self.report,
+            report=self.report, uploaded=self._uploaded,
         )  # fmt: skip
 
     def restart(self, name: str) -> None:
         node, domain, owner = self._existing(name)
         with asking(f"restart the VM {node.domain}", hint=f"try again: {_AGAIN}"):
             job = self._job()
-            if not _disk_size(job.pool, name):
+            if not _size(job.pool, disk_volume(name)):
                 raise BakeError(f"the disk of {name} is missing", hint=f"give the node a new disk: bake replace {name}")
             if not domain.isActive() and domain.hasManagedSaveImage():
                 domain.create()  # a saved VM has not shut down yet, and would not start with the new definition
@@ -140,6 +155,36 @@ class LibvirtEngine:
         refuse_small_disk(self.plan, self._image)
         self.remove(name)
         self.create(name)
+
+    def reimage(self, name: str) -> None:
+        node, domain, _ = self._existing(name)
+        self._seed(node)
+        refuse_small_disk(self.plan, self._image)
+        with asking(f"exchange the root disk of {name}", hint=f"try again: {_AGAIN}"):
+            job = self._job()
+            if not _size(job.pool, data_volume(name)):
+                hint = f"give the node a new VM: bake replace {name}"
+                raise BakeError(f"{name} has no data disk, so its data would be lost", hint=hint)
+            self._upload(job)  # before the shutdown, so that the node is off for less time
+            if lifecycle.state_of(domain) is State.PAUSED:
+                domain.resume()
+            lifecycle.stop({name: domain}, self.patience, self.report)
+            lifecycle.forget_saved(domain)
+            storage_pool.remove(job.pool, disk_volume(name))
+        self.create(name)
+
+    def _upload(self, job: Job) -> None:
+        """Upload the image unless the pool has it."""
+        used = {owner.image for _, owner in list_domains(self.connection, self._claim)}
+        if self._image.digest not in {*used, *self._uploaded}:
+            upload_image(job, self._image)
+            self._uploaded.add(self._image.digest)
+
+    @asking("remove the images that no VM uses")
+    def remove_unused_images(self) -> tuple[str, ...]:
+        pool, used = self._find_pool(), list_domains(self.connection, self._claim)
+        names = {image_volume(kind, owner.image) for _, owner in used for kind in ("base", "kernel", "initrd")}
+        return tuple(storage_pool.remove_unused_images(pool, names)) if pool is not None else ()
 
     def insert_seed(self, name: str, *, again: bool = False) -> bool:
         node, _, _ = self._existing(name)
@@ -224,7 +269,7 @@ class LibvirtEngine:
         return of_vm(job, node, domain, owner, accel, self._seed(node))
 
 
-def _disk_size(pool: Pool | None, node: str) -> int:
-    """Return the size of a node's disk in bytes, or 0 if the disk is missing."""
-    volume = None if pool is None else storage_pool.find_volume(pool, disk_volume(node))
+def _size(pool: Pool | None, name: str) -> int:
+    """Return the size of a disk in bytes, or 0 if the disk is missing."""
+    volume = None if pool is None else storage_pool.find_volume(pool, name)
     return 0 if volume is None else int(volume.info()[1])

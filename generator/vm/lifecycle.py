@@ -24,6 +24,7 @@ class VmStatus:
     domain: str
     state: State
     accel: str = ""
+    built: str = ""  # when bake built the image from which the disk was made (RFC 3339), or "" if unknown
 
 
 @asking()
@@ -33,12 +34,14 @@ def status(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -
     found = []
     for node in plan.nodes:
         domain = find_domain(connection, node)
-        state, accel = State.MISSING, ""
+        state, accel, built = State.MISSING, "", ""
         if domain is not None:
-            state = state_of(domain) if claim.covers(owner_of(domain)) else State.FOREIGN
+            owner = owner_of(domain)
+            state = state_of(domain) if claim.covers(owner) else State.FOREIGN
+            built = owner.built if owner is not None and claim.covers(owner) else ""
             kind = ElementTree.fromstring(domain.XMLDesc()).get("type", "")  # noqa: S314  libvirt wrote it
             accel = {Accel.KVM: "kvm", Accel.TCG: "tcg"}.get(kind, kind)  # type: ignore[call-overload]
-        found.append(VmStatus(node=node.name, domain=node.domain, state=state, accel=accel))
+        found.append(VmStatus(node=node.name, domain=node.domain, state=state, accel=accel, built=built))
     return tuple(found)
 
 
@@ -71,6 +74,12 @@ def stop(domains: Mapping[str, Domain], timeout: float, report: Report) -> tuple
         report(f"{name}: did not shut down within {timeout:.0f} s; powering it off")
         _power_off(running[name])
     return tuple(running)
+
+
+def forget_saved(domain: Domain) -> None:
+    """Remove a VM's saved memory, which does not fit to other disks."""
+    if domain.hasManagedSaveImage():
+        domain.managedSaveRemove()
 
 
 def _wait_ended(running: dict[str, Domain], timeout: float) -> list[str]:
@@ -117,6 +126,13 @@ def destroy(connection: Connection, cluster: str, *, cluster_id: str = "") -> tu
         removed += network.remove_networks(connection, claim)
         removed += storage_pool.remove_pool(connection, claim)
     return tuple(removed)
+
+
+def used_images(connection: Connection) -> set[str]:
+    """Return the digests of the images from which the VMs of all clusters were made."""
+    with asking("list the VMs"):
+        owners = [owner_of(domain) for domain in connection.listAllDomains()]
+    return {owner.image for owner in owners if owner is not None and owner.image}
 
 
 def remove_domain(domain: Domain) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -16,21 +16,28 @@ from xml.etree import ElementTree
 
 from generator.errors import BakeError
 from generator.vm.connection import Connection, Pool, Volume, asking, libvirt, tolerating
-from generator.vm.domain_xml import Owner, overlay_xml, pool_name, pool_uuid, pool_xml, volume_xml
+from generator.vm.domain_xml import Owner, pool_name, pool_uuid
 from generator.vm.ownership import Claim
+from generator.vm.volume_xml import data_xml, overlay_xml, pool_xml, volume_xml
 
 _IMAGES = "/var/lib/libvirt/images"  # libvirt's default folder for disks, which AppArmor allows
 _MARK = "bake-owner-"
 _OURS = re.compile(
-    r"(bake-owner-\S*|(base|kernel|initrd)-[0-9a-f]+|[a-z0-9-]+\.qcow2|[a-z0-9-]+\.seed-[0-9a-f]+\.iso"
+    r"(bake-owner-\S*|(base|kernel|initrd)-[0-9a-f]+|[a-z0-9-]+(\.data)?\.qcow2|[a-z0-9-]+\.seed-[0-9a-f]+\.iso"
     r"|[a-z0-9-]+\.console\.log(\.\d+)?)"
 )
-_OF_NODE = re.compile(r"([a-z0-9-]+)(\.qcow2|\.seed-[0-9a-f]+\.iso|\.console\.log(\.\d+)?)")
+_IMAGE = re.compile(r"(base|kernel|initrd)-[0-9a-f]+")
+_OF_NODE = re.compile(r"([a-z0-9-]+)((\.data)?\.qcow2|\.seed-[0-9a-f]+\.iso|\.console\.log(\.\d+)?)")
 _MAX_UNUSED_OVERLAY = 2 << 20  # bytes; an unused qcow2 overlay has about 200 KiB
 
 
 def disk_volume(node: str) -> str:
     return f"{node}.qcow2"
+
+
+def data_volume(node: str) -> str:
+    """Return the name of the volume with a node's data disk."""
+    return f"{node}.data.qcow2"
 
 
 def console_volume(node: str) -> str:
@@ -179,14 +186,34 @@ _SEEK_DATA, _SEEK_HOLE = 3, 4
 
 def make_overlay(pool: Pool, name: str, size: int, base: Volume) -> Volume:
     """Create a node's disk as an overlay over the base image. Raise BakeError if the volume `name` may have data."""
+    _remove_unused(pool, name)
+    with asking(f"create the disk {name}"):
+        return pool.createXML(overlay_xml(name, size, base.path(), format_of(base)))
+
+
+def make_data_disk(pool: Pool, name: str, size: int) -> Volume:
+    """Create a node's data disk. Raise BakeError if the volume `name` may have data."""
+    _remove_unused(pool, name)
+    with asking(f"create the disk {name}"):
+        return pool.createXML(data_xml(name, size))
+
+
+def _remove_unused(pool: Pool, name: str) -> None:
+    """Remove a disk that an interrupted bake has left. Raise BakeError if the disk may have data."""
     old = find_volume(pool, name)
     if old is not None and old.info()[2] > _MAX_UNUSED_OVERLAY:
         raise BakeError(
             f"the disk {old.path()} has data, but its VM does not exist", hint="remove the disk: bake destroy"
         )
     remove(pool, name)
-    with asking(f"create the disk {name}"):
-        return pool.createXML(overlay_xml(name, size, base.path(), format_of(base)))
+
+
+def remove_unused_images(pool: Pool, used: Collection[str]) -> list[str]:
+    """Remove the volumes of images that are not in `used`. Return the names of the removed volumes."""
+    names = [name for name in sorted(pool.listVolumes()) if _IMAGE.fullmatch(name) and name not in used]
+    for name in names:
+        remove(pool, name)
+    return names
 
 
 def format_of(volume: Volume) -> str:
@@ -203,7 +230,7 @@ def remove(pool: Pool, name: str) -> None:
 
 
 def volumes_by_node(pool: Pool) -> dict[str, list[str]]:
-    """Return the names of each node's volumes: its disk, its seeds and its console logs."""
+    """Return the names of each node's volumes: its disks, its seeds and its console logs."""
     found: dict[str, list[str]] = {}
     for name in sorted(pool.listVolumes()):
         if match := _OF_NODE.fullmatch(name):

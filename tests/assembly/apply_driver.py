@@ -21,10 +21,12 @@ from tests.assembly.remote import Remote
 def run(socket: Path, work: Path, words: list[str]) -> None:
     lab = Remote(socket)
 
-    def engine(_options: Mapping[str, Any], report: Report, cluster: Cluster) -> NspawnEngine:
+    def engine(
+        _options: Mapping[str, Any], report: Report, cluster: Cluster, upgrade: object = None
+    ) -> NspawnEngine:
         return NspawnEngine(plan=cluster.plan, seeds=cluster.store.folder, lab=lab, work=work, report=report)
 
-    change._engine = engine
+    change.make_engine = engine
     sys.argv = ["bake", *words]
     cli.main()
 

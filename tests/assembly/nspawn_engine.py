@@ -151,6 +151,17 @@ class Machines(NspawnLab):
             self._disconnect(node)
         shutil.rmtree(self.work / node)
 
+    def exchange_disk(self, node: NodePlan) -> None:
+        """Give a node a new disk, with the folder of etcd's data from its old disk."""
+        work, data = self.work / node.name, self.work / node.name / "data"
+        if not data.exists():  # otherwise an interrupted exchange has kept the data
+            (work / "upper/var/lib/etcd").rename(data)
+        for name in ("upper", "overlay", "mnt"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        self.make_disk(node)
+        (work / "upper/var/lib").mkdir(parents=True, exist_ok=True)
+        data.rename(work / "upper/var/lib/etcd")
+
     def lose_disk(self, node: str) -> None:
         if node in self.running:
             self.cut_power(node)
@@ -195,7 +206,9 @@ class NspawnEngine:
         wanted = self._definition(node) if node and definition else {}
         return MachineStatus(
             node=name, state=state, planned=node is not None, disk_size=int(disk),
-            outdated=tuple(key for key, value in wanted.items() if definition[key] != value),
+            data_size=self.plan.spec.vm.data_disk if disk else 0,
+            outdated=tuple(key for key in ("memory", "cpus", "mac") if wanted and definition[key] != wanted[key]),
+            rebuild=("vm.disk",) if wanted and definition["disk"] != wanted["disk"] else (),
             seed=str(definition.get("seed", "")), has_seed=has_seed,
         )  # fmt: skip
 
@@ -206,7 +219,8 @@ class NspawnEngine:
         seen = self.machines()[node.name]
         if seen.state is State.RUNNING:
             return False
-        self.lab.define(node, self._definition(node))
+        kept = {"disk": (self.lab.definition(node.name) or {})["disk"]} if seen.has_disk else {}
+        self.lab.define(node, {**self._definition(node), **kept})
         if not seen.has_disk:
             self.lab.make_disk(node)
         self.lab.insert_all(node.name, self._digest(node.name))
@@ -217,7 +231,8 @@ class NspawnEngine:
         node, seen = self._existing(name)
         if not seen.has_disk:
             raise BakeError(f"the disk of {name} is missing")
-        self.lab.define(node, {**self._definition(node), "seed": seen.seed})
+        disk = (self.lab.definition(name) or {})["disk"]
+        self.lab.define(node, {**self._definition(node), "seed": seen.seed, "disk": disk})
         if seen.state is State.RUNNING and not self.lab.shut_down(name, self.patience):
             self.report(f"{name}: did not shut down; power off")
         if seen.seed != self._digest(name):
@@ -234,6 +249,20 @@ class NspawnEngine:
         self._planned(name)
         self.remove(name)
         self.create(name)
+
+    def reimage(self, name: str) -> None:
+        node, seen = self._existing(name)
+        if not seen.has_data_disk:
+            raise BakeError(f"{name} has no data disk")
+        if seen.state is State.RUNNING and not self.lab.shut_down(name, self.patience):
+            self.report(f"{name}: did not shut down; power off")
+        self.lab.exchange_disk(node)
+        self.lab.define(node, self._definition(node))
+        self.lab.insert_all(name, self._digest(name))
+        self.lab.start(name)
+
+    def remove_unused_images(self) -> tuple[str, ...]:
+        return ()
 
     def insert_seed(self, name: str, *, again: bool = False) -> bool:
         _, seen = self._existing(name)
@@ -267,7 +296,8 @@ class NspawnEngine:
         return node, seen
 
     def _definition(self, node: NodePlan) -> Definition:
-        return {"memory": self.plan.spec.vm.memory, "cpus": self.plan.spec.vm.cpus, "mac": node.mac}
+        vm = self.plan.spec.vm
+        return {"memory": vm.memory, "cpus": vm.cpus, "mac": node.mac, "disk": vm.disk}
 
     def _digest(self, name: str) -> str:
         return hashlib.sha256((self.seeds / name / SEED_ISO).read_bytes()).hexdigest()

@@ -130,6 +130,18 @@ def test_a_second_run_finishes_what_a_killed_run_began(cluster: ChangeLab, trial
         assert f"{operations}" in cluster.lab.shell(node, "grep ETCD_MAX_TXN_OPS /etc/etcd/etcd.conf").stdout
 
 
+def test_new_root_disks_keep_the_members_and_their_data(cluster: ChangeLab) -> None:
+    members = cluster.ask("sorted(one.id for one in etcd.members())")
+    before = {node: identity(cluster, node) for node in THREE}
+    steps = cluster.change("apply", "--config", cluster.spec_file(f"{OPTION}{DNS}vm: {{disk: 9}}\n"))
+
+    assert sorted(steps) == [("update", node) for node in THREE]
+    assert cluster.ask("sorted(one.id for one in etcd.members())") == members
+    assert all(identity(cluster, node) != before[node] for node in THREE)
+    for prefix, number in cluster.kept.items():
+        assert cluster.count(prefix) == number, prefix
+
+
 def test_it_shrinks_to_one_node_that_has_all_keys(cluster: ChangeLab) -> None:
     steps = cluster.change("apply", "--nodes", "1")
 

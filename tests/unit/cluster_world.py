@@ -19,7 +19,11 @@ NODES = {node.name: node for node in PLANS[7].nodes}
 
 @dataclass
 class World:
-    """What stands. `voters`: member ids by node. `writes`: how many writes each disk has."""
+    """What stands.
+
+    `voters`: member ids by node. `writes`: how many writes each disk has. `rebuild`: nodes that need a new root disk.
+    `keeps_data`: nodes with a data disk. `image`: what each node's root disk was made from.
+    """
 
     plan: ClusterPlan
     voters: dict[str, int] = field(default_factory=dict)
@@ -28,9 +32,13 @@ class World:
     writes: dict[str, int] = field(default_factory=dict)
     pending: dict[str, Level] = field(default_factory=dict)
     outdated: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    rebuild: set[str] = field(default_factory=set)
+    keeps_data: set[str] = field(default_factory=set)
+    image: dict[str, int] = field(default_factory=dict)
     leader: str = ""
     acknowledged: int = 0
     next_id: int = 1
+    newest: int = 1  # the newest image
 
     @property
     def alive(self) -> list[str]:
@@ -54,6 +62,8 @@ class World:
             leader=self.voters.get(self.leader, 0) if self.has_quorum else 0,
             machines={name: power for name, power in self.power.items() if power is not Power.LOST},
             outdated=self.outdated,
+            rebuild=dict.fromkeys(self.rebuild, ("vm.disk",)),
+            keeps_data=frozenset(self.keeps_data & {name for name, one in self.power.items() if one is not Power.LOST}),
             pending={name: level for name, level in self.pending.items() if name in {n.name for n in self.plan.nodes}},
         )
 
@@ -84,10 +94,17 @@ class World:
             self.voters.pop(name, None)
             self.learners.pop(name, None)
             self.power.pop(name, None)
+            self.rebuild.discard(name)
         elif step.action is Action.UPDATE:
             self.pending.pop(name, None)
+            if step.level is Level.REPLACE:
+                assert name in self.keeps_data, "the data would be lost"
+                self.rebuild.discard(name)
+                self.image[name] = self.newest
         elif step.action is Action.REPLACE:
             self.power[name] = Power.RUNNING
+            self.rebuild.discard(name)
+            self.image[name] = self.newest
             self.writes[name] = 0
             others = [one for one in self.alive if one != name]
             if len(others) >= quorum(len(self.voters)):
@@ -96,14 +113,15 @@ class World:
             self.pending.pop(name, None)
         else:
             self.power[name] = Power.RUNNING
+            self.image[name] = self.newest
             self.join(name)
             self.pending.pop(name, None)
 
 
-def born(count: int) -> World:
-    world = World(plan=PLANS[count])
+def born(count: int, *, data_disks: bool = False) -> World:
+    world = World(plan=PLANS[count], keeps_data=set(NAMES if data_disks else ()))
     for node in world.plan.nodes:
         world.voters[node.name], world.next_id = world.next_id, world.next_id + 1
-        world.power[node.name], world.writes[node.name] = Power.RUNNING, 0
+        world.power[node.name], world.writes[node.name], world.image[node.name] = Power.RUNNING, 0, world.newest
     world.live()
     return world

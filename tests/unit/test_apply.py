@@ -62,7 +62,7 @@ class FakeEngine:
         return {
             name: MachineStatus(
                 node=name, state=STATES[each], planned=name in planned, disk_size=each is not Power.LOST,
-                seed=self.drives.get(name, ""), has_seed=name in self.drives,
+                data_size=name in self.world.keeps_data, seed=self.drives.get(name, ""), has_seed=name in self.drives,
             )
             for name, each in power.items()
         }
@@ -116,6 +116,15 @@ class FakeEngine:
         self._call(f"replace {name}")
         self._take(Action.REPLACE, name)
 
+    def reimage(self, name: str) -> None:
+        self._call(f"reimage {name}")
+        self.world.take(Step(action=Action.UPDATE, node=name, reason="", level=Level.REPLACE))
+        self.world.live()
+        self._settle(name)
+
+    def remove_unused_images(self) -> tuple[str, ...]:
+        return ()
+
     def console_logs(self, *names: str) -> Mapping[str, Log]:
         return {name: self.logs.setdefault(name, Log()) for name in names}
 
@@ -130,8 +139,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     monkeypatch.setattr(apply, "_CALM", 0.05)
     monkeypatch.setattr(apply, "_SILENCE", 0.05)
 
-    def make(have: int, want: int) -> tuple[FakeEngine, Callable[..., tuple[Step, ...]]]:
-        world = born(have)
+    def make(have: int, want: int, *, data_disks: bool = False) -> tuple[FakeEngine, Callable[..., tuple[Step, ...]]]:
+        world = born(have, data_disks=data_disks)
         store = Store(tmp_path / f"out{next(numbers)}", "etcd")
         spec = load(flags={"--nodes": (("nodes",), want)}).spec
         bake(spec, store, now=datetime.now(UTC), report=lambda _: None)
@@ -231,6 +240,32 @@ def test_a_lost_node_and_a_wished_node_are_replaced(start: Start) -> None:
     run(replace={"etcd3"})
     assert engine.calls == ["replace etcd2", "replace etcd3"]
     assert engine.world.has_quorum
+
+
+def test_an_upgrade_exchanges_one_root_disk_after_the_other_and_the_leaders_last(start: Start) -> None:
+    engine, run = start(3, 3, data_disks=True)
+    engine.world.leader = "etcd1"
+    steps = run(upgrade={"etcd1", "etcd2", "etcd3"})
+    assert engine.calls == ["reimage etcd2", "reimage etcd3", "hand over from etcd1", "reimage etcd1"]
+    assert {step.level for step in steps} == {Level.REPLACE}
+    assert run() == ()
+
+
+def test_without_data_disks_an_upgrade_replaces_the_nodes(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.leader = "etcd3"
+    engine.world.rebuild = {"etcd1"}
+    run(replace=set(), upgrade={"etcd2"})
+    assert engine.calls == ["replace etcd1", "replace etcd2"]
+
+
+def test_an_upgrade_stops_at_the_first_node_that_does_not_come_back(start: Start) -> None:
+    engine, run = start(3, 3, data_disks=True)
+    engine.world.leader = "etcd1"
+    engine.world.take = lambda step: engine.world.power.__setitem__(step.node, Power.STOPPED)  # type: ignore[method-assign]
+    with pytest.raises(WaitTimeoutError, match="etcd2: the step `update` did not end"):
+        run(wait=0.05, upgrade={"etcd1", "etcd2", "etcd3"})
+    assert engine.calls == ["reimage etcd2"]
 
 
 @pytest.mark.parametrize(("have", "want"), [(1, 3), (3, 5), (5, 3), (3, 1), (3, 3)])

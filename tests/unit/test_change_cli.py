@@ -30,7 +30,7 @@ def standing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Callable[[Observed]
     bake("--nodes", 3)
     Path("out/etcd/sealed").touch()
     machines = {f"etcd{n}": MachineStatus(node=f"etcd{n}", state=State.RUNNING, disk_size=1) for n in (1, 2, 3)}
-    monkeypatch.setattr("generator.cli.change._engine", lambda *_: engine_of(machines))
+    monkeypatch.setattr("generator.cli.change.make_engine", lambda *_, **__: engine_of(machines))
 
     def see(seen: Observed) -> None:
         monkeypatch.setattr(change, "observe", lambda *_, **__: seen)
@@ -73,20 +73,6 @@ def test_an_unknown_node_and_a_moved_node_are_refused(bake: Bake, standing: obje
     done = bake("apply", "--first-ip", "192.168.20.77", "--yes")
     assert done.code == 2
     assert "192.168.20.31 → 192.168.20.77" in done.err
-
-
-@pytest.mark.parametrize("command", ["plan", "apply", "up"])
-def test_a_change_that_needs_new_disks_is_refused_with_the_way(
-    bake: Bake, standing: object, picture: Callable[[Path], Any], command: str
-) -> None:
-    before = picture(Path("out"))
-    Path("change.yaml").write_text("nodes: 3\nvm: {disk: 12}\n")
-    done = bake(command, "--config", "change.yaml")
-    assert done.code == 2
-    assert "vm.disk: 8 → 12, but the nodes need new disks" in done.err
-    assert "then `bake replace NODE` for one node after the other" in done.err
-    assert ("does the same as `bake apply`" in done.err) is (command == "up")
-    assert picture(Path("out")) == before
 
 
 def test_without_a_terminal_and_yes_nothing_is_changed(

@@ -35,6 +35,7 @@ VALUES = {  # a valid value for every flag of the spec
     "--archive-sha256": sha256(ARCHIVE.read_bytes()).hexdigest(),
     "--image": "https://debian.example/debian.qcow2",
     "--sha256": "1" * 64,
+    "--data-disk": 20,
     "--memory": 2048,
     "--cpus": 2,
 }

@@ -20,13 +20,11 @@ from generator.vm.domain_xml import (
     files_in,
     iso_in_drive,
     network_xml,
-    overlay_xml,
     pool_uuid,
-    pool_xml,
     read_owner,
     swap_seed,
-    volume_xml,
 )
+from generator.vm.volume_xml import data_xml, overlay_xml, pool_xml, volume_xml
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "domain"
 Make = Callable[..., ClusterPlan]
@@ -42,6 +40,7 @@ DIRECT = Files(
     initrd="/pool/initrd",
     cmdline="root=/dev/vda console=ttyS0",
 )
+DATA = replace(DIRECT, data="/pool/etcd1.data.qcow2")
 LOADER = Files(disk="/pool/etcd1.qcow2", seed="/pool/etcd1.iso", console="/pool/etcd1.log")
 
 
@@ -52,6 +51,7 @@ def made(plan: Make) -> dict[str, str]:
     return {
         "domain-direct-tcg": domain_xml(cluster, cluster.nodes[0], DIRECT, Accel.TCG, OWNER),
         "domain-direct-kvm": domain_xml(cluster, cluster.nodes[0], DIRECT, Accel.KVM, OWNER),
+        "domain-data-tcg": domain_xml(cluster, cluster.nodes[0], DATA, Accel.TCG, OWNER),
         "domain-bios-tcg": domain_xml(cluster, cluster.nodes[0], LOADER, Accel.TCG, OWNER),
         "domain-efi-kvm": domain_xml(efi, efi.nodes[0], LOADER, Accel.KVM, OWNER),
         "network-nat": network_xml(cluster.network, OWNER),
@@ -60,12 +60,13 @@ def made(plan: Make) -> dict[str, str]:
         "pool": pool_xml("etcd", "/images/bake-etcd"),
         "volume": volume_xml("seed.iso", 374784),
         "overlay": overlay_xml("etcd1.qcow2", 8 << 30, "/pool/base", "qcow2"),
+        "data": data_xml("etcd1.data.qcow2", 8 << 30),
     }
 
 
-DOMAINS = ["domain-direct-tcg", "domain-direct-kvm", "domain-bios-tcg", "domain-efi-kvm"]
+DOMAINS = ["domain-direct-tcg", "domain-direct-kvm", "domain-data-tcg", "domain-bios-tcg", "domain-efi-kvm"]
 NETWORKS = ["network-nat", "network-nat-ipv6", "network-isolated-dns"]
-NAMES = [*DOMAINS, *NETWORKS, "pool", "volume", "overlay"]
+NAMES = [*DOMAINS, *NETWORKS, "pool", "volume", "overlay", "data"]
 
 
 def parse(xml: str) -> ElementTree.Element:
@@ -112,10 +113,10 @@ def test_libvirt_validates_pool_and_volumes(plan: Make, driver: Any) -> None:
 
     pool = driver.storagePoolDefineXML(made(plan)["pool"], libvirt.VIR_STORAGE_POOL_DEFINE_VALIDATE)
     pool.create()
-    for name in ("volume", "overlay"):
+    for name in ("volume", "overlay", "data"):
         pool.createXML(made(plan)[name], libvirt.VIR_STORAGE_VOL_CREATE_VALIDATE)
     assert pool.UUIDString() == str(pool_uuid("etcd"))
-    assert sorted(pool.listVolumes()) == ["etcd1.qcow2", "seed.iso"]
+    assert sorted(pool.listVolumes()) == ["etcd1.data.qcow2", "etcd1.qcow2", "seed.iso"]
 
 
 def test_a_definition_without_bakes_tag_has_no_owner() -> None:
@@ -124,7 +125,7 @@ def test_a_definition_without_bakes_tag_has_no_owner() -> None:
 
 
 def test_only_the_owner_can_read_a_volume(plan: Make) -> None:
-    for name in ("volume", "overlay"):
+    for name in ("volume", "overlay", "data"):
         assert parse(made(plan)[name]).findtext("target/permissions/mode") == "0600"
 
 

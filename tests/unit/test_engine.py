@@ -36,7 +36,8 @@ class World:
         self.image = BootImage(disk=folder / "disk", format="raw", virtual_size=4, digest="aa")
 
     def engine(self, *, cluster_id: str = "id1", accel: str = "tcg", **fields: Any) -> vm.LibvirtEngine:
-        plan = self.make(**{"nodes": 3, **fields})
+        vm_fields = {"dataDisk": 0, **fields.pop("vm", {})}
+        plan = self.make(**{"nodes": 3, "vm": vm_fields, **fields})
         for node in plan.nodes:
             if not (self.folder / node.name / "seed.iso").exists():
                 self.write_seed(node.name, b"first")
@@ -674,7 +675,7 @@ def test_every_node_with_a_vm_has_a_console_log(world: World) -> None:
 
 # --- other owners ---------------------------------------------------------------------------------------------------
 
-CHANGES = ("create", "restart", "remove", "replace", "insert_seed", "remove_seed")
+CHANGES = ("create", "restart", "remove", "replace", "reimage", "insert_seed", "remove_seed")
 
 
 @pytest.mark.parametrize("method", CHANGES)

@@ -112,7 +112,8 @@ def examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     yield "install.packages", "", {}, {"install": {"packages": ["acl"]}}
     yield "install.archive", "", {"install": ARCHIVE}, {"install": {**ARCHIVE, "archive": "copy.tar.gz"}}
     yield "install.sha256", "", {"install": ARCHIVE}, {"install": {**ARCHIVE, "archive": "other", "sha256": "other"}}
-    for field, value in (("memory", 2048), ("cpus", 2), ("disk", 9), ("image", "x.qcow2"), ("firmware", "efi")):
+    machine = (("memory", 2048), ("cpus", 2), ("disk", 9), ("dataDisk", 0), ("image", "x.qcow2"), ("firmware", "efi"))
+    for field, value in machine:
         yield f"vm.{field}", "", {}, {"vm": {field: value}}
     yield "vm.sha256", "", {"vm": {"image": "x.qcow2"}}, {"vm": {"image": "x.qcow2", "sha256": "0" * 64}}
 

@@ -37,6 +37,7 @@ EXPECTED: dict[str, tuple[Level, tuple[str, ...]]] = {
     "/usr/libexec/bake/apply-seed": (LIVE, ()),
     "/usr/libexec/bake/cluster.py": (LIVE, ()),
     "/usr/libexec/bake/etcd-audit": (LIVE, ()),
+    "/usr/libexec/bake/etcd-data": (LIVE, ()),
     "/usr/libexec/bake/etcd-auth": (LIVE, ()),
     "/usr/libexec/bake/etcd-firewall": (LIVE, (FIREWALL,)),
     "/usr/libexec/bake/etcd-install": (LIVE, ()),
@@ -57,6 +58,7 @@ EXPECTED: dict[str, tuple[Level, tuple[str, ...]]] = {
     "/etc/systemd/system/etcd-access.service": (LIVE, (ACCESS,)),
     "/etc/systemd/system/etcd-audit.service": (LIVE, ()),
     "/etc/systemd/system/etcd-audit.timer": (LIVE, (TIMER,)),
+    "/etc/systemd/system/etcd-data.service": (LIVE, ()),
     "/etc/systemd/system/etcd-firewall.service": (LIVE, (FIREWALL,)),
     "/etc/systemd/system/etcd-promote.service": (LIVE, ()),
     "/etc/systemd/system/etcd-report.service": (LIVE, ()),
@@ -64,6 +66,7 @@ EXPECTED: dict[str, tuple[Level, tuple[str, ...]]] = {
     "/etc/systemd/system/forget-seed.service": (LIVE, ()),
     "/etc/systemd/system/report-boot.service": (LIVE, ()),
     "/etc/systemd/system/run-bake-medium.mount": (LIVE, ()),
+    "/etc/systemd/system/var-lib-etcd.mount": (LIVE, ()),
     "/etc/udev/rules.d/80-bake-seed.rules": (LIVE, ()),
 }
 # Every variable of bake.env, and the variables of etcd.conf that are not options. Options restart etcd.

@@ -137,6 +137,72 @@ def test_removing_a_dead_voter_is_allowed() -> None:
     assert obstacle(step, planned(2), now) is None
 
 
+REBUILD = {"etcd2": ("vm.disk",)}
+KEEPS = frozenset({"etcd1", "etcd2", "etcd3"})
+
+
+def test_new_root_disks_keep_the_data_and_the_leader_is_last() -> None:
+    steps = plan_steps(planned(3), seen(3, keeps_data=KEEPS), upgrade=["etcd1", "etcd2", "etcd3"])
+    assert keys(steps) == ["update etcd2", "update etcd3", "update etcd1"]
+    assert {step.level for step in steps} == {Level.REPLACE}
+    assert [step.effect for step in steps] == [Effect.RECONNECT, Effect.RECONNECT, Effect.ELECTION]
+    assert {(step.reason, step.loses) for step in steps} == {("gets a new root disk (new image)", "")}
+
+
+def test_a_changed_field_of_the_disk_exchanges_the_root_disk_or_replaces_the_node() -> None:
+    (step,) = plan_steps(planned(3), seen(3, rebuild=REBUILD, keeps_data=KEEPS))
+    assert (step.action, step.level, step.reason) == (
+        Action.UPDATE, Level.REPLACE, "gets a new root disk (vm.disk)"
+    )  # fmt: skip
+    (step,) = plan_steps(planned(3), seen(3, rebuild=REBUILD))
+    assert (step.action, step.reason, bool(step.loses)) == (Action.REPLACE, "needs new disks (vm.disk)", True)
+    resized = {"etcd2": ("vm.disk", "vm.dataDisk")}
+    (step,) = plan_steps(planned(3), seen(3, rebuild=resized, keeps_data=KEEPS))
+    assert step.action is Action.REPLACE
+
+
+def test_stopped_nodes_start_before_their_disks_change() -> None:
+    now = seen(3, down=[3], rebuild=dict.fromkeys(("etcd2", "etcd3"), ("vm.disk",)), keeps_data={"etcd2"})
+    assert keys(plan_steps(planned(3), now)) == ["start etcd3", "replace etcd3", "update etcd2"]
+
+
+def test_one_step_brings_the_new_disk_and_the_new_seed() -> None:
+    now = seen(3, rebuild=REBUILD, keeps_data=KEEPS, pending={"etcd2": Level.LIVE})
+    (step,) = plan_steps(planned(3), now)
+    assert (step.level, step.reason) == (Level.REPLACE, "gets a new root disk (vm.disk), has a new seed")
+
+
+def test_a_lost_node_is_replaced_and_not_upgraded() -> None:
+    steps = plan_steps(planned(3), seen(3, lost=[2], keeps_data=KEEPS - {"etcd2"}), upgrade=["etcd2", "etcd3"])
+    assert keys(steps) == ["replace etcd2", "update etcd3"]
+
+
+def test_a_node_that_has_not_joined_gets_no_new_disk() -> None:
+    half = seen(2, also=[member(3, learner=True)], machines={f"etcd{n}": Power.RUNNING for n in (1, 2, 3)},
+                keeps_data=KEEPS)  # fmt: skip
+    assert keys(plan_steps(planned(3), half, upgrade=["etcd3"])) == ["add etcd3"]
+
+
+@pytest.mark.parametrize(
+    ("voters", "down", "refused"), [(1, [], None), (2, [], None), (3, [], None), (3, [2], "without this node")]
+)
+def test_a_new_root_disk_needs_the_quorum_of_the_others(voters: int, down: list[int], refused: str | None) -> None:
+    step = Step(action=Action.UPDATE, node="etcd1", reason="", level=Level.REPLACE)
+    found = obstacle(step, planned(voters), seen(voters, down=down))
+    assert found is None if refused is None else refused in (found or "")
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(1, True), (2, True), (3, False)])
+def test_a_small_cluster_that_an_upgrade_has_stopped_can_go_back(count: int, allowed: bool) -> None:
+    """Its members do not answer. The way back keeps the data, and no other step is planned."""
+    names = {f"etcd{n}" for n in range(1, count + 1)}
+    stopped = Observed(members=(), machines=dict.fromkeys(names, Power.RUNNING), keeps_data=frozenset(names))
+    steps = plan_steps(planned(count), stopped, upgrade=["etcd1"])
+    assert keys(steps) == ["update etcd1"]
+    assert (obstacle(steps[0], planned(count), stopped) is None) is allowed
+    assert all(step.action is Action.ADD for step in plan_steps(planned(count), stopped))
+
+
 def test_without_a_member_list_only_a_start_is_allowed() -> None:
     nothing = Observed(members=())
     for action in Action:

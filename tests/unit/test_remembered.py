@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from errno import EIO
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,7 +145,7 @@ def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.Mo
         raise BakeError("far enough")
 
     monkeypatch.setattr("generator.vm.connect", lambda _: object())
-    monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: object())
+    monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: SimpleNamespace(built=""))
     monkeypatch.setattr("generator.vm.boot", stop)
     for words in ((), ("--memory", 2048)):
         result = bake("up", *words)
@@ -198,7 +199,7 @@ def test_fields_with_another_value_are_forgotten(bake: Bake) -> None:
     other = replace(spec, vm=replace(spec.vm, cpus=4, disk=9))
     make(other, Store(Path("out"), "etcd"), now=datetime.now(UTC), report=pytest.fail)
     assert stored_input()["fields"] == {"vm": {"memory": 2048}}
-    assert stored_input()["profileFields"]["vm"] == {"memory": 512}
+    assert stored_input()["profileFields"]["vm"] == {"memory": 512, "dataDisk": 2}
     assert "Nothing changed" in bake().err
 
 

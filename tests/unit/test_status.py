@@ -73,6 +73,13 @@ def test_a_planned_and_sealed_cluster_has_no_tasks(cluster: ClusterPlan) -> None
     assert (task.task, task.remedy) == ("the CA is being rotated (phase trust)", "bake certs rotate --ca")
 
 
+def test_an_old_image_is_a_task(cluster: ClusterPlan) -> None:
+    members = [member(node, number) for number, node in enumerate(cluster.nodes, 1)]
+    text = "the image of etcd1 is 61 days old"
+    (task,) = status.pending_tasks(cluster, seen(cluster, *members), sealed=True, images=[text])
+    assert (task.task, task.remedy) == (text, "bake upgrade --refresh")
+
+
 def test_every_unplanned_state_of_a_member_has_a_remedy(cluster: ClusterPlan) -> None:
     first, second, third = (member(node, number) for number, node in enumerate(cluster.nodes, 1))
     evil = replace(first, id=255, name="evil", peer_urls=("https://192.0.2.1:2380",))

@@ -14,7 +14,8 @@ ARCHIVE = {"method": "archive", "archive": "x.tar.gz", "sha256": "0" * 64}
 
 
 def test_steps_are_in_the_order_of_the_manual_procedure(plan: Plan) -> None:
-    commands = "\n".join(first_boot_commands(plan(install=ARCHIVE, pki={"permissions": "acl"})))
+    procedure = plan(install=ARCHIVE, pki={"permissions": "acl"}, vm={"dataDisk": 0})
+    commands = "\n".join(first_boot_commands(procedure))
     steps = [
         "etcd-firewall",
         "etcd-install",

@@ -19,7 +19,7 @@ from generator.seed.guest_paths import LIBEXEC
 LIMIT = 1.5
 NAMES = (
     "etcd", "etcd-promote", "etcd-firewall", "etcd-audit", "etcd-report", "etcd-restart", "forget-seed",
-    "apply-seed", "report-boot", "etcd-access",
+    "apply-seed", "report-boot", "etcd-access", "etcd-data",
 )  # fmt: skip
 KINDS = tuple(kind for kind in FirewallKind if kind is not FirewallKind.NONE)
 

@@ -38,7 +38,8 @@ class Apply:
     """A run of `bake apply`.
 
     `wait`: the number of seconds that one step may take. `agreed`: the steps that the user has agreed to, as pairs of
-    action and node; None if the user agreed to everything. `replace`: nodes that the user wants replaced.
+    action and node; None if the user agreed to everything. `replace`: nodes that the user wants replaced. `upgrade`:
+    nodes that the user wants to have a new image.
     """
 
     cluster: Cluster
@@ -47,6 +48,7 @@ class Apply:
     progress: Progress
     agreed: Collection[tuple[Action, str]] | None = None
     replace: set[str] = field(default_factory=set)
+    upgrade: set[str] = field(default_factory=set)
     pause: float = _PAUSE
 
     def run(self) -> tuple[Step, ...]:
@@ -82,7 +84,7 @@ class Apply:
         deadline = time.monotonic() + patience
         while True:
             seen = self._observe()
-            steps = plan_steps(self.cluster.plan, seen, replace=self.replace)
+            steps = plan_steps(self.cluster.plan, seen, replace=self.replace, upgrade=self.upgrade)
             if not steps and seen.members:
                 return None
             reason = self._obstacle(steps[0], seen) if steps else "no member answers"
@@ -150,9 +152,13 @@ class Apply:
         self.consoles.begin(step.node)
         self.engine.replace(step.node)
         self.replace.discard(step.node)
+        self.upgrade.discard(step.node)
 
     def _update(self, step: Step, seen: Observed) -> None:
         """Put the seed into the drive, or restart the VM if its definition changes. A boot applies the seed, too."""
+        if step.level is Level.REPLACE:
+            self._reimage(step)
+            return
         if step.node in seen.outdated:
             self._restart(step)
             return
@@ -163,6 +169,13 @@ class Apply:
                 self._reboot(step)
                 return
             time.sleep(self.pause)
+
+    def _reimage(self, step: Step) -> None:
+        """Exchange the node's root disk. The node applies its seed at its first boot, and keeps its data."""
+        self.progress.line(f"{step.node}: exchanging the root disk")
+        self.consoles.begin(step.node)
+        self.engine.reimage(step.node)
+        self.upgrade.discard(step.node)
 
     def _reboot(self, step: Step) -> None:
         """Restart the VM of a node that applies its seed at its next boot. Check again that this is safe."""

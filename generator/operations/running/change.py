@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from generator.change.gate import obstacle
 from generator.change.observed import Observed
 from generator.change.planner import plan_steps
-from generator.change.spec_changes import Change, compare, needs_new_disk, refused
+from generator.change.spec_changes import Change, compare, refused
 from generator.change.steps import Effect, Step
 from generator.config.load import Loaded
-from generator.engine import Engine, State
+from generator.engine import Engine, MachineStatus, State
 from generator.errors import InputError
+from generator.image.age import old_images
 from generator.layout import SEALED
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
@@ -38,13 +39,14 @@ MakeEngine = Callable[[Cluster], Engine]
 class Planned:
     """A change: the differences between the specs, the steps on the nodes, and what stands.
 
-    `first_obstacle`: why the first step is not safe now, or None.
+    `first_obstacle`: why the first step is not safe now, or None. `warnings`: texts about the VMs.
     """
 
     changes: tuple[Change, ...]
     steps: tuple[Step, ...]
     seen: Observed
     first_obstacle: str | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -65,17 +67,19 @@ def plan_change(
     now: datetime,
     passphrase: bytes | None = None,
     replaced: Collection[str] = (),
+    image: str = "",
 ) -> Planned:
     """Compare what stands with the new spec. Writes nothing.
 
-    `replaced`: nodes to replace. Raises InputError for changes that no running cluster can apply, for unknown nodes,
-    and for a cluster that is not sealed.
+    `replaced`: nodes to replace. `image`: digest of the image that all nodes shall have, or "" if the nodes may keep
+    their images. Raises InputError for changes that no running cluster can apply, for unknown nodes, and for a cluster
+    that is not sealed.
     """
     cluster = standing_cluster(store)
     changes = compare(loaded.existing, loaded.spec)
     plan = plan_cluster(loaded.spec)
     names = [node.name for node in plan.nodes]
-    if problems := [*refused(changes), *needs_new_disk(changes)]:
+    if problems := refused(changes):
         raise InputError(problems)
     if unknown := sorted(set(replaced) - set(names)):
         rule = f"there is no node {', '.join(map(repr, unknown))} in the cluster {plan.name}"
@@ -86,9 +90,15 @@ def plan_change(
         raise InputError.one(str(store.folder / SEALED), _NO_VMS, _FIND_VMS)
     history = preview(plan, store, now=now, passphrase=passphrase)
     seen = observe(wanted, stand, now=now, history=history, settled=settled_seeds(made, names))
-    steps = plan_steps(plan, seen, replace=replaced)
+    steps = plan_steps(plan, seen, replace=replaced, upgrade=nodes_to_upgrade(stand, image))
     first = obstacle(steps[0], plan, seen) if steps else None
-    return Planned(changes=changes, steps=steps, seen=seen, first_obstacle=first)
+    warnings = old_images({name: one.built for name, one in stand.items()}, now=now)
+    return Planned(changes=changes, steps=steps, seen=seen, first_obstacle=first, warnings=warnings)
+
+
+def nodes_to_upgrade(stand: Mapping[str, MachineStatus], image: str) -> set[str]:
+    """Return the nodes whose root disk was made from another image. Empty if `image` is empty."""
+    return {name for name, one in stand.items() if image and one.planned and one.image not in ("", image)}
 
 
 def standing_cluster(store: Store) -> Cluster:
@@ -113,6 +123,7 @@ def apply_change(
     progress: Progress,
     passphrase: bytes | None = None,
     replaced: Collection[str] = (),
+    image: str = "",
     pause: float = 1.0,
 ) -> tuple[Step, ...]:
     """Write the new seeds, take the steps one at a time, and return the steps.
@@ -124,8 +135,10 @@ def apply_change(
             loaded.spec, store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase, agreed=agreed
         )  # fmt: skip
         cluster = open_cluster(store)
+        machines = engine(cluster)
         run = Apply(
-            cluster=cluster, engine=engine(cluster), wait=wait, progress=progress, replace=set(replaced),
+            cluster=cluster, engine=machines, wait=wait, progress=progress, replace=set(replaced),
+            upgrade=nodes_to_upgrade(machines.machines(), image),
             agreed={step.key for step in planned.steps}, pause=pause,
         )  # fmt: skip
         return run.run()

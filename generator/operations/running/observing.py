@@ -44,6 +44,8 @@ def observe(
         leader=next(iter(leaders.values()), 0),
         machines=None if machines is None else {name: power_of(one) for name, one in machines.items()},
         outdated={name: one.outdated for name, one in (machines or {}).items() if one.outdated},
+        rebuild={name: one.rebuild for name, one in (machines or {}).items() if one.rebuild},
+        keeps_data=frozenset(name for name, one in (machines or {}).items() if one.has_data_disk),
         pending=_pending(cluster.plan, history, fetch_reports(alive, files), now, settled or {}),
     )
 

@@ -1,0 +1,87 @@
+"""`bake upgrade`: give the nodes a new image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from generator.cli import change
+from generator.cli.common import image_cache, load, progress_of, reporter
+from generator.cli.options import option, refresh_option, spec_options, up_options, yes_option
+from generator.cli.root import bake
+
+if TYPE_CHECKING:
+    from generator.config.spec import ClusterSpec
+    from generator.image.base import BootImage
+    from generator.progress import Report
+
+
+@bake.command()
+@refresh_option
+@option("--to", metavar="IMAGE", help="Digest of an image in the cache, for example to return to an older image.")
+@yes_option
+@spec_options
+@up_options
+def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
+    """Give all nodes a new image, one node after the other: a new kernel, a new etcd, all security updates.
+
+    The command first checks etcd's releases and saves a snapshot. Then it exchanges the root disk of each node, the
+    leader last. The disk with etcd's data stays, so the node keeps its member id and its data. A node without such a
+    disk is replaced: it gets its data from the other members. The command stops at the first node that does not become
+    healthy within --wait seconds. Run the command again to go on, or return to the image of before with --to.
+
+    The new image is the newest image in the cache, or with --refresh a new image. `bake image` shows the versions. For
+    your own image, give --image. bake upgrades etcd by at most one series, and never to an older series.
+
+    \b
+    Examples:
+      bake upgrade --refresh                      build a new image, and give it to all nodes
+      bake upgrade --image debian-13-new.qcow2
+      bake upgrade --to a085e7c9b08d5943          return to an older image
+    """
+    from generator.errors import BakeError
+    from generator.operations.running import upgrade as checks
+    from generator.operations.running.change import standing_cluster
+    from generator.operations.running.cleaning import clean_cache
+    from generator.store.folder import Store
+
+    spec = load({**options, "quiet": True}).spec
+    cluster = standing_cluster(Store(options["out"], spec.name))
+    image = _image(spec, options, refresh=refresh, to=to)
+    warning = checks.check_releases(spec, image, checks.running_releases(cluster), back=to is not None)
+    if warning:
+        reporter(options)(f"warning: {warning}")
+    engine = change.make_engine(options, reporter(options), cluster)
+    before, has_begun = engine.machines(), False
+
+    def prepare(report: Report) -> None:
+        nonlocal has_begun
+        checks.take_snapshot(cluster, now=datetime.now(UTC), back=to is not None, report=report)
+        has_begun = True
+
+    try:
+        change.run_apply(options, "upgrade", upgrade=change.Upgrade(image=image, prepare=prepare))
+    except BakeError as error:
+        if has_begun:
+            checks.add_way_back(error, cluster, before, image.digest)
+        raise
+    for name in engine.remove_unused_images():
+        reporter(options)(f"removed the old image {name} from the storage pool")
+    clean_cache(image_cache(options), options["connect"], now=datetime.now(UTC), report=reporter(options))
+
+
+def _image(spec: ClusterSpec, options: Mapping[str, Any], *, refresh: bool, to: str | None) -> BootImage:
+    from generator.errors import InputError
+    from generator.image.base import image_with
+    from generator.operations.up import boot_image
+
+    if to is None:
+        with progress_of((), options) as progress:
+            return boot_image(spec, image_cache(options), progress.line, refresh=refresh)
+    if refresh:
+        raise InputError.one("--to", "cannot be used with --refresh", "leave one of them out")
+    if spec.vm.image:
+        rule = f"the nodes boot your image {spec.vm.image}, which is not in bake's cache"
+        raise InputError.one("--to", rule, "give the older image with --image")
+    return image_with(image_cache(options), to)
