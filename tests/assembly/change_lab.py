@@ -7,8 +7,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -17,15 +17,21 @@ from typing import Any, Self
 
 from generator.config.load import load
 from generator.operations.baked_cluster import open_cluster
-from generator.plan import plan_cluster
+from generator.plan import ClusterPlan, plan_cluster
 from generator.store.folder import Store
+from tests.assembly.linearizable import Op, flaws
 from tests.assembly.nspawn_engine import Machines, NspawnEngine
 from tests.assembly.nspawn_lab import PATIENCE
-from tests.assembly.remote import served
+from tests.assembly.remote import Remote, served
 
 MOST_NODES = 5
 _STEP = re.compile(r"\s*[\d.]+ s  (\S+): (add|remove|update|replace|start)\b")
 _numbers = count(1)
+
+
+def most_nodes() -> ClusterPlan:
+    """Return a plan that has every node that a test may need."""
+    return plan_cluster(load(flags={"--nodes": (("nodes",), MOST_NODES)}).spec)
 
 
 @dataclass
@@ -47,13 +53,17 @@ class Ended:
 
 @dataclass
 class Written:
-    """What a writer has seen. `gaps`: start and length of each long gap between two writes, in seconds."""
+    """What a writer has seen. `gaps`: start and length of each long gap between two writes, in seconds.
+
+    `history`: the operations of other clients, as `linearizable.Op`.
+    """
 
     done: int
     refused: int
     gaps: list[tuple[float, float]]
     missing: list[int]
     causes: dict[str, int]
+    history: list[list[Any]]
 
     def longest(self, begin: float = 0, end: float = float("inf")) -> float:
         """Return the longest gap in a period, or 0 if all gaps were too short to be noted."""
@@ -69,18 +79,26 @@ class ChangeLab:
     socket: Path
     client: str = "etcd-client"  # the certificate of the writers
     kept: dict[str, int] = field(default_factory=dict)
+    say: Callable[[str], None] = print
+    settings: dict[str, int] = field(default_factory=dict)  # values of the cluster file that a test changes
     took: dict[str, float] = field(default_factory=dict)  # the seconds of the last run of each command
 
     @classmethod
     @contextmanager
     def booted(cls, root: Path, work: Path, *words: str) -> Iterator[Self]:
-        """A sealed cluster with one node. `words`: options of `bake`."""
-        store, spec = Store(work / "out", "etcd"), load(flags={"--nodes": (("nodes",), MOST_NODES)}).spec
-        with (
-            Machines(plan_cluster(spec), store.folder, root=root, work=work / "nodes") as lab,
-            served(lab, work / "socket"),
-        ):
-            here = cls(lab, store, work / "socket")
+        """A sealed cluster of one booted node. `words`: options of `bake`."""
+        lab = Machines(most_nodes(), work / "out/etcd", root=root, work=work / "nodes")
+        with cls.begun(lab, work, *words) as here:
+            yield here
+
+    @classmethod
+    @contextmanager
+    def begun(
+        cls, machines: Machines, work: Path, *words: str, say: Callable[[str], None] = print
+    ) -> Iterator[Self]:
+        """A sealed cluster with one node of the machines."""
+        with machines as lab, served(lab, work / "socket"):
+            here = cls(lab, Store(work / "out", "etcd"), work / "socket", say=say)
             here._begin(*words)
             yield here
 
@@ -89,14 +107,14 @@ class ChangeLab:
         engine = self.engine()
         engine.create("etcd1")
         took = self.lab.wait_for("settled", "etcd1", timeout=120)
-        print(f"the first node: {took:.1f} s from power-on to settled")
+        self.say(f"the first node: {took:.1f} s from power-on to settled")
         assert self.bake("seal").code == 0
         engine.remove_seed("etcd1")
 
     def engine(self) -> NspawnEngine:
         cluster = open_cluster(self.store)
         return NspawnEngine(
-            plan=cluster.plan, seeds=self.store.folder, lab=self.lab, work=self.lab.work, report=print
+            plan=cluster.plan, seeds=self.store.folder, lab=self.lab, work=self.lab.work, report=self.say
         )  # fmt: skip
 
     def bake(self, *words: str) -> Ended:
@@ -131,30 +149,50 @@ class ChangeLab:
     def _print_effects(self, command: tuple[str, ...], done: Ended, seen: Written) -> None:
         steps = [(when, *found.groups()) for when, line in done.lines if (found := _STEP.match(line))]
         ends = [when for when, *_ in (*steps[1:], (time.time(),))][: len(steps)]
-        print(f"\n{' '.join(command)}: {seen.done} writes, {seen.refused} refused, longest gap {seen.longest():.2f} s")
+        self.say(f"\n{' '.join(command)}: {seen.done} writes, {seen.refused} refused, longest gap {seen.longest():.2f} s")
         for (when, node, action), end, step in zip(steps, ends, done.data["steps"], strict=True):
             assert (node, action) == (step["node"], step["action"])
             gap, level = seen.longest(when, end), f" ({step['level']})" if step["level"] else ""
-            print(f"  {node} {action}{level}: {end - when:.1f} s; declared: {step['effect']}; measured: {gap:.2f} s")
+            self.say(f"  {node} {action}{level}: {end - when:.1f} s; declared: {step['effect']}; measured: {gap:.2f} s")
         for cause, times in seen.causes.items():
-            print(f"    {times} × {cause}")
+            self.say(f"    {times} × {cause}")
 
-    def kill(self, random: Random, seconds: float, *words: str, again: tuple[str, ...]) -> None:
-        """Kill a run of bake at a random moment, up to `seconds` after its start. The command `again` must finish."""
+    def kill(
+        self, random: Random, seconds: float, *words: str, again: tuple[str, ...], nodes: Sequence[str] = ()
+    ) -> str:
+        """Kill a run of bake at a random moment, up to `seconds` after its start. The command `again` must finish.
+
+        `nodes`: instead of bake, or together with bake, one of these nodes may lose its power. Return what happened.
+        """
         moment = random.uniform(0, seconds)
+        kills_bake, victim = True, ""
+        if nodes:
+            kills_bake, cuts = random.choice(((True, False), (False, True), (True, True)))
+            victim = random.choice(nodes) if cuts else ""
         more = ("--yes", "-o", "json", "--wait", "600")
         with self.writing() as writer:
             process = self.start(*words, *more)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(moment)
-            except subprocess.TimeoutExpired:
+            is_over = process.poll() is not None
+            if kills_bake:
                 process.kill()
+            if victim:
+                self.cut(victim)
             first = self._end(process)
             second = self.bake(*again, *more)
             seen = self.end(writer)
-        last = f"after: {first.lines[-1][1].strip()}" if first.lines else ""
-        print(f"\n{' '.join(words)}: killed at {moment:.1f} s {last}; longest gap {seen.longest():.2f} s")
-        assert second.code == 0, f"killed at {moment:.1f} s: {first.stderr}\n--- again\n{second.stderr}"
+        killed = " and ".join(filter(None, ("bake" if kills_bake else "", victim)))
+        last = f" after: {first.lines[-1][1].strip()}" if first.lines and kills_bake else ""
+        late = ", after its end" if is_over else ""
+        label = f"{' '.join(words)}: {killed} killed at {moment:.1f} s{late}{last}; longest gap {seen.longest():.2f} s"
+        self.say(f"\n{label}")
+        assert second.code == 0, f"{label}\n{first.stderr}\n--- again\n{second.stderr}"
+        return label
+
+    def cut(self, node: str) -> None:
+        """Cut the power of a node that runs. bake may change the machines at the same time."""
+        Remote(self.socket).cut_if_running(node)
 
     def spec_file(self, text: str) -> str:
         """Write a cluster file and return its path."""
@@ -177,10 +215,14 @@ class ChangeLab:
                 process.kill()
 
     def end(self, writer: subprocess.Popen[str]) -> Written:
-        """End a writer. No acknowledged key may be missing, neither of this writer nor of an earlier one."""
+        """End a writer. No acknowledged key may be missing, and the other clients' history must be linearizable."""
         seen = Written(**json.loads(writer.communicate("")[0]))
         assert seen.missing == []
         assert seen.done > 0
+        history = [Op(*each) for each in seen.history]
+        assert flaws(history) == []
+        assert any(op.is_write for op in history)
+        assert any(not op.is_write for op in history)
         self.kept[writer.prefix] = seen.done
         return seen
 

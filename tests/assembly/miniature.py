@@ -74,6 +74,13 @@ class Node:
         return self.root / "var/lib/etcd/etcd"
 
     def _write(self, files: dict[str, bytes]) -> None:
+        self.write_files(files)
+        for folder in ("run/etcd", "var/lib/etcd", "run/bake"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        self._copy_permit()
+
+    def write_files(self, files: dict[str, bytes]) -> None:
+        """Write files of the seed, with the paths of this node's folder in place of a real node's paths."""
         moved = {place: f"{self.root}{place}" for place in ("/etc/etcd/", "/var/lib/etcd", "/run/etcd", "/run/bake")}
         moved["/usr/bin/etcdctl"] = str(self.tools.bin_dir / "etcdctl")
         moved["systemd/journal"] = "stderr"  # the node has no journal
@@ -84,10 +91,6 @@ class Node:
             for old, new in moved.items():
                 text = text.replace(old, new)
             target.write_text(text)
-        (self.root / "run/etcd").mkdir(parents=True)
-        (self.root / "var/lib/etcd").mkdir(parents=True)
-        (self.root / "run/bake").mkdir()
-        self._copy_permit()
 
     def _copy_permit(self) -> None:
         """Copy the bootstrap permit from the ISO, as bootcmd does at each boot."""

@@ -162,9 +162,12 @@ class Machines(NspawnLab):
         (work / "upper/var/lib").mkdir(parents=True, exist_ok=True)
         data.rename(work / "upper/var/lib/etcd")
 
-    def lose_disk(self, node: str) -> None:
+    def cut_if_running(self, node: str) -> None:
         if node in self.running:
             self.cut_power(node)
+
+    def lose_disk(self, node: str) -> None:
+        self.cut_if_running(node)
         for name in ("upper", "overlay", "mnt"):
             shutil.rmtree(self.work / node / name)
 

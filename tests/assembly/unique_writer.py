@@ -2,6 +2,9 @@
 
 `unique_writer.py PKI CLIENT PREFIX URL…`. Like an application, the writer keeps one connection, and tries the next URL
 if a write fails. A key counts as acknowledged only if a node answered its write.
+
+Meanwhile, three more clients read and write two other keys through different nodes. The result has the history of these
+operations, so that `linearizable.flaws` can check it.
 """
 
 from __future__ import annotations
@@ -9,16 +12,20 @@ from __future__ import annotations
 import json
 import select
 import sys
+import threading
 import time
 from pathlib import Path
+from random import Random
 
 from generator.errors import BakeError
 from generator.etcd.client import Etcd
 from generator.etcd.tls_probe import ClientFiles
+from tests.assembly.linearizable import Op
 
 PAUSE = 0.02  # seconds between two writes
 NOTED = 0.1  # the shortest gap between two acknowledged writes that the result has, in seconds
 TIMEOUT = (1.0, 2.0)
+CLIENTS = 3
 
 
 class Writer:
@@ -72,11 +79,56 @@ class Writer:
                 self.clients.append(self.clients.pop(0))
 
 
+class Client(threading.Thread):
+    """Reads and writes two keys, and records each operation. `prefix`: of the two keys."""
+
+    def __init__(self, files: ClientFiles, prefix: str, urls: list[str], number: int) -> None:
+        super().__init__(daemon=True)
+        self.keys, self.number = [f"{prefix}a", f"{prefix}b"], number
+        turned = [*urls[number:], *urls[:number]]
+        self.etcds = [Etcd(url, files, timeout=TIMEOUT) for url in turned]
+        self.random, self.over = Random(number), threading.Event()  # noqa: S311  no secret
+        self.history: list[Op] = []
+
+    def run(self) -> None:
+        count = 0
+        while not self.over.wait(PAUSE):
+            count += 1
+            key, begin = self.random.choice(self.keys), time.monotonic()
+            value = f"{self.number}/{count}" if self.random.random() < 0.5 else None
+            try:
+                op = self._write(key, value, begin) if value else self._read(key, begin)
+            except BakeError:
+                self.etcds.append(self.etcds.pop(0))
+                if not value:
+                    continue
+                op = Op(True, key, value, None, begin, float("inf"))
+            self.history.append(op)
+        for etcd in self.etcds:
+            etcd.close()
+
+    def _write(self, key: str, value: str, begin: float) -> Op:
+        answer = self.etcds[0]._call("KV/Put", key=key.encode(), value=value.encode())
+        return Op(True, key, value, answer.header.revision, begin, time.monotonic())
+
+    def _read(self, key: str, begin: float) -> Op:
+        found = self.etcds[0].get(key.encode())
+        value = found.items[0].value.decode() if found.items else None
+        return Op(False, key, value, found.revision, begin, time.monotonic())
+
+
 def main(pki: Path, client: str, prefix: str, urls: list[str]) -> None:
     files = ClientFiles(ca=pki / "etcd-ca.pem", cert=pki / f"{client}.pem", key=pki / f"{client}.key")
+    clients = [Client(files, f"history/{prefix}", urls, number) for number in range(CLIENTS)]
+    for client_thread in clients:
+        client_thread.start()
     writer = Writer(files, prefix, urls)
     writer.run()
-    print(json.dumps(writer.result()))
+    for client_thread in clients:
+        client_thread.over.set()
+        client_thread.join()
+    history = [op for client_thread in clients for op in client_thread.history]
+    print(json.dumps({**writer.result(), "history": history}))
     for each in writer.clients:
         each.close()
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tests.chaos import assembling, disks, hooks, nodes, planted, strangers
+from tests.chaos import assembling, disks, hooks, nodes, operations, planted, strangers
 from tests.chaos.trial import Row
 
-ROWS: dict[str, Row] = {**assembling.ROWS, **hooks.ROWS, **disks.ROWS, **strangers.ROWS, **planted.ROWS, **nodes.ROWS}
+ROWS: dict[str, Row] = {
+    **assembling.ROWS,
+    **hooks.ROWS,
+    **disks.ROWS,
+    **strangers.ROWS,
+    **planted.ROWS,
+    **operations.ROWS,
+    **nodes.ROWS,
+}

@@ -1,0 +1,127 @@
+"""Rows about a cluster that changes: bake, a node or both are killed in the middle of an operation, under writers.
+
+The nodes are real etcd processes with the real join hooks (`process_lab`). bake runs in a process of its own, and a
+second run of `bake apply` must finish what the first run began.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tests.assembly.change_lab import ChangeLab, most_nodes
+from tests.assembly.process_lab import ProcessMachines
+from tests.chaos.runner import tell
+from tests.chaos.trial import Outcome, Row, Trial
+
+TOOK = {"grow": 12.0, "shrink": 6.0, "replace": 9.0, "update": 8.0, "rebuild": 12.0}  # seconds, undisturbed, about
+STEPS = 6  # operations in one life
+
+
+@contextmanager
+def _cluster(trial: Trial, size: int) -> Iterator[ChangeLab]:
+    assert trial.tools is not None
+    out = trial.folder / "out/etcd"
+    machines = ProcessMachines(most_nodes(), out, tools=trial.tools, work=trial.folder / "nodes")
+    with ChangeLab.begun(machines, trial.folder, say=tell) as cluster:
+        if size > 1:
+            cluster.change("apply", "--nodes", str(size))
+        yield cluster
+
+
+def killed(operation: str) -> Callable[[Trial], Outcome]:
+    """Return the trial of a row that kills one operation on a cluster of three nodes."""
+
+    def run(trial: Trial) -> Outcome:
+        with _cluster(trial, 3) as cluster:
+            started = time.monotonic()
+            trial.label = _kill(cluster, trial.rng, operation, size=3, number=trial.number)
+            _must_be_whole(cluster)
+            return Outcome(label=operation, seconds=time.monotonic() - started)
+
+    return run
+
+
+def life(trial: Trial) -> Outcome:
+    """Some operations in any order; each may be killed, or a node may have lost its disk before."""
+    rng, size, done = trial.rng, trial.rng.choice((1, 3)), []
+    with _cluster(trial, size) as cluster:
+        started = time.monotonic()
+        for number in range(STEPS):
+            operation = rng.choice([*TOOK, *(["lost"] if size > 1 else [])])
+            if operation == "grow" and size == 5:
+                operation = "shrink"
+            if operation in ("shrink", "replace") and size == 1:
+                operation = "grow"
+            done.append(operation)
+            trial.label = f"{', '.join(done)} from {size} nodes"
+            if operation == "lost":
+                cluster.lab.lose_disk(rng.choice(_names(size)))
+                assert [action for action, _ in cluster.change("apply")] == ["replace"]
+            elif rng.random() < 0.5:
+                _kill(cluster, rng, operation, size=size, number=number)
+            else:
+                cluster.change(*_words(cluster, rng, operation, size=size, number=number))
+            size += {"grow": 2, "shrink": -2}.get(operation, 0)
+            _must_be_whole(cluster)
+            assert cluster.members() == _names(size)
+        return Outcome(label="life", seconds=time.monotonic() - started)
+
+
+def _kill(cluster: ChangeLab, rng: random.Random, operation: str, *, size: int, number: int) -> str:
+    words = _words(cluster, rng, operation, size=size, number=number)
+    again = ("apply",) if words[0] == "replace" else words
+    nodes = _names(max(size, 3)) if size > 1 else ()  # a single node's power cut ends every write meanwhile
+    return cluster.kill(rng, TOOK[operation], *words, again=again, nodes=nodes)
+
+
+def _names(size: int) -> list[str]:
+    return [f"etcd{number}" for number in range(1, size + 1)]
+
+
+def _words(cluster: ChangeLab, rng: random.Random, operation: str, *, size: int, number: int) -> tuple[str, ...]:
+    """Return the command of bake for an operation. `number`: makes each option and each disk a new one."""
+    if operation == "replace":
+        return ("replace", rng.choice(_names(size)))
+    wanted = size + {"grow": 2, "shrink": -2}.get(operation, 0)
+    option, disk = cluster.settings.setdefault("option", 200), cluster.settings.setdefault("disk", 8)
+    if operation == "update":
+        option = cluster.settings["option"] = option + 1
+    if operation == "rebuild":
+        disk = cluster.settings["disk"] = disk + 1
+    text = f"nodes: {wanted}\netcd: {{options: {{max-txn-ops: {option}}}}}\nvm: {{disk: {disk}}}\n"
+    return ("apply", "--config", cluster.spec_file(text))
+
+
+def _must_be_whole(cluster: ChangeLab) -> None:
+    """Nothing is left to do, no seed is in a drive, and every acknowledged key of every earlier writer is there."""
+    done = cluster.bake("plan", "--detailed-exitcode")
+    assert done.code == 0, done.stdout + done.stderr
+    assert not any(machine.has_seed for machine in cluster.engine().machines().values())
+    for prefix, number in cluster.kept.items():
+        assert cluster.count(prefix) == number, prefix
+
+
+_GOAL = "a second run finishes; no acknowledged write is lost; the history of reads and writes is linearizable"
+_WHAT = {
+    "grow": "a cluster grows from 3 to 5 nodes",
+    "shrink": "a cluster shrinks from 3 nodes to 1 node",
+    "replace": "one of three nodes is replaced",
+    "update": "three nodes get another option of etcd",
+    "rebuild": "three nodes get new root disks",
+}
+ROWS = {
+    **{
+        f"{name}-killed": Row(
+            what=f"{what}; bake, a node or both are killed at a random moment", goal=_GOAL, trials=20, gate=1,
+            run=killed(name),
+        )
+        for name, what in _WHAT.items()
+    },
+    "lives": Row(
+        what=f"{STEPS} operations in any order on one cluster; half of them are killed, some after a disk is lost",
+        goal=_GOAL, trials=30, gate=1, run=life,
+    ),
+}  # fmt: skip
