@@ -149,7 +149,8 @@ class ChangeLab:
     def _print_effects(self, command: tuple[str, ...], done: Ended, seen: Written) -> None:
         steps = [(when, *found.groups()) for when, line in done.lines if (found := _STEP.match(line))]
         ends = [when for when, *_ in (*steps[1:], (time.time(),))][: len(steps)]
-        self.say(f"\n{' '.join(command)}: {seen.done} writes, {seen.refused} refused, longest gap {seen.longest():.2f} s")
+        head, gap = f"{seen.done} writes, {seen.refused} refused", seen.longest()
+        self.say(f"\n{' '.join(command)}: {head}, longest gap {gap:.2f} s")
         for (when, node, action), end, step in zip(steps, ends, done.data["steps"], strict=True):
             assert (node, action) == (step["node"], step["action"])
             gap, level = seen.longest(when, end), f" ({step['level']})" if step["level"] else ""
@@ -164,28 +165,40 @@ class ChangeLab:
 
         `nodes`: instead of bake, or together with bake, one of these nodes may lose its power. Return what happened.
         """
-        moment = random.uniform(0, seconds)
         kills_bake, victim = True, ""
         if nodes:
             kills_bake, cuts = random.choice(((True, False), (False, True), (True, True)))
             victim = random.choice(nodes) if cuts else ""
+
+        def fault(process: subprocess.Popen[str]) -> str:
+            if kills_bake:
+                process.kill()
+            if victim:
+                self.cut(victim)
+            return f"{' and '.join(filter(None, ('bake' if kills_bake else '', victim)))} killed"
+
+        return self.disturb(random.uniform(0, seconds), fault, *words, again=again)
+
+    def disturb(
+        self, moment: float, fault: Callable[[subprocess.Popen[str]], str], *words: str, again: tuple[str, ...]
+    ) -> str:
+        """Run bake, and call `fault` with its process after `moment` seconds. Then the command `again` must finish.
+
+        `fault` returns what it did. Return what happened.
+        """
         more = ("--yes", "-o", "json", "--wait", "600")
         with self.writing() as writer:
             process = self.start(*words, *more)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(moment)
-            is_over = process.poll() is not None
-            if kills_bake:
-                process.kill()
-            if victim:
-                self.cut(victim)
+            late = ", after its end" if process.poll() is not None else ""
+            done = fault(process)
             first = self._end(process)
             second = self.bake(*again, *more)
             seen = self.end(writer)
-        killed = " and ".join(filter(None, ("bake" if kills_bake else "", victim)))
-        last = f" after: {first.lines[-1][1].strip()}" if first.lines and kills_bake else ""
-        late = ", after its end" if is_over else ""
-        label = f"{' '.join(words)}: {killed} killed at {moment:.1f} s{late}{last}; longest gap {seen.longest():.2f} s"
+        last = f", after: {first.lines[-1][1].strip()}" if first.lines and first.code < 0 else ""
+        command = " ".join(Path(word).name for word in words)
+        label = f"{command}: {done} at {moment:.1f} s{late}{last}; longest gap {seen.longest():.2f} s"
         self.say(f"\n{label}")
         assert second.code == 0, f"{label}\n{first.stderr}\n--- again\n{second.stderr}"
         return label
@@ -225,6 +238,10 @@ class ChangeLab:
         assert any(not op.is_write for op in history)
         self.kept[writer.prefix] = seen.done
         return seen
+
+    def write_megabytes(self, number: int) -> None:
+        """Write values of one MiB to the same key."""
+        self.ask(f"[etcd.put(b'filler', bytes([n % 256]) * (1 << 20)) for n in range({number})] and ''")
 
     def members(self) -> list[str]:
         """Return the names of the members, with a question mark for each learner."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -60,6 +62,7 @@ class ProcessMachines(Machines):
         super().__init__(plan, folder, root=work, work=work)
         self.tools = tools
         self.nodes: dict[str, PlacedNode] = {}
+        self._mounted: list[Path] = []
 
     def __enter__(self) -> Self:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -170,6 +173,65 @@ class ProcessMachines(Machines):
         self.cut_if_running(node)
         self.nodes.pop(node, None)
         shutil.rmtree(self.work / node / "upper")
+
+
+    # --- faults ---------------------------------------------------------------------------------------------------
+
+    def disturb_link(self, node: str, kind: str) -> None:
+        """Disturb a node's traffic with other members: `cut` (no packet), `lossy` (every fifth is lost) or `slow`."""
+        if node not in self._connected:
+            return
+        namespace = ("ip", "netns", "exec", self._netns(node))
+        if kind == "slow":
+            words = ("root", "tbf", "rate", "1mbit", "burst", "4kb", "latency", "200ms")
+            subprocess.run([*namespace, "tc", "qdisc", "replace", "dev", "host0", *words], check=True)
+            return
+        odds = "numgen random mod 100 < 20 " if kind == "lossy" else ""
+        rules = "; ".join(f"tcp {end} 2380 {odds}drop" for end in ("sport", "dport"))
+        chains = "".join(
+            f"chain {hook} {{ type filter hook {hook} priority 0; {rules}; }}\n" for hook in ("input", "output")
+        )
+        subprocess.run([*namespace, "nft", "-f", "-"], input=f"table inet fault {{\n{chains}}}", text=True, check=True)
+
+    def calm_links(self) -> None:
+        """Undo `disturb_link` on every node."""
+        for node in self._connected:
+            namespace = ("ip", "netns", "exec", self._netns(node))
+            subprocess.run([*namespace, "nft", "flush", "ruleset"], check=True)
+            subprocess.run([*namespace, "tc", "qdisc", "del", "dev", "host0", "root"], check=False, capture_output=True)
+
+    def shrink_disk(self, node: str, size: int) -> None:
+        """Move the node's data to a disk of `size` MiB. The node starts again."""
+        self.cut_power(node)
+        data = self.work / node / "upper/var/lib/etcd"
+        data.rename(data.with_name("moved"))
+        data.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "disk", data], check=True)
+        self._mounted.append(data)
+        for path in data.with_name("moved").iterdir():
+            shutil.move(path, data)
+        self._switch_on(node)
+
+    def fill_disk(self, node: str) -> None:
+        """Write a file to the node's small disk until the disk is full."""
+        filler = self.work / node / "upper/var/lib/etcd/filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+
+    def free_disk(self, node: str) -> None:
+        (self.work / node / "upper/var/lib/etcd/filler").unlink(missing_ok=True)
+
+    def log(self, node: str) -> str:
+        """Return what etcd has logged on the node's current disk."""
+        return (self.work / node / "upper/log").read_text(errors="replace")
+
+    def __exit__(self, *words: object) -> None:
+        for node in list(self.running):
+            self.cut_power(node)
+        for folder in self._mounted:
+            subprocess.run(["umount", "--lazy", folder], check=False)
+        super().__exit__(*words)
 
 
 def _without_hooks(seed: Seed) -> Seed:

@@ -7,16 +7,20 @@ second run of `bake apply` must finish what the first run began.
 from __future__ import annotations
 
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.assembly.change_lab import ChangeLab, most_nodes
 from tests.assembly.process_lab import ProcessMachines
+from tests.assembly.remote import Remote
 from tests.chaos.runner import tell
 from tests.chaos.trial import Outcome, Row, Trial
 
 TOOK = {"grow": 12.0, "shrink": 6.0, "replace": 9.0, "update": 8.0, "rebuild": 12.0}  # seconds, undisturbed, about
+DISK = 400  # MiB of a small disk
+WAL = 80  # MiB of writes after which etcd needs a new file for its write-ahead log
 STEPS = 6  # operations in one life
 
 
@@ -42,6 +46,50 @@ def killed(operation: str) -> Callable[[Trial], Outcome]:
             return Outcome(label=operation, seconds=time.monotonic() - started)
 
     return run
+
+
+def disturbed(trial: Trial) -> Outcome:
+    """Disturb the links of one or two nodes for some seconds while an operation runs."""
+    rng, operation = trial.rng, trial.rng.choice(list(TOOK))
+    with _cluster(trial, 3) as cluster:
+        kind, victims = rng.choice(("cut", "lossy", "slow")), rng.sample(_names(3), rng.choice((1, 2)))
+        seconds = rng.uniform(2, 12)
+
+        def fault(process: subprocess.Popen[str]) -> str:
+            for node in victims:
+                machines.disturb_link(node, kind)
+            time.sleep(seconds)
+            machines.calm_links()
+            return f"{' and '.join(victims)} {kind} for {seconds:.1f} s"
+
+        started, machines = time.monotonic(), Remote(cluster.socket)
+        words, again = _commands(cluster, rng, operation, size=3, number=trial.number)
+        trial.label = cluster.disturb(rng.uniform(0, TOOK[operation]), fault, *words, again=again)
+        _must_be_whole(cluster)
+        return Outcome(label=kind, seconds=time.monotonic() - started)
+
+
+def full_disk(trial: Trial) -> Outcome:
+    """Fill a member's disk while an operation runs, until etcd on this member ends. Then free the disk."""
+    rng, operation = trial.rng, trial.rng.choice(("grow", "update"))
+    with _cluster(trial, 3) as cluster:
+        victim = rng.choice(_names(3))
+        machines = Remote(cluster.socket)
+        machines.shrink_disk(victim, DISK)
+
+        def fault(process: subprocess.Popen[str]) -> str:
+            machines.fill_disk(victim)
+            cluster.write_megabytes(WAL)
+            time.sleep(rng.uniform(1, 5))
+            machines.free_disk(victim)
+            return f"{victim}'s disk full"
+
+        started = time.monotonic()
+        words, again = _commands(cluster, rng, operation, size=3, number=trial.number)
+        trial.label = cluster.disturb(rng.uniform(0, TOOK[operation]), fault, *words, again=again)
+        assert "no space left on device" in machines.log(victim), "etcd did not notice the full disk"
+        _must_be_whole(cluster)
+        return Outcome(label=operation, seconds=time.monotonic() - started)
 
 
 def life(trial: Trial) -> Outcome:
@@ -71,10 +119,17 @@ def life(trial: Trial) -> Outcome:
 
 
 def _kill(cluster: ChangeLab, rng: random.Random, operation: str, *, size: int, number: int) -> str:
-    words = _words(cluster, rng, operation, size=size, number=number)
-    again = ("apply",) if words[0] == "replace" else words
+    words, again = _commands(cluster, rng, operation, size=size, number=number)
     nodes = _names(max(size, 3)) if size > 1 else ()  # a single node's power cut ends every write meanwhile
     return cluster.kill(rng, TOOK[operation], *words, again=again, nodes=nodes)
+
+
+def _commands(
+    cluster: ChangeLab, rng: random.Random, operation: str, *, size: int, number: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the command of an operation, and the command that finishes it."""
+    words = _words(cluster, rng, operation, size=size, number=number)
+    return words, ("apply",) if words[0] == "replace" else words
 
 
 def _names(size: int) -> list[str]:
@@ -120,6 +175,14 @@ ROWS = {
         )
         for name, what in _WHAT.items()
     },
+    "links": Row(
+        what="one or two of three members are cut off, lossy or slow for 2–12 s during an operation", goal=_GOAL,
+        trials=20, gate=1, run=disturbed,
+    ),
+    "full-disk": Row(
+        what="a member's disk is full during an operation, until etcd on this member ends", goal=_GOAL, trials=10,
+        gate=0, run=full_disk,
+    ),
     "lives": Row(
         what=f"{STEPS} operations in any order on one cluster; half of them are killed, some after a disk is lost",
         goal=_GOAL, trials=30, gate=1, run=life,
