@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from generator.change.gate import obstacle
-from generator.change.observed import Observed
+from generator.change.observed import Observed, Power, power_of
 from generator.change.planner import plan_steps
 from generator.change.steps import Action, Step
 from generator.engine import Engine
@@ -195,8 +195,11 @@ class Apply:
 
     def _finish(self, step: Step) -> None:
         """Wait until the step is done. Raise WaitTimeoutError if it takes too long."""
-        deadline = time.monotonic() + self.wait
+        deadline, started_again = time.monotonic() + self.wait, False
         while not self._is_done(step):
+            if step.action is not Action.REMOVE and self._has_stopped(step.node):
+                self._start_again(step.node, is_first_time=not started_again)
+                started_again = True
             if time.monotonic() > deadline:
                 look = command(self.cluster.store, f"console {step.node}")
                 text = f"{step.node}: the step `{step.action}` did not end within {self.wait:.0f} s"
@@ -206,6 +209,19 @@ class Apply:
         if step.action not in (Action.REMOVE, Action.START):
             self._await_settled(step.node, restarts=step.level is Level.RESTART)
             self._empty_drive(step.node)
+
+    def _has_stopped(self, node: str) -> bool:
+        machine = self.engine.machines().get(node)
+        return machine is not None and power_of(machine) is Power.STOPPED
+
+    def _start_again(self, node: str, *, is_first_time: bool) -> None:
+        """Start a node whose VM has stopped during its step, for example because the VM crashed."""
+        if not is_first_time:
+            look, again = (command(self.cluster.store, word) for word in (f"console {node}", "apply"))
+            raise UnhealthyError(f"{node}: its VM has stopped twice", hint=f"see {look}; to go on, run {again}")
+        self.progress.line(f"{node}: its VM has stopped; starting it again")
+        self.consoles.begin(node)
+        self.engine.create(node)
 
     def _await_settled(self, node: str, *, restarts: bool = False) -> None:
         """Wait until a node has printed that it runs its newest seed and, if `restarts`, has started etcd again.
