@@ -239,9 +239,18 @@ class ChangeLab:
         self.kept[writer.prefix] = seen.done
         return seen
 
-    def write_megabytes(self, number: int) -> None:
-        """Write values of one MiB to the same key."""
-        self.ask(f"[etcd.put(b'filler', bytes([n % 256]) * (1 << 20)) for n in range({number})] and ''")
+    def write_megabytes(self, number: int, node: str) -> None:
+        """Write values of one MiB through a node. A value that the node does not take within seconds is left out."""
+        code = (
+            "import sys; from contextlib import suppress; from pathlib import Path\n"
+            "from generator.errors import BakeError; from generator.etcd.client import Etcd; from generator.operations.baked_cluster import client_files\n"
+            "with Etcd(sys.argv[1], client_files(Path(sys.argv[2]))) as etcd:\n"
+            f"    for number in range({number}):\n"
+            "        with suppress(BakeError):\n"
+            "            etcd.put(b'filler', bytes([number]) * (1 << 20))\n"
+        )
+        url = next(one.client_url for one in self.lab.plan.nodes if one.name == node)
+        self.lab.run(sys.executable, "-c", code, url, str(self.store.folder))
 
     def members(self) -> list[str]:
         """Return the names of the members, with a question mark for each learner."""

@@ -73,13 +73,13 @@ def full_disk(trial: Trial) -> Outcome:
     """Fill a member's disk while an operation runs, until etcd on this member ends. Then free the disk."""
     rng, operation = trial.rng, trial.rng.choice(("grow", "update"))
     with _cluster(trial, 3) as cluster:
-        victim = rng.choice(_names(3))
+        victim, other = rng.sample(_names(3), 2)
         machines = Remote(cluster.socket)
         machines.shrink_disk(victim, DISK)
 
         def fault(process: subprocess.Popen[str]) -> str:
             machines.fill_disk(victim)
-            cluster.write_megabytes(WAL)
+            cluster.write_megabytes(WAL, other)
             time.sleep(rng.uniform(1, 5))
             machines.free_disk(victim)
             return f"{victim}'s disk full"
