@@ -243,7 +243,8 @@ class ChangeLab:
         """Write values of one MiB through a node. A value that the node does not take within seconds is left out."""
         code = (
             "import sys; from contextlib import suppress; from pathlib import Path\n"
-            "from generator.errors import BakeError; from generator.etcd.client import Etcd; from generator.operations.baked_cluster import client_files\n"
+            "from generator.errors import BakeError; from generator.etcd.client import Etcd\n"
+            "from generator.operations.baked_cluster import client_files\n"
             "with Etcd(sys.argv[1], client_files(Path(sys.argv[2]))) as etcd:\n"
             f"    for number in range({number}):\n"
             "        with suppress(BakeError):\n"

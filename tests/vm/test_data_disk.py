@@ -161,7 +161,7 @@ def test_an_upgrade_exchanges_the_root_disk_and_keeps_the_member(
     before = members(etcdctl)
     digest = new_image("27")
     start = time.monotonic()
-    result = bake_in_lab("upgrade", "--yes", "--wait", 300, "-o", "json")
+    result = bake_in_lab("upgrade", "--yes", "--wait", 900, "-o", "json")
     done = json.loads(result.stdout)
     print(result.stderr, f"upgrade: {time.monotonic() - start:.0f} s")
     assert [(step["action"], step["level"]) for step in done["steps"]] == [("update", "replace")]
@@ -181,7 +181,7 @@ def test_an_image_whose_etcd_does_not_start_stops_the_upgrade_and_has_a_way_back
     print(told)
     assert f"bake upgrade --to {good}" in told
     assert "snapshot of revision" in told
-    done = json.loads(bake_in_lab("upgrade", "--to", good, "--yes", "--wait", 300, "-o", "json").stdout)
+    done = json.loads(bake_in_lab("upgrade", "--to", good, "--yes", "--wait", 900, "-o", "json").stdout)
     assert len(done["steps"]) == 1
     assert members(etcdctl) == before
     assert bad not in bake_in_lab("plan", "-o", "json").stdout
@@ -214,5 +214,5 @@ def test_a_foreign_disk_is_neither_formatted_nor_used(
     assert foreign.read_bytes() == content
     foreign.unlink()
     machine.use_disk(machine.data)
-    bake_in_lab("up", "--wait", 300, "--yes")
+    bake_in_lab("up", "--wait", 900, "--yes")
     assert len(etcdctl("get", "kept", "--prefix", "--keys-only")["kvs"]) == 5
