@@ -112,7 +112,6 @@ def selinux_image() -> Path:
 
 @pytest.fixture(scope="session")
 def lab(tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
-    """The lab. This thread enters the lab's network, so that the tests reach the VMs."""
     for program in ("libvirtd", "qemu-system-x86_64", "qemu-img"):
         tool(program)
     if os.geteuid() != 0:
@@ -123,15 +122,27 @@ def lab(tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
             Lab(left).run("stop")
     private = Lab(ROOT / "build" / f"test-lab-{os.getpid()}")
     private.run("start")
-    there = os.open(f"/proc/{private.process_id()}/ns/net", os.O_RDONLY)
     try:
-        enter_network(there)
         yield private
+    finally:
+        private.run("stop")
+    assert not private.folder.exists()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lab_network(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In a file that uses the lab, this thread is in the lab's network, so that the tests reach the VMs."""
+    items = [item for item in request.session.items if item.path == request.path]
+    if not any("lab" in getattr(item, "fixturenames", ()) for item in items):
+        yield
+        return
+    there = os.open(f"/proc/{request.getfixturevalue('lab').process_id()}/ns/net", os.O_RDONLY)
+    enter_network(there)
+    try:
+        yield
     finally:
         enter_network(_machine)
         os.close(there)
-        private.run("stop")
-    assert not private.folder.exists()
 
 
 # Prints the records of a node, then executes commands from the console.
