@@ -25,20 +25,22 @@ settings.register_profile(
     "bake", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("bake")
-TIERS = ("etcd", "nspawn", "vm")  # slower tests run later
+TIERS = ("etcd", "nspawn", "vm")  # from fast to slow
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="rewrite tests/golden with the current output")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run slow tests last. With several workers, run them first, so that no worker waits for a slow file at the end."""
+
     def tier(item: pytest.Item) -> int:
         return max(
             (TIERS.index(mark.name) + 1 for mark in item.iter_markers() if mark.name in TIERS), default=0
         )
 
-    items.sort(key=tier)
+    items.sort(key=tier, reverse=hasattr(config, "workerinput"))  # pytest-xdist sets `workerinput` in its workers
 
 
 @pytest.fixture(scope="session")

@@ -43,11 +43,10 @@ class Tests:
     rounds: int
 
 
+FILES = ("--dist", "loadfile", "--no-loadscope-reorder")
 SETS = {
-    "processes": Tests(
-        "all tests that boot no node", ("-n", "2", "--dist", "loadfile", "-m", "not nspawn and not vm"), 5
-    ),
-    "nodes": Tests("all tests that boot nodes", ("-m", "nspawn or vm"), 2),
+    "processes": Tests("all tests that boot no node", ("-n", "4", *FILES, "-m", "not nspawn and not vm"), 5),
+    "nodes": Tests("all tests that boot nodes", ("-n", "2", *FILES, "-m", "nspawn or vm"), 2),
 }
 
 

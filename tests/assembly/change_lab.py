@@ -259,7 +259,13 @@ class ChangeLab:
 
     def count(self, prefix: str) -> int:
         """Return the number of keys that begin with `prefix`."""
-        return int(self.ask(f"etcd.get({prefix.encode()!r}, prefix=True, keys_only=True).count"))
+        return self.counts(prefix)[prefix]
+
+    def counts(self, *prefixes: str) -> dict[str, int]:
+        """Return the number of keys that begin with each prefix."""
+        get = "etcd.get(one.encode(), prefix=True, keys_only=True).count"
+        numbers = self.ask(f"*({get} for one in {prefixes!r})").split()
+        return dict(zip(prefixes, map(int, numbers), strict=True))
 
     def ask(self, expression: str) -> str:
         """Return what an expression with the client `etcd` of the first node prints, in the nodes' network."""

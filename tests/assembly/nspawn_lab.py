@@ -6,6 +6,7 @@ namespaces. tests/vm tests the parts that containers lack: the kernel, virtual h
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -218,11 +219,13 @@ class NspawnLab:
 
 def extract_root(archive: Path, target: Path) -> Path:
     """Extract the base image's root file system once per machine. Extract it again if a run was interrupted."""
-    if not target.is_dir():
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        with tarfile.open(archive) as tar:
-            tar.extractall(partial, numeric_owner=True, filter="fully_trusted")  # noqa: S202  bake built it
-        partial.rename(target)
+    with archive.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers of pytest-xdist may need the folder at the same time
+        if not target.is_dir():
+            partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+            with tarfile.open(archive) as tar:
+                tar.extractall(partial, numeric_owner=True, filter="fully_trusted")  # noqa: S202  bake built it
+            partial.rename(target)
     return target
 
 

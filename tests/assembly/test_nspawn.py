@@ -151,14 +151,15 @@ def slices(pem: str) -> list[str]:
 def test_a_settled_node_has_each_key_in_its_own_file_alone(lab: NspawnLab) -> None:
     lab.wait_for("settled", *NODES)
     for node in NODES:
-        for role in ("server", "peer", "client"):
-            own = f"/etc/etcd/pki/etcd-{role}.key"
-            found = set()
-            for piece in slices(lab.shell(node, f"cat {own}").stdout):
-                look = f"grep -rlF --exclude-dir=proc --exclude-dir=sys --exclude-dir=medium -e '{piece}' / 2>/dev/null"
-                found |= set(lab.shell(node, look, check=False).stdout.split())
-                assert piece not in lab.console(node)
-            assert found == {own}
+        own = {role: f"/etc/etcd/pki/etcd-{role}.key" for role in ("server", "peer", "client")}
+        pieces = {piece: role for role in own for piece in slices(lab.shell(node, f"cat {own[role]}").stdout)}
+        assert len(pieces) == 6
+        assert not any(piece in lab.console(node) for piece in pieces)
+        words = " ".join(f"-e '{piece}'" for piece in pieces)
+        look = f"grep -raoF --exclude-dir=proc --exclude-dir=sys --exclude-dir=medium {words} / 2>/dev/null"
+        places = [line.rpartition(":") for line in lab.shell(node, look, check=False).stdout.splitlines()]
+        found = {role: {path for path, _, piece in places if pieces[piece] == role} for role in own}
+        assert found == {role: {path} for role, path in own.items()}
         assert "PRIVATE" not in lab.shell(node, "journalctl --no-pager").stdout
         assert lab.shell(node, "ls -A /var/lib/cloud").stdout.split() == ["data", "handlers", "scripts", "sem"]
 

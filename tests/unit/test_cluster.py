@@ -88,13 +88,13 @@ def instance(cluster: Cluster, node: str) -> str:
     return yaml.safe_load(cluster.store.read(f"{node}/meta-data") or b"")["instance-id"]  # type: ignore[no-any-return]
 
 
-def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Console) -> list[str]:
+def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Console, seconds: float = 60) -> list[str]:
     kept = KeptProgress()
     logs = dict(zip(NODES, consoles, strict=True))
     for name, console in logs.items():
         console.instance = console.instance or instance(cluster, name)
     monkeypatch.setattr(vm, "console_logs", lambda *_, **__: logs)
-    up.wait_until_settled(object(), cluster, seconds=5, progress=kept)
+    up.wait_until_settled(object(), cluster, seconds=seconds, progress=kept)
     return kept.lines
 
 
@@ -148,7 +148,7 @@ def test_a_running_node_with_an_empty_log_counts_if_it_votes_in_etcd(
     monkeypatch.setattr(boot_progress, "cluster_status", lambda *_: status.ClusterStatus(nodes=(node,), members=()))
     if part is MemberRole.LEARNER:
         with pytest.raises(BakeError, match="etcd1: settled, etcd2: nothing"):
-            wait(baked, monkeypatch, Console("etcd1", "settled"), Console("etcd2"))
+            wait(baked, monkeypatch, Console("etcd1", "settled"), Console("etcd2"), seconds=5)
     else:
         lines = wait(baked, monkeypatch, Console("etcd1", "settled"), Console("etcd2"))
         assert lines[-1] == "etcd2: settled"

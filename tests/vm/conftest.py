@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ SCRIPT = ROOT / "scripts" / "lab"
 CALL = "from generator.cli import main; main()"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+_machine = os.open("/proc/self/ns/net", os.O_RDONLY)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -82,48 +84,65 @@ def base_image() -> BootImage:
     return default_image(cache_folder(), report=print)
 
 
+@contextmanager
+def machine_network() -> Iterator[None]:
+    """Run a block of this thread in the machine's network, because Debian's packages are not reachable from the lab."""
+    lab = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    enter_network(_machine)
+    try:
+        yield
+    finally:
+        enter_network(lab)
+        os.close(lab)
+
+
 @pytest.fixture(scope="session")
 def stock_image() -> Path:
     """A cloud image without bake's changes."""
-    return cloud_image("stock")
+    with machine_network():
+        return cloud_image("stock")
 
 
 @pytest.fixture(scope="session")
 def selinux_image() -> Path:
     """A cloud image that enforces Debian's SELinux policy and has a shell on its console."""
-    return cloud_image("selinux", "packages.selinux")
+    with machine_network():
+        return cloud_image("selinux", "packages.selinux")
 
 
 @pytest.fixture(scope="session")
-def lab(request: pytest.FixtureRequest, tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
-    """The lab. This thread enters the lab's network, so that the tests reach the VMs.
-
-    The images are built first, because the lab's network has no access to Debian's packages.
-    """
+def lab(tool: Callable[[str], str], base_image: BootImage) -> Iterator[Lab]:
     for program in ("libvirtd", "qemu-system-x86_64", "qemu-img"):
         tool(program)
     if os.geteuid() != 0:
         pytest.skip("VM tests need root")
     assert base_image.disk.exists()
-    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
-    for image in sorted(wanted & {"stock_image", "selinux_image"}):
-        request.getfixturevalue(image)
     for left in (ROOT / "build").glob("test-lab-*"):
         if not Path("/proc", left.name.rpartition("-")[2]).exists():  # a leftover lab whose test session was killed
             Lab(left).run("stop")
     private = Lab(ROOT / "build" / f"test-lab-{os.getpid()}")
     private.run("start")
-    home = os.open("/proc/self/ns/net", os.O_RDONLY)
-    there = os.open(f"/proc/{private.process_id()}/ns/net", os.O_RDONLY)
     try:
-        enter_network(there)
         yield private
     finally:
-        enter_network(home)
-        os.close(there)
-        os.close(home)
         private.run("stop")
     assert not private.folder.exists()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lab_network(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In a file that uses the lab, this thread is in the lab's network, so that the tests reach the VMs."""
+    items = [item for item in request.session.items if item.path == request.path]
+    if not any("lab" in getattr(item, "fixturenames", ()) for item in items):
+        yield
+        return
+    there = os.open(f"/proc/{request.getfixturevalue('lab').process_id()}/ns/net", os.O_RDONLY)
+    enter_network(there)
+    try:
+        yield
+    finally:
+        enter_network(_machine)
+        os.close(there)
 
 
 # Prints the records of a node, then executes commands from the console.

@@ -17,7 +17,7 @@ Up = Callable[..., Run]
 
 
 @pytest.fixture
-def up(stock_image: Path, lab: Lab, tmp_path: Path) -> Iterator[Up]:
+def up(lab: Lab, stock_image: Path, tmp_path: Path) -> Iterator[Up]:
     """Return `up(profile, **settings)`, which boots a node on the stock image, waits for the node and verifies it."""
     runs = []
 

@@ -15,12 +15,17 @@ import pytest
 from tests.vm.conftest import Lab
 
 PRIVATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/run")
+NSPAWN = {"netns", "systemd"}  # folders that `ip netns` and systemd-nspawn create in /run
 
 
 def machine() -> tuple[object, ...]:
-    """Return everything that a lab could leave: mounts, interfaces, and names in libvirt's folders."""
-    mounts = Path("/proc/self/mountinfo").read_text()
-    names = {path: sorted(os.listdir(path)) for path in PRIVATE if Path(path).exists()}  # noqa: PTH208
+    """Return everything that a lab could leave: mounts, interfaces, and names in libvirt's folders.
+
+    Another worker of pytest-xdist may boot nspawn nodes meanwhile, with network namespaces in /run/netns. A lab has no
+    network namespace with a name.
+    """
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if " /run/netns" not in line]
+    names = {path: sorted(set(os.listdir(path)) - NSPAWN) for path in PRIVATE if Path(path).exists()}  # noqa: PTH208
     return mounts, sorted(Path("/sys/class/net").iterdir()), names
 
 
