@@ -32,8 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="rewrite tests/golden with the current output")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run slow tests last. With several workers, run them first, so that no worker waits for a slow file at the end."""
+    """Run slow tests last. With several workers, run them first, so that no worker waits for them at the end.
+
+    With `--dist loadgroup`, one worker runs all tests with VMs, and one runs all tests with nspawn nodes. Other tests
+    of a file stay together.
+    """
 
     def tier(item: pytest.Item) -> int:
         return max(
@@ -41,6 +46,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
 
     items.sort(key=tier, reverse=hasattr(config, "workerinput"))  # pytest-xdist sets `workerinput` in its workers
+    for item in items:
+        lane = next((name for name in ("vm", "nspawn") if item.get_closest_marker(name)), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(lane))
 
 
 @pytest.fixture(scope="session")

@@ -36,17 +36,17 @@ while time.monotonic() < end and os.getppid() == parent:
 
 @dataclass(frozen=True)
 class Tests:
-    """A set of tests, with the arguments that scripts/test passes to pytest."""
+    """A set of tests, with pytest's arguments. tests/conftest.py divides the tests among the workers, as in scripts/test."""
 
     what: str
     arguments: tuple[str, ...]
     rounds: int
 
 
-FILES = ("--dist", "loadfile", "--no-loadscope-reorder")
+WORKERS = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
 SETS = {
-    "processes": Tests("all tests that boot no node", ("-n", "4", *FILES, "-m", "not nspawn and not vm"), 5),
-    "nodes": Tests("all tests that boot nodes", ("-n", "2", *FILES, "-m", "nspawn or vm"), 2),
+    "processes": Tests("all tests that boot no node", (*WORKERS, "-m", "not nspawn and not vm"), 5),
+    "nodes": Tests("all tests that boot nodes", (*WORKERS, "-m", "nspawn or vm"), 2),
 }
 
 
