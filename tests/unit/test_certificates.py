@@ -309,6 +309,24 @@ def test_a_rotation_that_waits_for_restarts_exits_with_3(
     assert not json_too or json.loads(said)["after_restart"] == list(NODES)
 
 
+def test_an_unreachable_libvirt_is_an_error_if_the_user_named_it(
+    made: Bake, rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remedies = []
+
+    def fail(*_: object, remedy: str) -> None:
+        remedies.append(remedy)
+        raise BakeError("cannot connect")
+
+    rack.serve(made())
+    cluster = made("etcd2")
+    monkeypatch.setattr(engines, "make_engine", fail)
+    assert json.loads(call(cluster, "deliver", "-o", "json")[1])["by_hand"] == ["etcd2"]
+    with pytest.raises(BakeError, match="cannot connect"):
+        call(cluster, "deliver", "--connect", "qemu+ssh://host/system")
+    assert remedies == [f"bake certs deliver --out {cluster.store.out}"] * 2
+
+
 def test_an_unknown_node_is_refused(made: Bake) -> None:
     with pytest.raises(InputError, match="NAME: 'etcd9' is not one of etcd1, etcd2, operator"):
         call(made(), "rotate", "etcd9")
