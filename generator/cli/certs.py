@@ -165,7 +165,8 @@ def _renew(
     If `names` is empty, renew the certificates of all nodes.
     """
     from generator.operations.bake import bake as run
-    from generator.operations.certs import renewable_clients, unchanged
+    from generator.operations.baked_cluster import unchanged
+    from generator.operations.certs import renewable_clients
 
     changes: list[Change] = []
     clients, nodes = renewable_clients(cluster.plan), [node.name for node in cluster.plan.nodes]

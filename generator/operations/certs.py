@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from generator import pki
 from generator.config.pki import Certificates
-from generator.engine import Engine, State
+from generator.engine import Engine, MachineStatus, State
 from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.etcd.observe import everywhere
 from generator.etcd.tls_hello import served_certificate
@@ -25,7 +25,7 @@ from generator.layout import OPERATOR, pem_path
 from generator.operations.baked_cluster import Cluster, refuse_changed
 from generator.operations.hints import command
 from generator.pki import Facts, Role
-from generator.pki.ca_phases import Authorities, Phase
+from generator.pki.ca_phases import Phase
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.seed import iso
@@ -33,7 +33,6 @@ from generator.store.cas import load_phase, non_issuing_files
 from generator.store.existing_keys import required_pems
 from generator.vm.console_records import LineReader
 
-_ABSENT = (State.MISSING, State.FOREIGN)  # states in which the node has no machine of the cluster
 _PAUSE = 0.5  # seconds between two probes of a node's port
 WAITS = "a new seed takes effect at the next boot"  # every version of apply-seed prints this text on the console
 
@@ -112,16 +111,6 @@ def refuse_during_rotation(cluster: Cluster) -> None:
     if phase := load_phase(cluster.store):
         hint = f"first complete the rotation with {command(cluster.store, 'certs rotate --ca')}"
         raise InputError.one("this cluster", f"its CA is being rotated (phase {phase})", hint)
-
-
-def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """Return a function that returns the CAs unchanged. If the cluster has changed, the function raises BakeError."""
-
-    def keep(found: Authorities) -> Authorities:
-        refuse_changed(cluster, phase)
-        return found
-
-    return keep
 
 
 # --- delivery -------------------------------------------------------------------------------------------------
@@ -257,15 +246,15 @@ class _Drives:
         `again`: if the seed is already in the drive, eject the seed and insert it again.
         """
         with self._locked():
-            has_machine = self._state(node) not in _ABSENT
-            if has_machine:
+            exists = self._machine(node).exists
+            if exists:
                 self.engine.insert_seed(node.name, again=again)
-        return has_machine
+        return exists
 
     def empty(self, node: NodePlan) -> None:
         """Remove the seed from a node's drive. Do nothing if the node has no machine."""
         with self._locked():
-            if self._state(node) not in _ABSENT:
+            if self._machine(node).exists:
                 self.engine.remove_seed(node.name)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
@@ -279,10 +268,10 @@ class _Drives:
         return lambda: any(event.detail == WAITS for event in reader.feed(log.read()))
 
     def has_running(self, node: NodePlan) -> bool:
-        return self._state(node) is State.RUNNING
+        return self._machine(node).state is State.RUNNING
 
-    def _state(self, node: NodePlan) -> State:
-        return self.engine.machines()[node.name].state
+    def _machine(self, node: NodePlan) -> MachineStatus:
+        return self.engine.machines()[node.name]
 
 
 def _waits_for_restart(

@@ -17,8 +17,8 @@ from generator.etcd.answers import Reply
 from generator.etcd.tls_probe import probe, unverified_context
 from generator.layout import key_path, pem_path
 from generator.operations.bake import Announce, bake
-from generator.operations.baked_cluster import Cluster, open_cluster, without_ca_files
-from generator.operations.certs import Delivery, Goal, deliver, serves_its_own, unchanged
+from generator.operations.baked_cluster import Cluster, open_cluster, unchanged, without_ca_files
+from generator.operations.certs import Delivery, Goal, deliver, serves_its_own
 from generator.operations.hints import command
 from generator.pki import Credential, ExternalCa, Issuer, Role, digests
 from generator.pki.ca_phases import Authorities, Authority, Phase

@@ -23,8 +23,8 @@ from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutE
 from generator.etcd.answers import Reply
 from generator.operations import certs, rotate_ca
 from generator.operations.bake import bake
-from generator.operations.baked_cluster import Cluster, open_cluster
-from generator.operations.certs import Delivery, unchanged
+from generator.operations.baked_cluster import Cluster, open_cluster, unchanged
+from generator.operations.certs import Delivery
 from generator.operations.rotate_ca import rotate_authorities
 from generator.pki import Role, digests
 from generator.pki.ca_phases import Authority, Phase, kept_authority
