@@ -50,6 +50,11 @@ class MachineStatus:
     has_seed: bool = False
 
     @property
+    def exists(self) -> bool:
+        """Whether the cluster has the machine."""
+        return self.state not in (State.MISSING, State.FOREIGN)
+
+    @property
     def has_disk(self) -> bool:
         return self.disk_size > 0
 

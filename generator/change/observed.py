@@ -27,7 +27,7 @@ def power_of(machine: MachineStatus) -> Power:
     if machine.state is State.RUNNING:
         return Power.RUNNING
     has_disk = machine.has_disk or machine.has_data_disk
-    is_lost = machine.state in (State.MISSING, State.FOREIGN) or machine.lost_data or not has_disk
+    is_lost = not machine.exists or machine.lost_data or not has_disk
     return Power.LOST if is_lost else Power.STOPPED
 
 

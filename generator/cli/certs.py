@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from generator.cli import engines
 from generator.cli.ca_options import given_cas
 from generator.cli.common import (
     announce_rotation,
@@ -164,7 +165,8 @@ def _renew(
     If `names` is empty, renew the certificates of all nodes.
     """
     from generator.operations.bake import bake as run
-    from generator.operations.certs import renewable_clients, unchanged
+    from generator.operations.baked_cluster import unchanged
+    from generator.operations.certs import renewable_clients
 
     changes: list[Change] = []
     clients, nodes = renewable_clients(cluster.plan), [node.name for node in cluster.plan.nodes]
@@ -211,16 +213,16 @@ def _rotate_ca(
     options: Mapping[str, Any],
 ) -> None:
     from generator.errors import UnhealthyError
-    from generator.operations.baked_cluster import connect_if_possible, without_ca_files
+    from generator.operations.baked_cluster import without_ca_files
     from generator.operations.hints import command
     from generator.operations.rotate_ca import next_phase, rotate_authorities, task_after
 
     changes: list[Change] = []
     announce = partial(announce_rotation, cluster.store, without_ca_files(cluster.plan.spec), options, changes)
     with progress_of((), options) as progress:
-        connection = connect_if_possible(options["connect"])
+        engine = engines.engine_if_possible(options, progress.line, cluster, remedy="certs rotate --ca")
         phase, found = rotate_authorities(
-            cluster, connection, new_cas, passphrase=passphrase, now=datetime.now(UTC), seconds=wait,
+            cluster, engine, new_cas, passphrase=passphrase, now=datetime.now(UTC), seconds=wait,
             report=progress.line, all_phases=all_phases, announce=announce,
         )  # fmt: skip
     task, following = task_after(cluster, phase), next_phase(phase)
@@ -257,13 +259,12 @@ def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", other
 def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, Any], **more: Any) -> None:
     from generator.errors import UnhealthyError
     from generator.operations import certs
-    from generator.operations.baked_cluster import connect_if_possible
 
     found = certs.Delivery()
     with progress_of((), options) as progress:
         if names:
-            connection = connect_if_possible(options["connect"])
-            found = certs.deliver(cluster, connection, names, seconds=wait, report=progress.line)
+            engine = engines.engine_if_possible(options, progress.line, cluster, remedy="certs deliver")
+            found = certs.deliver(cluster, engine, names, seconds=wait, report=progress.line)
     _show(found, cluster, options, **more)
     if found.after_restart:
         restart = ", ".join(found.after_restart)

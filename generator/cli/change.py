@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from generator.cli import engines
 from generator.cli.common import (
     ca_passphrase,
     confirm,
-    image_cache,
     load,
     print_json,
     print_table,
@@ -29,11 +29,9 @@ from generator.cli.root import bake
 if TYPE_CHECKING:
     from generator.config.load import Loaded
     from generator.image.base import BootImage
-    from generator.operations.baked_cluster import Cluster
     from generator.operations.running.change import Planned
     from generator.progress import Report
     from generator.store.folder import Store
-    from generator.vm.engine import LibvirtEngine
 
 CHANGES = 2  # the exit code of `bake plan --detailed-exitcode` if there is something to do
 
@@ -172,13 +170,13 @@ def _apply(
     from generator.operations.bake import Agreed
     from generator.operations.running.change import apply_change
 
-    digest = loaded.existing.digest if loaded.existing else ""
+    digest, image = loaded.existing.digest if loaded.existing else "", upgrade.image if upgrade else None
     agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=lambda _differences: None)
     try:
         return apply_change(
-            loaded, store, partial(make_engine, options, progress.line, upgrade=upgrade), planned, agreed,
+            loaded, store, partial(engines.make_engine, options, progress.line, image=image), planned, agreed,
             called=f"bake {called}", wait=options["wait"], progress=progress, replaced=replaced,
-            passphrase=ca_passphrase(options, loaded.spec, store), image=upgrade.image.digest if upgrade else "",
+            passphrase=ca_passphrase(options, loaded.spec, store), image=image.digest if image else "",
         )  # fmt: skip
     except KeyboardInterrupt:
         from generator.operations.hints import command
@@ -197,25 +195,11 @@ def _planned(
     store = Store(options["out"], loaded.spec.name)
 
     planned = plan_change(
-        loaded, store, partial(make_engine, options, reporter(options)), now=datetime.now(UTC),
+        loaded, store, partial(engines.make_engine, options, reporter(options)), now=datetime.now(UTC),
         passphrase=ca_passphrase(options, loaded.spec, store), replaced=replaced,
         image=upgrade.image.digest if upgrade else "",
     )  # fmt: skip
     return loaded, store, planned
-
-
-def make_engine(
-    options: Mapping[str, Any], report: Any, cluster: Cluster, upgrade: Upgrade | None = None
-) -> LibvirtEngine:
-    from generator import vm
-    from generator.operations.up import boot_image
-    from generator.vm.engine import LibvirtEngine
-
-    return LibvirtEngine(
-        connection=vm.connect(options["connect"]), plan=cluster.plan, cluster_id=cluster.cluster_id,
-        seeds=cluster.store.folder, accel=options["accel"], report=report,
-        load_image=lambda: upgrade.image if upgrade else boot_image(cluster.plan.spec, image_cache(options), report),
-    )  # fmt: skip
 
 
 def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:

@@ -50,7 +50,7 @@ def open_cluster(options: Mapping[str, Any]) -> Any:
 def image_cache(options: Mapping[str, Any]) -> Path:
     from generator.image.base import cache_folder
 
-    return options["cache"] or cache_folder()
+    return options.get("cache") or cache_folder()
 
 
 def progress_of(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractContextManager[Progress]:

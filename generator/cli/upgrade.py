@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from generator.cli import change
+from generator.cli import change, engines
 from generator.cli.common import image_cache, load, progress_of, reporter
 from generator.cli.options import option, refresh_option, spec_options, up_options, yes_option
 from generator.cli.root import bake
@@ -52,7 +52,7 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
     warning = checks.check_releases(spec, image, checks.running_releases(cluster), back=to is not None)
     if warning:
         reporter(options)(f"warning: {warning}")
-    engine = change.make_engine(options, reporter(options), cluster)
+    engine = engines.make_engine(options, reporter(options), cluster)
     before, has_begun = engine.machines(), False
 
     def prepare(report: Report) -> None:

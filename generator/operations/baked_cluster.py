@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from generator.etcd.tls_probe import ClientFiles
 from generator.layout import SEALED, SPEC
 from generator.operations.hints import command
 from generator.pki import Role
-from generator.pki.ca_phases import Phase
+from generator.pki.ca_phases import Authorities, Phase
 from generator.plan import ClusterPlan, NodePlan, plan_cluster, short_id
 from generator.store.cas import load_phase
 from generator.store.existing_keys import load_identity
@@ -78,6 +79,16 @@ def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
         raise BakeError(text, hint=hint)
     if without_ca_files(open_cluster(cluster.store).plan.spec) != without_ca_files(cluster.plan.spec):
         raise BakeError("another command has just changed this cluster", hint=hint)
+
+
+def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
+    """Return a function that returns the CAs unchanged. If the cluster has changed, the function raises BakeError."""
+
+    def keep(found: Authorities) -> Authorities:
+        refuse_changed(cluster, phase)
+        return found
+
+    return keep
 
 
 def without_ca_files(spec: ClusterSpec) -> ClusterSpec:

@@ -15,22 +15,22 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from generator import pki, vm
+from generator import pki
 from generator.config.pki import Certificates
+from generator.engine import Engine, MachineStatus, State
 from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.etcd.observe import everywhere
 from generator.etcd.tls_hello import served_certificate
-from generator.layout import OPERATOR, SEED_ISO, pem_path
+from generator.layout import OPERATOR, pem_path
 from generator.operations.baked_cluster import Cluster, refuse_changed
 from generator.operations.hints import command
 from generator.pki import Facts, Role
-from generator.pki.ca_phases import Authorities, Phase
+from generator.pki.ca_phases import Phase
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.seed import iso
 from generator.store.cas import load_phase, non_issuing_files
 from generator.store.existing_keys import required_pems
-from generator.vm.connection import Connection
 from generator.vm.console_records import LineReader
 
 _PAUSE = 0.5  # seconds between two probes of a node's port
@@ -113,16 +113,6 @@ def refuse_during_rotation(cluster: Cluster) -> None:
         raise InputError.one("this cluster", f"its CA is being rotated (phase {phase})", hint)
 
 
-def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authorities], Authorities]:
-    """Return a function that returns the CAs unchanged. If the cluster has changed, the function raises BakeError."""
-
-    def keep(found: Authorities) -> Authorities:
-        refuse_changed(cluster, phase)
-        return found
-
-    return keep
-
-
 # --- delivery -------------------------------------------------------------------------------------------------
 
 
@@ -169,8 +159,8 @@ class Delivery:
     """The result of `deliver`: the names of the nodes, grouped by their states.
 
     `done`: nodes that have reached the goal. `at_next_start`: stopped nodes, which apply their seeds when they start.
-    `after_restart`: running nodes, which apply their seeds after a restart. `by_hand`: nodes for which libvirt has no
-    VM; the operator inserts their ISOs.
+    `after_restart`: running nodes, which apply their seeds after a restart. `by_hand`: nodes for which bake finds no
+    machine; the operator inserts their ISOs.
     """
 
     done: tuple[str, ...] = ()
@@ -186,7 +176,7 @@ class Delivery:
 
 def deliver(
     cluster: Cluster,
-    connection: Connection | None,
+    engine: Engine | None,
     names: Collection[str],
     *,
     seconds: float,
@@ -196,16 +186,17 @@ def deliver(
 ) -> Delivery:
     """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached `goal`.
 
-    `goal`: the state of a node that has applied its seed. The default goal is that the node serves the certificate in
-    its seed. `phase`: the phase of the CA rotation for which the seeds were made. A node that applies its seed only at
-    the next boot prints the text WAITS on its console.
+    `engine`: changes the nodes' machines; None if libvirt does not answer. `goal`: the state of a node that has applied
+    its seed. The default goal is that the node serves the certificate in its seed. `phase`: the phase of the CA
+    rotation for which the seeds were made. A node that applies its seed only at the next boot prints the text WAITS on
+    its console.
 
     Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
     its seed within `seconds`. The next call continues with the node that was too slow.
     """
     done, later, restart, by_hand = [], [], [], []
     goal = goal or serves_its_own(cluster)
-    drives = None if connection is None else _Drives(connection, cluster, phase, report)
+    drives = None if engine is None else _Drives(engine, cluster, phase, report)
     for node in cluster.plan.nodes:
         if node.name not in names:
             continue
@@ -214,7 +205,7 @@ def deliver(
             done.append(node.name)
             if drives:
                 drives.empty(node)
-        elif drives is None or drives.insert(node, again=lacks is True) is None:
+        elif drives is None or not drives.insert(node, again=lacks is True):
             by_hand.append(node.name)
         elif not drives.has_running(node):
             later.append(node.name)
@@ -236,9 +227,9 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class _Drives:
-    """The drives of the nodes' VMs. While bake changes a drive, no other command can change the cluster's folder."""
+    """The drives of the nodes' machines. While bake changes a drive, no other command can change the folder."""
 
-    connection: Connection
+    engine: Engine
     cluster: Cluster
     phase: Phase | None
     report: Report
@@ -249,33 +240,38 @@ class _Drives:
             refuse_changed(self.cluster, self.phase)
             yield
 
-    def insert(self, node: NodePlan, *, again: bool) -> bool | None:
-        """Insert a node's seed. Return None if libvirt has no VM of the node.
+    def insert(self, node: NodePlan, *, again: bool) -> bool:
+        """Insert a node's seed. Return False if the node has no machine.
 
         `again`: if the seed is already in the drive, eject the seed and insert it again.
         """
-        cluster, seed = self.cluster, self.cluster.store.folder / node.name / SEED_ISO
         with self._locked():
-            return vm.insert_seed(self.connection, cluster.plan, node, seed, cluster_id=cluster.cluster_id, again=again)
+            exists = self._machine(node).exists
+            if exists:
+                self.engine.insert_seed(node.name, again=again)
+        return exists
 
     def empty(self, node: NodePlan) -> None:
-        """Remove the seed from a node's drive."""
+        """Remove the seed from a node's drive. Do nothing if the node has no machine."""
         with self._locked():
-            vm.remove_seed(self.connection, self.cluster.plan, node, cluster_id=self.cluster.cluster_id)
+            if self._machine(node).exists:
+                self.engine.remove_seed(node.name)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
         """Return a function that tests whether the node's console shows that the node needs a restart."""
         try:
-            logs = vm.console_logs(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
-        except BakeError:  # libvirt has no VM of this cluster
+            log = self.engine.console_logs(node.name)[node.name]
+        except BakeError:  # the cluster has no machines
             return _never
-        log, reader = logs[node.name], LineReader(node.name)
+        reader = LineReader(node.name)
         reader.feed(log.read())  # skip the node's reports about earlier seeds
         return lambda: any(event.detail == WAITS for event in reader.feed(log.read()))
 
     def has_running(self, node: NodePlan) -> bool:
-        found = vm.status(self.connection, self.cluster.plan, cluster_id=self.cluster.cluster_id)
-        return any(one.node == node.name and one.state is vm.State.RUNNING for one in found)
+        return self._machine(node).state is State.RUNNING
+
+    def _machine(self, node: NodePlan) -> MachineStatus:
+        return self.engine.machines()[node.name]
 
 
 def _waits_for_restart(

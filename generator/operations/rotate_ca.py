@@ -11,20 +11,20 @@ from dataclasses import replace
 from datetime import datetime
 
 from generator import pki
+from generator.engine import Engine
 from generator.errors import InputError
 from generator.etcd.answers import Reply
 from generator.etcd.tls_probe import probe, unverified_context
 from generator.layout import key_path, pem_path
 from generator.operations.bake import Announce, bake
-from generator.operations.baked_cluster import Cluster, open_cluster, without_ca_files
-from generator.operations.certs import Delivery, Goal, deliver, serves_its_own, unchanged
+from generator.operations.baked_cluster import Cluster, open_cluster, unchanged, without_ca_files
+from generator.operations.certs import Delivery, Goal, deliver, serves_its_own
 from generator.operations.hints import command
 from generator.pki import Credential, ExternalCa, Issuer, Role, digests
 from generator.pki.ca_phases import Authorities, Authority, Phase
 from generator.plan import NodePlan, plan_cluster
 from generator.progress import Report
 from generator.store.cas import load_authorities, load_phase
-from generator.vm.connection import Connection
 
 _STEPS = {
     Phase.TRUST: "phase 1 of 3: the nodes trust the old and the next CA",
@@ -56,7 +56,7 @@ def next_phase(phase: Phase | None) -> Phase | None:
 
 def rotate_authorities(
     cluster: Cluster,
-    connection: Connection | None,
+    engine: Engine | None,
     new_cas: Mapping[Role, Authority],
     *,
     passphrase: bytes | None,
@@ -98,7 +98,7 @@ def rotate_authorities(
         authorities = load_authorities(cluster.store, cluster.plan, now=now, passphrase=passphrase)
         goal = _goal(cluster, phase, authorities, now)
         was_complete = all(goal.lacks(node) is False for node in cluster.plan.nodes)
-        found = deliver(cluster, connection, names, goal=goal, seconds=seconds, report=report, phase=phase)
+        found = deliver(cluster, engine, names, goal=goal, seconds=seconds, report=report, phase=phase)
         if found.waiting or not (all_phases or was_complete or phase is Phase.DROP):
             break
         cluster, phase = advance(cluster, phase)

@@ -6,7 +6,7 @@ from generator.vm.connection import connect
 from generator.vm.console import ConsoleLog, attach_console, console_logs, follow_console
 from generator.vm.engine import LibvirtEngine
 from generator.vm.lifecycle import Owned, VmStatus, destroy, down, list_owned, status
-from generator.vm.seed_drive import insert_seed, remove_seed, replace_seed
+from generator.vm.seed_drive import remove_seed, replace_seed
 
 __all__ = [
     "ConsoleLog",
@@ -21,7 +21,6 @@ __all__ = [
     "destroy",
     "down",
     "follow_console",
-    "insert_seed",
     "list_owned",
     "remove_seed",
     "replace_seed",

@@ -32,8 +32,6 @@ from generator.vm.domain_xml import Owner
 from generator.vm.ownership import Claim, find_by_name, list_domains, owner_of
 from generator.vm.storage_pool import data_volume, disk_volume
 
-_AGAIN = "bake apply"
-
 
 @dataclass(kw_only=True)
 class LibvirtEngine:
@@ -41,7 +39,8 @@ class LibvirtEngine:
 
     `seeds`: the cluster's folder, which has a folder with the file `seed.iso` for each node. `load_image`: returns the
     image for new disks; the engine calls it only if it makes a disk. `accel`: `auto`, `kvm` or `tcg`. `patience`: the
-    seconds within which a VM must shut down before the engine powers it off.
+    seconds within which a VM must shut down before the engine powers it off. `remedy`: the command that completes an
+    interrupted change.
     """
 
     connection: Connection
@@ -52,6 +51,7 @@ class LibvirtEngine:
     report: Report
     accel: str = "auto"
     patience: float = 90
+    remedy: str = "bake apply"
     _uploaded: set[str] = field(default_factory=set, init=False)
 
     @asking("list the cluster's VMs")
@@ -90,7 +90,7 @@ class LibvirtEngine:
 
     def create(self, *names: str) -> tuple[str, ...]:
         nodes = self._planned(names)
-        with asking(f"start {', '.join(names)}", hint=f"try again: {_AGAIN}"):
+        with asking(f"start {', '.join(names)}", hint=f"try again: {self.remedy}"):
             found, pool = {node.name: self._find(node.name) for node in nodes}, self._find_pool()
             stopped, missing = [], []
             for node in nodes:
@@ -126,7 +126,7 @@ class LibvirtEngine:
 
     def restart(self, name: str) -> None:
         node, domain, owner = self._existing(name)
-        with asking(f"restart the VM {node.domain}", hint=f"try again: {_AGAIN}"):
+        with asking(f"restart the VM {node.domain}", hint=f"try again: {self.remedy}"):
             job = self._job()
             if not _size(job.pool, disk_volume(name)):
                 raise BakeError(f"the disk of {name} is missing", hint=f"give the node a new disk: bake replace {name}")
@@ -141,7 +141,7 @@ class LibvirtEngine:
             seed_drive.remove_old_seeds(job.pool, name, machine.domain)
 
     def remove(self, name: str) -> tuple[str, ...]:
-        with asking(f"remove the VM of {name}", hint=f"try again: {_AGAIN}"):
+        with asking(f"remove the VM of {name}", hint=f"try again: {self.remedy}"):
             found, pool = self._find(name), self._find_pool()
             removed = [lifecycle.remove_domain(found[0])] if found else []
             volumes = storage_pool.volumes_by_node(pool).get(name, []) if pool is not None else []
@@ -160,7 +160,7 @@ class LibvirtEngine:
         node, domain, _ = self._existing(name)
         self._seed(node)
         refuse_small_disk(self.plan, self._image)
-        with asking(f"exchange the root disk of {name}", hint=f"try again: {_AGAIN}"):
+        with asking(f"exchange the root disk of {name}", hint=f"try again: {self.remedy}"):
             job = self._job()
             if not _size(job.pool, data_volume(name)):
                 hint = f"give the node a new VM: bake replace {name}"
@@ -191,7 +191,7 @@ class LibvirtEngine:
         return bool(
             seed_drive.insert_seed(
                 self.connection, self.plan, node, self._seed(node), cluster_id=self.cluster_id, again=again,
-                remedy=_AGAIN,
+                remedy=self.remedy,
             )
         )  # fmt: skip
 
@@ -246,7 +246,7 @@ class LibvirtEngine:
         with asking(f"find the VM {node.domain}"):
             found = self._find(name)
         if found is None:
-            raise BakeError(f"{name} has no VM", hint=f"create the VM: {_AGAIN}")
+            raise BakeError(f"{name} has no VM", hint=f"create the VM: {self.remedy}")
         return node, *found
 
     def _seed(self, node: NodePlan) -> Path:

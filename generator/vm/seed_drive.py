@@ -35,9 +35,9 @@ def insert_seed(
     seed: Path | bytes,
     *,
     cluster_id: str,
+    remedy: str,
     keep_empty: bool = False,
     again: bool = False,
-    remedy: str = "bake certs deliver",
 ) -> bool | None:
     """Put the ISO into the drive of a node's VM, running or stopped, and delete the old ISO.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from generator import cli
-from generator.cli import change
+from generator.cli import engines
 from generator.operations.baked_cluster import Cluster
 from generator.progress import Report
 from tests.assembly.nspawn_engine import NspawnEngine
@@ -21,12 +21,10 @@ from tests.assembly.remote import Remote
 def run(socket: Path, work: Path, words: list[str]) -> None:
     lab = Remote(socket)
 
-    def engine(
-        _options: Mapping[str, Any], report: Report, cluster: Cluster, upgrade: object = None
-    ) -> NspawnEngine:
+    def engine(_options: Mapping[str, Any], report: Report, cluster: Cluster, **_: object) -> NspawnEngine:
         return NspawnEngine(plan=cluster.plan, seeds=cluster.store.folder, lab=lab, work=work, report=report)
 
-    change.make_engine = engine
+    engines.make_engine = engine
     sys.argv = ["bake", *words]
     cli.main()
 

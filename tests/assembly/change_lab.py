@@ -34,6 +34,12 @@ def most_nodes() -> ClusterPlan:
     return plan_cluster(load(flags={"--nodes": (("nodes",), MOST_NODES)}).spec)
 
 
+def _with_options(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Add the options that a command needs without a terminal. `--wait` has a high default here."""
+    consent = () if command[0] == "certs" else ("--yes",)
+    return (*command, *consent, "-o", "json", *(() if "--wait" in command else ("--wait", "600")))
+
+
 @dataclass
 class Ended:
     """An ended run of bake. `lines`: its stderr, each line with the time at which it was printed."""
@@ -139,19 +145,19 @@ class ChangeLab:
         """Run a command of bake, which must succeed. Print what clients noticed. Return the steps as (action, node)."""
         begin = time.monotonic()
         with self.writing() as writer:
-            done = self.bake(*command, "--yes", "-o", "json", "--wait", "600")
+            done = self.bake(*_with_options(command))
             seen = self.end(writer)
         assert done.code == 0, done.stderr
         self._print_effects(command, done, seen)
         self.took[command[0]] = time.monotonic() - begin
-        return [(step["action"], step["node"]) for step in done.data["steps"]]
+        return [(step["action"], step["node"]) for step in done.data.get("steps", ())]
 
     def _print_effects(self, command: tuple[str, ...], done: Ended, seen: Written) -> None:
         steps = [(when, *found.groups()) for when, line in done.lines if (found := _STEP.match(line))]
         ends = [when for when, *_ in (*steps[1:], (time.time(),))][: len(steps)]
         head, gap = f"{seen.done} writes, {seen.refused} refused", seen.longest()
         self.say(f"\n{' '.join(command)}: {head}, longest gap {gap:.2f} s")
-        for (when, node, action), end, step in zip(steps, ends, done.data["steps"], strict=True):
+        for (when, node, action), end, step in zip(steps, ends, done.data.get("steps", ()), strict=True):
             assert (node, action) == (step["node"], step["action"])
             gap, level = seen.longest(when, end), f" ({step['level']})" if step["level"] else ""
             self.say(f"  {node} {action}{level}: {end - when:.1f} s; declared: {step['effect']}; measured: {gap:.2f} s")
@@ -159,9 +165,9 @@ class ChangeLab:
             self.say(f"    {times} × {cause}")
 
     def kill(
-        self, random: Random, seconds: float, *words: str, again: tuple[str, ...], nodes: Sequence[str] = ()
+        self, random: Random, seconds: float, *words: str, again: Sequence[tuple[str, ...]], nodes: Sequence[str] = ()
     ) -> str:
-        """Kill a run of bake at a random moment, up to `seconds` after its start. The command `again` must finish.
+        """Kill a run of bake at a random moment, up to `seconds` after its start. The commands `again` must finish.
 
         `nodes`: instead of bake, or together with bake, one of these nodes may lose its power. Return what happened.
         """
@@ -180,27 +186,28 @@ class ChangeLab:
         return self.disturb(random.uniform(0, seconds), fault, *words, again=again)
 
     def disturb(
-        self, moment: float, fault: Callable[[subprocess.Popen[str]], str], *words: str, again: tuple[str, ...]
-    ) -> str:
-        """Run bake, and call `fault` with its process after `moment` seconds. Then the command `again` must finish.
+        self, moment: float, fault: Callable[[subprocess.Popen[str]], str], *words: str,
+        again: Sequence[tuple[str, ...]],
+    ) -> str:  # fmt: skip
+        """Run bake, and call `fault` with its process after `moment` seconds. Then the commands `again` must succeed.
 
         `fault` returns what it did. Return what happened.
         """
-        more = ("--yes", "-o", "json", "--wait", "600")
         with self.writing() as writer:
-            process = self.start(*words, *more)
+            process = self.start(*_with_options(words))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(moment)
             late = ", after its end" if process.poll() is not None else ""
             done = fault(process)
             first = self._end(process)
-            second = self.bake(*again, *more)
+            others = [self.bake(*_with_options(each)) for each in again]
             seen = self.end(writer)
         last = f", after: {first.lines[-1][1].strip()}" if first.lines and first.code < 0 else ""
         command = " ".join(Path(word).name for word in words)
         label = f"{command}: {done} at {moment:.1f} s{late}{last}; longest gap {seen.longest():.2f} s"
         self.say(f"\n{label}")
-        assert second.code == 0, f"{label}\n{first.stderr}\n--- again\n{second.stderr}"
+        for other in others:
+            assert other.code == 0, f"{label}\n{first.stderr}\n--- again\n{other.stderr}"
         return label
 
     def cut(self, node: str) -> None:

@@ -116,15 +116,15 @@ def test_a_second_run_finishes_what_a_killed_run_began(cluster: ChangeLab, trial
     random, took = Random(SEED + trial), cluster.took  # noqa: S311  no secret
     print(f"BAKE_SEED={SEED}")
     grow, shrink = ("apply", "--nodes", "4"), ("apply", "--nodes", "3")
-    cluster.kill(random, took["replace"], *grow, again=grow)
+    cluster.kill(random, took["replace"], *grow, again=[grow])
     assert cluster.members() == [*THREE, "etcd4"]
-    cluster.kill(random, 15, *shrink, again=shrink)
+    cluster.kill(random, 15, *shrink, again=[shrink])
     assert cluster.members() == THREE
-    cluster.kill(random, took["replace"], "replace", random.choice(THREE), again=("apply",))
+    cluster.kill(random, took["replace"], "replace", random.choice(THREE), again=[("apply",)])
     assert cluster.members() == THREE
     for operations in (300 + trial, 400 + trial):
         option = ("apply", "--config", cluster.spec_file(OPTION.replace("256", str(operations)) + DNS))
-        cluster.kill(random, 30, *option, again=option)
+        cluster.kill(random, 30, *option, again=[option])
         assert cluster.members() == THREE
     for node in THREE:
         assert f"{operations}" in cluster.lab.shell(node, "grep ETCD_MAX_TXN_OPS /etc/etcd/etcd.conf").stdout

@@ -1,7 +1,8 @@
 """Write unique keys to a cluster until stdin is closed, then read them again, and print the result as JSON.
 
 `unique_writer.py PKI CLIENT PREFIX URL…`. Like an application, the writer keeps one connection, and tries the next URL
-if a write fails. A key counts as acknowledged only if a node answered its write.
+if a write fails. Each new connection reads the CA and the client's certificate again, so the writer follows a new CA.
+A key counts as acknowledged only if a node answered its write.
 
 Meanwhile, three more clients read and write two other keys through different nodes. The result has the history of these
 operations, so that `linearizable.flaws` can check it.

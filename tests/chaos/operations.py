@@ -1,7 +1,7 @@
 """Rows about a cluster that changes: bake, a node or both are killed in the middle of an operation, under writers.
 
 The nodes are real etcd processes with the real join hooks (`process_lab`). bake runs in a process of its own, and a
-second run of `bake apply` must finish what the first run began.
+second run of bake must finish what the first run began.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from tests.assembly.remote import Remote
 from tests.chaos.runner import tell
 from tests.chaos.trial import Outcome, Row, Trial
 
-TOOK = {"grow": 12.0, "shrink": 6.0, "replace": 9.0, "update": 8.0, "rebuild": 12.0}  # seconds, undisturbed, about
+TOOK = {  # seconds, undisturbed, about
+    "grow": 12.0, "shrink": 6.0, "replace": 9.0, "update": 8.0, "rebuild": 12.0, "rotate": 15.0,
+}  # fmt: skip
 DISK = 400  # MiB of a small disk
 WAL = 80  # MiB of writes after which etcd needs a new file for its write-ahead log
 STEPS = 6  # operations in one life
@@ -126,10 +128,12 @@ def _kill(cluster: ChangeLab, rng: random.Random, operation: str, *, size: int, 
 
 def _commands(
     cluster: ChangeLab, rng: random.Random, operation: str, *, size: int, number: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the command of an operation, and the command that finishes it."""
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return the command of an operation, and the commands that finish it."""
     words = _words(cluster, rng, operation, size=size, number=number)
-    return words, ("apply",) if words[0] == "replace" else words
+    if operation == "rotate":  # the command does not start a stopped node, and waits for a node that stops meanwhile
+        return (*words, "--wait", "45"), (("apply",), words)
+    return words, (("apply",) if words[0] == "replace" else words,)
 
 
 def _names(size: int) -> list[str]:
@@ -140,6 +144,8 @@ def _words(cluster: ChangeLab, rng: random.Random, operation: str, *, size: int,
     """Return the command of bake for an operation. `number`: makes each option and each disk a new one."""
     if operation == "replace":
         return ("replace", rng.choice(_names(size)))
+    if operation == "rotate":
+        return ("certs", "rotate", "--ca", "--all-phases")
     wanted = size + {"grow": 2, "shrink": -2}.get(operation, 0)
     option, disk = cluster.settings.setdefault("option", 200), cluster.settings.setdefault("disk", 8)
     if operation == "update":
@@ -166,6 +172,7 @@ _WHAT = {
     "replace": "one of three nodes is replaced",
     "update": "three nodes get another option of etcd",
     "rebuild": "three nodes get new root disks",
+    "rotate": "three nodes get new CAs, in three phases",
 }
 ROWS = {
     **{

@@ -1,4 +1,4 @@
-"""The list of certificates, and their delivery to fake nodes under a fake libvirt."""
+"""The list of certificates, and their delivery to fake nodes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from generator import pki, vm
+from generator import pki
 from generator.cli import bake as command
+from generator.cli import engines
 from generator.config.load import load
 from generator.config.spec import ClusterSpec, read_spec
-from generator.errors import InputError, UnhealthyError, WaitTimeoutError
-from generator.operations import baked_cluster, certs
+from generator.engine import MachineStatus, State
+from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutError
+from generator.operations import certs
 from generator.operations.bake import bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.certs import Delivery, deliver, entries, outdated
-from generator.plan import NodePlan
 from generator.store.existing_keys import required_pems
 from generator.store.folder import Store
-from generator.vm import State, VmStatus
 
 NODES = ("etcd1", "etcd2")
 Bake = Callable[..., Cluster]
@@ -45,7 +46,7 @@ def made(spec: ClusterSpec, tmp_path: Path, now: datetime) -> Bake:
 
 
 class ConsoleTail:
-    """A fake `vm.ConsoleLog`: the first call returns the complete log."""
+    """A fake `generator.engine.Console`: the first call returns the complete log."""
 
     def __init__(self, consoles: dict[str, bytes], node: str) -> None:
         self.consoles, self.node, self.seen = consoles, node, 0
@@ -57,7 +58,10 @@ class ConsoleTail:
 
 
 class Rack:
-    """The nodes' ports and drives. A running node serves the certificate of its new seed, except a `stuck` node."""
+    """The nodes' ports and, as a `generator.engine.Engine`, their machines.
+
+    A running node serves the certificate of its new seed, except a `stuck` node.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.served: dict[str, bytes | None] = {}
@@ -70,50 +74,52 @@ class Rack:
         self.said: list[str] = []
         monkeypatch.setattr(certs, "served_certificate", lambda address, _: self.served.get(address))
         monkeypatch.setattr(certs, "_PAUSE", 0.01)
-        for name in ("insert_seed", "remove_seed", "status", "console_logs"):
-            monkeypatch.setattr(vm, name, getattr(self, name))
 
     def serve(self, cluster: Cluster) -> None:
         """Let every node serve the certificate in the folder."""
         for node in cluster.plan.nodes:
             self.served[str(node.address)] = certificate(cluster, node.name)
 
-    def insert_seed(
-        self, _connection: object, _plan: object, node: NodePlan, *_: object, again: bool = False, **__: object
-    ) -> bool | None:
-        if self.states[node.name] is State.MISSING:
-            return None
-        is_new = again or node.name not in self.drives
-        self.drives[node.name] = True
-        self.said.append(f"insert {node.name}")
-        if node.name in self.deaf:
-            self.deaf.remove(node.name)
-        elif node.name in self.older:
-            self.tell(node.name)
-        elif is_new and self.states[node.name] is State.RUNNING and node.name not in self.stuck:
-            self.served[str(node.address)] = certificate(self.cluster, node.name)
+    def insert_seed(self, name: str, *, again: bool = False) -> bool:
+        self.demand(name)
+        is_new = again or name not in self.drives
+        self.drives[name] = True
+        self.said.append(f"insert {name}")
+        if name in self.deaf:
+            self.deaf.remove(name)
+        elif name in self.older:
+            self.tell(name)
+        elif is_new and self.states[name] is State.RUNNING and name not in self.stuck:
+            (node,) = (node for node in self.cluster.plan.nodes if node.name == name)
+            self.served[str(node.address)] = certificate(self.cluster, name)
         return True
 
-    def remove_seed(self, _connection: object, _plan: object, node: NodePlan, **_: object) -> bool:
-        self.said.append(f"remove {node.name}")
-        return self.drives.pop(node.name, False)
+    def remove_seed(self, name: str) -> bool:
+        self.demand(name)
+        self.said.append(f"remove {name}")
+        return self.drives.pop(name, False)
+
+    def demand(self, name: str) -> None:
+        if self.states[name] in (State.MISSING, State.FOREIGN):
+            raise BakeError(f"{name} has no machine")
 
     def tell(self, node: str) -> None:
         """Print what apply-seed reports for a seed with configuration changes, with the kernel's time before it."""
         text = f'[9.1] apply-seed[7]: bake: node={node} phase=waiting detail="a new seed takes effect at the next boot"'
         self.consoles[node] = self.consoles.get(node, b"") + text.encode() + b"\r\n"
 
-    def console_logs(self, *_: object, **__: object) -> dict[str, ConsoleTail]:
-        return {node: ConsoleTail(self.consoles, node) for node in NODES}
+    def console_logs(self, *names: str) -> dict[str, ConsoleTail]:
+        return {node: ConsoleTail(self.consoles, node) for node in names}
 
-    def status(self, *_: object, **__: object) -> list[VmStatus]:
-        return [VmStatus(node=name, domain=name, state=state) for name, state in self.states.items()]
+    def machines(self) -> dict[str, MachineStatus]:
+        return {name: MachineStatus(node=name, state=state) for name, state in self.states.items()}
 
     def deliver(
-        self, cluster: Cluster, *names: str, connection: object = "libvirt", seconds: float = 0.1
+        self, cluster: Cluster, *names: str, with_engine: bool = True, seconds: float = 0.1
     ) -> Delivery:
         self.cluster = cluster
-        return deliver(cluster, connection, names or NODES, seconds=seconds, report=print)
+        engine: Any = self if with_engine else None
+        return deliver(cluster, engine, names or NODES, seconds=seconds, report=print)
 
 
 @pytest.fixture
@@ -234,11 +240,16 @@ def test_a_stopped_vm_keeps_the_seed_for_its_next_start(made: Bake, rack: Rack) 
     assert rack.drives == {"etcd1": True}
 
 
-@pytest.mark.parametrize("connection", [None, "libvirt"])
-def test_a_node_without_a_vm_is_reported_as_by_hand(made: Bake, rack: Rack, connection: object) -> None:
+@pytest.mark.parametrize("state", [None, State.MISSING, State.FOREIGN])
+def test_a_node_without_a_machine_is_reported_as_by_hand(made: Bake, rack: Rack, state: State | None) -> None:
+    """`state`: None if libvirt does not answer."""
     rack.serve(made())
-    rack.states["etcd2"] = State.MISSING
-    assert rack.deliver(made("etcd2"), "etcd2", connection=connection) == Delivery(by_hand=("etcd2",))
+    rack.states["etcd2"] = state or State.RUNNING
+    renewed = made("etcd2")
+    assert rack.deliver(renewed, "etcd2", with_engine=state is not None) == Delivery(by_hand=("etcd2",))
+    rack.serve(renewed)
+    assert rack.deliver(renewed, "etcd2", with_engine=state is not None) == Delivery(done=("etcd2",))
+    assert rack.said == []
 
 
 # --- the command line ---------------------------------------------------------------------------------------
@@ -273,7 +284,7 @@ def test_rotate_renews_and_delivers_certificates(
 ) -> None:
     rack.serve(cluster := made())
     rack.cluster = cluster
-    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(engines, "make_engine", lambda *_, **__: rack)
     before = serials(cluster, now)
     assert call(cluster, "rotate", "etcd2", "-q")[0] == 0
     after = serials(cluster, now)
@@ -288,7 +299,7 @@ def test_a_rotation_that_waits_for_restarts_exits_with_3(
     rack.serve(cluster := made())
     rack.cluster = cluster
     rack.older.update(NODES)
-    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(engines, "make_engine", lambda *_, **__: rack)
     words = ["certs", "rotate", "--out", str(cluster.store.out), *(["-o", "json"] if json_too else [])]
     rule = "etcd1, etcd2: the configuration changes in the new seed apply at the next restart"
     with pytest.raises(UnhealthyError, match=rule) as error:
@@ -296,6 +307,24 @@ def test_a_rotation_that_waits_for_restarts_exits_with_3(
     assert "virsh shutdown etcd-etcd1" in str(error.value.hint)
     said = capsys.readouterr().out
     assert not json_too or json.loads(said)["after_restart"] == list(NODES)
+
+
+def test_an_unreachable_libvirt_is_an_error_if_the_user_named_it(
+    made: Bake, rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remedies = []
+
+    def fail(*_: object, remedy: str) -> None:
+        remedies.append(remedy)
+        raise BakeError("cannot connect")
+
+    rack.serve(made())
+    cluster = made("etcd2")
+    monkeypatch.setattr(engines, "make_engine", fail)
+    assert json.loads(call(cluster, "deliver", "-o", "json")[1])["by_hand"] == ["etcd2"]
+    with pytest.raises(BakeError, match="cannot connect"):
+        call(cluster, "deliver", "--connect", "qemu+ssh://host/system")
+    assert remedies == [f"bake certs deliver --out {cluster.store.out}"] * 2
 
 
 def test_an_unknown_node_is_refused(made: Bake) -> None:
@@ -357,7 +386,7 @@ def test_nodes_and_clients_can_be_renewed_at_once(
 ) -> None:
     rack.serve(with_users)
     rack.cluster = with_users
-    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(engines, "make_engine", lambda *_, **__: rack)
     found = json.loads(call(with_users, "rotate", "etcd1", "operator", "-o", "json", "-q")[1])
     assert (found["done"], [*found["clients"]]) == (["etcd1"], ["operator"])
 

@@ -30,7 +30,7 @@ def standing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Callable[[Observed]
     bake("--nodes", 3)
     Path("out/etcd/sealed").touch()
     machines = {f"etcd{n}": MachineStatus(node=f"etcd{n}", state=State.RUNNING, disk_size=1) for n in (1, 2, 3)}
-    monkeypatch.setattr("generator.cli.change.make_engine", lambda *_, **__: engine_of(machines))
+    monkeypatch.setattr("generator.cli.engines.make_engine", lambda *_, **__: engine_of(machines))
 
     def see(seen: Observed) -> None:
         monkeypatch.setattr(change, "observe", lambda *_, **__: seen)

@@ -656,6 +656,22 @@ def test_a_seed_is_inserted_again(world: World, monkeypatch: pytest.MonkeyPatch)
     assert drives == [False, True]
 
 
+def test_a_seed_that_cannot_be_inserted_is_an_error_with_the_engines_remedy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = world.engine()
+    engine.create("etcd1")
+    engine.remedy = "bake certs deliver"
+
+    def refuse(*_: object) -> None:
+        raise libvirt.libvirtError("the tray is locked")
+
+    monkeypatch.setattr(libvirt.virDomain, "updateDeviceFlags", refuse)
+    with pytest.raises(BakeError, match="the tray is locked") as error:
+        engine.insert_seed("etcd1", again=True)
+    assert str(error.value.hint).startswith("try again: bake certs deliver")
+
+
 def test_a_seed_needs_a_vm(world: World) -> None:
     for change in (world.engine().insert_seed, world.engine().remove_seed):
         with pytest.raises(BakeError, match="etcd1 has no VM"):

@@ -342,7 +342,9 @@ def test_sealing_keeps_an_empty_drive_empty_and_a_renewal_inserts_a_seed(
     assert tag is not None
     assert (volumes(driver), tag.seed) == ([], seed_drive.seed_digest(b"without"))
     cluster = plan()
-    assert vm.insert_seed(driver, cluster, cluster.nodes[0], b"renewed", cluster_id="id1") is True
+    assert seed_drive.insert_seed(
+        driver, cluster, cluster.nodes[0], b"renewed", cluster_id="id1", remedy="bake apply"
+    ) is True
     (name,) = volumes(driver)
     assert name == seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"renewed"))
     domain = driver.lookupByName("etcd-etcd1")

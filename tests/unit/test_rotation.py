@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,24 +14,24 @@ import pytest
 from click.testing import CliRunner
 from cryptography import x509
 
-from generator import pki, vm
+from generator import pki
 from generator.cli import bake as command
+from generator.cli import engines
 from generator.config.load import load
+from generator.engine import MachineStatus, State
 from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutError
 from generator.etcd.answers import Reply
-from generator.operations import baked_cluster, certs, rotate_ca
+from generator.operations import certs, rotate_ca
 from generator.operations.bake import bake
-from generator.operations.baked_cluster import Cluster, open_cluster
-from generator.operations.certs import Delivery, unchanged
+from generator.operations.baked_cluster import Cluster, open_cluster, unchanged
+from generator.operations.certs import Delivery
 from generator.operations.rotate_ca import rotate_authorities
 from generator.pki import Role, digests
 from generator.pki.ca_phases import Authority, Phase, kept_authority
-from generator.plan import NodePlan
 from generator.seed import iso
 from generator.store import atomic
 from generator.store.cas import load_phase
 from generator.store.folder import Store
-from generator.vm import State, VmStatus
 
 NODES = ("etcd1", "etcd2", "etcd3")
 Mutual = Callable[["Node", "Node"], bool]
@@ -61,7 +60,10 @@ class Node:
 
 
 class Rack:
-    """The nodes and their drives. After each insertion, every node must trust every other node."""
+    """The nodes and, as a `generator.engine.Engine`, their machines.
+
+    After each insertion, every node must trust every other node.
+    """
 
     def __init__(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cluster = cluster
@@ -74,10 +76,6 @@ class Rack:
         monkeypatch.setattr(certs, "_PAUSE", 0.01)
         monkeypatch.setattr(rotate_ca, "unverified_context", lambda pair: pair[0])
         monkeypatch.setattr(rotate_ca, "probe", self.probe)
-        monkeypatch.setattr(vm, "insert_seed", self.insert)
-        monkeypatch.setattr(vm, "remove_seed", lambda *_, **__: True)
-        monkeypatch.setattr(vm, "status", self.status)
-        monkeypatch.setattr(vm, "console_logs", lambda *_, **__: defaultdict(BytesIO))
 
     def served(self, address: str, _: int) -> bytes | None:
         node = self.by_address[address]
@@ -90,17 +88,23 @@ class Rack:
         served = node.trusts(pem) and not node.restarting
         return SimpleNamespace(reply=Reply.SERVED if served else Reply.REFUSED)
 
-    def insert(self, _connection: object, _plan: object, node: NodePlan, *_: object, **__: object) -> bool:
-        self.inserted.append(node.name)
-        there = self.nodes[node.name]
+    def insert_seed(self, name: str, *, again: bool = False) -> bool:
+        self.inserted.append(name)
+        there = self.nodes[name]
         if there.state is State.RUNNING and not there.stuck:
-            there.apply(self.cluster, node.name)
+            there.apply(self.cluster, name)
         for one in self.nodes.values():
             assert all(one.trusts(other.leaf) for other in self.nodes.values())
         return True
 
-    def status(self, *_: object, **__: object) -> list[VmStatus]:
-        return [VmStatus(node=name, domain=name, state=node.state) for name, node in self.nodes.items()]
+    def remove_seed(self, name: str) -> bool:
+        return True
+
+    def console_logs(self, *names: str) -> dict[str, BytesIO]:
+        return {name: BytesIO() for name in names}
+
+    def machines(self) -> dict[str, MachineStatus]:
+        return {name: MachineStatus(node=name, state=node.state) for name, node in self.nodes.items()}
 
 
 @pytest.fixture
@@ -117,14 +121,14 @@ def rack(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Rack:
 
 def rotate(
     cluster: Cluster,
+    engine: Rack | None,
     now: datetime,
     following: dict[Role, Authority] | None = None,
-    connection: object = "libvirt",
     report: Callable[[str], None] = print,
     all_phases: bool = True,
 ) -> tuple[Phase | None, Delivery]:
     return rotate_authorities(
-        cluster, connection, following or {}, passphrase=None, now=now, seconds=0.1, report=report,  # type: ignore[arg-type]
+        cluster, engine, following or {}, passphrase=None, now=now, seconds=0.1, report=report,  # type: ignore[arg-type]
         all_phases=all_phases,
     )  # fmt: skip
 
@@ -139,7 +143,7 @@ def pki_files(cluster: Cluster) -> set[str]:
 
 def test_every_node_trusts_only_the_new_ca_after_the_rotation(cluster: Cluster, rack: Rack, now: datetime) -> None:
     before, identity, files = authority(cluster), cluster.cluster_id, pki_files(cluster)
-    assert rotate(cluster, now) == (None, Delivery(done=NODES))
+    assert rotate(cluster, rack, now) == (None, Delivery(done=NODES))
     after = authority(cluster)
     assert len(after) == 1
     assert after != before
@@ -157,37 +161,37 @@ def test_it_stops_after_each_phase_so_that_applications_can_follow(cluster: Clus
     client = cluster.store.folder / "pki/etcd-client.pem"
     old = x509.load_pem_x509_certificates((cluster.store.folder / "pki/etcd-ca.pem").read_bytes())
     for count, phase in enumerate((Phase.TRUST, Phase.REISSUE), 1):
-        assert rotate(cluster, now, all_phases=False) == (phase, Delivery(done=NODES))
+        assert rotate(cluster, rack, now, all_phases=False) == (phase, Delivery(done=NODES))
         assert rack.inserted == [*NODES] * count
         assert load_phase(cluster.store) is phase
         assert len(authority(cluster)) == 2, "after this phase, applications can trust both CAs"
         is_old = pki.is_issued_by(x509.load_pem_x509_certificate(client.read_bytes()), old[0])
         assert is_old is (phase is Phase.TRUST)
         assert all(node.trusts(client.read_bytes()) for node in rack.nodes.values())
-    assert rotate(cluster, now, all_phases=False) == (None, Delivery(done=NODES))
+    assert rotate(cluster, rack, now, all_phases=False) == (None, Delivery(done=NODES))
     assert load_phase(cluster.store) is None
 
 
 def test_the_next_run_completes_an_interrupted_phase_and_stops(cluster: Cluster, rack: Rack, now: datetime) -> None:
     rack.nodes["etcd2"].stuck = True
     with pytest.raises(WaitTimeoutError):
-        rotate(cluster, now, all_phases=False)
+        rotate(cluster, rack, now, all_phases=False)
     rack.nodes["etcd2"].stuck = False
-    assert rotate(cluster, now, all_phases=False) == (Phase.TRUST, Delivery(done=NODES))
-    assert rotate(cluster, now, all_phases=False)[0] is Phase.REISSUE
+    assert rotate(cluster, rack, now, all_phases=False) == (Phase.TRUST, Delivery(done=NODES))
+    assert rotate(cluster, rack, now, all_phases=False)[0] is Phase.REISSUE
 
 
 def test_a_rotation_continues_where_a_stuck_node_stopped_it(cluster: Cluster, rack: Rack, now: datetime) -> None:
     rack.nodes["etcd2"].stuck = True
     for phase, text in ((Phase.TRUST, "trust the next CA"), (Phase.REISSUE, "serve a certificate of the next CA")):
         with pytest.raises(WaitTimeoutError, match=f"etcd2 does not {text}") as error:
-            rotate(cluster, now)
+            rotate(cluster, rack, now)
         assert "bake certs rotate --ca" in (error.value.hint or "")
         assert load_phase(cluster.store) is phase
         if phase is Phase.TRUST:
             rack.nodes["etcd2"].apply(cluster, "etcd2")
     rack.nodes["etcd2"].stuck = False
-    assert rotate(cluster, now)[0] is None
+    assert rotate(cluster, rack, now)[0] is None
     assert rack.inserted.count("etcd1") == 3, "a node that has completed a phase gets no seed again"
 
 
@@ -196,14 +200,14 @@ def test_a_refusal_by_a_restarting_etcd_does_not_count(
     cluster: Cluster, rack: Rack, now: datetime, phase: Phase
 ) -> None:
     """A restarting etcd closes every connection, which looks like a refusal."""
-    while rotate(cluster, now, connection=None)[0] is not phase:
+    while rotate(cluster, None, now)[0] is not phase:
         for name, node in rack.nodes.items():
             node.apply(cluster, name)
     rack.nodes["etcd1"].restarting = True
     with pytest.raises(WaitTimeoutError, match="etcd1 does not"):
-        rotate(cluster, now)
+        rotate(cluster, rack, now)
     rack.nodes["etcd1"].restarting = False
-    assert rotate(cluster, now)[0] is None
+    assert rotate(cluster, rack, now)[0] is None
 
 
 def test_the_last_phase_waits_for_a_node_that_still_accepts_the_old_ca(
@@ -211,34 +215,34 @@ def test_the_last_phase_waits_for_a_node_that_still_accepts_the_old_ca(
 ) -> None:
     """The node has new files, but its etcd still trusts the old CA. Only a client of the old CA shows this."""
     while load_phase(cluster.store) is not Phase.DROP:
-        rotate(cluster, now, connection=None)
+        rotate(cluster, None, now)
         for name, node in rack.nodes.items():
             node.keeps_its_cas = load_phase(cluster.store) is Phase.DROP and name == "etcd2"
             node.apply(cluster, name)
-    assert rotate(cluster, now, connection=None) == (Phase.DROP, Delivery(done=("etcd1", "etcd3"), by_hand=("etcd2",)))
+    assert rotate(cluster, None, now) == (Phase.DROP, Delivery(done=("etcd1", "etcd3"), by_hand=("etcd2",)))
     rack.nodes["etcd2"].keeps_its_cas = False
     rack.nodes["etcd2"].apply(cluster, "etcd2")
-    assert rotate(cluster, now, connection=None)[0] is None
+    assert rotate(cluster, None, now)[0] is None
 
 
 def test_a_phase_waits_for_a_stopped_node(cluster: Cluster, rack: Rack, now: datetime) -> None:
     rack.nodes["etcd3"].state = State.STOPPED
-    found = rotate(cluster, now)
+    found = rotate(cluster, rack, now)
     assert found == (Phase.TRUST, Delivery(done=("etcd1", "etcd2"), at_next_start=("etcd3",)))
     rack.nodes["etcd3"].state = State.RUNNING
     rack.nodes["etcd3"].apply(cluster, "etcd3")
-    assert rotate(cluster, now)[0] is None
+    assert rotate(cluster, rack, now)[0] is None
 
 
 def test_a_rotation_by_hand_needs_a_run_for_each_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
     trusted = []
     for phase in Phase:
-        assert rotate(cluster, now, connection=None) == (phase, Delivery(by_hand=NODES))
+        assert rotate(cluster, None, now) == (phase, Delivery(by_hand=NODES))
         files = iso.written_files((cluster.store.folder / "etcd1/user-data").read_bytes(), where="")
         trusted.append(files["/etc/etcd/pki/etcd-ca.pem"])
         for name, node in rack.nodes.items():
             node.apply(cluster, name)
-    assert rotate(cluster, now, connection=None)[0] is None
+    assert rotate(cluster, None, now)[0] is None
     assert len(authority(cluster)) == 1
     assert trusted[0] == trusted[1] != trusted[2], "the second phase restarts no etcd"
 
@@ -252,12 +256,12 @@ def test_an_answer_from_a_proxy_that_accepts_everyone_does_not_count(
         node.leaf = proxy
     monkeypatch.setattr(rotate_ca, "probe", lambda *_: SimpleNamespace(reply=Reply.SERVED))
     for _ in range(2):
-        assert rotate(cluster, now, connection=None) == (Phase.TRUST, Delivery(by_hand=NODES))
+        assert rotate(cluster, None, now) == (Phase.TRUST, Delivery(by_hand=NODES))
 
 
 @pytest.mark.parametrize("phase", Phase)
 def test_a_bake_during_a_rotation_changes_nothing(cluster: Cluster, rack: Rack, now: datetime, phase: Phase) -> None:
-    while rotate(cluster, now, connection=None)[0] is not phase:
+    while rotate(cluster, None, now)[0] is not phase:
         for name, node in rack.nodes.items():
             node.apply(cluster, name)
     spec = load(config=cluster.store.folder / "cluster.yaml").spec
@@ -270,14 +274,14 @@ def test_a_separate_ca_for_peers_is_rotated_too(
     store = Store(tmp_path / "out", "etcd")
     bake(load(flags={"-": (("pki", "peerCa", "separate"), True)}).spec, store, now=now, report=print)
     cluster = open_cluster(store)
-    Rack(cluster, monkeypatch)
+    rack = Rack(cluster, monkeypatch)
     old = (store.folder / "pki/etcd-peer-ca.pem").read_bytes()
-    rotate(cluster, now, connection=None)
+    rotate(cluster, None, now)
     both = (store.folder / "pki/etcd-peer-ca.pem").read_bytes()
     assert both == old + (store.folder / "pki/etcd-peer-ca-next.pem").read_bytes()
     files = iso.written_files((store.folder / "etcd1/user-data").read_bytes(), where="")
     assert files["/etc/etcd/pki/etcd-peer-ca.pem"] == both
-    assert rotate(cluster, now)[0] is None
+    assert rotate(cluster, rack, now)[0] is None
     peers = (store.folder / "pki/etcd-peer-ca.pem").read_bytes()
     assert digests(peers)[0] not in digests(old)
     files = iso.written_files((store.folder / "etcd1/user-data").read_bytes(), where="")
@@ -290,10 +294,10 @@ def test_a_rotation_from_an_expired_ca_skips_the_first_phase(cluster: Cluster, r
     late = now + timedelta(days=4000)
     with pytest.raises(InputError, match="expired on"):
         bake(cluster.plan.spec, cluster.store, now=late, report=print)
-    assert rotate(cluster, late, connection=None)[0] is Phase.REISSUE
+    assert rotate(cluster, None, late)[0] is Phase.REISSUE
     for name, node in rack.nodes.items():
         node.apply(cluster, name)
-    assert rotate(cluster, late)[0] is None
+    assert rotate(cluster, rack, late)[0] is None
     for node in rack.nodes.values():  # no node accepts a client of an expired CA, so new certificates show the phase
         assert [one.fingerprint(pki.inspection.SHA256()).hex() for one in node.trusted] == authority(cluster)
     assert bake(cluster.plan.spec, cluster.store, now=late, report=print).changed == ()
@@ -303,7 +307,7 @@ def test_a_rotation_can_end_with_the_users_own_ca(
     cluster: Cluster, rack: Rack, now: datetime
 ) -> None:
     theirs = pki.create_authority(cluster.plan, now=now)
-    assert rotate(cluster, now, {Role.CA: kept_authority(theirs, None)})[0] is None
+    assert rotate(cluster, rack, now, {Role.CA: kept_authority(theirs, None)})[0] is None
     assert (cluster.store.folder / "pki/etcd-ca.pem").read_bytes() == theirs.cert_pem
 
 
@@ -324,10 +328,10 @@ def test_a_command_does_not_skip_a_phase_that_another_command_began(
             begin_next_phase(cluster, now)
 
     with pytest.raises(BakeError, match=r"another command .*: the phase was `trust` and is now `reissue`"):
-        rotate(cluster, now, report=report)
+        rotate(cluster, rack, now, report=report)
     assert load_phase(cluster.store) is Phase.REISSUE
     assert rack.inserted == [*NODES], "no node got a seed of the next phase"
-    assert rotate(cluster, now)[0] is None
+    assert rotate(cluster, rack, now)[0] is None
 
 
 @pytest.mark.parametrize("at", ["etcd1: its new seed is in the drive", "etcd1: trusts the next CA"])
@@ -341,7 +345,7 @@ def test_a_delivery_stops_if_another_command_begins_the_next_phase(
             begin_next_phase(cluster, now)
 
     with pytest.raises(BakeError, match="another command"):
-        rotate(cluster, now, report=report)
+        rotate(cluster, rack, now, report=report)
     assert rack.inserted == ["etcd1"]
     assert load_phase(cluster.store) is Phase.REISSUE
 
@@ -351,7 +355,7 @@ def test_a_rotation_that_another_command_begins_stops_other_commands(
     cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     """The rotation begins after the other command has read the folder and before it locks the folder."""
-    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
+    monkeypatch.setattr(engines, "make_engine", lambda *_, **__: rack)
     monkeypatch.setattr(certs, "refuse_during_rotation", lambda cluster: begin_next_phase(cluster, now))
     monkeypatch.setattr(certs, "served_certificate", lambda *_: None)
     with pytest.raises(BakeError, match=r"another command .*: the phase was `none` and is now `trust`"):
@@ -371,10 +375,10 @@ def test_changes_by_another_command_are_not_overwritten(
         bake, cluster.plan.spec, cluster.store, now=now, report=print, renew=NODES, change=unchanged(cluster)
     )
     with pytest.raises(BakeError, match="another command has just changed this cluster"):
-        rotate(cluster, now) if ca else renew()
+        rotate(cluster, rack, now) if ca else renew()
     assert (cluster.store.folder / "manifest.json").read_bytes() == before
     with pytest.raises(BakeError, match="another command has just changed this cluster"):
-        certs.deliver(cluster, "libvirt", NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
+        certs.deliver(cluster, rack, NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
 
 
 # --- the command line ---------------------------------------------------------------------------------------
@@ -390,7 +394,10 @@ def call(cluster: Cluster, *words: object) -> tuple[int, str]:
 
 @pytest.fixture
 def no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: None)
+    def fail(*_: object, **__: object) -> None:
+        raise BakeError("libvirt does not answer")
+
+    monkeypatch.setattr(engines, "make_engine", fail)
 
 
 def test_the_command_names_the_nodes_that_it_waits_for(cluster: Cluster, rack: Rack, no_libvirt: None) -> None:
@@ -410,8 +417,8 @@ def test_the_command_names_the_nodes_that_it_waits_for(cluster: Cluster, rack: R
 
 
 @pytest.fixture
-def libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baked_cluster, "connect_if_possible", lambda _: "libvirt")
+def libvirt(rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "make_engine", lambda *_, **__: rack)
 
 
 def test_with_libvirt_one_command_completes_all_phases(cluster: Cluster, rack: Rack, libvirt: None) -> None:
@@ -537,4 +544,4 @@ def test_a_cluster_with_the_users_ca_needs_the_next_ca(
     stated = {"certificate": str(tmp_path / "ca.pem"), "key": str(tmp_path / "ca.key")}
     bake(load(flags={"-": (("pki", "ca"), stated)}).spec, store, now=now, report=print)
     with pytest.raises(InputError, match="--ca-certificate: is required, because this cluster uses a CA that you gave"):
-        rotate(open_cluster(store), now, connection=None)
+        rotate(open_cluster(store), None, now)

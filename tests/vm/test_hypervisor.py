@@ -22,7 +22,7 @@ from generator import vm
 from generator.errors import BakeError
 from generator.image.base import BootImage
 from generator.plan import ClusterPlan
-from generator.vm import acceleration
+from generator.vm import acceleration, seed_drive
 from generator.vm import storage_pool as pool_module
 from generator.vm.console_records import Event, Journal, follow
 from generator.vm.domain_xml import Accel
@@ -271,7 +271,9 @@ def test_an_emptied_drive_stays_empty_until_there_is_another_seed(one: World, tm
     one.wait_ready(tmp_path)
     assert list(one.folder.glob("etcd1.seed-*.iso")) == []
     new = one.seeds(etcd1=b"renewed" * 500)
-    assert vm.insert_seed(one.connection, one.plan, node, new["etcd1"], cluster_id="id1") is True
+    assert seed_drive.insert_seed(
+        one.connection, one.plan, node, new["etcd1"], cluster_id="id1", remedy="bake apply"
+    ) is True
     (seed,) = one.folder.glob("etcd1.seed-*.iso")
     assert seed.read_bytes() == new["etcd1"]
     one.type("etcd1", "still there")

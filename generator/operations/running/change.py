@@ -12,7 +12,7 @@ from generator.change.planner import plan_steps
 from generator.change.spec_changes import Change, compare, refused
 from generator.change.steps import Effect, Step
 from generator.config.load import Loaded
-from generator.engine import Engine, MachineStatus, State
+from generator.engine import Engine, MachineStatus
 from generator.errors import InputError
 from generator.image.age import old_images
 from generator.layout import SEALED
@@ -86,7 +86,7 @@ def plan_change(
         raise InputError.one("NODE", rule, f"give one of {', '.join(names)}")
     wanted = replace(cluster, plan=plan)
     stand = (made := engine(wanted)).machines()
-    if not any(one.state not in (State.MISSING, State.FOREIGN) for one in stand.values()):
+    if not any(one.exists for one in stand.values()):
         raise InputError.one(str(store.folder / SEALED), _NO_VMS, _FIND_VMS)
     history = preview(plan, store, now=now, passphrase=passphrase)
     seen = observe(wanted, stand, now=now, history=history, settled=settled_seeds(made, names))
