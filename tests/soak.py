@@ -36,7 +36,7 @@ while time.monotonic() < end and os.getppid() == parent:
 
 @dataclass(frozen=True)
 class Tests:
-    """A set of tests, with pytest's arguments. tests/conftest.py divides the tests among the workers, as in scripts/test."""
+    """A set of tests, with pytest's arguments. tests/conftest.py divides the tests among the workers."""
 
     what: str
     arguments: tuple[str, ...]
