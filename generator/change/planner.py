@@ -119,9 +119,12 @@ def _replacements(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]
 
 
 def _additions(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -> Iterator[Step]:
+    """Yield a step for each node that is not a voter. While no member answers, only a node without a VM is known."""
     for node in plan.nodes:
+        joining = seen.power_of(node.name) is not Power.LOST
+        if joining and not seen.members:
+            continue
         if node.name not in to_replace and not _has_joined(node, seen):
-            joining = seen.power_of(node.name) is not Power.LOST
             reason = "has a VM, but is not a voter yet" if joining else "is a new node"
             yield Step(action=Action.ADD, node=node.name, reason=reason)
 

@@ -148,3 +148,9 @@ def test_a_live_update_needs_a_quorum_but_not_every_voter() -> None:
     step = Step(action=Action.UPDATE, node="etcd1", reason="", level=Level.LIVE)
     assert obstacle(step, planned(3), seen(3, down=[2])) is None
     assert obstacle(step, planned(3), seen(3, down=[2, 3])) is not None
+
+
+def test_while_no_member_answers_only_nodes_without_a_vm_are_known_to_be_new() -> None:
+    stopped = Observed(members=(), machines={"etcd1": Power.STOPPED, "etcd2": Power.RUNNING})
+    assert keys(plan_steps(planned(3), stopped)) == ["start etcd1", "add etcd3"]
+    assert plan_steps(planned(3), Observed(members=())) == ()

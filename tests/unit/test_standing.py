@@ -235,8 +235,8 @@ def test_the_level_of_each_change_of_a_sealed_cluster_is_shown(bake: Bake) -> No
 
 @pytest.mark.usefixtures("old")
 def test_a_cluster_with_a_newly_refused_option_can_still_be_opened(bake: Bake) -> None:
-    rewrite("cluster.yaml", "  options: {}\n", "  options: {wal-dir: /var/lib/etcd/wal}\n")
-    assert open_cluster(Store(Path("out"), "etcd")).plan.spec.etcd.options == {"wal-dir": "/var/lib/etcd/wal"}
+    rewrite("cluster.yaml", "  options:\n", "  options:\n    wal-dir: /var/lib/etcd/wal\n")
+    assert open_cluster(Store(Path("out"), "etcd")).plan.spec.etcd.options["wal-dir"] == "/var/lib/etcd/wal"
     assert bake("certs").code == 0
     result = bake()
     assert result.code == 2

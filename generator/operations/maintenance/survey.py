@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from generator.errors import UnhealthyError
 from generator.etcd import observe
 from generator.etcd.answers import Alarm, Answer, Member, Status
-from generator.etcd.client import TIMEOUT, Etcd, Timeout
+from generator.etcd.client import Etcd
 from generator.etcd.maintenance_client import MaintenanceClient
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.hints import command
@@ -19,6 +19,7 @@ MAX_LAG = 1000  # log entries that a healthy follower may lack; a busy leader is
 DEFAULT_QUOTA = 2 << 30  # etcd's default for quota-backend-bytes (server/storage/quota.go)
 FRESH_SECONDS = 1.0  # a health check older than this is repeated
 _TRIES = 5
+_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,11 @@ class Survey:
     def leading(self) -> MemberState:
         return next(one for one in self.members if one.member.id == self.leader)
 
+    @property
+    def agrees(self) -> bool:
+        """Whether all members that answer have the same leader."""
+        return all(one.status.leader == self.leader for one in self.members if one.status)
+
     def lag(self, one: MemberState) -> int:
         """Return how many log entries a member lacks."""
         newest = max(each.status.raft_index for each in self.members if each.status)
@@ -81,12 +87,12 @@ class Survey:
         yield from filter(None, map(self.defect, self.members))
 
 
-def survey(cluster: Cluster, *, timeout: Timeout = TIMEOUT) -> Survey:
+def survey(cluster: Cluster) -> Survey:
     """Query every node. Raise UnhealthyError if there is no leader, or if no majority of the voters answers."""
     started, files, nodes = time.monotonic(), client_files(cluster.store.folder), cluster.plan.nodes
 
     def look(node: NodePlan) -> tuple[Answer[Status], str | None]:
-        with Etcd(node.client_url, files, timeout=timeout) as etcd:
+        with Etcd(node.client_url, files) as etcd:
             status = observe.attempt(etcd.status)
             if status.value is None or not status.value.leader:
                 return status, status.error or "knows no leader"
@@ -100,14 +106,13 @@ def survey(cluster: Cluster, *, timeout: Timeout = TIMEOUT) -> Survey:
         causes = "; ".join(f"{node.name}: {error}" for node, (_, error) in looks.items() if error)
         hint = f"run {command(cluster.store, 'status')}"
         raise UnhealthyError(f"no node can read with a quorum: {causes or members.error or alarms.error}", hint=hint)
-    (leader, *_) = (status.value.leader for node, (status, _) in looks.items() if node in answering and status.value)
+    leader = next(status.value.leader for node, (status, _) in looks.items() if node in answering and status.value)
     places = {node.peer_url: node for node in nodes}
-    return Survey(
-        members=tuple(_state(member, places, looks) for member in members.value),
-        alarms=alarms.value,
-        leader=leader,
-        seconds=time.monotonic() - started,
-    )
+    states = tuple(_state(member, places, looks) for member in members.value)
+    if leader not in {state.member.id for state in states} or all(state.error for state in states):
+        text = "the nodes report another cluster, or a member that changes at the moment"
+        raise UnhealthyError(text, hint=f"run {command(cluster.store, 'status')}")
+    return Survey(members=states, alarms=alarms.value, leader=leader, seconds=time.monotonic() - started)
 
 
 def _state(
@@ -122,14 +127,18 @@ def _state(
 
 def healthy(cluster: Cluster) -> Survey:
     """Return a survey of a healthy cluster that is at most a second old. Raise UnhealthyError if there is none."""
-    for _ in range(_TRIES):
-        found = survey(cluster, timeout=(FRESH_SECONDS, FRESH_SECONDS))
+    for number in range(_TRIES):
+        found = survey(cluster)
+        if number < _TRIES - 1 and not found.agrees:  # some members do not know a new leader yet
+            time.sleep(_PAUSE_SECONDS)
+            continue
         if defects := list(found.defects()):
             hint = f"run {command(cluster.store, 'status')}, and restore the health of the cluster first"
             raise UnhealthyError(f"the cluster is not healthy: {'; '.join(defects)}", hint=hint)
         if found.seconds <= FRESH_SECONDS:
             return found
-    raise UnhealthyError(f"the members took {found.seconds:.1f} s to answer, longer than {FRESH_SECONDS:.0f} s")
+    text = f"the members took {found.seconds:.1f} s to answer, longer than {FRESH_SECONDS:.0f} s"
+    raise UnhealthyError(f"the cluster is too slow: {text}", hint="run the same command again when the load is lower")
 
 
 def client_of(cluster: Cluster, node: NodePlan) -> MaintenanceClient:

@@ -82,15 +82,14 @@ class Apply:
         while True:
             seen = self._observe()
             steps = plan_steps(self.cluster.plan, seen, replace=self.replace)
-            if not steps:
+            if not steps and seen.members:
                 return None
-            self._refuse_not_agreed(steps[0])
-            reason = obstacle(steps[0], self.cluster.plan, seen)
+            reason = self._obstacle(steps[0], seen) if steps else "no member answers"
             if reason is None:
                 return steps[0]
             if time.monotonic() > deadline:
                 again = command(self.cluster.store, "apply")
-                text = f"cannot {steps[0].action} {steps[0].node}: {reason}"
+                text = f"cannot {steps[0].action} {steps[0].node}: {reason}" if steps else reason
                 raise UnhealthyError(text, hint=f"run {command(self.cluster.store, 'status')}; then run {again} again")
             self.consoles.show()
             time.sleep(self.pause)
@@ -101,10 +100,12 @@ class Apply:
         settled = self.consoles.settled
         return observe(self.cluster, self.engine.machines(), now=datetime.now(UTC), settled=settled)
 
-    def _refuse_not_agreed(self, step: Step) -> None:
+    def _obstacle(self, step: Step, seen: Observed) -> str | None:
+        """Return why the step is not safe now, or None. Raise StaleError for a loss that the user has not agreed to."""
         if step.loses and self.agreed is not None and step.key not in self.agreed:
             text = f"the cluster has changed: the next step is now to {step.action} {step.node} ({step.reason})"
             raise StaleError(text, hint="run the same command again to see the new plan")
+        return obstacle(step, self.cluster.plan, seen)
 
     # --- acting -----------------------------------------------------------------------------------------------
 
