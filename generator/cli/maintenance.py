@@ -17,7 +17,7 @@ from generator.cli.root import bake
 @bake.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @option("--keep", type=int, metavar="N", help="Keep the newest N snapshots of the cluster in the folder of FILE.")
-@click.option("--node", metavar="NODE", help="Save the data of this node, even if the cluster has lost its quorum.")
+@option("--node", metavar="NODE", help="Save the data of this node, even if the cluster has lost its quorum.")
 @cluster_options
 def snapshot(file: Path | None, keep: int | None, node: str | None, **options: Any) -> None:
     """Save all data of the running cluster in FILE, and a description in FILE.json.
