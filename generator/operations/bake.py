@@ -122,7 +122,7 @@ def bake(
             store.replacing() as folder,
         ):
             files = _all_files(
-                plan, found, extras, seal, () if seal else snapshot or _kept_snapshot(store, plan),
+                plan, found, extras, seal, () if seal else snapshot or _kept_snapshot(store),
                 now=now, passphrase=passphrase, new_key=new_key,
             )  # fmt: skip
             for artifact in recorded(store, plan, chain(signed.files, user_input, files)):
@@ -193,11 +193,12 @@ def _all_files(
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(seal), snapshot=snapshot)
 
 
-def _kept_snapshot(store: Store, plan: ClusterPlan) -> tuple[Artifact, ...]:
+def _kept_snapshot(store: Store) -> tuple[Artifact, ...]:
     """Return the snapshot that the first node of a cluster that has not started yet shall restore."""
-    first = next(node for node in plan.nodes if node.bootstrap)
-    found = {name: store.read(f"{first.name}/{name}") for name in (iso.SEED_SNAPSHOT, iso.SEED_SNAPSHOT_RECORD)}
-    return tuple(Artifact(name, data, mode=0o600, secret=True) for name, data in found.items() if data is not None)
+    names = (iso.SEED_SNAPSHOT, iso.SEED_SNAPSHOT_RECORD)
+    paths = [path for path in map(PurePosixPath, store.manifest()) if PurePosixPath(path.name) in names]
+    found = {path.name: data for path in paths if (data := store.read(path)) is not None}
+    return tuple(Artifact(name, found[str(name)], mode=0o600, secret=True) for name in names if str(name) in found)
 
 
 def _limited_by_ca(plan: ClusterPlan, store: Store, days: int) -> str:
