@@ -48,9 +48,7 @@ class Part:
 
     title: str
     undo: Undo | None = None
-    without_words: tuple[str, ...] = ()  # words to remove from the kernel's command line
     plain_initrd: bool = False
-    plain_kernel: bool = False
 
 
 def remove(*paths: str) -> Undo:
@@ -77,42 +75,19 @@ def edit(path: str, old: str, new: str) -> Undo:
     return undo
 
 
-def with_first_boot_checks(root: Path) -> None:
-    """Let systemd update its caches at the first boot, and read an /etc/fstab."""
-    remove("etc/.updated", "var/.updated")(root)
-    (root / "etc/fstab").write_text("# no entries\n")
-
-
 _STARTER = "usr/local/lib/base-image/cloud_init.py"
 _MODULES = "etc/cloud/cloud.cfg.d/95_modules.cfg"
 
 PARTS = {
     "initrd": Part("the initrd has only busybox and six modules", plain_initrd=True),
-    "kernel": Part("the kernel is stored unpacked", plain_kernel=True),
     "generators": Part("masked generators do not run", unmask("masked-generators", "etc/systemd/system-generators")),
-    "tmpfiles": Part("systemd-tmpfiles ignores masked entries", unmask("masked-tmpfiles", "etc/tmpfiles.d")),
-    "udev-rules": Part("udev ignores masked rules", unmask("masked-udev-rules", "etc/udev/rules.d")),
     "udev-trigger": Part(
         "udev looks at few kinds of devices", remove("etc/systemd/system/systemd-udev-trigger.service.d/10-base.conf")
     ),
     "units": Part("masked units do not start", unmask("masked-units", "etc/systemd/system")),
     "modules": Part("a short list of cloud-init modules", remove(_MODULES)),
-    "modprobe": Part("five kernel modules are not loaded", remove("etc/modprobe.d/base-image.conf")),
-    "journald": Part("the journal is in memory, without kernel and audit records",
-                     remove("etc/systemd/journald.conf.d/10-base.conf")),
-    "updated": Part("systemd updates no caches at the first boot and reads no fstab", with_first_boot_checks),
     "requests": Part("cloud-init does not import requests",
                      edit(_STARTER, "sys.modules.update({name: Deferred(name) for name in DEFERRED})", "pass")),
-    "jsonschema": Part("cloud-init does not import jsonschema",
-                       edit(_STARTER, 'sys.modules["jsonschema"] = None', "pass")),
-    "libyaml": Part("cloud-init reads YAML with libyaml",
-                    edit(_STARTER, "yaml.SafeLoader = yaml.CSafeLoader", "pass")),
-    "command-line-checks": Part(
-        "the kernel runs without audit, timer check, jitter entropy and most security modules",
-        without_words=("audit=0", "lsm=capability", "no_timer_check", "initcall_blacklist=jent_mod_init")),
-    "command-line-quiet": Part("kernel and systemd print no status", without_words=("quiet", "systemd.show_status=no")),
-    "command-line-network": Part("network interfaces keep the kernel's names; duplicate addresses are not detected",
-                                 without_words=("net.ifnames=0", "sysctl.net.ipv6.conf.default.dad_transmits=0")),
 }  # fmt: skip
 
 
@@ -122,7 +97,7 @@ PARTS = {
 def make_variants(names: list[str], folder: Path) -> None:
     """Write each variant of the image to `folder/NAME/`. variant.json has the paths and the kernel's command line."""
     full = default_image(cache_folder(), report=say)
-    needs_plain = any(PARTS[name].plain_initrd or PARTS[name].plain_kernel for name in names)
+    needs_plain = any(PARTS[name].plain_initrd for name in names)
     plain = default_image(cache_folder(), report=say, plain=True) if needs_plain else full
     for name in names:
         say(f"making the image without: {PARTS[name].title}")
@@ -133,14 +108,9 @@ def make_variants(names: list[str], folder: Path) -> None:
 def variant(part: Part, full: BootImage, plain: BootImage, folder: Path) -> BootImage:
     """Return the full image without one part. Write a changed disk to `folder`."""
     folder.mkdir()
-    words = [word for word in full.cmdline.split() if word not in part.without_words]
-    if len(words) != len(full.cmdline.split()) - len(part.without_words):
-        raise SystemExit(f"tuning: the kernel's command line lacks some of {part.without_words}: {full.cmdline}")
     return replace(
         full,
-        cmdline=" ".join(words),
         initrd=plain.initrd if part.plain_initrd else full.initrd,
-        kernel=plain.kernel if part.plain_kernel else full.kernel,
         disk=disk_without(part.undo, full, folder) if part.undo else full.disk,
         digest=f"without-{folder.name}" if part.undo else full.digest,
     )

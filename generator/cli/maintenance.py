@@ -166,7 +166,8 @@ def disarm(**options: Any) -> None:
 def move_leader(node: str | None, **options: Any) -> None:
     """Make NODE the leader, and wait until it leads. Without NODE, choose the voter with the newest data.
 
-    During the change, writes wait for a fraction of a second. NODE must be a healthy voter with all recent data.
+    During the change, etcd accepts no writes for a fraction of a second, and a client may have to repeat a write. NODE
+    must be a healthy voter with all recent data.
 
     With -o json the output has the keys before and after (names of nodes) and seconds.
 

@@ -23,7 +23,7 @@ from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 Timeout = tuple[float, float]  # time limits in seconds: for the connection, for the answer
 TIMEOUT: Timeout = (3.0, 8.0)
 _NOT_ETCD = "the answer is not from etcd"
-_ETCD_PREFIXES = ("etcdserver: ", "auth: ")  # prefixes of all error messages from etcd
+_ETCD_PREFIXES = ("etcdserver: ", "auth: ", "raft proposal dropped")  # prefixes of all error messages from etcd
 _BATCH = 32  # messages of a stream that the event loop receives before it wakes the caller
 EVERY_KEY = b"\0"  # as both key and range_end, this byte selects all keys (etcd API, "RangeRequest")
 

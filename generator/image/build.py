@@ -33,7 +33,7 @@ _GUARD = (
     *("setpriv", "--pdeathsig", "KILL", "--"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"),
 )
-_NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "xz", "zstd", "tar")
+_NEEDED = ("mmdebstrap", "mke2fs", "qemu-img", "setpriv", "unshare", "xz", "tar")
 # mmdebstrap does not read this machine's apt.conf. bake passes apt's options for network access to mmdebstrap.
 _APT_ACCESS = ("Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::https::CAInfo ")
 _ENVIRONMENT_KEPT = ("HOME", "http_proxy", "https_proxy", "no_proxy")
@@ -206,7 +206,7 @@ def _facts(scratch: Path, digest: str, *, plain: bool) -> dict[str, object]:
         "disk": "disk.qcow2",
         "format": "qcow2",
         "virtual_size": json.loads(info.stdout)["virtual-size"],
-        "kernel": "vmlinux",
+        "kernel": "vmlinuz",
         "initrd": "initrd.img",
         "cmdline": cmdline,
         "packages": packages,

@@ -256,7 +256,7 @@ def _environment() -> jinja2.Environment:
 
 def _render(path: PurePosixPath, /, **values: object) -> bytes:
     """Return a rendered template. Raises jinja2.UndefinedError if a value is missing."""
-    return _environment().get_template(f"{path.relative_to('/')}.j2").render(values).encode()
+    return _environment().get_template(f"{str(path)[1:]}.j2").render(values).encode()
 
 
 def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:

@@ -79,7 +79,7 @@ def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     yield _dump_list("bootcmd", tuple(boot_commands()))
     # The entries set no owner, because cloud-init writes the files before the user etcd exists.
     yield b"write_files:\n"
-    for is_node_specific, files in groupby(guest, lambda file: file.path.is_relative_to(_NODE_FOLDER)):
+    for is_node_specific, files in groupby(guest, lambda file: file.path.parts[:3] == _NODE_FOLDER):
         dump = _dump_files if is_node_specific else _dump_common_files
         yield dump(tuple(files))
     if plan.spec.install.packages:
@@ -92,7 +92,7 @@ def _dump_list(key: str, items: tuple[str, ...]) -> bytes:
     return _dump({key: list(items)})
 
 
-_NODE_FOLDER = PurePosixPath("/etc/etcd")  # files in /etc/etcd, such as keys, differ between nodes
+_NODE_FOLDER = ("/", "etc", "etcd")  # files in /etc/etcd, such as keys, differ between nodes
 
 
 def _dump_files(files: tuple[Artifact, ...]) -> bytes:

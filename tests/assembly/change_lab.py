@@ -113,8 +113,9 @@ class ChangeLab:
     def _end(self, process: subprocess.Popen[str]) -> Ended:
         assert process.stderr
         assert process.stdout
-        lines = [(time.time(), line) for line in process.stderr]
-        return Ended(code=process.wait(), stdout=process.stdout.read(), lines=lines)
+        with process:
+            lines = [(time.time(), line) for line in process.stderr]
+            return Ended(code=process.wait(), stdout=process.stdout.read(), lines=lines)
 
     def change(self, *command: str) -> list[tuple[str, str]]:
         """Run a command of bake, which must succeed. Print what clients noticed. Return the steps as (action, node)."""
@@ -129,7 +130,7 @@ class ChangeLab:
 
     def _print_effects(self, command: tuple[str, ...], done: Ended, seen: Written) -> None:
         steps = [(when, *found.groups()) for when, line in done.lines if (found := _STEP.match(line))]
-        ends = [*(when for when, *_ in steps[1:]), time.time()]
+        ends = [when for when, *_ in (*steps[1:], (time.time(),))][: len(steps)]
         print(f"\n{' '.join(command)}: {seen.done} writes, {seen.refused} refused, longest gap {seen.longest():.2f} s")
         for (when, node, action), end, step in zip(steps, ends, done.data["steps"], strict=True):
             assert (node, action) == (step["node"], step["action"])
@@ -154,6 +155,12 @@ class ChangeLab:
         last = f"after: {first.lines[-1][1].strip()}" if first.lines else ""
         print(f"\n{' '.join(words)}: killed at {moment:.1f} s {last}; longest gap {seen.longest():.2f} s")
         assert second.code == 0, f"killed at {moment:.1f} s: {first.stderr}\n--- again\n{second.stderr}"
+
+    def spec_file(self, text: str) -> str:
+        """Write a cluster file and return its path."""
+        path = self.store.out.with_name("cluster.yaml")
+        path.write_text(text)
+        return str(path)
 
     @contextmanager
     def writing(self) -> Iterator[subprocess.Popen[str]]:
@@ -190,7 +197,7 @@ class ChangeLab:
         code = (
             "import sys; from pathlib import Path; from generator.etcd.maintenance_client import MaintenanceClient\n"
             "from generator.operations.baked_cluster import client_files\n"
-            f"etcd = MaintenanceClient(sys.argv[1], client_files(Path(sys.argv[2])))\nprint({expression})"
+            f"with MaintenanceClient(sys.argv[1], client_files(Path(sys.argv[2]))) as etcd:\n    print({expression})"
         )
         url = self.lab.plan.nodes[0].client_url
         return self.lab.run(sys.executable, "-c", code, url, str(self.store.folder)).stdout

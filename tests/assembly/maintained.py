@@ -50,7 +50,7 @@ class Writer(threading.Thread):
         super().__init__(daemon=True)
         self.client, self.prefix, self.value = Etcd(url, files), f"written/{name}/".encode(), os.urandom(size)
         self.acknowledged: dict[bytes, float] = {}
-        self.over = threading.Event()
+        self.over, self.ended = threading.Event(), 0.0
         self.errors: list[str] = []
 
     def run(self) -> None:
@@ -64,11 +64,12 @@ class Writer(threading.Thread):
                 continue
             self.acknowledged[key] = time.monotonic()
             number += 1
+        self.ended = time.monotonic()
         self.client.close()
 
     def gap(self) -> float:
-        """Return the longest time between two acknowledgements."""
-        times = list(self.acknowledged.values())
+        """Return the longest time between two acknowledgements, or between the last acknowledgement and the end."""
+        times = [*self.acknowledged.values(), *([self.ended] if self.ended else [])]
         return max(later - earlier for earlier, later in pairwise(times))
 
 

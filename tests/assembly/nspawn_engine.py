@@ -58,7 +58,7 @@ class Machines(NspawnLab):
                 self.running.pop(node)
                 if process.returncode == REBOOT:
                     self._switch_on(node)
-        return {node: self._facts(node) for node in sorted(path.name for path in self.work.glob("*"))}
+        return {node: self._facts(node) for node in sorted(path.parent.name for path in self.work.glob("*/medium"))}
 
     def _facts(self, node: str) -> tuple[State, Definition, bool, bool]:
         defined, state = self.definition(node), State.MISSING

@@ -56,9 +56,8 @@ def test_a_removed_node_may_come_back(cluster: ChangeLab) -> None:
 
 
 def test_a_user_of_the_spec_is_added_without_a_restart(cluster: ChangeLab) -> None:
-    path = cluster.lab.work / "cluster.yaml"
-    path.write_text(f"nodes: 4\n{SPEC.replace('users: [', 'users: [{name: app2, roles: [app]}, ')}")
-    steps = cluster.change("apply", "--config", str(path))
+    text = f"nodes: 4\n{SPEC.replace('users: [', 'users: [{name: app2, roles: [app]}, ')}"
+    steps = cluster.change("apply", "--config", cluster.spec_file(text))
 
     assert sorted(steps) == [("update", f"etcd{number}") for number in range(1, 5)]
     cluster.wait_until(lambda: "app2" in users(cluster))

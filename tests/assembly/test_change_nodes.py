@@ -30,12 +30,6 @@ def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ch
         yield cluster
 
 
-def spec_file(cluster: ChangeLab, text: str) -> str:
-    path = cluster.lab.work / "cluster.yaml"
-    path.write_text(text)
-    return str(path)
-
-
 def test_a_cluster_of_one_node_grows_to_three_nodes(cluster: ChangeLab) -> None:
     steps = cluster.change("apply", "--nodes", "3")
 
@@ -66,7 +60,7 @@ def test_a_cluster_that_is_as_planned_needs_no_step(cluster: ChangeLab) -> None:
 
 def test_an_option_of_etcd_restarts_one_etcd_after_the_other(cluster: ChangeLab) -> None:
     boots = {node: started(cluster, node) for node in THREE}
-    steps = cluster.change("apply", "--config", spec_file(cluster, OPTION))
+    steps = cluster.change("apply", "--config", cluster.spec_file(OPTION))
 
     assert sorted(steps) == [("update", node) for node in THREE]
     for node in THREE:
@@ -87,7 +81,7 @@ def started(cluster: ChangeLab, node: str) -> tuple[str, str]:
 
 def test_another_dns_server_reboots_one_node_after_the_other(cluster: ChangeLab) -> None:
     boots = {node: started(cluster, node) for node in THREE}
-    steps = cluster.change("apply", "--config", spec_file(cluster, f"{OPTION}network: {{dns: [192.0.2.53]}}\n"))
+    steps = cluster.change("apply", "--config", cluster.spec_file(f"{OPTION}network: {{dns: [192.0.2.53]}}\n"))
 
     assert sorted(steps) == [("update", node) for node in THREE]
     for node in THREE:
@@ -123,13 +117,13 @@ def test_a_second_run_finishes_what_a_killed_run_began(cluster: ChangeLab, trial
     grow, shrink = ("apply", "--nodes", "4"), ("apply", "--nodes", "3")
     cluster.kill(random, took["replace"], *grow, again=grow)
     assert cluster.members() == [*THREE, "etcd4"]
-    cluster.kill(random, 20, *shrink, again=shrink)
+    cluster.kill(random, 15, *shrink, again=shrink)
     assert cluster.members() == THREE
     cluster.kill(random, took["replace"], "replace", random.choice(THREE), again=("apply",))
     assert cluster.members() == THREE
     for operations in (300 + trial, 400 + trial):
-        option = ("apply", "--config", spec_file(cluster, OPTION.replace("256", str(operations))))
-        cluster.kill(random, 60, *option, again=option)
+        option = ("apply", "--config", cluster.spec_file(OPTION.replace("256", str(operations))))
+        cluster.kill(random, 30, *option, again=option)
         assert cluster.members() == THREE
     for node in THREE:
         assert f"{operations}" in cluster.lab.shell(node, "grep ETCD_MAX_TXN_OPS /etc/etcd/etcd.conf").stdout

@@ -140,7 +140,9 @@ def test_a_killed_snapshot_leaves_nothing_or_a_complete_pair(
     folder.mkdir()
     words = command(cluster, tmp_path / "cluster", folder / "whole.db")
     begun = time.monotonic()
-    assert start(words).wait(60) == 0
+    whole = start(words)
+    assert "Traceback" not in whole.communicate()[1]
+    assert whole.returncode == 0
     duration = time.monotonic() - begun
     complete = 0
     for number in range(20):
@@ -278,6 +280,8 @@ def test_the_leader_moves_under_writers_without_a_lost_write(trio: tuple[Miniatu
             assert survey(cluster).leading.name == move.after
             assert name in (None, move.after)
             time.sleep(0.5)
+    # A write that reaches etcd during the transfer can be lost between the members. etcd then ends the write with an
+    # error after up to 7 s (server/config, ReqTimeout), and the client writes again. Other writes are not delayed.
     assert min(writer.gap() for writer in writers) < 2
     assert max(writer.gap() for writer in writers) < 15
 
@@ -316,7 +320,7 @@ def test_the_operator_maintains_a_cluster_with_auth_and_a_user_does_not(
     with MaintenanceClient(cluster.plan.nodes[0].client_url, client_files(cluster.store.folder)) as etcd:
         miniature.wait(etcd.auth_enabled, 30, "auth is on")
         assert {"root", "etcd-client", "etcd1", "idle"} <= set(etcd.users())
-        assert etcd.roles() == ("root",)
+        assert etcd.roles() == ()  # etcd does not list its built-in role root
     done = take(cluster, tmp_path / "a.db")
     assert revision_in(etcdutl, done.file) == done.record.revision
     defrag.compact(cluster, report=print)

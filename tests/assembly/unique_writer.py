@@ -77,6 +77,8 @@ def main(pki: Path, client: str, prefix: str, urls: list[str]) -> None:
     writer = Writer(files, prefix, urls)
     writer.run()
     print(json.dumps(writer.result()))
+    for each in writer.clients:
+        each.close()
 
 
 if __name__ == "__main__":

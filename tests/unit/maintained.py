@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from generator.etcd.client import Etcd
 from generator.etcd.messages import message, stem
 from generator.operations.baked_cluster import Cluster
+from generator.operations.maintenance import survey
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
 from tests.unit.grpc_server import GrpcServer, Replies, Reply
@@ -67,7 +70,10 @@ class Members:
 
 @contextmanager
 def serving(plan: ClusterPlan, out: Path, *off: str) -> Iterator[tuple[Cluster, Members]]:
-    """Yield a cluster with a server for each node except the nodes in `off`, and the state of the servers."""
+    """Yield a cluster with a server for each node except the nodes in `off`, and the state of the servers.
+
+    The time limits of the client are long, because a busy machine may need seconds for an answer.
+    """
     members = Members(plan)
     servers = {
         node.name: GrpcServer(lambda path, raw, name=node.name: members.reply(name, path, raw))
@@ -75,8 +81,10 @@ def serving(plan: ClusterPlan, out: Path, *off: str) -> Iterator[tuple[Cluster, 
     }  # fmt: skip
     ports = {name: server.port for name, server in servers.items()}
     nodes = tuple(replace(node, client_url=f"http://127.0.0.1:{ports.get(node.name, 1)}") for node in plan.nodes)
+    limits = patch.dict(Etcd.__init__.__kwdefaults__, timeout=(60, 60))
     try:
-        yield Cluster(store=Store(out, plan.name), plan=replace(plan, nodes=nodes), cluster_id="0" * 16), members
+        with limits, patch.object(survey, "FRESH_SECONDS", 60):
+            yield Cluster(store=Store(out, plan.name), plan=replace(plan, nodes=nodes), cluster_id="0" * 16), members
     finally:
         for server in servers.values():
             server.stop()

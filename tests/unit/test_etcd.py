@@ -156,6 +156,7 @@ def test_a_key_can_have_a_lease(serve: Serve, asked: Asked) -> None:
     [
         (StatusCode.UNAVAILABLE, "etcdserver: request timed out"),
         (StatusCode.PERMISSION_DENIED, "etcdserver: permission denied"),
+        (StatusCode.UNKNOWN, "raft proposal dropped"),  # during a transfer of the leadership
     ],
 )
 def test_a_refusal_contains_the_endpoint_and_the_cause(serve: Serve, code: StatusCode, cause: str) -> None:

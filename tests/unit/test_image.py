@@ -47,7 +47,7 @@ def complete_image(folder: Path) -> Path:
         "digest": folder.name,
         "cmdline": "quiet",
     }
-    (folder / "image.json").write_text(json.dumps({**facts, "kernel": "vmlinux", "initrd": "initrd.img"}))
+    (folder / "image.json").write_text(json.dumps({**facts, "kernel": "vmlinuz", "initrd": "initrd.img"}))
     return folder
 
 

@@ -48,12 +48,12 @@ class World:
             seeds=self.seeds,
             load_image=lambda: self.image,
             report=self.said.append,
-            **{"cluster_id": "id1", "accel": "tcg", "patience": 60, **fields},
+            **{"cluster_id": "id1", "accel": "tcg", "patience": 120, **fields},
         )
 
     def wait_ready(self, *names: str) -> None:
         waiting = set(names)
-        for event in follow(self.engine().console_logs(*names), Journal(self.seeds), timeout=120):
+        for event in follow(self.engine().console_logs(*names), Journal(self.seeds), timeout=600):
             waiting -= {event.node} if event.phase == "configured" else set()
             if not waiting:
                 return

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Creates disk.raw, vmlinux, initrd.img, and etcd's programs for use on this machine from the root's tarball.
+# Creates disk.raw, vmlinuz, initrd.img, and etcd's programs for use on this machine from the root's tarball.
 #   assemble.sh ROOT.tar OUTPUT SIZE plain|tuned
 set -eu
 
@@ -24,18 +24,6 @@ pack_initrd() {
     rm -rf -- "$tree"
 }
 
-# Unpacks the kernel's ELF file, which QEMU can start directly (PVH). This saves more than a second on an emulated CPU.
-# Offsets: Linux, Documentation/arch/x86/boot.rst, setup_sects and payload_*. The last four bytes of the payload are
-# the length of the unpacked kernel.
-unpack_kernel() {
-    sectors=$(od -An -tu1 -j 497 -N 1 "$1")
-    start=$(od -An -tu4 -j 584 -N 4 "$1")
-    length=$(od -An -tu4 -j 588 -N 4 "$1")
-    start=$(((sectors + 1) * 512 + start))
-    tail -c "+$((start + 1))" "$1" | head -c "$((length - 4))" | zstd -q -dc >"$2"
-    [ "$(head -c 4 "$2" | tail -c 3)" = ELF ]
-}
-
 main() {
     tarball=$1 output=$2 size=$3 variant=$4
     root=$output/root
@@ -44,16 +32,12 @@ main() {
     cp "$root"/usr/bin/etcd "$root"/usr/bin/etcdctl "$root"/usr/bin/etcdutl "$output/bin/"
     # shellcheck disable=SC2016
     chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' >"$output/packages"
-    case $variant in
-        tuned)
-            pack_initrd "$root" "$output"
-            unpack_kernel "$root"/boot/vmlinuz-* "$output/vmlinux" || cp "$root"/boot/vmlinuz-* "$output/vmlinux"
-            ;;
-        *)
-            cp "$root"/boot/initrd.img-* "$output/initrd.img"
-            cp "$root"/boot/vmlinuz-* "$output/vmlinux"
-            ;;
-    esac
+    if [ "$variant" = tuned ]; then
+        pack_initrd "$root" "$output"
+    else
+        cp "$root"/boot/initrd.img-* "$output/initrd.img"
+    fi
+    cp "$root"/boot/vmlinuz-* "$output/vmlinuz"
     rm -f -- "$root"/boot/initrd.img-* "$root"/boot/vmlinuz-*
     mke2fs -q -t ext4 -L root -m 0 -E lazy_itable_init=1,lazy_journal_init=1 -d "$root" "$output/disk.raw" "$size"
     rm -rf -- "$root"

@@ -13,30 +13,19 @@ main() {
     for unit in $(words_of masked-units); do
         ln -sfn /dev/null "$root/etc/systemd/system/$unit"
     done
-    mkdir -p "$root/etc/systemd/system-generators" "$root/etc/udev/rules.d"
+    mkdir -p "$root/etc/systemd/system-generators"
     for generator in $(words_of masked-generators); do
         ln -sfn /dev/null "$root/etc/systemd/system-generators/$generator"
-    done
-    for rules in $(words_of masked-udev-rules); do
-        ln -sfn /dev/null "$root/etc/udev/rules.d/$rules"
-    done
-    mkdir -p "$root/etc/tmpfiles.d"
-    for entry in $(words_of masked-tmpfiles); do
-        ln -sfn /dev/null "$root/etc/tmpfiles.d/$entry"
     done
     ln -sfn /usr/lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
     # With this init script, `systemctl enable etcd` runs a Perl program for seconds, although the unit exists.
     rm -f -- "$root/etc/init.d/etcd"
-    # These files contain only comments, but each starts a unit at every boot.
-    rm -f -- "$root/etc/fstab" "$root/etc/modules-load.d/modules.conf"
     # Enable cloud-init, as its generator does at every boot; masked-generators disables the generator.
     mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
     ln -sfn /usr/lib/systemd/system/cloud-init.target \
         "$root/etc/systemd/system/multi-user.target.wants/cloud-init.target"
     mkdir -p "$root/etc/systemd/system/cloud-init.target.wants"
     ln -sfn ../power-button.service "$root/etc/systemd/system/cloud-init.target.wants/power-button.service"
-    # The caches of ld.so, hwdb, the journal's catalog and sysusers are up to date, so no boot updates them.
-    touch -r "$root/usr" "$root/etc/.updated" "$root/var/.updated"
 }
 
 main "$@"

@@ -72,6 +72,8 @@ class Survey:
             return f"the member {one.name} is not one of the nodes"
         if not one.member.started:
             return f"{one.name} has never started"
+        if one.member.is_learner:
+            return f"{one.name} is a learner"
         if one.status is None or one.error:
             return f"{one.name} is not healthy: {one.error}"
         if one.status.leader != self.leader:
@@ -80,7 +82,7 @@ class Survey:
             return f"{one.name} lacks {lag} log entries"
         if any(alarm.member_id == one.member.id and alarm.kind == "CORRUPT" for alarm in self.alarms):
             return f"etcd reports that the data of {one.name} is corrupt"
-        return f"{one.name} is a learner" if one.member.is_learner else None
+        return None
 
     def defects(self) -> Iterator[str]:
         """Yield why the cluster is not healthy. An alarm about a full database is no defect."""
@@ -103,12 +105,14 @@ def survey(cluster: Cluster) -> Survey:
     members = observe.first_answer(answering, files, Etcd.members)
     alarms = observe.first_answer(answering, files, Etcd.alarms)
     if members.value is None or alarms.value is None:
-        causes = "; ".join(f"{node.name}: {error}" for node, (_, error) in looks.items() if error)
+        causes = [f"{node.name}: {error}" for node, (_, error) in looks.items() if error]
+        causes += [f"{node.name}: {members.error or alarms.error}" for node in answering]
         hint = f"run {command(cluster.store, 'status')}"
-        raise UnhealthyError(f"no node can read with a quorum: {causes or members.error or alarms.error}", hint=hint)
+        raise UnhealthyError(f"no node can read with a quorum: {'; '.join(causes)}", hint=hint)
     leader = next(status.value.leader for node, (status, _) in looks.items() if node in answering and status.value)
     places = {node.peer_url: node for node in nodes}
     states = tuple(_state(member, places, looks) for member in members.value)
+    states = tuple(sorted(states, key=lambda one: nodes.index(one.node) if one.node else len(nodes)))
     if leader not in {state.member.id for state in states} or all(state.error for state in states):
         text = "the nodes report another cluster, or a member that changes at the moment"
         raise UnhealthyError(text, hint=f"run {command(cluster.store, 'status')}")

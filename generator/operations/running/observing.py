@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from generator.change.observed import Observed, power_of
-from generator.engine import MachineStatus
+from generator.engine import MachineStatus, State
 from generator.etcd.answers import Answer, Keys, Member
 from generator.etcd.client import Etcd
 from generator.etcd.node_report import fetch_reports, find_report
@@ -34,19 +34,38 @@ def observe(
     console as applied.
     """
     history = history or load_history(cluster.store)
-    files, nodes = client_files(cluster.store.folder), cluster.plan.nodes
-    statuses = everywhere(lambda node: ask(node, files, Etcd.status), nodes)
-    alive = [node for node, one in zip(nodes, statuses, strict=True) if one.value and one.value.leader]
+    files = client_files(cluster.store.folder)
+    leaders = _leaders(cluster.plan, machines, files)
+    alive = [node for node in cluster.plan.nodes if node.name in leaders]
     members = first_answer(alive, files, Etcd.members).value or ()
     return Observed(
         members=members,
         answering=_answering(members, files),
-        leader=next((one.value.leader for one in statuses if one.value and one.value.leader), 0),
+        leader=next(iter(leaders.values()), 0),
         machines=None if machines is None else {name: power_of(one) for name, one in machines.items()},
         outdated={name: one.outdated for name, one in (machines or {}).items() if one.outdated},
         pending=_pending(cluster.plan, history, fetch_reports(alive, files), now, settled or {}),
         auth=bool(first_answer(alive, files, Etcd.auth_enabled).value),
     )
+
+
+def _leaders(
+    plan: ClusterPlan, machines: Mapping[str, MachineStatus] | None, files: ClientFiles
+) -> dict[str, int]:
+    """Return the leader's id as each answering node sees it.
+
+    If a node whose VM runs answers, do not ask the other nodes: a call to an absent node takes seconds.
+    """
+    running = {name for name, one in (machines or {}).items() if one.state is State.RUNNING}
+    for group in (
+        [node for node in plan.nodes if node.name in running],
+        [node for node in plan.nodes if node.name not in running],
+    ):
+        statuses = everywhere(lambda node: ask(node, files, Etcd.status), group)
+        pairs = zip(group, statuses, strict=True)
+        if leaders := {node.name: one.value.leader for node, one in pairs if one.value and one.value.leader}:
+            return leaders
+    return {}
 
 
 def _answering(members: Iterable[Member], files: ClientFiles) -> frozenset[int]:
