@@ -184,7 +184,9 @@ def test_without_a_terminal_the_passphrase_needs_a_file(bake: Bake) -> None:
     assert not Path("etcd.age").exists()
 
 
-@pytest.mark.parametrize(("place", "text"), [("none/etcd.age", "there is no folder"), ("/proc/x.age", "cannot be written")])
+@pytest.mark.parametrize(
+    ("place", "text"), [("none/etcd.age", "there is no folder"), ("/proc/x.age", "cannot be written")]
+)
 def test_a_place_that_cannot_be_written_is_an_error(bake: Bake, secret: Path, place: str, text: str) -> None:
     bake("--nodes", 1)
     result = bake("backup", place, "--passphrase-file", secret)
@@ -201,7 +203,8 @@ def test_nothing_of_a_backup_is_in_the_temporary_folder(bake: Bake, secret: Path
         "from generator import cli; sys.argv[0] = 'bake'; cli.main()"
     )
     root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}", "TMPDIR": str(Path("tmp").absolute())}
+    path = f"{root}:{os.environ.get('PYTHONPATH', '')}"
+    env = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(Path("tmp").absolute())}
     Path("tmp").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", code, "backup", "etcd.age", "--passphrase-file", str(secret)],

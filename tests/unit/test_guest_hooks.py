@@ -471,7 +471,7 @@ def test_a_snapshot_is_copied_to_the_disk_for_root_only(desk: Desk) -> None:
 
 def test_without_a_copy_of_the_snapshot_there_is_no_permit(desk: Desk) -> None:
     """With the permit alone, the first node would start an empty cluster in place of the restored one."""
-    desk.program("cp", f'#!/bin/sh\ncase "$*" in */medium/*) /bin/cp "$@" ;; *) exit 1 ;; esac\n')
+    desk.program("cp", '#!/bin/sh\ncase "$*" in */medium/*) /bin/cp "$@" ;; *) exit 1 ;; esac\n')
     boot(desk, medium=RESTORING)
     assert not (desk.root / "run/bake/bootstrap-permit").exists()
     assert 'phase=failed detail="cannot copy the snapshot' in (desk.root / "dev/console").read_text()

@@ -55,7 +55,7 @@ class Machines:
     def machines(self) -> dict[str, MachineStatus]:
         return {
             name: MachineStatus(
-                node=name, state=self.states.get(name, State.MISSING), disk_size=name in self.states and 1 << 30 or 0,
+                node=name, state=self.states.get(name, State.MISSING), disk_size=(name in self.states) << 30,
                 planned=name in NAMES,
             )
             for name in dict.fromkeys((*NAMES, *self.states))

@@ -18,6 +18,7 @@ from generator.artifact import Artifact
 from generator.errors import InputError
 from generator.layout import MANIFEST, SEED_ISO
 from generator.operations.baked_cluster import Cluster, open_cluster
+from generator.operations.hints import command
 from generator.progress import Report
 from generator.seed import iso
 from generator.seed.guest_files import ARCHIVE_NAME
@@ -46,7 +47,8 @@ def back_up(cluster: Cluster, target: Path, passphrase: bytes, *, now: datetime)
     store = cluster.store
     pending = PurePosixPath(cluster.first.name) / iso.SEED_SNAPSHOT
     if store.has(pending):
-        raise InputError.one(str(store.folder / pending), "is being restored, and a backup has no data of etcd", "finish: bake up")
+        rule = "is being restored, and a backup has no data of etcd"
+        raise InputError.one(str(store.folder / pending), rule, f"finish it: {command(store, 'up')}")
     files = [*_saved(store), *_tarball(cluster)]
     index = {
         "format_version": FORMAT_VERSION, "cluster": store.cluster, "cluster_id": cluster.cluster_id,
