@@ -251,3 +251,24 @@ def test_a_bad_file_is_one_error_and_changes_nothing(
     result = bake("restore", "etcd.db", "--yes")
     assert (result.code, result.out, result.err.count("error:")) == (2, "", 1)
     assert picture(Path("out")) == before
+
+
+def test_the_question_lists_everything_that_is_lost(
+    bake: Bake, cluster: Cluster, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = Machines(states={"etcd2": State.STOPPED})
+    described(Path("etcd.db").absolute(), cluster_id="f" * 16, quorum=False)
+    monkeypatch.setattr("generator.cli.change._engine", lambda *_: machines)
+    monkeypatch.setattr("generator.cli.recovery._check_version", lambda *_: None)
+    before = picture(Path("out"))
+    result = bake("restore", "etcd.db")
+    assert (result.code, result.out, machines.calls, picture(Path("out"))) == (2, "", [], before)
+    assert result.err == (
+        "- etcd2: the VM (stopped), its disk (1024 MiB) with all data\n"
+        f"WARNING: the snapshot is of another cluster (etcd, id {'f' * 16})\n"
+        "WARNING: the snapshot is of etcd2 without a quorum: it lacks the writes that only the other members had\n"
+        "error: this cannot be undone: etcd2: the VM (stopped), its disk (1024 MiB) with all data is deleted; "
+        f"the snapshot is of another cluster (etcd, id {'f' * 16}); the snapshot is of etcd2 without a quorum: it "
+        "lacks the writes that only the other members had\n"
+        "  hint: nothing was done; add --yes to consent\n"
+    )
