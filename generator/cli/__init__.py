@@ -32,7 +32,7 @@ def _run() -> int:
 
     settings: dict[str, bool] = {}
     try:
-        bake.main(standalone_mode=False, obj=settings)
+        code = bake.main(standalone_mode=False, obj=settings)  # the exit code if the command called `ctx.exit`
     except click.exceptions.Abort as abort:
         return _end(abort)
     except KeyboardInterrupt:
@@ -54,7 +54,7 @@ def _run() -> int:
     except OSError as error:  # standard output can be a file on a full disk
         click.echo(f"error: {error}", err=True)
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _end(abort: click.exceptions.Abort) -> int:

@@ -206,8 +206,8 @@ def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:
         return
     show_changes(planned.changes, options, reporter(options))
     if planned.steps:
-        rows = [{"": str(number), **step.row} for number, step in enumerate(planned.steps, start=1)]
-        print_table(rows) if options["output"] == "text" else None
+        if options["output"] == "text":
+            print_table([step.row for step in planned.steps])
     else:
         reporter(options)(f"{loaded.spec.name}: nothing to do")
 

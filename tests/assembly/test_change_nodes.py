@@ -70,6 +70,7 @@ def test_an_option_of_etcd_restarts_one_etcd_after_the_other(cluster: ChangeLab)
 
 
 OPTION = "nodes: 3\netcd: {options: {max-txn-ops: 256}}\n"
+DNS = "network: {dns: [192.0.2.53]}\n"
 
 
 def started(cluster: ChangeLab, node: str) -> tuple[str, str]:
@@ -81,7 +82,7 @@ def started(cluster: ChangeLab, node: str) -> tuple[str, str]:
 
 def test_another_dns_server_reboots_one_node_after_the_other(cluster: ChangeLab) -> None:
     boots = {node: started(cluster, node) for node in THREE}
-    steps = cluster.change("apply", "--config", cluster.spec_file(f"{OPTION}network: {{dns: [192.0.2.53]}}\n"))
+    steps = cluster.change("apply", "--config", cluster.spec_file(OPTION + DNS))
 
     assert sorted(steps) == [("update", node) for node in THREE]
     for node in THREE:
@@ -122,7 +123,7 @@ def test_a_second_run_finishes_what_a_killed_run_began(cluster: ChangeLab, trial
     cluster.kill(random, took["replace"], "replace", random.choice(THREE), again=("apply",))
     assert cluster.members() == THREE
     for operations in (300 + trial, 400 + trial):
-        option = ("apply", "--config", cluster.spec_file(OPTION.replace("256", str(operations))))
+        option = ("apply", "--config", cluster.spec_file(OPTION.replace("256", str(operations)) + DNS))
         cluster.kill(random, 30, *option, again=option)
         assert cluster.members() == THREE
     for node in THREE:

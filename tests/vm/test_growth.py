@@ -1,8 +1,8 @@
-"""Adding a node to a running cluster: the firewall of the running node refuses the new node until a restart."""
+"""A running cluster of VMs grows, gets another etcd option and more memory, loses a disk, and shrinks again."""
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,58 @@ import pytest
 
 from tests.vm.conftest import Lab, Run, command_line
 
+WAIT = ("--wait", 600)
 
-@pytest.fixture
-def bake_in_lab(lab: Lab, tmp_path: Path) -> Iterator[Run]:
-    run = command_line(lab, "grow", tmp_path / "out")
+
+@pytest.fixture(scope="module")
+def bake_in_lab(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    run = command_line(lab, "grow", tmp_path_factory.mktemp("grow") / "out")
+    run("up", "--nodes", 1, *WAIT)
     yield run
     run("destroy", "--yes")
 
 
-def test_a_second_node_joins_after_the_first_was_restarted(bake_in_lab: Run, connection: Any) -> None:
-    bake_in_lab("up", "--nodes", 1, "--wait", 600)
-    start = time.monotonic()
+def steps(run: Run, *words: object) -> list[str]:
+    done = json.loads(run(*words, *WAIT, "-o", "json").stdout)
+    return [f"{step['action']} {step['node']} {step['level'] or ''}".strip() for step in done["steps"]]
 
-    told = bake_in_lab("up", "--nodes", 2, "--wait", 600, code=3).stderr
 
-    assert time.monotonic() - start < 60
-    assert "warning: not booting etcd2, because the peer firewall of etcd1 refuses etcd2" in told
-    assert "not booted: etcd2; first restart the nodes that refuse them: etcd1" in told
+def test_a_plan_changes_nothing(bake_in_lab: Run) -> None:
+    planned = ["update etcd1 live", "add etcd2", "add etcd3"]
+    assert steps(bake_in_lab, "plan", "--nodes", 3) == planned
+    assert steps(bake_in_lab, "plan", "--nodes", 3) == planned
+    bake_in_lab("plan", "--nodes", 3, "--detailed-exitcode", code=2)
+    bake_in_lab("plan", "--detailed-exitcode", code=0)
+
+
+def test_nodes_join_a_running_cluster(bake_in_lab: Run, connection: Any) -> None:
+    assert steps(bake_in_lab, "up", "--nodes", 3) == ["update etcd1 live", "add etcd2", "add etcd3"]
+    assert {domain.name() for domain in connection.listAllDomains()} == {f"grow-etcd{n}" for n in (1, 2, 3)}
+    assert steps(bake_in_lab, "plan") == []
+
+
+def test_an_option_and_the_memory_of_one_vm_after_the_other(
+    bake_in_lab: Run, connection: Any, tmp_path: Path
+) -> None:
+    config = tmp_path / "change.yaml"
+    config.write_text("name: grow\nnodes: 3\nvm: {memory: 1280}\netcd: {options: {max-txn-ops: 256}}\n")
+    taken = steps(bake_in_lab, "apply", "--config", config, "--yes")
+    assert sorted(taken) == [f"update etcd{n} reboot" for n in (1, 2, 3)]
+    memories = {domain.info()[1] >> 10 for domain in connection.listAllDomains()}
+    assert memories == {1280}
+
+
+def test_a_node_with_a_lost_disk_is_replaced(bake_in_lab: Run, connection: Any) -> None:
+    domain = connection.lookupByName("grow-etcd2")
+    domain.destroy()
+    connection.storagePoolLookupByName("bake-grow").storageVolLookupByName("etcd2.qcow2").delete()
+    assert steps(bake_in_lab, "apply", "--yes") == ["replace etcd2"]
+
+
+def test_nodes_leave_a_running_cluster(bake_in_lab: Run, connection: Any) -> None:
+    taken = steps(bake_in_lab, "apply", "--nodes", 1, "--yes")
+    assert sorted(taken[:2]) == ["remove etcd2", "remove etcd3"]
+    assert taken[2:] == ["update etcd1 live"]
     assert [domain.name() for domain in connection.listAllDomains()] == ["grow-etcd1"]
-
-    connection.lookupByName("grow-etcd1").shutdown()
-    while connection.lookupByName("grow-etcd1").isActive():
-        time.sleep(0.2)
-    told = bake_in_lab("up", "--nodes", 2, "--wait", 600).stderr
-
-    assert "etcd2: settled" in told
-    assert "refuses" not in told
+    left = connection.storagePoolLookupByName("bake-grow").listVolumes()
+    assert [name for name in left if name.startswith(("etcd2", "etcd3"))] == []

@@ -82,17 +82,24 @@ class Apply:
         while True:
             seen = self._observe()
             steps = plan_steps(self.cluster.plan, seen, replace=self.replace)
-            if not steps and seen.members:
+            if not steps:
                 return None
-            reason = self._obstacle(steps[0], seen) if steps else "no member answers"
-            if reason is None:
+            self._refuse_not_agreed(steps[0])
+            if self._is_safe(steps[0], seen, deadline):
                 return steps[0]
-            if time.monotonic() > deadline:
-                again = command(self.cluster.store, "apply")
-                text = f"cannot {steps[0].action} {steps[0].node}: {reason}" if steps else reason
-                raise UnhealthyError(text, hint=f"run {command(self.cluster.store, 'status')}; then run {again} again")
-            self.consoles.show()
-            time.sleep(self.pause)
+
+    def _is_safe(self, step: Step, seen: Observed, deadline: float) -> bool:
+        """Return whether a step is safe now. Otherwise pause, or raise UnhealthyError after the deadline."""
+        reason = obstacle(step, self.cluster.plan, seen)
+        if reason is None:
+            return True
+        if time.monotonic() > deadline:
+            status, again = (command(self.cluster.store, word) for word in ("status", "apply"))
+            text = f"cannot {step.action} {step.node}: {reason}"
+            raise UnhealthyError(text, hint=f"run {status}; then run {again} again")
+        self.consoles.show()
+        time.sleep(self.pause)
+        return False
 
     def _observe(self) -> Observed:
         phase = load_phase(self.cluster.store)
@@ -162,10 +169,10 @@ class Apply:
 
     def _reboot(self, step: Step) -> None:
         """Restart the VM of a node that applies its seed at its next boot. Check again that this is safe."""
-        seen = self._observe()
         reboot = Step(action=Action.UPDATE, node=step.node, reason=step.reason, level=Level.REBOOT)
-        if reason := obstacle(reboot, self.cluster.plan, seen):
-            raise UnhealthyError(f"cannot restart {step.node}: {reason}")
+        deadline = time.monotonic() + _CALM
+        while not self._is_safe(reboot, seen := self._observe(), deadline):
+            pass
         hand_over(self.cluster, seen, reboot, self.progress.line)
         self._restart(step)
 

@@ -30,7 +30,7 @@ class Consoles:
         self._waiting: set[str] = set()  # nodes that have said that they apply their seed at the next boot
         self._voting: set[str] = set()  # nodes whose etcd has started since they applied a seed
         self._booted: set[str] = set()
-        self._read()  # what a console already has is from before
+        self._read(is_old=True)  # an earlier run of bake has shown and stored it
 
     def begin(self, node: str) -> None:
         """Read a node's console from its start, because the node boots again."""
@@ -62,8 +62,8 @@ class Consoles:
         """Return whether the node has printed that it is a voting member."""
         return node in self._voting or node in self.settled
 
-    def _read(self) -> list[Event]:
-        """Return the new records of all consoles."""
+    def _read(self, *, is_old: bool = False) -> list[Event]:
+        """Return the new records of all consoles, and store the output unless it is old."""
         events = []
         nodes = [node.name for node in self.cluster.plan.nodes]
         new = [name for name in nodes if name not in self._logs]
@@ -72,11 +72,12 @@ class Consoles:
             self._logs |= {name: (log, LineReader(name)) for name, log in logs.items()}
         for name, (log, reader) in self._logs.items():
             data = log.read()
-            if data:
+            if data and not is_old:
                 self.journal.keep_output(name, data)
             events += reader.feed(data)
         for event in events:
-            self.journal.keep_event(event, time.time())
+            if not is_old:
+                self.journal.keep_event(event, time.time())
             self._note(event)
         return events
 

@@ -1,0 +1,94 @@
+"""The exit codes and errors of `bake plan` and `bake apply` that need no running cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.change.observed import Observed, Power
+from generator.config.load import load
+from generator.engine import MachineStatus, State
+from generator.operations.running import change
+from generator.operations.running.change import plan_change
+from tests.unit.cluster_world import born
+
+Bake = Callable[..., Any]
+
+
+@pytest.fixture
+def standing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Callable[[Observed], None]:
+    """Bake a sealed cluster of three nodes, and return a function that sets what bake observes."""
+    bake("--nodes", 3)
+    Path("out/etcd/sealed").touch()
+    machines = {f"etcd{n}": MachineStatus(node=f"etcd{n}", state=State.RUNNING, disk_size=1) for n in (1, 2, 3)}
+    monkeypatch.setattr("generator.cli.change._engine", lambda *_: type("E", (), {"machines": lambda _: machines})())
+
+    def see(seen: Observed) -> None:
+        monkeypatch.setattr(change, "observe", lambda *_, **__: seen)
+
+    see(born(3).seen())
+    return see
+
+
+def test_detailed_exit_codes(bake: Bake, standing: Callable[[Observed], None]) -> None:
+    assert bake("plan", "--detailed-exitcode").code == 0
+    assert bake("plan", "--nodes", 5).code == 0
+    assert bake("plan", "--nodes", 5, "--detailed-exitcode").code == 2
+    world = born(3)
+    world.power["etcd2"] = Power.STOPPED
+    standing(world.seen())
+    assert bake("plan", "--detailed-exitcode", "-o", "json").code == 2
+
+
+def test_plan_writes_nothing(bake: Bake, standing: object, picture: Callable[[Path], Any]) -> None:
+    before = picture(Path("out"))
+    bake("plan", "--nodes", 5)
+    assert picture(Path("out")) == before
+
+
+@pytest.mark.parametrize("command", ["plan", "apply", "replace"])
+def test_a_cluster_that_has_not_started_cannot_be_changed(bake: Bake, command: str) -> None:
+    bake("--nodes", 3)
+    words = ("etcd1",) if command == "replace" else ()
+    done = bake(command, *words)
+    assert done.code == 2
+    assert "is not sealed, so it has not started yet" in done.err
+    assert "start it with bake up" in done.err
+
+
+def test_an_unknown_node_and_a_moved_node_are_refused(bake: Bake, standing: object) -> None:
+    done = bake("replace", "etcd7")
+    assert done.code == 2
+    assert "NODE: there is no node 'etcd7' in the cluster etcd" in done.err
+    assert "etcd1, etcd2, etcd3" in done.err
+    done = bake("apply", "--first-ip", "192.168.20.77", "--yes")
+    assert done.code == 2
+    assert "192.168.20.31 → 192.168.20.77" in done.err
+
+
+def test_without_a_terminal_and_yes_nothing_is_changed(
+    bake: Bake, standing: object, picture: Callable[[Path], Any]
+) -> None:
+    before = picture(Path("out"))
+    done = bake("apply", "--nodes", 2)
+    assert done.code == 2
+    assert "etcd3: its keys are deleted" in done.err
+    assert picture(Path("out")) == before
+
+
+def test_a_cluster_whose_vms_are_elsewhere_is_not_replaced(bake: Bake, standing: object) -> None:
+    from generator.store.existing_cluster import find_existing
+    from generator.store.folder import Store
+
+    store = Store(Path("out"), "etcd")
+    loaded = load(find=lambda name: find_existing(Path("out"), name))
+    gone = {f"etcd{n}": MachineStatus(node=f"etcd{n}", state=State.MISSING) for n in (1, 2, 3)}
+    from datetime import UTC, datetime
+
+    from generator.errors import InputError
+
+    with pytest.raises(InputError, match="libvirt has none of its VMs"):
+        plan_change(loaded, store, lambda _: gone, now=datetime.now(UTC))
