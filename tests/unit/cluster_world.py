@@ -27,6 +27,7 @@ class World:
     power: dict[str, Power] = field(default_factory=dict)
     writes: dict[str, int] = field(default_factory=dict)
     pending: dict[str, Level] = field(default_factory=dict)
+    outdated: dict[str, tuple[str, ...]] = field(default_factory=dict)
     leader: str = ""
     acknowledged: int = 0
     next_id: int = 1
@@ -52,6 +53,7 @@ class World:
             answering=frozenset(self.voters[name] for name in self.alive if self.has_quorum),
             leader=self.voters.get(self.leader, 0) if self.has_quorum else 0,
             machines={name: power for name, power in self.power.items() if power is not Power.LOST},
+            outdated=self.outdated,
             pending={name: level for name, level in self.pending.items() if name in {n.name for n in self.plan.nodes}},
         )
 

@@ -90,6 +90,7 @@ class FakeEngine:
 
     def restart(self, name: str) -> None:
         self._call(f"restart {name}")
+        self.world.outdated.pop(name, None)
         self._take(Action.UPDATE, name)
 
     def insert_seed(self, name: str, *, again: bool = False) -> bool:
@@ -194,6 +195,14 @@ def test_a_node_that_applies_its_seed_only_at_a_boot_is_restarted(start: Start) 
     engine.world.leader = "etcd1"
     run()
     assert engine.calls == ["insert etcd1", "hand over from etcd1", "restart etcd1"]
+
+
+def test_a_vm_with_another_definition_is_restarted_and_gets_its_new_seed_then(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.pending, engine.world.outdated = {"etcd1": Level.LIVE}, {"etcd1": ("memory",), "etcd2": ("memory",)}
+    engine.world.leader = "etcd3"
+    run()
+    assert engine.calls == ["restart etcd1", "restart etcd2"]
 
 
 def test_stopped_nodes_start_together_although_one_alone_has_no_quorum(start: Start) -> None:

@@ -82,24 +82,21 @@ class Apply:
         while True:
             seen = self._observe()
             steps = plan_steps(self.cluster.plan, seen, replace=self.replace)
-            if not steps:
+            if not steps and seen.members:
                 return None
-            self._refuse_not_agreed(steps[0])
-            if self._is_safe(steps[0], seen, deadline):
+            reason = self._obstacle(steps[0], seen) if steps else "no member answers"
+            if reason is None:
                 return steps[0]
+            self._pause_before(steps[0] if steps else None, reason, deadline)
 
-    def _is_safe(self, step: Step, seen: Observed, deadline: float) -> bool:
-        """Return whether a step is safe now. Otherwise pause, or raise UnhealthyError after the deadline."""
-        reason = obstacle(step, self.cluster.plan, seen)
-        if reason is None:
-            return True
+    def _pause_before(self, step: Step | None, reason: str, deadline: float) -> None:
+        """Wait a moment because of `reason`. Raise UnhealthyError after the deadline. `step`: the next step, if any."""
         if time.monotonic() > deadline:
             status, again = (command(self.cluster.store, word) for word in ("status", "apply"))
-            text = f"cannot {step.action} {step.node}: {reason}"
+            text = f"cannot {step.action} {step.node}: {reason}" if step else reason
             raise UnhealthyError(text, hint=f"run {status}; then run {again} again")
         self.consoles.show()
         time.sleep(self.pause)
-        return False
 
     def _observe(self) -> Observed:
         phase = load_phase(self.cluster.store)
@@ -155,8 +152,8 @@ class Apply:
         self.replace.discard(step.node)
 
     def _update(self, step: Step, seen: Observed) -> None:
-        """Put the seed into the drive. Restart the VM if only a new definition or a reboot applies the change."""
-        if step.node not in seen.pending:
+        """Put the seed into the drive, or restart the VM if its definition must change. A boot applies the seed, too."""
+        if step.node in seen.outdated:
             self._restart(step)
             return
         self.engine.insert_seed(step.node, again=True)
@@ -171,8 +168,8 @@ class Apply:
         """Restart the VM of a node that applies its seed at its next boot. Check again that this is safe."""
         reboot = Step(action=Action.UPDATE, node=step.node, reason=step.reason, level=Level.REBOOT)
         deadline = time.monotonic() + _CALM
-        while not self._is_safe(reboot, seen := self._observe(), deadline):
-            pass
+        while reason := self._obstacle(reboot, seen := self._observe()):
+            self._pause_before(reboot, reason, deadline)
         hand_over(self.cluster, seen, reboot, self.progress.line)
         self._restart(step)
 
