@@ -331,6 +331,8 @@ def test_another_seed_after_an_interruption_is_applied_as_a_whole(
         twin = guest.clone(tmp_path / f"at{number}")
         put_seed(twin, middle)
         assert insert_and_kill(twin, number).returncode == KILLED
+        if (twin.root / "var/lib/bake/seed").read_bytes() != (guest.root / "var/lib/bake/seed").read_bytes():
+            continue  # the node has already recorded this seed as its last seed
         put_seed(twin, last)
         done = twin.insert()
         assert done.returncode == 0, done.stdout

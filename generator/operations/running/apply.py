@@ -152,7 +152,7 @@ class Apply:
         self.replace.discard(step.node)
 
     def _update(self, step: Step, seen: Observed) -> None:
-        """Put the seed into the drive, or restart the VM if its definition must change. A boot applies the seed, too."""
+        """Put the seed into the drive, or restart the VM if its definition changes. A boot applies the seed, too."""
         if step.node in seen.outdated:
             self._restart(step)
             return
