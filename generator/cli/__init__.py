@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from generator.cli import certs, change, maintenance, running_cluster  # noqa: F401  importing a module adds its commands
+from generator.cli import certs, change, maintenance, recovery, running_cluster  # noqa: F401  a module adds its commands
 from generator.cli.options import VERBOSE
 from generator.cli.root import bake
 

@@ -111,7 +111,7 @@ class NspawnLab:
         for name in ("upper", "overlay", "mnt", "medium"):
             (work / name).mkdir(parents=True)
         # The files that bootcmd reads; cloud-init's seed is below.
-        for name in ("meta-data", "network-config", "bootstrap-permit"):
+        for name in ("meta-data", "network-config", "bootstrap-permit", "snapshot.db", "snapshot.json"):
             if (self.folder / node.name / name).exists():
                 shutil.copy(self.folder / node.name / name, work / "medium" / name)
         upper = work / "upper"
