@@ -69,7 +69,8 @@ def restore(file: Path, **options: Any) -> None:
     their data. It asks too if FILE is of another cluster, or was saved without a quorum. Without a terminal, it needs
     --yes. If a member answers whose VM bake does not find, the command changes nothing.
 
-    After an interruption, run `bake up` to finish.
+    After an interruption, run `bake up` to finish. If old VMs are left, `bake up` changes nothing and prints the
+    commands with which to go on or to keep the old VMs.
 
     \b
     Examples:
@@ -77,6 +78,7 @@ def restore(file: Path, **options: Any) -> None:
       bake restore /backup/etcd.db --name prod --yes
     """
     from generator.operations.baked_cluster import open_cluster as reopen
+    from generator.operations.recovery.pending import pending_snapshot
     from generator.operations.recovery.restore import Restore
     from generator.operations.recovery.snapshot_source import check_users, read_source
     from generator.operations.verify import verify_cluster
@@ -96,7 +98,8 @@ def restore(file: Path, **options: Any) -> None:
         except KeyboardInterrupt:
             from generator.operations.hints import command
 
-            click.echo(f"To finish the restore, run `{command(cluster.store, 'up')}`.", err=True)
+            if pending_snapshot(cluster):
+                click.echo(f"To finish the restore, run `{command(cluster.store, 'up')}`.", err=True)
             raise
         result = verify_cluster(reopen(cluster.store), now=datetime.now(UTC), report=progress.line)
     snapshot = {"file": str(source.path), "revision": source.facts.revision, "etcd_version": source.etcd_version}
@@ -150,7 +153,8 @@ def backup(file: Path, passphrase_file: Path | None, **options: Any) -> None:
     from generator.operations.recovery.backup import back_up
 
     cluster = open_cluster(options)
-    done = back_up(cluster, file, _passphrase(passphrase_file, new=True), now=datetime.now(UTC))
+    passphrase = _passphrase(passphrase_file, new=True)
+    done = back_up(cluster, file, passphrase, now=datetime.now(UTC), report=reporter(options))
     if options["output"] == "json":
         print_json(**{**asdict(done), "file": str(done.file)})
     elif not options["quiet"]:

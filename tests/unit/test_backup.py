@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +20,11 @@ import pyrage
 import pytest
 
 from generator.artifact import Artifact
+from generator.operations.baked_cluster import open_cluster
+from generator.operations.recovery.backup import back_up
+from generator.store import atomic
 from generator.store.backup_file import read_backup, write_backup
+from generator.store.folder import Store
 from tests.conftest import Result
 
 Bake = Callable[..., Result]
@@ -74,6 +80,42 @@ def test_a_sealed_cluster_stays_sealed(bake: Bake, picture: Picture, secret: Pat
     assert bake("backup", "etcd.age", "--passphrase-file", secret).code == 0
     assert bake("recover", "etcd.age", "--out", "other", "--passphrase-file", secret).code == 0
     assert contents(picture(Path("other/etcd"))) == before
+
+
+@pytest.mark.parametrize("name", ["etcd2/user-data", "pki/etcd-client.key"])
+def test_a_folder_that_bake_did_not_write_like_this_is_not_saved(bake: Bake, secret: Path, name: str) -> None:
+    """Otherwise `bake recover` would refuse the backup, when it is too late."""
+    bake("--nodes", 2)
+    path = FOLDER / name
+    path.write_bytes(path.read_bytes() + b"#\n")
+    result = bake("backup", "etcd.age", "--passphrase-file", secret)
+    assert (result.code, result.out, Path("etcd.age").exists()) == (2, "", False)
+    assert f"{path.absolute()}: was changed after bake wrote it" in result.err
+    path.unlink()
+    assert f"{path.absolute()}: is missing" in bake("backup", "etcd.age", "--passphrase-file", secret).err
+
+
+def test_no_other_bake_changes_the_folder_while_it_is_read(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup with files of two bakes would be refused by `bake recover`."""
+    bake("--nodes", 2)
+    store, locked = Store(Path("out"), "etcd"), list[bool]()
+    read = Store.read
+
+    def watched(self: Store, path: str | PurePosixPath) -> bytes | None:
+        with atomic.opened(self.out) as folder:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                locked.append(True)
+            else:
+                locked.append(False)
+        return read(self, path)
+
+    cluster = open_cluster(store)
+    monkeypatch.setattr(Store, "read", watched)
+    back_up(cluster, Path("etcd.age"), b"words", now=datetime.now(UTC), report=print)
+    assert locked
+    assert all(locked)
 
 
 def test_the_file_has_no_readable_secret(bake: Bake, secret: Path) -> None:

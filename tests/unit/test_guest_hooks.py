@@ -477,6 +477,15 @@ def test_without_a_copy_of_the_snapshot_there_is_no_permit(desk: Desk) -> None:
     assert 'phase=failed detail="cannot copy the snapshot' in (desk.root / "dev/console").read_text()
 
 
+def test_a_copy_of_an_earlier_snapshot_is_removed(desk: Desk) -> None:
+    """Otherwise a cluster that is started anew, without a snapshot, would get the data of the earlier one."""
+    boot(desk, medium=RESTORING)
+    shutil.rmtree(desk.root / "medium")
+    boot(desk, medium=SEED)
+    assert [path.name for path in (desk.root / "var/lib/bake").iterdir() if "snapshot" in path.name] == []
+    assert (desk.root / "run/bake/bootstrap-permit").exists()
+
+
 def test_the_permit_is_copied_from_the_iso_into_memory_only(desk: Desk) -> None:
     for _ in "12":
         assert boot(desk, medium=SEED)[-2:] == MOUNTED

@@ -31,6 +31,7 @@ exec sleep 60
 ETCDCTL = """#!/bin/sh
 shift 3
 echo "etcdctl $*" >>"$DESK/calls"
+[ -z "$CRASH" ] || exit 1
 case $* in "alarm list") printf '%s' "$ALARM" ;; esac
 """
 RUN = """

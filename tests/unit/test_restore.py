@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +48,7 @@ class Machines:
     calls: list[str] = field(default_factory=list)
     fails: str = ""
     settles: bool = True
+    inserted: dict[str, str] = field(default_factory=dict)  # digest of the ISO that was inserted last
 
     def _call(self, text: str) -> None:
         if text == self.fails:
@@ -56,7 +59,7 @@ class Machines:
         return {
             name: MachineStatus(
                 node=name, state=self.states.get(name, State.MISSING), disk_size=(name in self.states) << 30,
-                planned=name in NAMES,
+                planned=name in NAMES, seed=self.inserted.get(name, ""),
             )
             for name in dict.fromkeys((*NAMES, *self.states))
         }  # fmt: skip
@@ -65,8 +68,12 @@ class Machines:
         self._call(f"create {' '.join(names)}")
         for name in names:
             self.states[name] = State.RUNNING
-            self.isos[name] = (FOLDER / name / SEED_ISO).read_bytes()
+            self._insert(name)
         return names
+
+    def _insert(self, name: str) -> None:
+        self.isos[name] = (FOLDER / name / SEED_ISO).read_bytes()
+        self.inserted[name] = hashlib.sha256(self.isos[name]).hexdigest()
 
     def remove(self, name: str) -> tuple[str, ...]:
         self._call(f"remove {name}")
@@ -75,7 +82,7 @@ class Machines:
 
     def insert_seed(self, name: str, *, again: bool = False) -> bool:
         self._call(f"insert {name}")
-        self.isos[name] = (FOLDER / name / SEED_ISO).read_bytes()
+        self._insert(name)
         return True
 
     def remove_seed(self, name: str) -> bool:
@@ -100,12 +107,14 @@ def cluster(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return open_cluster(Store(Path("out"), "etcd"))
 
 
-def run(cluster: Cluster, machines: Machines, consent: Callable[[Loss], None] | None = None) -> None:
+def run(
+    cluster: Cluster, machines: Machines, consent: Callable[[Loss], None] | None = None, wait: float = 5
+) -> None:
     def refuse(loss: Loss) -> None:
         raise AssertionError(loss)
 
     made = Restore(
-        cluster=cluster, source=read_source(Path("etcd.db").absolute()), engine=machines, wait=5, progress=Silent(),
+        cluster=cluster, source=read_source(Path("etcd.db").absolute()), engine=machines, wait=wait, progress=Silent(),
         pause=0.01,
     )  # fmt: skip
     made.run(consent or refuse)
@@ -207,6 +216,44 @@ def test_an_interrupted_restore_can_be_repeated(cluster: Cluster, fails: str) ->
     machines.fails = ""
     run(cluster, machines, lambda _: None)
     assert on_iso((FOLDER / "etcd1" / SEED_ISO).read_bytes()) == set()
+
+
+@pytest.mark.parametrize("fails", ["remove etcd1", "remove etcd3"])
+def test_bake_up_keeps_no_old_machine_after_an_interruption(
+    bake: Bake, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Otherwise `bake up` would report the old cluster as restored, and drop the snapshot."""
+    machines = Machines(states=dict.fromkeys(NAMES, State.RUNNING), fails=fails, inserted={"etcd1": "0" * 64})
+    with pytest.raises(KeyboardInterrupt):
+        run(cluster, machines, lambda _: None)
+    monkeypatch.setattr("generator.cli.change._engine", lambda *_: machines)
+    monkeypatch.setattr("generator.operations.up.up", lambda *_, **__: pytest.fail("bake up goes on"))
+    left = list(machines.states)
+    result = bake("up")
+    assert (result.code, list(machines.states)) == (1, left)
+    assert f"interrupted before it deleted the old VMs ({', '.join(left)})" in result.err
+    again = re.search(r"`bake restore (\S+)`", result.err)
+    assert again
+    assert read_source(Path(again[1])).data == snapshot()
+    assert "to keep the old VMs and their data: `bake seal`" in result.err
+
+
+@pytest.mark.parametrize("fails", ["create etcd1 etcd2 etcd3", ""])
+def test_bake_up_finishes_a_restore_that_has_no_old_machines(
+    bake: Bake, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    machines = Machines(states={"etcd2": State.RUNNING}, fails=fails, settles=False)
+    with pytest.raises((KeyboardInterrupt, WaitTimeoutError)):
+        run(cluster, machines, lambda _: None, wait=0.1)
+    monkeypatch.setattr("generator.cli.change._engine", lambda *_: machines)
+    called = []
+
+    def up(*_words: object, **_options: object) -> None:
+        called.append(True)
+        raise BakeError("the end")
+
+    monkeypatch.setattr("generator.operations.up.up", up)
+    assert (bake("up").err, called) == ("error: the end\n", [True])
 
 
 def test_until_the_cluster_is_sealed_every_bake_keeps_the_snapshot(bake: Bake, cluster: Cluster) -> None:

@@ -19,6 +19,7 @@ from generator.errors import InputError
 from generator.layout import MANIFEST, SEED_ISO
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.hints import command
+from generator.operations.recovery.pending import pending_snapshot
 from generator.progress import Report
 from generator.seed import iso
 from generator.seed.guest_files import ARCHIVE_NAME
@@ -29,6 +30,7 @@ from generator.store.folder import Store
 
 FORMAT_VERSION = "1.0"
 INDEX = PurePosixPath("backup.json")
+_BAKE_AGAIN = "restore the file, or write it again: bake"
 _NOT_SAVED = (SEED_ISO.name, str(iso.SEED_SNAPSHOT), str(iso.SEED_SNAPSHOT_RECORD))
 
 
@@ -42,14 +44,14 @@ class Backup:
     files: int
 
 
-def back_up(cluster: Cluster, target: Path, passphrase: bytes, *, now: datetime) -> Backup:
-    """Write the cluster's folder to an encrypted file."""
+def back_up(cluster: Cluster, target: Path, passphrase: bytes, *, now: datetime, report: Report) -> Backup:
+    """Write the cluster's folder to an encrypted file. Raise InputError if a file was changed after bake wrote it."""
     store = cluster.store
-    pending = PurePosixPath(cluster.first.name) / iso.SEED_SNAPSHOT
-    if store.has(pending):
-        rule = "is being restored, and a backup has no data of etcd"
-        raise InputError.one(str(store.folder / pending), rule, f"finish it: {command(store, 'up')}")
-    files = [*_saved(store), *_tarball(cluster)]
+    with store.locked(report):  # all files must be of the same bake
+        if pending := pending_snapshot(cluster):
+            rule = "is being restored, and a backup has no data of etcd"
+            raise InputError.one(str(pending), rule, f"finish it: {command(store, 'up')}")
+        files = [*_saved(store), *_tarball(cluster)]
     index = {
         "format_version": FORMAT_VERSION, "cluster": store.cluster, "cluster_id": cluster.cluster_id,
         "bake_version": __version__, "time": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -60,14 +62,17 @@ def back_up(cluster: Cluster, target: Path, passphrase: bytes, *, now: datetime)
 
 
 def _saved(store: Store) -> Iterator[Artifact]:
-    """Yield the manifest and the files in it. Raise InputError if one is missing."""
+    """Yield the manifest and the files in it. Raise InputError for a file that `recover` would refuse."""
     for name, entry in [(str(MANIFEST), {"mode": "0644"}), *store.manifest().items()]:
         if PurePosixPath(name).name in _NOT_SAVED:
             continue
         data = store.read(name)
         if data is None:
-            raise InputError.one(str(store.folder / name), "is missing", "restore the file, or bake again")
-        yield Artifact(PurePosixPath(store.cluster) / name, data, mode=int(entry["mode"], 8))
+            raise InputError.one(str(store.folder / name), "is missing", _BAKE_AGAIN)
+        artifact = Artifact(PurePosixPath(store.cluster) / name, data, mode=int(entry["mode"], 8))
+        if artifact.sha256 != entry.get("sha256", artifact.sha256):
+            raise InputError.one(str(store.folder / name), "was changed after bake wrote it", _BAKE_AGAIN)
+        yield artifact
 
 
 def _tarball(cluster: Cluster) -> Iterator[Artifact]:
@@ -78,7 +83,7 @@ def _tarball(cluster: Cluster) -> Iterator[Artifact]:
     image = cluster.store.read(path)
     where = str(cluster.store.folder / path)
     if image is None:
-        raise InputError.one(where, "is missing", "bake again")
+        raise InputError.one(where, "is missing", _BAKE_AGAIN)
     yield from (file for file in iso.unpack(image, where=where) if file.path.name == ARCHIVE_NAME)
 
 
