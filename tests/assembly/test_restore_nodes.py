@@ -5,6 +5,7 @@ The tests run in order, because booting a node takes long.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from random import Random
 import pytest
 
 from generator.engine import State
-from tests.assembly.change_lab import ChangeLab, Ended
+from tests.assembly.change_lab import ChangeLab, Ended, Written
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -83,7 +84,12 @@ def test_a_running_cluster_goes_back_to_a_snapshot(cluster: ChangeLab) -> None:
     assert all(f"- {node}: the VM (etcd answers)" in refused.stderr for node in THREE)
     assert (cluster.count("later/"), cluster.members()) == (20, THREE)
 
-    done = restored(cluster, file)
+    with cluster.writing() as writer:
+        done = restored(cluster, file)
+        seen = Written(**json.loads(writer.communicate("")[0]))
+    removed, voted = (next(when for when, line in done.lines if text in line) for text in ("removed", "etcd1: voting"))
+    declared = "etcd is down from the deletion of the old VMs until the first new node votes"
+    print(f"declared: {declared} ({voted - removed:.1f} s); measured: {seen.longest():.1f} s")
     assert done.data["snapshot"]["revision"] == was
     assert (cluster.count("before/"), cluster.count("later/")) == (50, 0)
     assert revision(cluster) > was + BUMP
