@@ -100,7 +100,7 @@ class Machines:
 @pytest.fixture
 def cluster(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """A sealed cluster whose nodes do not answer."""
-    monkeypatch.setattr(restore, "_answering", lambda _cluster: [])
+    monkeypatch.setattr(restore, "_answering", lambda _cluster: {})
     assert bake("--nodes", 3).code == 0
     assert bake("seal", "--yes").code == 0
     Path("etcd.db").write_bytes(snapshot())
@@ -185,10 +185,20 @@ def test_a_snapshot_of_another_cluster_needs_consent(cluster: Cluster) -> None:
     run(cluster, Machines())
 
 
+def test_the_question_says_that_newer_changes_are_lost(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = read_source(Path("etcd.db").absolute())
+    machines = Machines(states=dict.fromkeys(NAMES, State.RUNNING)).machines()
+    for more, expected in ((0, ()), (3, ("the members have revision {}: all changes after revision {} are lost",))):
+        newest = source.facts.revision + more
+        monkeypatch.setattr(restore, "_answering", lambda _cluster, newest=newest: {"etcd1": 1, "etcd2": newest})
+        found = restore.assess(cluster, source, machines)
+        assert found.doubts == tuple(text.format(newest, source.facts.revision) for text in expected)
+
+
 def test_a_member_that_bake_cannot_stop_is_refused(
     cluster: Cluster, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restore, "_answering", lambda _cluster: ["etcd2"])
+    monkeypatch.setattr(restore, "_answering", lambda _cluster: {"etcd2": 9})
     before = picture(FOLDER)
     for states in ({}, {"etcd2": State.STOPPED}):
         with pytest.raises(BakeError, match="etcd answers on etcd2, but bake does not find the VMs"):
@@ -200,7 +210,7 @@ def test_a_member_that_bake_cannot_stop_is_refused(
 
 def test_a_member_that_still_answers_stops_the_restore(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two clusters must not run at the same addresses."""
-    monkeypatch.setattr(restore, "_answering", lambda _cluster: ["etcd2"])
+    monkeypatch.setattr(restore, "_answering", lambda _cluster: {"etcd2": 9})
     monkeypatch.setattr(restore, "_SHUTDOWN", 0.05)
     machines = Machines(states={"etcd2": State.RUNNING})
     with pytest.raises(BakeError, match="etcd still answers on etcd2"):

@@ -8,7 +8,7 @@ empty cluster, and the other nodes join as always. The folder keeps the snapshot
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -31,7 +31,10 @@ _SHUTDOWN = 30.0  # seconds that the ports of deleted machines may stay open
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What a restore deletes. `machines`: descriptions of the machines and disks. `doubts`: see `Source.doubts`."""
+    """What a restore deletes. `machines`: descriptions of the machines and disks.
+
+    `doubts`: why the snapshot may be the wrong one, or which data it lacks.
+    """
 
     machines: tuple[str, ...]
     doubts: tuple[str, ...]
@@ -42,7 +45,7 @@ class Loss:
 
 def assess(cluster: Cluster, source: Source, machines: Mapping[str, MachineStatus]) -> Loss:
     """Return what the user must agree to. Raise BakeError if a member runs that bake cannot stop."""
-    answering = set(_answering(cluster))
+    answering = _answering(cluster)
     if foreign := [name for name, one in machines.items() if one.state is State.FOREIGN]:
         text = f"the VMs of {', '.join(foreign)} do not belong to this cluster"
         raise BakeError(text, hint="give this cluster another --name, or rename the other VMs")
@@ -54,15 +57,23 @@ def assess(cluster: Cluster, source: Source, machines: Mapping[str, MachineStatu
     existing = [(name, one) for name, one in machines.items() if one.state is not State.MISSING or one.has_disk]
     return Loss(
         machines=tuple(_description(one, answers=name in answering) for name, one in existing),
-        doubts=tuple(source.doubts(cluster.cluster_id)),
+        doubts=(*source.doubts(cluster.cluster_id), *_newer(answering, source)),
     )
 
 
-def _answering(cluster: Cluster) -> list[str]:
-    """Return the nodes whose etcd answers, with or without a quorum."""
+def _newer(answering: Mapping[str, int], source: Source) -> Iterator[str]:
+    """Yield that the running members have changes that the snapshot lacks."""
+    if (newest := max(answering.values(), default=0)) > source.facts.revision:
+        yield f"the members have revision {newest}: all changes after revision {source.facts.revision} are lost"
+
+
+def _answering(cluster: Cluster) -> dict[str, int]:
+    """Return the nodes whose etcd answers, with or without a quorum, and the revision of each."""
     files = client_files(cluster.store.folder)
     states = everywhere(lambda node: ask(node, files, Etcd.status), cluster.plan.nodes)
-    return [node.name for node, one in zip(cluster.plan.nodes, states, strict=True) if one.value]
+    return {
+        node.name: one.value.revision for node, one in zip(cluster.plan.nodes, states, strict=True) if one.value
+    }  # fmt: skip
 
 
 def _description(one: MachineStatus, *, answers: bool) -> str:
