@@ -75,7 +75,7 @@ def check_that_nothing_is_left(cluster: ChangeLab) -> None:
 def test_a_running_cluster_goes_back_to_a_snapshot(cluster: ChangeLab) -> None:
     put(cluster, "before/", 50)
     file = saved(cluster, "first.db")
-    was = revision(cluster)
+    was = json.loads(file.with_name(f"{file.name}.json").read_bytes())["revision"]
     put(cluster, "later/", 20)
 
     refused = cluster.bake("restore", str(file))
@@ -121,11 +121,12 @@ def test_a_killed_restore_is_finished_by_the_next_run(cluster: ChangeLab, number
         kill_at_the_first_removal(process)
     first = cluster._end(process)
     print(f"\nkilled after: {first.lines[-1][1].strip() if first.lines else ''}")
-    if number == 0 and (left := [name for name, one in cluster.engine().machines().items() if one.has_disk]):
+    time.sleep(3)  # the lab may still delete a machine
+    if number == 0 and any(one.has_disk for one in cluster.engine().machines().values()):
         refused = cluster.bake("up")
         print(f"\n$ bake up\n{refused.stderr}")
         assert refused.code == 1
-        assert f"interrupted before it deleted the old VMs ({', '.join(left)})" in refused.stderr
+        assert "interrupted before it deleted the old VMs (etcd" in refused.stderr
         file = Path(re.findall(r"`bake restore (\S+)", refused.stderr)[0])
     restored(cluster, file)
     assert (cluster.count("before/"), cluster.count("after/")) == (50, 5)
