@@ -1,10 +1,10 @@
 """Measures each part of the base image's tuning: three emulated VMs boot without the part, and three with all parts.
 
-The VMs have an empty user-data. A boot lasts from power-on until cloud-init has finished. The gain of a part is the
+The VMs have an empty user-data, or with --cluster-seeds the seeds of a new cluster. A boot lasts from power-on until cloud-init has finished. The gain of a part is the
 additional processor time without the part, in percent. The elapsed time varies more than the processor time. The VMs
 run with a high priority, so that other processes hardly disturb the measurement.
-tuning.py [--only NAME]... [--rounds N] [--write] [--list]      as root; `scripts/tuning` installs what it needs
-tuning.py --boot FOLDER ROUNDS      inside a lab: boots the variants in FOLDER and prints the measurements as JSON
+tuning.py [--only NAME]... [--rounds N] [--cluster-seeds] [--write] [--list]      as root; see `scripts/tuning`
+tuning.py --boot FOLDER ROUNDS [--cluster-seeds]      inside a lab: boots the variants in FOLDER and prints the measurements as JSON
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ PARTS = {
     "modules": Part("a short list of cloud-init modules", remove(_MODULES)),
     "requests": Part("cloud-init does not import requests",
                      edit(_STARTER, "sys.modules.update({name: Deferred(name) for name in DEFERRED})", "pass")),
+    "libyaml": Part("cloud-init reads YAML with libyaml",
+                    edit(_STARTER, "yaml.SafeLoader = yaml.CSafeLoader", "pass")),
 }  # fmt: skip
 
 
@@ -148,13 +150,14 @@ def read_variant(folder: Path) -> BootImage:
 # --- booting, inside the lab ------------------------------------------------------------------------------------
 
 
-def boot_all(folder: Path, rounds: int) -> Iterator[dict[str, object]]:
+def boot_all(folder: Path, rounds: int, *, cluster_seeds: bool) -> Iterator[dict[str, object]]:
     """Boot every variant once in each round. Boot the full image first, after every third variant and at the end."""
     names = sorted(path.parent.name for path in folder.glob("*/variant.json"))
     names.remove(FULL)
     spec = load(flags={"--name": (("name",), "tuning")}).spec
     baked = bake(spec, Store(folder / "out", spec.name), now=datetime.now(UTC), report=lambda _: None)
-    seeds = {node.name: empty_seed(baked.folder / node.name) for node in baked.plan.nodes}
+    nodes = [baked.folder / node.name for node in baked.plan.nodes]
+    seeds = {node.name: (node / "seed.iso").read_bytes() if cluster_seeds else empty_seed(node) for node in nodes}
     for name in [FULL, *(one for _ in range(rounds) for one in with_baselines(names))]:
         seconds, processor = boot_three(read_variant(folder / name), baked.plan, seeds)
         say(f"{name}: {seconds:.1f} s, {processor:.1f} s of processor time")
@@ -186,7 +189,7 @@ def boot_three(image: BootImage, plan: ClusterPlan, seeds: Mapping[str, bytes]) 
         vm.destroy(connection, plan.name, cluster_id="tuning")
 
 
-def measure(names: list[str], rounds: int) -> list[dict[str, object]]:
+def measure(names: list[str], rounds: int, *, cluster_seeds: bool) -> list[dict[str, object]]:
     """Make the variants, and boot them in a new lab. Stop the lab afterwards."""
     os.setpriority(os.PRIO_PROCESS, 0, -15)  # libvirt and the VMs inherit it
     if AUTOGROUP.exists():  # without this, the kernel divides its time between sessions, and priorities have no effect
@@ -200,6 +203,7 @@ def measure(names: list[str], rounds: int) -> list[dict[str, object]]:
         subprocess.run([lab, "start"], check=True, env=environment)
         try:
             command = [str(lab), "exec", sys.executable, __file__, "--boot", str(folder), str(rounds)]
+            command += ["--cluster-seeds"] if cluster_seeds else []
             done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
         finally:
             subprocess.run([lab, "stop"], check=True, env=environment)
@@ -255,6 +259,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/tuning", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=PARTS, metavar="NAME", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--cluster-seeds", action="store_true", help="boot seeds of a cluster, not an empty user-data")
     parser.add_argument("--write", action="store_true", help=f"write the table to {PAGE.relative_to(ROOT)}")
     parser.add_argument("--list", action="store_true", help="list the parts")
     parser.add_argument("--boot", nargs=2, metavar=("FOLDER", "ROUNDS"), help=argparse.SUPPRESS)
@@ -263,10 +268,10 @@ def main() -> int:
         print("\n".join(f"{name:22} {part.title}" for name, part in PARTS.items()))
         return 0
     if options.boot:
-        for sample in boot_all(Path(options.boot[0]), int(options.boot[1])):
+        for sample in boot_all(Path(options.boot[0]), int(options.boot[1]), cluster_seeds=options.cluster_seeds):
             print(json.dumps(sample), flush=True)
         return 0
-    samples = measure(options.only or list(PARTS), options.rounds)
+    samples = measure(options.only or list(PARTS), options.rounds, cluster_seeds=options.cluster_seeds)
     text = table(samples, options.rounds)
     print(text)
     if options.write:

@@ -1,6 +1,8 @@
-"""Start cloud-init without an import that a NoCloud boot never uses, and with private files.
+"""Start cloud-init with libyaml, without an import that a NoCloud boot never uses, and with private files.
 
 `requests` is imported when cloud-init reads a URL, because the import takes an emulated CPU seconds.
+
+cloud-init parses the user-data several times, and PyYAML's Python loader takes 30 times longer than libyaml.
 
 cloud-init sets a file's mode after it has written the content, which may be a key of the seed. With the umask of this
 module, only root can read a file until cloud-init has set the mode.
@@ -55,6 +57,8 @@ def private_first(util: Any) -> Callable[..., None]:
 def main() -> int:
     """Do the same as /usr/bin/cloud-init, but import the entry point directly instead of searching for it."""
     sys.modules.update({name: Deferred(name) for name in DEFERRED})
+    yaml: Any = import_module("yaml")
+    yaml.SafeLoader = yaml.CSafeLoader
     util: Any = import_module("cloudinit.util")
     util.write_file = private_first(util)
     return int(import_module("cloudinit.cmd.main").main() or 0)
