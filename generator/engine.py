@@ -55,6 +55,11 @@ class MachineStatus:
         return self.state not in (State.MISSING, State.FOREIGN)
 
     @property
+    def is_left(self) -> bool:
+        """Whether a machine with the node's name exists, or a disk of the node."""
+        return self.state is not State.MISSING or self.has_disk or self.has_data_disk
+
+    @property
     def has_disk(self) -> bool:
         return self.disk_size > 0
 

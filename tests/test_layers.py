@@ -31,6 +31,7 @@ OWNERS = {
     "jinja2": {"seed.guest_files"},
     "libvirt": {"vm.connection"},
     "pycdlib": {"seed.iso"},
+    "pyrage": {"store.backup_file"},
     "requests": {"image.custom"},
     "rich": {"cli.progress"},
     "yaml": {"config.yaml12", "seed.iso"},  # YAML 1.2 for people, 1.1 for cloud-init

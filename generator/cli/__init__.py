@@ -15,6 +15,7 @@ from generator.cli import (  # noqa: F401  importing a module adds its commands
     certs,
     change,
     maintenance,
+    recovery,
     running_cluster,
     upgrade,
 )

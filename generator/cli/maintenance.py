@@ -17,8 +17,9 @@ from generator.cli.root import bake
 @bake.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @option("--keep", type=int, metavar="N", help="Keep the newest N snapshots of the cluster in the folder of FILE.")
+@option("--node", metavar="NODE", help="Save the data of this node, even if the cluster has lost its quorum.")
 @cluster_options
-def snapshot(file: Path | None, keep: int | None, **options: Any) -> None:
+def snapshot(file: Path | None, keep: int | None, node: str | None, **options: Any) -> None:
     """Save all data of the running cluster in FILE, and a description in FILE.json.
 
     The snapshot has every write that etcd acknowledged before the command started. The command asks a follower, checks
@@ -28,20 +29,24 @@ def snapshot(file: Path | None, keep: int | None, **options: Any) -> None:
     If FILE is a folder, the name of the file has the cluster's name and the time. The default folder is
     OUT/NAME.snapshots. With --keep, the command then removes the cluster's oldest snapshots, and no other files.
 
+    If most members are lost, use --node with the name of a survivor. The snapshot then lacks the writes that only the
+    lost members had, and FILE.json says so (quorum: false). See `bake restore`.
+
     With -o json the output has the keys file, snapshot and removed. The key snapshot has the content of FILE.json:
-    cluster, cluster_id, etcd_cluster_id, member, member_id, revision, etcd_version, time, size and sha256.
+    cluster, cluster_id, etcd_cluster_id, member, member_id, revision, etcd_version, time, size, sha256 and quorum.
 
     \b
     Examples:
       bake snapshot
       bake snapshot --keep 7 --quiet
       bake snapshot /backup/etcd.db -o json
+      bake snapshot --node etcd2
     """
     from generator.operations.maintenance import snapshot
 
     cluster = open_cluster(options)
     with progress_of((), options) as progress:
-        done = snapshot.take(cluster, file, keep=keep, now=datetime.now(UTC), report=progress.line)
+        done = snapshot.take(cluster, file, keep=keep, now=datetime.now(UTC), report=progress.line, node=node)
     record, removed = done.record, [str(path) for path in done.removed]
     if options["output"] == "json":
         print_json(file=str(done.file), snapshot=asdict(record), removed=removed)

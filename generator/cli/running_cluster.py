@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from generator.cli import engines
 from generator.cli.change import has_started, run_apply
 from generator.cli.common import (
     bake_agreed,
@@ -65,6 +66,7 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
     from generator.operations import up
     from generator.operations.hints import command
 
+    _refuse_old_machines(options, store)
     boot = up.Boot(
         uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=image_cache(options)
     )
@@ -75,6 +77,19 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
         remove = command(store, "destroy")
         click.echo(f"To continue, run the same command. To remove the VMs, run `{remove}`.", err=True)
         raise
+
+
+def _refuse_old_machines(options: Mapping[str, Any], store: Store) -> None:
+    """Raise BakeError if an interrupted restore has left VMs of the lost cluster."""
+    from generator.layout import SPEC
+    from generator.operations.baked_cluster import open_cluster as reopen
+    from generator.operations.recovery.pending import pending_snapshot, refuse_old_machines
+
+    if store.read(SPEC) is None:
+        return
+    cluster = reopen(store)
+    if pending_snapshot(cluster):
+        refuse_old_machines(cluster, engines.make_engine(options, reporter(options), cluster).machines())
 
 
 @bake.command()

@@ -1,4 +1,4 @@
-"""Read the revision from a database file of etcd, such as a snapshot.
+"""Read facts, such as the revision, from a database file of etcd, such as a snapshot.
 
 The file format is that of bbolt (go.etcd.io/bbolt, page.go and db.go). A page has a header of 16 bytes: id, flags,
 number of elements, number of additional pages. A branch page has keys and ids of pages. A leaf page has keys and
@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _HEADER = struct.Struct("<QHHI")
@@ -24,6 +25,47 @@ _BUCKET = struct.Struct("<QQ")  # id of the root page, sequence; the id 0 means 
 _MAX_DEPTH = 64
 _COMPACTIONS = (b"finishedCompactRev", b"scheduledCompactRev")  # keys of the bucket `meta` (mvcc/kvstore.go)
 Pairs = Iterator[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a database says about its cluster.
+
+    `version`: the minor version of etcd that the cluster had, such as `3.5`, or "" if the database does not name it.
+    `users`: the names of etcd's users. `auth`: whether etcd's authentication is on.
+    """
+
+    revision: int
+    version: str
+    auth: bool
+    users: frozenset[str]
+
+
+def database_facts(path: Path) -> Facts:
+    """Return the facts in a database file. Raise ValueError if the file is not a database of etcd."""
+    with path.open("rb") as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _facts(data)
+        except (struct.error, OverflowError, ValueError) as error:
+            is_clear = type(error) is ValueError and "mmap" not in str(error)
+            raise ValueError(str(error) if is_clear else "it is not a database of etcd") from None
+
+
+def _facts(data: mmap.mmap) -> Facts:
+    size, root = _newest_meta(data)
+    buckets = dict(_pairs(data, root * size, size))
+
+    def bucket(name: bytes) -> dict[bytes, bytes]:
+        return dict(_bucket(data, buckets[name], size)) if name in buckets else {}
+
+    version = bucket(b"cluster").get(b"clusterVersion", b"").decode(errors="replace")
+    return Facts(
+        revision=_revision(data),
+        version=".".join(version.split(".")[:2]) if version[:1].isdigit() else "",
+        auth=bucket(b"auth").get(b"authEnabled") == b"\x01",
+        users=frozenset(name.decode(errors="replace") for name in bucket(b"authUsers")),
+    )
 
 
 def database_revision(path: Path | int) -> int:

@@ -74,6 +74,7 @@ def bake(
     change: Callable[[Authorities], Authorities] = lambda found: found,
     agreed: Agreed | None = None,
     announce: Announce = lambda _: None,
+    snapshot: tuple[Artifact, ...] = (),
 ) -> Baked:
     """Write keys, certificates, seeds and ISOs to the store's folder.
 
@@ -82,6 +83,8 @@ def bake(
     `passphrase`: decrypts the CA key, or encrypts a CA key that is not encrypted yet.
     `renew`: owners (see `pki.PlannedCertificate`) whose certificates are replaced even if they are valid.
     `change`: returns the CAs to use instead of the existing CAs, for example in a CA rotation.
+    `snapshot`: a snapshot and its record for the first node's ISO. The cluster is then no longer sealed, so that new
+    nodes can start it with the snapshot's data.
 
     If the nodes share a certificate and `renew` contains one node, all nodes get the new certificate. If the operator's
     certificate expires soon, bake renews the certificate.
@@ -107,7 +110,7 @@ def bake(
         signed = collect_issued(store, plan, found, now=now)
         if signed.missing:
             _request_certificates(store, signed, user_input)
-        found, seal = signed.keyring, load_seal(store)
+        found, seal = signed.keyring, () if snapshot else load_seal(store)
         issuers = found.authorities.issuers
         missing = pki.missing_certificates(plan, issuers, found.planned(plan), now=now)
         days = pki.days_limited_by_ca(plan, issuers, [one.role for one in missing], now=now)
@@ -118,7 +121,10 @@ def bake(
             pki.pregenerated_keys(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
-            files = _all_files(plan, found, extras, seal, now=now, passphrase=passphrase, new_key=new_key)
+            files = _all_files(
+                plan, found, extras, seal, () if seal else snapshot or _kept_snapshot(store),
+                now=now, passphrase=passphrase, new_key=new_key,
+            )  # fmt: skip
             for artifact in recorded(store, plan, chain(signed.files, user_input, files)):
                 folder.write(artifact)
             for path in signed.taken:
@@ -153,6 +159,7 @@ def _all_files(
     found: Keyring,
     extras: tuple[Artifact, ...],
     seal: tuple[Artifact, ...],
+    snapshot: tuple[Artifact, ...],
     *,
     now: datetime,
     passphrase: bytes | None,
@@ -183,7 +190,15 @@ def _all_files(
     yield from operator_files(plan, trust, {str(pki.Role.CLIENT): client, **users})
     yield from seal
     for node, credentials in zip(plan.nodes, nodes, strict=True):
-        yield from node_files(plan, node, trust, credentials, extras, sealed=bool(seal))
+        yield from node_files(plan, node, trust, credentials, extras, sealed=bool(seal), snapshot=snapshot)
+
+
+def _kept_snapshot(store: Store) -> tuple[Artifact, ...]:
+    """Return the snapshot that the first node of a cluster that has not started yet shall restore."""
+    names = (iso.SEED_SNAPSHOT, iso.SEED_SNAPSHOT_RECORD)
+    paths = [path for path in map(PurePosixPath, store.manifest()) if PurePosixPath(path.name) in names]
+    found = {path.name: data for path in paths if (data := store.read(path)) is not None}
+    return tuple(Artifact(name, found[str(name)], mode=0o600, secret=True) for name in names if str(name) in found)
 
 
 def _limited_by_ca(plan: ClusterPlan, store: Store, days: int) -> str:
@@ -249,11 +264,12 @@ def node_files(
     extras: tuple[Artifact, ...],
     *,
     sealed: bool,
+    snapshot: tuple[Artifact, ...] = (),
 ) -> Iterator[Artifact]:
-    """Yield a node's seed files and ISO. Until the cluster is sealed, the first node gets the bootstrap permit."""
+    """Yield a node's seed files and ISO. Until the cluster is sealed, the first node gets the permit and a snapshot."""
     files = iso.seed_files(plan, node, guest_files.guest_files(plan, node, trust, credentials))
     if node.bootstrap and not sealed:
-        files += (Artifact(iso.SEED_PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True),)
+        files += (Artifact(iso.SEED_PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True), *snapshot)
     for file in (*files, iso.pack((*files, *extras))):
         yield Artifact(node.name / file.path, file.data, file.mode, file.secret)
 

@@ -75,12 +75,13 @@ def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: dat
 
 
 def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:
-    """Remove the bootstrap permit from the first node's ISO, atomically. Return whether a file changed.
+    """Remove the bootstrap permit and a snapshot from the first node's ISO, atomically. Return whether a file changed.
 
-    All files on the ISO except the permit stay unchanged, so the node's configuration does not change.
+    The other files on the ISO stay unchanged, so the node's configuration does not change.
     """
     first = next(node for node in plan.nodes if node.bootstrap)
-    permit, path = PurePosixPath(first.name) / iso.SEED_PERMIT, PurePosixPath(first.name) / SEED_ISO
+    home = PurePosixPath(first.name)
+    removed, path = [home / name for name in iso.UNTIL_SEALED], home / SEED_ISO
     with store.locked(report):
         store.check()
         if plan_cluster(load_kept(store.folder / SPEC)).nodes != plan.nodes:
@@ -92,15 +93,15 @@ def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report
             text = "is missing" if image is None else "was changed after bake wrote it"
             raise InputError.one(str(store.folder / path), text, f"bake again, then run {command(store, 'seal')}")
         files = iso.unpack(image, where=str(store.folder / path))
-        kept = [file for file in files if file.path != iso.SEED_PERMIT]
-        if seal_file and len(kept) == len(files) and store.read(permit) is None:
+        kept = [file for file in files if file.path not in iso.UNTIL_SEALED]
+        if seal_file and len(kept) == len(files) and not any(map(store.has, removed)):
             return False
         with store.replacing() as folder:
             packed = iso.pack(kept)
             folder.write(Artifact(path, packed.data, packed.mode, packed.secret))
             for artifact in seal_file or (_new_seal_file(first, now),):
                 folder.write(artifact)
-            folder.keep_others(permit)
+            folder.keep_others(*removed)
     return True
 
 

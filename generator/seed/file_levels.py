@@ -65,6 +65,7 @@ VARIABLES: Mapping[PurePosixPath, tuple[Rule, ...]] = {
         Rule("BAKE_BOOTSTRAP", Level.LIVE),
         Rule("BAKE_TOKEN", Level.LIVE),
         Rule("BAKE_PERMIT_SHA256", Level.LIVE),
+        Rule("BAKE_SNAPSHOT", Level.LIVE),
         Rule("BAKE_JOIN", Level.LIVE),
     ),
     CONF: (

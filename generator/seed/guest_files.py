@@ -30,6 +30,8 @@ from generator.seed.guest_paths import (
     PKI_DIR,
     RESTART,
     RUNTIME_PERMIT,
+    SNAPSHOT,
+    SNAPSHOT_RECORD,
     UDEV_RULES,
     UNITS,
 )
@@ -69,14 +71,15 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     # Mode 0600 is enough for etcd.conf and bake.env, because systemd reads both files as root (CIS benchmark, 1.1.7).
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
-    yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), permit=RUNTIME_PERMIT)
-    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, "permit": RUNTIME_PERMIT}
+    start = {"permit": RUNTIME_PERMIT, "snapshot": SNAPSHOT, "snapshot_record": SNAPSHOT_RECORD}
+    yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), **start)
+    places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, **start}
     yield _unit("etcd.service", user="etcd", restart=RESTART, data_disk=plan.spec.vm.data_disk, **places)
     if plan.spec.vm.data_disk:
         yield _script("etcd-data")
         yield _unit("etcd-data.service")
         yield Artifact(UNITS / DATA_MOUNT, guest_source(UNITS / DATA_MOUNT))
-    for module in ("join_decision.py", "node.py", "cluster.py", "peers.py"):
+    for module in ("join_decision.py", "node.py", "cluster.py", "peers.py", "restore.py"):
         yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
     yield _script("etcd-join")
     yield _script("etcd-start")
@@ -157,6 +160,7 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
         # seed. Nodes with an older bake.env know only the name BAKE_PERMIT, so do not rename the variable.
         "BAKE_PERMIT": cluster_id(plan, identity),
         "BAKE_PERMIT_FILE": str(RUNTIME_PERMIT),
+        "BAKE_SNAPSHOT": str(SNAPSHOT),
         **({"BAKE_PERMIT_SHA256": hashlib.sha256(permit.encode()).hexdigest()} if permit else {}),
         "BAKE_JOIN": str(spec.join),
         "BAKE_DATA_DIR": spec.etcd.data_dir,

@@ -15,3 +15,6 @@ UDEV_RULES = PurePosixPath("/etc/udev/rules.d")
 RUNTIME_PERMIT = PurePosixPath("/run/bake/bootstrap-permit")  # /run is in memory, not on the node's disk
 DATA_MOUNT = "var-lib-etcd.mount"  # the unit that mounts the data disk at /var/lib/etcd
 RESTART = PurePosixPath("/run/bake/restart-etcd")
+# The first node's copy of the snapshot that it restores. A snapshot can be too large for a file system in memory.
+SNAPSHOT = PurePosixPath("/var/lib/bake/snapshot.db")
+SNAPSHOT_RECORD = PurePosixPath("/var/lib/bake/snapshot.json")

@@ -32,6 +32,9 @@ ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this la
 USER_DATA = PurePosixPath("user-data")
 # The permit is not in user-data, because the instance-id is a digest of user-data and must not depend on the permit.
 SEED_PERMIT = PurePosixPath("bootstrap-permit")
+# The first node restores this snapshot before it starts the cluster. bake removes both files with the permit.
+SEED_SNAPSHOT, SEED_SNAPSHOT_RECORD = PurePosixPath("snapshot.db"), PurePosixPath("snapshot.json")
+UNTIL_SEALED = (SEED_PERMIT, SEED_SNAPSHOT, SEED_SNAPSHOT_RECORD)
 # The date in the ISO's volume descriptor is fixed, so that the same files always give the same ISO.
 _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
 

@@ -74,9 +74,9 @@ class Keyring:
         return end if is_soon and end < issuer.certificate.not_valid_after_utc else None
 
 
-def read_passphrase(path: Path) -> bytes:
+def read_passphrase(path: Path, flag: str = "--ca-passphrase-file") -> bytes:
     """Return the first line of a file as the passphrase, like OpenSSL's option `-passin file:`. Raises InputError."""
-    flag, hint = "--ca-passphrase-file", "give a file with the passphrase on its first line"
+    hint = "give a file with the passphrase on its first line"
     check_secret(path, f"{flag}: {path}")
     try:
         with path.open("rb") as file:

@@ -51,6 +51,10 @@ class Store:
                 str(self.folder / path), f"cannot be read: {error.strerror}", "check its owner"
             ) from None
 
+    def has(self, path: str | PurePosixPath) -> bool:
+        """Return whether the folder has a file."""
+        return (self.folder / path).is_file()
+
     def manifest(self) -> dict[str, Any]:
         """Return sha256 and mode of each file that the last bake wrote. The result is empty before the first bake."""
         record = self._record()

@@ -25,6 +25,7 @@ _UNFINISHED = ".bake-snapshot-"
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)  # open(2), O_TMPFILE
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TYPES = {"revision": int, "size": int, "quorum": bool}  # of the values of a record; the others are texts
 _MAX_RECORD = 1 << 16  # bytes; a record has less than 1 KiB
 
 
@@ -34,7 +35,7 @@ class Record:
 
     `etcd_cluster_id` and `member_id`: hexadecimal, as in etcdctl. `time`: when bake requested the snapshot, UTC in the
     format of RFC 3339. `size` (bytes) and `sha256`: of the file. The last 32 bytes of the file are etcd's SHA-256 of
-    the bytes before.
+    the bytes before. `quorum`: whether the member had a quorum. Otherwise, the snapshot can lack acknowledged writes.
     """
 
     cluster: str
@@ -47,6 +48,7 @@ class Record:
     time: str
     size: int
     sha256: str
+    quorum: bool = True
 
     def dump(self) -> bytes:
         """Return the content of the record's file."""
@@ -59,8 +61,8 @@ def parse_record(raw: bytes) -> Record:
         found: dict[str, Any] = json.loads(raw)
         if found.pop("format_version").partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
             raise ValueError
-        values = {one.name: found[one.name] for one in fields(Record)}
-        if any(type(value) is not (int if name in ("revision", "size") else str) for name, value in values.items()):
+        values = {one.name: found[one.name] for one in fields(Record) if one.name != "quorum" or "quorum" in found}
+        if any(type(value) is not _TYPES.get(name, str) for name, value in values.items()):
             raise ValueError
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("it is not the record of a snapshot") from None

@@ -36,6 +36,7 @@ from generator.seed.guest_files import Trust, guest_files
 
 GUEST = Path(__file__).parents[2] / "generator/seed/guest/usr/libexec/bake"
 ETCD_UNIT = GUEST.parents[2] / "etc/systemd/system/etcd.service.j2"
+PLACES = ("/etc/etcd/", "/var/lib/etcd", "/var/lib/bake", "/run/etcd", "/run/bake")
 Process = subprocess.Popen[Any]
 RESTART_DELAY = 0.2  # in place of the unit's RestartSec, which is too long for a test
 PATIENCE = 6  # a busy machine may need this many times longer than a quiet machine
@@ -63,6 +64,7 @@ class Node:
         self.on = False
         self.promotes = True
         self.sealed = False
+        self.snapshot: dict[str, bytes] = {}
         self._processes: list[Process] = []
         self._promoter: Process | None = None
         self._thread: threading.Thread | None = None
@@ -75,13 +77,13 @@ class Node:
 
     def _write(self, files: dict[str, bytes]) -> None:
         self.write_files(files)
-        for folder in ("run/etcd", "var/lib/etcd", "run/bake"):
+        for folder in ("run/etcd", "var/lib/etcd", "var/lib/bake", "run/bake"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         self._copy_permit()
 
     def write_files(self, files: dict[str, bytes]) -> None:
         """Write files of the seed, with the paths of this node's folder in place of a real node's paths."""
-        moved = {place: f"{self.root}{place}" for place in ("/etc/etcd/", "/var/lib/etcd", "/run/etcd", "/run/bake")}
+        moved = {place: f"{self.root}{place}" for place in PLACES}
         moved["/usr/bin/etcdctl"] = str(self.tools.bin_dir / "etcdctl")
         moved["systemd/journal"] = "stderr"  # the node has no journal
         for path, data in files.items():
@@ -93,9 +95,16 @@ class Node:
             target.write_text(text)
 
     def _copy_permit(self) -> None:
-        """Copy the bootstrap permit from the ISO, as bootcmd does at each boot."""
+        """Copy the bootstrap permit and the snapshot from the ISO, as bootcmd does at each boot."""
         if self.plan.bootstrap and not self.sealed:
             self.permit.write_text(f"{self.right}\n")
+            for name, data in self.snapshot.items():
+                (self.root / "var/lib/bake" / name).write_bytes(data)
+
+    def insert_snapshot(self, files: dict[str, bytes]) -> None:
+        """Put a snapshot on the ISO, next to the permit."""
+        self.snapshot = files
+        self._copy_permit()
 
     @property
     def permit(self) -> Path:
@@ -200,6 +209,8 @@ class Node:
                 pass
         if etcd.poll() is None:
             self.permit.unlink(missing_ok=True)  # ExecStartPost
+            for name in self.snapshot:
+                (self.root / "var/lib/bake" / name).unlink(missing_ok=True)
         if self.promotes and etcd.poll() is None:
             threading.Thread(target=self._promote, args=[etcd], daemon=True).start()
         code = etcd.wait()

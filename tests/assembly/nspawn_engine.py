@@ -26,7 +26,7 @@ from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from tests.assembly.nspawn_lab import PATIENCE, NspawnLab, strict_units
 
-SEED = ("network-config", "user-data", "meta-data", "bootstrap-permit")
+SEED = ("network-config", "user-data", "meta-data", "bootstrap-permit", "snapshot.db", "snapshot.json")
 REBOOT = 133  # nspawn's exit code if the container reboots (EXIT_FORCE_RESTART)
 Definition = dict[str, str | int]
 # Stands for udev, which starts apply-seed.service at boot if an ISO is in the drive (80-bake-seed.rules).

@@ -58,7 +58,7 @@ class NspawnLab:
         self.hub = f"{self.prefix}-hub"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._links = count()
-        self._connected: list[str] = []
+        self._connected: dict[str, str] = {}  # the nodes' links in the hub
 
     def __enter__(self) -> Self:
         self._make_hub()
@@ -92,19 +92,24 @@ class NspawnLab:
 
     def _connect(self, node: NodePlan) -> None:
         """Give the node a network namespace that is connected to the hub."""
-        netns, subnet, number = self._netns(node.name), self.plan.network.subnet, next(self._links)
-        self._connected.append(node.name)
+        netns, subnet, link = self._netns(node.name), self.plan.network.subnet, f"v{next(self._links)}"
+        self._connected[node.name] = link
         ip("netns", "add", netns)
         ip("-n", netns, "link", "set", "lo", "up")
-        ip("-n", netns, "link", "add", "host0", "type", "veth", "peer", "name", f"v{number}", "netns", self.hub)
+        ip("-n", netns, "link", "add", "host0", "type", "veth", "peer", "name", link, "netns", self.hub)
         ip("-n", netns, "address", "add", f"{node.address}/{subnet.prefixlen}", "dev", "host0", "nodad")
         ip("-n", netns, "link", "set", "host0", "up")
-        self._in_hub("link", "set", f"v{number}", "master", "br0", "up")
+        self._in_hub("link", "set", link, "master", "br0", "up")
 
     def _disconnect(self, node: str) -> None:
+        """Delete the node's link and network namespace.
+
+        The kernel may delete a namespace seconds later. Until then, two nodes would have the same address.
+        """
+        with suppress(subprocess.CalledProcessError):
+            self._in_hub("link", "delete", self._connected.pop(node))
         with suppress(subprocess.CalledProcessError):
             ip("netns", "delete", self._netns(node))
-        self._connected.remove(node)
 
     def _prepare(self, node: NodePlan) -> None:
         """Give the node a new disk, which is an empty upper layer with the seed."""
@@ -112,7 +117,7 @@ class NspawnLab:
         for name in ("upper", "overlay", "mnt", "medium"):
             (work / name).mkdir(parents=True)
         # The files that bootcmd reads; cloud-init's seed is below.
-        for name in ("meta-data", "network-config", "bootstrap-permit"):
+        for name in ("meta-data", "network-config", "bootstrap-permit", "snapshot.db", "snapshot.json"):
             if (self.folder / node.name / name).exists():
                 shutil.copy(self.folder / node.name / name, work / "medium" / name)
         upper = work / "upper"

@@ -456,6 +456,36 @@ SEED = {"user-data": "#cloud-config", "bootstrap-permit": "etcd-1234\n"}
 MOUNTED = ["mount -o ro LABEL=cidata /run/bake/seed", "umount /run/bake/seed"]
 
 
+RESTORING = {**SEED, "snapshot.db": "data", "snapshot.json": "{}"}
+
+
+def test_a_snapshot_is_copied_to_the_disk_for_root_only(desk: Desk) -> None:
+    for _ in "12":
+        boot(desk, medium=RESTORING)
+        for name in ("snapshot.db", "snapshot.json"):
+            copy = desk.root / "var/lib/bake" / name
+            assert (copy.read_text(), copy.stat().st_mode & 0o777) == (RESTORING[name], 0o600)
+        assert (desk.root / "var/lib/bake").stat().st_mode & 0o005 == 0o005, "etcd reads its copy there"
+        assert (desk.root / "run/bake/bootstrap-permit").exists()
+
+
+def test_without_a_copy_of_the_snapshot_there_is_no_permit(desk: Desk) -> None:
+    """With the permit alone, the first node would start an empty cluster in place of the restored one."""
+    desk.program("cp", '#!/bin/sh\ncase "$*" in */medium/*) /bin/cp "$@" ;; *) exit 1 ;; esac\n')
+    boot(desk, medium=RESTORING)
+    assert not (desk.root / "run/bake/bootstrap-permit").exists()
+    assert 'phase=failed detail="cannot copy the snapshot' in (desk.root / "dev/console").read_text()
+
+
+def test_a_copy_of_an_earlier_snapshot_is_removed(desk: Desk) -> None:
+    """Otherwise a cluster that is started anew, without a snapshot, would get the data of the earlier one."""
+    boot(desk, medium=RESTORING)
+    shutil.rmtree(desk.root / "medium")
+    boot(desk, medium=SEED)
+    assert [path.name for path in (desk.root / "var/lib/bake").iterdir() if "snapshot" in path.name] == []
+    assert (desk.root / "run/bake/bootstrap-permit").exists()
+
+
 def test_the_permit_is_copied_from_the_iso_into_memory_only(desk: Desk) -> None:
     for _ in "12":
         assert boot(desk, medium=SEED)[-2:] == MOUNTED

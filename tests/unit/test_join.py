@@ -313,6 +313,20 @@ def test_without_this_clusters_bootstrap_permit_no_cluster_is_started(desk: Desk
     assert words in desk.watch("etcd-join", lambda said: words in said)
 
 
+def test_a_node_that_restores_a_snapshot_does_not_join_another_cluster(desk: Desk) -> None:
+    """It would get the other cluster's data instead of the snapshot's."""
+    first, url = desk.other, desk.node.plan.client_url
+    desk.node, desk.env = first, first.environment() | {"BAKE_POLL_SECONDS": "0.05", "DESK": str(desk.root)}
+    snapshot = Path(desk.env["BAKE_SNAPSHOT"])
+    snapshot.parent.mkdir(parents=True, exist_ok=True)
+    snapshot.touch()
+    host, _, port = url.removeprefix("https://").partition(":")
+    with socket.create_server((host, int(port))):
+        words = f"this node restores a snapshot, but etcd runs at {url}; stop it, and restore again"
+        assert words in desk.watch("etcd-join", lambda said: words in said)
+    assert desk.calls == []
+
+
 def test_no_cluster_is_started_before_every_other_node_reports_an_empty_disk(desk: Desk) -> None:
     first = desk.other
     command, env = first.hook("etcd-join"), first.environment() | {"BAKE_POLL_SECONDS": "0.05"}

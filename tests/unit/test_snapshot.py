@@ -58,7 +58,7 @@ def test_a_snapshot_has_the_data_of_a_follower_and_a_record(
         "format_version": "1.0", "cluster": "etcd", "cluster_id": "0" * 16, "etcd_cluster_id": "cdf818194e3a8c32",
         "member": "etcd2", "member_id": "2", "revision": 12, "etcd_version": "3.5.16",
         "time": now.strftime("%Y-%m-%dT%H:%M:%SZ"), "size": len(DATA) + 32,
-        "sha256": hashlib.sha256(DATA + DIGEST).hexdigest(),
+        "sha256": hashlib.sha256(DATA + DIGEST).hexdigest(), "quorum": True,
     }  # fmt: skip
     assert (done.file, done.removed) == (tmp_path / "a.db", ())
     assert members.calls.count(("etcd2", "Maintenance/Snapshot")) == 1

@@ -59,13 +59,18 @@ class Lab:
         self.run("exec", "kill", "-KILL", pid)
 
 
+def command_words(lab: Lab, name: str, out: Path, command: str, *words: object) -> list[str]:
+    """Return the command line of bake for a cluster."""
+    common = ("--out", str(out), *(("--name", name) if command != "recover" else ()))
+    connect = ("--connect", lab.uri) if command not in ("verify", "backup", "recover") else ()
+    return [sys.executable, "-c", CALL, command, *map(str, words), *common, *connect]
+
+
 def command_line(lab: Lab, name: str, out: Path) -> Run:
     """Return `run`: `run("up", "--nodes", 3)` runs bake for this cluster in a new process in the lab's network."""
 
     def run(command: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        common = ("--name", name, "--out", str(out))
-        connect = ("--connect", lab.uri) if command != "verify" else ()
-        line = [sys.executable, "-c", CALL, command, *map(str, words), *common, *connect]
+        line = command_words(lab, name, out, command, *words)
         result = subprocess.run(line, text=True, capture_output=True, check=False)
         assert result.returncode == code, f"bake {command}: {result.returncode}\n{result.stdout}{result.stderr}"
         return result

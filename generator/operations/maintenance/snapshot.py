@@ -41,18 +41,21 @@ def default_folder(cluster: Cluster) -> Path:
     return cluster.store.out / f"{cluster.plan.name}.snapshots"
 
 
-def take(cluster: Cluster, target: Path | None, *, keep: int | None, now: datetime, report: Report) -> Snapshot:
+def take(
+    cluster: Cluster, target: Path | None, *, keep: int | None, now: datetime, report: Report, node: str | None = None
+) -> Snapshot:
     """Save a snapshot in `target`, which may be a folder. Keep only the newest `keep` snapshots in the same folder.
 
-    The snapshot has all changes that etcd acknowledged before the call.
+    The snapshot has all changes that etcd acknowledged before the call. `node`: save the data of this node, even if it
+    has no quorum. Then the snapshot has only the changes that the node knows.
     """
     if keep is not None and keep < 1:
         raise InputError.one("--keep", f"{keep} is not a number of snapshots", "use 1 or more")
     target = _target(cluster, target, now)
     snapshot_files.refuse_existing(target, cluster.cluster_id)
-    source, revision = _choose(cluster, survey(cluster))
+    source, revision = _named(cluster, node, report) if node else _choose(cluster, survey(cluster))
     record = _save(cluster, source, target, at_least=revision, now=now, report=report)
-    removed = [] if keep is None else snapshot_files.remove_older(target, cluster.cluster_id, keep)
+    removed = [] if keep is None or not record.quorum else snapshot_files.remove_older(target, cluster.cluster_id, keep)
     return Snapshot(file=target, record=record, removed=tuple(removed))
 
 
@@ -70,14 +73,30 @@ def _target(cluster: Cluster, target: Path | None, now: datetime) -> Path:
     return folder / name
 
 
-def _choose(cluster: Cluster, found: Survey) -> tuple[MemberState, int]:
+def _named(cluster: Cluster, name: str, report: Report) -> tuple[NodePlan, int | None]:
+    """Return a node, and the revision that it has now, or None if it has no quorum. Raise BakeError if it is silent."""
+    node = next((one for one in cluster.plan.nodes if one.name == name), None)
+    if node is None:
+        names = ", ".join(one.name for one in cluster.plan.nodes)
+        raise InputError.one("--node", f"there is no node {name!r} in the cluster {cluster.plan.name}", f"use {names}")
+    with client_of(cluster, node.client_url) as etcd:
+        etcd.status()
+        try:
+            return node, etcd.get(b"health", keys_only=True).revision
+        except EtcdError as error:
+            text = "the snapshot lacks the writes that only other members have"
+            report(f"warning: {name} has no quorum ({error.cause}); {text}")
+            return node, None
+
+
+def _choose(cluster: Cluster, found: Survey) -> tuple[NodePlan, int | None]:
     """Return a healthy voter, if possible a follower, and the revision that the voter has now."""
     defects = {one.name: found.defect(one) for one in found.voters}
     candidates = [one for one in found.voters if one.node and defects[one.name] is None]
     for one in sorted(candidates, key=lambda one: (one.member.id == found.leader, found.lag(one))):
         try:
             with client_of(cluster, _node(one).client_url) as etcd:
-                return one, etcd.get(b"health", keys_only=True).revision
+                return _node(one), etcd.get(b"health", keys_only=True).revision
         except EtcdError as error:
             defects[one.name] = error.cause
     causes = "; ".join(f"{name}: {defect}" for name, defect in defects.items() if defect)
@@ -91,16 +110,17 @@ def _node(one: MemberState) -> NodePlan:
 
 
 def _save(
-    cluster: Cluster, source: MemberState, target: Path, *, at_least: int, now: datetime, report: Report
+    cluster: Cluster, node: NodePlan, target: Path, *, at_least: int | None, now: datetime, report: Report
 ) -> Record:
-    node = _node(source)
+    """Save the data of a node. `at_least`: the revision that the data must have; None without a quorum."""
     with client_of(cluster, node.client_url) as etcd, snapshot_files.writing(target) as (data, record_file):
         status = etcd.status()
         size, digest = _receive(etcd, data, target, report)
         made = Record(
             cluster=cluster.plan.name, cluster_id=cluster.cluster_id, etcd_cluster_id=f"{status.cluster_id:x}",
-            member=node.name, member_id=f"{status.member_id:x}", revision=_revision(data, node, at_least),
+            member=node.name, member_id=f"{status.member_id:x}", revision=_revision(data, node, at_least or 0),
             etcd_version=status.version, time=now.strftime("%Y-%m-%dT%H:%M:%SZ"), size=size, sha256=digest,
+            quorum=at_least is not None,
         )  # fmt: skip
         record_file.file.write(made.dump())
         snapshot_files.publish(target, data, record_file)
@@ -163,7 +183,7 @@ def _revision(data: Unfinished, node: NodePlan, at_least: int) -> int:
         found = database_revision(data.file.fileno())
     except ValueError as error:
         raise BakeError(f"{node.name}: the snapshot is damaged: {error}; no file was written") from None
-    if found < at_least:
+    if found < at_least:  # 0 without a quorum
         text = f"the snapshot has revision {found}, but {node.name} had revision {at_least} before"
         raise BakeError(f"{text}; no file was written", hint="run bake verify")
     return found

@@ -69,6 +69,10 @@ class Consoles:
         """Return whether etcd has started since the node applied a seed. A boot starts etcd too."""
         return node in self._voting or node in self._booted
 
+    def is_voting(self, node: str) -> bool:
+        """Return whether the node has printed that it is a voting member."""
+        return node in self._voting or node in self.settled
+
     def _read(self, *, is_old: bool = False) -> list[Event]:
         """Return the new records of all consoles, and store the output unless it is old."""
         events = []

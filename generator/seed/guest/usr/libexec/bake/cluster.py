@@ -27,12 +27,12 @@ class Cluster:
         self.settings = settings
         self.last_endpoint = ""  # the endpoint that answered last
 
-    def ctl(self, *words: str, endpoint: str = "") -> str:
-        """Run etcdctl and return its stdout. Raises RefusedError."""
+    def ctl(self, *words: str, endpoint: str = "", limit: float = 20) -> str:
+        """Run etcdctl for at most `limit` seconds, and return its stdout. Raises RefusedError."""
         where = f"--endpoints={endpoint or self.last_endpoint}"
         command = [self.settings.etcdctl, where, "--dial-timeout=2s", "--command-timeout=5s", *words]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RefusedError(str(error)) from None
         if done.returncode:

@@ -52,6 +52,7 @@ class Situation(Enum):
     MISSED_VOTER = "missed voter"
     RENAMED = "renamed"
     MOVED = "moved"
+    OTHER_CLUSTER = "other cluster"
 
 
 class Action(Enum):
@@ -82,6 +83,7 @@ ACTIONS = {
     Situation.MISSED_VOTER: Action.WAIT,
     Situation.RENAMED: Action.WAIT,
     Situation.MOVED: Action.WAIT,
+    Situation.OTHER_CLUSTER: Action.STAY_OUT,
 }
 REPLACING = "replacing"  # recorded for a node whose data is lost, before its old member is removed
 

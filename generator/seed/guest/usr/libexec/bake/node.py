@@ -32,6 +32,7 @@ class Settings(NamedTuple):
     is_first: bool
     as_learner: bool
     pause: float  # seconds between two attempts
+    snapshot: Path | None  # a copy of the ISO's snapshot; exists only on a first node that must restore it
 
     @property
     def may_bootstrap(self) -> bool:
@@ -59,6 +60,7 @@ def read_settings(env: dict[str, str]) -> Settings:
         is_first=env["BAKE_BOOTSTRAP"] == "yes",
         as_learner=env["BAKE_JOIN"] == "learner",
         pause=float(env.get("BAKE_POLL_SECONDS", "0.5")),
+        snapshot=Path(env["BAKE_SNAPSHOT"]) if "BAKE_SNAPSHOT" in env else None,
     )
 
 
