@@ -19,7 +19,7 @@ from tests.chaos.runner import tell
 from tests.chaos.trial import Outcome, Row, Trial
 
 TOOK = {  # seconds, undisturbed, about
-    "grow": 12.0, "shrink": 6.0, "replace": 9.0, "update": 8.0, "rebuild": 12.0, "rotate": 15.0,
+    "grow": 12.0, "shrink": 6.0, "replace": 9.0, "update": 8.0, "rebuild": 12.0, "rotate": 11.0,
 }  # fmt: skip
 DISK = 400  # MiB of a small disk
 WAL = 80  # MiB of writes after which etcd needs a new file for its write-ahead log
