@@ -88,6 +88,8 @@ PARTS = {
     "modules": Part("a short list of cloud-init modules", remove(_MODULES)),
     "requests": Part("cloud-init does not import requests",
                      edit(_STARTER, "sys.modules.update({name: Deferred(name) for name in DEFERRED})", "pass")),
+    "jsonschema": Part("cloud-init does not import jsonschema",
+                       edit(_STARTER, 'sys.modules["jsonschema"] = None', "pass")),
     "libyaml": Part("cloud-init reads YAML with libyaml",
                     edit(_STARTER, "yaml.SafeLoader = yaml.CSafeLoader", "pass")),
 }  # fmt: skip

@@ -40,7 +40,7 @@ def test_each_part_that_is_a_file_of_the_recipe_can_be_removed(tuning: ModuleTyp
             continue
         removed += [name] if part.undo else []
         assert part.undo is None or differs(TUNED, root)
-    assert {"udev-trigger", "modules", "requests", "libyaml"} <= set(removed)
+    assert {"udev-trigger", "modules", "requests", "jsonschema", "libyaml"} <= set(removed)
 
 
 def differs(old: Path, new: Path) -> bool:
