@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="rewrite tests/golden with the current output")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run slow tests last. With several workers, run them first, so that no worker waits for them at the end.
-
-    With `--dist loadgroup`, one worker runs all tests with VMs, and one runs all tests with nspawn nodes. Other tests
-    of a file stay together.
-    """
+    """Run slow tests last. With several workers, run them first, so that no worker waits for them at the end."""
 
     def tier(item: pytest.Item) -> int:
         return max(
@@ -46,9 +42,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
 
     items.sort(key=tier, reverse=hasattr(config, "workerinput"))  # pytest-xdist sets `workerinput` in its workers
-    for item in items:
-        lane = next((name for name in ("vm", "nspawn") if item.get_closest_marker(name)), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(lane))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, one worker runs all files with VMs, and one runs all files with nspawn nodes.
+
+    Two tests that boot VMs at the same time would take longer than one after the other.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Lanes(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _lane(config.rootpath, nodeid.partition("::")[0])
+
+    return Lanes(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@cache
+def _lane(root: Path, file: str) -> str:
+    if file.startswith("tests/vm/"):
+        return "vm"
+    return "nspawn" if "pytest.mark.nspawn" in (root / file).read_text() else file
 
 
 @pytest.fixture(scope="session")

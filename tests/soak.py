@@ -43,7 +43,7 @@ class Tests:
     rounds: int
 
 
-WORKERS = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 SETS = {
     "processes": Tests("all tests that boot no node", (*WORKERS, "-m", "not nspawn and not vm"), 5),
     "nodes": Tests("all tests that boot nodes", (*WORKERS, "-m", "nspawn or vm"), 2),
