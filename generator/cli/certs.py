@@ -146,15 +146,17 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
       bake certs rotate --ca --ca-certificate corp.pem --ca-key corp.key
     """
     from generator.operations.certs import refuse_during_rotation
+    from generator.store.operation_lock import operation_lock
 
     cluster = open_cluster(options)
     passphrase = ca_passphrase(options, cluster.plan.spec, cluster.store)
     new_cas = given_cas(cluster, ca, all_phases, names, passphrase, options)
-    if ca:
-        _rotate_ca(cluster, new_cas, passphrase, wait, all_phases, options)
-        return
-    refuse_during_rotation(cluster)
-    _renew(cluster, names, passphrase, wait, options)
+    with operation_lock(cluster.store, "bake certs rotate --ca" if ca else "bake certs rotate"):
+        if ca:
+            _rotate_ca(cluster, new_cas, passphrase, wait, all_phases, options)
+            return
+        refuse_during_rotation(cluster)
+        _renew(cluster, names, passphrase, wait, options)
 
 
 def _renew(
@@ -198,10 +200,12 @@ def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
       bake certs deliver etcd3 --wait 600
     """
     from generator.operations.certs import refuse_during_rotation
+    from generator.store.operation_lock import operation_lock
 
     cluster = open_cluster(options)
-    refuse_during_rotation(cluster)
-    _deliver(cluster, _chosen(nodes, [node.name for node in cluster.plan.nodes]), wait, options)
+    with operation_lock(cluster.store, "bake certs deliver"):
+        refuse_during_rotation(cluster)
+        _deliver(cluster, _chosen(nodes, [node.name for node in cluster.plan.nodes]), wait, options)
 
 
 def _rotate_ca(

@@ -83,9 +83,10 @@ def defrag(force: bool, compact: bool, **options: Any) -> None:
       bake defrag --force -o json
     """
     from generator.operations.maintenance import defrag
+    from generator.store.operation_lock import operation_lock
 
     cluster = open_cluster(options)
-    with progress_of((), options) as progress:
+    with operation_lock(cluster.store, "bake defrag"), progress_of((), options) as progress:
         compacted = defrag.compact(cluster, report=progress.line) if compact else None
         found = defrag.defragment(cluster, force=force, report=progress.line)
     if options["output"] == "json":

@@ -32,6 +32,7 @@ from generator.seed import iso
 from generator.store import atomic
 from generator.store.cas import load_phase
 from generator.store.folder import Store
+from generator.store.operation_lock import operation_lock
 
 NODES = ("etcd1", "etcd2", "etcd3")
 Mutual = Callable[["Node", "Node"], bool]
@@ -414,6 +415,16 @@ def test_the_command_names_the_nodes_that_it_waits_for(cluster: Cluster, rack: R
     for words in (["rotate"], ["deliver"]):
         with pytest.raises(InputError, match=r"its CA is being rotated \(phase trust\)"):
             call(cluster, *words)
+
+
+@pytest.mark.parametrize("words", [("rotate", "--ca"), ("rotate",), ("deliver",)])
+def test_no_certificates_change_while_another_command_changes_the_cluster(
+    cluster: Cluster, rack: Rack, no_libvirt: None, words: tuple[str, ...]
+) -> None:
+    before = cluster.store.digest()
+    with operation_lock(cluster.store, "bake apply"), pytest.raises(BakeError, match=r"`bake apply` .* is changing"):
+        call(cluster, *words)
+    assert cluster.store.digest() == before
 
 
 @pytest.fixture
