@@ -136,8 +136,11 @@ class Machines(NspawnLab):
                 (drive / name).unlink(missing_ok=True)
         self._write_definition(node, {**(self.definition(node) or {}), "seed": digest})
         if node in self.running:
-            with suppress(IndexError, FileNotFoundError):  # the node has not begun to boot; drive.service follows
-                self.shell(node, "systemctl --no-block start apply-seed.service", check=False)
+            self._apply_drive(node)
+
+    def _apply_drive(self, node: str) -> None:
+        with suppress(IndexError, FileNotFoundError):  # the node has not begun to boot; drive.service follows
+            self.shell(node, "systemctl --no-block start apply-seed.service", check=False)
 
     def take_out(self, node: str) -> None:
         for name in SEED:

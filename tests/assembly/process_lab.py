@@ -21,7 +21,7 @@ from generator.operations.certs import WAITS
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed.guest.usr.libexec.bake.seed_change import TABLE, Seed, compare, read_seed
 from tests.assembly.miniature import Node, Process, Tools
-from tests.assembly.nspawn_engine import SEED, Definition, Machines
+from tests.assembly.nspawn_engine import Definition, Machines
 
 
 class Records(list[str]):
@@ -115,21 +115,9 @@ class ProcessMachines(Machines):
         (node.root / "seed-id").write_text(seed_id)
         node.records.seed = seed_id
 
-    def insert_all(self, node: str, digest: str) -> None:
-        drive = self.work / node / "medium"
-        for name in SEED:
-            if (self.folder / node / name).exists():
-                shutil.copy(self.folder / node / name, drive / f".{name}")
-                (drive / f".{name}").rename(drive / name)
-            else:
-                (drive / name).unlink(missing_ok=True)
-        self._write_definition(node, {**(self.definition(node) or {}), "seed": digest})
-        if node in self.running:
-            self._apply_while_running(self.nodes[node])
-
-    def _apply_while_running(self, node: PlacedNode) -> None:
+    def _apply_drive(self, name: str) -> None:
         """What apply-seed does on a real node."""
-        found = self._in_drive(node.plan.name)
+        node, found = self.nodes[name], self._in_drive(name)
         if not found or found[0] == node.records.seed:
             return
         old = read_seed(json.loads((node.root / "seed.json").read_text()))
