@@ -18,7 +18,7 @@ SPEC = """
 auth:
   enabled: true
   users: [{name: app1, roles: [app]}]
-  roles: [{name: app, permissions: [{prefix: unique/}]}]
+  roles: [{name: app, permissions: [{prefix: unique/}, {prefix: history/}]}]
 """
 
 
