@@ -61,6 +61,7 @@ class Ended:
 class Written:
     """What a writer has seen. `gaps`: start and length of each long gap between two writes, in seconds.
 
+    `found`: the number of keys at the end. A write without an answer may have taken effect, so it may be `done` + 1.
     `history`: the operations of other clients, as `linearizable.Op`.
     """
 
@@ -69,6 +70,7 @@ class Written:
     gaps: list[tuple[float, float]]
     missing: list[int]
     causes: dict[str, int]
+    found: int
     history: list[list[Any]]
 
     def longest(self, begin: float = 0, end: float = float("inf")) -> float:
@@ -243,7 +245,7 @@ class ChangeLab:
         assert flaws(history) == []
         assert any(op.is_write for op in history)
         assert any(not op.is_write for op in history)
-        self.kept[writer.prefix] = seen.done
+        self.kept[writer.prefix] = seen.found
         return seen
 
     def write_megabytes(self, number: int, node: str) -> None:
@@ -263,6 +265,11 @@ class ChangeLab:
     def members(self) -> list[str]:
         """Return the names of the members, with a question mark for each learner."""
         return sorted(self.ask("*(f'{one.name}{\"?\" * one.is_learner}' for one in etcd.members())").split())
+
+    def must_have_all_keys(self) -> None:
+        """Fail if a key of an earlier writer is missing. A write that had no answer may add a key later."""
+        found = self.counts(*self.kept)
+        assert {prefix: found[prefix] for prefix, number in self.kept.items() if found[prefix] < number} == {}
 
     def count(self, prefix: str) -> int:
         """Return the number of keys that begin with `prefix`."""

@@ -66,6 +66,7 @@ class Writer:
         missing = [number for number in range(self.done) if f"{self.prefix}{number}" not in found]
         return {
             "done": self.done, "refused": self.refused, "gaps": self.gaps, "missing": missing, "causes": self.causes,
+            "found": len(found),
         }  # fmt: skip
 
     def _found(self) -> set[str]:
