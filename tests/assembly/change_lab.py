@@ -88,6 +88,7 @@ class ChangeLab:
     client: str = "etcd-client"  # the certificate of the writers
     kept: dict[str, int] = field(default_factory=dict)
     say: Callable[[str], None] = print
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
     settings: dict[str, int] = field(default_factory=dict)  # values of the cluster file that a test changes
     took: dict[str, float] = field(default_factory=dict)  # the seconds of the last run of each command
 
@@ -132,9 +133,16 @@ class ChangeLab:
         """Start bake in the nodes' network, without a terminal."""
         driver = [sys.executable, "-m", "tests.assembly.apply_driver", str(self.socket), str(self.lab.work)]
         command = ["ip", "netns", "exec", self.lab.hub, *driver, *words, "--out", str(self.store.out)]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Kill every process of bake and every writer, so that a test that waits for them ends."""
+        for process in self.started:
+            process.kill()
 
     def _end(self, process: subprocess.Popen[str]) -> Ended:
         assert process.stderr
@@ -231,6 +239,7 @@ class ChangeLab:
         command = ["ip", "netns", "exec", self.lab.hub, *writer, prefix, *urls]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             process.prefix = prefix
+            self.started.append(process)
             try:
                 yield process
             finally:

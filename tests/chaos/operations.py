@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tests.assembly.process_lab import ProcessMachines
 from tests.assembly.remote import Remote
 from tests.chaos.runner import tell
 from tests.chaos.trial import Outcome, Row, Trial
+from tests.chaos.world import Interrupted
 
 TOOK = {  # seconds, undisturbed, about
     "grow": 12.0, "shrink": 6.0, "replace": 9.0, "update": 8.0, "rebuild": 12.0, "rotate": 11.0,
@@ -28,13 +30,28 @@ STEPS = 6  # operations in one life
 
 @contextmanager
 def _cluster(trial: Trial, size: int) -> Iterator[ChangeLab]:
+    """A cluster of `size` nodes. If the run is to end, what the trial waits for ends."""
     assert trial.tools is not None
-    out = trial.folder / "out/etcd"
+    out, done = trial.folder / "out/etcd", threading.Event()
     machines = ProcessMachines(most_nodes(), out, tools=trial.tools, work=trial.folder / "nodes")
-    with ChangeLab.begun(machines, trial.folder, say=tell) as cluster:
-        if size > 1:
-            cluster.change("apply", "--nodes", str(size))
-        yield cluster
+    try:
+        with ChangeLab.begun(machines, trial.folder, say=tell) as cluster:
+            threading.Thread(target=_stop_when_over, args=(trial, cluster, done), daemon=True).start()
+            if size > 1:
+                cluster.change("apply", "--nodes", str(size))
+            yield cluster
+    except Exception:
+        if trial.over.is_set():
+            raise Interrupted from None
+        raise
+    finally:
+        done.set()
+
+
+def _stop_when_over(trial: Trial, cluster: ChangeLab, done: threading.Event) -> None:
+    while not done.wait(0.2):
+        if trial.over.is_set():
+            cluster.stop()
 
 
 def killed(operation: str) -> Callable[[Trial], Outcome]:
