@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +41,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
 
     items.sort(key=tier, reverse=hasattr(config, "workerinput"))  # pytest-xdist sets `workerinput` in its workers
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadfile`, one worker runs all files with VMs, and one runs all files with nspawn nodes.
-
-    Two tests that boot VMs at the same time would take longer than one after the other.
-    """
-    from xdist.scheduler import LoadFileScheduling
-
-    class Lanes(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _lane(config.rootpath, nodeid.partition("::")[0])
-
-    return Lanes(config, log) if config.getvalue("dist") == "loadfile" else None
-
-
-@cache
-def _lane(root: Path, file: str) -> str:
-    if file.startswith("tests/vm/"):
-        return "vm"
-    return "nspawn" if "pytest.mark.nspawn" in (root / file).read_text() else file
 
 
 @pytest.fixture(scope="session")

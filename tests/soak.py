@@ -36,17 +36,17 @@ while time.monotonic() < end and os.getppid() == parent:
 
 @dataclass(frozen=True)
 class Tests:
-    """A set of tests, with pytest's arguments. tests/conftest.py divides the tests among the workers."""
+    """A set of tests, with the arguments that scripts/test passes to pytest."""
 
     what: str
     arguments: tuple[str, ...]
     rounds: int
 
 
-WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+WORKERS = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
 SETS = {
     "processes": Tests("all tests that boot no node", (*WORKERS, "-m", "not nspawn and not vm"), 5),
-    "nodes": Tests("all tests that boot nodes", (*WORKERS, "-m", "nspawn or vm"), 2),
+    "nodes": Tests("all tests that boot nodes", ("-m", "nspawn or vm"), 2),
 }
 
 

@@ -27,6 +27,8 @@ OUR_UNITS = (
 )  # fmt: skip
 _numbers = count(1)
 PATIENCE = 6  # a busy machine may need this many times longer than a quiet machine
+# systemctl does not wait for the jobs that a job has started, for example with `--no-block`.
+UNTIL_QUIET = "while systemctl list-jobs --no-legend | grep -q .; do sleep 0.1; done"
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
 
 # Runs in a separate mount namespace: mounts a writable layer over the shared root, a cgroup2 hierarchy and the seed,

@@ -15,7 +15,7 @@ from generator.image.base import cache_folder, default_image
 from generator.operations.bake import bake
 from generator.store.folder import Store
 from tests.assembly.firewall_root import firewall_root
-from tests.assembly.nspawn_lab import NspawnLab, ip, strict_units, wait_until_off
+from tests.assembly.nspawn_lab import UNTIL_QUIET, NspawnLab, ip, strict_units, wait_until_off
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -116,7 +116,7 @@ def test_each_port_is_open_to_whom_it_is_for_and_to_them_alone_also_after_a_rebo
     assert rules(lab) == before, "a second run must not change the rules"
 
     for verb in LOADERS.get(wanted, ()):
-        lab.shell("etcd1", f"systemctl {verb}")
+        lab.shell("etcd1", f"systemctl {verb}; {UNTIL_QUIET}")
         assert open_ports(lab) == expected, verb
 
     votes = lab.phases("etcd1").count("voting")

@@ -18,7 +18,7 @@ from generator.operations.bake import bake
 from generator.operations.certs import WAITS
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
-from tests.assembly.nspawn_lab import OUR_UNITS, PATIENCE, NspawnLab, strict_units, wait_until_off
+from tests.assembly.nspawn_lab import OUR_UNITS, PATIENCE, UNTIL_QUIET, NspawnLab, strict_units, wait_until_off
 from tests.assembly.test_nspawn import bake_in_lab, healthy, writing
 
 pytestmark = [
@@ -53,7 +53,7 @@ def rebake(lab: NspawnLab, **fields: object) -> ClusterPlan:
 def apply(lab: NspawnLab, node: str) -> None:
     """Insert the node's seed. In VMs, udev starts apply-seed."""
     lab.insert(node)
-    lab.shell(node, "systemctl start apply-seed")
+    lab.shell(node, f"systemctl start apply-seed; {UNTIL_QUIET}")
 
 
 def seed_id(lab: NspawnLab, node: str) -> str:
