@@ -23,6 +23,7 @@ from tests.vm.conftest import Lab, Run, command_line
 from tests.vm.test_cluster import etcdctl as etcdctl_of
 
 NAME = "disks"
+IMAGES = Path("/var/lib/libvirt/images")  # in the lab
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +127,9 @@ class Machine:
         for disk in [disk for disk in devices.iterfind("disk") if disk.findtext("serial") == "etcd-data"]:
             devices.remove(disk)
         if path:
+            place = IMAGES / path.parent.name / path.name  # where libvirt sees the file
             text = (
-                f"<disk type='file' device='disk'><driver name='qemu' type='{kind}'/><source file='{path}'/>"
+                f"<disk type='file' device='disk'><driver name='qemu' type='{kind}'/><source file='{place}'/>"
                 "<target dev='vdb' bus='virtio'/><serial>etcd-data</serial></disk>"
             )
             devices.insert(1, ElementTree.fromstring(text))  # noqa: S314
