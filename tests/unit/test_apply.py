@@ -268,19 +268,20 @@ def test_an_upgrade_stops_at_the_first_node_that_does_not_come_back(start: Start
     assert engine.calls == ["reimage etcd2", "create etcd2"]
 
 
-def test_a_node_that_loses_power_during_its_step_starts_again(start: Start) -> None:
+@pytest.mark.parametrize("cut", [["etcd2"], ["etcd3"], ["etcd2", "etcd3"]])
+def test_nodes_that_lose_power_during_a_step_start_again(start: Start, cut: list[str]) -> None:
     engine, run = start(3, 3)
     engine.world.pending = {"etcd2": Level.RESTART}
-    take, cuts = engine.world.take, ["etcd2"]
+    take, cuts = engine.world.take, list(cut)
 
     def cut_once(step: Step) -> None:
         take(step)
-        if cuts and step.node == cuts[0]:
-            engine.world.power[cuts.pop()] = Power.STOPPED
+        if step.action is Action.UPDATE:
+            engine.world.power |= dict.fromkeys(cuts, Power.STOPPED)
 
     engine.world.take = cut_once  # type: ignore[method-assign]
     run()
-    assert engine.calls == ["insert etcd2", "create etcd2"]
+    assert engine.calls == ["insert etcd2", *(f"create {name}" for name in cut)]
 
 
 @pytest.mark.parametrize(("have", "want"), [(1, 3), (3, 5), (5, 3), (3, 1), (3, 3)])

@@ -41,12 +41,13 @@ def test_nodes_join_a_running_cluster(bake_in_lab: Run, connection: Any) -> None
     assert steps(bake_in_lab, "plan") == []
 
 
-def test_a_lost_disk_is_replaced_before_an_option_and_the_memory_reach_one_vm_after_the_other(
+def test_a_node_without_its_disks_is_replaced_before_an_option_and_the_memory_reach_one_vm_after_the_other(
     bake_in_lab: Run, connection: Any, tmp_path: Path
 ) -> None:
     """One run replaces a node and reboots the other nodes."""
     connection.lookupByName("grow-etcd2").destroy()
-    connection.storagePoolLookupByName("bake-grow").storageVolLookupByName("etcd2.qcow2").delete()
+    for disk in ("etcd2.qcow2", "etcd2.data.qcow2"):
+        connection.storagePoolLookupByName("bake-grow").storageVolLookupByName(disk).delete()
     config = tmp_path / "change.yaml"
     config.write_text("name: grow\nnodes: 3\nvm: {memory: 1280}\netcd: {options: {max-txn-ops: 256}}\n")
     taken = steps(bake_in_lab, "apply", "--config", config, "--yes")

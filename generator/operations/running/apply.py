@@ -195,11 +195,9 @@ class Apply:
 
     def _finish(self, step: Step) -> None:
         """Wait until the step is done. Raise WaitTimeoutError if it takes too long."""
-        deadline, started_again = time.monotonic() + self.wait, False
+        deadline, started_again = time.monotonic() + self.wait, set[str]()
         while not self._is_done(step):
-            if step.action is not Action.REMOVE and self._has_stopped(step.node):
-                self._start_again(step.node, is_first_time=not started_again)
-                started_again = True
+            self._start_stopped(started_again)
             if time.monotonic() > deadline:
                 look = command(self.cluster.store, f"console {step.node}")
                 text = f"{step.node}: the step `{step.action}` did not end within {self.wait:.0f} s"
@@ -210,18 +208,21 @@ class Apply:
             self._await_settled(step.node, restarts=step.level is Level.RESTART)
             self._empty_drive(step.node)
 
-    def _has_stopped(self, node: str) -> bool:
-        machine = self.engine.machines().get(node)
-        return machine is not None and power_of(machine) is Power.STOPPED
+    def _start_stopped(self, started_again: set[str]) -> None:
+        """Start nodes whose VMs have stopped during the step, because the step may need them for the quorum.
 
-    def _start_again(self, node: str, *, is_first_time: bool) -> None:
-        """Start a node whose VM has stopped during its step, for example because the VM crashed."""
-        if not is_first_time:
-            look, again = (command(self.cluster.store, word) for word in (f"console {node}", "apply"))
-            raise UnhealthyError(f"{node}: its VM has stopped twice", hint=f"see {look}; to go on, run {again}")
-        self.progress.line(f"{node}: its VM has stopped; starting it again")
-        self.consoles.begin(node)
-        self.engine.create(node)
+        `started_again`: the nodes that were started during the step. Raise UnhealthyError if one stops again.
+        """
+        for name, machine in self.engine.machines().items():
+            if not machine.planned or power_of(machine) is not Power.STOPPED:
+                continue
+            if name in started_again:
+                look, again = (command(self.cluster.store, word) for word in (f"console {name}", "apply"))
+                raise UnhealthyError(f"{name}: its VM has stopped twice", hint=f"see {look}; to go on, run {again}")
+            started_again.add(name)
+            self.progress.line(f"{name}: its VM has stopped; starting it again")
+            self.consoles.begin(name)
+            self.engine.create(name)
 
     def _await_settled(self, node: str, *, restarts: bool = False) -> None:
         """Wait until a node has printed that it runs its newest seed and, if `restarts`, has started etcd again.
