@@ -15,6 +15,7 @@ from generator.cli.ca_options import given_cas
 from generator.cli.common import (
     announce_rotation,
     ca_passphrase,
+    changing,
     open_cluster,
     print_json,
     print_table,
@@ -146,12 +147,11 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
       bake certs rotate --ca --ca-certificate corp.pem --ca-key corp.key
     """
     from generator.operations.certs import refuse_during_rotation
-    from generator.store.operation_lock import operation_lock
 
     cluster = open_cluster(options)
     passphrase = ca_passphrase(options, cluster.plan.spec, cluster.store)
     new_cas = given_cas(cluster, ca, all_phases, names, passphrase, options)
-    with operation_lock(cluster.store, "bake certs rotate --ca" if ca else "bake certs rotate"):
+    with changing(cluster, "bake certs rotate --ca" if ca else "bake certs rotate"):
         if ca:
             _rotate_ca(cluster, new_cas, passphrase, wait, all_phases, options)
             return
@@ -200,10 +200,9 @@ def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
       bake certs deliver etcd3 --wait 600
     """
     from generator.operations.certs import refuse_during_rotation
-    from generator.store.operation_lock import operation_lock
 
     cluster = open_cluster(options)
-    with operation_lock(cluster.store, "bake certs deliver"):
+    with changing(cluster, "bake certs deliver"):
         refuse_during_rotation(cluster)
         _deliver(cluster, _chosen(nodes, [node.name for node in cluster.plan.nodes]), wait, options)
 
@@ -271,8 +270,7 @@ def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, An
             found = certs.deliver(cluster, engine, names, seconds=wait, report=progress.line)
     _show(found, cluster, options, **more)
     if found.after_restart:
-        restart = ", ".join(found.after_restart)
-        text = f"{restart}: the configuration changes in the new seed apply at the next restart"
+        text = f"{', '.join(found.after_restart)}: the configuration changes in the new seed apply at the next restart"
         raise UnhealthyError(text, hint=_restart_hint(found, cluster))
 
 
@@ -297,7 +295,6 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
     for name, path in more.get("clients", {}).items():
         click.echo(f"{name}: {path}")
     for name in found.by_hand:
-        image = f"{cluster.store.folder / name}/seed.iso"
-        click.echo(f"bake finds no VM of {name}: insert {image} into the VM's drive", err=True)
+        click.echo(f"{name}: bake finds no VM; insert {cluster.store.folder / name}/seed.iso into its drive", err=True)
     if found.by_hand:
         click.echo("restart a node if its console reports that a new seed takes effect at the next boot", err=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from generator.change.spec_changes import Change
     from generator.config.load import Loaded
     from generator.config.spec import ClusterSpec
+    from generator.operations.baked_cluster import Cluster
     from generator.progress import Progress
     from generator.store.folder import Store
 
@@ -45,6 +46,13 @@ def open_cluster(options: Mapping[str, Any]) -> Any:
     from generator.store.folder import Store
 
     return baked_cluster.open_cluster(Store(options["out"], options["name"]))
+
+
+def changing(cluster: Cluster, command: str) -> AbstractContextManager[None]:
+    """Hold the lock of the commands that change a running cluster. `command`: what the user called."""
+    from generator.store.operation_lock import operation_lock
+
+    return operation_lock(cluster.store, command)
 
 
 def image_cache(options: Mapping[str, Any]) -> Path:

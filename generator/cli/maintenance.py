@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from generator.cli.common import confirm, open_cluster, print_json, print_table, progress_of, refuse_misplaced
+from generator.cli.common import (
+    changing,
+    confirm,
+    open_cluster,
+    print_json,
+    print_table,
+    progress_of,
+    refuse_misplaced,
+)
 from generator.cli.options import cluster_options, option, yes_option
 from generator.cli.root import bake
 
@@ -83,10 +91,9 @@ def defrag(force: bool, compact: bool, **options: Any) -> None:
       bake defrag --force -o json
     """
     from generator.operations.maintenance import defrag
-    from generator.store.operation_lock import operation_lock
 
     cluster = open_cluster(options)
-    with operation_lock(cluster.store, "bake defrag"), progress_of((), options) as progress:
+    with changing(cluster, "bake defrag"), progress_of((), options) as progress:
         compacted = defrag.compact(cluster, report=progress.line) if compact else None
         found = defrag.defragment(cluster, force=force, report=progress.line)
     if options["output"] == "json":

@@ -80,7 +80,7 @@ def test_no_seed_is_left_where_the_vms_run(lab: Lab, connection: Any) -> None:
 
 def test_new_certificates_reach_running_nodes(bake_in_lab: Run, lab: Lab, connection: Any) -> None:
     before = serials(bake_in_lab)
-    bake_in_lab("certs", "rotate", "etcd1", "etcd3")
+    bake_in_lab("certs", "rotate", "etcd1", "etcd3", "--wait", 900)
     assert {owner for (owner, _), one in serials(bake_in_lab).items() if one != before[owner, _]} == {"etcd1", "etcd3"}
     assert json.loads(bake_in_lab("certs", "-o", "json").stdout)["outdated"] == dict.fromkeys(NODES, False)
     bake_in_lab("verify")
@@ -105,7 +105,7 @@ def test_a_seed_that_is_put_in_again_is_looked_at_again(out: Path, lab: Lab, con
 
 def test_a_new_ca_reaches_running_nodes(bake_in_lab: Run, lab: Lab, out: Path, connection: Any) -> None:
     before, authority = serials(bake_in_lab), (out / "life/pki/etcd-ca.pem").read_bytes()
-    done = json.loads(bake_in_lab("certs", "rotate", "--ca", "--all-phases", "-o", "json").stdout)
+    done = json.loads(bake_in_lab("certs", "rotate", "--ca", "--all-phases", "-o", "json", "--wait", 900).stdout)
     assert (done["done"], done["ca_change"]) == ([*NODES], None)
     after = serials(bake_in_lab)
     assert {key for key in before if after[key] == before[key]} == set()
