@@ -65,6 +65,14 @@ def give(cluster: Miniature, source: Source) -> None:
     cluster.nodes[0].insert_snapshot({file.path.name: file.data for file in source.files()})
 
 
+def lost_with_snapshot(cluster: Miniature, folder: Path) -> None:
+    """Stop a cluster that has keys, empty its disks, and give the first node a snapshot of the keys."""
+    filled(cluster)
+    source = saved(cluster, folder / "etcd.db")
+    emptied(cluster)
+    give(cluster, source)
+
+
 def revision(cluster: Miniature, node: Node) -> int:
     return int(json.loads(cluster.etcdctl(node, "endpoint", "status", "-w", "json"))[0]["Status"]["header"]["revision"])
 
@@ -206,10 +214,7 @@ def test_a_first_node_that_loses_power_restores_again_or_resumes(
 
 def test_a_snapshot_of_a_newer_etcd_is_refused_by_the_node(cluster_of: Make, tmp_path: Path) -> None:
     cluster = cluster_of(1)
-    filled(cluster)
-    source = saved(cluster, tmp_path / "etcd.db")
-    emptied(cluster)
-    give(cluster, source)
+    lost_with_snapshot(cluster, tmp_path)
     first = cluster.nodes[0]
     record = first.root / "var/lib/bake/snapshot.json"
     record.write_text(record.read_text().replace('"3.5"', '"3.6"'))
@@ -221,10 +226,7 @@ def test_a_snapshot_of_a_newer_etcd_is_refused_by_the_node(cluster_of: Make, tmp
 
 def test_a_node_without_etcdutl_says_so(cluster_of: Make, tmp_path: Path) -> None:
     cluster = cluster_of(1)
-    filled(cluster)
-    source = saved(cluster, tmp_path / "etcd.db")
-    emptied(cluster)
-    give(cluster, source)
+    lost_with_snapshot(cluster, tmp_path)
     first, programs = cluster.nodes[0], tmp_path / "bin"
     programs.mkdir()
     (programs / "etcd").symlink_to(cluster.tools.bin_dir / "etcd")
