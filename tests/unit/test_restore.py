@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,14 @@ def test_the_question_says_that_newer_changes_are_lost(cluster: Cluster, monkeyp
         monkeypatch.setattr(restore, "_answering", lambda _cluster, newest=newest: {"etcd1": 1, "etcd2": newest})
         found = restore.assess(cluster, source, machines)
         assert found.doubts == tuple(text.format(newest, source.facts.revision) for text in expected)
+
+
+@pytest.mark.parametrize("disk", ["disk_size", "data_size"])
+def test_the_question_lists_a_disk_whose_vm_is_gone(cluster: Cluster, disk: str) -> None:
+    machines = {name: MachineStatus(node=name, state=State.MISSING) for name in NAMES}
+    machines["etcd2"] = replace(machines["etcd2"], **{disk: 3 << 30})
+    found = restore.assess(cluster, read_source(Path("etcd.db").absolute()), machines)
+    assert found.machines == ("etcd2: the VM (missing), its disk (3072 MiB) with all data",)
 
 
 def test_a_member_that_bake_cannot_stop_is_refused(
