@@ -106,19 +106,31 @@ class ChangeLab:
         cls, machines: Machines, work: Path, *words: str, say: Callable[[str], None] = print
     ) -> Iterator[Self]:
         """A sealed cluster with one node of the machines."""
-        with machines as lab, served(lab, work / "socket"):
-            here = cls(lab, Store(work / "out", "etcd"), work / "socket", say=say)
-            here._begin(*words)
+        with cls.blank(machines, work, say=say) as here:
+            here.make_seeds(1, *words)
+            here.assemble("etcd1")
             yield here
 
-    def _begin(self, *words: str) -> None:
-        assert self.bake("--nodes", "1", *words).code == 0
+    @classmethod
+    @contextmanager
+    def blank(cls, machines: Machines, work: Path, *, say: Callable[[str], None] = print) -> Iterator[Self]:
+        """Machines without a cluster."""
+        with machines as lab, served(lab, work / "socket"):
+            yield cls(lab, Store(work / "out", "etcd"), work / "socket", say=say)
+
+    def make_seeds(self, nodes: int, *words: str) -> None:
+        assert self.bake("--nodes", str(nodes), *words).code == 0
+
+    def assemble(self, *nodes: str, fault: Callable[[], object] = lambda: None) -> None:
+        """Start the nodes, call `fault`, wait until all nodes vote, and seal the cluster."""
         engine = self.engine()
-        engine.create("etcd1")
-        took = self.lab.wait_for("settled", "etcd1", timeout=120)
-        self.say(f"the first node: {took:.1f} s from power-on to settled")
+        engine.create(*nodes)
+        fault()
+        self.took["assemble"] = took = self.lab.wait_for("settled", *nodes, timeout=120)
+        self.say(f"{' '.join(nodes)}: {took:.1f} s until settled")
         assert self.bake("seal").code == 0
-        engine.remove_seed("etcd1")
+        for node in nodes:
+            engine.remove_seed(node)
 
     def engine(self) -> NspawnEngine:
         cluster = open_cluster(self.store)

@@ -10,6 +10,7 @@ import json
 import shutil
 import signal
 import subprocess
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -20,8 +21,10 @@ from generator.engine import State
 from generator.operations.certs import WAITS
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed.guest.usr.libexec.bake.seed_change import TABLE, Seed, compare, read_seed
+from tests.assembly import processes
 from tests.assembly.miniature import Node, Process, Tools
 from tests.assembly.nspawn_engine import Definition, Machines
+from tests.assembly.process_clock import Clocks
 
 
 class Records(list[str]):
@@ -63,9 +66,12 @@ class ProcessMachines(Machines):
         self.tools = tools
         self.nodes: dict[str, PlacedNode] = {}
         self._mounted: list[Path] = []
+        self._clocks: dict[str, int] = {}  # seconds that a node's clock differs from the machine's clock
+        self._over = threading.Event()
 
     def __enter__(self) -> Self:
         self.work.mkdir(parents=True, exist_ok=True)
+        threading.Thread(target=self._keep_clocks, daemon=True).start()
         return super().__enter__()
 
     def facts(self) -> dict[str, tuple[State, Definition, bool, bool]]:
@@ -162,7 +168,6 @@ class ProcessMachines(Machines):
         self.nodes.pop(node, None)
         shutil.rmtree(self.work / node / "upper")
 
-
     # --- faults ---------------------------------------------------------------------------------------------------
 
     def disturb_link(self, node: str, kind: str) -> None:
@@ -210,11 +215,24 @@ class ProcessMachines(Machines):
     def free_disk(self, node: str) -> None:
         (self.work / node / "upper/var/lib/etcd/filler").unlink(missing_ok=True)
 
+    def set_clock(self, node: str, seconds: int) -> None:
+        """Let a node's clock jump, so that it differs from the machine's clock by `seconds`."""
+        self._clocks[node] = seconds
+
+    def _keep_clocks(self) -> None:
+        """Set the clock of each process of a node, also of a process that starts later."""
+        clocks = Clocks()
+        while not self._over.wait(0.05):
+            for node, seconds in list(self._clocks.items()):
+                for process in processes.below(self.work / node):
+                    clocks.shift(process.pid, seconds)
+
     def log(self, node: str) -> str:
         """Return what etcd has logged on the node's current disk."""
         return (self.work / node / "upper/log").read_text(errors="replace")
 
     def __exit__(self, *words: object) -> None:
+        self._over.set()
         for node in list(self.running):
             self.cut_power(node)
         for folder in self._mounted:

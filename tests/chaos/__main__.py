@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from generator.image.base import cache_folder, default_image
+from tests.assembly import processes
 from tests.assembly.miniature import Tools
-from tests.chaos import processes, report
+from tests.chaos import report
 from tests.chaos.rows import ROWS
 from tests.chaos.runner import Runner, tell
 

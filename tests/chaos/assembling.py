@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from tests.assembly import processes
 from tests.assembly.miniature import Node
-from tests.chaos import processes
 from tests.chaos.trial import Outcome, Row, Trial
 from tests.chaos.world import World, shuffled
 

@@ -7,7 +7,6 @@ second run of bake must finish what the first run began.
 from __future__ import annotations
 
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 
 from tests.assembly.change_lab import ChangeLab, most_nodes
 from tests.assembly.process_lab import ProcessMachines
-from tests.assembly.remote import Remote
 from tests.chaos.runner import tell
 from tests.chaos.trial import Outcome, Row, Trial
 from tests.chaos.world import Interrupted
@@ -23,22 +21,18 @@ from tests.chaos.world import Interrupted
 TOOK = {  # seconds, undisturbed, about
     "grow": 12.0, "shrink": 6.0, "replace": 9.0, "update": 8.0, "rebuild": 12.0, "rotate": 11.0,
 }  # fmt: skip
-DISK = 400  # MiB of a small disk
-WAL = 80  # MiB of writes after which etcd needs a new file for its write-ahead log
 STEPS = 6  # operations in one life
 
 
 @contextmanager
-def _cluster(trial: Trial, size: int) -> Iterator[ChangeLab]:
-    """A cluster of `size` nodes. If the run is to end, what the trial waits for ends."""
+def no_cluster(trial: Trial) -> Iterator[ChangeLab]:
+    """Machines without a cluster. If the run is to end, what the trial waits for ends."""
     assert trial.tools is not None
     out, done = trial.folder / "out/etcd", threading.Event()
     machines = ProcessMachines(most_nodes(), out, tools=trial.tools, work=trial.folder / "nodes")
     try:
-        with ChangeLab.begun(machines, trial.folder, say=tell) as cluster:
+        with ChangeLab.blank(machines, trial.folder, say=tell) as cluster:
             threading.Thread(target=_stop_when_over, args=(trial, cluster, done), daemon=True).start()
-            if size > 1:
-                cluster.change("apply", "--nodes", str(size))
             yield cluster
     except Exception:
         if trial.over.is_set():
@@ -46,6 +40,17 @@ def _cluster(trial: Trial, size: int) -> Iterator[ChangeLab]:
         raise
     finally:
         done.set()
+
+
+@contextmanager
+def running_cluster(trial: Trial, size: int) -> Iterator[ChangeLab]:
+    """A cluster of `size` nodes."""
+    with no_cluster(trial) as cluster:
+        cluster.make_seeds(1)
+        cluster.assemble("etcd1")
+        if size > 1:
+            cluster.change("apply", "--nodes", str(size))
+        yield cluster
 
 
 def _stop_when_over(trial: Trial, cluster: ChangeLab, done: threading.Event) -> None:
@@ -58,63 +63,19 @@ def killed(operation: str) -> Callable[[Trial], Outcome]:
     """Return the trial of a row that kills one operation on a cluster of three nodes."""
 
     def run(trial: Trial) -> Outcome:
-        with _cluster(trial, 3) as cluster:
+        with running_cluster(trial, 3) as cluster:
             started = time.monotonic()
             trial.label = _kill(cluster, trial.rng, operation, size=3, number=trial.number)
-            _must_be_whole(cluster)
+            must_be_whole(cluster)
             return Outcome(label=operation, seconds=time.monotonic() - started)
 
     return run
 
 
-def disturbed(trial: Trial) -> Outcome:
-    """Disturb the links of one or two nodes for some seconds while an operation runs."""
-    rng, operation = trial.rng, trial.rng.choice(list(TOOK))
-    with _cluster(trial, 3) as cluster:
-        kind, victims = rng.choice(("cut", "lossy", "slow")), rng.sample(_names(3), rng.choice((1, 2)))
-        seconds = rng.uniform(2, 12)
-
-        def fault(process: subprocess.Popen[str]) -> str:
-            for node in victims:
-                machines.disturb_link(node, kind)
-            time.sleep(seconds)
-            machines.calm_links()
-            return f"{' and '.join(victims)} {kind} for {seconds:.1f} s"
-
-        started, machines = time.monotonic(), Remote(cluster.socket)
-        words, again = _commands(cluster, rng, operation, size=3, number=trial.number)
-        trial.label = cluster.disturb(rng.uniform(0, TOOK[operation]), fault, *words, again=again)
-        _must_be_whole(cluster)
-        return Outcome(label=kind, seconds=time.monotonic() - started)
-
-
-def full_disk(trial: Trial) -> Outcome:
-    """Fill a member's disk while an operation runs, until etcd on this member ends. Then free the disk."""
-    rng, operation = trial.rng, trial.rng.choice(("grow", "update"))
-    with _cluster(trial, 3) as cluster:
-        victim, other = rng.sample(_names(3), 2)
-        machines = Remote(cluster.socket)
-        machines.shrink_disk(victim, DISK)
-
-        def fault(process: subprocess.Popen[str]) -> str:
-            machines.fill_disk(victim)
-            cluster.write_megabytes(WAL, other)
-            time.sleep(rng.uniform(1, 5))
-            machines.free_disk(victim)
-            return f"{victim}'s disk full"
-
-        started = time.monotonic()
-        words, again = _commands(cluster, rng, operation, size=3, number=trial.number)
-        trial.label = cluster.disturb(rng.uniform(0, TOOK[operation]), fault, *words, again=again)
-        assert "no space left on device" in machines.log(victim), "etcd did not notice the full disk"
-        _must_be_whole(cluster)
-        return Outcome(label=operation, seconds=time.monotonic() - started)
-
-
 def life(trial: Trial) -> Outcome:
     """Some operations in any order; each may be killed, or a node may have lost its disk before."""
     rng, size, done = trial.rng, trial.rng.choice((1, 3)), []
-    with _cluster(trial, size) as cluster:
+    with running_cluster(trial, size) as cluster:
         started = time.monotonic()
         for number in range(STEPS):
             operation = rng.choice([*TOOK, *(["lost"] if size > 1 else [])])
@@ -125,25 +86,25 @@ def life(trial: Trial) -> Outcome:
             done.append(operation)
             trial.label = f"{', '.join(done)} from {size} nodes"
             if operation == "lost":
-                cluster.lab.lose_disk(rng.choice(_names(size)))
+                cluster.lab.lose_disk(rng.choice(names(size)))
                 assert [action for action, _ in cluster.change("apply")] == ["replace"]
             elif rng.random() < 0.5:
                 _kill(cluster, rng, operation, size=size, number=number)
             else:
                 cluster.change(*_words(cluster, rng, operation, size=size, number=number))
             size += {"grow": 2, "shrink": -2}.get(operation, 0)
-            _must_be_whole(cluster)
-            assert cluster.members() == _names(size)
+            must_be_whole(cluster)
+            assert cluster.members() == names(size)
         return Outcome(label="life", seconds=time.monotonic() - started)
 
 
 def _kill(cluster: ChangeLab, rng: random.Random, operation: str, *, size: int, number: int) -> str:
-    words, again = _commands(cluster, rng, operation, size=size, number=number)
-    nodes = _names(max(size, 3)) if size > 1 else ()  # a single node's power cut ends every write meanwhile
+    words, again = commands(cluster, rng, operation, size=size, number=number)
+    nodes = names(max(size, 3)) if size > 1 else ()  # a single node's power cut ends every write meanwhile
     return cluster.kill(rng, TOOK[operation], *words, again=again, nodes=nodes)
 
 
-def _commands(
+def commands(
     cluster: ChangeLab, rng: random.Random, operation: str, *, size: int, number: int
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Return the command of an operation, and the commands that finish it."""
@@ -153,14 +114,14 @@ def _commands(
     return words, (("apply",) if words[0] == "replace" else words,)
 
 
-def _names(size: int) -> list[str]:
+def names(size: int) -> list[str]:
     return [f"etcd{number}" for number in range(1, size + 1)]
 
 
 def _words(cluster: ChangeLab, rng: random.Random, operation: str, *, size: int, number: int) -> tuple[str, ...]:
     """Return the command of bake for an operation. `number`: makes each option and each disk a new one."""
     if operation == "replace":
-        return ("replace", rng.choice(_names(size)))
+        return ("replace", rng.choice(names(size)))
     if operation == "rotate":
         return ("certs", "rotate", "--ca", "--all-phases")
     wanted = size + {"grow": 2, "shrink": -2}.get(operation, 0)
@@ -173,7 +134,7 @@ def _words(cluster: ChangeLab, rng: random.Random, operation: str, *, size: int,
     return ("apply", "--config", cluster.spec_file(text))
 
 
-def _must_be_whole(cluster: ChangeLab) -> None:
+def must_be_whole(cluster: ChangeLab) -> None:
     """Nothing is left to do, no seed is in a drive, and every acknowledged key of every earlier writer is there."""
     done = cluster.bake("plan", "--detailed-exitcode")
     assert done.code == 0, done.stdout + done.stderr
@@ -181,7 +142,7 @@ def _must_be_whole(cluster: ChangeLab) -> None:
     cluster.must_have_all_keys()
 
 
-_GOAL = "a second run finishes; no acknowledged write is lost; the history of reads and writes is linearizable"
+GOAL = "a second run finishes; no acknowledged write is lost; the history of reads and writes is linearizable"
 _WHAT = {
     "grow": "a cluster grows from 3 to 5 nodes",
     "shrink": "a cluster shrinks from 3 nodes to 1 node",
@@ -193,21 +154,13 @@ _WHAT = {
 ROWS = {
     **{
         f"{name}-killed": Row(
-            what=f"{what}; bake, a node or both are killed at a random moment", goal=_GOAL, trials=20, gate=1,
+            what=f"{what}; bake, a node or both are killed at a random moment", goal=GOAL, trials=20, gate=1,
             run=killed(name),
         )
         for name, what in _WHAT.items()
     },
-    "links": Row(
-        what="one or two of three members are cut off, lossy or slow for 2–12 s during an operation", goal=_GOAL,
-        trials=20, gate=1, run=disturbed,
-    ),
-    "full-disk": Row(
-        what="a member's disk is full during an operation, until etcd on this member ends", goal=_GOAL, trials=10,
-        gate=0, run=full_disk,
-    ),
     "lives": Row(
         what=f"{STEPS} operations in any order on one cluster; half of them are killed, some after a disk is lost",
-        goal=_GOAL, trials=30, gate=1, run=life,
+        goal=GOAL, trials=30, gate=1, run=life,
     ),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import assembling, disks, hooks, nodes, operations, planted, strangers
+from tests.chaos import assembling, disks, disturbances, hooks, nodes, operations, planted, strangers
 from tests.chaos.trial import Row
 
 ROWS: dict[str, Row] = {
@@ -12,5 +12,6 @@ ROWS: dict[str, Row] = {
     **strangers.ROWS,
     **planted.ROWS,
     **operations.ROWS,
+    **disturbances.ROWS,
     **nodes.ROWS,
 }

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from generator.etcd.client import Etcd, EtcdError
 from generator.etcd.tls_probe import ClientFiles
+from tests.assembly import processes
 from tests.assembly.miniature import GUEST, Miniature, Node, Tools, bake_miniature
-from tests.chaos import processes
 from tests.chaos.shim import Desk
 from tests.chaos.witness import PREFIX, Guard, Watch, Writer
 
