@@ -90,6 +90,18 @@ def test_another_dns_server_reboots_one_node_after_the_other(cluster: ChangeLab)
         assert "192.0.2.53" in cluster.lab.shell(node, "cat /var/lib/bake/network-config").stdout
 
 
+def test_new_certificates_and_a_new_ca_arrive_without_a_reboot(cluster: ChangeLab) -> None:
+    boots = {node: started(cluster, node) for node in THREE}
+    cluster.change("certs", "rotate")
+    assert {node: started(cluster, node) for node in THREE} == boots
+
+    for phase in ("trust", "reissue", "drop"):
+        print(f"\n{phase}:", end="")
+        cluster.change("certs", "rotate", "--ca")
+    now = {node: started(cluster, node) for node in THREE}
+    assert all(now[node][0] == boots[node][0] and now[node][1] != boots[node][1] for node in THREE)
+
+
 def test_a_node_without_its_disk_is_replaced(cluster: ChangeLab) -> None:
     before = identity(cluster, "etcd2")
     cluster.lab.lose_disk("etcd2")

@@ -26,6 +26,7 @@ from generator.vm import seed_drive
 from generator.vm.domain_xml import iso_in_drive
 from tests.vm.conftest import Lab, Run, command_line
 
+pytestmark = pytest.mark.alone
 NODES = ("etcd1", "etcd2", "etcd3")
 
 
