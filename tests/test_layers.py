@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "generator"
 
 # A module imports from its own folder and from those before it. Each entry is a folder or a single module.
 ORDER = """
-    errors artifact layout progress level engine
+    errors artifact layout progress level engine console_records
     config plan pki seed store
     image etcd vm health change
     operations api cli

@@ -15,6 +15,7 @@ from generator.vm.acceleration import choose_accel, find_crashed, is_kvm_error
 from generator.vm.connection import Connection, Domain, asking, is_local, libvirt, message_of
 from generator.vm.definition import Definer, Job, Machine, accel_of, image_volume, of_image, of_vm
 from generator.vm.domain_xml import Accel, Owner, domain_xml
+from generator.vm.existing_network import warn_of_dhcp
 from generator.vm.ownership import Claim, claim_domains, list_domains
 from generator.vm.storage_pool import disk_volume, renamed_console_volume
 
@@ -38,8 +39,9 @@ def boot(
     existing = claim_domains(connection, plan, claim)
     storage_pool.find_pool(connection, claim)
     network.check_network(connection, plan, claim)
+    warn_of_dhcp(connection, plan, report)
     refuse_small_disk(plan, image)
-    refuse_used_addresses(connection, (node for node in plan.nodes if node.name in seeds), existing)
+    refuse_used_addresses(connection, plan, (node for node in plan.nodes if node.name in seeds), existing)
     kind = choose_accel(connection, accel, report)
     owner = Owner(cluster=plan.name, cluster_id=cluster_id, version=__version__)
     network.ensure_network(connection, plan, claim, owner)
@@ -70,11 +72,17 @@ def refuse_small_disk(plan: ClusterPlan, image: BootImage) -> None:
 
 
 def refuse_used_addresses(
-    connection: Connection, nodes: Iterable[NodePlan], existing: Mapping[str, tuple[Domain, Owner]]
+    connection: Connection,
+    plan: ClusterPlan,
+    nodes: Iterable[NodePlan],
+    existing: Mapping[str, tuple[Domain, Owner]],
 ) -> None:
-    """Raise BakeError if another host has the address of a node whose VM does not run."""
+    """Raise BakeError if another host has the address of a node whose VM does not run.
+
+    On another machine, a network that bake created has no other hosts, and does not answer from here.
+    """
     running = {name for name, (domain, _) in existing.items() if domain.isActive()}
-    if is_local(connection):
+    if is_local(connection) or not plan.network.mode.is_own:
         network.refuse_used_addresses(node.address for node in nodes if node.name not in running)
 
 

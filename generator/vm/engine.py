@@ -106,7 +106,8 @@ class LibvirtEngine:
         """Start VMs that have a disk. They need no image."""
         if not stopped:
             return []
-        refuse_used_addresses(self.connection, [node for node, domain, _ in stopped if not domain.isActive()], {})
+        nodes = [node for node, domain, _ in stopped if not domain.isActive()]
+        refuse_used_addresses(self.connection, self.plan, nodes, {})
         job = self._job()
         machines = [self._definer(job, *one).update(*one[1:]) for one in stopped]
         started = start_all(job, machines, self.accel)

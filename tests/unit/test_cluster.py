@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from generator import vm
+from generator import console_records, vm
 from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import BakeError
 from generator.operations import boot_progress, status, up
@@ -24,7 +24,7 @@ from generator.operations.destroy import destroy
 from generator.operations.seal import seal_everywhere, seal_files
 from generator.operations.status import MemberRole, NodeStatus
 from generator.store.folder import Store
-from generator.vm import Owned, State, VmStatus, console_records
+from generator.vm import Owned, State, VmStatus
 
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 NODES = ("etcd1", "etcd2")

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from generator import vm
+from generator.console_records import Event, Journal, follow
 from generator.errors import BakeError
 from generator.image.base import BootImage
 from generator.plan import ClusterPlan
 from generator.vm import acceleration, seed_drive
 from generator.vm import storage_pool as pool_module
-from generator.vm.console_records import Event, Journal, follow
 from generator.vm.domain_xml import Accel
 
 Make = Callable[..., ClusterPlan]
