@@ -8,9 +8,17 @@ from functools import cached_property
 from ipaddress import IPv6Address, ip_network
 from uuid import UUID, uuid5
 
-from generator.config.defaults import domain_of, with_peer_defaults
 from generator.config.pki import Certificates
-from generator.config.placement import gateway_of, mac_of, node_addresses, node_macs, node_names
+from generator.config.placement import (
+    domain_of,
+    gateway_of,
+    mac_of,
+    node_addresses,
+    node_hosts,
+    node_macs,
+    node_names,
+    with_peer_defaults,
+)
 from generator.config.spec import AnyAddress, AnyNetwork, ClusterSpec, InstallMethod, NetworkMode
 
 # The namespace of every UUID that bake derives (RFC 9562, section 5.5: version 5).
@@ -31,6 +39,7 @@ class NodePlan:
     fqdn: str  # <node>.<domain>
     client_url: str
     peer_url: str
+    host: str  # the name of the host in the spec's `hosts`, or "" if the spec has no hosts
     bootstrap: bool  # whether this node may start the cluster; true for the first node only
     initial_cluster: tuple[tuple[str, str], ...]  # each node's name and peer URL, in the order of the manual procedure
     dns_names: tuple[str, ...]  # DNS names in this node's certificates
@@ -143,6 +152,7 @@ def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, pee
         fqdn=fqdn,
         client_url=url(address, spec.etcd.client_port),
         peer_url=peer_url,
+        host=node_hosts(spec)[index],
         bootstrap=index == 0,
         initial_cluster=initial,
         dns_names=(fqdn, name, "localhost") if spec.pki.single_label_names else (fqdn,),

@@ -15,6 +15,7 @@ from typing import Any
 from generator.config import field_levels
 from generator.config.field_levels import FieldLevel, field_level, release
 from generator.config.fields import FieldPath, plain, value_text
+from generator.config.placement import node_hosts
 from generator.config.spec import ClusterSpec
 from generator.config.user_input import ExistingCluster, flat
 from generator.errors import Problem
@@ -24,9 +25,10 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 
 
 class Kind(StrEnum):
-    """The kind of thing that a change affects: a node, an etcd user, a field of the spec, or a file."""
+    """The kind of thing that a change affects: a node, a host, an etcd user, a field of the spec, or a file."""
 
     NODE = "node"
+    HOST = "host"
     USER = "user"
     FIELD = "field"
     FILE = "file"
@@ -86,6 +88,7 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
         return (*gone, *_unknown(existing, new))
     found = (
         *_nodes(plan_cluster(old), plan, keys=existing.nodes, sealed=existing.sealed),
+        *_hosts(old, new),
         *_users(old, new),
         *_fields(old, new, sealed=existing.sealed),
     )
@@ -95,6 +98,7 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
 _NODE_KEYS = "its keys are deleted"
 _USER_KEY = "its key is deleted"
 _REQUEST_KEYS = "the private keys of the pending certificate requests are deleted"
+_DISKS = "its VM and its disks on the old host are deleted"
 _ADDRESS = "the members of this sealed cluster still use the old addresses"
 
 
@@ -126,12 +130,37 @@ def _nodes(old: ClusterPlan, new: ClusterPlan, *, keys: Iterable[str], sealed: b
 
 
 def _moved(old: NodePlan, new: NodePlan, *, sealed: bool) -> Iterator[Change]:
-    rows = (("address", field_levels.MOVED), ("mac", field_levels.MAC))
-    for part, rule in rows:
+    rows = (
+        ("address", field_levels.MOVED, _ADDRESS),
+        ("mac", field_levels.MAC, _ADDRESS),
+        ("host", field_levels.REHOSTED, _DISKS),
+    )
+    for part, rule, loss in rows:
         was, now = (str(getattr(node, part)) for node in (old, new))
         if was != now:
-            lost = _ADDRESS if sealed else ""
+            lost = loss if sealed else ""
             yield Change(sign="~", kind=Kind.NODE, name=new.name, part=part, old=was, new=now, lost=lost, rule=rule)
+
+
+def _hosts(old: ClusterSpec, new: ClusterSpec) -> Iterator[Change]:
+    """Compare the hosts by name."""
+    before, after = ({host.name: host for host in spec.hosts} for spec in (old, new))
+    used = set(node_hosts(old))
+    for name in before:
+        if name not in after:
+            rule = field_levels.HOST_LEFT if name in used else field_levels.HOST_REMOVED
+            yield Change(sign="-", kind=Kind.HOST, name=name, old=before[name].uri, rule=rule)
+    for name, host in after.items():
+        if name not in before:
+            yield Change(sign="+", kind=Kind.HOST, name=name, new=host.uri, rule=field_levels.HOST_ADDED)
+            continue
+        was, now = plain(before[name]), plain(host)
+        for part in dict.fromkeys((*was, *now)):
+            if was.get(part) != now.get(part):
+                rule = field_level(("hosts[]", part), old, new)
+                yield Change(
+                    sign="~", kind=Kind.HOST, name=name, part=part, old=was.get(part), new=now.get(part), rule=rule
+                )  # fmt: skip
 
 
 def _users(old: ClusterSpec, new: ClusterSpec) -> Iterator[Change]:
@@ -149,7 +178,7 @@ def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Cha
     before, after = (flat(plain(spec)) for spec in (old, new))
     for path in dict.fromkeys((*before, *after)):
         was, now = before.get(path), after.get(path)
-        apart = path[0] == "nodes" or path in (("auth", "users"), ("auth", "roles"))
+        apart = path[0] in ("nodes", "hosts") or path in (("auth", "users"), ("auth", "roles"))
         if was != now and not apart:
             sign, rule = "+" if path not in before else "-" if path not in after else "~", field_level(path, old, new)
             yield Change(
@@ -190,7 +219,7 @@ def _refusal(change: Change, rule: FieldLevel, changes: list[Change]) -> Problem
     if rule is field_levels.RENAMED:
         was = next(each.name for each in changes if each.kind is Kind.NODE and each.old == change.new)
         now = change.name
-    elif change.kind is Kind.NODE:
+    elif change.kind in (Kind.NODE, Kind.HOST):
         owner = f"{change.name}: "
     return Problem(where, f"{owner}{_values(was, now)}, but {rule.why}", rule.how)
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from generator.config.defaults import domain_of
 from generator.config.fields import FieldPath
 from generator.config.pki import Certificates, Extensions, PeerName
-from generator.config.placement import gateway_of
+from generator.config.placement import domain_of, gateway_of
 from generator.config.spec import ClusterSpec, FirewallKind, NetworkMode
 from generator.level import Level
 
@@ -124,6 +123,7 @@ _RESTARTS = "etcd restarts with the new configuration."
 _REBOOTS = "The node reboots with its new seed."
 _VM = "The VM is shut down, redefined and started."
 _URLS = "members know each other by their URLs"
+_NETWORK = "libvirt cannot change a network that running VMs use"
 
 
 def _rows() -> Iterator[FieldLevel]:
@@ -152,28 +152,42 @@ MOVED = FieldLevel(
     "`nodes`",
 )  # fmt: skip
 MAC = FieldLevel(field="nodes[].mac", level=Level.REBOOT, how=_VM)
+REHOSTED = FieldLevel(
+    field="nodes[].host", level=Level.REPLACE, how="The node gets a new VM on the other host, and joins again."
+)
+HOST_ADDED = FieldLevel(field="hosts", case="a host is added", level=Level.NONE, how="New nodes can get the host.")
+HOST_REMOVED = FieldLevel(
+    field="hosts", case="a host without nodes is removed", level=Level.NONE, how="bake no longer connects to it."
+)
+HOST_LEFT = FieldLevel(
+    field="hosts", case="a host with nodes is removed", level=Level.REFUSED, why="nodes have their VMs on this host",
+    how="give these nodes another host with `nodes[].host` and run `bake apply`, then remove the host",
+)  # fmt: skip
 
 
 def _node_rows() -> Iterator[FieldLevel]:
-    yield from (ADDED, REMOVED, REORDERED, RENAMED, MOVED, MAC)
+    yield from (ADDED, REMOVED, REORDERED, RENAMED, MOVED, MAC, REHOSTED, HOST_ADDED, HOST_REMOVED, HOST_LEFT)
+    yield FieldLevel(field="hosts[].uri", level=Level.NONE, how="bake connects to the new URI; the VMs stay.")
+    yield FieldLevel(field="hosts[].failureDomain", level=Level.NONE, how="It decides only which host a node gets.")
+    yield FieldLevel(field="hosts[].pool", level=Level.NONE, how="Only a new storage pool uses it.")
+    yield FieldLevel(field="hosts[].bridge", level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
 
 
 def _network_rows() -> Iterator[FieldLevel]:
-    network = "libvirt cannot change a network that running VMs use"
     yield FieldLevel(field="network.subnet", level=Level.REFUSED, why=_URLS, how=_NEW_CLUSTER)
     yield FieldLevel(field="network.firstIp", level=Level.NONE, how="Only new nodes get addresses from it.")
     yield FieldLevel(
         field="network.gateway", case="to the same address", level=Level.NONE, how="Nothing changes.",
         applies=_same_gateway,
     )  # fmt: skip
-    yield FieldLevel(field="network.gateway", level=Level.REFUSED, why=network, how=_ALL_OFF)
+    yield FieldLevel(field="network.gateway", level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
     yield FieldLevel(
-        field="network.dns", case="if the gateway becomes a DNS server", level=Level.REFUSED, why=network, how=_ALL_OFF,
-        applies=_starts_dns_server,
+        field="network.dns", case="if the gateway becomes a DNS server", level=Level.REFUSED, why=_NETWORK,
+        how=_ALL_OFF, applies=_starts_dns_server,
     )  # fmt: skip
     yield FieldLevel(field="network.dns", level=Level.REBOOT, how=_REBOOTS)
     for name in ("mode", "bridge", "vlan", "name"):
-        yield FieldLevel(field=f"network.{name}", level=Level.REFUSED, why=network, how=_ALL_OFF)
+        yield FieldLevel(field=f"network.{name}", level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
 
 
 def _pki_rows() -> Iterator[FieldLevel]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from generator.config import yaml12
-from generator.config.defaults import with_peer_defaults
 from generator.config.fields import FieldPath, FieldProblem, plain, settings_of, shown_key, value_text
+from generator.config.placement import with_peer_defaults
 from generator.config.rules import check_spec
 from generator.config.spec import FIELDS_ADDED, ClusterSpec, read_spec
 from generator.config.user_input import ExistingCluster, UserInput, absolute, canonical, flat, put, with_added

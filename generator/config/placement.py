@@ -1,12 +1,15 @@
-"""The names, addresses and MACs of the nodes, and the gateway. Pure.
+"""Values that follow from several fields: the nodes' names, addresses and hosts, the gateway, the DNS domain. Pure.
 
-The functions are not in the module `plan`, because the module `rules` needs names and addresses before a plan exists.
+The functions are not in the module `plan`, because the module `rules` needs the values before a plan exists.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
+from generator.config.hosts import place
+from generator.config.pki import PeerName, PkiSpec
 from generator.config.spec import AnyAddress, ClusterSpec
 
 FIRST_HOST = 31  # in the manual procedure that bake automates, the first node's address ends in .31
@@ -44,6 +47,16 @@ def node_macs(spec: ClusterSpec) -> list[str]:
     return [mac or mac_of(spec.name, index) for index, mac in enumerate(given, start=1)]
 
 
+def node_pins(spec: ClusterSpec) -> list[str | None]:
+    """Return for each node the host that the spec names, or None."""
+    return [None] * spec.nodes if isinstance(spec.nodes, int) else [node.host for node in spec.nodes]
+
+
+def node_hosts(spec: ClusterSpec) -> list[str]:
+    """Return the name of each node's host. The names are empty if the spec has no hosts."""
+    return place(spec.hosts, node_pins(spec))
+
+
 def first_address(spec: ClusterSpec) -> AnyAddress:
     """Return `network.firstIp`, or by default the network address plus 31 (plus 2 in a small subnet)."""
     subnet = spec.network.subnet
@@ -69,3 +82,29 @@ def mac_of(cluster: str, index: int) -> str:
     start = int.from_bytes(hashlib.sha256(cluster.encode()).digest()[:3], "big")
     low = ((start + index) % (1 << 24)).to_bytes(3, "big")
     return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *low))
+
+
+def domain_of(spec: ClusterSpec) -> str:
+    """Return the nodes' DNS domain. The default domain ends in `.internal`, which ICANN reserved for private use."""
+    return spec.pki.domain or f"{spec.name}.internal"
+
+
+def peer_name(spec: ClusterSpec) -> str:
+    """Return the peer name, a DNS name that only peer certificates have and that no node can have."""
+    return f"{spec.name}.peers.{domain_of(spec)}"
+
+
+def with_peer_defaults(spec: ClusterSpec, kept: PkiSpec | None = None) -> ClusterSpec:
+    """Return the spec with defaults for peer name and peer CA. `kept`: the `PkiSpec` of an existing cluster."""
+    pki, peers = spec.pki, spec.pki.peer_ca
+    separate, name = peers.separate, pki.peer_name
+    if separate is None:
+        separate = bool(peers.certificate) or (kept.peer_ca.separate if kept else not pki.ca.certificate)
+    if name is None:
+        name = PeerName.NONE if sets_peer_check(spec) else kept.peer_name if kept else PeerName.REQUIRED
+    return replace(spec, pki=replace(pki, peer_name=name, peer_ca=replace(peers, separate=separate)))
+
+
+def sets_peer_check(spec: ClusterSpec) -> bool:
+    """Return whether etcd.options has an option whose name begins with `peer-cert-allowed-`."""
+    return any(name.startswith("peer-cert-allowed-") for name in spec.etcd.options)

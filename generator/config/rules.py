@@ -6,11 +6,19 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 from generator.config.auth import check_auth
-from generator.config.defaults import domain_of, sets_peer_check
 from generator.config.etcd_options import check_options, warn_options
 from generator.config.fields import Finding, duplicates
+from generator.config.hosts import check_hosts, warn_of_domains
 from generator.config.pki import PeerName
-from generator.config.placement import gateway_of, node_addresses, node_macs, node_names
+from generator.config.placement import (
+    domain_of,
+    gateway_of,
+    node_addresses,
+    node_macs,
+    node_names,
+    node_pins,
+    sets_peer_check,
+)
 from generator.config.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod, NetworkSpec
 
 
@@ -27,6 +35,7 @@ def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
         *_pki(spec),
         *_install(spec),
         *_image(spec),
+        *_hosts(spec),
         *check_auth(spec.auth, node_names(spec) if _has_valid_count(spec) else []),
     ]
     return refused, list(_warnings(spec))
@@ -61,6 +70,7 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
         message = f"lacks the gateway {gateway}: the nodes refuse connections from the machine that runs the VMs"
         remedy = f"add {gateway}, or run bake verify on a machine whose address is in clientCidrs"
         yield ("firewall", "clientCidrs"), message, remedy
+    yield from warn_of_domains(spec.hosts, node_pins(spec) if _has_valid_count(spec) else [])
     for name, message, hint in warn_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
 
@@ -182,6 +192,18 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "use an address inside the subnet"
     elif isinstance(subnet, IPv4Network) and gateway == subnet.broadcast_address:
         yield ("network", "gateway"), f"{gateway} is the broadcast address of {subnet}", "use another address"
+
+
+def _hosts(spec: ClusterSpec) -> Iterator[Finding]:
+    pins = node_pins(spec) if _has_valid_count(spec) else []
+    yield from check_hosts(spec.hosts, pins)
+    if len(spec.hosts) > 1 and spec.network.mode.is_own:
+        message = f"{spec.network.mode}: the VMs of one host cannot reach the VMs of other hosts"
+        yield ("network", "mode"), message, "connect the VMs to a network that the hosts share: set mode: bridge"
+    for index, host in enumerate(spec.hosts):
+        if host.bridge and spec.network.mode != "bridge":
+            message = f"has no effect with network.mode {spec.network.mode}"
+            yield ("hosts", index, "bridge"), message, "set network.mode: bridge"
 
 
 def _attachment(network: NetworkSpec) -> Iterator[Finding]:

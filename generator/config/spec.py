@@ -14,6 +14,7 @@ from typing import Any
 from generator.config import values
 from generator.config.auth import AuthSpec
 from generator.config.fields import FieldProblem, list_of, list_or, mapping_of, scalar, section, section_of, setting
+from generator.config.hosts import HostSpec
 from generator.config.pki import PkiSpec
 
 AnyAddress = IPv4Address | IPv6Address
@@ -74,6 +75,9 @@ class NodeSpec:
         scalar(values.mac),
         "the node's MAC, such as 52:54:00:12:34:56; default: chosen by bake",
         default=None,
+    )
+    host: str | None = setting(
+        scalar(values.name), "the name of a host in `hosts`; default: chosen by bake", default=None
     )
 
 
@@ -240,6 +244,11 @@ class ClusterSpec:
     auth: AuthSpec = section(AuthSpec, flag="enabled")
     access: AccessSpec = section(AccessSpec)
     vm: VmSpec = section(VmSpec)
+    hosts: tuple[HostSpec, ...] = setting(
+        list_of(section_of(HostSpec)),
+        "the libvirt hosts of the VMs, with name and uri; default: the host of --connect",
+        default=(),
+    )
 
 
 def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]:

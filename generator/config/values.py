@@ -134,6 +134,24 @@ def libvirt_name(value: object) -> str:
     return _matching(value, r"[A-Za-z0-9_.][A-Za-z0-9._:+-]{0,99}", rule)
 
 
+_URI = re.compile(
+    r"qemu(\+[a-z0-9]+)?://([A-Za-z0-9._-]+@)?([A-Za-z0-9._-]*|\[[0-9a-fA-F:]+\])(:[0-9]+)?/system"
+    r"(\?[A-Za-z0-9=&%._/,@:-]*)?"
+)
+
+
+def libvirt_uri(value: object) -> str:
+    """Return a URI of libvirt's driver for QEMU. libvirt takes no password in a URI, so an error does not show one."""
+    if not isinstance(value, str) or not _URI.fullmatch(value):
+        shown = re.sub(r"//[^@/]*@", "//…@", value) if isinstance(value, str) else value
+        raise _refuse(shown, "is not a URI such as qemu:///system or qemu+ssh://root@host/system")
+    return value
+
+
+def folder(value: object) -> str:
+    return _matching(value, r"(/[A-Za-z0-9._-]+)+", "is not an absolute path of letters, digits, '.', '_' and '-'")
+
+
 def account(value: object) -> str:
     """Return the name of an etcd user or role.
 

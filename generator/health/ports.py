@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from generator.config.defaults import sets_peer_check
 from generator.config.pki import Certificates, PeerName
+from generator.config.placement import sets_peer_check
 from generator.config.spec import FirewallKind
 from generator.etcd.answers import ClientKind, NodeView, Observation, Port, Probe, Reply, is_firewalled
 from generator.health.check import Check, Finding, Result, combine

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from generator.config.defaults import peer_name
+from generator.config.placement import peer_name
 from generator.errors import InputError, Problem
 from generator.pki.key_pair import Issuer, Role
 from generator.pki.templates import planned_names

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from generator.config.defaults import domain_of, peer_name
 from generator.config.pki import Certificates, Extensions, KeyType, PeerName, PkiSpec
+from generator.config.placement import domain_of, peer_name
 from generator.config.spec import AnyAddress, ClusterSpec
 from generator.pki.key_pair import NODE_ROLES, Role
 from generator.plan import LOOPBACK_NETWORKS, ClusterPlan, NodePlan

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
 from generator import pki
-from generator.config.defaults import peer_name
 from generator.config.load import load
 from generator.config.pki import Extensions, KeyType, PeerCaSpec, PkiSpec
+from generator.config.placement import peer_name
 from generator.config.spec import ClusterSpec, EtcdSpec
 from generator.etcd.answers import Reply
 from generator.etcd.tls_hello import served_certificate

@@ -18,8 +18,8 @@ import pytest
 
 from generator import pki
 from generator.config.auth import AuthSpec
-from generator.config.defaults import peer_name
 from generator.config.pki import Certificates, Extensions, PeerCaSpec, PeerName, PkiSpec
+from generator.config.placement import peer_name
 from generator.etcd.client import Etcd
 from generator.etcd.tls_probe import unverified_context
 from generator.health.check import Result

@@ -215,6 +215,40 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "network mode unknown": (
         "network: {mode: macvtap}", "network.mode", "'macvtap'", "is not one of nat, isolated, bridge, network",
     ),
+    # hosts
+    "host without a URI": ("hosts: [{name: a}]", "hosts[0].uri", "", "is missing"),
+    "URI of another driver": (
+        "hosts: [{name: a, uri: 'lxc:///system'}]", "hosts[0].uri", "'lxc:///system'", "is not a URI such as qemu",
+    ),
+    "URI with a password": (
+        "hosts: [{name: a, uri: 'qemu+ssh://root:secret@a/system'}]", "hosts[0].uri", "", "is not a URI such as qemu",
+    ),
+    "two hosts with a URI": (
+        "hosts: [{name: a, uri: 'qemu:///system'}, {name: b, uri: 'qemu:///system'}]", "hosts[1].uri",
+        "'qemu:///system'", "is already the uri of hosts[0]",
+    ),
+    "two hosts with a name": (
+        "hosts: [{name: a, uri: 'qemu:///system'}, {name: a, uri: 'qemu+ssh://b/system'}]", "hosts[1].name", "'a'",
+        "is already the name of hosts[0]",
+    ),
+    "hosts without a shared network": (
+        "hosts: [{name: a, uri: 'qemu:///system'}, {name: b, uri: 'qemu+ssh://b/system'}]", "network.mode", "nat",
+        "the VMs of one host cannot reach the VMs of other hosts",
+    ),
+    "node on an unknown host": ("nodes: [{name: a, host: b}]", "nodes[0].host", "'b'", "there is no host"),
+    "pool folder is relative": (
+        "hosts: [{name: a, uri: 'qemu:///system', pool: images}]", "hosts[0].pool", "'images'", "is not an absolute",
+    ),
+    "bridge of a host without the mode": (
+        "hosts: [{name: a, uri: 'qemu:///system', bridge: br1}]", "hosts[0].bridge", "", "has no effect with network",
+    ),
+    "pins without a quorum": (
+        "network: {mode: bridge, bridge: br0}\n"
+        "nodes: [{name: x, host: a}, {name: y, host: a}, {name: z}]\n"
+        "hosts: [{name: a, uri: 'qemu:///system'}, {name: b, uri: 'qemu+ssh://b/system'},"
+        " {name: c, uri: 'qemu+ssh://c/system'}]",
+        "nodes[1].host", "2 of 3", "are in the failure domain a; without it there is no quorum",
+    ),
     "bridge missing": ("network: {mode: bridge}", "network.bridge", "", "is missing, but network.mode is bridge"),
     "bridge of another mode": ("network: {bridge: br0}", "network.bridge", "", "has no effect with network.mode nat"),
     "bridge name too long": (

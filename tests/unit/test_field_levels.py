@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
@@ -24,6 +24,7 @@ from generator.change.spec_changes import compare
 from generator.config.auth import AuthSpec
 from generator.config.field_levels import ROWS, FieldLevel, field_level
 from generator.config.fields import plain, settings_of
+from generator.config.hosts import HostSpec
 from generator.config.load import load
 from generator.config.rules import check_spec
 from generator.config.spec import ClusterSpec, NodeSpec, read_spec
@@ -50,7 +51,7 @@ ARCHIVE = {
 }
 EXACT = (Level.LIVE, Level.RESTART, Level.REBOOT)
 # Node changes have rows, but their paths are not paths of single fields.
-LISTED = {"nodes", "nodes[].name", "nodes[].address", "nodes[].mac"}
+LISTED = {"nodes", "nodes[].name", "nodes[].address", "nodes[].mac", "nodes[].host", "hosts"}
 # No bake can change these fields: `apiVersion` has one value, and another name means another folder.
 FIXED = {("apiVersion", ""), ("name", "")}
 
@@ -61,6 +62,27 @@ USERS = {"enabled": True, "users": [{"name": "app", "roles": ["r"]}], "roles": [
 STATED = {"peerName": "stated", "peerCa": {"separate": True}}
 SHARED = {"certificates": "shared"}
 OWN = {"extensions": "document", "peerName": "none"}
+
+
+SHARED_LAN = {"mode": "bridge", "bridge": "br0"}
+HOSTS = [{"name": f"host{i}", "uri": f"qemu+ssh://host{i}/system"} for i in range(3)]
+
+
+def on_hosts(*hosts: Fields, pins: Sequence[str] = ()) -> Fields:
+    nodes = [{"name": name, **({"host": pin} if pin else {})} for name, pin in zip("abc", (*pins, "", "", ""))]  # noqa: B905
+    return {"nodes": nodes, "network": SHARED_LAN, "hosts": list(hosts)}
+
+
+def host_examples() -> Iterator[tuple[str, str, Fields, Fields]]:
+    three = on_hosts(*HOSTS)
+    yield "nodes[].host", "", three, on_hosts(*HOSTS, pins=("host1", "host0"))
+    yield "hosts", "a host is added", three, on_hosts(*HOSTS, {"name": "host3", "uri": "qemu+ssh://host3/system"})
+    four = on_hosts(*HOSTS, {"name": "spare", "uri": "qemu+ssh://spare/system"})
+    yield "hosts", "a host without nodes is removed", four, three
+    yield "hosts", "a host with nodes is removed", three, on_hosts(*HOSTS[:2])
+    for part, value in (("uri", "qemu+tls://host2/system"), ("failureDomain", "rack1"), ("pool", "/data")):
+        yield f"hosts[].{part}", "", three, on_hosts(*HOSTS[:2], {**HOSTS[2], part: value})
+    yield "hosts[].bridge", "", three, on_hosts(*HOSTS[:2], {**HOSTS[2], "bridge": "br1"})
 
 
 def examples() -> Iterator[tuple[str, str, Fields, Fields]]:
@@ -87,6 +109,7 @@ def examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     yield "network.bridge", "", {"network": bridge}, {"network": {**bridge, "bridge": "br1"}}
     yield "network.vlan", "", {"network": bridge}, {"network": {**bridge, "vlan": 20}}
     yield "network.name", "", {"network": existing}, {"network": {**existing, "name": "dmz"}}
+    yield from host_examples()
     yield from pki_examples()
     yield "etcd.version", "to an older version", {"etcd": {"version": "3.6"}}, {}
     yield "etcd.version", "", {}, {"etcd": {"version": "3.6"}}
@@ -179,6 +202,7 @@ def fields_of(section: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
 def test_every_field_has_a_row_and_every_row_is_about_a_field() -> None:
     plain_fields = {".".join(path) for path in fields_of(ClusterSpec)}
     fields = plain_fields | {f"nodes[].{name}" for name in settings_of(NodeSpec)} | {"etcd.options.any"}
+    fields |= {f"hosts[].{name}" for name in settings_of(HostSpec)} - {"hosts[].name"}  # another name: another host
     covered = {row.field: {name for name in fields if row.covers(name)} for row in ROWS}
     assert set().union(*covered.values()) == fields - {"etcd.options"}
     assert all(covered.values())

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from generator.change.spec_changes import Change, Kind, compare, file_changes, losses, refused, shown
-from generator.config.defaults import with_peer_defaults
 from generator.config.field_levels import release
 from generator.config.fields import plain
+from generator.config.placement import with_peer_defaults
 from generator.config.spec import ClusterSpec, read_spec
 from generator.config.user_input import ExistingCluster
 from generator.level import Level

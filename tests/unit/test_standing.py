@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from generator import pki
-from generator.config.defaults import with_peer_defaults
 from generator.config.pki import PeerName
+from generator.config.placement import with_peer_defaults
 from generator.config.spec import read_spec
 from generator.operations.baked_cluster import open_cluster
 from generator.seed import iso
