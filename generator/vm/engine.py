@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from generator import __version__
 from generator.engine import MachineStatus, State
 from generator.errors import BakeError
 from generator.image.base import BootImage
@@ -281,10 +282,10 @@ class LibvirtEngine:
 
     def _job(self) -> Job:
         """Create the network and the pool if they are missing, and return what all steps of a start share."""
+        owner = Owner(cluster=self.plan.name, cluster_id=self.cluster_id, version=__version__)
+        network.ensure_network(self.connection, self.plan, self._claim, owner)
         pool = storage_pool.ensure_pool(self.connection, self._claim)
-        job = Job(connection=self.connection, plan=self.plan, claim=self._claim, pool=pool, report=self.report)
-        network.ensure_network(self.connection, self.plan, self._claim, job.owner())
-        return job
+        return Job(connection=self.connection, plan=self.plan, claim=self._claim, pool=pool, report=self.report)
 
     def _accel_for(self, vm: Vm | None) -> Accel:
         """Return a VM's acceleration. If KVM failed for the VM before, the VM stays emulated."""
