@@ -39,10 +39,15 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPlan:
-    """The libvirt network that the VMs share."""
+    """The network that the VMs share.
+
+    In the modes `nat` and `isolated`, bake creates the libvirt network `name` with the bridge `bridge`. In the mode
+    `network`, the network `name` exists. In the mode `bridge`, the bridge `bridge` exists, and there is no network.
+    """
 
     name: str
     bridge: str  # the name of a Linux bridge has at most 15 characters (IFNAMSIZ)
+    vlan: int | None
     uuid: UUID
     mac: str
     subnet: AnyNetwork
@@ -151,8 +156,9 @@ LOOPBACK_NETWORKS = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 def _plan_network(spec: ClusterSpec) -> NetworkPlan:
     return NetworkPlan(
-        name=f"bake-{spec.name}",
-        bridge=f"bk{hashlib.sha256(spec.name.encode()).hexdigest()[:10]}",
+        name=spec.network.name or f"bake-{spec.name}",
+        bridge=spec.network.bridge or f"bk{hashlib.sha256(spec.name.encode()).hexdigest()[:10]}",
+        vlan=spec.network.vlan,
         uuid=uuid5(_NAMESPACE, f"{spec.name}/network"),
         mac=mac_of(spec.name, 0),
         subnet=spec.network.subnet,

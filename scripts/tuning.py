@@ -1,10 +1,12 @@
 """Measures each part of the base image's tuning: three emulated VMs boot without the part, and three with all parts.
 
-The VMs have an empty user-data, or with --cluster-seeds the seeds of a new cluster. A boot lasts from power-on until cloud-init has finished. The gain of a part is the
-additional processor time without the part, in percent. The elapsed time varies more than the processor time. The VMs
-run with a high priority, so that other processes hardly disturb the measurement.
+The VMs have an empty user-data, or with --cluster-seeds the seeds of a new cluster. A boot lasts from power-on until
+cloud-init has finished. The gain of a part is the additional processor time without the part, in percent. The elapsed
+time varies more than the processor time. The VMs run with a high priority, so that other processes hardly disturb the
+measurement.
+
 tuning.py [--only NAME]... [--rounds N] [--cluster-seeds] [--write] [--list]      as root; see `scripts/tuning`
-tuning.py --boot FOLDER ROUNDS [--cluster-seeds]      inside a lab: boots the variants in FOLDER and prints the measurements as JSON
+tuning.py --boot FOLDER ROUNDS [--cluster-seeds]      inside a lab: boots the variants in FOLDER, prints JSON
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--nodes": (("nodes",), int, "Number of nodes, 1 to 7; use 3 or 5 for high availability."),
     "--subnet": (("network", "subnet"), str, "The cluster's network, such as 192.168.20.0/24."),
     "--first-ip": (("network", "firstIp"), str, "Address of the first node; the next nodes get the next addresses."),
-    "--network-mode": (("network", "mode"), str, "Mode of the network: nat or isolated."),
+    "--network-mode": (("network", "mode"), str, "Mode of the network: nat, isolated, bridge or network."),
     "--key-type": (("pki", "keyType"), str, "Type of keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
     "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
     "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version that etcd accepts: 1.2 or 1.3."),

@@ -5,11 +5,12 @@ The common name of a user's certificate is the user's name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from generator.config import values
-from generator.config.fields import list_of, scalar, section_of, setting
+from generator.config.fields import Finding, duplicates, list_of, scalar, section_of, setting
 
 ROOT = "root"  # etcd's role with all rights; etcd enables auth only if a user `root` has it
 UNAUTHORIZED_CLIENT = "nobody"  # common name without an etcd user; bake verify tests that etcd refuses it
@@ -74,3 +75,36 @@ class AuthSpec:
     def common_names(self) -> tuple[str, ...]:
         """The common names of the client certificates that belong neither to a node nor to the operator."""
         return (*(user.name for user in self.users), UNAUTHORIZED_CLIENT) if self.enabled else ()
+
+
+def check_auth(auth: AuthSpec, nodes: Sequence[str]) -> Iterator[Finding]:
+    """Check the rules between the fields of the section, and between the users and the names of the nodes."""
+    for field, accounts in (("users", auth.users), ("roles", auth.roles)):
+        if accounts and not auth.enabled:
+            yield ("auth", field), "has no effect while auth.enabled is false", "set enabled: true"
+        for index, first in duplicates([account.name for account in accounts]):
+            message = f"{accounts[index].name!r} is already the name of auth.{field}[{first}]"
+            yield ("auth", field, index, "name"), message, "use another name"
+    for index, name in enumerate(nodes if auth.enabled else ()):
+        if name in RESERVED_NAMES:
+            message = f"{name!r} is reserved: with auth, each node is an etcd user with the node's name"
+            yield ("nodes", index, "name"), message, "rename the node"
+    for index, user in enumerate(auth.users):
+        if user.name in RESERVED_NAMES or user.name in nodes:
+            what = "the name of a node" if user.name in nodes else "reserved"
+            yield ("auth", "users", index, "name"), f"{user.name!r} is {what}", "use another name"
+        for place, role in enumerate(user.roles):
+            if role not in (ROOT, *(each.name for each in auth.roles)):
+                message = f"there is no role {role!r}"
+                yield ("auth", "users", index, "roles", place), message, f"use a role in auth.roles, or the role {ROOT}"
+    for index, stated in enumerate(auth.roles):
+        if stated.name == ROOT:
+            yield ("auth", "roles", index, "name"), f"{ROOT!r} is etcd's built-in role", "use another name"
+        for place, permission in enumerate(stated.permissions):
+            yield from _permission(("auth", "roles", index, "permissions", place), permission)
+
+
+def _permission(path: tuple[str | int, ...], permission: PermissionSpec) -> Iterator[Finding]:
+    if (permission.prefix is None) == (permission.key is None):
+        what = "has neither prefix nor key" if permission.key is None else "has both prefix and key"
+        yield path, what, "set one of the two"

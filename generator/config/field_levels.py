@@ -172,7 +172,8 @@ def _network_rows() -> Iterator[FieldLevel]:
         applies=_starts_dns_server,
     )  # fmt: skip
     yield FieldLevel(field="network.dns", level=Level.REBOOT, how=_REBOOTS)
-    yield FieldLevel(field="network.mode", level=Level.REFUSED, why=network, how=_ALL_OFF)
+    for name in ("mode", "bridge", "vlan", "name"):
+        yield FieldLevel(field=f"network.{name}", level=Level.REFUSED, why=network, how=_ALL_OFF)
 
 
 def _pki_rows() -> Iterator[FieldLevel]:

@@ -7,7 +7,7 @@ can still check the other fields and report all problems at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 FieldPath = tuple[str | int, ...]
+Finding = tuple[FieldPath, str, str | None]  # a field, what is wrong with its value, and the remedy
 # A `Parse` function converts a value, or raises ValueError with a message such as "'x' is not a string".
 Parse = Callable[[Any], Any]
 T = TypeVar("T")
@@ -207,3 +208,12 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def duplicates(values: Iterable[object]) -> Iterator[tuple[int, int]]:
+    """Return the position of each value that appeared before, and the position of its first appearance."""
+    seen: dict[object, int] = {}
+    for index, value in enumerate(values):
+        if value in seen:
+            yield index, seen[value]
+        seen.setdefault(value, index)

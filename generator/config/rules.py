@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 
-from generator.config.auth import RESERVED_NAMES, ROOT, PermissionSpec
+from generator.config.auth import check_auth
 from generator.config.defaults import domain_of, sets_peer_check
 from generator.config.etcd_options import check_options, warn_options
+from generator.config.fields import Finding, duplicates
 from generator.config.pki import PeerName
 from generator.config.placement import gateway_of, node_addresses, node_macs, node_names
-from generator.config.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod
-
-Finding = tuple[tuple[str | int, ...], str, str | None]
+from generator.config.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod, NetworkSpec
 
 
 def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
@@ -28,7 +27,7 @@ def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
         *_pki(spec),
         *_install(spec),
         *_image(spec),
-        *_auth(spec),
+        *check_auth(spec.auth, node_names(spec) if _has_valid_count(spec) else []),
     ]
     return refused, list(_warnings(spec))
 
@@ -58,7 +57,7 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("pki", "peerName"), f"{spec.pki.peer_name}: {message}", remedy
     clients, gateway = spec.firewall.client_cidrs, gateway_of(spec)
     admitted = any(isinstance(one, str) or gateway in one for one in clients)  # a string is the word `subnet`
-    if clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
+    if spec.network.mode.is_own and clients and spec.firewall.kind is not FirewallKind.NONE and not admitted:
         message = f"lacks the gateway {gateway}: the nodes refuse connections from the machine that runs the VMs"
         remedy = f"add {gateway}, or run bake verify on a machine whose address is in clientCidrs"
         yield ("firewall", "clientCidrs"), message, remedy
@@ -68,7 +67,7 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
 
 def _names(spec: ClusterSpec) -> Iterator[Finding]:
     names = node_names(spec) if _has_valid_count(spec) else []
-    for index, first in _duplicates(names):
+    for index, first in duplicates(names):
         message = f"{names[index]!r} is already the name of nodes[{first}]"
         yield ("nodes", index, "name"), message, "give every node a different name"
     for index, name in enumerate(names):
@@ -84,19 +83,11 @@ def _has_valid_count(spec: ClusterSpec) -> bool:
     return 1 <= node_count(spec) <= MAX_MEMBERS
 
 
-def _duplicates(values: Iterable[object]) -> Iterator[tuple[int, int]]:
-    seen: dict[object, int] = {}
-    for index, value in enumerate(values):
-        if value in seen:
-            yield index, seen[value]
-        seen.setdefault(value, index)
-
-
 def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
     if not _has_valid_count(spec) or list(_family(spec)):
         return
     addresses = node_addresses(spec)
-    for index, first in _duplicates(addresses):
+    for index, first in duplicates(addresses):
         message = f"{addresses[index]} is already the address of nodes[{first}]"
         yield ("nodes", index, "address"), message, "give every node a different address"
     if spec.network.subnet.num_addresses < _SMALLEST:
@@ -141,7 +132,7 @@ _RESERVED = 3  # addresses that no node gets: network address, gateway and, for 
 
 def _macs(spec: ClusterSpec) -> Iterator[Finding]:
     macs, hint = node_macs(spec) if _has_valid_count(spec) else [], "give every node a different MAC"
-    for index, first in _duplicates(macs):
+    for index, first in duplicates(macs):
         yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", hint
 
 
@@ -181,6 +172,7 @@ def _family(spec: ClusterSpec) -> Iterator[Finding]:
 
 def _network(spec: ClusterSpec) -> Iterator[Finding]:
     yield from _family(spec)
+    yield from _attachment(spec.network)
     subnet, gateway = spec.network.subnet, gateway_of(spec)
     if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
         yield ("network", "subnet"), f"{subnet} is not a network for hosts", "use a network such as 192.168.20.0/24"
@@ -190,6 +182,18 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "use an address inside the subnet"
     elif isinstance(subnet, IPv4Network) and gateway == subnet.broadcast_address:
         yield ("network", "gateway"), f"{gateway} is the broadcast address of {subnet}", "use another address"
+
+
+def _attachment(network: NetworkSpec) -> Iterator[Finding]:
+    """Check the fields that name an existing bridge or network."""
+    for field, mode, example in (("bridge", "bridge", "br0"), ("name", "network", "default")):
+        value = getattr(network, field)
+        if network.mode == mode and value is None:
+            yield ("network", field), f"is missing, but network.mode is {mode}", f"name it, for example {example}"
+        if network.mode != mode and value is not None:
+            yield ("network", field), f"has no effect with network.mode {network.mode}", f"set mode: {mode}"
+    if network.mode != "bridge" and network.vlan is not None:
+        yield ("network", "vlan"), f"has no effect with network.mode {network.mode}", "set mode: bridge"
 
 
 def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
@@ -260,37 +264,3 @@ def _image(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("vm", "sha256"), "is missing, but vm.image is a URL", "set the sha256 that the publisher states"
     if spec.vm.sha256 and not spec.vm.image:
         yield ("vm", "sha256"), "has no effect without vm.image", "set vm.image too"
-
-
-def _auth(spec: ClusterSpec) -> Iterator[Finding]:
-    auth = spec.auth
-    for field, accounts in (("users", auth.users), ("roles", auth.roles)):
-        if accounts and not auth.enabled:
-            yield ("auth", field), "has no effect while auth.enabled is false", "set enabled: true"
-        for index, first in _duplicates([account.name for account in accounts]):
-            message = f"{accounts[index].name!r} is already the name of auth.{field}[{first}]"
-            yield ("auth", field, index, "name"), message, "use another name"
-    nodes = node_names(spec) if _has_valid_count(spec) else []
-    for index, name in enumerate(nodes if auth.enabled else ()):
-        if name in RESERVED_NAMES:
-            message = f"{name!r} is reserved: with auth, each node is an etcd user with the node's name"
-            yield ("nodes", index, "name"), message, "rename the node"
-    for index, user in enumerate(auth.users):
-        if user.name in RESERVED_NAMES or user.name in nodes:
-            what = "the name of a node" if user.name in nodes else "reserved"
-            yield ("auth", "users", index, "name"), f"{user.name!r} is {what}", "use another name"
-        for place, role in enumerate(user.roles):
-            if role not in (ROOT, *(each.name for each in auth.roles)):
-                message = f"there is no role {role!r}"
-                yield ("auth", "users", index, "roles", place), message, f"use a role in auth.roles, or the role {ROOT}"
-    for index, stated in enumerate(auth.roles):
-        if stated.name == ROOT:
-            yield ("auth", "roles", index, "name"), f"{ROOT!r} is etcd's built-in role", "use another name"
-        for place, permission in enumerate(stated.permissions):
-            yield from _permission(("auth", "roles", index, "permissions", place), permission)
-
-
-def _permission(path: tuple[str | int, ...], permission: PermissionSpec) -> Iterator[Finding]:
-    if (permission.prefix is None) == (permission.key is None):
-        what = "has neither prefix nor key" if permission.key is None else "has both prefix and key"
-        yield path, what, "set one of the two"

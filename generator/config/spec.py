@@ -44,10 +44,22 @@ class JoinMode(StrEnum):
 
 
 class NetworkMode(StrEnum):
-    """`nat`: guests reach other networks through the host. `isolated`: guests reach only each other and the host."""
+    """How the VMs are connected.
+
+    `nat`: bake creates a network; guests reach other networks through the host. `isolated`: bake creates a network;
+    guests reach only each other and the host. `bridge`: an existing bridge of the host. `network`: an existing libvirt
+    network.
+    """
 
     NAT = "nat"
     ISOLATED = "isolated"
+    BRIDGE = "bridge"
+    NETWORK = "network"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether bake creates the network, and removes it with the cluster."""
+        return self in (NetworkMode.NAT, NetworkMode.ISOLATED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +94,29 @@ class NetworkSpec:
     )
     dns: tuple[AnyAddress, ...] = setting(
         list_of(scalar(values.address)),
-        "addresses of the nodes' DNS servers; default: the gateway in mode `nat`, and no DNS server in mode `isolated`",
+        "addresses of the nodes' DNS servers; default: the gateway in mode `nat`, and no DNS server in other modes",
         default=(),
     )
     mode: NetworkMode = setting(
         scalar(values.word(NetworkMode)),
-        "nat (VMs can reach other networks through the host) or isolated (VMs reach only each other and the host)",
+        "nat (VMs can reach other networks through the host), isolated (VMs reach only each other and the host), "
+        "bridge (an existing bridge of the VMs' host) or network (an existing libvirt network)",
         default=NetworkMode.NAT,
+    )
+    bridge: str | None = setting(
+        scalar(values.interface),
+        "the name of an existing bridge on the VMs' host, such as br0; only with `mode: bridge`",
+        default=None,
+    )
+    vlan: int | None = setting(
+        scalar(values.whole(1, 4094)),
+        "the VLAN of the VMs on a bridge that filters VLANs, 1 to 4094; only with `mode: bridge` and libvirt 11",
+        default=None,
+    )
+    name: str | None = setting(
+        scalar(values.libvirt_name),
+        "the name of an existing libvirt network, such as default; only with `mode: network`",
+        default=None,
     )
 
 

@@ -122,6 +122,18 @@ def token(value: object) -> str:
     return _matching(value, r"[A-Za-z0-9._-]{1,64}", "is not 1 to 64 letters, digits, '.', '_' or '-'")
 
 
+def interface(value: object) -> str:
+    """Return the name of a network interface of Linux (netdevice(7): at most 15 characters)."""
+    rule = "is not 1 to 15 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+    return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", rule)
+
+
+def libvirt_name(value: object) -> str:
+    """Return the name of a libvirt object. libvirt refuses a slash."""
+    rule = "is not 1 to 100 letters, digits or ._:+-"
+    return _matching(value, r"[A-Za-z0-9_.][A-Za-z0-9._:+-]{0,99}", rule)
+
+
 def account(value: object) -> str:
     """Return the name of an etcd user or role.
 

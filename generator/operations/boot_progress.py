@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from generator.console_records import Event, Journal, follow
 from generator.engine import Engine, State
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.status import MemberRole, cluster_status
 from generator.plan import NodePlan
 from generator.progress import PHASES
-from generator.vm.console_records import Event, Journal, follow
 
 BOOTING, SETTLED = PHASES[0], PHASES[-1]
 VOTING_PHASES = PHASES[-2:]

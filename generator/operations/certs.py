@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from generator import pki
 from generator.config.pki import Certificates
+from generator.console_records import LineReader
 from generator.engine import Engine, MachineStatus, State
 from generator.errors import BakeError, InputError, WaitTimeoutError
 from generator.etcd.observe import everywhere
@@ -31,7 +32,6 @@ from generator.progress import Report
 from generator.seed import iso
 from generator.store.cas import load_phase, non_issuing_files
 from generator.store.existing_keys import required_pems
-from generator.vm.console_records import LineReader
 
 _PAUSE = 0.5  # seconds between two probes of a node's port
 WAITS = "a new seed takes effect at the next boot"  # every version of apply-seed prints this text on the console

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from generator.config.spec import ClusterSpec
+from generator.console_records import Event, Journal
 from generator.engine import Engine, State
 from generator.errors import BakeError, InputError
 from generator.image.age import OLD, days_old
@@ -24,7 +25,6 @@ from generator.operations.seal import seal_everywhere
 from generator.operations.verify import Verification
 from generator.progress import Progress, Report
 from generator.store.folder import Store
-from generator.vm.console_records import Event, Journal
 
 
 @dataclass(frozen=True, kw_only=True)

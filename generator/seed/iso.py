@@ -118,7 +118,7 @@ def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
         "dhcp6": False,
         "addresses": [f"{node.address}/{network.subnet.prefixlen}"],
     }
-    if network.mode is NetworkMode.NAT:
+    if network.mode is not NetworkMode.ISOLATED:
         # cloud-init 25.1 refuses the route "default".
         everywhere = "::/0" if network.subnet.version == 6 else "0.0.0.0/0"
         ethernet["routes"] = [{"to": everywhere, "via": str(network.gateway)}]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from generator.errors import BakeError
 from generator.image.base import BootImage
-from generator.plan import ClusterPlan
-from generator.vm import storage_pool
+from generator.plan import ClusterPlan, NodePlan
+from generator.vm import network, storage_pool
 from generator.vm.acceleration import find_crashed, is_kvm_error
-from generator.vm.connection import asking, libvirt, message_of
+from generator.vm.connection import Connection, asking, is_local, libvirt, message_of
 from generator.vm.definition import Job, Machine, accel_of, image_volume
 from generator.vm.domain_xml import Accel, domain_xml
 from generator.vm.storage_pool import renamed_console_volume
@@ -20,6 +22,15 @@ def refuse_small_disk(plan: ClusterPlan, image: BootImage) -> None:
             f"the image is {size}, but the VMs' disks are {plan.spec.vm.disk} GiB",
             hint="set vm.disk to at least the image's size",
         )
+
+
+def refuse_used_addresses(connection: Connection, plan: ClusterPlan, nodes: Iterable[NodePlan]) -> None:
+    """Raise BakeError if another host has the address of a node. `nodes`: the nodes whose VMs do not run.
+
+    On another machine, a network that bake created has no other hosts, and does not answer from here.
+    """
+    if is_local(connection) or not plan.network.mode.is_own:
+        network.refuse_used_addresses(node.address for node in nodes)
 
 
 def upload_image(job: Job, image: BootImage) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from generator.config.spec import NetworkMode
 from generator.image.build import MACHINE
 from generator.plan import DATA_DISK, ClusterPlan, NetworkPlan, NodePlan
 
@@ -191,9 +192,12 @@ def _add_disks(devices: Element, files: Files) -> None:
 
 
 def _add_interface(devices: Element, network: NetworkPlan, node: NodePlan) -> None:
-    interface = child(devices, "interface", type="network")
+    by_bridge = network.mode is NetworkMode.BRIDGE
+    interface = child(devices, "interface", type="bridge" if by_bridge else "network")
     child(interface, "mac", address=node.mac)
-    child(interface, "source", network=network.name)
+    child(interface, "source", **({"bridge": network.bridge} if by_bridge else {"network": network.name}))
+    if by_bridge and network.vlan is not None:
+        child(child(interface, "vlan"), "tag", id=network.vlan)
     child(interface, "model", type="virtio")
     child(interface, "rom", enabled="no")
 

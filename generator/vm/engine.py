@@ -16,8 +16,8 @@ from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.vm import lifecycle, network, seed_drive, storage_pool
 from generator.vm.acceleration import choose_accel
-from generator.vm.boot import refuse_small_disk, start_all, upload_image
-from generator.vm.connection import Connection, Domain, Pool, asking, is_local
+from generator.vm.boot import refuse_small_disk, refuse_used_addresses, start_all, upload_image
+from generator.vm.connection import Connection, Domain, Pool, asking
 from generator.vm.console import ConsoleLog, attach_console
 from generator.vm.definition import (
     Job,
@@ -32,6 +32,7 @@ from generator.vm.definition import (
     of_vm,
 )
 from generator.vm.domain_xml import Accel, Owner
+from generator.vm.existing_network import warn_of_dhcp
 from generator.vm.ownership import Claim, find_domain, list_domains, owner_of
 from generator.vm.seed_drive import SeedDrive
 from generator.vm.storage_pool import data_volume, disk_size, disk_volume
@@ -112,8 +113,8 @@ class LibvirtEngine:
         network.check_network(self.connection, self.plan, self._claim)
         if is_new:
             refuse_small_disk(self.plan, self._image)
-        if is_local(self.connection):
-            network.refuse_used_addresses(node.address for node in off)
+            warn_of_dhcp(self.connection, self.plan, self.report)
+        refuse_used_addresses(self.connection, self.plan, off)
 
     def _define(self, job: Job, node: NodePlan, vm: Vm | None, accel: Accel, *, is_new: bool) -> Machine:
         """Define the VM of a node that does not run. `is_new`: make its root disk from the image."""

@@ -1,18 +1,18 @@
-"""Create, check and remove the cluster's libvirt network."""
+"""Create, check and remove the cluster's libvirt network. `existing_network` checks a network of the user's own."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_network
 from xml.etree import ElementTree
 
-from generator.config.spec import AnyAddress, AnyNetwork
+from generator.config.spec import AnyAddress
 from generator.errors import BakeError
 from generator.plan import ClusterPlan, NetworkPlan
 from generator.vm.connection import Connection, asking, libvirt, message_of, tolerating
 from generator.vm.domain_xml import Owner, network_xml, read_owner
+from generator.vm.existing_network import check_existing, subnets_in
 from generator.vm.ownership import Claim
 
 _OTHER_SUBNET = "choose another --subnet (and --first-ip), or free this subnet"
@@ -26,7 +26,13 @@ _ECHO = {
 
 
 def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owner: Owner) -> None:
-    """Create and start the plan's network. Replace an unused network that differs from the plan."""
+    """Create and start the plan's network. Replace an unused network that differs from the plan.
+
+    An existing network or bridge that the plan names does not change.
+    """
+    if not plan.network.mode.is_own:
+        check_network(connection, plan, claim)
+        return
     network, wanted = _find(connection, plan.network.name), network_xml(plan.network, owner)
     if network is not None:
         claim.demand(read_owner(network.XMLDesc()), f"the existing network {plan.network.name}")
@@ -43,7 +49,10 @@ def ensure_network(connection: Connection, plan: ClusterPlan, claim: Claim, owne
 
 
 def check_network(connection: Connection, plan: ClusterPlan, claim: Claim) -> None:
-    """Raise BakeError if `ensure_network` would refuse to create the network."""
+    """Raise BakeError if `ensure_network` would refuse to create the network, or if the VMs could not use it."""
+    if not plan.network.mode.is_own:
+        check_existing(connection, plan)
+        return
     network = _find(connection, plan.network.name)
     if network is None:
         refuse_overlap(connection, plan.network)
@@ -75,16 +84,9 @@ def _shape(xml: str) -> tuple[object, ...]:
         forward.get("mode", "nat") if forward is not None else None,
         bridge.get("name") if bridge is not None else None,
         mac.get("address") if mac is not None else None,
-        tuple(sorted(str(subnet) for subnet in _subnets(root))),
+        tuple(sorted(str(subnet) for subnet in subnets_in(root))),
         tuple(ip.get("address") for ip in root.iterfind("ip")),
     )
-
-
-def _subnets(root: ElementTree.Element) -> Iterator[AnyNetwork]:
-    for ip in root.iterfind("ip"):
-        if ip.get("address"):
-            length = ip.get("prefix") or ip.get("netmask") or ("64" if ip.get("family") == "ipv6" else "24")
-            yield ip_network(f"{ip.get('address')}/{length}", strict=False)
 
 
 def refuse_overlap(connection: Connection, plan: NetworkPlan) -> None:
@@ -94,7 +96,7 @@ def refuse_overlap(connection: Connection, plan: NetworkPlan) -> None:
         bridge = root.find("bridge")
         if bridge is not None and bridge.get("name") == plan.bridge:
             raise BakeError(f"the bridge {plan.bridge} belongs to the network {other.name()}")
-        for subnet in _subnets(root):
+        for subnet in subnets_in(root):
             if subnet.version == plan.subnet.version and subnet.overlaps(plan.subnet):
                 raise BakeError(
                     f"the subnet {plan.subnet} overlaps with {subnet} of the network {other.name()}",

@@ -212,7 +212,21 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "client network of the other family": (
         "firewall: {clientCidrs: ['fd00::/64']}", "firewall.clientCidrs[0]", "fd00::/64", "is IPv6, but the subnet 192.168.20.0/24 is not",
     ),
-    "network mode unknown": ("network: {mode: bridge}", "network.mode", "'bridge'", "is not one of nat, isolated"),
+    "network mode unknown": (
+        "network: {mode: macvtap}", "network.mode", "'macvtap'", "is not one of nat, isolated, bridge, network",
+    ),
+    "bridge missing": ("network: {mode: bridge}", "network.bridge", "", "is missing, but network.mode is bridge"),
+    "bridge of another mode": ("network: {bridge: br0}", "network.bridge", "", "has no effect with network.mode nat"),
+    "bridge name too long": (
+        "network: {mode: bridge, bridge: abcdefghijklmnop}", "network.bridge", "'abcdefghijklmnop'", "is not 1 to 15",
+    ),
+    "VLAN too high": ("network: {mode: bridge, bridge: br0, vlan: 4095}", "network.vlan", "4095", "is more than 4094"),
+    "VLAN of another mode": ("network: {vlan: 20}", "network.vlan", "", "has no effect with network.mode nat"),
+    "network name missing": ("network: {mode: network}", "network.name", "", "is missing, but network.mode is network"),
+    "network name of another mode": (
+        "network: {mode: bridge, bridge: br0, name: lan}", "network.name", "", "has no effect with network.mode bridge",
+    ),
+    "network name with a slash": ("network: {mode: network, name: a/b}", "network.name", "'a/b'", "is not 1 to 100"),
     # types and keys
     "unknown key": ("node: 3", "node", "'node'", "there is no field"),
     "unknown key, the remedy": ("node: 3", "node", "", "did you mean nodes?"),

@@ -83,11 +83,17 @@ OPTIONS = some(
         "log-level": st.sampled_from(["debug", "info"]),
     }
 )
+MODES = st.sampled_from(
+    [{}, {"mode": "nat"}, {"mode": "isolated"}, {"mode": "network", "name": "lan"}, {"mode": "bridge", "bridge": "br0"}]
+)
 IPV4 = {
-    "network": some(
-        subnet=st.sampled_from(["10.0.0.0/8", "172.16.5.0/24", "192.168.20.0/28"]),
-        mode=st.sampled_from(["nat", "isolated"]),
-        dns=st.lists(st.ip_addresses(v=4).map(str), max_size=3),
+    "network": st.builds(
+        lambda network, mode: {**network, **mode},
+        some(
+            subnet=st.sampled_from(["10.0.0.0/8", "172.16.5.0/24", "192.168.20.0/28"]),
+            dns=st.lists(st.ip_addresses(v=4).map(str), max_size=3),
+        ),
+        MODES,
     ),
     "firewall": some(
         kind=st.sampled_from([str(kind) for kind in FirewallKind]),

@@ -113,7 +113,7 @@ FULL: dict[str, Any] = {
     "nodes": [{"name": "a", "address": "192.168.20.31", "mac": "3c:ec:ef:00:00:01"}, {"name": "b"}],
     "network": {
         "subnet": "192.168.20.0/24", "firstIp": "192.168.20.31", "gateway": "192.168.20.1",
-        "dns": ["9.9.9.9"], "mode": "nat",
+        "dns": ["9.9.9.9"], "mode": "bridge", "bridge": "br0",
     },
     "pki": {
         "keyType": "ecdsa-p256", "certificates": "per-node", "extensions": "strict", "permissions": "acl",
@@ -140,16 +140,18 @@ FULL: dict[str, Any] = {
 # Fields with free text, for certificates or paths on the operator's machine. In other fields, the text is refused.
 FREE = {("pki", "subject", name) for name in ("state", "locality", "organization", "clientOrganization")}
 FREE |= {("install", "archive"), ("vm", "image")}
+# The text fields of sections that exclude a field of FULL.
+OTHERS: dict[tuple[str, ...], dict[str, Any]] = {("network", "name"): {"network": {"mode": "network", "name": "lan"}}}
 FREE |= {("pki", section, name) for section in ("ca", "peerCa") for name in ("certificate", "key")}
 
 
-@pytest.mark.parametrize("path", list(text_fields(FULL)), ids=lambda path: ".".join(map(str, path)))
+@pytest.mark.parametrize("path", [*text_fields(FULL), *OTHERS], ids=lambda path: ".".join(map(str, path)))
 def test_shell_code_in_text_is_refused_or_never_runs(
     path: tuple[Any, ...], cluster_file: Path, credentials: pki.NodePki, consumers: Consumers
 ) -> None:
     taken = set()
     for canary in CANARIES:
-        data = copy.deepcopy(FULL)
+        data = copy.deepcopy({**FULL, **OTHERS.get(path, {})})
         section: Any = data
         for key in path[:-1]:
             section = section[key]
@@ -166,8 +168,9 @@ def test_shell_code_in_text_is_refused_or_never_runs(
 
 
 def test_every_text_field_was_tested() -> None:
-    named = {".".join(str(part) for part in path if not isinstance(part, int)) for path in text_fields(FULL)}
-    flags = {"pki.peerCa.separate"}  # this setting is unset by default
+    tested = [*text_fields(FULL), *OTHERS]
+    named = {".".join(str(part) for part in path if not isinstance(part, int)) for path in tested}
+    flags = {"pki.peerCa.separate", "network.vlan"}  # these settings are unset by default
     assert {name for name in _texts(plain(ClusterSpec(), with_none=True)) if name not in named} == flags
 
 

@@ -284,6 +284,42 @@ def test_nodes_that_lose_power_during_a_step_start_again(start: Start, cut: list
     assert engine.calls == ["insert etcd2", *(f"create {name}" for name in cut)]
 
 
+@dataclass
+class Clock:
+    """A clock that only `sleep` moves."""
+
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, _seconds: float) -> None:
+        self.now += 1.0
+
+
+@pytest.mark.parametrize("cut", ["etcd2", "etcd3"])
+def test_a_node_that_loses_power_before_another_has_applied_its_seed_starts_again_at_once(
+    start: Start, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, run = start(3, 3)
+    engine.world.pending = {"etcd2": Level.RESTART}
+    take = engine.world.take
+    monkeypatch.setattr(apply, "time", clock := Clock())
+    monkeypatch.setattr(apply, "_SILENCE", 60)
+
+    def lose_power(step: Step) -> None:
+        if step.action is Action.UPDATE:  # the seed is in the drive, and nothing more has happened
+            engine.world.power[cut] = Power.STOPPED
+        else:
+            take(step)
+            take(Step(action=Action.UPDATE, node="etcd2", reason=""))
+
+    engine.world.take = lose_power  # type: ignore[method-assign]
+    run(wait=600)
+    assert engine.calls == ["insert etcd2", f"create {cut}"]
+    assert clock.now < 10
+
+
 @pytest.mark.parametrize(("have", "want"), [(1, 3), (3, 5), (5, 3), (3, 1), (3, 3)])
 def test_a_killed_run_is_finished_by_the_next_run(start: Start, have: int, want: int) -> None:
     for killed_at in count():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,17 +15,18 @@ from typing import Any
 import pytest
 import yaml
 
+from generator import console_records
 from generator.config.spec import ClusterSpec, read_spec
 from generator.engine import MachineStatus, Owned, State
 from generator.errors import BakeError
-from generator.operations import boot_progress, status, up
+from generator.image.base import BootImage
+from generator.operations import boot_progress, console, status, up
 from generator.operations.bake import bake as make
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.destroy import destroy
 from generator.operations.seal import seal_everywhere, seal_files
 from generator.operations.status import MemberRole, NodeStatus
 from generator.store.folder import Store
-from generator.vm import console_records
 
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 NODES = ("etcd1", "etcd2")
@@ -76,11 +78,15 @@ class FakeEngine:
         self.cluster: Cluster
         self.logs: dict[str, Console] = {}
         self.states: dict[str, State] = {}
+        self.facts: dict[str, Any] = {}  # of both machines
         self.media: list[bytes] = []
         self.stuck = False
 
     def machines(self) -> dict[str, MachineStatus]:
-        return {name: MachineStatus(node=name, state=self.states.get(name, State.RUNNING)) for name in NODES}
+        return {name: self._status(name) for name in NODES}
+
+    def _status(self, name: str) -> MachineStatus:
+        return MachineStatus(node=name, state=self.states.get(name, State.RUNNING), **self.facts)
 
     def console_logs(self, *names: str) -> dict[str, Console]:
         return {name: self.logs[name] for name in names}
@@ -207,6 +213,57 @@ def test_a_seal_that_failed_at_the_drive_is_completed(
     lines = wait(baked, engine, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
     assert any("sealed" in line for line in lines)
     assert engine.media == [baked.store.read("etcd1/seed.iso")]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, []),
+        ({"outdated": ("memory",)}, ["etcd1: is running; to apply the changes: bake down, then bake up"]),
+        ({"seed": "of an older seed"}, ["etcd1: is running; to apply the changes: bake down, then bake up"]),
+        ({"image": "bb"}, [f"{node}: keeps its disk, which was made from another image" for node in NODES]),
+    ],
+)
+def test_up_reports_vms_that_keep_another_definition_or_image(
+    facts: dict[str, Any], said: list[str], baked: Cluster, engine: FakeEngine, tmp_path: Path
+) -> None:
+    """`bake up` has just started etcd2. Both nodes have the same seed here."""
+    (baked.store.folder / "etcd2/seed.iso").write_bytes(baked.store.read("etcd1/seed.iso") or b"")
+    digest = hashlib.sha256(baked.store.read("etcd1/seed.iso") or b"").hexdigest()
+    engine.facts = {"seed": digest, "image": "aa", **facts}
+    image, kept = BootImage(disk=tmp_path, format="raw", virtual_size=4, digest="aa"), KeptProgress()
+    up._report_unchanged(engine, baked, image, ("etcd2",), kept.line)
+    assert kept.lines == said
+
+
+# --- consoles ----------------------------------------------------------------------------------------------------
+
+
+def test_a_console_is_followed_until_its_vm_stops(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_seconds: float) -> None:
+        engine.states["etcd1"] = State.STOPPED
+        engine.logs["etcd1"].phases.append("failed")
+
+    monkeypatch.setattr("time.sleep", stop)
+    engine.logs["etcd1"] = Console("etcd1", "joining", "voting")
+    text = b"".join(console.follow(engine, "etcd1"))
+    assert [line.rpartition("=")[2] for line in text.decode().splitlines()] == ["joining", "voting", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("node", "state", "message"),
+    [
+        ("etcd9", State.RUNNING, "etcd9 has no VM"),
+        ("etcd1", State.MISSING, "etcd1 has no VM"),
+        ("etcd1", State.STOPPED, "the VM of etcd1 is not running"),
+        ("etcd1", State.FOREIGN, "the VM with the name of etcd1 does not belong to this cluster"),
+    ],
+)
+def test_only_a_running_vm_has_a_console(node: str, state: State, message: str, engine: FakeEngine) -> None:
+    engine.states["etcd1"] = state
+    for connect in (console.attach, lambda *words: next(console.follow(*words))):
+        with pytest.raises(BakeError, match=message):
+            connect(engine, node)
 
 
 # --- a sealed cluster without its VMs ------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generator.console_records import Event, Journal, LineReader, follow, parse_line
 from generator.errors import WaitTimeoutError
-from generator.vm.console_records import Event, Journal, LineReader, follow, parse_line
 
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 PHASE = st.sampled_from(["cloud-init", "configured", "joining", "learner", "voting", "waiting", "failed"])

@@ -48,12 +48,16 @@ def made(plan: Make) -> dict[str, str]:
     cluster, six = plan(), plan(network={"subnet": "fd00:20::/64"})
     efi = plan(vm={"firmware": "efi", "memory": 2048, "cpus": 2})
     isolated = plan(network={"mode": "isolated", "dns": ["192.168.20.1"]})
+    bridged = plan(network={"mode": "bridge", "bridge": "br0", "vlan": 20})
+    existing = plan(network={"mode": "network", "name": "lan"})
     return {
         "domain-direct-tcg": domain_xml(cluster, cluster.nodes[0], DIRECT, Accel.TCG, OWNER),
         "domain-direct-kvm": domain_xml(cluster, cluster.nodes[0], DIRECT, Accel.KVM, OWNER),
         "domain-data-tcg": domain_xml(cluster, cluster.nodes[0], DATA, Accel.TCG, OWNER),
         "domain-bios-tcg": domain_xml(cluster, cluster.nodes[0], LOADER, Accel.TCG, OWNER),
         "domain-efi-kvm": domain_xml(efi, efi.nodes[0], LOADER, Accel.KVM, OWNER),
+        "domain-bridge-tcg": domain_xml(bridged, bridged.nodes[0], DIRECT, Accel.TCG, OWNER),
+        "domain-network-tcg": domain_xml(existing, existing.nodes[0], DIRECT, Accel.TCG, OWNER),
         "network-nat": network_xml(cluster.network, OWNER),
         "network-nat-ipv6": network_xml(six.network, OWNER),
         "network-isolated-dns": network_xml(isolated.network, OWNER),
@@ -65,6 +69,7 @@ def made(plan: Make) -> dict[str, str]:
 
 
 DOMAINS = ["domain-direct-tcg", "domain-direct-kvm", "domain-data-tcg", "domain-bios-tcg", "domain-efi-kvm"]
+DOMAINS += ["domain-bridge-tcg", "domain-network-tcg"]
 NETWORKS = ["network-nat", "network-nat-ipv6", "network-isolated-dns"]
 NAMES = [*DOMAINS, *NETWORKS, "pool", "volume", "overlay", "data"]
 

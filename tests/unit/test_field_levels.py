@@ -83,6 +83,10 @@ def examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     yield "network.dns", "if the gateway becomes a DNS server", dns, {}
     yield "network.dns", "", {}, {"network": {"dns": ["9.9.9.9"]}}
     yield "network.mode", "", {}, {"network": {"mode": "isolated"}}
+    bridge, existing = {"mode": "bridge", "bridge": "br0"}, {"mode": "network", "name": "lan"}
+    yield "network.bridge", "", {"network": bridge}, {"network": {**bridge, "bridge": "br1"}}
+    yield "network.vlan", "", {"network": bridge}, {"network": {**bridge, "vlan": 20}}
+    yield "network.name", "", {"network": existing}, {"network": {**existing, "name": "dmz"}}
     yield from pki_examples()
     yield "etcd.version", "to an older version", {"etcd": {"version": "3.6"}}, {}
     yield "etcd.version", "", {}, {"etcd": {"version": "3.6"}}

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from generator import vm
+from generator.console_records import Journal, follow
 from generator.engine import State
 from generator.errors import BakeError
 from generator.image.base import BootImage
 from generator.plan import ClusterPlan
-from generator.vm.console_records import Journal, follow
 
 Make = Callable[..., ClusterPlan]
 

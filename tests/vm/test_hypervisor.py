@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from generator import vm
+from generator.console_records import Event, Journal, follow
 from generator.errors import BakeError
 from generator.image.base import BootImage
 from generator.operations import console
@@ -27,7 +28,6 @@ from generator.vm import boot as boot_module
 from generator.vm import engine as engine_module
 from generator.vm import storage_pool as pool_module
 from generator.vm.console import attach_console
-from generator.vm.console_records import Event, Journal, follow
 from generator.vm.domain_xml import Accel
 
 Make = Callable[..., ClusterPlan]

@@ -50,6 +50,7 @@ class Apply:
     replace: set[str] = field(default_factory=set)
     upgrade: set[str] = field(default_factory=set)
     pause: float = _PAUSE
+    _started_again: set[str] = field(default_factory=set, init=False)  # nodes that were started again during a step
 
     def run(self) -> tuple[Step, ...]:
         """Take every step, and return the steps. Raise BakeError if a step is not safe or does not end in time."""
@@ -59,6 +60,7 @@ class Apply:
         while found := self._next(patience=self.wait if taken else _CALM):
             step, seen = found
             self.progress.line(f"{step.node}: {step.action}{f' ({step.level})' if step.level else ''}: {step.reason}")
+            self._started_again.clear()
             self._act(step, seen)
             self._finish(step)
             taken.append(step)
@@ -168,6 +170,7 @@ class Apply:
             if self.consoles.waits_for_reboot(step.node):
                 self._reboot(step)
                 return
+            self._start_stopped()
             time.sleep(self.pause)
 
     def _reimage(self, step: Step) -> None:
@@ -182,6 +185,7 @@ class Apply:
         reboot = Step(action=Action.UPDATE, node=step.node, reason=step.reason, level=Level.REBOOT)
         deadline = time.monotonic() + _CALM
         while reason := self._obstacle(reboot, seen := self._observe()):
+            self._start_stopped()
             self._pause_before(reboot, reason, deadline)
         step_down(self.cluster, seen, reboot, self.progress.line)
         self._restart(step)
@@ -195,9 +199,9 @@ class Apply:
 
     def _finish(self, step: Step) -> None:
         """Wait until the step is done. Raise WaitTimeoutError if it takes too long."""
-        deadline, started_again = time.monotonic() + self.wait, set[str]()
+        deadline = time.monotonic() + self.wait
         while not self._is_done(step):
-            self._start_stopped(started_again)
+            self._start_stopped()
             if time.monotonic() > deadline:
                 look = command(self.cluster.store, f"console {step.node}")
                 text = f"{step.node}: the step `{step.action}` did not end within {self.wait:.0f} s"
@@ -208,18 +212,18 @@ class Apply:
             self._await_settled(step.node, restarts=step.level is Level.RESTART)
             self._empty_drive(step.node)
 
-    def _start_stopped(self, started_again: set[str]) -> None:
+    def _start_stopped(self) -> None:
         """Start nodes whose VMs have stopped during the step, because the step may need them for the quorum.
 
-        `started_again`: the nodes that were started during the step. Raise UnhealthyError if one stops again.
+        Raise UnhealthyError if a VM stops for the second time during the step.
         """
         for name, machine in self.engine.machines().items():
             if not machine.planned or power_of(machine) is not Power.STOPPED:
                 continue
-            if name in started_again:
+            if name in self._started_again:
                 look, again = (command(self.cluster.store, word) for word in (f"console {name}", "apply"))
                 raise UnhealthyError(f"{name}: its VM has stopped twice", hint=f"see {look}; to go on, run {again}")
-            started_again.add(name)
+            self._started_again.add(name)
             self.progress.line(f"{name}: its VM has stopped; starting it again")
             self.consoles.begin(name)
             self.engine.create(name)
@@ -233,6 +237,7 @@ class Apply:
         deadline = time.monotonic() + _SILENCE
         while time.monotonic() < deadline:
             self.consoles.show()
+            self._start_stopped()
             has_settled = not made or self.consoles.settled.get(node) == made[-1].seed
             if has_settled and (not restarts or self.consoles.has_restarted(node)):
                 return

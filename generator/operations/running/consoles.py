@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from generator.console_records import Event, Journal, LineReader
 from generator.engine import Console, Engine
 from generator.errors import BakeError
 from generator.operations.baked_cluster import Cluster
@@ -12,7 +13,6 @@ from generator.operations.boot_progress import BOOTING, SETTLED
 from generator.operations.certs import WAITS
 from generator.operations.hints import command
 from generator.progress import Progress
-from generator.vm.console_records import Event, Journal, LineReader
 
 CLOUD_INIT, VOTING = "cloud-init", "voting"  # phases
 

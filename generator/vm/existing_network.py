@@ -1,0 +1,109 @@
+"""Check a network or a bridge that exists already. bake only uses it, and changes nothing of it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from xml.etree import ElementTree
+
+from generator.config.spec import AnyAddress, AnyNetwork, NetworkMode
+from generator.errors import BakeError
+from generator.plan import ClusterPlan, NetworkPlan
+from generator.progress import Report
+from generator.vm.connection import Connection, asking, is_local, libvirt, tolerating
+
+VLANS = 11_000_000  # libvirt 11.0.0, the first version that sets the VLAN of a port of a Linux bridge
+
+
+def check_existing(connection: Connection, plan: ClusterPlan) -> None:
+    """Raise BakeError if the VMs cannot use the network or the bridge that the plan names."""
+    with asking("check the VMs' network"):
+        if plan.network.mode is NetworkMode.BRIDGE:
+            _check_bridge(connection, plan.network)
+        else:
+            _check_network(connection, plan.network)
+
+
+def _check_bridge(connection: Connection, plan: NetworkPlan) -> None:
+    interfaces = _interfaces(connection)
+    if interfaces and plan.bridge not in interfaces:
+        hint = f"create the bridge, or set network.bridge to one of: {', '.join(sorted(interfaces))}"
+        raise BakeError(f"the VMs' host has no bridge {plan.bridge}", hint=hint)
+    version = connection.getLibVersion()
+    if plan.vlan is not None and version < VLANS:
+        text = f"libvirt {_dotted(version)} cannot set network.vlan {plan.vlan}; libvirt 11.0.0 is the first that can"
+        hint = f"give the VLAN a bridge of its own, such as {plan.bridge}.{plan.vlan}, and set network.bridge to it"
+        raise BakeError(text, hint=hint)
+
+
+def _interfaces(connection: Connection) -> set[str]:
+    """Return the names of the host's interfaces, or nothing if libvirt does not know them."""
+    if is_local(connection):
+        return {name for _, name in socket.if_nameindex()}
+    with tolerating("VIR_ERR_NO_SUPPORT"):
+        devices = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
+        found = (ElementTree.fromstring(one.XMLDesc()).findtext("capability/interface") for one in devices)  # noqa: S314
+        return {name for name in found if name}
+    return set()
+
+
+def _check_network(connection: Connection, plan: NetworkPlan) -> None:
+    with tolerating("VIR_ERR_NO_NETWORK"):
+        network = connection.networkLookupByName(plan.name)
+        if not network.isActive():
+            raise BakeError(f"the network {plan.name} is not active", hint=f"start it: virsh net-start {plan.name}")
+        _check_addresses(network.XMLDesc(), plan)
+        return
+    others = ", ".join(sorted(network.name() for network in connection.listAllNetworks())) or "none"
+    hint = f"set network.name to an existing network: {others}"
+    raise BakeError(f"libvirt has no network {plan.name}", hint=hint)
+
+
+def _check_addresses(xml: str, plan: NetworkPlan) -> None:
+    """Compare the plan with the addresses of a network. A network on a bridge of the host has none."""
+    root = ElementTree.fromstring(xml)  # noqa: S314  libvirt wrote it
+    found = list(subnets_in(root))
+    gateways = [ip_address(ip.get("address", "")) for ip in root.iterfind("ip") if ip.get("address")]
+    if found and plan.subnet not in found:
+        has = " and ".join(map(str, found))
+        text = f"the network {plan.name} has the subnet {has}, but network.subnet is {plan.subnet}"
+        raise BakeError(text, hint=f"set network.subnet to {found[0]} (--subnet), or use another network")
+    if gateways and plan.gateway not in gateways:
+        text = f"the network {plan.name} has the gateway {gateways[0]}, but network.gateway is {plan.gateway}"
+        raise BakeError(text, hint=f"set network.gateway to {gateways[0]}")
+
+
+def warn_of_dhcp(connection: Connection, plan: ClusterPlan, report: Report) -> None:
+    """Report each node whose address the network's DHCP server can give to another machine."""
+    if plan.network.mode is not NetworkMode.NETWORK:
+        return
+    with asking("read the network's DHCP ranges"):
+        root = ElementTree.fromstring(connection.networkLookupByName(plan.network.name).XMLDesc())  # noqa: S314
+    for first, last in _ranges(root):
+        inside = [node.name for node in plan.nodes if _is_between(first, node.address, last)]
+        if inside:
+            where = f"in the DHCP range {first} to {last} of the network {plan.network.name}"
+            risk = "so another machine can get them; choose network.firstIp outside of the range"
+            report(f"warning: the addresses of {', '.join(inside)} are {where}, {risk}")
+
+
+def _is_between(first: AnyAddress, address: AnyAddress, last: AnyAddress) -> bool:
+    return first.version == address.version and int(first) <= int(address) <= int(last)
+
+
+def _ranges(root: ElementTree.Element) -> Iterator[tuple[AnyAddress, AnyAddress]]:
+    for one in root.iterfind("ip/dhcp/range"):
+        yield ip_address(one.get("start", "")), ip_address(one.get("end", ""))
+
+
+def _dotted(version: int) -> str:
+    """Return libvirt's number of a version as text (virConnectGetLibVersion)."""
+    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"
+
+
+def subnets_in(root: ElementTree.Element) -> Iterator[AnyNetwork]:
+    for ip in root.iterfind("ip"):
+        if ip.get("address"):
+            length = ip.get("prefix") or ip.get("netmask") or ("64" if ip.get("family") == "ipv6" else "24")
+            yield ip_network(f"{ip.get('address')}/{length}", strict=False)
