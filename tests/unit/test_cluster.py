@@ -116,8 +116,8 @@ def instance(cluster: Cluster, node: str) -> str:
 def wait(cluster: Cluster, engine: Any, *consoles: Console, seconds: float = 60) -> list[str]:
     kept = KeptProgress()
     engine.logs = dict(zip(NODES, consoles, strict=True))
-    for name, console in engine.logs.items():
-        console.instance = console.instance or instance(cluster, name)
+    for name, each in engine.logs.items():
+        each.instance = each.instance or instance(cluster, name)
     up.wait_until_settled(engine, cluster, seconds=seconds, progress=kept)
     return kept.lines
 
