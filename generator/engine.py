@@ -1,4 +1,4 @@
-"""`Engine`: the interface through which the operations on a running cluster change the machines of its nodes.
+"""`Engine`: the interface through which all operations reach the machines of a cluster's nodes.
 
 libvirt implements the interface with VMs (`generator.vm.engine`). This module imports nothing with effects, so that
 `generator.change` may import the facts.
@@ -33,7 +33,8 @@ class MachineStatus:
     plan, of `memory`, `cpus` and `mac`; they change only at a restart by the engine. `rebuild`: the fields of the
     cluster file whose values the machine's disks were not made from. `image`: digest of the image from which the disk
     was made. `built`: when bake built the image (RFC 3339), or "" if unknown. `seed`: digest of the ISO that was
-    inserted last. `has_seed`: whether an ISO is in the drive, now or at the next start.
+    inserted last. `has_seed`: whether an ISO is in the drive, now or at the next start. `accel`: `kvm` or `tcg`, or ""
+    if unknown.
     """
 
     node: str
@@ -48,6 +49,7 @@ class MachineStatus:
     built: str = ""
     seed: str = ""
     has_seed: bool = False
+    accel: str = ""
 
     @property
     def exists(self) -> bool:
@@ -106,6 +108,13 @@ class Engine(Protocol):
         """
         ...
 
+    def shut_down(self, *names: str) -> tuple[str, ...]:
+        """Shut down planned nodes at the same time. Return the names of the nodes that were running.
+
+        Power off a machine that does not shut down in time, and report it.
+        """
+        ...
+
     def remove(self, name: str) -> tuple[str, ...]:
         """Power off a node, and remove its machine, disk, seeds and console log. The plan need not have the node.
 
@@ -137,6 +146,13 @@ class Engine(Protocol):
         """
         ...
 
+    def replace_seed(self, name: str) -> bool | None:
+        """Put a planned node's seed into the drive if an ISO is in the drive. An empty drive stays empty.
+
+        Return whether anything changed, or None if the cluster has no machine of the node.
+        """
+        ...
+
     def remove_seed(self, name: str) -> bool:
         """Empty the drive of a planned node's machine, and delete the ISO. Return whether anything changed.
 
@@ -150,4 +166,42 @@ class Engine(Protocol):
 
         A log is empty until the machine starts. A log ends with the machine, so read it before `remove` if needed.
         """
+        ...
+
+    def attach(self, name: str) -> None:
+        """Connect the terminal to a planned node's serial console. Return when the user types Ctrl-] or the node stops.
+
+        Raise BakeError if the machine is missing or does not run.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owned:
+    """A VM, network or volume of a cluster, and the cluster id in its tag."""
+
+    kind: str
+    name: str
+    cluster_id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} (cluster id {self.cluster_id or 'unknown'})"
+
+
+class Hosts(Protocol):
+    """The hosts of the machines of all clusters. These methods need no plan, and no cluster's folder.
+
+    An empty `cluster_id` means every cluster with the name.
+    """
+
+    def owned(self, cluster: str, *, cluster_id: str = "") -> tuple[Owned, ...]:
+        """Return the objects that `destroy` would remove."""
+        ...
+
+    def destroy(self, cluster: str, *, cluster_id: str = "") -> tuple[str, ...]:
+        """Remove a cluster's machines, networks and volumes. Return their names."""
+        ...
+
+    def used_images(self) -> set[str]:
+        """Return the digests of the images from which the machines of all clusters were made."""
         ...

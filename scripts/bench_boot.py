@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from generator import vm
 from generator.artifact import Artifact
 from generator.config.load import load
+from generator.engine import Console
 from generator.image.base import cache_folder, default_image
 from generator.operations.bake import Baked, bake
 from generator.seed.iso import pack
@@ -35,7 +36,7 @@ def empty_seed(folder: Path) -> bytes:
     return pack([Artifact(PurePosixPath("user-data"), b"#cloud-config\n{}\n"), *kept]).data
 
 
-def seconds_to(pattern: re.Pattern[bytes], logs: Mapping[str, vm.ConsoleLog]) -> float:
+def seconds_to(pattern: re.Pattern[bytes], logs: Mapping[str, Console]) -> float:
     """Return the seconds until every node has printed the pattern on its console."""
     started, said = time.monotonic(), dict.fromkeys(logs, b"")
     while not all(pattern.search(text) for text in said.values()):
@@ -51,13 +52,18 @@ def seconds_to(pattern: re.Pattern[bytes], logs: Mapping[str, vm.ConsoleLog]) ->
 def measure(kind: str, baked: Baked) -> float:
     image = default_image(cache_folder(), report=lambda line: print(line, file=sys.stderr), plain=kind == "plain")
     connection = vm.connect(None)
-    nodes = [baked.folder / node.name for node in baked.plan.nodes]
-    seeds = {folder.name: folder / "seed.iso" if kind == "cluster" else empty_seed(folder) for folder in nodes}
+    names = [node.name for node in baked.plan.nodes]
+    for folder in (baked.folder / name for name in names if kind != "cluster"):
+        (folder / "seed.iso").write_bytes(empty_seed(folder))
+    engine = vm.LibvirtEngine(
+        connection=connection, plan=baked.plan, cluster_id="bench", seeds=baked.folder, load_image=lambda: image,
+        report=lambda _: None, accel="tcg",
+    )  # fmt: skip
     try:
-        vm.boot(connection, baked.plan, image, seeds, cluster_id="bench", accel="tcg", report=lambda _: None)
-        return seconds_to(END[kind], vm.console_logs(connection, baked.plan, cluster_id="bench"))
+        engine.create(*names)
+        return seconds_to(END[kind], engine.console_logs(*names))
     finally:
-        vm.destroy(connection, baked.plan.name, cluster_id="bench")
+        vm.LibvirtHosts(connection=connection).destroy(baked.plan.name, cluster_id="bench")
 
 
 def main(kind: str, folder: str) -> None:

@@ -1,10 +1,12 @@
 """Measures each part of the base image's tuning: three emulated VMs boot without the part, and three with all parts.
 
-The VMs have an empty user-data, or with --cluster-seeds the seeds of a new cluster. A boot lasts from power-on until cloud-init has finished. The gain of a part is the
-additional processor time without the part, in percent. The elapsed time varies more than the processor time. The VMs
-run with a high priority, so that other processes hardly disturb the measurement.
+The VMs have an empty user-data, or with --cluster-seeds the seeds of a new cluster. A boot lasts from power-on until
+cloud-init has finished. The gain of a part is the additional processor time without the part, in percent. The elapsed
+time varies more than the processor time. The VMs run with a high priority, so that other processes hardly disturb the
+measurement.
+
 tuning.py [--only NAME]... [--rounds N] [--cluster-seeds] [--write] [--list]      as root; see `scripts/tuning`
-tuning.py --boot FOLDER ROUNDS [--cluster-seeds]      inside a lab: boots the variants in FOLDER and prints the measurements as JSON
+tuning.py --boot FOLDER ROUNDS [--cluster-seeds]      inside a lab: boots the variants in FOLDER, prints JSON
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,8 +30,7 @@ from bench_boot import END, empty_seed, seconds_to
 from generator.config.load import load
 from generator.image.base import BootImage, cache_folder, default_image
 from generator.image.build import DISK_SIZE, RECIPE
-from generator.operations.bake import bake
-from generator.plan import ClusterPlan
+from generator.operations.bake import Baked, bake
 from generator.store.folder import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,9 +160,10 @@ def boot_all(folder: Path, rounds: int, *, cluster_seeds: bool) -> Iterator[dict
     spec = load(flags={"--name": (("name",), "tuning")}).spec
     baked = bake(spec, Store(folder / "out", spec.name), now=datetime.now(UTC), report=lambda _: None)
     nodes = [baked.folder / node.name for node in baked.plan.nodes]
-    seeds = {node.name: (node / "seed.iso").read_bytes() if cluster_seeds else empty_seed(node) for node in nodes}
+    for node in nodes if not cluster_seeds else ():
+        (node / "seed.iso").write_bytes(empty_seed(node))
     for name in [FULL, *(one for _ in range(rounds) for one in with_baselines(names))]:
-        seconds, processor = boot_three(read_variant(folder / name), baked.plan, seeds)
+        seconds, processor = boot_three(read_variant(folder / name), baked)
         say(f"{name}: {seconds:.1f} s, {processor:.1f} s of processor time")
         yield {"name": name, "seconds": seconds, "processor": processor}
 
@@ -174,21 +176,24 @@ def with_baselines(names: list[str]) -> Iterator[str]:
             yield FULL
 
 
-def boot_three(image: BootImage, plan: ClusterPlan, seeds: Mapping[str, bytes]) -> tuple[float, float]:
+def boot_three(image: BootImage, baked: Baked) -> tuple[float, float]:
     """Boot three VMs. Return the seconds until cloud-init has finished on all VMs, and their processor seconds."""
     import libvirt
 
     from generator import vm
 
-    connection = vm.connect(None)
+    connection, names = vm.connect(None), [node.name for node in baked.plan.nodes]
+    engine = vm.LibvirtEngine(
+        connection=connection, plan=baked.plan, cluster_id="tuning", seeds=baked.folder, load_image=lambda: image,
+        report=lambda _: None, accel="tcg",
+    )  # fmt: skip
     try:
-        vm.boot(connection, plan, image, seeds, cluster_id="tuning", accel="tcg", report=lambda _: None)
-        logs = vm.console_logs(connection, plan, cluster_id="tuning")
-        seconds = seconds_to(END["floor"], logs)
+        engine.create(*names)
+        seconds = seconds_to(END["floor"], engine.console_logs(*names))
         domains = libvirt.open(None).listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
         return seconds, sum(domain.info()[4] for domain in domains) / 1e9  # info()[4] is cpuTime in nanoseconds
     finally:
-        vm.destroy(connection, plan.name, cluster_id="tuning")
+        vm.LibvirtHosts(connection=connection).destroy(baked.plan.name, cluster_id="tuning")
 
 
 def measure(names: list[str], rounds: int, *, cluster_seeds: bool) -> list[dict[str, object]]:

@@ -18,8 +18,8 @@ PACKAGE = Path(__file__).parent.parent / "generator"
 ORDER = """
     errors artifact layout progress level engine console_records
     config plan pki seed store
-    image etcd vm health change
-    operations api cli
+    image etcd health change operations
+    vm api cli
 """.split()  # noqa: SIM905  it is a drawing
 PURE = ("config", "plan", "pki", "seed", "health", "change")  # no effects, except reading what the user names
 EFFECTS = {"asyncio", "fcntl", "grpclib", "libvirt", "requests", "socket", "subprocess", "tempfile"}

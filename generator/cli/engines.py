@@ -1,17 +1,25 @@
-"""Make the engine with which a command changes the machines of a cluster's nodes."""
+"""Make the engine through which a command reaches the machines of a cluster's nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from generator.cli.common import image_cache
 
 if TYPE_CHECKING:
-    from generator.engine import Engine
+    from generator.engine import Engine, Hosts, MachineStatus
     from generator.image.base import BootImage
     from generator.operations.baked_cluster import Cluster
     from generator.progress import Report
+
+Answer = TypeVar("Answer")
+
+def connect(options: Mapping[str, Any]) -> Hosts:
+    """Connect to libvirt, for a command that needs no plan of a cluster."""
+    from generator import vm
+
+    return vm.LibvirtHosts(connection=vm.connect(options["connect"]))
 
 
 def make_engine(
@@ -44,11 +52,23 @@ def engine_if_possible(
 
     `remedy`: the subcommand that completes an interrupted change, for example `certs deliver`.
     """
-    from generator.errors import BakeError
     from generator.operations.hints import command
 
+    return _if_possible(options, lambda: make_engine(options, report, cluster, remedy=command(cluster.store, remedy)))
+
+
+def machines_if_possible(
+    options: Mapping[str, Any], report: Report, cluster: Cluster
+) -> Mapping[str, MachineStatus]:
+    """Return what the engine's `machines` returns, or nothing if libvirt fails and the user gave no --connect."""
+    return _if_possible(options, lambda: make_engine(options, report, cluster).machines()) or {}
+
+
+def _if_possible(options: Mapping[str, Any], ask: Callable[[], Answer]) -> Answer | None:
+    from generator.errors import BakeError
+
     try:
-        return make_engine(options, report, cluster, remedy=command(cluster.store, remedy))
+        return ask()
     except BakeError:
         if options["connect"] is not None:
             raise

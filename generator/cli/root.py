@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from generator import __version__
+from generator.cli import engines
 from generator.cli.common import (
     bake_agreed,
     ca_passphrase,
@@ -193,7 +195,7 @@ def image(plain: bool, refresh: bool, to: str | None, **options: Any) -> None:
         else:
             built = boot_image(spec, folder, report, refresh=refresh)
         if refresh:
-            removed = clean_cache(folder, options["connect"], now=now, report=report)
+            removed = clean_cache(folder, partial(engines.connect, options), now=now, report=report)
     age = days_old(built.built, now=now)
     if options["output"] == "json":
         facts = {key: str(value) if isinstance(value, Path | int) else value for key, value in asdict(built).items()}

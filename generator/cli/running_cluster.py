@@ -66,12 +66,16 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
     from generator.operations import up
     from generator.operations.hints import command
 
+    engines.connect(options)  # nothing is baked if libvirt does not answer
     _refuse_old_machines(options, store)
-    boot = up.Boot(
-        uri=options["connect"], accel=options["accel"], wait=options["wait"], cache=image_cache(options)
-    )
     try:
         with progress_of(node_names(spec), options) as progress:
+            boot = up.Boot(
+                engine=lambda cluster, image: engines.make_engine(
+                    options, progress.line, cluster, image=image, remedy=command(store, "up")
+                ),
+                wait=options["wait"], cache=image_cache(options),
+            )  # fmt: skip
             return store.folder, up.up(spec, store, boot, now=datetime.now(UTC), progress=progress, **agreed)
     except KeyboardInterrupt:
         remove = command(store, "destroy")
@@ -119,7 +123,8 @@ def seal(**options: Any) -> None:
         confirm(f"{doubt}. Seal the cluster?", options, [doubt])
 
     report = reporter(options)
-    done = run(opened, uri=options["connect"], now=datetime.now(UTC), report=report, consent=consent)
+    engine = engines.engine_if_possible(options, report, opened, remedy="seal")
+    done = run(opened, engine, now=datetime.now(UTC), report=report, consent=consent)
     for warning in done.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if options["output"] == "json":
@@ -145,7 +150,9 @@ def status(**options: Any) -> None:
     from generator.operations.status import status as look
     from generator.operations.status import status_data, status_row
 
-    seen = look(open_cluster(options), uri=options["connect"], now=datetime.now(UTC))
+    cluster = open_cluster(options)
+    machines = engines.machines_if_possible(options, reporter(options), cluster)
+    seen = look(cluster, machines, now=datetime.now(UTC))
     if options["output"] == "json":
         nodes = [status_data(node, vm) for node, vm in seen.nodes]
         print_json(nodes=nodes, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
@@ -216,13 +223,13 @@ def console(node: str, **options: Any) -> None:
     Examples:
       bake console etcd1
     """
-    from generator import vm
+    from generator.operations import console as consoles
 
-    cluster, uri = open_cluster(options), options["connect"]
+    engine = engines.make_engine(options, reporter(options), open_cluster(options))
     if sys.stdin.isatty() and sys.stdout.isatty():
-        vm.attach_console(uri, cluster.plan, node, cluster_id=cluster.cluster_id)
+        consoles.attach(engine, node)
         return
-    for data in vm.follow_console(vm.connect(uri), cluster.plan, node, cluster_id=cluster.cluster_id):
+    for data in consoles.follow(engine, node):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
@@ -236,12 +243,12 @@ def down(**options: Any) -> None:
     Examples:
       bake down
     """
-    from generator import vm
+    from generator.operations.hints import command
 
     cluster = open_cluster(options)
     with progress_of((), options) as progress:
-        connection = vm.connect(options["connect"])
-        stopped = vm.down(connection, cluster.plan, cluster_id=cluster.cluster_id, report=progress.line)
+        engine = engines.make_engine(options, progress.line, cluster, remedy=command(cluster.store, "down"))
+        stopped = engine.shut_down(*(node.name for node in cluster.plan.nodes))
     show_names("stopped", stopped, options)
 
 
@@ -269,5 +276,5 @@ def destroy(force: bool, **options: Any) -> None:
         confirm(question, options, [f"all data of the cluster {options['name']!r} is lost"])
 
     store = Store(options["out"], options["name"])
-    removed = destroy.destroy(store, uri=options["connect"], force=force, consent=consent)
+    removed = destroy.destroy(store, partial(engines.connect, options), force=force, consent=consent)
     show_names("removed", removed, options)

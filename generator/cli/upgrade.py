@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from generator.cli import change, engines
@@ -68,7 +69,8 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
         raise
     for name in engine.remove_unused_images():
         reporter(options)(f"removed the old image {name} from the storage pool")
-    clean_cache(image_cache(options), options["connect"], now=datetime.now(UTC), report=reporter(options))
+    connect = partial(engines.connect, options)
+    clean_cache(image_cache(options), connect, now=datetime.now(UTC), report=reporter(options))
 
 
 def _image(spec: ClusterSpec, options: Mapping[str, Any], *, refresh: bool, to: str | None) -> BootImage:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from generator import vm
 from generator.config.load import load_kept
 from generator.config.pki import CaSpec, PeerCaSpec
 from generator.config.spec import ClusterSpec
@@ -21,7 +20,6 @@ from generator.store.cas import load_phase
 from generator.store.existing_keys import load_identity
 from generator.store.folder import Store
 from generator.store.requests import refuse_unsigned
-from generator.vm.connection import Connection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +93,3 @@ def without_ca_files(spec: ClusterSpec) -> ClusterSpec:
     """Return the spec without the paths of the user's CA files, which are outdated after a CA rotation."""
     own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
     return replace(spec, pki=own)
-
-
-def connect_if_possible(uri: str | None) -> Connection | None:
-    """Connect to libvirt. If `uri` is None and libvirt does not answer, return None."""
-    try:
-        return vm.connect(uri)
-    except BakeError:
-        if uri is not None:
-            raise
-        return None  # the VMs may run on another machine

@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from generator import vm
 from generator.console_records import Event, Journal, follow
+from generator.engine import Engine, State
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.status import MemberRole, cluster_status
 from generator.plan import NodePlan
 from generator.progress import PHASES
-from generator.vm.connection import Connection
 
 BOOTING, SETTLED = PHASES[0], PHASES[-1]
 VOTING_PHASES = PHASES[-2:]
 
 
 def follow_nodes(
-    connection: Connection, cluster: Cluster, nodes: tuple[NodePlan, ...], journal: Journal, *, seconds: float
+    engine: Engine, cluster: Cluster, nodes: tuple[NodePlan, ...], journal: Journal, *, seconds: float
 ) -> Iterator[Event]:
     """Yield the events of the nodes until every node has settled. `journal` stores the nodes' console output.
 
     A node whose console is empty counts as settled if it is a voting member of etcd. Raise WaitTimeoutError after
     `seconds`.
     """
-    plan, cluster_id = replace(cluster.plan, nodes=nodes), cluster.cluster_id
-    logs = vm.console_logs(connection, plan, cluster_id=cluster_id)
+    plan = replace(cluster.plan, nodes=nodes)
+    logs = engine.console_logs(*(node.name for node in nodes))
 
     def stopped_vms() -> dict[str, str]:
-        found = vm.status(connection, plan, cluster_id=cluster_id)
-        return {one.node: f"the VM is {one.state}" for one in found if one.state is not vm.State.RUNNING}
+        found = engine.machines()
+        states = {node.name: found[node.name].state for node in nodes}
+        return {name: f"the VM is {state}" for name, state in states.items() if state is not State.RUNNING}
 
     def voting_nodes(silent: list[str]) -> Iterator[Event]:
         seen = cluster_status(plan, client_files(cluster.store.folder))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from generator import vm
+from generator.engine import Hosts, Owned
 from generator.errors import BakeError, InputError, UnsignedError
 from generator.layout import SEALED
 from generator.operations.baked_cluster import open_cluster
 from generator.progress import Silent
 from generator.store.existing_keys import load_identity
 from generator.store.folder import Store
-from generator.vm import Owned
 
 
 def destroy(
-    store: Store, *, uri: str | None, force: bool, consent: Callable[[tuple[Owned, ...]], None]
+    store: Store, connect: Callable[[], Hosts], *, force: bool, consent: Callable[[tuple[Owned, ...]], None]
 ) -> tuple[str, ...]:
     """Remove the cluster's VMs, disks and network; return their names.
 
@@ -25,24 +24,24 @@ def destroy(
     """
     cluster_id = (load_identity(store) or "")[:16]
     if not cluster_id and not force:
-        raise _unidentified(store, uri)
-    connection = vm.connect(uri)
-    found = vm.list_owned(connection, store.cluster, cluster_id=cluster_id)
+        raise _unidentified(store, connect)
+    hosts = connect()
+    found = hosts.owned(store.cluster, cluster_id=cluster_id)
     if not found and not cluster_id:
-        raise _unidentified(store, uri)
+        raise _unidentified(store, connect)
     if not found:
         return ()
     consent(found)
     tags = {each.cluster_id for each in found}
-    removed = vm.destroy(connection, store.cluster, cluster_id=tags.pop() if len(tags) == 1 else cluster_id)
+    removed = hosts.destroy(store.cluster, cluster_id=tags.pop() if len(tags) == 1 else cluster_id)
     return (*removed, *_unseal_destroyed(store, removed))
 
 
-def _unidentified(store: Store, uri: str | None) -> InputError:
+def _unidentified(store: Store, connect: Callable[[], Hosts]) -> InputError:
     """Return an error that lists the VMs and networks with the cluster's name."""
     where = f"there is no cluster {store.cluster!r} in {store.out}"
     try:
-        found = vm.list_owned(vm.connect(uri), store.cluster)
+        found = connect().owned(store.cluster)
     except BakeError as error:
         found, more = (), f"libvirt did not list the VMs with that name: {error.message}"
     else:

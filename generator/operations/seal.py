@@ -12,20 +12,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from generator import vm
 from generator.artifact import Artifact
 from generator.config.load import load_kept
+from generator.engine import Engine
 from generator.errors import BakeError, InputError
 from generator.layout import SEALED, SEED_ISO, SPEC
 from generator.operations import status
 from generator.operations.bake import load_seal
-from generator.operations.baked_cluster import Cluster, client_files, connect_if_possible
+from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.hints import command
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
 from generator.seed import iso
 from generator.store.folder import Store
-from generator.vm.connection import Connection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +42,13 @@ class Sealing:
 
 
 def seal(
-    cluster: Cluster, *, uri: str | None, now: datetime, report: Report, consent: Callable[[str], None]
+    cluster: Cluster, engine: Engine | None, *, now: datetime, report: Report, consent: Callable[[str], None]
 ) -> Sealing:
     """Seal a cluster. If no member answers, call `consent`: a cluster that never started cannot start after `seal`."""
-    connection, doubt = connect_if_possible(uri), _doubt(cluster)
+    doubt = _doubt(cluster)
     if doubt and not cluster.sealed:
         consent(doubt)
-    done = seal_everywhere(connection, cluster, now=now, report=report)
+    done = seal_everywhere(engine, cluster, now=now, report=report)
     image = cluster.store.folder / done.node / SEED_ISO
     by_hand = f"bake finds no VM of {done.node}: replace the ISO in the VM's drive with {image}"
     return replace(done, warnings=tuple(filter(None, (by_hand if done.vm is None else "", doubt))))
@@ -64,14 +63,11 @@ def _doubt(cluster: Cluster) -> str:
         return f"cannot query the members: {error.message}"
 
 
-def seal_everywhere(connection: Connection | None, cluster: Cluster, *, now: datetime, report: Report) -> Sealing:
-    """Remove the bootstrap permit from the cluster's folder and, with `connection`, from the ISO in the VM's drive."""
+def seal_everywhere(engine: Engine | None, cluster: Cluster, *, now: datetime, report: Report) -> Sealing:
+    """Remove the bootstrap permit from the cluster's folder and, with `engine`, from the ISO in the VM's drive."""
     changed = seal_files(cluster.store, cluster.plan, now=now, report=report)
-    node, replaced = cluster.first, None
-    if connection is not None:
-        image = cluster.store.folder / node.name / SEED_ISO
-        replaced = vm.replace_seed(connection, cluster.plan, node, image, cluster_id=cluster.cluster_id)
-    return Sealing(node=node.name, files=changed, vm=replaced, warnings=())
+    replaced = engine.replace_seed(cluster.first.name) if engine is not None else None
+    return Sealing(node=cluster.first.name, files=changed, vm=replaced, warnings=())
 
 
 def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report) -> bool:

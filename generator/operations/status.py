@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from generator import vm
-from generator.errors import BakeError
+from generator.engine import MachineStatus
 from generator.etcd import answers, observe
 from generator.etcd.answers import Member, Status
 from generator.etcd.client import Etcd
@@ -159,19 +158,13 @@ class Overview:
     tasks: tuple[Task, ...]
 
 
-def status(cluster: Cluster, *, uri: str | None, now: datetime) -> Overview:
-    """Query the state of every node's VM and etcd. If `uri` is None, ignore errors of libvirt."""
-    states: dict[str, str | None] = dict.fromkeys(node.name for node in cluster.plan.nodes)
-    images: tuple[str, ...] = ()
-    try:
-        found = vm.status(vm.connect(uri), cluster.plan, cluster_id=cluster.cluster_id)
-        states = {one.node: f"{one.state} {one.accel}".strip() for one in found}
-        images = old_images({one.node: one.built for one in found}, now=now)
-    except BakeError:
-        if uri is not None:
-            raise
+def status(cluster: Cluster, machines: Mapping[str, MachineStatus], *, now: datetime) -> Overview:
+    """Query every node's etcd, and add the state of its VM. `machines`: empty if libvirt does not answer."""
+    planned = [one for one in machines.values() if one.planned]
+    states = {one.node: f"{one.state} {one.accel}".strip() for one in planned}
+    images = old_images({one.node: one.built for one in planned}, now=now)
     seen = cluster_status(cluster.plan, client_files(cluster.store.folder))
-    nodes = tuple((node, states[node.name]) for node in seen.nodes)
+    nodes = tuple((node, states.get(node.name)) for node in seen.nodes)
     tasks = pending_tasks(
         cluster.plan, seen, sealed=cluster.sealed, ca_change=load_phase(cluster.store), images=images,
         bake=partial(command, cluster.store),

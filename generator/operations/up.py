@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from generator import vm
 from generator.config.spec import ClusterSpec
 from generator.console_records import Event, Journal
+from generator.engine import Engine, State
 from generator.errors import BakeError, InputError
 from generator.image.age import OLD, days_old
 from generator.image.base import BootImage, default_image
@@ -24,20 +25,17 @@ from generator.operations.seal import seal_everywhere
 from generator.operations.verify import Verification
 from generator.progress import Progress, Report
 from generator.store.folder import Store
-from generator.vm.connection import Connection
 
 
 @dataclass(frozen=True, kw_only=True)
 class Boot:
     """How to boot the VMs.
 
-    `uri`: libvirt's URI. If `uri` is None, the environment variable LIBVIRT_DEFAULT_URI has the URI. If the variable is
-    not set, the URI is qemu:///system. `accel`: `auto`, `kvm` or `tcg`. `wait`: the number of seconds within which all
-    nodes must settle. `cache`: the folder for images.
+    `engine`: returns the engine of a cluster's VMs, which makes new disks from the given image. `wait`: the number of
+    seconds within which all nodes must settle. `cache`: the folder for images.
     """
 
-    uri: str | None
-    accel: str
+    engine: Callable[[Cluster, BootImage], Engine]
     wait: float
     cache: Path
 
@@ -57,18 +55,29 @@ def up(
     Seal the cluster as soon as its first node becomes a voting member. operations/running/ changes a cluster that has
     started.
     """
-    connection = vm.connect(boot.uri)
     image = boot_image(spec, boot.cache, progress.line)
     if (age := days_old(image.built, now=now)) and age > OLD:
         progress.line(f"warning: the base image is {age} days old; build a new one with bake image --refresh")
     bake(spec, store, now=now, report=progress.line, passphrase=passphrase, agreed=agreed)
     cluster = open_cluster(store)
-    seeds = {node.name: store.folder / node.name / SEED_ISO for node in cluster.plan.nodes}
-    vm.boot(
-        connection, cluster.plan, image, seeds, cluster_id=cluster.cluster_id, accel=boot.accel, report=progress.line
-    )  # fmt: skip
-    wait_until_settled(connection, cluster, seconds=boot.wait, progress=progress)
+    engine = boot.engine(cluster, image)
+    started = engine.create(*(node.name for node in cluster.plan.nodes))
+    _report_unchanged(engine, cluster, image, started, progress.line)
+    wait_until_settled(engine, cluster, seconds=boot.wait, progress=progress)
     return verify.verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
+
+
+def _report_unchanged(
+    engine: Engine, cluster: Cluster, image: BootImage, started: Collection[str], report: Report
+) -> None:
+    """Report running VMs that differ from the plan or have another seed, and disks that keep another image."""
+    found = engine.machines()
+    for name, seen in ((node.name, found[node.name]) for node in cluster.plan.nodes):
+        if seen.image not in ("", image.digest):
+            report(f"{name}: keeps its disk, which was made from another image")
+        digest = hashlib.sha256(cluster.store.read(f"{name}/{SEED_ISO}") or b"").hexdigest()
+        if name not in started and seen.state is State.RUNNING and (seen.outdated or seen.seed != digest):
+            report(f"{name}: is running; to apply the changes: bake down, then bake up")
 
 
 def boot_image(spec: ClusterSpec, cache: Path, report: Report, *, refresh: bool = False) -> BootImage:
@@ -88,7 +97,7 @@ def boot_image(spec: ClusterSpec, cache: Path, report: Report, *, refresh: bool 
 
 
 def wait_until_settled(
-    connection: Connection, cluster: Cluster, *, seconds: float, progress: Progress
+    engine: Engine, cluster: Cluster, *, seconds: float, progress: Progress
 ) -> None:
     """Follow the nodes until each has settled, and react to their events.
 
@@ -96,14 +105,14 @@ def wait_until_settled(
     """
     journal = Journal(cluster.store.folder)
     journal.begin(node.name for node in cluster.plan.nodes)
-    events = follow_nodes(connection, cluster, cluster.plan.nodes, journal, seconds=seconds)
+    events = follow_nodes(engine, cluster, cluster.plan.nodes, journal, seconds=seconds)
     must_seal = True
     for event in _shown(events, cluster, journal, progress):
         if must_seal and event.node == cluster.first.name and event.phase in VOTING_PHASES:
-            _seal(connection, cluster, progress.line)
+            _seal(engine, cluster, progress.line)
             must_seal = False
         if event.phase == SETTLED:
-            _remove_seed(connection, cluster, event, progress.line)
+            _remove_seed(engine, cluster, event, progress.line)
 
 
 def _shown(events: Iterator[Event], cluster: Cluster, journal: Journal, progress: Progress) -> Iterator[Event]:
@@ -130,19 +139,18 @@ def _show_consoles(nodes: Iterable[str], journal: Journal, report: Report) -> No
             report(f"    {line}")
 
 
-def _seal(connection: Connection, cluster: Cluster, report: Report) -> None:
-    done = seal_everywhere(connection, cluster, now=datetime.now(UTC), report=report)
+def _seal(engine: Engine, cluster: Cluster, report: Report) -> None:
+    done = seal_everywhere(engine, cluster, now=datetime.now(UTC), report=report)
     if done.files or done.vm:
         report(f"{done.node}: sealed (bootstrap permit removed from its ISO)")
 
 
-def _remove_seed(connection: Connection, cluster: Cluster, event: Event, report: Report) -> None:
+def _remove_seed(engine: Engine, cluster: Cluster, event: Event, report: Report) -> None:
     """Remove the seed from a settled node's drive, because the seed contains the node's private keys.
 
     A seed that the node has not applied stays in the drive, because the node needs the seed at its next boot.
     """
     meta_data = cluster.store.read(f"{event.node}/meta-data") or b""
     has_applied = bool(event.seed) and f"instance-id: {event.seed}" in meta_data.decode().splitlines()
-    node = next(node for node in cluster.plan.nodes if node.name == event.node)
-    if has_applied and vm.remove_seed(connection, cluster.plan, node, cluster_id=cluster.cluster_id):
+    if has_applied and engine.remove_seed(event.node):
         report(f"{event.node}: seed removed from its drive")

@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import termios
-import time
 import tty
 from collections.abc import Iterator
 from typing import Any
 
-from generator.errors import BakeError
-from generator.plan import ClusterPlan
+from generator.plan import NodePlan
 from generator.vm.connection import Connection, Domain, Pool, asking, connect, libvirt, tolerating
-from generator.vm.ownership import Claim, claim_domains
-from generator.vm.storage_pool import console_volume, find_pool, find_volume, renamed_console_volume
+from generator.vm.storage_pool import console_volume, find_volume, renamed_console_volume
 
 LEAVE = b"\x1d"  # Ctrl-] leaves the console, as in telnet and virsh
 _SCROLLBACK = 4096
-_POLL_SECONDS = 0.25
 
 
 class ConsoleLog:
@@ -71,56 +67,20 @@ class ConsoleLog:
         return data
 
 
-def console_logs(connection: Connection, plan: ClusterPlan, *, cluster_id: str = "") -> dict[str, ConsoleLog]:
-    """Return the console logs of a cluster's VMs by node. Raise BakeError if there is no storage pool."""
-    pool = find_pool(connection, Claim(cluster=plan.name, cluster_id=cluster_id))
-    if pool is None:
-        raise BakeError(f"the cluster {plan.name} has no VMs here", hint="create the VMs: bake up")
-    return {node.name: ConsoleLog(pool, node.name) for node in plan.nodes}
-
-
-def _running(connection: Connection, plan: ClusterPlan, node: str, cluster_id: str) -> Domain:
-    known = claim_domains(connection, plan, Claim(cluster=plan.name, cluster_id=cluster_id))
-    if node not in known:
-        hint = f"the nodes with a VM are {', '.join(known)}" if known else "create the VMs: bake up"
-        raise BakeError(f"{node} has no VM", hint=hint)
-    if not known[node][0].isActive():
-        raise BakeError(f"the VM of {node} is not running", hint="start the VM: bake up")
-    return known[node][0]
-
-
-def follow_console(
-    connection: Connection, plan: ClusterPlan, node: str, *, cluster_id: str = ""
-) -> Iterator[bytes]:
-    """Yield the console's output from the start of the log until the VM stops."""
-    domain = _running(connection, plan, node, cluster_id)
-    log = console_logs(connection, plan, cluster_id=cluster_id)[node]
-    while True:
-        alive = domain.isActive()
-        data = log.read()
-        if data:
-            yield data
-        elif not alive:
-            return
-        else:
-            time.sleep(_POLL_SECONDS)
-
-
-def attach_console(
-    uri: str | None, plan: ClusterPlan, node: str, *, cluster_id: str = "", keyboard: int = 0, screen: int = 1
-) -> None:
-    """Connect a terminal to a node's console until the user types Ctrl-] or the VM stops.
+def attach_console(uri: str, node: NodePlan, log: ConsoleLog, *, keyboard: int = 0, screen: int = 1) -> None:
+    """Connect a terminal to a node's console until the user types Ctrl-] or the VM stops. First show the log's end.
 
     This function opens a new connection, because libvirt's event loop must be registered before a connection opens.
     Without the event loop, libvirt does not deliver the console's output.
     """
-    if libvirt is not None:
-        libvirt.virEventRegisterDefaultImpl()
+    libvirt.virEventRegisterDefaultImpl()
     connection = connect(uri)
-    domain = _running(connection, plan, node, cluster_id)
-    _write_all(screen, console_logs(connection, plan, cluster_id=cluster_id)[node].read()[-_SCROLLBACK:])
-    with asking(f"open the console of {node}", hint="check whether another program uses this console"), _raw(keyboard):
-        _Bridge(connection, domain, keyboard, screen).run()
+    hint = "check whether another program uses this console"
+    with asking(f"open the console of {node.name}", hint=hint):
+        domain = connection.lookupByName(node.domain)
+        _write_all(screen, log.read()[-_SCROLLBACK:])
+        with _raw(keyboard):
+            _Bridge(connection, domain, keyboard, screen).run()
 
 
 @contextlib.contextmanager

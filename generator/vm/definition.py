@@ -55,7 +55,7 @@ class Definer:
     files: Files
     made_from: Owner
     accel: Accel
-    seed: Path | bytes
+    seed: Path
     settled: bool = False  # whether the drive stays empty, because the node has applied `seed`
 
     @property
@@ -115,23 +115,8 @@ class Definer:
         return replace(blank, seed=self.seed_digest, config=config, **made)
 
 
-def of_image(
-    job: Job,
-    node: NodePlan,
-    image: BootImage,
-    accel: Accel,
-    seed: Path | bytes,
-    *,
-    old: tuple[Domain, Owner] | None = None,
-) -> Definer:
-    """Return the definer of a VM whose disk is made from `image`. `old`: the VM, if it exists, and its tag.
-
-    An existing VM keeps its disks, so the facts about its root disk stay unchanged.
-    """
-    data = _path(job, data_volume(node.name)) if job.plan.spec.vm.data_disk else None
-    made_from = job.owner(image=image.digest, built=image.built, root=root_text(job.plan))
-    if old is not None:
-        data, made_from = files_in(old[0].XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).data, old[1]
+def of_image(job: Job, node: NodePlan, image: BootImage, accel: Accel, seed: Path) -> Definer:
+    """Return the definer of a VM whose disk is made from `image`."""
     files = Files(
         disk=_path(job, disk_volume(node.name)),
         seed=None,
@@ -139,29 +124,25 @@ def of_image(
         kernel=_path(job, image_volume("kernel", image.digest)) if image.kernel else None,
         initrd=_path(job, image_volume("initrd", image.digest)) if image.initrd else None,
         cmdline=image.cmdline or None,
-        data=data,
+        data=_path(job, data_volume(node.name)) if job.plan.spec.vm.data_disk else None,
     )
-    settled = old is not None and _is_settled(*old, seed)
-    return Definer(
-        job=job, node=node, files=files, made_from=made_from, accel=accel, seed=seed, settled=settled
-    )  # fmt: skip
+    made_from = job.owner(image=image.digest, built=image.built, root=root_text(job.plan))
+    return Definer(job=job, node=node, files=files, made_from=made_from, accel=accel, seed=seed)
 
 
-def of_vm(job: Job, node: NodePlan, domain: Domain, owner: Owner, accel: Accel, seed: Path | bytes) -> Definer:
-    """Return the definer of an existing VM that keeps its disk, its image's kernel and its firmware."""
+def of_vm(job: Job, node: NodePlan, domain: Domain, owner: Owner, accel: Accel, seed: Path) -> Definer:
+    """Return the definer of an existing VM that keeps its disk, its image's kernel and its firmware.
+
+    The drive stays empty if bake has inserted this seed and then emptied the drive, because the node has applied it.
+    """
     files = files_in(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-    settled = _is_settled(domain, owner, seed)
+    settled = owner.seed == seed_drive.seed_digest(seed) and seed_drive.is_empty(domain)
     return Definer(job=job, node=node, files=files, made_from=owner, accel=accel, seed=seed, settled=settled)
 
 
 def has_data_disk(domain: Domain) -> bool:
     """Return whether a VM's definition has a data disk, whose volume may be missing."""
     return files_in(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).data is not None
-
-
-def _is_settled(domain: Domain, owner: Owner, seed: Path | bytes) -> bool:
-    """Return whether the node has applied the seed: bake has inserted the seed, and then emptied the drive."""
-    return owner.seed == seed_drive.seed_digest(seed) and seed_drive.is_empty(domain)
 
 
 def _path(job: Job, name: str) -> str:
@@ -189,7 +170,16 @@ def find_rebuilds(owner: Owner, plan: ClusterPlan, *, data_size: int) -> tuple[s
 
 
 def accel_of(domain: Domain) -> Accel:
-    return Accel(ElementTree.fromstring(domain.XMLDesc()).get("type", ""))  # noqa: S314  libvirt wrote it
+    return Accel(_kind(domain))
+
+
+def accel_name(domain: Domain) -> str:
+    """Return `kvm`, `tcg`, or the domain type of another tool's VM."""
+    return "tcg" if _kind(domain) == Accel.TCG else _kind(domain)
+
+
+def _kind(domain: Domain) -> str:
+    return ElementTree.fromstring(domain.XMLDesc()).get("type", "")  # noqa: S314  libvirt wrote it
 
 
 def find_outdated(domain: Domain, plan: ClusterPlan, node: NodePlan) -> tuple[str, ...]:

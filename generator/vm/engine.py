@@ -1,4 +1,4 @@
-"""`LibvirtEngine`: change the VMs of a running cluster one by one."""
+"""`LibvirtEngine`: create, change and remove the VMs of a cluster."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from generator import __version__
 from generator.engine import MachineStatus, State
 from generator.errors import BakeError
 from generator.image.base import BootImage
@@ -15,23 +16,28 @@ from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.vm import lifecycle, network, seed_drive, storage_pool
 from generator.vm.acceleration import choose_accel
-from generator.vm.boot import boot, refuse_small_disk, refuse_used_addresses, start_all, upload_image
+from generator.vm.boot import refuse_small_disk, refuse_used_addresses, start_all, upload_image
 from generator.vm.connection import Connection, Domain, Pool, asking
-from generator.vm.console import ConsoleLog
+from generator.vm.console import ConsoleLog, attach_console
 from generator.vm.definition import (
-    Definer,
     Job,
+    Machine,
+    accel_name,
     accel_of,
     find_outdated,
     find_rebuilds,
     has_data_disk,
     image_volume,
+    of_image,
     of_vm,
 )
-from generator.vm.domain_xml import Owner
-from generator.vm.ownership import Claim, find_by_name, list_domains, owner_of
-from generator.vm.storage_pool import data_volume, disk_volume
+from generator.vm.domain_xml import Accel, Owner
+from generator.vm.existing_network import warn_of_dhcp
+from generator.vm.ownership import Claim, find_domain, list_domains, owner_of
+from generator.vm.seed_drive import SeedDrive
+from generator.vm.storage_pool import data_volume, disk_size, disk_volume
 
+Vm = tuple[Domain, Owner]
 
 @dataclass(kw_only=True)
 class LibvirtEngine:
@@ -64,82 +70,82 @@ class LibvirtEngine:
         return {one.node: one for one in found if one.planned or one.node in left or one.state is not State.MISSING}
 
     def _observe(self, name: str, pool: Pool | None) -> MachineStatus:
-        node, domain = self._nodes.get(name), find_by_name(self.connection, self.plan.name, name)
-        owner = None if domain is None else owner_of(domain)
-        is_ours = owner is not None and self._claim.covers(owner)
-        size, data_size = _size(pool, disk_volume(name)), _size(pool, data_volume(name))
-        if domain is None or owner is None or not is_ours:
-            state = State.MISSING if domain is None else State.FOREIGN
+        node, (domain, owner) = self._nodes.get(name), self._look_up(name)
+        size, data_size = disk_size(pool, disk_volume(name)), disk_size(pool, data_volume(name))
+        if domain is None or owner is None:
             return MachineStatus(
-                node=name, state=state, planned=node is not None, disk_size=size, data_size=data_size
+                node=name, state=State.MISSING if domain is None else State.FOREIGN, planned=node is not None,
+                disk_size=size, data_size=data_size, accel="" if domain is None else accel_name(domain),
             )  # fmt: skip
         return MachineStatus(
-            node=name,
-            state=lifecycle.state_of(domain),
-            planned=node is not None,
-            disk_size=size,
-            data_size=data_size,
+            node=name, state=lifecycle.state_of(domain), planned=node is not None, disk_size=size, data_size=data_size,
             lost_data=not data_size and has_data_disk(domain),
             outdated=() if node is None else find_outdated(domain, self.plan, node),
             rebuild=() if node is None else find_rebuilds(owner, self.plan, data_size=data_size),
-            image=owner.image,
-            built=owner.built,
-            seed=owner.seed,
-            has_seed=not seed_drive.is_empty(domain),
-        )
+            image=owner.image, built=owner.built, seed=owner.seed, has_seed=not seed_drive.is_empty(domain),
+            accel=accel_name(domain),
+        )  # fmt: skip
 
     def create(self, *names: str) -> tuple[str, ...]:
         nodes = self._planned(names)
         with asking(f"start {', '.join(names)}", hint=f"try again: {self.remedy}"):
-            found, pool = {node.name: self._find(node.name) for node in nodes}, self._find_pool()
-            stopped, missing = [], []
-            for node in nodes:
-                vm, has_disk = found[node.name], _size(pool, disk_volume(node.name)) > 0
-                if vm is None or (not has_disk and not vm[0].isActive()):
-                    missing.append(node)
-                elif lifecycle.state_of(vm[0]) is not State.RUNNING:
-                    stopped.append((node, *vm))
-            started = {*self._start(stopped), *self._boot(missing)}
-        return tuple(node.name for node in nodes if node.name in started)
+            found, pool = [(node, self._find(node.name)) for node in nodes], self._find_pool()
+            idle = [(node, vm) for node, vm in found if vm is None or lifecycle.state_of(vm[0]) is not State.RUNNING]
+            if not idle:
+                return ()
+            off = [(node, vm) for node, vm in idle if vm is None or not vm[0].isActive()]
+            new = [node for node, vm in off if vm is None or not disk_size(pool, disk_volume(node.name))]
+            self._check_start([node for node, _ in off], is_new=bool(new))
+            accels = {node.name: self._accel_for(vm) for node, vm in idle}
+            job = self._job()
+            if new:
+                self._upload(job)
+            machines = [self._define(job, node, vm, accels[node.name], is_new=node in new) for node, vm in idle]
+            started = start_all(job, machines, self.accel)
+            for machine in machines:
+                seed_drive.remove_old_seeds(job.pool, machine.node.name, machine.domain)
+        return tuple(machine.node.name for machine in started)
 
-    def _start(self, stopped: list[tuple[NodePlan, Domain, Owner]]) -> Iterable[str]:
-        """Start VMs that have a disk. They need no image."""
-        if not stopped:
-            return []
-        nodes = [node for node, domain, _ in stopped if not domain.isActive()]
-        refuse_used_addresses(self.connection, self.plan, nodes, {})
-        job = self._job()
-        machines = [self._definer(job, *one).update(*one[1:]) for one in stopped]
-        started = start_all(job, machines, self.accel)
-        for machine in machines:
-            seed_drive.remove_old_seeds(job.pool, machine.node.name, machine.domain)
-        return [machine.node.name for machine in started]
+    def _check_start(self, off: list[NodePlan], *, is_new: bool) -> None:
+        """Raise BakeError if the nodes cannot start, before anything changes. `is_new`: a node needs a new disk."""
+        for node in off:
+            self._seed(node)
+        network.check_network(self.connection, self.plan, self._claim)
+        if is_new:
+            refuse_small_disk(self.plan, self._image)
+            warn_of_dhcp(self.connection, self.plan, self.report)
+        refuse_used_addresses(self.connection, self.plan, off)
 
-    def _boot(self, missing: list[NodePlan]) -> Iterable[str]:
-        """Create VMs whose VM or disk is missing."""
-        if not missing:
-            return []
-        seeds = {node.name: self._seed(node) for node in missing}
-        return boot(
-            self.connection, self.plan, self._image, seeds, cluster_id=self.cluster_id, accel=self.accel,
-            report=self.report, uploaded=self._uploaded,
-        )  # fmt: skip
+    def _define(self, job: Job, node: NodePlan, vm: Vm | None, accel: Accel, *, is_new: bool) -> Machine:
+        """Define the VM of a node that does not run. `is_new`: make its root disk from the image."""
+        if vm is not None and not is_new:
+            return of_vm(job, node, *vm, accel, self._seed(node)).update(*vm)
+        if vm is not None:
+            self.report(f"{node.name}: the disk is missing; creating a new disk and inserting the seed again")
+        return of_image(job, node, self._image, accel, self._seed(node)).create(keep_data=vm is not None)
 
     def restart(self, name: str) -> None:
         node, domain, owner = self._existing(name)
         with asking(f"restart the VM {node.domain}", hint=f"try again: {self.remedy}"):
             job = self._job()
-            if not _size(job.pool, disk_volume(name)):
+            if not disk_size(job.pool, disk_volume(name)):
                 raise BakeError(f"the disk of {name} is missing", hint=f"give the node a new disk: bake replace {name}")
             if not domain.isActive() and domain.hasManagedSaveImage():
                 domain.create()  # a saved VM has not shut down yet, and would not start with the new definition
             # The new definition comes first: if bake is interrupted after the shutdown, any start uses it.
-            machine = self._definer(job, node, domain, owner).redefine(domain)
+            accel = self._accel_for((domain, owner))
+            machine = of_vm(job, node, domain, owner, accel, self._seed(node)).redefine(domain)
             if lifecycle.state_of(domain) is State.PAUSED:
                 domain.resume()
             lifecycle.stop({name: domain}, self.patience, self.report)
             start_all(job, [machine], self.accel)
             seed_drive.remove_old_seeds(job.pool, name, machine.domain)
+
+    def shut_down(self, *names: str) -> tuple[str, ...]:
+        with asking(f"stop {', '.join(names)}", hint=f"try again: {self.remedy}"):
+            found = {node.name: self._find(node.name) for node in self._planned(names)}
+            domains = {name: vm[0] for name, vm in found.items() if vm is not None}
+            return lifecycle.stop(domains, self.patience, self.report)
 
     def remove(self, name: str) -> tuple[str, ...]:
         with asking(f"remove the VM of {name}", hint=f"try again: {self.remedy}"):
@@ -163,7 +169,7 @@ class LibvirtEngine:
         refuse_small_disk(self.plan, self._image)
         with asking(f"exchange the root disk of {name}", hint=f"try again: {self.remedy}"):
             job = self._job()
-            if not _size(job.pool, data_volume(name)):
+            if not disk_size(job.pool, data_volume(name)):
                 hint = f"give the node a new VM: bake replace {name}"
                 raise BakeError(f"{name} has no data disk, so its data would be lost", hint=hint)
             self._upload(job)  # before the shutdown, so that the node is off for less time
@@ -188,17 +194,26 @@ class LibvirtEngine:
         return tuple(storage_pool.remove_unused_images(pool, names)) if pool is not None else ()
 
     def insert_seed(self, name: str, *, again: bool = False) -> bool:
-        node, _, _ = self._existing(name)
-        return bool(
-            seed_drive.insert_seed(
-                self.connection, self.plan, node, self._seed(node), cluster_id=self.cluster_id, again=again,
-                remedy=self.remedy,
-            )
-        )  # fmt: skip
+        node, *vm = self._existing(name)
+        with asking(f"replace the seed of the VM {node.domain}", hint=f"try again: {self.remedy}"):
+            return self._drive(node, *vm).insert(self._seed(node), again=again)
+
+    def replace_seed(self, name: str) -> bool | None:
+        (node,) = self._planned([name])
+        with asking(f"replace the seed of the VM {node.domain}", hint=f"try again: {self.remedy}"):
+            domain, owner = self._look_up(name)
+            return None if owner is None else self._drive(node, domain, owner).insert(self._seed(node), keep_empty=True)
 
     def remove_seed(self, name: str) -> bool:
-        node, _, _ = self._existing(name)
-        return bool(seed_drive.remove_seed(self.connection, self.plan, node, cluster_id=self.cluster_id))
+        node, *vm = self._existing(name)
+        with asking(f"empty the drive of the VM {node.domain}"):
+            return self._drive(node, *vm).empty()
+
+    def _drive(self, node: NodePlan, domain: Domain, owner: Owner) -> SeedDrive:
+        pool = storage_pool.ensure_pool(self.connection, self._claim)
+        return SeedDrive(
+            connection=self.connection, pool=pool, node=node.name, domain=domain, owner=owner, remedy=self.remedy
+        )  # fmt: skip
 
     @asking("find the console logs")
     def console_logs(self, *names: str) -> dict[str, ConsoleLog]:
@@ -206,6 +221,12 @@ class LibvirtEngine:
         if pool is None:
             raise BakeError(f"the cluster {self.plan.name} has no VMs here", hint="create the VMs: bake up")
         return {name: ConsoleLog(pool, name) for name in names or self.machines()}
+
+    def attach(self, name: str) -> None:
+        node, domain, _ = self._existing(name)
+        if not domain.isActive():
+            raise BakeError(f"the VM of {name} is not running", hint="start the VM: bake up")
+        attach_console(self.connection.getURI(), node, self.console_logs(name)[name])
 
     # --- what the methods share -----------------------------------------------------------------------------
 
@@ -234,12 +255,16 @@ class LibvirtEngine:
             )
         return [node for node in self.plan.nodes if node.name in wanted]
 
-    def _find(self, name: str) -> tuple[Domain, Owner] | None:
+    def _look_up(self, name: str) -> tuple[Domain | None, Owner | None]:
+        """Return the VM with a node's name, and its tag if the VM belongs to this cluster."""
+        domain = find_domain(self.connection, self.plan.name, name)
+        owner = None if domain is None else owner_of(domain)
+        return domain, owner if self._claim.covers(owner) else None
+
+    def _find(self, name: str) -> Vm | None:
         """Return a node's VM and its tag, or None. Raise BakeError if the VM does not belong to this cluster."""
-        domain = find_by_name(self.connection, self.plan.name, name)
-        if domain is None:
-            return None
-        return domain, self._claim.demand(owner_of(domain), f"the existing VM {domain.name()}")
+        domain = find_domain(self.connection, self.plan.name, name)
+        return domain and (domain, self._claim.demand(owner_of(domain), f"the existing VM {domain.name()}"))
 
     def _existing(self, name: str) -> tuple[NodePlan, Domain, Owner]:
         """Return a planned node, its VM and the VM's tag. Raise BakeError if the node has no VM."""
@@ -258,19 +283,15 @@ class LibvirtEngine:
 
     def _job(self) -> Job:
         """Create the network and the pool if they are missing, and return what all steps of a start share."""
+        owner = Owner(cluster=self.plan.name, cluster_id=self.cluster_id, version=__version__)
+        network.ensure_network(self.connection, self.plan, self._claim, owner)
         pool = storage_pool.ensure_pool(self.connection, self._claim)
-        job = Job(connection=self.connection, plan=self.plan, claim=self._claim, pool=pool, report=self.report)
-        network.ensure_network(self.connection, self.plan, self._claim, job.owner())
-        return job
+        return Job(connection=self.connection, plan=self.plan, claim=self._claim, pool=pool, report=self.report)
 
-    def _definer(self, job: Job, node: NodePlan, domain: Domain, owner: Owner) -> Definer:
-        # If KVM failed for this VM before, the VM is already emulated and stays emulated.
-        auto = self.accel == "auto"
-        accel = accel_of(domain) if auto else choose_accel(self.connection, self.accel, self.report)
-        return of_vm(job, node, domain, owner, accel, self._seed(node))
+    def _accel_for(self, vm: Vm | None) -> Accel:
+        """Return a VM's acceleration. If KVM failed for the VM before, the VM stays emulated."""
+        return accel_of(vm[0]) if vm is not None and self.accel == "auto" else self._chosen_accel
 
-
-def _size(pool: Pool | None, name: str) -> int:
-    """Return the size of a disk in bytes, or 0 if the disk is missing."""
-    volume = None if pool is None else storage_pool.find_volume(pool, name)
-    return 0 if volume is None else int(volume.info()[1])
+    @cached_property
+    def _chosen_accel(self) -> Accel:
+        return choose_accel(self.connection, self.accel, self.report)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from uuid import UUID
 
 from generator.errors import BakeError
-from generator.plan import ClusterPlan, NodePlan, domain_name, domain_uuid
+from generator.plan import domain_name, domain_uuid
 from generator.vm.connection import Connection, Domain, libvirt, tolerating
 from generator.vm.domain_xml import Owner, read_owner
 
@@ -45,33 +44,13 @@ def owner_of(domain: Domain) -> Owner | None:
     return read_owner(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
-def find_domain(connection: Connection, node: NodePlan) -> Domain | None:
+def find_domain(connection: Connection, cluster: str, node: str) -> Domain | None:
     """Return the VM with the node's name or UUID, or None. Another cluster may own the VM."""
-    return _look_up(connection, node.domain, node.uuid)
-
-
-def find_by_name(connection: Connection, cluster: str, node: str) -> Domain | None:
-    """Return the same as `find_domain` for a node that need not be in the plan."""
-    return _look_up(connection, domain_name(cluster, node), domain_uuid(cluster, node))
-
-
-def _look_up(connection: Connection, name: str, uuid: UUID) -> Domain | None:
     with tolerating("VIR_ERR_NO_DOMAIN"):
-        return connection.lookupByName(name)
+        return connection.lookupByName(domain_name(cluster, node))
     with tolerating("VIR_ERR_NO_DOMAIN"):
-        return connection.lookupByUUIDString(str(uuid))
+        return connection.lookupByUUIDString(str(domain_uuid(cluster, node)))
     return None
-
-
-def claim_domains(connection: Connection, plan: ClusterPlan, claim: Claim) -> dict[str, tuple[Domain, Owner]]:
-    """Return the existing VMs of the plan's nodes. Raise BakeError if a VM does not belong to this cluster."""
-    found: dict[str, tuple[Domain, Owner]] = {}
-    for node in plan.nodes:
-        domain = find_domain(connection, node)
-        if domain is not None:
-            owner = claim.demand(owner_of(domain), f"the existing VM {domain.name()}")
-            found[node.name] = domain, owner
-    return found
 
 
 def list_domains(connection: Connection, claim: Claim) -> list[tuple[Domain, Owner]]:

@@ -3,104 +3,74 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
-from generator.plan import ClusterPlan, NodePlan
 from generator.vm import storage_pool
 from generator.vm.connection import Connection, Domain, Pool, asking, libvirt
 from generator.vm.domain_xml import Owner, drive_xml, iso_in_drive, swap_seed
-from generator.vm.ownership import Claim, find_domain, owner_of
 
 
-def seed_digest(seed: Path | bytes) -> str:
-    data = seed if isinstance(seed, bytes) else seed.read_bytes()
-    return hashlib.sha256(data).hexdigest()
+def seed_digest(seed: Path) -> str:
+    return hashlib.sha256(seed.read_bytes()).hexdigest()
 
 
 def seed_volume(node: str, digest: str) -> str:
     return f"{node}.seed-{digest[:16]}.iso"
 
 
-def replace_seed(
-    connection: Connection, plan: ClusterPlan, node: NodePlan, seed: Path | bytes, *, cluster_id: str
-) -> bool | None:
-    """Replace the ISO in the drive of a node's VM. Do not fill an empty drive, because its node needs no seed."""
-    return insert_seed(connection, plan, node, seed, cluster_id=cluster_id, keep_empty=True, remedy="bake seal")
+@dataclass(frozen=True, kw_only=True)
+class SeedDrive:
+    """The CD drive of a node's VM. `owner`: the VM's tag. `remedy`: the command that an error's hint names."""
 
+    connection: Connection
+    pool: Pool
+    node: str
+    domain: Domain
+    owner: Owner
+    remedy: str
 
-def insert_seed(
-    connection: Connection,
-    plan: ClusterPlan,
-    node: NodePlan,
-    seed: Path | bytes,
-    *,
-    cluster_id: str,
-    remedy: str,
-    keep_empty: bool = False,
-    again: bool = False,
-) -> bool | None:
-    """Put the ISO into the drive of a node's VM, running or stopped, and delete the old ISO.
+    def insert(self, seed: Path, *, keep_empty: bool = False, again: bool = False) -> bool:
+        """Put the ISO into the drive of a running or stopped VM, and delete the old ISO. Return whether it changed.
 
-    Return whether anything changed, or None if libvirt has no VM of the node. If a call is interrupted, the next call
-    completes it. `again`: eject an ISO that is already in a running VM's drive, and insert the ISO again. A guest reads
-    an ISO only when the ISO is inserted. `remedy`: the command that an error's hint names.
-    """
-    claim = Claim(cluster=plan.name, cluster_id=cluster_id)
-    digest = seed_digest(seed)
-    name = seed_volume(node.name, digest)
-    with asking(f"replace the seed of the VM {node.domain}", hint=f"try again: {remedy}"):
-        found = _own(connection, node, claim)
-        if found is None:
-            return None
-        domain, owner = found
-        pool = storage_pool.ensure_pool(connection, claim)
-        path = "" if keep_empty and is_empty(domain) else storage_pool.path_of(pool, name)
-        changed = owner.seed != digest or not _is_in(domain, path)
+        If a call is interrupted, the next call completes it. `keep_empty`: do not fill an empty drive, because its node
+        needs no seed. `again`: eject an ISO that is already in a running VM's drive, and insert the ISO again. A guest
+        reads an ISO only when the ISO is inserted.
+        """
+        domain, digest = self.domain, seed_digest(seed)
+        name = seed_volume(self.node, digest)
+        path = "" if keep_empty and is_empty(domain) else storage_pool.path_of(self.pool, name)
+        changed = self.owner.seed != digest or not _is_in(domain, path)
         if changed:
             if path and name not in in_use(domain):
-                storage_pool.put(pool, name, seed)
-            domain = _define(connection, domain, path, digest, remedy)
+                storage_pool.put(self.pool, name, seed)
+            domain = self._define(path, digest)
         elif again:
-            _insert(domain, "", remedy)
-            _insert(domain, path, remedy)
-        return remove_old_seeds(pool, node.name, domain) or changed
+            _insert(domain, "", self.remedy)
+            _insert(domain, path, self.remedy)
+        return remove_old_seeds(self.pool, self.node, domain) or changed
 
+    def empty(self) -> bool:
+        """Empty the drive, now and for the VM's next start, and delete the ISO. Return whether anything changed.
 
-def remove_seed(connection: Connection, plan: ClusterPlan, node: NodePlan, *, cluster_id: str) -> bool | None:
-    """Empty the drive of a node's VM, now and for its next start, and delete the ISO.
-
-    Return whether anything changed, or None if libvirt has no VM of the node. Keep an ISO that a running VM gets only
-    at the next start, because the node has not read the ISO yet.
-    """
-    claim = Claim(cluster=plan.name, cluster_id=cluster_id)
-    with asking(f"empty the drive of the VM {node.domain}"):
-        found = _own(connection, node, claim)
-        if found is None:
-            return None
-        domain, owner = found
-        pool = storage_pool.ensure_pool(connection, claim)
+        Keep an ISO that a running VM gets only at the next start, because the node has not read the ISO yet.
+        """
+        domain = self.domain
         next_iso = iso_in_drive(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
         changed = not is_empty(domain) and next_iso in ("", iso_in_drive(domain.XMLDesc()))
         if changed:
-            domain = _define(connection, domain, "", owner.seed)
-        return remove_old_seeds(pool, node.name, domain) or changed
+            domain = self._define("", self.owner.seed)
+        return remove_old_seeds(self.pool, self.node, domain) or changed
 
+    def _define(self, path: str, digest: str) -> Domain:
+        """Put the ISO at `path` into the drive, now and for the next start. An empty path means an empty drive.
 
-def _own(connection: Connection, node: NodePlan, claim: Claim) -> tuple[Domain, Owner] | None:
-    domain = find_domain(connection, node)
-    owner = None if domain is None else owner_of(domain)
-    return (domain, owner) if domain is not None and owner is not None and claim.covers(owner) else None
-
-
-def _define(connection: Connection, domain: Domain, path: str, digest: str, remedy: str = "bake seal") -> Domain:
-    """Put the ISO at `path` into a VM's drive, now and for the next start. An empty path means an empty drive.
-
-    `digest` is the ISO's digest, which goes into the VM's tag.
-    """
-    xml = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), path, digest)
-    domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
-    _insert(domain, path, remedy)
-    return domain
+        `digest` is the ISO's digest, which goes into the VM's tag.
+        """
+        xml = swap_seed(self.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), path, digest)
+        domain = self.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        _insert(domain, path, self.remedy)
+        return domain
 
 
 def is_empty(domain: Domain) -> bool:

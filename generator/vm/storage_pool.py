@@ -106,6 +106,12 @@ def find_volume(pool: Pool, name: str) -> Volume | None:
     return None
 
 
+def disk_size(pool: Pool | None, name: str) -> int:
+    """Return the size of a disk in bytes, or 0 if the disk is missing."""
+    volume = None if pool is None else find_volume(pool, name)
+    return 0 if volume is None else int(volume.info()[1])
+
+
 def path_of(pool: Pool, name: str) -> str:
     """Return the path of a volume. The volume need not exist."""
     root = ElementTree.fromstring(pool.XMLDesc())  # noqa: S314  libvirt wrote it

@@ -14,7 +14,7 @@ from generator import cli
 from generator.cli import engines
 from generator.operations.baked_cluster import Cluster
 from generator.progress import Report
-from tests.assembly.nspawn_engine import NspawnEngine
+from tests.assembly.nspawn_engine import NspawnEngine, NspawnHosts
 from tests.assembly.remote import Remote
 
 
@@ -25,6 +25,7 @@ def run(socket: Path, work: Path, words: list[str]) -> None:
         return NspawnEngine(plan=cluster.plan, seeds=cluster.store.folder, lab=lab, work=work, report=report)
 
     engines.make_engine = engine
+    engines.connect = lambda _options: NspawnHosts(lab)
     sys.argv = ["bake", *words]
     cli.main()
 

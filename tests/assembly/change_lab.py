@@ -128,9 +128,9 @@ class ChangeLab:
         fault()
         self.took["assemble"] = took = self.lab.wait_for("settled", *nodes, timeout=120)
         self.say(f"{' '.join(nodes)}: {took:.1f} s until settled")
-        assert self.bake("seal").code == 0
         for node in nodes:
             engine.remove_seed(node)
+        assert self.bake("seal").code == 0
 
     def engine(self) -> NspawnEngine:
         cluster = open_cluster(self.store)

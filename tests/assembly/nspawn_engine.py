@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from generator.engine import MachineStatus, State
+from generator.engine import MachineStatus, Owned, State
 from generator.errors import BakeError
 from generator.layout import SEED_ISO
-from generator.plan import ClusterPlan, NodePlan
+from generator.plan import ClusterPlan, NodePlan, domain_name
 from generator.progress import Report
 from tests.assembly.nspawn_lab import PATIENCE, NspawnLab, strict_units
 
@@ -245,6 +245,13 @@ class NspawnEngine:
             self.lab.insert_all(name, self._digest(name))
         self.lab.start(name)
 
+    def shut_down(self, *names: str) -> tuple[str, ...]:
+        running = [name for name in names if self.machines()[name].state is State.RUNNING]
+        for name in running:
+            if not self.lab.shut_down(name, self.patience):
+                self.report(f"{name}: did not shut down; power off")
+        return tuple(running)
+
     def remove(self, name: str) -> tuple[str, ...]:
         if name not in self.lab.facts():
             return ()
@@ -278,6 +285,16 @@ class NspawnEngine:
         self.lab.insert_all(name, digest)
         return True
 
+    def replace_seed(self, name: str) -> bool | None:
+        node, seen = self._planned(name), self.machines()[name]
+        if not seen.exists:
+            return None
+        if seen.has_seed:
+            return self.insert_seed(name)
+        definition = {**(self.lab.definition(name) or {}), "seed": self._digest(name)}
+        self.lab.define(node, definition)
+        return definition["seed"] != seen.seed
+
     def remove_seed(self, name: str) -> bool:
         _, seen = self._existing(name)
         self.lab.take_out(name)
@@ -285,6 +302,9 @@ class NspawnEngine:
 
     def console_logs(self, *names: str) -> Mapping[str, ConsoleFile]:
         return {name: ConsoleFile(self.work / name / "console.log") for name in names or self.machines()}
+
+    def attach(self, name: str) -> None:
+        raise BakeError(f"the lab has no serial console of {name}")
 
     @property
     def _nodes(self) -> dict[str, NodePlan]:
@@ -307,3 +327,24 @@ class NspawnEngine:
 
     def _digest(self, name: str) -> str:
         return hashlib.sha256((self.seeds / name / SEED_ISO).read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class NspawnHosts:
+    """Implements `generator.engine.Hosts` with the machines of a lab, which has one cluster."""
+
+    lab: Machines
+
+    def owned(self, cluster: str, *, cluster_id: str = "") -> tuple[Owned, ...]:
+        return tuple(
+            Owned(kind="VM", name=domain_name(cluster, node), cluster_id=cluster_id) for node in self.lab.facts()
+        )  # fmt: skip
+
+    def destroy(self, cluster: str, *, cluster_id: str = "") -> tuple[str, ...]:
+        owned = self.owned(cluster, cluster_id=cluster_id)
+        for node in self.lab.facts():
+            self.lab.delete(node)
+        return tuple(each.name for each in owned)
+
+    def used_images(self) -> set[str]:
+        raise BakeError("the lab's machines have no images")

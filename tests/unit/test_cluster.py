@@ -1,7 +1,8 @@
-"""Operations on a running cluster, with a fake libvirt and fake nodes: waiting, sealing and status."""
+"""Operations on a running cluster, with fake machines: waiting, sealing and status."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,17 +15,18 @@ from typing import Any
 import pytest
 import yaml
 
-from generator import console_records, vm
+from generator import console_records
 from generator.config.spec import ClusterSpec, read_spec
+from generator.engine import MachineStatus, Owned, State
 from generator.errors import BakeError
-from generator.operations import boot_progress, status, up
+from generator.image.base import BootImage
+from generator.operations import boot_progress, console, status, up
 from generator.operations.bake import bake as make
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.destroy import destroy
 from generator.operations.seal import seal_everywhere, seal_files
 from generator.operations.status import MemberRole, NodeStatus
 from generator.store.folder import Store
-from generator.vm import Owned, State, VmStatus
 
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 NODES = ("etcd1", "etcd2")
@@ -69,45 +71,67 @@ def baked(spec: ClusterSpec, now: datetime, tmp_path: Path) -> Cluster:
     return open_cluster(store)
 
 
+class FakeEngine:
+    """The machines of two nodes. `media`: each ISO that bake has put into the first node's drive."""
+
+    def __init__(self) -> None:
+        self.cluster: Cluster
+        self.logs: dict[str, Console] = {}
+        self.states: dict[str, State] = {}
+        self.facts: dict[str, Any] = {}  # of both machines
+        self.media: list[bytes] = []
+        self.stuck = False
+
+    def machines(self) -> dict[str, MachineStatus]:
+        return {name: self._status(name) for name in NODES}
+
+    def _status(self, name: str) -> MachineStatus:
+        return MachineStatus(node=name, state=self.states.get(name, State.RUNNING), **self.facts)
+
+    def console_logs(self, *names: str) -> dict[str, Console]:
+        return {name: self.logs[name] for name in names}
+
+    def replace_seed(self, name: str) -> bool:
+        assert name == "etcd1"
+        if self.stuck:
+            raise BakeError("the drive is stuck", hint="try again: bake seal")
+        self.media.append(self.cluster.store.read("etcd1/seed.iso") or b"")
+        return self.media.count(self.media[-1]) == 1
+
+    def remove_seed(self, _name: str) -> bool:
+        return True
+
+
 @pytest.fixture
-def drive(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return a list, to which the test adds each ISO that bake inserts into the first VM's drive."""
-    media: list[bytes] = []
-
-    def replace_seed(_connection: object, _plan: object, node: Any, seed: Path, *, cluster_id: str) -> bool:
-        assert (node.name, len(cluster_id)) == ("etcd1", 16)
-        media.append(seed.read_bytes())
-        return media.count(media[-1]) == 1
-
-    monkeypatch.setattr(vm, "replace_seed", replace_seed)
-    monkeypatch.setattr(vm, "remove_seed", lambda *_, **__: True)
-    return media
+def engine(baked: Cluster) -> FakeEngine:
+    made = FakeEngine()
+    made.cluster = baked
+    return made
 
 
 def instance(cluster: Cluster, node: str) -> str:
     return yaml.safe_load(cluster.store.read(f"{node}/meta-data") or b"")["instance-id"]  # type: ignore[no-any-return]
 
 
-def wait(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *consoles: Console, seconds: float = 60) -> list[str]:
+def wait(cluster: Cluster, engine: Any, *consoles: Console, seconds: float = 60) -> list[str]:
     kept = KeptProgress()
-    logs = dict(zip(NODES, consoles, strict=True))
-    for name, console in logs.items():
-        console.instance = console.instance or instance(cluster, name)
-    monkeypatch.setattr(vm, "console_logs", lambda *_, **__: logs)
-    up.wait_until_settled(object(), cluster, seconds=seconds, progress=kept)
+    engine.logs = dict(zip(NODES, consoles, strict=True))
+    for name, each in engine.logs.items():
+        each.instance = each.instance or instance(cluster, name)
+    up.wait_until_settled(engine, cluster, seconds=seconds, progress=kept)
     return kept.lines
 
 
 def test_the_first_nodes_vote_seals_the_cluster_before_the_others_vote(
-    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+    baked: Cluster, engine: FakeEngine
 ) -> None:
     first, second = ("joining", "voting", "voting", "settled"), ("", "", "", "voting", "settled")
-    lines = wait(baked, monkeypatch, Console("etcd1", *first), Console("etcd2", *second))
+    lines = wait(baked, engine, Console("etcd1", *first), Console("etcd2", *second))
     (sealed,) = (number for number, line in enumerate(lines) if "sealed" in line)
     assert lines[sealed - 1] == "etcd1: voting"
     assert "etcd2: voting" in lines[sealed:]
     assert baked.sealed
-    assert drive == [baked.store.read("etcd1/seed.iso")]
+    assert engine.media == [baked.store.read("etcd1/seed.iso")]
     assert [line for line in lines if "seed removed" in line] == [
         f"{node}: seed removed from its drive" for node in NODES
     ]
@@ -115,17 +139,17 @@ def test_the_first_nodes_vote_seals_the_cluster_before_the_others_vote(
 
 
 def test_only_a_seed_that_the_node_has_applied_is_removed_from_its_drive(
-    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+    baked: Cluster, engine: FakeEngine
 ) -> None:
     before, unnamed = Console("etcd1", "settled"), Console("etcd2", "settled")
     before.instance, unnamed.instance = "etcd1-0123456789abcdef", " "
-    lines = wait(baked, monkeypatch, before, unnamed)
+    lines = wait(baked, engine, before, unnamed)
     assert "etcd1: settled" in lines
     assert not any("seed removed" in line for line in lines)
 
 
 def test_an_old_failure_of_a_healthy_node_does_not_stop_up(
-    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+    baked: Cluster, engine: FakeEngine
 ) -> None:
     class OldConsole(Console):
         """A console with all its records at the first read."""
@@ -133,66 +157,113 @@ def test_an_old_failure_of_a_healthy_node_does_not_stop_up(
         def read(self) -> bytes:
             return b"".join(iter(super().read, b""))
 
-    lines = wait(baked, monkeypatch, OldConsole("etcd1", "failed", "voting", "settled"), Console("etcd2", "settled"))
+    lines = wait(baked, engine, OldConsole("etcd1", "failed", "voting", "settled"), Console("etcd2", "settled"))
     assert not any("failed" in line for line in lines)
     assert "etcd1: seed removed from its drive" in lines
 
 
 @pytest.mark.parametrize("part", [MemberRole.VOTER, MemberRole.LEARNER])
 def test_a_running_node_with_an_empty_log_counts_if_it_votes_in_etcd(
-    part: MemberRole, baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+    part: MemberRole, baked: Cluster, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console_records, "_QUIET_SECONDS", 0)
-    states(monkeypatch, State.RUNNING, State.RUNNING)
     node = NodeStatus(name="etcd2", address="192.168.20.32", reachable=True, role=part)
     monkeypatch.setattr(boot_progress, "cluster_status", lambda *_: status.ClusterStatus(nodes=(node,), members=()))
     if part is MemberRole.LEARNER:
         with pytest.raises(BakeError, match="etcd1: settled, etcd2: nothing"):
-            wait(baked, monkeypatch, Console("etcd1", "settled"), Console("etcd2"), seconds=5)
+            wait(baked, engine, Console("etcd1", "settled"), Console("etcd2"), seconds=5)
     else:
-        lines = wait(baked, monkeypatch, Console("etcd1", "settled"), Console("etcd2"))
+        lines = wait(baked, engine, Console("etcd1", "settled"), Console("etcd2"))
         assert lines[-1] == "etcd2: settled"
 
 
 def test_the_vote_of_another_node_does_not_seal_the_cluster(
-    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+    baked: Cluster, engine: FakeEngine
 ) -> None:
     with pytest.raises(BakeError, match="etcd1 failed"):
-        wait(baked, monkeypatch, Console("etcd1", "joining", "", "failed"), Console("etcd2", "voting"))
+        wait(baked, engine, Console("etcd1", "joining", "", "failed"), Console("etcd2", "voting"))
     assert not baked.sealed
-    assert drive == []
+    assert engine.media == []
 
 
 def test_waiting_again_changes_nothing(
-    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch, picture: Picture
+    baked: Cluster, engine: FakeEngine, picture: Picture
 ) -> None:
-    wait(baked, monkeypatch, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
+    wait(baked, engine, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
 
     def made() -> dict[str, object]:
         found = picture(baked.store.folder)
         return {name: found[name] for name in (*baked.store.manifest(), "manifest.json")}
 
     before = made()
-    lines = wait(baked, monkeypatch, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
+    lines = wait(baked, engine, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
     assert made() == before
     assert not any("sealed" in line for line in lines)
 
 
 def test_a_seal_that_failed_at_the_drive_is_completed(
-    baked: Cluster, drive: list[bytes], monkeypatch: pytest.MonkeyPatch
+    baked: Cluster, engine: FakeEngine
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise BakeError("the drive is stuck", hint="try again: bake seal")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(vm, "replace_seed", fail)
-        with pytest.raises(BakeError, match="the drive is stuck") as error:
-            wait(baked, monkeypatch, Console("etcd1", "voting"), Console("etcd2"))
+    engine.stuck = True
+    with pytest.raises(BakeError, match="the drive is stuck") as error:
+        wait(baked, engine, Console("etcd1", "voting"), Console("etcd2"))
+    engine.stuck = False
     assert "bake seal" in (error.value.hint or "")
     assert baked.sealed
-    lines = wait(baked, monkeypatch, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
+    lines = wait(baked, engine, Console("etcd1", "voting", "settled"), Console("etcd2", "voting", "settled"))
     assert any("sealed" in line for line in lines)
-    assert drive == [baked.store.read("etcd1/seed.iso")]
+    assert engine.media == [baked.store.read("etcd1/seed.iso")]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, []),
+        ({"outdated": ("memory",)}, ["etcd1: is running; to apply the changes: bake down, then bake up"]),
+        ({"seed": "of an older seed"}, ["etcd1: is running; to apply the changes: bake down, then bake up"]),
+        ({"image": "bb"}, [f"{node}: keeps its disk, which was made from another image" for node in NODES]),
+    ],
+)
+def test_up_reports_vms_that_keep_another_definition_or_image(
+    facts: dict[str, Any], said: list[str], baked: Cluster, engine: FakeEngine, tmp_path: Path
+) -> None:
+    """`bake up` has just started etcd2. Both nodes have the same seed here."""
+    (baked.store.folder / "etcd2/seed.iso").write_bytes(baked.store.read("etcd1/seed.iso") or b"")
+    digest = hashlib.sha256(baked.store.read("etcd1/seed.iso") or b"").hexdigest()
+    engine.facts = {"seed": digest, "image": "aa", **facts}
+    image, kept = BootImage(disk=tmp_path, format="raw", virtual_size=4, digest="aa"), KeptProgress()
+    up._report_unchanged(engine, baked, image, ("etcd2",), kept.line)
+    assert kept.lines == said
+
+
+# --- consoles ----------------------------------------------------------------------------------------------------
+
+
+def test_a_console_is_followed_until_its_vm_stops(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_seconds: float) -> None:
+        engine.states["etcd1"] = State.STOPPED
+        engine.logs["etcd1"].phases.append("failed")
+
+    monkeypatch.setattr("time.sleep", stop)
+    engine.logs["etcd1"] = Console("etcd1", "joining", "voting")
+    text = b"".join(console.follow(engine, "etcd1"))
+    assert [line.rpartition("=")[2] for line in text.decode().splitlines()] == ["joining", "voting", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("node", "state", "message"),
+    [
+        ("etcd9", State.RUNNING, "etcd9 has no VM"),
+        ("etcd1", State.MISSING, "etcd1 has no VM"),
+        ("etcd1", State.STOPPED, "the VM of etcd1 is not running"),
+        ("etcd1", State.FOREIGN, "the VM with the name of etcd1 does not belong to this cluster"),
+    ],
+)
+def test_only_a_running_vm_has_a_console(node: str, state: State, message: str, engine: FakeEngine) -> None:
+    engine.states["etcd1"] = state
+    for connect in (console.attach, lambda *words: next(console.follow(*words))):
+        with pytest.raises(BakeError, match=message):
+            connect(engine, node)
 
 
 # --- a sealed cluster without its VMs ------------------------------------------------------------------------
@@ -202,28 +273,29 @@ def seal(cluster: Cluster, now: datetime) -> None:
     seal_everywhere(None, cluster, now=now, report=print)
 
 
-def states(monkeypatch: pytest.MonkeyPatch, *found: State) -> None:
-    pairs = zip(NODES, found, strict=True)
-    nodes = [VmStatus(node=name, domain=f"etcd-{name}", state=state) for name, state in pairs]
-    monkeypatch.setattr(vm, "connect", lambda _: object())
-    monkeypatch.setattr(vm, "status", lambda *_, **__: nodes)
-
-
 @pytest.mark.parametrize(
     ("removed", "sealed"),
     [(("etcd-etcd1", "etcd-etcd2", "bake-etcd"), False), (("etcd-etcd2",), True), ((), True)],
     ids=["every node", "one of two", "nothing"],
 )
 def test_only_a_fully_destroyed_cluster_loses_its_seal(
-    baked: Cluster, now: datetime, monkeypatch: pytest.MonkeyPatch, removed: tuple[str, ...], sealed: bool
+    baked: Cluster, now: datetime, removed: tuple[str, ...], sealed: bool
 ) -> None:
     seal(baked, now)
-    states(monkeypatch, State.MISSING, State.MISSING)
-    monkeypatch.setattr(vm, "destroy", lambda *_, **__: removed)
-    owned = tuple(Owned(kind="VM", name=name, cluster_id=baked.cluster_id) for name in removed)
-    monkeypatch.setattr(vm, "list_owned", lambda *_, **__: owned)
+
+    class FakeHosts:
+        def owned(self, cluster: str, *, cluster_id: str = "") -> tuple[Owned, ...]:
+            assert (cluster, cluster_id) == ("etcd", baked.cluster_id)
+            return tuple(Owned(kind="VM", name=name, cluster_id=cluster_id) for name in removed)
+
+        def destroy(self, *_: object, **__: object) -> tuple[str, ...]:
+            return removed
+
+        def used_images(self) -> set[str]:
+            return set()
+
     mark = () if sealed else (str(baked.store.folder / "sealed"),)
-    assert destroy(baked.store, uri=None, force=False, consent=lambda _: None) == (*removed, *mark)
+    assert destroy(baked.store, FakeHosts, force=False, consent=lambda _: None) == (*removed, *mark)
     assert baked.sealed is sealed
     make(baked.plan.spec, baked.store, now=now, report=print)
     assert (baked.store.read("etcd1/bootstrap-permit") is None) is sealed

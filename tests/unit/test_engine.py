@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class World:
         """Return the name of the seed's volume."""
         (self.folder / node).mkdir(exist_ok=True)
         (self.folder / node / "seed.iso").write_bytes(seed)
-        return seed_drive.seed_volume(node, seed_drive.seed_digest(seed))
+        return seed_drive.seed_volume(node, sha256(seed).hexdigest())
 
     def domain(self, node: str) -> Any:
         return self.driver.lookupByName(f"etcd-{node}")
@@ -148,9 +149,9 @@ def test_a_running_vm_has_a_disk_an_image_and_a_seed(world: World) -> None:
     engine = world.engine()
     engine.create("etcd1")
     seen = engine.machines()["etcd1"]
-    digest = seed_drive.seed_digest(b"first")
+    digest = sha256(b"first").hexdigest()
     assert seen == MachineStatus(
-        node="etcd1", state=State.RUNNING, disk_size=8 * GIB, image="aa", seed=digest, has_seed=True
+        node="etcd1", state=State.RUNNING, disk_size=8 * GIB, image="aa", seed=digest, has_seed=True, accel="tcg"
     )
     assert seen.has_disk
     engine.remove_seed("etcd1")
@@ -191,7 +192,7 @@ def test_a_vm_without_volumes_that_is_no_longer_planned_is_seen_and_removed(worl
 def test_a_vm_of_another_owner_is_foreign(owner: Owner | None, world: World) -> None:
     world.engine().create("etcd1")
     define(world, world.make(nodes=3), "etcd2", owner)
-    assert world.engine().machines()["etcd2"] == MachineStatus(node="etcd2", state=State.FOREIGN)
+    assert world.engine().machines()["etcd2"] == MachineStatus(node="etcd2", state=State.FOREIGN, accel="tcg")
     assert "etcd2" not in world.engine(nodes=1).machines()
 
 
@@ -359,6 +360,48 @@ def test_only_the_addresses_of_the_named_nodes_must_be_free(world: World, monkey
     assert world.picture() == before
 
 
+def test_every_check_comes_before_the_first_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes of four have VMs, which are stopped. The other two have none."""
+    world.engine().create("etcd1", "etcd2")
+    for name in ("etcd1", "etcd2"):
+        world.domain(name).destroy()
+    names, before = ("etcd1", "etcd2", "etcd3", "etcd4"), world.picture()
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "_answers", lambda address: str(address).endswith(".34"))
+        with pytest.raises(BakeError, match="another host already uses"):
+            world.engine(nodes=4).create(*names)
+    small, world.image = world.image, replace(world.image, virtual_size=9 * GIB)
+    with pytest.raises(BakeError, match=r"the image is 9\.0 GiB"):
+        world.engine(nodes=4).create(*names)
+    world.image = small
+    with monkeypatch.context() as patch:
+        patch.setattr("generator.vm.engine.choose_accel", fail)
+        with pytest.raises(BakeError, match="KVM does not work"):
+            world.engine(nodes=4, accel="kvm").create(*names)
+    (world.folder / "etcd4" / "seed.iso").unlink()
+    engine = world.engine(nodes=4)
+    (world.folder / "etcd4" / "seed.iso").unlink()
+    with pytest.raises(BakeError, match=r"etcd4/seed\.iso does not exist"):
+        engine.create(*names)
+    assert world.picture() == before
+    assert world.engine(nodes=4).create(*names) == names
+
+
+def fail(*_: object) -> Accel:
+    raise BakeError("KVM does not work here")
+
+
+# --- shut_down --------------------------------------------------------------------------------------------------
+
+
+def test_running_vms_are_shut_down(world: World) -> None:
+    engine = world.engine()
+    engine.create("etcd1", "etcd2")
+    assert engine.shut_down("etcd1", "etcd2", "etcd3") == ("etcd1", "etcd2")
+    assert [one.state for one in engine.machines().values()] == [State.STOPPED, State.STOPPED, State.MISSING]
+    assert engine.shut_down("etcd1", "etcd2", "etcd3") == ()
+
+
 # --- restart ----------------------------------------------------------------------------------------------------
 
 
@@ -376,16 +419,14 @@ def test_a_restarted_vm_has_the_planned_memory_and_its_new_seed(world: World) ->
     assert not any("powering it off" in line for line in world.said)
 
 
-def test_after_a_restart_a_boot_changes_nothing(world: World) -> None:
+def test_after_a_restart_nothing_is_left_to_create(world: World) -> None:
     engine = world.engine(nodes=1)
     engine.create("etcd1")
     world.write_seed("etcd1", b"second")
     larger = world.engine(nodes=1, vm={"memory": 2048})
     larger.restart("etcd1")
     before = world.picture()
-    seeds = {"etcd1": world.folder / "etcd1" / "seed.iso"}
-    options: dict[str, Any] = {"cluster_id": "id1", "accel": "tcg", "report": world.said.append}
-    assert vm.boot(world.driver, larger.plan, world.image, seeds, **options) == ()
+    assert larger.create("etcd1") == ()
     assert world.picture() == before
 
 
@@ -502,7 +543,7 @@ def test_a_restart_that_is_interrupted_after_the_shutdown_is_completed(
     assert engine.machines()["etcd1"].state is State.STOPPED
     getattr(engine, repeat)("etcd1")
     seen = engine.machines()["etcd1"]
-    assert (seen.state, seen.outdated, seen.seed) == (State.RUNNING, (), seed_drive.seed_digest(b"second"))
+    assert (seen.state, seen.outdated, seen.seed) == (State.RUNNING, (), sha256(b"second").hexdigest())
     assert len(world.volumes("etcd1")) == 2
 
 
@@ -672,6 +713,30 @@ def test_a_seed_that_cannot_be_inserted_is_an_error_with_the_engines_remedy(
     assert str(error.value.hint).startswith("try again: bake certs deliver")
 
 
+def test_a_replaced_seed_leaves_an_empty_drive_empty(world: World) -> None:
+    engine = world.engine()
+    assert engine.replace_seed("etcd1") is None
+    engine.create("etcd1", "etcd2")
+    name = world.write_seed("etcd1", b"second")
+    before = world.picture("etcd1")
+    assert (engine.replace_seed("etcd1"), engine.replace_seed("etcd1")) == (True, False)
+    assert (world.drive("etcd1"), world.volumes("etcd1")) == ([name, name], ["etcd1.qcow2", name])
+    engine.remove_seed("etcd1")
+    world.write_seed("etcd1", b"third")
+    assert (engine.replace_seed("etcd1"), engine.replace_seed("etcd1")) == (True, False)
+    assert (world.drive("etcd1"), world.volumes("etcd1")) == (["", ""], ["etcd1.qcow2"])
+    assert engine.machines()["etcd1"].seed == sha256(b"third").hexdigest(), "a restart does not insert it"
+    assert world.picture("etcd1") == before
+
+
+def test_a_stopped_vm_has_no_console(world: World) -> None:
+    engine = world.engine()
+    engine.create("etcd1")
+    world.domain("etcd1").destroy()
+    with pytest.raises(BakeError, match="the VM of etcd1 is not running"):
+        engine.attach("etcd1")
+
+
 def test_a_seed_needs_a_vm(world: World) -> None:
     for change in (world.engine().insert_seed, world.engine().remove_seed):
         with pytest.raises(BakeError, match="etcd1 has no VM"):
@@ -691,7 +756,7 @@ def test_every_node_with_a_vm_has_a_console_log(world: World) -> None:
 
 # --- other owners ---------------------------------------------------------------------------------------------------
 
-CHANGES = ("create", "restart", "remove", "replace", "reimage", "insert_seed", "remove_seed")
+CHANGES = ("create", "restart", "shut_down", "remove", "replace", "reimage", "insert_seed", "remove_seed", "attach")
 
 
 @pytest.mark.parametrize("method", CHANGES)
@@ -718,7 +783,7 @@ def test_a_vm_of_another_owner_is_refused_and_unchanged(
     assert world.picture() == before
 
 
-@pytest.mark.parametrize("method", CHANGES)
+@pytest.mark.parametrize("method", [name for name in CHANGES if name != "shut_down"])
 def test_a_cluster_with_the_same_name_and_another_id_is_untouched(method: str, world: World) -> None:
     world.engine().create("etcd1", "etcd2")
     world.domain("etcd2").destroy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,7 @@ from generator.errors import BakeError
 
 libvirt = pytest.importorskip("libvirt")
 
+from generator.vm import engine as engine_module  # noqa: E402
 from generator.vm import lifecycle, storage_pool  # noqa: E402
 from generator.vm.domain_xml import files_in  # noqa: E402
 from tests.unit.test_engine import GIB, World, driver, world  # noqa: E402, F401  fixtures
@@ -53,7 +53,7 @@ def test_the_data_disk_is_removed_with_its_node_and_with_its_cluster(world: Worl
     engine.create("etcd1", "etcd2")
     assert DATA in engine.remove("etcd1")
     assert world.volumes("etcd1") == []
-    assert "etcd2.data.qcow2" in lifecycle.destroy(world.driver, "etcd", cluster_id="id1")
+    assert "etcd2.data.qcow2" in lifecycle.LibvirtHosts(connection=world.driver).destroy("etcd", cluster_id="id1")
 
 
 def test_a_replaced_node_gets_a_new_data_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -143,7 +143,7 @@ def test_an_interrupted_exchange_is_completed_without_loss(
     cut: str, repeat: str, new: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, engine = mark(new, DATA), new.engine(vm=VM)
-    place = {"stop": lifecycle, "start_all": sys.modules["generator.vm.boot"]}.get(cut, storage_pool)
+    place = {"stop": lifecycle, "start_all": engine_module}.get(cut, storage_pool)
     killed = _killed(getattr(place, cut), only=ROOT if cut in ("remove", "make_overlay") else "")
     with monkeypatch.context() as patch:
         patch.setattr(place, cut, killed)
@@ -202,4 +202,4 @@ def test_a_vm_whose_data_disk_is_gone_says_so(world: World) -> None:  # noqa: F8
 
 def test_images_of_all_clusters_are_in_use(new: World) -> None:
     new.engine(vm=VM).reimage("etcd1")
-    assert lifecycle.used_images(new.driver) == {"aa", "bb"}
+    assert lifecycle.LibvirtHosts(connection=new.driver).used_images() == {"aa", "bb"}

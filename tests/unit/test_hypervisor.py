@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from generator.engine import State
 from generator.errors import BakeError
 from generator.plan import ClusterPlan
 from generator.vm.domain_xml import (
@@ -33,20 +34,20 @@ libvirt = pytest.importorskip("libvirt")
 from generator import vm  # noqa: E402
 from generator.image.base import BootImage  # noqa: E402
 from generator.vm import acceleration, connection, network, seed_drive, storage_pool  # noqa: E402
-from generator.vm.boot import boot  # noqa: E402
+from generator.vm.console import ConsoleLog  # noqa: E402
 from generator.vm.ownership import Claim  # noqa: E402
 from generator.vm.storage_pool import console_volume  # noqa: E402
 
-boot_module = importlib.import_module("generator.vm.boot")  # the package has a function of that name
 Make = Callable[..., ClusterPlan]
 FILES = Files(disk="/pool/d.qcow2", seed="/pool/s.iso", console="/pool/c.log")
 CLAIM = Claim(cluster="etcd", cluster_id="id1")
 
 
 @pytest.fixture
-def driver() -> Iterator[Any]:
+def driver(tmp_path: Path) -> Iterator[Any]:
     """Connect to the test driver. Afterwards remove all objects, because the connections of a process share them."""
     connected = vm.connect("test:///default")
+    connected.folder = tmp_path  # for an image and seeds
     yield connected
     for domain in connected.listAllDomains():
         if domain.name() != "test":
@@ -79,11 +80,27 @@ def picture(driver: Any) -> list[tuple[str, str, bool]]:
     return sorted((thing.name(), thing.XMLDesc(), bool(thing.isActive())) for thing in things)
 
 
-def try_boot(driver: Any, plan: ClusterPlan, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.write_bytes(b"disk")
-    image = BootImage(disk=disk, format="raw", virtual_size=4, digest="aa")
-    boot(driver, plan, image, {n.name: b"" for n in plan.nodes}, cluster_id="id1", accel="tcg", report=print)
+def engine_of(driver: Any, plan: ClusterPlan, seed: bytes = b"", digest: str = "aa", **more: Any) -> vm.LibvirtEngine:
+    """Return an engine, after writing an image and a seed for each node."""
+    (disk := driver.folder / "disk").write_bytes(b"disk")
+    for node in plan.nodes:
+        (driver.folder / node.name).mkdir(exist_ok=True)
+        (driver.folder / node.name / "seed.iso").write_bytes(seed)
+    image = BootImage(disk=disk, format="raw", virtual_size=4, digest=digest)
+    return vm.LibvirtEngine(
+        **{
+            "connection": driver, "plan": plan, "cluster_id": "id1", "seeds": driver.folder, "report": print,
+            "load_image": lambda: image, "accel": "tcg", "remedy": "bake seal", **more,
+        }
+    )  # fmt: skip
+
+
+def try_boot(driver: Any, plan: ClusterPlan) -> None:
+    engine_of(driver, plan).create(*(node.name for node in plan.nodes))
+
+
+def destroy(driver: Any, cluster_id: str = "") -> tuple[str, ...]:
+    return vm.LibvirtHosts(connection=driver).destroy("etcd", cluster_id=cluster_id)
 
 
 # --- the owner of an object ---------------------------------------------------------------------------------------
@@ -99,47 +116,47 @@ def try_boot(driver: Any, plan: ClusterPlan, tmp_path: Path) -> None:
     ids=["untagged", "another cluster's", "another CA's"],
 )
 def test_a_vm_of_another_owner_is_refused_and_unchanged(
-    tag: Owner | None, message: str, driver: Any, plan: Make, tmp_path: Path
+    tag: Owner | None, message: str, driver: Any, plan: Make
 ) -> None:
     define(driver, plan(), tag, start=True)
     before = picture(driver)
     with pytest.raises(BakeError, match=message):
-        try_boot(driver, plan(), tmp_path)
+        try_boot(driver, plan())
     with pytest.raises(BakeError, match=message):
-        vm.down(driver, plan(), cluster_id="id1", report=print)
-    assert vm.destroy(driver, "etcd", cluster_id="id1") == ()
+        engine_of(driver, plan()).shut_down("etcd1")
+    assert destroy(driver, "id1") == ()
     assert picture(driver) == before
-    assert vm.status(driver, plan(), cluster_id="id1")[0].state == vm.State.FOREIGN
+    assert engine_of(driver, plan()).machines()["etcd1"].state is State.FOREIGN
 
 
-def test_a_vm_with_the_nodes_uuid_and_another_name_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+def test_a_vm_with_the_nodes_uuid_and_another_name_is_refused(driver: Any, plan: Make) -> None:
     node = plan().nodes[0]
     rest = "<memory>1</memory><os><type>hvm</type></os>"
     driver.defineXML(f"<domain type='test'><name>x</name><uuid>{node.uuid}</uuid>{rest}</domain>")
     with pytest.raises(BakeError, match="the existing VM x was not made by bake"):
-        try_boot(driver, plan(), tmp_path)
+        try_boot(driver, plan())
 
 
-def test_a_network_of_another_owner_with_the_clusters_name_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+def test_a_network_of_another_owner_with_the_clusters_name_is_refused(driver: Any, plan: Make) -> None:
     driver.networkDefineXML("<network><name>bake-etcd</name><ip address='10.9.9.1' prefix='24'/></network>")
     before = picture(driver)
     with pytest.raises(
         BakeError, match="the existing network bake-etcd was not made by bake"
     ):
-        try_boot(driver, plan(), tmp_path)
-    assert vm.destroy(driver, "etcd") == ()
+        try_boot(driver, plan())
+    assert destroy(driver) == ()
     assert picture(driver) == before
 
 
-def test_a_pool_of_another_owner_with_the_clusters_name_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
+def test_a_pool_of_another_owner_with_the_clusters_name_is_refused(driver: Any, plan: Make) -> None:
     driver.storagePoolDefineXML(
         "<pool type='dir'><name>bake-etcd</name><target><path>/x</path></target></pool>"
     )
     before = picture(driver)
     with pytest.raises(BakeError, match="the storage pool bake-etcd was not made by bake"):
-        try_boot(driver, plan(), tmp_path)
+        try_boot(driver, plan())
     with pytest.raises(BakeError, match="was not made by bake"):
-        vm.destroy(driver, "etcd")
+        destroy(driver)
     assert picture(driver) == before
 
 
@@ -157,23 +174,23 @@ def test_destroy_removes_all_objects_of_the_cluster_and_no_others(driver: Any, p
     storage_pool.ensure_pool(driver, CLAIM)
     other = plan(name="other", network={"subnet": "10.7.0.0/24"})
     define(driver, other, owner("etcd1", cluster="other"), start=True)
-    removed = vm.destroy(driver, "etcd", cluster_id="id1")
+    removed = destroy(driver, "id1")
     assert {"etcd-etcd1", "bake-etcd"} <= set(removed)
     left = [thing for thing in picture(driver) if thing not in before]
     assert [name for name, _, _ in left] == ["other-etcd1"]
-    assert vm.destroy(driver, "etcd", cluster_id="id1") == ()
+    assert destroy(driver, "id1") == ()
 
 
 def test_destroy_finds_vms_that_are_no_longer_in_the_plan(driver: Any, plan: Make) -> None:
     define(driver, plan(nodes=[{"name": "gone"}]), owner("gone"), start=True)
-    assert vm.destroy(driver, "etcd") == ("etcd-gone",)
+    assert destroy(driver) == ("etcd-gone",)
 
 
 def test_destroy_leaves_a_file_that_bake_did_not_make(driver: Any) -> None:
     made = storage_pool.ensure_pool(driver, CLAIM)
     made.createXML("<volume><name>holiday.jpg</name><capacity>1</capacity></volume>")
     with pytest.raises(BakeError, match=r"bake did not make: holiday\.jpg"):
-        vm.destroy(driver, "etcd")
+        destroy(driver)
     assert "holiday.jpg" in made.listVolumes()
 
 
@@ -183,7 +200,7 @@ def test_destroy_keeps_a_network_that_another_vm_uses(driver: Any, plan: Make) -
     xml = domain_xml(other, other.nodes[0], FILES, Accel.TCG, owner(cluster="other"))
     driver.defineXML(xml.replace('"bake-other"', '"bake-etcd"')).create()
     with pytest.raises(BakeError, match="other-etcd1 run on the network bake-etcd"):
-        vm.destroy(driver, "etcd")
+        destroy(driver)
 
 
 def test_the_pool_is_next_to_the_pool_named_default(driver: Any) -> None:
@@ -220,15 +237,15 @@ def volumes(driver: Any) -> list[str]:
 def first_seed(driver: Any, plan: ClusterPlan, *, cluster_id: str = "id1") -> Any:
     """The VM of etcd1 with a seed that contains the bootstrap permit."""
     made = storage_pool.ensure_pool(driver, CLAIM)
-    name = seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"with permit"))
+    name = seed_drive.seed_volume("etcd1", sha256(b"with permit").hexdigest())
     storage_pool.put(made, name, b"with permit")
     files = replace(FILES, seed=storage_pool.path_of(made, name))
-    tag = owner("etcd1", seed=seed_drive.seed_digest(b"with permit"), config="c", image="i", cluster_id=cluster_id)
+    tag = owner("etcd1", seed=sha256(b"with permit").hexdigest(), config="c", image="i", cluster_id=cluster_id)
     return driver.defineXML(domain_xml(plan, plan.nodes[0], files, Accel.TCG, tag))
 
 
 def exchange(driver: Any, plan: ClusterPlan, seed: bytes = b"without") -> bool | None:
-    return vm.replace_seed(driver, plan, plan.nodes[0], seed, cluster_id="id1")
+    return engine_of(driver, plan, seed).replace_seed("etcd1")
 
 
 @pytest.mark.usefixtures("uploads")
@@ -237,7 +254,7 @@ def test_a_stopped_vm_gets_another_seed_and_the_old_seed_is_deleted(driver: Any,
     old = read_owner(before)
     assert exchange(driver, plan()) is True
     xml = driver.lookupByName("etcd-etcd1").XMLDesc()
-    digest = seed_drive.seed_digest(b"without")
+    digest = sha256(b"without").hexdigest()
     (name,) = volumes(driver)
     assert name == seed_drive.seed_volume("etcd1", digest)
     assert iso_in_drive(xml).endswith(f"/{name}")
@@ -257,7 +274,7 @@ def test_a_running_vm_gets_another_seed_at_once_and_for_its_next_start(driver: A
     domain = driver.lookupByName("etcd-etcd1")
     assert domain.isActive()
     (name,) = volumes(driver)
-    assert name == seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"without"))
+    assert name == seed_drive.seed_volume("etcd1", sha256(b"without").hexdigest())
     for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
         assert iso_in_drive(domain.XMLDesc(flags)).endswith(f"/{name}")
     before = picture(driver)
@@ -293,8 +310,8 @@ def test_the_seed_of_another_owners_vm_is_not_replaced(driver: Any, plan: Make) 
     assert picture(driver) == before
 
 
-def take_out(driver: Any, plan: ClusterPlan) -> bool | None:
-    return vm.remove_seed(driver, plan, plan.nodes[0], cluster_id="id1")
+def take_out(driver: Any, plan: ClusterPlan) -> bool:
+    return engine_of(driver, plan).remove_seed("etcd1")
 
 
 @pytest.mark.usefixtures("uploads")
@@ -309,7 +326,7 @@ def test_a_removed_seed_is_deleted_and_the_drive_stays_empty(driver: Any, plan: 
     assert volumes(driver) == []
     tag = read_owner(domain.XMLDesc())
     assert tag is not None
-    assert tag.seed == seed_drive.seed_digest(b"with permit"), "the tag keeps the seed that configured the node"
+    assert tag.seed == sha256(b"with permit").hexdigest(), "the tag keeps the seed that configured the node"
     before = picture(driver)
     assert take_out(driver, plan()) is False
     assert picture(driver) == before
@@ -320,7 +337,7 @@ def test_a_newer_seed_that_a_running_vm_has_not_read_stays(driver: Any, plan: Ma
     domain = first_seed(driver, plan())
     domain.create()
     made = storage_pool.ensure_pool(driver, CLAIM)
-    storage_pool.put(made, name := seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"newer")), b"newer")
+    storage_pool.put(made, name := seed_drive.seed_volume("etcd1", sha256(b"newer").hexdigest()), b"newer")
     waiting = swap_seed(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), storage_pool.path_of(made, name), "newer")
     driver.defineXML(waiting)
     assert take_out(driver, plan()) is False
@@ -340,13 +357,10 @@ def test_sealing_keeps_an_empty_drive_empty_and_a_renewal_inserts_a_seed(
     assert exchange(driver, plan()) is False
     tag = read_owner(driver.lookupByName("etcd-etcd1").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     assert tag is not None
-    assert (volumes(driver), tag.seed) == ([], seed_drive.seed_digest(b"without"))
-    cluster = plan()
-    assert seed_drive.insert_seed(
-        driver, cluster, cluster.nodes[0], b"renewed", cluster_id="id1", remedy="bake apply"
-    ) is True
+    assert (volumes(driver), tag.seed) == ([], sha256(b"without").hexdigest())
+    assert engine_of(driver, plan(), b"renewed").insert_seed("etcd1") is True
     (name,) = volumes(driver)
-    assert name == seed_drive.seed_volume("etcd1", seed_drive.seed_digest(b"renewed"))
+    assert name == seed_drive.seed_volume("etcd1", sha256(b"renewed").hexdigest())
     domain = driver.lookupByName("etcd-etcd1")
     assert all(iso_in_drive(domain.XMLDesc(flags)).endswith(name) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
 
@@ -355,20 +369,13 @@ def test_sealing_keeps_an_empty_drive_empty_and_a_renewal_inserts_a_seed(
 
 
 @pytest.fixture
-def machines(driver: Any, plan: Make, tmp_path: Path, uploads: None) -> Callable[..., tuple[str, ...]]:
+def machines(driver: Any, plan: Make, uploads: None) -> Callable[..., tuple[str, ...]]:
     """Return a function that boots two nodes: `machines(digest="bb")` uses an image with this digest."""
-    disk = tmp_path / "disk"
-    disk.write_bytes(b"disk")
     said: list[str] = []
 
     def start(digest: str = "aa", seed: bytes = b"seed", **options: Any) -> tuple[str, ...]:
-        image = BootImage(disk=disk, format="raw", virtual_size=4, digest=digest)
-        cluster = options.pop("plan", plan(nodes=2))
-        only = options.pop("only", [node.name for node in cluster.nodes])
-        seeds = dict.fromkeys(only, seed)
-        return boot(
-            driver, cluster, image, seeds, cluster_id="id1", report=said.append, **{"accel": "tcg", **options}
-        )
+        engine = engine_of(driver, options.pop("plan", plan(nodes=2)), seed, digest, report=said.append, **options)
+        return engine.create(*(node.name for node in engine.plan.nodes))
 
     start.said = said  # type: ignore[attr-defined]
     return start
@@ -538,7 +545,7 @@ def refuse_kvm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 @pytest.fixture
 def broken_kvm(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    monkeypatch.setattr(boot_module, "choose_accel", lambda *_: Accel.KVM)
+    monkeypatch.setattr("generator.vm.engine.choose_accel", lambda *_: Accel.KVM)
     return lambda text: refuse_kvm(monkeypatch, text)
 
 
@@ -645,7 +652,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_reading_a_console_continues_after_its_log_is_renamed(log: Path) -> None:
-    console = vm.ConsoleLog(FilePool(log.parent), "etcd1")
+    console = ConsoleLog(FilePool(log.parent), "etcd1")
     assert console.read() == b""
     log.write_bytes(b"one two ")
     assert console.read() == b"one two "
@@ -672,7 +679,7 @@ def test_the_renamed_log_of_an_earlier_run_is_deleted(driver: Any, machines: Cal
 def test_the_first_read_of_a_console_includes_the_renamed_log(log: Path) -> None:
     log.with_name(f"{log.name}.0").write_bytes(b"bake: node=etcd1 phase=settled\n")
     log.write_bytes(b"noise")
-    assert vm.ConsoleLog(FilePool(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
+    assert ConsoleLog(FilePool(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
 
 
 # --- libvirt's errors ---------------------------------------------------------------------------------------
@@ -722,7 +729,7 @@ def test_an_unexpected_error_names_the_uri_and_a_remedy(
     bake("--nodes", 1)
     libvirt_fails("out of order", getattr(libvirt, domain))
     done = bake("console", "etcd1", "--connect", "test:///default")
-    assert done.err.startswith("error: libvirt at test:///default: out of order\n  hint: ")
+    assert done.err.startswith("error: could not list the cluster's VMs: out of order\n  hint: ")
     assert hint in done.err
 
 
@@ -769,9 +776,9 @@ def test_requested_kvm_that_does_not_work_is_an_error(tmp_path: Path) -> None:
         acceleration.choose_accel(KvmConnection(), "kvm", print, cpuinfo)
 
 
-def test_an_image_larger_than_the_disks_is_refused(driver: Any, plan: Make, tmp_path: Path) -> None:
-    image = BootImage(disk=tmp_path / "d", format="raw", virtual_size=9 << 30, digest="aa")
+def test_an_image_larger_than_the_disks_is_refused(driver: Any, plan: Make) -> None:
+    image = BootImage(disk=driver.folder / "d", format="raw", virtual_size=9 << 30, digest="aa")
     before = picture(driver)
     with pytest.raises(BakeError, match=r"the image is 9\.0 GiB"):
-        boot(driver, plan(vm={"disk": 8}), image, {}, cluster_id="id1", report=print)
+        engine_of(driver, plan(vm={"disk": 8}), load_image=lambda: image).create("etcd1")
     assert picture(driver) == before

@@ -140,13 +140,14 @@ def test_up_after_down_boots_the_same_cluster(bake: Bake, monkeypatch: pytest.Mo
     bake("--profile", "hardened", "--nodes", 5)
     booted: list[Any] = []
 
-    def stop(_connection: object, plan: Any, *_: object, **__: object) -> None:
-        booted.append(plan)
+    def stop(engine: Any, *names: str) -> None:
+        assert names == tuple(node.name for node in engine.plan.nodes)
+        booted.append(engine.plan)
         raise BakeError("far enough")
 
     monkeypatch.setattr("generator.vm.connect", lambda _: object())
     monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: SimpleNamespace(built=""))
-    monkeypatch.setattr("generator.vm.boot", stop)
+    monkeypatch.setattr("generator.vm.LibvirtEngine.create", stop)
     for words in ((), ("--memory", 2048)):
         result = bake("up", *words)
         assert result.err.endswith("error: far enough\n")

@@ -137,12 +137,10 @@ def test_no_definition_in_libvirt_has_a_key(bake: Bake, monkeypatch: pytest.Monk
     pytest.importorskip("libvirt")
     from generator import vm
     from generator.image.base import BootImage
-    from generator.vm.boot import boot
 
     bake("--nodes", 2)
     spec = load(config=FOLDER / "cluster.yaml").spec
     plan = plan_cluster(spec)
-    seeds = {node.name: (FOLDER / node.name / "seed.iso") for node in plan.nodes}
     uploaded: list[bytes] = []
     monkeypatch.setattr(
         "generator.vm.storage_pool._send", lambda _volume, source, *_, **__: uploaded.append(source.read())
@@ -152,10 +150,13 @@ def test_no_definition_in_libvirt_has_a_key(bake: Bake, monkeypatch: pytest.Monk
     said: list[str] = []
     driver = vm.connect("test:///default")
     try:
-        boot(driver, plan, image, seeds, cluster_id="id1", accel="tcg", report=said.append)
+        vm.LibvirtEngine(
+            connection=driver, plan=plan, cluster_id="id1", seeds=FOLDER, load_image=lambda: image, accel="tcg",
+            report=said.append,
+        ).create("etcd1", "etcd2")  # fmt: skip
         xml = list(_definitions(driver))
     finally:
-        vm.destroy(driver, plan.name, cluster_id="id1")
+        vm.LibvirtHosts(connection=driver).destroy(plan.name, cluster_id="id1")
     assert revealed_keys(FOLDER, *uploaded)  # volumes contain keys
     assert sum("seed" in text for text in xml) >= 2
     assert revealed_keys(FOLDER, *xml, *said) == set()

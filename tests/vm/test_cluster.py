@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import time
@@ -22,7 +23,6 @@ from generator.image.base import BootImage
 from generator.operations.baked_cluster import open_cluster
 from generator.seed import iso
 from generator.store.folder import Store
-from generator.vm import seed_drive
 from generator.vm.domain_xml import iso_in_drive
 from tests.vm.conftest import Lab, Run, command_line
 
@@ -88,20 +88,25 @@ def test_new_certificates_reach_running_nodes(bake_in_lab: Run, lab: Lab, connec
     test_no_seed_is_left_where_the_vms_run(lab, connection)
 
 
-def test_a_seed_that_is_put_in_again_is_looked_at_again(out: Path, lab: Lab, connection: Any) -> None:
+def test_a_seed_that_is_put_in_again_is_looked_at_again(
+    out: Path, lab: Lab, connection: Any, tmp_path: Path
+) -> None:
     """The drive has the seed of another node. The node reports this at each insertion."""
     cluster = open_cluster(Store(out, "life"))
-    iso, console = out / "life/etcd2/seed.iso", lab.folder / "lib/images/bake-life/etcd1.console.log"
+    (tmp_path / "etcd1").mkdir()
+    shutil.copy(out / "life/etcd2/seed.iso", tmp_path / "etcd1/seed.iso")
+    engine = vm.LibvirtEngine(
+        connection=connection, plan=cluster.plan, cluster_id=cluster.cluster_id, seeds=tmp_path,
+        load_image=pytest.fail, report=print,
+    )  # fmt: skip
+    console = lab.folder / "lib/images/bake-life/etcd1.console.log"
     for times in (1, 2):
-        seed_drive.insert_seed(
-            connection, cluster.plan, cluster.plan.nodes[0], iso, cluster_id=cluster.cluster_id, again=True,
-            remedy="bake certs deliver",
-        )  # fmt: skip
+        engine.insert_seed("etcd1", again=True)
         deadline = time.monotonic() + 120
         while console.read_text(errors="replace").count("the seed in the drive belongs to another node") < times:
             assert time.monotonic() < deadline, f"not told {times} times"
             time.sleep(0.5)
-    vm.remove_seed(connection, cluster.plan, cluster.plan.nodes[0], cluster_id=cluster.cluster_id)
+    engine.remove_seed("etcd1")
 
 
 def test_a_new_ca_reaches_running_nodes(bake_in_lab: Run, lab: Lab, out: Path, connection: Any) -> None:

@@ -91,7 +91,7 @@ def world(lab: Any, plan: Make, tiny: Callable[[ClusterPlan], BootImage], tmp_pa
     links = sorted(name for _, name in socket.if_nameindex())
     made = World(lab, plan, tiny(plan(name="small", nodes=3)), tmp_path)
     yield made
-    vm.destroy(made.connection, "small", cluster_id="id1")
+    vm.LibvirtHosts(connection=made.connection).destroy("small", cluster_id="id1")
     assert sorted(name for _, name in socket.if_nameindex()) == links
     assert not made.folder.exists()
     assert subprocess.run(["pgrep", "-f", "guest=small-"], check=False).returncode == 1

@@ -1,0 +1,47 @@
+"""`bake console`: connect the terminal to a node's serial console, or follow the console's log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from generator.engine import Engine, MachineStatus, State
+from generator.errors import BakeError
+
+_POLL_SECONDS = 0.25
+
+
+def attach(engine: Engine, node: str) -> None:
+    """Connect the terminal to a node's console. Return when the user types Ctrl-] or the VM stops."""
+    _running(engine, node)
+    engine.attach(node)
+
+
+def follow(engine: Engine, node: str) -> Iterator[bytes]:
+    """Yield the console's output from the start of the log until the VM stops."""
+    _running(engine, node)
+    log, runs = engine.console_logs(node)[node], True
+    while True:
+        data = log.read()
+        if data:
+            yield data
+        elif not runs:
+            return
+        elif runs := _runs(engine.machines().get(node)):
+            time.sleep(_POLL_SECONDS)
+
+
+def _running(engine: Engine, node: str) -> None:
+    """Raise BakeError if the cluster has no VM of the node, or if the VM does not run."""
+    known = {name: one for name, one in engine.machines().items() if one.planned and one.state is not State.MISSING}
+    if node not in known:
+        hint = f"the nodes with a VM are {', '.join(known)}" if known else "create the VMs: bake up"
+        raise BakeError(f"{node} has no VM", hint=hint)
+    if known[node].state is State.FOREIGN:
+        raise BakeError(f"the VM with the name of {node} does not belong to this cluster")
+    if not _runs(known[node]):
+        raise BakeError(f"the VM of {node} is not running", hint="start the VM: bake up")
+
+
+def _runs(machine: MachineStatus | None) -> bool:
+    return machine is not None and machine.state in (State.RUNNING, State.PAUSED)
