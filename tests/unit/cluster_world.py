@@ -35,6 +35,7 @@ class World:
     rebuild: set[str] = field(default_factory=set)
     keeps_data: set[str] = field(default_factory=set)
     image: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     leader: str = ""
     acknowledged: int = 0
     next_id: int = 1
@@ -62,6 +63,7 @@ class World:
             leader=self.voters.get(self.leader, 0) if self.has_quorum else 0,
             machines={name: power for name, power in self.power.items() if power is not Power.LOST},
             outdated=self.outdated,
+            copies=dict(self.copies),
             rebuild=dict.fromkeys(self.rebuild, ("vm.disk",)),
             keeps_data=frozenset(self.keeps_data & {name for name, one in self.power.items() if one is not Power.LOST}),
             pending={name: level for name, level in self.pending.items() if name in {n.name for n in self.plan.nodes}},

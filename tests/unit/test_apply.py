@@ -28,7 +28,9 @@ from generator.store.folder import Store
 from generator.store.seed_history import load_history
 from tests.unit.cluster_world import PLANS, World, born
 
-STATES = {Power.RUNNING: State.RUNNING, Power.STOPPED: State.STOPPED, Power.LOST: State.MISSING}
+STATES = {
+    Power.RUNNING: State.RUNNING, Power.STOPPED: State.STOPPED, Power.LOST: State.MISSING, Power.UNKNOWN: State.UNKNOWN,
+}  # fmt: skip
 
 
 @dataclass
@@ -111,6 +113,10 @@ class FakeEngine:
         self._call(f"remove {name}")
         self.world.power.pop(name, None)
         return (name,)
+
+    def remove_copies(self, name: str) -> tuple[str, ...]:
+        self._call(f"remove copies of {name}")
+        return self.world.copies.pop(name, ())
 
     def replace(self, name: str) -> None:
         self._call(f"replace {name}")
@@ -231,6 +237,26 @@ def test_stopped_nodes_start_together_although_one_alone_has_no_quorum(start: St
     engine.world.power |= dict.fromkeys(("etcd1", "etcd2", "etcd3"), Power.STOPPED)
     run()
     assert engine.calls == ["create etcd1", "create etcd2", "create etcd3"]
+
+
+def test_a_node_on_a_silent_host_is_neither_started_nor_replaced_nor_awaited(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.power["etcd2"] = Power.UNKNOWN
+    engine.world.pending = dict.fromkeys(("etcd1", "etcd3"), Level.LIVE)
+    engine.world.leader = "etcd1"
+    run()
+    assert engine.calls == ["insert etcd3", "insert etcd1"]
+
+
+def test_an_old_vm_on_a_host_that_is_back_is_removed(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.copies = {"etcd2": ("host2",)}
+    with pytest.raises(StaleError, match="the next step is now to remove etcd2"):
+        run(agreed=())
+    steps = run()
+    assert engine.calls == ["remove copies of etcd2"]
+    assert [(step.action, step.node) for step in steps] == [(Action.REMOVE, "etcd2")]
+    assert "an old VM of the node is left on host2" in steps[0].reason
 
 
 def test_a_lost_node_and_a_wished_node_are_replaced(start: Start) -> None:

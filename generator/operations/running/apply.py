@@ -257,7 +257,7 @@ class Apply:
                 self._empty_drive(name)
 
     def _settle(self) -> None:
-        """Wait until the member of each planned node answers."""
+        """Wait until the member of each planned node answers, except on hosts that do not answer."""
         deadline = time.monotonic() + self.wait
         while silent := self._silent_nodes():
             if time.monotonic() > deadline:
@@ -269,7 +269,8 @@ class Apply:
     def _silent_nodes(self) -> list[str]:
         self.consoles.show()
         seen = self._observe()
-        members = {node.name: seen.member_of(node) for node in self.cluster.plan.nodes}
+        nodes = [node for node in self.cluster.plan.nodes if seen.power_of(node.name) is not Power.UNKNOWN]
+        members = {node.name: seen.member_of(node) for node in nodes}
         return [name for name, member in members.items() if member is None or member.id not in seen.answering]
 
     def _is_done(self, step: Step) -> bool:
