@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+
 def connect(options: Mapping[str, Any]) -> Hosts:
     """Connect to libvirt, for a command that needs no plan of a cluster."""
     from generator import vm
