@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv6Address, ip_network
@@ -20,6 +21,7 @@ from generator.config.placement import (
     with_peer_defaults,
 )
 from generator.config.spec import AnyAddress, AnyNetwork, ClusterSpec, InstallMethod, NetworkMode
+from generator.errors import BakeError
 
 # The namespace of every UUID that bake derives (RFC 9562, section 5.5: version 5).
 _NAMESPACE = UUID("6ba5a4a6-55c5-5f7c-9d5b-2c1f6b0b6d5e")
@@ -74,6 +76,14 @@ class ClusterPlan:
     nodes: tuple[NodePlan, ...]  # in join order; the first node starts the cluster
     network: NetworkPlan
     binary_dir: str  # the folder of the programs etcd and etcdctl on the nodes
+
+    def select(self, names: Iterable[str]) -> list[NodePlan]:
+        """Return the nodes with these names, in the plan's order. Raise BakeError for an unknown name."""
+        wanted = set(names)
+        if unknown := sorted(wanted - {node.name for node in self.nodes}):
+            hint = f"the nodes are {', '.join(node.name for node in self.nodes)}"
+            raise BakeError(f"{', '.join(unknown)}: not a node of the cluster {self.name}", hint=hint)
+        return [node for node in self.nodes if node.name in wanted]
 
     @cached_property
     def dns_names(self) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ from generator.plan import ClusterPlan, NodePlan
 
 
 class Power(StrEnum):
-    """Whether a node's VM exists and runs. `lost`: the VM or its disk is missing.
+    """Whether a node's VM exists and runs.
+
+    `lost`: the VM or its disk is missing. `unknown`: the VM's host does not answer.
 
     A VM with a data disk is not lost without its root disk. When it starts, the engine makes a new root disk.
     """
@@ -21,11 +23,12 @@ class Power(StrEnum):
     RUNNING = "running"
     STOPPED = "stopped"
     LOST = "lost"
+    UNKNOWN = "unknown"
 
 
 def power_of(machine: MachineStatus) -> Power:
-    if machine.state is State.RUNNING:
-        return Power.RUNNING
+    if machine.state in (State.RUNNING, State.UNKNOWN):
+        return Power(machine.state)
     has_disk = machine.has_disk or machine.has_data_disk
     is_lost = not machine.exists or machine.lost_data or not has_disk
     return Power.LOST if is_lost else Power.STOPPED
@@ -40,7 +43,8 @@ class Observed:
     that are no longer planned; None if bake cannot see the VMs. `outdated`: for each VM that differs from the plan, the
     properties that differ. `pending`: for each node that does not run its newest seed, what the new seed costs the
     node. `rebuild`: for each VM whose disks were made from other values than the planned values, the fields that
-    differ. `keeps_data`: the nodes whose data is on a disk of its own.
+    differ. `keeps_data`: the nodes whose data is on a disk of its own. `copies`: for some nodes, the hosts that have
+    another VM of the node.
     """
 
     members: tuple[Member, ...]
@@ -51,6 +55,7 @@ class Observed:
     pending: Mapping[str, Level] = field(default_factory=dict)
     rebuild: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keeps_data: frozenset[str] = frozenset()
+    copies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def voters(self) -> tuple[Member, ...]:

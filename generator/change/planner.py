@@ -38,6 +38,7 @@ def plan_steps(
     return (
         *_starts(plan, seen, useless),
         *_removals(plan, seen),
+        *_copies(plan, seen),
         *_replacements(plan, seen, to_replace),
         *_updates(plan, seen, to_replace, reimaged),
         *_additions(plan, seen, to_replace),
@@ -100,6 +101,16 @@ def _removals(plan: ClusterPlan, seen: Observed) -> Iterator[Step]:
         )  # fmt: skip
 
 
+def _copies(plan: ClusterPlan, seen: Observed) -> Iterator[Step]:
+    """Yield a step for each planned node that has another VM, on a host that was down while the node was replaced."""
+    for node in plan.nodes:
+        if hosts := seen.copies.get(node.name):
+            yield Step(
+                action=Action.REMOVE, node=node.name, reason=f"an old VM of the node is left on {', '.join(hosts)}",
+                loses="the old VM and its disk are deleted",
+            )  # fmt: skip
+
+
 def name_of(member: Member) -> str:
     """Return a member's name, or its peer URL if it has never started."""
     return member.name or ", ".join(member.peer_urls)
@@ -108,12 +119,15 @@ def name_of(member: Member) -> str:
 def _updates(
     plan: ClusterPlan, seen: Observed, to_replace: Collection[str], reimaged: Collection[str]
 ) -> Iterator[Step]:
-    """Yield a step for each node whose seed, VM or root disk is outdated; the leader is last."""
+    """Yield a step for each node whose seed, VM or root disk is outdated.
+
+    The leader is last, except for nodes on hosts that do not answer.
+    """
     waiting = [
         node for node in plan.nodes
         if node.name in reimaged or (node.name not in to_replace and _has_joined(node, seen))
     ]  # fmt: skip
-    for node in sorted(waiting, key=lambda node: _is_leader(node, seen)):
+    for node in sorted(waiting, key=lambda node: (seen.power_of(node.name) is Power.UNKNOWN, _is_leader(node, seen))):
         level, differing = seen.pending.get(node.name, Level.NONE), seen.outdated.get(node.name, ())
         reasons = [*(["has a new seed"] if level is not Level.NONE else []), *differing]
         if differing:

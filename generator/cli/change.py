@@ -92,21 +92,58 @@ def apply(**options: Any) -> None:
 
 @bake.command()
 @click.argument("replaced", metavar="NODE...", nargs=-1, required=True)
+@click.option("--host", metavar="HOST", help="Create the new VMs on this host of the cluster file's `hosts`.")
 @yes_option
 @spec_options
 @up_options
-def replace(replaced: tuple[str, ...], **options: Any) -> None:
+def replace(replaced: tuple[str, ...], host: str | None, **options: Any) -> None:
     """Give nodes new VMs and new disks. Each node joins the cluster again and gets its data from the other members.
 
     Use the command for a node whose disk is damaged, or to move to a new image. `bake apply` replaces a node whose VM
     or disk is missing without this command.
 
+    With --host, the nodes move to another host. A node's old host may be down. Then switch it off for sure: when it
+    comes back, the old VM must not start, and `bake apply` removes it.
+
     \b
     Examples:
       bake replace etcd2
+      bake replace etcd2 --host host3
       bake replace etcd2 etcd3 --yes
     """
-    run_apply(options, f"replace {' '.join(replaced)}", replaced=replaced)
+    called = f"replace {' '.join(replaced)}"
+    if host is not None:
+        options["fields"] = _moved(options, replaced, host)
+        called += f" --host {host}"
+    run_apply(options, called, replaced=replaced)
+
+
+def _moved(options: Mapping[str, Any], moved: Collection[str], host: str) -> Mapping[str, Any]:
+    """Return the fields with which nodes are on another host, and every other node keeps its host.
+
+    A host that does not answer and loses a node is out of service from now on.
+    """
+    from generator.config.fields import plain
+    from generator.config.placement import node_names
+    from generator.errors import InputError
+
+    loaded = load({**options, "quiet": True})
+    spec, plan = loaded.spec, _plan(loaded)
+    names = node_names(spec)
+    for name in moved:
+        if name not in names:
+            raise InputError.one("NODE", f"{name!r} is not a node", f"the nodes are {', '.join(names)}")
+    if host not in [one.name for one in spec.hosts]:
+        known = f"use one of {', '.join(one.name for one in spec.hosts)}" if spec.hosts else "add the field `hosts`"
+        raise InputError.one("--host", f"the cluster file has no host {host!r}", known)
+    given = [{"name": name} for name in names] if isinstance(spec.nodes, int) else [plain(one) for one in spec.nodes]
+    nodes = [
+        {**one, "host": host if node.name in moved else node.host} for one, node in zip(given, plan.nodes, strict=True)
+    ]
+    left = {node.host for node in plan.nodes if node.name in moved and node.host != host}
+    down = engines.silent_hosts([one for one in spec.hosts if one.name in left])
+    hosts = [{**plain(one), "offline": one.offline or one.name in down} for one in spec.hosts]
+    return {"nodes": nodes, "hosts": hosts}
 
 
 def has_started(options: Mapping[str, Any]) -> bool:

@@ -106,6 +106,7 @@ def load(options: Mapping[str, Any]) -> Loaded:
         for flag, (path, _, _) in SPEC_FLAGS.items()
         if options.get(parameter(flag)) is not None
     }
+    flags |= {f"--host ({field})": ((field,), value) for field, value in options.get("fields", {}).items()}
     find = partial(find_existing, options["out"])
     loaded = load.load(
         profile=options["profile"], config=options["config"], flags=flags, find=find, folder=Path.cwd()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from generator.cli.common import image_cache
 
 if TYPE_CHECKING:
+    from generator.config.hosts import HostSpec
+    from generator.config.spec import ClusterSpec
     from generator.engine import Engine, Hosts, MachineStatus
     from generator.image.base import BootImage
     from generator.operations.baked_cluster import Cluster
@@ -17,10 +21,52 @@ Answer = TypeVar("Answer")
 
 
 def connect(options: Mapping[str, Any]) -> Hosts:
-    """Connect to libvirt, for a command that needs no plan of a cluster."""
-    from generator import vm
+    """Connect to libvirt, for a command that needs no plan of a cluster.
 
-    return vm.LibvirtHosts(connection=vm.connect(options["connect"]))
+    If the folder of the cluster has a specification with hosts, connect to these hosts.
+    """
+    from generator import vm
+    from generator.engine import OnHosts
+
+    uris = {host.name: host.uri for host in _kept_hosts(options)}
+    if not uris:
+        return vm.LibvirtHosts(connection=vm.connect(options["connect"]))
+    return OnHosts(hosts=tuple(uris), connect=lambda name: vm.LibvirtHosts(connection=vm.connect(uris[name])))
+
+
+def require_hosts(options: Mapping[str, Any], spec: ClusterSpec) -> None:
+    """Raise BakeError if libvirt does not answer on a host of the spec."""
+    from generator import vm
+    from generator.engine import connect_all
+
+    if spec.hosts:
+        connect_all({host.name: partial(vm.connect, host.uri) for host in spec.hosts})
+    else:
+        vm.connect(options["connect"])
+
+
+def silent_hosts(hosts: Iterable[HostSpec]) -> set[str]:
+    """Return the names of the hosts whose libvirt does not answer."""
+    from generator import vm
+    from generator.errors import BakeError
+
+    def is_silent(host: HostSpec) -> bool:
+        try:
+            vm.connect(host.uri)
+        except BakeError:
+            return True
+        return False
+
+    return {host.name for host in hosts if is_silent(host)}
+
+
+def _kept_hosts(options: Mapping[str, Any]) -> tuple[HostSpec, ...]:
+    """Return the hosts in the specification of the cluster that the options name."""
+    from generator.store.existing_cluster import load_existing
+    from generator.store.folder import Store
+
+    existing = load_existing(Store(options["out"], options["name"])) if options.get("name") else None
+    return existing.spec.hosts if existing and existing.spec else ()
 
 
 def make_engine(
@@ -37,13 +83,39 @@ def make_engine(
     command that completes an interrupted change.
     """
     from generator import vm
+    from generator.engine import EngineOnHosts
+    from generator.errors import InputError
     from generator.operations.up import boot_image
 
-    return vm.LibvirtEngine(
-        connection=vm.connect(options["connect"]), plan=cluster.plan, cluster_id=cluster.cluster_id,
-        seeds=cluster.store.folder, accel=options.get("accel", "auto"), report=report, remedy=remedy,
-        load_image=lambda: image or boot_image(cluster.plan.spec, image_cache(options), report),
-    )  # fmt: skip
+    plan = cluster.plan
+    hosts = {host.name: host for host in plan.spec.hosts}
+
+    @cache
+    def load_image() -> BootImage:
+        return image or boot_image(plan.spec, image_cache(options), report)
+
+    def on(uri: str | None, **more: Any) -> Engine:
+        settings = {"plan": plan, "report": report, **more}
+        return vm.LibvirtEngine(
+            connection=vm.connect(uri), cluster_id=cluster.cluster_id, seeds=cluster.store.folder,
+            accel=options.get("accel", "auto"), remedy=remedy, load_image=load_image, **settings,
+        )  # fmt: skip
+
+    def connect_to(name: str) -> Engine:
+        host = hosts[name]
+        network = replace(plan.network, bridge=host.bridge or plan.network.bridge)
+        return on(
+            host.uri, plan=replace(plan, network=network), pool=host.pool or "",
+            report=lambda line: report(f"{name}: {line}"),
+        )  # fmt: skip
+
+    if not hosts:
+        return on(options["connect"])
+    if options["connect"] is not None:
+        rule = "has no effect, because the cluster file names the hosts"
+        raise InputError.one("--connect", f"{options['connect']} {rule}", "leave --connect out")
+    placement = {node.name: node.host for node in plan.nodes}
+    return EngineOnHosts(placement=placement, hosts=tuple(hosts), connect=connect_to, report=report)
 
 
 def engine_if_possible(

@@ -66,7 +66,7 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
     from generator.operations import up
     from generator.operations.hints import command
 
-    engines.connect(options)  # nothing is baked if libvirt does not answer
+    engines.require_hosts(options, spec)  # nothing is baked if libvirt does not answer
     _refuse_old_machines(options, store)
     try:
         with progress_of(node_names(spec), options) as progress:

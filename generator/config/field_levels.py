@@ -168,7 +168,8 @@ HOST_LEFT = FieldLevel(
 def _node_rows() -> Iterator[FieldLevel]:
     yield from (ADDED, REMOVED, REORDERED, RENAMED, MOVED, MAC, REHOSTED, HOST_ADDED, HOST_REMOVED, HOST_LEFT)
     yield FieldLevel(field="hosts[].uri", level=Level.NONE, how="bake connects to the new URI; the VMs stay.")
-    yield FieldLevel(field="hosts[].failureDomain", level=Level.NONE, how="It decides only which host a node gets.")
+    for name in ("failureDomain", "offline"):
+        yield FieldLevel(field=f"hosts[].{name}", level=Level.NONE, how="It decides only which host a node gets.")
     yield FieldLevel(field="hosts[].pool", level=Level.NONE, how="Only a new storage pool uses it.")
     yield FieldLevel(field="hosts[].bridge", level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
 

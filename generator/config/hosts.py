@@ -34,6 +34,10 @@ class HostSpec:
         default=None,
     )
 
+    offline: bool = setting(
+        scalar(values.flag), "true if the host is out of service, so that no node gets it by itself", default=False
+    )
+
     @property
     def domain(self) -> str:
         return self.failure_domain or self.name
@@ -49,13 +53,14 @@ def place(hosts: Sequence[HostSpec], pins: Sequence[str | None]) -> list[str]:
     if not hosts:
         return ["" for _ in pins]
     domains = {host.name: host.domain for host in hosts}
+    online = [host.name for host in hosts if not host.offline] or list(domains)
     on_host: Counter[str] = Counter(pin for pin in pins if pin in domains)
     in_domain: Counter[str] = Counter(domains[pin] for pin in pins if pin in domains)
     placed = []
     for pin in pins:
         name = pin
         if name is None:
-            name = min(domains, key=lambda one: (in_domain[domains[one]], on_host[one]))
+            name = min(online, key=lambda one: (in_domain[domains[one]], on_host[one]))
             on_host[name] += 1
             in_domain[domains[name]] += 1
         placed.append(name)
@@ -93,8 +98,8 @@ def _is_valid(hosts: Sequence[HostSpec], pins: Sequence[str | None]) -> bool:
 
 def _can_spread(hosts: Sequence[HostSpec], nodes: int) -> bool:
     """Return whether a quorum can survive the loss of each failure domain, if the nodes are spread evenly."""
-    domains = len({host.domain for host in hosts})
-    return -(-nodes // domains) <= (nodes - 1) // 2
+    domains = len({host.domain for host in hosts if not host.offline})
+    return domains > 0 and -(-nodes // domains) <= (nodes - 1) // 2
 
 
 def _check_quorum(hosts: Sequence[HostSpec], pins: Sequence[str | None]) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from generator.engine import MachineStatus
+from generator.engine import MachineStatus, State
 from generator.etcd import answers, observe
 from generator.etcd.answers import Member, Status
 from generator.etcd.client import Etcd
@@ -161,7 +161,7 @@ class Overview:
 def status(cluster: Cluster, machines: Mapping[str, MachineStatus], *, now: datetime) -> Overview:
     """Query every node's etcd, and add the state of its VM. `machines`: empty if libvirt does not answer."""
     planned = [one for one in machines.values() if one.planned]
-    states = {one.node: f"{one.state} {one.accel}".strip() for one in planned}
+    states = {one.node: _vm_text(one) for one in planned}
     images = old_images({one.node: one.built for one in planned}, now=now)
     seen = cluster_status(cluster.plan, client_files(cluster.store.folder))
     nodes = tuple((node, states.get(node.name)) for node in seen.nodes)
@@ -170,6 +170,14 @@ def status(cluster: Cluster, machines: Mapping[str, MachineStatus], *, now: date
         bake=partial(command, cluster.store),
     )  # fmt: skip
     return Overview(nodes=nodes, sealed=cluster.sealed, tasks=tuple(tasks))
+
+
+def _vm_text(machine: MachineStatus) -> str:
+    """Return a VM's state for the table, such as `running kvm` or `running kvm on host1`."""
+    if machine.state is State.UNKNOWN:
+        return f"{machine.host} does not answer"
+    text = f"{machine.state} {machine.accel}".strip()
+    return f"{text} on {machine.host}" if machine.host and machine.exists else text
 
 
 def status_row(node: NodeStatus, vm: str | None) -> dict[str, str]:

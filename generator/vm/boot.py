@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from generator.errors import BakeError
 from generator.image.base import BootImage
 from generator.plan import ClusterPlan, NodePlan
+from generator.progress import Report
 from generator.vm import network, storage_pool
 from generator.vm.acceleration import find_crashed, is_kvm_error
-from generator.vm.connection import Connection, asking, is_local, libvirt, message_of
+from generator.vm.connection import Connection, asking, is_local, libvirt, message_of, tolerating
 from generator.vm.definition import Job, Machine, accel_of, image_volume
 from generator.vm.domain_xml import Accel, domain_xml
 from generator.vm.storage_pool import renamed_console_volume
@@ -22,6 +23,21 @@ def refuse_small_disk(plan: ClusterPlan, image: BootImage) -> None:
             f"the image is {size}, but the VMs' disks are {plan.spec.vm.disk} GiB",
             hint="set vm.disk to at least the image's size",
         )
+
+
+def refuse_full_host(connection: Connection, plan: ClusterPlan, nodes: Sequence[NodePlan], report: Report) -> None:
+    """Raise BakeError if the host has less memory than the VMs need, and warn if less memory is free now."""
+    needed, total = plan.spec.vm.memory * len(nodes), int(connection.getInfo()[1])  # MiB
+    names = ", ".join(node.name for node in nodes)
+    if needed > total:
+        text = f"the VMs of {names} need {needed} MiB of memory, but {connection.getHostname()} has {total} MiB"
+        raise BakeError(text, hint="set vm.memory to less, or use another host")
+    with tolerating("VIR_ERR_NO_SUPPORT"):
+        stats = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+        free = sum(int(stats.get(part, 0)) for part in ("free", "buffers", "cached")) >> 10
+        if needed > free:
+            where = connection.getHostname()
+            report(f"warning: the VMs of {names} need {needed} MiB of memory, but only {free} MiB are free on {where}")
 
 
 def refuse_used_addresses(connection: Connection, plan: ClusterPlan, nodes: Iterable[NodePlan]) -> None:

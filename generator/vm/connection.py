@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +42,8 @@ _INSTALL = (
 )
 
 _URI = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
+_PATIENCE = 30.0  # seconds within which a libvirt on another host must answer
+_KEEPALIVE = (5, 3)  # seconds between two probes of a connection to another host, and how many may have no answer
 _opened: list[str] = []  # URIs of all connections, for error messages: libvirt's errors do not contain the URI
 
 
@@ -48,10 +52,11 @@ def connect(uri: str | None = None) -> Connection:
     if libvirt is None:
         raise BakeError("the Python module libvirt is not installed", hint=_INSTALL)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)  # without a handler, libvirt prints to stderr
+    target = uri or os.environ.get("LIBVIRT_DEFAULT_URI") or "libvirt"
     try:
-        connection = libvirt.open(uri)
+        connection = _open_remote(target) if urlsplit(target).netloc else libvirt.open(uri)
     except libvirt.libvirtError as error:
-        raise _explain(uri or os.environ.get("LIBVIRT_DEFAULT_URI") or "libvirt", error) from error
+        raise _explain(target, error) from error
     _opened.append(connection.getURI())
     if urlsplit(connection.getURI()).path == "/session":
         raise BakeError(
@@ -59,6 +64,46 @@ def connect(uri: str | None = None) -> Connection:
             hint="use --connect qemu:///system, as root or as a member of the group libvirt",
         )
     return connection
+
+
+def _open_remote(uri: str) -> Connection:
+    """Connect to a libvirt on another host. Later calls fail within seconds if the host no longer answers.
+
+    libvirt itself waits for minutes for a host that drops packets. The thread of such a connection ends with bake.
+    """
+    _start_events()
+    found: list[Connection | Exception] = []
+
+    def work() -> None:
+        try:
+            connection = libvirt.open(uri)
+            connection.setKeepAlive(*_KEEPALIVE)
+            found.append(connection)
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    if not found:
+        raise BakeError(
+            f"cannot connect to {uri}: no answer within {_PATIENCE:.0f} s", hint="start the host, or check its address"
+        )
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+@cache
+def _start_events() -> None:
+    """Run libvirt's event loop, which sends the probes. It must exist before a connection."""
+    libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=run, daemon=True).start()
 
 
 def is_local(connection: Connection) -> bool:
@@ -76,6 +121,9 @@ def _explain(target: str, error: Any) -> BakeError:
         ("No such file or directory", "start libvirtd; in a container, as root: scripts/lab start"),
         ("Connection refused", "start libvirtd; in a container, as root: scripts/lab start"),
         ("Permission denied", "become root, or join the group libvirt and log in again"),
+        ("Host key verification failed", "connect once with ssh, and check the host's key"),
+        ("No route to host", "start the host, or check its address"),
+        ("Could not resolve hostname", "check the host's name in the URI"),
         ("authentication", "become root, or join the group libvirt and log in again"),
     )
     hint = next((hint for word, hint in hints if word in text), None)

@@ -192,12 +192,22 @@ def _add_disks(devices: Element, files: Files) -> None:
 
 
 def _add_interface(devices: Element, network: NetworkPlan, node: NodePlan) -> None:
-    by_bridge = network.mode is NetworkMode.BRIDGE
-    interface = child(devices, "interface", type="bridge" if by_bridge else "network")
-    child(interface, "mac", address=node.mac)
-    child(interface, "source", **({"bridge": network.bridge} if by_bridge else {"network": network.name}))
-    if by_bridge and network.vlan is not None:
-        child(child(interface, "vlan"), "tag", id=network.vlan)
+    if network.mode is NetworkMode.BRIDGE:
+        add_interface(devices, bridge=network.bridge, vlan=network.vlan, mac=node.mac)
+    else:
+        add_interface(devices, network=network.name, mac=node.mac)
+
+
+def add_interface(
+    devices: Element, *, bridge: str = "", network: str = "", vlan: int | None = None, mac: str = ""
+) -> None:
+    """Connect a VM to a bridge of the host, or to a libvirt network."""
+    interface = child(devices, "interface", type="bridge" if bridge else "network")
+    if mac:
+        child(interface, "mac", address=mac)
+    child(interface, "source", **({"bridge": bridge} if bridge else {"network": network}))
+    if vlan is not None:
+        child(child(interface, "vlan"), "tag", id=vlan)
     child(interface, "model", type="virtio")
     child(interface, "rom", enabled="no")
 

@@ -16,7 +16,7 @@ from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.vm import lifecycle, network, seed_drive, storage_pool
 from generator.vm.acceleration import choose_accel
-from generator.vm.boot import refuse_small_disk, refuse_used_addresses, start_all, upload_image
+from generator.vm.boot import refuse_full_host, refuse_small_disk, refuse_used_addresses, start_all, upload_image
 from generator.vm.connection import Connection, Domain, Pool, asking
 from generator.vm.console import ConsoleLog, attach_console
 from generator.vm.definition import (
@@ -39,6 +39,7 @@ from generator.vm.storage_pool import data_volume, disk_size, disk_volume
 
 Vm = tuple[Domain, Owner]
 
+
 @dataclass(kw_only=True)
 class LibvirtEngine:
     """Implements `generator.engine.Engine` for the VMs of a cluster under libvirt.
@@ -46,7 +47,7 @@ class LibvirtEngine:
     `seeds`: the cluster's folder, which has a folder with the file `seed.iso` for each node. `load_image`: returns the
     image for new disks; the engine calls it only if it makes a disk. `accel`: `auto`, `kvm` or `tcg`. `patience`: the
     seconds within which a VM must shut down before the engine powers it off. `remedy`: the command that completes an
-    interrupted change.
+    interrupted change. `pool`: the folder for a new storage pool, or "" for libvirt's folder.
     """
 
     connection: Connection
@@ -58,6 +59,7 @@ class LibvirtEngine:
     accel: str = "auto"
     patience: float = 90
     remedy: str = "bake apply"
+    pool: str = ""
     _uploaded: set[str] = field(default_factory=set, init=False)
 
     @asking("list the cluster's VMs")
@@ -86,16 +88,25 @@ class LibvirtEngine:
             accel=accel_name(domain),
         )  # fmt: skip
 
+    def check(self, *names: str) -> None:
+        with asking(f"check {', '.join(names)}"):
+            self._checked(names)
+
+    def _checked(self, names: Iterable[str]) -> tuple[list[tuple[NodePlan, Vm | None]], list[NodePlan]]:
+        """Return the nodes to start, and those of them that need a new disk. Raise BakeError if they cannot start."""
+        found, pool = [(node, self._find(node.name)) for node in self.plan.select(names)], self._find_pool()
+        idle = [(node, vm) for node, vm in found if vm is None or lifecycle.state_of(vm[0]) is not State.RUNNING]
+        off = [(node, vm) for node, vm in idle if vm is None or not vm[0].isActive()]
+        new = [node for node, vm in off if vm is None or not disk_size(pool, disk_volume(node.name))]
+        if off:
+            self._check_start([node for node, _ in off], is_new=bool(new))
+        return idle, new
+
     def create(self, *names: str) -> tuple[str, ...]:
-        nodes = self._planned(names)
         with asking(f"start {', '.join(names)}", hint=f"try again: {self.remedy}"):
-            found, pool = [(node, self._find(node.name)) for node in nodes], self._find_pool()
-            idle = [(node, vm) for node, vm in found if vm is None or lifecycle.state_of(vm[0]) is not State.RUNNING]
+            idle, new = self._checked(names)
             if not idle:
                 return ()
-            off = [(node, vm) for node, vm in idle if vm is None or not vm[0].isActive()]
-            new = [node for node, vm in off if vm is None or not disk_size(pool, disk_volume(node.name))]
-            self._check_start([node for node, _ in off], is_new=bool(new))
             accels = {node.name: self._accel_for(vm) for node, vm in idle}
             job = self._job()
             if new:
@@ -106,6 +117,9 @@ class LibvirtEngine:
                 seed_drive.remove_old_seeds(job.pool, machine.node.name, machine.domain)
         return tuple(machine.node.name for machine in started)
 
+    def remove_copies(self, name: str) -> tuple[str, ...]:
+        return ()  # one host
+
     def _check_start(self, off: list[NodePlan], *, is_new: bool) -> None:
         """Raise BakeError if the nodes cannot start, before anything changes. `is_new`: a node needs a new disk."""
         for node in off:
@@ -114,6 +128,7 @@ class LibvirtEngine:
         if is_new:
             refuse_small_disk(self.plan, self._image)
             warn_of_dhcp(self.connection, self.plan, self.report)
+        refuse_full_host(self.connection, self.plan, off, self.report)
         refuse_used_addresses(self.connection, self.plan, off)
 
     def _define(self, job: Job, node: NodePlan, vm: Vm | None, accel: Accel, *, is_new: bool) -> Machine:
@@ -143,7 +158,7 @@ class LibvirtEngine:
 
     def shut_down(self, *names: str) -> tuple[str, ...]:
         with asking(f"stop {', '.join(names)}", hint=f"try again: {self.remedy}"):
-            found = {node.name: self._find(node.name) for node in self._planned(names)}
+            found = {node.name: self._find(node.name) for node in self.plan.select(names)}
             domains = {name: vm[0] for name, vm in found.items() if vm is not None}
             return lifecycle.stop(domains, self.patience, self.report)
 
@@ -157,7 +172,7 @@ class LibvirtEngine:
         return (*removed, *volumes)
 
     def replace(self, name: str) -> None:
-        (node,) = self._planned([name])
+        (node,) = self.plan.select([name])
         self._seed(node)
         refuse_small_disk(self.plan, self._image)
         self.remove(name)
@@ -199,7 +214,7 @@ class LibvirtEngine:
             return self._drive(node, *vm).insert(self._seed(node), again=again)
 
     def replace_seed(self, name: str) -> bool | None:
-        (node,) = self._planned([name])
+        (node,) = self.plan.select([name])
         with asking(f"replace the seed of the VM {node.domain}", hint=f"try again: {self.remedy}"):
             domain, owner = self._look_up(name)
             return None if owner is None else self._drive(node, domain, owner).insert(self._seed(node), keep_empty=True)
@@ -228,11 +243,9 @@ class LibvirtEngine:
             raise BakeError(f"the VM of {name} is not running", hint="start the VM: bake up")
         attach_console(self.connection.getURI(), node, self.console_logs(name)[name])
 
-    # --- what the methods share -----------------------------------------------------------------------------
-
     @cached_property
     def _claim(self) -> Claim:
-        return Claim(cluster=self.plan.name, cluster_id=self.cluster_id)
+        return Claim(cluster=self.plan.name, cluster_id=self.cluster_id, pool=self.pool)
 
     @cached_property
     def _nodes(self) -> dict[str, NodePlan]:
@@ -244,16 +257,6 @@ class LibvirtEngine:
 
     def _find_pool(self) -> Pool | None:
         return storage_pool.find_pool(self.connection, self._claim)
-
-    def _planned(self, names: Iterable[str]) -> list[NodePlan]:
-        """Return the nodes in the plan's order. Raise BakeError for a name that is not in the plan."""
-        wanted = set(names)
-        if unknown := sorted(wanted - set(self._nodes)):
-            raise BakeError(
-                f"{', '.join(unknown)}: not a node of the cluster {self.plan.name}",
-                hint=f"the nodes are {', '.join(self._nodes)}",
-            )
-        return [node for node in self.plan.nodes if node.name in wanted]
 
     def _look_up(self, name: str) -> tuple[Domain | None, Owner | None]:
         """Return the VM with a node's name, and its tag if the VM belongs to this cluster."""
@@ -268,7 +271,7 @@ class LibvirtEngine:
 
     def _existing(self, name: str) -> tuple[NodePlan, Domain, Owner]:
         """Return a planned node, its VM and the VM's tag. Raise BakeError if the node has no VM."""
-        (node,) = self._planned([name])
+        (node,) = self.plan.select([name])
         with asking(f"find the VM {node.domain}"):
             found = self._find(name)
         if found is None:

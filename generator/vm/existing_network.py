@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from functools import cache
 from ipaddress import ip_address, ip_network
+from secrets import token_hex
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from generator.config.spec import AnyAddress, AnyNetwork, NetworkMode
 from generator.errors import BakeError
+from generator.image.build import MACHINE
 from generator.plan import ClusterPlan, NetworkPlan
 from generator.progress import Report
-from generator.vm.connection import Connection, asking, is_local, libvirt, tolerating
+from generator.vm.connection import Connection, asking, is_local, libvirt, message_of, tolerating
+from generator.vm.domain_xml import add_interface, child, to_text
 
 VLANS = 11_000_000  # libvirt 11.0.0, the first version that sets the VLAN of a port of a Linux bridge
 
@@ -26,26 +31,37 @@ def check_existing(connection: Connection, plan: ClusterPlan) -> None:
 
 
 def _check_bridge(connection: Connection, plan: NetworkPlan) -> None:
-    interfaces = _interfaces(connection)
-    if interfaces and plan.bridge not in interfaces:
-        hint = f"create the bridge, or set network.bridge to one of: {', '.join(sorted(interfaces))}"
-        raise BakeError(f"the VMs' host has no bridge {plan.bridge}", hint=hint)
     version = connection.getLibVersion()
     if plan.vlan is not None and version < VLANS:
         text = f"libvirt {_dotted(version)} cannot set network.vlan {plan.vlan}; libvirt 11.0.0 is the first that can"
         hint = f"give the VLAN a bridge of its own, such as {plan.bridge}.{plan.vlan}, and set network.bridge to it"
         raise BakeError(text, hint=hint)
-
-
-def _interfaces(connection: Connection) -> set[str]:
-    """Return the names of the host's interfaces, or nothing if libvirt does not know them."""
     if is_local(connection):
-        return {name for _, name in socket.if_nameindex()}
-    with tolerating("VIR_ERR_NO_SUPPORT"):
-        devices = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
-        found = (ElementTree.fromstring(one.XMLDesc()).findtext("capability/interface") for one in devices)  # noqa: S314
-        return {name for name in found if name}
-    return set()
+        interfaces = sorted(name for _, name in socket.if_nameindex())
+        if plan.bridge not in interfaces:
+            hint = f"create the bridge, or set network.bridge to one of: {', '.join(interfaces)}"
+            raise BakeError(f"the VMs' host has no bridge {plan.bridge}", hint=hint)
+    else:
+        _try_bridge(connection, plan.bridge, plan.vlan)
+
+
+@cache
+def _try_bridge(connection: Connection, bridge: str, vlan: int | None) -> None:
+    """Connect a small VM to a bridge of another host, because libvirt cannot say whether a bridge exists.
+
+    The VM never runs: libvirt starts it paused, and removes it again, also if the connection ends.
+    """
+    root = Element("domain", type="qemu")
+    child(root, "name", f"bake-probe-{token_hex(8)}")
+    child(root, "memory", 16, unit="MiB")
+    child(child(root, "os"), "type", "hvm", arch=MACHINE, machine="q35")
+    add_interface(child(root, "devices"), bridge=bridge, vlan=vlan)
+    try:
+        flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
+        connection.createXML(to_text(root), flags).destroy()
+    except libvirt.libvirtError as error:
+        text = f"the VMs' host cannot connect a VM to the bridge {bridge}: {message_of(error)}"
+        raise BakeError(text, hint="create the bridge on the host, or set another network.bridge") from error
 
 
 def _check_network(connection: Connection, plan: NetworkPlan) -> None:

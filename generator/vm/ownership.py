@@ -12,10 +12,14 @@ from generator.vm.domain_xml import Owner, read_owner
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A cluster's name and id. The id distinguishes clusters with the same name. An empty id matches every id."""
+    """A cluster's name and id. The id distinguishes clusters with the same name. An empty id matches every id.
+
+    `pool`: the folder in which a new storage pool is made, or "" for libvirt's folder.
+    """
 
     cluster: str
     cluster_id: str = ""
+    pool: str = ""
 
     def covers(self, owner: Owner | None) -> bool:
         """Return whether a tag belongs to this cluster."""

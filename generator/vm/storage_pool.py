@@ -75,7 +75,8 @@ def ensure_pool(connection: Connection, claim: Claim) -> Pool:
     """
     pool = find_pool(connection, claim)
     if pool is None:
-        folder = str(_images_folder(connection) / pool_name(claim.cluster))
+        parent = PurePosixPath(claim.pool) if claim.pool else _images_folder(connection)
+        folder = str(parent / pool_name(claim.cluster))
         with asking(f"create the storage pool {folder}"):
             pool = connection.storagePoolDefineXML(pool_xml(claim.cluster, folder))
             _activate(pool)

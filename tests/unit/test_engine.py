@@ -369,22 +369,24 @@ def test_every_check_comes_before_the_first_change(world: World, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(network, "_answers", lambda address: str(address).endswith(".34"))
         with pytest.raises(BakeError, match="another host already uses"):
-            world.engine(nodes=4).create(*names)
+            world.engine(nodes=4, vm={"memory": 512}).create(*names)
+    with pytest.raises(BakeError, match="etcd3, etcd4 need 4096 MiB of memory, but vm has 3072"):
+        world.engine(nodes=4).check(*names)
     small, world.image = world.image, replace(world.image, virtual_size=9 * GIB)
     with pytest.raises(BakeError, match=r"the image is 9\.0 GiB"):
-        world.engine(nodes=4).create(*names)
+        world.engine(nodes=4, vm={"memory": 512}).create(*names)
     world.image = small
     with monkeypatch.context() as patch:
         patch.setattr("generator.vm.engine.choose_accel", fail)
         with pytest.raises(BakeError, match="KVM does not work"):
-            world.engine(nodes=4, accel="kvm").create(*names)
+            world.engine(nodes=4, vm={"memory": 512}, accel="kvm").create(*names)
     (world.folder / "etcd4" / "seed.iso").unlink()
-    engine = world.engine(nodes=4)
+    engine = world.engine(nodes=4, vm={"memory": 512})
     (world.folder / "etcd4" / "seed.iso").unlink()
     with pytest.raises(BakeError, match=r"etcd4/seed\.iso does not exist"):
         engine.create(*names)
     assert world.picture() == before
-    assert world.engine(nodes=4).create(*names) == names
+    assert world.engine(nodes=4, vm={"memory": 512}).create(*names) == names
 
 
 def fail(*_: object) -> Accel:

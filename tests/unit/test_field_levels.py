@@ -80,7 +80,8 @@ def host_examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     four = on_hosts(*HOSTS, {"name": "spare", "uri": "qemu+ssh://spare/system"})
     yield "hosts", "a host without nodes is removed", four, three
     yield "hosts", "a host with nodes is removed", three, on_hosts(*HOSTS[:2])
-    for part, value in (("uri", "qemu+tls://host2/system"), ("failureDomain", "rack1"), ("pool", "/data")):
+    values = {"uri": "qemu+tls://host2/system", "failureDomain": "rack1", "pool": "/data", "offline": True}
+    for part, value in values.items():
         yield f"hosts[].{part}", "", three, on_hosts(*HOSTS[:2], {**HOSTS[2], part: value})
     yield "hosts[].bridge", "", three, on_hosts(*HOSTS[:2], {**HOSTS[2], "bridge": "br1"})
 

@@ -147,7 +147,8 @@ class Apply:
         if step.member_id is not None:
             remove_member(self.cluster, seen, step.member_id)
             self.progress.line(f"{step.node}: no longer a member")
-        for name in self.engine.remove(step.node) if seen.machines and step.node in seen.machines else ():
+        remove = self.engine.remove_copies if step.node in seen.copies else self.engine.remove
+        for name in remove(step.node) if seen.machines and step.node in seen.machines else ():
             self.progress.line(f"{step.node}: removed {name}")
 
     def _replace(self, step: Step, seen: Observed) -> None:

@@ -46,6 +46,7 @@ def observe(
         outdated={name: one.outdated for name, one in (machines or {}).items() if one.outdated},
         rebuild={name: one.rebuild for name, one in (machines or {}).items() if one.rebuild},
         keeps_data=frozenset(name for name, one in (machines or {}).items() if one.has_data_disk),
+        copies={name: one.copies for name, one in (machines or {}).items() if one.copies},
         pending=_pending(cluster.plan, history, fetch_reports(alive, files), now, settled or {}),
     )
 

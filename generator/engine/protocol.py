@@ -13,7 +13,11 @@ from typing import Protocol
 
 
 class State(StrEnum):
-    """The state of a node's machine. `foreign`: the machine with the node's name does not belong to the cluster."""
+    """The state of a node's machine.
+
+    `foreign`: the machine with the node's name does not belong to the cluster. `unknown`: the machine's host does not
+    answer.
+    """
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -21,6 +25,7 @@ class State(StrEnum):
     CRASHED = "crashed"
     MISSING = "missing"
     FOREIGN = "foreign"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,8 @@ class MachineStatus:
     cluster file whose values the machine's disks were not made from. `image`: digest of the image from which the disk
     was made. `built`: when bake built the image (RFC 3339), or "" if unknown. `seed`: digest of the ISO that was
     inserted last. `has_seed`: whether an ISO is in the drive, now or at the next start. `accel`: `kvm` or `tcg`, or ""
-    if unknown.
+    if unknown. `host`: the name of the machine's host in the cluster file, or "". `copies`: other hosts that have a
+    machine of the node, too.
     """
 
     node: str
@@ -50,11 +56,13 @@ class MachineStatus:
     seed: str = ""
     has_seed: bool = False
     accel: str = ""
+    host: str = ""
+    copies: tuple[str, ...] = ()
 
     @property
     def exists(self) -> bool:
         """Whether the cluster has the machine."""
-        return self.state not in (State.MISSING, State.FOREIGN)
+        return self.state not in (State.MISSING, State.FOREIGN, State.UNKNOWN)
 
     @property
     def is_left(self) -> bool:
@@ -92,6 +100,10 @@ class Engine(Protocol):
         """
         ...
 
+    def check(self, *names: str) -> None:
+        """Raise BakeError if `create` would refuse the planned nodes. Change nothing."""
+        ...
+
     def create(self, *names: str) -> tuple[str, ...]:
         """Create missing machines and start stopped machines of planned nodes, with their seeds in their drives.
 
@@ -121,6 +133,10 @@ class Engine(Protocol):
 
         Return the names of the removed objects; nothing if nothing is left of the node.
         """
+        ...
+
+    def remove_copies(self, name: str) -> tuple[str, ...]:
+        """Remove a planned node's machines and disks from all hosts but the planned host. Return what was removed."""
         ...
 
     def replace(self, name: str) -> None:

@@ -1,0 +1,113 @@
+"""Three libvirt hosts that bake reaches over ssh: the cluster survives the loss of a host, and a node moves.
+
+All tests use the same cluster and run in the order of this file. The hosts are those of `scripts/lab hosts`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.vm.conftest import CALL, ROOT
+
+pytestmark = pytest.mark.alone
+WAIT = ("--wait", 900)
+
+
+@dataclass
+class Hosts:
+    """The hosts, and an operator on their network. `folder`: the lab's folder."""
+
+    folder: Path
+    out: Path
+
+    def lab(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "BAKE_LAB": str(self.folder)}
+        command = [ROOT / "scripts" / "lab", "hosts", *map(str, words)]
+        return subprocess.run(command, env=environment, text=True, capture_output=True, check=check, timeout=1500)
+
+    def bake(self, command: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        line = ["exec", sys.executable, "-c", CALL, command, *words, "--out", self.out, "--name", "spread"]
+        done = self.lab(*line, check=False)
+        assert done.returncode == code, f"bake {command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def vms(self, host: str) -> list[str]:
+        """Return the names of a host's VMs."""
+        environment = {**os.environ, "BAKE_LAB": str(self.folder / host)}
+        command = [ROOT / "scripts" / "lab", "exec", "virsh", "-q", "list", "--all", "--name"]
+        return subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.split()
+
+    def steps(self, *words: object) -> list[str]:
+        return [f"{one['action']} {one['node']}" for one in json.loads(self.bake(*words, "-o", "json").stdout)["steps"]]
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    if os.geteuid() != 0:
+        pytest.skip("the hosts need root")
+    work = tmp_path_factory.mktemp("hosts")
+    found = Hosts(ROOT / "build" / f"test-hosts-{os.getpid()}", work / "out")
+    found.lab(3)
+    try:
+        yield found
+    finally:
+        found.lab("stop")
+    assert not found.folder.exists()
+
+
+@pytest.fixture(scope="module")
+def config(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "cluster.yaml"
+    path.write_text(f"name: spread\nnodes: 3\nvm: {{memory: 768}}\n{(hosts.folder / 'hosts.yaml').read_text()}")
+    return path
+
+
+def test_each_host_gets_a_node(hosts: Hosts, config: Path) -> None:
+    hosts.bake("up", "--config", config, *WAIT)
+    assert [hosts.vms(f"host{number}") for number in (1, 2, 3)] == [[f"spread-etcd{number}"] for number in (1, 2, 3)]
+    seen = json.loads(hosts.bake("status", "-o", "json").stdout)["nodes"]
+    assert [node["vm"] for node in seen] == [f"running tcg on host{number}" for number in (1, 2, 3)]
+    assert hosts.steps("plan") == []
+
+
+def test_the_cluster_survives_the_loss_of_a_host_which_status_names(hosts: Hosts) -> None:
+    hosts.lab("kill", "host2")
+    done = hosts.bake("status", "-o", "json")
+    assert "host host2 does not answer" in done.stderr
+    seen = {node["node"]: node for node in json.loads(done.stdout)["nodes"]}
+    assert (seen["etcd2"]["vm"], seen["etcd2"]["reachable"]) == ("host2 does not answer", False)
+    assert all(seen[name]["reachable"] for name in ("etcd1", "etcd3"))
+    verified = hosts.bake("verify", "-o", "json", code=3)
+    checks = {check["name"]: check["status"] for check in json.loads(verified.stdout)["checks"]}
+    assert checks["write and read"] == "ok", checks
+
+
+def test_the_node_moves_to_another_host_with_one_command(hosts: Hosts) -> None:
+    assert hosts.steps("replace", "etcd2", "--host", "host3", "--yes", *WAIT) == ["replace etcd2"]
+    assert sorted(hosts.vms("host3")) == ["spread-etcd2", "spread-etcd3"]
+    hosts.bake("verify")
+
+
+def test_the_old_vm_is_removed_when_its_host_is_back(hosts: Hosts) -> None:
+    hosts.lab("boot", "host2")
+    assert hosts.vms("host2") == ["spread-etcd2"]
+    assert hosts.steps("apply", "--yes", *WAIT) == ["remove etcd2"]
+    assert hosts.vms("host2") == []
+    assert sorted(hosts.vms("host3")) == ["spread-etcd2", "spread-etcd3"]
+    assert hosts.steps("plan") == []
+
+
+def test_destroy_leaves_nothing_on_any_host(hosts: Hosts) -> None:
+    hosts.bake("destroy", "--yes")
+    for number in (1, 2, 3):
+        assert hosts.vms(f"host{number}") == []
+        images = hosts.folder / f"host{number}" / "lib" / "images"
+        assert list(images.rglob("*")) == []
