@@ -108,7 +108,8 @@ class Engine(Protocol):
         """Create missing machines and start stopped machines of planned nodes, with their seeds in their drives.
 
         A stopped machine whose disk is missing gets a new disk, and keeps its data disk. A running machine does not
-        change. Raise BakeError if the disk of a missing machine has data. Return the names of the started nodes.
+        change. Raise BakeError before the first change if a node cannot start, for example because another host has its
+        address. Raise BakeError if the disk of a missing machine has data. Return the names of the started nodes.
         """
         ...
 
