@@ -27,6 +27,7 @@ from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed.first_boot import boot_commands, first_boot_commands
 from generator.seed.guest.usr.libexec.bake.seed_change import Seed, read_seed
+from generator.seed.guest_paths import RUNTIME_PERMIT
 
 ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this label
 USER_DATA = PurePosixPath("user-data")
@@ -52,6 +53,21 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
         Artifact(PurePosixPath("meta-data"), meta_data),
         Artifact(PurePosixPath("network-config"), network_config),
     )
+
+
+def with_permit(user_data: bytes, permit: bytes) -> bytes:
+    """Return user-data with the bootstrap permit, for a node that has no drive with an ISO.
+
+    bootcmd writes the permit to the same file in memory as for a permit on an ISO. forget-seed deletes this line from
+    its copy of the configuration.
+    """
+    line = f"  (umask 077 && echo {permit.decode().strip()} >{RUNTIME_PERMIT})\n".encode()
+    start, mark, rest = user_data.partition(b"\nwrite_files:\n")
+    made = start + b"\n" + line + mark.removeprefix(b"\n") + rest
+    old, new = (yaml.load(text, Loader=_Loader) for text in (user_data, made))  # noqa: S506  derived from SafeLoader
+    if new != old | {"bootcmd": [old["bootcmd"][0] + line.decode().strip() + "\n"]}:
+        raise AssertionError("the permit is at the wrong place in user-data: this is a bug in bake")
+    return made
 
 
 def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
