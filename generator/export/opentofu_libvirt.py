@@ -98,8 +98,8 @@ def _domain(source: Source, settings: Settings, node: NodePlan) -> dict[str, Any
         "devices": {
             "disks": list(_disks(source, node)),
             "interfaces": [_interface(settings, node)],
-            "serials": [{"source": {"pty": {}}, "target": {"type": "isa-serial", "port": 0}}],
-            "consoles": [{"source": {"pty": {}}, "target": {"type": "serial", "port": 0}}],
+            "serials": [{"target": {"type": "isa-serial", "port": 0}}],
+            "consoles": [{"target": {"type": "serial", "port": 0}}],
             "rngs": [{"model": "virtio", "backend": {"random": "/dev/urandom"}}],
         },
         "lifecycle": NEVER_CHANGE,

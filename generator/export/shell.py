@@ -30,9 +30,9 @@ def script(
     """
     assignments = [f"{variable}={shlex.quote(str(value))}" for variable, value in values.items()]
     commands = [" ".join(shlex.quote(str(word)) for word in call) for call in calls]
-    lines = ["#!/bin/sh", *(f"# {line}" for line in comment), "set -eu", ""]
+    lines = ["#!/bin/sh", *(f"# {line}" for line in comment)]
     if any(set(line) & set("$`") for line in assignments):
         lines.append("# shellcheck disable=SC2016  # a path has a character that the shell must not expand")
-    lines += assignments
+    lines += ["set -eu", "", *assignments]
     text = "\n".join([*lines, "", COMMON, body.strip("\n"), "", *commands, ""])
     return Artifact(PurePosixPath(name), text.encode(), mode=0o644)
