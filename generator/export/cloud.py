@@ -17,7 +17,7 @@ from generator.artifact import Artifact
 from generator.errors import Problem
 from generator.export.source import Source, check_files_fit, refuse
 from generator.plan import NodePlan
-from generator.seed.iso import with_permit
+from generator.seed.iso import META_DATA, without_drive
 
 INDEX = PurePosixPath("nodes.json")
 
@@ -61,9 +61,9 @@ def export(source: Source, settings: Settings) -> tuple[Artifact, ...]:
 
 def user_data(source: Source, node: NodePlan, engine: Engine) -> Artifact:
     """Return a node's user-data, which cloud-init decompresses."""
-    permit = source.permit(node)
-    plain = source.user_data(node)
-    packed = gzip.compress(with_permit(plain, permit) if permit else plain, compresslevel=9, mtime=0)
+    meta_data = source.seeds[node.name][str(META_DATA)]
+    plain = without_drive(source.user_data(node), meta_data, source.permit(node))
+    packed = gzip.compress(plain, compresslevel=9, mtime=0)
     suffix, data = (".gz.b64", base64.b64encode(packed)) if engine.is_text else (".gz", packed)
     return Artifact(PurePosixPath(f"{node.name}.user-data{suffix}"), data, mode=0o600, secret=True)
 

@@ -13,11 +13,11 @@ from generator.export.source import Source, warnings
 from generator.layout import SEED_ISO
 from generator.operations.baked_cluster import Cluster
 from generator.progress import Report
-from generator.seed.iso import UNTIL_SEALED, USER_DATA
+from generator.seed.iso import META_DATA, UNTIL_SEALED, USER_DATA
 from generator.store.export_folder import ExportFolder
 from generator.store.folder import Store
 
-_FILES = (USER_DATA, PurePosixPath("meta-data"), PurePosixPath("network-config"))
+_FILES = (USER_DATA, META_DATA, PurePosixPath("network-config"))
 
 
 @dataclass(frozen=True, kw_only=True)

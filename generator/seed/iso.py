@@ -30,7 +30,7 @@ from generator.seed.guest.usr.libexec.bake.seed_change import Seed, read_seed
 from generator.seed.guest_paths import RUNTIME_PERMIT
 
 ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this label
-USER_DATA = PurePosixPath("user-data")
+USER_DATA, META_DATA = PurePosixPath("user-data"), PurePosixPath("meta-data")
 # The permit is not in user-data, because the instance-id is a digest of user-data and must not depend on the permit.
 SEED_PERMIT = PurePosixPath("bootstrap-permit")
 # The first node restores this snapshot before it starts the cluster. bake removes both files with the permit.
@@ -55,18 +55,21 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     )
 
 
-def with_permit(user_data: bytes, permit: bytes) -> bytes:
-    """Return user-data with the bootstrap permit, for a node that has no drive with an ISO.
+def without_drive(user_data: bytes, meta_data: bytes, permit: bytes | None) -> bytes:
+    """Return user-data for a node that has no drive with an ISO.
 
-    bootcmd writes the permit to the same file in memory as for a permit on an ISO. forget-seed deletes this line from
-    its copy of the configuration.
+    Two lines in bootcmd's script replace what the script reads from an ISO: the instance-id, which the engine chooses
+    without an ISO, and the bootstrap permit, if there is one. forget-seed deletes both lines from its copy.
     """
-    line = f"  (umask 077 && echo {permit.decode().strip()} >{RUNTIME_PERMIT})\n".encode()
-    start, mark, rest = user_data.partition(b"\nwrite_files:\n")
-    made = start + b"\n" + line + mark.removeprefix(b"\n") + rest
+    start, mark, rest = user_data.partition(b"\nbootcmd:\n- |\n")
+    script, end, rest = rest.partition(b"\nwrite_files:\n")
+    first = f"  INSTANCE_ID={yaml.load(meta_data, Loader=_Loader)['instance-id']}\n".encode()  # noqa: S506  as below
+    last = f"\n  (umask 077 && echo {permit.decode().strip()} >{RUNTIME_PERMIT})".encode() if permit else b""
+    made = start + mark + first + script + last + end + rest
     old, new = (yaml.load(text, Loader=_Loader) for text in (user_data, made))  # noqa: S506  derived from SafeLoader
-    if new != old | {"bootcmd": [old["bootcmd"][0] + line.decode().strip() + "\n"]}:
-        raise AssertionError("the permit is at the wrong place in user-data: this is a bug in bake")
+    lines = f"{first.decode().strip()}\n{old['bootcmd'][0]}{last.decode().strip()}".strip()
+    if new != old | {"bootcmd": [f"{lines}\n"]}:
+        raise AssertionError("a line is at the wrong place in user-data: this is a bug in bake")
     return made
 
 

@@ -34,7 +34,7 @@ from generator.export import cloud, kubevirt, opentofu_libvirt, opentofu_proxmox
 from generator.export.opentofu import literal
 from generator.export.source import Source
 from generator.plan import ClusterPlan, plan_cluster
-from generator.seed.iso import read_user_data, with_permit
+from generator.seed.iso import read_user_data, without_drive
 from tests.conftest import Result
 from tests.unit.engine_fields import KUBERNETES, OPENTOFU, wrong
 
@@ -44,6 +44,7 @@ GOLDEN = ROOT / "tests/golden/export"
 IMAGE, URL = "/images/debian-13.qcow2", "https://example.org/debian-13.qcow2"
 PERMIT = b"0" * 64 + b"\n"
 USER_DATA = b"#cloud-config\nbootcmd:\n- |\n  sync\n  true\nwrite_files:\n- path: /x\n  content: y\n"
+META_DATA = b"instance-id: etcd1-0123456789abcdef\n"
 TARGETS: dict[str, Callable[[Source], tuple[Artifact, ...]]] = {
     "virt-install": lambda source: virt_install.export(source, virt_install.Settings(image=IMAGE)),
     "proxmox": lambda source: proxmox.export(source, proxmox.Settings(image=IMAGE)),
@@ -59,7 +60,7 @@ def plan_of(profile: str = "debian", **fields: tuple[tuple[str, ...], Any]) -> C
 
 
 def source_of(plan: ClusterPlan, folder: str = "/clusters/etcd", user_data: bytes = USER_DATA) -> Source:
-    files = {"user-data": user_data, "meta-data": b"instance-id: x\n", "network-config": b"version: 2\n"}
+    files = {"user-data": user_data, "meta-data": META_DATA, "network-config": b"version: 2\n"}
     first, *others = (node.name for node in plan.nodes)
     seeds = {first: files | {"bootstrap-permit": PERMIT}, **dict.fromkeys(others, files)}
     return Source(plan=plan, folder=Path(folder), seeds=seeds)
@@ -81,7 +82,8 @@ def readable(file: Artifact) -> str:
     if file.path.suffix == ".gz":
         return gzip.decompress(data).decode()
     if file.path.name == "secrets.yaml":
-        return re.sub(r"(?m)^(  [a-z-]+): ([A-Za-z0-9+/]+=*)$", _decoded, data.decode())
+        names = "user-data|meta-data|network-config|bootstrap-permit"
+        return re.sub(rf"(?m)^(  (?:{names})): ([A-Za-z0-9+/]+=*)$", _decoded, data.decode())
     return re.sub(r'"bytes": \d+', '"bytes": 0', data.decode())
 
 
@@ -404,16 +406,17 @@ def test_an_eviction_never_costs_the_quorum(nodes: int, unavailable: int) -> Non
 
 def test_the_permit_is_only_in_the_user_data_of_the_first_node() -> None:
     files = {str(file.path): file.data for file in TARGETS["cloud"](source_of(plan_of()))}
-    assert gzip.decompress(files["etcd1.user-data.gz"]) == with_permit(USER_DATA, PERMIT)
-    assert gzip.decompress(files["etcd2.user-data.gz"]) == USER_DATA
+    assert gzip.decompress(files["etcd1.user-data.gz"]) == without_drive(USER_DATA, META_DATA, PERMIT)
+    assert gzip.decompress(files["etcd2.user-data.gz"]) == without_drive(USER_DATA, META_DATA, None)
     index = json.loads(files["nodes.json"])
     assert [node["bootstrap_permit"] for node in index["nodes"]] == [True, False, False]
     assert [node["bytes"] for node in index["nodes"]] == [len(files[node["user_data"]]) for node in index["nodes"]]
 
 
 def test_bootcmd_writes_the_permit_like_that_of_an_iso(tmp_path: Path) -> None:
-    commands = yaml.safe_load(with_permit(USER_DATA, PERMIT))["bootcmd"]
+    commands = yaml.safe_load(without_drive(USER_DATA, META_DATA, PERMIT))["bootcmd"]
     (command,) = commands
+    assert command.startswith("INSTANCE_ID=etcd1-0123456789abcdef\nsync\n")
     subprocess.run(["sh", "-c", command.replace("/run/bake", str(tmp_path))], check=True)
     made = tmp_path / "bootstrap-permit"
     assert (made.read_bytes(), stat.S_IMODE(made.stat().st_mode)) == (PERMIT, 0o600)
@@ -436,7 +439,7 @@ def test_text_for_an_engine_that_accepts_only_text() -> None:
     source = without_disk(source_of(plan_of()))
     first, *_ = cloud.export(source, cloud.Settings(engine="gce"))
     assert str(first.path) == "etcd1.user-data.gz.b64"
-    assert gzip.decompress(base64.b64decode(first.data, validate=True)) == with_permit(USER_DATA, PERMIT)
+    assert gzip.decompress(base64.b64decode(first.data, validate=True)) == without_drive(USER_DATA, META_DATA, PERMIT)
 
 
 # --- problems ----------------------------------------------------------------------------------------------------
@@ -512,8 +515,12 @@ def test_the_real_seed_fits_and_boots_like_that_of_an_iso(baked: Bake) -> None:
     }  # fmt: skip
     sent, kept = gzip.decompress((folder / "etcd1.user-data.gz").read_bytes()), Path("out/etcd/etcd1/user-data")
     permit = Path("out/etcd/etcd1/bootstrap-permit").read_text().strip()
-    line = f"  (umask 077 && echo {permit} >/run/bake/bootstrap-permit)\n"
-    assert sent.decode().replace(line, "") == kept.read_text()
+    seed = yaml.safe_load(Path("out/etcd/etcd1/meta-data").read_bytes())["instance-id"]
+    text = sent.decode()
+    for line in (f"  INSTANCE_ID={seed}\n", f"  (umask 077 && echo {permit} >/run/bake/bootstrap-permit)\n"):
+        assert text.count(line) == 1
+        text = text.replace(line, "")
+    assert text == kept.read_text()
     assert read_user_data(sent, where="").files == read_user_data(kept.read_bytes(), where="").files
 
 
@@ -543,7 +550,8 @@ def test_an_export_of_a_sealed_cluster_has_no_permit(baked: Bake) -> None:
     shown = json.loads(result.out)
     assert (shown["bootstrap_permit"], shown["changed"]) == (None, ["etcd1.user-data.gz.b64", "nodes.json"])
     plain = gzip.decompress(base64.b64decode(Path("x/etcd1.user-data.gz.b64").read_bytes()))
-    assert plain == Path("out/etcd/etcd1/user-data").read_bytes()
+    files = [Path("out/etcd/etcd1", name).read_bytes() for name in ("user-data", "meta-data")]
+    assert plain == without_drive(*files, None)
 
 
 def exported(bake: Bake, *words: str) -> tuple[int, str]:

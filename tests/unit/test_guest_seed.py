@@ -14,7 +14,7 @@ import pytest
 
 from generator.config.load import load
 from generator.operations.bake import bake
-from generator.seed.iso import with_permit
+from generator.seed.iso import without_drive
 from generator.store.folder import Store
 from tests.hostile.syscalls import Call, parse
 from tests.unit.guest_root import NOW, REPORT, RESTART, Guest
@@ -216,7 +216,8 @@ def test_a_settled_node_without_a_drive_keeps_neither_keys_nor_the_permit(guest:
     expected = kept.read_bytes()
     copy.parent.mkdir(parents=True)
     (guest.root / "var/lib/cloud/instance").symlink_to("instances/i")
-    copy.write_bytes(gzip.compress(with_permit(user_data, b"0123456789abcdef" * 4)))
+    meta_data = guest.seed("meta-data").encode()
+    copy.write_bytes(gzip.compress(without_drive(user_data, meta_data, b"0123456789abcdef" * 4)))
     kept.unlink()
     guest.forget(shell)
     assert kept.read_bytes() == expected
