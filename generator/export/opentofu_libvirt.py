@@ -60,6 +60,7 @@ def _image(source: Source, settings: Settings) -> dict[str, Any]:
         "pool": literal(settings.pool),
         "target": {"format": {"type": "qcow2"}},
         "create": {"content": {"url": literal(path)}},
+        "lifecycle": NEVER_CHANGE,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ has_volume() { libvirt vol-info "$1" --pool "$pool" >/dev/null 2>&1; }
 
 # Deletes the volumes in $made, which belong to a VM or an upload that is not finished.
 clean_up() {
+    if [ -n "$vm" ] && libvirt dominfo "$vm" >/dev/null 2>&1; then return; fi
     for volume in $made; do libvirt vol-delete "$volume" --pool "$pool" >/dev/null || true; done
 }
 trap clean_up EXIT
@@ -56,7 +58,7 @@ prepare() {
     else
         say "uploading the image"
         upload "$image_volume" "$image" qcow2
-        made=
+        made=''
     fi
 }
 
@@ -86,11 +88,11 @@ create_node() {
         --disk "vol=$pool/$vm.seed.iso,device=cdrom,bus=sata" \
         --network "$network,model=virtio,mac=$mac" --rng /dev/urandom \
         --osinfo detect=on,require=off --graphics none --noautoconsole
-    made=
     say "$vm is running"
+    made='' vm=''
 }
 
-made=
+made='' vm=''
 [ $# -eq 0 ] || folder=$1
 prepare
 """
@@ -111,12 +113,14 @@ def export(source: Source, settings: Settings) -> tuple[Artifact, ...]:
     """Return the script. Raise InputError for invalid settings."""
     refuse(_problems(source, settings))
     spec = source.plan.spec.vm
+    image = settings.image or spec.image or ""
     values = {
         "uri": settings.connect,
         "pool": settings.pool,
         "network": f"bridge={settings.bridge}" if settings.bridge else f"network={settings.network}",
-        "image": settings.image or spec.image,
-        "image_volume": f"{source.plan.name}.image.qcow2",
+        "image": image,
+        # Root disks need the volume of their image, so another image gets another volume.
+        "image_volume": f"{source.plan.name}.image-{hashlib.sha256(image.encode()).hexdigest()[:8]}.qcow2",
         "folder": source.folder,
         "disk": spec.disk,
         "data_disk": spec.data_disk,

@@ -8,7 +8,7 @@ uri=qemu:///system
 pool=default
 network=network=default
 image=/images/debian-13.qcow2
-image_volume=etcd.image.qcow2
+image_volume=etcd.image-39bab901.qcow2
 folder=/clusters/etcd
 disk=8
 data_disk=8
@@ -33,6 +33,7 @@ has_volume() { libvirt vol-info "$1" --pool "$pool" >/dev/null 2>&1; }
 
 # Deletes the volumes in $made, which belong to a VM or an upload that is not finished.
 clean_up() {
+    if [ -n "$vm" ] && libvirt dominfo "$vm" >/dev/null 2>&1; then return; fi
     for volume in $made; do libvirt vol-delete "$volume" --pool "$pool" >/dev/null || true; done
 }
 trap clean_up EXIT
@@ -64,7 +65,7 @@ prepare() {
     else
         say "uploading the image"
         upload "$image_volume" "$image" qcow2
-        made=
+        made=''
     fi
 }
 
@@ -94,11 +95,11 @@ create_node() {
         --disk "vol=$pool/$vm.seed.iso,device=cdrom,bus=sata" \
         --network "$network,model=virtio,mac=$mac" --rng /dev/urandom \
         --osinfo detect=on,require=off --graphics none --noautoconsole
-    made=
     say "$vm is running"
+    made='' vm=''
 }
 
-made=
+made='' vm=''
 [ $# -eq 0 ] || folder=$1
 prepare
 
