@@ -119,7 +119,7 @@ def test_only_secret_files_contain_the_seed(target: str) -> None:
 # --- scripts ----------------------------------------------------------------------------------------------------
 
 # Programs that record their arguments, and keep their state in files.
-LOG = """#!{python}
+LOG = """#!{python} -IS
 import json, os, sys
 from pathlib import Path
 state, name, words = Path({state!r}), Path(sys.argv[0]).name, sys.argv[1:]
