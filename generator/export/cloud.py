@@ -80,12 +80,10 @@ def _problems(
 ) -> Iterator[Problem]:
     if settings.engine == OTHER and settings.limit is None:
         yield Problem("--limit", "is missing, and the engine `other` has no known limit", "give the limit in bytes")
-        return
-    if settings.limit is not None and settings.limit <= 0:
-        yield Problem("--limit", f"{settings.limit} is not a number of bytes above 0", "give the limit in bytes")
-        return
+    elif engine.limit <= 0:
+        yield Problem("--limit", f"{engine.limit} is not a number of bytes above 0", "give the limit in bytes")
     for node, file in made.items():
-        if len(file.data) > engine.limit:
+        if len(file.data) > engine.limit > 0:
             text = f"{len(file.data)} bytes after compression; {engine.title} accepts {engine.limit} ({engine.origin})"
             hint = "use an engine that accepts more, or an engine that can attach the ISO"
             yield Problem(f"{node.name}/user-data", text, hint)

@@ -68,7 +68,9 @@ def _problems(source: Source, settings: Settings) -> Iterator[Problem]:
         hint = "give the network that gives the VMs their fixed addresses; list with `kubectl get net-attach-def -A`"
         yield Problem("--network", f"{shown_value(settings.network)} {rule}", hint)
     if not _NAMESPACE.fullmatch(settings.namespace):
-        yield Problem("--namespace", f"{shown_value(settings.namespace)} is not the name of a namespace (RFC 1123)")
+        rule = "is not the name of a namespace: 1 to 63 of a-z, 0-9 and '-' (RFC 1123)"
+        hint = "list the namespaces with `kubectl get namespaces`"
+        yield Problem("--namespace", f"{shown_value(settings.namespace)} {rule}", hint)
     if settings.storage_class is not None and not _CLASS.fullmatch(settings.storage_class):
         rule = "is not the name of a StorageClass"
         hint = "list the classes with `kubectl get storageclass`"

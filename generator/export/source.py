@@ -94,5 +94,5 @@ def check_files_fit(source: Source, engine: str) -> Iterator[Problem]:
 def warnings(source: Source) -> Iterator[str]:
     """Yield what the user should know about the seeds, for every target."""
     install = source.plan.spec.install
-    if install.method is InstallMethod.PACKAGE and not install.packages:
-        yield "the seeds install no packages, so the image must contain etcd; to install packages, bake with --profile"
+    if install.method is InstallMethod.PREINSTALLED:
+        yield "the seeds do not install etcd, so the image must contain etcd; to install etcd, bake with --profile debian"

@@ -45,7 +45,7 @@ def export(
     store = cluster.store
     given = into or store.out / f"{store.cluster}.export" / target
     folder = ExportFolder(given, f"the export {target} of the cluster {store.cluster}")
-    if folder.folder == store.folder or store.folder in folder.folder.parents:
+    if store.folder.resolve() in (real := folder.folder.resolve(), *real.parents):
         text = f"is in the folder of the cluster {store.cluster!r}, which each bake replaces"
         raise InputError.one("--into", f"{folder.folder} {text}", "give a folder outside the cluster's folder")
     changed = folder.write_all(files, report)
