@@ -95,4 +95,5 @@ def warnings(source: Source) -> Iterator[str]:
     """Yield what the user should know about the seeds, for every target."""
     install = source.plan.spec.install
     if install.method is InstallMethod.PREINSTALLED:
-        yield "the seeds do not install etcd, so the image must contain etcd; to install etcd, bake with --profile debian"
+        hint = "to install etcd, bake with another profile, such as debian"
+        yield f"the seeds do not install etcd, so the image must contain etcd; {hint}"
