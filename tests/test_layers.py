@@ -17,11 +17,11 @@ PACKAGE = Path(__file__).parent.parent / "generator"
 # A module imports from its own folder and from those before it. Each entry is a folder or a single module.
 ORDER = """
     errors artifact layout progress level engine console_records
-    config plan pki seed store
+    config plan pki seed export store
     image etcd health change operations
     vm api cli
 """.split()  # noqa: SIM905  it is a drawing
-PURE = ("config", "plan", "pki", "seed", "health", "change")  # no effects, except reading what the user names
+PURE = ("config", "plan", "pki", "seed", "export", "health", "change")  # no effects, except reading what the user names
 EFFECTS = {"asyncio", "fcntl", "grpclib", "libvirt", "requests", "socket", "subprocess", "tempfile"}
 OWNERS = {
     "click": {"cli"},

@@ -14,6 +14,7 @@ import click
 from generator.cli import (  # noqa: F401  importing a module adds its commands
     certs,
     change,
+    export,
     maintenance,
     recovery,
     running_cluster,

@@ -27,9 +27,10 @@ from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed.first_boot import boot_commands, first_boot_commands
 from generator.seed.guest.usr.libexec.bake.seed_change import Seed, read_seed
+from generator.seed.guest_paths import RUNTIME_PERMIT
 
 ISO_LABEL = "cidata"  # cloud-init's NoCloud datasource finds the ISO by this label
-USER_DATA = PurePosixPath("user-data")
+USER_DATA, META_DATA = PurePosixPath("user-data"), PurePosixPath("meta-data")
 # The permit is not in user-data, because the instance-id is a digest of user-data and must not depend on the permit.
 SEED_PERMIT = PurePosixPath("bootstrap-permit")
 # The first node restores this snapshot before it starts the cluster. bake removes both files with the permit.
@@ -52,6 +53,24 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
         Artifact(PurePosixPath("meta-data"), meta_data),
         Artifact(PurePosixPath("network-config"), network_config),
     )
+
+
+def without_drive(user_data: bytes, meta_data: bytes, permit: bytes | None) -> bytes:
+    """Return user-data for a node that has no drive with an ISO.
+
+    Two lines in bootcmd's script replace what the script reads from an ISO: the instance-id, which the engine chooses
+    without an ISO, and the bootstrap permit, if there is one. forget-seed deletes both lines from its copy.
+    """
+    start, mark, rest = user_data.partition(b"\nbootcmd:\n- |\n")
+    script, end, rest = rest.partition(b"\nwrite_files:\n")
+    first = f"  INSTANCE_ID={yaml.load(meta_data, Loader=_Loader)['instance-id']}\n".encode()  # noqa: S506  as below
+    last = f"\n  (umask 077 && echo {permit.decode().strip()} >{RUNTIME_PERMIT})".encode() if permit else b""
+    made = start + mark + first + script + last + end + rest
+    old, new = (yaml.load(text, Loader=_Loader) for text in (user_data, made))  # noqa: S506  derived from SafeLoader
+    lines = f"{first.decode().strip()}\n{old['bootcmd'][0]}{last.decode().strip()}".strip()
+    if new != old | {"bootcmd": [f"{lines}\n"]}:
+        raise AssertionError("a line is at the wrong place in user-data: this is a bug in bake")
+    return made
 
 
 def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import pytest
 
 from generator.config.load import load
 from generator.operations.bake import bake
+from generator.seed.iso import without_drive
 from generator.store.folder import Store
 from tests.hostile.syscalls import Call, parse
 from tests.unit.guest_root import NOW, REPORT, RESTART, Guest
@@ -204,3 +206,19 @@ def test_the_seed_of_another_cluster_is_ignored(guest: Guest, shell: list[str], 
     guest.store = other
     assert guest.insert().returncode == 1
     assert guest.off.exists()
+
+
+def test_a_settled_node_without_a_drive_keeps_neither_keys_nor_the_permit(guest: Guest, shell: list[str]) -> None:
+    """Such a node gets compressed user-data with the bootstrap permit. Its copy is that of a node with a drive."""
+    user_data, copy = guest.seed("user-data").encode(), guest.root / "var/lib/cloud/instances/i/user-data.txt"
+    kept = guest.root / "var/lib/bake/seed"
+    guest.forget(shell)
+    expected = kept.read_bytes()
+    copy.parent.mkdir(parents=True)
+    (guest.root / "var/lib/cloud/instance").symlink_to("instances/i")
+    meta_data = guest.seed("meta-data").encode()
+    copy.write_bytes(gzip.compress(without_drive(user_data, meta_data, b"0123456789abcdef" * 4)))
+    kept.unlink()
+    guest.forget(shell)
+    assert kept.read_bytes() == expected
+    assert b"bake.env" in expected

@@ -1,0 +1,82 @@
+"""`bake export`: read a baked cluster, and write the files with which another engine creates its VMs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from generator.artifact import Artifact
+from generator.errors import InputError, Problem
+from generator.export.source import Source, warnings
+from generator.layout import SEED_ISO
+from generator.operations.baked_cluster import Cluster
+from generator.progress import Report
+from generator.seed.iso import META_DATA, UNTIL_SEALED, USER_DATA
+from generator.store.export_folder import ExportFolder
+from generator.store.folder import Store
+
+_FILES = (USER_DATA, META_DATA, PurePosixPath("network-config"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """The result of an export. `changed`: the files that this run wrote. `bootstrap`: the first node's name, or ""."""
+
+    folder: Path
+    files: tuple[Artifact, ...]
+    changed: tuple[str, ...]
+    warnings: tuple[str, ...]
+    bootstrap: str
+
+
+def export(
+    cluster: Cluster,
+    target: str,
+    build: Callable[[Source], tuple[Artifact, ...]],
+    *,
+    into: Path | None,
+    report: Report,
+) -> Exported:
+    """Write the files that `build` returns. `into`: the folder; default: `out/<cluster>.export/<target>`."""
+    source = load_source(cluster)
+    files = build(source)
+    store = cluster.store
+    given = into or store.out / f"{store.cluster}.export" / target
+    folder = ExportFolder(given, f"the export {target} of the cluster {store.cluster}")
+    if store.folder.resolve() in (real := folder.folder.resolve(), *real.parents):
+        text = f"is in the folder of the cluster {store.cluster!r}, which each bake replaces"
+        raise InputError.one("--into", f"{folder.folder} {text}", "give a folder outside the cluster's folder")
+    changed = folder.write_all(files, report)
+    bootstrap = cluster.first.name if source.permit(cluster.first) else ""
+    return Exported(
+        folder=folder.folder, files=files, changed=changed, warnings=tuple(warnings(source)), bootstrap=bootstrap
+    )
+
+
+def load_source(cluster: Cluster) -> Source:
+    """Read the seeds. Raise InputError for each file that is missing or not as bake wrote it."""
+    store, manifest = cluster.store, cluster.store.manifest()
+    seeds: dict[str, Mapping[str, bytes]] = {}
+    problems: list[Problem] = []
+    for node in cluster.plan.nodes:
+        home = PurePosixPath(node.name)
+        extra = [name for name in UNTIL_SEALED if str(home / name) in manifest]
+        found = {name: store.read(home / name) for name in (*_FILES, *extra, SEED_ISO)}
+        problems += _problems(store, home, found)
+        seeds[node.name] = {str(name): data for name, data in found.items() if data is not None and name != SEED_ISO}
+    if problems:
+        raise InputError(problems)
+    return Source(plan=cluster.plan, folder=store.folder, seeds=seeds)
+
+
+def _problems(
+    store: Store, home: PurePosixPath, found: Mapping[PurePosixPath, bytes | None]
+) -> Iterator[Problem]:
+    manifest = store.manifest()
+    for name, data in found.items():
+        expected = manifest.get(str(home / name), {}).get("sha256")
+        if data is None or hashlib.sha256(data).hexdigest() != expected:
+            text = "is missing" if data is None else "was changed after bake wrote it"
+            yield Problem(str(store.folder / home / name), text, "bake again, then export again")

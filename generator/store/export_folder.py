@@ -1,0 +1,78 @@
+"""Write the files of an export into a folder. The folder changes in one atomic step, like a cluster's folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from os.path import abspath
+from pathlib import Path
+
+from generator.artifact import Artifact
+from generator.errors import InputError, Problem
+from generator.layout import MANIFEST
+from generator.store.folder import Store
+
+_HINT = "move your files away, or give another --into"
+
+
+class ExportFolder(Store):
+    """A folder with an export. Its manifest lists what bake wrote, so that bake overwrites nothing else."""
+
+    def __init__(self, folder: Path, title: str) -> None:
+        """`title`: the cluster and the target. A folder has only one export."""
+        self.folder = Path(abspath(folder))  # noqa: PTH100  `absolute` keeps `..`
+        self.out = self.folder.parent
+        self.cluster = title
+        self._is_checked = False
+
+    @property
+    def _staging_prefix(self) -> str:
+        return f".{self.folder.name}.new-"
+
+    def check(self) -> None:
+        self._check_out()
+        names = self._names()
+        record = self._record() if names else None
+        if record is None and names:
+            raise InputError.one(str(self.folder), "is not empty, and bake did not create it", _HINT)
+        if record and record["cluster"] != self.cluster:
+            text = f"contains {record['cluster']}, not {self.cluster}"
+            raise InputError.one(str(self.folder), text, "give another --into")
+
+    def check_files(self, files: Iterable[Artifact]) -> None:
+        """Raise InputError for each file that bake would overwrite or remove, and that somebody else wrote."""
+        if problems := list(self._foreign(files)):
+            raise InputError(problems)
+
+    def _foreign(self, files: Iterable[Artifact]) -> Iterator[Problem]:
+        listed = self.manifest()
+        for name, entry in listed.items():
+            data = self.read(name)
+            if data is not None and hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                yield Problem(str(self.folder / name), "was changed after bake wrote it", _HINT)
+        for file in files:
+            path = self.folder / file.path
+            if str(file.path) not in listed and (path.exists() or path.is_symlink()):
+                yield Problem(str(path), "exists, and bake did not write it", _HINT)
+
+    def write_all(self, files: tuple[Artifact, ...], report: Callable[[str], None]) -> tuple[str, ...]:
+        """Replace the files of the last export. Return the names of the files that changed. Files of others stay."""
+        with _named_into(), self.locked(report):
+            self.check()
+            self.check_files(files)
+            with self.replacing() as staging:
+                for file in files:
+                    staging.write(file)
+        return tuple(name for name in staging.changed if name != str(MANIFEST))
+
+
+@contextmanager
+def _named_into() -> Iterator[None]:
+    """Let hints name the option --into instead of --out."""
+    try:
+        yield
+    except InputError as error:
+        changed = (replace(one, hint=one.hint and one.hint.replace("--out", "--into")) for one in error.problems)
+        raise InputError(changed) from None
