@@ -19,8 +19,8 @@ from generator.layout import SEED_ISO
 from generator.operations import verify
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
-from generator.operations.boot_progress import SETTLED, VOTING_PHASES, follow_nodes
 from generator.operations.hints import command
+from generator.operations.running.boot_progress import SETTLED, VOTING_PHASES, follow_nodes
 from generator.operations.seal import seal_everywhere
 from generator.operations.verify import Verification
 from generator.progress import Progress, Report
