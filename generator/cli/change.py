@@ -23,7 +23,7 @@ from generator.cli.common import (
     show_changes,
     show_verification,
 )
-from generator.cli.options import spec_options, up_options, yes_option
+from generator.cli.options import option, spec_options, up_options, yes_option
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def apply(**options: Any) -> None:
 
 @bake.command()
 @click.argument("replaced", metavar="NODE...", nargs=-1, required=True)
-@click.option("--host", metavar="HOST", help="Create the new VMs on this host of the cluster file's `hosts`.")
+@option("--host", metavar="HOST", help="Create the new VMs on this host of the cluster file's `hosts`.")
 @yes_option
 @spec_options
 @up_options

@@ -77,12 +77,14 @@ def host_examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     three = on_hosts(*HOSTS)
     yield "nodes[].host", "", three, on_hosts(*HOSTS, pins=("host1", "host0"))
     yield "hosts", "a host is added", three, on_hosts(*HOSTS, {"name": "host3", "uri": "qemu+ssh://host3/system"})
-    four = on_hosts(*HOSTS, {"name": "spare", "uri": "qemu+ssh://spare/system"})
+    spare = {"name": "spare", "uri": "qemu+ssh://spare/system"}
+    four = on_hosts(*HOSTS, spare)
     yield "hosts", "a host without nodes is removed", four, three
     yield "hosts", "a host with nodes is removed", three, on_hosts(*HOSTS[:2])
-    values = {"uri": "qemu+tls://host2/system", "failureDomain": "rack1", "pool": "/data", "offline": True}
+    values = {"uri": "qemu+tls://host2/system", "failureDomain": "rack1", "pool": "/data"}
     for part, value in values.items():
         yield f"hosts[].{part}", "", three, on_hosts(*HOSTS[:2], {**HOSTS[2], part: value})
+    yield "hosts[].offline", "", four, on_hosts(*HOSTS, {**spare, "offline": True})
     yield "hosts[].bridge", "", three, on_hosts(*HOSTS[:2], {**HOSTS[2], "bridge": "br1"})
 
 
