@@ -136,10 +136,7 @@ class Store:
         for name in self.manifest():  # check all files before the new folder gets links to them
             permissions.check_below(self.folder, PurePosixPath(name))
         try:
-            staging = Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
-        except OSError as error:
-            raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
-        try:
+            staging = self._make_staging()
             yield staging
             staging.finish()
         except OSError as error:
@@ -147,7 +144,14 @@ class Store:
                 raise BakeError(f"{self.out}: the disk is full; nothing has changed", hint="free some space") from None
             raise BakeError(f"{self.out}: {error.strerror}; nothing has changed") from error
         finally:
-            shutil.rmtree(staging.folder, ignore_errors=True)
+            for folder in self._staged():  # by name: Ctrl-C can come before `staging` has a value
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _make_staging(self) -> Staging:
+        try:
+            return Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
+        except OSError as error:
+            raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
 
     @property
     def _staging_prefix(self) -> str:
