@@ -135,7 +135,7 @@ class Machine:
             devices.insert(1, ElementTree.fromstring(text))  # noqa: S314
         self.connection.defineXML(ElementTree.tostring(root, encoding="unicode"))
 
-    def wait_for(self, text: str, seconds: float = 120) -> str:
+    def wait_for(self, text: str, seconds: float = 600) -> str:
         deadline = time.monotonic() + seconds
         while text not in (said := self.log.read_text(errors="replace")):
             assert time.monotonic() < deadline, said[-3000:]
@@ -151,7 +151,7 @@ def machine(lab: Lab, connection: Any) -> Machine:
 def test_a_node_has_its_data_on_a_disk_of_its_own(
     bake_in_lab: Run, etcdctl: Callable[..., Any], machine: Machine
 ) -> None:
-    bake_in_lab("up", "--nodes", 1, "--data-disk", 2, "--wait", 600)
+    bake_in_lab("up", "--nodes", 1, "--data-disk", 2, "--wait", 900)
     for number in range(5):
         etcdctl("put", f"kept{number}", "x" * 10000)
     assert machine.data.exists()

@@ -1,4 +1,4 @@
-"""Three libvirt hosts that bake reaches over ssh: the cluster survives the loss of a host, and a node moves.
+"""Three libvirt hosts that bake reaches over ssh: the cluster grows, survives the loss of a host, and shrinks.
 
 All tests use the same cluster and run in the order of this file. The hosts are those of `scripts/lab hosts`.
 """
@@ -66,12 +66,25 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 @pytest.fixture(scope="module")
 def config(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "cluster.yaml"
-    path.write_text(f"name: spread\nnodes: 3\nvm: {{memory: 768}}\n{(hosts.folder / 'hosts.yaml').read_text()}")
+    path.write_text(f"name: spread\nvm: {{memory: 768}}\n{(hosts.folder / 'hosts.yaml').read_text()}")
     return path
 
 
-def test_each_host_gets_a_node(hosts: Hosts, config: Path) -> None:
-    hosts.bake("up", "--config", config, *WAIT)
+def test_one_node_is_on_the_first_host(hosts: Hosts, config: Path) -> None:
+    hosts.bake("up", "--config", config, "--nodes", 1, *WAIT)
+    assert [hosts.vms(f"host{number}") for number in (1, 2, 3)] == [["spread-etcd1"], [], []]
+
+
+def test_a_plan_changes_nothing(hosts: Hosts) -> None:
+    planned = ["update etcd1", "add etcd2", "add etcd3"]
+    assert hosts.steps("plan", "--nodes", 3) == planned
+    assert hosts.steps("plan", "--nodes", 3) == planned
+    hosts.bake("plan", "--nodes", 3, "--detailed-exitcode", code=2)
+    hosts.bake("plan", "--detailed-exitcode")
+
+
+def test_new_nodes_join_on_the_other_hosts(hosts: Hosts) -> None:
+    assert hosts.steps("up", "--nodes", 3, *WAIT) == ["update etcd1", "add etcd2", "add etcd3"]
     assert [hosts.vms(f"host{number}") for number in (1, 2, 3)] == [[f"spread-etcd{number}"] for number in (1, 2, 3)]
     seen = json.loads(hosts.bake("status", "-o", "json").stdout)["nodes"]
     assert [node["vm"] for node in seen] == [f"running tcg on host{number}" for number in (1, 2, 3)]
@@ -103,6 +116,12 @@ def test_the_old_vm_is_removed_when_its_host_is_back(hosts: Hosts) -> None:
     assert hosts.vms("host2") == []
     assert sorted(hosts.vms("host3")) == ["spread-etcd2", "spread-etcd3"]
     assert hosts.steps("plan") == []
+
+
+def test_nodes_leave_and_their_hosts_have_nothing_of_them(hosts: Hosts) -> None:
+    taken = hosts.steps("apply", "--nodes", 1, "--yes", *WAIT)
+    assert (sorted(taken[:2]), taken[2:]) == (["remove etcd2", "remove etcd3"], ["update etcd1"])
+    assert [hosts.vms(f"host{number}") for number in (1, 2, 3)] == [["spread-etcd1"], [], []]
 
 
 def test_destroy_leaves_nothing_on_any_host(hosts: Hosts) -> None:

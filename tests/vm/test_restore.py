@@ -44,7 +44,7 @@ def test_a_lost_cluster_comes_back(bake_in_lab: Run, lab: Lab, connection: Any, 
     out, snapshot, backup, secret = (tmp_path / name for name in ("out", "etcd.db", "etcd.age", "passphrase"))
     secret.write_text("correct horse battery staple\n")
     secret.chmod(0o600)
-    bake_in_lab("up", "--nodes", 1, "--profile", "ci", "--wait", 600)
+    bake_in_lab("up", "--nodes", 1, "--profile", "ci", "--wait", 900)
     with etcd(out) as client:
         for number in range(100):
             client.put(f"key/{number}".encode(), b"x" * 1000)
@@ -58,12 +58,12 @@ def test_a_lost_cluster_comes_back(bake_in_lab: Run, lab: Lab, connection: Any, 
     bake_in_lab("destroy", "--yes")
     shutil.rmtree(out)
     print(bake_in_lab("recover", backup, "--passphrase-file", secret).stderr)
-    kill_in_the_middle(lab, out, snapshot, "--wait", 600)
-    print(bake_in_lab("up", "--wait", 600).stderr)
+    kill_in_the_middle(lab, out, snapshot, "--wait", 900)
+    print(bake_in_lab("up", "--wait", 900).stderr)
     check(out, connection, was)
     with etcd(out) as client:
         client.put(b"key/later", b"")
-    print(bake_in_lab("restore", snapshot, "--yes", "--wait", 600).stderr)
+    print(bake_in_lab("restore", snapshot, "--yes", "--wait", 900).stderr)
     check(out, connection, was)
     bake_in_lab("verify")
 
