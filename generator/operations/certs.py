@@ -183,20 +183,21 @@ def deliver(
     report: Report,
     goal: Goal | None = None,
     phase: Phase | None = None,
+    prepare: Callable[[NodePlan], None] = lambda _: None,
 ) -> Delivery:
     """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached `goal`.
 
     `engine`: changes the nodes' machines; None if libvirt does not answer. `goal`: the state of a node that has applied
     its seed. The default goal is that the node serves the certificate in its seed. `phase`: the phase of the CA
     rotation for which the seeds were made. A node that applies its seed only at the next boot prints the text WAITS on
-    its console.
+    its console. `prepare`: called before a node with a machine gets its seed.
 
     Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
     its seed within `seconds`. The next call continues with the node that was too slow.
     """
     done, later, restart, by_hand = [], [], [], []
     goal = goal or serves_its_own(cluster)
-    drives = None if engine is None else _Drives(engine, cluster, phase, report)
+    drives = None if engine is None else _Drives(engine, cluster, phase, report, prepare)
     for node in cluster.plan.nodes:
         if node.name not in names:
             continue
@@ -233,6 +234,7 @@ class _Drives:
     cluster: Cluster
     phase: Phase | None
     report: Report
+    prepare: Callable[[NodePlan], None]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -248,6 +250,7 @@ class _Drives:
         with self._locked():
             exists = self._machine(node).exists
             if exists:
+                self.prepare(node)
                 self.engine.insert_seed(node.name, again=again)
         return exists
 

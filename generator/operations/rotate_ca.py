@@ -7,12 +7,15 @@ run, the operator can give applications the new CA (docs/decisions/0019-applicat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 
 from generator import pki
+from generator.change.steps import Action, Step
 from generator.engine import Engine
-from generator.errors import InputError
+from generator.errors import InputError, UnhealthyError
 from generator.etcd.answers import Reply
 from generator.etcd.tls_probe import probe, unverified_context
 from generator.layout import key_path, pem_path
@@ -20,6 +23,8 @@ from generator.operations.bake import Announce, bake
 from generator.operations.baked_cluster import Cluster, open_cluster, unchanged, without_ca_files
 from generator.operations.certs import Delivery, Goal, deliver, serves_its_own
 from generator.operations.hints import command
+from generator.operations.running.leaving import step_down
+from generator.operations.running.observing import observe
 from generator.pki import Credential, ExternalCa, Issuer, Role, digests
 from generator.pki.ca_phases import Authorities, Authority, Phase
 from generator.plan import NodePlan, plan_cluster
@@ -98,11 +103,21 @@ def rotate_authorities(
         authorities = load_authorities(cluster.store, cluster.plan, now=now, passphrase=passphrase)
         goal = _goal(cluster, phase, authorities, now)
         was_complete = all(goal.lacks(node) is False for node in cluster.plan.nodes)
-        found = deliver(cluster, engine, names, goal=goal, seconds=seconds, report=report, phase=phase)
+        found = deliver(
+            cluster, engine, names, goal=goal, seconds=seconds, report=report, phase=phase,
+            prepare=(lambda _: None) if phase is Phase.REISSUE else partial(_step_down, cluster, report),
+        )  # fmt: skip
         if found.waiting or not (all_phases or was_complete or phase is Phase.DROP):
             break
         cluster, phase = advance(cluster, phase)
     return phase, found
+
+
+def _step_down(cluster: Cluster, report: Report, node: NodePlan) -> None:
+    """Let another node lead before etcd restarts on the leader. If that fails, the voters elect a leader."""
+    seen = observe(cluster, None, now=datetime.now(UTC))
+    with suppress(UnhealthyError):
+        step_down(cluster, seen, Step(action=Action.UPDATE, node=node.name, reason=""), report)
 
 
 def _check(cluster: Cluster, new_cas: Mapping[Role, Authority]) -> None:

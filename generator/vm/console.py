@@ -6,7 +6,7 @@ import contextlib
 import os
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from generator.plan import NodePlan
@@ -20,11 +20,13 @@ _SCROLLBACK = 4096
 class ConsoleLog:
     """Reads a VM's console log while the VM writes it. libvirt empties the log when the VM starts.
 
-    If the log becomes too large, libvirt renames the log to `….log.0` and starts a new log.
+    If the log becomes too large, libvirt renames the log to `….log.0` and starts a new log. `find_pool`: returns the
+    cluster's storage pool, or None before the first VM.
     """
 
-    def __init__(self, pool: Pool, node: str) -> None:
-        self.pool = pool
+    def __init__(self, find_pool: Callable[[], Pool | None], node: str) -> None:
+        self._find_pool = find_pool
+        self.pool: Pool | None = None
         self.node = node
         self.offset = 0
         self._is_begun = False
@@ -32,26 +34,29 @@ class ConsoleLog:
     def read(self) -> bytes:
         """Return the part of the log that is new since the previous call. The first call returns the whole log."""
         data = b""
+        self.pool = self.pool or self._find_pool()
+        if self.pool is None:
+            return data
         with tolerating("VIR_ERR_NO_STORAGE_VOL"):
-            volume = self._find()
+            volume = self._find(self.pool)
             size = volume.info()[1]
             if size < self.offset or not self._is_begun:
-                data = self._read_renamed()
+                data = self._read_renamed(self.pool)
                 self.offset = 0
             self._is_begun = True
             data += self._read_from(volume, size)
         return data
 
-    def _find(self) -> Any:
+    def _find(self, pool: Pool) -> Any:
         name = console_volume(self.node)
-        if find_volume(self.pool, name) is None:
-            self.pool.refresh()
-        return self.pool.storageVolLookupByName(name)
+        if find_volume(pool, name) is None:
+            pool.refresh()
+        return pool.storageVolLookupByName(name)
 
-    def _read_renamed(self) -> bytes:
+    def _read_renamed(self, pool: Pool) -> bytes:
         """Return the unread part of `….log.0`, or empty bytes if `….log.0` does not exist."""
-        self.pool.refresh()
-        volume = find_volume(self.pool, renamed_console_volume(self.node))
+        pool.refresh()
+        volume = find_volume(pool, renamed_console_volume(self.node))
         return b"" if volume is None else self._read_from(volume, volume.info()[1])
 
     def _read_from(self, volume: Any, size: int) -> bytes:

@@ -232,10 +232,7 @@ class LibvirtEngine:
 
     @asking("find the console logs")
     def console_logs(self, *names: str) -> dict[str, ConsoleLog]:
-        pool = self._find_pool()
-        if pool is None:
-            raise BakeError(f"the cluster {self.plan.name} has no VMs here", hint="create the VMs: bake up")
-        return {name: ConsoleLog(pool, name) for name in names or self.machines()}
+        return {name: ConsoleLog(self._find_pool, name) for name in names or self.machines()}
 
     def attach(self, name: str) -> None:
         node, domain, _ = self._existing(name)

@@ -652,7 +652,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_reading_a_console_continues_after_its_log_is_renamed(log: Path) -> None:
-    console = ConsoleLog(FilePool(log.parent), "etcd1")
+    console = ConsoleLog(lambda: FilePool(log.parent), "etcd1")
     assert console.read() == b""
     log.write_bytes(b"one two ")
     assert console.read() == b"one two "
@@ -679,7 +679,7 @@ def test_the_renamed_log_of_an_earlier_run_is_deleted(driver: Any, machines: Cal
 def test_the_first_read_of_a_console_includes_the_renamed_log(log: Path) -> None:
     log.with_name(f"{log.name}.0").write_bytes(b"bake: node=etcd1 phase=settled\n")
     log.write_bytes(b"noise")
-    assert ConsoleLog(FilePool(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
+    assert ConsoleLog(lambda: FilePool(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
 
 
 # --- libvirt's errors ---------------------------------------------------------------------------------------
