@@ -245,6 +245,7 @@ def test_bake_up_keeps_no_old_machine_after_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         run(cluster, machines, lambda _: None)
     monkeypatch.setattr("generator.cli.engines.make_engine", lambda *_, **__: machines)
+    monkeypatch.setattr("generator.cli.engines.require_hosts", lambda *_: None)
     monkeypatch.setattr("generator.operations.up.up", lambda *_, **__: pytest.fail("bake up goes on"))
     left = list(machines.states)
     result = bake("up")
@@ -264,6 +265,7 @@ def test_bake_up_finishes_a_restore_that_has_no_old_machines(
     with pytest.raises((KeyboardInterrupt, WaitTimeoutError)):
         run(cluster, machines, lambda _: None, wait=0.1)
     monkeypatch.setattr("generator.cli.engines.make_engine", lambda *_, **__: machines)
+    monkeypatch.setattr("generator.cli.engines.require_hosts", lambda *_: None)
     called = []
 
     def up(*_words: object, **_options: object) -> None:
