@@ -26,8 +26,8 @@ NETWORK = """<network><name>lan</name><bridge name="virlan"/>
 
 @pytest.fixture
 def bridge(lab: Lab) -> Iterator[str]:
-    """A bridge of the lab that filters VLANs."""
-    lab.run("exec", "ip", "link", "add", "shared", "type", "bridge", "vlan_filtering", "1")
+    """A bridge of the lab."""
+    lab.run("exec", "ip", "link", "add", "shared", "type", "bridge")
     lab.run("exec", "ip", "link", "set", "shared", "up")
     yield "shared"
     lab.run("exec", "ip", "link", "delete", "shared")
@@ -74,6 +74,8 @@ def test_a_vm_is_a_port_of_an_existing_bridge_and_the_bridge_stays(lab: Lab, eng
 
 
 def test_a_vm_has_its_vlan_on_a_bridge_that_filters(lab: Lab, engine: Engine, bridge: str) -> None:
+    if lab.run("exec", "ip", "link", "set", bridge, "type", "bridge", "vlan_filtering", "1", check=False).returncode:
+        pytest.skip("the kernel's bridges filter no VLANs (CONFIG_BRIDGE_VLAN_FILTERING)")
     engine(mode="bridge", bridge=bridge, vlan=20).create("etcd1")
     (port,) = ports(lab, bridge)
     (found,) = json.loads(lab.run("exec", "bridge", "-json", "vlan", "show", "dev", port).stdout)
