@@ -144,8 +144,9 @@ class Store:
                 raise BakeError(f"{self.out}: the disk is full; nothing has changed", hint="free some space") from None
             raise BakeError(f"{self.out}: {error.strerror}; nothing has changed") from error
         finally:
-            for folder in self._staged():  # by name: Ctrl-C can come before `staging` has a value
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(InputError):  # the result stands, also if the folder cannot be read any more
+                for folder in self._staged():  # by name: Ctrl-C can come before `staging` has a value
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _make_staging(self) -> Staging:
         try:
