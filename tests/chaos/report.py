@@ -51,11 +51,18 @@ def table(rows: dict[str, Any], order: list[str]) -> str:
 
 
 def write(seed: int, bin_dir: Path, rows: dict[str, Any]) -> None:
-    """Add new results to the recorded results, and write the table of all results into the page."""
+    """Add new results to the recorded results, and write the table of all results into the page.
+
+    The words are those of `ROWS`, also for the results of earlier runs.
+    """
     from tests.chaos.rows import ROWS
 
     kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
-    RESULTS.write_text(text(seed, bin_dir, merged := {**kept, **rows}))
+    merged = {
+        name: {**row, "what": ROWS[name].what, "goal": ROWS[name].goal}
+        for name, row in {**kept, **rows}.items() if name in ROWS
+    }  # fmt: skip
+    RESULTS.write_text(text(seed, bin_dir, merged))
     facts = " and ".join(f"{name} {version}" for name, version in versions(bin_dir).items())
     put(PAGE, BEGIN, END, f"The rows ran with {facts}.\n\n{table(merged, list(ROWS))}")
 

@@ -131,6 +131,12 @@ def test_results_are_kept_beside_the_older_ones_and_shown_on_the_page(
     ]
 
 
+def test_the_page_describes_the_recorded_rows_with_the_words_of_the_rows() -> None:
+    rows = json.loads(report.RESULTS.read_text())["rows"]
+    assert {name: row["what"] for name, row in rows.items()} == {name: ROWS[name].what for name in rows}
+    assert report.table(rows, list(ROWS)) in report.PAGE.read_text()
+
+
 def test_the_page_has_every_row_with_its_command() -> None:
     page = report.PAGE.read_text()
     assert page.count(report.BEGIN) == page.count(report.END) == 1
