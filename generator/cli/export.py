@@ -21,8 +21,12 @@ _into = option(
 _image = option("--image", help="The cloud image for the VMs; default: vm.image of the cluster file.")
 _connect = option("--connect", default="qemu:///system", show_default=True, help="URI of libvirt.")
 _pool = option("--pool", default="default", show_default=True, help="An existing storage pool of libvirt.")
-_libvirt_network = option("--network", default="default", show_default=True, help="An existing network of libvirt.")
-_libvirt_bridge = option("--bridge", help="A bridge of the host, instead of a network of libvirt.")
+_libvirt_network = option(
+    "--network", help="An existing network of libvirt; default: network.name of the cluster file, or `default`."
+)
+_libvirt_bridge = option(
+    "--bridge", help="A bridge of the host, instead of a network; default: network.bridge of the cluster file."
+)
 _storage = option("--storage", default="local-lvm", show_default=True, help="The storage for the VMs' disks.")
 _iso_storage = option("--iso-storage", default="local", show_default=True, help="The storage for ISOs.")
 _bridge = option("--bridge", default="vmbr0", show_default=True, help="The bridge of the VMs' network.")
@@ -105,10 +109,11 @@ def virt_install(**options: Any) -> None:
       bake export virt-install --image debian-13-genericcloud-amd64.qcow2
       bake export virt-install --image debian.qcow2 --bridge br0 --connect qemu+ssh://host/system
     """
-    from generator.export.virt_install import SCRIPT, Settings, export
+    from generator.export.source import LibvirtSettings
+    from generator.export.virt_install import SCRIPT, export
 
     image = absolute(options["image"])
-    settings = Settings(image=image, **_settings(options, "connect", "pool", "network", "bridge"))
+    settings = LibvirtSettings(image=image, **_settings(options, "connect", "pool", "network", "bridge"))
     _run("virt-install", options, lambda source: export(source, settings), lambda done: _run_script(done, SCRIPT))
 
 
@@ -153,10 +158,11 @@ def opentofu_libvirt(**options: Any) -> None:
       bake export opentofu-libvirt --image debian-13-genericcloud-amd64.qcow2
       bake export opentofu-libvirt --image debian.qcow2 --network lan --pool images -o json
     """
-    from generator.export.opentofu_libvirt import Settings, export
+    from generator.export.opentofu_libvirt import export
+    from generator.export.source import LibvirtSettings
 
     image = absolute(options["image"])
-    settings = Settings(image=image, **_settings(options, "connect", "pool", "network", "bridge"))
+    settings = LibvirtSettings(image=image, **_settings(options, "connect", "pool", "network", "bridge"))
     _run("opentofu-libvirt", options, lambda source: export(source, settings), _run_tofu)
 
 

@@ -6,31 +6,17 @@ The fields are those of the provider's documentation: docs/resources/volume.md a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from generator.artifact import Artifact
-from generator.config.fields import shown_value
-from generator.errors import Problem
 from generator.export.opentofu import NEVER_CHANGE, document, label, literal, terraform
-from generator.export.source import GIB, Source, check_bridge, check_image, check_name, refuse
+from generator.export.source import GIB, LibvirtSettings, Source, check_libvirt, refuse
 from generator.plan import DATA_DISK, NodePlan
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """`network`: an existing libvirt network. `bridge`: a bridge of the host instead of the network."""
-
-    image: str | None = None
-    connect: str = "qemu:///system"
-    pool: str = "default"
-    network: str = "default"
-    bridge: str | None = None
-
-
-def export(source: Source, settings: Settings) -> tuple[Artifact, ...]:
+def export(source: Source, settings: LibvirtSettings) -> tuple[Artifact, ...]:
     """Return `main.tf.json`. Raise InputError for invalid settings."""
-    refuse(_problems(source, settings))
+    refuse(check_libvirt(source, settings))
     volumes: dict[str, Any] = {"image": _image(source, settings)}
     domains = {}
     for node in source.plan.nodes:
@@ -43,17 +29,7 @@ def export(source: Source, settings: Settings) -> tuple[Artifact, ...]:
     )
 
 
-def _problems(source: Source, settings: Settings) -> Iterator[Problem]:
-    yield from check_image(source.plan, settings.image)
-    yield from check_name("--pool", settings.pool)
-    yield from check_name("--network", settings.network)
-    if settings.bridge is not None:
-        yield from check_bridge("--bridge", settings.bridge)
-    if not settings.connect or not settings.connect.isprintable():
-        yield Problem("--connect", f"{shown_value(settings.connect)} is not a URI of libvirt", "use qemu:///system")
-
-
-def _image(source: Source, settings: Settings) -> dict[str, Any]:
+def _image(source: Source, settings: LibvirtSettings) -> dict[str, Any]:
     path = settings.image or source.plan.spec.vm.image or ""
     return {
         "name": f"{source.plan.name}.image.qcow2",
@@ -64,7 +40,7 @@ def _image(source: Source, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _volumes(source: Source, settings: Settings, node: NodePlan) -> Iterator[tuple[str, dict[str, Any]]]:
+def _volumes(source: Source, settings: LibvirtSettings, node: NodePlan) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the volumes of a node. OpenTofu uploads the ISO by its path, so the state contains no key."""
     spec, pool = source.plan.spec.vm, literal(settings.pool)
     qcow2 = {"format": {"type": "qcow2"}}
@@ -84,7 +60,7 @@ def _volumes(source: Source, settings: Settings, node: NodePlan) -> Iterator[tup
     }  # fmt: skip
 
 
-def _domain(source: Source, settings: Settings, node: NodePlan) -> dict[str, Any]:
+def _domain(source: Source, settings: LibvirtSettings, node: NodePlan) -> dict[str, Any]:
     spec = source.plan.spec.vm
     return {
         "name": node.domain,
@@ -98,7 +74,7 @@ def _domain(source: Source, settings: Settings, node: NodePlan) -> dict[str, Any
         "os": _os(spec.firmware),
         "devices": {
             "disks": list(_disks(source, node)),
-            "interfaces": [_interface(settings, node)],
+            "interfaces": [_interface(source, settings, node)],
             "serials": [{"target": {"type": "isa-serial", "port": 0}}],
             "consoles": [{"target": {"type": "serial", "port": 0}}],
             "rngs": [{"model": "virtio", "backend": {"random": "/dev/urandom"}}],
@@ -129,7 +105,6 @@ def _disk(volume: str, target: str, bus: str, **more: Any) -> dict[str, Any]:
     return {"device": "disk", "source": {"volume": place}, "target": {"dev": target, "bus": bus}, **more}
 
 
-def _interface(settings: Settings, node: NodePlan) -> dict[str, Any]:
-    network = {"network": {"network": literal(settings.network)}}
-    source = {"bridge": {"bridge": literal(settings.bridge)}} if settings.bridge else network
-    return {"model": {"type": "virtio"}, "mac": {"address": node.mac}, "source": source}
+def _interface(source: Source, settings: LibvirtSettings, node: NodePlan) -> dict[str, Any]:
+    kind, name = settings.attachment(source.plan)
+    return {"model": {"type": "virtio"}, "mac": {"address": node.mac}, "source": {kind: {kind: literal(name)}}}

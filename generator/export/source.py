@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generator.config.fields import shown_value
-from generator.config.spec import InstallMethod
+from generator.config.spec import InstallMethod, NetworkMode
+from generator.config.values import interface
 from generator.errors import InputError, Problem
 from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
@@ -16,7 +17,6 @@ from generator.seed.iso import SEED_PERMIT, SEED_SNAPSHOT, USER_DATA
 
 MIB, GIB = 1 << 20, 1 << 30
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._:@+-]{0,62}")
-_BRIDGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,14}")
 _STORAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]")
 
 
@@ -68,9 +68,48 @@ def check_name(flag: str, value: str) -> Iterator[Problem]:
 
 
 def check_bridge(flag: str, value: str) -> Iterator[Problem]:
-    if not _BRIDGE.fullmatch(value):
-        rule = "is not the name of a bridge: 1 to 15 of letters, digits and . _ -"
-        yield Problem(flag, f"{shown_value(value)} {rule}", "list the bridges with `ip link show type bridge`")
+    try:
+        interface(value)
+    except ValueError as error:
+        yield Problem(flag, str(error), "list the bridges with `ip link show type bridge`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibvirtSettings:
+    """What the targets for libvirt need to know about a host. `network`, `bridge`: default: those of the plan."""
+
+    image: str | None = None
+    connect: str = "qemu:///system"
+    pool: str = "default"
+    network: str | None = None
+    bridge: str | None = None
+
+    def attachment(self, plan: ClusterPlan) -> tuple[str, str]:
+        """Return `bridge` or `network`, and its name. A network that `bake up` would create is libvirt's `default`."""
+        if self.bridge is not None:
+            return "bridge", self.bridge
+        if self.network is None and plan.network.mode is NetworkMode.BRIDGE:
+            return "bridge", plan.network.bridge
+        own = plan.network.name if plan.network.mode is NetworkMode.NETWORK else "default"
+        return "network", own if self.network is None else self.network
+
+
+def check_libvirt(source: Source, settings: LibvirtSettings) -> Iterator[Problem]:
+    """Yield the problems of the settings that the targets for libvirt share."""
+    yield from check_image(source.plan, settings.image)
+    yield from check_name("--pool", settings.pool)
+    if settings.network is not None:
+        yield from check_name("--network", settings.network)
+    if settings.bridge is not None:
+        yield from check_bridge("--bridge", settings.bridge)
+    if settings.network is not None and settings.bridge is not None:
+        yield Problem("--bridge", f"{shown_value(settings.bridge)} is given beside --network", "give one of the two")
+    is_planned = settings.network is None and settings.bridge is None
+    if is_planned and source.plan.network.vlan is not None:
+        text = f"{source.plan.network.vlan}: this export cannot set the VLAN of a port"
+        yield Problem("network.vlan", text, "give a bridge or a network of the VLAN with --bridge or --network")
+    if not settings.connect or not settings.connect.isprintable():
+        yield Problem("--connect", f"{shown_value(settings.connect)} is not a URI of libvirt", "use qemu:///system")
 
 
 def check_storage(flag: str, value: str) -> Iterator[Problem]:
@@ -92,7 +131,7 @@ def check_files_fit(source: Source, engine: str) -> Iterator[Problem]:
 
 
 def warnings(source: Source) -> Iterator[str]:
-    """Yield what the user should know about the seeds, for every target."""
+    """Yield a warning for each property of the seeds that can keep the nodes from starting on any engine."""
     install = source.plan.spec.install
     if install.method is InstallMethod.PREINSTALLED:
         hint = "to install etcd, bake with another profile, such as debian"

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from generator.artifact import Artifact
-from generator.config.fields import shown_value
-from generator.errors import Problem
 from generator.export.shell import script
-from generator.export.source import Source, check_bridge, check_image, check_name, refuse
+from generator.export.source import LibvirtSettings, Source, check_libvirt, refuse
 from generator.plan import DATA_DISK
 
 SCRIPT = "create-vms.sh"
@@ -98,26 +94,15 @@ prepare
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """`network`: an existing libvirt network. `bridge`: a bridge of the host instead of the network."""
-
-    image: str | None = None
-    connect: str = "qemu:///system"
-    pool: str = "default"
-    network: str = "default"
-    bridge: str | None = None
-
-
-def export(source: Source, settings: Settings) -> tuple[Artifact, ...]:
+def export(source: Source, settings: LibvirtSettings) -> tuple[Artifact, ...]:
     """Return the script. Raise InputError for invalid settings."""
-    refuse(_problems(source, settings))
+    refuse(check_libvirt(source, settings))
     spec = source.plan.spec.vm
     image = settings.image or spec.image or ""
     values = {
         "uri": settings.connect,
         "pool": settings.pool,
-        "network": f"bridge={settings.bridge}" if settings.bridge else f"network={settings.network}",
+        "network": "=".join(settings.attachment(source.plan)),
         "image": image,
         # Root disks need the volume of their image, so another image gets another volume.
         "image_volume": f"{source.plan.name}.image-{hashlib.sha256(image.encode()).hexdigest()[:8]}.qcow2",
@@ -131,13 +116,3 @@ def export(source: Source, settings: Settings) -> tuple[Artifact, ...]:
     }
     calls = [("create_node", node.name, node.domain, node.uuid, node.mac) for node in source.plan.nodes]
     return (script(SCRIPT, _COMMENT, values, _BODY, calls),)
-
-
-def _problems(source: Source, settings: Settings) -> Iterator[Problem]:
-    yield from check_image(source.plan, settings.image)
-    yield from check_name("--pool", settings.pool)
-    yield from check_name("--network", settings.network)
-    if settings.bridge is not None:
-        yield from check_bridge("--bridge", settings.bridge)
-    if not settings.connect or not settings.connect.isprintable():
-        yield Problem("--connect", f"{shown_value(settings.connect)} is not a URI of libvirt", "use qemu:///system")

@@ -42,7 +42,7 @@ class ExportFolder(Store):
             raise InputError.one(str(self.folder), text, "give another --into")
 
     def check_files(self, files: Iterable[Artifact]) -> None:
-        """Raise InputError for each file that bake would overwrite or remove, and that somebody else wrote."""
+        """Raise one InputError with every file of somebody else that the export would overwrite or remove."""
         if problems := list(self._foreign(files)):
             raise InputError(problems)
 

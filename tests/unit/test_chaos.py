@@ -118,7 +118,7 @@ def test_results_are_kept_beside_the_older_ones_and_shown_on_the_page(
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(report, "versions", lambda _: {"etcd": "3.5.16"})
     report.PAGE.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    one = {"what": "w", "trials": 300, "failures": [], "converge_s": {"p50": 1, "p99": 2, "max": 3}}
+    one = {"what": "older words", "trials": 300, "failures": [], "converge_s": {"p50": 1, "p99": 2, "max": 3}}
     one |= {"seed": 1, "date": "2026-01-02"}
     report.write(1, tmp_path, {"together": one})
     report.write(2, tmp_path, {"kills": one | {"failures": [{}, {}], "converge_s": {}}})
@@ -126,8 +126,8 @@ def test_results_are_kept_beside_the_older_ones_and_shown_on_the_page(
     before, *rows, after = report.PAGE.read_text().splitlines()
     assert (before, after) == ("before", "after")
     assert [line for line in rows if "`" in line] == [
-        "| `kills` | w | **2 of 300** | – | – | seed 1, 2026-01-02 |",
-        "| `together` | w | 0 of 300 | < 1 % | 1 / 2 / 3 s | seed 1, 2026-01-02 |",
+        f"| `kills` | {ROWS['kills'].what} | **2 of 300** | – | – | seed 1, 2026-01-02 |",
+        f"| `together` | {ROWS['together'].what} | 0 of 300 | < 1 % | 1 / 2 / 3 s | seed 1, 2026-01-02 |",
     ]
 
 

@@ -32,7 +32,7 @@ from generator.config.load import load
 from generator.errors import InputError
 from generator.export import cloud, kubevirt, opentofu_libvirt, opentofu_proxmox, proxmox, virt_install
 from generator.export.opentofu import literal
-from generator.export.source import Source
+from generator.export.source import LibvirtSettings, Source
 from generator.plan import ClusterPlan, plan_cluster
 from generator.seed.iso import read_user_data, without_drive
 from tests.conftest import Result
@@ -46,9 +46,9 @@ PERMIT = b"0" * 64 + b"\n"
 USER_DATA = b"#cloud-config\nbootcmd:\n- |\n  sync\n  true\nwrite_files:\n- path: /x\n  content: y\n"
 META_DATA = b"instance-id: etcd1-0123456789abcdef\n"
 TARGETS: dict[str, Callable[[Source], tuple[Artifact, ...]]] = {
-    "virt-install": lambda source: virt_install.export(source, virt_install.Settings(image=IMAGE)),
+    "virt-install": lambda source: virt_install.export(source, LibvirtSettings(image=IMAGE)),
     "proxmox": lambda source: proxmox.export(source, proxmox.Settings(image=IMAGE)),
-    "opentofu-libvirt": lambda source: opentofu_libvirt.export(source, opentofu_libvirt.Settings(image=IMAGE)),
+    "opentofu-libvirt": lambda source: opentofu_libvirt.export(source, LibvirtSettings(image=IMAGE)),
     "opentofu-proxmox": lambda source: opentofu_proxmox.export(source, opentofu_proxmox.Settings(image=IMAGE)),
     "kubevirt": lambda source: kubevirt.export(source, kubevirt.Settings(image=URL, network="lan")),
     "cloud": lambda source: cloud.export(without_disk(source), cloud.Settings(engine="openstack")),
@@ -190,7 +190,7 @@ def cluster_folder(folder: Path) -> Source:
 
 
 def virt_install_script(source: Source, **more: Any) -> Artifact:
-    return virt_install.export(source, virt_install.Settings(image=str(source.folder / "image"), **more))[0]
+    return virt_install.export(source, LibvirtSettings(image=str(source.folder / "image"), **more))[0]
 
 
 def proxmox_script(source: Source, **more: Any) -> Artifact:
@@ -488,7 +488,8 @@ def refused(call: Callable[[], object]) -> list[str]:
 @pytest.mark.parametrize(
     ("target", "values", "where"),
     [
-        (virt_install, {"pool": "a/b", "network": "a,b", "bridge": "x" * 16}, "--image --pool --network --bridge"),
+        (virt_install, {"pool": "a/b", "network": "a,b", "bridge": "x" * 16},
+         "--image --pool --network --bridge --bridge"),
         (virt_install, {"image": "a\nb", "connect": ""}, "--image --connect"),
         (virt_install, {"image": "x", "pool": 'a"b', "network": " x"}, "--pool --network"),
         (opentofu_libvirt, {"pool": "", "network": "a\\b"}, "--image --pool --network"),
@@ -505,7 +506,40 @@ def refused(call: Callable[[], object]) -> list[str]:
     ],
 )  # fmt: skip
 def test_every_wrong_option_is_reported_at_once(target: Any, values: dict[str, Any], where: str) -> None:
-    assert refused(lambda: target.export(source_of(plan_of()), target.Settings(**values))) == where.split()
+    settings = getattr(target, "Settings", LibvirtSettings)
+    assert refused(lambda: target.export(source_of(plan_of()), settings(**values))) == where.split()
+
+
+BRIDGED = {"mode": (("network", "mode"), "bridge"), "bridge": (("network", "bridge"), "br7")}
+NAMED = {"mode": (("network", "mode"), "network"), "lan": (("network", "name"), "lan")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "attachment"),
+    [
+        ({}, {}, ("network", "default")),
+        (BRIDGED, {}, ("bridge", "br7")),
+        (NAMED, {}, ("network", "lan")),
+        (BRIDGED, {"network": "dmz"}, ("network", "dmz")),
+        (NAMED, {"bridge": "br1"}, ("bridge", "br1")),
+    ],
+)
+def test_the_network_is_the_clusters_unless_another_is_given(
+    fields: dict[str, Any], given: dict[str, str], attachment: tuple[str, str]
+) -> None:
+    source, settings = source_of(plan_of(**fields)), LibvirtSettings(image=IMAGE, **given)
+    (script,) = virt_install.export(source, settings)
+    assert f"\nnetwork={'='.join(attachment)}\n" in script.data.decode()
+    (file,) = opentofu_libvirt.export(source, settings)
+    kind, name = attachment
+    domains = json.loads(file.data)["resource"]["libvirt_domain"].values()
+    assert [one["devices"]["interfaces"][0]["source"] for one in domains] == [{kind: {kind: name}}] * 3
+
+
+def test_a_vlan_that_the_export_cannot_set_is_refused() -> None:
+    source = source_of(plan_of(**BRIDGED, vlan=(("network", "vlan"), 20)))
+    assert refused(lambda: virt_install.export(source, LibvirtSettings(image=IMAGE))) == ["network.vlan"]
+    virt_install.export(source, LibvirtSettings(image=IMAGE, bridge="br7.20"))
 
 
 def test_files_that_only_an_iso_can_carry_are_refused() -> None:
