@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from generator.cli.common import image_cache
+from generator.cli.common import image_cache, reporter
 
 if TYPE_CHECKING:
     from generator.config.hosts import HostSpec
@@ -28,10 +28,24 @@ def connect(options: Mapping[str, Any]) -> Hosts:
     from generator import vm
     from generator.engine import OnHosts
 
-    uris = {host.name: host.uri for host in _kept_hosts(options)}
+    uris = _uris(options, _kept_hosts(options))
     if not uris:
         return vm.LibvirtHosts(connection=vm.connect(options["connect"]))
-    return OnHosts(hosts=tuple(uris), connect=lambda name: vm.LibvirtHosts(connection=vm.connect(uris[name])))
+    return OnHosts(
+        hosts=tuple(uris), connect=lambda name: vm.LibvirtHosts(connection=vm.connect(uris[name])),
+        report=reporter(options),
+    )  # fmt: skip
+
+
+def _uris(options: Mapping[str, Any], hosts: Iterable[HostSpec]) -> dict[str, str]:
+    """Return the URI of each host. Raise InputError if the user also gave --connect, which names one host only."""
+    from generator.errors import InputError
+
+    uris = {host.name: host.uri for host in hosts}
+    if uris and options["connect"] is not None:
+        rule = "has no effect, because the cluster file names the hosts"
+        raise InputError.one("--connect", f"{options['connect']} {rule}", "leave --connect out")
+    return uris
 
 
 def require_hosts(options: Mapping[str, Any], spec: ClusterSpec) -> None:
@@ -39,8 +53,8 @@ def require_hosts(options: Mapping[str, Any], spec: ClusterSpec) -> None:
     from generator import vm
     from generator.engine import connect_all
 
-    if spec.hosts:
-        connect_all({host.name: partial(vm.connect, host.uri) for host in spec.hosts})
+    if uris := _uris(options, spec.hosts):
+        connect_all({name: partial(vm.connect, uri) for name, uri in uris.items()})
     else:
         vm.connect(options["connect"])
 
@@ -84,11 +98,10 @@ def make_engine(
     """
     from generator import vm
     from generator.engine import EngineOnHosts
-    from generator.errors import InputError
     from generator.operations.up import boot_image
 
     plan = cluster.plan
-    hosts = {host.name: host for host in plan.spec.hosts}
+    uris, hosts = _uris(options, plan.spec.hosts), {host.name: host for host in plan.spec.hosts}
 
     @cache
     def load_image() -> BootImage:
@@ -105,15 +118,12 @@ def make_engine(
         host = hosts[name]
         network = replace(plan.network, bridge=host.bridge or plan.network.bridge)
         return on(
-            host.uri, plan=replace(plan, network=network), pool=host.pool or "",
+            uris[name], plan=replace(plan, network=network), pool=host.pool or "",
             report=lambda line: report(f"{name}: {line}"),
         )  # fmt: skip
 
     if not hosts:
         return on(options["connect"])
-    if options["connect"] is not None:
-        rule = "has no effect, because the cluster file names the hosts"
-        raise InputError.one("--connect", f"{options['connect']} {rule}", "leave --connect out")
     placement = {node.name: node.host for node in plan.nodes}
     return EngineOnHosts(placement=placement, hosts=tuple(hosts), connect=connect_to, report=report)
 

@@ -117,25 +117,27 @@ class EngineOnHosts:
     # --- several nodes ----------------------------------------------------------------------------------------
 
     def check(self, *names: str) -> None:
-        groups = self._grouped(names)
-        _raise_any(_ask_all(self._only(groups), lambda host, engine: engine.check(*groups[host])))
+        self._on_each(self._grouped(names), lambda engine, group: engine.check(*group))
 
     def create(self, *names: str) -> tuple[str, ...]:
         """Check all hosts before any host changes."""
-        self.check(*names)
         groups = self._grouped(names)
-        answers = _ask_all(self._only(groups), lambda host, engine: engine.create(*groups[host]))
-        _raise_any(answers)
-        return self._ordered(answers.values())
+        self._on_each(groups, lambda engine, group: engine.check(*group))
+        return self._ordered(self._on_each(groups, lambda engine, group: engine.create(*group)))
 
     def shut_down(self, *names: str) -> tuple[str, ...]:
-        groups = self._grouped(names)
-        answers = _ask_all(self._only(groups), lambda host, engine: engine.shut_down(*groups[host]))
-        _raise_any(answers)
-        return self._ordered(answers.values())
+        return self._ordered(self._on_each(self._grouped(names), lambda engine, group: engine.shut_down(*group)))
 
-    def _ordered(self, groups: Iterable[tuple[str, ...] | BakeError]) -> tuple[str, ...]:
-        done = {name for group in groups if not isinstance(group, BakeError) for name in group}
+    def _on_each(
+        self, groups: Mapping[str, Sequence[str]], act: Callable[[Engine, Sequence[str]], Answer]
+    ) -> list[Answer]:
+        """Let each host act on its nodes at the same time. Raise one BakeError for all hosts that fail."""
+        answers = _ask_all(self._only(groups), lambda host, engine: act(engine, groups[host]))
+        _raise_any(answers)
+        return [answer for answer in answers.values() if not isinstance(answer, BakeError)]
+
+    def _ordered(self, groups: Iterable[Iterable[str]]) -> tuple[str, ...]:
+        done = {name for group in groups for name in group}
         return tuple(name for name in self.placement if name in done)
 
     # --- one node ---------------------------------------------------------------------------------------------
@@ -246,18 +248,21 @@ class OnHosts:
 
     hosts: Sequence[str]
     connect: Callable[[str], Hosts]
+    report: Report
 
     def owned(self, cluster: str, *, cluster_id: str = "") -> tuple[Owned, ...]:
+        """Report the hosts that do not answer. Raise BakeError for them if the other hosts have nothing."""
         answers = self._ask(lambda _, one: one.owned(cluster, cluster_id=cluster_id))
-        if all(isinstance(answer, BakeError) for answer in answers.values()):
-            _raise_any(answers)
         found = [
             replace(owned, name=f"{owned.name} on {host}")
             for host, some in answers.items() if not isinstance(some, BakeError) for owned in some
         ]  # fmt: skip
-        failed = [Owned(kind="host", name=f"{host}, which does not answer", cluster_id=cluster_id)
-                  for host, some in answers.items() if isinstance(some, BakeError)]  # fmt: skip
-        return (*found, *failed) if found else ()
+        if not found:
+            _raise_any(answers)
+        for host, error in answers.items():
+            if isinstance(error, BakeError):
+                self.report(f"warning: host {host} does not answer: {error.message}")
+        return tuple(found)
 
     def destroy(self, cluster: str, *, cluster_id: str = "") -> tuple[str, ...]:
         answers = self._ask(lambda _, one: one.destroy(cluster, cluster_id=cluster_id))

@@ -13,7 +13,7 @@ from generator.errors import BakeError
 from generator.image.base import BootImage
 from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
-from generator.progress import Report
+from generator.progress import Report, Silent
 from generator.vm import lifecycle, network, seed_drive, storage_pool
 from generator.vm.acceleration import choose_accel
 from generator.vm.boot import refuse_full_host, refuse_small_disk, refuse_used_addresses, start_all, upload_image
@@ -90,21 +90,23 @@ class LibvirtEngine:
 
     def check(self, *names: str) -> None:
         with asking(f"check {', '.join(names)}"):
-            self._checked(names)
+            self._checked(names, Silent().line)
 
-    def _checked(self, names: Iterable[str]) -> tuple[list[tuple[NodePlan, Vm | None]], list[NodePlan]]:
+    def _checked(
+        self, names: Iterable[str], report: Report
+    ) -> tuple[list[tuple[NodePlan, Vm | None]], list[NodePlan]]:
         """Return the nodes to start, and those of them that need a new disk. Raise BakeError if they cannot start."""
         found, pool = [(node, self._find(node.name)) for node in self.plan.select(names)], self._find_pool()
         idle = [(node, vm) for node, vm in found if vm is None or lifecycle.state_of(vm[0]) is not State.RUNNING]
         off = [(node, vm) for node, vm in idle if vm is None or not vm[0].isActive()]
         new = [node for node, vm in off if vm is None or not disk_size(pool, disk_volume(node.name))]
         if off:
-            self._check_start([node for node, _ in off], is_new=bool(new))
+            self._check_start([node for node, _ in off], report, is_new=bool(new))
         return idle, new
 
     def create(self, *names: str) -> tuple[str, ...]:
         with asking(f"start {', '.join(names)}", hint=f"try again: {self.remedy}"):
-            idle, new = self._checked(names)
+            idle, new = self._checked(names, self.report)
             if not idle:
                 return ()
             accels = {node.name: self._accel_for(vm) for node, vm in idle}
@@ -120,15 +122,15 @@ class LibvirtEngine:
     def remove_copies(self, name: str) -> tuple[str, ...]:
         return ()  # one host
 
-    def _check_start(self, off: list[NodePlan], *, is_new: bool) -> None:
+    def _check_start(self, off: list[NodePlan], report: Report, *, is_new: bool) -> None:
         """Raise BakeError if the nodes cannot start, before anything changes. `is_new`: a node needs a new disk."""
         for node in off:
             self._seed(node)
         network.check_network(self.connection, self.plan, self._claim)
         if is_new:
             refuse_small_disk(self.plan, self._image)
-            warn_of_dhcp(self.connection, self.plan, self.report)
-        refuse_full_host(self.connection, self.plan, off, self.report)
+            warn_of_dhcp(self.connection, self.plan, report)
+        refuse_full_host(self.connection, self.plan, off, report)
         refuse_used_addresses(self.connection, self.plan, off)
 
     def _define(self, job: Job, node: NodePlan, vm: Vm | None, accel: Accel, *, is_new: bool) -> Machine:

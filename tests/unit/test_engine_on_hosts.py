@@ -189,12 +189,16 @@ def test_destroy_goes_on_without_a_host_that_is_down_and_then_names_it() -> None
             raise BakeError("cannot connect")
         return objects[name]
 
-    hosts = OnHosts(hosts=tuple(objects), connect=connect)
+    said: list[str] = []
+    hosts = OnHosts(hosts=tuple(objects), connect=connect, report=said.append)
     shown = [f"{one.kind} {one.name}" for one in hosts.owned("etcd", cluster_id="1")]
-    assert shown == ["VM etcd-etcd1 on h1", "VM etcd-etcd3 on h3", "host h2, which does not answer"]
+    assert shown == ["VM etcd-etcd1 on h1", "VM etcd-etcd3 on h3"]
+    assert said == ["warning: host h2 does not answer: cannot connect"]
     with pytest.raises(BakeError, match="host h2: cannot connect"):
         hosts.destroy("etcd", cluster_id="1")
     assert (objects["h1"].names, objects["h3"].names) == ([], [])
+    with pytest.raises(BakeError, match="host h2: cannot connect"):
+        hosts.owned("etcd", cluster_id="1")  # what is left can only be there
     objects["h2"] = Objects(["etcd-etcd2"])
     assert hosts.used_images() == {"etcd-etcd2"}
     assert hosts.destroy("etcd", cluster_id="1") == ("etcd-etcd2",)
