@@ -10,8 +10,11 @@ OLD = 60  # days; Debian publishes a point release with security updates about e
 
 
 def days_old(built: str, *, now: datetime) -> int | None:
-    """Return the age in days of an image. `built`: when bake built the image (RFC 3339), or "" if unknown."""
-    return (now - datetime.fromisoformat(built)).days if built else None
+    """Return the age in days of an image. `built`: when bake built the image (RFC 3339), or "" if unknown.
+
+    A command that builds the image took its time `now` before the build, so the age is at least 0.
+    """
+    return max((now - datetime.fromisoformat(built)).days, 0) if built else None
 
 
 def old_images(built: Mapping[str, str], *, now: datetime) -> tuple[str, ...]:

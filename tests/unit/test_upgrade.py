@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,7 @@ def test_only_the_way_back_works_without_a_snapshot(
 def test_the_age_of_images() -> None:
     assert days_old("2026-09-01T00:00:00Z", now=NOW) == 89
     assert days_old("", now=NOW) is None
+    assert days_old(f"{NOW + timedelta(minutes=2):%Y-%m-%dT%H:%M:%SZ}", now=NOW) == 0  # built by the same command
     built = {"etcd1": "2026-09-01T00:00:00Z", "etcd2": "2026-09-01T05:00:00Z", "etcd3": "2026-11-01T00:00:00Z", "x": ""}
     assert old_images(built, now=NOW) == (
         "the image of etcd2 is 88 days old", "the image of etcd1 is 89 days old"
