@@ -136,18 +136,22 @@ def root_disk(spec: ClusterSpec) -> dict[str, str]:
 def plan_cluster(spec: ClusterSpec) -> ClusterPlan:
     """Return the plan of a spec that `rules.check_spec` accepts."""
     spec = with_peer_defaults(spec)
-    names, addresses, macs = node_names(spec), node_addresses(spec), node_macs(spec)
+    names, addresses, macs, hosts = node_names(spec), node_addresses(spec), node_macs(spec), node_hosts(spec)
     peers = [(name, url(address, spec.etcd.peer_port)) for name, address in zip(names, addresses, strict=True)]
     return ClusterPlan(
         spec=spec,
         name=spec.name,
-        nodes=tuple(_plan_node(spec, index, addresses[index], macs[index], peers) for index in range(len(names))),
+        nodes=tuple(
+            _plan_node(spec, index, addresses[index], macs[index], hosts[index], peers) for index in range(len(names))
+        ),
         network=_plan_network(spec),
         binary_dir="/usr/local/bin" if spec.install.method is InstallMethod.ARCHIVE else "/usr/bin",
     )
 
 
-def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, peers: list[tuple[str, str]]) -> NodePlan:
+def _plan_node(
+    spec: ClusterSpec, index: int, address: AnyAddress, mac: str, host: str, peers: list[tuple[str, str]]
+) -> NodePlan:
     name, peer_url = peers[index]
     fqdn = f"{name}.{domain_of(spec)}"
     # `initial` lists the new member first, like the output of `etcdctl member add` in the manual procedure. etcd does
@@ -162,7 +166,7 @@ def _plan_node(spec: ClusterSpec, index: int, address: AnyAddress, mac: str, pee
         fqdn=fqdn,
         client_url=url(address, spec.etcd.client_port),
         peer_url=peer_url,
-        host=node_hosts(spec)[index],
+        host=host,
         bootstrap=index == 0,
         initial_cluster=initial,
         dns_names=(fqdn, name, "localhost") if spec.pki.single_label_names else (fqdn,),
