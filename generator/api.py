@@ -141,8 +141,7 @@ def bake(
     if lost and not allow_loss:
         hint = "nothing was changed; with allow_loss=True, bake makes the change"
         raise InputError.one("", f"this cannot be undone: {'; '.join(lost)}", hint)
-    digest = loaded.existing.digest if loaded.existing else ""
-    agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=lambda _differences: None)
+    agreed = Agreed(user_input=loaded.user_input, digest=loaded.digest, announce=lambda _differences: None)
     store = Store(Path(out), loaded.spec.name)
     return baking.bake(loaded.spec, store, now=datetime.now(UTC), report=report, passphrase=passphrase, agreed=agreed)
 

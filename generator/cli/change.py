@@ -113,12 +113,13 @@ def replace(replaced: tuple[str, ...], host: str | None, **options: Any) -> None
     """
     called = f"replace {' '.join(replaced)}"
     if host is not None:
-        options["fields"] = _moved(options, replaced, host)
+        loaded = load({**options, "quiet": True})
+        options |= {"fields": _moved(loaded, replaced, host), "based_on": loaded.digest}
         called += f" --host {host}"
     run_apply(options, called, replaced=replaced)
 
 
-def _moved(options: Mapping[str, Any], moved: Collection[str], host: str) -> Mapping[str, Any]:
+def _moved(loaded: Loaded, moved: Collection[str], host: str) -> Mapping[str, Any]:
     """Return the fields with which nodes are on another host, and every other node keeps its host.
 
     A host that does not answer and loses a node is out of service from now on.
@@ -127,7 +128,6 @@ def _moved(options: Mapping[str, Any], moved: Collection[str], host: str) -> Map
     from generator.config.placement import node_names
     from generator.errors import InputError
 
-    loaded = load({**options, "quiet": True})
     spec, plan = loaded.spec, _plan(loaded)
     names = node_names(spec)
     for name in moved:
@@ -207,8 +207,8 @@ def _apply(
     from generator.operations.bake import Agreed
     from generator.operations.running.change import apply_change
 
-    digest, image = loaded.existing.digest if loaded.existing else "", upgrade.image if upgrade else None
-    agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=lambda _differences: None)
+    image = upgrade.image if upgrade else None
+    agreed = Agreed(user_input=loaded.user_input, digest=loaded.digest, announce=lambda _differences: None)
     try:
         return apply_change(
             loaded, store, partial(engines.make_engine, options, progress.line, image=image), planned, agreed,

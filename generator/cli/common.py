@@ -97,8 +97,13 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
 
 
 def load(options: Mapping[str, Any]) -> Loaded:
-    """Load the spec: the options override the values of the existing cluster. Print warnings."""
+    """Load the spec: the options override the values of the existing cluster. Print warnings.
+
+    `options["fields"]`: values that a command has computed from the cluster with the digest `options["based_on"]`.
+    Raise StaleError if the cluster has changed since then.
+    """
     from generator.config import load
+    from generator.errors import StaleError
     from generator.store.existing_cluster import find_existing
 
     flags = {
@@ -111,6 +116,8 @@ def load(options: Mapping[str, Any]) -> Loaded:
     loaded = load.load(
         profile=options["profile"], config=options["config"], flags=flags, find=find, folder=Path.cwd()
     )
+    if options.get("based_on", loaded.digest) != loaded.digest:
+        raise StaleError("another command has just changed this cluster", hint="run the same command again")
     for warning in loaded.warnings if not options["quiet"] else ():
         click.echo(f"warning: {warning}", err=True)
     if not options["quiet"] and (kept := load.kept_fields(loaded)):
@@ -157,8 +164,7 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, l
         loaded = load(options)
         changes = agree(loaded, options)
         announce = partial(_announce, options, changes if loaded.existing else None)
-        digest = loaded.existing.digest if loaded.existing else ""
-        agreed = Agreed(user_input=loaded.user_input, digest=digest, announce=announce)
+        agreed = Agreed(user_input=loaded.user_input, digest=loaded.digest, announce=announce)
         store = Store(options["out"], loaded.spec.name)
         passphrase = ca_passphrase(options, loaded.spec, store)
         try:

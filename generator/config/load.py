@@ -43,6 +43,11 @@ class Loaded:
     user_input: UserInput
     existing: ExistingCluster | None
 
+    @property
+    def digest(self) -> str:
+        """The digest of the existing cluster, or "" for a new cluster."""
+        return self.existing.digest if self.existing else ""
+
 
 @dataclass(slots=True)
 class _Layers:
