@@ -16,13 +16,13 @@ from generator.cli.common import (
     announce_rotation,
     ca_passphrase,
     changing,
-    open_cluster,
     print_json,
     print_table,
     progress_of,
     refuse_misplaced,
 )
 from generator.cli.options import ca_options, cluster_options, node_wait_option, passphrase_option, within_option
+from generator.cli.reach import open_running
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     from generator.operations.hints import command
     from generator.store.cas import load_phase
 
-    cluster = open_cluster(options)
+    cluster = open_running(options)
     entries, phase = certs.entries(cluster, now=datetime.now(UTC)), load_phase(cluster.store)
     outdated = certs.outdated(cluster)
     if options["output"] == "json":
@@ -148,7 +148,7 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
     """
     from generator.operations.certs import refuse_during_rotation
 
-    cluster = open_cluster(options)
+    cluster = open_running(options)
     passphrase = ca_passphrase(options, cluster.plan.spec, cluster.store)
     new_cas = given_cas(cluster, ca, all_phases, names, passphrase, options)
     with changing(cluster, "bake certs rotate --ca" if ca else "bake certs rotate"):
@@ -182,7 +182,7 @@ def _renew(
         progress.line(f"new certificates for {', '.join(chosen)}")
     files = {name: str(cluster.store.folder / clients[name].path) for name in chosen if name in clients}
     more = {"changes": [change.data for change in changes], "clients": files}
-    _deliver(open_cluster(options), [name for name in chosen if name in nodes], wait, options, **more)
+    _deliver(open_running(options), [name for name in chosen if name in nodes], wait, options, **more)
 
 
 @certs.command()
@@ -201,7 +201,7 @@ def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
     """
     from generator.operations.certs import refuse_during_rotation
 
-    cluster = open_cluster(options)
+    cluster = open_running(options)
     with changing(cluster, "bake certs deliver"):
         refuse_during_rotation(cluster)
         _deliver(cluster, _chosen(nodes, [node.name for node in cluster.plan.nodes]), wait, options)

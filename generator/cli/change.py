@@ -24,6 +24,7 @@ from generator.cli.common import (
     show_verification,
 )
 from generator.cli.options import option, spec_options, up_options, yes_option
+from generator.cli.reach import reach
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def plan(ctx: click.Context, /, detailed_exitcode: bool, **options: Any) -> None
     The command compares the cluster's specification, its VMs and its members with the given options. For each step, the
     table shows what the step costs the node (live, restart, reboot or replace) and its effect on clients.
 
-    With -o json the output has the keys changes, steps and obstacle. Each step has the keys action (start, remove,
-    update, replace or add), node, level, reason and effect. The key obstacle says why the first step is not safe now,
-    or is null.
+    With -o json the output has the keys changes, steps, obstacle and placement. Each step has the keys action (start,
+    remove, update, replace or add), node, level, reason and effect. The key obstacle says why the first step is not
+    safe now, or is null. The key placement has each node's host, if the cluster file has hosts.
 
     \b
     Examples:
@@ -61,7 +62,7 @@ def plan(ctx: click.Context, /, detailed_exitcode: bool, **options: Any) -> None
     if options["output"] == "json":
         print_json(
             changes=[change.data for change in planned.changes], steps=[step.data for step in planned.steps],
-            obstacle=planned.first_obstacle,
+            obstacle=planned.first_obstacle, placement=_placement(loaded),
         )  # fmt: skip
     elif not options["quiet"]:
         _show(planned, loaded, options)
@@ -200,6 +201,11 @@ def _plan(loaded: Loaded) -> Any:
     return plan_cluster(loaded.spec)
 
 
+def _placement(loaded: Loaded) -> dict[str, str]:
+    """Return each node's host. Empty if the cluster file has no hosts."""
+    return {node.name: node.host for node in _plan(loaded).nodes if node.host}
+
+
 def _apply(
     loaded: Loaded, store: Store, planned: Planned, options: Mapping[str, Any], called: str,
     replaced: Collection[str], upgrade: Upgrade | None, progress: Any,
@@ -226,11 +232,12 @@ def _planned(
     options: Mapping[str, Any], replaced: Collection[str] = (), upgrade: Upgrade | None = None
 ) -> tuple[Loaded, Store, Planned]:
     from generator.operations.running.change import plan_change
+    from generator.plan import plan_cluster
     from generator.store.folder import Store
 
     loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
-
+    reach(options, *(plan_cluster(spec) for spec in (loaded.existing and loaded.existing.spec, loaded.spec) if spec))
     planned = plan_change(
         loaded, store, partial(engines.make_engine, options, reporter(options)), now=datetime.now(UTC),
         passphrase=ca_passphrase(options, loaded.spec, store), replaced=replaced,
@@ -247,7 +254,9 @@ def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:
     show_changes(planned.changes, options, reporter(options))
     if planned.steps:
         if options["output"] == "text":
-            print_table([step.row for step in planned.steps])
+            hosts = _placement(loaded)
+            more = {step.node: {"host": hosts.get(step.node, "")} if hosts else {} for step in planned.steps}
+            print_table([{**step.row, **more[step.node]} for step in planned.steps])
     else:
         reporter(options)(f"{loaded.spec.name}: nothing to do")
 

@@ -12,13 +12,13 @@ import click
 from generator.cli.common import (
     changing,
     confirm,
-    open_cluster,
     print_json,
     print_table,
     progress_of,
     refuse_misplaced,
 )
 from generator.cli.options import cluster_options, option, yes_option
+from generator.cli.reach import open_running
 from generator.cli.root import bake
 
 
@@ -52,7 +52,7 @@ def snapshot(file: Path | None, keep: int | None, node: str | None, **options: A
     """
     from generator.operations.maintenance import snapshot
 
-    cluster = open_cluster(options)
+    cluster = open_running(options)
     with progress_of((), options) as progress:
         done = snapshot.take(cluster, file, keep=keep, now=datetime.now(UTC), report=progress.line, node=node)
     record, removed = done.record, [str(path) for path in done.removed]
@@ -92,7 +92,7 @@ def defrag(force: bool, compact: bool, **options: Any) -> None:
     """
     from generator.operations.maintenance import defrag
 
-    cluster = open_cluster(options)
+    cluster = open_running(options)
     with changing(cluster, "bake defrag"), progress_of((), options) as progress:
         compacted = defrag.compact(cluster, report=progress.line) if compact else None
         found = defrag.defragment(cluster, force=force, report=progress.line)
@@ -123,7 +123,7 @@ def alarm(ctx: click.Context, /, **options: Any) -> None:
     from generator.errors import UnhealthyError
     from generator.operations.maintenance.alarms import list_alarms
 
-    found = list_alarms(open_cluster(options))
+    found = list_alarms(open_running(options))
     if options["output"] == "json":
         print_json(alarms=[asdict(one) for one in found])
     elif not options["quiet"]:
@@ -158,7 +158,7 @@ def disarm(**options: Any) -> None:
     def consent(loss: str) -> None:
         confirm(f"{loss}. Clear the alarm?", options, [loss])
 
-    found = alarms.disarm(open_cluster(options), consent=consent)
+    found = alarms.disarm(open_running(options), consent=consent)
     if options["output"] == "json":
         print_json(disarmed=[asdict(one) for one in found])
     elif not options["quiet"]:
@@ -186,7 +186,7 @@ def move_leader(node: str | None, **options: Any) -> None:
     """
     from generator.operations.maintenance import leader
 
-    cluster = open_cluster(options)
+    cluster = open_running(options)
     with progress_of((), options) as progress:
         move = leader.move_leader(cluster, node, report=progress.line)
     if options["output"] == "json":

@@ -32,6 +32,7 @@ from generator.cli.options import (
     up_options,
     yes_option,
 )
+from generator.cli.reach import open_running
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def restore(file: Path, **options: Any) -> None:
     from generator.operations.recovery.snapshot_source import check_users, read_source
     from generator.operations.verify import verify_cluster
 
-    cluster, source = open_cluster(options), read_source(file.absolute())
+    cluster, source = open_running(options), read_source(file.absolute())
     check_users(source, cluster.plan)
     with progress_of([node.name for node in cluster.plan.nodes], options) as progress:
         _check_version(source, cluster, options, progress.line)

@@ -99,9 +99,12 @@ def _bake(options: Mapping[str, Any]) -> None:
 
     baked, changes = bake_agreed(options, bake_now)
     nodes = [
-        {"name": node.name, "address": str(node.address), "iso": str(baked.folder / node.name / SEED_ISO)}
+        {
+            "name": node.name, "address": str(node.address), "mac": node.mac,
+            **({"host": node.host} if node.host else {}), "iso": str(baked.folder / node.name / SEED_ISO),
+        }
         for node in baked.plan.nodes
-    ]
+    ]  # fmt: skip
     if options["output"] == "json":
         print_json(
             cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed), changes=changes

@@ -26,6 +26,7 @@ from generator.cli.common import (
     show_verification,
 )
 from generator.cli.options import cluster_options, spec_options, up_options, yes_option
+from generator.cli.reach import open_running, reach
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
     from generator.config.placement import node_names
     from generator.operations import up
     from generator.operations.hints import command
+    from generator.plan import plan_cluster
 
+    reach(options, plan_cluster(spec))
     engines.require_hosts(options, spec)  # nothing is baked if libvirt does not answer
     _refuse_old_machines(options, store)
     try:
@@ -117,7 +120,7 @@ def seal(**options: Any) -> None:
     """
     from generator.operations.seal import seal as run
 
-    opened = open_cluster(options)
+    opened = open_running(options)
 
     def consent(doubt: str) -> None:
         confirm(f"{doubt}. Seal the cluster?", options, [doubt])
@@ -150,7 +153,7 @@ def status(**options: Any) -> None:
     from generator.operations.status import status as look
     from generator.operations.status import status_data, status_row
 
-    cluster = open_cluster(options)
+    cluster = open_running(options)
     machines = engines.machines_if_possible(options, reporter(options), cluster)
     seen = look(cluster, machines, now=datetime.now(UTC))
     if options["output"] == "json":
@@ -178,7 +181,7 @@ def verify(**options: Any) -> None:
     from generator.operations.verify import verify_cluster
 
     with progress_of((), options) as progress:
-        result = verify_cluster(open_cluster(options), now=datetime.now(UTC), report=progress.line)
+        result = verify_cluster(open_running(options), now=datetime.now(UTC), report=progress.line)
     show_verification(result, options)
 
 
@@ -198,7 +201,7 @@ def audit(**options: Any) -> None:
     from generator.operations import audit as auditing
     from generator.operations.baked_cluster import client_files
 
-    cluster = open_cluster(options)
+    cluster = open_running(options)
     with progress_of((), options) as progress:
         planned = auditing.planned_facts(cluster.store, cluster.plan)
         found = auditing.audit(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from generator.cli import change, engines
 from generator.cli.common import image_cache, load, progress_of, reporter
 from generator.cli.options import option, refresh_option, spec_options, up_options, yes_option
+from generator.cli.reach import reach
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
 
     spec = load({**options, "quiet": True}).spec
     cluster = standing_cluster(Store(options["out"], spec.name))
+    reach(options, cluster.plan)
     image = _image(spec, options, refresh=refresh, to=to)
     warning = checks.check_releases(spec, image, checks.running_releases(cluster), back=to is not None)
     if warning:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from generator.errors import BakeError, InputError
 from generator.etcd.answers import ALARMS, Alarm, HashKv, Keys, KeyValue, Member, Reply, Status
+from generator.etcd.dial import forwarded
 from generator.etcd.tls_probe import ClientFiles, operator_context, probe
 
 # By default, etcd ends a slow request with an error after 7 s (server/config, ReqTimeout).
@@ -224,7 +225,11 @@ class Etcd:
         url, context = urlsplit(self.endpoint), self._context()
         if context:
             context.set_alpn_protocols(["h2"])
-        return _grpclib().Channel(url.hostname, url.port, ssl=context)
+        host, port = url.hostname or "", url.port or 0
+        if path := forwarded(host, port):  # the certificate has the node's address, not the path of the socket
+            config = _grpclib().Configuration(ssl_target_name_override=host)
+            return _grpclib().Channel(path=str(path), ssl=context, config=config)
+        return _grpclib().Channel(host, port, ssl=context)
 
     def _context(self) -> ssl.SSLContext | None:
         """Return the TLS context, or None if the endpoint is an http URL."""
@@ -272,6 +277,7 @@ def _grpclib() -> SimpleNamespace:
     """Import grpclib and protobuf only for a gRPC call, so that `bake --help` works without these packages."""
     try:
         from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
+        from grpclib.config import Configuration
         from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
         from generator.etcd import messages
@@ -280,5 +286,6 @@ def _grpclib() -> SimpleNamespace:
         raise BakeError(f"the Python package {error.name} is missing", hint=hint) from error
     return SimpleNamespace(
         Channel=Channel, UnaryStreamMethod=UnaryStreamMethod, UnaryUnaryMethod=UnaryUnaryMethod, GRPCError=GRPCError,
-        ProtocolError=ProtocolError, StreamTerminatedError=StreamTerminatedError, api=messages,
+        ProtocolError=ProtocolError, StreamTerminatedError=StreamTerminatedError, Configuration=Configuration,
+        api=messages,
     )  # fmt: skip

@@ -14,7 +14,8 @@ import socket
 import struct
 from contextlib import suppress
 
-from generator.etcd.tls_probe import TIMEOUT_SECONDS, unverified_context
+from generator.etcd.dial import TIMEOUT_SECONDS, dial
+from generator.etcd.tls_probe import unverified_context
 
 VERSIONS = {"1.0": 0x0301, "1.1": 0x0302, "1.2": 0x0303, "1.3": 0x0304}
 # The cipher suites in the ClientHello. The suites for TLS 1.0 to 1.2 have the key exchange ECDHE or RSA. The suites for
@@ -31,7 +32,7 @@ def accepts_version(address: str, port: int, version: str, *, timeout: float = T
     Return None if there is no connection or the answer is not TLS.
     """
     try:
-        with socket.create_connection((address, port), timeout) as sock:
+        with dial(address, port, timeout) as sock:
             sock.settimeout(timeout)
             sock.sendall(_client_hello(VERSIONS[version]))
             head = _receive(sock, 5)
@@ -55,12 +56,12 @@ def served_certificate(address: str, port: int, *, timeout: float = TIMEOUT_SECO
     """
     with suppress(OSError):
         with (
-            socket.create_connection((address, port), timeout) as sock,
+            dial(address, port, timeout) as sock,
             suppress(OSError),
             unverified_context().wrap_socket(sock) as stream,
         ):
             return stream.getpeercert(binary_form=True)
-        with socket.create_connection((address, port), timeout) as sock:
+        with dial(address, port, timeout) as sock:
             sock.sendall(_client_hello(VERSIONS["1.2"]))
             return _certificate(sock)
     return None

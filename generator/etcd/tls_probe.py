@@ -15,8 +15,8 @@ from typing import Any
 
 from generator.errors import InputError
 from generator.etcd.answers import Certificate, Probe, Reply
+from generator.etcd.dial import TIMEOUT_SECONDS, dial
 
-TIMEOUT_SECONDS = 3.0
 _CLOSED = "the connection was closed"
 
 
@@ -75,23 +75,12 @@ def _in_memory(data: bytes) -> Iterator[str]:
         os.close(descriptor)
 
 
-def local_address(address: str, port: int) -> str:
-    """Return the address from which this machine connects to `address`. The function sends no packet."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect((address, port))
-        except OSError:
-            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # without a route, every probe fails anyway
-        return str(sock.getsockname()[0]).partition("%")[0]
-
-
 def probe(
     address: str, port: int, context: ssl.SSLContext | None, *, timeout: float = TIMEOUT_SECONDS
 ) -> Probe:
     """Connect, send GET /version, and return whether the port answers with HTTP. A `context` of None means no TLS."""
     try:
-        sock = socket.create_connection((address, port), timeout)
+        sock = dial(address, port, timeout)
     except OSError as error:
         return Probe(reply=Reply.UNREACHABLE, detail=_error_text(error))
     with sock:

@@ -13,7 +13,7 @@ from typing import Any
 from generator import health, pki
 from generator.config.auth import UNAUTHORIZED_CLIENT
 from generator.config.pki import Extensions, KeyType, PeerName
-from generator.etcd import answers, observe, tls_probe
+from generator.etcd import answers, dial, observe, tls_probe
 from generator.etcd.answers import ClientKind, Port
 from generator.etcd.client import Etcd
 from generator.etcd.node_report import fetch_reports, find_report
@@ -113,7 +113,7 @@ def requires_name(
 def probe_contexts(plan: ClusterPlan, files: ClientFiles, *, now: datetime) -> observe.Contexts:
     """Return a TLS context for each port and each kind of client."""
     peer_ca = files.peer_ca if plan.spec.pki.peer_ca.separate else None
-    own = tls_probe.local_address(str(plan.nodes[0].address), plan.spec.etcd.peer_port)
+    own = dial.source_address(str(plan.nodes[0].address), plan.spec.etcd.peer_port)
     client, peer = Port.CLIENT, Port.PEER
     return {
         (client, ClientKind.OPERATOR): tls_probe.operator_context(files),

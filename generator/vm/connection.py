@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from generator.errors import BakeError
 
@@ -44,6 +44,7 @@ _INSTALL = (
 _URI = "--connect takes a libvirt URI such as qemu:///system or qemu+ssh://host/system"
 _PATIENCE = 30.0  # seconds within which a libvirt on another host must answer
 _KEEPALIVE = (5, 3)  # seconds between two probes of a connection to another host, and how many may have no answer
+_SSH_TRANSPORTS = ("ssh", "libssh", "libssh2")
 _opened: list[str] = []  # URIs of all connections, for error messages: libvirt's errors do not contain the URI
 
 
@@ -109,6 +110,29 @@ def _start_events() -> None:
 def is_local(connection: Connection) -> bool:
     """Return whether the VMs run on this machine."""
     return not urlsplit(connection.getURI()).netloc
+
+
+def ssh_command(uri: str | None) -> list[str] | None:
+    """Return the command with which ssh connects to the host of a libvirt URI. `None`: libvirt's default URI.
+
+    The command is the one of libvirt's own connection (https://libvirt.org/uri.html, "ssh transport"). It ends with
+    `--` and the host's name. Return None if the URI names this machine, or a host that is not reached with ssh.
+    """
+    url = urlsplit(uri or os.environ.get("LIBVIRT_DEFAULT_URI") or "")
+    if not url.hostname or url.scheme.partition("+")[2] not in _SSH_TRANSPORTS:
+        return None
+    given = {name: values[-1] for name, values in parse_qs(url.query).items()}
+    words = [given.get("command", "ssh"), "-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_PATIENCE / 2:.0f}"]
+    words += ["-i", given["keyfile"]] if "keyfile" in given else []
+    words += ["-o", f"UserKnownHostsFile={given['known_hosts']}"] if "known_hosts" in given else []
+    words += ["-p", str(url.port)] if url.port else []
+    words += ["-l", url.username] if url.username else []
+    return [*words, "--", url.hostname]
+
+
+def is_remote(uri: str | None) -> bool:
+    """Return whether a libvirt URI names another host. `None`: libvirt's default URI."""
+    return bool(urlsplit(uri or os.environ.get("LIBVIRT_DEFAULT_URI") or "").netloc)
 
 
 def _explain(target: str, error: Any) -> BakeError:

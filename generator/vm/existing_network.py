@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from functools import cache
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from secrets import token_hex
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -41,8 +42,20 @@ def _check_bridge(connection: Connection, plan: NetworkPlan) -> None:
         if plan.bridge not in interfaces:
             hint = f"create the bridge, or set network.bridge to one of: {', '.join(interfaces)}"
             raise BakeError(f"the VMs' host has no bridge {plan.bridge}", hint=hint)
+        if plan.vlan is not None and not _filters_vlans(plan.bridge):
+            text = f"the bridge {plan.bridge} does not filter VLANs, so network.vlan {plan.vlan} would have no effect"
+            hint = f"ip link set {plan.bridge} type bridge vlan_filtering 1; or leave network.vlan out"
+            raise BakeError(text, hint=hint)
     else:
         _try_bridge(connection, plan.bridge, plan.vlan)
+
+
+def _filters_vlans(bridge: str) -> bool:
+    """Return whether a bridge of this host filters VLANs. The file is missing if the kernel's bridges cannot."""
+    try:
+        return Path(f"/sys/class/net/{bridge}/bridge/vlan_filtering").read_text().strip() == "1"
+    except OSError:
+        return False
 
 
 @cache

@@ -22,7 +22,8 @@ from generator.config.spec import ClusterSpec, FirewallKind, FirewallSpec, Netwo
 from generator.etcd import answers, observe
 from generator.etcd.answers import Keys, Reply
 from generator.etcd.client import Etcd
-from generator.etcd.tls_probe import ClientFiles, local_address, probe, unverified_context
+from generator.etcd.dial import source_address
+from generator.etcd.tls_probe import ClientFiles, probe, unverified_context
 from generator.health import Result
 from generator.operations.status import MemberRole, cluster_status
 from generator.operations.verify import Verification, foreign_pair, verify
@@ -193,7 +194,7 @@ def test_only_its_ca_keeps_the_foreign_certificate_out(cluster_of: ClusterOf, ce
     cluster.start()
     cluster.wait_all_voting(30)
     for role, port in ((Role.CLIENT, 2379), (Role.PEER, 2380)):
-        own = local_address(str(node.plan.address), port)
+        own = source_address(str(node.plan.address), port)
         context = unverified_context(foreign_pair(plan_of(cluster), role, own, now=now, authority=other))
         assert probe(str(node.plan.address), port, context).reply is Reply.SERVED
 

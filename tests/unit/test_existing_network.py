@@ -88,6 +88,7 @@ def test_a_bridge_must_exist(plan: Make, driver: Any) -> None:
 def test_a_vlan_needs_libvirt_11(plan: Make, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (first, *_) = sorted(name for _, name in socket.if_nameindex())
     cluster = plan(network={"mode": "bridge", "bridge": first, "vlan": 20})
+    monkeypatch.setattr(existing_network, "_filters_vlans", lambda bridge: bridge == first)
     for version, is_accepted in ((10_999_999, False), (11_000_000, True)):
         monkeypatch.setattr(existing_network, "VLANS", driver.getLibVersion() + 11_000_000 - version)
         if is_accepted:
@@ -95,6 +96,14 @@ def test_a_vlan_needs_libvirt_11(plan: Make, driver: Any, monkeypatch: pytest.Mo
         else:
             with pytest.raises(BakeError, match=r"cannot set network.vlan 20; libvirt 11.0.0 is the first that can"):
                 check_existing(driver, cluster)
+
+
+def test_a_vlan_needs_a_bridge_that_filters(plan: Make, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(existing_network, "VLANS", 0)
+    with pytest.raises(BakeError) as error:
+        check_existing(driver, plan(network={"mode": "bridge", "bridge": "lo", "vlan": 20}))
+    assert error.value.message == "the bridge lo does not filter VLANs, so network.vlan 20 would have no effect"
+    assert "ip link set lo type bridge vlan_filtering 1" in (error.value.hint or "")
 
 
 def test_addresses_in_a_dhcp_range_are_reported(plan: Make, driver: Any) -> None:

@@ -93,3 +93,10 @@ def test_connect_is_refused_beside_hosts(command: str, bake: Bake) -> None:
     assert bake("--config", "cluster.yaml").code == 0
     done = bake(*command.split(), "--connect", "qemu:///system")
     assert (done.code, "--connect: qemu:///system has no effect" in done.err) == (2, True), done.err
+
+
+def test_the_result_of_a_bake_names_each_node_s_host(bake: Bake) -> None:
+    Path("cluster.yaml").write_text(SPEC.format(nodes=3))
+    header, *rows = bake("--config", "cluster.yaml").out.splitlines()
+    assert header.split() == ["NAME", "ADDRESS", "MAC", "HOST", "ISO"]
+    assert [row.split()[3] for row in rows] == ["h1", "h2", "h3"]

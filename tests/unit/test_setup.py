@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,64 @@ def test_an_environment_is_made_anew_when_a_lock_file_changes(setup: list[str], 
     with (tmp_path / "locks/dev.txt").open("a") as lock:
         lock.write("# renewed\n")
     assert len(pip_calls(setup, tmp_path, "--dev", "python")) == 3
+
+
+# Debian's programs on a machine with QEMU 7.2 and libvirt 9. `missing`: the package that is not installed.
+FAKE_DEBIAN = {
+    "id": "echo 0",
+    "dpkg-query": """case "$*" in
+        *'${Version}'*qemu*) printf 1:7.2 ;;
+        *'${Version}'*) printf 9.0.0 ;;
+        *) shift 3; for one; do [ "$one" = MISSING ] || echo "installed $one"; done ;;
+        esac""",
+    "dpkg": "exit 0",
+    "apt-cache": "echo n=bookworm-backports",
+    "apt-get": """echo "$*" >>LOG
+        case "$*" in *-s*libvirt-dev*)
+            echo 'Inst libvirt0 [9.0.0-4] (11.3.0-3 Debian:13.1/stable [amd64])'
+            echo 'Inst libvirt-dev (11.3.0-3 Debian:13.1/stable [amd64])' ;;
+        esac""",
+}
+
+
+@pytest.fixture
+def debian(setup: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Return `debian("--upgrade", missing="…")`, which returns an exit code, the error text, and apt's arguments."""
+
+    def run(*words: str, missing: str) -> tuple[int, str, str]:
+        folder, log = tmp_path / "programs", tmp_path / "apt.log"
+        folder.mkdir(exist_ok=True)
+        log.write_text("")
+        for name, text in FAKE_DEBIAN.items():
+            (folder / name).write_text(f"#!/bin/sh\n{text.replace('MISSING', missing).replace('LOG', str(log))}\n")
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        done = subprocess.run([*setup, *words], capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr, log.read_text()
+
+    return run
+
+
+def test_qemu_and_libvirt_are_not_upgraded_without_the_flag(debian: Callable[..., tuple[int, str, str]]) -> None:
+    code, said, apt = debian("vm", missing="iproute2")
+    assert code == 0
+    assert "are too old for VMs without KVM; to upgrade them: scripts/setup --upgrade" in said
+    assert re.findall(r"(?m)^.* install --no-install-recommends (?!.*-s)(.*)$", apt)[-1] == "iproute2"
+
+
+def test_a_package_that_would_upgrade_libvirt_is_refused(debian: Callable[..., tuple[int, str, str]]) -> None:
+    code, said, apt = debian("vm", missing="libvirt-dev")
+    assert code == 1
+    assert "  libvirt0 9.0.0-4 to 11.3.0-3" in said
+    assert "hint: other VMs of this machine use them too; to upgrade them: scripts/setup --upgrade" in said
+    assert all("-s" in line.split() for line in apt.splitlines() if "install" in line.split())
+
+
+def test_the_flag_upgrades_qemu_and_libvirt(debian: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, apt = debian("--upgrade", "vm", missing="libvirt-dev")
+    assert code == 0
+    (installed,) = [line for line in apt.splitlines() if "install" in line.split()]
+    assert {"qemu-system-x86", "libvirt-daemon-system", "libvirt-dev"} <= set(installed.split())
 
 
 def test_scripts_call_pip_only_with_hashes() -> None:

@@ -15,8 +15,9 @@ import pytest
 from generator import pki
 from generator.errors import InputError
 from generator.etcd.answers import Reply
+from generator.etcd.dial import source_address
 from generator.etcd.tls_hello import served_certificate
-from generator.etcd.tls_probe import ClientFiles, local_address, operator_context, probe, unverified_context
+from generator.etcd.tls_probe import ClientFiles, operator_context, probe, unverified_context
 from generator.operations.verify import foreign_pair
 from generator.plan import ClusterPlan
 
@@ -226,5 +227,5 @@ def test_the_foreign_ca_has_the_clusters_name_and_its_key_stays_in_memory(
 
 
 def test_the_local_address_is_the_source_address_of_a_connection() -> None:
-    assert local_address("127.0.0.9", 2380) == "127.0.0.1"
-    assert local_address("::1", 2380) == "::1"
+    assert source_address("127.0.0.9", 2380) == "127.0.0.1"
+    assert source_address("::1", 2380) == "::1"

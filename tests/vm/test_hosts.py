@@ -19,6 +19,8 @@ from tests.vm.conftest import CALL, ROOT
 
 pytestmark = pytest.mark.alone
 WAIT = ("--wait", 900)
+DROP = """table inet cut { chain out { type filter hook output priority 0;
+ip daddr 10.99.0.31-10.99.0.40 drop; } }"""
 WRITE = """
 import sys; from pathlib import Path; from generator.etcd.client import Etcd
 from generator.operations.baked_cluster import client_files
@@ -35,10 +37,14 @@ class Hosts:
     folder: Path
     out: Path
 
-    def lab(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def lab(
+        self, *words: object, check: bool = True, input_text: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "BAKE_LAB": str(self.folder)}
         command = [ROOT / "scripts" / "lab", "hosts", *map(str, words)]
-        return subprocess.run(command, env=environment, text=True, capture_output=True, check=check, timeout=1500)
+        return subprocess.run(
+            command, env=environment, text=True, capture_output=True, check=check, timeout=1500, input=input_text
+        )
 
     def bake(self, command: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         line = ["exec", sys.executable, "-c", CALL, command, *words, "--out", self.out, "--name", "spread"]
@@ -82,10 +88,25 @@ def test_one_node_is_on_the_first_host(hosts: Hosts, config: Path) -> None:
     assert [hosts.vms(f"host{number}") for number in (1, 2, 3)] == [["spread-etcd1"], [], []]
 
 
+def test_the_nodes_are_reached_through_their_host_if_they_cannot_be_reached_from_here(hosts: Hosts) -> None:
+    """A firewall of the operator drops all packets to the nodes."""
+    assert "with ssh" not in hosts.bake("verify").stderr
+    hosts.lab("exec", "nft", "-f", "-", input_text=DROP)
+    try:
+        for command in ("verify", "audit"):
+            said = hosts.bake(command).stderr
+            assert "etcd1 cannot be reached from here; connecting through 10.99.0.1 with ssh" in said
+        (seen,) = json.loads(hosts.bake("status", "-o", "json").stdout)["nodes"]
+        assert (seen["reachable"], seen["role"]) == (True, "leader")
+    finally:
+        hosts.lab("exec", "nft", "delete", "table", "inet", "cut")
+
+
 def test_a_plan_changes_nothing(hosts: Hosts) -> None:
     planned = ["update etcd1", "add etcd2", "add etcd3"]
     assert hosts.steps("plan", "--nodes", 3) == planned
-    assert hosts.steps("plan", "--nodes", 3) == planned
+    placement = json.loads(hosts.bake("plan", "--nodes", 3, "-o", "json").stdout)["placement"]
+    assert placement == {f"etcd{number}": f"host{number}" for number in (1, 2, 3)}
     hosts.bake("plan", "--nodes", 3, "--detailed-exitcode", code=2)
     hosts.bake("plan", "--detailed-exitcode")
 

@@ -82,6 +82,11 @@ def test_a_vm_has_its_vlan_on_a_bridge_that_filters(lab: Lab, engine: Engine, br
     assert [(one["vlan"], one.get("flags")) for one in found["vlans"]] == [(20, ["PVID", "Egress Untagged"])]
 
 
+def test_a_vlan_on_a_bridge_that_does_not_filter_is_refused(engine: Engine, bridge: str) -> None:
+    with pytest.raises(BakeError, match=r"shared does not filter VLANs, so network\.vlan 20 would have no effect"):
+        engine(mode="bridge", bridge=bridge, vlan=20).create("etcd1")
+
+
 def test_nothing_is_created_if_the_bridge_is_missing(engine: Engine) -> None:
     with pytest.raises(BakeError, match="the VMs' host has no bridge absent"):
         engine(mode="bridge", bridge="absent").create("etcd1")

@@ -1,0 +1,92 @@
+"""Open TCP connections to nodes: directly, or through a local socket that a tunnel forwards to a node's port.
+
+All modules of this folder connect through `dial` or `forwarded`, so that a tunnel serves every query.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TIMEOUT_SECONDS = 3.0
+Target = tuple[str, int]  # a node's address and port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """Sockets that lead to ports of nodes. `source`: the address from which the connections reach a node, or ""."""
+
+    sockets: Mapping[Target, Path]
+    source: str = ""
+
+
+_tunnels: list[Tunnel] = []
+
+
+@contextmanager
+def through(tunnel: Tunnel) -> Iterator[None]:
+    """Use a tunnel for all connections to its targets, in the whole process."""
+    _tunnels.append(tunnel)
+    try:
+        yield
+    finally:
+        _tunnels.remove(tunnel)
+
+
+def forwarded(address: str, port: int) -> Path | None:
+    """Return the local Unix socket that leads to a node's port, or None without a tunnel."""
+    found = _tunnel_to(address, port)
+    return found.sockets[address, port] if found else None
+
+
+def _tunnel_to(address: str, port: int) -> Tunnel | None:
+    return next((one for one in _tunnels if (address, port) in one.sockets), None)
+
+
+def dial(address: str, port: int, timeout: float) -> socket.socket:
+    """Connect to a node's port. Raise OSError without a connection. `timeout`: in seconds, also for answers."""
+    path = forwarded(address, port)
+    if path is None:
+        return socket.create_connection((address, port), timeout)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(str(path))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def source_address(address: str, port: int) -> str:
+    """Return the address from which a connection reaches `address`. The function sends no packet."""
+    if (tunnel := _tunnel_to(address, port)) and tunnel.source:
+        return tunnel.source
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((address, port))
+        except OSError:
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # without a route, every probe fails anyway
+        return str(sock.getsockname()[0]).partition("%")[0]
+
+
+def reachable(targets: Iterable[Target], timeout: float = TIMEOUT_SECONDS) -> set[Target]:
+    """Return the targets that accept or refuse a connection. A target that drops packets is not among them."""
+
+    def answers(target: Target) -> bool:
+        try:
+            dial(*target, timeout).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    targets = list(targets)
+    with ThreadPoolExecutor(max(len(targets), 1)) as pool:
+        return {target for target, found in zip(targets, pool.map(answers, targets), strict=True) if found}
