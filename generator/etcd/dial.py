@@ -5,12 +5,15 @@ All modules of this folder connect through `dial` or `forwarded`, so that a tunn
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from generator.etcd.client_hello import VERSIONS, client_hello
 
 TIMEOUT_SECONDS = 3.0
 Target = tuple[str, int]  # a node's address and port
@@ -52,6 +55,11 @@ def dial(address: str, port: int, timeout: float) -> socket.socket:
     path = forwarded(address, port)
     if path is None:
         return socket.create_connection((address, port), timeout)
+    _refuse_closed(path, timeout)
+    return _connect(path, timeout)
+
+
+def _connect(path: Path, timeout: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.settimeout(timeout)
@@ -60,6 +68,22 @@ def dial(address: str, port: int, timeout: float) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _refuse_closed(path: Path, timeout: float) -> None:
+    """Raise ConnectionRefusedError if the port is closed to the tunnel's host.
+
+    ssh accepts a connection to the socket before it connects to the node, and closes it without a byte if it cannot. A
+    TLS server answers every ClientHello.
+    """
+    with _connect(path, timeout) as sock:
+        try:
+            sock.sendall(client_hello(VERSIONS["1.2"]))
+            answer = sock.recv(1)
+        except ConnectionError:
+            answer = b""
+    if not answer:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "the port is closed to the host")
 
 
 def source_address(address: str, port: int) -> str:

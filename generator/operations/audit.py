@@ -9,8 +9,9 @@ from typing import Any
 
 from generator.etcd import answers, observe
 from generator.etcd.answers import Port
+from generator.etcd.client_hello import VERSIONS
 from generator.etcd.node_report import fetch_reports, find_report
-from generator.etcd.tls_hello import VERSIONS, accepts_version
+from generator.etcd.tls_hello import accepts_version
 from generator.etcd.tls_probe import ClientFiles
 from generator.health.check import Check, Result
 from generator.health.cis_controls import CONTROLS, audit_nodes

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from generator import pki
-from generator.etcd.tls_hello import VERSIONS, accepts_version
+from generator.etcd.client_hello import VERSIONS
+from generator.etcd.tls_hello import accepts_version
 from generator.plan import ClusterPlan
 
 HOST = "127.0.0.1"

@@ -31,7 +31,11 @@ def serve(path, address, port):
     def run():
         while True:
             one, _ = server.accept()
-            other = socket.create_connection((address, int(port)))
+            try:
+                other = socket.create_connection((address, int(port)))
+            except OSError:
+                one.close()
+                continue
             threading.Thread(target=pump, args=(one, other), daemon=True).start()
             threading.Thread(target=pump, args=(other, one), daemon=True).start()
     threading.Thread(target=run, daemon=True).start()
@@ -108,6 +112,15 @@ def test_a_connection_goes_through_the_tunnel_until_its_end(ssh: list[str], port
     assert not path.parent.exists()
     with dial("127.0.0.1", port, 5) as sock:
         assert sock.family == socket.AF_INET
+
+
+def test_a_port_that_the_host_cannot_reach_is_refused(ssh: list[str]) -> None:
+    """ssh accepts the connection to its socket all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    target = ("127.0.0.1", closed)
+    with open_tunnel(ssh, [target]) as tunnel, through(tunnel), pytest.raises(ConnectionRefusedError, match="the host"):
+        dial(*target, 5)
 
 
 def test_ssh_that_fails_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
