@@ -110,8 +110,8 @@ def test_check_prints_a_valid_cluster_file(bake: Bake) -> None:
 
 def test_the_table_lists_every_iso(bake: Bake) -> None:
     lines = bake("--nodes", 3).out.splitlines()
-    assert lines[0].split() == ["NAME", "ADDRESS", "ISO"]
-    assert all(Path(line.split()[2]).is_file() for line in lines[1:])
+    assert lines[0].split() == ["NAME", "ADDRESS", "MAC", "ISO"]
+    assert all(Path(line.split()[3]).is_file() for line in lines[1:])
     assert len(lines) == 4
 
 
