@@ -84,6 +84,7 @@ passphrase_option = option(
     type=click.Path(path_type=Path),
     help="A file with the CA key's passphrase on its first line. bake encrypts a CA key that is not encrypted yet.",
 )
+field_options = _stack(*(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()))
 spec_options = _stack(
     option(
         "--profile", help="Name or file of a profile; default: the cluster's profile, or `default` for a new cluster."
@@ -93,7 +94,7 @@ spec_options = _stack(
         type=click.Path(path_type=Path),
         help="A cluster file (YAML). Without --config, an existing cluster keeps its fields.",
     ),
-    *(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
+    field_options,
     passphrase_option,
     out_option,
     output_option,
