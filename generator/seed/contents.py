@@ -27,21 +27,22 @@ _ORDER = (CONF.parent, PKI_DIR, UNITS, UDEV_RULES, LIBEXEC)
 
 def ordered(guest: Iterable[Artifact]) -> list[Artifact]:
     """Return the guest files in the order of user-data: configuration first, scripts last."""
-    return sorted(guest, key=lambda file: _rank(file.path))
+    return sorted(guest, key=lambda file: order_of(file.path))
 
 
 def _group(path: PurePosixPath) -> PurePosixPath | None:
     return next((folder for folder in _GROUPS if folder in path.parents), None)
 
 
-def _rank(path: PurePosixPath) -> int:
+def order_of(path: PurePosixPath) -> int:
+    """Return the place of a file's group in user-data."""
     group = _group(path)
     return _ORDER.index(group) if group else len(_ORDER)
 
 
 def table_of_contents(guest: Sequence[Artifact], packages: Sequence[str]) -> str:
     """Return comment lines that list the parts of user-data. `guest`: the files in the order of user-data."""
-    lines = ["Contents, in this order:"]
+    lines = ["Contents, in this order (`bake show` prints single files):"]
     if packages:
         lines.append("packages: what cloud-init installs")
     lines += _files(guest)
