@@ -23,7 +23,7 @@ from generator.cli.common import (
     show_changes,
     show_verification,
 )
-from generator.cli.options import option, spec_options, up_options, yes_option
+from generator.cli.options import hides, option, spec_options, up_options, yes_option
 from generator.cli.reach import reach
 from generator.cli.root import bake
 
@@ -38,6 +38,7 @@ CHANGES = 2  # the exit code of `bake plan --detailed-exitcode` if there is some
 
 
 @bake.command()
+@hides("--wait")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 if nothing is to do, and with 2 otherwise.")
 @spec_options
 @up_options

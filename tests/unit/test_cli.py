@@ -72,7 +72,7 @@ def test_a_flag_and_its_variable_set_the_field(
 def test_help_has_examples_that_name_the_command(bake: Bake, command: str | None) -> None:
     result = bake(*filter(None, [command, "--help"]))
     assert result.code == 0
-    examples = re.findall(r"^  +(bake.*)", result.out.partition("Examples:")[2], flags=re.M)
+    examples = re.findall(r"^  +(bake.*)", result.out.partition("Examples:")[2].partition("\n\n")[0], flags=re.M)
     assert examples
     assert all(command in example.split() for example in examples if command)
 
