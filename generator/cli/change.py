@@ -23,6 +23,7 @@ from generator.cli.common import (
     show_changes,
     show_verification,
 )
+from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import hides, option, spec_options, up_options, yes_option
 from generator.cli.reach import reach
 from generator.cli.root import bake
@@ -93,7 +94,7 @@ def apply(**options: Any) -> None:
 
 
 @bake.command()
-@click.argument("replaced", metavar="NODE...", nargs=-1, required=True)
+@click.argument("replaced", metavar="NODE...", nargs=-1, required=True, shell_complete=suggest_node)
 @option("--host", metavar="HOST", help="Create the new VMs on this host of the cluster file's `hosts`.")
 @yes_option
 @spec_options

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from generator.cli.local.suggestions import suggestion_for
 from generator.cli.output.grouped_help import Option
 from generator.operations.hints import DEFAULT_NAME, DEFAULT_OUT
 
@@ -51,7 +52,9 @@ def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def option(flag: str, *names: str, **settings: Any) -> Callable[[Any], Any]:
-    return click.option(flag, *names, cls=Option, envvar=_variable(flag), show_envvar=True, **settings)
+    """Return a decorator that adds an option with an environment variable. `path`: the field that the option sets."""
+    more = suggestion_for(flag, settings.pop("path", ()))
+    return click.option(flag, *names, cls=Option, envvar=_variable(flag), show_envvar=True, **more, **settings)
 
 
 def shows_only(*flags: str) -> Callable[[Any], Any]:
@@ -115,7 +118,7 @@ passphrase_option = option(
 )
 field_options = _stack(
     *(
-        option(flag, heading=_HEADINGS.get(path[0], "Cluster"), type=kind, help=text)
+        option(flag, heading=_HEADINGS.get(path[0], "Cluster"), type=kind, help=text, path=path)
         for flag, (path, kind, text) in SPEC_FLAGS.items()
     )
 )

@@ -55,6 +55,7 @@ class _Group(Group):
         "Change": ("plan", "apply", "replace", "upgrade", "certs"),
         "Save and restore": ("snapshot", "restore", "backup", "recover"),
         "Maintain": ("defrag", "alarm", "move-leader"),
+        "Shell": ("completion",),
     }
 
     def invoke(self, ctx: click.Context) -> Any:

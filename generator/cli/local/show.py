@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator.cli.common import open_cluster, print_json, print_table
+from generator.cli.local.suggestions import suggest_node, suggest_path
 from generator.cli.options import name_option, out_option, output_option, quiet_option
 from generator.cli.root import bake
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @bake.command()
-@click.argument("node")
-@click.argument("path", required=False)
+@click.argument("node", shell_complete=suggest_node)
+@click.argument("path", required=False, shell_complete=suggest_path)
 @click.option("--private-key", is_flag=True, help="Print PATH even if it has a private key.")
 @name_option
 @out_option
