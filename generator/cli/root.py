@@ -34,16 +34,14 @@ from generator.operations.hints import DEFAULT_NAME
 if TYPE_CHECKING:
     from generator.operations.bake import Baked
 
-EXIT_CODES = """
-\b
-Exit codes:
-  0    ok
-  1    error, or you did not consent
-  2    wrong input
-  3    the cluster is not healthy, or you have to do something
-  4    timed out
-  130  interrupted
-"""
+EXIT_CODES = {
+    "0": "ok",
+    "1": "error, or you did not consent",
+    "2": "wrong input",
+    "3": "the cluster is not healthy, or you have to do something",
+    "4": "timed out",
+    "130": "interrupted",
+}
 
 
 class _Group(Group):
@@ -69,7 +67,8 @@ class _Group(Group):
             raise explain(error) from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(EXIT_CODES.replace("\b\n", ""))
+        with formatter.section("Exit codes"):
+            formatter.write_dl(list(EXIT_CODES.items()))
 
 
 @click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -74,6 +74,8 @@ def test_help_lists_every_option_once_under_its_heading(bake: Bake, name: str) -
     found = re.findall(r"^  (?:-., )?(--[a-z0-9-]+)", text.partition("Examples:")[2], re.M)
     assert sorted(set(found)) == sorted({*(max(each.opts, key=len) for each in shown), "--help"})
     assert len(found) == len(set(found))
+    options = text.partition("Options:")[2].partition("Exit codes:")[0]
+    assert not re.search(r"^  \[?[A-Z]+", options, re.M), "an argument is no option"
     order = [heading for heading in re.findall(r"^([A-Za-z ]+):$", text, re.M) if heading in HEADINGS]
     assert order == sorted(order, key=HEADINGS.index)
     if name == "bake up":
@@ -120,3 +122,30 @@ def test_help_takes_a_moment_only() -> None:
     script = "import sys; from generator import cli; print(len([n for n in sys.modules if n.startswith('generator')]))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 40, "import modules inside the commands"
+
+
+def test_each_visible_command_has_a_man_page_that_groff_accepts(bake: Bake, tool: Callable[[str], str]) -> None:
+    assert bake("man", "pages").code == 0
+    pages = {path.name: path for path in Path("pages").iterdir()}
+    assert {*pages} == {f"{name.replace(' ', '-')}.1" for name, each in COMMANDS.items() if not each.hidden}
+    groff = [tool("groff"), "-man", "-Tutf8", "-ww", "-z"]
+    done = subprocess.run([*groff, *pages.values()], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert bake("man", "pages").code == 0, "the pages are written again"
+
+
+def test_a_man_page_has_the_words_of_help(bake: Bake, tool: Callable[[str], str]) -> None:
+    bake("man", "pages")
+    for name in ("bake", "bake-up", "bake-certs-rotate", "bake-export-kubevirt"):
+        groff = [tool("groff"), "-man", "-Tascii", "-P-cbou", f"pages/{name}.1"]
+        page = " ".join(subprocess.run(groff, capture_output=True, text=True, check=True).stdout.split())
+        text = bake(*name.split("-")[1:], "--help").out
+        missing = {word for word in text.split() if word.isalpha() and word not in page and len(word) < 8}
+        assert missing <= {"Usage", "Exit"}, name
+        assert all(flag in page for flag in re.findall(r"--[a-z0-9-]+", text))
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(bake: Bake) -> None:
+    Path("pages").touch()
+    assert bake("man", "pages").code == 2
+    assert bake("man", "/proc/none").code == 1

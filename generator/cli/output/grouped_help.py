@@ -21,15 +21,19 @@ class Option(click.Option):
         self.heading = heading
 
 
-def _write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+def rows_by_heading(command: click.Command, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+    """Return the options and their help texts under each heading, in the order of help."""
     rows: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for each in command.get_params(ctx):
-        if record := each.get_help_record(ctx):
+        if isinstance(each, click.Option) and (record := each.get_help_record(ctx)):
             rows[getattr(each, "heading", GENERAL)].append(record)
-    for heading in HEADINGS:
-        if rows[heading]:
-            with formatter.section(heading):
-                formatter.write_dl(rows[heading])
+    return {heading: rows[heading] for heading in HEADINGS if rows[heading]}
+
+
+def _write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    for heading, rows in rows_by_heading(command, ctx).items():
+        with formatter.section(heading):
+            formatter.write_dl(rows)
 
 
 class Command(click.Command):
