@@ -245,14 +245,14 @@ def _planned(
         passphrase=ca_passphrase(options, loaded.spec, store), replaced=replaced,
         image=upgrade.image.digest if upgrade else "",
     )  # fmt: skip
+    for warning in planned.warnings:
+        reporter(options)(f"warning: {warning}; to get a new image, run bake upgrade --refresh")
     return loaded, store, planned
 
 
 def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:
     if options["quiet"]:
         return
-    for warning in planned.warnings:
-        click.echo(f"warning: {warning}; to get a new image, run bake upgrade --refresh", err=True)
     show_changes(planned.changes, options, reporter(options))
     if planned.steps:
         if options["output"] == "text":

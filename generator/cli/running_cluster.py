@@ -129,8 +129,8 @@ def seal(**options: Any) -> None:
     report = reporter(options)
     engine = engines.engine_if_possible(options, report, opened, remedy="seal")
     done = run(opened, engine, now=datetime.now(UTC), report=report, consent=consent)
-    for warning in done.warnings if not options["quiet"] else ():
-        click.echo(f"warning: {warning}", err=True)
+    for warning in done.warnings:
+        report(f"warning: {warning}")
     if options["output"] == "json":
         print_json(**asdict(done))
     elif not options["quiet"]:

@@ -16,8 +16,8 @@ import click
 import pytest
 
 from generator import __version__, cli
-from generator.cli.common import FORMAT_VERSION
 from generator.cli.options import SPEC_FLAGS
+from generator.cli.output.diagnostics import FORMAT_VERSION
 
 Bake = Callable[..., Any]
 COMMANDS = sorted(cli.bake.commands)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from generator.cli.common import print_json
+from generator.cli.common import print_json, warn
 from generator.cli.options import SPEC_FLAGS, field_options, option, output_option, parameter, quiet_option
 from generator.cli.root import bake
 
@@ -59,8 +59,7 @@ def init(file: Path, yes: bool, **options: Any) -> None:
         if options[parameter(flag)] is not None
     }
     loaded = load(profile=profile, flags=flags)
-    for warning in loaded.warnings if not options["quiet"] else ():
-        click.echo(f"warning: {warning}", err=True)
+    warn(loaded.warnings, options)
     words = f"--config {shlex.quote(str(file))}"
     if profile != DEFAULT_PROFILE:
         words = f"--profile {shlex.quote(profile)} {words}"
