@@ -39,8 +39,8 @@ def _lines(ctx: click.Context, near: Iterable[str], exit_codes: Mapping[str, str
     yield f'.TH {_page(path).upper()} 1 "{RELEASED:%Y-%m-%d}" "bake {__version__}" "bake"'
     yield from (".SH NAME", f"{_text(_page(path))} \\- {_text(_joined(first).rstrip('.'))}")
     yield from (".SH SYNOPSIS", f".B {_text(path)}", _text(" ".join(command.collect_usage_pieces(ctx))))
-    yield ".SH DESCRIPTION"
-    for paragraph in (first, *paragraphs):
+    yield from (".SH DESCRIPTION", _text(_joined(first)))
+    for paragraph in paragraphs:
         yield from _paragraph(paragraph)
     yield ".SH OPTIONS"
     for heading, rows in rows_by_heading(command, ctx).items():
