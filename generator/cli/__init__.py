@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 import click
 
@@ -20,7 +21,9 @@ from generator.cli import (  # noqa: F401  importing a module adds its commands
     running_cluster,
     upgrade,
 )
+from generator.cli.local import cluster_file, completion, man, show  # noqa: F401
 from generator.cli.options import VERBOSE
+from generator.cli.output.diagnostics import Output, begin, diagnostics_of, wants_json
 from generator.cli.root import bake
 
 
@@ -36,18 +39,34 @@ def main() -> None:
 
 
 def _run() -> int:
+    settings: dict[str, Any] = {}
+    output = begin(settings)
+    code = _call(settings, output)
+    if output.data is None and not (code and output.diagnostics and wants_json()):
+        return code
+    try:
+        output.print()
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        return 1
+    return code
+
+
+def _call(settings: dict[str, Any], output: Output) -> int:
+    """Call the command, and print its errors as text. Return the exit code."""
     from generator.errors import BakeError, InputError
 
-    settings: dict[str, bool] = {}
     try:
         code = bake.main(standalone_mode=False, obj=settings)  # the exit code if the command called `ctx.exit`
     except click.exceptions.Abort as abort:
-        return _end(abort)
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        return 130
+        return _end(abort, output)
+    except KeyboardInterrupt as interrupt:
+        return _end(interrupt, output)
     except click.ClickException as error:
         error.show()
+        output.diagnostics += diagnostics_of(error)
         return 2
     except BakeError as error:
         if settings.get(VERBOSE) and not isinstance(error, InputError):  # wrong input needs no traceback
@@ -56,17 +75,21 @@ def _run() -> int:
             click.echo("".join(traceback.format_exception(error)), err=True)
         for problem in error.problems if isinstance(error, InputError) else (error,):
             click.echo(f"error: {problem}", err=True)
+        output.diagnostics += diagnostics_of(error)
         return error.exit_code
     except BrokenPipeError:
         return 1
     except OSError as error:  # standard output can be a file on a full disk
         click.echo(f"error: {error}", err=True)
+        output.diagnostics += diagnostics_of(error)
         return 1
     return code if isinstance(code, int) else 0
 
 
-def _end(abort: click.exceptions.Abort) -> int:
+def _end(end: BaseException, output: Output) -> int:
     """Return exit code 130 for an interrupted command, and 1 if the user did not consent."""
-    interrupted = isinstance(abort.__context__, KeyboardInterrupt)
-    click.echo("interrupted" if interrupted else "nothing was done", err=True)
+    interrupted = isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)
+    text = "interrupted" if interrupted else "nothing was done"
+    click.echo(text, err=True)
+    output.diagnostics += diagnostics_of(Exception(text))
     return 130 if interrupted else 1

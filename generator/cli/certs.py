@@ -21,6 +21,7 @@ from generator.cli.common import (
     progress_of,
     refuse_misplaced,
 )
+from generator.cli.local.suggestions import suggest_certificate, suggest_node
 from generator.cli.options import ca_options, cluster_options, node_wait_option, passphrase_option, within_option
 from generator.cli.reach import open_running
 from generator.cli.root import bake
@@ -112,7 +113,7 @@ def _bar(left: int, whole: int) -> str:
 
 
 @certs.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=suggest_certificate)
 @ca_options
 @cluster_options
 @passphrase_option
@@ -186,7 +187,7 @@ def _renew(
 
 
 @certs.command()
-@click.argument("nodes", nargs=-1)
+@click.argument("nodes", nargs=-1, shell_complete=suggest_node)
 @cluster_options
 @node_wait_option
 def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
@@ -208,13 +209,9 @@ def deliver(nodes: tuple[str, ...], wait: int, **options: Any) -> None:
 
 
 def _rotate_ca(
-    cluster: Any,
-    new_cas: dict[Any, Any],
-    passphrase: bytes | None,
-    wait: int,
-    all_phases: bool,
+    cluster: Any, new_cas: dict[Any, Any], passphrase: bytes | None, wait: int, all_phases: bool,
     options: Mapping[str, Any],
-) -> None:
+) -> None:  # fmt: skip
     from generator.errors import UnhealthyError
     from generator.operations.baked_cluster import without_ca_files
     from generator.operations.hints import command

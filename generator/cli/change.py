@@ -23,7 +23,8 @@ from generator.cli.common import (
     show_changes,
     show_verification,
 )
-from generator.cli.options import option, spec_options, up_options, yes_option
+from generator.cli.local.suggestions import suggest_node
+from generator.cli.options import hides, option, spec_options, up_options, yes_option
 from generator.cli.reach import reach
 from generator.cli.root import bake
 
@@ -38,6 +39,7 @@ CHANGES = 2  # the exit code of `bake plan --detailed-exitcode` if there is some
 
 
 @bake.command()
+@hides("--wait")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 if nothing is to do, and with 2 otherwise.")
 @spec_options
 @up_options
@@ -92,7 +94,7 @@ def apply(**options: Any) -> None:
 
 
 @bake.command()
-@click.argument("replaced", metavar="NODE...", nargs=-1, required=True)
+@click.argument("replaced", metavar="NODE...", nargs=-1, required=True, shell_complete=suggest_node)
 @option("--host", metavar="HOST", help="Create the new VMs on this host of the cluster file's `hosts`.")
 @yes_option
 @spec_options
@@ -243,14 +245,14 @@ def _planned(
         passphrase=ca_passphrase(options, loaded.spec, store), replaced=replaced,
         image=upgrade.image.digest if upgrade else "",
     )  # fmt: skip
+    for warning in planned.warnings:
+        reporter(options)(f"warning: {warning}; to get a new image, run bake upgrade --refresh")
     return loaded, store, planned
 
 
 def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:
     if options["quiet"]:
         return
-    for warning in planned.warnings:
-        click.echo(f"warning: {warning}; to get a new image, run bake upgrade --refresh", err=True)
     show_changes(planned.changes, options, reporter(options))
     if planned.steps:
         if options["output"] == "text":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from generator.cli.options import SPEC_FLAGS, parameter
+from generator.cli.output.diagnostics import note_problem, note_warning, set_data
 
 if TYPE_CHECKING:
     from generator.change.spec_changes import Change
     from generator.config.load import Loaded
     from generator.config.spec import ClusterSpec
+    from generator.errors import Problem
     from generator.operations.baked_cluster import Cluster
     from generator.progress import Progress
     from generator.store.folder import Store
 
 T = TypeVar("T")
-FORMAT_VERSION = "1.0"  # of the output of -o json; an incompatible change increases the major number
 
 
 def refuse_misplaced(ctx: click.Context) -> None:
@@ -61,10 +62,26 @@ def image_cache(options: Mapping[str, Any]) -> Path:
     return options.get("cache") or cache_folder()
 
 
-def progress_of(nodes: Iterable[str], options: Mapping[str, Any]) -> AbstractContextManager[Progress]:
+@contextmanager
+def progress_of(nodes: Iterable[str], options: Mapping[str, Any]) -> Iterator[Progress]:
     from generator.cli.progress import show_progress
 
-    return show_progress(nodes, quiet=options["quiet"])
+    with show_progress(nodes, quiet=options["quiet"]) as progress:
+        yield _Noting(progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Noting:
+    """Passes progress on, and notes the warnings in it."""
+
+    progress: Progress
+
+    def line(self, text: str) -> None:
+        note_warning(text)
+        self.progress.line(text)
+
+    def event(self, node: str, phase: str, detail: str) -> None:
+        self.progress.event(node, phase, detail)
 
 
 def show_verification(result: Any, options: Mapping[str, Any], **more: Any) -> None:
@@ -118,8 +135,7 @@ def load(options: Mapping[str, Any]) -> Loaded:
     )
     if options.get("based_on", loaded.digest) != loaded.digest:
         raise StaleError("another command has just changed this cluster", hint="run the same command again")
-    for warning in loaded.warnings if not options["quiet"] else ():
-        click.echo(f"warning: {warning}", err=True)
+    warn(loaded.warnings, options)
     if not options["quiet"] and (kept := load.kept_fields(loaded)):
         click.echo(f"note: the cluster keeps values that differ from bake's new defaults: {'; '.join(kept)}", err=True)
     return loaded
@@ -231,8 +247,17 @@ def ca_passphrase(options: Mapping[str, Any], spec: ClusterSpec, store: Store) -
     return None
 
 
+def warn(warnings: Iterable[Problem], options: Mapping[str, Any]) -> None:
+    """Print warnings about the input."""
+    for warning in warnings:
+        note_problem(warning.where, warning.message, warning.hint, severity="warning")
+        if not options["quiet"]:
+            click.echo(f"warning: {warning}", err=True)
+
+
 def reporter(options: Mapping[str, Any]) -> Callable[[str], None]:
     def report(line: str) -> None:
+        note_warning(line)
         if not options["quiet"]:
             click.echo(line, err=True)
 
@@ -240,7 +265,8 @@ def reporter(options: Mapping[str, Any]) -> Callable[[str], None]:
 
 
 def print_json(**values: Any) -> None:
-    click.echo(json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2))
+    """Print the output of -o json when the command ends. See `diagnostics`."""
+    set_data(values)
 
 
 def print_table(rows: list[dict[str, str]]) -> None:

@@ -17,6 +17,7 @@ from generator.cli.common import (
     progress_of,
     refuse_misplaced,
 )
+from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import cluster_options, option, yes_option
 from generator.cli.reach import open_running
 from generator.cli.root import bake
@@ -169,7 +170,7 @@ def disarm(**options: Any) -> None:
 
 
 @bake.command("move-leader")
-@click.argument("node", required=False)
+@click.argument("node", required=False, shell_complete=suggest_node)
 @cluster_options
 def move_leader(node: str | None, **options: Any) -> None:
     """Make NODE the leader, and wait until it leads. Without NODE, choose the voter with the newest data.

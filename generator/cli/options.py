@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from generator.cli.local.suggestions import suggestion_for
+from generator.cli.output.grouped_help import Option
 from generator.operations.hints import DEFAULT_NAME, DEFAULT_OUT
 
 # Format: flag → (path of the field in the cluster file, type, help text). A flag overrides the cluster file.
@@ -49,7 +52,32 @@ def _stack(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def option(flag: str, *names: str, **settings: Any) -> Callable[[Any], Any]:
-    return click.option(flag, *names, envvar=_variable(flag), show_envvar=True, **settings)
+    """Return a decorator that adds an option with an environment variable. `path`: the field that the option sets."""
+    more = suggestion_for(flag, settings.pop("path", ()))
+    return click.option(flag, *names, cls=Option, envvar=_variable(flag), show_envvar=True, **more, **settings)
+
+
+def shows_only(*flags: str) -> Callable[[Any], Any]:
+    """Hide all other options of a command that accepts them only because another command passes them on."""
+    return _hiding(lambda each: not {*flags, "--output", "--quiet", "--verbose"} & {*each.opts})
+
+
+def hides(*flags: str) -> Callable[[Any], Any]:
+    """Hide options that a command accepts but does not use."""
+    return _hiding(lambda each: bool({*flags} & {*each.opts}))
+
+
+def _hiding(is_hidden: Callable[[click.Parameter], bool]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for each in function.__click_params__:
+            each.hidden = getattr(each, "hidden", False) or is_hidden(each)
+        return function
+
+    return decorate
+
+
+_HEADINGS = {"network": "Network", "pki": "Certificates", "etcd": "etcd", "install": "etcd", "vm": "VMs"}
+_FOLDERS_AND_OUTPUT = "Folders and output"
 
 
 VERBOSE = "verbose"  # a key in the object of click's context, which still exists when an error is printed
@@ -62,38 +90,50 @@ def _note_verbose(ctx: click.Context, _option: click.Parameter, value: bool) -> 
 
 
 out_option = option(
-    "--out", default=DEFAULT_OUT, show_default=True, type=click.Path(path_type=Path),
+    "--out", heading=_FOLDERS_AND_OUTPUT, default=DEFAULT_OUT, show_default=True, type=click.Path(path_type=Path),
     help="Folder in which bake makes a folder for each cluster.",
 )  # fmt: skip
 output_option = option(
-    "--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
-)
+    "--output", "-o", heading=_FOLDERS_AND_OUTPUT, type=click.Choice(["text", "json"]), default="text",
+    show_default=True, help="Output format.",
+)  # fmt: skip
+_output_flag = partial(click.option, cls=Option, heading=_FOLDERS_AND_OUTPUT, is_flag=True)
 quiet_option = _stack(
-    click.option("-q", "--quiet", is_flag=True, help="Print only errors."),
-    click.option("-v", "--verbose", is_flag=True, callback=_note_verbose, help="Print the traceback of an error."),
+    _output_flag("-q", "--quiet", help="Print only errors."),
+    _output_flag("-v", "--verbose", callback=_note_verbose, help="Print the traceback of an error."),
 )
 # No environment variable sets --yes, because a user's consent is valid for one command only.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
 refresh_option = click.option(
     "--refresh", is_flag=True, help="Build the base image again, with the newest packages, although it exists."
 )
-name_option = option("--name", default=DEFAULT_NAME, show_default=True, help="Name of the cluster.")
-connect_option = option("--connect", help="URI of libvirt; default: the value of LIBVIRT_DEFAULT_URI, or qemu:///system.")
+name_option = option("--name", heading="Cluster", default=DEFAULT_NAME, show_default=True, help="Name of the cluster.")
+connect_option = option(
+    "--connect", heading="libvirt", help="URI of libvirt; default: the value of LIBVIRT_DEFAULT_URI, or qemu:///system."
+)
 passphrase_option = option(
-    "--ca-passphrase-file",
+    "--ca-passphrase-file", heading="Certificates",
     type=click.Path(path_type=Path),
     help="A file with the CA key's passphrase on its first line. bake encrypts a CA key that is not encrypted yet.",
 )
+field_options = _stack(
+    *(
+        option(flag, heading=_HEADINGS.get(path[0], "Cluster"), type=kind, help=text, path=path)
+        for flag, (path, kind, text) in SPEC_FLAGS.items()
+    )
+)
 spec_options = _stack(
     option(
-        "--profile", help="Name or file of a profile; default: the cluster's profile, or `default` for a new cluster."
+        "--profile", heading="Cluster",
+        help="Name or file of a profile; default: the cluster's profile, or `default` for a new cluster.",
     ),
     option(
         "--config",
+        heading="Cluster",
         type=click.Path(path_type=Path),
         help="A cluster file (YAML). Without --config, an existing cluster keeps its fields.",
     ),
-    *(option(flag, type=kind, help=text) for flag, (_, kind, text) in SPEC_FLAGS.items()),
+    field_options,
     passphrase_option,
     out_option,
     output_option,
@@ -128,10 +168,16 @@ node_wait_option = option("--wait", type=int, default=180, show_default=True, he
 up_options = _stack(
     connect_option,
     option(
-        "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
+        "--accel", heading="libvirt", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
         help="How to run the VMs; `auto` uses KVM, or emulation if KVM does not work.",
     ),
-    option("--cache", type=click.Path(path_type=Path), help="Folder for images; default: in the user's cache folder."),
-    option("--wait", type=int, default=900, show_default=True, help="Seconds to wait until all nodes have settled."),
+    option(
+        "--cache", heading="libvirt", type=click.Path(path_type=Path),
+        help="Folder for images; default: in the user's cache folder.",
+    ),
+    option(
+        "--wait", heading="libvirt", type=int, default=900, show_default=True,
+        help="Seconds to wait until all nodes have settled.",
+    ),
 )  # fmt: skip
 cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from generator import __version__
 from generator.cli import engines
@@ -25,26 +26,35 @@ from generator.cli.common import (
     reporter,
     show_changes,
 )
-from generator.cli.options import option, refresh_option, spec_options, up_options, yes_option
+from generator.cli.options import option, refresh_option, shows_only, spec_options, up_options, yes_option
+from generator.cli.output.grouped_help import Group
 from generator.layout import SEED_ISO
+from generator.operations.hints import DEFAULT_NAME
 
 if TYPE_CHECKING:
     from generator.operations.bake import Baked
 
-EXIT_CODES = """
-\b
-Exit codes:
-  0    ok
-  1    error, or you did not consent
-  2    wrong input
-  3    the cluster is not healthy, or you have to do something
-  4    timed out
-  130  interrupted
-"""
+EXIT_CODES = {
+    "0": "ok",
+    "1": "error, or you did not consent",
+    "2": "wrong input",
+    "3": "the cluster is not healthy, or you have to do something",
+    "4": "timed out",
+    "130": "interrupted",
+}
 
 
-class _Group(click.Group):
+class _Group(Group):
     """The command `bake`. Without a subcommand, create the cluster's ISOs. Print only the message of libvirt errors."""
+
+    sections: Mapping[str, tuple[str, ...]] = {
+        "Prepare": ("init", "schema", "check", "show", "image", "export"),
+        "Run": ("up", "status", "verify", "audit", "console", "seal", "down", "destroy"),
+        "Change": ("plan", "apply", "replace", "upgrade", "certs"),
+        "Save and restore": ("snapshot", "restore", "backup", "recover"),
+        "Maintain": ("defrag", "alarm", "move-leader"),
+        "Shell": ("completion",),
+    }
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -57,7 +67,8 @@ class _Group(click.Group):
             raise explain(error) from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(EXIT_CODES.replace("\b\n", ""))
+        with formatter.section("Exit codes"):
+            formatter.write_dl(list(EXIT_CODES.items()))
 
 
 @click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,7 +79,8 @@ class _Group(click.Group):
 def bake(ctx: click.Context, /, **options: Any) -> None:
     """Create a NoCloud ISO for each VM of an etcd cluster. The etcd cluster accepts only TLS connections.
 
-    For an existing cluster, `bake` without options changes nothing. A flag changes only the field that it names.
+    Without an option and without a cluster in out/etcd, the command prints this help and makes nothing. For an
+    existing cluster, `bake` without options changes nothing. A flag changes only the field that it names.
     The option --config replaces all values that an earlier cluster file set. The option --profile replaces all values
     that an earlier profile set.
 
@@ -85,10 +97,19 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
       bake certs rotate                  renew the certificates of running nodes
       bake destroy                       remove the VMs, disks and network
     """
-    if ctx.invoked_subcommand is None:
-        _bake(options)
-    else:
+    if ctx.invoked_subcommand is not None:
         refuse_misplaced(ctx)
+    elif _is_silent(ctx) and not (options["out"] / DEFAULT_NAME).exists():
+        click.echo(ctx.get_help(), err=True)
+        raise click.UsageError("no option, and no cluster to bake again; begin with `bake init` or `bake --nodes 3`")
+    else:
+        _bake(options)
+
+
+def _is_silent(ctx: click.Context) -> bool:
+    """Return whether neither an option nor an environment variable says anything."""
+    sources = {ctx.get_parameter_source(str(each.name)) for each in ctx.command.params}
+    return not sources & {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
 
 
 def _bake(options: Mapping[str, Any]) -> None:
@@ -163,6 +184,9 @@ def check(**options: Any) -> None:
 
 
 @bake.command()
+@shows_only(
+    "--profile", "--config", "--name", "--image", "--sha256", "--connect", "--cache", "--out", "--plain", "--refresh"
+)
 @spec_options
 @up_options
 @click.option("-y", "--yes", is_flag=True, hidden=True)  # `scripts/bake up --yes` runs `bake image --yes`

@@ -25,6 +25,7 @@ from generator.cli.common import (
     show_names,
     show_verification,
 )
+from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import cluster_options, spec_options, up_options, yes_option
 from generator.cli.reach import open_running, reach
 from generator.cli.root import bake
@@ -128,8 +129,8 @@ def seal(**options: Any) -> None:
     report = reporter(options)
     engine = engines.engine_if_possible(options, report, opened, remedy="seal")
     done = run(opened, engine, now=datetime.now(UTC), report=report, consent=consent)
-    for warning in done.warnings if not options["quiet"] else ():
-        click.echo(f"warning: {warning}", err=True)
+    for warning in done.warnings:
+        report(f"warning: {warning}")
     if options["output"] == "json":
         print_json(**asdict(done))
     elif not options["quiet"]:
@@ -217,7 +218,7 @@ def audit(**options: Any) -> None:
 
 
 @bake.command()
-@click.argument("node")
+@click.argument("node", shell_complete=suggest_node)
 @cluster_options
 def console(node: str, **options: Any) -> None:
     """Connect to a node's serial console. Ctrl-] disconnects. Without a terminal, print the console's log.

@@ -17,7 +17,7 @@ from typing import Any
 
 from generator.config import etcd_values as values
 from generator.config.etcd_values import Format
-from generator.config.fields import shown_key, value_text
+from generator.config.fields import Schema, shown_key, value_text
 from generator.config.values import ETCD_SERIES
 
 MAX_ELECTION_MS = 50_000
@@ -191,6 +191,17 @@ OPTIONS: tuple[Option, ...] = (
 def known_options(version: str) -> dict[str, Option]:
     """Return the options that a cluster file may set. `version`: the release series of etcd."""
     return {option.name: option for option in OPTIONS if version in option.series}
+
+
+def option_schemas() -> dict[str, Schema]:
+    """Return the JSON Schema of each option that a cluster file may set, in any release series of etcd."""
+    schemas: dict[str, Schema] = {}
+    for option in OPTIONS:
+        only = f"; only etcd {', '.join(option.series)}" if option.series != ETCD_SERIES else ""
+        schema, described = option.form.schema, {"description": f"{option.why}{only}"}
+        other = schemas.get(option.name)
+        schemas[option.name] = {"anyOf": [other, {**described, **schema}]} if other else {**described, **schema}
+    return schemas
 
 
 def check_options(options: Mapping[str, object], version: str) -> Iterator[OptionProblem]:

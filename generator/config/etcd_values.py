@@ -11,9 +11,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
-Format = Callable[[object], str | None]
+from generator.config.fields import Schema
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Return None for a valid value, else the reason. `schema`: a JSON Schema that accepts every valid value."""
+
+    function: Callable[[object], str | None]
+    schema: Schema
+
+    def __call__(self, value: object) -> str | None:
+        return self.function(value)
+
+
+def _accepts(**schema: Any) -> Callable[[Callable[[object], str | None]], Format]:
+    return lambda function: Format(function, schema)
+
+
 INT64 = 2**63 - 1
 _LEAST_QUOTA = 16 << 20
 _TEXT = re.compile(r"[A-Za-z0-9._:/,*=@{}\[\]+-]{1,512}")
@@ -28,6 +47,7 @@ _GATES = """
 """.split()  # noqa: SIM905
 
 
+@_accepts(type="boolean")
 def flag(value: object) -> str | None:
     return None if isinstance(value, bool) else "is not true or false"
 
@@ -35,6 +55,7 @@ def flag(value: object) -> str | None:
 def whole(low: int = 0, high: int = INT64) -> Format:
     """Return the format of a whole number that is at least `low` and at most `high`."""
 
+    @_accepts(type="integer", minimum=low, **({"maximum": high} if high < INT64 else {}))
     def check(value: object) -> str | None:
         if type(value) is not int:
             return "is not a whole number"
@@ -43,6 +64,10 @@ def whole(low: int = 0, high: int = INT64) -> Format:
     return check
 
 
+_TEXT_SCHEMA: Schema = {"type": ["string", "number"], "pattern": f"^({_TEXT.pattern})$"}
+
+
+@_accepts(**_TEXT_SCHEMA)
 def text(value: object) -> str | None:
     """Check for text of at most 512 characters that needs no quotes in an env file."""
     fits = not isinstance(value, bool) and _TEXT.fullmatch(str(value))
@@ -52,6 +77,7 @@ def text(value: object) -> str | None:
 def word(*words: str, any_case: bool = False) -> Format:
     """Return a format that accepts only the values in `words`."""
 
+    @_accepts(type="string", **({} if any_case else {"enum": list(words)}))
     def check(value: object) -> str | None:
         found = str(value).lower() if any_case else str(value)
         return text(value) or (None if found in words else f"is not one of {', '.join(words)}")
@@ -62,6 +88,7 @@ def word(*words: str, any_case: bool = False) -> Format:
 def duration(*, zero: bool = True) -> Format:
     """Return the format of a duration in Go's notation. A negative duration is invalid."""
 
+    @_accepts(type=["string", "integer"], pattern=f"^(0|{_DURATION.pattern})$")
     def check(value: object) -> str | None:
         nanoseconds = _nanoseconds(str(value))
         if text(value) or nanoseconds is None or nanoseconds > INT64:
@@ -80,6 +107,7 @@ def _nanoseconds(written: str) -> int | None:
     return int(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
+@_accepts(type="integer")
 def quota(value: object) -> str | None:
     """Check the maximum database size in bytes. If the maximum is very small, etcd starts but refuses every write."""
     if rule := whole(-INT64)(value):
@@ -88,6 +116,7 @@ def quota(value: object) -> str | None:
     return None if fits else f"is less than {_LEAST_QUOTA}; 0 means 2 GiB, and a negative number means no limit"
 
 
+@_accepts(type=["integer", "string"], pattern=f"^([0-9]+|{_DURATION.pattern})$")
 def retention(value: object) -> str | None:
     """Check the option `auto-compaction-retention`, which is a duration or a whole number."""
     if type(value) is int or str(value).isdecimal():
@@ -98,6 +127,7 @@ def retention(value: object) -> str | None:
     return "is shorter than 1s" if 0 < nanoseconds < _UNITS["s"] else None  # etcd panics if the retention is too short
 
 
+@_accepts(type="string")
 def origins(value: object) -> str | None:
     """Check the origins in the option `cors`. Each origin needs an explicit port, such as `:443`."""
     urls = str(value).split(",")
@@ -105,6 +135,7 @@ def origins(value: object) -> str | None:
     return text(value) or (None if fits else "is neither '*' nor a list of origins such as https://ui.example:443")
 
 
+@_accepts(type="string")
 def loopback_urls(value: object) -> str | None:
     """Check that every URL has a loopback address."""
     fits = text(value) is None and all(_is_loopback(url) for url in str(value).split(","))
@@ -121,6 +152,7 @@ def _is_loopback(url: str) -> bool:
         return False
 
 
+@_accepts(type="string")
 def gates(value: object) -> str | None:
     """Check feature gates of etcd 3.6, such as `AllAlpha=true,AllBeta=false`."""
     if text(value):
@@ -134,6 +166,7 @@ def gates(value: object) -> str | None:
     return None
 
 
+@_accepts(type="string", enum=["simple"])
 def token_provider(value: object) -> str | None:
     """Check the option `auth-token`. The token type `jwt` is invalid, because the nodes have no keys to sign tokens."""
     return None if value == "simple" else "is not the value 'simple': the nodes have no keys to sign tokens"

@@ -12,12 +12,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 FieldPath = tuple[str | int, ...]
 Finding = tuple[FieldPath, str, str | None]  # a field, what is wrong with its value, and the remedy
-# A `Parse` function converts a value, or raises ValueError with a message such as "'x' is not a string".
-Parse = Callable[[Any], Any]
+Schema = dict[str, Any]  # a JSON Schema (draft 2020-12)
 T = TypeVar("T")
 _REFUSED = object()
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
@@ -34,8 +33,38 @@ class FieldProblem:
     known: tuple[str, ...] = ()
 
 
-# A `Read` function returns a field's value, and adds the field's problems to a list.
-Read = Callable[[Any, FieldPath, list[FieldProblem]], Any]
+@dataclass(frozen=True, slots=True)
+class Parse(Generic[T]):
+    """Convert a value, or raise ValueError with a message such as "'x' is not a string".
+
+    `schema`: a JSON Schema that accepts every value that `function` accepts.
+    """
+
+    function: Callable[[Any], T]
+    schema: Schema
+
+    def __call__(self, value: object) -> T:
+        return self.function(value)
+
+
+def accepts(**schema: Any) -> Callable[[Callable[[Any], T]], Parse[T]]:
+    """Return a decorator that makes a `Parse` of a function."""
+    return lambda function: Parse(function, schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Return a field's value, and add the field's problems to a list. `schema`: as in `Parse`."""
+
+    function: Callable[[Any, FieldPath, list[FieldProblem]], Any]
+    schema: Schema
+
+    def __call__(self, value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
+        return self.function(value, path, wrong)
+
+    def limited(self, **schema: Any) -> Read:
+        """Return the same reader with more keywords in its schema, for a rule that the module `rules` checks."""
+        return Read(self.function, self.schema | schema)
 
 
 def setting(read: Read, description: str, *, default: Any = MISSING, default_factory: Any = MISSING) -> Any:
@@ -57,7 +86,7 @@ def section(kind: type[T], *, flag: str | None = None) -> T:
     return field(default_factory=kind, metadata={"read": section_of(kind, flag), "section": kind, "flag": flag})
 
 
-def scalar(parse: Parse) -> Read:
+def scalar(parse: Parse[Any]) -> Read:
     """Return a function that reads a single value."""
 
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
@@ -67,7 +96,7 @@ def scalar(parse: Parse) -> Read:
             wrong.append(FieldProblem(path, str(error)))
             return _REFUSED
 
-    return read
+    return Read(read, parse.schema)
 
 
 def list_of(read_item: Read) -> Read:
@@ -80,11 +109,14 @@ def list_of(read_item: Read) -> Read:
         items = [read_item(item, (*path, index), wrong) for index, item in enumerate(value)]
         return tuple(item for item in items if item is not _REFUSED)
 
-    return read
+    return Read(read, {"type": "array", "items": read_item.schema})
 
 
-def mapping_of(read_item: Read) -> Read:
-    """Return a function that reads a mapping and leaves out invalid items."""
+def mapping_of(read_item: Read, properties: Mapping[str, Schema]) -> Read:
+    """Return a function that reads a mapping and leaves out invalid items.
+
+    `properties`: the schema of each key that the module `rules` accepts.
+    """
 
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         if not isinstance(value, dict):
@@ -93,7 +125,7 @@ def mapping_of(read_item: Read) -> Read:
         items = {key: read_item(item, (*path, key), wrong) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not _REFUSED}
 
-    return read
+    return Read(read, {"type": "object", "properties": dict(properties), "additionalProperties": False})
 
 
 def list_or(read_list: Read, read_other: Read) -> Read:
@@ -102,7 +134,7 @@ def list_or(read_list: Read, read_other: Read) -> Read:
     def read(value: Any, path: FieldPath, wrong: list[FieldProblem]) -> Any:
         return (read_list if isinstance(value, list | tuple) else read_other)(value, path, wrong)
 
-    return read
+    return Read(read, {"anyOf": [read_other.schema, read_list.schema]})
 
 
 def section_of(kind: type[T], flag: str | None = None) -> Read:
@@ -119,7 +151,30 @@ def section_of(kind: type[T], flag: str | None = None) -> Read:
             return _REFUSED
         return kind(**dict(_read_fields(kind, value, path, wrong)))
 
-    return read
+    schema = section_schema(kind)
+    return Read(read, {"anyOf": [{"type": "boolean"}, schema]} if flag else schema)
+
+
+def section_schema(kind: Any) -> Schema:
+    """Return the JSON Schema of a section: its fields with their descriptions, defaults and valid values."""
+    known = settings_of(kind)
+    needed = [key for key, info in known.items() if info.default is MISSING and info.default_factory is MISSING]
+    schema = {"type": "object", "properties": {key: _field_schema(info) for key, info in known.items()}}
+    return {**schema, **({"required": needed} if needed else {}), "additionalProperties": False}
+
+
+def _field_schema(info: Field[Any]) -> Schema:
+    schema: Schema = info.metadata["read"].schema
+    if "description" in info.metadata:
+        schema = {"description": info.metadata["description"], **schema}
+    if info.default is None:
+        return _nullable(schema)
+    return schema if info.default is MISSING else {**schema, "default": plain(info.default)}
+
+
+def _nullable(schema: Schema) -> Schema:
+    kind, more = schema["type"], {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, **more, "type": [*([kind] if isinstance(kind, str) else kind), "null"]}
 
 
 def _section_hint(kind: Any, flag: str | None) -> str:

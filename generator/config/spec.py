@@ -13,6 +13,7 @@ from typing import Any
 
 from generator.config import values
 from generator.config.auth import AuthSpec
+from generator.config.etcd_options import option_schemas
 from generator.config.fields import FieldProblem, list_of, list_or, mapping_of, scalar, section, section_of, setting
 from generator.config.hosts import HostSpec
 from generator.config.pki import PkiSpec
@@ -150,7 +151,7 @@ class EtcdSpec:
         default=(),
     )
     options: Mapping[str, Any] = setting(
-        mapping_of(scalar(values.option)),
+        mapping_of(scalar(values.option), option_schemas()),
         "additional etcd options, such as `heartbeat-interval: 200`",
         default_factory=dict,
     )
@@ -227,7 +228,10 @@ class ClusterSpec:
     api_version: str = setting(scalar(values.choice("bake/v1")), "write bake/v1", default="bake/v1")
     name: str = setting(scalar(values.name), "the cluster's name, a host name label such as etcd", default="etcd")
     nodes: int | tuple[NodeSpec, ...] = setting(
-        list_or(list_of(section_of(NodeSpec)), scalar(values.whole())),
+        list_or(
+            list_of(section_of(NodeSpec)).limited(minItems=1, maxItems=MAX_MEMBERS),
+            scalar(values.whole()).limited(minimum=1, maximum=MAX_MEMBERS),
+        ),
         "the number of nodes (1 to 7; 3 or 5 recommended), or a list of nodes with name and address",
         default=3,
     )

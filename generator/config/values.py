@@ -6,22 +6,31 @@ Each function raises ValueError for an invalid value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from generator.config.fields import shown_value
+from generator.config.fields import Parse, accepts, shown_value
 from generator.layout import FOLDER_NAMES
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_ADDRESS = "[0-9A-Fa-f:.]{2,45}"
 
 
 def _refuse(value: object, rule: str) -> ValueError:
     return ValueError(f"{shown_value(value)} {rule}")
 
 
+def _whole_text(pattern: str) -> str:
+    """Return a pattern that matches only a whole text, for a JSON Schema."""
+    return f"^({pattern})$"
+
+
+_Name = accepts(type="string", pattern=_whole_text(_LABEL.pattern))
+
+
+@_Name
 def name(value: object) -> str:
     """Return a lower-case RFC 1123 label.
 
@@ -36,6 +45,7 @@ def name(value: object) -> str:
     return value
 
 
+@_Name
 def node_name(value: object) -> str:
     """Return a node's name. The names in FOLDER_NAMES are invalid, because bake uses them for files and folders."""
     if name(value) in FOLDER_NAMES:
@@ -43,6 +53,7 @@ def node_name(value: object) -> str:
     return name(value)
 
 
+@accepts(type="string", pattern=_whole_text(rf"{_LABEL.pattern}(\.{_LABEL.pattern})+"), maxLength=200)
 def domain(value: object) -> str:
     """Return a DNS domain: at least two RFC 1123 labels with dots between them, at most 200 characters in total."""
     if not isinstance(value, str) or "." not in value or len(value) > 200:
@@ -52,6 +63,7 @@ def domain(value: object) -> str:
     return value
 
 
+@accepts(type="string", pattern=_whole_text(_ADDRESS))
 def address(value: object) -> IPv4Address | IPv6Address:
     """Return an IPv4 or IPv6 address in its usual notation: no prefix length, no zone, no leading zeros."""
     if isinstance(value, IPv4Address | IPv6Address):
@@ -67,6 +79,7 @@ def address(value: object) -> IPv4Address | IPv6Address:
     return found
 
 
+@accepts(type="string", pattern=_whole_text(f"{_ADDRESS}/[0-9.]+"))
 def network(value: object) -> IPv4Network | IPv6Network:
     """Return a network in CIDR notation with no host bits set."""
     if isinstance(value, IPv4Network | IPv6Network):
@@ -83,6 +96,7 @@ def network(value: object) -> IPv4Network | IPv6Network:
 SUBNET = "subnet"
 
 
+@accepts(type="string", pattern=_whole_text(f"{SUBNET}|{_ADDRESS}/[0-9.]+"))
 def network_or_subnet(value: object) -> IPv4Network | IPv6Network | str:
     """Return a network, or the word `subnet`, which means the cluster's subnet."""
     return SUBNET if value == SUBNET else network(value)
@@ -99,47 +113,48 @@ def text(value: object, *, limit: int) -> str:
     return value
 
 
+def _matching(pattern: str, rule: str) -> Parse[str]:
+    """Return a function that accepts only text that matches `pattern`. `rule`: the message for other values."""
+
+    @accepts(type="string", pattern=_whole_text(pattern))
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise _refuse(value, rule)
+        return value
+
+    return parse
+
+
+_mac = _matching(
+    r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons"
+)
+
+
+@accepts(**_mac.schema)
 def mac(value: object) -> str:
     """Return a unicast MAC address in lower case. networkd compares MAC addresses as text."""
-    rule = "is not a MAC address: six pairs of 0-9 and a-f in lower case, with colons"
-    found = _matching(value, r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", rule)
+    found = _mac(value)
     if int(found[:2], 16) & 1 or found == "00:00:00:00:00:00":
         raise _refuse(value, "is not a unicast address")
     return found
 
 
-def _matching(value: object, pattern: str, rule: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        raise _refuse(value, rule)
-    return value
-
-
-def sha256(value: object) -> str:
-    return _matching(value, r"[0-9a-f]{64}", "is not a sha256: 64 hexadecimal digits in lower case")
-
-
-def token(value: object) -> str:
-    return _matching(value, r"[A-Za-z0-9._-]{1,64}", "is not 1 to 64 letters, digits, '.', '_' or '-'")
-
-
-def interface(value: object) -> str:
-    """Return the name of a network interface of Linux (netdevice(7): at most 15 characters)."""
-    rule = "is not 1 to 15 letters, digits, '.', '_' or '-', beginning with a letter or digit"
-    return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}", rule)
-
-
-def libvirt_name(value: object) -> str:
-    """Return the name of a libvirt object. libvirt refuses a slash."""
-    rule = "is not 1 to 100 letters, digits or ._:+-"
-    return _matching(value, r"[A-Za-z0-9_.][A-Za-z0-9._:+-]{0,99}", rule)
-
-
+sha256 = _matching(r"[0-9a-f]{64}", "is not a sha256: 64 hexadecimal digits in lower case")
+token = _matching(r"[A-Za-z0-9._-]{1,64}", "is not 1 to 64 letters, digits, '.', '_' or '-'")
+interface = _matching(  # the name of a network interface of Linux (netdevice(7): at most 15 characters)
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}",
+    "is not 1 to 15 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+)
+libvirt_name = _matching(  # libvirt refuses a slash in the name of an object
+    r"[A-Za-z0-9_.][A-Za-z0-9._:+-]{0,99}", "is not 1 to 100 letters, digits or ._:+-"
+)
 _URI = re.compile(
     r"qemu(\+[a-z0-9]+)?://([A-Za-z0-9._-]+@)?([A-Za-z0-9._-]*|\[[0-9a-fA-F:]+\])(:[0-9]+)?/system"
     r"(\?[A-Za-z0-9=&%._/,@:-]*)?"
 )
 
 
+@accepts(type="string", pattern=_whole_text(_URI.pattern))
 def libvirt_uri(value: object) -> str:
     """Return a URI of libvirt's driver for QEMU. libvirt takes no password in a URI, so an error does not show one."""
     if not isinstance(value, str) or not _URI.fullmatch(value):
@@ -148,47 +163,35 @@ def libvirt_uri(value: object) -> str:
     return value
 
 
-def folder(value: object) -> str:
-    return _matching(value, r"(/[A-Za-z0-9._-]+)+", "is not an absolute path of letters, digits, '.', '_' and '-'")
+folder = _matching(r"(/[A-Za-z0-9._-]+)+", "is not an absolute path of letters, digits, '.', '_' and '-'")
+account = _matching(  # an etcd user or role; in a certificate's common name, in file names and in commands
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+    "is not 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+)
+_account_on_node = _matching(
+    r"[A-Za-z_][A-Za-z0-9._-]{0,31}",
+    "is not a user name: 1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or '_'",
+)
 
 
-def account(value: object) -> str:
-    """Return the name of an etcd user or role.
-
-    bake uses the name in a certificate's common name, in file names and in commands.
-    """
-    rule = "is not 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
-    return _matching(value, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", rule)
-
-
+@accepts(**_account_on_node.schema)
 def reader(value: object) -> str:
     """Return the name of an account on the nodes.
 
     Characters that need quotes in a shell are invalid, because shell commands on the nodes contain the name.
     """
-    rule = "is not a user name: 1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or '_'"
-    if _matching(value, r"[A-Za-z_][A-Za-z0-9._-]{0,31}", rule) in ("root", "etcd"):
+    if _account_on_node(value) in ("root", "etcd"):
         raise _refuse(value, "is not needed: this account can read every key already")
     return str(value)
 
 
-def key(value: object) -> str:
-    """Return an etcd key, or a prefix of etcd keys."""
-    return _matching(value, r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 letters, digits or ._/:@+=,-")
+key = _matching(r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 letters, digits or ._/:@+=,-")
+country = _matching(r"[A-Z]{2}", "is not two capital letters (ISO 3166)")
+# A package of dpkg or rpm, optionally with a version, but not a text that apt reads as an option, such as `-y`.
+package = _matching(r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", "is not a package name")
 
 
-def country(value: object) -> str:
-    return _matching(value, r"[A-Z]{2}", "is not two capital letters (ISO 3166)")
-
-
-def package(value: object) -> str:
-    """Return a package name for dpkg or rpm, optionally with a version.
-
-    Raise ValueError for a text that apt would read as an option, such as `-y`.
-    """
-    return _matching(value, r"[A-Za-z0-9][A-Za-z0-9.+:~=_-]{0,127}", "is not a package name")
-
-
+@accepts(type=["boolean", "number", "string"])
 def option(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
         raise _refuse(value, "is not a number, true, false or text")
@@ -204,20 +207,22 @@ CIPHER_SUITES = tuple(
 )
 
 
-def data_dir(value: object) -> str:
-    """Return a path below /var/lib/etcd, the only folder that etcd.service may write to."""
-    return _matching(value, r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", "is not a path below /var/lib/etcd")
+# etcd.service may write to no other folder.
+data_dir = _matching(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", "is not a path below /var/lib/etcd")
 
 
+@accepts(type="boolean")
 def flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise _refuse(value, "is not true or false")
     return value
 
 
-def whole(low: int | None = None, high: int | None = None) -> Callable[[object], int]:
+def whole(low: int | None = None, high: int | None = None) -> Parse[int]:
     """Return a function that reads a whole number from `low` to `high`, both included."""
+    limits = {"minimum": low, "maximum": high}
 
+    @accepts(type="integer", **{key: limit for key, limit in limits.items() if limit is not None})
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise _refuse(value, "is not a valid integer")
@@ -230,14 +235,16 @@ def whole(low: int | None = None, high: int | None = None) -> Callable[[object],
     return parse
 
 
-def word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
+def word(kind: type[StrEnum]) -> Parse[StrEnum]:
     """Return a function that reads a value of the enumeration `kind`."""
-    return lambda value: kind(choice(*kind)(value))
+    parse = choice(*kind)
+    return Parse(lambda value: kind(parse(value)), parse.schema)
 
 
-def choice(*words: str) -> Callable[[object], str]:
+def choice(*words: str) -> Parse[str]:
     """Return a function that accepts only the values in `words`."""
 
+    @accepts(type="string", enum=[str(word) for word in words])
     def parse(value: object) -> str:
         if isinstance(value, str) and value in words:
             return value
@@ -246,12 +253,21 @@ def choice(*words: str) -> Callable[[object], str]:
     return parse
 
 
-def release(*releases: str) -> Callable[[object], str]:
+def release(*releases: str) -> Parse[str]:
     """Return a function that accepts only the versions in `releases`, also as numbers: YAML reads `3.6` as a number."""
-    return lambda value: choice(*releases)(str(value) if isinstance(value, float) else value)
+    parse, numbers = choice(*releases), [float(each) for each in releases]
+    return Parse(
+        lambda value: parse(str(value) if isinstance(value, float) else value),
+        {"type": ["string", "number"], "enum": [*releases, *numbers]},
+    )
 
 
-text64 = partial(text, limit=64)
-path_text = partial(text, limit=1024)
+def _text_of(limit: int) -> Parse[str]:
+    schema = {"type": "string", "pattern": _whole_text(_PRINTABLE.pattern), "minLength": 1, "maxLength": limit}
+    return Parse(partial(text, limit=limit), schema)
+
+
+text64 = _text_of(64)
+path_text = _text_of(1024)
 port = whole(1, 65535)
 days = whole(2, 36500)  # bake backdates certificates by one day: a certificate for 1 day would expire immediately

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from generator.config.spec import NetworkMode
 from generator.errors import InputError
 from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
+from generator.seed.contents import ordered, table_of_contents
 from generator.seed.first_boot import boot_commands, first_boot_commands
 from generator.seed.guest.usr.libexec.bake.seed_change import Seed, read_seed
 from generator.seed.guest_paths import RUNTIME_PERMIT
@@ -55,6 +57,9 @@ def seed_files(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     )
 
 
+_NEXT_KEY = re.compile(rb"(\n)(?=[a-z])")
+
+
 def without_drive(user_data: bytes, meta_data: bytes, permit: bytes | None) -> bytes:
     """Return user-data for a node that has no drive with an ISO.
 
@@ -62,7 +67,7 @@ def without_drive(user_data: bytes, meta_data: bytes, permit: bytes | None) -> b
     without an ISO, and the bootstrap permit, if there is one. forget-seed deletes both lines from its copy.
     """
     start, mark, rest = user_data.partition(b"\nbootcmd:\n- |\n")
-    script, end, rest = rest.partition(b"\nwrite_files:\n")
+    script, end, rest = _NEXT_KEY.split(rest, maxsplit=1)  # older versions of bake put another key after bootcmd
     first = f"  INSTANCE_ID={yaml.load(meta_data, Loader=_Loader)['instance-id']}\n".encode()  # noqa: S506  as below
     last = f"\n  (umask 077 && echo {permit.decode().strip()} >{RUNTIME_PERMIT})".encode() if permit else b""
     made = start + mark + first + script + last + end + rest
@@ -92,17 +97,19 @@ def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     Most pieces, such as scripts and units, are the same for every node. If a piece is the same for every node, bake
     converts the piece to YAML only once. The pieces are YAML block mappings and sequences, which can be concatenated.
     """
+    files, packages = ordered(guest), plan.spec.install.packages
     yield b"#cloud-config\n"
     yield f"# {node.name} of the etcd cluster {plan.name}. It has private keys: keep its mode 0600.\n".encode()
+    yield table_of_contents(files, packages).encode()
     yield _dump({"hostname": node.name, "fqdn": node.fqdn})
-    yield _dump_list("bootcmd", tuple(boot_commands()))
+    if packages:
+        yield _dump({"package_update": True, "packages": list(packages)})
     # The entries set no owner, because cloud-init writes the files before the user etcd exists.
     yield b"write_files:\n"
-    for is_node_specific, files in groupby(guest, lambda file: file.path.parts[:3] == _NODE_FOLDER):
+    for is_node_specific, group in groupby(files, lambda file: file.path.parts[:3] == _NODE_FOLDER):
         dump = _dump_files if is_node_specific else _dump_common_files
-        yield dump(tuple(files))
-    if plan.spec.install.packages:
-        yield _dump({"package_update": True, "packages": list(plan.spec.install.packages)})
+        yield dump(tuple(group))
+    yield _dump_list("bootcmd", tuple(boot_commands()))
     yield _dump_list("runcmd", tuple(first_boot_commands(plan)))
 
 

@@ -548,7 +548,7 @@ def _cluster_is_a_file() -> None:
 
 
 PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
-    "output is a file": (lambda: Path("out").touch(), (), "out: cannot be written: File exists"),
+    "output is a file": (lambda: Path("out").touch(), ("--nodes", "3"), "out: cannot be written: File exists"),
     "output in a file": (lambda: Path("file").touch(), ("--out", "file/out"), "file/out: cannot be written: Not a directory"),
     "output where nothing can be made": (None, ("--out", "/proc/bake"), "/proc/bake: cannot be written: No such file"),
     "output name too long": (None, ("--out", "o" * 300), "cannot be read: File name too long"),
@@ -585,8 +585,8 @@ HARMLESS: dict[str, Kind] = {
     ),
     "a byte order mark": Kind(file=b"\xef\xbb\xbfnodes: 1\n", code=0),
     "a version without quotes": Kind(file="etcd: {version: 3.6}", code=0),
-    "no HOME, LANG or TZ": Kind(words=(), environment={"HOME": None, "LANG": None, "LC_ALL": None, "TZ": None}, code=0),
-    "a locale that is not there": Kind(words=(), environment={"LC_ALL": "xx_XX.ISO-8859-9"}, code=0),
+    "no HOME, LANG or TZ": Kind(words=("--nodes", "3"), environment={"HOME": None, "LANG": None, "LC_ALL": None, "TZ": None}, code=0),
+    "a locale that is not there": Kind(words=("--nodes", "3"), environment={"LC_ALL": "xx_XX.ISO-8859-9"}, code=0),
     "IPv6, which needs brackets in URLs": Kind(file="network: {subnet: 'fd00::/64'}", code=0, says=("fd00::1f",)),
 }
 
@@ -618,6 +618,6 @@ KINDS: dict[str, Kind] = {
     "variable: subnet": Kind(words=(), environment={"BAKE_SUBNET": "10.0.0.1/24"}, says=("--subnet: '10.0.0.1/24'", "has host bits set")),
     **{f"authority: {kind}": Kind(words=(), prepare=prepare, says=(f"out/etcd/pki/{says}",)) for kind, (prepare, says) in AUTHORITIES.items()},
     **{f"folder: {kind}": Kind(words=words, prepare=prepare, says=(says,)) for kind, (prepare, words, says) in PLACES.items()},
-    **{f"clock: {kind}": Kind(words=(), clock=clock, code=code, says=(says,)) for kind, (clock, code, says) in CLOCKS.items()},
+    **{f"clock: {kind}": Kind(words=("--nodes", "3"), clock=clock, code=code, says=(says,)) for kind, (clock, code, says) in CLOCKS.items()},
     **{f"accepted: {name}": kind for name, kind in HARMLESS.items()},
 }  # fmt: skip

@@ -446,6 +446,20 @@ def test_the_permit_is_only_in_the_user_data_of_the_first_node() -> None:
     assert [node["bytes"] for node in index["nodes"]] == [len(files[node["user_data"]]) for node in index["nodes"]]
 
 
+@pytest.mark.parametrize("order", ["bootcmd write_files runcmd", "write_files bootcmd runcmd"])
+def test_only_bootcmd_changes_wherever_it_is(order: str) -> None:
+    """Older versions of bake put bootcmd before write_files."""
+    parts = {
+        "bootcmd": "bootcmd:\n- |\n  sync\n\n  true\n", "runcmd": "runcmd:\n- set -e\n",
+        "write_files": "write_files:\n- path: /x\n  content: y\n",
+    }  # fmt: skip
+    text = "#cloud-config\nhostname: a\n" + "".join(parts[name] for name in order.split())
+    (command,) = yaml.safe_load(without_drive(text.encode(), META_DATA, PERMIT))["bootcmd"]
+    first, *middle, last = command.splitlines()
+    assert (first, middle) == ("INSTANCE_ID=etcd1-0123456789abcdef", ["sync", "", "true"])
+    assert last.startswith("(umask 077 && echo ")
+
+
 def test_bootcmd_writes_the_permit_like_that_of_an_iso(tmp_path: Path) -> None:
     commands = yaml.safe_load(without_drive(USER_DATA, META_DATA, PERMIT))["bootcmd"]
     (command,) = commands

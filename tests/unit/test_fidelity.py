@@ -285,7 +285,7 @@ def in_order(patterns: tuple[str, ...], lines: list[str]) -> Iterator[str]:
 def test_etcd_comes_from_yum_before_the_commands_run(classic: Path) -> None:
     config = cloud_config(classic)
     assert config["packages"][0] == "etcd"
-    assert list(config).index("write_files") < list(config).index("packages") < list(config).index("runcmd")
+    assert list(config).index("packages") < list(config).index("runcmd")
 
 
 def test_firewall_commands_are_the_documents_and_permanent(classic: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.unit.guest_root import GUEST, REPORT, RESTART, Guest
 
@@ -144,6 +145,18 @@ def test_a_node_without_a_copy_of_its_seed_waits_for_a_reboot(guest: Guest) -> N
     (guest.root / "var/lib/bake/seed").unlink()
     guest.bake()
     assert "takes effect at the next boot" in guest.insert().stdout
+
+
+def test_another_order_of_the_seed_writes_and_restarts_nothing(guest: Guest, picture: Picture) -> None:
+    before = picture(guest.root / "etc")
+    data = yaml.safe_load(guest.seed("user-data"))
+    data = {**dict(reversed(data.items())), "write_files": data["write_files"][::-1]}
+    (guest.store.folder / "etcd1/user-data").write_text("#cloud-config\n" + yaml.safe_dump(data, sort_keys=False))
+    edit(guest, "meta-data", guest.instance(), f"etcd1-{os.urandom(8).hex()}")
+    assert "phase=settled" in guest.insert().stdout
+    assert picture(guest.root / "etc") == before
+    assert is_applied(guest)
+    assert guest.calls() == REPORT
 
 
 def test_the_new_seeds_table_decides(guest: Guest) -> None:

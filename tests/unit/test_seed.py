@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,8 +23,10 @@ from generator import pki
 from generator.artifact import Artifact
 from generator.config.load import load, profile_names
 from generator.errors import InputError
+from generator.level import Level
 from generator.plan import ClusterPlan, plan_cluster
 from generator.seed import guest_files, iso
+from generator.seed.seed_level import SeedChange, compare_seeds
 
 Plan = Callable[..., ClusterPlan]
 ROOT = Path(__file__).parents[2]
@@ -83,6 +87,45 @@ def test_user_data_has_the_guest_files_unchanged(plan: Plan, now: Any) -> None:
     modes = {file["path"]: file["permissions"] for file in yaml.safe_load(user_data)["write_files"]}
     assert modes == {str(file.path): f"{file.mode:04o}" for file in guest}
     assert {mode for path, mode in modes.items() if path.endswith(".key")} == {"0600"}
+
+
+def test_user_data_has_configuration_first_and_scripts_last(files: tuple[Artifact, ...]) -> None:
+    config = content(files, "user-data")
+    assert [*config] == ["hostname", "fqdn", "write_files", "bootcmd", "runcmd"]
+    paths = [file["path"] for file in config["write_files"]]
+    assert paths[:2] == ["/etc/etcd/etcd.conf", "/etc/etcd/bake.env"]
+    folders = [folder for folder, _ in itertools.groupby(str(PurePosixPath(path).parent) for path in paths)]
+    assert folders == [
+        "/etc/etcd", "/etc/etcd/pki", "/etc/systemd/system", "/etc/udev/rules.d", "/usr/libexec/bake"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_the_head_of_user_data_lists_its_parts_in_their_order(profile: str, now: Any) -> None:
+    flags = dict([KEYS, *(ARCHIVE.items() if profile == "rhel" else ())])
+    seed = seed_of(plan_cluster(load(profile=profile, flags=flags).spec), now)
+    head = [line for line in seed[0].data.decode().split("\nhostname:")[0].splitlines()[3:] if line.startswith("#  ")]
+    assert max(map(len, head)) <= 100
+    text = " ".join(line.removeprefix("#").strip() for line in head)
+    config = content(seed, "user-data")
+    listed = [
+        f"{folder}/{name}"
+        for folder, names in re.findall(r"write_files, [a-z ]+ in (\S+): (.*?)(?= write_files| bootcmd)", text)
+        for name in names.split(", ")
+    ]
+    assert listed == [file["path"] for file in config["write_files"]]
+    assert list(dict.fromkeys(re.findall(r"(?:^| )(packages|write_files|bootcmd|runcmd)[,:]", text))) == [
+        key for key in config if key not in ("hostname", "fqdn", "package_update")
+    ]
+
+
+def test_another_order_of_the_same_files_costs_a_node_nothing(files: tuple[Artifact, ...]) -> None:
+    new = {file.path.name: file.data for file in files}
+    data = content(files, "user-data")
+    turned = {**dict(reversed(data.items())), "write_files": data["write_files"][::-1]}
+    old = {**new, "user-data": b"#cloud-config\n" + yaml.safe_dump(turned, sort_keys=False).encode()}
+    assert old["user-data"] != new["user-data"]
+    assert compare_seeds(old, new, node="etcd1") == SeedChange(level=Level.NONE)
 
 
 def test_the_network_is_matched_by_a_quoted_lower_case_mac(files: tuple[Artifact, ...], plan: Plan) -> None:

@@ -1,0 +1,1 @@
+"""The commands that need neither libvirt nor a running cluster."""

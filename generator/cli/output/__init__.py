@@ -1,0 +1,1 @@
+"""How the commands show their help, and their problems."""
