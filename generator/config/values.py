@@ -148,6 +148,11 @@ def libvirt_uri(value: object) -> str:
     return value
 
 
+def incus_url(value: object) -> str:
+    rule = "is not a URL such as https://host2:8443"
+    return _matching(value, r"https://([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}", rule)
+
+
 def folder(value: object) -> str:
     return _matching(value, r"(/[A-Za-z0-9._-]+)+", "is not an absolute path of letters, digits, '.', '_' and '-'")
 
