@@ -187,15 +187,21 @@ def machines_if_possible(
     options: Mapping[str, Any], report: Report, cluster: Cluster
 ) -> Mapping[str, MachineStatus]:
     """Return what the engine's `machines` returns, or nothing if libvirt fails and the user gave no --connect."""
-    return _if_possible(options, lambda: make_engine(options, report, cluster).machines()) or {}
+    told = report if _is_incus(cluster.plan.spec) else None
+    return _if_possible(options, lambda: make_engine(options, report, cluster).machines(), told) or {}
 
 
-def _if_possible(options: Mapping[str, Any], ask: Callable[[], Answer]) -> Answer | None:
+def _if_possible(
+    options: Mapping[str, Any], ask: Callable[[], Answer], report: Report | None = None
+) -> Answer | None:
+    """Return the answer, or None after an error. `report`: gets the error, if the cluster file says what to ask."""
     from generator.errors import BakeError
 
     try:
         return ask()
-    except BakeError:
+    except BakeError as error:
         if options["connect"] is not None:
             raise
+        if report is not None:
+            report(f"warning: {error.message}")
         return None  # the machines may run on another host

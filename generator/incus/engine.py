@@ -52,7 +52,7 @@ class IncusEngine:
 
     def console_logs(self, *names: str) -> dict[str, ConsoleLog]:
         def finder(name: str) -> Callable[[], str]:
-            return lambda: next((one.name for one in self._standing.look().get(name, [])), "")
+            return lambda: next((one.name for one in self._standing.look().get(name, []) if one.tag is not None), "")
 
         return {name: ConsoleLog(self.incus, finder(name)) for name in names or self.machines()}
 

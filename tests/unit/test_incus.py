@@ -8,6 +8,7 @@ import socketserver
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from generator import pki
 from generator.config.hosts import EngineKind, IncusSpec
 from generator.config.spec import ClusterSpec, NetworkMode, NetworkSpec, NodeSpec, VmSpec
 from generator.engine import State
@@ -30,6 +32,8 @@ from generator.incus.remote import Remote
 from generator.incus.tags import Claim, Tag, generation_of, instance_name, read_tag
 from generator.incus.volumes import backup
 from generator.plan import ClusterPlan, plan_cluster
+from generator.seed.first_boot import first_boot_commands
+from generator.seed.guest_files import Trust, guest_files
 
 TAG = Tag(cluster="etcd", id="abc", node="etcd1", version="1")
 
@@ -172,6 +176,18 @@ def test_the_network_of_an_instance() -> None:
     assert network_file(plan, plan.nodes[0]).splitlines() == [
         "[Match]", "Name=eth0", "[Network]", "Address=192.168.20.31/24", "Gateway=192.168.20.1", "IPv6AcceptRA=no"
     ]  # fmt: skip
+
+
+def test_a_container_has_no_units_for_a_data_disk(now: datetime) -> None:
+    """Incus mounts the volume, and systemd would wait for a disk."""
+    plan = plan_of()
+    ca = pki.create_authority(plan, now=now)
+    issued = {pki.Role.CA: ca, **next(pki.issue_nodes(plan, ca, now=now))}
+    trust = Trust(identity="0" * 32, ca_pem=ca.cert_pem)
+    files = {str(file.path): file.data for file in guest_files(plan, plan.nodes[0], trust, issued)}
+    assert not [path for path in files if "etcd-data" in path or path.endswith("var-lib-etcd.mount")]
+    assert b"var-lib-etcd.mount" not in files["/etc/systemd/system/etcd.service"]
+    assert "chown -R etcd: /var/lib/etcd" in "\n".join(first_boot_commands(plan))
 
 
 def test_an_instance_as_wanted_is_not_changed() -> None:
