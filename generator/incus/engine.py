@@ -26,7 +26,8 @@ from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 
-_APPLY = ["systemctl", "--no-block", "start", "apply-seed.service"]
+# Wait until the node has read the seed, so that bake does not remove a seed that the node still reads.
+_APPLY = ["timeout", "60", "systemctl", "start", "apply-seed.service"]
 
 
 @dataclass(kw_only=True)
@@ -233,7 +234,7 @@ class IncusEngine:
         one = self._standing.own(name)
         if one is None:
             return None
-        # A running node does not apply this seed now: it could still read the seed when the drive becomes empty.
+        # The node need not read this seed: only the permit differs.
         return self._exchange(name, one, self._seed_volume(name, one) if one.seed_volume else "")
 
     def _seed_volume(self, name: str, one: Instance) -> str:
