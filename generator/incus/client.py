@@ -25,8 +25,10 @@ _ANSWER = 60.0  # seconds; a call waits for a member that has just failed
 _WAIT = 20  # seconds of one call that waits for an operation
 _ELECTION = 45.0  # seconds within which the members elect a new leader of their database
 _NOT_FOUND, _FORBIDDEN = 404, 403
+_NOT_READY = ("Server isn't ready yet",)  # a member that starts has done nothing
 # While the members have no leader, Incus answers with one of these texts (Incus 6.0).
 _NO_LEADER = (
+    *_NOT_READY,
     "no available dqlite leader", "context deadline exceeded", "database is locked", "driver: bad connection",
     "not leader", "leadership lost", "checkpoint in progress",
 )  # fmt: skip
@@ -55,14 +57,7 @@ class Incus:
 
     def get(self, *path: str, **query: str) -> Any:
         """Return what Incus knows about an object. Try again while the members elect a leader."""
-        deadline = time.monotonic() + _ELECTION
-        while True:
-            try:
-                return self._call("GET", path, query)["metadata"]
-            except IncusError as error:
-                if not any(text in error.message for text in _NO_LEADER) or time.monotonic() > deadline:
-                    raise
-                time.sleep(1)
+        return self._repeat(_NO_LEADER, "GET", path, query)["metadata"]
 
     def find(self, *path: str, **query: str) -> Any:
         """Return what Incus knows about an object, or None if it does not exist."""
@@ -82,15 +77,15 @@ class Incus:
         return data
 
     def post(self, *path: str, body: Any, **query: str) -> Any:
-        return self._finish(self._call("POST", path, query, body))
+        return self._finish(self._repeat(_NOT_READY, "POST", path, query, body))
 
     def put(self, *path: str, body: Any, **query: str) -> Any:
-        return self._finish(self._call("PUT", path, query, body))
+        return self._finish(self._repeat(_NOT_READY, "PUT", path, query, body))
 
     def delete(self, *path: str, **query: str) -> bool:
         """Delete an object. Return whether it existed."""
         try:
-            self._finish(self._call("DELETE", path, query))
+            self._finish(self._repeat(_NOT_READY, "DELETE", path, query))
         except IncusError as error:
             if error.code != _NOT_FOUND:
                 raise
@@ -100,6 +95,17 @@ class Incus:
     def upload(self, *path: str, body: Iterable[bytes], headers: Mapping[str, str], **query: str) -> Any:
         """Send data, which may be larger than the memory."""
         return self._finish(self._call("POST", path, query, body, dict(headers)))
+
+    def _repeat(self, transient: Iterable[str], *call: Any) -> Mapping[str, Any]:
+        """Repeat a call for some time if it fails with one of these texts, which mean that it had no effect."""
+        deadline = time.monotonic() + _ELECTION
+        while True:
+            try:
+                return self._call(*call)
+            except IncusError as error:
+                if not any(text in error.message for text in transient) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     def _finish(self, answer: Mapping[str, Any]) -> Any:
         """Wait for the operation that a call has started. Return its metadata, or the call's."""

@@ -160,8 +160,7 @@ class IncusEngine:
     # --- one node ---------------------------------------------------------------------------------------------
 
     def restart(self, name: str) -> None:
-        (node,) = self.plan.select([name])
-        one = self._standing.existing(name)
+        (node,), one = self.plan.select([name]), self._standing.existing(name)
         if one.state is not State.STOPPED:
             self._stop(name, one)
         self._start(node, self._standing.existing(name))
@@ -217,6 +216,8 @@ class IncusEngine:
         self._start(node, replace(one, tag=tag))
 
     def remove_unused_images(self) -> tuple[str, ...]:
+        if not all(one.online for one in self._standing.members().values()):
+            return ()  # Incus removes no image while a member is off
         used = {one.config.get("volatile.base_image", "") for group in self._standing.look().values() for one in group}
         return tuple(remove_images(self.incus, self._standing.claim, kept=frozenset(used)))
 

@@ -34,23 +34,23 @@ class IncusHosts:
         return tuple(Owned(kind=kind, name=name, cluster_id=tag) for kind, name, tag in found)
 
     def destroy(self, cluster: str, *, cluster_id: str = "") -> tuple[str, ...]:
-        """Remove everything on the members that answer. Raise BakeError if a member with a volume is off."""
+        """Remove the instances and volumes of the members that answer, then the images.
+
+        Raise BakeError if a member is off. Incus removes no image then.
+        """
         claim, off = Claim(cluster=cluster, cluster_id=cluster_id), self._offline()
         removed: list[str] = []
         for one in self._instances(claim):
             if one.tag is not None:
                 removed += remove_instance(self.incus, one)
-        left = []
         for volume in self._volumes(claim).list():
-            if volume.get("location") in off:
-                left.append(str(volume["location"]))
-            else:
+            if volume.get("location") not in off:
                 removed.append(self._volumes(claim).remove(volume))
+        if off:
+            text = f"host {', '.join(sorted(off))} does not answer, so something of {cluster} is left"
+            done = ", ".join(dict.fromkeys(removed)) or "nothing"
+            raise BakeError(text, hint=f"when it is on again, run the same command; it has removed: {done}")
         removed += remove_images(self.incus, claim)
-        if left:
-            names = ", ".join(dict.fromkeys(left))
-            hint = f"when it is on again, run the same command; what was removed: {', '.join(removed) or 'nothing'}"
-            raise BakeError(f"{names}: the Incus member is off, and has instances or volumes of {cluster}", hint=hint)
         return tuple(dict.fromkeys(removed))
 
     def used_images(self) -> set[str]:

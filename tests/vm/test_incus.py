@@ -206,6 +206,15 @@ def test_a_node_without_a_pin_moves_to_the_free_host(hosts: Hosts) -> None:
     hosts.bake("verify")
 
 
+def test_destroy_names_a_host_that_is_off(hosts: Hosts) -> None:
+    hosts.lab("kill", "host3")
+    hosts.wait_until(lambda: "host3 does not answer" in {str(one["vm"]) for one in hosts.nodes().values()})
+    assert "host host3 does not answer" in hosts.bake("destroy", "--yes", code=1)
+    assert set(hosts.places().values()) == {"host3"}
+    hosts.lab("boot", "host3")
+    hosts.wait_until(lambda: "OFFLINE" not in hosts.lab("on", "host1", "incus", "cluster", "list").stdout)
+
+
 def test_destroy_leaves_nothing_on_any_host(hosts: Hosts) -> None:
     hosts.bake("destroy", "--yes")
     assert hosts.places() == {}
