@@ -9,6 +9,7 @@ from functools import cached_property
 from ipaddress import IPv6Address, ip_network
 from uuid import UUID, uuid5
 
+from generator.config.hosts import EngineKind
 from generator.config.pki import Certificates
 from generator.config.placement import (
     domain_of,
@@ -84,6 +85,11 @@ class ClusterPlan:
             hint = f"the nodes are {', '.join(node.name for node in self.nodes)}"
             raise BakeError(f"{', '.join(unknown)}: not a node of the cluster {self.name}", hint=hint)
         return [node for node in self.nodes if node.name in wanted]
+
+    @property
+    def mounts_data_disk(self) -> bool:
+        """Whether a node mounts the disk with etcd's data. Incus mounts the volume before a container starts."""
+        return bool(self.spec.vm.data_disk) and self.spec.engine is EngineKind.LIBVIRT
 
     @cached_property
     def dns_names(self) -> tuple[str, ...]:

@@ -19,10 +19,10 @@ ORDER = """
     errors artifact layout progress level engine console_records
     config plan pki seed export store
     image etcd health change operations
-    vm api cli
+    vm incus api cli
 """.split()  # noqa: SIM905  it is a drawing
 PURE = ("config", "plan", "pki", "seed", "export", "health", "change")  # no effects, except reading what the user names
-EFFECTS = {"asyncio", "fcntl", "grpclib", "libvirt", "requests", "socket", "subprocess", "tempfile"}
+EFFECTS = {"asyncio", "fcntl", "grpclib", "http", "libvirt", "requests", "socket", "subprocess", "tempfile"}
 OWNERS = {
     "click": {"cli"},
     "cryptography": {"pki"},

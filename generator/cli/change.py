@@ -95,7 +95,7 @@ def apply(**options: Any) -> None:
 
 @bake.command()
 @click.argument("replaced", metavar="NODE...", nargs=-1, required=True, shell_complete=suggest_node)
-@option("--host", metavar="HOST", help="Create the new VMs on this host of the cluster file's `hosts`.")
+@option("--host", metavar="HOST", help="Create the new VMs on this host of `hosts`, or Incus member.")
 @yes_option
 @spec_options
 @up_options
@@ -117,17 +117,19 @@ def replace(replaced: tuple[str, ...], host: str | None, **options: Any) -> None
     called = f"replace {' '.join(replaced)}"
     if host is not None:
         loaded = load({**options, "quiet": True})
-        options |= {"fields": _moved(loaded, replaced, host), "based_on": loaded.digest}
+        options |= {"fields": _moved(options, loaded, replaced, host), "based_on": loaded.digest}
         called += f" --host {host}"
     run_apply(options, called, replaced=replaced)
 
 
-def _moved(loaded: Loaded, moved: Collection[str], host: str) -> Mapping[str, Any]:
+def _moved(options: Mapping[str, Any], loaded: Loaded, moved: Collection[str], host: str) -> Mapping[str, Any]:
     """Return the fields with which nodes are on another host, and every other node keeps its host.
 
-    A host that does not answer and loses a node is out of service from now on.
+    A host of `hosts` that does not answer and loses a node is out of service from now on. With Incus, the other nodes
+    stay where they are without a field.
     """
     from generator.config.fields import plain
+    from generator.config.hosts import EngineKind
     from generator.config.placement import node_names
     from generator.errors import InputError
 
@@ -136,13 +138,17 @@ def _moved(loaded: Loaded, moved: Collection[str], host: str) -> Mapping[str, An
     for name in moved:
         if name not in names:
             raise InputError.one("NODE", f"{name!r} is not a node", f"the nodes are {', '.join(names)}")
-    if host not in [one.name for one in spec.hosts]:
+    is_incus = spec.engine is EngineKind.INCUS
+    if is_incus:
+        engines.require_member(options, spec, host)
+    elif host not in [one.name for one in spec.hosts]:
         known = f"use one of {', '.join(one.name for one in spec.hosts)}" if spec.hosts else "add the field `hosts`"
         raise InputError.one("--host", f"the cluster file has no host {host!r}", known)
     given = [{"name": name} for name in names] if isinstance(spec.nodes, int) else [plain(one) for one in spec.nodes]
-    nodes = [
-        {**one, "host": host if node.name in moved else node.host} for one, node in zip(given, plan.nodes, strict=True)
-    ]
+    homes = {node.name: host if node.name in moved else node.host or None for node in plan.nodes}
+    nodes = [{**one, "host": homes[name]} for one, name in zip(given, names, strict=True)]
+    if is_incus:
+        return {"nodes": nodes}
     left = {node.host for node in plan.nodes if node.name in moved and node.host != host}
     down = engines.silent_hosts([one for one in spec.hosts if one.name in left])
     hosts = [{**plain(one), "offline": one.offline or one.name in down} for one in spec.hosts]

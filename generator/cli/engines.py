@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from generator.config.spec import ClusterSpec
     from generator.engine import Engine, Hosts, MachineStatus
     from generator.image.base import BootImage
+    from generator.incus import Incus
     from generator.operations.baked_cluster import Cluster
     from generator.progress import Report
 
@@ -23,18 +24,40 @@ Answer = TypeVar("Answer")
 def connect(options: Mapping[str, Any]) -> Hosts:
     """Connect to libvirt, for a command that needs no plan of a cluster.
 
-    If the folder of the cluster has a specification with hosts, connect to these hosts.
+    If the folder of the cluster has a specification with hosts or with Incus, connect to these.
     """
     from generator import vm
     from generator.engine import OnHosts
 
-    uris = _uris(options, _kept_hosts(options))
+    spec = _kept_spec(options)
+    if spec is not None and _is_incus(spec):
+        from generator.incus import IncusHosts
+
+        return IncusHosts(incus=_incus(options, spec), pool=spec.incus.pool, report=reporter(options))
+    uris = _uris(options, spec.hosts if spec else ())
     if not uris:
         return vm.LibvirtHosts(connection=vm.connect(options["connect"]))
     return OnHosts(
         hosts=tuple(uris), connect=lambda name: vm.LibvirtHosts(connection=vm.connect(uris[name])),
         report=reporter(options),
     )  # fmt: skip
+
+
+def _is_incus(spec: ClusterSpec) -> bool:
+    from generator.config.hosts import EngineKind
+
+    return spec.engine is EngineKind.INCUS
+
+
+def _incus(options: Mapping[str, Any], spec: ClusterSpec) -> Incus:
+    """Connect to the Incus remote of a spec. Raise InputError if the user also gave --connect, which is for libvirt."""
+    from generator import incus
+    from generator.errors import InputError
+
+    if options.get("connect") is not None:
+        rule = "has no effect, because the cluster file has engine: incus"
+        raise InputError.one("--connect", f"{options['connect']} {rule}", "leave --connect out")
+    return incus.connect(incus.find_remote(spec.incus.remote, spec.incus.addresses), spec.incus.project)
 
 
 def _uris(options: Mapping[str, Any], hosts: Iterable[HostSpec]) -> dict[str, str]:
@@ -49,10 +72,15 @@ def _uris(options: Mapping[str, Any], hosts: Iterable[HostSpec]) -> dict[str, st
 
 
 def require_hosts(options: Mapping[str, Any], spec: ClusterSpec) -> None:
-    """Raise BakeError if libvirt does not answer on a host of the spec."""
+    """Raise BakeError if libvirt does not answer on a host of the spec, or if Incus lacks what the spec names."""
     from generator import vm
     from generator.engine import connect_all
 
+    if _is_incus(spec):
+        from generator.incus import require_section
+
+        require_section(_incus(options, spec), spec)
+        return
     if uris := _uris(options, spec.hosts):
         connect_all({name: partial(vm.connect, uri) for name, uri in uris.items()})
     else:
@@ -74,13 +102,20 @@ def silent_hosts(hosts: Iterable[HostSpec]) -> set[str]:
     return {host.name for host in hosts if is_silent(host)}
 
 
-def _kept_hosts(options: Mapping[str, Any]) -> tuple[HostSpec, ...]:
-    """Return the hosts in the specification of the cluster that the options name."""
+def require_member(options: Mapping[str, Any], spec: ClusterSpec, name: str) -> None:
+    """Raise InputError if the Incus cluster of a spec has no member `name`, and BakeError if the member is off."""
+    from generator.incus import find_member
+
+    find_member(_incus(options, spec), name, "--host")
+
+
+def _kept_spec(options: Mapping[str, Any]) -> ClusterSpec | None:
+    """Return the specification of the cluster that the options name, if its folder has one."""
     from generator.store.existing_cluster import load_existing
     from generator.store.folder import Store
 
     existing = load_existing(Store(options["out"], options["name"])) if options.get("name") else None
-    return existing.spec.hosts if existing and existing.spec else ()
+    return existing.spec if existing else None
 
 
 def make_engine(
@@ -91,7 +126,7 @@ def make_engine(
     image: BootImage | None = None,
     remedy: str = "bake apply",
 ) -> Engine:
-    """Connect to libvirt, and return the engine of the cluster's VMs.
+    """Connect to libvirt or Incus, and return the engine of the cluster's machines.
 
     `image`: the image for new disks. The default is the image that the cluster's specification names. `remedy`: the
     command that completes an interrupted change.
@@ -101,11 +136,19 @@ def make_engine(
     from generator.operations.up import boot_image
 
     plan = cluster.plan
-    uris, hosts = _uris(options, plan.spec.hosts), {host.name: host for host in plan.spec.hosts}
 
     @cache
     def load_image() -> BootImage:
         return image or boot_image(plan.spec, image_cache(options), report)
+
+    if _is_incus(plan.spec):
+        from generator.incus import IncusEngine
+
+        return IncusEngine(
+            incus=_incus(options, plan.spec), plan=plan, cluster_id=cluster.cluster_id, seeds=cluster.store.folder,
+            load_image=load_image, report=report, remedy=remedy,
+        )  # fmt: skip
+    uris, hosts = _uris(options, plan.spec.hosts), {host.name: host for host in plan.spec.hosts}
 
     def on(uri: str | None, **more: Any) -> Engine:
         settings = {"plan": plan, "report": report, **more}
@@ -144,15 +187,21 @@ def machines_if_possible(
     options: Mapping[str, Any], report: Report, cluster: Cluster
 ) -> Mapping[str, MachineStatus]:
     """Return what the engine's `machines` returns, or nothing if libvirt fails and the user gave no --connect."""
-    return _if_possible(options, lambda: make_engine(options, report, cluster).machines()) or {}
+    told = report if _is_incus(cluster.plan.spec) else None
+    return _if_possible(options, lambda: make_engine(options, report, cluster).machines(), told) or {}
 
 
-def _if_possible(options: Mapping[str, Any], ask: Callable[[], Answer]) -> Answer | None:
+def _if_possible(
+    options: Mapping[str, Any], ask: Callable[[], Answer], report: Report | None = None
+) -> Answer | None:
+    """Return the answer, or None after an error. `report`: gets the error, if the cluster file says what to ask."""
     from generator.errors import BakeError
 
     try:
         return ask()
-    except BakeError:
+    except BakeError as error:
         if options["connect"] is not None:
             raise
+        if report is not None:
+            report(f"warning: {error.message}")
         return None  # the machines may run on another host

@@ -50,10 +50,13 @@ def _ports_of_hosts(
 
     A host without a URI has libvirt's default URI.
     """
+    from generator.config.hosts import EngineKind
     from generator.vm.connection import is_remote
 
     found: dict[str | None, dict[str, list[Target]]] = defaultdict(dict)
     for plan in plans:
+        if plan.spec.engine is not EngineKind.LIBVIRT:
+            continue  # only a host of libvirt has a URI
         uris = {host.name: host.uri for host in plan.spec.hosts}
         for node in plan.nodes:
             uri = uris.get(node.host, options.get("connect"))

@@ -123,7 +123,7 @@ _RESTARTS = "etcd restarts with the new configuration."
 _REBOOTS = "The node reboots with its new seed."
 _VM = "The VM is shut down, redefined and started."
 _URLS = "members know each other by their URLs"
-_NETWORK = "libvirt cannot change a network that running VMs use"
+_NETWORK = "running VMs and containers keep their network"
 
 
 def _rows() -> Iterator[FieldLevel]:
@@ -167,6 +167,10 @@ HOST_LEFT = FieldLevel(
 
 def _node_rows() -> Iterator[FieldLevel]:
     yield from (ADDED, REMOVED, REORDERED, RENAMED, MOVED, MAC, REHOSTED, HOST_ADDED, HOST_REMOVED, HOST_LEFT)
+    for name in ("engine", "incus.project", "incus.pool"):
+        yield FieldLevel(field=name, level=Level.REFUSED, why="the nodes' disks are there", how=_NEW_CLUSTER)
+    for name in ("remote", "addresses", "group", "profile"):
+        yield FieldLevel(field=f"incus.{name}", level=Level.NONE, how="Running containers stay as they are.")
     yield FieldLevel(field="hosts[].uri", level=Level.NONE, how="bake connects to the new URI; the VMs stay.")
     for name in ("failureDomain", "offline"):
         yield FieldLevel(field=f"hosts[].{name}", level=Level.NONE, how="It decides only which host a node gets.")
@@ -187,8 +191,8 @@ def _network_rows() -> Iterator[FieldLevel]:
         how=_ALL_OFF, applies=_starts_dns_server,
     )  # fmt: skip
     yield FieldLevel(field="network.dns", level=Level.REBOOT, how=_REBOOTS)
-    for name in ("mode", "bridge", "vlan", "name"):
-        yield FieldLevel(field=f"network.{name}", level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
+    for name in ("network.mode", "network.bridge", "network.vlan", "network.name", "incus.nic"):
+        yield FieldLevel(field=name, level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
 
 
 def _pki_rows() -> Iterator[FieldLevel]:

@@ -1,13 +1,25 @@
-"""The section `hosts` of a cluster file: the libvirt hosts of the VMs, and which host gets which node. Pure."""
+"""The sections `hosts` and `incus` of a cluster file: what runs the nodes, and which host gets which node. Pure.
+
+With libvirt, the section `hosts` names the hosts, and bake places the nodes. With Incus, the hosts are the members of
+an Incus cluster, which only Incus knows.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from generator.config import values
-from generator.config.fields import Finding, duplicates, scalar, setting
+from generator.config.fields import Finding, duplicates, list_of, scalar, setting
+
+
+class EngineKind(StrEnum):
+    """What runs the nodes: libvirt runs VMs, Incus runs containers."""
+
+    LIBVIRT = "libvirt"
+    INCUS = "incus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +55,49 @@ class HostSpec:
         return self.failure_domain or self.name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncusSpec:
+    """The section `incus`: an Incus server or cluster, and where it has the nodes' containers."""
+
+    remote: str = setting(
+        scalar(values.token),
+        "the name of a remote of the program `incus`, see `incus remote list`; local means the socket on this machine",
+        default="local",
+    )
+    addresses: tuple[str, ...] = setting(
+        list_of(scalar(values.incus_url)),
+        "URLs of other members of the remote's cluster, such as https://host2:8443, if the remote does not answer",
+        default=(),
+    )
+    project: str = setting(
+        scalar(values.token), "the Incus project of the nodes' instances and volumes", default="default"
+    )
+    pool: str = setting(
+        scalar(values.token), "the Incus storage pool of the nodes' disks, volumes and seeds", default="default"
+    )
+    profile: str | None = setting(
+        scalar(values.token), "an Incus profile for the nodes' instances; default: no profile", default=None
+    )
+    nic: str = setting(
+        scalar(values.choice("bridged", "macvlan")),
+        "with `mode: bridge`: bridged (network.bridge is a bridge of each member) or macvlan (network.bridge is a "
+        "network interface of each member)",
+        default="bridged",
+    )
+    group: str | None = setting(
+        scalar(values.token), "the Incus cluster group that gets the nodes; default: all members", default=None
+    )
+
+
 def place(hosts: Sequence[HostSpec], pins: Sequence[str | None]) -> list[str]:
-    """Return the host of each node, or an empty text without hosts.
+    """Return the host of each node. Without hosts, return the pin, or an empty text.
 
     `pins`: for each node, the host that the user has chosen, or None. A node without a pin gets a host in the failure
     domain with the fewest nodes, and there the host with the fewest nodes. The first host wins a tie. So a new node at
     the end moves no other node.
     """
     if not hosts:
-        return ["" for _ in pins]
+        return [pin or "" for pin in pins]
     domains = {host.name: host.domain for host in hosts}
     online = [host.name for host in hosts if not host.offline] or list(domains)
     on_host: Counter[str] = Counter(pin for pin in pins if pin in domains)
@@ -121,3 +167,11 @@ def _too_many(hosts: Sequence[HostSpec], pins: Sequence[str | None]) -> Mapping[
     numbers = Counter(domains[name] for name in place(hosts, pins))
     most = (len(pins) - 1) // 2
     return {domain: number for domain, number in numbers.items() if len(pins) >= 3 and number > most}
+
+
+def check_incus(incus: IncusSpec, hosts: Sequence[HostSpec], engine: EngineKind) -> Iterator[Finding]:
+    """Check that the sections `hosts` and `incus` belong to the engine."""
+    if engine is not EngineKind.INCUS and incus != IncusSpec():
+        yield ("incus",), f"has no effect with engine {engine}", "set engine: incus, or leave the section out"
+    if engine is EngineKind.INCUS and hosts:
+        yield ("hosts",), "has no effect with engine incus, because Incus knows its members", "leave the section out"

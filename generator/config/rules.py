@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 from generator.config.auth import check_auth
 from generator.config.etcd_options import check_options, warn_options
 from generator.config.fields import Finding, duplicates
-from generator.config.hosts import check_hosts, warn_of_domains
+from generator.config.hosts import EngineKind, check_hosts, check_incus, warn_of_domains
 from generator.config.pki import PeerName
 from generator.config.placement import (
     domain_of,
@@ -84,6 +84,8 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
         if len(f"{name}.{domain_of(spec)}") > 253:  # the longest DNS name (RFC 1035, section 2.3.4)
             message = f"{name}.{domain_of(spec)} is longer than 253 characters"
             yield ("nodes", index, "name"), message, "use a shorter name"
+        if spec.engine is EngineKind.INCUS and len(f"{spec.name}-{name}") > 56:  # Incus: 63, with a number
+            yield ("nodes", index, "name"), f"{spec.name}-{name} is longer than 56 characters", "use a shorter name"
     if len(spec.name) > 40:
         message = f"{spec.name!r} is longer than 40 characters; the names of VMs and networks contain it"
         yield ("name",), message, "use a shorter name"
@@ -195,8 +197,16 @@ def _network(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _hosts(spec: ClusterSpec) -> Iterator[Finding]:
-    pins = node_pins(spec) if _has_valid_count(spec) else []
-    yield from check_hosts(spec.hosts, pins)
+    yield from check_incus(spec.incus, spec.hosts, spec.engine)
+    if spec.engine is EngineKind.INCUS:
+        if spec.network.mode.is_own:
+            yield ("network", "mode"), f"{spec.network.mode}: needs libvirt", "set mode: bridge, or mode: network"
+        if spec.vm.image:
+            yield ("vm", "image"), "has no effect with engine incus, whose containers use bake's image", "leave it out"
+        if spec.install.method is InstallMethod.ARCHIVE:
+            yield ("install", "method"), "archive: not possible with engine incus", "use bake's image, which has etcd"
+        return
+    yield from check_hosts(spec.hosts, node_pins(spec) if _has_valid_count(spec) else [])
     if len(spec.hosts) > 1 and spec.network.mode.is_own:
         message = f"{spec.network.mode}: the VMs of one host cannot reach the VMs of other hosts"
         yield ("network", "mode"), message, "connect the VMs to a network that the hosts share: set mode: bridge"

@@ -15,7 +15,7 @@ from generator.config import values
 from generator.config.auth import AuthSpec
 from generator.config.etcd_options import option_schemas
 from generator.config.fields import FieldProblem, list_of, list_or, mapping_of, scalar, section, section_of, setting
-from generator.config.hosts import HostSpec
+from generator.config.hosts import EngineKind, HostSpec, IncusSpec
 from generator.config.pki import PkiSpec
 
 AnyAddress = IPv4Address | IPv6Address
@@ -49,8 +49,8 @@ class NetworkMode(StrEnum):
     """How the VMs are connected.
 
     `nat`: bake creates a network; guests reach other networks through the host. `isolated`: bake creates a network;
-    guests reach only each other and the host. `bridge`: an existing bridge of the host. `network`: an existing libvirt
-    network.
+    guests reach only each other and the host. `bridge`: an existing bridge of the host. `network`: an existing network
+    of libvirt or Incus.
     """
 
     NAT = "nat"
@@ -78,7 +78,7 @@ class NodeSpec:
         default=None,
     )
     host: str | None = setting(
-        scalar(values.name), "the name of a host in `hosts`; default: chosen by bake", default=None
+        scalar(values.name), "a host in `hosts`, or an Incus member; default: chosen by bake", default=None
     )
 
 
@@ -105,7 +105,7 @@ class NetworkSpec:
     mode: NetworkMode = setting(
         scalar(values.word(NetworkMode)),
         "nat (VMs can reach other networks through the host), isolated (VMs reach only each other and the host), "
-        "bridge (an existing bridge of the VMs' host) or network (an existing libvirt network)",
+        "bridge (an existing bridge of the VMs' host) or network (an existing network of libvirt or Incus)",
         default=NetworkMode.NAT,
     )
     bridge: str | None = setting(
@@ -120,7 +120,7 @@ class NetworkSpec:
     )
     name: str | None = setting(
         scalar(values.libvirt_name),
-        "the name of an existing libvirt network, such as default; only with `mode: network`",
+        "the name of an existing network of libvirt or Incus, such as default; only with `mode: network`",
         default=None,
     )
 
@@ -248,6 +248,12 @@ class ClusterSpec:
     auth: AuthSpec = section(AuthSpec, flag="enabled")
     access: AccessSpec = section(AccessSpec)
     vm: VmSpec = section(VmSpec)
+    engine: EngineKind = setting(
+        scalar(values.word(EngineKind)),
+        "what runs the nodes: libvirt (VMs) or incus (containers of an Incus server or cluster)",
+        default=EngineKind.LIBVIRT,
+    )
+    incus: IncusSpec = section(IncusSpec)
     hosts: tuple[HostSpec, ...] = setting(
         list_of(section_of(HostSpec)),
         "the libvirt hosts of the VMs, with name and uri; default: the host of --connect",

@@ -163,6 +163,9 @@ def libvirt_uri(value: object) -> str:
     return value
 
 
+incus_url = _matching(
+    r"https://([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}", "is not a URL such as https://host2:8443"
+)
 folder = _matching(r"(/[A-Za-z0-9._-]+)+", "is not an absolute path of letters, digits, '.', '_' and '-'")
 account = _matching(  # an etcd user or role; in a certificate's common name, in file names and in commands
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",

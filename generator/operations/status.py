@@ -184,7 +184,7 @@ def status_row(node: NodeStatus, vm: str | None) -> dict[str, str]:
     """Return a node's row in the table of `bake status`. `vm`: the VM's state, or None if bake cannot get it."""
     return {
         "node": node.name,
-        "vm": vm or "no libvirt",
+        "vm": vm or "unknown",
         "address": node.address,
         "state": str(node.role or "unknown") if node.reachable else "unreachable",
         "id": node.member_id or "-",

@@ -13,6 +13,7 @@ from generator.seed.guest_files import guest_source, key_access_commands
 from generator.seed.guest_paths import DATA_MOUNT, ENV, LIBEXEC, PKI_DIR, UDEV_RULES, UNITS
 
 HOME = PurePosixPath("/var/lib/etcd")
+_OWN_DATA = f"mkdir -p {HOME} && chown -R etcd: {HOME} && chmod 0700 {HOME}"
 
 
 def boot_commands() -> list[str]:
@@ -39,8 +40,10 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
     yield from _key_permissions(plan.spec)
     labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
-    if plan.spec.vm.data_disk:
+    if plan.mounts_data_disk:
         yield from _mount_data_disk()
+    elif plan.spec.vm.data_disk:
+        yield _OWN_DATA
     else:
         yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
     # SELinux denies access to files with wrong labels. cloud-init writes files before it installs packages. If a
@@ -63,7 +66,7 @@ def _mount_data_disk() -> Iterator[str]:
     # SELinux denies systemd to read units with wrong labels.
     yield f"if command -v restorecon >/dev/null; then restorecon -RF {LIBEXEC} {UNITS}; fi"
     yield f"systemctl daemon-reload && systemctl start {DATA_MOUNT}"
-    yield f"mkdir -p {HOME} && chown -R etcd: {HOME} && chmod 0700 {HOME}"
+    yield _OWN_DATA
 
 
 def _key_permissions(spec: ClusterSpec) -> Iterator[str]:

@@ -74,8 +74,8 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     start = {"permit": RUNTIME_PERMIT, "snapshot": SNAPSHOT, "snapshot_record": SNAPSHOT_RECORD}
     yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), **start)
     places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, **start}
-    yield _unit("etcd.service", user="etcd", restart=RESTART, data_disk=plan.spec.vm.data_disk, **places)
-    if plan.spec.vm.data_disk:
+    yield _unit("etcd.service", user="etcd", restart=RESTART, data_disk=plan.mounts_data_disk, **places)
+    if plan.mounts_data_disk:
         yield _script("etcd-data")
         yield _unit("etcd-data.service")
         yield Artifact(UNITS / DATA_MOUNT, guest_source(UNITS / DATA_MOUNT))

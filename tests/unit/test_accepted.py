@@ -142,6 +142,11 @@ FREE = {("pki", "subject", name) for name in ("state", "locality", "organization
 FREE |= {("install", "archive"), ("vm", "image")}
 # The text fields of sections that exclude a field of FULL.
 OTHERS: dict[tuple[str, ...], dict[str, Any]] = {("network", "name"): {"network": {"mode": "network", "name": "lan"}}}
+IN_INCUS = {
+    "engine": "incus", "install": {"method": "preinstalled"}, "vm": {},
+    "incus": {"remote": "r", "project": "p", "pool": "d", "profile": "s", "nic": "bridged", "group": "g"},
+}  # fmt: skip
+OTHERS |= {("engine",): IN_INCUS} | {("incus", name): IN_INCUS for name in IN_INCUS["incus"]}
 FREE |= {("pki", section, name) for section in ("ca", "peerCa") for name in ("certificate", "key")}
 
 

@@ -100,5 +100,5 @@ def test_a_cluster_whose_vms_are_elsewhere_is_not_replaced(bake: Bake, standing:
 
     from generator.errors import InputError
 
-    with pytest.raises(InputError, match="libvirt has none of its VMs"):
+    with pytest.raises(InputError, match="finds none of its VMs"):
         plan_change(loaded, store, lambda _: engine_of(gone), now=datetime.now(UTC))

@@ -88,6 +88,19 @@ def host_examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     yield "hosts[].bridge", "", three, on_hosts(*HOSTS[:2], {**HOSTS[2], "bridge": "br1"})
 
 
+IN_INCUS = {"engine": "incus", "network": SHARED_LAN}
+
+
+def incus_examples() -> Iterator[tuple[str, str, Fields, Fields]]:
+    yield "engine", "", {"network": SHARED_LAN}, IN_INCUS
+    values = {
+        "remote": "lab", "addresses": ["https://host2:8443"], "project": "etcd", "pool": "fast", "profile": "small",
+        "nic": "macvlan", "group": "rack1",
+    }  # fmt: skip
+    for part, value in values.items():
+        yield f"incus.{part}", "", IN_INCUS, {**IN_INCUS, "incus": {part: value}}
+
+
 def examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     """Yield a field and a case of the table, and the cluster files before and after a change."""
     yield "nodes", "a node is added", {}, {"nodes": 5}
@@ -113,6 +126,7 @@ def examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     yield "network.vlan", "", {"network": bridge}, {"network": {**bridge, "vlan": 20}}
     yield "network.name", "", {"network": existing}, {"network": {**existing, "name": "dmz"}}
     yield from host_examples()
+    yield from incus_examples()
     yield from pki_examples()
     yield "etcd.version", "to an older version", {"etcd": {"version": "3.6"}}, {}
     yield "etcd.version", "", {}, {"etcd": {"version": "3.6"}}

@@ -162,7 +162,7 @@ def test_a_renamed_node_is_refused() -> None:
     [
         ({}, {"etcd": {"peerPort": 4000}}, "etcd.peerPort", "2380 → 4000, but members", "another --name"),
         ({}, {"etcd": {"dataDir": "/var/lib/etcd/x"}}, "etcd.dataDir", "/var/lib/etcd/etcd → /var", "make-mirror"),
-        ({}, {"network": {"mode": "isolated"}}, "network.mode", "nat → isolated, but libvirt", "bake down"),
+        ({}, {"network": {"mode": "isolated"}}, "network.mode", "nat → isolated, but running VMs", "bake down"),
         ({}, {"network": {"gateway": "192.168.20.9"}}, "network.gateway", "unset → 192.168.20.9, but", "bake down"),
         ({"auth": True}, {}, "auth.enabled", "true → false, but a node", "etcdctl auth disable"),
         ({"etcd": {"version": "3.6"}}, {}, "etcd.version", "3.6 → 3.5, but an older etcd", "another --name"),
@@ -181,7 +181,7 @@ def test_a_refused_change_says_why_and_names_the_way(
 
 def test_refused_changes_are_shown_with_the_way() -> None:
     (line,) = shown(changes({}, {"network": {"mode": "isolated"}}))
-    assert line.startswith("~ network.mode: nat → isolated [refused] (libvirt cannot change a network")
+    assert line.startswith("~ network.mode: nat → isolated [refused] (running VMs and containers keep")
     assert "; run `bake down`, " in line
     (line,) = shown(changes({}, {"etcd": {"peerPort": 4000}}))
     assert line.endswith("[refused] (the members of this sealed cluster still use the old addresses)")

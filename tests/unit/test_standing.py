@@ -229,7 +229,7 @@ def test_the_level_of_each_change_of_a_sealed_cluster_is_shown(bake: Bake) -> No
         assert "+ node etcd4: 192.168.20.34 [live]\n" in said
         assert "~ vm.memory: 1024 → 2048 [reboot]\n" in said
         assert "~ etcd.tlsMinVersion: 1.2 → 1.3 [restart]\n" in said
-        assert "~ network.mode: nat → isolated [refused] (libvirt cannot change" in said
+        assert "~ network.mode: nat → isolated [refused] (running VMs and containers keep" in said
     assert done.code == 0
 
 

@@ -44,7 +44,7 @@ def test_a_nodes_role_comes_from_its_status_or_from_the_member_list(cluster: Clu
 def test_ids_are_hexadecimal_as_in_etcdctl(cluster: ClusterPlan) -> None:
     found = status._node_status(cluster.nodes[0], Answer(etcd_status(0x4BB3BF120CD9D667)), ())
     row = status.status_row(found, None)
-    assert (row["id"], row["state"], row["db"], row["vm"]) == ("4bb3bf120cd9d667", "voter", "2 KiB", "no libvirt")
+    assert (row["id"], row["state"], row["db"], row["vm"]) == ("4bb3bf120cd9d667", "voter", "2 KiB", "unknown")
     data = json.loads(json.dumps(status.status_data(found, "running kvm")))
     assert (data["node"], data["vm"], data["member_id"], data["db_size"]) == (
         "etcd1", "running kvm", "4bb3bf120cd9d667", 2048,

@@ -28,7 +28,7 @@ from generator.progress import Progress
 from generator.store.folder import Store
 from generator.store.operation_lock import operation_lock
 
-_NO_VMS = "the cluster is sealed and cannot be started anew, but libvirt has none of its VMs"
+_NO_VMS = "the cluster is sealed and cannot be started anew, but bake finds none of its VMs"
 _FIND_VMS = (
     "give --connect for the host with the cluster's VMs; if the VMs are lost, delete this file to start a new cluster"
 )
