@@ -81,6 +81,11 @@ EVERY_FIELD = FULL | {
     "hosts": [
         {"name": "h", "uri": "qemu:///system", "failureDomain": "r", "bridge": "b", "pool": "/x", "offline": True}
     ],
+    "engine": "incus",
+    "incus": {
+        "remote": "r", "addresses": ["https://h:8443"], "project": "p", "pool": "p", "profile": "p", "nic": "macvlan",
+        "group": "g",
+    },
     "vm": {**FULL["vm"], "memory": 1024, "cpus": 1, "disk": 8, "dataDisk": 8},
     "pki": {**FULL["pki"], "caDays": 3650, "leafDays": 365, "singleLabelNames": False},
     "etcd": {
