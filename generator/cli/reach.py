@@ -76,12 +76,12 @@ def _connect_through(
 
     report, names, ssh = reporter(options), ", ".join(nodes), ssh_command(uri)
     if ssh is None:
-        report(f"warning: {names} cannot be reached from here; only a URI with ssh can reach them through the host")
+        report(f"warning: {names}: no answer from here; only a URI with ssh leads to them through their host")
         return
     try:
         tunnel = context.find_root().with_resource(open_tunnel(ssh, [one for ports in nodes.values() for one in ports]))
     except BakeError as error:
-        report(f"warning: {names} cannot be reached: {error.message}")
+        report(f"warning: {names}: no answer from here, and {error.message}")
         return
     context.find_root().with_resource(through(tunnel))
-    report(f"{names} cannot be reached from here; connecting through {ssh[-1]} with ssh")
+    report(f"{names}: no answer from here; connecting through {ssh[-1]} with ssh")

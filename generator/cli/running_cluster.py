@@ -67,9 +67,7 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
     from generator.config.placement import node_names
     from generator.operations import up
     from generator.operations.hints import command
-    from generator.plan import plan_cluster
 
-    reach(options, plan_cluster(spec))
     engines.require_hosts(options, spec)  # nothing is baked if libvirt does not answer
     _refuse_old_machines(options, store)
     try:
@@ -78,7 +76,7 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
                 engine=lambda cluster, image: engines.make_engine(
                     options, progress.line, cluster, image=image, remedy=command(store, "up")
                 ),
-                wait=options["wait"], cache=image_cache(options),
+                wait=options["wait"], cache=image_cache(options), reach=partial(reach, options),
             )  # fmt: skip
             return store.folder, up.up(spec, store, boot, now=datetime.now(UTC), progress=progress, **agreed)
     except KeyboardInterrupt:

@@ -23,6 +23,7 @@ from generator.operations.hints import command
 from generator.operations.running.boot_progress import SETTLED, VOTING_PHASES, follow_nodes
 from generator.operations.seal import seal_everywhere
 from generator.operations.verify import Verification
+from generator.plan import ClusterPlan
 from generator.progress import Progress, Report
 from generator.store.folder import Store
 
@@ -32,12 +33,14 @@ class Boot:
     """How to boot the VMs.
 
     `engine`: returns the engine of a cluster's VMs, which makes new disks from the given image. `wait`: the number of
-    seconds within which all nodes must settle. `cache`: the folder for images.
+    seconds within which all nodes must settle. `cache`: the folder for images. `reach`: called when the nodes
+    run, before bake asks them. It may connect to nodes that do not answer this machine.
     """
 
     engine: Callable[[Cluster, BootImage], Engine]
     wait: float
     cache: Path
+    reach: Callable[[ClusterPlan], None] = lambda _plan: None
 
 
 def up(
@@ -64,6 +67,7 @@ def up(
     started = engine.create(*(node.name for node in cluster.plan.nodes))
     _report_unchanged(engine, cluster, image, started, progress.line)
     wait_until_settled(engine, cluster, seconds=boot.wait, progress=progress)
+    boot.reach(cluster.plan)
     return verify.verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
 
 
