@@ -1,6 +1,6 @@
 """What an editor shows for a file of `bake init`: a real YAML language server reads the file and its schema.
 
-The tests are skipped without the server: `npm install yaml-language-server`, then add node_modules/.bin to PATH.
+scripts/setup --dev installs the server if npm is installed. Without the server, the tests are skipped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 Bake = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
 
 
 class Server:
@@ -51,7 +52,8 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    program = shutil.which("yaml-language-server")
+    own = ROOT / "build/yaml-language-server/node_modules/.bin/yaml-language-server"
+    program = str(own) if own.exists() else shutil.which("yaml-language-server")
     if program is None:
         pytest.skip("yaml-language-server is not installed")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
