@@ -8,17 +8,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import CALL, ROOT
+from tests.vm.conftest import ROOT
+from tests.vm.several_hosts import WAIT, SeveralHosts
 
 pytestmark = pytest.mark.alone
-WAIT = ("--wait", 900)
 DROP = """table inet cut {
 chain out {
 type filter hook output priority 0
@@ -26,36 +24,10 @@ ip daddr 10.99.0.31-10.99.0.40 drop
 }
 }
 """
-WRITE = """
-import sys; from pathlib import Path; from generator.etcd.client import Etcd
-from generator.operations.baked_cluster import client_files
-with Etcd(sys.argv[1], client_files(Path(sys.argv[2]))) as etcd:
-    etcd.put(b"after the loss", b"1")
-    assert etcd.get(b"after the loss").count == 1
-"""
 
 
-@dataclass
-class Hosts:
-    """The hosts, and an operator on their network. `folder`: the lab's folder."""
-
-    folder: Path
-    out: Path
-
-    def lab(
-        self, *words: object, check: bool = True, input_text: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "BAKE_LAB": str(self.folder)}
-        command = [ROOT / "scripts" / "lab", "hosts", *map(str, words)]
-        return subprocess.run(
-            command, env=environment, text=True, capture_output=True, check=check, timeout=1500, input=input_text
-        )
-
-    def bake(self, command: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        line = ["exec", sys.executable, "-c", CALL, command, *words, "--out", self.out, "--name", "spread"]
-        done = self.lab(*line, check=False)
-        assert done.returncode == code, f"bake {command}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done
+class Hosts(SeveralHosts):
+    kind = "hosts"
 
     def vms(self, host: str) -> list[str]:
         """Return the names of a host's VMs."""
@@ -63,29 +35,16 @@ class Hosts:
         command = [ROOT / "scripts" / "lab", "exec", "virsh", "-q", "list", "--all", "--name"]
         return subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.split()
 
-    def steps(self, *words: object) -> list[str]:
-        return [f"{one['action']} {one['node']}" for one in json.loads(self.bake(*words, "-o", "json").stdout)["steps"]]
-
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    if os.geteuid() != 0:
-        pytest.skip("the hosts need root")
-    work = tmp_path_factory.mktemp("hosts")
-    found = Hosts(ROOT / "build" / f"test-hosts-{os.getpid()}", work / "out")
-    found.lab(3)
-    try:
+    with Hosts.start(tmp_path_factory.mktemp("hosts")) as found:
         yield found
-    finally:
-        found.lab("stop")
-    assert not found.folder.exists()
 
 
 @pytest.fixture(scope="module")
-def config(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "cluster.yaml"
-    path.write_text(f"name: spread\nvm: {{memory: 768}}\n{(hosts.folder / 'hosts.yaml').read_text()}")
-    return path
+def config(hosts: Hosts) -> Path:
+    return hosts.write_config(hosts.out.with_name("cluster.yaml"))
 
 
 def test_one_node_is_on_the_first_host(hosts: Hosts, config: Path) -> None:
@@ -138,7 +97,7 @@ def test_the_cluster_survives_the_loss_of_a_host_which_status_names(hosts: Hosts
     assert (seen["etcd2"]["vm"], seen["etcd2"]["reachable"]) == ("host2 does not answer", False)
     assert all(seen[name]["reachable"] for name in ("etcd1", "etcd3"))
     hosts.bake("verify", code=3)
-    hosts.lab("exec", sys.executable, "-c", WRITE, "https://10.99.0.31:2379", hosts.out / "spread")
+    hosts.write("https://10.99.0.31:2379")
 
 
 def test_the_node_moves_to_another_host_with_one_command(hosts: Hosts) -> None:

@@ -7,44 +7,23 @@ operator's certificate is restricted to one project, and the project allows few 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from generator.image.base import BootImage
-from tests.vm.conftest import CALL, ROOT
-from tests.vm.test_hosts import WRITE
+from tests.vm.conftest import CALL
+from tests.vm.several_hosts import WAIT, SeveralHosts
 
 pytestmark = pytest.mark.alone
-WAIT = ("--wait", 900)
 NODES = ("etcd1", "etcd2", "etcd3")
 
 
-@dataclass
-class Hosts:
-    """The hosts, and an operator on their network. `folder`: the lab's folder."""
-
-    folder: Path
-    out: Path
-
-    def lab(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "BAKE_LAB": str(self.folder)}
-        command = [ROOT / "scripts" / "lab", "incus", *map(str, words)]
-        done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False, timeout=1500)
-        assert not check or done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done
-
-    def bake(self, command: str, *words: object, code: int = 0, name: str = "spread") -> str:
-        line = ["exec", sys.executable, "-c", CALL, command, *words, "--out", self.out, "--name", name]
-        done = self.lab(*line, check=False)
-        assert done.returncode == code, f"bake {command}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout if code == 0 else done.stderr
+class Hosts(SeveralHosts):
+    kind = "incus"
 
     def incus(self, *words: object, host: str = "host1") -> str:
         """Run the program `incus` on a host as its administrator, in the project of the nodes."""
@@ -55,11 +34,8 @@ class Hosts:
         found = json.loads(self.incus("list", "--format", "json", host=host))
         return {one["name"]: one["location"] for one in found}
 
-    def steps(self, *words: object) -> list[str]:
-        return [f"{one['action']} {one['node']}" for one in json.loads(self.bake(*words, "-o", "json"))["steps"]]
-
     def nodes(self) -> dict[str, dict[str, object]]:
-        return {one["node"]: one for one in json.loads(self.bake("status", "-o", "json"))["nodes"]}
+        return {one["node"]: one for one in json.loads(self.bake("status", "-o", "json").stdout)["nodes"]}
 
     def wait_until(self, is_done: Callable[[], bool], seconds: float = 300) -> None:
         """Wait for something that Incus finds out, such as that a host is off."""
@@ -71,24 +47,14 @@ class Hosts:
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory, base_image: BootImage) -> Iterator[Hosts]:
-    if os.geteuid() != 0:
-        pytest.skip("the hosts need root")
     assert base_image.root_tar is not None
-    work = tmp_path_factory.mktemp("incus")
-    found = Hosts(ROOT / "build" / f"test-incus-{os.getpid()}", work / "out")
-    try:
-        found.lab(3)
+    with Hosts.start(tmp_path_factory.mktemp("incus")) as found:
         yield found
-    finally:
-        found.lab("stop")
-    assert not found.folder.exists()
 
 
 @pytest.fixture(scope="module")
-def config(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "cluster.yaml"
-    path.write_text(f"name: spread\nvm: {{memory: 768}}\n{(hosts.folder / 'incus.yaml').read_text()}")
-    return path
+def config(hosts: Hosts) -> Path:
+    return hosts.write_config(hosts.out.with_name("cluster.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +91,7 @@ def test_what_incus_does_not_have_is_named(
 
 def test_an_instance_of_somebody_else_is_not_touched(hosts: Hosts, config: Path) -> None:
     hosts.incus("create", "--empty", "taken-etcd1", "--storage", "default")
-    text = hosts.bake("up", "--config", config, "--nodes", 1, *WAIT, code=1, name="taken")
+    text = hosts.bake("up", "--config", config, "--nodes", 1, *WAIT, code=1, name="taken").stderr
     assert "taken-etcd1 was not made by bake" in text
     assert hosts.places() == {"taken-etcd1": hosts.places()["taken-etcd1"]}
     hosts.incus("delete", "taken-etcd1")
@@ -174,13 +140,13 @@ def test_the_cluster_survives_the_loss_of_a_host_which_status_names(hosts: Hosts
     assert {name: one["reachable"] for name, one in seen.items()} == {name: name != lost for name in NODES}
     hosts.bake("verify", code=3)
     url = next(f"https://{one['address']}:2379" for one in seen.values() if one["reachable"])
-    hosts.lab("exec", sys.executable, "-c", WRITE, url, hosts.out / "spread")
+    hosts.write(url)
 
 
 def test_a_host_that_is_off_gets_no_node(hosts: Hosts, lost: str) -> None:
-    text = hosts.bake("replace", lost, "--host", "host1", "--yes", code=1)
+    text = hosts.bake("replace", lost, "--host", "host1", "--yes", code=1).stderr
     assert "host host1 does not answer" in text
-    assert "'host9'" in hosts.bake("replace", lost, "--host", "host9", "--yes", code=2)
+    assert "'host9'" in hosts.bake("replace", lost, "--host", "host9", "--yes", code=2).stderr
 
 
 def test_the_node_moves_to_another_host_with_one_command(hosts: Hosts, lost: str) -> None:
@@ -209,7 +175,7 @@ def test_a_node_without_a_pin_moves_to_the_free_host(hosts: Hosts) -> None:
 def test_destroy_names_a_host_that_is_off(hosts: Hosts) -> None:
     hosts.lab("kill", "host3")
     hosts.wait_until(lambda: "host3 does not answer" in {str(one["vm"]) for one in hosts.nodes().values()})
-    assert "host host3 does not answer" in hosts.bake("destroy", "--yes", code=1)
+    assert "host host3 does not answer" in hosts.bake("destroy", "--yes", code=1).stderr
     assert set(hosts.places().values()) == {"host3"}
     hosts.lab("boot", "host3")
     hosts.wait_until(lambda: "OFFLINE" not in hosts.lab("on", "host1", "incus", "cluster", "list").stdout)
