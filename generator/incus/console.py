@@ -16,8 +16,8 @@ _SURE = 64  # with fewer bytes, two parts of a log may begin alike
 class ConsoleLog:
     """Reads a container's console log while the container writes it.
 
-    Incus 6.0 returns each part of the log once, to whoever reads first. Others see a log that begins with the part that
-    nobody has read. `find`: returns the name of the node's instance, or "".
+    Incus 6.0 deletes the part of the log that it has returned. So each part goes to the first reader, and a second
+    reader gets only what is written after that. `find`: returns the name of the node's instance, or "".
     """
 
     def __init__(self, incus: Incus, find: Callable[[], str]) -> None:
