@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import socketserver
+import ssl
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -394,3 +396,43 @@ def test_an_unknown_member_is_named(server: Server, incus: Incus) -> None:
     spec = plan_of(nodes=(NodeSpec(name="a", host="m2"),)).spec
     with pytest.raises(InputError, match=r"nodes\[0\]\.host: a: the Incus cluster has no member 'm2'"):
         require_section(incus, spec)
+
+
+# --- the server's certificate ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[str]:
+    """The address of a server that answers each request. Its certificate is in `own.crt`, another in `other.crt`."""
+    for name in ("own", "other"):
+        words = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN={name}"
+        files = ["-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.crt"]
+        subprocess.run(["openssl", *words.split(), *files], check=True, capture_output=True)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"type": "sync", "metadata": {"auth": "trusted"}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "own.crt", tmp_path / "own.key")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_only_the_certificate_that_was_trusted_before_is_accepted(tls_server: str, tmp_path: Path) -> None:
+    def remote(name: str) -> Remote:
+        return Remote(name="lab", addresses=(tls_server,), pinned=tmp_path / f"{name}.crt")
+
+    assert connect(remote("own"), "bake").get()["auth"] == "trusted"
+    with pytest.raises(BakeError, match="its certificate is not the one that was trusted before"):
+        connect(remote("other"), "bake")
