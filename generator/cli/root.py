@@ -79,7 +79,7 @@ class _Group(Group):
 def bake(ctx: click.Context, /, **options: Any) -> None:
     """Create a NoCloud ISO for each VM of an etcd cluster. The etcd cluster accepts only TLS connections.
 
-    Without an option and without a cluster in out/etcd, the command prints this help and makes nothing. For an
+    Without an option and without a cluster in out/etcd, the command prints this help and writes nothing. For an
     existing cluster, `bake` without options changes nothing. A flag changes only the field that it names.
     The option --config replaces all values that an earlier cluster file set. The option --profile replaces all values
     that an earlier profile set.

@@ -225,7 +225,9 @@ class VmSpec:
 class ClusterSpec:
     """A whole `cluster.yaml`."""
 
-    api_version: str = setting(scalar(values.choice("bake/v1")), "write bake/v1", default="bake/v1")
+    api_version: str = setting(
+        scalar(values.choice("bake/v1")), "the version of the format: bake/v1", default="bake/v1"
+    )
     name: str = setting(scalar(values.name), "the cluster's name, a host name label such as etcd", default="etcd")
     nodes: int | tuple[NodeSpec, ...] = setting(
         list_or(
