@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from generator import __version__
@@ -17,10 +17,10 @@ from generator.incus.client import Incus, IncusError
 from generator.incus.console import ConsoleLog, attach_console
 from generator.incus.image import ContainerImage, remove_images
 from generator.incus.instances import DATA, SEED, Instance
-from generator.incus.members import choose_target, require_online, require_section
+from generator.incus.members import choose_target, removed_unless_off, require_online, require_section
 from generator.incus.owned import remove_instance, set_state, stop_now
 from generator.incus.standing import Standing
-from generator.incus.tags import Tag, instance_name, read_tag
+from generator.incus.tags import Tag, instance_name, location_of, read_tag
 from generator.incus.volumes import Volumes
 from generator.layout import SEED_ISO
 from generator.plan import ClusterPlan, NodePlan
@@ -172,21 +172,21 @@ class IncusEngine:
     def remove_copies(self, name: str) -> tuple[str, ...]:
         return self._remove(name, self._standing.look().get(name, [])[1:], with_volumes=False)
 
-    def _remove(self, name: str, found: Iterable[Instance], *, with_volumes: bool) -> tuple[str, ...]:
+    def _remove(self, name: str, found: Sequence[Instance], *, with_volumes: bool) -> tuple[str, ...]:
         """Remove instances and their volumes. `with_volumes`: also the node's volumes that have no instance."""
         removed: list[str] = []
-        gone: set[str] = set()
+        off = {one.location for one in found if one.state is State.UNKNOWN}
+        gone = {one.name for one in found if one.state not in (State.UNKNOWN, State.FOREIGN)}
         for one in found:
             if one.state is State.UNKNOWN:
                 self.report(f"warning: host {one.location} does not answer; {one.name} is left there")
-            elif one.state is not State.FOREIGN:
+            elif one.name in gone:
                 removed += remove_instance(self.incus, one)
-                gone.add(one.name)
         for volume in self._standing.reachable_volumes():
-            tag = read_tag(volume["config"])
-            of_node = tag is not None and tag.node == name
-            if of_node and (with_volumes or volume["name"].rpartition(".")[0] in gone):
-                removed.append(self._volumes.remove(volume))
+            tag, of_gone = read_tag(volume["config"]), volume["name"].rpartition(".")[0] in gone
+            if tag is not None and tag.node == name and (with_volumes or of_gone):
+                remove = partial(self._volumes.remove, volume)
+                removed += removed_unless_off(self.incus, location_of(volume), off, remove)
         return tuple(dict.fromkeys(removed))
 
     def replace(self, name: str) -> None:

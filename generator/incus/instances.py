@@ -10,7 +10,7 @@ from generator.config.spec import NetworkMode
 from generator.engine import State
 from generator.incus.client import Incus
 from generator.incus.image import DRIVE, NETWORK
-from generator.incus.tags import Claim, Tag, data_volume, generation_of, read_tag
+from generator.incus.tags import Claim, Tag, data_volume, generation_of, location_of, read_tag
 from generator.plan import ClusterPlan, NodePlan, root_disk
 
 DATA, SEED = "data", "seed"  # the names of the devices
@@ -56,7 +56,7 @@ def list_instances(incus: Incus, claim: Claim, nodes: Iterable[str], offline: It
     planned, silent = tuple(nodes), frozenset(offline)
     found = []
     for data in incus.get("instances", recursion="1"):
-        tag, location = read_tag(data.get("config") or {}), _location(data)
+        tag, location = read_tag(data.get("config") or {}), location_of(data)
         is_silent = location in silent or (data["status"] == "Error" and not data.get("config"))
         names = [tag.node] if tag is not None and claim.covers(tag) else planned
         for node in names:
@@ -71,10 +71,6 @@ def list_instances(incus: Incus, claim: Claim, nodes: Iterable[str], offline: It
                 )  # fmt: skip
                 found.append(one)
     return sorted(found, key=lambda one: (one.node, -one.generation))
-
-
-def _location(data: Mapping[str, Any]) -> str:
-    return "" if data.get("location") in (None, "none") else str(data["location"])
 
 
 # --- what bake asks for ---------------------------------------------------------------------------------------

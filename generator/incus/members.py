@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from generator.config.placement import node_names, node_pins
 from generator.config.spec import ClusterSpec, NetworkMode
 from generator.errors import BakeError, InputError
-from generator.incus.client import Incus
+from generator.incus.client import Incus, IncusError
 
 NO_DOMAIN = "default"  # Incus gives a member this failure domain if its administrator chose none
 
@@ -43,6 +43,24 @@ def list_members(incus: Incus) -> tuple[Member, ...]:
         )
         for one in incus.get("cluster", "members", recursion="1")
     )  # fmt: skip
+
+
+def removed_unless_off(incus: Incus, location: str, off: set[str], remove: Callable[[], Iterable[str]]) -> list[str]:
+    """Call `remove` for something on a member, and return its names. Add a member that is off to `off`.
+
+    A member that has just failed is still "Online" for some seconds. Then the call fails, and the member is looked at
+    again.
+    """
+    if location in off:
+        return []
+    try:
+        return list(remove())
+    except IncusError as error:
+        if location not in {one.name for one in list_members(incus) if not one.online}:
+            where = f"host {location}: " if location else ""
+            raise BakeError(f"{where}{error.message}", hint=error.hint) from None
+    off.add(location)
+    return []
 
 
 def choose_target(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from generator.engine import Owned, State
 from generator.errors import BakeError
 from generator.incus.client import Incus
 from generator.incus.image import list_images, remove_images
 from generator.incus.instances import Instance, list_instances
-from generator.incus.members import list_members
-from generator.incus.tags import Claim, read_tag
+from generator.incus.members import list_members, removed_unless_off
+from generator.incus.tags import Claim, location_of, read_tag
 from generator.incus.volumes import Volumes
 from generator.plan import domain_name
 from generator.progress import Report
@@ -42,10 +43,10 @@ class IncusHosts:
         removed: list[str] = []
         for one in self._instances(claim):
             if one.tag is not None:
-                removed += remove_instance(self.incus, one)
-        for volume in self._volumes(claim).list():
-            if volume.get("location") not in off:
-                removed.append(self._volumes(claim).remove(volume))
+                removed += removed_unless_off(self.incus, one.location, off, partial(remove_instance, self.incus, one))
+        volumes = self._volumes(claim)
+        for volume in volumes.list():
+            removed += removed_unless_off(self.incus, location_of(volume), off, partial(volumes.remove, volume))
         if off:
             text = f"host {', '.join(sorted(off))} does not answer, so something of {cluster} is left"
             done = ", ".join(dict.fromkeys(removed)) or "nothing"

@@ -84,6 +84,11 @@ def generation_of(cluster: str, node: str, name: str) -> int:
     return int(found[1] or 1) if found else 0
 
 
+def location_of(data: Mapping[str, Any]) -> str:
+    """Return the member that has an object, or "" without a cluster. `data`: what the API returns of the object."""
+    return "" if data.get("location") in (None, "none") else str(data["location"])
+
+
 def data_volume(instance: str) -> str:
     return instance + DATA_SUFFIX
 

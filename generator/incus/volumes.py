@@ -15,7 +15,7 @@ from typing import Any
 
 from generator.incus.client import Incus
 from generator.incus.image import tar
-from generator.incus.tags import Claim, Tag, data_volume, is_seed_of, read_tag, seed_volume
+from generator.incus.tags import Claim, Tag, data_volume, is_seed_of, location_of, read_tag, seed_volume
 from generator.seed.iso import unpack
 
 
@@ -56,10 +56,10 @@ class Volumes:
             )  # fmt: skip
         return name
 
-    def remove(self, volume: Mapping[str, Any]) -> str:
-        name, location = str(volume["name"]), str(volume.get("location") or "")
-        self.incus.delete("storage-pools", self.pool, "volumes", "custom", name, **_on(location))
-        return name
+    def remove(self, volume: Mapping[str, Any]) -> tuple[str]:
+        name = str(volume["name"])
+        self.incus.delete("storage-pools", self.pool, "volumes", "custom", name, **_on(location_of(volume)))
+        return (name,)
 
     def remove_old_seeds(self, instance: str, used: str) -> bool:
         """Remove the instance's seeds except `used`. Return whether there was one."""
@@ -91,5 +91,5 @@ def backup(name: str, pool: str, files: Mapping[str, bytes], tag: Tag) -> bytes:
 
 
 def _on(location: str) -> dict[str, str]:
-    """Return the query for an object of a member. A server without a cluster has no members."""
-    return {"target": location} if location and location != "none" else {}
+    """Return the query for an object of a member."""
+    return {"target": location} if location else {}

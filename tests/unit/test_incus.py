@@ -29,7 +29,7 @@ from generator.incus.client import Incus, IncusError
 from generator.incus.console import new_part
 from generator.incus.image import ContainerImage
 from generator.incus.instances import definition, list_instances, network_file, nic, redefined
-from generator.incus.members import Member, choose_target, require_section
+from generator.incus.members import Member, choose_target, removed_unless_off, require_section
 from generator.incus.remote import Remote
 from generator.incus.tags import Claim, Tag, generation_of, instance_name, read_tag
 from generator.incus.volumes import backup
@@ -396,6 +396,26 @@ def test_an_unknown_member_is_named(server: Server, incus: Incus) -> None:
     spec = plan_of(nodes=(NodeSpec(name="a", host="m2"),)).spec
     with pytest.raises(InputError, match=r"nodes\[0\]\.host: a: the Incus cluster has no member 'm2'"):
         require_section(incus, spec)
+
+
+def refuse() -> list[str]:
+    raise IncusError("Incus: Server isn't ready yet")
+
+
+def test_a_member_that_has_just_failed_counts_as_off(server: Server, incus: Incus) -> None:
+    """Incus reports it as online for some more seconds, and refuses the call meanwhile."""
+    server.say("/1.0/cluster/members", [{"server_name": "m1", "status": "Offline"}])
+    off = {"m2"}
+    assert removed_unless_off(incus, "m1", off, refuse) == []
+    assert off == {"m1", "m2"}
+    assert removed_unless_off(incus, "m2", off, lambda: pytest.fail("m2 is off")) == []
+    assert removed_unless_off(incus, "m3", off, lambda: ("a",)) == ["a"]
+
+
+def test_an_error_of_a_member_that_is_online_names_it(server: Server, incus: Incus) -> None:
+    server.say("/1.0/cluster/members", [{"server_name": "m1", "status": "Online"}])
+    with pytest.raises(BakeError, match="host m1: Incus: Server isn't ready yet"):
+        removed_unless_off(incus, "m1", set(), refuse)
 
 
 # --- the server's certificate ---------------------------------------------------------------------------------

@@ -175,7 +175,8 @@ def test_a_node_without_a_pin_moves_to_the_free_host(hosts: Hosts) -> None:
 def test_destroy_names_a_host_that_is_off(hosts: Hosts) -> None:
     hosts.lab("kill", "host3")
     hosts.wait_until(lambda: "host3 does not answer" in {str(one["vm"]) for one in hosts.nodes().values()})
-    assert "host host3 does not answer" in hosts.bake("destroy", "--yes", code=1).stderr
+    said = hosts.bake("destroy", "--yes", code=1).stderr
+    assert "host host3 does not answer" in said, said
     assert set(hosts.places().values()) == {"host3"}
     hosts.lab("boot", "host3")
     hosts.wait_until(lambda: "OFFLINE" not in hosts.lab("on", "host1", "incus", "cluster", "list").stdout)
