@@ -281,8 +281,8 @@ def test_the_leader_moves_under_writers_without_a_lost_write(trio: tuple[Miniatu
             assert name in (None, move.after)
             time.sleep(0.5)
     # A write that reaches etcd during the transfer can be lost between the members. etcd then ends the write with an
-    # error after up to 7 s (server/config, ReqTimeout), and the client writes again. Other writes are not delayed.
-    assert min(writer.gap() for writer in writers) < 2
+    # error after up to 7 s (server/config, ReqTimeout), and the client writes again. Often no writer meets this,
+    # sometimes every writer does.
     assert max(writer.gap() for writer in writers) < 15
 
 
