@@ -6,12 +6,13 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from generator.engine import Console
-from generator.errors import WaitTimeoutError
+from generator.errors import BakeError, WaitTimeoutError
 
 _RECORD = re.compile(
     r"bake: node=(?P<node>[a-z0-9][a-z0-9-]{0,62}) phase=(?P<phase>[a-z][a-z-]{0,30})(?![^\s\x00-\x1f])"
@@ -23,6 +24,9 @@ _FATAL = re.compile(
 )
 # Escape sequences (ECMA-48), which systemd prints for coloured lines.
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/]*[0-~])")
+FAILING = "failing"  # etcd or one of its hooks has failed, and systemd starts it again
+_MOST_FAILURES = 5  # for the same reason; systemd waits for 2 s before each new start (RestartSec)
+_WORKING = ("learner", "voting", "settled")
 _MAX_LINE = 16384
 _MAX_DETAIL = 500
 _HEALTH_SECONDS = 2.0
@@ -133,13 +137,14 @@ def follow(
     readers = {node: LineReader(node) for node in sources}
     states = [event for node in sources for event in _read_node(sources[node], readers[node], journal)[-1:]]
     last = dict.fromkeys(sources, "") | {event.node: event.phase for event in states}
+    details = dict.fromkeys(sources, "") | {event.node: event.detail for event in states}
     old_failures = {event.node: event for event in states if event.phase == "failed"}
     events = [event for event in states if event.phase != "failed"]
     start = checked = clock()
     while clock() - start < timeout:
         for event in events:
             old_failures.pop(event.node, None)
-            last[event.node] = event.phase
+            last[event.node], details[event.node] = event.phase, event.detail
             journal.keep_event(event, clock())
             yield event
         if not events:
@@ -154,11 +159,38 @@ def follow(
                 events += [event for node, event in old_failures.items() if node not in reported]
                 silent = [node for node, phase in last.items() if not phase and node not in reported]
                 events += ask(silent) if silent else ()
-    where = ", ".join(f"{node}: {phase or 'nothing'}" for node, phase in last.items())
+    where = ", ".join(f"{node}: {_shown(last[node], details[node])}" for node in last)
     raise WaitTimeoutError(
         f"timed out after {timeout:.0f} s; the nodes' last reports: {where}",
         hint=f"see the nodes' consoles: {journal.folder}/<node>/console.log",
     )
+
+
+def _shown(phase: str, detail: str) -> str:
+    return f"{phase} ({detail})" if detail else phase or "nothing"
+
+
+@dataclass
+class Failures:
+    """Counts how often etcd has failed on each node for the same reason.
+
+    `look`: returns the command that shows the reasons on a node.
+    """
+
+    look: Callable[[str], str]
+    _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, event: Event) -> None:
+        """Raise BakeError if a node has failed for good. When a node joins, the count begins again."""
+        if event.phase == "failed":
+            raise BakeError(f"{event.node} failed: {event.detail}")
+        if event.phase in _WORKING:
+            self._counts = Counter({key: count for key, count in self._counts.items() if key[0] != event.node})
+        if event.phase == FAILING:
+            self._counts[event.node, event.detail] += 1
+            if self._counts[event.node, event.detail] >= _MOST_FAILURES:
+                text = f"{event.node}: etcd does not start: {event.detail}"
+                raise BakeError(text, hint=f"see {self.look(event.node)}")
 
 
 def _read_node(source: Console, reader: LineReader, journal: Journal) -> list[Event]:

@@ -27,6 +27,8 @@ from generator.errors import BakeError
 # The namespace of every UUID that bake derives (RFC 9562, section 5.5: version 5).
 _NAMESPACE = UUID("6ba5a4a6-55c5-5f7c-9d5b-2c1f6b0b6d5e")
 ETCD_UID = 2380
+JOURNAL_PORT = "bake.journal"  # the name of the virtio port for the node's journal
+JOURNAL_FIELDS = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,_PID,_SYSTEMD_UNIT,UNIT"  # the fields that `bake logs` needs
 DATA_DISK = "etcd-data"  # the serial of the data disk, and the label of its file system
 
 

@@ -58,7 +58,7 @@ class Live:
             table.add_row(
                 node, bar, Text(phase, style=style), Text(detail, style="dim", overflow="ellipsis", no_wrap=True)
             )
-        table.add_row("", f"[dim]{time.monotonic() - self.start:.0f} s[/dim]")
+        table.add_row("", Text(f"{time.monotonic() - self.start:.0f} s", style="dim"))
         return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,7 +24,6 @@ from generator.cli.common import (
     show_names,
     show_verification,
 )
-from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import cluster_options, spec_options, up_options, yes_option
 from generator.cli.reach import open_running, reach
 from generator.cli.root import bake
@@ -57,10 +55,14 @@ def up(**options: Any) -> None:
         reporter(options)("this cluster has started before, so `bake up` does the same as `bake apply`")
         run_apply(options, "up", asks=False)
         return
-    (folder, result), changes = bake_agreed(options, partial(_up, options))
+    from generator.operations.hints import command
+    from generator.store.folder import Store
+
+    result, changes = bake_agreed(options, partial(_up, options))
     show_verification(result, options, changes=changes)
     if options["output"] == "text" and not options["quiet"]:
-        click.echo(f"To use the cluster, run: . {folder}/etcdctl.env; etcdctl member list", err=True)
+        words = command(Store(options["out"], result.cluster), "etcdctl member list")
+        click.echo(f"To use the cluster, run: {words}", err=True)
 
 
 def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: Any) -> Any:
@@ -78,7 +80,7 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
                 ),
                 wait=options["wait"], cache=image_cache(options), reach=partial(reach, options),
             )  # fmt: skip
-            return store.folder, up.up(spec, store, boot, now=datetime.now(UTC), progress=progress, **agreed)
+            return up.up(spec, store, boot, now=datetime.now(UTC), progress=progress, **agreed)
     except KeyboardInterrupt:
         remove = command(store, "destroy")
         click.echo(f"To continue, run the same command. To remove the VMs, run `{remove}`.", err=True)
@@ -213,27 +215,6 @@ def audit(**options: Any) -> None:
     if found.missed:
         text = f"{len(found.missed)} of {len(found.controls)} controls did not pass"
         raise UnhealthyError(f"{text}: {', '.join(check.name for check in found.missed)}", hint=found.missed[0].remedy)
-
-
-@bake.command()
-@click.argument("node", shell_complete=suggest_node)
-@cluster_options
-def console(node: str, **options: Any) -> None:
-    """Connect to a node's serial console. Ctrl-] disconnects. Without a terminal, print the console's log.
-
-    \b
-    Examples:
-      bake console etcd1
-    """
-    from generator.operations import console as consoles
-
-    engine = engines.make_engine(options, reporter(options), open_cluster(options))
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        consoles.attach(engine, node)
-        return
-    for data in consoles.follow(engine, node):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
 
 
 @bake.command()

@@ -22,7 +22,7 @@ Part = TypeVar("Part")
 
 
 class _Silence:
-    """The console of a machine on a host that does not answer."""
+    """The log of a machine on a host that does not answer."""
 
     def read(self) -> bytes:
         return b""
@@ -108,10 +108,18 @@ class EngineOnHosts:
         return replace(one, host=host, rebuild=(HOST, *one.rebuild), data_size=0, lost_data=False)
 
     def console_logs(self, *names: str) -> dict[str, Console]:
+        return self._logs(names, lambda engine, group: engine.console_logs(*group))
+
+    def journals(self, *names: str) -> dict[str, Console]:
+        return self._logs(names, lambda engine, group: engine.journals(*group))
+
+    def _logs(
+        self, names: Sequence[str], ask: Callable[[Engine, Sequence[str]], Mapping[str, Console]]
+    ) -> dict[str, Console]:
         found: dict[str, Console] = {}
         for host, group in self._grouped(names or tuple(self.machines())).items():
             engine = self._engine(host)
-            found |= dict.fromkeys(group, _Silence()) if engine is None else engine.console_logs(*group)
+            found |= dict.fromkeys(group, _Silence()) if engine is None else ask(engine, group)
         return found
 
     # --- several nodes ----------------------------------------------------------------------------------------

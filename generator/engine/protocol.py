@@ -79,7 +79,7 @@ class MachineStatus:
 
 
 class Console(Protocol):
-    """A node's console log."""
+    """A node's console log, or the copy of its journal."""
 
     def read(self) -> bytes:
         """Return the part of the log that is new since the previous call. The first call returns the whole log."""
@@ -182,6 +182,14 @@ class Engine(Protocol):
         """Return the console logs of the nodes, by default of all nodes that `machines` returns.
 
         A log is empty until the machine starts. A log ends with the machine, so read it before `remove` if needed.
+        """
+        ...
+
+    def journals(self, *names: str) -> Mapping[str, Console]:
+        """Return copies of the nodes' journals, by default of all nodes that `machines` returns.
+
+        Each line is an entry as a JSON object (`journalctl --output=json`). A copy is empty if the machine cannot make
+        one, for example because an older bake made it. A copy ends with the machine.
         """
         ...
 

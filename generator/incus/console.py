@@ -1,13 +1,15 @@
-"""Read the console log of a container, and connect a terminal to its console."""
+"""Read the console log and the journal of a container, and connect a terminal to its console."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from shutil import which
 
 from generator.errors import BakeError
 from generator.incus.client import Incus
+from generator.plan import JOURNAL_FIELDS
 
 _TAIL = 4096  # bytes by which the end of the last reading is found again
 _SURE = 64  # with fewer bytes, two parts of a log may begin alike
@@ -34,6 +36,35 @@ class ConsoleLog:
             return b""
         before, self._seen = self._seen, data
         return new_part(before, data)
+
+
+class JournalLog:
+    """Reads a running container's journal with journalctl in the container. A container that is off has no journal.
+
+    `find`: returns the name of the node's instance, or "".
+    """
+
+    def __init__(self, incus: Incus, find: Callable[[], str]) -> None:
+        self._incus, self._find = incus, find
+        self._cursor = ""
+
+    def read(self) -> bytes:
+        """Return the entries that are new since the previous call, first those of this boot."""
+        begin = f"--after-cursor={self._cursor}" if self._cursor else "--boot"
+        words = ["journalctl", begin, "--quiet", "--output=json", f"--output-fields={JOURNAL_FIELDS}"]
+        body = {"command": words, "wait-for-websocket": False, "interactive": False, "record-output": True}
+        try:
+            if not (name := self._find()):
+                return b""
+            done = self._incus.post("instances", name, "exec", body=body)
+            path = done["output"]["1"].split("/")[2:]  # without `/1.0`
+            data = self._incus.text(*path)
+            self._incus.delete(*path)
+        except BakeError:  # the container does not run, or its member is off
+            return b""
+        lines = data.splitlines()
+        self._cursor = str(json.loads(lines[-1])["__CURSOR"]) if lines else self._cursor
+        return data
 
 
 def new_part(before: bytes, data: bytes) -> bytes:

@@ -14,7 +14,7 @@ from generator.errors import BakeError
 from generator.image.base import BootImage
 from generator.incus import instances
 from generator.incus.client import Incus, IncusError
-from generator.incus.console import ConsoleLog, attach_console
+from generator.incus.console import ConsoleLog, JournalLog, attach_console
 from generator.incus.image import ContainerImage, remove_images
 from generator.incus.instances import DATA, SEED, Instance
 from generator.incus.members import choose_target, removed_unless_off, require_online, require_section
@@ -52,10 +52,10 @@ class IncusEngine:
         return self._standing.machines()
 
     def console_logs(self, *names: str) -> dict[str, ConsoleLog]:
-        def finder(name: str) -> Callable[[], str]:
-            return lambda: next((one.name for one in self._standing.look().get(name, []) if one.tag is not None), "")
+        return {name: ConsoleLog(self.incus, self._standing.finder(name)) for name in names or self.machines()}
 
-        return {name: ConsoleLog(self.incus, finder(name)) for name in names or self.machines()}
+    def journals(self, *names: str) -> dict[str, JournalLog]:
+        return {name: JournalLog(self.incus, self._standing.finder(name)) for name in names or self.machines()}
 
     def attach(self, name: str) -> None:
         one = self._standing.existing(name)

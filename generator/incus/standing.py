@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -63,6 +63,10 @@ class Standing:
             self.report(f"warning: host {member} does not answer: Incus reports it as off")
         self._named = silent
         return found
+
+    def finder(self, name: str) -> Callable[[], str]:
+        """Return a function that returns the name of a node's newest instance, or "" without one."""
+        return lambda: next((one.name for one in self.look().get(name, []) if one.tag is not None), "")
 
     def own(self, name: str, found: Mapping[str, list[Instance]] | None = None) -> Instance | None:
         """Return a node's newest instance, or None. `found`: what `look` has returned.

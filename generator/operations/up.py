@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from generator.config.spec import ClusterSpec
-from generator.console_records import Event, Journal
+from generator.console_records import Event, Failures, Journal
 from generator.engine import Engine, State
 from generator.errors import BakeError, InputError
 from generator.image.age import OLD, days_old
@@ -122,12 +122,12 @@ def wait_until_settled(
 def _shown(events: Iterator[Event], cluster: Cluster, journal: Journal, progress: Progress) -> Iterator[Event]:
     """Show and yield each event. Raise BakeError if a node fails. After an error, show the nodes' consoles."""
     phases = {}
+    failures = Failures(lambda node: command(cluster.store, f"logs {node} --unit etcd"))
     try:
         for event in events:
             phases[event.node] = event.phase
             progress.event(event.node, event.phase, event.detail)
-            if event.phase == "failed":
-                raise BakeError(f"{event.node} failed: {event.detail}")
+            failures.add(event)
             yield event
     except BakeError as error:
         _show_consoles((node for node, phase in phases.items() if phase != SETTLED), journal, progress.line)

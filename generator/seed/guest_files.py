@@ -19,7 +19,7 @@ from generator.config.pki import Certificates, PeerName, Permissions
 from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
 from generator.config.values import SUBNET
 from generator.pki import NODE_ROLES, NodePki, Role, issuer_of, peer_check
-from generator.plan import ClusterPlan, NodePlan, short_id
+from generator.plan import JOURNAL_FIELDS, JOURNAL_PORT, ClusterPlan, NodePlan, short_id
 from generator.seed.file_levels import TABLE, level_table
 from generator.seed.guest_paths import (
     AUTH,
@@ -83,6 +83,8 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
     yield _script("etcd-join")
     yield _script("etcd-start")
+    yield _script("etcd-failed")
+    yield _unit("journal-copy.service", port=JOURNAL_PORT, fields=JOURNAL_FIELDS)
     yield _script("etcd-promote")
     yield _unit("etcd-promote.service", auth=plan.spec.auth.enabled)
     if plan.spec.auth.enabled:
@@ -103,7 +105,8 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield _script("etcd-restart")
     yield _unit("etcd-restart.service", mark=RESTART)
     yield Artifact(UNITS / "run-bake-medium.mount", guest_source(UNITS / "run-bake-medium.mount"))
-    yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source(UDEV_RULES / "80-bake-seed.rules"))
+    for rules in ("80-bake-seed.rules", "80-bake-journal.rules"):
+        yield Artifact(UDEV_RULES / rules, guest_source(UDEV_RULES / rules))
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:

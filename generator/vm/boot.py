@@ -13,7 +13,7 @@ from generator.vm.acceleration import find_crashed, is_kvm_error
 from generator.vm.connection import Connection, asking, is_local, libvirt, message_of, tolerating
 from generator.vm.definition import Job, Machine, accel_of, image_volume
 from generator.vm.domain_xml import Accel, domain_xml
-from generator.vm.storage_pool import renamed_console_volume
+from generator.vm.storage_pool import console_volume, renamed_volume
 
 
 def refuse_small_disk(plan: ClusterPlan, image: BootImage) -> None:
@@ -78,7 +78,7 @@ def _start(job: Job, machine: Machine, wish: str) -> bool:
     if domain.isActive():
         return False
     # Remove the rotated console log of the VM's previous run. Without virtlogd, libvirt does not remove rotated logs.
-    storage_pool.remove(job.pool, renamed_console_volume(machine.node.name))
+    storage_pool.remove(job.pool, renamed_volume(console_volume(machine.node.name)))
     with asking(f"start the VM {domain.name()}", hint="see the VM's log in /var/log/libvirt/qemu on the VM's host"):
         try:
             domain.create()

@@ -1,4 +1,4 @@
-"""Read the console log of a VM from a volume, and connect a terminal to the VM's serial console."""
+"""Read the logs of a VM from volumes, and connect a terminal to the VM's serial console."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import Any
 
 from generator.plan import NodePlan
 from generator.vm.connection import Connection, Domain, Pool, asking, connect, libvirt, tolerating
-from generator.vm.storage_pool import console_volume, find_volume, renamed_console_volume
+from generator.vm.storage_pool import find_volume, renamed_volume
 
 LEAVE = b"\x1d"  # Ctrl-] leaves the console, as in telnet and virsh
 _SCROLLBACK = 4096
 
 
-class ConsoleLog:
-    """Reads a VM's console log while the VM writes it. libvirt empties the log when the VM starts.
+class VolumeLog:
+    """Reads a log of a VM while the VM writes it: the console log, or the copy of the journal.
 
-    If the log becomes too large, libvirt renames the log to `….log.0` and starts a new log. `find_pool`: returns the
-    cluster's storage pool, or None before the first VM.
+    libvirt empties the console log when the VM starts. If a log becomes too large, libvirt renames it to `….log.0` and
+    starts a new log. `find_pool`: returns the cluster's storage pool, or None before the first VM. `volume`: the name
+    of the volume with the log.
     """
 
-    def __init__(self, find_pool: Callable[[], Pool | None], node: str) -> None:
+    def __init__(self, find_pool: Callable[[], Pool | None], volume: str) -> None:
         self._find_pool = find_pool
         self.pool: Pool | None = None
-        self.node = node
+        self.volume = volume
         self.offset = 0
         self._is_begun = False
 
@@ -48,15 +49,14 @@ class ConsoleLog:
         return data
 
     def _find(self, pool: Pool) -> Any:
-        name = console_volume(self.node)
-        if find_volume(pool, name) is None:
+        if find_volume(pool, self.volume) is None:
             pool.refresh()
-        return pool.storageVolLookupByName(name)
+        return pool.storageVolLookupByName(self.volume)
 
     def _read_renamed(self, pool: Pool) -> bytes:
         """Return the unread part of `….log.0`, or empty bytes if `….log.0` does not exist."""
         pool.refresh()
-        volume = find_volume(pool, renamed_console_volume(self.node))
+        volume = find_volume(pool, renamed_volume(self.volume))
         return b"" if volume is None else self._read_from(volume, volume.info()[1])
 
     def _read_from(self, volume: Any, size: int) -> bytes:
@@ -72,7 +72,7 @@ class ConsoleLog:
         return data
 
 
-def attach_console(uri: str, node: NodePlan, log: ConsoleLog, *, keyboard: int = 0, screen: int = 1) -> None:
+def attach_console(uri: str, node: NodePlan, log: VolumeLog, *, keyboard: int = 0, screen: int = 1) -> None:
     """Connect a terminal to a node's console until the user types Ctrl-] or the VM stops. First show the log's end.
 
     This function opens a new connection, because libvirt's event loop must be registered before a connection opens.

@@ -15,7 +15,7 @@ from generator.vm import seed_drive, storage_pool
 from generator.vm.connection import Connection, Domain, Pool, asking, libvirt
 from generator.vm.domain_xml import Accel, Files, Owner, domain_xml, files_in
 from generator.vm.ownership import Claim
-from generator.vm.storage_pool import console_volume, data_volume, disk_volume
+from generator.vm.storage_pool import console_volume, data_volume, disk_volume, journal_volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +121,7 @@ def of_image(job: Job, node: NodePlan, image: BootImage, accel: Accel, seed: Pat
         disk=_path(job, disk_volume(node.name)),
         seed=None,
         console=_path(job, console_volume(node.name)),
+        journal=_path(job, journal_volume(node.name)),
         kernel=_path(job, image_volume("kernel", image.digest)) if image.kernel else None,
         initrd=_path(job, image_volume("initrd", image.digest)) if image.initrd else None,
         cmdline=image.cmdline or None,
@@ -136,6 +137,7 @@ def of_vm(job: Job, node: NodePlan, domain: Domain, owner: Owner, accel: Accel, 
     The drive stays empty if bake has inserted this seed and then emptied the drive, because the node has applied it.
     """
     files = files_in(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    files = replace(files, journal=files.journal or _path(job, journal_volume(node.name)))
     settled = owner.seed == seed_drive.seed_digest(seed) and seed_drive.is_empty(domain)
     return Definer(job=job, node=node, files=files, made_from=owner, accel=accel, seed=seed, settled=settled)
 

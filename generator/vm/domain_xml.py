@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from generator.config.spec import NetworkMode
 from generator.image.build import MACHINE
-from generator.plan import DATA_DISK, ClusterPlan, NetworkPlan, NodePlan
+from generator.plan import DATA_DISK, JOURNAL_PORT, ClusterPlan, NetworkPlan, NodePlan
 
 TAG_NAMESPACE = "urn:bake:owner:1"
 ElementTree.register_namespace("bake", TAG_NAMESPACE)
@@ -59,6 +59,7 @@ class Files:
     disk: str
     seed: str | None
     console: str
+    journal: str
     kernel: str | None = None
     initrd: str | None = None
     cmdline: str | None = None
@@ -120,7 +121,8 @@ def network_xml(plan: NetworkPlan, owner: Owner) -> str:
 def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, owner: Owner) -> str:
     """Return the XML of a node's VM.
 
-    The VM has virtio devices, a SATA CD drive with the seed, and a serial console with a log.
+    The VM has virtio devices, a SATA CD drive with the seed, a serial console with a log, and a port to which the guest
+    copies its journal.
     """
     root = Element("domain", type=str(accel))
     child(root, "name", node.domain)
@@ -138,6 +140,7 @@ def domain_xml(plan: ClusterPlan, node: NodePlan, files: Files, accel: Accel, ow
     _add_disks(devices, files)
     _add_interface(devices, plan.network, node)
     _add_console(devices, files)
+    _add_journal(devices, files)
     _add_small_devices(devices)
     return to_text(root)
 
@@ -219,6 +222,13 @@ def _add_console(devices: Element, files: Files) -> None:
     child(child(devices, "console", type="pty"), "target", type="serial", port="0")
 
 
+def _add_journal(devices: Element, files: Files) -> None:
+    """Add a virtio port that appends to a file. In the guest, journal-copy.service writes to the port."""
+    channel = child(devices, "channel", type="file")
+    child(channel, "source", path=files.journal, append="on")
+    child(channel, "target", type="virtio", name=JOURNAL_PORT)
+
+
 def _add_small_devices(devices: Element) -> None:
     rng = child(devices, "rng", model="virtio")
     child(rng, "backend", "/dev/urandom", model="random")
@@ -236,9 +246,11 @@ def files_in(xml: str) -> Files:
     disks = {target.get("dev"): source.get("file", "") for target, source in _disks(root)}
     if system is None or "vda" not in disks or log is None:
         raise ValueError("not a node's definition")
+    # Without a port for the journal, an older bake made the VM.
+    journal = next((source.get("path", "") for source in root.iterfind("devices/channel/source")), "")
     kernel, initrd, cmdline = (system.findtext(tag) for tag in ("kernel", "initrd", "cmdline"))
     return Files(
-        disk=disks["vda"], seed=None, console=log.get("file", ""), kernel=kernel, initrd=initrd,
+        disk=disks["vda"], seed=None, console=log.get("file", ""), journal=journal, kernel=kernel, initrd=initrd,
         cmdline=cmdline, firmware="efi" if system.get("firmware") == "efi" else "bios", data=disks.get("vdb"),
     )  # fmt: skip
 

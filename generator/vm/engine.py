@@ -18,7 +18,7 @@ from generator.vm import lifecycle, network, seed_drive, storage_pool
 from generator.vm.acceleration import choose_accel
 from generator.vm.boot import refuse_full_host, refuse_small_disk, refuse_used_addresses, start_all, upload_image
 from generator.vm.connection import Connection, Domain, Pool, asking
-from generator.vm.console import ConsoleLog, attach_console
+from generator.vm.console import VolumeLog, attach_console
 from generator.vm.definition import (
     Job,
     Machine,
@@ -35,9 +35,10 @@ from generator.vm.domain_xml import Accel, Owner
 from generator.vm.existing_network import warn_of_dhcp
 from generator.vm.ownership import Claim, find_domain, list_domains, owner_of
 from generator.vm.seed_drive import SeedDrive
-from generator.vm.storage_pool import data_volume, disk_size, disk_volume
+from generator.vm.storage_pool import console_volume, data_volume, disk_size, disk_volume, journal_volume
 
 Vm = tuple[Domain, Owner]
+Found = list[tuple[NodePlan, Vm | None]]
 
 
 @dataclass(kw_only=True)
@@ -92,9 +93,7 @@ class LibvirtEngine:
         with asking(f"check {', '.join(names)}"):
             self._checked(names, Silent().line)
 
-    def _checked(
-        self, names: Iterable[str], report: Report
-    ) -> tuple[list[tuple[NodePlan, Vm | None]], list[NodePlan]]:
+    def _checked(self, names: Iterable[str], report: Report) -> tuple[Found, list[NodePlan]]:
         """Return the nodes to start, and those of them that need a new disk. Raise BakeError if they cannot start."""
         found, pool = [(node, self._find(node.name)) for node in self.plan.select(names)], self._find_pool()
         idle = [(node, vm) for node, vm in found if vm is None or lifecycle.state_of(vm[0]) is not State.RUNNING]
@@ -232,9 +231,11 @@ class LibvirtEngine:
             connection=self.connection, pool=pool, node=node.name, domain=domain, owner=owner, remedy=self.remedy
         )  # fmt: skip
 
-    @asking("find the console logs")
-    def console_logs(self, *names: str) -> dict[str, ConsoleLog]:
-        return {name: ConsoleLog(self._find_pool, name) for name in names or self.machines()}
+    def console_logs(self, *names: str) -> dict[str, VolumeLog]:
+        return {name: VolumeLog(self._find_pool, console_volume(name)) for name in names or self.machines()}
+
+    def journals(self, *names: str) -> dict[str, VolumeLog]:
+        return {name: VolumeLog(self._find_pool, journal_volume(name)) for name in names or self.machines()}
 
     def attach(self, name: str) -> None:
         node, domain, _ = self._existing(name)

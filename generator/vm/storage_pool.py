@@ -24,10 +24,10 @@ _IMAGES = "/var/lib/libvirt/images"  # libvirt's default folder for disks, which
 _MARK = "bake-owner-"
 _OURS = re.compile(
     r"(bake-owner-\S*|(base|kernel|initrd)-[0-9a-f]+|[a-z0-9-]+(\.data)?\.qcow2|[a-z0-9-]+\.seed-[0-9a-f]+\.iso"
-    r"|[a-z0-9-]+\.console\.log(\.\d+)?)"
+    r"|[a-z0-9-]+\.(console|journal)\.log(\.\d+)?)"
 )
 _IMAGE = re.compile(r"(base|kernel|initrd)-[0-9a-f]+")
-_OF_NODE = re.compile(r"([a-z0-9-]+)((\.data)?\.qcow2|\.seed-[0-9a-f]+\.iso|\.console\.log(\.\d+)?)")
+_OF_NODE = re.compile(r"([a-z0-9-]+)((\.data)?\.qcow2|\.seed-[0-9a-f]+\.iso|\.(console|journal)\.log(\.\d+)?)")
 _MAX_UNUSED_OVERLAY = 2 << 20  # bytes; an unused qcow2 overlay has about 200 KiB
 
 
@@ -45,9 +45,14 @@ def console_volume(node: str) -> str:
     return f"{node}.console.log"
 
 
-def renamed_console_volume(node: str) -> str:
-    """Return the name to which virtlogd renames a console log that has become too large."""
-    return f"{console_volume(node)}.0"
+def journal_volume(node: str) -> str:
+    """Return the name of the volume with a copy of a node's journal."""
+    return f"{node}.journal.log"
+
+
+def renamed_volume(log: str) -> str:
+    """Return the name to which virtlogd renames a log that has become too large."""
+    return f"{log}.0"
 
 
 def find_pool(connection: Connection, claim: Claim) -> Pool | None:
@@ -237,7 +242,7 @@ def remove(pool: Pool, name: str) -> None:
 
 
 def volumes_by_node(pool: Pool) -> dict[str, list[str]]:
-    """Return the names of each node's volumes: its disks, its seeds and its console logs."""
+    """Return the names of each node's volumes: its disks, its seeds and its logs."""
     found: dict[str, list[str]] = {}
     for name in sorted(pool.listVolumes()):
         if match := _OF_NODE.fullmatch(name):

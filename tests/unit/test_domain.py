@@ -36,12 +36,13 @@ DIRECT = Files(
     disk="/pool/etcd1.qcow2",
     seed="/pool/etcd1.iso",
     console="/pool/etcd1.log",
+    journal="/pool/etcd1.j",
     kernel="/pool/kernel",
     initrd="/pool/initrd",
     cmdline="root=/dev/vda console=ttyS0",
 )
 DATA = replace(DIRECT, data="/pool/etcd1.data.qcow2")
-LOADER = Files(disk="/pool/etcd1.qcow2", seed="/pool/etcd1.iso", console="/pool/etcd1.log")
+LOADER = Files(disk="/pool/etcd1.qcow2", seed="/pool/etcd1.iso", console="/pool/etcd1.log", journal="/pool/etcd1.j")
 
 
 def made(plan: Make) -> dict[str, str]:

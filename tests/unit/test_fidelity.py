@@ -56,7 +56,7 @@ UNIT_ADDED = {
     },
     "Service": {
         "EnvironmentFile=/etc/etcd/bake.env",
-        "RuntimeDirectory", "RuntimeDirectoryPreserve", "ExecStartPre", "ExecStartPost", "RestartSec",
+        "RuntimeDirectory", "RuntimeDirectoryPreserve", "ExecStartPre", "ExecStartPost", "ExecStopPost", "RestartSec",
         "TimeoutStartSec",
         "StandardOutput", "StandardError",
         "CapabilityBoundingSet", "LockPersonality", "MemoryDenyWriteExecute", "NoNewPrivileges", "PrivateDevices",

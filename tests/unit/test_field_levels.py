@@ -282,7 +282,8 @@ def seeds(store: Store, plan: ClusterPlan) -> dict[str, dict[str, bytes]]:
 
 
 def machines(plan: ClusterPlan) -> dict[str, str]:
-    owner, files = Owner(cluster="etcd", cluster_id="1", version="1"), Files(disk="d", seed=None, console="c")
+    owner = Owner(cluster="etcd", cluster_id="1", version="1")
+    files = Files(disk="d", seed=None, console="c", journal="j")
     return {node.name: domain_xml(plan, node, files, Accel.KVM, owner) for node in plan.nodes}
 
 

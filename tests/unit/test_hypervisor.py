@@ -34,12 +34,12 @@ libvirt = pytest.importorskip("libvirt")
 from generator import vm  # noqa: E402
 from generator.image.base import BootImage  # noqa: E402
 from generator.vm import acceleration, connection, network, seed_drive, storage_pool  # noqa: E402
-from generator.vm.console import ConsoleLog  # noqa: E402
+from generator.vm.console import VolumeLog  # noqa: E402
 from generator.vm.ownership import Claim  # noqa: E402
 from generator.vm.storage_pool import console_volume  # noqa: E402
 
 Make = Callable[..., ClusterPlan]
-FILES = Files(disk="/pool/d.qcow2", seed="/pool/s.iso", console="/pool/c.log")
+FILES = Files(disk="/pool/d.qcow2", seed="/pool/s.iso", console="/pool/c.log", journal="/pool/j.log")
 CLAIM = Claim(cluster="etcd", cluster_id="id1")
 
 
@@ -652,7 +652,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_reading_a_console_continues_after_its_log_is_renamed(log: Path) -> None:
-    console = ConsoleLog(lambda: FilePool(log.parent), "etcd1")
+    console = VolumeLog(lambda: FilePool(log.parent), console_volume("etcd1"))
     assert console.read() == b""
     log.write_bytes(b"one two ")
     assert console.read() == b"one two "
@@ -679,7 +679,8 @@ def test_the_renamed_log_of_an_earlier_run_is_deleted(driver: Any, machines: Cal
 def test_the_first_read_of_a_console_includes_the_renamed_log(log: Path) -> None:
     log.with_name(f"{log.name}.0").write_bytes(b"bake: node=etcd1 phase=settled\n")
     log.write_bytes(b"noise")
-    assert ConsoleLog(lambda: FilePool(log.parent), "etcd1").read() == b"bake: node=etcd1 phase=settled\nnoise"
+    console = VolumeLog(lambda: FilePool(log.parent), console_volume("etcd1"))
+    assert console.read() == b"bake: node=etcd1 phase=settled\nnoise"
 
 
 # --- libvirt's errors ---------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from generator import vm  # noqa: E402
 
 Bake = Callable[..., Any]
 DRIVER = "test:///default"
-FILES = Files(disk="/pool/d.qcow2", seed="/pool/s.iso", console="/pool/c.log")
+FILES = Files(disk="/pool/d.qcow2", seed="/pool/s.iso", console="/pool/c.log", journal="/pool/j.log")
 OTHER = "f" * 16  # the id of another cluster
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from generator.console_records import Event, Journal, LineReader
+from generator.console_records import Event, Failures, Journal, LineReader
 from generator.engine import Console, Engine
 from generator.errors import BakeError
 from generator.operations.baked_cluster import Cluster
@@ -41,6 +41,7 @@ class Consoles:
         self._waiting: set[str] = set()  # nodes that have said that they apply their seed at the next boot
         self._voting: set[str] = set()  # nodes whose etcd has started since they applied a seed
         self._booted: set[str] = set()
+        self._failures = Failures(lambda node: command(cluster.store, f"logs {node} --unit etcd"))
         self._read(is_old=True)  # an earlier run of bake has shown and stored it
 
     def begin(self, node: str) -> None:
@@ -57,6 +58,7 @@ class Consoles:
             if event.phase == "failed":
                 look = command(self.cluster.store, f"console {event.node}")
                 raise BakeError(f"{event.node} failed: {event.detail}", hint=f"see {look}")
+            self._failures.add(event)
 
     def waits_for_reboot(self, node: str) -> bool:
         """Return whether the node has said that it applies its new seed at its next boot.
