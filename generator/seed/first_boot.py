@@ -28,7 +28,7 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     """
     yield "set -e"
     # udev starts the copy at later boots, but at this boot it did not have the rule yet.
-    yield "systemctl start --no-block journal-copy"
+    yield "systemctl --no-block start journal-copy || true"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
             # etcd-firewall needs a running firewalld. If cloud-init has just installed firewalld, nothing has started

@@ -20,10 +20,11 @@ from generator.config.spec import ClusterSpec, read_spec
 from generator.engine import MachineStatus, Owned, State
 from generator.errors import BakeError
 from generator.image.base import BootImage
-from generator.operations import console, status, up
+from generator.operations import status, up
 from generator.operations.bake import bake as make
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.destroy import destroy
+from generator.operations.inside import console
 from generator.operations.running import boot_progress
 from generator.operations.seal import seal_everywhere, seal_files
 from generator.operations.status import MemberRole, NodeStatus

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator.console_records import Event, Journal, LineReader, follow, parse_line
-from generator.errors import WaitTimeoutError
+from generator.console_records import Event, Failures, Journal, LineReader, follow, parse_line
+from generator.errors import BakeError, WaitTimeoutError
 
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 PHASE = st.sampled_from(["cloud-init", "configured", "joining", "learner", "voting", "waiting", "failed"])
@@ -268,3 +268,34 @@ def test_a_log_that_is_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic"):
         Journal(tmp_path).keep_output("n1", b"x")
     assert not target.exists()
+
+
+def failing(node: str = "etcd1", detail: str = "bad flag") -> Event:
+    return Event(node=node, phase="failing", detail=detail)
+
+
+def test_etcd_that_fails_again_and_again_for_the_same_reason_is_an_error() -> None:
+    failures = Failures(lambda node: f"bake logs {node}")
+    for _ in range(4):
+        failures.add(failing())
+        failures.add(failing("etcd2"))
+        failures.add(Event(node="etcd1", phase="joining"))
+    with pytest.raises(BakeError, match="etcd1: etcd does not start: bad flag") as error:
+        failures.add(failing())
+    assert error.value.hint == "see bake logs etcd1"
+
+
+def test_a_node_that_joins_after_failures_begins_again() -> None:
+    failures = Failures(str)
+    for _ in range(3):
+        for _ in range(4):
+            failures.add(failing())
+        failures.add(Event(node="etcd1", phase="learner"))
+    for number in range(9):
+        failures.add(failing(detail=f"reason {number}"))
+
+
+def test_a_timeout_names_the_reason_why_a_node_waits(tmp_path: Path) -> None:
+    events, _ = begin(tmp_path, b"", b'bake: node=n1 phase=failing detail="bad flag"\n', timeout=1)
+    with pytest.raises(WaitTimeoutError, match=r"n1: failing \(bad flag\)"):
+        list(events)

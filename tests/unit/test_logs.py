@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generator.errors import BakeError, InputError
-from generator.operations.logs import Entry, Wanted, entries, follow, parse_entry, parse_since
+from generator.operations.inside.logs import Entry, Wanted, entries, follow, parse_entry, parse_since
 
 NOW = datetime(2026, 11, 30, 4, 0, tzinfo=UTC)
 

@@ -21,7 +21,7 @@ from generator import vm
 from generator.console_records import Event, Journal, follow
 from generator.errors import BakeError
 from generator.image.base import BootImage
-from generator.operations import console
+from generator.operations.inside import console
 from generator.plan import ClusterPlan
 from generator.vm import acceleration
 from generator.vm import boot as boot_module

@@ -24,7 +24,7 @@ def console(node: str, **options: Any) -> None:
     Examples:
       bake console etcd1
     """
-    from generator.operations import console as consoles
+    from generator.operations.inside import console as consoles
 
     engine = engines.make_engine(options, reporter(options), open_cluster(options))
     if sys.stdin.isatty() and sys.stdout.isatty():

@@ -32,7 +32,7 @@ def etcdctl(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> No
       bake etcdctl put greeting hello
       bake etcdctl --name prod get --prefix /registry --keys-only
     """
-    from generator.operations.etcdctl import run_etcdctl
+    from generator.operations.inside.etcdctl import run_etcdctl
 
     cluster = open_running(options)
     ctx.exit(run_etcdctl(cluster, words, cache=image_cache(options), environment=os.environ))

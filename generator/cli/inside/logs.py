@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator.cli import engines
-from generator.cli.common import open_cluster, reporter
+from generator.cli.common import open_cluster, print_json, reporter
 from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import cluster_options, option
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
-    from generator.operations.logs import Entry
+    from generator.operations.inside.logs import Entry
 
 _ERROR = 3  # entries of this priority and below are errors (syslog(3))
 
@@ -37,8 +37,8 @@ def logs(
     Each VM copies its journal to its host through a virtio port. The entries of all nodes are in order of time. A VM
     that an older version of bake made has no such copy until it starts again with `bake down` and `bake up`.
 
-    With -o json each line is an object with the keys time, node, unit (null for the kernel), identifier, pid, priority
-    (0 to 7, as in syslog) and message.
+    With -o json the output has the key entries. Each entry has the keys time, node, unit (null for the kernel),
+    identifier, pid, priority (0 to 7, as in syslog) and message. With --follow, each line is an entry.
 
     \b
     Examples:
@@ -47,7 +47,7 @@ def logs(
       bake logs --unit 'etcd*' --follow
       bake logs etcd1 --lines 50 -o json
     """
-    from generator.operations import logs as reading
+    from generator.operations.inside import logs as reading
 
     cluster = open_cluster(options)
     names = _chosen(nodes, [node.name for node in cluster.plan.nodes])
@@ -59,6 +59,9 @@ def logs(
             _print(entry, options)
         return
     found = next(batches)
+    if options["output"] == "json":
+        print_json(entries=[entry.data for entry in found])
+        return
     for entry in found:
         _print(entry, options)
     if not found:

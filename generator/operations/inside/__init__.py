@@ -1,0 +1,1 @@
+"""Look into nodes and into etcd: the console, the journals, etcdctl."""
