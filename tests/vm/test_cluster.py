@@ -71,6 +71,21 @@ def test_the_bootstrap_permit_is_removed(bake_in_lab: Run, out: Path) -> None:
     assert "sealed already" in bake_in_lab("seal").stdout
 
 
+def test_etcdctl_needs_no_program_on_this_machine(bake_in_lab: Run) -> None:
+    lines = json.loads(bake_in_lab("etcdctl", "endpoint", "health", "-w", "json").stdout)
+    assert [one["health"] for one in lines] == [True] * 3
+
+
+def test_the_journals_are_on_the_host(bake_in_lab: Run) -> None:
+    found = json.loads(bake_in_lab("logs", "--unit", "etcd", "-o", "json").stdout)["entries"]
+    assert {one["node"] for one in found} == set(NODES)
+    assert [one["time"] for one in found] == sorted(one["time"] for one in found)
+    assert any("published local member to cluster" in one["message"] for one in found)
+    kernel = json.loads(bake_in_lab("logs", "etcd2", "-o", "json", "--lines", 5000).stdout)["entries"]
+    assert {one["node"] for one in kernel} == {"etcd2"}
+    assert any(one["identifier"] == "kernel" and "Linux version" in one["message"] for one in kernel)
+
+
 def test_no_seed_is_left_where_the_vms_run(lab: Lab, connection: Any) -> None:
     assert list((lab.folder / "lib/images/bake-life").glob("*.seed-*")) == []
     for name in NODES:
@@ -136,6 +151,7 @@ def test_a_node_whose_power_was_cut_comes_back_as_the_same_member(
 ) -> None:
     before = members(out, base_image)
     lab.cut_power("life-etcd2")
+    assert bake_in_lab("logs", "etcd2", "--unit", "etcd").stdout.count("\n") > 50, "a crashed node has its journal"
     bake_in_lab("up", "--nodes", 3, "--wait", 600)
     assert members(out, base_image) == before
     bake_in_lab("verify")

@@ -119,6 +119,11 @@ def test_no_configuration_has_a_secret_and_no_seed_is_left(hosts: Hosts) -> None
     assert ".seed-" not in text
 
 
+def test_the_journals_of_all_containers_are_shown(hosts: Hosts) -> None:
+    found = json.loads(hosts.bake("logs", "--unit", "etcd", "-o", "json").stdout)["entries"]
+    assert {one["node"] for one in found} == set(NODES)
+
+
 def test_new_certificates_reach_running_containers(hosts: Hosts) -> None:
     hosts.bake("certs", "rotate")
     hosts.bake("verify")
