@@ -63,7 +63,9 @@ def command_words(lab: Lab, name: str, out: Path, command: str, *words: object) 
     """Return the command line of bake for a cluster."""
     common = ("--out", str(out), *(("--name", name) if command != "recover" else ()))
     connect = ("--connect", lab.uri) if command not in ("verify", "backup", "recover") else ()
-    return [sys.executable, "-c", CALL, command, *map(str, words), *common, *connect]
+    given, options = [*map(str, words)], [*common, *connect]
+    # What follows the first word of etcdctl's command belongs to etcdctl.
+    return [sys.executable, "-c", CALL, command, *(options + given if command == "etcdctl" else given + options)]
 
 
 def command_line(lab: Lab, name: str, out: Path) -> Run:
