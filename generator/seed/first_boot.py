@@ -27,7 +27,7 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     Each command is safe to run twice. If a command fails, the next commands do not run.
     """
     yield "set -e"
-    # udev starts the copy at later boots, but at this boot it did not have the rule yet.
+    # etcd.service starts the copy, too. But if the first boot fails before, the journal says why.
     yield "systemctl --no-block start journal-copy || true"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:

@@ -84,6 +84,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield _script("etcd-join")
     yield _script("etcd-start")
     yield _script("etcd-failed")
+    yield _script("journal-copy")
     yield _unit("journal-copy.service", port=JOURNAL_PORT, fields=JOURNAL_FIELDS)
     yield _script("etcd-promote")
     yield _unit("etcd-promote.service", auth=plan.spec.auth.enabled)
@@ -105,8 +106,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield _script("etcd-restart")
     yield _unit("etcd-restart.service", mark=RESTART)
     yield Artifact(UNITS / "run-bake-medium.mount", guest_source(UNITS / "run-bake-medium.mount"))
-    for rules in ("80-bake-seed.rules", "80-bake-journal.rules"):
-        yield Artifact(UDEV_RULES / rules, guest_source(UDEV_RULES / rules))
+    yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source(UDEV_RULES / "80-bake-seed.rules"))
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:

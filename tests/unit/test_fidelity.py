@@ -52,7 +52,7 @@ UNIT_ADDED = {
         "Documentation", "ConditionPathExists", "RequiresMountsFor", "StartLimitIntervalSec",
         "After=etcd-firewall.service", "Wants=etcd-firewall.service", "After=etcd-access.service",
         "Wants=etcd-access.service", "Wants=etcd-promote.service",
-        "Wants=etcd-report.service", "Wants=etcd-audit.timer",
+        "Wants=etcd-report.service", "Wants=etcd-audit.timer", "Wants=journal-copy.service",
     },
     "Service": {
         "EnvironmentFile=/etc/etcd/bake.env",
