@@ -6,7 +6,8 @@ cloud-init reads user-data as a whole, so the order of its parts has no effect o
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import groupby
 from pathlib import PurePosixPath
 
@@ -30,6 +31,7 @@ def ordered(guest: Iterable[Artifact]) -> list[Artifact]:
     return sorted(guest, key=lambda file: order_of(file.path))
 
 
+@lru_cache(maxsize=128)
 def _group(path: PurePosixPath) -> PurePosixPath | None:
     return next((folder for folder in _GROUPS if folder in path.parents), None)
 
@@ -40,8 +42,9 @@ def order_of(path: PurePosixPath) -> int:
     return _ORDER.index(group) if group else len(_ORDER)
 
 
-def table_of_contents(guest: Sequence[Artifact], packages: Sequence[str]) -> str:
-    """Return comment lines that list the parts of user-data. `guest`: the files in the order of user-data."""
+@lru_cache(maxsize=8)
+def table_of_contents(guest: tuple[PurePosixPath, ...], packages: tuple[str, ...]) -> str:
+    """Return comment lines that list the parts of user-data. `guest`: paths of files in the order of user-data."""
     lines = ["Contents, in this order (`bake show` prints single files):"]
     if packages:
         lines.append("packages: what cloud-init installs")
@@ -52,10 +55,10 @@ def table_of_contents(guest: Sequence[Artifact], packages: Sequence[str]) -> str
     return f"# {first}\n" + "".join(f"#   {line}\n" for line in rest)
 
 
-def _files(guest: Sequence[Artifact]) -> Iterator[str]:
-    for folder, files in groupby(guest, lambda file: _group(file.path)):
+def _files(guest: Iterable[PurePosixPath]) -> Iterator[str]:
+    for folder, paths in groupby(guest, _group):
         if folder is None:
-            yield f"write_files: {', '.join(str(file.path) for file in files)}"
+            yield f"write_files: {', '.join(map(str, paths))}"
         else:
-            names = ", ".join(str(file.path.relative_to(folder)) for file in files)
+            names = ", ".join(str(path.relative_to(folder)) for path in paths)
             yield f"write_files, {_GROUPS[folder]} in {folder}: {names}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 
 import jinja2
@@ -72,7 +72,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield Artifact(CONF, _conf(plan, node, trust.identity), mode=0o600)
     yield Artifact(ENV, env_file(hook_values(plan, node, trust.identity, trust.permit)), mode=0o600)
     start = {"permit": RUNTIME_PERMIT, "snapshot": SNAPSHOT, "snapshot_record": SNAPSHOT_RECORD}
-    yield _unit("etcd-access.service", commands=list(access_commands(plan.spec)), **start)
+    yield _unit("etcd-access.service", commands=tuple(access_commands(plan.spec)), **start)
     places = {"binary_dir": plan.binary_dir, "data_dir": plan.spec.etcd.data_dir, **start}
     yield _unit("etcd.service", user="etcd", restart=RESTART, data_disk=plan.mounts_data_disk, **places)
     if plan.mounts_data_disk:
@@ -240,7 +240,8 @@ def _script(name: str) -> Artifact:
     return Artifact(LIBEXEC / name, guest_source(LIBEXEC / name), mode=0o755)
 
 
-def _unit(name: str, **values: object) -> Artifact:
+@lru_cache(maxsize=64)
+def _unit(name: str, **values: Hashable) -> Artifact:
     return Artifact(UNITS / name, _render(UNITS / name, libexec=LIBEXEC, **values))
 
 

@@ -100,7 +100,7 @@ def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     files, packages = ordered(guest), plan.spec.install.packages
     yield b"#cloud-config\n"
     yield f"# {node.name} of the etcd cluster {plan.name}. It has private keys: keep its mode 0600.\n".encode()
-    yield table_of_contents(files, packages).encode()
+    yield table_of_contents(tuple(file.path for file in files), packages).encode()
     yield _dump({"hostname": node.name, "fqdn": node.fqdn})
     if packages:
         yield _dump({"package_update": True, "packages": list(packages)})

@@ -195,3 +195,21 @@ def test_destroy_leaves_nothing_on_any_host(hosts: Hosts) -> None:
     for host in ("host1", "host2", "host3"):
         pool = hosts.folder / host / "incus" / "storage-pools" / "default"
         assert [path for path in pool.rglob("*") if "spread" in path.name] == []
+
+
+def test_nodes_are_spread_over_failure_domains_within_a_group(hosts: Hosts, config: Path, tmp_path: Path) -> None:
+    """host1 is in the failure domain of host2, but not in the group."""
+    for host, rack in {"host1": "rack-a", "host2": "rack-a", "host3": "rack-b"}.items():
+        member = hosts.lab("on", "host1", "incus", "cluster", "show", host).stdout
+        new = member.replace("failure_domain: default", f"failure_domain: {rack}")
+        hosts.lab("on", "host1", "incus", "cluster", "edit", host, input_text=new)
+    hosts.lab("on", "host1", "incus", "cluster", "group", "create", "etcd")
+    for host in ("host2", "host3"):
+        hosts.lab("on", "host1", "incus", "cluster", "group", "assign", host, "default,etcd")
+    racks = tmp_path / "cluster.yaml"
+    racks.write_text(config.read_text().replace("project: bake", "project: bake, group: etcd"))
+    hosts.bake("up", "--config", racks, "--nodes", 3, *WAIT, name="racks")
+    assert set(hosts.places().values()) == {"host2", "host3"}
+    hosts.bake("verify", name="racks")
+    hosts.bake("destroy", "--yes", name="racks")
+    assert hosts.places() == {}
