@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from generator.config.spec import ClusterSpec
 from generator.console_records import Event, Failures, Journal
 from generator.engine import Engine, State
 from generator.errors import BakeError, InputError
+from generator.etcd.dial import reachable
 from generator.image.age import OLD, days_old
 from generator.image.base import BootImage, default_image
 from generator.image.custom import custom_image
@@ -26,6 +28,8 @@ from generator.operations.verify import Verification
 from generator.plan import ClusterPlan
 from generator.progress import Progress, Report
 from generator.store.folder import Store
+
+_ADDRESSES_SECONDS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,20 @@ def up(
     _report_unchanged(engine, cluster, image, started, progress.line)
     wait_until_settled(engine, cluster, seconds=boot.wait, progress=progress)
     boot.reach(cluster.plan)
+    _wait_for_addresses(cluster.plan)
     return verify.verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
+
+
+def _wait_for_addresses(plan: ClusterPlan) -> None:
+    """Wait while only a part of the settled nodes answers from here.
+
+    For about ten seconds, this machine can still send packets to an earlier machine that had the same address
+    (arp(7), delay_first_probe_time).
+    """
+    targets = [(str(node.address), plan.spec.etcd.client_port) for node in plan.nodes]
+    deadline = time.monotonic() + _ADDRESSES_SECONDS
+    while 0 < len(reachable(targets, timeout=2)) < len(targets) and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def _report_unchanged(
