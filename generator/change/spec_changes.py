@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from generator.config import field_levels
-from generator.config.field_levels import FieldLevel, field_level, release
+from generator.config.field_levels import field_level, table
+from generator.config.field_levels.cases import release
+from generator.config.field_levels.row import FieldLevel
 from generator.config.fields import FieldPath, plain, value_text
 from generator.config.placement import node_hosts
 from generator.config.spec import ClusterSpec
@@ -115,25 +116,25 @@ def _nodes(old: ClusterPlan, new: ClusterPlan, *, keys: Iterable[str], sealed: b
     for name in dict.fromkeys((*before, *sorted(keys))):
         if name not in after:
             address = str(before[name].address) if name in before else None
-            rule = field_levels.REMOVED if name in before else None
+            rule = table.REMOVED if name in before else None
             yield Change(sign="-", kind=Kind.NODE, name=name, old=address, lost=_NODE_KEYS, rule=rule)
     left = {node.address for name, node in before.items() if name not in after}
     for name, node in after.items():
         if name not in before:
-            rule = field_levels.RENAMED if node.address in left else field_levels.ADDED
+            rule = table.RENAMED if node.address in left else table.ADDED
             yield Change(sign="+", kind=Kind.NODE, name=name, new=str(node.address), rule=rule)
         else:
             yield from _moved(before[name], node, sealed=sealed)
     was, now = [name for name in before if name in after], [name for name in after if name in before]
     if was != now:
-        yield Change(sign="~", kind=Kind.FIELD, name="nodes", old=was, new=now, rule=field_levels.REORDERED)
+        yield Change(sign="~", kind=Kind.FIELD, name="nodes", old=was, new=now, rule=table.REORDERED)
 
 
 def _moved(old: NodePlan, new: NodePlan, *, sealed: bool) -> Iterator[Change]:
     rows = (
-        ("address", field_levels.MOVED, _ADDRESS),
-        ("mac", field_levels.MAC, _ADDRESS),
-        ("host", field_levels.REHOSTED, _DISKS),
+        ("address", table.MOVED, _ADDRESS),
+        ("mac", table.MAC, _ADDRESS),
+        ("host", table.REHOSTED, _DISKS),
     )
     for part, rule, loss in rows:
         was, now = (str(getattr(node, part)) for node in (old, new))
@@ -148,11 +149,11 @@ def _hosts(old: ClusterSpec, new: ClusterSpec) -> Iterator[Change]:
     used = set(node_hosts(old))
     for name in before:
         if name not in after:
-            rule = field_levels.HOST_LEFT if name in used else field_levels.HOST_REMOVED
+            rule = table.HOST_LEFT if name in used else table.HOST_REMOVED
             yield Change(sign="-", kind=Kind.HOST, name=name, old=before[name].uri, rule=rule)
     for name, host in after.items():
         if name not in before:
-            yield Change(sign="+", kind=Kind.HOST, name=name, new=host.uri, rule=field_levels.HOST_ADDED)
+            yield Change(sign="+", kind=Kind.HOST, name=name, new=host.uri, rule=table.HOST_ADDED)
             continue
         was, now = plain(before[name]), plain(host)
         for part in dict.fromkeys((*was, *now)):
@@ -216,7 +217,7 @@ def refused(changes: Iterable[Change]) -> list[Problem]:
 
 def _refusal(change: Change, rule: FieldLevel, changes: list[Change]) -> Problem:
     where, owner, was, now = rule.field, "", change.old, change.new
-    if rule is field_levels.RENAMED:
+    if rule is table.RENAMED:
         was = next(each.name for each in changes if each.kind is Kind.NODE and each.old == change.new)
         now = change.name
     elif change.kind in (Kind.NODE, Kind.HOST):

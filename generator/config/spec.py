@@ -198,6 +198,16 @@ class AccessSpec:
         "accounts on each node that may read the node's client certificate and key, such as the account backup",
         default=(),
     )
+    ssh_keys: tuple[str, ...] = setting(
+        list_of(scalar(values.ssh_key)),
+        "SSH public keys that may log in as root on every node; default: none, and no SSH server of bake's image runs",
+        default=(),
+    )
+    root_shell: bool = setting(
+        scalar(values.flag),
+        "a root shell without a password on each node's serial console, for debugging: true or false",
+        default=False,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Each function raises ValueError for an invalid value.
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -186,6 +187,24 @@ def reader(value: object) -> str:
     if _account_on_node(value) in ("root", "etcd"):
         raise _refuse(value, "is not needed: this account can read every key already")
     return str(value)
+
+
+_SSH_KEY = re.compile(
+    r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
+    r" (?P<base64>[A-Za-z0-9+/]{64,}={0,2})( [ -~]{1,200})?"
+)
+
+
+@accepts(type="string", pattern=_whole_text(_SSH_KEY.pattern.replace("?P<base64>", "")))
+def ssh_key(value: object) -> str:
+    """Return a public key as in a line of authorized_keys (sshd(8)), without options. No error shows a private key."""
+    if "PRIVATE KEY" in str(value):
+        raise ValueError("is a private key; give the public key, such as the content of id_ed25519.pub")
+    found = _SSH_KEY.fullmatch(value) if isinstance(value, str) else None
+    # The base64 text begins with the type's length and the type (RFC 4253, section 6.6).
+    if not found or b64decode(found["base64"][:64])[4:].split(b"\0")[0] != found[1].encode():
+        raise _refuse(value, "is not an SSH public key, such as the content of id_ed25519.pub")
+    return found[0]
 
 
 key = _matching(r"[A-Za-z0-9._/:@+=,-]{1,256}", "is not 1 to 256 letters, digits or ._/:@+=,-")

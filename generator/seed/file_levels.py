@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from generator.level import Level
 from generator.pki import Role
 from generator.seed.guest.usr.libexec.bake import seed_change
-from generator.seed.guest_paths import AUTH, CONF, ENV, LIBEXEC, PKI_DIR, UDEV_RULES, UNITS
+from generator.seed.guest_paths import AUTH, CONF, ENV, LIBEXEC, PKI_DIR, SSH_KEYS, UDEV_RULES, UNITS
 
 TABLE = PurePosixPath(seed_change.TABLE)
 _FIREWALL, _PROMOTE, _ACCESS, _TIMER = (
@@ -41,6 +41,7 @@ FILES = (
     Rule(f"{PKI_DIR}/etcd-*.pem", Level.LIVE),
     Rule(f"{PKI_DIR}/etcd-*.key", Level.LIVE),
     Rule(str(AUTH), Level.LIVE, (_PROMOTE,)),  # etcd-promote.service runs etcd-auth
+    Rule(str(SSH_KEYS), Level.LIVE),  # sshd reads the keys at each login
     Rule(f"{LIBEXEC}/etcd-start", Level.RESTART),
     Rule(f"{LIBEXEC}/etcd-firewall", Level.LIVE, (_FIREWALL,)),
     Rule(f"{LIBEXEC}/*", Level.LIVE),  # a script's next start uses the new file

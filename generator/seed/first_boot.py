@@ -10,7 +10,7 @@ from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
 from generator.pki import NODE_ROLES
 from generator.plan import ETCD_UID, ClusterPlan
 from generator.seed.guest_files import guest_source, key_access_commands
-from generator.seed.guest_paths import DATA_MOUNT, ENV, LIBEXEC, PKI_DIR, UDEV_RULES, UNITS
+from generator.seed.guest_paths import DATA_MOUNT, ENV, LIBEXEC, PKI_DIR, ROOT_SHELL, UDEV_RULES, UNITS
 
 HOME = PurePosixPath("/var/lib/etcd")
 _OWN_DATA = f"mkdir -p {HOME} && chown -R etcd: {HOME} && chmod 0700 {HOME}"
@@ -29,6 +29,9 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     yield "set -e"
     # etcd.service starts the copy, too. But if the first boot fails before, the journal says why.
     yield "systemctl --no-block start journal-copy || true"
+    if plan.spec.access.root_shell:
+        # If a later command fails, a person can look for the reason.
+        yield f"systemctl --no-reload enable {ROOT_SHELL} && systemctl --no-block start {ROOT_SHELL} || true"
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
             # etcd-firewall needs a running firewalld. If cloud-init has just installed firewalld, nothing has started

@@ -29,9 +29,12 @@ from generator.seed.guest_paths import (
     LIBEXEC,
     PKI_DIR,
     RESTART,
+    ROOT_SHELL,
     RUNTIME_PERMIT,
     SNAPSHOT,
     SNAPSHOT_RECORD,
+    SSH_KEYS,
+    SSHD_CONF,
     UDEV_RULES,
     UNITS,
 )
@@ -105,8 +108,18 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield Artifact(TABLE, level_table())
     yield _script("etcd-restart")
     yield _unit("etcd-restart.service", mark=RESTART)
+    yield from _access(plan.spec)
     yield Artifact(UNITS / "run-bake-medium.mount", guest_source(UNITS / "run-bake-medium.mount"))
     yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source(UDEV_RULES / "80-bake-seed.rules"))
+
+
+def _access(spec: ClusterSpec) -> Iterator[Artifact]:
+    """Yield files that let a person in. The script `bootcmd` removes files of an older seed that has them."""
+    if spec.access.ssh_keys:
+        yield Artifact(SSH_KEYS, "".join(f"{key}\n" for key in spec.access.ssh_keys).encode(), mode=0o600)
+        yield Artifact(SSHD_CONF, guest_source(SSHD_CONF))
+    if spec.access.root_shell:
+        yield Artifact(UNITS / ROOT_SHELL, guest_source(UNITS / ROOT_SHELL))
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:

@@ -126,7 +126,10 @@ FULL: dict[str, Any] = {
         "users": [{"name": "app1", "roles": ["app"]}],
         "roles": [{"name": "app", "permissions": [{"access": "read", "prefix": "/x"}, {"key": "x"}]}],
     },
-    "access": {"readers": ["backup"]},
+    "access": {
+        "readers": ["backup"], "rootShell": True,
+        "sshKeys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPy2Idwmp1bPrpUpfZqVKxg7Y0yDWT0yF3r8fNw0o5mT"],
+    },
     "etcd": {
         "version": "3.5", "dataDir": "/var/lib/etcd/etcd", "token": "t",
         "tlsMinVersion": "1.2", "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"],

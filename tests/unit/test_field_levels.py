@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from generator import pki
 from generator.change.spec_changes import compare
 from generator.config.auth import AuthSpec
-from generator.config.field_levels import ROWS, FieldLevel, field_level
+from generator.config.field_levels import ROWS, field_level
+from generator.config.field_levels.row import FieldLevel
 from generator.config.fields import plain, settings_of
 from generator.config.hosts import HostSpec
 from generator.config.load import load
@@ -44,6 +45,7 @@ from tests.unit.levels import highest_level
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/levels.md"
 DATA = ROOT / "tests/data"
+SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPy2Idwmp1bPrpUpfZqVKxg7Y0yDWT0yF3r8fNw0o5mT"
 ARCHIVE = {
     "method": "archive",
     "archive": str(DATA / "etcd.tar.gz"),
@@ -151,6 +153,11 @@ def examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     yield "auth.roles", "", {"auth": USERS}, {"auth": {**USERS, "roles": roles}}
     yield "access.readers", "", {}, {"access": {"readers": ["backup"]}}
     yield "access.readers", "", {"access": {"readers": ["backup"]}}, {}
+    yield "access.sshKeys", "", {}, {"access": {"sshKeys": [SSH_KEY]}}
+    yield "access.sshKeys", "", {"access": {"sshKeys": [SSH_KEY]}}, {}
+    yield "access.sshKeys", "other keys", {"access": {"sshKeys": [SSH_KEY]}}, {"access": {"sshKeys": [SSH_KEY + " a"]}}
+    yield "access.rootShell", "", {}, {"access": {"rootShell": True}}
+    yield "access.rootShell", "", {"access": {"rootShell": True}}, {}
     yield "install.method", "", {}, {"install": {"method": "package", "packages": ["etcd-server"]}}
     yield "install.method", "", {}, {"install": ARCHIVE}
     yield "install.packages", "", {}, {"install": {"packages": ["acl"]}}

@@ -25,6 +25,8 @@ from generator.seed.seed_level import SeedChange, compare_seeds
 LIVE, RESTART, REBOOT = Level.LIVE, Level.RESTART, Level.REBOOT
 ARCHIVE = {"--archive": (("install", "archive"), "e.tar.gz"), "--archive-sha256": (("install", "sha256"), "0" * 64)}
 AUTH = {"--auth": (("auth",), True)}
+SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPy2Idwmp1bPrpUpfZqVKxg7Y0yDWT0yF3r8fNw0o5mT"
+WAY_IN = {"--ssh-keys": (("access", "sshKeys"), [SSH_KEY]), "--root-shell": (("access", "rootShell"), True)}
 FIREWALL, PROMOTE, ACCESS, TIMER = (
     "etcd-firewall.service", "etcd-promote.service", "etcd-access.service", "etcd-audit.timer"
 )  # fmt: skip
@@ -63,6 +65,9 @@ EXPECTED: dict[str, tuple[Level, tuple[str, ...]]] = {
     "/etc/systemd/system/etcd-audit.service": (LIVE, ()),
     "/etc/systemd/system/etcd-audit.timer": (LIVE, (TIMER,)),
     "/etc/systemd/system/etcd-data.service": (LIVE, ()),
+    "/etc/etcd/ssh/authorized_keys": (LIVE, ()),
+    "/etc/ssh/sshd_config.d/50-bake.conf": (REBOOT, ()),
+    "/etc/systemd/system/root-shell.service": (LIVE, ()),
     "/etc/systemd/system/etcd-firewall.service": (LIVE, (FIREWALL,)),
     "/etc/systemd/system/etcd-promote.service": (LIVE, ()),
     "/etc/systemd/system/etcd-report.service": (LIVE, ()),
@@ -130,7 +135,7 @@ def seed_of(now: datetime) -> Callable[..., Seed]:
 def all_plans() -> list[ClusterPlan]:
     """Return the plan of each profile, without and with auth."""
     usual: dict[str, dict[str, Any]] = {name: ARCHIVE if name == "rhel" else {} for name in profile_names()}
-    flags = [(name, each | extra) for name, each in usual.items() for extra in ({}, AUTH)]
+    flags = [(name, each | extra) for name, each in usual.items() for extra in ({}, AUTH, WAY_IN)]
     return [plan_cluster(load(profile=name, flags=each).spec) for name, each in flags]
 
 
@@ -171,7 +176,7 @@ def test_every_variable_of_every_profile_has_an_intended_rule() -> None:
 def test_every_rule_matches_a_file() -> None:
     table = json.loads(level_table())
     matches = [rule["match"] for rule in table["files"]]
-    used = {next(match for match in matches if fnmatchcase(path, match)) for path in EXPECTED}
+    used = {next((match for match in matches if fnmatchcase(path, match)), None) for path in EXPECTED} - {None}
     assert used == {rule.match for rule in FILES}
 
 
@@ -192,6 +197,10 @@ CHANGES = [
     ({}, {"firewall": {"clientCidrs": ["10.0.0.0/8"]}}, LIVE, (FIREWALL,)),
     ({}, {"access": {"readers": ["backup"]}}, LIVE, (ACCESS,)),
     ({"access": {"readers": ["backup"]}}, {}, LIVE, (ACCESS,)),
+    ({}, {"access": {"sshKeys": [SSH_KEY]}}, REBOOT, ()),
+    ({"access": {"sshKeys": [SSH_KEY]}}, {"access": {"sshKeys": [f"{SSH_KEY} other"]}}, LIVE, ()),
+    ({"access": {"sshKeys": [SSH_KEY]}}, {}, REBOOT, ()),
+    ({}, {"access": {"rootShell": True}}, REBOOT, ()),
     ({}, {"auth": True}, LIVE, (PROMOTE,)),
     ({"auth": True}, {"auth": True, "nodes": 5}, LIVE, (PROMOTE, FIREWALL)),
     ({"auth": True}, {}, REBOOT, ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
 from datetime import datetime
@@ -64,16 +65,12 @@ JUNK = st.one_of(
     st.sampled_from(CANARIES),
     st.sampled_from(["255.255.255.255/32", "::/0", "fe80::1"]),
 )
-FULL = plain(ClusterSpec(), with_none=True) | {
-    "nodes": [{"name": "a", "address": "192.168.20.31"}, {"name": "b"}]
-}
+FULL = plain(ClusterSpec(), with_none=True) | {"nodes": [{"name": "a", "address": "192.168.20.31"}, {"name": "b"}]}
 
 
 @given(path=st.sampled_from(leaves(FULL)), junk=JUNK)
 @settings(max_examples=400)
-def test_random_values_never_cause_a_crash(
-    path: tuple[Any, ...], junk: object, cluster_file: Any
-) -> None:
+def test_random_values_never_cause_a_crash(path: tuple[Any, ...], junk: object, cluster_file: Any) -> None:
     data = copy.deepcopy(FULL)
     section: Any = data
     for key in path[:-1]:
@@ -111,6 +108,40 @@ def test_every_field_has_a_description() -> None:
 def test_addresses_are_parsed() -> None:
     spec = read_spec({"network": {"firstIp": "192.168.20.50"}})[0]
     assert spec.network.first_ip == ip_address("192.168.20.50")
+
+
+def ssh_key(name: str, comment: str = "", *, inside: str = "") -> str:
+    """Return a public key with a zero as its numbers. `inside`: the type in the base64 text, if it differs."""
+    encoded = (inside or name).encode()
+    return f"{name} {base64.b64encode(len(encoded).to_bytes(4, 'big') + encoded + bytes(60)).decode()}{comment}"
+
+
+@pytest.mark.parametrize("comment", ["", " me@laptop", ' "; rm -rf / #'])
+@pytest.mark.parametrize(
+    "name", ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp384", "sk-ecdsa-sha2-nistp256@openssh.com"]
+)
+def test_ssh_public_keys(name: str, comment: str) -> None:
+    key = ssh_key(name, comment)
+    assert read_spec({"access": {"sshKeys": [key]}})[0].access.ssh_keys == (key,)
+
+
+@pytest.mark.parametrize(
+    ("key", "rule"),
+    [
+        (ssh_key("ssh-ed25519").partition(" ")[2], "is not an SSH public key"),
+        (ssh_key("ssh-ed25519", inside="ssh-rsa"), "is not an SSH public key"),
+        ("ssh-ed25519 AAAA", "is not an SSH public key"),
+        (ssh_key("ssh-dss"), "is not an SSH public key"),
+        (f'command="x" {ssh_key("ssh-rsa")}', "is not an SSH public key"),
+        (ssh_key("ssh-rsa", "\nssh-rsa"), "is not an SSH public key"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0", "is a private key; give the public key"),
+        (7, "is not an SSH public key"),
+    ],
+)
+def test_other_texts_are_no_ssh_keys(key: object, rule: str) -> None:
+    (problem,) = read_spec({"access": {"sshKeys": [key]}})[1]
+    assert rule in str(problem)
+    assert "c2VjcmV0" not in str(problem)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from generator.change.spec_changes import Change, Kind, compare, file_changes, losses, refused, shown
-from generator.config.field_levels import release
+from generator.config.field_levels.cases import release
 from generator.config.fields import plain
 from generator.config.placement import with_peer_defaults
 from generator.config.spec import ClusterSpec, read_spec

@@ -11,6 +11,8 @@ main() {
     # writes a unit of the same name to /etc/systemd/system.
     chroot "$root" systemctl disable etcd.service
     chroot "$root" systemctl enable systemd-networkd.service
+    # All nodes would have the same host keys.
+    rm -f -- "$root"/etc/ssh/ssh_host_*
     rm -rf -- "$root/var/lib/etcd" "$root/etc/default/etcd"
     install -d -m 0700 -o 2380 -g 2380 "$root/var/lib/etcd"
     # These files are from the build machine; each node creates them at its first boot.

@@ -1,119 +1,12 @@
-"""What the change of each field costs the nodes of an existing cluster.
-
-`ROWS` is the only table. The command `bake check`, the page docs/reference/levels.md and the tests use it.
-"""
+"""The rows of the table of levels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from generator.config.fields import FieldPath
-from generator.config.pki import Certificates, Extensions, PeerName
-from generator.config.placement import domain_of, gateway_of
-from generator.config.spec import ClusterSpec, FirewallKind, NetworkMode
+from generator.config.field_levels import cases
+from generator.config.field_levels.row import FieldLevel
 from generator.level import Level
-
-Applies = Callable[[ClusterSpec, ClusterSpec], bool]  # takes the old and the new spec
-
-
-def _always(_old: ClusterSpec, _new: ClusterSpec) -> bool:
-    return True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FieldLevel:
-    """A row of the table.
-
-    `field`: the name of a field; a name that ends in `.*` stands for all fields of a section.
-    `case`: the changes to which the row applies. If `case` is empty, the row applies to every other change.
-    `how`: how the nodes apply the change. For a refused change, the way to reach the same result.
-    `why`: for a refused change, the reason why no running node can apply it.
-    `note`: the operator's task before nodes apply the change.
-    `applies`: whether the row applies to a change from an old to a new spec.
-    """
-
-    field: str
-    level: Level
-    how: str
-    case: str = ""
-    why: str = ""
-    note: str = ""
-    applies: Applies = _always
-
-    def covers(self, name: str) -> bool:
-        """Return whether the row is about the field `name`."""
-        return name == self.field or (self.field.endswith(".*") and name.startswith(self.field[:-1]))
-
-
-def field_level(path: FieldPath, old: ClusterSpec, new: ClusterSpec) -> FieldLevel:
-    """Return the row for the change of a field. Raises KeyError for a field without a row."""
-    name = ".".join(map(str, path))
-    for row in ROWS:
-        if row.covers(name) and row.applies(old, new):
-            return row
-    raise KeyError(name)
-
-
-def _same_gateway(old: ClusterSpec, new: ClusterSpec) -> bool:
-    return gateway_of(old) == gateway_of(new)
-
-
-def _starts_dns_server(old: ClusterSpec, new: ClusterSpec) -> bool:
-    """Return whether libvirt must start a DNS server at the gateway, which it does only when a network starts."""
-    return _has_dns_server(new) and not _has_dns_server(old)
-
-
-def _has_dns_server(spec: ClusterSpec) -> bool:
-    return gateway_of(spec) in spec.network.dns if spec.network.dns else spec.network.mode is NetworkMode.NAT
-
-
-def _same_domain(old: ClusterSpec, new: ClusterSpec) -> bool:
-    return domain_of(old) == domain_of(new)
-
-
-def _is_bound_to_domain(old: ClusterSpec, _new: ClusterSpec) -> bool:
-    """Return whether peers or a CA that bake created accept only names in the domain."""
-    peers = old.pki.peer_ca
-    has_bake_ca = not old.pki.ca.certificate or bool(peers.separate and not peers.certificate)
-    return old.pki.peer_name is PeerName.REQUIRED or (has_bake_ca and old.pki.extensions is Extensions.STRICT)
-
-
-def _requires_peer_name(old: ClusterSpec, _new: ClusterSpec) -> bool:
-    return old.pki.peer_name is PeerName.REQUIRED
-
-
-def _skips_stated(old: ClusterSpec, new: ClusterSpec) -> bool:
-    """Return whether `none` and `required` follow each other. With shared certificates, that is harmless."""
-    shared = old.pki.certificates is new.pki.certificates is Certificates.SHARED
-    return not shared and {old.pki.peer_name, new.pki.peer_name} == {PeerName.NONE, PeerName.REQUIRED}
-
-
-def _begins_to_require(_old: ClusterSpec, new: ClusterSpec) -> bool:
-    return new.pki.peer_name is PeerName.REQUIRED
-
-
-def _creates_node_users(old: ClusterSpec, new: ClusterSpec) -> bool:
-    """Return whether the nodes' client certificates get common names for which etcd may have no user."""
-    return old.auth.enabled and new.auth.enabled and new.pki.certificates is Certificates.PER_NODE
-
-
-def _is_older(old: ClusterSpec, new: ClusterSpec) -> bool:
-    return release(new.etcd.version) < release(old.etcd.version)
-
-
-def _leaves_firewalld(old: ClusterSpec, _new: ClusterSpec) -> bool:
-    return old.firewall.kind is FirewallKind.FIREWALLD
-
-
-def _disables_auth(old: ClusterSpec, _new: ClusterSpec) -> bool:
-    return old.auth.enabled
-
-
-def release(version: str) -> tuple[int, ...]:
-    """Return a release series as numbers, such as (3, 10) for `3.10`, so that 3.10 is newer than 3.9."""
-    return tuple(map(int, version.split(".")))
-
 
 _NEW_CLUSTER = "create a new cluster with another --name and copy the keys with `etcdctl make-mirror`"
 _ALL_OFF = "run `bake down`, `bake` with the change, then `bake up`; the cluster is off meanwhile"
@@ -183,12 +76,12 @@ def _network_rows() -> Iterator[FieldLevel]:
     yield FieldLevel(field="network.firstIp", level=Level.NONE, how="Only new nodes get addresses from it.")
     yield FieldLevel(
         field="network.gateway", case="to the same address", level=Level.NONE, how="Nothing changes.",
-        applies=_same_gateway,
+        applies=cases.same_gateway,
     )  # fmt: skip
     yield FieldLevel(field="network.gateway", level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
     yield FieldLevel(
         field="network.dns", case="if the gateway becomes a DNS server", level=Level.REFUSED, why=_NETWORK,
-        how=_ALL_OFF, applies=_starts_dns_server,
+        how=_ALL_OFF, applies=cases.starts_dns_server,
     )  # fmt: skip
     yield FieldLevel(field="network.dns", level=Level.REBOOT, how=_REBOOTS)
     for name in ("network.mode", "network.bridge", "network.vlan", "network.name", "incus.nic"):
@@ -202,37 +95,40 @@ def _pki_rows() -> Iterator[FieldLevel]:
     yield FieldLevel(
         field="pki.certificates", case="while `pki.peerName` is `required`", level=Level.REFUSED,
         why="the nodes require the peer name of the other kind of certificates",
-        how="first set pki.peerName to `stated`", applies=_requires_peer_name,
+        how="first set pki.peerName to `stated`", applies=cases.requires_peer_name,
     )  # fmt: skip
     yield FieldLevel(
         field="pki.certificates", case="to `per-node` with auth", level=Level.LIVE, how=_REISSUED,
         note="first add each node to etcd: `etcdctl user add NODE --no-password`, "
-        "`etcdctl user grant-role NODE root`", applies=_creates_node_users,
+        "`etcdctl user grant-role NODE root`", applies=cases.creates_node_users,
     )  # fmt: skip
     yield FieldLevel(field="pki.certificates", level=Level.LIVE, how=_REISSUED)
     yield FieldLevel(field="pki.permissions", level=Level.REBOOT, how=_REBOOTS)
     yield FieldLevel(
-        field="pki.domain", case="to the same domain", level=Level.NONE, how="Nothing changes.", applies=_same_domain
-    )
+        field="pki.domain", case="to the same domain", level=Level.NONE, how="Nothing changes.",
+        applies=cases.same_domain,
+    )  # fmt: skip
     yield FieldLevel(
         field="pki.domain", case="with a CA of bake, or if `pki.peerName` is `required`", level=Level.REFUSED,
-        why="the CA or the peers accept only names in the old domain", how=_NEW_CLUSTER, applies=_is_bound_to_domain,
+        why="the CA or the peers accept only names in the old domain", how=_NEW_CLUSTER,
+        applies=cases.is_bound_to_domain,
     )  # fmt: skip
     yield FieldLevel(field="pki.domain", level=Level.REBOOT, how=_REBOOTS)
     yield FieldLevel(
         field="pki.peerName", case="between `none` and `required`", level=Level.REFUSED,
         why="members with the peer name and members without it refuse each other",
         how="first set pki.peerName to `stated`, and wait until every node serves its new certificate",
-        applies=_skips_stated,
+        applies=cases.skips_stated,
     )  # fmt: skip
     yield FieldLevel(
         field="pki.peerName", case="to `required`", level=Level.RESTART, how=_RESTARTS,
         note="run `bake certs rotate`; do not restart a node before `bake certs` shows that every node serves its new "
-        "certificate", applies=_begins_to_require,
+        "certificate", applies=cases.begins_to_require,
     )  # fmt: skip
     yield FieldLevel(
-        field="pki.peerName", case="from `required`", level=Level.RESTART, how=_RESTARTS, applies=_requires_peer_name
-    )
+        field="pki.peerName", case="from `required`", level=Level.RESTART, how=_RESTARTS,
+        applies=cases.requires_peer_name,
+    )  # fmt: skip
     yield FieldLevel(field="pki.peerName", level=Level.LIVE, how=_REISSUED)
     for section in ("ca", "peerCa"):
         for name in ("certificate", "key"):
@@ -246,7 +142,7 @@ def _pki_rows() -> Iterator[FieldLevel]:
 def _etcd_rows() -> Iterator[FieldLevel]:
     yield FieldLevel(
         field="etcd.version", case="to an older version", level=Level.REFUSED,
-        why="an older etcd cannot read the data of a newer etcd", how=_NEW_CLUSTER, applies=_is_older,
+        why="an older etcd cannot read the data of a newer etcd", how=_NEW_CLUSTER, applies=cases.is_older,
     )  # fmt: skip
     yield FieldLevel(field="etcd.version", level=Level.REPLACE, how="The new image contains the new etcd.")
     for name in ("clientPort", "peerPort"):
@@ -263,7 +159,7 @@ def _etcd_rows() -> Iterator[FieldLevel]:
 def _service_rows() -> Iterator[FieldLevel]:
     yield FieldLevel(
         field="firewall.kind", case="from `firewalld`", level=Level.REPLACE,
-        how="firewalld keeps its old rules on the old disk.", applies=_leaves_firewalld,
+        how="firewalld keeps its old rules on the old disk.", applies=cases.leaves_firewalld,
     )  # fmt: skip
     yield FieldLevel(field="firewall.kind", level=Level.REBOOT, how=_REBOOTS)
     yield FieldLevel(field="firewall.clientCidrs", level=Level.LIVE, how="The node sets its firewall rules again.")
@@ -272,11 +168,17 @@ def _service_rows() -> Iterator[FieldLevel]:
         field="auth.enabled", case="to `false`", level=Level.REFUSED,
         why="a node does not disable etcd's authentication",
         how="run `bake` with the change, restart every node with its new seed, then run `etcdctl auth disable`",
-        applies=_disables_auth,
+        applies=cases.disables_auth,
     )  # fmt: skip
     yield FieldLevel(field="auth.enabled", level=Level.LIVE, how="A node creates users and roles, then enables auth.")
     yield FieldLevel(field="auth.users", level=Level.LIVE, how="A node adds users and roles, and removes none.")
     yield FieldLevel(field="auth.roles", level=Level.LIVE, how="A node adds roles and permissions, and removes none.")
+    yield FieldLevel(
+        field="access.sshKeys", case="other keys", level=Level.LIVE, how="sshd reads the keys at each login.",
+        applies=cases.keeps_ssh,
+    )  # fmt: skip
+    for name in ("sshKeys", "rootShell"):
+        yield FieldLevel(field=f"access.{name}", level=Level.REBOOT, how=_REBOOTS)
     yield FieldLevel(field="access.readers", level=Level.LIVE, how="The node sets the ACLs of its keys again.")
 
 
