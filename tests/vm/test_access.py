@@ -39,7 +39,12 @@ def key(folder: Path, name: str) -> Path:
 
 def ssh(folder: Path, secret: Path) -> subprocess.CompletedProcess[str]:
     """Ask the node for its user id. The host key must be the one in `known_hosts`."""
-    options = [f"UserKnownHostsFile={folder / 'known_hosts'}", "BatchMode=yes", "IdentitiesOnly=yes", "ConnectTimeout=30"]
+    options = [
+        f"UserKnownHostsFile={folder / 'known_hosts'}",
+        "BatchMode=yes",
+        "IdentitiesOnly=yes",
+        "ConnectTimeout=30",
+    ]
     words = [word for option in options for word in ("-o", option)]
     return subprocess.run(
         ["ssh", "-F", "none", *words, "-i", secret, f"root@{address(folder)}", "id -u; ls /etc/ssh"],
@@ -88,7 +93,10 @@ def test_a_person_with_the_key_is_root(run: Run, lab: Lab, folder: Path, connect
 def test_the_serial_console_has_a_root_shell(run: Run, lab: Lab, folder: Path) -> None:
     keyboard, screen = pty.openpty()
     line = command_words(lab, NAME, folder / "out", "console", "etcd1")
-    with closing(os.fdopen(keyboard, "r+b", buffering=0)), subprocess.Popen(line, stdin=screen, stdout=screen) as process:
+    with (
+        closing(os.fdopen(keyboard, "r+b", buffering=0)),
+        subprocess.Popen(line, stdin=screen, stdout=screen) as process,
+    ):
         os.close(screen)
         time.sleep(2)  # bake sets the terminal to raw mode
         os.write(keyboard, b"\r")
