@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,15 +80,16 @@ def set_up(etc: Path, wanted: str) -> None:
 
 
 def open_ports(lab: NspawnLab) -> dict[str, list[int]]:
-    """Return the open ports of the first node for each kind of host."""
+    """Return the open ports of the first node for each kind of host. A port that drops packets takes its timeout."""
     script = KNOCK % (OTHER, "%s")
-    asked = {
-        "self": lab.shell("etcd1", f"python3 - <<'END'{script % '192.168.20.31'}END"),
-        "peer": lab.shell("etcd2", f"python3 - <<'END'{script % '192.168.20.32'}END"),
-        "client": lab.run(sys.executable, "-c", script % CLIENT),
-        "stranger": lab.run(sys.executable, "-c", script % STRANGER),
-    }
-    return {name: [int(port) for port in done.stdout.split()] for name, done in asked.items()}
+    with ThreadPoolExecutor() as pool:
+        asked = {
+            "self": pool.submit(lab.shell, "etcd1", f"python3 - <<'END'{script % '192.168.20.31'}END"),
+            "peer": pool.submit(lab.shell, "etcd2", f"python3 - <<'END'{script % '192.168.20.32'}END"),
+            "client": pool.submit(lab.run, sys.executable, "-c", script % CLIENT),
+            "stranger": pool.submit(lab.run, sys.executable, "-c", script % STRANGER),
+        }
+    return {name: [int(port) for port in done.result().stdout.split()] for name, done in asked.items()}
 
 
 def rules(lab: NspawnLab) -> str:
