@@ -33,7 +33,7 @@ OWNERS = {
     "pycdlib": {"seed.iso"},
     "pyrage": {"store.backup_file"},
     "requests": {"image.custom"},
-    "rich": {"cli.progress"},
+    "rich": {"cli.progress", "cli.output.watch"},
     "yaml": {"config.yaml12", "seed.iso"},  # YAML 1.2 for people, 1.1 for cloud-init
 }
 STANDARD = sys.stdlib_module_names | {"generator"}

@@ -24,7 +24,7 @@ from generator.cli.common import (
     show_names,
     show_verification,
 )
-from generator.cli.options import cluster_options, spec_options, up_options, yes_option
+from generator.cli.options import cluster_options, option, spec_options, up_options, yes_option
 from generator.cli.reach import open_running, reach
 from generator.cli.root import bake
 
@@ -139,22 +139,38 @@ def seal(**options: Any) -> None:
 
 
 @bake.command()
+@click.option("--watch", is_flag=True, help="Show the members in a live table; q or Ctrl-C ends. Needs a terminal.")
+@option(
+    "--interval", type=click.FloatRange(min=0.5), metavar="SECONDS",
+    help="How often --watch asks the nodes; default: 2.",
+)
 @cluster_options
-def status(**options: Any) -> None:
+def status(interval: float | None, **options: Any) -> None:
     """Show each node's VM and etcd member, and your pending tasks.
 
+    With --watch, a live table shows each member's role, its revision, the size of its database, the part of the
+    database in use, the log entries that the member lacks (LAG), and the days until the first of its certificates
+    expires. Below the table are alarms and tasks. The live table does not show the VMs.
+
     With -o json each node has the keys node, vm (null without libvirt), address, reachable, member_id, role (leader,
-    voter, learner or unstarted), version, db_size (in bytes), raft_index and error. An unknown value is null.
+    voter, learner or unstarted), version, db_size and db_in_use (in bytes), revision, raft_index and error. An unknown
+    value is null.
 
     \b
     Examples:
       bake status
+      bake status --watch --interval 5
       bake status --name prod -o json
     """
+    from generator.cli.output.watch import refuse_watch, watch
     from generator.operations.status import status as look
     from generator.operations.status import status_data, status_row
 
+    refuse_watch(options, interval)
     cluster = open_running(options)
+    if options["watch"]:
+        watch(cluster, interval or 2.0)
+        return
     machines = engines.machines_if_possible(options, reporter(options), cluster)
     seen = look(cluster, machines, now=datetime.now(UTC))
     if options["output"] == "json":

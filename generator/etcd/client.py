@@ -70,9 +70,12 @@ class Etcd:
         if channel is not None:
             _loop().call_soon_threadsafe(channel.close)
 
-    def members(self) -> tuple[Member, ...]:
-        """Return the cluster's member list. The read is linearizable, so it fails without a quorum."""
-        answer = self._call("Cluster/MemberList", linearizable=True)
+    def members(self, *, linearizable: bool = True) -> tuple[Member, ...]:
+        """Return the cluster's member list. A linearizable read fails without a quorum.
+
+        Otherwise, the endpoint returns its own list, which may be older.
+        """
+        answer = self._call("Cluster/MemberList", linearizable=linearizable)
         return tuple(
             Member(
                 id=one.ID, name=one.name, peer_urls=tuple(one.peerURLs), client_urls=tuple(one.clientURLs),

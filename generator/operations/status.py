@@ -34,7 +34,8 @@ class MemberRole(StrEnum):
 class NodeStatus:
     """etcd's state on one node. If the node does not answer, its id and role come from the member list.
 
-    `member_id`: hexadecimal, as in etcdctl. `db_size`: in bytes.
+    `member_id`: hexadecimal, as in etcdctl. `db_size`, `db_in_use`: in bytes; `db_in_use` remains after a
+    defragmentation.
     """
 
     name: str
@@ -46,6 +47,8 @@ class NodeStatus:
     db_size: int | None = None
     raft_index: int | None = None
     error: str | None = None
+    db_in_use: int | None = None
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ def cluster_status(plan: ClusterPlan, files: ClientFiles) -> ClusterStatus:
     states = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
     with_leader = [node for node, one in zip(plan.nodes, states, strict=True) if one.value and one.value.leader]
     members = observe.first_answer(with_leader, files, Etcd.members).value or ()
-    nodes = tuple(_node_status(node, one, members) for node, one in zip(plan.nodes, states, strict=True))
+    nodes = tuple(node_status(node, one, members) for node, one in zip(plan.nodes, states, strict=True))
     return ClusterStatus(nodes=nodes, members=members)
 
 
@@ -118,7 +121,8 @@ def pending_tasks(
             yield Task(task=f"{name} is a learner", remedy=remedy)
 
 
-def _node_status(node: NodePlan, answer: answers.Answer[Status], members: Iterable[Member]) -> NodeStatus:
+def node_status(node: NodePlan, answer: answers.Answer[Status], members: Iterable[Member]) -> NodeStatus:
+    """Return a node's state from its answer and the member list."""
     status = answer.value
     listed = next((member for member in members if node.peer_url in member.peer_urls), None)
     number = status.member_id if status else listed.id if listed else None
@@ -132,6 +136,8 @@ def _node_status(node: NodePlan, answer: answers.Answer[Status], members: Iterab
         db_size=status.db_size if status else None,
         raft_index=status.raft_index if status else None,
         error=answer.error or (status and "; ".join(status.errors)) or None,
+        db_in_use=status.db_size_in_use if status else None,
+        revision=status.revision if status else None,
     )
 
 

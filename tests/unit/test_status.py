@@ -30,7 +30,7 @@ def test_a_nodes_role_comes_from_its_status_or_from_the_member_list(cluster: Clu
     listed = member(node, 2)
 
     def part(told: Answer[Status], *members: Member) -> MemberRole | None:
-        return status._node_status(node, told, members).role
+        return status.node_status(node, told, members).role
 
     gone: Answer[Status] = Answer(error="connection refused")
     assert part(Answer(etcd_status(2, leader=2))) is MemberRole.LEADER
@@ -42,7 +42,7 @@ def test_a_nodes_role_comes_from_its_status_or_from_the_member_list(cluster: Clu
 
 
 def test_ids_are_hexadecimal_as_in_etcdctl(cluster: ClusterPlan) -> None:
-    found = status._node_status(cluster.nodes[0], Answer(etcd_status(0x4BB3BF120CD9D667)), ())
+    found = status.node_status(cluster.nodes[0], Answer(etcd_status(0x4BB3BF120CD9D667)), ())
     row = status.status_row(found, None)
     assert (row["id"], row["state"], row["db"], row["vm"]) == ("4bb3bf120cd9d667", "voter", "2 KiB", "unknown")
     data = json.loads(json.dumps(status.status_data(found, "running kvm")))
@@ -52,17 +52,17 @@ def test_ids_are_hexadecimal_as_in_etcdctl(cluster: ClusterPlan) -> None:
 
 
 def test_unknown_values_are_null_in_json(cluster: ClusterPlan) -> None:
-    found = status._node_status(cluster.nodes[0], Answer(error="no answer in time"), ())
+    found = status.node_status(cluster.nodes[0], Answer(error="no answer in time"), ())
     data = json.loads(json.dumps(status.status_data(found, None)))
     assert not any(" " in key for key in data)
     assert {key for key, value in data.items() if value is None} == {
-        "vm", "member_id", "role", "version", "db_size", "raft_index",
+        "vm", "member_id", "role", "version", "db_size", "db_in_use", "revision", "raft_index",
     }  # fmt: skip
 
 
 def seen(cluster: ClusterPlan, *members: Member) -> ClusterStatus:
     told = [Answer(etcd_status(number)) for number, _ in enumerate(cluster.nodes, 1)]
-    nodes = [status._node_status(node, one, members) for node, one in zip(cluster.nodes, told, strict=True)]
+    nodes = [status.node_status(node, one, members) for node, one in zip(cluster.nodes, told, strict=True)]
     return ClusterStatus(nodes=tuple(nodes), members=members)
 
 
@@ -103,6 +103,6 @@ def test_the_commands_of_tasks_have_the_options_of_the_cluster(cluster: ClusterP
 
 
 def test_the_seal_task_of_a_stopped_cluster_waits_for_its_start(cluster: ClusterPlan) -> None:
-    gone = [status._node_status(node, Answer(error="connection refused"), ()) for node in cluster.nodes]
+    gone = [status.node_status(node, Answer(error="connection refused"), ()) for node in cluster.nodes]
     (task,) = status.pending_tasks(cluster, ClusterStatus(nodes=tuple(gone), members=()), sealed=False)
     assert task.remedy == "start the cluster, then run bake seal"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from generator.errors import UnhealthyError
 from generator.etcd import observe
+from generator.etcd.answers import Alarm
 from generator.etcd.client import Etcd
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.hints import command
@@ -30,13 +31,15 @@ def list_alarms(cluster: Cluster, found: Survey | None = None) -> tuple[ActiveAl
     """Return the active alarms."""
     found = found or survey(cluster)
     names = {one.member.id: one.name for one in found.members}
-    texts = _texts(cluster)
-    return tuple(
-        ActiveAlarm(
-            node=names.get(alarm.member_id, "(not a member)"), member_id=f"{alarm.member_id:x}", alarm=alarm.kind,
-            meaning=texts[alarm.kind][0], remedy=texts[alarm.kind][1],
-        )
-        for alarm in found.alarms
+    return tuple(explain(cluster, alarm, names) for alarm in found.alarms)
+
+
+def explain(cluster: Cluster, alarm: Alarm, names: Mapping[int, str]) -> ActiveAlarm:
+    """Return an alarm with its meaning and remedy. `names`: the members' names by id."""
+    meaning, remedy = _texts(cluster)[alarm.kind]
+    return ActiveAlarm(
+        node=names.get(alarm.member_id, "(not a member)"), member_id=f"{alarm.member_id:x}", alarm=alarm.kind,
+        meaning=meaning, remedy=remedy,
     )  # fmt: skip
 
 
