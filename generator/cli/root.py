@@ -113,10 +113,12 @@ def _is_silent(ctx: click.Context) -> bool:
 
 
 def _bake(options: Mapping[str, Any]) -> None:
+    from generator.cli.progress import show_work
     from generator.operations.bake import bake as run
 
     def bake_now(*words: Any, **agreed: Any) -> Baked:
-        return run(*words, now=datetime.now(UTC), report=reporter(options), **agreed)
+        with show_work(quiet=options["quiet"]):
+            return run(*words, now=datetime.now(UTC), report=reporter(options), **agreed)
 
     baked, changes = bake_agreed(options, bake_now)
     nodes = [

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from generator.errors import BakeError, InputError
 from generator.image.base import BootImage
-from generator.progress import Report
+from generator.progress import Report, Work, working
 
 _CHUNK = 1 << 20
 _ALONE = "convert the image to a single file with qemu-img convert -O qcow2"
@@ -61,8 +61,12 @@ def _verified(path: Path, source: str, expected: str | None) -> str:
 
 
 def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    with path.open("rb") as file, working(f"checking {path.name}", path.stat().st_size, "B") as work:
+        while chunk := file.read(_CHUNK):
+            total.update(chunk)
+            work.advance(len(chunk))
+    return total.hexdigest()
 
 
 # --- inspecting the file ---
@@ -148,7 +152,8 @@ def _fetch(url: str, file: IO[bytes], report: Report) -> None:
             response.raise_for_status()
             total = int(response.headers.get("content-length") or 0)
             chunks = response.iter_content(_CHUNK)
-            size = _copy(chunks, file, total, lambda text: report(f"downloading {url}: {text}"))
+            with working(f"downloading {url}", total, "B") as work:
+                size = _copy(chunks, file, work, lambda text: report(f"downloading {url}: {text}"))
     except requests.RequestException as error:
         hint = "check the address and the network"
         raise BakeError(f"{url} cannot be downloaded: {error}", hint=hint) from None
@@ -156,11 +161,16 @@ def _fetch(url: str, file: IO[bytes], report: Report) -> None:
         raise BakeError(f"{url} ended after {size} of {total} bytes", hint="try again")
 
 
-def _copy(chunks: Iterable[bytes], file: IO[bytes], total: int, progress: Report) -> int:
-    """Write the chunks to the file. Report progress ten times, or every 64 MiB if the size is unknown."""
-    size, step = 0, max(total // 10, 1) if total else 64 * _CHUNK
+def _copy(chunks: Iterable[bytes], file: IO[bytes], work: Work, progress: Report) -> int:
+    """Write the chunks to the file. Return their size in bytes.
+
+    If no terminal shows the work, report progress ten times, or every 64 MiB if the size is unknown.
+    """
+    size, total = 0, work.total
+    step = max(total // 10, 1) if total else 64 * _CHUNK
     for chunk in chunks:
-        if size // step != (size + len(chunk)) // step:
+        work.advance(len(chunk))
+        if not work.shown and size // step != (size + len(chunk)) // step:
             progress(f"{(size + len(chunk)) >> 20} MiB" + (f" of {total >> 20}" if total else ""))
         size += len(chunk)
         file.write(chunk)

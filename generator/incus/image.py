@@ -20,7 +20,7 @@ from generator.errors import BakeError
 from generator.image.base import BootImage
 from generator.incus.client import Incus
 from generator.incus.tags import Claim, Tag, read_tag
-from generator.progress import Report
+from generator.progress import Report, Work, working
 
 DRIVE = "/var/lib/bake-seed"  # where a container has its seed; /run is mounted over when systemd starts
 NETWORK = "user.bake.network"  # the key of an instance's configuration with a file for systemd-networkd
@@ -114,15 +114,17 @@ class ContainerImage:
             return
         report("uploading the image to Incus")
         headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
-        incus.upload("images", body=self._parts(), headers=headers)
+        with working("uploading the image to Incus", self.root.stat().st_size, "B") as work:
+            incus.upload("images", body=self._parts(work), headers=headers)
 
-    def _parts(self) -> Iterator[bytes]:
+    def _parts(self, work: Work) -> Iterator[bytes]:
         yield _part("metadata", "metadata.tar")
         yield self.description
         yield b"\r\n" + _part("rootfs", "rootfs.tar")
         with self.root.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
+                work.advance(len(chunk))
         yield f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 

@@ -38,6 +38,7 @@ from generator.pki.templates import (
     user_profile,
 )
 from generator.plan import ClusterPlan
+from generator.progress import working
 
 # The validity of a certificate begins one day before bake issues the certificate. A VM with a slow clock would refuse a
 # certificate whose validity begins at the moment of issue.
@@ -109,11 +110,14 @@ def pregenerated_keys(
     from concurrent.futures import ThreadPoolExecutor  # imported only for RSA keys, because EC keys need no threads
 
     pool = ThreadPoolExecutor(workers)
-    made = deque(pool.submit(new_key, key_type) for _ in range(count))
-    try:
-        yield lambda wanted: made.popleft().result() if made and wanted is key_type else new_key(wanted)
-    finally:  # after Ctrl-C, wait only for keys that a thread is generating
-        pool.shutdown(cancel_futures=True)
+    with working(f"generating {key_type} keys", count) as work:
+        made = deque(pool.submit(new_key, key_type) for _ in range(count))
+        for future in made:
+            future.add_done_callback(lambda _: work.advance(1))
+        try:
+            yield lambda wanted: made.popleft().result() if made and wanted is key_type else new_key(wanted)
+        finally:  # after Ctrl-C, wait only for keys that a thread is generating
+            pool.shutdown(cancel_futures=True)
 
 
 def days_limited_by_ca(

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 from generator.errors import BakeError
+from generator.progress import Work, working
 from generator.vm.connection import Connection, Pool, Volume, asking, libvirt, tolerating
 from generator.vm.domain_xml import Owner, pool_name, pool_uuid
 from generator.vm.ownership import Claim
@@ -134,8 +135,11 @@ def put(pool: Pool, name: str, content: Path | bytes) -> Volume:
     with asking(f"upload {name}"):
         volume = pool.createXML(volume_xml(name, size))
         try:
-            with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source:
-                _send(volume, source, size, sparse=isinstance(content, Path) and _is_sparse(content))
+            with (
+                io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as source,
+                working(f"uploading {name}", size, "B") as work,
+            ):
+                _send(volume, source, work, sparse=isinstance(content, Path) and _is_sparse(content))
         except BaseException:  # delete the incomplete volume, also after Ctrl-C
             with suppress(libvirt.libvirtError):
                 volume.delete()
@@ -149,28 +153,30 @@ def _is_sparse(path: Path) -> bool:
     return status.st_blocks * 512 < status.st_size
 
 
-def _send(volume: Volume, source: BinaryIO, size: int, *, sparse: bool) -> None:
+def _send(volume: Volume, source: BinaryIO, work: Work, *, sparse: bool) -> None:
     stream = volume.connect().newStream()
     flags = libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM if sparse else 0
-    volume.upload(stream, 0, size, flags)
+    volume.upload(stream, 0, work.total, flags)
+
+    def read(_stream: Any, count: int, source: BinaryIO) -> bytes:
+        data = source.read(count)
+        work.advance(len(data))
+        return data
+
+    def skip(_stream: Any, count: int, source: BinaryIO) -> int:
+        work.advance(count)
+        return source.seek(count, io.SEEK_CUR)
+
     try:
         if sparse:
-            stream.sparseSendAll(_read, _hole(size), _skip, source)
+            stream.sparseSendAll(read, _hole(work.total), skip, source)
         else:
-            stream.sendAll(_read, source)
+            stream.sendAll(read, source)
         stream.finish()
     except BaseException:
         with suppress(libvirt.libvirtError):
             stream.abort()
         raise
-
-
-def _read(_stream: Any, count: int, source: BinaryIO) -> bytes:
-    return source.read(count)
-
-
-def _skip(_stream: Any, count: int, source: BinaryIO) -> int:
-    return source.seek(count, io.SEEK_CUR)
 
 
 def _hole(size: int) -> Callable[[Any, BinaryIO], tuple[bool, int]]:

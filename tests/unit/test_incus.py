@@ -34,6 +34,7 @@ from generator.incus.remote import Remote
 from generator.incus.tags import Claim, Tag, generation_of, instance_name, read_tag
 from generator.incus.volumes import backup
 from generator.plan import ClusterPlan, plan_cluster
+from generator.progress import Work
 from generator.seed.first_boot import first_boot_commands
 from generator.seed.guest_files import Trust, guest_files
 
@@ -227,7 +228,7 @@ def test_the_fingerprint_is_that_of_the_uploaded_files(tmp_path: Path) -> None:
     assert {f"templates/{one['template']}" for one in metadata["templates"].values()} | {"metadata.yaml"} == names
     assert read_tag(metadata["properties"]) == TAG
     assert image.fingerprint == ContainerImage(base=base, tag=TAG).fingerprint
-    body = b"".join(image._parts())
+    body = b"".join(image._parts(Work("image", 1)))
     assert body.count(b"--bake-image") == 3
     assert image.description in body
     with pytest.raises(BakeError, match="no root file system"):
