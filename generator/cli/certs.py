@@ -22,26 +22,33 @@ from generator.cli.common import (
     refuse_misplaced,
 )
 from generator.cli.local.suggestions import suggest_certificate, suggest_node
-from generator.cli.options import ca_options, cluster_options, node_wait_option, passphrase_option, within_option
+from generator.cli.options import (
+    ca_options,
+    cluster_options,
+    node_wait_option,
+    passphrase_option,
+    wide_option,
+    within_option,
+)
+from generator.cli.output.certificate_rows import as_data, as_row
 from generator.cli.reach import open_running
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
     from generator.change.spec_changes import Change
-    from generator.operations.certs import Delivery, Entry
-
-BAR = 10  # length of the bar in characters
+    from generator.operations.certs import Delivery
 
 
 @bake.group(invoke_without_command=True)
 @cluster_options
 @within_option
+@wide_option
 @click.pass_context
 def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     """List the cluster's certificates, or renew them.
 
     The column SERVED shows whether a node serves the certificate in its seed. The value "-" in the column SERVED means
-    that the node does not answer.
+    that the node does not answer. A terminal that is narrower than the table shows no serial numbers and issuers.
 
     With -o json the output has the keys certificates, outdated and ca_change. Each certificate has the keys owner,
     role, names, subject, issuer, serial, not_before, not_after and days_left. The key outdated has true for a node that
@@ -51,6 +58,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     \b
     Examples:
       bake certs
+      bake certs --wide
       bake certs --within 30d -o json
       bake certs rotate              renew the certificates of all nodes and deliver them
       bake certs rotate etcd2        renew the certificates of one node and deliver them
@@ -70,9 +78,9 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     entries, phase = certs.entries(cluster, now=datetime.now(UTC)), load_phase(cluster.store)
     outdated = certs.outdated(cluster)
     if options["output"] == "json":
-        print_json(certificates=[_as_data(entry) for entry in entries], outdated=outdated, ca_change=phase)
+        print_json(certificates=[as_data(entry) for entry in entries], outdated=outdated, ca_change=phase)
     elif not options["quiet"]:
-        print_table([_as_row(entry, outdated) for entry in entries])
+        print_table([as_row(entry, outdated) for entry in entries], wide=options["wide"], drop=["serial", "issuer"])
         if phase:
             remedy = command(cluster.store, "certs rotate --ca")
             click.echo(f"The CA is being rotated (phase {phase}). To continue, run {remedy}", err=True)
@@ -81,35 +89,6 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
         named = ", ".join(f"{entry.owner} {entry.role}" for entry in expiring)
         text = f"these certificates expire in less than {within} days: {named}"
         raise UnhealthyError(text, hint=certs.renewal(cluster, expiring))
-
-
-def _as_data(entry: Entry) -> dict[str, Any]:
-    facts = entry.facts
-    return {
-        "owner": entry.owner, "role": str(entry.role), "names": list(facts.names),
-        "subject": facts.subject, "issuer": facts.issuer, "serial": facts.serial,
-        "not_before": facts.not_before.isoformat(),
-        "not_after": facts.not_after.isoformat(),
-        "days_left": entry.days_left,
-    }  # fmt: skip
-
-
-def _as_row(entry: Entry, outdated: Mapping[str, bool | None]) -> dict[str, str]:
-    served = {True: "no", False: "yes", None: "-"}[outdated.get(entry.owner)] if entry.role == "etcd-server" else ""
-    return {
-        "owner": entry.owner,
-        "role": str(entry.role),
-        "days left": f"{_bar(entry.days_left, entry.days)} {entry.days_left}",
-        "names": " ".join(entry.facts.names),
-        "issuer": entry.facts.issuer,
-        "serial": entry.facts.serial[:16],
-        "served": served,
-    }
-
-
-def _bar(left: int, whole: int) -> str:
-    full = max(0, min(BAR, round(BAR * left / max(whole, 1))))
-    return "█" * full + "░" * (BAR - full)
 
 
 @certs.command()

@@ -14,6 +14,7 @@ import click
 
 from generator.cli.options import SPEC_FLAGS, parameter
 from generator.cli.output.diagnostics import note_problem, note_warning, set_data
+from generator.cli.output.table import print_table as print_table
 
 if TYPE_CHECKING:
     from generator.change.spec_changes import Change
@@ -267,12 +268,3 @@ def reporter(options: Mapping[str, Any]) -> Callable[[str], None]:
 def print_json(**values: Any) -> None:
     """Print the output of -o json when the command ends. See `diagnostics`."""
     set_data(values)
-
-
-def print_table(rows: list[dict[str, str]]) -> None:
-    if not rows:
-        return
-    columns = list(rows[0])
-    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
-    for cells in ([column.upper() for column in columns], *([row[column] for column in columns] for row in rows)):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

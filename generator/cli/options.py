@@ -102,6 +102,7 @@ quiet_option = _stack(
     _output_flag("-q", "--quiet", help="Print only errors."),
     _output_flag("-v", "--verbose", callback=_note_verbose, help="Print the traceback of an error."),
 )
+wide_option = _output_flag("--wide", help="Print each row of a table on one line, with all columns.")
 # No environment variable sets --yes, because a user's consent is valid for one command only.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
 refresh_option = click.option(

@@ -113,8 +113,10 @@ def _is_silent(ctx: click.Context) -> bool:
 
 
 def _bake(options: Mapping[str, Any]) -> None:
+    from generator.cli.output.next_step import next_steps
     from generator.cli.progress import show_work
     from generator.operations.bake import bake as run
+    from generator.store.folder import Store
 
     def bake_now(*words: Any, **agreed: Any) -> Baked:
         with show_work(quiet=options["quiet"]):
@@ -128,32 +130,16 @@ def _bake(options: Mapping[str, Any]) -> None:
         }
         for node in baked.plan.nodes
     ]  # fmt: skip
+    steps = next_steps(baked, Store(options["out"], baked.plan.name))
     if options["output"] == "json":
         print_json(
-            cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed), changes=changes
+            cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed),
+            changes=changes, next=[step.command for step in steps if step.command],
         )  # fmt: skip
     elif not options["quiet"]:
         print_table(nodes)
-        click.echo(_next_step(baked), err=True)
-
-
-def _next_step(baked: Baked) -> str:
-    from generator.layout import SEALED
-    from generator.operations.hints import command
-    from generator.store.folder import Store
-
-    if not baked.differences:
-        return "Nothing changed. The table shows the existing ISOs."
-    if (baked.folder / SEALED).exists():
-        return (
-            "Insert each node's new ISO into the node's drive. A running node applies new certificates immediately. A "
-            "node applies all other changes when it restarts. Restart one node after the other."
-        )
-    seal, up = (command(Store(baked.folder.parent, baked.plan.name), words) for words in ("seal", "up"))
-    return (
-        f"Attach each ISO to its VM as a CD-ROM. When the cluster runs, run `{seal}`. "
-        f"Under libvirt, `{up}` attaches the ISOs and seals the cluster. The ISOs contain private keys."
-    )
+        for line in (line for step in steps for line in step.lines):
+            click.echo(line, err=True)
 
 
 @bake.command()

@@ -24,7 +24,7 @@ from generator.cli.common import (
     show_names,
     show_verification,
 )
-from generator.cli.options import cluster_options, option, spec_options, up_options, yes_option
+from generator.cli.options import cluster_options, option, spec_options, up_options, wide_option, yes_option
 from generator.cli.reach import open_running, reach
 from generator.cli.root import bake
 
@@ -145,6 +145,7 @@ def seal(**options: Any) -> None:
     help="How often --watch asks the nodes; default: 2.",
 )
 @cluster_options
+@wide_option
 def status(interval: float | None, **options: Any) -> None:
     """Show each node's VM and etcd member, and your pending tasks.
 
@@ -177,9 +178,10 @@ def status(interval: float | None, **options: Any) -> None:
         nodes = [status_data(node, vm) for node, vm in seen.nodes]
         print_json(nodes=nodes, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
     elif not options["quiet"]:
-        print_table([status_row(node, vm) for node, vm in seen.nodes])
+        rows = [status_row(node, vm) for node, vm in seen.nodes]
+        print_table(rows, wide=options["wide"], drop=["id", "raft index", "vm"])
         click.echo(f"\nsealed: {'yes' if seen.sealed else 'no'}")
-        print_table([{"to do": task.task, "remedy": task.remedy} for task in seen.tasks])
+        print_table([{"to do": task.task, "remedy": task.remedy} for task in seen.tasks], wide=options["wide"])
 
 
 @bake.command()
@@ -204,14 +206,17 @@ def verify(**options: Any) -> None:
 
 @bake.command()
 @cluster_options
+@wide_option
 def audit(**options: Any) -> None:
     """Audit the running cluster against the etcd controls of the CIS benchmark. Check the cluster's TLS settings.
 
-    The exit code is 3 if a control does not pass.
+    On a terminal that is narrower than the table, the remedies are below the table. The exit code is 3 if a control
+    does not pass.
 
     \b
     Examples:
       bake audit
+      bake audit --wide
       bake audit -o json
     """
     from generator.errors import UnhealthyError
@@ -227,7 +232,7 @@ def audit(**options: Any) -> None:
     if options["output"] == "json":
         print_json(**auditing.audit_data(found))
     elif not options["quiet"]:
-        print_table(auditing.audit_rows(found.controls))
+        print_table(auditing.audit_rows(found.controls), wide=options["wide"], below="remedy")
     if found.missed:
         text = f"{len(found.missed)} of {len(found.controls)} controls did not pass"
         raise UnhealthyError(f"{text}: {', '.join(check.name for check in found.missed)}", hint=found.missed[0].remedy)

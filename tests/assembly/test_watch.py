@@ -119,7 +119,7 @@ def test_alarms_and_members_outside_the_plan_are_shown(trio: ChangeLab, bin_dir:
         terminal.wait(lambda: "alarm NOSPACE" in terminal.row("etcd2"), "the alarm is in the member's row")
         assert "alarm NOSPACE on etcd2: the database has reached its quota" in terminal.text
         terminal.wait(lambda: "is not one of the nodes" in terminal.row("(not started)"), "the member has a row")
-        assert "unstarted" in terminal.row("(not started)")
+        assert "learner" in terminal.row("(not started)")
         assert "to do: the member (not started)" in terminal.text
         terminal.press("q")
         assert terminal.ended() == 0

@@ -1,0 +1,75 @@
+"""What to do after a bake: sentences, each with a command to copy, for the engine of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
+
+from generator.layout import SEALED
+
+if TYPE_CHECKING:
+    from generator.config.spec import ClusterSpec
+    from generator.operations.bake import Baked
+    from generator.store.folder import Store
+
+
+class Step(NamedTuple):
+    """A sentence, and the command that does it or ""."""
+
+    text: str
+    command: str = ""
+
+    @property
+    def lines(self) -> Iterator[str]:
+        yield self.text
+        if self.command:
+            yield f"  {self.command}"
+
+
+def next_steps(baked: Baked, store: Store) -> list[Step]:
+    """Return the steps after a bake, the next step first."""
+    is_sealed, engine = store.has(SEALED), _engine(baked.plan.spec)
+    if not baked.differences:
+        unchanged = Step("Nothing changed. The table shows the existing ISOs.")
+        return [unchanged, *([] if is_sealed else _start(store, engine))]
+    steps = _change(store, engine) if is_sealed else _start(store, engine)
+    return [*steps, *_exports(store), Step("The ISOs contain private keys.")]
+
+
+def _engine(spec: ClusterSpec) -> str:
+    """Return the engine that `bake up` uses, or "" if this machine cannot talk to it."""
+    from generator.config.hosts import EngineKind
+
+    if spec.engine is EngineKind.INCUS:
+        return "Incus"
+    return "libvirt" if find_spec("libvirt") else ""
+
+
+def _start(store: Store, engine: str) -> Iterator[Step]:
+    from generator.operations.hints import command
+
+    if engine:
+        machines = "containers" if engine == "Incus" else "VMs"
+        yield Step(f"Next, to boot the {machines} with {engine} and seal the cluster:", command(store, "up"))
+    text = "attach each ISO to its VM as a CD-ROM (docs/how-to/attach-isos.md) and boot all VMs. Then seal the cluster:"
+    yield Step(f"With another hypervisor, {text}" if engine else f"Next, {text}", command(store, "seal"))
+
+
+def _change(store: Store, engine: str) -> Iterator[Step]:
+    from generator.operations.hints import command
+
+    if engine:
+        yield Step(f"Next, to change the nodes one after the other with {engine}:", command(store, "apply"))
+    text = "insert each node's new ISO into the node's drive. A running node applies new certificates immediately. A "
+    text += "node applies all other changes when it restarts. Restart one node after the other."
+    yield Step(f"With another hypervisor, {text}" if engine else f"Next, {text}")
+
+
+def _exports(store: Store) -> Iterator[Step]:
+    """Yield a step for each export of the cluster, because an export contains the old ISOs."""
+    from generator.operations.hints import command
+
+    for path in sorted((store.out / f"{store.cluster}.export").glob("*/manifest.json")):
+        text = "The export has the old ISOs. Run it again, with the same options as before:"
+        yield Step(text, command(store, f"export {path.parent.name}"))
