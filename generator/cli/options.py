@@ -161,6 +161,16 @@ def _days(_ctx: click.Context, _option: click.Parameter, value: str | None) -> i
     return int(found[1])
 
 
+def _interval(_ctx: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0.5 <= value <= 3600:  # also refuses nan
+        raise click.BadParameter(f"{value:g} is not a number of seconds from 0.5 to 3600")
+    return value
+
+
+interval_option = option(
+    "--interval", type=float, callback=_interval, metavar="SECONDS",
+    help="How often --watch asks the nodes; default: 2.",
+)  # fmt: skip
 within_option = option(
     "--within", callback=_days, metavar="DAYS",
     help="Exit with code 3 if a certificate expires within a number of days, such as 30d.",

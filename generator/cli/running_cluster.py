@@ -24,7 +24,14 @@ from generator.cli.common import (
     show_names,
     show_verification,
 )
-from generator.cli.options import cluster_options, option, spec_options, up_options, wide_option, yes_option
+from generator.cli.options import (
+    cluster_options,
+    interval_option,
+    spec_options,
+    up_options,
+    wide_option,
+    yes_option,
+)
 from generator.cli.reach import open_running, reach
 from generator.cli.root import bake
 
@@ -140,10 +147,7 @@ def seal(**options: Any) -> None:
 
 @bake.command()
 @click.option("--watch", is_flag=True, help="Show the members in a live table; q or Ctrl-C ends. Needs a terminal.")
-@option(
-    "--interval", type=click.FloatRange(min=0.5), metavar="SECONDS",
-    help="How often --watch asks the nodes; default: 2.",
-)
+@interval_option
 @cluster_options
 @wide_option
 def status(interval: float | None, **options: Any) -> None:
@@ -167,7 +171,7 @@ def status(interval: float | None, **options: Any) -> None:
     from generator.operations.status import status as look
     from generator.operations.status import status_data, status_row
 
-    refuse_watch(options, interval)
+    refuse_watch(options)
     cluster = open_running(options)
     if options["watch"]:
         watch(cluster, interval or 2.0)

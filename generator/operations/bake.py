@@ -28,6 +28,7 @@ from generator.progress import Report
 from generator.seed import guest_files, iso
 from generator.seed.etcd_archive import read_archive
 from generator.seed.guest_files import Trust
+from generator.store import manifest
 from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned
@@ -121,14 +122,16 @@ def bake(
             pki.pregenerated_keys(spec.pki.key_type, count, workers=os.cpu_count() or 1) as new_key,
             store.replacing() as folder,
         ):
+            expiry: manifest.Expiry = {}
             files = _all_files(
                 plan, found, extras, seal, () if seal else snapshot or _kept_snapshot(store),
-                now=now, passphrase=passphrase, new_key=new_key,
+                now=now, passphrase=passphrase, new_key=new_key, expiry=expiry,
             )  # fmt: skip
             for artifact in recorded(store, plan, chain(signed.files, user_input, files)):
                 folder.write(artifact)
             for path in signed.taken:
                 folder.drop(path)
+            folder.facts = manifest.describe(plan, expiry)
             differences = folder.differences
             (agreed.announce if agreed else announce)(differences)
     if ends:
@@ -164,8 +167,12 @@ def _all_files(
     now: datetime,
     passphrase: bytes | None,
     new_key: pki.NewKey,
+    expiry: manifest.Expiry,
 ) -> Iterator[Artifact]:
-    """Yield every file of the cluster's folder. Issue missing certificates for one node at a time, to limit memory."""
+    """Yield every file of the cluster's folder, and add the certificates to `expiry`.
+
+    Issue missing certificates for one node at a time, to limit memory.
+    """
 
     def new_authority(role: pki.Role) -> Authority:
         return kept_authority(pki.create_authority(plan, role, now=now, new_key=new_key), passphrase)
@@ -186,10 +193,14 @@ def _all_files(
     nodes = pki.issue_nodes(
         plan, issuer, peer_authority=peer_issuer, now=now, client=client, kept=found.nodes, new_key=new_key
     )
+    expiry["cluster"] = pki.ends(authorities.issuers)
+    expiry[OPERATOR] = pki.ends({pki.Role.CLIENT: client})
+    expiry |= {f"user {name}": pki.ends({pki.Role.CLIENT: users[pki.user_stem(name)]}) for name in found.users}
     yield from authorities.files()
     yield from operator_files(plan, trust, {str(pki.Role.CLIENT): client, **users})
     yield from seal
     for node, credentials in zip(plan.nodes, nodes, strict=True):
+        expiry[node.name] = pki.ends(credentials)
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(seal), snapshot=snapshot)
 
 
@@ -202,8 +213,8 @@ def _kept_snapshot(store: Store) -> tuple[Artifact, ...]:
 
 
 def _limited_by_ca(plan: ClusterPlan, store: Store, days: int) -> str:
-    limited = f"new certificates are valid for {days} days instead of {plan.spec.pki.leaf_days} days"
-    text = f"the CA expires in {days} days, so {limited}"
+    text = f"the CA expires in {days} days, so new certificates are valid for {days} days instead of "
+    text += f"{plan.spec.pki.leaf_days} days"
     return f"warning: {text}\n  hint: to give a running cluster a new CA, run {command(store, 'certs rotate --ca')}"
 
 
@@ -240,10 +251,8 @@ def _check_certificates(store: Store, plan: ClusterPlan, now: datetime, passphra
 
 def check_clock(now: datetime) -> None:
     """Raise InputError if this machine's clock is wrong, because nodes would refuse the certificates."""
-    rule = None
-    if now < RELEASED:
-        rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake"
-    elif now.year > 9899:  # a CA that is valid for 100 years would expire after the year 9999
+    rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake" if now < RELEASED else ""
+    if now.year > 9899:  # a CA that is valid for 100 years would expire after the year 9999
         rule = "after 9899"
     if rule:
         raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set the clock")
@@ -281,8 +290,7 @@ def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Cr
         yield Artifact(key_path(stem), client.key_pem, mode=0o600, secret=True)
     yield Artifact(IDENTITY, f"{trust.identity}\n".encode())
     yield Artifact(PERMIT_COPY, f"{trust.permit}\n".encode(), mode=0o600, secret=True)
-    spec = plain(plan.spec)
-    yield Artifact(SPEC, yaml12.dump(spec).encode())
+    yield Artifact(SPEC, yaml12.dump(plain(plan.spec)).encode())
     yield Artifact(PurePosixPath("etcdctl.env"), etcdctl_env(plan))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
+
+from generator.pki.key_pair import Issuer, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,11 @@ class Facts:
     sha256: str
     not_before: datetime
     not_after: datetime
+
+
+def ends(issued: Mapping[Role, Issuer]) -> dict[str, str]:
+    """Return when each certificate expires (RFC 3339, UTC), by its role."""
+    return {str(role): f"{one.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}" for role, one in issued.items()}
 
 
 def describe(certificate: bytes) -> Facts:

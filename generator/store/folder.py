@@ -180,14 +180,19 @@ class Store:
 
 
 class Staging:
-    """A cluster's new folder. `changed`: the new files, and the files whose content or mode has changed."""
+    """A cluster's new folder. `changed`: the new files, and the files whose content or mode has changed.
+
+    `facts`: what the manifest says about the cluster (see `manifest.describe`), by default the facts of the old folder.
+    """
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store = store
         self.folder = folder
         self.changed: list[str] = []
         self._files: dict[str, dict[str, str]] = {}
-        self._old = store.manifest()
+        record = store._record() or {"files": {}}
+        self.facts = manifest.facts_of(record)
+        self._old: dict[str, Any] = record["files"]
         self._made_folders: set[Path] = set()
         self._dropped: set[str] = set()
 
@@ -244,7 +249,7 @@ class Staging:
     def finish(self) -> None:
         """Add the manifest. If any file is new, changed or removed, replace the old folder with the new folder."""
         files = dict(sorted(self._files.items()))  # the order in which bake writes files must not change the manifest
-        self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files)))
+        self.write(Artifact(MANIFEST, manifest.dump(self.store.cluster, files, self.facts)))
         if not self.changed and not set(self._old) - set(self._files):
             return
         if self.store.folder.is_dir():

@@ -1,24 +1,46 @@
-"""Read and write `manifest.json`, which lists the files that bake wrote to a cluster's folder."""
+"""Read and write `manifest.json`, which describes a cluster and lists the files that bake wrote to its folder."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from generator import __version__
 from generator.errors import InputError
 from generator.layout import MANIFEST
+from generator.plan import ClusterPlan
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
+Expiry = dict[str, dict[str, str]]  # owner of a certificate → its role → when it expires (RFC 3339, UTC)
+_FACTS = ("bake", "nodes", "certificates")  # the keys of `describe`
 MODES = ("0600", "0644")  # the modes of the files that bake writes
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def dump(cluster: str, files: dict[str, dict[str, str]]) -> bytes:
-    """Return the content of a manifest file."""
-    record = {"format_version": FORMAT_VERSION, "cluster": cluster, "files": files}
+def dump(cluster: str, files: dict[str, dict[str, str]], facts: Mapping[str, Any] | None = None) -> bytes:
+    """Return the content of a manifest file. `facts`: see `describe`."""
+    record = {"format_version": FORMAT_VERSION, "cluster": cluster, **(facts or {}), "files": files}
     return json.dumps(record, indent=1).encode() + b"\n"
+
+
+def describe(plan: ClusterPlan, expiry: Expiry) -> dict[str, Any]:
+    """Return the facts in the manifest of a cluster: the version of bake, the nodes, and when certificates expire.
+
+    The facts depend only on the plan and the certificates, so that another bake does not change them.
+    """
+    nodes = [
+        {"name": node.name, "address": str(node.address), "mac": node.mac, **({"host": node.host} if node.host else {})}
+        for node in plan.nodes
+    ]
+    return {"bake": __version__, "nodes": nodes, "certificates": expiry}
+
+
+def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts in a parsed manifest. The manifest of an older bake has none."""
+    return {key: record[key] for key in _FACTS if key in record}
 
 
 def parse(raw: bytes, *, where: str) -> dict[str, Any]:

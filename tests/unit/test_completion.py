@@ -64,6 +64,41 @@ def test_values(clusters: None, line: str, found: list[str]) -> None:
     assert suggested(line) == found
 
 
+HOSTS = """nodes: 2
+network: {mode: bridge, bridge: br0}
+hosts: [{name: rack2, uri: "qemu+ssh://b/system"}, {name: rack1, uri: "qemu+ssh://a/system"}]
+"""
+MEMBERS = """engine: incus
+nodes: [{name: a, host: member2}, {name: b}, {name: c, host: member1}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "found"),
+    [
+        (HOSTS, "", ["rack1", "rack2"]),
+        (HOSTS, "rack2", ["rack2"]),
+        (MEMBERS, "", ["member1", "member2"]),
+        ("nodes: 1", "", []),
+        ("nodes: 1\nhosts: [", "", []),
+        ("- 1", "", []),
+        ("hosts: [7]", "", []),
+    ],
+)
+def test_hosts_of_the_cluster(clusters: None, text: str, words: str, found: list[str]) -> None:
+    Path("out/etcd/cluster.yaml").write_text(text)
+    assert suggested(f"bake replace etcd1 --host {words}") == found
+
+
+def test_hosts_of_a_baked_cluster_and_of_a_cluster_file(bake: Bake) -> None:
+    Path("hosts.yaml").write_text(HOSTS)
+    assert bake("--config", "hosts.yaml").code == 0
+    assert suggested("bake replace etcd1 --host ") == ["rack1", "rack2"]
+    Path("more.yaml").write_text(HOSTS.replace("rack2", "rack3"))
+    assert suggested("bake replace etcd1 --config more.yaml --host ") == ["rack1", "rack3"]
+    assert suggested("bake replace etcd1 --name none --host ") == []
+
+
 def test_the_environment_names_the_folder_and_the_cluster(clusters: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAKE_OUT", "other")
     assert suggested("bake console ") == []

@@ -1,6 +1,6 @@
-"""The values that a shell suggests for options and arguments: clusters, nodes, profiles, and the words of fields.
+"""The values that a shell suggests for options and arguments: clusters, nodes, hosts, profiles, and words of fields.
 
-A shell asks at each press of the tab key, so the functions read only names of files, and never raise an error.
+A shell asks at each press of the tab key, so the functions read only local files, and never raise an error.
 """
 
 from __future__ import annotations
@@ -47,6 +47,19 @@ def _nodes(ctx: click.Context) -> list[str]:
     return sorted(path.parent.name for path in (_out(ctx) / _value(ctx, "name", DEFAULT_NAME)).glob("*/meta-data"))
 
 
+def _hosts(ctx: click.Context) -> list[str]:
+    """Return the hosts and the nodes' hosts in the cluster file of --config, or in the cluster's folder."""
+    from generator.config import yaml12
+    from generator.layout import SPEC
+
+    kept = _out(ctx) / _value(ctx, "name", DEFAULT_NAME) / SPEC
+    fields: Any = yaml12.load_file(Path(_value(ctx, "config", str(kept)))).value
+    nodes = fields.get("nodes")
+    found = [one["name"] for one in fields.get("hosts") or []]
+    found += [one["host"] for one in (nodes if isinstance(nodes, list) else []) if one.get("host")]
+    return sorted(set(found))
+
+
 def _profiles(_ctx: click.Context) -> list[str]:
     from generator.config.load import profile_names
 
@@ -82,6 +95,7 @@ _OPTIONS: dict[str, Suggest] = {
     "--name": _suggest_cluster,
     "--profile": _suggesting(_profiles, files=True),
     "--node": suggest_node,
+    "--host": _suggesting(_hosts),
 }
 
 

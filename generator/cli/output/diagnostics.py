@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-FORMAT_VERSION = "1.1"  # an incompatible change increases the first number, a new key the second
+FORMAT_VERSION = "1.2"  # an incompatible change increases the first number, a new key the second
 _AT = re.compile(r"(?P<file>.+?):(?P<line>\d+):(?P<column>\d+)(: (?P<field>.+))?", re.DOTALL)
 _WARNING, _HINT = "warning: ", "\n  hint: "
 _KEY = "generator.cli.output"  # a key in the object of click's root context

@@ -1,6 +1,6 @@
 """Print tables. On a terminal, a table fits the terminal; everywhere else, each row is one line.
 
-docs/decisions/0031-tables-fit-the-terminal.md has the reasons.
+docs/decisions/0032-tables-fit-the-terminal.md has the reasons.
 """
 
 from __future__ import annotations

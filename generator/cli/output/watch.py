@@ -17,6 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+from generator.errors import BakeError
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -30,11 +33,11 @@ _SOON = 30  # days
 _UNKNOWN = "-"
 
 
-def refuse_watch(options: Mapping[str, Any], seconds: float | None) -> None:
-    """Raise UsageError if a live table makes no sense: `seconds` without --watch, JSON, --quiet, or no terminal."""
+def refuse_watch(options: Mapping[str, Any]) -> None:
+    """Raise UsageError if a live table makes no sense: --interval without --watch, JSON, --quiet, or no terminal."""
     hint = "without a terminal, run `bake status` again and again"
     if not options["watch"]:
-        if seconds is not None:
+        if click.get_current_context().get_parameter_source("interval") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--interval needs --watch")
     elif options["output"] == "json":
         raise click.UsageError("--watch shows a live table; for JSON, run `bake status -o json` without --watch")
@@ -48,8 +51,12 @@ def refuse_watch(options: Mapping[str, Any], seconds: float | None) -> None:
 
 def watch(cluster: Cluster, interval: float) -> None:
     """Show the members until the user leaves. Restore the terminal, also after an error or a signal."""
-    from rich.console import Console
-    from rich.live import Live
+    try:
+        from rich.console import Console
+        from rich.live import Live
+    except ImportError:
+        text = "the Python package rich is missing"
+        raise BakeError(text, hint="run scripts/setup vm, or in the source folder: pip install '.[vm]'") from None
 
     from generator.operations.baked_cluster import client_files
     from generator.operations.running.watch import Watch

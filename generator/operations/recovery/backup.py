@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from generator import __version__
 from generator.artifact import Artifact
@@ -91,7 +92,7 @@ def recover(path: Path, out: Path, passphrase: bytes, *, report: Report) -> Clus
     """Write the folder of a backup's cluster below `out`, and make its ISOs. The cluster's folder must not exist."""
     files = read_backup(path, passphrase)
     name = _cluster_of(files, path)
-    listed, nodes = _listed(files, name, path)
+    listed, nodes, facts = _listed(files, name, path)
     store = Store(out, name)
     with store.locked(report):
         if store.folder.exists():
@@ -100,6 +101,7 @@ def recover(path: Path, out: Path, passphrase: bytes, *, report: Report) -> Clus
         with store.replacing() as folder:
             for artifact in (*listed.values(), *_isos(nodes, listed, files.get(PurePosixPath(ARCHIVE_NAME)))):
                 folder.write(artifact)
+            folder.facts = facts
     return open_cluster(store)
 
 
@@ -118,8 +120,11 @@ def _cluster_of(files: Mapping[PurePosixPath, Artifact], path: Path) -> str:
 
 def _listed(
     files: Mapping[PurePosixPath, Artifact], name: str, path: Path
-) -> tuple[dict[str, Artifact], list[str]]:
-    """Return the files that the saved manifest lists, and the nodes with an ISO. Raise InputError if one is missing."""
+) -> tuple[dict[str, Artifact], list[str], dict[str, Any]]:
+    """Return the files that the saved manifest lists, the nodes with an ISO, and the facts in the manifest.
+
+    Raise InputError if a file is missing.
+    """
     raw = files.get(PurePosixPath(name) / MANIFEST)
     record = manifest.parse(raw.data if raw else b"", where=f"{path}: {MANIFEST}")
     found = {}
@@ -132,7 +137,7 @@ def _listed(
             raise InputError.one(str(path), f"has no file {one}, or another one", "use another backup")
         mode = int(entry["mode"], 8)
         found[one] = Artifact(PurePosixPath(one), saved.data, mode=mode, secret=mode == 0o600)
-    return found, nodes
+    return found, nodes, manifest.facts_of(record)
 
 
 def _isos(nodes: Iterable[str], listed: Mapping[str, Artifact], tarball: Artifact | None) -> Iterator[Artifact]:
