@@ -19,6 +19,7 @@ from generator import RELEASED
 from generator.config.spec import read_spec
 from generator.pki import key_encryption
 from generator.plan import ClusterPlan, plan_cluster
+from tests.output_schema import check_output
 
 # hypothesis sets no deadlines, because a machine may be slow. In CI, it uses the same examples in each run.
 settings.register_profile(
@@ -99,7 +100,10 @@ def bake(
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert isinstance(end.value.code, int)
-        return Result(end.value.code, *capsys.readouterr())
+        result = Result(end.value.code, *capsys.readouterr())
+        if "--follow" not in words and result.out.startswith("{"):
+            check_output([*map(str, words)], result.out)
+        return result
 
     yield run
     os.umask(umask)

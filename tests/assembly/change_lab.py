@@ -23,6 +23,7 @@ from tests.assembly.linearizable import Op, flaws
 from tests.assembly.nspawn_engine import Machines, NspawnEngine
 from tests.assembly.nspawn_lab import PATIENCE
 from tests.assembly.remote import Remote, served
+from tests.output_schema import check_output
 
 MOST_NODES = 5
 _STEP = re.compile(r"\s*[\d.]+ s  (\S+): (add|remove|update|replace|start)\b")
@@ -161,7 +162,11 @@ class ChangeLab:
         assert process.stdout
         with process:
             lines = [(time.time(), line) for line in process.stderr]
-            return Ended(code=process.wait(), stdout=process.stdout.read(), lines=lines)
+            ended = Ended(code=process.wait(), stdout=process.stdout.read(), lines=lines)
+        if ended.stdout.startswith("{") and ended.code >= 0:
+            words = [*map(str, process.args)]  # type: ignore[arg-type]
+            check_output(words[words.index("tests.assembly.apply_driver") + 3 :], ended.stdout)
+        return ended
 
     def change(self, *command: str) -> list[tuple[str, str]]:
         """Run a command of bake, which must succeed. Print what clients noticed. Return the steps as (action, node)."""

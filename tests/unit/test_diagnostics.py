@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from generator.cli.common import print_json, progress_of, reporter
 from generator.cli.output.diagnostics import FORMAT_VERSION, Diagnostic, located
 from generator.errors import BakeError, InputError, Problem, UnhealthyError, WaitTimeoutError
 from tests.hostile.catalogue import KINDS, Kind
+from tests.output_schema import check_output
 
 Bake = Callable[..., Any]
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/reference/output.schema.json").read_text())
@@ -51,6 +52,33 @@ def test_the_schema_is_valid_and_has_the_keys_of_the_code() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     items = SCHEMA["properties"]["diagnostics"]["items"]
     assert [*items["properties"]] == items["required"] == [one.name for one in fields(Diagnostic)]
+
+
+def with_output(group: click.Group, words: tuple[str, ...] = ("bake",)) -> Iterator[str]:
+    """Yield each command that has the option --output. The targets of `bake export` have the same output."""
+    for name, command in group.commands.items():
+        found = (*words, name)
+        if any("--output" in one.opts for one in command.params):
+            yield "-".join(found[:2] if found[1] == "export" else found)
+        if isinstance(command, click.Group):
+            yield from with_output(command, found)
+
+
+def test_the_schema_describes_the_data_of_each_command() -> None:
+    described = {name for name in SCHEMA["$defs"] if name.partition("-")[0] == "bake"}
+    assert described == {"bake", *with_output(cli.bake)} - {"bake-console", "bake-etcdctl"}
+
+
+def test_the_comparison_finds_other_keys_and_values() -> None:
+    node = {"before": "etcd1", "after": "etcd2", "seconds": 0.5}
+    for changes in ({"more": 1}, {"seconds": "0.5"}, {"after": None}):
+        with pytest.raises(AssertionError, match="bake move-leader"):
+            check_output(["move-leader", "-o", "json"], json.dumps(WITHOUT_DATA | node | changes))
+    check_output(["move-leader", "-o", "json"], json.dumps(WITHOUT_DATA | node))
+    check_output(["move-leader", "-o", "json"], json.dumps(WITHOUT_DATA))
+
+
+WITHOUT_DATA = {"format_version": FORMAT_VERSION, "diagnostics": []}
 
 
 def test_every_problem_of_a_file_is_a_diagnostic(bake: Bake) -> None:
