@@ -170,3 +170,23 @@ def test_ctrl_z_gives_the_shell_its_terminal_and_fg_brings_the_table_back(lab: C
         terminal.wait(lambda: terminal.raw.rfind(b"\x1b[?1049l") > terminal.raw.rfind(b"\x1b[?1049h"), "it has ended")
         terminal.press("exit $?\n")
         assert terminal.ended() == 0
+
+
+# --- bake up ----------------------------------------------------------------------------------------------------
+
+
+def test_bake_up_shows_each_node_in_the_plans_order_with_its_times(lab: ChangeLab) -> None:
+    """The nodes are processes without a firewall, so `bake verify` finds a fault at the end (exit code 3)."""
+    driver = [sys.executable, "-m", "tests.assembly.apply_driver", lab.socket, lab.lab.work]
+    command = ["ip", "netns", "exec", lab.lab.hub, *driver, "up", "--out", lab.store.out, "--wait", "600"]
+    with Terminal(command, folder=Path(ENV["PYTHONPATH"]), env=ENV, columns=100, lines=60) as terminal:
+        terminal.wait(lambda: "joining" in terminal.text and "PHASE" in terminal.text, "a node joins")
+        assert re.fullmatch(r"NODE +PHASE +FOR +TOTAL", terminal.row("NODE"))
+        assert terminal.ended() in (0, 3)
+        rows = [line.split() for line in terminal.text.splitlines() if re.match(r"etcd\d  ━", line)]
+        assert [row[0] for row in rows] == [*NODES]
+        assert [row[2] for row in rows] == ["settled"] * 3
+        assert all(re.fullmatch(r"\d+ s", " ".join(row[3:5])) for row in rows)
+        assert "etcd1: sealed" in terminal.text
+        assert not re.search(r"\[/?(bold|dim|red|green)", terminal.text)
+        assert terminal.is_restored()

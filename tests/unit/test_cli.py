@@ -251,10 +251,10 @@ def test_no_hint_installs_a_package_by_name() -> None:
 
 
 def test_a_hint_names_the_cluster_that_it_is_for(bake: Bake) -> None:
-    assert "run `bake seal`. Under libvirt, `bake up` attaches the ISOs" in bake("--nodes", 1).err
+    assert "Then seal the cluster:\n  bake seal\n" in bake("--nodes", 1).err
     out = Path("a b").absolute()
     result = bake("--nodes", 1, "--name", "prod", "--out", "a b")
-    assert f"run `bake seal --name prod --out '{out}'`" in result.err
+    assert f"\n  bake seal --name prod --out '{out}'\n" in result.err
     (out / "prod/etcd1/seed.iso").unlink()
     result = bake("seal", "--yes", "--name", "prod", "--out", "a b")
     assert f"hint: bake again, then run bake seal --name prod --out '{out}'\n" in result.err

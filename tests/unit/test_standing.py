@@ -211,7 +211,7 @@ def test_requiring_the_peer_name_shows_its_precondition(bake: Bake, command: tup
 
 
 def test_the_next_step_for_a_sealed_cluster_is_different(bake: Bake) -> None:
-    assert "run `bake seal`" in bake("--nodes", 2).err
+    assert "\n  bake seal\n" in bake("--nodes", 2).err
     assert bake("seal", "--yes").code == 0
     said = bake("--memory", 2048, "--leaf-days", 90).err
     assert "bake seal" not in said
