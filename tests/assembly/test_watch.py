@@ -16,6 +16,7 @@ from tests.assembly.change_lab import ChangeLab, most_nodes
 from tests.assembly.miniature import Tools
 from tests.assembly.process_lab import ProcessMachines
 from tests.terminal import Terminal
+from tests.unit.test_tunnel import FAKE_SSH
 
 pytestmark = pytest.mark.etcd
 NODES = ("etcd1", "etcd2", "etcd3")
@@ -170,6 +171,24 @@ def test_ctrl_z_gives_the_shell_its_terminal_and_fg_brings_the_table_back(lab: C
         terminal.wait(lambda: terminal.raw.rfind(b"\x1b[?1049l") > terminal.raw.rfind(b"\x1b[?1049h"), "it has ended")
         terminal.press("exit $?\n")
         assert terminal.ended() == 0
+
+
+def test_the_members_are_watched_through_their_host(trio: ChangeLab, tmp_path: Path) -> None:
+    """bake has no network. The program in place of ssh connects from the nodes' network."""
+    (tmp_path / "forward").write_text(FAKE_SSH.format(python=sys.executable))
+    program = tmp_path / "ssh"
+    program.write_text(f'#!/bin/sh\nexec ip netns exec {trio.lab.hub} {sys.executable} {tmp_path}/forward "$@"\n')
+    program.chmod(0o755)
+    uri = f"qemu+ssh://host1/system?command={program}"
+    bake = [sys.executable, "-m", "generator.cli", "status", "--watch", "--interval", "0.5", "--connect", uri]
+    with Terminal(["unshare", "--net", *bake, "--out", trio.store.out], folder=tmp_path, env=ENV) as terminal:
+        all_answer(terminal)
+        trio.lab.cut_power("etcd1")
+        terminal.wait(lambda: states(terminal)[0] == "unreachable", "the row of a dead member changes")
+        terminal.press("q")
+        assert terminal.ended() == 0
+        assert terminal.is_restored()
+    assert b"connecting through host1 with ssh" in terminal.raw
 
 
 # --- bake up ----------------------------------------------------------------------------------------------------
