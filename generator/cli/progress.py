@@ -15,6 +15,7 @@ from generator.progress import PHASES, Progress, Silent, Work, showing
 
 _PATIENCE = 1.0  # seconds after which a bar appears
 _BAR = 24  # characters
+_WIDE = 100  # columns from which the bars of the nodes are longer
 _ENDED = (PHASES[-1], "failed")
 Clock = Callable[[], float]
 
@@ -71,13 +72,13 @@ class Live:
         self.clock, self.start = clock, clock()
         self.nodes = {node: NodeProgress() for node in nodes}
         self.works: list[Work] = []
-        console = Console(file=stream, markup=False, emoji=False, highlight=False)
-        self.live = RichLive(get_renderable=self.table, console=console, refresh_per_second=4)
+        self.console = Console(file=stream, markup=False, emoji=False, highlight=False)
+        self.live = RichLive(get_renderable=self.table, console=self.console, refresh_per_second=4)
 
     def line(self, text: str) -> None:
         from rich.text import Text
 
-        self.live.console.print(Text("\n".join(map(printable, text.split("\n")))), soft_wrap=True)
+        self.console.print(Text("\n".join(map(printable, text.split("\n")))), soft_wrap=True)
 
     def event(self, node: str, phase: str, detail: str) -> None:
         self.nodes.setdefault(node, NodeProgress()).enter(phase, detail, self.clock())
@@ -107,14 +108,15 @@ class Live:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for title, justify in (("NODE", "left"), ("", "left"), ("PHASE", "left"), ("FOR", "right"), ("TOTAL", "right")):
             table.add_column(title, no_wrap=True, justify=justify)  # type: ignore[arg-type]
-        table.add_column("", no_wrap=True, overflow="ellipsis")
+        table.add_column("", overflow="ellipsis")  # the column that becomes narrower; its texts are not wrapped
+        step = 3 if self.console.width >= _WIDE else 1
         for name, node in list(self.nodes.items()):
             done = node.reached + 1
-            bar = Text.assemble(("━" * (3 * done), "green"), ("─" * (3 * (len(PHASES) - done)), "dim"))
+            bar = Text.assemble(("━" * (step * done), "green"), ("─" * (step * (len(PHASES) - done)), "dim"))
             style = "red" if node.phase == "failed" else "bold green" if node.phase == PHASES[-1] else "bold"
             for_, total = node.seconds(node.since, now), node.seconds(node.began, now)
             words = (Text(printable(node.phase), style=style), "" if node.ended is not None else for_, total)
-            table.add_row(Text(printable(name)), bar, *words, Text(printable(node.detail), style="dim"))
+            table.add_row(Text(printable(name)), bar, *words, Text(printable(node.detail), style="dim", no_wrap=True))
         return table
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from generator import pki
 from generator.cli.progress import Bars, Live, Plain, bar_of, show_progress, show_work
+from generator.config.pki import KeyType
+from generator.image import custom
 from generator.progress import PHASES, Silent, Work, showing, working
+from generator.vm import storage_pool
 from tests import terminal
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +69,7 @@ def test_a_terminal_shows_the_phase_of_every_node(monkeypatch: pytest.MonkeyPatc
         progress.event("etcd1", PHASES[-1], "member 1")
         progress.event("etcd2", "waiting", "no member is alive yet")
 
-    assert "━" * 3 * len(PHASES) in stream.getvalue()
+    assert "━" * len(PHASES) in stream.getvalue()
     assert "no member is alive yet" in stream.getvalue()
 
 
@@ -95,6 +102,7 @@ def drawn(view: Live, width: int = 100) -> list[str]:
     from rich.console import Console
 
     stream = io.StringIO()
+    view.console.width = width
     Console(file=stream, width=width).print(view.table())
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
@@ -158,13 +166,18 @@ def test_escape_sequences_of_a_console_do_not_reach_the_terminal(clock: Clock) -
     assert cells(view, "etcd1")[-1] == "a[2Jbc"
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_table_fits_the_terminal(clock: Clock, width: int) -> None:
-    view = Live(["etcd1"], io.StringIO(), clock)
-    view.event("etcd1", "waiting", "the cluster refuses to add this node: etcdserver: too many learner members" * 2)
+@pytest.mark.parametrize("width", [66, 80, 120])
+def test_only_the_last_column_is_cut_to_fit_the_terminal(clock: Clock, width: int) -> None:
+    view = Live(["a-node-with-a-long-name", "b"], io.StringIO(), clock)
+    view.event("a-node-with-a-long-name", "configured", "")
+    view.event("b", "waiting", "the cluster refuses to add this node: etcdserver: too many learner members" * 2)
+    clock.now += 1234
     lines = drawn(view, width)
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert max(map(len, lines)) <= width
+    assert lines[0].split() == ["NODE", "PHASE", "FOR", "TOTAL"]
+    assert re.fullmatch(r"a-node-with-a-long-name  ━+─+  configured  1234 s  1234 s", lines[1])
+    assert re.fullmatch(r"b +─+  waiting +1234 s  1234 s  t.*…", lines[2])
 
 
 # --- long work ------------------------------------------------------------------------------------------------
@@ -233,3 +246,97 @@ def test_rsa_keys_of_a_bake_are_shown_on_a_terminal(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "generating" not in plain.stderr
+
+
+class Recorded:
+    """Records every amount of every piece of work."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+        self.amounts: list[int] = []
+
+    def begin(self, work: Work) -> None:
+        self.works.append(work)
+
+    def advanced(self, work: Work) -> None:
+        self.amounts.append(work.done)
+
+    def end(self, work: Work) -> None:
+        self.amounts.append(-1)
+
+
+@pytest.fixture
+def recorded() -> Iterator[Recorded]:
+    view = Recorded()
+    with showing(view):
+        yield view
+
+
+def test_each_rsa_key_advances_the_work_and_ec_keys_show_none(recorded: Recorded) -> None:
+    def quick(_kind: KeyType) -> pki.PrivateKey:
+        return pki.generate_key(KeyType.ECDSA_P256)
+
+    with pki.pregenerated_keys(KeyType.RSA_4096, 5, workers=2, new_key=quick) as take:
+        for _ in range(5):
+            take(KeyType.RSA_4096)
+    (work,) = recorded.works
+    assert (work.text, work.done, work.total) == ("generating rsa-4096 keys", 5, 5)
+    with pki.pregenerated_keys(KeyType.ECDSA_P256, 5, workers=2):
+        pass
+    assert recorded.works == [work]
+
+
+@pytest.mark.parametrize("total", [30, 0])
+def test_a_download_is_a_bar_on_a_terminal_and_lines_elsewhere(recorded: Recorded, total: int) -> None:
+    chunks, said = [b"x" * 10] * 3, list[str]()
+    with working("downloading x", total, "B") as work:
+        assert custom._copy(chunks, io.BytesIO(), work, said.append) == 30
+    assert (said, work.done) == ([], 30)
+    assert custom._copy(chunks, io.BytesIO(), Work("x", 30, "B"), said.append) == 30
+    assert len(said) == 3
+
+
+def test_the_check_of_an_image_advances_to_its_size(recorded: Recorded, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"x" * (3 << 20))
+    assert custom._sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert recorded.amounts == [1 << 20, 2 << 20, 3 << 20, -1]
+
+
+def sent(content: Path, *, sparse: bool) -> tuple[bytes, Work]:
+    """Send a file as storage_pool does, with libvirt's own loops. Return what arrived, and the work."""
+    libvirt = pytest.importorskip("libvirt")
+    parts: list[bytes] = []
+
+    class Stream:
+        send = staticmethod(lambda data: parts.append(data) or len(data))
+        sendHole = staticmethod(lambda length: parts.append(bytes(length)) or 0)  # noqa: N815  libvirt's name
+        sendAll, sparseSendAll = libvirt.virStream.sendAll, libvirt.virStream.sparseSendAll  # noqa: N815
+
+        def finish(self) -> None: ...
+
+        def abort(self) -> None: ...
+
+    class Volume:
+        def connect(self) -> Any:
+            return type("Connection", (), {"newStream": lambda _: Stream()})()
+
+        def upload(self, *_: object) -> None: ...
+
+    with content.open("rb") as source, working("uploading x", content.stat().st_size, "B") as work:
+        storage_pool._send(Volume(), source, work, sparse=sparse)  # type: ignore[arg-type]
+    return b"".join(parts), work
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_an_upload_advances_to_the_size_of_the_file(recorded: Recorded, tmp_path: Path, sparse: bool) -> None:
+    path = tmp_path / "disk"
+    with path.open("wb") as file:
+        file.write(b"begin" * 1000)
+        file.seek(4 << 20)
+        file.write(b"end")
+        file.truncate(6 << 20)
+    data, work = sent(path, sparse=sparse)
+    assert data == path.read_bytes()
+    assert (work.done, work.total) == (6 << 20, 6 << 20)
+    assert recorded.amounts[:-1] == sorted(recorded.amounts[:-1])
