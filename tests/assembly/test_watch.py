@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -134,6 +135,28 @@ def test_a_signal_restores_the_terminal_although_no_node_answers(lab: ChangeLab,
         os.kill(terminal.process.pid, number)  # `setsid` and `ip` have replaced themselves with bake
         assert terminal.ended() == 0
         assert terminal.is_restored()
+
+
+def test_an_error_restores_the_terminal_and_is_shown_on_it(lab: ChangeLab) -> None:
+    with watch(lab) as terminal:
+        terminal.wait(lambda: states(terminal) == ["unreachable"] * 3, "no member answers")
+        (lab.store.folder / "ca-change").write_text("nonsense\n")
+        assert terminal.ended() == 2
+        assert terminal.is_restored()
+        last = terminal.raw.rpartition(b"\x1b[?1049l")[2].decode()
+        assert re.search(r"error: .*ca-change: ", last)
+
+
+def test_a_client_that_is_refused_is_the_reason_in_each_row(trio: ChangeLab) -> None:
+    """The operator's certificate is of another CA."""
+    assert trio.bake("--nodes", "1", "--name", "other").code == 0
+    for name in ("etcd-client.pem", "etcd-client.key"):
+        shutil.copy(trio.store.out / "other/pki" / name, trio.store.folder / "pki" / name)
+    with watch(trio) as terminal:
+        terminal.wait(lambda: states(terminal) == ["unreachable"] * 3, "the members refuse the certificate")
+        assert "unknown ca" in terminal.row("etcd1")
+        terminal.press("q")
+        assert terminal.ended() == 0
 
 
 def test_a_paused_member_is_shown_and_does_not_delay_the_end(trio: ChangeLab) -> None:
