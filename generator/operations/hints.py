@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,10 @@ DEFAULT_NAME, DEFAULT_OUT = "etcd", "out"
 
 
 def command(store: Store, words: str) -> str:
-    """Return a bake command with `words`, and with the cluster's --name and --out if they differ from the defaults."""
+    """Return a bake command with `words`, and with the cluster's --name and --out if they differ from the defaults.
+
+    The command begins with what the user typed to start bake: `scripts/bake` sets BAKE_COMMAND.
+    """
     name = [] if store.cluster == DEFAULT_NAME else ["--name", store.cluster]
     out = [] if store.out == Path(DEFAULT_OUT).absolute() else ["--out", shlex.quote(str(store.out))]
-    return " ".join(["bake", words, *name, *out])
+    return " ".join([os.environ.get("BAKE_COMMAND", "bake"), words, *name, *out])
