@@ -13,6 +13,8 @@ from pathlib import Path
 
 from generator.engine import Console
 from generator.errors import BakeError, WaitTimeoutError
+from generator.layout import EVENTS
+from generator.progress import PHASES
 
 _RECORD = re.compile(
     r"bake: node=(?P<node>[a-z0-9][a-z0-9-]{0,62}) phase=(?P<phase>[a-z][a-z-]{0,30})(?![^\s\x00-\x1f])"
@@ -24,6 +26,7 @@ _FATAL = re.compile(
 )
 # Escape sequences (ECMA-48), which systemd prints for coloured lines.
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/]*[0-~])")
+STARTED = "started by bake"  # the detail of the record `booting` that bake writes when it starts a node's VM
 FAILING = "failing"  # etcd or one of its hooks has failed, and systemd starts it again
 _MOST_FAILURES = 5  # for the same reason; systemd waits for 2 s before each new start (RestartSec)
 _WORKING = ("learner", "voting", "settled")
@@ -95,7 +98,11 @@ class Journal:
 
     def keep_event(self, event: Event, seconds: float) -> None:
         record = {"time": round(seconds, 3), "node": event.node, "phase": event.phase, "detail": event.detail}
-        _append(self.folder / "events.ndjson", json.dumps(record).encode() + b"\n")
+        _append(self.folder / EVENTS, json.dumps(record).encode() + b"\n")
+
+    def keep_start(self, node: str, seconds: float) -> None:
+        """Store that bake starts a node's VM. With this record, the node's boot timeline begins."""
+        self.keep_event(Event(node=node, phase=PHASES[0], detail=STARTED), seconds)
 
     def tail(self, node: str, lines: int = 15) -> list[str]:
         """Return the last lines of a node's console, without escape sequences and empty lines."""

@@ -18,17 +18,17 @@ PACKAGE = Path(__file__).parent.parent / "generator"
 ORDER = """
     errors artifact layout progress level engine console_records
     config plan pki seed export store
-    image etcd health change operations
+    image etcd health change report operations
     vm incus api cli
 """.split()  # noqa: SIM905  it is a drawing
-PURE = ("config", "plan", "pki", "seed", "export", "health", "change")  # no effects, except reading what the user names
+PURE = ("config", "plan", "pki", "seed", "export", "health", "change", "report")  # no effects, except reading what the user names
 EFFECTS = {"asyncio", "fcntl", "grpclib", "http", "libvirt", "requests", "socket", "subprocess", "tempfile"}
 OWNERS = {
     "click": {"cli"},
     "cryptography": {"pki"},
     "google": {"etcd.messages"},
     "grpclib": {"etcd.client"},
-    "jinja2": {"seed.guest_files"},
+    "jinja2": {"seed.guest_files", "report.page"},
     "libvirt": {"vm.connection"},
     "pycdlib": {"seed.iso"},
     "pyrage": {"store.backup_file"},

@@ -49,7 +49,8 @@ class _Group(Group):
 
     sections: Mapping[str, tuple[str, ...]] = {
         "Prepare": ("init", "schema", "check", "show", "image", "export"),
-        "Run": ("up", "status", "verify", "audit", "logs", "console", "etcdctl", "seal", "down", "destroy"),
+        "Run": ("up", "status", "verify", "audit", "seal", "down", "destroy"),
+        "Look": ("report", "timeline", "logs", "console", "etcdctl"),
         "Change": ("plan", "apply", "replace", "upgrade", "certs"),
         "Save and restore": ("snapshot", "restore", "backup", "recover"),
         "Maintain": ("defrag", "alarm", "move-leader"),

@@ -69,6 +69,8 @@ def up(
     cluster = open_cluster(store)
     engine = boot.engine(cluster, image)
     started = engine.create(*(node.name for node in cluster.plan.nodes))
+    for name in started:
+        Journal(store.folder).keep_start(name, time.time())
     _report_unchanged(engine, cluster, image, started, progress.line)
     wait_until_settled(engine, cluster, seconds=boot.wait, progress=progress)
     boot.reach(cluster.plan)

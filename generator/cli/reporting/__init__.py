@@ -1,0 +1,1 @@
+"""The commands that draw a cluster: `bake timeline` and `bake report`."""

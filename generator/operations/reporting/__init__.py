@@ -1,0 +1,1 @@
+"""Collect what the report and the boot timeline show, and write their files."""
