@@ -30,6 +30,7 @@ OWNERS = {
     "grpclib": {"etcd.client"},
     "jinja2": {"seed.guest_files", "report.page"},
     "libvirt": {"vm.connection"},
+    "markupsafe": {"report.page"},
     "pycdlib": {"seed.iso"},
     "pyrage": {"store.backup_file"},
     "requests": {"image.custom"},

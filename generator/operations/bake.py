@@ -22,6 +22,7 @@ from generator.errors import InputError, Problem, StaleError
 from generator.layout import IDENTITY, INPUT, OPERATOR, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
 from generator.operations.etcdctl_env import etcdctl_env
 from generator.operations.hints import command
+from generator.operations.reporting.last_bake import note_bake
 from generator.pki.ca_phases import Authorities, Authority, kept_authority
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
@@ -133,6 +134,7 @@ def bake(
                 folder.drop(path)
             folder.facts = manifest.describe(plan, expiry)
             differences = folder.differences
+            note_bake(folder, spec, differences, now=now)
             (agreed.announce if agreed else announce)(differences)
     if ends:
         report(f"the operator has a new certificate, because the old certificate expires on {ends:%Y-%m-%d}")
