@@ -133,8 +133,7 @@ def bake(
             for path in signed.taken:
                 folder.drop(path)
             folder.facts = manifest.describe(plan, expiry)
-            differences = folder.differences
-            note_bake(folder, spec, differences, now=now)
+            differences = note_bake(folder, spec, now=now)
             (agreed.announce if agreed else announce)(differences)
     if ends:
         report(f"the operator has a new certificate, because the old certificate expires on {ends:%Y-%m-%d}")

@@ -14,7 +14,7 @@ PHASES = (  # in the order of the legend; a phase of another version of bake get
     "booting", "cloud-init", "disk", "configured", "joining", "waiting", "learner", "voting", "failing",
 )  # fmt: skip
 MARK = "bake timeline"  # at the beginning of each file that bake writes
-WIDE, NARROW = 760, 340  # pixels, for screens and for phones
+_WIDTH = 760  # pixels of the chart in a file
 _PAD, _ROW, _BAR, _BAR_TOP, _LINE = 16, 60, 24, 22, 18  # pixels
 _TICKS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)  # seconds
 _TEXT, _SMALL = 14, 12  # font sizes in pixels
@@ -45,7 +45,7 @@ DARK = """
 
 def draw(timeline: Timeline) -> str:
     """Return the chart as an SVG file with a heading, a background and its own styles."""
-    svg = _chart(timeline, WIDE, name="boot-timeline", is_file=True)
+    svg = _chart(timeline, _WIDTH, name="boot-timeline", is_file=True)
     svg.insert(0, Comment(f" made by {MARK} "))
     indent(svg)
     return tostring(svg, encoding="unicode") + "\n"

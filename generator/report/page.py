@@ -10,25 +10,24 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from generator.report.chart import DARK, NARROW, STYLE, WIDE, draw_part, duration, result_text
+from generator.report.chart import DARK, STYLE, draw_part, duration, result_text
 from generator.report.content import Content
 
 MARK = '<meta name="generator" content="bake report'  # at the beginning of each file that bake writes
 _HERE = Path(__file__).parent
-# The width of the chart in the page's widest and narrowest column, in pixels.
-_WIDE, _NARROW = WIDE + 220, NARROW - 34
+# The width of the chart in pixels, for wide windows, for tablets and paper, and for phones.
+_WIDTHS = {"wide": 1014, "middle": 700, "narrow": 340}
 
 
 def render(content: Content) -> str:
     """Return the page. All values are text, and the template escapes each of them."""
-    charts = {"wide": _WIDE, "middle": WIDE - 120, "narrow": _NARROW}
     return _template().render(
         content=content,
         style=Markup(style()),  # noqa: S704  a file of bake
         policy=policy(),
         charts={
             name: Markup(draw_part(content.timeline, width, name=f"chart-{name}"))  # noqa: S704  XML by ElementTree
-            for name, width in charts.items()
+            for name, width in _WIDTHS.items()
         },
         duration=duration,
         result_text=result_text,

@@ -209,12 +209,6 @@ class Staging:
             atomic.write_new(target, artifact.data, mode)
             self.changed.append(str(path))
 
-    def note(self, path: PurePosixPath, data: bytes) -> None:
-        """Add a file about this bake. The manifest does not list it, and it is no reason to replace the folder."""
-        target = self.folder / path
-        target.unlink(missing_ok=True)
-        atomic.write_new(target, data, 0o644)
-
     def keep_others(self, *dropped: PurePosixPath) -> None:
         """Add the files of the last bake that are neither in the new folder nor in `dropped`."""
         for name, entry in self._old.items():

@@ -35,12 +35,15 @@ NODE_FILES = ("user-data", "meta-data", "network-config", "seed.iso")
 PERMITS = ("etcd1/bootstrap-permit", "pki/bootstrap-permit")
 
 
+RECORDS = ("manifest.json", "last-bake.json")  # they change whenever another file changes
+
+
 def test_bake_writes_a_folder_per_node_and_the_operators_files(bake: Bake) -> None:
     result = bake("--nodes", 3, "-o", "json")
     assert result.code == 0
     nodes = [f"etcd{number}/{name}" for number in (1, 2, 3) for name in NODE_FILES]
     pems = [f"pki/etcd-{role}.{kind}" for role in ("ca", "peer-ca", "client") for kind in ("pem", "key")]
-    records = {"cluster.yaml", "etcdctl.env", "identity", "input.yaml", "manifest.json", "seed-history.json"}
+    records = {"cluster.yaml", "etcdctl.env", "identity", "input.yaml", *RECORDS, "seed-history.json"}
     made = {*nodes, *PERMITS, *pems, *records}
     assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} == made
     assert set(json.loads(result.out)["changed"]) == made
@@ -94,7 +97,7 @@ def test_baking_the_resolved_spec_changes_no_seed(bake: Bake, picture: Picture) 
     assert bake("--config", FOLDER / "cluster.yaml").code == 0
     after = picture(Path("out"))
     changed = {name for name in before | after if after.get(name) != before.get(name)}
-    assert {name for name in changed if Path(name).suffix} == {"etcd/input.yaml", "etcd/manifest.json"}
+    assert {name for name in changed if Path(name).suffix} == {"etcd/input.yaml", *(f"etcd/{name}" for name in RECORDS)}
 
 
 def test_only_the_first_nodes_iso_has_the_permit_and_no_instance_id_depends_on_it(bake: Bake) -> None:
@@ -117,7 +120,7 @@ def test_only_the_first_nodes_iso_has_the_permit_and_no_instance_id_depends_on_i
     before = (FOLDER / "etcd1/meta-data").read_bytes()
     (FOLDER / "sealed").touch()
     assert set(json.loads(bake("--nodes", 3, "-o", "json").out)["changed"]) == {
-        "sealed", "etcd1/seed.iso", "manifest.json"
+        "sealed", "etcd1/seed.iso", *RECORDS
     }  # fmt: skip
     assert not permit.exists()
     assert (FOLDER / "etcd1/meta-data").read_bytes() == before
@@ -133,7 +136,7 @@ def test_a_cluster_stays_sealed_until_the_file_sealed_is_deleted(bake: Bake, pic
         assert not list(FOLDER.glob("etcd*/bootstrap-permit"))
     (FOLDER / "sealed").unlink()
     bake("--nodes", 3)
-    records = ("seed-history.json", "manifest.json")  # they list the seeds for five nodes, too
+    records = ("seed-history.json", *RECORDS)  # they list the seeds for five nodes, too
     after = picture(FOLDER)
     assert after.keys() == before.keys()
     assert [path for path in after if after[path][2] != before[path][2] and path not in records] == []

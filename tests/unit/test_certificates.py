@@ -436,7 +436,7 @@ def test_the_operators_certificate_is_renewed_before_it_expires(
     end = now + timedelta(days=leaf_days - 1)
     said, changed = said_by(spec, store, late)
     assert said == [f"the operator has a new certificate, because the old certificate expires on {end:%Y-%m-%d}"]
-    assert changed == {"pki/etcd-client.pem", "pki/etcd-client.key", "manifest.json"}
+    assert changed == {"pki/etcd-client.pem", "pki/etcd-client.key", "manifest.json", "last-bake.json"}
     assert said_by(spec, store, late) == ([], set()), "the certificate is renewed only once"
 
 

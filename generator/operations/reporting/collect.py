@@ -13,6 +13,7 @@ from generator.config.hosts import EngineKind
 from generator.engine import MachineStatus
 from generator.errors import BakeError, UnhealthyError
 from generator.health import Check, Result
+from generator.health.check import Finding, group
 from generator.operations import audit as auditing
 from generator.operations import certs, verify
 from generator.operations.baked_cluster import Cluster, client_files
@@ -96,7 +97,7 @@ def query(
     found = Found(overview=status(cluster, seen, now=now), machines=seen, images=images, notices=notices)
     found.certificates = attempt("the certificates", lambda: certs.entries(cluster, now=now)) or ()
     if not found.answers:
-        causes = "; ".join(f"{node.name}: {node.error}" for node, _ in found.overview.nodes)
+        causes = group(Finding(node.name, Result.SKIPPED, str(node.error)) for node, _ in found.overview.nodes)
         notices.insert(0, f"no node answers ({causes}); this report has only what is in the cluster's folder")
         return found
     plan = cluster.plan
@@ -171,7 +172,7 @@ def _certificate_row(entry: certs.Entry, outdated: Mapping[str, bool | None]) ->
     served = {True: "no", False: "yes"}.get(outdated.get(entry.owner) if entry.role == "etcd-server" else None, "")  # type: ignore[call-overload]
     mood = Mood.OK if entry.days_left >= SOON else Mood.WARNING if entry.days_left >= 0 else Mood.FAILED
     return CertificateRow(
-        owner=entry.owner, role=str(entry.role), names=" ".join(entry.facts.names), issuer=entry.facts.issuer,
+        owner=entry.owner, role=str(entry.role), names=" ".join(entry.facts.names), issuer=entry.facts.issuer.replace(",", ", "),
         not_after=f"{entry.facts.not_after:%Y-%m-%d}", days_left=entry.days_left,
         share=min(max(entry.days_left / max(entry.days, 1), 0.0), 1.0), served=served, mood=mood,
     )  # fmt: skip

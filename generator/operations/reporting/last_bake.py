@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from generator import __version__
+from generator.artifact import Artifact
 from generator.change.spec_changes import Change, Kind, compare, file_changes
 from generator.config.spec import ClusterSpec
 from generator.layout import LAST_BAKE
@@ -33,17 +34,24 @@ class LastBake:
     changes: tuple[dict[str, Any], ...]
 
 
-def note_bake(folder: Staging, spec: ClusterSpec, differences: Collection[tuple[str, str]], *, now: datetime) -> None:
-    """Store the changes in a cluster's new folder. Without differences, do nothing."""
+def note_bake(folder: Staging, spec: ClusterSpec, *, now: datetime) -> tuple[tuple[str, str], ...]:
+    """Return the differences of a cluster's new folder, and add a record of them. Keep the record without differences.
+
+    The result does not name the record itself.
+    """
+    differences = tuple(one for one in folder.differences if one[1] != str(LAST_BAKE))
     if not differences:
-        return
+        if (kept := folder.store.read(LAST_BAKE)) is not None:
+            folder.write(Artifact(LAST_BAKE, kept))
+        return ()
     existing = load_existing(folder.store)
     changes: tuple[Change, ...] = (*compare(existing, spec), *file_changes(differences))
     record = {
         "format_version": FORMAT_VERSION, "time": now.strftime("%Y-%m-%dT%H:%M:%SZ"), "bake_version": __version__,
         "first": existing is None or not existing.value, "changes": [change.data for change in changes],
     }  # fmt: skip
-    folder.note(LAST_BAKE, json.dumps(record, indent=1, default=str).encode() + b"\n")
+    folder.write(Artifact(LAST_BAKE, json.dumps(record, indent=1, default=str).encode() + b"\n"))
+    return differences
 
 
 def load_last_bake(store: Store) -> LastBake | None:

@@ -12,6 +12,7 @@ from generator.operations.verify import Verification
 from generator.report.content import CertificateRow, Mood, Tile
 
 _UNKNOWN = "not known"
+_NAMED = 3  # checks that the verdict names
 
 
 def verdict(
@@ -26,8 +27,9 @@ def verdict(
     if verification is None:
         return Mood.FAILED, f"{text}; the checks could not run."
     if not verification.healthy:
-        names = ", ".join(check.name for check in (*verification.failed, *verification.skipped))
-        return Mood.FAILED, f"{text}; not ok: {names}."
+        names = [check.name for check in (*verification.failed, *verification.skipped)]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return Mood.FAILED, f"{text}; not ok: {', '.join(names[:_NAMED])}{more}."
     if any(check.result is Result.WARNING for check in verification.checks) or _worst(certificates) is not Mood.OK:
         return Mood.WARNING, f"{text}; no check failed."
     return Mood.OK, f"{text}; all {len(verification.checks)} checks passed."
