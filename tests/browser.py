@@ -39,6 +39,15 @@ _OUTSIDE = """
 """
 
 
+_WIDE_TABLES = """
+() => [...document.querySelectorAll('table')].filter(table => {
+  const style = getComputedStyle(table.parentElement);
+  const room = table.parentElement.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  return table.scrollWidth > room + 1;
+}).length
+"""
+
+
 @contextmanager
 def chromium(program: str) -> Iterator[Browser]:
     """Yield a browser with a new, empty profile. `program`: the path of Chromium."""
@@ -80,6 +89,12 @@ def _is_local(requested: str, page: str) -> bool:
 def overflow(page: Page) -> int:
     """Return by how many pixels the page is wider than its window."""
     found: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return found
+
+
+def wide_tables(page: Page) -> int:
+    """Return how many tables are wider than their section."""
+    found: int = page.evaluate(_WIDE_TABLES)
     return found
 
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from generator.report.chart import draw
 from generator.report.page import render
 from generator.report.timeline import Record, Timeline, make_timeline
-from tests.browser import WIDTHS, chromium, opened, overflow, overlaps, url_of
+from tests.browser import WIDTHS, chromium, opened, overflow, overlaps, url_of, wide_tables
 from tests.unit.test_report_page import content
 
 STEPS = (
@@ -68,6 +68,7 @@ def test_the_page_fits_into_its_window(browser: Browser, tmp_path: Path, text: s
         assert page.title().endswith("cluster report")
         page.locator("summary").click()
         assert overflow(page) == 0
+        assert wide_tables(page) == 0
         assert overlaps(page) == []
         assert page.locator(".chart svg:visible").count() == 1
         assert wrong == []
@@ -82,7 +83,7 @@ def test_the_page_prints_in_light_colours(browser: Browser, tmp_path: Path) -> N
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert page.evaluate("getComputedStyle(document.querySelector('td')).display") == "table-cell"
         assert not page.locator("nav").is_visible()
-        assert overflow(page) == 0
+        assert (overflow(page), wide_tables(page)) == (0, 0)
         assert wrong == []
 
 

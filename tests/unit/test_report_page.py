@@ -65,12 +65,12 @@ def content(text: str = "x", *, now: datetime = datetime(2026, 11, 30, tzinfo=UT
         timeline=make_timeline(text, [text, text + "2"], records),
         certificates=(
             CertificateRow(
-                owner=text, role=text, names=text, issuer=text, not_after=text, days_left=-3, share=0.0, served=text,
+                owner=text, role=text, names=text, issuer=text, not_after="2026-11-27", days_left=-3, share=0.0, served=text,
                 mood=Mood.FAILED,
             ),
         ),
         checks=Part(rows=(result,)), controls=Part(unknown=text),
-        versions=(VersionRow(node=text, etcd=text, image=text, built=text, parts=text),),
+        versions=(VersionRow(node=text, etcd=text, image=text, built=text[:10], parts=text),),
         alarms=(AlarmRow(node=text, alarm=text, meaning=text, remedy=text),), no_alarms=text,
         last_bake=text, changes=(change,), edited=(replace(change, sign="-"),),
     )  # fmt: skip

@@ -91,7 +91,7 @@ def _expiry(certificates: Sequence[CertificateRow]) -> Tile:
     if not certificates:
         return Tile(title="First expiry", figure=_UNKNOWN, text="bake could not read them", mood=Mood.UNKNOWN)
     first = min(certificates, key=lambda row: row.days_left)
-    text = f"{first.owner}, {first.role}, {first.not_after}"
+    text = f"{first.not_after}: {first.owner}, {first.role}"
     return Tile(title="First expiry", figure=f"{first.days_left} days", text=text, mood=_worst(certificates))
 
 
