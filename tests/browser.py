@@ -83,7 +83,7 @@ def _is_local(requested: str, page: str) -> bool:
     """Return whether a request is for the page's own server or folder."""
     if requested.startswith(("data:", "blob:")):
         return True
-    return requested.startswith("file:") if page.startswith("file:") else requested.startswith("/".join(page.split("/")[:3]))
+    return requested.startswith("file:" if page.startswith("file:") else "/".join(page.split("/")[:3]) + "/")
 
 
 def overflow(page: Page) -> int:

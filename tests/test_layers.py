@@ -21,7 +21,8 @@ ORDER = """
     image etcd health change report operations
     vm incus api cli
 """.split()  # noqa: SIM905  it is a drawing
-PURE = ("config", "plan", "pki", "seed", "export", "health", "change", "report")  # no effects, except reading what the user names
+# No effects, except reading what the user names.
+PURE = ("config", "plan", "pki", "seed", "export", "health", "change", "report")
 EFFECTS = {"asyncio", "fcntl", "grpclib", "http", "libvirt", "requests", "socket", "subprocess", "tempfile"}
 OWNERS = {
     "click": {"cli"},

@@ -90,7 +90,7 @@ def _chart(timeline: Timeline, width: int, *, name: str, is_file: bool) -> Eleme
         _text(svg, "tl-head", _PAD, 28, head)
     scale = _Scale(_PAD, width - _PAD - 12, max(timeline.seconds * 1.02, 1.0))
     lines = SubElement(svg, "g")
-    first, bottom = top, top
+    first, bottom = top, float(top)
     for group in timeline.groups:
         _text(svg, "tl-start", _PAD, bottom + 14, f"started {_moment(group[0].begin - group[0].offset)}")
         bottom += _LINE + 8

@@ -23,7 +23,7 @@ def _em(character: str) -> float:
 
 
 def fitting(text: str, size: int, width: float, *, bold: bool = False) -> str:
-    """Return the text, or its beginning and end with an ellipsis between them if it does not fit into `width` pixels."""
+    """Return the text. If it does not fit into `width` pixels, an ellipsis replaces its middle."""
     kept = len(text)
     shown = text
     while kept > 2 and text_width(shown, size, bold=bold) > width:

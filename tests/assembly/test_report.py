@@ -57,10 +57,10 @@ def look(cluster: Cluster) -> collect.Found:
         for node in cluster.plan.nodes
     }  # fmt: skip
     images = {"0123abcd": {"kernel": "6.12.1", "systemd": "257.9"}}
-    return collect.query(cluster, lambda: machines, images, now=datetime.now(UTC), report=print)
+    return collect.query(cluster, lambda _note: machines, images, now=datetime.now(UTC), report=print)
 
 
-def no_machines() -> Any:
+def no_machines(_note: object) -> Any:
     raise BakeError("cannot connect to libvirt")
 
 

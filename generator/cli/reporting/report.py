@@ -53,8 +53,8 @@ def report(file: Path | None, **options: Any) -> None:
     check_target(target, MARK)
     with progress_of((), options) as progress:
         found = collect.query(
-            cluster, lambda: _machines(cluster, options), _image_versions(options), now=datetime.now(UTC),
-            report=progress.line,
+            cluster, lambda note: engines.machines_if_possible(options, note, cluster), _image_versions(options),
+            now=datetime.now(UTC), report=progress.line,
         )  # fmt: skip
         write_report(
             cluster, target, render(collect.content(cluster, found, now=datetime.now(UTC))), report=progress.line
@@ -67,10 +67,6 @@ def report(file: Path | None, **options: Any) -> None:
     elif not options["quiet"]:
         click.echo(target)
     collect.refuse_unhealthy(found, hint=f"see {target}, or run {command(cluster.store, 'status')}")
-
-
-def _machines(cluster: Cluster, options: Mapping[str, Any]) -> Any:
-    return engines.make_engine(options, lambda _line: None, cluster).machines()
 
 
 def _image_versions(options: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:

@@ -74,7 +74,7 @@ class Found:
 
 def query(
     cluster: Cluster,
-    machines: Callable[[], Mapping[str, MachineStatus]],
+    machines: Callable[[Report], Mapping[str, MachineStatus]],
     images: Mapping[str, Mapping[str, str]],
     *,
     now: datetime,
@@ -82,7 +82,7 @@ def query(
 ) -> Found:
     """Query the nodes and the engine. Without an answer, return what the folder has, and a notice.
 
-    `machines`: returns what the engine's `machines` returns.
+    `machines`: returns what the engine's `machines` returns, or nothing without an engine. It may report why.
     """
     notices: list[str] = []
 
@@ -93,7 +93,10 @@ def query(
             notices.append(f"{what}: {error.message}")
             return None
 
-    seen = attempt("the VMs", machines) or {}
+    def note(line: str) -> None:
+        notices.append(f"the VMs: {line.removeprefix('warning: ')}")
+
+    seen = attempt("the VMs", lambda: machines(note)) or {}
     found = Found(overview=status(cluster, seen, now=now), machines=seen, images=images, notices=notices)
     found.certificates = attempt("the certificates", lambda: certs.entries(cluster, now=now)) or ()
     if not found.answers:
@@ -169,11 +172,12 @@ def _control_row(check: Check) -> ResultRow:
 
 
 def _certificate_row(entry: certs.Entry, outdated: Mapping[str, bool | None]) -> CertificateRow:
-    served = {True: "no", False: "yes"}.get(outdated.get(entry.owner) if entry.role == "etcd-server" else None, "")  # type: ignore[call-overload]
+    is_outdated = outdated.get(entry.owner) if entry.role == "etcd-server" else None
+    served = "" if is_outdated is None else "no" if is_outdated else "yes"
     mood = Mood.OK if entry.days_left >= SOON else Mood.WARNING if entry.days_left >= 0 else Mood.FAILED
     return CertificateRow(
-        owner=entry.owner, role=str(entry.role), names=" ".join(entry.facts.names), issuer=entry.facts.issuer.replace(",", ", "),
-        not_after=f"{entry.facts.not_after:%Y-%m-%d}", days_left=entry.days_left,
+        owner=entry.owner, role=str(entry.role), names=" ".join(entry.facts.names),
+        issuer=entry.facts.issuer.replace(",", ", "), not_after=f"{entry.facts.not_after:%Y-%m-%d}", days_left=entry.days_left,
         share=min(max(entry.days_left / max(entry.days, 1), 0.0), 1.0), served=served, mood=mood,
     )  # fmt: skip
 

@@ -58,7 +58,7 @@ def tiles(
 ) -> tuple[Tile, ...]:
     """Return the figures at the top of the page."""
     nodes = [node for node, _ in overview.nodes]
-    return tuple((*_members(nodes), _expiry(certificates), _checks(verification), _controls(audit), _alarms(alarms)))
+    return (*_members(nodes), _expiry(certificates), _checks(verification), _controls(audit), _alarms(alarms))
 
 
 def _members(nodes: Sequence[NodeStatus]) -> Iterator[Tile]:

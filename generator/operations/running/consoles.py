@@ -45,7 +45,7 @@ class Consoles:
         self._read(is_old=True)  # an earlier run of bake has shown and stored it
 
     def begin(self, node: str) -> None:
-        """Read a node's console from its start, because the node boots again. Store the time as the start of the boot."""
+        """Read a node's console from its start, because the node boots again. Store the time of the start."""
         self.journal.keep_start(node, time.time())
         self._logs.pop(node, None)
         self._waiting.discard(node)
