@@ -193,5 +193,5 @@ def test_scripts_call_pip_only_with_hashes() -> None:
     texts = {path.name: path.read_text() for path in (ROOT / "scripts").iterdir() if path.is_file()}
     joined = {name: text.replace("\\\n", " ") for name, text in texts.items()}
     calls = [line.strip() for text in joined.values() for line in text.splitlines() if "-m pip install" in line]
-    assert len(calls) == 3
+    assert len(calls) == 4
     assert all("--require-hashes" in call or '"$@"' in call for call in calls)

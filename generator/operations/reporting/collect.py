@@ -177,8 +177,9 @@ def _certificate_row(entry: certs.Entry, outdated: Mapping[str, bool | None]) ->
     mood = Mood.OK if entry.days_left >= SOON else Mood.WARNING if entry.days_left >= 0 else Mood.FAILED
     return CertificateRow(
         owner=entry.owner, role=str(entry.role), names=" ".join(entry.facts.names),
-        issuer=entry.facts.issuer.replace(",", ", "), not_after=f"{entry.facts.not_after:%Y-%m-%d}", days_left=entry.days_left,
-        share=min(max(entry.days_left / max(entry.days, 1), 0.0), 1.0), served=served, mood=mood,
+        issuer=entry.facts.issuer.replace(",", ", "), not_after=f"{entry.facts.not_after:%Y-%m-%d}",
+        days_left=entry.days_left, share=min(max(entry.days_left / max(entry.days, 1), 0.0), 1.0),
+        served=served, mood=mood,
     )  # fmt: skip
 
 
