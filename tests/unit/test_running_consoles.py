@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from generator.console_records import STARTED
 from generator.errors import BakeError
 from generator.operations.baked_cluster import Cluster
 from generator.operations.certs import WAITS
 from generator.operations.running.consoles import Consoles, settled_seeds
 from generator.plan import ClusterPlan
 from generator.progress import Silent
+from generator.report.timeline import make_timeline, parse_records
 from generator.store.folder import Store
 
 
@@ -123,3 +125,20 @@ def test_etcd_has_restarted_although_the_node_has_settled_again_since(consoles: 
 def test_the_last_seed_that_a_node_has_printed_counts() -> None:
     nodes = Nodes(etcd1="bake: node=etcd1 phase=settled seed=etcd1-1\nbake: node=etcd1 phase=settled seed=etcd1-2\n")
     assert settled_seeds(nodes, ["etcd1", "etcd2"]) == {"etcd1": "etcd1-2"}
+
+
+def test_a_boot_that_bake_starts_begins_the_nodes_timeline(consoles: Make) -> None:
+    nodes = Nodes(etcd1="bake: node=etcd1 phase=voting\nbake: node=etcd1 phase=settled seed=i-1\n")
+    seen = consoles(nodes)
+    nodes.texts["etcd1"] = b""  # the console is empty when the VM starts
+    seen.begin("etcd1")
+    nodes.logs["etcd1"] = Log(b"")
+    seen.show()
+    nodes.say("etcd1", "cloud-init")
+    nodes.say("etcd1", "settled", " seed=i-2")
+    seen.show()
+    raw = (seen.cluster.store.folder / "events.ndjson").read_bytes()
+    timeline = make_timeline("etcd", ["etcd1", "etcd2"], parse_records(raw))
+    assert [[span.phase for span in boot.spans] for boot in timeline.boots] == [["booting", "cloud-init", "settled"]]
+    assert timeline.boots[0].spans[0].detail == STARTED
+    assert timeline.silent == ("etcd2",)
