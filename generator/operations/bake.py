@@ -142,9 +142,8 @@ def bake(
 
 def _refuse_edited(store: Store) -> None:
     """Raise InputError if the stored spec or the stored user input was edited."""
-    manifest = store.manifest()
     for path in (SPEC, INPUT):
-        raw, listed = store.read(path), manifest.get(str(path))
+        raw, listed = store.read(path), store.manifest().get(str(path))
         if listed and raw is not None and hashlib.sha256(raw).hexdigest() != listed.get("sha256"):
             hint = "undo your edit; to change the cluster, run bake with flags or with --config FILE"
             raise InputError.one(str(store.folder / path), "was changed after bake wrote it", hint)
