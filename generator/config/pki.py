@@ -36,6 +36,19 @@ class Extensions(StrEnum):
     DOCUMENT = "document"
 
 
+class NameConstraints(StrEnum):
+    """The name constraints of a CA that bake creates (RFC 5280, 4.2.1.10).
+
+    `none`: the CA can issue certificates for every name and address. `names`: only for DNS names in the nodes' domain,
+    and for every address. `all`: only for DNS names in the nodes' domain, and for addresses in the cluster's subnet and
+    loopback addresses.
+    """
+
+    NONE = "none"
+    NAMES = "names"
+    ALL = "all"
+
+
 class PeerName(StrEnum):
     """The peer name, a DNS name that only peer certificates have.
 
@@ -118,6 +131,12 @@ class PkiSpec:
         scalar(values.word(Extensions)),
         "certificate extensions: strict (as in RFC 5280) or document (as in the manual procedure that bake automates)",
         default=Extensions.STRICT,
+    )
+    name_constraints: NameConstraints = setting(
+        scalar(values.word(NameConstraints)),
+        "name constraints of the CAs that bake creates: none, names (limit DNS names) or all (limit also addresses, "
+        "which clients with gRPC's C core refuse); no effect with `extensions: document`",
+        default=NameConstraints.NAMES,
     )
     permissions: Permissions = setting(
         scalar(values.word(Permissions)),

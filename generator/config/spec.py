@@ -283,6 +283,7 @@ def read_spec(data: Mapping[str, Any]) -> tuple[ClusterSpec, list[FieldProblem]]
 # Fields that older versions of bake did not have. A field that is missing in an old cluster.yaml gets its value from
 # FIELDS_ADDED, so that the cluster does not change.
 FIELDS_ADDED: Mapping[tuple[str, ...], Any] = {
+    ("pki", "nameConstraints"): "all",
     ("pki", "peerName"): "none",
     ("pki", "peerCa", "separate"): False,
     ("vm", "dataDisk"): 0,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from generator.config.pki import Certificates, Extensions, KeyType, PeerName, PkiSpec
+from generator.config.pki import Certificates, Extensions, KeyType, NameConstraints, PeerName, PkiSpec
 from generator.config.placement import domain_of, peer_name
 from generator.config.spec import AnyAddress, ClusterSpec
 from generator.pki.key_pair import NODE_ROLES, Role
@@ -52,18 +52,22 @@ def ca_profile(plan: ClusterPlan, role: Role = Role.CA) -> CertProfile:
         key_type=plan.spec.pki.key_type,
         subject=_subject(plan, str(role)),
         days=plan.spec.pki.ca_days,
-        extensions=((basic, True), (usage, True), *(((_name_constraints(plan), True),) if strict else ())),
+        extensions=((basic, True), (usage, True), *((each, True) for each in _name_constraints(plan))),
     )
 
 
-def _name_constraints(plan: ClusterPlan) -> x509.NameConstraints:
-    """Return constraints that permit the cluster's subnet, loopback addresses and domain.
+def _name_constraints(plan: ClusterPlan) -> Iterator[x509.NameConstraints]:
+    """Yield constraints that permit the nodes' domain and, with `all`, the cluster's subnet and loopback addresses.
 
-    With `pki.singleLabelNames`, certificates have names without a domain, so any DNS name is permitted.
+    With `pki.singleLabelNames`, certificates have names without a domain, so any DNS name is permitted. An extension
+    without constraints is invalid (RFC 5280, 4.2.1.10), so nothing is yielded if there are no constraints.
     """
-    networks = (plan.network.subnet, *LOOPBACK_NETWORKS)
-    domains = () if plan.spec.pki.single_label_names else (domain_of(plan.spec),)
-    return x509.NameConstraints([*map(x509.DNSName, domains), *map(x509.IPAddress, networks)], None)
+    pki = plan.spec.pki
+    limit = NameConstraints.NONE if _is_document(pki) else pki.name_constraints
+    networks = (plan.network.subnet, *LOOPBACK_NETWORKS) if limit is NameConstraints.ALL else ()
+    domains = () if pki.single_label_names or limit is NameConstraints.NONE else (domain_of(plan.spec),)
+    if permitted := [*map(x509.DNSName, domains), *map(x509.IPAddress, networks)]:
+        yield x509.NameConstraints(permitted, None)
 
 
 def planned_names(plan: ClusterPlan, role: Role) -> Iterator[x509.GeneralName]:

@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
 from generator import pki
 from generator.config.load import load
-from generator.config.pki import Extensions, KeyType, PeerCaSpec, PkiSpec
+from generator.config.pki import Extensions, KeyType, NameConstraints, PeerCaSpec, PkiSpec
 from generator.config.placement import peer_name
 from generator.config.spec import ClusterSpec, EtcdSpec
 from generator.etcd.answers import Reply
@@ -109,7 +109,7 @@ def test_with_a_ca_of_their_own_peers_and_clients_are_strangers_to_one_another(c
 
 
 PEERS = peer_name(ClusterSpec())
-ONE_CA = PkiSpec(peer_ca=PeerCaSpec(separate=False))
+ONE_CA = PkiSpec(peer_ca=PeerCaSpec(separate=False), name_constraints=NameConstraints.ALL)
 
 
 def forged(

@@ -113,6 +113,7 @@ COMMON = {
         leafDays=st.integers(2, 3650),
         certificates=st.sampled_from(["per-node", "shared"]),
         extensions=st.sampled_from(["strict", "document"]),
+        nameConstraints=st.sampled_from(["none", "names", "all"]),
         permissions=st.sampled_from(["owner", "acl"]),
         domain=DOMAINS,
         singleLabelNames=st.booleans(),

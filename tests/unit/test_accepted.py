@@ -117,7 +117,7 @@ FULL: dict[str, Any] = {
     },
     "pki": {
         "keyType": "ecdsa-p256", "certificates": "per-node", "extensions": "strict", "permissions": "acl",
-        "domain": "etcd.internal", "ca": {"certificate": "ca.pem", "key": "ca.key"},
+        "nameConstraints": "all", "domain": "etcd.internal", "ca": {"certificate": "ca.pem", "key": "ca.key"},
         "peerName": "required", "peerCa": {"separate": True, "certificate": "peer.pem", "key": "peer.key"},
         "subject": dict.fromkeys(("state", "locality", "organization", "clientOrganization"), "x") | {"country": "CN"},
     },

@@ -174,6 +174,8 @@ def pki_examples() -> Iterator[tuple[str, str, Fields, Fields]]:
         return f"pki.{field}", case, {"pki": old}, {"pki": new}
 
     yield one("caDays", "", {}, {"caDays": 4000})
+    yield one("nameConstraints", "", {}, {"nameConstraints": "all"})
+    yield one("nameConstraints", "", {"nameConstraints": "all"}, {"nameConstraints": "none"})
     for field, value in (("keyType", "ecdsa-p384"), ("leafDays", 90), ("extensions", "document")):
         yield one(field, "", {}, {field: value})
     yield one("singleLabelNames", "", {"singleLabelNames": True}, {})
@@ -193,6 +195,8 @@ def pki_examples() -> Iterator[tuple[str, str, Fields, Fields]]:
     yield one("domain", bound, {}, {"domain": "example.org"})
     yield one("domain", bound, {"extensions": "document"}, {"extensions": "document", "domain": "example.org"})
     yield one("domain", "", OWN, {**OWN, "domain": "example.org"})
+    free = {"nameConstraints": "none", "peerName": "none"}
+    yield one("domain", "", free, {**free, "domain": "example.org"})
     skips = "between `none` and `required`"
     yield one("peerName", skips, {"peerName": "none"}, {"peerName": "required"})
     yield one("peerName", skips, {"peerName": "required"}, {"peerName": "none"})
@@ -397,13 +401,17 @@ def table(level: Level) -> str:
     if level is Level.REFUSED:
         return "\n".join(refusals(rows))
     lines = [f"| {named(row)} | {row.how.removesuffix('.')} |" for row in rows]
-    notes = [wrapped(f"- Before a change of {named(row)}: {row.note}.") for row in rows if row.note]
+    notes = [wrapped(f"- {_moment(row)} a change of {named(row)}: {row.note}.") for row in rows if row.note]
     return "\n".join(["| change of | effect |", "| --- | --- |", *lines, *([""] if notes else []), *notes])
 
 
 def wrapped(item: str) -> str:
     """Return an item of a list in lines that fit on a screen."""
     return fill(item, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _moment(row: FieldLevel) -> str:
+    return "After" if row.level is Level.NONE else "Before"
 
 
 def named(row: FieldLevel) -> str:

@@ -221,7 +221,8 @@ def short_lived(plan: Any) -> None:
 
 
 def for_another_network(plan: Any) -> None:
-    other = pki.create_authority(plan(network={"subnet": "10.9.0.0/24"}), now=datetime.now(UTC))
+    there = plan(network={"subnet": "10.9.0.0/24"}, pki={"nameConstraints": "all"})
+    other = pki.create_authority(there, now=datetime.now(UTC))
     Path("ca.pem").write_bytes(other.cert_pem)
     Path("ca.key").write_bytes(other.key_pem)
 
@@ -267,18 +268,45 @@ def test_an_unusable_existing_ca_is_refused(
 
 
 def test_names_that_the_ca_cannot_certify_are_refused(bake: Bake, picture: Picture) -> None:
-    bake("--nodes", 3)
+    Path("all.yaml").write_text("pki: {nameConstraints: all}")
+    bake("--nodes", 3, "--config", "all.yaml")
     before = picture(Path("out"))
     for words, name in (
         (("--subnet", "10.1.0.0/24"), "10.1.0.31"),
         (("--config", "cluster.yaml"), "etcd1.example.test"),
     ):
-        Path("cluster.yaml").write_text("pki: {domain: example.test}")
+        Path("cluster.yaml").write_text("pki: {domain: example.test, nameConstraints: all}")
         result = bake("--nodes", 3, *words)
         assert result.code == 2
         assert f"{CA_KEY.with_suffix('.pem')}: may not issue certificates for {name}, " in result.err
         assert "its name constraints permit etcd.internal, 192.168.20.0/24, 127.0.0.0/8, ::1/128" in result.err
         assert picture(Path("out")) == before
+
+
+@pytest.mark.parametrize("command", ["check", "bake"])
+def test_other_name_constraints_wait_for_the_next_ca(bake: Bake, command: str) -> None:
+    bake("--nodes", 3)
+    (FOLDER / "sealed").write_text("")
+    before = CA_KEY.with_suffix(".pem").read_bytes()
+    Path("all.yaml").write_text("nodes: 3\npki: {nameConstraints: all}\n")
+    result = bake(*([command] if command == "check" else []), "--config", "all.yaml", "-o", "json")
+    assert (result.code, CA_KEY.with_suffix(".pem").read_bytes()) == (0, before)
+    field = next(change for change in json.loads(result.out)["changes"] if change["kind"] == "field")
+    assert field == {
+        "change": "~", "kind": "field", "name": "pki.nameConstraints", "old": "names", "new": "all", "level": "none",
+        "lost": None,
+    }  # fmt: skip
+    named = {change["name"] for change in json.loads(result.out)["changes"]}
+    assert not named & {"etcd2/seed.iso", "etcd3/seed.iso"}, "nodes get no new certificates"
+
+
+def test_bake_says_that_the_ca_keeps_its_name_constraints(bake: Bake) -> None:
+    bake("--nodes", 3)
+    (FOLDER / "sealed").write_text("")
+    Path("all.yaml").write_text("nodes: 3\npki: {nameConstraints: none}\n")
+    said = "~ pki.nameConstraints: names → none [none] (the existing CA keeps its name constraints; to replace the CA,"
+    assert said in bake("check", "--config", "all.yaml").err
+    assert said in bake("--config", "all.yaml").err
 
 
 def test_a_ca_without_name_constraints_is_kept(bake: Bake, picture: Picture, plan: Any) -> None:

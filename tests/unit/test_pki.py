@@ -65,19 +65,32 @@ def constraints_of(credential: Credential) -> list[str]:
 
 
 def test_name_constraints_limit_a_ca_to_the_cluster(plan: Plan, now: datetime) -> None:
-    loopback = ["127.0.0.0/8", "::1/128"]
+    loopback, everything = ["127.0.0.0/8", "::1/128"], {"nameConstraints": "all"}
+    ipv6 = {"network": {"subnet": "fd00:20::/64"}, "pki": {"domain": "a.test", **everything}}
     for fields, expected in (
-        ({}, ["etcd.internal", "192.168.20.0/24"]),
-        ({"network": {"subnet": "fd00:20::/64"}, "pki": {"domain": "a.test"}}, ["a.test", "fd00:20::/64"]),
-        ({"pki": {"singleLabelNames": True}}, ["192.168.20.0/24"]),
+        ({}, ["etcd.internal"]),
+        ({"pki": {"nameConstraints": "names", "domain": "a.test"}}, ["a.test"]),
+        ({"pki": everything}, ["etcd.internal", "192.168.20.0/24", *loopback]),
+        (ipv6, ["a.test", "fd00:20::/64", *loopback]),
+        ({"pki": {"singleLabelNames": True, **everything}}, ["192.168.20.0/24", *loopback]),
     ):
-        authority = pki.create_authority(plan(**fields), now=now)
-        assert constraints_of(authority) == [*expected, *loopback]
-        assert pki.check_names(authority, plan(**fields), where="") == []
+        for role in (Role.CA, Role.PEER_CA):
+            authority = pki.create_authority(plan(**fields), role, now=now)
+            assert constraints_of(authority) == expected
+            assert pki.check_names(authority, plan(**fields), role, where="") == []
 
 
-def test_a_ca_of_the_manual_procedure_has_no_name_constraints(plan: Plan, now: datetime) -> None:
-    authority = pki.create_authority(plan(pki={"extensions": "document"}), now=now)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"nameConstraints": "none"},
+        {"extensions": "document", "nameConstraints": "all"},  # as in the manual procedure
+        {"singleLabelNames": True},  # an extension that permits nothing and excludes nothing is invalid
+    ],
+    ids=str,
+)
+def test_a_ca_can_have_no_name_constraints(plan: Plan, now: datetime, fields: dict[str, Any]) -> None:
+    authority = pki.create_authority(plan(pki=fields), now=now)
     with pytest.raises(x509.ExtensionNotFound):
         extension(authority, x509.NameConstraints)
 

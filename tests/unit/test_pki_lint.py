@@ -143,7 +143,10 @@ def test_pkilint_refuses_certificates_that_are_not_strict(
 # ── verifiers ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def outside(authority: Credential, now: datetime) -> Credential:
+FOREIGN = x509.IPAddress(ip_address("203.0.113.9"))
+
+
+def outside(authority: Credential, now: datetime, name: x509.GeneralName = FOREIGN) -> Credential:
     """Return a certificate of the cluster's CA for a foreign machine, as a thief of the CA key could issue it."""
     key = pki.generate_key(KeyType.ECDSA_P256)
     builder = (
@@ -157,7 +160,7 @@ def outside(authority: Credential, now: datetime) -> Credential:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("203.0.113.9"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([name]), critical=False)
     )
     return Credential(builder.sign(authority.key, hashes.SHA256()), key)
 
@@ -176,7 +179,7 @@ def test_gnutls_and_openssl_enforce_the_name_constraints(
     plan: Callable[..., ClusterPlan], tmp_path: Path, tool: Callable[[str], str], subnet: str, key_type: str
 ) -> None:
     now = datetime.now(UTC)  # certtool of Debian 12 cannot use another time
-    made = issued(plan(network={"subnet": subnet}, pki={"keyType": key_type}), now)
+    made = issued(plan(network={"subnet": subnet}, pki={"keyType": key_type, "nameConstraints": "all"}), now)
     openssl = [tool("openssl"), "verify", "-x509_strict", "-CAfile", "ca.pem"]
     certtool = [tool("certtool"), "--verify", "--load-ca-certificate", "ca.pem", "--infile"]
     for authority, leaves in made:
@@ -187,3 +190,7 @@ def test_gnutls_and_openssl_enforce_the_name_constraints(
     free = pki.create_authority(plan(pki={"extensions": "document"}), now=now)
     (tmp_path / "ca.pem").write_bytes(free.cert_pem)
     assert verdicts(openssl, tmp_path, [outside(free, now)]) == [True], "valid without name constraints"
+    names = pki.create_authority(plan(), now=now)
+    (tmp_path / "ca.pem").write_bytes(names.cert_pem)
+    assert verdicts(openssl, tmp_path, [outside(names, now)]) == [True], "only names are limited"
+    assert verdicts(openssl, tmp_path, [outside(names, now, x509.DNSName("etcd1.other.test"))]) == [False]

@@ -104,7 +104,7 @@ def test_a_cluster_file_replaces_all_fields_that_were_set(bake: Bake) -> None:
         "formatVersion": "1.0",
         "profile": "hardened",
         "profileFields": {
-            "pki": {"leafDays": 90},
+            "pki": {"leafDays": 90, "nameConstraints": "all"},
             "etcd": {"tlsMinVersion": "1.3", "options": LIMITS},
             "firewall": {"clientCidrs": ["subnet"]},
             "auth": {"enabled": True},

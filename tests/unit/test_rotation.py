@@ -134,6 +134,25 @@ def rotate(
     )  # fmt: skip
 
 
+def limits(cluster: Cluster, file: str) -> list[str]:
+    """Return what the last CA certificate in a file permits."""
+    found = x509.load_pem_x509_certificates((cluster.store.folder / "pki" / file).read_bytes())[-1]
+    names = found.extensions.get_extension_for_class(x509.NameConstraints).value
+    return [str(name.value) for name in names.permitted_subtrees or ()]
+
+
+@pytest.mark.parametrize("file", ["etcd-ca.pem", "etcd-peer-ca.pem"])
+def test_the_next_ca_gets_the_current_name_constraints(
+    cluster: Cluster, rack: Rack, now: datetime, file: str
+) -> None:
+    assert limits(cluster, file) == ["etcd.internal"]
+    flags = {"--nodes": (("nodes",), 3), "--all": (("pki", "nameConstraints"), "all")}
+    bake(load(flags=flags).spec, cluster.store, now=now, report=print)
+    assert limits(cluster, file) == ["etcd.internal"], "bake does not replace the CA"
+    rotate(open_cluster(cluster.store), rack, now)
+    assert limits(cluster, file) == ["etcd.internal", "192.168.20.0/24", "127.0.0.0/8", "::1/128"]
+
+
 def authority(cluster: Cluster) -> list[str]:
     return digests((cluster.store.folder / "pki/etcd-ca.pem").read_bytes())
 

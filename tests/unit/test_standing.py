@@ -47,6 +47,17 @@ def test_a_field_missing_in_an_older_cluster_names_its_origin(bake: Bake, old: N
     assert remedy in result.err
 
 
+def test_an_older_cluster_keeps_the_name_constraints_of_its_ca(bake: Bake) -> None:
+    """Older versions had no `pki.nameConstraints`, and their CAs limit names and addresses."""
+    Path("all.yaml").write_text("nodes: 1\npki: {nameConstraints: all}\n")
+    assert bake("--config", "all.yaml").code == 0
+    rewrite("cluster.yaml", "  nameConstraints: all\n", "")
+    rewrite("input.yaml", "  pki:\n    nameConstraints: all\n", "")
+    result = bake("check")
+    assert (result.code, "nameConstraints: all\n" in result.out) == (0, True)
+    assert "pki.nameConstraints all, not names" in bake().err
+
+
 def rewrite(name: str, old: str, new: str) -> None:
     """Change a file and its entry in the manifest."""
     path, listed = FOLDER / name, FOLDER / "manifest.json"

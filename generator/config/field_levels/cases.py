@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from generator.config.pki import Certificates, Extensions, PeerName
+from generator.config.pki import Certificates, Extensions, NameConstraints, PeerName
 from generator.config.placement import domain_of, gateway_of
 from generator.config.spec import ClusterSpec, FirewallKind, NetworkMode
 
@@ -26,9 +26,10 @@ def same_domain(old: ClusterSpec, new: ClusterSpec) -> bool:
 
 def is_bound_to_domain(old: ClusterSpec, _new: ClusterSpec) -> bool:
     """Return whether peers or a CA that bake created accept only names in the domain."""
-    peers = old.pki.peer_ca
-    has_bake_ca = not old.pki.ca.certificate or bool(peers.separate and not peers.certificate)
-    return old.pki.peer_name is PeerName.REQUIRED or (has_bake_ca and old.pki.extensions is Extensions.STRICT)
+    peers, own = old.pki.peer_ca, old.pki.ca.certificate
+    limits = old.pki.extensions is Extensions.STRICT and old.pki.name_constraints is not NameConstraints.NONE
+    bound = limits and (not own or bool(peers.separate and not peers.certificate))
+    return bound or old.pki.peer_name is PeerName.REQUIRED
 
 
 def requires_peer_name(old: ClusterSpec, _new: ClusterSpec) -> bool:

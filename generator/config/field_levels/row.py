@@ -23,7 +23,7 @@ class FieldLevel:
     `case`: the changes to which the row applies. If `case` is empty, the row applies to every other change.
     `how`: how the nodes apply the change. For a refused change, the way to reach the same result.
     `why`: for a refused change, the reason why no running node can apply it.
-    `note`: the operator's task before nodes apply the change.
+    `note`: the operator's task before nodes apply the change, or after a change that no node applies.
     `applies`: whether the row applies to a change from an old to a new spec.
     """
 

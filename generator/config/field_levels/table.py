@@ -45,9 +45,8 @@ MOVED = FieldLevel(
     "`nodes`",
 )  # fmt: skip
 MAC = FieldLevel(field="nodes[].mac", level=Level.REBOOT, how=_VM)
-REHOSTED = FieldLevel(
-    field="nodes[].host", level=Level.REPLACE, how="The node gets a new VM on the other host, and joins again."
-)
+_NEW_HOST = "The node gets a new VM on the other host, and joins again."
+REHOSTED = FieldLevel(field="nodes[].host", level=Level.REPLACE, how=_NEW_HOST)
 HOST_ADDED = FieldLevel(field="hosts", case="a host is added", level=Level.NONE, how="New nodes can get the host.")
 HOST_REMOVED = FieldLevel(
     field="hosts", case="a host without nodes is removed", level=Level.NONE, how="bake no longer connects to it."
@@ -90,6 +89,10 @@ def _network_rows() -> Iterator[FieldLevel]:
 
 def _pki_rows() -> Iterator[FieldLevel]:
     yield FieldLevel(field="pki.caDays", level=Level.NONE, how="The next CA is valid for this time.")
+    yield FieldLevel(
+        field="pki.nameConstraints", level=Level.NONE, how="The next CA gets the new name constraints.",
+        note="the existing CA keeps its name constraints; to replace the CA, run `bake certs rotate --ca`",
+    )  # fmt: skip
     for name in ("keyType", "leafDays", "extensions", "singleLabelNames", "subject.*"):
         yield FieldLevel(field=f"pki.{name}", level=Level.LIVE, how=_REISSUED)
     yield FieldLevel(
@@ -190,9 +193,8 @@ def _machine_rows() -> Iterator[FieldLevel]:
     for name in ("memory", "cpus"):
         yield FieldLevel(field=f"vm.{name}", level=Level.REBOOT, how=_VM)
     yield FieldLevel(field="vm.disk", level=Level.REPLACE, how="The new disk has the new size.")
-    yield FieldLevel(
-        field="vm.dataDisk", level=Level.REPLACE, how="The node is replaced, and gets its data from the other members."
-    )
+    replaced = "The node is replaced, and gets its data from the other members."
+    yield FieldLevel(field="vm.dataDisk", level=Level.REPLACE, how=replaced)
     for name in ("image", "sha256"):
         yield FieldLevel(field=f"vm.{name}", level=Level.REPLACE, how="The new disk is made from the new image.")
     yield FieldLevel(field="vm.firmware", level=Level.REPLACE, how="The VM boots its new disk with the new firmware.")
