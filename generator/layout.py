@@ -17,10 +17,11 @@ LAST_BAKE = PurePosixPath("last-bake.json")  # when the last bake changed the fo
 REPORT = PurePosixPath("report.html")  # the report of the cluster
 SEED_ISO = PurePosixPath("seed.iso")  # the name of the ISO in each node's folder
 REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA
+CLIENTS = PurePosixPath("clients")  # a folder for each application, with its certificate and its configuration
 OPERATOR, SHARED = "operator", "shared"  # certificate owners other than nodes
 # A node must not have a name from FOLDER_NAMES, because files or folders of the cluster have these names. Each node has
 # a folder with the node's name. Older versions of bake wrote a file `lock`.
-_PATHS = (SPEC, INPUT, MANIFEST, IDENTITY, PERMIT_COPY, SEALED, CHANGE, SEED_HISTORY, REQUESTS)
+_PATHS = (SPEC, INPUT, MANIFEST, IDENTITY, PERMIT_COPY, SEALED, CHANGE, SEED_HISTORY, REQUESTS, CLIENTS)
 FOLDER_NAMES = frozenset({OPERATOR, "lock", *(path.parts[0].partition(".")[0] for path in _PATHS)})
 
 

@@ -17,12 +17,12 @@ PACKAGE = Path(__file__).parent.parent / "generator"
 # A module imports from its own folder and from those before it. Each entry is a folder or a single module.
 ORDER = """
     errors artifact layout progress level engine console_records
-    config plan pki seed export store
+    config plan pki seed export clients store
     image etcd health change report operations
     vm incus api cli
 """.split()  # noqa: SIM905  it is a drawing
 # No effects, except reading what the user names.
-PURE = ("config", "plan", "pki", "seed", "export", "health", "change", "report")
+PURE = ("config", "plan", "pki", "seed", "export", "clients", "health", "change", "report")
 EFFECTS = {"asyncio", "fcntl", "grpclib", "http", "libvirt", "requests", "socket", "subprocess", "tempfile"}
 OWNERS = {
     "click": {"cli"},

@@ -22,7 +22,7 @@ from generator.cli import (  # noqa: F401  importing a module adds its commands
     upgrade,
 )
 from generator.cli.inside import console, etcdctl, logs  # noqa: F401
-from generator.cli.local import cluster_file, completion, man, show  # noqa: F401
+from generator.cli.local import client, cluster_file, completion, man, show  # noqa: F401
 from generator.cli.options import VERBOSE
 from generator.cli.output.diagnostics import Output, begin, diagnostics_of, wants_json
 from generator.cli.reporting import report, timeline  # noqa: F401

@@ -51,7 +51,7 @@ class _Group(Group):
         "Prepare": ("init", "schema", "check", "show", "image", "export"),
         "Run": ("up", "status", "verify", "audit", "seal", "down", "destroy"),
         "Look": ("report", "timeline", "logs", "console", "etcdctl"),
-        "Change": ("plan", "apply", "replace", "upgrade", "certs"),
+        "Change": ("plan", "apply", "replace", "upgrade", "certs", "client"),
         "Save and restore": ("snapshot", "restore", "backup", "recover"),
         "Maintain": ("defrag", "alarm", "move-leader"),
         "Shell": ("completion",),

@@ -30,6 +30,7 @@ from generator.seed import guest_files, iso
 from generator.seed.etcd_archive import read_archive
 from generator.seed.guest_files import Trust
 from generator.store import manifest
+from generator.store.client_files import kept_clients
 from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned
@@ -128,7 +129,7 @@ def bake(
                 plan, found, extras, seal, () if seal else snapshot or _kept_snapshot(store),
                 now=now, passphrase=passphrase, new_key=new_key, expiry=expiry,
             )  # fmt: skip
-            for artifact in recorded(store, plan, chain(signed.files, user_input, files)):
+            for artifact in recorded(store, plan, chain(signed.files, user_input, kept_clients(store), files)):
                 folder.write(artifact)
             for path in signed.taken:
                 folder.drop(path)

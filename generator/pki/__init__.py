@@ -15,6 +15,7 @@ from generator.pki.issue import (
     is_current,
     issue_client,
     issue_nodes,
+    issue_profile,
     missing_certificates,
     planned_certificates,
     pregenerated_keys,
@@ -40,6 +41,7 @@ from generator.pki.key_pair import (
 )
 from generator.pki.templates import (
     CertProfile,
+    application_profile,
     authority_roles,
     has_peer_name,
     issuer_of,

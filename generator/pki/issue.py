@@ -92,6 +92,18 @@ def issue_client(
 ) -> Credential:
     """Return the client certificate of the etcd user `user`, or the operator's client certificate if `user` is None."""
     profile = user_profile(plan, user) if user else client_profile(plan)
+    return issue_profile(profile, authority, now=now, kept=kept, new_key=new_key)
+
+
+def issue_profile(
+    profile: CertProfile,
+    authority: Issuer,
+    *,
+    now: datetime,
+    kept: Credential | None = None,
+    new_key: NewKey = generate_key,
+) -> Credential:
+    """Return a client certificate with a profile. If the existing certificate `kept` is valid, return it unchanged."""
     old = {Role.CLIENT: kept} if kept else {}
     return _issue({Role.CLIENT: profile}, {Role.CLIENT: authority}, old, now=now, new_key=new_key)[Role.CLIENT]
 

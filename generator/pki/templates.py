@@ -118,6 +118,15 @@ def user_profile(plan: ClusterPlan, name: str) -> CertProfile:
     return _leaf(plan, Role.CLIENT, None, owner=name)
 
 
+def application_profile(plan: ClusterPlan, name: str, *, named: bool) -> CertProfile:
+    """Return the profile of an application's client certificate.
+
+    `named`: whether the certificate has the application's name as common name, which is the etcd user. Without it, the
+    name is only the organizational unit, which etcd ignores.
+    """
+    return user_profile(plan, name) if named else _leaf(plan, Role.CLIENT, None, owner="", unit=name)
+
+
 def client_profile(plan: ClusterPlan) -> CertProfile:
     """Return the profile of the operator's client certificate.
 
@@ -129,8 +138,13 @@ def client_profile(plan: ClusterPlan) -> CertProfile:
 
 
 def _leaf(
-    plan: ClusterPlan, role: Role, sans: x509.SubjectAlternativeName | None, owner: str | None = None
+    plan: ClusterPlan,
+    role: Role,
+    sans: x509.SubjectAlternativeName | None,
+    owner: str | None = None,
+    unit: str | None = None,
 ) -> CertProfile:
+    """Return a profile. `owner`: the common name; None: the role; "": no common name. `unit`: default: the role."""
     pki = plan.spec.pki
     usages = (ExtendedKeyUsageOID.CLIENT_AUTH,) if role is Role.CLIENT else _SERVER_AND_CLIENT
     extensions = [*_usage_extensions(pki, role), (x509.ExtendedKeyUsage(usages), False)]
@@ -138,7 +152,10 @@ def _leaf(
         extensions.append((sans, False))
     return CertProfile(
         key_type=pki.key_type,
-        subject=_subject(plan, owner or str(role), unit=str(role) if owner else None, client=role is Role.CLIENT),
+        subject=_subject(
+            plan, str(role) if owner is None else owner, unit=unit or (str(role) if owner else None),
+            client=role is Role.CLIENT,
+        ),
         days=pki.leaf_days,
         extensions=tuple(extensions),
     )

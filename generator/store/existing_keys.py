@@ -69,9 +69,14 @@ class Keyring:
         is_shared = plan.spec.pki.certificates is Certificates.SHARED
         if self.client is None or is_shared or not isinstance(issuer, Credential):
             return None
-        start, end = self.client.certificate.not_valid_before_utc, self.client.certificate.not_valid_after_utc
-        is_soon = end - now < min(RENEWED_BEFORE, (end - start) / 3)
-        return end if is_soon and end < issuer.certificate.not_valid_after_utc else None
+        return self.client.certificate.not_valid_after_utc if expires_soon(self.client, issuer, now) else None
+
+
+def expires_soon(credential: Credential, issuer: Issuer, now: datetime) -> bool:
+    """Return whether bake must renew a client certificate now. A certificate that ends with its CA is not renewed."""
+    start, end = credential.certificate.not_valid_before_utc, credential.certificate.not_valid_after_utc
+    is_soon = end - now < min(RENEWED_BEFORE, (end - start) / 3)
+    return is_soon and end < issuer.certificate.not_valid_after_utc
 
 
 def read_passphrase(path: Path, flag: str = "--ca-passphrase-file") -> bytes:

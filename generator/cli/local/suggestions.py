@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from generator.layout import CLIENTS
 from generator.operations.hints import DEFAULT_NAME, DEFAULT_OUT
 
 Suggest = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
@@ -87,6 +88,12 @@ def _words_of(path: tuple[str, ...]) -> Suggest:
     return _suggesting(words)
 
 
+def _clients(ctx: click.Context) -> list[str]:
+    folder = _out(ctx) / _value(ctx, "name", DEFAULT_NAME)
+    return sorted(path.parent.name for path in folder.glob(f"{CLIENTS}/*/client.json"))
+
+
+suggest_client = _suggesting(_clients)
 suggest_node = _suggesting(_nodes)
 suggest_certificate = _suggesting(lambda ctx: [*_nodes(ctx), "operator"])
 suggest_path = _suggesting(_paths)
