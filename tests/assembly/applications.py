@@ -20,7 +20,9 @@ from tests.assembly.miniature import PATIENCE, Miniature
 
 # As in the how-to pages.
 ROLES = (
-    RoleSpec(name="kubernetes", permissions=(PermissionSpec(prefix="/registry/"), PermissionSpec(key="compact_rev_key"))),
+    RoleSpec(
+        name="kubernetes", permissions=(PermissionSpec(prefix="/registry/"), PermissionSpec(key="compact_rev_key"))
+    ),
     RoleSpec(name="patroni", permissions=(PermissionSpec(prefix="/service/"),)),
 )
 AUTH = AuthSpec(
