@@ -36,6 +36,19 @@ def root() -> Path:
     return extract_root(image.root_tar, image.root_tar.with_name("root"))
 
 
+PROGRAMS = Path(__file__).parents[2] / "build/programs/usr"  # scripts/setup unpacks programs there
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Path:
+    """The folder with the programs of PostgreSQL."""
+    places = (PROGRAMS / "lib/postgresql", Path("/usr/lib/postgresql"))
+    found = [folder for place in places for folder in sorted(place.glob("*/bin")) if (folder / "initdb").exists()]
+    if not found:
+        pytest.fail("PostgreSQL is not installed: run scripts/setup --dev")
+    return found[0]
+
+
 @pytest.fixture
 def cluster_of(bin_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Miniature]]:
     """Return a function that makes clusters, each in a separate loopback subnet. They stop after the test."""
