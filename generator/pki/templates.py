@@ -85,7 +85,15 @@ def node_profiles(plan: ClusterPlan, node: NodePlan) -> dict[Role, CertProfile]:
     """Return the profiles of a node's three certificates, without names and addresses of other nodes."""
     peers = () if plan.spec.pki.peer_name is PeerName.NONE else (peer_name(plan.spec),)
     names = {role: (*node.dns_names, *(peers if role is Role.PEER else ())) for role in NODE_ROLES}
-    return {role: _leaf(plan, role, _sans(names[role], node.addresses), owner=node.name) for role in NODE_ROLES}
+
+    def leaf(role: Role) -> CertProfile:
+        # etcd's JSON gateway asks etcd with the server certificate. If a request has no header Accept, etcd takes the
+        # user from this certificate's common name, and the node's user has all rights. No user has this name.
+        hidden = role is Role.SERVER and plan.spec.auth.enabled
+        owner, unit = (str(role), node.name) if hidden else (node.name, None)
+        return _leaf(plan, role, _sans(names[role], node.addresses), owner=owner, unit=unit)
+
+    return {role: leaf(role) for role in NODE_ROLES}
 
 
 def peer_check(spec: ClusterSpec) -> tuple[str, str]:

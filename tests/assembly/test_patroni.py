@@ -124,18 +124,27 @@ def test_patroni_makes_a_leader(
         patroni.stop()
 
 
-def test_with_auth_the_gateway_refuses_a_common_name(cluster_of: ClusterOf, tmp_path: Path) -> None:
-    """The reason for a certificate without a common name."""
+def test_with_auth_the_gateway_needs_a_password(cluster_of: ClusterOf, tmp_path: Path) -> None:
+    """The gateway refuses a common name, so Patroni's certificate has none. The certificate alone permits nothing.
+
+    If a request has no header Accept, etcd takes the user from the gateway's own certificate, the node's.
+    """
     cluster = started(cluster_of(1, auth=AUTH))
     store = baked(cluster, tmp_path / "out")
     node, found = cluster.nodes[0].plan, {}
+    assert etcdctl(cluster, store, "", "put", "a", "secret").returncode == 0
     for name, kind in (("app1", Kind.GENERIC), (NAME, Kind.PATRONI)):
         add(cluster, store, name, kind)
         home = store.folder / "clients" / name
         context = ssl.create_default_context(cafile=home / "ca.pem")
         context.load_cert_chain(home / "client.pem", home / "client.key")
         with closing(HTTPSConnection(str(node.address), 2379, timeout=60, context=context)) as connection:
-            connection.request("POST", "/v3/kv/range", b'{"key": "YQ=="}')
-            found[name] = connection.getresponse().read().decode()
-    assert "CommonName of client sending a request against gateway will be ignored" in found["app1"]
-    assert "user name is empty" in found[NAME], "the certificate alone permits nothing"
+            for headers in ({"Accept": "*/*"}, {}):
+                connection.request("POST", "/v3/kv/range", b'{"key": "YQ=="}', headers)
+                found[name, len(headers)] = connection.getresponse().read().decode()
+    print(found)
+    for number in (0, 1):
+        assert "CommonName of client sending a request against gateway will be ignored" in found["app1", number]
+        assert "kvs" not in found[NAME, number]
+    assert "user name is empty" in found[NAME, 1]
+    assert "permission denied" in found[NAME, 0]
