@@ -31,6 +31,7 @@ from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.seed import iso
 from generator.store.cas import load_phase, non_issuing_files
+from generator.store.client_files import client_certificates
 from generator.store.existing_keys import required_pems
 
 _PAUSE = 0.5  # seconds between two probes of a node's port
@@ -41,8 +42,8 @@ WAITS = "a new seed takes effect at the next boot"  # every version of apply-see
 class Entry:
     """One certificate.
 
-    `owner`: the name of a node, "operator", "cluster", or "user NAME". `days_left`: days until the certificate expires,
-    negative for an expired certificate. `days`: for how many days the certificate is valid in total.
+    `owner`: the name of a node, "operator", "cluster", "user NAME" or "client NAME". `days_left`: days until the
+    certificate expires, negative for an expired certificate. `days`: how many days it is valid in total.
     """
 
     owner: str
@@ -66,6 +67,8 @@ def _certificates(cluster: Cluster) -> Iterator[tuple[str, Role, bytes | None, s
     files += [(f"user {name}", Role.CLIENT, pki.user_stem(name)) for name in plan.spec.auth.common_names]
     for owner, role, stem in files:
         yield owner, role, store.read(pem_path(stem)), str(store.folder / pem_path(stem))
+    for name, pem, where in client_certificates(store):
+        yield f"client {name}", Role.CLIENT, pem, where
     for node in plan.nodes:
         for role, (pem, _) in required_pems(store, node.name).items():
             yield node.name, role, pem, str(store.folder / node.name / iso.USER_DATA)
@@ -97,13 +100,13 @@ def renewable_clients(plan: ClusterPlan) -> dict[str, Client]:
 
 
 def renewal(cluster: Cluster, expiring: Iterable[Entry]) -> str:
-    """Return the command that renews the given certificates."""
-    owners = dict.fromkeys(entry.owner.replace("user ", "user:") for entry in expiring)
-    names = "--ca" if any(owner.startswith("cluster") for owner in owners) else " ".join(owners)
-    return command(cluster.store, f"certs rotate {names}")
-
-
-# --- concurrent commands --------------------------------------------------------------------------------------
+    """Return the commands that renew the given certificates."""
+    owners = list(dict.fromkeys(entry.owner.replace("user ", "user:") for entry in expiring))
+    clients = [owner for owner in owners if owner.startswith("client ")]
+    others = " ".join(owner for owner in owners if owner not in clients)
+    names = "--ca" if any(owner.startswith("cluster") for owner in owners) else others
+    words = [f"certs rotate {names}"] * bool(names) + [one.replace("client ", "client add ") for one in clients]
+    return "; ".join(command(cluster.store, each) for each in words)
 
 
 def refuse_during_rotation(cluster: Cluster) -> None:
@@ -111,9 +114,6 @@ def refuse_during_rotation(cluster: Cluster) -> None:
     if phase := load_phase(cluster.store):
         hint = f"first complete the rotation with {command(cluster.store, 'certs rotate --ca')}"
         raise InputError.one("this cluster", f"its CA is being rotated (phase {phase})", hint)
-
-
-# --- delivery -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

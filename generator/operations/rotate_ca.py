@@ -30,6 +30,7 @@ from generator.pki.ca_phases import Authorities, Authority, Phase
 from generator.plan import NodePlan, plan_cluster
 from generator.progress import Report
 from generator.store.cas import load_authorities, load_phase
+from generator.store.client_files import client_names
 
 _STEPS = {
     Phase.TRUST: "phase 1 of 3: the nodes trust the old and the next CA",
@@ -51,7 +52,11 @@ _TASKS = {
 
 def task_after(cluster: Cluster, phase: Phase | None) -> str:
     """Return the operator's task after a phase, or after the whole rotation if `phase` is None."""
-    return _TASKS[phase or Phase.DROP].format(folder=cluster.store.folder / "pki")
+    task = _TASKS[phase or Phase.DROP].format(folder=cluster.store.folder / "pki")
+    if names := client_names(cluster.store):
+        again = command(cluster.store, "client add NAME")
+        task += f"; for the clients {', '.join(names)}, run `{again}` and give them the new files of clients/NAME"
+    return task
 
 
 def next_phase(phase: Phase | None) -> Phase | None:

@@ -46,6 +46,14 @@ def kept_clients(store: Store, *without: str) -> Iterator[Artifact]:
             yield Artifact(path, data, mode=mode, secret=mode == 0o600)
 
 
+def client_certificates(store: Store) -> Iterator[tuple[str, bytes, str]]:
+    """Yield the name, the PEM text and the path of the certificate of each application that has one."""
+    for name in client_names(store):
+        path = CLIENTS / name / CERTIFICATE
+        if (pem := store.read(path)) is not None:
+            yield name, pem, str(store.folder / path)
+
+
 def load_record(store: Store, name: str) -> Record | None:
     """Return the record of an application, or None if there is no such application. Raises InputError."""
     path = CLIENTS / name / RECORD

@@ -100,9 +100,7 @@ def _list(options: Mapping[str, Any]) -> None:
 
 @client.command()
 @click.argument("client_name", metavar="NAME", shell_complete=suggest_client)
-@click.option(
-    "--for", "kind", type=click.Choice(_KINDS), help="The kind of application; default: as the last time."
-)
+@option("--for", "kind", type=click.Choice(_KINDS), help="The kind of application; default: as the last time.")
 @option(
     "--dir", "target", metavar="PATH",
     help="The folder with the files on the application's machine; default: as the last time, else by the kind.",
