@@ -29,8 +29,10 @@ def configuration(app: Application) -> Configuration:
     )
     if app.password is None:
         return Configuration(shown=shown, steps=steps)
-    values = f"PATRONI_ETCD3_USERNAME={app.name}\nPATRONI_ETCD3_PASSWORD={app.password}\n"
-    secret = Artifact(PurePosixPath(ENVIRONMENT), values.encode(), mode=0o600, secret=True)
+    # Patroni 4.1 ignores these variables unless there is another variable with the same prefix.
+    values = {"PROTOCOL": "https", "USERNAME": app.name, "PASSWORD": app.password}
+    lines = "".join(f"PATRONI_ETCD3_{name}={value}\n" for name, value in values.items())
+    secret = Artifact(PurePosixPath(ENVIRONMENT), lines.encode(), mode=0o600, secret=True)
     password = Artifact(PASSWORD, f"{app.password}\n".encode(), mode=0o600, secret=True)
     role = role_for(app.plan.spec.auth, Kind.PATRONI)
     return Configuration(

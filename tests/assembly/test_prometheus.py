@@ -6,14 +6,13 @@ import json
 import socket
 import subprocess
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from generator.clients.application import Kind
@@ -44,8 +43,7 @@ class Server:
         self.url = url
 
     def ask(self, path: str, **words: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(words)}", timeout=30) as answer:
-            return json.load(answer)["data"]
+        return requests.get(f"{self.url}/api/v1/{path}", params=words, timeout=30).json()["data"]
 
     def query(self, expression: str) -> list[Any]:
         return list(self.ask("query", query=expression)["result"])
@@ -74,8 +72,8 @@ def prometheus(programs: Path, config: Path, work: Path) -> Iterator[Server]:
 
 
 def _is_ready(server: Server) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"{server.url}/-/ready", timeout=5):
-        return True
+    with suppress(requests.ConnectionError):
+        return requests.get(f"{server.url}/-/ready", timeout=30).ok
     return False
 
 
