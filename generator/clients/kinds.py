@@ -38,5 +38,5 @@ def access_note(app: Application) -> str:
     if app.password is not None:
         return f"this certificate permits nothing without the password of the etcd user {app.name!r}"
     if app.kind is Kind.PROMETHEUS and app.name not in app.plan.spec.auth.common_names:
-        return f"etcd has no user {app.name!r}, so this certificate reads metrics and the member list, but no key"
+        return f"etcd has no user {app.name!r}, so this certificate reads metrics, but no key"
     return f"this certificate has the permissions of the etcd user {app.name!r}"

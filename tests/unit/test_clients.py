@@ -367,7 +367,7 @@ def test_with_auth_an_application_needs_a_user_with_its_rights(bake: Bake) -> No
     assert "--etcd-compaction-interval=0\n" in (home("kube-apiserver") / "kube-apiserver.flags").read_text()
     assert bake("client", "add", "idle", "--for", "generic").code == 0, "a generic program's needs are unknown"
     metrics = bake("client", "add", "metrics", "--for", "prometheus")
-    assert (metrics.code, "reads metrics and the member list, but no key" in metrics.err) == (0, True)
+    assert (metrics.code, "reads metrics, but no key" in metrics.err) == (0, True)
 
 
 @pytest.mark.usefixtures("auth")
