@@ -118,8 +118,8 @@ def test_patroni_makes_a_leader(
     patroni = Patroni(folder, section, postgresql, environment)
     try:
         patroni.wait_until_it_leads()
-        if auth.enabled:  # otherwise Patroni would have used other rights than those of its user
-            assert "authentication" not in patroni.log.read_text().lower()
+        # With auth, Patroni must have used its password, and not rights that its certificate has by mistake.
+        assert ("Trying to authenticate on Etcd" in patroni.log.read_text()) == auth.enabled
         leader = etcdctl(cluster, store, "", "get", "/service/main/leader", "--print-value-only")
         assert leader.stdout == "pg1\n"
     finally:
