@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from generator.clients.application import Kind
+from generator.config import yaml12
 from generator.config.auth import RESERVED_NAMES, ROOT, Access, AuthSpec, PermissionSpec
 from generator.config.values import account
 from generator.errors import Problem
@@ -90,6 +91,7 @@ def _hint(name: str, kind: Kind) -> str:
     role = _ROLES.get(kind, "app")
     needs = _NEEDS.get(kind) or (PermissionSpec(prefix="/app/"),)
     permissions = ", ".join(f"{{prefix: {each.prefix}}}" if each.prefix else f"{{key: {each.key}}}" for each in needs)
-    user = "" if kind is Kind.PATRONI else f"users: [{{name: {name}, roles: [{role}]}}], "
+    quoted = yaml12.dump(name).splitlines()[0]  # a name such as 7 needs quotes
+    user = "" if kind is Kind.PATRONI else f"users: [{{name: {quoted}, roles: [{role}]}}], "
     text = f"auth: {{enabled: true, {user}roles: [{{name: {role}, permissions: [{permissions}]}}]}}"
     return f"add this to the cluster file, and run `bake apply --config FILE`: {text}"

@@ -371,6 +371,14 @@ def test_with_auth_an_application_needs_a_user_with_its_rights(bake: Bake) -> No
 
 
 @pytest.mark.usefixtures("auth")
+@pytest.mark.parametrize("name", ["7", "1e3", "null", "true"])
+def test_the_cluster_file_in_a_hint_quotes_the_name(bake: Bake, name: str) -> None:
+    result = bake("client", "add", name, "--for", "generic")
+    Path("more.yaml").write_text(f"nodes: 3\n{result.err.partition('FILE`: ')[2].strip()}\n")
+    assert bake("check", "--config", "more.yaml").code == 0
+
+
+@pytest.mark.usefixtures("auth")
 def test_with_auth_patroni_gets_a_password_that_is_never_printed(bake: Bake) -> None:
     result = bake("client", "add", "db", "--for", "patroni")
     assert result.code == 0, result.err

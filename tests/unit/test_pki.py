@@ -566,3 +566,34 @@ def test_foreign_certificates_cannot_connect(
 ) -> None:
     with pytest.raises(ssl.SSLError, match=f"(?i){reason}"):
         connect(keyring, server, client, address)
+
+
+# ── the names of etcd users ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({}, {Role.SERVER: "etcd1", Role.PEER: "etcd1", Role.CLIENT: "etcd1"}),
+        ({"auth": True}, {Role.SERVER: "etcd-server", Role.PEER: "etcd1", Role.CLIENT: "etcd1"}),
+    ],
+    ids=["without auth", "with auth"],
+)
+def test_with_auth_a_server_certificate_names_no_user(
+    plan: Plan, now: datetime, fields: dict[str, Any], names: dict[Role, str]
+) -> None:
+    """etcd's gateway uses the server certificate, and the user with the name of a node has all rights."""
+    made = plan(nodes=1, **fields)
+    (node,) = pki.issue_nodes(made, pki.create_authority(made, now=now), now=now)
+    for role, name in names.items():
+        assert node[role].certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value == name
+    server = node[Role.SERVER].certificate
+    sans = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert sans.get_values_for_type(x509.DNSName) == ["etcd1.etcd.internal"], "clients find the node's name here"
+
+
+def test_turning_auth_on_replaces_only_the_server_certificates(plan: Plan, now: datetime) -> None:
+    authority = pki.create_authority(plan(), now=now)
+    (old,) = pki.issue_nodes(plan(nodes=1), authority, now=now)
+    (new,) = pki.issue_nodes(plan(nodes=1, auth=True), authority, now=now, kept=[old])
+    assert {role for role in new if new[role] != old[role]} == {Role.SERVER}
