@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from generator.clients import generic, kubernetes, patroni, prometheus
 from generator.clients.application import Application, Configuration, Kind
+from generator.config.spec import FirewallKind
+from generator.config.values import SUBNET
 
 _CONFIGURATIONS = {
     Kind.KUBERNETES: kubernetes.configuration,
@@ -22,7 +26,14 @@ FOLDERS: dict[Kind, str | None] = {
 
 def configuration(app: Application) -> Configuration:
     """Return the files and the steps with which an application connects to its cluster."""
-    return _CONFIGURATIONS[app.kind](app)
+    found = _CONFIGURATIONS[app.kind](app)
+    firewall = app.plan.spec.firewall
+    if firewall.kind is FirewallKind.NONE or not firewall.client_cidrs:
+        return found
+    networks = (app.plan.network.subnet if one == SUBNET else one for one in firewall.client_cidrs)
+    allowed = ", ".join(map(str, networks))
+    step = f"the nodes accept clients only from {allowed}; if the application is elsewhere, set firewall.clientCidrs"
+    return replace(found, steps=(*found.steps, step))
 
 
 def needs_password(kind: Kind, *, auth: bool) -> bool:

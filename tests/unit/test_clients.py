@@ -127,6 +127,13 @@ def test_the_printed_configuration_has_the_nodes_and_the_files(bake: Bake) -> No
     compile((home("g") / "example.py").read_text(), "example.py", "exec")
 
 
+def test_a_firewall_that_limits_clients_is_named(bake: Bake) -> None:
+    Path("cidrs.yaml").write_text("nodes: 1\nfirewall: {clientCidrs: [subnet, 10.0.0.0/8]}\n")
+    bake("--config", "cidrs.yaml")
+    result = bake("client", "add", "one", "--for", "generic")
+    assert "- the nodes accept clients only from 192.168.20.0/24, 10.0.0.0/8; if the application is else" in result.err
+
+
 def test_a_bake_keeps_the_clients(bake: Bake, picture: Picture) -> None:
     bake("--nodes", 3)
     bake("client", "add", "one", "--for", "generic")
