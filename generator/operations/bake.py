@@ -102,8 +102,6 @@ def bake(
         store.check()
         if agreed and store.digest() != agreed.digest:
             raise StaleError(f"another command has changed {store.folder}", hint="run the same command again")
-        if agreed is None:
-            _refuse_edited(store)
         user_input = (agreed.user_input.file,) if agreed else _kept_input(store, spec)
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
         if found.newest_start and found.newest_start > now:
@@ -151,6 +149,7 @@ def _refuse_edited(store: Store) -> None:
 
 
 def _kept_input(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
+    _refuse_edited(store)
     raw = store.read(INPUT)
     if raw is None or str(INPUT) not in store.manifest():
         return ()
