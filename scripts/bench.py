@@ -232,10 +232,10 @@ FIGURES = {
     ),
     "p256": Figure(
         "bake of 3 nodes: time, divided by the time of the shell commands with P-256 and certificates per node",
-        "", ("≤", 0.8), 15, against_p256,
+        "", ("≤", 0.4), 15, against_p256,
     ),
     "hundred": Figure(
-        "bake of 100 nodes: how many times faster than the shell commands with P-256", "×", ("≥", 25), 3, hundred_nodes,
+        "bake of 100 nodes: how many times faster than the shell commands with P-256", "×", ("≥", 30), 3, hundred_nodes,
     ),
     "thousand": Figure(
         "bake of 1,000 nodes: time per node, divided by the time per node of 100 nodes",
@@ -245,7 +245,7 @@ FIGURES = {
     "rsa": Figure(
         "bake of 7 nodes with rsa-4096: time, divided by the time to generate only the 23 keys", "", ("≤", 1.2), 7, rsa,
     ),
-    "help": Figure("time of bake --help", " s", ("≤", 0.2), 15, help_text),
+    "help": Figure("time of bake --help", " s", ("≤", 0.1), 15, help_text),
     "loopback": Figure("3 etcd processes on loopback: time from the start to 3 voters", " s", ("≤", 8), 5, loopback),
     "nspawn": Figure("3 booted nspawn nodes: time from power-on to 3 voters", " s", ("≤", 20), 3, nspawn),
     "vms": Figure(
