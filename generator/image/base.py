@@ -123,7 +123,7 @@ def remove_old_images(cache: Path, used: Collection[str], *, now: datetime) -> l
 def recipe_digest(recipe: Path, *, plain: bool) -> str:
     """Return 16 hexadecimal digits: a digest of the recipe's files, `build.PARAMETERS` and the variant."""
     total = hashlib.sha256(json.dumps([*build.PARAMETERS, plain]).encode())
-    for path in sorted(path for path in recipe.rglob("*") if path.is_file()):
+    for path in sorted(path for path in recipe.rglob("*") if path.is_file() and path.parent.name != "__pycache__"):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         total.update(f"{path.relative_to(recipe)} {os.access(path, os.X_OK)} {content}\n".encode())
     return total.hexdigest()[:16]

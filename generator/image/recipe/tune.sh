@@ -10,6 +10,7 @@ words_of() { sed -e 's/#.*//' "$HERE/$1"; }
 main() {
     root=$1
     cp -R "$HERE/tuned/." "$root/"
+    rm -rf -- "$root/usr/local/lib/base-image/__pycache__" # Python of the build machine may have written it
     for unit in $(words_of masked-units); do
         ln -sfn /dev/null "$root/etc/systemd/system/$unit"
     done
