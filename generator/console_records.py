@@ -86,15 +86,25 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def _console(self, node: str) -> Path:
+        return self.folder / node / "console.log"
+
+    def where(self, nodes: Iterable[str]) -> str:
+        """Return a hint that names the nodes' console logs, or says that there are none."""
+        paths = [str(path) for node in nodes if (path := self._console(node)).exists()]
+        if not paths:
+            return "the VMs have printed nothing; check that the image has a boot loader and a console on ttyS0"
+        return f"see the nodes' consoles: {', '.join(paths)}"
+
     def begin(self, nodes: Iterable[str]) -> None:
         """Rename each node's `console.log` from the previous run to `console.log.1`."""
         for node in nodes:
-            path = self.folder / node / "console.log"
+            path = self._console(node)
             if path.exists():
                 path.replace(path.with_name("console.log.1"))
 
     def keep_output(self, node: str, data: bytes) -> None:
-        _append(self.folder / node / "console.log", data)
+        _append(self._console(node), data)
 
     def keep_event(self, event: Event, seconds: float) -> None:
         record = {"time": round(seconds, 3), "node": event.node, "phase": event.phase, "detail": event.detail}
@@ -107,7 +117,7 @@ class Journal:
     def tail(self, node: str, lines: int = 15) -> list[str]:
         """Return the last lines of a node's console, without escape sequences and empty lines."""
         try:
-            raw = (self.folder / node / "console.log").read_bytes()[-65536:]
+            raw = self._console(node).read_bytes()[-65536:]
         except FileNotFoundError:
             return []
         text = _ESCAPE.sub("", raw.decode(errors="replace"))
@@ -169,7 +179,7 @@ def follow(
     where = ", ".join(f"{node}: {_shown(last[node], details[node])}" for node in last)
     raise WaitTimeoutError(
         f"timed out after {timeout:.0f} s; the nodes' last reports: {where}",
-        hint=f"see the nodes' consoles: {journal.folder}/<node>/console.log",
+        hint=journal.where(last),
     )
 
 

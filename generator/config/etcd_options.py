@@ -179,7 +179,7 @@ OPTIONS: tuple[Option, ...] = (
     *_same(values.whole(4, 31), _TOKENS, "bcrypt-cost"),
     *_same(values.whole(1), _TOKENS, "auth-token-ttl"),
     *_same(values.word("basic", "extensive"), "metrics contain no keys and no values", "metrics"),
-    *_same(values.loopback_urls, "only the node can reach a loopback address", "listen-metrics-urls"),
+    *_same(values.metrics_urls, "only the node can reach a loopback address", "listen-metrics-urls"),
     *_same(_FLAG, "only clients with a certificate get profiles", "enable-pprof", warning=_PROFILES, on=(True,)),
     *_renamed(_FLAG, "etcd sends traces and opens no port", "enable-distributed-tracing", warning=_TRACING, on=(True,)),
     *_renamed(values.text, _TRACED,

@@ -153,6 +153,13 @@ def _is_loopback(url: str) -> bool:
 
 
 @_accepts(type="string")
+def metrics_urls(value: object) -> str | None:
+    """Check `listen-metrics-urls`. Only root may listen at a port below 1024 (ip(7)), and etcd is not root."""
+    low = [port for url in str(value).split(",") if (port := url.rpartition(":")[2]).isdecimal() and int(port) < 1024]
+    return loopback_urls(value) or (f"has the port {low[0]}; etcd may listen only at 1024 or above" if low else None)
+
+
+@_accepts(type="string")
 def gates(value: object) -> str | None:
     """Check feature gates of etcd 3.6, such as `AllAlpha=true,AllBeta=false`."""
     if text(value):

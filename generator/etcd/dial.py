@@ -99,6 +99,18 @@ def source_address(address: str, port: int) -> str:
         return str(sock.getsockname()[0]).partition("%")[0]
 
 
+def has_route(address: str, port: int) -> bool:
+    """Return whether this machine knows a way to `address`. The function sends no packet."""
+    if _tunnel_to(address, port):
+        return True
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((address, port))
+        except OSError:
+            return False
+    return True
+
+
 def reachable(targets: Iterable[Target], timeout: float = TIMEOUT_SECONDS) -> set[Target]:
     """Return the targets that accept or refuse a connection. A target that drops packets is not among them."""
 

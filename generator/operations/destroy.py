@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
 
 from generator.engine import Hosts, Owned
 from generator.errors import BakeError, InputError, UnsignedError
@@ -11,6 +12,7 @@ from generator.operations.baked_cluster import open_cluster
 from generator.progress import Silent
 from generator.store.existing_keys import load_identity
 from generator.store.folder import Store
+from generator.store.operation_lock import operation_lock
 
 
 def destroy(
@@ -21,20 +23,24 @@ def destroy(
     The id in the cluster's folder distinguishes the cluster from other clusters with the same name. `force`: if the
     folder has no id, remove every cluster with the name `store.cluster`. `consent`: a function that receives the list
     of VMs, disks and networks before bake removes them.
+
+    Raise BakeError if another command is changing the cluster.
     """
     cluster_id = (load_identity(store) or "")[:16]
     if not cluster_id and not force:
         raise _unidentified(store, connect)
-    hosts = connect()
-    found = hosts.owned(store.cluster, cluster_id=cluster_id)
-    if not found and not cluster_id:
-        raise _unidentified(store, connect)
-    if not found:
-        return ()
-    consent(found)
-    tags = {each.cluster_id for each in found}
-    removed = hosts.destroy(store.cluster, cluster_id=tags.pop() if len(tags) == 1 else cluster_id)
-    return (*removed, *_unseal_destroyed(store, removed))
+    # Without the cluster's folder, no other command can change the cluster.
+    with operation_lock(store, "bake destroy") if cluster_id else nullcontext():
+        hosts = connect()
+        found = hosts.owned(store.cluster, cluster_id=cluster_id)
+        if not found and not cluster_id:
+            raise _unidentified(store, connect)
+        if not found:
+            return ()
+        consent(found)
+        tags = {each.cluster_id for each in found}
+        removed = hosts.destroy(store.cluster, cluster_id=tags.pop() if len(tags) == 1 else cluster_id)
+        return (*removed, *_unseal_destroyed(store, removed))
 
 
 def _unidentified(store: Store, connect: Callable[[], Hosts]) -> InputError:

@@ -29,6 +29,7 @@ from generator.operations.running import boot_progress
 from generator.operations.seal import seal_everywhere, seal_files
 from generator.operations.status import MemberRole, NodeStatus
 from generator.store.folder import Store
+from generator.store.operation_lock import operation_lock
 
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
 NODES = ("etcd1", "etcd2")
@@ -252,6 +253,12 @@ def test_a_console_is_followed_until_its_vm_stops(engine: FakeEngine, monkeypatc
     assert [line.rpartition("=")[2] for line in text.decode().splitlines()] == ["joining", "voting", "failed"]
 
 
+def test_what_a_console_has_printed_ends_without_the_vm(engine: FakeEngine) -> None:
+    engine.logs["etcd1"] = Console("etcd1", "joining", "voting")
+    text = b"".join(console.printed(engine, "etcd1"))
+    assert [line.rpartition("=")[2] for line in text.decode().splitlines()] == ["joining", "voting"]
+
+
 @pytest.mark.parametrize(
     ("node", "state", "message"),
     [
@@ -263,7 +270,9 @@ def test_a_console_is_followed_until_its_vm_stops(engine: FakeEngine, monkeypatc
 )
 def test_only_a_running_vm_has_a_console(node: str, state: State, message: str, engine: FakeEngine) -> None:
     engine.states["etcd1"] = state
-    for connect in (console.attach, lambda *words: next(console.follow(*words))):
+    for connect in (
+        console.attach, lambda *words: next(console.follow(*words)), lambda *words: next(console.printed(*words)),
+    ):  # fmt: skip
         with pytest.raises(BakeError, match=message):
             connect(engine, node)
 
@@ -301,6 +310,11 @@ def test_only_a_fully_destroyed_cluster_loses_its_seal(
     assert baked.sealed is sealed
     make(baked.plan.spec, baked.store, now=now, report=print)
     assert (baked.store.read("etcd1/bootstrap-permit") is None) is sealed
+
+
+def test_a_cluster_is_not_destroyed_while_a_command_changes_it(baked: Cluster) -> None:
+    with operation_lock(baked.store, "bake apply"), pytest.raises(BakeError, match=r"`bake apply` .* is changing"):
+        destroy(baked.store, pytest.fail, force=True, consent=lambda _: None)
 
 
 def test_a_permit_left_by_a_killed_seal_is_reported_and_removed_by_the_next_seal(baked: Cluster, now: datetime) -> None:

@@ -41,6 +41,7 @@ RULES = [
     ("3.5", "listen-metrics-urls", "https://192.168.20.31:2381", "loopback", None),
     ("3.6", "listen-metrics-urls", "http://127.0.0.1:2381,http://[::]:2381", "loopback", None),
     ("3.5", "listen-metrics-urls", "http://127.0.0.1", "loopback", None),
+    ("3.5", "listen-metrics-urls", "http://127.0.0.1:2381,http://127.0.0.1:22", "has the port 22", None),
     ("3.5", "listen-metrics-urls", "http://127.0.0.1:65536", "loopback", None),
     ("3.5", "listen-metrics-urls", "http://127.0.0.999:2381", "loopback", None),
     ("3.5", "listen-metrics-urls", "http://localhost.example:2381", "loopback", None),
@@ -110,7 +111,7 @@ def test_is_refused(rule: tuple[str, str, object, str, str | None]) -> None:
 
 @pytest.mark.parametrize("version", SERIES)
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:2381", "https://[::1]:2381", "http://localhost:1", "http://127.9.9.9:1,https://[::1]:1"]
+    "url", ["http://127.0.0.1:2381", "https://[::1]:2381", "http://localhost:1024", "http://127.9.9.9:65535,https://[::1]:2381"]
 )
 def test_metrics_can_be_read_on_the_node(version: str, url: str) -> None:
     assert complaints({"listen-metrics-urls": url}, version) == []

@@ -336,7 +336,8 @@ LEADER, VOTER, LEARNER = MemberRole.LEADER, MemberRole.VOTER, MemberRole.LEARNER
         ((LEADER, VOTER, VOTER), ("3 of 3", Mood.OK), ("1 node", Mood.OK)),
         ((LEADER, VOTER, None), ("2 of 3", Mood.FAILED), ("0 nodes", Mood.WARNING)),
         ((LEADER, VOTER, LEARNER), ("2 of 3", Mood.FAILED), ("0 nodes", Mood.WARNING)),
-        ((VOTER, None, None), ("1 of 3", Mood.FAILED), ("0 nodes", Mood.FAILED)),
+        ((VOTER, None, None), ("1 of 3", Mood.FAILED), ("not known", Mood.FAILED)),
+        ((VOTER, VOTER, VOTER), ("3 of 3", Mood.FAILED), ("not known", Mood.FAILED)),
         ((None, None, None), ("not known", Mood.UNKNOWN), ("not known", Mood.UNKNOWN)),
     ],
 )

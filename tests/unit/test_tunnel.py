@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from generator.errors import BakeError
-from generator.etcd.dial import dial, forwarded, reachable, source_address, through
+from generator.etcd.dial import dial, forwarded, has_route, reachable, source_address, through
 from generator.etcd.tunnel import open_tunnel
 from generator.vm.connection import is_remote, ssh_command
 
@@ -88,6 +89,16 @@ def test_the_tunnel_uses_the_ssh_of_the_uri(uri: str, words: list[str] | None) -
     fixed = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
     assert found == (words and [words[0], *fixed, *words[1:]])
     assert is_remote(uri) is ("h1" in uri)
+
+
+def test_a_machine_without_a_network_has_no_route() -> None:
+    script = "from generator.etcd.dial import has_route; print(has_route('10.1.2.3', 1), has_route('2001:db8::1', 1))"
+    done = subprocess.run(
+        ["unshare", "--net", "--map-root-user", sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2], text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "False False\n"
+    assert has_route("127.0.0.1", 1)
 
 
 def test_the_default_uri_counts(monkeypatch: pytest.MonkeyPatch) -> None:

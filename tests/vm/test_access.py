@@ -46,8 +46,9 @@ def ssh(folder: Path, secret: Path) -> subprocess.CompletedProcess[str]:
         "ConnectTimeout=30",
     ]
     words = [word for option in options for word in ("-o", option)]
+    question = "id -u; systemctl --failed --no-legend '*.service'"
     return subprocess.run(
-        ["ssh", "-F", "none", *words, "-i", secret, f"root@{address(folder)}", "id -u; systemctl --failed --no-legend"],
+        ["ssh", "-F", "none", *words, "-i", secret, f"root@{address(folder)}", question],
         text=True, capture_output=True, check=False,
     )  # fmt: skip
 

@@ -115,7 +115,7 @@ def test_a_third_vm_comes_and_goes_beside_two_running_ones(world: World) -> None
     assert seen["etcd3"].disk_size == 2 << 30
 
     volumes = world.volumes("etcd3")
-    assert len(volumes) == 4, "disk, data disk, seed and console log"
+    assert len(volumes) == 5, "disk, data disk, seed, console log and journal"
     assert world.engine(2).remove("etcd3") == ("small-etcd3", *volumes)
     assert world.volumes("etcd3") == []
     assert world.engine(2).remove("etcd3") == ()
@@ -146,7 +146,7 @@ def test_one_vm_restarts_with_more_memory_and_its_new_seed(world: World) -> None
     (seed,) = world.folder.glob("etcd1.seed-*.iso")
     assert seed.read_bytes() == new
     assert engine.remove_seed("etcd1") is True
-    assert len(world.volumes("etcd1")) == 3, "disk, data disk and console log"
+    assert len(world.volumes("etcd1")) == 4, "disk, data disk, console log and journal"
     assert world.picture("etcd2") == before
 
 

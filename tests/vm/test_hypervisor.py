@@ -158,7 +158,8 @@ def test_three_guests_boot_and_a_second_boot_changes_nothing(world: World, tmp_p
 def test_every_file_of_a_cluster_is_its_owners_alone(world: World) -> None:
     world.boot()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in world.folder.iterdir()}
-    assert len(modes) == 1 + 3 + 3 * 4  # the owner's mark; base, kernel, initrd; disk, data disk, seed, console log
+    # The owner's mark; base, kernel, initrd; disk, data disk, seed, console log, journal.
+    assert len(modes) == 1 + 3 + 3 * 5
     assert set(modes.values()) == {0o600}
 
 

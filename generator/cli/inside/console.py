@@ -16,20 +16,23 @@ from generator.cli.root import bake
 
 @bake.command()
 @click.argument("node", shell_complete=suggest_node)
+@click.option("-f", "--follow", is_flag=True, help="Without a terminal: go on until the VM stops, or until Ctrl-C.")
 @cluster_options
-def console(node: str, **options: Any) -> None:
+def console(node: str, follow: bool, **options: Any) -> None:
     """Connect to a node's serial console. Ctrl-] disconnects. Without a terminal, print the console's log.
 
     \b
     Examples:
       bake console etcd1
+      bake console etcd1 | tail
+      bake console etcd1 --follow > console.log
     """
     from generator.operations.inside import console as consoles
 
     engine = engines.make_engine(options, reporter(options), open_cluster(options))
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if sys.stdin.isatty() and sys.stdout.isatty() and not follow:
         consoles.attach(engine, node)
         return
-    for data in consoles.follow(engine, node):
+    for data in (consoles.follow if follow else consoles.printed)(engine, node):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

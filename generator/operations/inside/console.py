@@ -17,6 +17,14 @@ def attach(engine: Engine, node: str) -> None:
     engine.attach(node)
 
 
+def printed(engine: Engine, node: str) -> Iterator[bytes]:
+    """Yield what the console has printed until now."""
+    _running(engine, node)
+    log = engine.console_logs(node)[node]
+    while data := log.read():
+        yield data
+
+
 def follow(engine: Engine, node: str) -> Iterator[bytes]:
     """Yield the console's output from the start of the log until the VM stops."""
     _running(engine, node)

@@ -73,6 +73,9 @@ def _members(nodes: Sequence[NodeStatus]) -> Iterator[Tile]:
         title="Voters", figure=f"{alive} of {len(nodes)}", text=f"leader {leader}" if leader else "no leader",
         mood=Mood.OK if alive == len(nodes) and leader else Mood.FAILED,
     )  # fmt: skip
+    if not leader:  # the members that answer may not know the newest voters
+        yield Tile(title="May fail", figure=_UNKNOWN, text="no leader", mood=Mood.FAILED)
+        return
     quorum = len(all_voters) // 2 + 1
     spare = alive - quorum
     figure = f"{max(spare, 0)} node{'' if spare == 1 else 's'}"
@@ -100,7 +103,9 @@ def _checks(found: Verification | None) -> Tile:
         return Tile(title="Checks", figure=_UNKNOWN, text="bake verify did not run", mood=Mood.UNKNOWN)
     passed = sum(check.result in (Result.OK, Result.WARNING) for check in found.checks)
     mood = Mood.OK if found.healthy else Mood.FAILED
-    text = "passed" if found.healthy else f"not ok: {(*found.failed, *found.skipped)[0].name}"
+    missed = [check.name for check in (*found.failed, *found.skipped)]
+    others = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
+    text = "passed" if found.healthy else f"not ok: {missed[0]}{others}"
     return Tile(title="Checks", figure=f"{passed} of {len(found.checks)}", text=text, mood=mood)
 
 
