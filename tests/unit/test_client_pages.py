@@ -15,7 +15,13 @@ import pytest
 
 PAGES = Path(__file__).parents[2] / "docs/how-to"
 _YAML = re.compile(r"^( *)```yaml\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
-_TRANSCRIPT = re.compile(r"^```\n\$ bake (client [^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_TRANSCRIPT = re.compile(r"^( *)```\n\1\$ bake (client [^\n]*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+
+
+def dedent(indent: str, text: str) -> str:
+    """Return a code block without its indentation in a list's item. A line that is not empty must have it."""
+    assert [line for line in text.splitlines() if line and not line.startswith(indent)] == []
+    return re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
 
 
 def lines(text: str) -> list[str]:
@@ -28,11 +34,11 @@ def test_a_page_shows_what_bake_prints(bake: Callable[..., Any], page: str) -> N
     text = (PAGES / f"{page}.md").read_text()
     stated = _YAML.search(text)
     assert stated
-    Path("cluster.yaml").write_text(re.sub(f"^{stated[1]}", "", stated[2], flags=re.MULTILINE))
+    Path("cluster.yaml").write_text(dedent(stated[1], stated[2]))
     assert bake("--config", "cluster.yaml").code == 0
     transcripts = _TRANSCRIPT.findall(text)
     assert transcripts
-    for command, expected in transcripts:
+    for indent, command, expected in transcripts:
         result = bake(*shlex.split(command))
         printed = (result.out + result.err).replace(str(Path.cwd()), "/home/ana")
-        assert lines(printed) == lines(expected)
+        assert lines(printed) == lines(dedent(indent, expected))
