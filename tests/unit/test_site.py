@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -118,6 +119,32 @@ def test_markdown_is_read_as_on_code_hosts(site: Path) -> None:
         assert "```" not in path.read_text().partition("<article")[2].partition("</article>")[0], path
 
 
+def stated_items(markdown: str) -> list[int]:
+    """Return the numbers of a page's numbered lists. A number that neither is 1 nor follows the last one is prose."""
+    found: list[int] = []
+    text = re.sub(r"^( *)```.*?^\1```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    for number in map(int, re.findall(r"^(\d+)\. ", text, re.MULTILINE)):
+        if number == 1 or (found and number == found[-1] + 1):
+            found.append(number)
+    return found
+
+
+def test_a_numbered_list_stays_one_list(site: Path) -> None:
+    """Code without indentation would end a list, and an item directly after the text of another would be text."""
+    wrong, total = [], 0
+    for path in DOCS.rglob("*.md"):
+        name = path.relative_to(ROOT).with_suffix("")
+        page = (site / (name.parent if name.name == "README" else name) / "index.html").read_text()
+        article = page.partition("<article")[2].partition("</article>")[0]
+        lists = re.findall(r"<ol>.*?</ol>", re.sub(r"<ul>.*?</ul>", "", article, flags=re.DOTALL), re.DOTALL)
+        made = [number for found in lists for number in range(1, found.count("<li>") + 1)]
+        total += len(made)
+        if made != (stated := stated_items(path.read_text())):
+            wrong.append((str(name), made, stated))
+    assert wrong == []
+    assert total > 100
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_pages_fit_into_their_window(browser: Browser, address: str, width: int, scheme: str) -> None:
@@ -125,6 +152,16 @@ def test_pages_fit_into_their_window(browser: Browser, address: str, width: int,
         with opened(browser, f"{address}/{place}", width, scheme) as (page, wrong):
             assert page.locator("h1").count() == 1
             assert (place, overflow(page), wrong) == (place, 0, [])
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_code_in_a_table_does_not_break(browser: Browser, address: str, width: int) -> None:
+    broken = "codes => codes.filter(code => code.getClientRects().length > 1).map(code => code.textContent)"
+    for place in ("docs/reference/commands/", "profiles/"):
+        with opened(browser, f"{address}/{place}", width) as (page, _):
+            codes = page.locator("article td code")
+            assert codes.count() > 20
+            assert codes.evaluate_all(broken) == []
 
 
 def test_the_search_finds_a_page(browser: Browser, address: str) -> None:
