@@ -89,7 +89,8 @@ class NetworkSpec:
     )
     first_ip: AnyAddress | None = setting(
         scalar(values.address),
-        "an address inside subnet for the first node, such as 192.168.20.31; the next nodes get the next addresses",
+        "an address inside subnet for the first node; the next nodes get the next addresses; default: the subnet's "
+        "address plus 31, such as 192.168.20.31, or plus 2 in a subnet with at most 64 addresses",
         default=None,
     )
     gateway: AnyAddress | None = setting(
