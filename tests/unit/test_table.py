@@ -105,6 +105,15 @@ def test_a_table_that_fits_is_the_same_on_a_terminal_and_in_a_pipe(width: int | 
     assert list(lines(rows, width)) == ["NODE   WHAT IT IS", "etcd1  a  b", "x"]
 
 
+@pytest.mark.parametrize("width", [None, 18, 80])
+def test_a_column_without_a_name_holds_signs(width: int | None) -> None:
+    rows = [{"": "+", "node": "etcd4", "step": "add"}, {"": "", "node": "etcd1", "step": "update it"}]
+    found = [*lines(rows, width)]
+    assert found[0].split() == ["NODE", "STEP"]
+    assert found[1].split() == ["+", "etcd4", "add"]
+    assert [*lines([{"": "", "node": "etcd1"}], 5)]
+
+
 def test_no_rows_are_no_table() -> None:
     assert list(lines([], 10)) == []
 

@@ -38,10 +38,10 @@ def lines(rows: Rows, width: int | None, *, drop: Sequence[str] = (), below: str
     """
     if not rows:
         return
-    moved = below if below in _columns(rows) and not _fits(rows, width) else ""
-    left_out = {moved, *_dropped(rows, width, drop, below)}
+    moved = [below] if below and below in _columns(rows) and not _fits(rows, width) else []
+    left_out = {*moved, *_dropped(rows, width, drop, below)}
     yield from _table([{key: text for key, text in row.items() if key not in left_out} for row in rows], width, drop)
-    if moved and (found := _grouped(rows, moved)):
+    if moved and (found := _grouped(rows, below)):
         yield ""
         yield from _table(found, width, ())
 
@@ -76,7 +76,7 @@ def _least(rows: Rows, unwrapped: Sequence[str]) -> dict[str, int]:
     found = _natural(rows)
     for key in found:
         if key not in unwrapped:
-            found[key] = max(len(word) for row in rows for word in (*row[key].split(), *key.split()))
+            found[key] = max((len(word) for row in rows for word in (*row[key].split(), *key.split())), default=0)
     return found
 
 
@@ -86,7 +86,7 @@ def _dropped(rows: Rows, width: int | None, drop: Sequence[str], below: str) -> 
         return []
     left_out: list[str] = []
     for name in drop:
-        kept = [{key: text for key, text in row.items() if key not in (below, *left_out)} for row in rows]
+        kept = [{key: text for key, text in row.items() if key not in {below, *left_out} - {""}} for row in rows]
         if width is None or _total(_least(kept, drop).values()) <= width:
             break
         left_out.append(name)

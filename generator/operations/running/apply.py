@@ -55,9 +55,9 @@ class Apply:
     def run(self) -> tuple[Step, ...]:
         """Take every step, and return the steps. Raise BakeError if a step is not safe or does not end in time."""
         taken: list[Step] = []
-        self._refresh_drives()
+        has_new_seeds = self._refresh_drives()  # such as the seed that repairs a node
         self.consoles = Consoles(self.engine, self.cluster, self.progress)
-        while found := self._next(patience=self.wait if taken else _CALM):
+        while found := self._next(patience=self.wait if taken or has_new_seeds else _CALM):
             step, seen = found
             self.progress.line(f"{step.node}: {step.action}{f' ({step.level})' if step.level else ''}: {step.reason}")
             self._started_again.clear()
@@ -69,12 +69,18 @@ class Apply:
         forget_removed(self.cluster, self.progress.line)
         return tuple(taken)
 
-    def _refresh_drives(self) -> None:
-        """Replace outdated ISOs in drives. An interrupted `bake up` can leave an ISO with the bootstrap permit."""
+    def _refresh_drives(self) -> bool:
+        """Replace outdated ISOs in drives, and return whether there was one.
+
+        An interrupted `bake up` can leave an ISO with the bootstrap permit.
+        """
+        found = False
         for name, machine in self.engine.machines().items():
             image = self.cluster.store.read(f"{name}/{SEED_ISO}") if machine.planned and machine.has_seed else None
             if image is not None and hashlib.sha256(image).hexdigest() != machine.seed:
                 self.engine.insert_seed(name)
+                found = True
+        return found
 
     # --- choosing the next step -------------------------------------------------------------------------------
 
