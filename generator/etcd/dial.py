@@ -90,25 +90,23 @@ def source_address(address: str, port: int) -> str:
     """Return the address from which a connection reaches `address`. The function sends no packet."""
     if (tunnel := _tunnel_to(address, port)) and tunnel.source:
         return tunnel.source
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect((address, port))
-        except OSError:
-            return "::1" if family == socket.AF_INET6 else "127.0.0.1"  # without a route, every probe fails anyway
-        return str(sock.getsockname()[0]).partition("%")[0]
+    # Without a route, every probe fails anyway.
+    return _own_address(address, port) or ("::1" if ":" in address else "127.0.0.1")
 
 
 def has_route(address: str, port: int) -> bool:
-    """Return whether this machine knows a way to `address`. The function sends no packet."""
-    if _tunnel_to(address, port):
-        return True
+    """Return whether this machine has a route or a tunnel to `address`. The function sends no packet."""
+    return _tunnel_to(address, port) is not None or _own_address(address, port) is not None
+
+
+def _own_address(address: str, port: int) -> str | None:
+    """Return this machine's address on the route to `address`, or None without a route."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect((address, port))
         except OSError:
-            return False
-    return True
+            return None
+        return str(sock.getsockname()[0]).partition("%")[0]
 
 
 def reachable(targets: Iterable[Target], timeout: float = TIMEOUT_SECONDS) -> set[Target]:
