@@ -36,7 +36,12 @@ class Verification:
 
     @property
     def healthy(self) -> bool:
-        return not self.failed and not self.skipped
+        return not self.missed
+
+    @property
+    def missed(self) -> tuple[Check, ...]:
+        """The failed checks, then the skipped checks."""
+        return (*self.failed, *self.skipped)
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -48,12 +53,16 @@ class Verification:
 
 
 def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
-    """Check the running cluster. Query every node."""
+    """Check the running cluster. Query every node. Report a warning if this machine has no route to the nodes."""
+    plan = cluster.plan
+    if not dial.has_route(str(cluster.first.address), plan.spec.etcd.client_port):
+        text = f"this machine has no route to the nodes' subnet {plan.network.subnet}, so it cannot ask the nodes"
+        report(f"warning: {text}\n  hint: give this machine an address in the subnet, or a route to it")
     files, without_user = (
         client_files(cluster.store.folder, stem) for stem in (str(Role.CLIENT), user_stem(UNAUTHORIZED_CLIENT))
     )
     return verify(
-        cluster.plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report,
+        plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report,
         without_user=without_user,
     )  # fmt: skip
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -515,3 +517,15 @@ def test_json_has_every_check(healthy: Observation, cluster: ClusterPlan) -> Non
     assert data["checks"][0] == {
         "name": "member list", "result": "ok", "detail": "etcd1, etcd2, etcd3", "remedy": None, "nodes": [],
     }  # fmt: skip
+
+
+def test_verify_says_that_this_machine_has_no_route_to_the_nodes(bake: Any, tmp_path: Path) -> None:
+    """The new network namespace has no network."""
+    assert bake("--nodes", 1).code == 0
+    done = subprocess.run(
+        ["unshare", "--net", "--map-root-user", sys.executable, "-m", "generator.cli", "verify"],
+        cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[2])}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "warning: this machine has no route to the nodes' subnet 192.168.20.0/24" in done.stderr
+    assert "  hint: give this machine an address in the subnet, or a route to it" in done.stderr
