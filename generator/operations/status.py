@@ -195,7 +195,7 @@ def status_row(node: NodeStatus, vm: str | None) -> dict[str, str]:
         "state": str(node.role or "unknown") if node.reachable else "unreachable",
         "id": node.member_id or "-",
         "version": node.version or "-",
-        "db": "-" if node.db_size is None else f"{node.db_size / 1024:.0f} KiB",
+        "db": size_text(node.db_size),
         "raft index": "-" if node.raft_index is None else str(node.raft_index),
         "error": node.error or "",
     }
@@ -205,3 +205,14 @@ def status_data(node: NodeStatus, vm: str | None) -> dict[str, Any]:
     """Return a node's object for `-o json`, with null for unknown values. `vm`: see `status_row`."""
     values = asdict(node)
     return {"node": values.pop("name"), "vm": vm, **values}
+
+
+def size_text(size: int | None) -> str:
+    """Return a number of bytes as text, such as `1.5 MiB`, or "-" for None."""
+    if size is None:
+        return "-"
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size >= factor:
+            amount = size / factor
+            return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.1f} {unit}"
+    return f"{size / 1024:.0f} KiB"

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from generator.cli.output.watch import Picture, size_text
+from generator.cli.output.watch import Picture
 from generator.etcd.answers import Alarm, Answer, Status
 from generator.operations.bake import bake as make
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.running.watch import Sample, View, alarms_in, certificate_days, view_of
 from generator.operations.seal import seal_files
-from generator.operations.status import MemberRole
+from generator.operations.status import MemberRole, size_text
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
 from tests import terminal

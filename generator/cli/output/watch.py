@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _REDRAW = 0.25  # seconds
 _CERTIFICATES = 60.0  # seconds after which the certificates are read again, because a rotation may have renewed them
-_SOON = 30  # days
 _UNKNOWN = "-"
 
 
@@ -205,6 +204,9 @@ def _table(rows: Iterable[Row], view: View, days: Mapping[str, tuple[int, str]])
 def _cells(row: Row, view: View, days: Mapping[str, tuple[int, str]]) -> list[Any]:
     from rich.text import Text
 
+    from generator.health.ports import WARN_DAYS
+    from generator.operations.status import size_text
+
     node, left = row.node, days.get(row.node.name, (None, ""))[0]
     state, style = _state(row)
     alarms = [f"alarm {one.kind}" for one in view.alarms if node.member_id == f"{one.member_id:x}"]
@@ -216,7 +218,7 @@ def _cells(row: Row, view: View, days: Mapping[str, tuple[int, str]]) -> list[An
         size_text(node.db_size),
         size_text(node.db_in_use),
         _UNKNOWN if row.lag is None else str(row.lag),
-        Text(_UNKNOWN if left is None else f"{left} d", style="red" if left is not None and left < _SOON else ""),
+        Text(_UNKNOWN if left is None else f"{left} d", style="red" if left is not None and left < WARN_DAYS else ""),
         Text(notes, style="red" if alarms or node.error else "dim"),
     ]
 
@@ -235,14 +237,3 @@ def _reason(row: Row) -> str | None:
     if row.silent is None:
         return row.node.error
     return f"{row.node.error}, for {row.silent:.0f} s"
-
-
-def size_text(size: int | None) -> str:
-    """Return a number of bytes as text, such as `1.5 MiB`."""
-    if size is None:
-        return _UNKNOWN
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if size >= factor:
-            amount = size / factor
-            return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.1f} {unit}"
-    return f"{size / 1024:.0f} KiB"

@@ -14,6 +14,7 @@ from generator.engine import MachineStatus
 from generator.errors import BakeError, UnhealthyError
 from generator.health import Check, Result
 from generator.health.check import Finding, group
+from generator.health.ports import WARN_DAYS
 from generator.operations import audit as auditing
 from generator.operations import certs, verify
 from generator.operations.baked_cluster import Cluster, client_files
@@ -38,7 +39,6 @@ from generator.report.content import (
 )
 
 T = TypeVar("T")
-SOON = 30  # days; a certificate that expires earlier is a warning
 _MOODS = {
     Result.OK: Mood.OK, Result.WARNING: Mood.WARNING, Result.FAILED: Mood.FAILED, Result.SKIPPED: Mood.UNKNOWN,
 }  # fmt: skip
@@ -145,7 +145,7 @@ def refuse_unhealthy(found: Found, hint: str) -> None:
     if not found.answers:
         raise UnhealthyError("no node answers; the report has only what is in the cluster's folder", hint=hint)
     if not found.is_healthy:
-        missed = (*found.verification.failed, *found.verification.skipped) if found.verification else ()
+        missed = found.verification.missed if found.verification else ()
         names = ", ".join(check.name for check in missed) or "the checks could not run"
         raise UnhealthyError(f"the cluster is not healthy: {names}", hint=hint)
 
@@ -174,7 +174,7 @@ def _control_row(check: Check) -> ResultRow:
 def _certificate_row(entry: certs.Entry, outdated: Mapping[str, bool | None]) -> CertificateRow:
     is_outdated = outdated.get(entry.owner) if entry.role == "etcd-server" else None
     served = "" if is_outdated is None else "no" if is_outdated else "yes"
-    mood = Mood.OK if entry.days_left >= SOON else Mood.WARNING if entry.days_left >= 0 else Mood.FAILED
+    mood = Mood.OK if entry.days_left >= WARN_DAYS else Mood.WARNING if entry.days_left >= 0 else Mood.FAILED
     return CertificateRow(
         owner=entry.owner, role=str(entry.role), names=" ".join(entry.facts.names),
         issuer=entry.facts.issuer.replace(",", ", "), not_after=f"{entry.facts.not_after:%Y-%m-%d}",

@@ -12,7 +12,6 @@ from generator.operations.verify import Verification
 from generator.report.content import CertificateRow, Mood, Tile
 
 _UNKNOWN = "not known"
-_NAMED = 3  # checks that the verdict names
 
 
 def verdict(
@@ -27,9 +26,7 @@ def verdict(
     if verification is None:
         return Mood.FAILED, f"{text}; the checks could not run."
     if not verification.healthy:
-        names = [check.name for check in (*verification.failed, *verification.skipped)]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        return Mood.FAILED, f"{text}; not ok: {', '.join(names[:_NAMED])}{more}."
+        return Mood.FAILED, f"{text}; {_not_ok(verification, most=3)}."
     if any(check.result is Result.WARNING for check in verification.checks) or _worst(certificates) is not Mood.OK:
         return Mood.WARNING, f"{text}; no check failed."
     return Mood.OK, f"{text}; all {len(verification.checks)} checks passed."
@@ -103,10 +100,15 @@ def _checks(found: Verification | None) -> Tile:
         return Tile(title="Checks", figure=_UNKNOWN, text="bake verify did not run", mood=Mood.UNKNOWN)
     passed = sum(check.result in (Result.OK, Result.WARNING) for check in found.checks)
     mood = Mood.OK if found.healthy else Mood.FAILED
-    missed = [check.name for check in (*found.failed, *found.skipped)]
-    others = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
-    text = "passed" if found.healthy else f"not ok: {missed[0]}{others}"
+    text = "passed" if found.healthy else _not_ok(found, most=1)
     return Tile(title="Checks", figure=f"{passed} of {len(found.checks)}", text=text, mood=mood)
+
+
+def _not_ok(found: Verification, *, most: int) -> str:
+    """Return a text that names the first checks that did not pass."""
+    names = [check.name for check in found.missed]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"not ok: {', '.join(names[:most])}{more}"
 
 
 def _controls(found: Audit | None) -> Tile:
