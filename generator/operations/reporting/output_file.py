@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from generator.errors import BakeError, InputError
@@ -36,20 +34,8 @@ def check_target(target: Path, mark: str) -> None:
 def write_output(target: Path, text: str, mark: str) -> None:
     """Write a file with mode 0600, or replace it atomically. See `check_target`."""
     check_target(target, mark)
-    unfinished = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        unfinished = Path(name)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-        unfinished = None
-        atomic.sync_names(target.parent)
+        atomic.replace(target, text.encode())
     except OSError as error:
-        text = f"{target}: cannot be written: {error.strerror}; the file has not changed"
-        raise BakeError(text, hint="give another FILE, or free space") from None
-    finally:
-        if unfinished is not None:
-            unfinished.unlink(missing_ok=True)
+        problem = f"{target}: cannot be written: {error.strerror}; the file has not changed"
+        raise BakeError(problem, hint="give another FILE, or free space") from None
