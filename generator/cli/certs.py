@@ -17,7 +17,6 @@ from generator.cli.common import (
     ca_passphrase,
     changing,
     print_json,
-    print_table,
     progress_of,
     refuse_misplaced,
 )
@@ -31,6 +30,7 @@ from generator.cli.options import (
     within_option,
 )
 from generator.cli.output.certificate_rows import as_data, as_row
+from generator.cli.output.table import print_table
 from generator.cli.reach import open_running
 from generator.cli.root import bake
 

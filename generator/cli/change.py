@@ -17,7 +17,6 @@ from generator.cli.common import (
     confirm,
     load,
     print_json,
-    print_table,
     progress_of,
     reporter,
     show_changes,
@@ -25,6 +24,7 @@ from generator.cli.common import (
 )
 from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import hides, option, spec_options, up_options, yes_option
+from generator.cli.output.table import print_table
 from generator.cli.reach import reach
 from generator.cli.root import bake
 

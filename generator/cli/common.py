@@ -14,7 +14,7 @@ import click
 
 from generator.cli.options import SPEC_FLAGS, parameter
 from generator.cli.output.diagnostics import note_problem, note_warning, set_data
-from generator.cli.output.table import print_table as print_table
+from generator.cli.output.table import print_table
 
 if TYPE_CHECKING:
     from generator.change.spec_changes import Change

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from generator.cli.common import open_cluster, print_json, print_table, reporter
-from generator.cli.options import name_option, option, out_option, output_option, quiet_option
+from generator.cli.common import open_cluster, print_json, reporter
+from generator.cli.options import folder_options, option
+from generator.cli.output.table import print_table
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -33,12 +34,6 @@ _bridge = option("--bridge", default="vmbr0", show_default=True, help="The bridg
 _first_id = option(
     "--first-id", type=int, default=900, show_default=True, help="Id of the first VM; the next VMs get the next ids."
 )
-
-
-def _common(function: Any) -> Any:
-    for decorate in (quiet_option, output_option, out_option, name_option, _into):
-        function = decorate(function)
-    return function
 
 
 @bake.group()
@@ -97,7 +92,8 @@ def _settings(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
 @_pool
 @_libvirt_network
 @_libvirt_bridge
-@_common
+@_into
+@folder_options
 def virt_install(**options: Any) -> None:
     """Write a shell script that creates the VMs with virt-install.
 
@@ -123,7 +119,8 @@ def virt_install(**options: Any) -> None:
 @_iso_storage
 @_bridge
 @_first_id
-@_common
+@_into
+@folder_options
 def proxmox(**options: Any) -> None:
     """Write a shell script that creates the VMs on a host of Proxmox VE with `qm`.
 
@@ -147,7 +144,8 @@ def proxmox(**options: Any) -> None:
 @_pool
 @_libvirt_network
 @_libvirt_bridge
-@_common
+@_into
+@folder_options
 def opentofu_libvirt(**options: Any) -> None:
     """Write a configuration of OpenTofu for libvirt, with the provider dmacvicar/libvirt 0.9.
 
@@ -173,7 +171,8 @@ def opentofu_libvirt(**options: Any) -> None:
 @_iso_storage
 @_bridge
 @_first_id
-@_common
+@_into
+@folder_options
 def opentofu_proxmox(**options: Any) -> None:
     """Write a configuration of OpenTofu for Proxmox VE, with the provider bpg/proxmox.
 
@@ -199,7 +198,8 @@ def opentofu_proxmox(**options: Any) -> None:
 @option("--network", default="", help="The NetworkAttachmentDefinition of the VMs' network.  [required]")
 @option("--namespace", default="default", show_default=True, help="The namespace of all objects.")
 @option("--storage-class", help="The StorageClass of the disks; default: the cluster's default.")
-@_common
+@_into
+@folder_options
 def kubevirt(**options: Any) -> None:
     """Write Kubernetes objects that run the nodes as VMs of KubeVirt.
 
@@ -223,7 +223,8 @@ def kubevirt(**options: Any) -> None:
     help="The engine, whose limit for user-data is checked; with `other`, give --limit.",
 )
 @option("--limit", type=int, help="The largest user-data that the engine accepts, in bytes.")
-@_common
+@_into
+@folder_options
 def cloud(**options: Any) -> None:
     """Write compressed user-data for engines that have no drive for an ISO.
 

@@ -13,12 +13,12 @@ from generator.cli.common import (
     changing,
     confirm,
     print_json,
-    print_table,
     progress_of,
     refuse_misplaced,
 )
 from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import cluster_options, option, yes_option
+from generator.cli.output.table import print_table
 from generator.cli.reach import open_running
 from generator.cli.root import bake
 

@@ -191,4 +191,6 @@ up_options = _stack(
         help="Seconds to wait until all nodes have settled.",
     ),
 )  # fmt: skip
+# For commands that need only the cluster's folder, and for commands that also need its VMs.
+folder_options = _stack(name_option, out_option, output_option, quiet_option)
 cluster_options = _stack(name_option, out_option, connect_option, output_option, quiet_option)

@@ -23,6 +23,7 @@ from generator.cli.common import (
     show_verification,
 )
 from generator.cli.options import (
+    folder_options,
     name_option,
     option,
     out_option,
@@ -131,10 +132,7 @@ def _agree_to_lose(loss: Loss, source: Source, cluster: Cluster, options: Mappin
 @bake.command()
 @click.argument("file", type=_file)
 @backup_passphrase_option
-@name_option
-@out_option
-@output_option
-@quiet_option
+@folder_options
 def backup(file: Path, passphrase_file: Path | None, **options: Any) -> None:
     """Save the cluster's folder in FILE, encrypted with a passphrase.
 

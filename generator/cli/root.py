@@ -20,7 +20,6 @@ from generator.cli.common import (
     image_cache,
     load,
     print_json,
-    print_table,
     progress_of,
     refuse_misplaced,
     reporter,
@@ -28,6 +27,7 @@ from generator.cli.common import (
 )
 from generator.cli.options import option, refresh_option, shows_only, spec_options, up_options, yes_option
 from generator.cli.output.grouped_help import Group
+from generator.cli.output.table import print_table
 from generator.layout import SEED_ISO
 from generator.operations.hints import DEFAULT_NAME
 

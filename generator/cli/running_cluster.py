@@ -18,7 +18,6 @@ from generator.cli.common import (
     image_cache,
     open_cluster,
     print_json,
-    print_table,
     progress_of,
     reporter,
     show_names,
@@ -32,6 +31,7 @@ from generator.cli.options import (
     wide_option,
     yes_option,
 )
+from generator.cli.output.table import print_table
 from generator.cli.reach import open_running, reach
 from generator.cli.root import bake
 

@@ -13,13 +13,12 @@ from generator.cli.common import (
     confirm,
     open_cluster,
     print_json,
-    print_table,
     refuse_misplaced,
     reporter,
 )
 from generator.cli.local.suggestions import suggest_client
-from generator.cli.options import name_option, option, out_option, output_option, passphrase_option, quiet_option
-from generator.cli.options import yes_option as yes
+from generator.cli.options import folder_options, option, passphrase_option, yes_option
+from generator.cli.output.table import print_table
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -28,14 +27,8 @@ if TYPE_CHECKING:
 _KINDS = ("kubernetes", "patroni", "prometheus", "generic")
 
 
-def _common(function: Any) -> Any:
-    for decorate in (quiet_option, output_option, out_option, name_option):
-        function = decorate(function)
-    return function
-
-
 @bake.group(invoke_without_command=True)
-@_common
+@folder_options
 @click.pass_context
 def client(ctx: click.Context, /, **options: Any) -> None:
     """List the applications that use the cluster, or give an application its certificate and configuration.
@@ -59,7 +52,7 @@ def client(ctx: click.Context, /, **options: Any) -> None:
 
 
 @client.command("list")
-@_common
+@folder_options
 def list_clients(**options: Any) -> None:
     """List the applications, as `bake client` does.
 
@@ -107,7 +100,7 @@ def _list(options: Mapping[str, Any]) -> None:
 )
 @click.option("--renew", is_flag=True, help="Replace the certificate and the key, although they are valid.")
 @passphrase_option
-@_common
+@folder_options
 def add(client_name: str, kind: str | None, target: str | None, renew: bool, **options: Any) -> None:
     """Give an application a client certificate, and print its configuration.
 
@@ -170,8 +163,8 @@ def _show(done: Added, options: Mapping[str, Any]) -> None:
 
 @client.command()
 @click.argument("client_name", metavar="NAME", shell_complete=suggest_client)
-@yes
-@_common
+@yes_option
+@folder_options
 def remove(client_name: str, **options: Any) -> None:
     """Delete the certificate, the key and the configuration of an application from the cluster's folder.
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from generator.cli.common import open_cluster, print_json, print_table
+from generator.cli.common import open_cluster, print_json
 from generator.cli.local.suggestions import suggest_node, suggest_path
-from generator.cli.options import name_option, out_option, output_option, quiet_option
+from generator.cli.options import folder_options
+from generator.cli.output.table import print_table
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
 @click.argument("node", shell_complete=suggest_node)
 @click.argument("path", required=False, shell_complete=suggest_path)
 @click.option("--private-key", is_flag=True, help="Print PATH even if it has a private key.")
-@name_option
-@out_option
-@output_option
-@quiet_option
+@folder_options
 def show(node: str, path: str | None, private_key: bool, **options: Any) -> None:
     """Print a file of a baked node as it will be on the node. Without PATH, list the node's files.
 

@@ -8,16 +8,13 @@ from typing import Any
 import click
 
 from generator.cli.common import open_cluster, print_json, reporter
-from generator.cli.options import name_option, out_option, output_option, quiet_option
+from generator.cli.options import folder_options
 from generator.cli.root import bake
 
 
 @bake.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@name_option
-@out_option
-@output_option
-@quiet_option
+@folder_options
 def timeline(file: Path | None, **options: Any) -> None:
     """Draw the last boot of each node as an SVG chart: the phases, and how long each took.
 
