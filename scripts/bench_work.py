@@ -21,7 +21,7 @@ def fleet(nodes: int, out: Path) -> None:
     """Plan nodes, issue certificates and write seeds like `bake`, but for more than seven nodes."""
     from generator.config.pki import PeerCaSpec, PkiSpec
     from generator.config.spec import ClusterSpec, NetworkSpec
-    from generator.operations.bake import node_files, operator_files
+    from generator.operations.cluster_files import node_files, operator_files
     from generator.pki import Role, create_authority, issue_client, issue_nodes
     from generator.pki.ca_phases import Authorities, kept_authority
     from generator.plan import plan_cluster

@@ -36,7 +36,7 @@ from generator.cli.root import bake
 
 if TYPE_CHECKING:
     from generator.change.spec_changes import Change
-    from generator.operations.certs import Delivery
+    from generator.operations.running.delivery import Delivery
 
 
 @bake.group(invoke_without_command=True)
@@ -72,11 +72,12 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     from generator.errors import UnhealthyError
     from generator.operations import certs
     from generator.operations.hints import command
+    from generator.operations.running import delivery
     from generator.store.cas import load_phase
 
     cluster = open_running(options)
     entries, phase = certs.entries(cluster, now=datetime.now(UTC)), load_phase(cluster.store)
-    outdated = certs.outdated(cluster)
+    outdated = delivery.outdated(cluster)
     if options["output"] == "json":
         print_json(certificates=[as_data(entry) for entry in entries], outdated=outdated, ca_change=phase)
     elif not options["quiet"]:
@@ -237,13 +238,13 @@ def _chosen(wanted: Iterable[str], planned: list[str], what: str = "NODE", other
 
 def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, Any], **more: Any) -> None:
     from generator.errors import UnhealthyError
-    from generator.operations import certs
+    from generator.operations.running import delivery
 
-    found = certs.Delivery()
+    found = delivery.Delivery()
     with progress_of((), options) as progress:
         if names:
             engine = engines.engine_if_possible(options, progress.line, cluster, remedy="certs deliver")
-            found = certs.deliver(cluster, engine, names, seconds=wait, report=progress.line)
+            found = delivery.deliver(cluster, engine, names, seconds=wait, report=progress.line)
     _show(found, cluster, options, **more)
     if found.after_restart:
         text = f"{', '.join(found.after_restart)}: the configuration changes in the new seed apply at the next restart"

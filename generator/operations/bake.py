@@ -5,28 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NoReturn
 
 from generator import RELEASED, pki
 from generator.artifact import Artifact
-from generator.config import yaml12
-from generator.config.fields import plain
 from generator.config.spec import ClusterSpec
 from generator.config.user_input import UserInput, parse_input
 from generator.errors import InputError, Problem, StaleError
-from generator.layout import IDENTITY, INPUT, OPERATOR, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
-from generator.operations.etcdctl_env import etcdctl_env
+from generator.layout import IDENTITY, INPUT, OPERATOR, SPEC
+from generator.operations.cluster_files import kept_snapshot, load_seal, node_files, operator_files
 from generator.operations.hints import command
 from generator.operations.reporting.last_bake import note_bake
 from generator.pki.ca_phases import Authorities, Authority, kept_authority
-from generator.plan import ClusterPlan, NodePlan, plan_cluster
+from generator.plan import ClusterPlan, plan_cluster
 from generator.progress import Report
-from generator.seed import guest_files, iso
 from generator.seed.etcd_archive import read_archive
 from generator.seed.guest_files import Trust
 from generator.store import manifest
@@ -102,6 +99,8 @@ def bake(
         store.check()
         if agreed and store.digest() != agreed.digest:
             raise StaleError(f"another command has changed {store.folder}", hint="run the same command again")
+        if agreed is None:
+            _refuse_edited(store)
         user_input = (agreed.user_input.file,) if agreed else _kept_input(store, spec)
         found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
         if found.newest_start and found.newest_start > now:
@@ -124,7 +123,7 @@ def bake(
         ):
             expiry: manifest.Expiry = {}
             files = _all_files(
-                plan, found, extras, seal, () if seal else snapshot or _kept_snapshot(store),
+                plan, found, extras, seal, () if seal else snapshot or kept_snapshot(store),
                 now=now, passphrase=passphrase, new_key=new_key, expiry=expiry,
             )  # fmt: skip
             for artifact in recorded(store, plan, chain(signed.files, user_input, kept_clients(store), files)):
@@ -141,15 +140,15 @@ def bake(
 
 def _refuse_edited(store: Store) -> None:
     """Raise InputError if the stored spec or the stored user input was edited."""
+    files = store.manifest()
     for path in (SPEC, INPUT):
-        raw, listed = store.read(path), store.manifest().get(str(path))
+        raw, listed = store.read(path), files.get(str(path))
         if listed and raw is not None and hashlib.sha256(raw).hexdigest() != listed.get("sha256"):
             hint = "undo your edit; to change the cluster, run bake with flags or with --config FILE"
             raise InputError.one(str(store.folder / path), "was changed after bake wrote it", hint)
 
 
 def _kept_input(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
-    _refuse_edited(store)
     raw = store.read(INPUT)
     if raw is None or str(INPUT) not in store.manifest():
         return ()
@@ -204,17 +203,9 @@ def _all_files(
         yield from node_files(plan, node, trust, credentials, extras, sealed=bool(seal), snapshot=snapshot)
 
 
-def _kept_snapshot(store: Store) -> tuple[Artifact, ...]:
-    """Return the snapshot that the first node of a cluster that has not started yet shall restore."""
-    names = (iso.SEED_SNAPSHOT, iso.SEED_SNAPSHOT_RECORD)
-    paths = [path for path in map(PurePosixPath, store.manifest()) if PurePosixPath(path.name) in names]
-    found = {path.name: data for path in paths if (data := store.read(path)) is not None}
-    return tuple(Artifact(name, found[str(name)], mode=0o600, secret=True) for name in names if str(name) in found)
-
-
 def _limited_by_ca(plan: ClusterPlan, store: Store, days: int) -> str:
-    text = f"the CA expires in {days} days, so new certificates are valid for {days} days instead of "
-    text += f"{plan.spec.pki.leaf_days} days"
+    limited = f"new certificates are valid for {days} days instead of {plan.spec.pki.leaf_days} days"
+    text = f"the CA expires in {days} days, so {limited}"
     return f"warning: {text}\n  hint: to give a running cluster a new CA, run {command(store, 'certs rotate --ca')}"
 
 
@@ -251,8 +242,10 @@ def _check_certificates(store: Store, plan: ClusterPlan, now: datetime, passphra
 
 def check_clock(now: datetime) -> None:
     """Raise InputError if this machine's clock is wrong, because nodes would refuse the certificates."""
-    rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake" if now < RELEASED else ""
-    if now.year > 9899:  # a CA that is valid for 100 years would expire after the year 9999
+    rule = None
+    if now < RELEASED:
+        rule = f"before {RELEASED:%Y-%m-%d}, the release date of this bake"
+    elif now.year > 9899:  # a CA that is valid for 100 years would expire after the year 9999
         rule = "after 9899"
     if rule:
         raise InputError.one("this machine's clock", f"{now:%Y-%m-%d} is {rule}", "set the clock")
@@ -263,38 +256,3 @@ def _not_valid_yet(begins: datetime, now: datetime) -> str:
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
     certificate = f"a certificate in the folder is valid only from {begins:%Y-%m-%d %H:%M}, so bake replaces it"
     return f"{clock}, but {certificate}. If the clock is wrong, the new certificates expire too early"
-
-
-def node_files(
-    plan: ClusterPlan,
-    node: NodePlan,
-    trust: Trust,
-    credentials: pki.NodePki,
-    extras: tuple[Artifact, ...],
-    *,
-    sealed: bool,
-    snapshot: tuple[Artifact, ...] = (),
-) -> Iterator[Artifact]:
-    """Yield a node's seed files and ISO. Until the cluster is sealed, the first node gets the permit and a snapshot."""
-    files = iso.seed_files(plan, node, guest_files.guest_files(plan, node, trust, credentials))
-    if node.bootstrap and not sealed:
-        files += (Artifact(iso.SEED_PERMIT, f"{trust.permit}\n".encode(), mode=0o600, secret=True), *snapshot)
-    for file in (*files, iso.pack((*files, *extras))):
-        yield Artifact(node.name / file.path, file.data, file.mode, file.secret)
-
-
-def operator_files(plan: ClusterPlan, trust: Trust, clients: Mapping[str, pki.Credential]) -> Iterator[Artifact]:
-    """Yield the operator's files: certificates, spec, etcdctl.env, cluster id, and a copy of the bootstrap permit."""
-    for stem, client in clients.items():
-        yield Artifact(pem_path(stem), client.cert_pem)
-        yield Artifact(key_path(stem), client.key_pem, mode=0o600, secret=True)
-    yield Artifact(IDENTITY, f"{trust.identity}\n".encode())
-    yield Artifact(PERMIT_COPY, f"{trust.permit}\n".encode(), mode=0o600, secret=True)
-    yield Artifact(SPEC, yaml12.dump(plain(plan.spec)).encode())
-    yield Artifact(PurePosixPath("etcdctl.env"), etcdctl_env(plan))
-
-
-def load_seal(store: Store) -> tuple[Artifact, ...]:
-    """Return the file `sealed`, which marks a cluster as sealed, or an empty tuple if the cluster is not sealed."""
-    content = store.read(SEALED)
-    return () if content is None else (Artifact(SEALED, content),)

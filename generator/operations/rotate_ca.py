@@ -21,8 +21,8 @@ from generator.etcd.tls_probe import probe, unverified_context
 from generator.layout import key_path, pem_path
 from generator.operations.bake import Announce, bake
 from generator.operations.baked_cluster import Cluster, open_cluster, unchanged, without_ca_files
-from generator.operations.certs import Delivery, Goal, deliver, serves_its_own
 from generator.operations.hints import command
+from generator.operations.running.delivery import Delivery, Goal, deliver, serves_its_own
 from generator.operations.running.leaving import step_down
 from generator.operations.running.observing import observe
 from generator.pki import Credential, ExternalCa, Issuer, Role, digests

@@ -18,8 +18,8 @@ from generator.engine import Engine
 from generator.errors import BakeError, InputError
 from generator.layout import SEALED, SEED_ISO, SPEC
 from generator.operations import status
-from generator.operations.bake import load_seal
 from generator.operations.baked_cluster import Cluster, client_files
+from generator.operations.cluster_files import load_seal
 from generator.operations.hints import command
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report

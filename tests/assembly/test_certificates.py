@@ -30,9 +30,10 @@ from generator.config.spec import ClusterSpec, EtcdSpec
 from generator.etcd.answers import Reply
 from generator.etcd.tls_hello import served_certificate
 from generator.etcd.tls_probe import ClientFiles, operator_context, probe, unverified_context
-from generator.operations import certs, rotate_ca
+from generator.operations import rotate_ca
 from generator.operations.bake import bake
 from generator.operations.baked_cluster import Cluster, open_cluster
+from generator.operations.running import delivery
 from generator.pki import Credential, Role
 from generator.plan import plan_cluster
 from generator.seed.iso import written_files
@@ -339,20 +340,20 @@ def test_an_application_that_follows_a_new_ca_is_served_in_every_phase(
     old = shutil.copytree(store.folder / "pki", tmp_path / "old")
     application = shutil.copytree(old, tmp_path / "application")
     etcd = Lone(bin_dir, tmp_path, cluster, "--tls-max-version", newest)
-    monkeypatch.setattr(certs, "served_certificate", lambda *_: served_certificate(HOST, etcd.port))
+    monkeypatch.setattr(delivery, "served_certificate", lambda *_: served_certificate(HOST, etcd.port))
     monkeypatch.setattr(rotate_ca, "probe", lambda *words: probe(HOST, etcd.port, words[2]))
     rotate = partial(rotate_ca.rotate_authorities, cluster, None, {}, passphrase=None, seconds=1, report=print)
     tasks = {"trust": ["etcd-ca.pem"], "reissue": ["etcd-client.pem", "etcd-client.key"], "drop": ["etcd-ca.pem"]}
     try:
         for phase, names in tasks.items():
-            assert rotate(now=datetime.now(UTC), all_phases=False) == (phase, certs.Delivery(by_hand=("etcd1",)))
+            assert rotate(now=datetime.now(UTC), all_phases=False) == (phase, delivery.Delivery(by_hand=("etcd1",)))
             etcd.take_seed()
             assert etcd.serves(application), f"after {phase}, an unchanged application is refused"
             assert etcd.serves(old) == (phase == "trust"), "only the phase trust must accept a client of the old CA"
             for name in names:
                 shutil.copy(store.folder / "pki" / name, application)
             assert etcd.serves(application), f"after {phase}"
-        assert rotate(now=datetime.now(UTC), all_phases=False) == (None, certs.Delivery(done=("etcd1",)))
+        assert rotate(now=datetime.now(UTC), all_phases=False) == (None, delivery.Delivery(done=("etcd1",)))
         shutil.copy(application / "etcd-ca.pem", old)
         assert not etcd.serves(old), "its client certificate is the old CA's"
     finally:

@@ -20,9 +20,9 @@ from generator.errors import BakeError, StaleError, UnhealthyError, WaitTimeoutE
 from generator.level import Level
 from generator.operations.bake import bake
 from generator.operations.baked_cluster import Cluster, open_cluster
-from generator.operations.certs import WAITS
 from generator.operations.running import apply
 from generator.operations.running.apply import Apply
+from generator.operations.running.delivery import WAITS
 from generator.progress import Silent
 from generator.store.folder import Store
 from generator.store.seed_history import load_history

@@ -22,7 +22,9 @@ from generator.errors import BakeError, InputError, UnhealthyError, WaitTimeoutE
 from generator.operations import certs
 from generator.operations.bake import bake
 from generator.operations.baked_cluster import Cluster, open_cluster
-from generator.operations.certs import Delivery, deliver, entries, outdated
+from generator.operations.certs import entries
+from generator.operations.running import delivery
+from generator.operations.running.delivery import WAITS, Delivery, deliver, outdated
 from generator.store.existing_keys import required_pems
 from generator.store.folder import Store
 
@@ -72,8 +74,8 @@ class Rack:
         self.consoles: dict[str, bytes] = {}
         self.drives: dict[str, bool] = {}
         self.said: list[str] = []
-        monkeypatch.setattr(certs, "served_certificate", lambda address, _: self.served.get(address))
-        monkeypatch.setattr(certs, "_PAUSE", 0.01)
+        monkeypatch.setattr(delivery, "served_certificate", lambda address, _: self.served.get(address))
+        monkeypatch.setattr(delivery, "_PAUSE", 0.01)
 
     def serve(self, cluster: Cluster) -> None:
         """Let every node serve the certificate in the folder."""
@@ -219,7 +221,7 @@ def test_a_record_about_an_earlier_seed_does_not_count(made: Bake, rack: Rack) -
 
 def test_apply_seed_prints_the_record_that_the_delivery_expects() -> None:
     hook = Path(certs.__file__).parents[1] / "seed/guest/usr/libexec/bake/apply-seed"
-    assert f'say("waiting", "{certs.WAITS}")' in hook.read_text()
+    assert f'say("waiting", "{WAITS}")' in hook.read_text()
 
 
 def test_a_node_that_does_not_answer_keeps_its_seed(made: Bake, rack: Rack) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from generator.config.load import load, profile_names
 from generator.layout import SEED_ISO
-from generator.operations import bake
+from generator.operations import cluster_files
 from generator.pki import NODE_ROLES
 from generator.plan import plan_cluster
 from generator.seed.guest_files import Trust
@@ -51,11 +51,11 @@ def baked(profile: str) -> Iterator[tuple[Path, str]]:
     paper, credentials = Paper(), dict.fromkeys(NODE_ROLES, Paper())
     peer_ca = paper.cert_pem if plan.spec.pki.peer_ca.separate else None
     trust = Trust(identity="0" * 32, permit="0" * 64, ca_pem=paper.cert_pem, peer_ca_pem=peer_ca)
-    for file in bake.operator_files(plan, trust, {"etcd-client": paper}):  # type: ignore[dict-item]
+    for file in cluster_files.operator_files(plan, trust, {"etcd-client": paper}):  # type: ignore[dict-item]
         if file.path.parent.name != "pki":
             yield Path(file.path), file.data.decode()
     for node in plan.nodes[:2]:  # the first node, and a node that joins
-        for file in bake.node_files(plan, node, trust, credentials, (), sealed=False):  # type: ignore[arg-type]
+        for file in cluster_files.node_files(plan, node, trust, credentials, (), sealed=False):  # type: ignore[arg-type]
             if file.path.name != SEED_ISO.name:
                 yield Path(file.path), file.data.decode()
 

@@ -24,8 +24,9 @@ from generator.etcd.answers import Reply
 from generator.operations import certs, rotate_ca
 from generator.operations.bake import bake
 from generator.operations.baked_cluster import Cluster, open_cluster, unchanged
-from generator.operations.certs import Delivery
 from generator.operations.rotate_ca import rotate_authorities
+from generator.operations.running import delivery
+from generator.operations.running.delivery import Delivery
 from generator.pki import Role, digests
 from generator.pki.ca_phases import Authority, Phase, kept_authority
 from generator.seed import iso
@@ -73,8 +74,8 @@ class Rack:
         self.inserted: list[str] = []
         for name, node in self.nodes.items():
             node.apply(cluster, name)
-        monkeypatch.setattr(certs, "served_certificate", self.served)
-        monkeypatch.setattr(certs, "_PAUSE", 0.01)
+        monkeypatch.setattr(delivery, "served_certificate", self.served)
+        monkeypatch.setattr(delivery, "_PAUSE", 0.01)
         monkeypatch.setattr(rotate_ca, "unverified_context", lambda pair: pair[0])
         monkeypatch.setattr(rotate_ca, "probe", self.probe)
 
@@ -377,7 +378,7 @@ def test_a_rotation_that_another_command_begins_stops_other_commands(
     """The rotation begins after the other command has read the folder and before it locks the folder."""
     monkeypatch.setattr(engines, "make_engine", lambda *_, **__: rack)
     monkeypatch.setattr(certs, "refuse_during_rotation", lambda cluster: begin_next_phase(cluster, now))
-    monkeypatch.setattr(certs, "served_certificate", lambda *_: None)
+    monkeypatch.setattr(delivery, "served_certificate", lambda *_: None)
     with pytest.raises(BakeError, match=r"another command .*: the phase was `none` and is now `trust`"):
         call(cluster, *words)
     assert rack.inserted == []
@@ -398,7 +399,7 @@ def test_changes_by_another_command_are_not_overwritten(
         rotate(cluster, rack, now) if ca else renew()
     assert (cluster.store.folder / "manifest.json").read_bytes() == before
     with pytest.raises(BakeError, match="another command has just changed this cluster"):
-        certs.deliver(cluster, rack, NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
+        delivery.deliver(cluster, rack, NODES, seconds=0.1, report=print)  # type: ignore[arg-type]
 
 
 # --- the command line ---------------------------------------------------------------------------------------

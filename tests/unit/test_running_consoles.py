@@ -10,8 +10,8 @@ import pytest
 from generator.console_records import STARTED
 from generator.errors import BakeError
 from generator.operations.baked_cluster import Cluster
-from generator.operations.certs import WAITS
 from generator.operations.running.consoles import Consoles, settled_seeds
+from generator.operations.running.delivery import WAITS
 from generator.plan import ClusterPlan
 from generator.progress import Silent
 from generator.report.timeline import make_timeline, parse_records

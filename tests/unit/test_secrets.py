@@ -18,6 +18,7 @@ from generator.config.load import load
 from generator.config.spec import ClusterSpec
 from generator.errors import BakeError
 from generator.operations import bake as work
+from generator.operations import cluster_files
 from generator.pki import Role
 from generator.plan import ClusterPlan, plan_cluster
 from generator.seed.guest_files import Trust
@@ -124,9 +125,9 @@ def test_no_repr_has_a_key(tmp_path: Path, plan: Callable[..., ClusterPlan], now
     assert found.client is not None
     trust = Trust(identity=found.identity, ca_pem=found.authorities.trusted(Role.CA) or b"")
     clients = {"etcd-client": found.client}
-    files = [*found.authorities.files(), *work.operator_files(baked.plan, trust, clients)]
+    files = [*found.authorities.files(), *cluster_files.operator_files(baked.plan, trust, clients)]
     first = baked.plan.nodes[0], trust, found.nodes[0]
-    made = [*files, *work.node_files(baked.plan, *first, (), sealed=False)]
+    made = [*files, *cluster_files.node_files(baked.plan, *first, (), sealed=False)]
     shown = [repr(each) for each in (baked, found, found.nodes, store, made, store.manifest())]
     assert len(found.nodes) == 2
     assert revealed_keys(store.folder, *shown, *map(str, made)) == set()

@@ -141,7 +141,7 @@ def _listed(
 
 
 def _isos(nodes: Iterable[str], listed: Mapping[str, Artifact], tarball: Artifact | None) -> Iterator[Artifact]:
-    """Yield the ISO of each node, with the same files as `operations.bake.node_files`."""
+    """Yield the ISO of each node, with the same files as `operations.cluster_files.node_files`."""
     for node in nodes:
         parts = [listed.get(f"{node}/{name}") for name in (*SEED_FILES, iso.SEED_PERMIT)]
         seed = [Artifact(PurePosixPath(one.path.name), one.data, one.mode, one.secret) for one in parts if one]

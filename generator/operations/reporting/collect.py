@@ -22,6 +22,7 @@ from generator.operations.maintenance.alarms import ActiveAlarm, list_alarms
 from generator.operations.reporting.last_bake import LastBake, edited_files, load_last_bake
 from generator.operations.reporting.summary import tiles, verdict
 from generator.operations.reporting.timeline import load_timeline
+from generator.operations.running.delivery import outdated
 from generator.operations.status import MemberRole, NodeStatus, Overview, status, status_row
 from generator.plan import ClusterPlan
 from generator.progress import Report
@@ -49,7 +50,7 @@ _SILENT = "No node answers, so bake could not find out."
 class Found:
     """What bake found out about a cluster. A value is None if bake could not find it out.
 
-    `notices`: why. `images`: the versions in an image, by the image's digest. `outdated`: see `certs.outdated`.
+    `notices`: why. `images`: the versions in an image, by the image's digest. `outdated`: see `delivery.outdated`.
     """
 
     overview: Overview
@@ -107,7 +108,7 @@ def query(
     found.verification = attempt("the checks", lambda: verify.verify_cluster(cluster, now=now, report=report))
     found.audit = attempt("the audit", lambda: _audit(cluster, now, report))
     found.alarms = attempt("the alarms", lambda: list_alarms(cluster))
-    found.outdated = attempt("the served certificates", lambda: certs.outdated(cluster)) or {}
+    found.outdated = attempt("the served certificates", lambda: outdated(cluster)) or {}
     if silent := [node.name for node, _ in found.overview.nodes if not node.reachable]:
         notices.append(f"{', '.join(silent)} of {len(plan.nodes)} nodes: etcd does not answer")
     return found

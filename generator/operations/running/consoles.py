@@ -9,9 +9,9 @@ from generator.console_records import Event, Failures, Journal, LineReader
 from generator.engine import Console, Engine
 from generator.errors import BakeError
 from generator.operations.baked_cluster import Cluster
-from generator.operations.certs import WAITS
 from generator.operations.hints import command
 from generator.operations.running.boot_progress import BOOTING, SETTLED
+from generator.operations.running.delivery import WAITS
 from generator.progress import Progress
 
 CLOUD_INIT, VOTING = "cloud-init", "voting"  # phases
