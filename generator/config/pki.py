@@ -39,9 +39,9 @@ class Extensions(StrEnum):
 class NameConstraints(StrEnum):
     """The name constraints of a CA that bake creates (RFC 5280, 4.2.1.10).
 
-    `none`: the CA can issue certificates for every name and address. `names`: only for DNS names in the nodes' domain,
-    and for every address. `all`: only for DNS names in the nodes' domain, and for addresses in the cluster's subnet and
-    loopback addresses.
+    - `none`: no limits.
+    - `names`: DNS names must be in the nodes' domain. Addresses have no limits.
+    - `all`: DNS names must be in the nodes' domain, and addresses in the cluster's subnet or loopback addresses.
     """
 
     NONE = "none"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -230,6 +231,29 @@ def test_an_outdated_seed_in_a_drive_is_exchanged_and_every_drive_is_empty_at_th
     run()
     assert engine.calls == ["insert etcd1"]
     assert engine.drives == {}
+
+
+@pytest.mark.parametrize("repairs", [True, False])
+def test_a_node_that_gets_a_repaired_seed_has_time_to_answer(
+    start: Start, monkeypatch: pytest.MonkeyPatch, repairs: bool
+) -> None:
+    """Without a new seed, nothing can make the node answer, so bake soon gives up."""
+    engine, run = start(1, 1)
+    engine.drives = {"etcd1": "an older seed"} if repairs else {}
+    silent = 10
+
+    def observe(*_: object, **__: object) -> Observed:
+        nonlocal silent
+        silent -= 1
+        time.sleep(0.02)
+        return replace(engine.world.seen(), members=()) if silent > 0 else engine.world.seen()
+
+    monkeypatch.setattr(apply, "observe", observe)
+    if repairs:
+        assert run(wait=60.0) == ()
+    else:
+        with pytest.raises(UnhealthyError, match="no member answers"):
+            run(wait=60.0)
 
 
 def test_stopped_nodes_start_together_although_one_alone_has_no_quorum(start: Start) -> None:

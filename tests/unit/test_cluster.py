@@ -239,6 +239,18 @@ def test_up_reports_vms_that_keep_another_definition_or_image(
     assert kept.lines == said
 
 
+@pytest.mark.parametrize("answers", [[{1}, {1}, {1, 2}], [{1, 2}], [set()]], ids=str)
+def test_up_waits_while_only_a_part_of_the_nodes_answers(
+    baked: Cluster, answers: list[set[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no node answers, waiting does not help: this machine does not reach the network."""
+    left = list(answers)
+    monkeypatch.setattr(up, "reachable", lambda *_, **__: left.pop(0))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    up._wait_for_addresses(baked.plan)
+    assert left == []
+
+
 # --- consoles ----------------------------------------------------------------------------------------------------
 
 

@@ -67,8 +67,9 @@ def test_the_digest_changes_with_every_file_of_the_recipe(tmp_path: Path) -> Non
     (recipe / "files").mkdir(parents=True)
     (recipe / "files" / "a").write_text("1")
     before = base.recipe_digest(recipe, plain=False)
+    # Python writes bytecode when a test imports a file of the recipe.
     (recipe / "tuned/__pycache__").mkdir(parents=True)
-    (recipe / "tuned/__pycache__/cloud_init.cpython-311.pyc").write_bytes(b"bytecode")  # if somebody imports a file
+    (recipe / "tuned/__pycache__/cloud_init.cpython-311.pyc").write_bytes(b"bytecode")
     assert base.recipe_digest(recipe, plain=False) == before
     (recipe / "files" / "a").write_text("2")
     changed = base.recipe_digest(recipe, plain=False)
