@@ -299,3 +299,10 @@ def test_a_timeout_names_the_reason_why_a_node_waits(tmp_path: Path) -> None:
     events, _ = begin(tmp_path, b"", b'bake: node=n1 phase=failing detail="bad flag"\n', timeout=1)
     with pytest.raises(WaitTimeoutError, match=r"n1: failing \(bad flag\)"):
         list(events)
+
+
+def test_a_hint_names_only_consoles_that_printed_something(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert journal.where(["etcd1", "etcd2"]).startswith("the VMs have printed nothing; check that the image has a boot")
+    journal.keep_output("etcd2", b"hello")
+    assert journal.where(["etcd1", "etcd2"]) == f"see the nodes' consoles: {tmp_path}/etcd2/console.log"

@@ -14,6 +14,7 @@ import pytest
 
 from generator.artifact import Artifact
 from generator.errors import BakeError, InputError
+from generator.store import atomic
 from generator.store.folder import Store
 
 Picture = Callable[[Path], dict[str, tuple[object, ...]]]
@@ -285,3 +286,19 @@ def test_a_disk_error_after_the_exchange_reports_the_change(store: Store, monkey
         write(store, artifact("a", "new"))
     assert store.read("a") == b"new"
     assert [path.name for path in store.out.iterdir()] == ["etcd"]
+
+
+def test_a_private_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "report.html"
+    atomic.replace(file, b"old")
+    assert (file.read_bytes(), file.stat().st_mode & 0o777) == (b"old", 0o600)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "fsync", full)
+        atomic.replace(file, b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("report.html", b"old")]
+    atomic.replace(file, b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("report.html", b"new")]

@@ -17,7 +17,7 @@ Rows = Sequence[dict[str, str]]
 _GAP = "  "
 
 
-def print_table(rows: Rows, *, wide: bool = False, drop: Sequence[str] = (), below: str = "") -> None:
+def print_table(rows: Rows, *, wide: bool = False, drop: Sequence[str] = (), below: str | None = None) -> None:
     """Print rows as a table, with the keys of the first row as its columns. Without rows, print nothing.
 
     `wide`: print each row on one line, also on a terminal. `drop`, `below`: see `lines`.
@@ -29,7 +29,7 @@ def print_table(rows: Rows, *, wide: bool = False, drop: Sequence[str] = (), bel
         click.echo(f"left out: {', '.join(left_out)}; to see all columns, add --wide", err=True)
 
 
-def lines(rows: Rows, width: int | None, *, drop: Sequence[str] = (), below: str = "") -> Iterator[str]:
+def lines(rows: Rows, width: int | None, *, drop: Sequence[str] = (), below: str | None = None) -> Iterator[str]:
     """Yield the lines of a table that is not wider than `width` characters; None means without a limit.
 
     If the table is wider, move the column `below` below the table, for the rows that have a value there. Rows with the
@@ -38,10 +38,10 @@ def lines(rows: Rows, width: int | None, *, drop: Sequence[str] = (), below: str
     """
     if not rows:
         return
-    moved = [below] if below and below in _columns(rows) and not _fits(rows, width) else []
-    left_out = {*moved, *_dropped(rows, width, drop, below)}
+    moved = below if below in _columns(rows) and not _fits(rows, width) else None
+    left_out = {moved, *_dropped(rows, width, drop, below)}
     yield from _table([{key: text for key, text in row.items() if key not in left_out} for row in rows], width, drop)
-    if moved and (found := _grouped(rows, below)):
+    if moved and (found := _grouped(rows, moved)):
         yield ""
         yield from _table(found, width, ())
 
@@ -80,13 +80,13 @@ def _least(rows: Rows, unwrapped: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _dropped(rows: Rows, width: int | None, drop: Sequence[str], below: str) -> list[str]:
+def _dropped(rows: Rows, width: int | None, drop: Sequence[str], below: str | None) -> list[str]:
     """Return the columns that must be left out."""
     if not rows or _fits(rows, width):
         return []
     left_out: list[str] = []
     for name in drop:
-        kept = [{key: text for key, text in row.items() if key not in {below, *left_out} - {""}} for row in rows]
+        kept = [{key: text for key, text in row.items() if key not in {below, *left_out}} for row in rows]
         if width is None or _total(_least(kept, drop).values()) <= width:
             break
         left_out.append(name)
