@@ -86,6 +86,7 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
         yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
     yield _script("etcd-join")
     yield _script("etcd-start")
+    yield _script("read-journal")
     yield _script("etcd-failed")
     yield _script("journal-copy")
     yield _unit("journal-copy.service", port=JOURNAL_PORT, fields=JOURNAL_FIELDS)

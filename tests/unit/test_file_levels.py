@@ -43,6 +43,7 @@ EXPECTED: dict[str, tuple[Level, tuple[str, ...]]] = {
     "/usr/libexec/bake/etcd-failed": (LIVE, ()),
     "/etc/systemd/system/journal-copy.service": (LIVE, ()),
     "/usr/libexec/bake/journal-copy": (LIVE, ()),
+    "/usr/libexec/bake/read-journal": (LIVE, ()),
     "/usr/libexec/bake/etcd-auth": (LIVE, ()),
     "/usr/libexec/bake/etcd-firewall": (LIVE, (FIREWALL,)),
     "/usr/libexec/bake/etcd-install": (LIVE, ()),

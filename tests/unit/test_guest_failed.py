@@ -1,4 +1,4 @@
-"""etcd-failed with a fake journalctl: the console gets one line with the reason, and only after a failure."""
+"""etcd-failed with a fake read-journal: the console gets one line with the reason, and only after a failure."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ def failed(tmp_path: Path) -> Callable[..., str]:
 
     def run(*lines: str, result: str = "exit-code") -> str:
         (tmp_path / "lines").write_text("".join(f"{line}\n" for line in lines))
-        journalctl = tmp_path / "journalctl"
-        journalctl.write_text(f'#!/bin/sh\n[ "$1" = --sync ] || cat {tmp_path}/lines\n')
-        journalctl.chmod(0o755)
-        text = (GUEST / "etcd-failed").read_text().replace('"/bin/journalctl"', repr(str(journalctl)))
-        for name in ("node.py", "join_decision.py"):
+        journal = tmp_path / "read-journal"
+        journal.write_text(f'#!/bin/sh\n[ "$1" = --sync ] || cat {tmp_path}/lines\n')
+        journal.chmod(0o755)
+        for name in ("etcd-failed", "node.py", "join_decision.py"):
             (tmp_path / name).write_bytes((GUEST / name).read_bytes())
-        (tmp_path / "etcd-failed").write_text(text)
         environment = {
             "SERVICE_RESULT": result, "EXIT_CODE": "exited", "EXIT_STATUS": "1", "BAKE_NAME": "etcd2",
             "INVOCATION_ID": "0" * 32,

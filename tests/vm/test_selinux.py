@@ -1,8 +1,8 @@
 """A node of the profile classic on an image that enforces Debian's SELinux policy, with packages and firewalld.
 
-The node forms a cluster, reboots and gets new certificates, and the policy denies nothing. The kernel reports denials
-on the console. The tests run commands in the shell on the console (tests/vm/cloud_image). All tests use the same node
-and run in the order of this file.
+The node forms a cluster, reboots, gets new certificates and copies its journal, and the policy denies nothing. The
+kernel reports denials on the console. The tests run commands in the shell on the console (tests/vm/cloud_image). They
+share the node and run in the order of this file.
 """
 
 from __future__ import annotations
@@ -140,6 +140,20 @@ def test_it_comes_back(run: Run, guest: Guest) -> None:
     verified(run)
     check(guest)
     check_firewall(guest)
+
+
+def test_its_journal_can_be_read(run: Run, guest: Guest) -> None:
+    assert "ready to serve client requests" in run("logs", "--unit", "etcd").stdout
+    voting = guest.said().count("phase=voting")
+    guest.ask("systemctl kill --signal=KILL etcd")
+    deadline = time.monotonic() + 300
+    while guest.said().count("phase=voting") == voting:
+        assert time.monotonic() < deadline, guest.said()[-2000:]
+        time.sleep(1)
+    (failing,) = re.findall(r"phase=failing .*", guest.said())
+    assert 'detail="killed KILL: ' in failing
+    assert "no message" not in failing
+    check(guest)
 
 
 def test_it_takes_new_certificates(run: Run, guest: Guest) -> None:
