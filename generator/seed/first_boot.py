@@ -13,7 +13,6 @@ from generator.seed.guest_files import guest_source, key_access_commands
 from generator.seed.guest_paths import DATA_MOUNT, ENV, LIBEXEC, PKI_DIR, ROOT_SHELL, UDEV_RULES, UNITS
 
 HOME = PurePosixPath("/var/lib/etcd")
-_OWN_DATA = f"mkdir -p {HOME} && chown -R etcd: {HOME} && chmod 0700 {HOME}"
 
 
 def boot_commands() -> list[str]:
@@ -27,51 +26,50 @@ def first_boot_commands(plan: ClusterPlan) -> Iterator[str]:
     Each command is safe to run twice. If a command fails, the next commands do not run.
     """
     yield "set -e"
-    # etcd.service starts the copy, too. But if the first boot fails before, the journal says why.
-    yield "systemctl --no-block start journal-copy || true"
+    # etcd.service starts the copy of the journal. If the first boot fails before, the journal says why.
+    yield "trap '[ $? = 0 ] || systemctl --no-block start journal-copy' EXIT"
     if plan.spec.access.root_shell:
         # If a later command fails, a person can look for the reason.
         yield f"systemctl --no-reload enable {ROOT_SHELL} && systemctl --no-block start {ROOT_SHELL} || true"
-    if plan.spec.firewall.kind is not FirewallKind.NONE:
-        if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
-            # etcd-firewall needs a running firewalld. If cloud-init has just installed firewalld, nothing has started
-            # firewalld yet.
-            yield "systemctl enable --now firewalld.service"
-        # Do not start etcd-firewall here, because etcd.service starts etcd-firewall later.
-        yield "systemctl --no-reload enable etcd-firewall"
+    if plan.spec.firewall.kind is FirewallKind.FIREWALLD:
+        # etcd-firewall needs a running firewalld. If cloud-init has just installed firewalld, nothing has started it.
+        yield "systemctl enable --now firewalld.service"
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield f"sh -ac '. {ENV} && {LIBEXEC}/etcd-install'"
     # If etcd comes from a package, the package may have created the user etcd.
     yield f"getent passwd etcd >/dev/null || useradd -r -u {ETCD_UID} -d {HOME} -s /sbin/nologin etcd"
     yield from _key_permissions(plan.spec)
-    labelled = f"/etc/etcd {LIBEXEC} {HOME} {UNITS} {UDEV_RULES}"
-    if plan.mounts_data_disk:
-        yield from _mount_data_disk()
-    elif plan.spec.vm.data_disk:
-        yield _OWN_DATA
-    else:
-        yield f"mkdir -p {HOME} && chown etcd: {HOME} && chmod 0700 {HOME}"
-    # SELinux denies access to files with wrong labels. cloud-init writes files before it installs packages. If a
-    # package extends SELinux's policy, files that cloud-init wrote can have wrong labels.
-    yield f"if command -v restorecon >/dev/null; then restorecon -RF {labelled}; fi"
-    yield "systemctl daemon-reload"
-    yield "systemctl --no-reload enable etcd"
-    yield "systemctl --no-reload enable report-boot"
+    yield from _data_and_units(plan)
+    # Do not start etcd-firewall here, because etcd.service starts etcd-firewall later.
+    firewall = "etcd-firewall " if plan.spec.firewall.kind is not FirewallKind.NONE else ""
+    yield f"systemctl --no-reload enable {firewall}etcd report-boot"
     # A power cut after `first-boot-done` is harmless: at the next boot, systemd starts etcd.service.
     yield f"{LIBEXEC}/first-boot-done"
     # Do not wait until etcd runs: etcd waits for the other nodes, so cloud-init would not finish.
     yield "systemctl start --no-block etcd"
 
 
-def _mount_data_disk() -> Iterator[str]:
-    """Yield commands that mount the data disk. If the mount fails, the first boot fails, and etcd does not start.
+def _data_and_units(plan: ClusterPlan) -> Iterator[str]:
+    """Yield commands that make etcd's data directory and load the units.
 
-    A data disk that comes from an earlier root disk may have files of another user id. `chown -R` follows no links.
+    The mount of a data disk is one of the units. If the mount fails, the first boot fails, and etcd does not start. A
+    data disk that comes from an earlier root disk may have files of another user id. `chown -R` follows no links.
     """
-    # SELinux denies systemd to read units with wrong labels.
-    yield f"if command -v restorecon >/dev/null; then restorecon -RF {LIBEXEC} {UNITS}; fi"
-    yield f"systemctl daemon-reload && systemctl start {DATA_MOUNT}"
-    yield _OWN_DATA
+    # SELinux denies access to files with wrong labels, and denies systemd to read units with wrong labels. cloud-init
+    # writes files before it installs packages. If a package extends SELinux's policy, files that cloud-init wrote can
+    # have wrong labels.
+    units = (_restore_labels(f"/etc/etcd {LIBEXEC} {UNITS} {UDEV_RULES}"), "systemctl daemon-reload")
+    everything = "-R " if plan.spec.vm.data_disk else ""
+    data = f"mkdir -p {HOME} && chown {everything}etcd: {HOME} && chmod 0700 {HOME}"
+    if plan.mounts_data_disk:
+        yield from (*units, f"systemctl start {DATA_MOUNT}", data)
+    else:
+        yield from (data, *units)
+    yield _restore_labels(HOME)
+
+
+def _restore_labels(paths: object) -> str:
+    return f"if command -v restorecon >/dev/null; then restorecon -RF {paths}; fi"
 
 
 def _key_permissions(spec: ClusterSpec) -> Iterator[str]:

@@ -260,12 +260,11 @@ def test_unit_adds_only_what_is_listed(classic: Path) -> None:
 # The commands of the procedure in order, as regular expressions for the lines of user-data.
 STEPS = (
     r"systemctl enable --now firewalld",
-    r"systemctl --no-reload enable etcd-firewall",
     r"useradd .*-u 2380 .*etcd",
     r"setfacl -m u:etcd:r .*etcd-server\.key .*etcd-peer\.key",
     r"chown etcd: /var/lib/etcd",
     r"systemctl daemon-reload",
-    r"systemctl --no-reload enable etcd$",
+    r"systemctl --no-reload enable etcd-firewall etcd report-boot$",
     r"systemctl start --no-block etcd$",
 )
 

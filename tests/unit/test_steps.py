@@ -17,13 +17,12 @@ def test_steps_are_in_the_order_of_the_manual_procedure(plan: Plan) -> None:
     procedure = plan(install=ARCHIVE, pki={"permissions": "acl"}, vm={"dataDisk": 0})
     commands = "\n".join(first_boot_commands(procedure))
     steps = [
-        "etcd-firewall",
         "etcd-install",
         "useradd",
         "setfacl",
         "chown",
         "daemon-reload",
-        "enable etcd\n",
+        "enable etcd-firewall etcd report-boot",
         "start --no-block",
     ]
     assert sorted(steps, key=commands.index) == steps
@@ -45,7 +44,7 @@ def test_etcd_owns_the_keys_before_the_folder_is_opened(plan: Plan) -> None:
 
 def test_every_node_enables_etcd_and_does_not_wait(plan: Plan) -> None:
     commands = list(first_boot_commands(plan()))
-    assert "systemctl --no-reload enable etcd" in commands
+    assert "systemctl --no-reload enable etcd-firewall etcd report-boot" in commands
     assert commands[-1] == "systemctl start --no-block etcd"
 
 

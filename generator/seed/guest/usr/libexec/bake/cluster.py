@@ -74,7 +74,8 @@ class Cluster:
 
         With auth on, another voter cannot promote it: it forwards the request without a user ("user name is empty").
         """
-        self.last_endpoint = self._leader(members) or self.last_endpoint
+        if sum(not each.is_learner for each in members) > 1:
+            self.last_endpoint = self._leader(members) or self.last_endpoint
         self._do("promoted in cluster", "member", "promote", member.id)
 
     def _leader(self, members: list[Member]) -> str | None:
