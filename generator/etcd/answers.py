@@ -107,6 +107,7 @@ class Certificate:
     names: tuple[str, ...]  # the subject alternative names
     not_after: datetime
     sha256: str = ""  # digest of the whole certificate
+    common_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,10 @@ def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
     names = tuple(str(value) for _, value in alternatives)
     seconds = ssl.cert_time_to_seconds(str(found["notAfter"]))
     digest = hashlib.sha256(stream.getpeercert(binary_form=True) or b"").hexdigest()
-    return Certificate(names=names, not_after=datetime.fromtimestamp(seconds, UTC), sha256=digest)
+    subject: Any = found.get("subject", ())
+    common_name = next((str(value) for part in subject for key, value in part if key == "commonName"), "")
+    not_after = datetime.fromtimestamp(seconds, UTC)
+    return Certificate(names=names, not_after=not_after, sha256=digest, common_name=common_name)
 
 
 def _error_text(error: OSError) -> str:

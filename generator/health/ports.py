@@ -8,7 +8,7 @@ from datetime import datetime
 from generator.config.pki import Certificates, PeerName
 from generator.config.placement import sets_peer_check
 from generator.config.spec import FirewallKind
-from generator.etcd.answers import ClientKind, NodeView, Observation, Port, Probe, Reply, is_firewalled
+from generator.etcd.answers import Certificate, ClientKind, NodeView, Observation, Port, Probe, Reply, is_firewalled
 from generator.health.check import Check, Finding, Result, combine
 from generator.plan import ClusterPlan, NodePlan
 
@@ -124,8 +124,11 @@ def _answers_to(view: NodeView, kind: ClientKind) -> list[tuple[Port, Probe]]:
 
 
 def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) -> Check:
-    """Check the issuer, the names and the remaining validity of the nodes' server certificates."""
-    findings, days_left = [], []
+    """Check the issuer, the names and the remaining validity of the nodes' server certificates.
+
+    With auth, a server certificate must not name an etcd user (docs/decisions/0034-the-gateway-needs-a-password.md).
+    """
+    findings, users, days_left = [], [], []
     for view in seen.nodes:
         name = view.node.name
         for port, answer in _answers_to(view, ClientKind.OPERATOR):
@@ -144,11 +147,22 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
                     findings.append(Finding(name, Result.WARNING, f"{port}: {days} days left"))
                 if _lacks_name(plan, view.node, answer.certificate.names):
                     findings.append(Finding(name, Result.FAILED, f"{port}: does not name {view.node.fqdn}"))
+                if port is Port.CLIENT and _names_user(plan, answer.certificate):
+                    text = f"{port}: names the etcd user {answer.certificate.common_name}"
+                    users.append(Finding(name, Result.FAILED, f"{text}; the gateway gives its rights to clients"))
     ok_detail = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
     remedy = "run bake certs rotate; if the CA expires soon, run bake certs rotate --ca"
     if any(finding.result is Result.FAILED for finding in findings):
         remedy = "the node's certificates differ from those in its seed: see /etc/etcd/pki on the node"
+    elif users:
+        remedy = "run bake, then bake apply: the nodes get server certificates that name no user"
+    findings += users
     return combine("server certificates", findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)
+
+
+def _names_user(plan: ClusterPlan, certificate: Certificate) -> bool:
+    """Return whether the common name is a node's etcd user, which has the role root. bake issued such certificates."""
+    return plan.spec.auth.enabled and certificate.common_name in {node.name for node in plan.nodes}
 
 
 def _lacks_name(plan: ClusterPlan, node: NodePlan, names: Iterable[str]) -> bool:

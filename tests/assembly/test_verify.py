@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from generator import pki
+from generator.config.auth import AuthSpec
 from generator.config.pki import Certificates, Extensions, PkiSpec
 from generator.config.spec import ClusterSpec, FirewallKind, FirewallSpec, NetworkSpec
 from generator.etcd import answers, observe
@@ -33,15 +34,16 @@ from tests.assembly.miniature import Miniature, Node
 
 pytestmark = pytest.mark.etcd
 ClusterOf = Callable[..., Miniature]
+NO_AUTH = AuthSpec()
 
 
-def plan_of(cluster: Miniature) -> ClusterPlan:
+def plan_of(cluster: Miniature, auth: AuthSpec = NO_AUTH) -> ClusterPlan:
     first = cluster.nodes[0].plan.address
     subnet = ip_network(f"{first}/24", strict=False)
     network = NetworkSpec(subnet=subnet, first_ip=first)
     firewall = FirewallSpec(kind=FirewallKind.NONE)
     own = cluster.plan.spec.pki
-    plan = plan_cluster(ClusterSpec(nodes=len(cluster.nodes), network=network, firewall=firewall, pki=own))
+    plan = plan_cluster(ClusterSpec(nodes=len(cluster.nodes), network=network, firewall=firewall, pki=own, auth=auth))
     assert [node.plan for node in cluster.nodes] == list(plan.nodes)
     return plan
 
@@ -54,9 +56,9 @@ def files_of(cluster: Miniature) -> ClientFiles:
     )  # fmt: skip
 
 
-def check(cluster: Miniature, files: ClientFiles | None = None) -> Verification:
+def check(cluster: Miniature, files: ClientFiles | None = None, auth: AuthSpec = NO_AUTH) -> Verification:
     return verify(
-        plan_of(cluster), files or files_of(cluster), now=datetime.now(UTC), token=secrets.token_hex(8),
+        plan_of(cluster, auth), files or files_of(cluster), now=datetime.now(UTC), token=secrets.token_hex(8),
         sealed=True, report=print,
     )  # fmt: skip
 
@@ -180,6 +182,14 @@ def test_a_client_port_without_client_certificates_is_caught(one: Callable[..., 
 def test_a_peer_port_without_client_certificates_is_caught(one: Callable[..., Miniature]) -> None:
     cluster = one(ETCD_PEER_CLIENT_CERT_AUTH="", ETCD_PEER_TRUSTED_CA_FILE="")
     assert set(failed(check(cluster))) == {"no certificate", "foreign certificate", "client certificate"}
+
+
+def test_with_auth_a_server_certificate_that_names_a_nodes_user_is_caught(one: Callable[..., Miniature]) -> None:
+    """Without auth, the server certificate has the node's name, as with auth in older versions of bake."""
+    cluster = one()
+    assert failed(check(cluster)) == {}
+    found = failed(check(cluster, auth=AuthSpec(enabled=True)))
+    assert found["server certificates"] == (cluster.nodes[0].plan.name,)
 
 
 @pytest.mark.parametrize("certificates", Certificates)

@@ -460,6 +460,27 @@ def test_only_a_shared_certificate_may_lack_the_nodes_name(
     assert all(check.result is Result.OK for check in health.check_cluster(shared, seen, now=NOW, sealed=True))
 
 
+@pytest.mark.parametrize(
+    ("auth", "name", "is_right"), [(True, "etcd1", False), (True, "etcd-server", True), (False, "etcd1", True)]
+)
+def test_with_auth_no_server_certificate_names_a_nodes_user(
+    auth: bool, name: str, is_right: bool, healthy: Observation, plan: Callable[..., ClusterPlan]
+) -> None:
+    seen = healthy.nodes[0].probes
+    port = (Port.CLIENT, ClientKind.OPERATOR)
+    certificate = seen[port].certificate
+    assert certificate
+    probe = replace(seen[port], certificate=replace(certificate, common_name=name))
+    named = with_node(healthy, 0, probes={**seen, port: probe})
+    wanted = plan(nodes=3, auth={"enabled": auth}, firewall={"kind": "none"})
+    found = {check.name: check for check in health.check_cluster(wanted, named, now=NOW, sealed=True)}
+    check = found["server certificates"]
+    assert (check.result is Result.OK) is is_right
+    if not is_right:
+        assert "names the etcd user etcd1" in check.detail
+        assert "bake apply" in check.remedy
+
+
 def test_a_seed_with_the_bootstrap_permit_fails(healthy: Observation, cluster: ClusterPlan) -> None:
     found = {check.name: check for check in health.check_cluster(cluster, healthy, now=NOW, sealed=False)}
     right = found.pop("bootstrap permit")
