@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +70,16 @@ def test_unused_features_have_no_commands(
 def test_the_boot_command_runs_before_the_keys_are_written(plan: Plan) -> None:
     (script,) = boot_commands()
     assert "chmod 0700 /etc/etcd/pki" in script
+
+
+@pytest.mark.parametrize(("command", "called"), [("false", "--no-block start journal-copy\n"), ("true", "")])
+def test_if_a_command_fails_the_journal_is_copied(plan: Plan, command: str, called: str, tmp_path: Path) -> None:
+    """cloud-init runs all commands as one script of /bin/sh."""
+    calls, systemctl = tmp_path / "calls", tmp_path / "systemctl"
+    calls.touch()
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >>{calls}\n')
+    systemctl.chmod(0o755)
+    script = "\n".join([*islice(first_boot_commands(plan()), 2), command, "true"])
+    done = subprocess.run(["/bin/sh", "-c", script], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False)
+    assert (done.returncode == 0) is (command == "true")
+    assert calls.read_text() == called
