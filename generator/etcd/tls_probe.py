@@ -125,9 +125,11 @@ def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
         return None
     alternatives: Any = found.get("subjectAltName", ())
     names = tuple(str(value) for _, value in alternatives)
-    seconds = ssl.cert_time_to_seconds(str(found["notAfter"]))
+    start, end = (
+        datetime.fromtimestamp(ssl.cert_time_to_seconds(str(found[name])), UTC) for name in ("notBefore", "notAfter")
+    )
     digest = hashlib.sha256(stream.getpeercert(binary_form=True) or b"").hexdigest()
-    return Certificate(names=names, not_after=datetime.fromtimestamp(seconds, UTC), sha256=digest)
+    return Certificate(names=names, not_before=start, not_after=end, sha256=digest)
 
 
 def _error_text(error: OSError) -> str:

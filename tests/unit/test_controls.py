@@ -28,7 +28,7 @@ OPTIONS = {
 SERVED = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
 REFUSED = Probe(reply=Reply.REFUSED, detail="alert")
 CLOSED = Probe(reply=Reply.UNREACHABLE, detail="no answer in time")
-PEER = Certificate(names=(), not_after=NOW, sha256="9e")
+PEER = Certificate(names=(), not_before=NOW, not_after=NOW, sha256="9e")
 SPOKEN = {"1.0": False, "1.1": False, "1.2": False, "1.3": True}
 
 
@@ -53,7 +53,7 @@ def good(plan: Callable[..., ClusterPlan]) -> list[NodeFacts]:
     report = NodeReport(time=NOW, user="etcd", options=OPTIONS, files=files(), certificates=certificates)
     probes = {(port, kind): REFUSED for port in Port for kind in ClientKind}
     for port, digest in ((Port.CLIENT, "5e"), (Port.PEER, "9e")):
-        certificate = Certificate(names=(), not_after=NOW, sha256=digest)
+        certificate = Certificate(names=(), not_before=NOW, not_after=NOW, sha256=digest)
         probes[port, ClientKind.OPERATOR] = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
     return [
         NodeFacts(
@@ -266,7 +266,7 @@ def test_a_planned_tls_1_2_passes(good: list[NodeFacts]) -> None:
 
 @pytest.mark.parametrize("port", Port)
 def test_an_unplanned_certificate_fails(good: list[NodeFacts], port: Port) -> None:
-    certificate = Certificate(names=(), not_after=NOW, sha256="0f")
+    certificate = Certificate(names=(), not_before=NOW, not_after=NOW, sha256="0f")
     other = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
     assert list(missed(with_probe(good, port, ClientKind.OPERATOR, other))) == ["TLS.4"]
     own = Probe(reply=Reply.UNREACHABLE, detail="x", distrusted="failed verification: self-signed")
