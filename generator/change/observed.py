@@ -65,6 +65,11 @@ class Observed:
         """Return the member with the node's peer URL, or None."""
         return next((member for member in self.members if node.peer_url in member.peer_urls), None)
 
+    def answers(self, node: NodePlan) -> bool:
+        """Return whether the node's member answered a linearizable read."""
+        member = self.member_of(node)
+        return member is not None and member.id in self.answering
+
     def power_of(self, name: str) -> Power | None:
         """Return the state of a node's VM, or None if bake cannot see the VMs."""
         return None if self.machines is None else self.machines.get(name, Power.LOST)

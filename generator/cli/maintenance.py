@@ -19,7 +19,7 @@ from generator.cli.common import (
 from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import cluster_options, option, yes_option
 from generator.cli.output.table import print_table
-from generator.cli.reach import open_running
+from generator.cli.reach import open_started
 from generator.cli.root import bake
 
 
@@ -53,7 +53,7 @@ def snapshot(file: Path | None, keep: int | None, node: str | None, **options: A
     """
     from generator.operations.maintenance import snapshot
 
-    cluster = open_running(options)
+    cluster = open_started(options)
     with progress_of((), options) as progress:
         done = snapshot.take(cluster, file, keep=keep, now=datetime.now(UTC), report=progress.line, node=node)
     record, removed = done.record, [str(path) for path in done.removed]
@@ -93,7 +93,7 @@ def defrag(force: bool, compact: bool, **options: Any) -> None:
     """
     from generator.operations.maintenance import defrag
 
-    cluster = open_running(options)
+    cluster = open_started(options)
     with changing(cluster, "bake defrag"), progress_of((), options) as progress:
         compacted = defrag.compact(cluster, report=progress.line) if compact else None
         found = defrag.defragment(cluster, force=force, report=progress.line)
@@ -124,7 +124,7 @@ def alarm(ctx: click.Context, /, **options: Any) -> None:
     from generator.errors import UnhealthyError
     from generator.operations.maintenance.alarms import list_alarms
 
-    found = list_alarms(open_running(options))
+    found = list_alarms(open_started(options))
     if options["output"] == "json":
         print_json(alarms=[asdict(one) for one in found])
     elif not options["quiet"]:
@@ -159,7 +159,7 @@ def disarm(**options: Any) -> None:
     def consent(loss: str) -> None:
         confirm(f"{loss}. Clear the alarm?", options, [loss])
 
-    found = alarms.disarm(open_running(options), consent=consent)
+    found = alarms.disarm(open_started(options), consent=consent)
     if options["output"] == "json":
         print_json(disarmed=[asdict(one) for one in found])
     elif not options["quiet"]:
@@ -187,7 +187,7 @@ def move_leader(node: str | None, **options: Any) -> None:
     """
     from generator.operations.maintenance import leader
 
-    cluster = open_running(options)
+    cluster = open_started(options)
     with progress_of((), options) as progress:
         move = leader.move_leader(cluster, node, report=progress.line)
     if options["output"] == "json":

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from generator.cli import engines
 from generator.cli.common import open_cluster, reporter
 
 if TYPE_CHECKING:
+    from generator.engine import MachineStatus
     from generator.etcd.dial import Target
     from generator.operations.baked_cluster import Cluster
+    from generator.operations.status import Task
     from generator.plan import ClusterPlan
+
+    Machines = Callable[[], Mapping[str, MachineStatus]]
 
 _ASKED = "generator.cli.reach"  # a key in click's context
 
@@ -23,6 +29,41 @@ def open_running(options: Mapping[str, Any]) -> Cluster:
     cluster: Cluster = open_cluster(options)
     reach(options, cluster.plan)
     return cluster
+
+
+def open_started(options: Mapping[str, Any]) -> Cluster:
+    """Open a cluster for a command that needs an answer of its nodes. Raise UnhealthyError if no VM of it exists."""
+    cluster = open_running(options)
+    refuse_unstarted(options, cluster, ask_engine(options, cluster))
+    return cluster
+
+
+def ask_engine(options: Mapping[str, Any], cluster: Cluster) -> Machines:
+    return partial(engines.machines_if_possible, options, reporter(options), cluster)
+
+
+def refuse_unstarted(options: Mapping[str, Any], cluster: Cluster, machines: Machines) -> None:
+    """Raise UnhealthyError if no node answers and the cluster has no VMs. `machines`: asks the engine."""
+    from generator.errors import UnhealthyError
+
+    if task := start_task_if_silent(options, cluster, machines):
+        raise UnhealthyError(task.task, hint=task.remedy)
+
+
+def start_task_if_silent(options: Mapping[str, Any], cluster: Cluster, machines: Machines) -> Task | None:
+    """Return the task to start a cluster that has no VMs, or None. Ask the engine only if no node answers."""
+    from generator.errors import BakeError
+    from generator.operations import status
+    from generator.operations.baked_cluster import client_files
+
+    if cluster.sealed:
+        return None
+    try:
+        if status.is_answering(cluster.plan, client_files(cluster.store.folder)):
+            return None
+        return status.start_task(cluster, machines(), connect=options["connect"])
+    except BakeError:  # the gRPC client is not installed, or libvirt does not answer
+        return None
 
 
 def reach(options: Mapping[str, Any], *plans: ClusterPlan) -> None:

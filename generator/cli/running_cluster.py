@@ -32,7 +32,7 @@ from generator.cli.options import (
     yes_option,
 )
 from generator.cli.output.table import print_table
-from generator.cli.reach import open_running, reach
+from generator.cli.reach import open_running, open_started, reach
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def status(interval: float | None, **options: Any) -> None:
         watch(cluster, interval or 2.0)
         return
     machines = engines.machines_if_possible(options, reporter(options), cluster)
-    seen = look(cluster, machines, now=datetime.now(UTC))
+    seen = look(cluster, machines, now=datetime.now(UTC), connect=options["connect"])
     if options["output"] == "json":
         nodes = [status_data(node, vm) for node, vm in seen.nodes]
         print_json(nodes=nodes, sealed=seen.sealed, tasks=[asdict(task) for task in seen.tasks])
@@ -204,7 +204,7 @@ def verify(**options: Any) -> None:
     from generator.operations.verify import verify_cluster
 
     with progress_of((), options) as progress:
-        result = verify_cluster(open_running(options), now=datetime.now(UTC), report=progress.line)
+        result = verify_cluster(open_started(options), now=datetime.now(UTC), report=progress.line)
     show_verification(result, options)
 
 
@@ -227,7 +227,7 @@ def audit(**options: Any) -> None:
     from generator.operations import audit as auditing
     from generator.operations.baked_cluster import client_files
 
-    cluster = open_running(options)
+    cluster = open_started(options)
     with progress_of((), options) as progress:
         planned = auditing.planned_facts(cluster.store, cluster.plan)
         found = auditing.audit(

@@ -7,7 +7,7 @@ the flag.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -233,7 +233,7 @@ def _read_spec(layers: _Layers, *, tolerated: FieldPath | None = None) -> tuple[
     """Return the spec and its warnings. Ignore broken rules for the field `tolerated`. Raises InputError."""
     spec, wrong = read_spec(layers.value)
     problems = [Problem(layers.where(each.path), each.message, _hint(each)) for each in wrong]
-    refused, warnings = check_spec(spec)
+    refused, warnings = check_spec(spec, unread=[path for each in wrong for path in _unread(each, layers.value)])
     problems += [
         Problem(layers.where(path), message, hint)
         for path, message, hint in refused
@@ -242,6 +242,17 @@ def _read_spec(layers: _Layers, *, tolerated: FieldPath | None = None) -> tuple[
     if problems:
         raise InputError(sorted(dict.fromkeys(problems), key=lambda problem: _order(problem.where)))
     return spec, tuple(Problem(layers.where(path), message, hint) for path, message, hint in warnings)
+
+
+def _unread(wrong: FieldProblem, value: Any) -> Iterator[FieldPath]:
+    """Yield the fields whose values are not known: an invalid field, or the unset fields next to an unknown field."""
+    if not wrong.known:
+        yield wrong.path
+        return
+    *section, _ = wrong.path
+    for key in section:
+        value = value[key]
+    yield from ((*section, name) for name in wrong.known if name not in value)
 
 
 def _order(where: str) -> tuple[str, int, int]:

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from ipaddress import IPv4Network
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 
+from generator.config import network_rules as network
 from generator.config.auth import check_auth
 from generator.config.etcd_options import check_options, warn_options
-from generator.config.fields import Finding, duplicates
+from generator.config.fields import FieldPath, Finding, duplicates
 from generator.config.hosts import EngineKind, check_hosts, check_incus, warn_of_domains
 from generator.config.pki import PeerName
-from generator.config.placement import (
-    domain_of,
-    gateway_of,
-    node_addresses,
-    node_macs,
-    node_names,
-    node_pins,
-    sets_peer_check,
-)
-from generator.config.spec import MAX_MEMBERS, AnyAddress, ClusterSpec, FirewallKind, InstallMethod, NetworkSpec
+from generator.config.placement import domain_of, gateway_of, node_names, node_pins, sets_peer_check
+from generator.config.spec import MAX_MEMBERS, ClusterSpec, FirewallKind, InstallMethod
 
 
-def check_spec(spec: ClusterSpec) -> tuple[list[Finding], list[Finding]]:
-    """Return the errors and the warnings of a spec."""
-    refused = [
-        *_count(spec),
-        *_names(spec),
-        *_addresses(spec),
-        *_macs(spec),
-        *_network(spec),
-        *_firewall(spec),
-        *_etcd(spec),
-        *_pki(spec),
-        *_install(spec),
-        *_image(spec),
-        *_hosts(spec),
-        *check_auth(spec.auth, node_names(spec) if _has_valid_count(spec) else []),
-    ]
-    return refused, list(_warnings(spec))
+def check_spec(spec: ClusterSpec, unread: Collection[FieldPath] = ()) -> tuple[list[Finding], list[Finding]]:
+    """Return the errors and the warnings of a spec.
+
+    `unread`: fields and sections that have their defaults, because their values are invalid. A rule that needs such a
+    field would find errors that the user has not made.
+    """
+    few = _with_valid_count(spec)
+
+    def is_known(path: FieldPath) -> bool:
+        return not any(path[: len(each)] == each for each in unread)
+
+    rules = [rule for rule in _RULES if all(map(is_known, _NEEDED.get(rule, ())))]
+    refused = [finding for rule in rules for finding in rule(few)]
+    return [*_count(spec), *refused], list(_warnings(few))
 
 
 def node_count(spec: ClusterSpec) -> int:
@@ -70,13 +60,13 @@ def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
         message = f"lacks the gateway {gateway}: the nodes refuse connections from the machine that runs the VMs"
         remedy = f"add {gateway}, or run bake verify on a machine whose address is in clientCidrs"
         yield ("firewall", "clientCidrs"), message, remedy
-    yield from warn_of_domains(spec.hosts, node_pins(spec) if _has_valid_count(spec) else [])
+    yield from warn_of_domains(spec.hosts, node_pins(spec))
     for name, message, hint in warn_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
 
 
 def _names(spec: ClusterSpec) -> Iterator[Finding]:
-    names = node_names(spec) if _has_valid_count(spec) else []
+    names = node_names(spec)
     for index, first in duplicates(names):
         message = f"{names[index]!r} is already the name of nodes[{first}]"
         yield ("nodes", index, "name"), message, "give every node a different name"
@@ -91,109 +81,11 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("name",), message, "use a shorter name"
 
 
-def _has_valid_count(spec: ClusterSpec) -> bool:
-    return 1 <= node_count(spec) <= MAX_MEMBERS
-
-
-def _addresses(spec: ClusterSpec) -> Iterator[Finding]:
-    if not _has_valid_count(spec) or list(_family(spec)):
-        return
-    addresses = node_addresses(spec)
-    for index, first in duplicates(addresses):
-        message = f"{addresses[index]} is already the address of nodes[{first}]"
-        yield ("nodes", index, "address"), message, "give every node a different address"
-    if spec.network.subnet.num_addresses < _SMALLEST:
-        return
-    if spec.network.first_ip and spec.network.first_ip == gateway_of(spec):
-        message = f"{spec.network.first_ip} is the gateway's address"
-        yield ("network", "firstIp"), message, "use a later address, or set network.gateway"
-    if lack := _check_room(spec, len(addresses)):
-        yield lack
-        return
-    refused = set()
-    for index, address in enumerate(addresses):
-        where = _address_field(spec, index)
-        if where not in refused and (rule := _address_fault(spec, address)):
-            refused.add(where)
-            hint = f"use a host address inside {spec.network.subnet}"
-            if where == ("network", "subnet"):
-                hint = "use another subnet, or set network.firstIp to the first node's address"
-            yield where, f"{address} (node {node_names(spec)[index]}) {rule}", hint
-
-
-def _address_field(spec: ClusterSpec, index: int) -> tuple[str | int, ...]:
-    """Return the path of the field that sets a node's address."""
-    if not isinstance(spec.nodes, int) and spec.nodes[index].address:
-        return ("nodes", index, "address")
-    return ("network", "firstIp") if spec.network.first_ip else ("network", "subnet")
-
-
-def _check_room(spec: ClusterSpec, count: int) -> Finding | None:
-    subnet = spec.network.subnet
-    room = subnet.num_addresses - _RESERVED
-    if room >= count:
-        return None
-    prefix = subnet.max_prefixlen - (count + _RESERVED - 1).bit_length()
-    message = f"{subnet} has room for {room} node{'' if room == 1 else 's'}, but the cluster has {count} nodes"
-    return ("network", "subnet"), message, f"use a subnet of size /{prefix} or larger"
-
-
-_SMALLEST = 4  # number of addresses in the smallest valid subnet
-_RESERVED = 3  # addresses that no node gets: network address, gateway and, for IPv4, broadcast address
-
-
-def _macs(spec: ClusterSpec) -> Iterator[Finding]:
-    macs, hint = node_macs(spec) if _has_valid_count(spec) else [], "give every node a different MAC"
-    for index, first in duplicates(macs):
-        yield ("nodes", index, "mac"), f"{macs[index]} is already the MAC of nodes[{first}]", hint
-
-
-def _address_fault(spec: ClusterSpec, address: AnyAddress) -> str | None:
-    """Return the reason why a node cannot have `address`, or None if a node can have `address`."""
-    subnet = spec.network.subnet
-    if address.is_loopback:
-        return "is a loopback address"
-    if address.is_link_local:
-        return "is a link-local address"
-    if address.is_multicast or address.is_reserved or address in _THIS_NETWORK:
-        return "is not a host address"
-    if address not in subnet:
-        return f"is outside the subnet {subnet}"
-    if address == subnet.network_address and subnet.num_addresses > 2:
-        return "is the subnet's network address"
-    if isinstance(subnet, IPv4Network) and address == subnet.broadcast_address and subnet.num_addresses > 2:
-        return "is the subnet's broadcast address"
-    return "is the gateway's address" if address == gateway_of(spec) else None
-
-
-_THIS_NETWORK = IPv4Network("0.0.0.0/8")  # no host can have an address in 0.0.0.0/8 (RFC 1122, section 3.2.1.3)
-
-
-def _family(spec: ClusterSpec) -> Iterator[Finding]:
-    """Check that all addresses are IPv4 or all are IPv6, because all members must reach each other."""
-    subnet = spec.network.subnet
-    listed = (
-        [] if isinstance(spec.nodes, int) else [(("nodes", i, "address"), n.address) for i, n in enumerate(spec.nodes)]
-    )
-    others = [(("network", "firstIp"), spec.network.first_ip), (("network", "gateway"), spec.network.gateway)]
-    for path, address in [*listed, *others]:
-        if address is not None and address.version != subnet.version:
-            message = f"{address} is IPv{address.version}, but the subnet {subnet} is IPv{subnet.version}"
-            yield path, message, "use one address family"
-
-
-def _network(spec: ClusterSpec) -> Iterator[Finding]:
-    yield from _family(spec)
-    yield from _attachment(spec.network)
-    subnet, gateway = spec.network.subnet, gateway_of(spec)
-    if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
-        yield ("network", "subnet"), f"{subnet} is not a network for hosts", "use a network such as 192.168.20.0/24"
-    if subnet.num_addresses < _SMALLEST:
-        yield ("network", "subnet"), f"{subnet} has no room for nodes and a gateway", "use a /24, for example"
-    elif gateway.version == subnet.version and (gateway not in subnet or gateway == subnet.network_address):
-        yield ("network", "gateway"), f"{gateway} is not a host address of {subnet}", "use an address inside the subnet"
-    elif isinstance(subnet, IPv4Network) and gateway == subnet.broadcast_address:
-        yield ("network", "gateway"), f"{gateway} is the broadcast address of {subnet}", "use another address"
+def _with_valid_count(spec: ClusterSpec) -> ClusterSpec:
+    """Return the spec with at least one node, and at most seven, so that the other rules can check these nodes."""
+    if isinstance(spec.nodes, int):
+        return replace(spec, nodes=min(max(spec.nodes, 1), MAX_MEMBERS))
+    return replace(spec, nodes=spec.nodes[:MAX_MEMBERS] or 1)
 
 
 def _hosts(spec: ClusterSpec) -> Iterator[Finding]:
@@ -206,7 +98,12 @@ def _hosts(spec: ClusterSpec) -> Iterator[Finding]:
         if spec.install.method is InstallMethod.ARCHIVE:
             yield ("install", "method"), "archive: not possible with engine incus", "use bake's image, which has etcd"
         return
-    yield from check_hosts(spec.hosts, node_pins(spec) if _has_valid_count(spec) else [])
+    yield from check_hosts(spec.hosts, node_pins(spec))
+
+
+def _host_networks(spec: ClusterSpec) -> Iterator[Finding]:
+    if spec.engine is EngineKind.INCUS:
+        return
     if len(spec.hosts) > 1 and spec.network.mode.is_own:
         message = f"{spec.network.mode}: the VMs of one host cannot reach the VMs of other hosts"
         yield ("network", "mode"), message, "connect the VMs to a network that the hosts share: set mode: bridge"
@@ -214,26 +111,6 @@ def _hosts(spec: ClusterSpec) -> Iterator[Finding]:
         if host.bridge and spec.network.mode != "bridge":
             message = f"has no effect with network.mode {spec.network.mode}"
             yield ("hosts", index, "bridge"), message, "set network.mode: bridge"
-
-
-def _attachment(network: NetworkSpec) -> Iterator[Finding]:
-    """Check the fields that name an existing bridge or network."""
-    for field, mode, example in (("bridge", "bridge", "br0"), ("name", "network", "default")):
-        value = getattr(network, field)
-        if network.mode == mode and value is None:
-            yield ("network", field), f"is missing, but network.mode is {mode}", f"name it, for example {example}"
-        if network.mode != mode and value is not None:
-            yield ("network", field), f"has no effect with network.mode {network.mode}", f"set mode: {mode}"
-    if network.mode != "bridge" and network.vlan is not None:
-        yield ("network", "vlan"), f"has no effect with network.mode {network.mode}", "set mode: bridge"
-
-
-def _firewall(spec: ClusterSpec) -> Iterator[Finding]:
-    subnet = spec.network.subnet
-    for index, cidr in enumerate(spec.firewall.client_cidrs):
-        if not isinstance(cidr, str) and cidr.version != subnet.version:
-            message = f"{cidr} is IPv{cidr.version}, but the subnet {subnet} is not"
-            yield ("firewall", "clientCidrs", index), message, "use one address family"
 
 
 def _etcd(spec: ClusterSpec) -> Iterator[Finding]:
@@ -296,3 +173,20 @@ def _image(spec: ClusterSpec) -> Iterator[Finding]:
         yield ("vm", "sha256"), "is missing, but vm.image is a URL", "set the sha256 that the publisher states"
     if spec.vm.sha256 and not spec.vm.image:
         yield ("vm", "sha256"), "has no effect without vm.image", "set vm.image too"
+
+
+def _auth(spec: ClusterSpec) -> Iterator[Finding]:
+    return check_auth(spec.auth, node_names(spec))
+
+
+Rule = Callable[[ClusterSpec], Iterator[Finding]]
+_RULES: tuple[Rule, ...] = (
+    _names, network.check_subnet, network.check_duplicates, network.check_macs, network.check_attachment,
+    _etcd, _pki, _install, _image, _hosts, _host_networks, _auth,
+)  # fmt: skip
+_SUBNET, _MODE, _ENGINE = ("network", "subnet"), ("network", "mode"), ("engine",)
+# The fields without which a rule would find errors that the user has not made.
+_NEEDED: Mapping[Rule, tuple[FieldPath, ...]] = {
+    network.check_subnet: (_SUBNET,), network.check_attachment: (_MODE,), _hosts: (_ENGINE,),
+    _host_networks: (_MODE, _ENGINE), _install: (("install", "method"),),
+}  # fmt: skip

@@ -105,6 +105,7 @@ class Certificate:
     """A server certificate that bake has verified: the cluster's CA issued it for the server's address."""
 
     names: tuple[str, ...]  # the subject alternative names
+    not_before: datetime
     not_after: datetime
     sha256: str = ""  # digest of the whole certificate
     common_name: str = ""

@@ -125,12 +125,13 @@ def _certificate(stream: ssl.SSLSocket) -> Certificate | None:
         return None
     alternatives: Any = found.get("subjectAltName", ())
     names = tuple(str(value) for _, value in alternatives)
-    seconds = ssl.cert_time_to_seconds(str(found["notAfter"]))
+    start, end = (
+        datetime.fromtimestamp(ssl.cert_time_to_seconds(str(found[name])), UTC) for name in ("notBefore", "notAfter")
+    )
     digest = hashlib.sha256(stream.getpeercert(binary_form=True) or b"").hexdigest()
     subject: Any = found.get("subject", ())
     common_name = next((str(value) for part in subject for key, value in part if key == "commonName"), "")
-    not_after = datetime.fromtimestamp(seconds, UTC)
-    return Certificate(names=names, not_after=not_after, sha256=digest, common_name=common_name)
+    return Certificate(names=names, not_before=start, not_after=end, sha256=digest, common_name=common_name)
 
 
 def _error_text(error: OSError) -> str:

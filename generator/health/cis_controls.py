@@ -46,16 +46,24 @@ class Control:
 
 
 def audit_nodes(nodes: Sequence[NodeFacts]) -> tuple[Check, ...]:
-    """Return one check for each control. The name of a check is the id of its control."""
+    """Return one check for each control. The name of a check is the id of its control.
+
+    If only some nodes have reported, the check NODES names the others, and their facts that are unknown do not change
+    the results of the controls.
+    """
     all_nodes = [facts.node.name for facts in nodes]
-    return tuple(
-        combine(
-            control.id,
-            [finding for facts in nodes for finding in _findings(control, facts)],
-            remedy=control.remedy, skipped_remedy=_NO_REPORT, all_nodes=all_nodes,
-        )
-        for control in CONTROLS
-    )  # fmt: skip
+    silent = [facts.finding(Result.SKIPPED, facts.no_report) for facts in nodes if facts.report is None]
+    others = {finding.node for finding in silent} if len(silent) < len(nodes) else set()
+
+    def check(control: Control) -> Check:
+        found = [finding for facts in nodes for finding in _findings(control, facts)]
+        known = [one for one in found if one.result is not Result.SKIPPED or one.node not in others]
+        return combine(
+            control.id, known, remedy=control.remedy, skipped_remedy=_NO_REPORT, all_nodes=all_nodes
+        )  # fmt: skip
+
+    missing = combine(NODES.id, silent, remedy=_NO_REPORT, all_nodes=all_nodes)
+    return (*([missing] if others else []), *map(check, CONTROLS))
 
 
 def _findings(control: Control, facts: NodeFacts) -> Iterator[Finding]:
@@ -80,6 +88,7 @@ _CLIENT_PEM, _CLIENT_KEY = f"{PKI_DIR}/etcd-client.pem", f"{PKI_DIR}/etcd-client
 _AGAIN = "the node's etcd.conf or unit was changed: run bake again, and attach the node's new seed"
 _OWNER = "set pki.permissions to `owner`, run bake again, and attach the nodes' new seeds"
 
+NODES = Control(id="nodes", title="every node has reported", checks=[], remedy=_NO_REPORT)
 CONTROLS = (
     Control(id="1.1.7", title="configuration files are 600 or stricter",
             checks=[partial(mode_within, limit=0o600, paths=_SETTINGS)], remedy=f"chmod 600 {' '.join(_SETTINGS)}"),

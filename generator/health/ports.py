@@ -10,9 +10,9 @@ from generator.config.placement import sets_peer_check
 from generator.config.spec import FirewallKind
 from generator.etcd.answers import Certificate, ClientKind, NodeView, Observation, Port, Probe, Reply, is_firewalled
 from generator.health.check import Check, Finding, Result, combine
+from generator.pki import is_near_expiry
 from generator.plan import ClusterPlan, NodePlan
 
-WARN_DAYS = 30
 _SKIPPED_REMEDY = "run bake verify while all nodes are up, on a machine that can reach both ports of every node"
 
 _REFUSALS = {
@@ -141,9 +141,10 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
                 if port is Port.CLIENT or answer.reply is not Reply.REFUSED:
                     findings.append(Finding(name, Result.SKIPPED, f"{port}: {answer.detail}"))
             else:
-                days = (answer.certificate.not_after - now).days
+                start, end = answer.certificate.not_before, answer.certificate.not_after
+                days = (end - now).days
                 days_left.append(days)
-                if days < WARN_DAYS:
+                if is_near_expiry(start, end, now):
                     findings.append(Finding(name, Result.WARNING, f"{port}: {days} days left"))
                 if _lacks_name(plan, view.node, answer.certificate.names):
                     findings.append(Finding(name, Result.FAILED, f"{port}: does not name {view.node.fqdn}"))

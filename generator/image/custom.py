@@ -17,6 +17,7 @@ from generator.image.base import BootImage
 from generator.progress import Report, Work, working
 
 _CHUNK = 1 << 20
+_HEAD = 8192  # bytes of a disk in which a partition table begins
 _ALONE = "convert the image to a single file with qemu-img convert -O qcow2"
 _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
@@ -76,7 +77,7 @@ def _inspect(path: Path, source: str) -> dict[str, Any]:
     """Return qemu-img's description of the image. Raise InputError if a VM must not use the image."""
     info = _qemu_img_info(path, source)
     kind = info["format"]
-    if kind == "raw" and not _has_partition_table(path):
+    if kind == "raw" and not _has_partition_table(_head_of_file(path)):
         problem = "is not a disk image: neither qcow2, nor raw with an MBR or GPT partition table"
         raise _refuse(source, problem, "decompress the file if it is compressed, or download it again")
     if kind not in ("raw", "qcow2"):
@@ -92,6 +93,9 @@ def _inspect(path: Path, source: str) -> dict[str, Any]:
     if info.get("encrypted") or details.get("corrupt"):
         state = "encrypted" if info.get("encrypted") else "marked as corrupt"
         raise _refuse(source, f"is {state}, so a node cannot boot from it", "use another image")
+    if kind == "qcow2" and not _has_partition_table(_head_of_qcow2(path, source)):
+        problem = "has no MBR or GPT partition table, so no VM can boot from it"
+        raise _refuse(source, problem, "use the image of a whole disk with a boot loader, such as a cloud image")
     return info
 
 
@@ -107,14 +111,30 @@ def _qemu_img_info(path: Path, source: str) -> dict[str, Any]:
     return info
 
 
-def _has_partition_table(path: Path) -> bool:
-    """Return whether the disk has a partition table (MBR or GPT).
+def _head_of_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
+
+
+def _head_of_qcow2(path: Path, source: str) -> bytes:
+    """Return the first bytes of the disk in a qcow2 file."""
+    with tempfile.TemporaryDirectory() as folder:
+        head = Path(folder, "head")
+        command = ["qemu-img", "dd", "-U", "-f", "qcow2", "-O", "raw", f"bs={_HEAD}", "count=1"]
+        command += [f"if={path}", f"of={head}"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise _refuse(source, f"is damaged: {reason}", "download it again")
+        return _head_of_file(head)
+
+
+def _has_partition_table(head: bytes) -> bool:
+    """Return whether the disk that begins with `head` has a partition table (MBR or GPT).
 
     The signature of an MBR is at byte 510. The signature of a GPT is at the start of sector 1, which is at byte 512 or
     4096.
     """
-    with path.open("rb") as file:
-        head = file.read(4096 + 8)
     return head[510:512] == b"\x55\xaa" or b"EFI PART" in (head[512:520], head[4096:4104])
 
 

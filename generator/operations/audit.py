@@ -14,7 +14,7 @@ from generator.etcd.node_report import fetch_reports, find_report
 from generator.etcd.tls_hello import accepts_version
 from generator.etcd.tls_probe import ClientFiles
 from generator.health.check import Check, Result
-from generator.health.cis_controls import CONTROLS, audit_nodes
+from generator.health.cis_controls import CONTROLS, NODES, audit_nodes
 from generator.health.node_checks import NodeFacts, Planned
 from generator.layout import pem_path
 from generator.operations import verify
@@ -27,7 +27,7 @@ from generator.store.folder import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The results of an audit: one check for each CIS control. A check's name is the id of a CIS control."""
+    """The results of an audit: one check for each control. A check's name is the id of its control."""
 
     cluster: str
     controls: tuple[Check, ...]
@@ -49,12 +49,21 @@ def audit(
 
     def facts_of(view: answers.NodeView) -> NodeFacts:
         node_report, no_report = find_report(view.node.name, reports, now=now)
+        if reports.value and view.node not in alive:  # the report is from before
+            node_report, no_report = None, why_silent(view)
         return NodeFacts(
             node=view.node, planned=planned[view.node.name], report=node_report, no_report=no_report,
             probes=view.probes, versions=_versions(plan, view.node),
         )  # fmt: skip
 
     return Audit(cluster=plan.name, controls=audit_nodes(observe.everywhere(facts_of, views)))
+
+
+def why_silent(view: answers.NodeView) -> str:
+    """Return why a node without an answer to a linearizable read cannot report."""
+    if view.status.value and view.status.value.is_learner:
+        return "is still a learner"
+    return f"does not answer: {view.health.error}"
 
 
 def _versions(plan: ClusterPlan, node: NodePlan) -> dict[Port, dict[str, bool | None]]:
@@ -86,7 +95,7 @@ def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
 
 
 _WORDS = {Result.OK: "passed", Result.FAILED: "failed", Result.SKIPPED: "not reported"}
-_TITLES = {control.id: control.title for control in CONTROLS}
+_TITLES = {control.id: control.title for control in (NODES, *CONTROLS)}
 
 
 def audit_rows(found: Iterable[Check]) -> list[dict[str, str]]:

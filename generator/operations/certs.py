@@ -27,7 +27,8 @@ class Entry:
     """One certificate.
 
     `owner`: the name of a node, "operator", "cluster", "user NAME" or "client NAME". `days_left`: days until the
-    certificate expires, negative for an expired certificate. `days`: how many days it is valid in total.
+    certificate expires, negative for an expired certificate. `days`: how many days it is valid in total. `is_near`:
+    whether it expires soon (see `pki.is_near_expiry`).
     """
 
     owner: str
@@ -35,6 +36,7 @@ class Entry:
     facts: Facts
     days_left: int
     days: int
+    is_near: bool
 
 
 def entries(cluster: Cluster, *, now: datetime) -> tuple[Entry, ...]:
@@ -64,7 +66,10 @@ def _entry(owner: str, role: Role, pem: bytes | None, where: str, now: datetime)
     except ValueError:
         raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
     days = facts.not_after - facts.not_before
-    return Entry(owner=owner, role=role, facts=facts, days_left=(facts.not_after - now).days, days=days.days)
+    return Entry(
+        owner=owner, role=role, facts=facts, days_left=(facts.not_after - now).days, days=days.days,
+        is_near=pki.is_near_expiry(facts.not_before, facts.not_after, now),
+    )  # fmt: skip
 
 
 class Client(NamedTuple):

@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from generator.config.hosts import EngineKind
 from generator.engine import MachineStatus, State
 from generator.etcd import answers, observe
 from generator.etcd.answers import Member, Status
@@ -164,18 +165,40 @@ class Overview:
     tasks: tuple[Task, ...]
 
 
-def status(cluster: Cluster, machines: Mapping[str, MachineStatus], *, now: datetime) -> Overview:
-    """Query every node's etcd, and add the state of its VM. `machines`: empty if libvirt does not answer."""
+def start_task(
+    cluster: Cluster, machines: Mapping[str, MachineStatus], *, connect: str | None = None
+) -> Task | None:
+    """Return the task to start a cluster of which no node answers, or None if the cluster may have VMs.
+
+    `machines`: what the engine returns, or nothing if it does not answer. `connect`: the user's --connect. A sealed
+    cluster has started and was not destroyed, so `bake up` would not start it anew.
+    """
+    if cluster.sealed or not machines or any(one.exists or one.state is State.UNKNOWN for one in machines.values()):
+        return None
+    text = "bake finds no VM of this cluster, and no node answers: it has not started yet, or it was destroyed"
+    remedy = f"to start it, run {command(cluster.store, 'up', connect=connect)}"
+    remedy += "; if its VMs run elsewhere, check the route to them"
+    if connect is None and not cluster.plan.spec.hosts and cluster.plan.spec.engine is EngineKind.LIBVIRT:
+        remedy += ", or add --connect"
+    return Task(task=text, remedy=remedy)
+
+
+def status(
+    cluster: Cluster, machines: Mapping[str, MachineStatus], *, now: datetime, connect: str | None = None
+) -> Overview:
+    """Query every node's etcd, and add the state of its VM. `machines`, `connect`: see `start_task`."""
     planned = [one for one in machines.values() if one.planned]
     states = {one.node: _vm_text(one) for one in planned}
     images = old_images({one.node: one.built for one in planned}, now=now)
     seen = cluster_status(cluster.plan, client_files(cluster.store.folder))
     nodes = tuple((node, states.get(node.name)) for node in seen.nodes)
+    is_silent = not any(node.reachable for node in seen.nodes)
+    start = start_task(cluster, machines, connect=connect) if is_silent else None
     tasks = pending_tasks(
-        cluster.plan, seen, sealed=cluster.sealed, ca_change=load_phase(cluster.store), images=images,
-        bake=partial(command, cluster.store),
+        cluster.plan, seen, sealed=cluster.sealed or start is not None, ca_change=load_phase(cluster.store),
+        images=images, bake=partial(command, cluster.store),
     )  # fmt: skip
-    return Overview(nodes=nodes, sealed=cluster.sealed, tasks=tuple(tasks))
+    return Overview(nodes=nodes, sealed=cluster.sealed, tasks=(*([start] if start else []), *tasks))
 
 
 def _vm_text(machine: MachineStatus) -> str:

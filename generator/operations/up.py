@@ -67,8 +67,13 @@ def up(
         progress.line(f"warning: the base image is {age} days old; build a new one with bake image --refresh")
     bake(spec, store, now=now, report=progress.line, passphrase=passphrase, agreed=agreed)
     cluster = open_cluster(store)
-    engine = boot.engine(cluster, image)
-    started = engine.create(*(node.name for node in cluster.plan.nodes))
+    try:
+        engine = boot.engine(cluster, image)
+        started = engine.create(*(node.name for node in cluster.plan.nodes))
+    except BakeError:
+        ways = [command(store, word) for word in ("up", "destroy")]
+        progress.line(f"the ISOs in {store.folder} stay: to go on, run {ways[0]}; to remove all VMs, run {ways[1]}")
+        raise
     for name in started:
         Journal(store.folder).keep_start(name, time.time())
     _report_unchanged(engine, cluster, image, started, progress.line)

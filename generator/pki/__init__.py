@@ -6,7 +6,7 @@ The module `ca_check` checks a CA.
 
 from generator.pki.ca_check import check_authority, check_names
 from generator.pki.csr import create_request, is_request_for, mismatches
-from generator.pki.inspection import Facts, describe, digests, ends
+from generator.pki.inspection import Facts, describe, digests, ends, is_near_expiry
 from generator.pki.issue import (
     BACKDATE,
     PlannedCertificate,

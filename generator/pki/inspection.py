@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from generator.pki.key_pair import Issuer, Role
+
+_NEAR = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,14 @@ class Facts:
     sha256: str
     not_before: datetime
     not_after: datetime
+
+
+def is_near_expiry(start: datetime, end: datetime, now: datetime) -> bool:
+    """Return whether a certificate with a validity from `start` to `end` expires soon: bake warns, or renews it.
+
+    This is in the last 30 days, and in the last third of a validity of less than 90 days.
+    """
+    return end - now < min(_NEAR, (end - start) / 3)
 
 
 def ends(issued: Mapping[Role, Issuer]) -> dict[str, str]:

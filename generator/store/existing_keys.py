@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from generator import pki
@@ -24,9 +24,6 @@ from generator.store.folder import Store
 from generator.store.permissions import check_secret
 
 MAX_PASSPHRASE = 1024  # bytes
-# bake renews the operator's certificate in the last 30 days of its validity. A certificate with a validity of less than
-# 90 days is renewed only in the last third of its validity.
-RENEWED_BEFORE = timedelta(days=30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +72,7 @@ class Keyring:
 def expires_soon(credential: Credential, issuer: Issuer, now: datetime) -> bool:
     """Return whether bake must renew a client certificate now. A certificate that ends with its CA is not renewed."""
     start, end = credential.certificate.not_valid_before_utc, credential.certificate.not_valid_after_utc
-    is_soon = end - now < min(RENEWED_BEFORE, (end - start) / 3)
-    return is_soon and end < issuer.certificate.not_valid_after_utc
+    return pki.is_near_expiry(start, end, now) and end < issuer.certificate.not_valid_after_utc
 
 
 def read_passphrase(path: Path, flag: str = "--ca-passphrase-file") -> bytes:

@@ -110,25 +110,40 @@ class Store:
         """Lock the output folder. If another bake process has the lock, tell the user and wait.
 
         The lock is on the folder itself, so there is no lock file. `locked` removes the unfinished folders of bake
-        processes that were killed.
+        processes that were killed, and the output folder if it has made it and nothing was written to it.
         """
+        is_new = not self.out.exists()
         with ExitStack() as stack:
-            try:
-                self.out.mkdir(mode=0o755, parents=True, exist_ok=True)
-                descriptor = stack.enter_context(atomic.opened(self.out))
-            except OSError as error:
-                text = f"cannot be written: {error.strerror}"
-                raise InputError.one(str(self.out), text, "give another --out") from None
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                report(f"waiting until another bake has finished with {self.out}")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            while not self._lock(stack, report):
+                pass  # another bake process has removed the folder, because it wrote nothing
+            if is_new:
+                stack.callback(self._remove_empty)
             self._check_out()  # check again: another user may have created the folder after the first check
             # This process has the lock, so no other process uses an unfinished folder.
             for left in self._staged():
                 shutil.rmtree(left, ignore_errors=True)
             yield
+
+    def _lock(self, stack: ExitStack, report: Callable[[str], None]) -> bool:
+        """Create the output folder if it does not exist, and lock it. Return whether it still exists then."""
+        try:
+            self.out.mkdir(mode=0o755, parents=True, exist_ok=True)
+            descriptor = stack.enter_context(atomic.opened(self.out))
+        except OSError as error:
+            text = f"cannot be written: {error.strerror}"
+            raise InputError.one(str(self.out), text, "give another --out") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            report(f"waiting until another bake has finished with {self.out}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(descriptor), self.out.stat())
+        return False
+
+    def _remove_empty(self) -> None:
+        with suppress(OSError):  # the folder is not empty
+            self.out.rmdir()
 
     @contextmanager
     def replacing(self) -> Iterator[Staging]:

@@ -17,7 +17,7 @@ from generator.image.build import MACHINE
 from generator.plan import ClusterPlan, NetworkPlan
 from generator.progress import Report
 from generator.vm.connection import Connection, asking, is_local, libvirt, message_of, tolerating
-from generator.vm.domain_xml import add_interface, child, to_text
+from generator.vm.domain_xml import add_interface, child, read_owner, to_text
 
 VLANS = 11_000_000  # libvirt 11.0.0, the first version that sets the VLAN of a port of a Linux bridge
 
@@ -38,16 +38,35 @@ def _check_bridge(connection: Connection, plan: NetworkPlan) -> None:
         hint = f"give the VLAN a bridge of its own, such as {plan.bridge}.{plan.vlan}, and set network.bridge to it"
         raise BakeError(text, hint=hint)
     if is_local(connection):
-        interfaces = sorted(name for _, name in socket.if_nameindex())
-        if plan.bridge not in interfaces:
-            hint = f"create the bridge, or set network.bridge to one of: {', '.join(interfaces)}"
-            raise BakeError(f"the VMs' host has no bridge {plan.bridge}", hint=hint)
+        if plan.bridge not in (found := _bridges()):
+            kind = "is not a bridge" if plan.bridge in _interfaces() else "does not exist"
+            others = sorted(found.difference(_bridges_of_clusters(connection)))
+            more = f", or set network.bridge to one of: {', '.join(others)}" if others else ""
+            text = f"the VMs' host has no bridge {plan.bridge}: the interface {kind}"
+            raise BakeError(text, hint=f"create the bridge{more}")
         if plan.vlan is not None and not _filters_vlans(plan.bridge):
             text = f"the bridge {plan.bridge} does not filter VLANs, so network.vlan {plan.vlan} would have no effect"
             hint = f"ip link set {plan.bridge} type bridge vlan_filtering 1; or leave network.vlan out"
             raise BakeError(text, hint=hint)
     else:
         _try_bridge(connection, plan.bridge, plan.vlan)
+
+
+def _interfaces() -> set[str]:
+    return {name for _, name in socket.if_nameindex()}
+
+
+def _bridges() -> set[str]:
+    """Return the names of this host's bridges."""
+    return {name for name in _interfaces() if Path(f"/sys/class/net/{name}/bridge").is_dir()}
+
+
+def _bridges_of_clusters(connection: Connection) -> Iterator[str]:
+    """Yield the bridges of the networks that bake has made."""
+    for xml in (network.XMLDesc() for network in connection.listAllNetworks()):
+        bridge = ElementTree.fromstring(xml).find("bridge")  # noqa: S314  libvirt wrote it
+        if bridge is not None and read_owner(xml):
+            yield bridge.get("name", "")
 
 
 def _filters_vlans(bridge: str) -> bool:
@@ -84,7 +103,8 @@ def _check_network(connection: Connection, plan: NetworkPlan) -> None:
             raise BakeError(f"the network {plan.name} is not active", hint=f"start it: virsh net-start {plan.name}")
         _check_addresses(network.XMLDesc(), plan)
         return
-    others = ", ".join(sorted(network.name() for network in connection.listAllNetworks())) or "none"
+    networks = connection.listAllNetworks()
+    others = ", ".join(sorted(one.name() for one in networks if not read_owner(one.XMLDesc()))) or "none"
     hint = f"set network.name to an existing network: {others}"
     raise BakeError(f"libvirt has no network {plan.name}", hint=hint)
 

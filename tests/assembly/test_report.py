@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +14,14 @@ from playwright.sync_api import Browser
 
 from generator.engine import MachineStatus, State
 from generator.errors import BakeError, UnhealthyError
+from generator.health import Result
 from generator.operations.baked_cluster import Cluster
 from generator.operations.reporting import collect
 from generator.report.page import render
 from tests.assembly.miniature import Miniature, Tools
 from tests.assembly.reported import baked, boot
 from tests.browser import WIDTHS, chromium, opened, overflow, overlaps, url_of, wide_tables
+from tests.unit.test_report import SAID
 from tests.unit.test_secrets import revealed_keys
 
 pytestmark = pytest.mark.etcd
@@ -106,8 +110,16 @@ def test_the_page_of_a_cluster_without_one_node_and_without_all_nodes(
 ) -> None:
     miniature, cluster = trio
     file = tmp_path / "report.html"
+    for node in miniature.nodes:  # the report of etcd3 is from before
+        said = SAID | {"node": node.plan.name, "time": int(time.time()), "seed": ""}
+        miniature.etcdctl(node, "put", f"bake/audit/{node.plan.name}", json.dumps(said))
     miniature.nodes[2].kill()
     found = look(cluster)
+    assert found.audit
+    missing, *controls = found.audit.controls
+    assert (missing.name, missing.detail) == ("nodes", "etcd3: does not answer: connection refused")
+    assert {control.result for control in controls} == {Result.OK, Result.FAILED}
+    assert not any("etcd3" in f"{control.detail} {control.nodes}" for control in controls)
     with pytest.raises(UnhealthyError, match="not healthy"):
         collect.refuse_unhealthy(found, "")
     file.write_text(render(collect.content(cluster, found, now=datetime.now(UTC))))

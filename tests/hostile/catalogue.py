@@ -178,13 +178,13 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "subnet of one address": ("network: {subnet: 10.0.0.1/32}", "network.subnet", "10.0.0.1/32", "has no room"),
     "the last subnet of one": ("network: {subnet: 255.255.255.255/32}", "network.subnet", "255.255.255.255/32", ""),
     "subnet too small for all": (
-        "network: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, but the cluster has 3",
+        "network: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, not for 3",
     ),
     "subnet too small for seven": (
-        "nodes: 7\nnetwork: {subnet: 10.0.0.0/29}", "network.subnet: 10.0.0.0/29", "has room for 5 nodes, but the cluster has 7", "use a subnet of size /28 or larger",
+        "nodes: 7\nnetwork: {subnet: 10.0.0.0/29}", "network.subnet: 10.0.0.0/29", "has room for 5 nodes, not for 7", "use a subnet of size /28 or larger",
     ),
     "subnet too small for listed nodes": (
-        "nodes: [{name: a}, {name: b}]\nnetwork: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, but the cluster has 2",
+        "nodes: [{name: a}, {name: b}]\nnetwork: {subnet: 10.0.0.0/30}", "network.subnet", "10.0.0.0/30", "has room for 1 node, not for 2",
     ),
     "subnet with the gateway in the way": (
         "nodes: 5\nnetwork: {subnet: 10.0.0.0/29, gateway: 10.0.0.6}", "network.subnet", "10.0.0.7", "is the subnet's broadcast address",
@@ -452,7 +452,7 @@ FLAGS: dict[str, tuple[list[str], str, str]] = {
     "count is text": (["--nodes", "three"], "--nodes", "'three' is not a valid integer"),
     "cluster name": (["--name", "../x"], "--name: '../x'", "is not a host name label"),
     "subnet": (["--subnet", "10.0.0.1/24"], "--subnet: '10.0.0.1/24'", "has host bits set"),
-    "subnet too small": (["--subnet", "10.0.0.0/29", "--nodes", "7"], "--subnet: 10.0.0.0/29", "has room for 5 nodes, but the cluster has 7"),
+    "subnet too small": (["--subnet", "10.0.0.0/29", "--nodes", "7"], "--subnet: 10.0.0.0/29", "has room for 5 nodes, not for 7"),
     "first address is the gateway's": (["--first-ip", "192.168.20.1"], "--first-ip: 192.168.20.1", "is the gateway's address"),
     "first address": (["--first-ip", "10.9.9.9"], "--first-ip: 10.9.9.9", "is outside the subnet"),
     "TLS version": (["--tls-min-version", "1.4"], "--tls-min-version: '1.4'", "is not one of 1.2, 1.3"),

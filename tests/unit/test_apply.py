@@ -208,6 +208,59 @@ def test_a_restart_of_the_leader_comes_last_and_after_a_hand_over(start: Start) 
     assert engine.calls == ["insert etcd2", "insert etcd3", "hand over from etcd1", "insert etcd1"]
 
 
+class Shown:
+    """Notes the phases that the user sees, and whether the node's etcd answered then."""
+
+    def __init__(self, answers: Callable[[str], bool]) -> None:
+        self.answers, self.events = answers, list[tuple[str, str, bool]]()
+
+    def line(self, text: str) -> None:
+        pass
+
+    def event(self, node: str, phase: str, detail: str) -> None:
+        self.events.append((node, phase, self.answers(node)))
+
+
+@pytest.mark.parametrize("how", ["restart", "reboot"])
+def test_a_node_is_shown_as_settled_only_when_its_etcd_answers_after_its_restart(
+    start: Start, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A node prints that it has settled before etcd starts again. Some looks at the machines later, etcd has started.
+
+    Before a restart of etcd, the old process answers for a while.
+    """
+    engine, run = start(3, 3)
+    engine.world.leader, engine.world.pending = "etcd1", {"etcd2": Level.RESTART}
+    looks, machines, restarted = {"restart": 6, "reboot": 3}[how], engine.machines, set[str]()
+    engine.needs_reboot = {"etcd2"} if how == "reboot" else set()
+    left = dict[str, int]()
+
+    def settle(name: str) -> None:
+        engine._say(name, f"phase=settled seed={load_history(engine.cluster.store).nodes[name][-1].seed}")
+        left[name] = looks
+
+    def look() -> Mapping[str, MachineStatus]:
+        for name in left:
+            left[name] -= 1
+            if left[name] == 0:
+                engine._say(name, "phase=voting")
+                restarted.add(name)
+        return machines()
+
+    def observe(*_: object, **__: object) -> Observed:
+        seen = engine.world.seen()
+        down = {engine.world.voters[name] for name, more in left.items() if 0 < more < 4}
+        return replace(seen, answering=seen.answering - down)
+
+    monkeypatch.setattr(engine, "machines", look)
+    monkeypatch.setattr(engine, "_settle", settle)
+    monkeypatch.setattr(apply, "observe", observe)
+    monkeypatch.setattr(apply, "_SILENCE", 60)
+    shown = Shown(lambda node: node in restarted)
+    run(progress=shown, wait=60.0)
+    assert [event for event in shown.events if event[1] == "settled"] == [("etcd2", "settled", True)]
+
+
 def test_a_node_that_applies_its_seed_only_at_a_boot_is_restarted(start: Start) -> None:
     engine, run = start(3, 3)
     engine.world.pending, engine.needs_reboot = {"etcd1": Level.LIVE}, {"etcd1"}  # an older node

@@ -16,6 +16,7 @@ from generator.config.spec import read_spec
 from generator.errors import InputError
 from generator.etcd.answers import Answer, Keys, KeyValue
 from generator.etcd.node_report import MAX_AGE, find_report
+from generator.etcd.observe import absent
 from generator.health.check import Check, Result
 from generator.operations import audit as auditing
 from generator.operations.audit import Audit, planned_facts
@@ -24,6 +25,7 @@ from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.seed.iso import written_files
 from generator.store.folder import Store
 from tests.unit.test_report import SAID
+from tests.unit.test_verify import status as etcd_status
 
 PASSED = Check(name="2.3", result=Result.OK, detail="set")
 MISSED = Check(name="2.2", result=Result.FAILED, detail="etcd1: no", remedy="do it", nodes=("etcd1",))
@@ -108,6 +110,13 @@ def test_a_missing_report_has_a_reason(now: datetime, reports: Answer[Keys], why
 def test_a_report_of_another_node_does_not_count(now: datetime) -> None:
     assert find_report("etcd2", stored_report(now), now=now) == (None, "has not reported")
     assert find_report("etcd1", stored_report(now, node="etcd2"), now=now) == (None, "its report cannot be read")
+
+
+def test_a_learner_is_not_called_silent(baked: Cluster) -> None:
+    view = absent(baked.plan.nodes[0], "rpc not supported for learner", {})
+    learner = replace(view, status=Answer(etcd_status(1, is_learner=True)))
+    assert auditing.why_silent(learner) == "is still a learner"
+    assert auditing.why_silent(view) == "does not answer: rpc not supported for learner"
 
 
 @pytest.mark.parametrize(("missed", "code"), [((), 0), ((MISSED,), 3), ((replace(MISSED, result=Result.SKIPPED),), 3)])

@@ -508,7 +508,7 @@ def test_an_interrupted_bake_leaves_no_files(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=180)
     assert process.returncode == 130
     assert errors.strip() == "interrupted"
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def assert_complete(folder: Path) -> int:

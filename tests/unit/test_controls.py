@@ -28,7 +28,7 @@ OPTIONS = {
 SERVED = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK")
 REFUSED = Probe(reply=Reply.REFUSED, detail="alert")
 CLOSED = Probe(reply=Reply.UNREACHABLE, detail="no answer in time")
-PEER = Certificate(names=(), not_after=NOW, sha256="9e")
+PEER = Certificate(names=(), not_before=NOW, not_after=NOW, sha256="9e")
 SPOKEN = {"1.0": False, "1.1": False, "1.2": False, "1.3": True}
 
 
@@ -53,7 +53,7 @@ def good(plan: Callable[..., ClusterPlan]) -> list[NodeFacts]:
     report = NodeReport(time=NOW, user="etcd", options=OPTIONS, files=files(), certificates=certificates)
     probes = {(port, kind): REFUSED for port in Port for kind in ClientKind}
     for port, digest in ((Port.CLIENT, "5e"), (Port.PEER, "9e")):
-        certificate = Certificate(names=(), not_after=NOW, sha256=digest)
+        certificate = Certificate(names=(), not_before=NOW, not_after=NOW, sha256=digest)
         probes[port, ClientKind.OPERATOR] = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
     return [
         NodeFacts(
@@ -193,11 +193,27 @@ def test_an_accepted_unauthorized_client_fails_a_control_despite_the_report(
     assert "accepts" in next(iter(found.values())).detail
 
 
-def test_a_node_without_a_report_passes_no_control_that_needs_it(good: list[NodeFacts]) -> None:
+def test_a_node_without_a_report_is_named_once_and_the_others_are_judged(good: list[NodeFacts]) -> None:
     found = missed(second(good, report=None, no_report="has not reported"))
+    assert {name: (one.result, one.detail) for name, one in found.items()} == {
+        "nodes": (Result.SKIPPED, "etcd2: has not reported")
+    }
+    assert "etcd-report.service" in str(found["nodes"].remedy)
+    bad = [replace(good[0], report=None, no_report="has not reported"), *with_options(good, auto_tls="true")[1:]]
+    assert {name: one.nodes for name, one in missed(bad).items()} == {"nodes": ("etcd1",), "2.3": ("etcd2",)}
+
+
+def test_a_probe_of_a_node_without_a_report_counts(good: list[NodeFacts]) -> None:
+    open_port = with_probe(good, Port.CLIENT, ClientKind.NO_TLS, SERVED)[1]
+    found = missed([good[0], replace(open_port, report=None, no_report="has not reported")])
+    assert {name: one.nodes for name, one in found.items()} == {"nodes": ("etcd2",), "TLS.1": ("etcd2",)}
+
+
+def test_without_any_report_no_control_that_needs_it_passes(good: list[NodeFacts]) -> None:
+    found = missed([replace(one, report=None, no_report="has not reported") for one in good])
     assert {one.id for one in CONTROLS} - set(found) == {"TLS.3"}
     assert {one.result for one in found.values()} == {Result.SKIPPED}
-    assert {one.detail for one in found.values()} == {"etcd2: has not reported"}
+    assert {one.detail for one in found.values()} == {"has not reported"}
     assert all("etcd-report.service" in one.remedy for one in found.values())
 
 
@@ -250,7 +266,7 @@ def test_a_planned_tls_1_2_passes(good: list[NodeFacts]) -> None:
 
 @pytest.mark.parametrize("port", Port)
 def test_an_unplanned_certificate_fails(good: list[NodeFacts], port: Port) -> None:
-    certificate = Certificate(names=(), not_after=NOW, sha256="0f")
+    certificate = Certificate(names=(), not_before=NOW, not_after=NOW, sha256="0f")
     other = replace(SERVED if port is Port.CLIENT else REFUSED, certificate=certificate)
     assert list(missed(with_probe(good, port, ClientKind.OPERATOR, other))) == ["TLS.4"]
     own = Probe(reply=Reply.UNREACHABLE, detail="x", distrusted="failed verification: self-signed")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import socket
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from generator.errors import BakeError
 from generator.plan import ClusterPlan
 from generator.vm import existing_network
+from generator.vm.domain_xml import Owner, network_xml
 from generator.vm.existing_network import check_existing, warn_of_dhcp
 
 Make = Callable[..., ClusterPlan]
@@ -77,18 +80,60 @@ def test_a_network_that_does_not_fit_is_refused(
     assert (error.value.message, error.value.hint) == (message, hint)
 
 
-def test_a_bridge_must_exist(plan: Make, driver: Any) -> None:
-    (first, *_) = sorted(name for _, name in socket.if_nameindex())
-    check_existing(driver, plan(network={"mode": "bridge", "bridge": first}))
-    with pytest.raises(BakeError, match=r"the VMs' host has no bridge br-none") as error:
-        check_existing(driver, plan(network={"mode": "bridge", "bridge": "br-none"}))
-    assert first in (error.value.hint or "")
+ON_BRIDGES = """
+import sys, libvirt
+from generator.config.spec import read_spec
+from generator.errors import BakeError
+from generator.plan import plan_cluster
+from generator.vm.domain_xml import Owner, network_xml
+from generator.vm.existing_network import check_existing
+
+connection, other = libvirt.open("test:///default"), plan_cluster(read_spec({"name": "other"})[0])
+connection.networkDefineXML(network_xml(other.network, Owner(cluster="other", cluster_id="1", version="1")))
+for bridge in sys.argv[1:]:
+    try:
+        check_existing(connection, plan_cluster(read_spec({"network": {"mode": "bridge", "bridge": bridge}})[0]))
+        print("accepted")
+    except BakeError as error:
+        print(f"{error.message}; {error.hint}")
+"""
+
+
+@pytest.mark.parametrize("made", [["br0", "br1"], []])
+def test_a_bridge_must_exist_and_the_hint_names_only_bridges(
+    made: list[str], plan: Make, tool: Callable[[str], str]
+) -> None:
+    """The bridges are real, in a network namespace. Only a new mount of /sys shows them."""
+    pytest.importorskip("libvirt")
+    other = plan(name="other").network.bridge
+    bridges = " && ".join(f"{tool('ip')} link add {name} type bridge" for name in [*made, other])
+    script = f'mount -t sysfs sysfs /sys && {bridges} && exec "$@"'
+    root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    words = [tool("unshare"), "--net", "--mount", *root, "sh", "-euc", script, "sh"]
+    done = subprocess.run(
+        [*words, sys.executable, "-c", ON_BRIDGES, "br-none", "lo", "br1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    hint = "create the bridge" + (", or set network.bridge to one of: br0, br1" if made else "")
+    absent, no_bridge, last = done.stdout.splitlines()
+    assert absent == f"the VMs' host has no bridge br-none: the interface does not exist; {hint}"
+    assert no_bridge == f"the VMs' host has no bridge lo: the interface is not a bridge; {hint}"
+    assert last == "accepted" if made else last.startswith("the VMs' host has no bridge br1")
+
+
+def test_networks_of_other_clusters_are_no_choice(plan: Make, driver: Any) -> None:
+    owner = Owner(cluster="other", cluster_id="1", version="1")
+    network = driver.networkCreateXML(network_xml(plan(name="other").network, owner))
+    with pytest.raises(BakeError) as error:
+        check_existing(driver, plan(network=on("none")))
+    network.destroy()
+    assert error.value.hint == "set network.name to an existing network: default, host, lan, off"
 
 
 def test_a_vlan_needs_libvirt_11(plan: Make, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (first, *_) = sorted(name for _, name in socket.if_nameindex())
-    cluster = plan(network={"mode": "bridge", "bridge": first, "vlan": 20})
-    monkeypatch.setattr(existing_network, "_filters_vlans", lambda bridge: bridge == first)
+    cluster = plan(network={"mode": "bridge", "bridge": "br0", "vlan": 20})
+    monkeypatch.setattr(existing_network, "_bridges", lambda: {"br0"})
+    monkeypatch.setattr(existing_network, "_filters_vlans", lambda bridge: bridge == "br0")
     for version, is_accepted in ((10_999_999, False), (11_000_000, True)):
         monkeypatch.setattr(existing_network, "VLANS", driver.getLibVersion() + 11_000_000 - version)
         if is_accepted:
@@ -100,6 +145,7 @@ def test_a_vlan_needs_libvirt_11(plan: Make, driver: Any, monkeypatch: pytest.Mo
 
 def test_a_vlan_needs_a_bridge_that_filters(plan: Make, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(existing_network, "VLANS", 0)
+    monkeypatch.setattr(existing_network, "_bridges", lambda: {"lo"})
     with pytest.raises(BakeError) as error:
         check_existing(driver, plan(network={"mode": "bridge", "bridge": "lo", "vlan": 20}))
     assert error.value.message == "the bridge lo does not filter VLANs, so network.vlan 20 would have no effect"

@@ -720,6 +720,23 @@ def test_every_command_explains_a_libvirt_error(
     assert "\n  hint: " in done.err
 
 
+def test_bake_up_says_what_stays_if_it_fails_before_a_vm_starts(
+    bake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    image = BootImage(disk=tmp_path / "disk", format="raw", virtual_size=4, digest="aa")
+    monkeypatch.setattr("generator.operations.up.boot_image", lambda *_: image)
+    Path("c.yaml").write_text("network: {mode: bridge, bridge: br-none}\n")
+    done = bake("up", "--nodes", 1, "--name", "prod", "--config", "c.yaml", "--connect", "test:///default")
+    assert (done.code, done.out) == (1, "")
+    *_, stays, error, _ = done.err.splitlines()
+    assert stays.endswith(
+        f"the ISOs in {tmp_path}/out/prod stay: to go on, run bake up --name prod; "
+        "to remove all VMs, run bake destroy --name prod"
+    )
+    assert error.startswith("error: the VMs' host has no bridge br-none")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["prod"]
+
+
 @pytest.mark.parametrize(
     ("domain", "hint"),
     [("VIR_FROM_RPC", "start libvirtd on the VMs' host"), ("VIR_FROM_QEMU", "virsh -c test:///default list --all")],

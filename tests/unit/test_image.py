@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -156,9 +157,16 @@ def test_only_the_default_variant_is_tuned() -> None:
 # --- the user's image ---
 
 
+def convert(raw: Path, *options: str) -> Path:
+    path = raw.with_suffix(".qcow2")
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", *options, str(raw), str(path)], check=True)
+    return path
+
+
 @needs_qemu_img
-def test_a_qcow2_image_boots_through_its_boot_loader(tmp_path: Path) -> None:
-    path = make_qcow2(tmp_path / "own.qcow2")
+@pytest.mark.parametrize("options", [[], ["-c"], ["-o", "cluster_size=512"]])
+def test_a_qcow2_image_boots_through_its_boot_loader(tmp_path: Path, options: list[str]) -> None:
+    path = convert(make_raw(tmp_path / "own.raw"), *options)
     found = custom.custom_image(str(path), None, tmp_path / "cache", report=quiet)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert (found.disk, found.format, found.virtual_size, found.digest) == (path, "qcow2", 1 << 20, digest)
@@ -170,6 +178,41 @@ def test_a_raw_image_with_a_partition_table_is_accepted(tmp_path: Path) -> None:
     path = make_raw(tmp_path / "own.raw")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert custom.custom_image(str(path), digest, tmp_path / "cache", report=quiet).format == "raw"
+
+
+@needs_qemu_img
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_a_qcow2_image_with_a_gpt_is_accepted(tmp_path: Path, sector: int) -> None:
+    raw = tmp_path / "own.raw"
+    raw.write_bytes(bytes(sector) + b"EFI PART" + bytes(1 << 20))
+    custom.custom_image(str(convert(raw)), None, tmp_path / "cache", report=quiet)
+
+
+@needs_qemu_img
+@pytest.mark.parametrize("content", ["an empty disk", "a file system", "two sectors"])
+def test_a_disk_without_a_partition_table_is_refused(
+    tmp_path: Path, content: str, tool: Callable[[str], str]
+) -> None:
+    """A VM would start and print nothing on its console."""
+    raw = tmp_path / "own.raw"
+    raw.write_bytes(bytes(1024 if content == "two sectors" else 8 << 20))
+    if content == "a file system":
+        subprocess.run([tool("mke2fs"), "-q", "-t", "ext4", str(raw)], check=True)
+    assert "neither qcow2, nor raw with an MBR or GPT partition table" in refusal(raw, tmp_path)
+    image = convert(raw)
+    before = image.read_bytes()
+    assert "own.qcow2' has no MBR or GPT partition table, so no VM can boot from it" in refusal(image, tmp_path)
+    assert image.read_bytes() == before
+
+
+@needs_qemu_img
+def test_a_damaged_qcow2_image_is_refused(tmp_path: Path) -> None:
+    path = convert(make_raw(tmp_path / "own.raw"))
+    content = bytearray(path.read_bytes())
+    table = int.from_bytes(content[40:48], "big")  # where the L1 table is (qcow2's specification)
+    content[table : table + 8] = (1 << 55 | 1 << 40).to_bytes(8, "big")  # the table says that data is behind the end
+    path.write_bytes(content)
+    assert "own.qcow2'" in refusal(path, tmp_path)
 
 
 @needs_qemu_img

@@ -30,7 +30,7 @@ def members(
     with serving(plan(nodes=3), out) as (cluster, members):
         for name in ("etcd1", "etcd2", "etcd3"):
             members.replies[name, "Maintenance/Snapshot"] = stream(database({revision_key(12): b"a"}))
-        monkeypatch.setattr("generator.cli.maintenance.open_running", lambda _: cluster)
+        monkeypatch.setattr("generator.cli.maintenance.open_started", lambda _: cluster)
         yield members
 
 

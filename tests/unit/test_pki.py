@@ -597,3 +597,18 @@ def test_turning_auth_on_replaces_only_the_server_certificates(plan: Plan, now: 
     (old,) = pki.issue_nodes(plan(nodes=1), authority, now=now)
     (new,) = pki.issue_nodes(plan(nodes=1, auth=True), authority, now=now, kept=[old])
     assert {role for role in new if new[role] != old[role]} == {Role.SERVER}
+
+
+@pytest.mark.parametrize(
+    ("days", "left", "is_near"),
+    [
+        (365, 30, False), (365, 29, True), (365, -1, True), (90, 30, False), (90, 29, True),
+        (7, 6, False), (7, 3, False), (7, 2, True), (2, 1, False), (2, 0, True), (30, 11, False), (30, 9, True),
+    ],
+)  # fmt: skip
+def test_the_end_of_a_validity_is_near_in_its_last_third_and_at_most_30_days(
+    now: datetime, days: int, left: int, is_near: bool
+) -> None:
+    """So a new certificate of the profile `ci`, which is valid for 7 days, does not expire soon."""
+    end = now + timedelta(days=left)
+    assert pki.is_near_expiry(end - timedelta(days=days), end, now) is is_near

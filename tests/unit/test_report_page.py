@@ -379,3 +379,14 @@ def test_a_certificate_that_expires_soon_is_a_warning(cluster: Cluster, days: in
     made = collect.content(cluster, found, now=now)
     assert {row.mood for row in made.certificates if row.owner == "etcd1"} == {mood}
     assert all(0 <= row.share <= 1 for row in made.certificates)
+
+
+def test_a_new_certificate_with_a_short_validity_is_no_warning(bake: Bake) -> None:
+    from generator.operations import baked_cluster, certs
+
+    bake("--nodes", 3, "--profile", "ci")
+    cluster, now = baked_cluster.open_cluster(Store(Path("out"), "etcd")), datetime.now(UTC)
+    found = found_of(cluster, LEADER, VOTER, VOTER, certificates=certs.entries(cluster, now=now))
+    made = collect.content(cluster, found, now=now)
+    assert {row.mood for row in made.certificates} == {Mood.OK}
+    assert min(row.days_left for row in made.certificates) < 7

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from generator.config.load import load
 from generator.config.rules import check_spec, node_count
 from generator.config.spec import ClusterSpec, read_spec
+from generator.errors import InputError
 
 FINE: dict[str, dict[str, Any]] = {
     "the defaults": {},
@@ -70,10 +75,88 @@ def test_a_wrong_range_of_addresses_is_a_single_error(network: dict[str, str], r
     assert [message for _, message, _ in check_spec(read_spec({"network": network})[0])[0]] == [rule]
 
 
-def test_each_wrong_stated_address_is_a_separate_error() -> None:
-    nodes = [{"name": "a", "address": "10.9.9.9"}, {"name": "b", "address": "10.9.9.10"}]
-    found = check_spec(read_spec({"nodes": nodes})[0])[0]
-    assert [path for path, _, _ in found] == [("nodes", 0, "address"), ("nodes", 1, "address")]
+NODES = [{"name": f"n{number}", "address": f"10.9.9.{number}"} for number in (11, 12, 13)]
+INSIDE = {"subnet": "10.9.9.0/24"}
+
+
+@pytest.fixture
+def errors(tmp_path: Path) -> Callable[[dict[str, Any]], list[str]]:
+    """Return a function that returns the errors in a cluster file, each with its field."""
+
+    def found(fields: dict[str, Any]) -> list[str]:
+        file = tmp_path / "c.yaml"
+        file.write_text(json.dumps(fields))
+        with pytest.raises(InputError) as error:
+            load(config=file)
+        return [f"{one.where.rpartition(' ')[2]}: {one.message}" for one in error.value.problems]
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fields", "cause"),
+    [
+        ({"network": {"subnet": "10.9.9.300/24"}}, "network.subnet: '10.9.9.300/24' is not a network"),
+        ({"network": {"cidr": "10.9.9.0/24"}}, "network.cidr: there is no field 'cidr'"),
+        ({"netwrk": INSIDE}, "netwrk: there is no field 'netwrk'"),
+        ({"network": "10.9.9.0/24"}, "network: '10.9.9.0/24' is not a section of fields"),
+        ({"network": {"subnet": "127.0.0.0/8"}}, "network.subnet: 127.0.0.0/8 is not a network for hosts"),
+        (
+            {"network": {"subnet": "10.9.8.0/24", "gateway": "10.9.9.1"}},
+            "network.subnet: 10.9.8.0/24 has none of the addresses 10.9.9.11, 10.9.9.12, 10.9.9.13, 10.9.9.1",
+        ),
+        (
+            {"network": {"subnet": "fd00::/64"}},
+            "network.subnet: fd00::/64 has none of the addresses 10.9.9.11, 10.9.9.12, 10.9.9.13",
+        ),
+        ({}, "network.subnet: 192.168.20.0/24 has none of the addresses 10.9.9.11, 10.9.9.12, 10.9.9.13"),
+    ],
+)
+def test_a_wrong_subnet_is_a_single_error(
+    errors: Callable[[dict[str, Any]], list[str]], fields: dict[str, Any], cause: str
+) -> None:
+    """The errors of the nodes' addresses follow from it."""
+    (found,) = errors({"nodes": NODES, "firewall": {"clientCidrs": ["10.0.0.0/8"]}, **fields})
+    assert found.startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("fields", "cause"),
+    [
+        ({"network": {"mode": "brige", "bridge": "br0"}}, "network.mode: 'brige' is not one of"),
+        ({"install": {"method": "tar", "archive": "x"}}, "install.method: 'tar' is not one of"),
+    ],
+)
+def test_a_wrong_word_is_a_single_error(
+    errors: Callable[[dict[str, Any]], list[str]], fields: dict[str, Any], cause: str
+) -> None:
+    (found,) = errors(fields)
+    assert found.startswith(cause)
+
+
+def test_the_address_outside_the_subnet_is_named_if_others_are_inside(
+    errors: Callable[[dict[str, Any]], list[str]],
+) -> None:
+    nodes = [*NODES, {"name": "n4", "address": "10.9.8.1"}, {"name": "n5", "address": "10.9.8.2"}]
+    assert errors({"nodes": nodes, "network": INSIDE}) == [
+        "nodes[3].address: 10.9.8.1 (node n4) is outside the subnet 10.9.9.0/24",
+        "nodes[4].address: 10.9.8.2 (node n5) is outside the subnet 10.9.9.0/24",
+    ]
+
+
+def test_a_wrong_number_of_nodes_hides_no_other_error(errors: Callable[[dict[str, Any]], list[str]]) -> None:
+    many = [{"name": "etcd1", "address": "10.9.9.11"}] * 9
+    assert errors({"nodes": 9, "network": {"firstIp": "10.9.9.9"}}) == [
+        "nodes: 9 is not between 1 and 7",
+        "network.firstIp: 10.9.9.9 (node etcd1) is outside the subnet 192.168.20.0/24",
+    ]
+    assert errors({"nodes": 0, "network": {"firstIp": "10.9.9.9"}})[1:] == [
+        "network.firstIp: 10.9.9.9 (node etcd1) is outside the subnet 192.168.20.0/24"
+    ]
+    assert {one.partition(".")[2].partition(":")[0] for one in errors({"nodes": many, "network": INSIDE})[1:]} == {
+        "name", "address"
+    }  # fmt: skip
+    assert errors({"nodes": [], "network": {"firstIp": "10.9.9.9"}})[0] == "nodes: 0 is not between 1 and 7"
 
 
 def test_nodes_are_counted_in_both_notations() -> None:

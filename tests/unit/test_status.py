@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from generator.engine import MachineStatus, State
 from generator.etcd.answers import Answer, Member, Status
 from generator.operations import status
+from generator.operations.baked_cluster import open_cluster
 from generator.operations.hints import command
 from generator.operations.status import ClusterStatus, MemberRole
 from generator.plan import ClusterPlan
@@ -106,3 +109,89 @@ def test_the_seal_task_of_a_stopped_cluster_waits_for_its_start(cluster: Cluster
     gone = [status.node_status(node, Answer(error="connection refused"), ()) for node in cluster.nodes]
     (task,) = status.pending_tasks(cluster, ClusterStatus(nodes=tuple(gone), members=()), sealed=False)
     assert task.remedy == "start the cluster, then run bake seal"
+
+
+UNSTARTED = "bake finds no VM of this cluster, and no node answers: it has not started yet, or it was destroyed"
+DRIVER = "test:///default"
+
+
+@pytest.fixture
+def silent_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generator.etcd.observe.ask", lambda *_: Answer(error="no answer in time"))
+    monkeypatch.setattr("generator.operations.running.delivery.served_certificate", lambda *_: None)
+
+
+@pytest.mark.usefixtures("silent_nodes")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify"], ["audit"], ["logs"], ["console", "etcd1"], ["alarm"], ["snapshot"], ["defrag"],
+        ["move-leader", "etcd1"], ["etcdctl", "member", "list"],
+    ],
+)  # fmt: skip
+def test_a_command_for_a_running_cluster_says_that_the_cluster_has_no_vms(bake: Any, words: list[str]) -> None:
+    bake("--nodes", 3, "--name", "prod")
+    result = bake(words[0], "--name", "prod", "--connect", DRIVER, *words[1:])
+    assert (result.code, result.out) == (3, "")
+    up = f"bake up --name prod --connect {DRIVER}"
+    assert result.err == (
+        f"error: {UNSTARTED}\n  hint: to start it, run {up}; if its VMs run elsewhere, check the route to them\n"
+    )
+
+
+@pytest.mark.usefixtures("silent_nodes")
+def test_status_has_one_task_for_a_cluster_without_vms(bake: Any) -> None:
+    bake("--nodes", 3)
+    result = bake("status", "--connect", DRIVER, "-o", "json")
+    (task,) = json.loads(result.out)["tasks"]
+    assert (result.code, task["task"]) == (0, UNSTARTED)
+    assert task["remedy"].startswith(f"to start it, run bake up --connect {DRIVER}")
+
+
+@pytest.mark.usefixtures("silent_nodes")
+def test_new_certificates_of_a_cluster_without_vms_are_no_error(bake: Any) -> None:
+    bake("--nodes", 3)
+    result = bake("certs", "rotate", "--connect", DRIVER)
+    assert (result.code, result.out) == (0, "")
+    assert result.err.count(UNSTARTED) == 1
+    assert "insert the new ISOs" in result.err
+
+
+@pytest.mark.usefixtures("silent_nodes")
+def test_a_cluster_may_have_vms_that_bake_does_not_know(bake: Any) -> None:
+    """A sealed cluster has started, and an engine that does not answer says nothing about its VMs."""
+    bake("--nodes", 1)
+    sealed, unknown = Path("out/etcd/sealed"), bake("alarm", "--connect", "test:///none")
+    sealed.touch()
+    known = bake("alarm", "--connect", DRIVER)
+    assert UNSTARTED not in unknown.err + known.err
+    assert (unknown.code, known.code) == (3, 3)
+
+
+def test_the_engine_is_not_asked_if_a_node_answers(bake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generator.operations.status.is_answering", lambda *_: True)
+    monkeypatch.setattr("generator.cli.engines.make_engine", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr("generator.operations.maintenance.alarms.list_alarms", lambda _: [])
+    bake("--nodes", 1)
+    assert bake("alarm").code == 0
+
+
+@pytest.mark.parametrize(
+    ("states", "is_task"),
+    [
+        ([State.MISSING, State.MISSING], True),
+        ([State.MISSING, State.FOREIGN], True),
+        ([State.MISSING, State.UNKNOWN], False),
+        ([State.MISSING, State.STOPPED], False),
+        ([], False),
+    ],
+)
+def test_only_an_engine_that_has_answered_knows_that_no_vm_exists(
+    bake: Any, states: list[State], is_task: bool
+) -> None:
+    bake("--nodes", 2)
+    opened = open_cluster(Store(Path("out"), "etcd"))
+    machines = {f"etcd{n}": MachineStatus(node=f"etcd{n}", state=state) for n, state in enumerate(states, 1)}
+    found = status.start_task(opened, machines)
+    assert (found is not None) == is_task
+    assert found is None or found.remedy.endswith("check the route to them, or add --connect")

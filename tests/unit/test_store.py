@@ -173,6 +173,32 @@ def test_every_lock_removes_folders_of_killed_runs(store: Store) -> None:
     assert store.has_leftover()
 
 
+def test_a_lock_leaves_no_empty_output_folder(store: Store) -> None:
+    """For example, `bake` may find a problem in a file of the user after it has locked the folder."""
+    with store.locked(pytest.fail):
+        assert store.out.is_dir()
+    assert not store.out.exists()
+    store.out.mkdir()
+    with store.locked(pytest.fail):
+        pass
+    assert store.out.is_dir(), "it was there before"
+
+
+def test_a_bake_that_waits_for_an_output_folder_makes_it_again(store: Store) -> None:
+    waits = threading.Event()
+
+    def bake() -> None:
+        with store.locked(lambda _: waits.set()), store.replacing() as staging:
+            staging.write(artifact("a"))
+
+    other = threading.Thread(target=bake)
+    with store.locked(pytest.fail):
+        other.start()
+        assert waits.wait(60)
+    other.join(60)
+    assert (store.folder / "a").exists()
+
+
 def test_a_missing_output_folder_has_no_leftovers(store: Store) -> None:
     assert not store.has_leftover()
 

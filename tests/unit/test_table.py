@@ -69,7 +69,7 @@ def entries() -> list[Entry]:
             subject=f"CN={owner}", issuer=issuer, names=names, serial=f"{abs(days):040x}"[::-1], sha256="5e" * 32,
             not_before=begin, not_after=begin + timedelta(days=days),
         )  # fmt: skip
-        return Entry(owner=owner, role=role, facts=facts, days_left=days, days=365)
+        return Entry(owner=owner, role=role, facts=facts, days_left=days, days=365, is_near=days < 30)
 
     found = [entry("cluster", Role.CA, 3648), entry("operator", Role.CLIENT, 12)]
     for number in (1, 2):

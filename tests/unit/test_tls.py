@@ -169,6 +169,7 @@ def test_the_probe_returns_the_names_and_the_expiry_of_the_certificate(
     assert certificate is not None
     assert {cluster.nodes[0].fqdn, HOST} <= set(certificate.names)
     assert timedelta(days=363) < certificate.not_after - datetime.now(UTC) < timedelta(days=365)
+    assert certificate.not_after - certificate.not_before == timedelta(days=365)
 
 
 def test_a_server_of_another_ca_is_distrusted_and_does_not_count_as_refusing(

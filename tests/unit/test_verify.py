@@ -72,8 +72,10 @@ def status(number: int, **changes: Any) -> Status:
     return replace(healthy, **changes)
 
 
-def probes(node: NodePlan, *, days: int = 300) -> dict[tuple[Port, ClientKind], Probe]:
-    certificate = Certificate(names=(node.fqdn, str(node.address)), not_after=NOW + timedelta(days=days))
+def probes(node: NodePlan, *, days: int = 300, age: int = 65) -> dict[tuple[Port, ClientKind], Probe]:
+    certificate = Certificate(
+        names=(node.fqdn, str(node.address)), not_before=NOW - timedelta(days=age), not_after=NOW + timedelta(days=days)
+    )  # fmt: skip
     found = {(port, kind): Probe(reply=Reply.REFUSED, detail="alert") for port in Port for kind in ClientKind}
     served = Probe(reply=Reply.SERVED, detail="HTTP/1.1 200 OK", certificate=certificate)
     found[Port.CLIENT, ClientKind.OPERATOR] = served
@@ -434,11 +436,14 @@ def test_a_port_that_also_refuses_the_operator_is_skipped(
     assert bad_checks(with_node(healthy, 1, probes=view))["foreign certificate"].result is Result.SKIPPED
 
 
-@pytest.mark.parametrize(("days", "result"), [(30, None), (29, Result.WARNING), (0, Result.WARNING)])
+@pytest.mark.parametrize(
+    ("age", "days", "result"),
+    [(335, 30, None), (336, 29, Result.WARNING), (365, 0, Result.WARNING), (1, 6, None), (5, 2, Result.WARNING)],
+)
 def test_a_certificate_that_expires_soon_is_a_warning(
-    healthy: Observation, bad_checks: BadChecks, cluster: ClusterPlan, days: int, result: Result | None
+    healthy: Observation, bad_checks: BadChecks, cluster: ClusterPlan, age: int, days: int, result: Result | None
 ) -> None:
-    found = bad_checks(with_node(healthy, 0, probes=probes(cluster.nodes[0], days=days)))
+    found = bad_checks(with_node(healthy, 0, probes=probes(cluster.nodes[0], days=days, age=age)))
     assert {check.result for check in found.values()} == ({result} if result else set())
 
 

@@ -20,9 +20,11 @@ from generator.cli.output.watch import Picture
 from generator.etcd.answers import Alarm, Answer, Status
 from generator.operations.bake import bake as make
 from generator.operations.baked_cluster import Cluster, open_cluster
-from generator.operations.running.watch import Sample, View, alarms_in, certificate_days, view_of
+from generator.operations.certs import Entry
+from generator.operations.running.watch import Sample, View, alarms_in, next_to_expire, view_of
 from generator.operations.seal import seal_files
 from generator.operations.status import MemberRole, size_text
+from generator.pki import Role
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
 from tests import terminal
@@ -125,21 +127,27 @@ def cluster(tmp_path: Path, three: ClusterPlan, now: datetime) -> Cluster:
     return open_cluster(store)
 
 
-def drawn(cluster: Cluster, view: View, days: dict[str, tuple[int, str]], width: int = 80) -> str:
+def entry(owner: str, role: Role, days: int) -> Entry:
+    return Entry(owner=owner, role=role, facts=Any, days_left=days, days=365, is_near=days < 30)  # type: ignore[arg-type]
+
+
+def drawn(cluster: Cluster, view: View, *certificates: Entry, width: int = 80) -> str:
     from rich.console import Console
 
     stream = io.StringIO()
-    picture = Picture(cluster, 2.0, days)
+    picture = Picture(cluster, 2.0, {one.owner: one for one in certificates})
     Console(file=stream, width=width).print(picture.parts(view, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def test_the_picture_of_three_members(cluster: Cluster, now: datetime) -> None:
     seal_files(cluster.store, cluster.plan, now=now, report=print)
-    days = {"etcd1": (363, "etcd-server"), "etcd2": (29, "etcd-peer"), "operator": (30, "etcd-client")}
+    certificates = [
+        entry("etcd1", Role.SERVER, 363), entry("etcd2", Role.PEER, 29), entry("operator", Role.CLIENT, 30),
+    ]  # fmt: skip
     big = etcd_status(1, db_size=25 << 20, db_size_in_use=3 << 20, raft_index=20, revision=1234567)
     view = viewed(cluster.plan, etcd1=big, etcd3="no answer in time")
-    assert drawn(cluster, view, days) == """\
+    assert drawn(cluster, view, *certificates) == """\
 etcd  03:04:05, every 2 s; q ends
 
 NODE   STATE        REVISION        DB   IN USE  LAG   CERT
@@ -153,17 +161,17 @@ next certificate to expire: etcd2 etcd-peer, in 29 days"""
 
 def test_alarms_and_tasks_are_below_the_table(cluster: Cluster) -> None:
     error = etcd_status(1, errors=("memberID:2 alarm:NOSPACE ",))
-    text = drawn(cluster, viewed(cluster.plan, etcd1=error), {}, 120)
+    text = drawn(cluster, viewed(cluster.plan, etcd1=error), width=120)
     assert "alarm NOSPACE" in next(line for line in text.splitlines() if line.startswith("etcd2"))
     assert "alarm NOSPACE on etcd2: the database has reached its quota" in text
     assert "remedy: delete keys that you do not need, run bake defrag --compact --out" in text
     assert "to do: the first node's ISO still has the bootstrap permit\n  remedy: bake seal" in text
-    assert "to do" not in drawn(cluster, view_of(cluster.plan, {}, {}), {}, 120), "before the first answers"
+    assert "to do" not in drawn(cluster, view_of(cluster.plan, {}, {}), width=120), "before the first answers"
 
 
 @pytest.mark.parametrize("error", ["[red]x[/red]", "a:smile:b", "[/]"])
 def test_texts_are_shown_as_they_are(cluster: Cluster, error: str) -> None:
-    assert error in drawn(cluster, viewed(cluster.plan, etcd1=error), {}, 120)
+    assert error in drawn(cluster, viewed(cluster.plan, etcd1=error), width=120)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +186,10 @@ def test_sizes(size: int | None, text: str) -> None:
 
 
 def test_the_certificate_that_expires_first_counts(cluster: Cluster, now: datetime) -> None:
-    days = certificate_days(cluster, now=now + timedelta(days=100))
-    assert days.keys() == {"cluster", "operator", "etcd1", "etcd2", "etcd3"}
-    assert days["etcd1"][0] == min(365 - 1 - 100, days["cluster"][0])
-    assert days["cluster"][0] > 3000
+    found = next_to_expire(cluster, now=now + timedelta(days=100))
+    assert found.keys() == {"cluster", "operator", "etcd1", "etcd2", "etcd3"}
+    assert found["etcd1"].days_left == 365 - 1 - 100
+    assert found["cluster"].days_left > 3000
 
 
 # --- the command line -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from generator.cli import engines
 from generator.cli.common import open_cluster, reporter
 from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import cluster_options
+from generator.cli.reach import refuse_unstarted
 from generator.cli.root import bake
 
 
@@ -29,7 +30,9 @@ def console(node: str, follow: bool, **options: Any) -> None:
     """
     from generator.operations.inside import console as consoles
 
-    engine = engines.make_engine(options, reporter(options), open_cluster(options))
+    cluster = open_cluster(options)
+    engine = engines.make_engine(options, reporter(options), cluster)
+    refuse_unstarted(options, cluster, engine.machines)
     if sys.stdin.isatty() and sys.stdout.isatty() and not follow:
         consoles.attach(engine, node)
         return

@@ -9,7 +9,7 @@ import click
 
 from generator.cli.common import image_cache
 from generator.cli.options import cluster_options
-from generator.cli.reach import open_running
+from generator.cli.reach import open_started
 from generator.cli.root import bake
 
 
@@ -34,5 +34,5 @@ def etcdctl(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> No
     """
     from generator.operations.inside.etcdctl import run_etcdctl
 
-    cluster = open_running(options)
+    cluster = open_started(options)
     ctx.exit(run_etcdctl(cluster, words, cache=image_cache(options), environment=os.environ))

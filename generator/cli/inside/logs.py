@@ -14,6 +14,7 @@ from generator.cli import engines
 from generator.cli.common import open_cluster, print_json, reporter
 from generator.cli.local.suggestions import suggest_node
 from generator.cli.options import cluster_options, option
+from generator.cli.reach import refuse_unstarted
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def logs(
     names = _chosen(nodes, [node.name for node in cluster.plan.nodes])
     begin = reading.parse_since(since, now=datetime.now(UTC)) if since else None
     engine = engines.make_engine(options, reporter(options), cluster)
+    refuse_unstarted(options, cluster, engine.machines)
     batches = reading.entries(engine, names, reading.Wanted(unit=unit, since=begin, lines=lines))
     if follow:
         for entry in reading.follow(batches):

@@ -106,7 +106,8 @@ def add(client_name: str, kind: str | None, target: str | None, renew: bool, **o
 
     bake writes the certificate, the key and the configuration to clients/NAME/ in the cluster's folder. The command
     changes no node. If everything is up to date, the command changes nothing, and prints the configuration again. It
-    renews a certificate that expires within 30 days, or that another CA issued.
+    renews a certificate that expires soon (within 30 days, or within a third of its validity if this is less), or that
+    another CA issued.
 
     With etcd's authentication, NAME is the etcd user, and the cluster file must give the user its rights. If it does
     not, the command prints what is missing. A client for prometheus needs no etcd user.

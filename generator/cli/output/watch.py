@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from generator.operations.baked_cluster import Cluster
+    from generator.operations.certs import Entry
     from generator.operations.running.watch import Row, View, Watch
 
 _REDRAW = 0.25  # seconds
@@ -148,14 +149,15 @@ class Picture:
 
     cluster: Cluster
     interval: float
-    _days: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    _certificates: Mapping[str, Entry] = field(default_factory=dict)
     _read: float = -_CERTIFICATES
 
     def draw(self, watched: Watch) -> Any:
-        from generator.operations.running.watch import certificate_days
+        from generator.operations.running.watch import next_to_expire
 
         if time.monotonic() - self._read >= _CERTIFICATES:
-            self._days, self._read = certificate_days(self.cluster, now=datetime.now(UTC)), time.monotonic()
+            found = next_to_expire(self.cluster, now=datetime.now(UTC))
+            self._certificates, self._read = found, time.monotonic()
         return self.parts(watched.view(), datetime.now().astimezone())
 
     def parts(self, view: View, now: datetime) -> Any:
@@ -164,7 +166,8 @@ class Picture:
 
         clock = f"{now:%H:%M:%S}"
         title = Text(f"{self.cluster.plan.name}  {clock}, every {self.interval:g} s; q ends\n", style="dim")
-        return Group(title, _table(view.rows, view, self._days), *(Text(f"\n{line}") for line in self._notes(view)))
+        notes = (Text(f"\n{line}") for line in self._notes(view))
+        return Group(title, _table(view.rows, view, self._certificates), *notes)
 
     def _notes(self, view: View) -> Iterator[str]:
         """Yield the lines below the table: the next certificate to expire, alarms, and the operator's tasks."""
@@ -173,9 +176,9 @@ class Picture:
         from generator.operations.status import pending_tasks
         from generator.store.cas import load_phase
 
-        if self._days:
-            owner, (days, role) = min(self._days.items(), key=lambda item: item[1])
-            yield f"next certificate to expire: {owner} {role}, in {days} days"
+        if self._certificates:
+            first = min(self._certificates.values(), key=lambda one: (one.days_left, one.role))
+            yield f"next certificate to expire: {first.owner} {first.role}, in {first.days_left} days"
         for one in (explain(self.cluster, alarm, view.names) for alarm in view.alarms):
             yield f"alarm {one.alarm} on {one.node}: {one.meaning}\n  remedy: {one.remedy}"
         if view.complete:
@@ -187,7 +190,7 @@ class Picture:
             yield from (f"to do: {task.task}\n  remedy: {task.remedy}" for task in tasks)
 
 
-def _table(rows: Iterable[Row], view: View, days: Mapping[str, tuple[int, str]]) -> Any:
+def _table(rows: Iterable[Row], view: View, certificates: Mapping[str, Entry]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="none")
@@ -197,17 +200,16 @@ def _table(rows: Iterable[Row], view: View, days: Mapping[str, tuple[int, str]])
         table.add_column(name, no_wrap=True, justify="right")
     table.add_column("", overflow="fold")
     for row in rows:
-        table.add_row(*_cells(row, view, days))
+        table.add_row(*_cells(row, view, certificates.get(row.node.name)))
     return table
 
 
-def _cells(row: Row, view: View, days: Mapping[str, tuple[int, str]]) -> list[Any]:
+def _cells(row: Row, view: View, first: Entry | None) -> list[Any]:
     from rich.text import Text
 
-    from generator.health.ports import WARN_DAYS
     from generator.operations.status import size_text
 
-    node, left = row.node, days.get(row.node.name, (None, ""))[0]
+    node = row.node
     state, style = _state(row)
     alarms = [f"alarm {one.kind}" for one in view.alarms if node.member_id == f"{one.member_id:x}"]
     notes = "; ".join([*alarms, *filter(None, [_reason(row)])])
@@ -218,7 +220,7 @@ def _cells(row: Row, view: View, days: Mapping[str, tuple[int, str]]) -> list[An
         size_text(node.db_size),
         size_text(node.db_in_use),
         _UNKNOWN if row.lag is None else str(row.lag),
-        Text(_UNKNOWN if left is None else f"{left} d", style="red" if left is not None and left < WARN_DAYS else ""),
+        Text(f"{first.days_left} d" if first else _UNKNOWN, style="red" if first and first.is_near else ""),
         Text(notes, style="red" if alarms or node.error else "dim"),
     ]
 

@@ -14,7 +14,6 @@ from generator.engine import MachineStatus
 from generator.errors import BakeError, UnhealthyError
 from generator.health import Check, Result
 from generator.health.check import Finding, group
-from generator.health.ports import WARN_DAYS
 from generator.operations import audit as auditing
 from generator.operations import certs, verify
 from generator.operations.baked_cluster import Cluster, client_files
@@ -175,7 +174,7 @@ def _control_row(check: Check) -> ResultRow:
 def _certificate_row(entry: certs.Entry, outdated: Mapping[str, bool | None]) -> CertificateRow:
     is_outdated = outdated.get(entry.owner) if entry.role == "etcd-server" else None
     served = "" if is_outdated is None else "no" if is_outdated else "yes"
-    mood = Mood.OK if entry.days_left >= WARN_DAYS else Mood.WARNING if entry.days_left >= 0 else Mood.FAILED
+    mood = Mood.FAILED if entry.days_left < 0 else Mood.WARNING if entry.is_near else Mood.OK
     return CertificateRow(
         owner=entry.owner, role=str(entry.role), names=" ".join(entry.facts.names),
         issuer=entry.facts.issuer.replace(",", ", "), not_after=f"{entry.facts.not_after:%Y-%m-%d}",

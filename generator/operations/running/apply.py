@@ -51,16 +51,18 @@ class Apply:
     upgrade: set[str] = field(default_factory=set)
     pause: float = _PAUSE
     _started_again: set[str] = field(default_factory=set, init=False)  # nodes that were started again during a step
+    _restarting: str = field(default="", init=False)  # the node whose etcd restarts in this step
 
     def run(self) -> tuple[Step, ...]:
         """Take every step, and return the steps. Raise BakeError if a step is not safe or does not end in time."""
         taken: list[Step] = []
         has_new_seeds = self._refresh_drives()  # such as the seed that repairs a node
-        self.consoles = Consoles(self.engine, self.cluster, self.progress)
+        self.consoles = Consoles(self.engine, self.cluster, self.progress, awaits_answers=True)
         while found := self._next(patience=self.wait if taken or has_new_seeds else _CALM):
             step, seen = found
             self.progress.line(f"{step.node}: {step.action}{f' ({step.level})' if step.level else ''}: {step.reason}")
             self._started_again.clear()
+            self._restarting = step.node if step.level is Level.RESTART else ""
             self._act(step, seen)
             self._finish(step)
             taken.append(step)
@@ -113,7 +115,11 @@ class Apply:
         phase = load_phase(self.cluster.store)
         refuse_changed(self.cluster, phase)
         settled = self.consoles.settled
-        return observe(self.cluster, self.engine.machines(), now=datetime.now(UTC), settled=settled)
+        seen = observe(self.cluster, self.engine.machines(), now=datetime.now(UTC), settled=settled)
+        for node in self.cluster.plan.nodes:
+            if seen.answers(node) and (node.name != self._restarting or self.consoles.has_restarted(node.name)):
+                self.consoles.answered(node.name)
+        return seen
 
     def _obstacle(self, step: Step, seen: Observed) -> str | None:
         """Return why the step is not safe now, or None. Raise StaleError for a loss that the user has not agreed to."""
@@ -236,7 +242,7 @@ class Apply:
             self.engine.create(name)
 
     def _await_settled(self, node: str, *, restarts: bool = False) -> None:
-        """Wait until a node has printed that it runs its newest seed and, if `restarts`, has started etcd again.
+        """Wait until a node runs its newest seed and, if `restarts`, has started etcd again, and until etcd answers.
 
         Until then, the node needs its seed, and no other node may restart. A node whose console is silent gets 60 s.
         """
@@ -247,7 +253,9 @@ class Apply:
             self._start_stopped()
             has_settled = not made or self.consoles.settled.get(node) == made[-1].seed
             if has_settled and (not restarts or self.consoles.has_restarted(node)):
-                return
+                self._observe()
+                if node not in self.consoles.unshown:
+                    return
             time.sleep(self.pause)
 
     def _empty_drive(self, node: str) -> None:
@@ -276,8 +284,7 @@ class Apply:
         self.consoles.show()
         seen = self._observe()
         nodes = [node for node in self.cluster.plan.nodes if seen.power_of(node.name) is not Power.UNKNOWN]
-        members = {node.name: seen.member_of(node) for node in nodes}
-        return [name for name, member in members.items() if member is None or member.id not in seen.answering]
+        return [node.name for node in nodes if not seen.answers(node)]
 
     def _is_done(self, step: Step) -> bool:
         """Return whether the planner no longer wants the step, and the node's member answers."""
@@ -287,6 +294,4 @@ class Apply:
             return False
         if step.action in (Action.REMOVE, Action.START):  # a started node may need other nodes for its quorum
             return True
-        node = next(node for node in self.cluster.plan.nodes if node.name == step.node)
-        member = seen.member_of(node)
-        return member is not None and member.id in seen.answering
+        return seen.answers(next(node for node in self.cluster.plan.nodes if node.name == step.node))

@@ -31,10 +31,15 @@ class Consoles:
     """The consoles of all nodes. Shows new records, and remembers which seed each node has applied.
 
     `settled`: for each node that has printed it, the instance-id of the seed that the node applied last.
+    `awaits_answers`: show that a node has settled only when `answered` is called, because a node can print it before
+    its etcd has started again.
     """
 
-    def __init__(self, engine: Engine, cluster: Cluster, progress: Progress) -> None:
+    def __init__(
+        self, engine: Engine, cluster: Cluster, progress: Progress, *, awaits_answers: bool = False
+    ) -> None:
         self.engine, self.cluster, self.progress = engine, cluster, progress
+        self.awaits_answers, self.unshown = awaits_answers, dict[str, Event]()
         self.journal = Journal(cluster.store.folder)
         self.settled: dict[str, str] = {}
         self._logs: dict[str, tuple[Console, LineReader]] = {}
@@ -51,15 +56,24 @@ class Consoles:
         self._waiting.discard(node)
         self._booted.add(node)
         self.settled.pop(node, None)
+        self.unshown.pop(node, None)
 
     def show(self) -> None:
         """Show the new records. Raise BakeError if a node reports a failure."""
         for event in self._read():
+            if self.awaits_answers and event.phase == SETTLED:
+                self.unshown[event.node] = event
+                continue
             self.progress.event(event.node, event.phase, event.detail)
             if event.phase == "failed":
                 look = command(self.cluster.store, f"console {event.node}")
                 raise BakeError(f"{event.node} failed: {event.detail}", hint=f"see {look}")
             self._failures.add(event)
+
+    def answered(self, node: str) -> None:
+        """Show that a node has settled, if it has printed that."""
+        if event := self.unshown.pop(node, None):
+            self.progress.event(event.node, event.phase, event.detail)
 
     def waits_for_reboot(self, node: str) -> bool:
         """Return whether the node has said that it applies its new seed at its next boot.

@@ -191,10 +191,9 @@ class Watch:
             self._samples[node] = Sample(round=number, status=status, members=members, since=since)
 
 
-def certificate_days(cluster: Cluster, *, now: datetime) -> dict[str, tuple[int, str]]:
-    """Return each owner's certificate that expires first: the days that are left, and the certificate's role."""
-    found: dict[str, tuple[int, str]] = {}
+def next_to_expire(cluster: Cluster, *, now: datetime) -> dict[str, certs.Entry]:
+    """Return each owner's certificate that expires first."""
+    found: dict[str, certs.Entry] = {}
     for entry in certs.entries(cluster, now=now):
-        days = (entry.days_left, str(entry.role))
-        found[entry.owner] = min(found.get(entry.owner, days), days)
+        found[entry.owner] = min(found.get(entry.owner, entry), entry, key=lambda one: (one.days_left, one.role))
     return found
