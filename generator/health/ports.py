@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
+from generator.config.auth import ROOT
 from generator.config.pki import Certificates, PeerName
 from generator.config.placement import sets_peer_check
 from generator.config.spec import FirewallKind
@@ -150,20 +151,22 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
                     findings.append(Finding(name, Result.FAILED, f"{port}: does not name {view.node.fqdn}"))
                 if port is Port.CLIENT and _names_user(plan, answer.certificate):
                     text = f"{port}: names the etcd user {answer.certificate.common_name}"
-                    users.append(Finding(name, Result.FAILED, f"{text}; the gateway gives its rights to clients"))
+                    text += ", and etcd's gateway gives that user's rights to clients without a common name"
+                    users.append(Finding(name, Result.FAILED, text))
     ok_detail = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
     remedy = "run bake certs rotate; if the CA expires soon, run bake certs rotate --ca"
     if any(finding.result is Result.FAILED for finding in findings):
         remedy = "the node's certificates differ from those in its seed: see /etc/etcd/pki on the node"
     elif users:
-        remedy = "run bake, then bake apply: the nodes get server certificates that name no user"
+        remedy = "run bake, then bake apply: the nodes get server certificates that name no user, and restart etcd"
     findings += users
     return combine("server certificates", findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)
 
 
 def _names_user(plan: ClusterPlan, certificate: Certificate) -> bool:
-    """Return whether the common name is a node's etcd user, which has the role root. bake issued such certificates."""
-    return plan.spec.auth.enabled and certificate.common_name in {node.name for node in plan.nodes}
+    """Return whether the common name is an etcd user. Older versions of bake issued such certificates."""
+    users = {*(node.name for node in plan.nodes), *(user.name for user in plan.spec.auth.users), ROOT}
+    return plan.spec.auth.enabled and certificate.common_name in users
 
 
 def _lacks_name(plan: ClusterPlan, node: NodePlan, names: Iterable[str]) -> bool:

@@ -59,7 +59,9 @@ VARIABLES: Mapping[PurePosixPath, tuple[Rule, ...]] = {
     ENV: (
         Rule("BAKE_CLIENT_CIDRS", Level.LIVE, (_FIREWALL,)),
         Rule("BAKE_PEER_CIDRS", Level.LIVE, (_FIREWALL,)),
-        Rule("BAKE_AUTH", Level.LIVE, (_PROMOTE,)),
+        Rule("BAKE_AUTH", Level.RESTART),
+        # When etcd starts, its gateway connects to it with the server certificate, and keeps that certificate's rights.
+        Rule("BAKE_SERVER_NAME", Level.RESTART),
         # Only a node that joins uses these variables.
         Rule("BAKE_MEMBERS", Level.LIVE),
         Rule("BAKE_CLIENT_URLS", Level.LIVE),

@@ -195,6 +195,8 @@ def hook_values(plan: ClusterPlan, node: NodePlan, identity: str, permit: str = 
     }
     if spec.auth.enabled:
         values["BAKE_AUTH"] = str(AUTH)
+        # The common name of the server certificate. If it changes, the node restarts etcd (file_levels.py).
+        values["BAKE_SERVER_NAME"] = str(Role.SERVER)
     if spec.install.archive:
         values["BAKE_ARCHIVE_NAME"] = ARCHIVE_NAME
         values["BAKE_ARCHIVE_SHA256"] = spec.install.sha256 or ""

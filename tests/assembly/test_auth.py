@@ -150,7 +150,7 @@ def test_a_stranger_changes_nothing_about_members_and_users(three: Miniature) ->
 
 
 def test_the_json_gateway_serves_nobody(three: Miniature) -> None:
-    """etcd's JSON gateway connects with the server's certificate, which has a node's name. It gets no access."""
+    """etcd's JSON gateway refuses every client certificate with a common name."""
     node = three.nodes[0]
     for files in (files_of(three, "nobody"), files_of(three, "app1"), operator(three)):
         tls = operator_context(files)

@@ -14,6 +14,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ import yaml
 
 from generator.clients.application import Kind
 from generator.config.auth import AuthSpec
+from generator.pki import Role, issue_nodes
+from generator.plan import NodePlan
 from tests.assembly.applications import AUTH, add, baked, etcdctl, started
 from tests.assembly.miniature import PATIENCE, Miniature
 
@@ -126,6 +130,15 @@ def test_patroni_makes_a_leader(
         patroni.stop()
 
 
+def through_gateway(node: NodePlan, home: Path, headers: dict[str, str]) -> str:
+    """Return the gateway's answer to a request for the key `a` with the client certificate in the folder `home`."""
+    context = ssl.create_default_context(cafile=home / "ca.pem")
+    context.load_cert_chain(home / "client.pem", home / "client.key")
+    with closing(HTTPSConnection(str(node.address), 2379, timeout=60, context=context)) as connection:
+        connection.request("POST", "/v3/kv/range", b'{"key": "YQ=="}', headers)
+        return connection.getresponse().read().decode()
+
+
 def test_with_auth_the_gateway_needs_a_password(cluster_of: ClusterOf, tmp_path: Path) -> None:
     """The gateway refuses a common name, so Patroni's certificate has none. The certificate alone permits nothing.
 
@@ -137,16 +150,39 @@ def test_with_auth_the_gateway_needs_a_password(cluster_of: ClusterOf, tmp_path:
     assert etcdctl(cluster, store, "", "put", "a", "secret").returncode == 0
     for name, kind in (("app1", Kind.GENERIC), (NAME, Kind.PATRONI)):
         add(cluster, store, name, kind)
-        home = store.folder / "clients" / name
-        context = ssl.create_default_context(cafile=home / "ca.pem")
-        context.load_cert_chain(home / "client.pem", home / "client.key")
-        with closing(HTTPSConnection(str(node.address), 2379, timeout=60, context=context)) as connection:
-            for headers in ({"Accept": "*/*"}, {}):
-                connection.request("POST", "/v3/kv/range", b'{"key": "YQ=="}', headers)
-                found[name, len(headers)] = connection.getresponse().read().decode()
+        for headers in ({"Accept": "*/*"}, {}):
+            found[name, len(headers)] = through_gateway(node, store.folder / "clients" / name, headers)
     print(found)
     for number in (0, 1):
         assert "CommonName of client sending a request against gateway will be ignored" in found["app1", number]
         assert "kvs" not in found[NAME, number]
     assert "user name is empty" in found[NAME, 1]
     assert "permission denied" in found[NAME, 0]
+
+
+def test_the_gateway_has_the_rights_of_the_certificate_with_which_etcd_started(
+    cluster_of: ClusterOf, tmp_path: Path
+) -> None:
+    """So a server certificate with another common name is not enough: the node restarts etcd (file_levels.py)."""
+    cluster = cluster_of(1, auth=AUTH)
+    (node,) = cluster.nodes
+    paths = [node.root / f"etc/etcd/pki/{Role.SERVER}.{kind}" for kind in ("pem", "key")]
+    right = [path.read_bytes() for path in paths]
+    older = replace(cluster.plan, spec=replace(cluster.plan.spec, auth=AuthSpec()))  # the common name is the node's
+    (credentials,) = issue_nodes(older, cluster.authority, now=datetime.now(UTC))
+    paths[0].write_bytes(credentials[Role.SERVER].cert_pem)
+    paths[1].write_bytes(credentials[Role.SERVER].key_pem)
+    started(cluster)
+    store = baked(cluster, tmp_path / "out")
+    assert etcdctl(cluster, store, "", "put", "a", "secret").returncode == 0
+    add(cluster, store, NAME, Kind.PATRONI)
+    home = store.folder / "clients" / NAME
+    assert "kvs" in through_gateway(node.plan, home, {})
+    for path, data in zip(paths, right, strict=True):
+        path.write_bytes(data)
+    assert "kvs" in through_gateway(node.plan, home, {})
+    node.cut_power()
+    node.records.clear()
+    node.start()
+    cluster.wait(node.votes, 60, "the node votes")
+    assert "permission denied" in through_gateway(node.plan, home, {})

@@ -99,11 +99,11 @@ def test_readers_of_the_client_key_change_live(guest: Guest) -> None:
     assert guest.calls() == "daemon-reload\n--no-block restart etcd-access.service\n" + REPORT
 
 
-def test_authentication_is_enabled_live(guest: Guest) -> None:
+def test_etcd_restarts_if_authentication_is_enabled(guest: Guest) -> None:
     guest.bake(renew=False, **AUTH)
     guest.insert()
     assert is_applied(guest)
-    assert guest.calls() == "daemon-reload\n--no-block restart etcd-promote.service\n" + REPORT
+    assert guest.calls() == "daemon-reload\n--no-block restart etcd-promote.service\n" + REPORT + RESTART
     modes = {name: (guest.root / name).stat().st_mode & 0o777 for name in ("etc/etcd/auth.json", "etc/etcd/bake.env")}
     assert modes == {"etc/etcd/auth.json": 0o644, "etc/etcd/bake.env": 0o600}
     assert (guest.root / "usr/libexec/bake/etcd-auth").stat().st_mode & 0o777 == 0o755

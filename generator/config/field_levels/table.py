@@ -173,7 +173,10 @@ def _service_rows() -> Iterator[FieldLevel]:
         how="run `bake` with the change, restart every node with its new seed, then run `etcdctl auth disable`",
         applies=cases.disables_auth,
     )  # fmt: skip
-    yield FieldLevel(field="auth.enabled", level=Level.LIVE, how="A node creates users and roles, then enables auth.")
+    yield FieldLevel(
+        field="auth.enabled", level=Level.RESTART,
+        how="After the restart, a node creates users and roles, and enables auth.",
+    )
     yield FieldLevel(field="auth.users", level=Level.LIVE, how="A node adds users and roles, and removes none.")
     yield FieldLevel(field="auth.roles", level=Level.LIVE, how="A node adds roles and permissions, and removes none.")
     yield FieldLevel(
