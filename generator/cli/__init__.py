@@ -19,7 +19,7 @@ from generator.cli.root import bake
 
 # Python searches for garbage when there are so many new objects. With Python's default of 700, it searches 100 times
 # while bake imports modules, which produce no garbage.
-_GARBAGE = 50_000
+_GARBAGE = 100_000
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

@@ -36,6 +36,7 @@ def _group(path: PurePosixPath) -> PurePosixPath | None:
     return next((folder for folder in _GROUPS if folder in path.parents), None)
 
 
+@lru_cache(maxsize=128)
 def order_of(path: PurePosixPath) -> int:
     """Return the place of a file's group in user-data."""
     group = _group(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
 
 from generator.level import Level
@@ -82,6 +83,7 @@ VARIABLES: Mapping[PurePosixPath, tuple[Rule, ...]] = {
 }
 
 
+@cache
 def level_table() -> bytes:
     """Return the table as JSON, with one rule per line."""
     variables = ",\n".join(f'    "{path}": {_rules(rules, "      ")}' for path, rules in VARIABLES.items())

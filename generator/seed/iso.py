@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import PurePosixPath
 from types import SimpleNamespace
@@ -200,20 +200,25 @@ def _pycdlib() -> Any:
 _PACKING = threading.Lock()
 
 
+@cache
+def _dated_modules() -> tuple[Any, ...]:
+    """Return the modules of pycdlib that use the module `time`."""
+    _pycdlib()
+    loaded = [module for name, module in sys.modules.items() if name.startswith("pycdlib")]
+    return tuple(module for module in loaded if getattr(module, "time", None) is time)
+
+
 @contextmanager
 def _fixed_dates() -> Iterator[None]:
     """Give pycdlib a fixed time while an ISO is packed."""
-    _pycdlib()
     with _PACKING:
-        loaded = [module for name, module in sys.modules.items() if name.startswith("pycdlib")]
-        dated = [module for module in loaded if getattr(module, "time", None) is time]
-        for module in dated:
-            module.time = _FIXED_TIME  # type: ignore[attr-defined]
+        for module in _dated_modules():
+            module.time = _FIXED_TIME
         try:
             yield
         finally:
-            for module in dated:
-                module.time = time  # type: ignore[attr-defined]
+            for module in _dated_modules():
+                module.time = time
 
 
 def pack(files: Iterable[Artifact]) -> Artifact:
