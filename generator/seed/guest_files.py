@@ -7,9 +7,7 @@ import json
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from pathlib import Path, PurePosixPath
-
-import jinja2
+from pathlib import PurePosixPath
 
 from generator.artifact import Artifact
 from generator.config.auth import ROOT, PermissionSpec
@@ -38,8 +36,7 @@ from generator.seed.guest_paths import (
     UDEV_RULES,
     UNITS,
 )
-
-_GUEST = Path(__file__).parent / "guest"
+from generator.seed.templates import guest_source, render
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +240,7 @@ def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
     options = {variable(name): value_text(value) for name, value in plan.spec.etcd.options.items()}
     required = plan.spec.pki.peer_name is PeerName.REQUIRED
     option, name = peer_check(plan.spec)
-    return _render(
+    return render(
         CONF,
         node=node,
         etcd=plan.spec.etcd,
@@ -266,31 +263,7 @@ def _copy(folder: PurePosixPath, name: str, mode: int = 0o644) -> Artifact:
 
 @lru_cache(maxsize=64)
 def _unit(name: str, **values: Hashable) -> Artifact:
-    return Artifact(UNITS / name, _render(UNITS / name, libexec=LIBEXEC, **values))
-
-
-@cache
-def guest_source(path: PurePosixPath) -> bytes:
-    """Return a file's content from bake's folder `guest/`. `path`: the file's path in the guest."""
-    return (_GUEST / path.relative_to("/")).read_bytes()
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_GUEST),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        auto_reload=False,
-        autoescape=False,  # noqa: S701  templates of env files and units; a spec's values need no quotes in them
-    )
-
-
-def _render(path: PurePosixPath, /, **values: object) -> bytes:
-    """Return a rendered template. Raises jinja2.UndefinedError if a value is missing."""
-    return _environment().get_template(f"{str(path)[1:]}.j2").render(values).encode()
+    return Artifact(UNITS / name, render(UNITS / name, libexec=LIBEXEC, **values))
 
 
 def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:
