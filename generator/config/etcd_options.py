@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from generator.config import etcd_values as values
@@ -218,6 +217,8 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
         message, hint = REFUSED[name]
         return name, f"{name!r} {message}", hint
     if name not in known:
+        from difflib import get_close_matches
+
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "see etcd --help"
         return name, f"etcd {version} has no option {shown_key(name)!r}", hint

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -210,6 +209,8 @@ def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
 
     The message shows none of the file's keys, because a key may be a secret.
     """
+    from difflib import get_close_matches
+
     known = settings_of(ClusterSpec)
     if fields and not any(get_close_matches(key, known, n=1) for key in islice(fields, 20)):
         message = "has none of the fields of a cluster file"
@@ -254,5 +255,7 @@ def _order(where: str) -> tuple[str, int, int]:
 def _hint(wrong: FieldProblem) -> str | None:
     if not wrong.known:
         return wrong.hint
+    from difflib import get_close_matches
+
     close = get_close_matches(str(wrong.path[-1]), wrong.known, n=1)
     return f"did you mean {close[0]}?" if close else f"use one of these fields: {', '.join(wrong.known)}"
