@@ -209,10 +209,12 @@ def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
 
     The message shows none of the file's keys, because a key may be a secret.
     """
+    known, keys = settings_of(ClusterSpec), [*islice(fields, 20)]
+    if not keys or not known.keys().isdisjoint(keys):
+        return
     from difflib import get_close_matches
 
-    known = settings_of(ClusterSpec)
-    if fields and not any(get_close_matches(key, known, n=1) for key in islice(fields, 20)):
+    if not any(get_close_matches(key, known, n=1) for key in keys):
         message = "has none of the fields of a cluster file"
         raise InputError.one(f"{path}:1:1", message, "begin the file with `apiVersion: bake/v1`")
 
