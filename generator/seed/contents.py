@@ -33,7 +33,7 @@ def ordered(guest: Iterable[Artifact]) -> list[Artifact]:
 
 @lru_cache(maxsize=128)
 def _group(path: PurePosixPath) -> PurePosixPath | None:
-    return next((folder for folder in _GROUPS if folder in path.parents), None)
+    return next((folder for folder in _GROUPS if str(path).startswith(f"{folder}/")), None)
 
 
 @lru_cache(maxsize=128)
