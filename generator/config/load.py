@@ -12,7 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from generator.config import yaml12
 from generator.config.fields import FieldPath, FieldProblem, plain, settings_of, shown_key, value_text
@@ -30,8 +30,7 @@ _HERE = Path(__file__).parents[1]
 PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles", _HERE) if path.is_dir())
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A spec, and the warnings about the spec.
 
     `user_input`: all fields that the user has set. `existing`: None for a new cluster.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from generator import RELEASED, pki
 from generator.artifact import Artifact
@@ -36,8 +36,7 @@ from generator.store.seed_history import recorded
 Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives pairs of a sign (+, - or ~) and a file's path
 
 
-@dataclass(frozen=True, slots=True)
-class Baked:
+class Baked(NamedTuple):
     """A baked cluster.
 
     `changed`: the files that this run wrote. `differences`: the files that this run changed, added or removed, as

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from generator.level import Level
 from generator.pki import Role
@@ -22,8 +22,7 @@ _FIREWALL, _PROMOTE, _ACCESS, _TIMER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """The level of a change.
 
     `match`: a pattern for a path or for the name of a variable, as in the module `fnmatch`. `restart`: the systemd
