@@ -6,7 +6,6 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -49,8 +48,7 @@ class Baked(NamedTuple):
     differences: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreed:
+class Agreed(NamedTuple):
     """The user's input, after the user has consented to the changes.
 
     `digest`: the digest of the cluster's folder when the user consented. `announce`: used instead of the parameter
