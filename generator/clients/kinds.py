@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from generator.clients import generic, kubernetes, patroni, prometheus
 from generator.clients.application import Application, Configuration, Kind
 from generator.config.spec import FirewallKind
