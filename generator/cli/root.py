@@ -217,7 +217,7 @@ def check(**options: Any) -> None:
     spec, changes = plain(loaded.spec), compare(loaded.existing, loaded.spec)
     show_changes(changes, options, reporter(options))
     if options["output"] == "json":
-        warnings = [asdict(warning) for warning in loaded.warnings]
+        warnings = [warning._asdict() for warning in loaded.warnings]
         print_json(spec=spec, warnings=warnings, changes=[change.data for change in changes])
     elif not options["quiet"]:
         from generator.config import yaml12
