@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 MEMBERS = 5
-GARBAGE = 5_000  # lower than in generator/cli/__init__.py, because the garbage of 1,000 nodes would need 90 MiB
+GARBAGE = 20_000  # lower than in generator/cli/__init__.py, because the garbage of 1,000 nodes would need 90 MiB
 
 
 def fleet(nodes: int, out: Path) -> None:
