@@ -14,11 +14,10 @@ Only the package `cli` prints messages and ends the process. Modules outside `cl
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class Problem(NamedTuple):
     """One problem with the input.
 
     `where` is `file:line:col: field`, a flag such as `--nodes`, or a path. `message` contains the wrong value and the

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv6Address, ip_network
+from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from generator.config.hosts import EngineKind
@@ -51,8 +52,7 @@ class NodePlan:
     addresses: tuple[AnyAddress, ...]  # IP addresses in this node's certificates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkPlan:
+class NetworkPlan(NamedTuple):
     """The network that the VMs share.
 
     In the modes `nat` and `isolated`, bake creates the libvirt network `name` with the bridge `bridge`. In the mode

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import hashlib
 import os
 import shutil
@@ -93,7 +95,7 @@ def bake(
     for name in [name for name in os.environ if name.startswith("BAKE_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    umask, handler = os.umask(0o022), signal.getsignal(signal.SIGTERM)
+    umask, handler, threshold = os.umask(0o022), signal.getsignal(signal.SIGTERM), gc.get_threshold()
 
     def run(*words: object) -> Result:
         monkeypatch.setattr("sys.argv", ["bake", *map(str, words)])
@@ -108,6 +110,8 @@ def bake(
     yield run
     os.umask(umask)
     signal.signal(signal.SIGTERM, handler)
+    gc.set_threshold(*threshold)
+    atexit.unregister(gc.freeze)
 
 
 @pytest.fixture

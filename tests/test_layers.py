@@ -29,7 +29,7 @@ OWNERS = {
     "cryptography": {"pki"},
     "google": {"etcd.messages"},
     "grpclib": {"etcd.client"},
-    "jinja2": {"seed.guest_files", "report.page"},
+    "jinja2": {"seed.templates", "report.page"},
     "libvirt": {"vm.connection"},
     "markupsafe": {"report.page"},
     "pycdlib": {"seed.iso"},

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -71,8 +70,7 @@ def progress_of(nodes: Iterable[str], options: Mapping[str, Any]) -> Iterator[Pr
         yield _Noting(progress)
 
 
-@dataclass(frozen=True, slots=True)
-class _Noting:
+class _Noting(NamedTuple):
     """Passes progress on, and notes the warnings in it."""
 
     progress: Progress

@@ -159,7 +159,7 @@ def make_engine(
 
     def connect_to(name: str) -> Engine:
         host = hosts[name]
-        network = replace(plan.network, bridge=host.bridge or plan.network.bridge)
+        network = plan.network._replace(bridge=host.bridge or plan.network.bridge)
         return on(
             uris[name], plan=replace(plan, network=network), pool=host.pool or "",
             report=lambda line: report(f"{name}: {line}"),

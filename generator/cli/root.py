@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,53 @@ EXIT_CODES = {
 }
 
 
+# The subcommands of each module below `generator.cli`, except this module.
+_MODULES = {
+    "certs": ("certs",),
+    "change": ("plan", "apply", "replace"),
+    "export": ("export",),
+    "inside.console": ("console",),
+    "inside.etcdctl": ("etcdctl",),
+    "inside.logs": ("logs",),
+    "local.client": ("client",),
+    "local.cluster_file": ("init", "schema"),
+    "local.completion": ("completion",),
+    "local.man": ("man",),
+    "local.show": ("show",),
+    "maintenance": ("snapshot", "defrag", "alarm", "move-leader"),
+    "recovery": ("restore", "backup", "recover"),
+    "reporting.report": ("report",),
+    "reporting.timeline": ("timeline",),
+    "running_cluster": ("up", "seal", "status", "verify", "audit", "down", "destroy"),
+    "upgrade": ("upgrade",),
+}
+
+
+class _Commands(MutableMapping[str, click.Command]):
+    """The subcommands by name. A subcommand's module is imported when the subcommand is first read."""
+
+    def __init__(self) -> None:
+        self._modules = {name: module for module, names in _MODULES.items() for name in names}
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            import_module(f"generator.cli.{self._modules[name]}")  # adds its subcommands to this mapping
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._modules, **self._loaded})
+
+    def __len__(self) -> int:
+        return len({**self._modules, **self._loaded})
+
+
 class _Group(Group):
     """The command `bake`. Without a subcommand, create the cluster's ISOs. Print only the message of libvirt errors."""
 
@@ -72,7 +120,12 @@ class _Group(Group):
             formatter.write_dl(list(EXIT_CODES.items()))
 
 
-@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group,
+    commands=_Commands(),
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @spec_options
 @yes_option
 @click.version_option(__version__, prog_name="bake")
@@ -164,7 +217,7 @@ def check(**options: Any) -> None:
     spec, changes = plain(loaded.spec), compare(loaded.existing, loaded.spec)
     show_changes(changes, options, reporter(options))
     if options["output"] == "json":
-        warnings = [asdict(warning) for warning in loaded.warnings]
+        warnings = [warning._asdict() for warning in loaded.warnings]
         print_json(spec=spec, warnings=warnings, changes=[change.data for change in changes])
     elif not options["quiet"]:
         from generator.config import yaml12

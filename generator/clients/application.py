@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from generator.artifact import Artifact
 from generator.plan import ClusterPlan
@@ -62,8 +63,7 @@ class Application:
         return str(self.folder / file)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Configuration:
+class Configuration(NamedTuple):
     """What an application needs in addition to its certificate.
 
     `shown`: the files that bake prints. `others`: files that are long or secret. `steps`: the operator's tasks, one

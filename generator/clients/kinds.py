@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from generator.clients import generic, kubernetes, patroni, prometheus
 from generator.clients.application import Application, Configuration, Kind
 from generator.config.spec import FirewallKind
@@ -33,7 +31,7 @@ def configuration(app: Application) -> Configuration:
     networks = (app.plan.network.subnet if one == SUBNET else one for one in firewall.client_cidrs)
     allowed = ", ".join(map(str, networks))
     step = f"the nodes accept clients only from {allowed}; if the application is elsewhere, set firewall.clientCidrs"
-    return replace(found, steps=(*found.steps, step))
+    return found._replace(steps=(*found.steps, step))
 
 
 def needs_password(kind: Kind, *, auth: bool) -> bool:

@@ -11,9 +11,7 @@ Misspelled options are refused by bake, because etcd would only log a warning ab
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from generator.config import etcd_values as values
 from generator.config.etcd_values import Format
@@ -83,8 +81,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """An option that a cluster file may set. `why`: why the option is safe. `form`: the format of the value.
 
     `warning`: the text of a warning. `on`: the values for which bake warns; if empty, bake warns for every value.
@@ -218,6 +215,8 @@ def _check(name: str, value: object, version: str, known: Mapping[str, Option]) 
         message, hint = REFUSED[name]
         return name, f"{name!r} {message}", hint
     if name not in known:
+        from difflib import get_close_matches
+
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "see etcd --help"
         return name, f"etcd {version} has no option {shown_key(name)!r}", hint

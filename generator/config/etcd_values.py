@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 from generator.config.fields import Schema
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """Return None for a valid value, else the reason. `schema`: a JSON Schema that accepts every valid value."""
 
     function: Callable[[object], str | None]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 FieldPath = tuple[str | int, ...]
 Finding = tuple[FieldPath, str, str | None]  # a field, what is wrong with its value, and the remedy
@@ -23,8 +23,7 @@ _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
 _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
-@dataclass(frozen=True, slots=True)
-class FieldProblem:
+class FieldProblem(NamedTuple):
     """An invalid value or an unknown field. `known`: for an unknown field, the names of the valid fields."""
 
     path: FieldPath
@@ -33,8 +32,7 @@ class FieldProblem:
     known: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Parse(Generic[T]):
+class Parse(NamedTuple, Generic[T]):
     """Convert a value, or raise ValueError with a message such as "'x' is not a string".
 
     `schema`: a JSON Schema that accepts every value that `function` accepts.
@@ -52,8 +50,7 @@ def accepts(**schema: Any) -> Callable[[Callable[[Any], T]], Parse[T]]:
     return lambda function: Parse(function, schema)
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """Return a field's value, and add the field's problems to a list. `schema`: as in `Parse`."""
 
     function: Callable[[Any, FieldPath, list[FieldProblem]], Any]

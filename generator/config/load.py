@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from generator.config import yaml12
 from generator.config.fields import FieldPath, FieldProblem, plain, settings_of, shown_key, value_text
@@ -31,8 +30,7 @@ _HERE = Path(__file__).parents[1]
 PROFILES = next(path for path in (_HERE / "profiles", _HERE.parent / "profiles", _HERE) if path.is_dir())
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A spec, and the warnings about the spec.
 
     `user_input`: all fields that the user has set. `existing`: None for a new cluster.
@@ -210,8 +208,12 @@ def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
 
     The message shows none of the file's keys, because a key may be a secret.
     """
-    known = settings_of(ClusterSpec)
-    if fields and not any(get_close_matches(key, known, n=1) for key in islice(fields, 20)):
+    known, keys = settings_of(ClusterSpec), [*islice(fields, 20)]
+    if not keys or not known.keys().isdisjoint(keys):
+        return
+    from difflib import get_close_matches
+
+    if not any(get_close_matches(key, known, n=1) for key in keys):
         message = "has none of the fields of a cluster file"
         raise InputError.one(f"{path}:1:1", message, "begin the file with `apiVersion: bake/v1`")
 
@@ -265,5 +267,7 @@ def _order(where: str) -> tuple[str, int, int]:
 def _hint(wrong: FieldProblem) -> str | None:
     if not wrong.known:
         return wrong.hint
+    from difflib import get_close_matches
+
     close = get_close_matches(str(wrong.path[-1]), wrong.known, n=1)
     return f"did you mean {close[0]}?" if close else f"use one of these fields: {', '.join(wrong.known)}"

@@ -7,9 +7,9 @@ the fields that a new cluster file or profile no longer sets. A field that is no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from generator.artifact import Artifact
 from generator.config import yaml12
@@ -35,8 +35,7 @@ FILES: tuple[FieldPath, ...] = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class UserInput:
+class UserInput(NamedTuple):
     """The user's input.
 
     `profile`: the profile's name or path; None if it is not known. `profile_fields`: the fields that the profile sets.
@@ -64,7 +63,7 @@ class UserInput:
 
         fields = [path for path in above if holds(self.fields, path)]
         below = [path for path in paths_of(self.profile_fields) if path in above or holds(self.profile_fields, path)]
-        return replace(self, fields=picked(self.fields, fields), profile_fields=picked(self.profile_fields, below))
+        return self._replace(fields=picked(self.fields, fields), profile_fields=picked(self.profile_fields, below))
 
     @property
     def file(self) -> Artifact:

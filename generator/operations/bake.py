@@ -6,11 +6,10 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from generator import RELEASED, pki
 from generator.artifact import Artifact
@@ -36,8 +35,7 @@ from generator.store.seed_history import recorded
 Announce = Callable[[tuple[tuple[str, str], ...]], None]  # receives pairs of a sign (+, - or ~) and a file's path
 
 
-@dataclass(frozen=True, slots=True)
-class Baked:
+class Baked(NamedTuple):
     """A baked cluster.
 
     `changed`: the files that this run wrote. `differences`: the files that this run changed, added or removed, as
@@ -50,8 +48,7 @@ class Baked:
     differences: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreed:
+class Agreed(NamedTuple):
     """The user's input, after the user has consented to the changes.
 
     `digest`: the digest of the cluster's folder when the user consented. `announce`: used instead of the parameter

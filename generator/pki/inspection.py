@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -14,8 +14,7 @@ from generator.pki.key_pair import Issuer, Role
 _NEAR = timedelta(days=30)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(NamedTuple):
     """A certificate's content. `names`: subject alternative names.
 
     `serial`: the serial number in hexadecimal. `sha256`: the digest of the DER form in hexadecimal.

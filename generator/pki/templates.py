@@ -7,7 +7,7 @@ as a client (etcd issue 9785).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -21,8 +21,7 @@ from generator.plan import LOOPBACK_NETWORKS, ClusterPlan, NodePlan
 _SERVER_AND_CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CertProfile:
+class CertProfile(NamedTuple):
     """The content of a certificate, except its public key and its dates."""
 
     key_type: KeyType

@@ -33,9 +33,10 @@ def ordered(guest: Iterable[Artifact]) -> list[Artifact]:
 
 @lru_cache(maxsize=128)
 def _group(path: PurePosixPath) -> PurePosixPath | None:
-    return next((folder for folder in _GROUPS if folder in path.parents), None)
+    return next((folder for folder in _GROUPS if str(path).startswith(f"{folder}/")), None)
 
 
+@lru_cache(maxsize=128)
 def order_of(path: PurePosixPath) -> int:
     """Return the place of a file's group in user-data."""
     group = _group(path)

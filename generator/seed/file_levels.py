@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from generator.level import Level
 from generator.pki import Role
@@ -21,8 +22,7 @@ _FIREWALL, _PROMOTE, _ACCESS, _TIMER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """The level of a change.
 
     `match`: a pattern for a path or for the name of a variable, as in the module `fnmatch`. `restart`: the systemd
@@ -84,6 +84,7 @@ VARIABLES: Mapping[PurePosixPath, tuple[Rule, ...]] = {
 }
 
 
+@cache
 def level_table() -> bytes:
     """Return the table as JSON, with one rule per line."""
     variables = ",\n".join(f'    "{path}": {_rules(rules, "      ")}' for path, rules in VARIABLES.items())

@@ -9,8 +9,9 @@ from generator.config.pki import Permissions
 from generator.config.spec import ClusterSpec, FirewallKind, InstallMethod
 from generator.pki import NODE_ROLES
 from generator.plan import ETCD_UID, ClusterPlan
-from generator.seed.guest_files import guest_source, key_access_commands
+from generator.seed.guest_files import key_access_commands
 from generator.seed.guest_paths import DATA_MOUNT, ENV, LIBEXEC, PKI_DIR, ROOT_SHELL, UDEV_RULES, UNITS
+from generator.seed.templates import guest_source
 
 HOME = PurePosixPath("/var/lib/etcd")
 

@@ -7,9 +7,7 @@ import json
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from pathlib import Path, PurePosixPath
-
-import jinja2
+from pathlib import PurePosixPath
 
 from generator.artifact import Artifact
 from generator.config.auth import ROOT, PermissionSpec
@@ -38,8 +36,7 @@ from generator.seed.guest_paths import (
     UDEV_RULES,
     UNITS,
 )
-
-_GUEST = Path(__file__).parent / "guest"
+from generator.seed.templates import guest_source, render
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +60,12 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     if plan.spec.firewall.kind is not FirewallKind.NONE:
         yield _script("etcd-firewall")
         yield _unit("etcd-firewall.service", kind=plan.spec.firewall.kind)
-    yield Artifact(PKI_DIR / f"{Role.CA}.pem", trust.ca_pem)
+    yield Artifact(_in_pki(f"{Role.CA}.pem"), trust.ca_pem)
     if trust.peer_ca_pem:
-        yield Artifact(PKI_DIR / f"{Role.PEER_CA}.pem", trust.peer_ca_pem)
+        yield Artifact(_in_pki(f"{Role.PEER_CA}.pem"), trust.peer_ca_pem)
     for role in NODE_ROLES:
-        yield Artifact(PKI_DIR / f"{role}.pem", pki[role].cert_pem)
-        yield Artifact(PKI_DIR / f"{role}.key", pki[role].key_pem, mode=0o600, secret=True)
+        yield Artifact(_in_pki(f"{role}.pem"), pki[role].cert_pem)
+        yield Artifact(_in_pki(f"{role}.key"), pki[role].key_pem, mode=0o600, secret=True)
     if plan.spec.install.method is InstallMethod.ARCHIVE:
         yield _script("etcd-install")
     # Mode 0600 is enough for etcd.conf and bake.env, because systemd reads both files as root (CIS benchmark, 1.1.7).
@@ -81,9 +78,9 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     if plan.mounts_data_disk:
         yield _script("etcd-data")
         yield _unit("etcd-data.service")
-        yield Artifact(UNITS / DATA_MOUNT, guest_source(UNITS / DATA_MOUNT))
+        yield _copy(UNITS, DATA_MOUNT)
     for module in ("join_decision.py", "node.py", "cluster.py", "peers.py", "restore.py"):
-        yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
+        yield _copy(LIBEXEC, module)
     yield _script("etcd-join")
     yield _script("etcd-start")
     yield _script("read-journal")
@@ -98,20 +95,25 @@ def guest_files(plan: ClusterPlan, node: NodePlan, trust: Trust, pki: NodePki) -
     yield _script("etcd-audit")
     yield _unit("etcd-audit.service")
     yield _unit("etcd-report.service")
-    yield Artifact(UNITS / "etcd-audit.timer", guest_source(UNITS / "etcd-audit.timer"))
+    yield _copy(UNITS, "etcd-audit.timer")
     yield _script("first-boot-done")
     yield _unit("report-boot.service")
     for name in ("forget-seed", "apply-seed"):
         yield _script(name)
         yield _unit(f"{name}.service")
     for module in ("seed_change.py", "seed_files.py"):
-        yield Artifact(LIBEXEC / module, guest_source(LIBEXEC / module))
+        yield _copy(LIBEXEC, module)
     yield Artifact(TABLE, level_table())
     yield _script("etcd-restart")
     yield _unit("etcd-restart.service", mark=RESTART)
     yield from _access(plan.spec)
-    yield Artifact(UNITS / "run-bake-medium.mount", guest_source(UNITS / "run-bake-medium.mount"))
-    yield Artifact(UDEV_RULES / "80-bake-seed.rules", guest_source(UDEV_RULES / "80-bake-seed.rules"))
+    yield _copy(UNITS, "run-bake-medium.mount")
+    yield _copy(UDEV_RULES, "80-bake-seed.rules")
+
+
+@cache
+def _in_pki(name: str) -> PurePosixPath:
+    return PKI_DIR / name
 
 
 def _access(spec: ClusterSpec) -> Iterator[Artifact]:
@@ -120,7 +122,7 @@ def _access(spec: ClusterSpec) -> Iterator[Artifact]:
         yield Artifact(SSH_KEYS, "".join(f"{key}\n" for key in spec.access.ssh_keys).encode(), mode=0o600)
         yield Artifact(SSHD_CONF, guest_source(SSHD_CONF))
     if spec.access.root_shell:
-        yield Artifact(UNITS / ROOT_SHELL, guest_source(UNITS / ROOT_SHELL))
+        yield _copy(UNITS, ROOT_SHELL)
 
 
 def access_commands(spec: ClusterSpec) -> Iterator[str]:
@@ -240,7 +242,7 @@ def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
     options = {variable(name): value_text(value) for name, value in plan.spec.etcd.options.items()}
     required = plan.spec.pki.peer_name is PeerName.REQUIRED
     option, name = peer_check(plan.spec)
-    return _render(
+    return render(
         CONF,
         node=node,
         etcd=plan.spec.etcd,
@@ -253,35 +255,17 @@ def _conf(plan: ClusterPlan, node: NodePlan, identity: str) -> bytes:
 
 
 def _script(name: str) -> Artifact:
-    return Artifact(LIBEXEC / name, guest_source(LIBEXEC / name), mode=0o755)
+    return _copy(LIBEXEC, name, mode=0o755)
+
+
+@cache
+def _copy(folder: PurePosixPath, name: str, mode: int = 0o644) -> Artifact:
+    return Artifact(folder / name, guest_source(folder / name), mode)
 
 
 @lru_cache(maxsize=64)
 def _unit(name: str, **values: Hashable) -> Artifact:
-    return Artifact(UNITS / name, _render(UNITS / name, libexec=LIBEXEC, **values))
-
-
-@cache
-def guest_source(path: PurePosixPath) -> bytes:
-    """Return a file's content from bake's folder `guest/`. `path`: the file's path in the guest."""
-    return (_GUEST / path.relative_to("/")).read_bytes()
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_GUEST),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  templates of env files and units; a spec's values need no quotes in them
-    )
-
-
-def _render(path: PurePosixPath, /, **values: object) -> bytes:
-    """Return a rendered template. Raises jinja2.UndefinedError if a value is missing."""
-    return _environment().get_template(f"{str(path)[1:]}.j2").render(values).encode()
+    return Artifact(UNITS / name, render(UNITS / name, libexec=LIBEXEC, **values))
 
 
 def node_credentials(files: Mapping[str, bytes]) -> dict[Role, tuple[bytes, bytes]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from generator.errors import InputError
 from generator.level import Level
@@ -18,8 +18,7 @@ FORMAT_VERSION = "1.0"
 KEPT = 50  # seeds per node; a node that runs an older seed must reboot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class Made(NamedTuple):
     """A seed: its instance-id, and the level of the change from the seed before."""
 
     seed: str

@@ -13,8 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from itertools import groupby
+from functools import cache, lru_cache
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -98,17 +97,16 @@ def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> 
     converts the piece to YAML only once. The pieces are YAML block mappings and sequences, which can be concatenated.
     """
     files, packages = ordered(guest), plan.spec.install.packages
+    own = [file for file in files if file.path.parts[:3] == _NODE_FOLDER]
+    common = tuple(file for file in files if file.path.parts[:3] != _NODE_FOLDER)
     yield b"#cloud-config\n"
     yield f"# {node.name} of the etcd cluster {plan.name}. It has private keys: keep its mode 0600.\n".encode()
     yield table_of_contents(tuple(file.path for file in files), packages).encode()
-    yield _dump({"hostname": node.name, "fqdn": node.fqdn})
-    if packages:
-        yield _dump({"package_update": True, "packages": list(packages)})
+    head = {"hostname": node.name, "fqdn": node.fqdn}
+    more = {"package_update": True, "packages": list(packages)} if packages else {}
     # The entries set no owner, because cloud-init writes the files before the user etcd exists.
-    yield b"write_files:\n"
-    for is_node_specific, group in groupby(files, lambda file: file.path.parts[:3] == _NODE_FOLDER):
-        dump = _dump_files if is_node_specific else _dump_common_files
-        yield dump(tuple(group))
+    yield _dump({**head, **more, "write_files": _entries(own)})
+    yield _dump_common_files(common)
     yield _dump_list("bootcmd", tuple(boot_commands()))
     yield _dump_list("runcmd", tuple(first_boot_commands(plan)))
 
@@ -121,14 +119,17 @@ def _dump_list(key: str, items: tuple[str, ...]) -> bytes:
 _NODE_FOLDER = ("/", "etc", "etcd")  # files in /etc/etcd, such as keys, differ between nodes
 
 
-def _dump_files(files: tuple[Artifact, ...]) -> bytes:
-    """Return YAML entries for cloud-init's `write_files`."""
-    entries = [(str(file.path), f"{file.mode:04o}", file.data.decode()) for file in files]
-    return _dump([{"path": path, "permissions": mode, "content": text} for path, mode, text in entries])
+def _entries(files: Iterable[Artifact]) -> list[dict[str, str]]:
+    """Return entries for cloud-init's `write_files`."""
+    return [
+        {"path": str(file.path), "permissions": f"{file.mode:04o}", "content": file.data.decode()} for file in files
+    ]
 
 
-# The cache contains only files that are the same on all nodes, so it contains no secrets.
-_dump_common_files = lru_cache(maxsize=8)(_dump_files)
+@lru_cache(maxsize=8)
+def _dump_common_files(files: tuple[Artifact, ...]) -> bytes:
+    """Return the entries of files that are the same on all nodes, so that the cache contains no secrets."""
+    return _dump(_entries(files))
 
 
 def _network_config(plan: ClusterPlan, node: NodePlan) -> dict[str, Any]:
@@ -200,20 +201,25 @@ def _pycdlib() -> Any:
 _PACKING = threading.Lock()
 
 
+@cache
+def _dated_modules() -> tuple[Any, ...]:
+    """Return the modules of pycdlib that use the module `time`."""
+    _pycdlib()
+    loaded = [module for name, module in sys.modules.items() if name.startswith("pycdlib")]
+    return tuple(module for module in loaded if getattr(module, "time", None) is time)
+
+
 @contextmanager
 def _fixed_dates() -> Iterator[None]:
     """Give pycdlib a fixed time while an ISO is packed."""
-    _pycdlib()
     with _PACKING:
-        loaded = [module for name, module in sys.modules.items() if name.startswith("pycdlib")]
-        dated = [module for module in loaded if getattr(module, "time", None) is time]
-        for module in dated:
-            module.time = _FIXED_TIME  # type: ignore[attr-defined]
+        for module in _dated_modules():
+            module.time = _FIXED_TIME
         try:
             yield
         finally:
-            for module in dated:
-                module.time = time  # type: ignore[attr-defined]
+            for module in _dated_modules():
+                module.time = time
 
 
 def pack(files: Iterable[Artifact]) -> Artifact:

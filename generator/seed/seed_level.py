@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from generator.level import Level
 from generator.seed import iso
@@ -15,8 +15,7 @@ SEED_FILES = (str(iso.USER_DATA), META_DATA, NETWORK_CONFIG)
 _ID = re.compile(rb"^instance-id: (\S+)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeedChange:
+class SeedChange(NamedTuple):
     """What a node must do to apply a new seed. `paths`: the files that differ. `units`: the restarted systemd units.
 
     The level is `refused` if the seed belongs to another node or cluster.

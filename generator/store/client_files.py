@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from generator import pki
 from generator.artifact import Artifact
@@ -18,8 +18,7 @@ from generator.store.folder import Store
 FORMAT_VERSION = "1.0"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """What the user has stated about an application. `folder`: None for the application's folder in the cluster's."""
 
     kind: Kind

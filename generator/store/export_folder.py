@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from os.path import abspath
 from pathlib import Path
 
@@ -74,5 +73,5 @@ def _named_into() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        changed = (replace(one, hint=one.hint and one.hint.replace("--out", "--into")) for one in error.problems)
+        changed = (one._replace(hint=one.hint and one.hint.replace("--out", "--into")) for one in error.problems)
         raise InputError(changed) from None

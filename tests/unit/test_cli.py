@@ -16,6 +16,7 @@ import click
 import pytest
 
 from generator import __version__, cli
+from generator.cli import root
 from generator.cli.options import SPEC_FLAGS
 from generator.cli.output.diagnostics import FORMAT_VERSION
 
@@ -221,6 +222,22 @@ def test_image_accepts_every_option_of_up() -> None:
     """`scripts/bake up OPTIONS` first runs `bake image OPTIONS`."""
     image, up = ({each.name for each in cli.bake.commands[name].params} for name in ("image", "up"))
     assert up <= image
+
+
+def test_the_table_of_modules_lists_every_command() -> None:
+    """Without the table's entry, bake would not import the command's module."""
+    defined = {command.name: command.callback.__module__ for command in cli.bake.commands.values() if command.callback}
+    assert {name for name, module in defined.items() if module == root.__name__} == {"check", "image"}
+    names = {f"generator.cli.{module}": names for module, names in root._MODULES.items()}
+    assert {name for name, module in defined.items() if name not in names.get(module, ())} == {"check", "image"}
+    assert sorted(defined) == sorted([*sum(names.values(), ()), "check", "image"])
+
+
+def test_a_command_imports_no_other_command() -> None:
+    script = "import sys; sys.argv[1:] = ['show', '--help']; from generator.cli import main\n"
+    script += "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main()"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr.split()
+    assert {name for name in root._MODULES if f"generator.cli.{name}" in loaded} == {"local.show"}
 
 
 def test_scripts_bake_lists_every_command_that_needs_vms() -> None:

@@ -9,9 +9,9 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -21,8 +21,7 @@ _WARNING, _HINT = "warning: ", "\n  hint: "
 _KEY = "generator.cli.output"  # a key in the object of click's root context
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnostic:
+class Diagnostic(NamedTuple):
     """A problem or a warning. An unknown value is None.
 
     `summary`: the wrong value and the rule. `detail`: the place and the summary, as in the text output. `field`: the
@@ -47,7 +46,7 @@ class Output:
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
     def print(self) -> None:
-        listed = [asdict(one) for one in dict.fromkeys(self.diagnostics)]
+        listed = [one._asdict() for one in dict.fromkeys(self.diagnostics)]
         document = {"format_version": FORMAT_VERSION, **(self.data or {}), "diagnostics": listed}
         click.echo(json.dumps(document, indent=2))
 

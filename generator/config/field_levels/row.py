@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from generator.config.spec import ClusterSpec
 from generator.level import Level
@@ -15,8 +15,7 @@ def _always(_old: ClusterSpec, _new: ClusterSpec) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FieldLevel:
+class FieldLevel(NamedTuple):
     """A row of the table.
 
     `field`: the name of a field; a name that ends in `.*` stands for all fields of a section.
