@@ -31,7 +31,7 @@ from generator.cli.options import (
 )
 from generator.cli.output.certificate_rows import as_data, as_row
 from generator.cli.output.table import print_table
-from generator.cli.reach import ask_engine, open_running, start_task_if_silent
+from generator.cli.reach import open_running, start_task_if_silent
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -271,9 +271,8 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
         click.echo(f"nodes that apply their seeds at the next start: {', '.join(found.at_next_start)}")
     for name, path in more.get("clients", {}).items():
         click.echo(f"{name}: {path}")
-    if found.by_hand and (start := start_task_if_silent(options, cluster, ask_engine(options, cluster))):
-        click.echo(f"{start.task}\n  hint: {start.remedy}, and insert the new ISOs", err=True)
-        return
+    if found.by_hand and (start := start_task_if_silent(options, cluster)):
+        click.echo(f"{start.task}\n  hint: {start.remedy}", err=True)
     for name in found.by_hand:
         click.echo(f"{name}: bake finds no VM; insert {cluster.store.folder / name}/seed.iso into its drive", err=True)
     if found.by_hand:

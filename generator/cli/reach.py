@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from generator.operations.status import Task
     from generator.plan import ClusterPlan
 
-    Machines = Callable[[], Mapping[str, MachineStatus]]
-
 _ASKED = "generator.cli.reach"  # a key in click's context
 
 
@@ -32,38 +29,47 @@ def open_running(options: Mapping[str, Any]) -> Cluster:
 
 
 def open_started(options: Mapping[str, Any]) -> Cluster:
-    """Open a cluster for a command that needs an answer of its nodes. Raise UnhealthyError if no VM of it exists."""
+    """Open a cluster for a command that needs an answer from its nodes. Raise UnhealthyError if no VM of it exists."""
     cluster = open_running(options)
-    refuse_unstarted(options, cluster, ask_engine(options, cluster))
+    refuse_silent(options, cluster)
     return cluster
 
 
-def ask_engine(options: Mapping[str, Any], cluster: Cluster) -> Machines:
-    return partial(engines.machines_if_possible, options, reporter(options), cluster)
+def refuse_silent(options: Mapping[str, Any], cluster: Cluster) -> None:
+    """Raise UnhealthyError if no node accepts a connection and the cluster has no VMs."""
+    _refuse(start_task_if_silent(options, cluster))
 
 
-def refuse_unstarted(options: Mapping[str, Any], cluster: Cluster, machines: Machines) -> None:
-    """Raise UnhealthyError if no node answers and the cluster has no VMs. `machines`: asks the engine."""
-    from generator.errors import UnhealthyError
-
-    if task := start_task_if_silent(options, cluster, machines):
-        raise UnhealthyError(task.task, hint=task.remedy)
-
-
-def start_task_if_silent(options: Mapping[str, Any], cluster: Cluster, machines: Machines) -> Task | None:
-    """Return the task to start a cluster that has no VMs, or None. Ask the engine only if no node answers."""
+def start_task_if_silent(options: Mapping[str, Any], cluster: Cluster) -> Task | None:
+    """Return the task to start a cluster that has no VMs, or None. Ask the engine only if all nodes are silent."""
     from generator.errors import BakeError
     from generator.operations import status
-    from generator.operations.baked_cluster import client_files
 
-    if cluster.sealed:
+    if cluster.sealed or not status.is_silent(cluster.plan):
         return None
     try:
-        if status.is_answering(cluster.plan, client_files(cluster.store.folder)):
-            return None
-        return status.start_task(cluster, machines(), connect=options["connect"])
-    except BakeError:  # the gRPC client is not installed, or libvirt does not answer
+        machines = engines.machines_if_possible(options, reporter(options), cluster)
+    except BakeError:  # libvirt does not answer
         return None
+    return status.start_task(cluster, machines, connect=options["connect"])
+
+
+def refuse_unstarted(options: Mapping[str, Any], cluster: Cluster, machines: Mapping[str, MachineStatus]) -> None:
+    """Raise UnhealthyError if the cluster has no VMs and no node accepts a connection. Probe no node if VMs exist.
+
+    `machines`: what the engine returns.
+    """
+    from generator.operations import status
+
+    task = status.start_task(cluster, machines, connect=options["connect"])
+    _refuse(task if task and status.is_silent(cluster.plan) else None)
+
+
+def _refuse(task: Task | None) -> None:
+    from generator.errors import UnhealthyError
+
+    if task:
+        raise UnhealthyError(task.task, hint=task.remedy)
 
 
 def reach(options: Mapping[str, Any], *plans: ClusterPlan) -> None:

@@ -32,7 +32,7 @@ from generator.cli.options import (
     yes_option,
 )
 from generator.cli.output.table import print_table
-from generator.cli.reach import open_running, open_started, reach
+from generator.cli.reach import open_running, open_started, reach, start_task_if_silent
 from generator.cli.root import bake
 
 if TYPE_CHECKING:
@@ -79,17 +79,18 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
 
     engines.require_hosts(options, spec)  # nothing is baked if libvirt does not answer
     _refuse_old_machines(options, store)
+    connect = options["connect"]
     try:
         with progress_of(node_names(spec), options) as progress:
             boot = up.Boot(
                 engine=lambda cluster, image: engines.make_engine(
-                    options, progress.line, cluster, image=image, remedy=command(store, "up")
+                    options, progress.line, cluster, image=image, remedy=command(store, "up", connect=connect)
                 ),
-                wait=options["wait"], cache=image_cache(options), reach=partial(reach, options),
+                wait=options["wait"], cache=image_cache(options), reach=partial(reach, options), connect=connect,
             )  # fmt: skip
             return up.up(spec, store, boot, now=datetime.now(UTC), progress=progress, **agreed)
     except KeyboardInterrupt:
-        remove = command(store, "destroy")
+        remove = command(store, "destroy", connect=connect)
         click.echo(f"To continue, run the same command. To remove the VMs, run `{remove}`.", err=True)
         raise
 
@@ -174,7 +175,8 @@ def status(interval: float | None, **options: Any) -> None:
     refuse_watch(options)
     cluster = open_running(options)
     if options["watch"]:
-        watch(cluster, interval or 2.0)
+        # A warning would spoil the live table.
+        watch(cluster, interval or 2.0, partial(start_task_if_silent, {**options, "quiet": True}, cluster))
         return
     machines = engines.machines_if_possible(options, reporter(options), cluster)
     seen = look(cluster, machines, now=datetime.now(UTC), connect=options["connect"])

@@ -247,14 +247,18 @@ def _read_spec(layers: _Layers, *, tolerated: FieldPath | None = None) -> tuple[
 
 
 def _unread(wrong: FieldProblem, value: Any) -> Iterator[FieldPath]:
-    """Yield the fields whose values are not known: an invalid field, or the unset fields next to an unknown field."""
+    """Yield the fields whose values are not known: an invalid field, or the unset fields next to an unknown field.
+
+    A cluster file has many unset sections, so an unknown section counts only for those with a similar name.
+    """
     if not wrong.known:
         yield wrong.path
         return
     *section, _ = wrong.path
     for key in section:
         value = value[key]
-    yield from ((*section, name) for name in wrong.known if name not in value)
+    meant = wrong.known if section else get_close_matches(str(wrong.path[-1]), wrong.known)
+    yield from ((*section, name) for name in meant if name not in value)
 
 
 def _order(where: str) -> tuple[str, int, int]:

@@ -15,15 +15,20 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")  # no host can have an address in 0.0.0
 
 
 def check_subnet(spec: ClusterSpec) -> Iterator[Finding]:
-    """Check the subnet, and the addresses that must fit to it. If the subnet is wrong, say nothing about the others."""
+    """Check the subnet, and the address family of the addresses. If the subnet is wrong, check nothing else."""
     if fault := _subnet_fault(spec):
         yield fault
         return
-    family = list(_family(spec))
-    yield from family
+    yield from _family(spec)
     yield from _client_networks(spec)
+
+
+def check_addresses(spec: ClusterSpec) -> Iterator[Finding]:
+    """Check that the gateway and the nodes have host addresses of the subnet. See `check_subnet` for a wrong subnet."""
+    if _subnet_fault(spec):
+        return
     yield from _gateway(spec)
-    if not family:
+    if not any(_family(spec)):
         yield from _addresses(spec)
 
 
@@ -35,7 +40,7 @@ def _subnet_fault(spec: ClusterSpec) -> Finding | None:
         return where, f"{subnet} has no room for nodes and a gateway", "use a /24, for example"
     stated = [address for _, address in _stated(spec)]
     if len(stated) > 1 and not any(address in subnet for address in stated):
-        message = f"{subnet} has none of the addresses {', '.join(map(str, stated))}"
+        message = f"{subnet} contains none of the addresses {', '.join(map(str, dict.fromkeys(stated)))}"
         return where, message, "use the network of these addresses, or addresses inside the subnet"
     return None
 

@@ -113,12 +113,14 @@ def _host_networks(spec: ClusterSpec) -> Iterator[Finding]:
             yield ("hosts", index, "bridge"), message, "set network.mode: bridge"
 
 
-def _etcd(spec: ClusterSpec) -> Iterator[Finding]:
+def _ports(spec: ClusterSpec) -> Iterator[Finding]:
     if spec.etcd.client_port == spec.etcd.peer_port:
         yield ("etcd", "peerPort"), f"{spec.etcd.peer_port} is also the client port", "use two different ports"
+
+
+def _options(spec: ClusterSpec) -> Iterator[Finding]:
     for name, message, hint in check_options(spec.etcd.options, spec.etcd.version):
         yield ("etcd", "options", name), message, hint
-    yield from _tls(spec)
 
 
 def _tls(spec: ClusterSpec) -> Iterator[Finding]:
@@ -181,12 +183,14 @@ def _auth(spec: ClusterSpec) -> Iterator[Finding]:
 
 Rule = Callable[[ClusterSpec], Iterator[Finding]]
 _RULES: tuple[Rule, ...] = (
-    _names, network.check_subnet, network.check_duplicates, network.check_macs, network.check_attachment,
-    _etcd, _pki, _install, _image, _hosts, _host_networks, _auth,
+    _names, network.check_subnet, network.check_addresses, network.check_duplicates, network.check_macs,
+    network.check_attachment, _ports, _options, _tls, _pki, _install, _image, _hosts, _host_networks, _auth,
 )  # fmt: skip
 _SUBNET, _MODE, _ENGINE = ("network", "subnet"), ("network", "mode"), ("engine",)
 # The fields without which a rule would find errors that the user has not made.
 _NEEDED: Mapping[Rule, tuple[FieldPath, ...]] = {
     network.check_subnet: (_SUBNET,), network.check_attachment: (_MODE,), _hosts: (_ENGINE,),
+    network.check_addresses: (_SUBNET, ("network", "gateway"), ("network", "firstIp")),
+    _options: (("etcd", "version"),), _tls: (("etcd", "tlsMinVersion"), ("pki", "keyType")),
     _host_networks: (_MODE, _ENGINE), _install: (("install", "method"),),
 }  # fmt: skip

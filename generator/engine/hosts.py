@@ -83,8 +83,9 @@ class EngineOnHosts:
     def machines(self) -> dict[str, MachineStatus]:
         seen = self._ask(lambda _, engine: engine.machines())
         found: dict[str, MachineStatus] = {}
+        silent = tuple(host for host in self.hosts if host not in seen)
         for name, home in self.placement.items():
-            found[name] = self._machine(name, home, seen)
+            found[name] = replace(self._machine(name, home, seen), silent_hosts=silent)
         for host, machines in seen.items():
             for name, one in machines.items():
                 if not one.planned and name not in found:

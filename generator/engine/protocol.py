@@ -40,7 +40,7 @@ class MachineStatus:
     was made. `built`: when bake built the image (RFC 3339), or "" if unknown. `seed`: digest of the ISO that was
     inserted last. `has_seed`: whether an ISO is in the drive, now or at the next start. `accel`: `kvm` or `tcg`, or ""
     if unknown. `host`: the name of the machine's host in the cluster file, or "". `copies`: other hosts that have a
-    machine of the node, too.
+    machine of the node, too. `silent_hosts`: hosts that do not answer, which can have a machine of the node.
     """
 
     node: str
@@ -58,6 +58,7 @@ class MachineStatus:
     accel: str = ""
     host: str = ""
     copies: tuple[str, ...] = ()
+    silent_hosts: tuple[str, ...] = ()
 
     @property
     def exists(self) -> bool:

@@ -111,16 +111,25 @@ def _own_address(address: str, port: int) -> str | None:
 
 def reachable(targets: Iterable[Target], timeout: float = TIMEOUT_SECONDS) -> set[Target]:
     """Return the targets that accept or refuse a connection. A target that drops packets is not among them."""
+    errors = _dial_all(targets, timeout)
+    return {target for target, error in errors.items() if error is None or isinstance(error, ConnectionRefusedError)}
 
-    def answers(target: Target) -> bool:
+
+def accepting(targets: Iterable[Target], timeout: float = TIMEOUT_SECONDS) -> set[Target]:
+    """Return the targets that accept a connection."""
+    return {target for target, error in _dial_all(targets, timeout).items() if error is None}
+
+
+def _dial_all(targets: Iterable[Target], timeout: float) -> dict[Target, OSError | None]:
+    """Connect to all targets at the same time, and return each target's error, or None for a connection."""
+
+    def error_of(target: Target) -> OSError | None:
         try:
             dial(*target, timeout).close()
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            return error
+        return None
 
     targets = list(targets)
     with ThreadPoolExecutor(max(len(targets), 1)) as pool:
-        return {target for target, found in zip(targets, pool.map(answers, targets), strict=True) if found}
+        return dict(zip(targets, pool.map(error_of, targets), strict=True))

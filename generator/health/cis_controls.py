@@ -48,8 +48,8 @@ class Control:
 def audit_nodes(nodes: Sequence[NodeFacts]) -> tuple[Check, ...]:
     """Return one check for each control. The name of a check is the id of its control.
 
-    If only some nodes have reported, the check NODES names the others, and their facts that are unknown do not change
-    the results of the controls.
+    If only some nodes have reported, the check NODES names the others, and unknown facts about them do not change the
+    results of the controls.
     """
     all_nodes = [facts.node.name for facts in nodes]
     silent = [facts.finding(Result.SKIPPED, facts.no_report) for facts in nodes if facts.report is None]

@@ -18,6 +18,7 @@ from generator.progress import Report, Work, working
 
 _CHUNK = 1 << 20
 _HEAD = 8192  # bytes of a disk in which a partition table begins
+_CORRUPT = 2  # exit code of `qemu-img check`
 _ALONE = "convert the image to a single file with qemu-img convert -O qcow2"
 _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
@@ -94,6 +95,8 @@ def _inspect(path: Path, source: str) -> dict[str, Any]:
         state = "encrypted" if info.get("encrypted") else "marked as corrupt"
         raise _refuse(source, f"is {state}, so a node cannot boot from it", "use another image")
     if kind == "qcow2" and not _has_partition_table(_head_of_qcow2(path, source)):
+        if _has_damaged_tables(path):
+            raise _refuse(source, "is damaged: qemu-img check finds errors", "download it again")
         problem = "has no MBR or GPT partition table, so no VM can boot from it"
         raise _refuse(source, problem, "use the image of a whole disk with a boot loader, such as a cloud image")
     return info
@@ -127,6 +130,12 @@ def _head_of_qcow2(path: Path, source: str) -> bytes:
             reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise _refuse(source, f"is damaged: {reason}", "download it again")
         return _head_of_file(head)
+
+
+def _has_damaged_tables(path: Path) -> bool:
+    """Return whether a qcow2 file is truncated or inconsistent. QEMU reads zeros behind the end of a truncated file."""
+    command = ["qemu-img", "check", "-U", "-q", "-f", "qcow2", str(path)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == _CORRUPT
 
 
 def _has_partition_table(head: bytes) -> bool:

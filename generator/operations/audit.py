@@ -49,7 +49,7 @@ def audit(
 
     def facts_of(view: answers.NodeView) -> NodeFacts:
         node_report, no_report = find_report(view.node.name, reports, now=now)
-        if reports.value and view.node not in alive:  # the report is from before
+        if reports.value and view.node not in alive:  # the report is older than the failure
             node_report, no_report = None, why_silent(view)
         return NodeFacts(
             node=view.node, planned=planned[view.node.name], report=node_report, no_report=no_report,
@@ -63,7 +63,7 @@ def why_silent(view: answers.NodeView) -> str:
     """Return why a node without an answer to a linearizable read cannot report."""
     if view.status.value and view.status.value.is_learner:
         return "is still a learner"
-    return f"does not answer: {view.health.error}"
+    return f"{'does not serve requests' if view.status.value else 'does not answer'}: {view.health.error}"
 
 
 def _versions(plan: ClusterPlan, node: NodePlan) -> dict[Port, dict[str, bool | None]]:

@@ -14,8 +14,10 @@ from generator.engine import MachineStatus, State
 from generator.etcd import answers, observe
 from generator.etcd.answers import Member, Status
 from generator.etcd.client import Etcd
+from generator.etcd.dial import accepting
 from generator.etcd.tls_probe import ClientFiles
 from generator.image.age import old_images
+from generator.layout import SEALED
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.hints import command
 from generator.plan import ClusterPlan, NodePlan
@@ -73,6 +75,12 @@ def is_answering(plan: ClusterPlan, files: ClientFiles) -> bool:
     """Return whether any node's etcd answers."""
     states = observe.everywhere(lambda node: observe.ask(node, files, Etcd.status), plan.nodes)
     return any(one.value for one in states)
+
+
+def is_silent(plan: ClusterPlan) -> bool:
+    """Return whether no node accepts a TCP connection on its client port or its peer port."""
+    ports = (plan.spec.etcd.client_port, plan.spec.etcd.peer_port)
+    return not accepting((str(node.address), port) for node in plan.nodes for port in ports)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,19 +176,24 @@ class Overview:
 def start_task(
     cluster: Cluster, machines: Mapping[str, MachineStatus], *, connect: str | None = None
 ) -> Task | None:
-    """Return the task to start a cluster of which no node answers, or None if the cluster may have VMs.
+    """Return the task to start a silent cluster (see `is_silent`), or None if the cluster may have VMs or disks.
 
     `machines`: what the engine returns, or nothing if it does not answer. `connect`: the user's --connect. A sealed
     cluster has started and was not destroyed, so `bake up` would not start it anew.
     """
-    if cluster.sealed or not machines or any(one.exists or one.state is State.UNKNOWN for one in machines.values()):
+    if cluster.store.read(SEALED) is not None or not machines or any(map(_may_exist, machines.values())):
         return None
-    text = "bake finds no VM of this cluster, and no node answers: it has not started yet, or it was destroyed"
-    remedy = f"to start it, run {command(cluster.store, 'up', connect=connect)}"
-    remedy += "; if its VMs run elsewhere, check the route to them"
+    text = "bake finds no VM of this cluster here, and no node accepts a connection"
+    remedy = "if the VMs run elsewhere, check the route to them"
     if connect is None and not cluster.plan.spec.hosts and cluster.plan.spec.engine is EngineKind.LIBVIRT:
         remedy += ", or add --connect"
+    remedy += f"; if the cluster has never started, run {command(cluster.store, 'up', connect=connect)}"
     return Task(task=text, remedy=remedy)
+
+
+def _may_exist(machine: MachineStatus) -> bool:
+    is_unknown = machine.state is State.UNKNOWN or bool(machine.silent_hosts)
+    return machine.exists or is_unknown or machine.has_disk or machine.has_data_disk
 
 
 def status(
@@ -192,8 +205,9 @@ def status(
     images = old_images({one.node: one.built for one in planned}, now=now)
     seen = cluster_status(cluster.plan, client_files(cluster.store.folder))
     nodes = tuple((node, states.get(node.name)) for node in seen.nodes)
-    is_silent = not any(node.reachable for node in seen.nodes)
-    start = start_task(cluster, machines, connect=connect) if is_silent else None
+    start = None
+    if not any(node.reachable for node in seen.nodes) and (task := start_task(cluster, machines, connect=connect)):
+        start = task if is_silent(cluster.plan) else None
     tasks = pending_tasks(
         cluster.plan, seen, sealed=cluster.sealed or start is not None, ca_change=load_phase(cluster.store),
         images=images, bake=partial(command, cluster.store),

@@ -38,13 +38,15 @@ class Boot:
 
     `engine`: returns the engine of a cluster's VMs, which makes new disks from the given image. `wait`: the number of
     seconds within which all nodes must settle. `cache`: the folder for images. `reach`: called when the nodes
-    run, before bake asks them. It may connect to nodes that do not answer this machine.
+    run, before bake asks them. It may connect to nodes that do not answer this machine. `connect`: the user's
+    --connect, for hints.
     """
 
     engine: Callable[[Cluster, BootImage], Engine]
     wait: float
     cache: Path
     reach: Callable[[ClusterPlan], None] = lambda _plan: None
+    connect: str | None = None
 
 
 def up(
@@ -71,8 +73,9 @@ def up(
         engine = boot.engine(cluster, image)
         started = engine.create(*(node.name for node in cluster.plan.nodes))
     except BakeError:
-        ways = [command(store, word) for word in ("up", "destroy")]
-        progress.line(f"the ISOs in {store.folder} stay: to go on, run {ways[0]}; to remove all VMs, run {ways[1]}")
+        if not cluster.sealed:
+            ways = [command(store, word, connect=boot.connect) for word in ("up", "destroy")]
+            progress.line(f"the ISOs in {store.folder} stay: to go on, run {ways[0]}; to remove all VMs, run {ways[1]}")
         raise
     for name in started:
         Journal(store.folder).keep_start(name, time.time())

@@ -128,7 +128,10 @@ class Store:
         """Create the output folder if it does not exist, and lock it. Return whether it still exists then."""
         try:
             self.out.mkdir(mode=0o755, parents=True, exist_ok=True)
-            descriptor = stack.enter_context(atomic.opened(self.out))
+            try:
+                descriptor = stack.enter_context(atomic.opened(self.out))
+            except FileNotFoundError:
+                return False
         except OSError as error:
             text = f"cannot be written: {error.strerror}"
             raise InputError.one(str(self.out), text, "give another --out") from None

@@ -110,7 +110,7 @@ def test_the_page_of_a_cluster_without_one_node_and_without_all_nodes(
 ) -> None:
     miniature, cluster = trio
     file = tmp_path / "report.html"
-    for node in miniature.nodes:  # the report of etcd3 is from before
+    for node in miniature.nodes:  # the report of etcd3 is older than the failure
         said = SAID | {"node": node.plan.name, "time": int(time.time()), "seed": ""}
         miniature.etcdctl(node, "put", f"bake/audit/{node.plan.name}", json.dumps(said))
     miniature.nodes[2].kill()

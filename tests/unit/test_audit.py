@@ -117,6 +117,8 @@ def test_a_learner_is_not_called_silent(baked: Cluster) -> None:
     learner = replace(view, status=Answer(etcd_status(1, is_learner=True)))
     assert auditing.why_silent(learner) == "is still a learner"
     assert auditing.why_silent(view) == "does not answer: rpc not supported for learner"
+    follower = replace(view, status=Answer(etcd_status(1)), health=Answer(error="sees no leader"))
+    assert auditing.why_silent(follower) == "does not serve requests: sees no leader"
 
 
 @pytest.mark.parametrize(("missed", "code"), [((), 0), ((MISSED,), 3), ((replace(MISSED, result=Result.SKIPPED),), 3)])

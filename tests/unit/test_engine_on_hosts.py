@@ -112,6 +112,7 @@ def test_a_host_that_is_down_is_named_once_and_the_others_go_on(world: World) ->
     world.engine.create("etcd1", "etcd2", "etcd3")
     world.hosts["h2"].down = True
     assert facts(world) == {"etcd1": ("running", "h1"), "etcd2": ("unknown", "h2"), "etcd3": ("running", "h3")}
+    assert {one.silent_hosts for one in world.engine.machines().values()} == {("h2",)}
     assert world.engine.insert_seed("etcd1") is True
     with pytest.raises(BakeError, match="host h2 does not answer"):
         world.engine.insert_seed("etcd2")

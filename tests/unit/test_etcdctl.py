@@ -49,6 +49,7 @@ def test_it_gets_the_settings_of_the_cluster_only(
 ) -> None:
     monkeypatch.setenv("BAKE_CACHE", str(cache))
     monkeypatch.setenv("ETCDCTL_USER", "other")
+    monkeypatch.setattr("generator.operations.status.accepting", set)
     assert bake("etcdctl", "--name", "etcd", "member", "list", "-w", "table").code == 7
     *settings, words = (cache / SAID).read_text().splitlines()
     pki = Path("out/etcd/pki").absolute()
@@ -58,6 +59,30 @@ def test_it_gets_the_settings_of_the_cluster_only(
         f"ETCDCTL_KEY={pki}/etcd-client.key",
     ]  # fmt: skip
     assert words == "member,list,-w,table,"
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "expected"),
+    [
+        (0, ["version"], 0),
+        (7, ["--endpoints=https://192.0.2.1:2379", "get", "x"], 7),
+        (7, ["get", "x", "--endpoints", "https://192.0.2.1:2379"], 7),
+        (7, ["get", "x"], 3),
+    ],
+)
+def test_a_cluster_without_vms_is_reported_only_after_etcdctl_has_failed(
+    code: int, words: list[str], expected: int, bake: Bake, cache: Path, cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    program = cache / "images/one/bin/etcdctl"
+    program.write_text(PROGRAM.replace("exit 7", f"exit {code}"))
+    probes: list[Any] = []
+    monkeypatch.setattr("generator.operations.status.accepting", lambda targets: probes.extend(targets))
+    monkeypatch.setenv("BAKE_CACHE", str(cache))
+    result = bake("etcdctl", "--connect", "test:///default", *words)
+    assert (result.code, bool(probes)) == (expected, expected == 3)
+    assert (cache / SAID).exists()
+    assert ("bake finds no VM of this cluster here" in result.err) == (expected == 3)
 
 
 def test_without_an_image_the_etcdctl_of_this_machine_is_used(tmp_path: Path) -> None:

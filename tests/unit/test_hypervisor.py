@@ -730,11 +730,16 @@ def test_bake_up_says_what_stays_if_it_fails_before_a_vm_starts(
     assert (done.code, done.out) == (1, "")
     *_, stays, error, _ = done.err.splitlines()
     assert stays.endswith(
-        f"the ISOs in {tmp_path}/out/prod stay: to go on, run bake up --name prod; "
-        "to remove all VMs, run bake destroy --name prod"
+        f"the ISOs in {tmp_path}/out/prod stay: to go on, run bake up --name prod --connect test:///default; "
+        "to remove all VMs, run bake destroy --name prod --connect test:///default"
     )
     assert error.startswith("error: the VMs' host has no bridge br-none")
     assert sorted(path.name for path in Path("out").iterdir()) == ["prod"]
+    Path("out/prod/sealed").touch()  # another bake has sealed the cluster after this one has read its folder
+    monkeypatch.setattr("generator.cli.running_cluster.has_started", lambda _: False)
+    done = bake("up", "--name", "prod", "--connect", "test:///default")
+    assert "error: the VMs' host has no bridge br-none" in done.err
+    assert "bake destroy" not in done.err
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,32 @@ def test_a_damaged_qcow2_image_is_refused(tmp_path: Path) -> None:
     table = int.from_bytes(content[40:48], "big")  # where the L1 table is (qcow2's specification)
     content[table : table + 8] = (1 << 55 | 1 << 40).to_bytes(8, "big")  # the table says that data is behind the end
     path.write_bytes(content)
-    assert "own.qcow2'" in refusal(path, tmp_path)
+    assert "own.qcow2' is damaged: qemu-img check finds errors" in refusal(path, tmp_path)
+
+
+@needs_qemu_img
+def test_a_truncated_qcow2_image_is_refused(tmp_path: Path) -> None:
+    """QEMU reads zeros where the file ends."""
+    raw = tmp_path / "own.raw"
+    raw.write_bytes(bytes(510) + b"\x55\xaa" + b"data" * (1 << 20))
+    path = convert(raw)
+    path.write_bytes(path.read_bytes()[: 5 << 16])  # the first five clusters: headers and tables
+    assert "own.qcow2' is damaged: qemu-img check finds errors" in refusal(path, tmp_path)
+
+
+@needs_qemu_img
+def test_a_qcow2_image_whose_first_cluster_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    raw = tmp_path / "own.raw"
+    raw.write_bytes(bytes(510) + b"\x55\xaa" + b"data" * (1 << 20))
+    path = convert(raw, "-c")
+    content = bytearray(path.read_bytes())
+    tables = int.from_bytes(content[40:48], "big")
+    table = int.from_bytes(content[tables : tables + 8], "big") & ((1 << 56) - (1 << 9))
+    data = int.from_bytes(content[table : table + 8], "big") & ((1 << 54) - 1)  # of a compressed cluster of 64 KiB
+    content[data : data + 16] = b"\xff" * 16
+    path.write_bytes(content)
+    assert "own.qcow2' is damaged: " in (text := refusal(path, tmp_path))
+    assert "Input/output error" in text
 
 
 @needs_qemu_img

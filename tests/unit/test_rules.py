@@ -77,6 +77,8 @@ def test_a_wrong_range_of_addresses_is_a_single_error(network: dict[str, str], r
 
 NODES = [{"name": f"n{number}", "address": f"10.9.9.{number}"} for number in (11, 12, 13)]
 INSIDE = {"subnet": "10.9.9.0/24"}
+FIRST = [{"name": "n1", "address": "10.9.9.1"}]
+RSA_SUITE = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
 
 
 @pytest.fixture
@@ -103,13 +105,13 @@ def errors(tmp_path: Path) -> Callable[[dict[str, Any]], list[str]]:
         ({"network": {"subnet": "127.0.0.0/8"}}, "network.subnet: 127.0.0.0/8 is not a network for hosts"),
         (
             {"network": {"subnet": "10.9.8.0/24", "gateway": "10.9.9.1"}},
-            "network.subnet: 10.9.8.0/24 has none of the addresses 10.9.9.11, 10.9.9.12, 10.9.9.13, 10.9.9.1",
+            "network.subnet: 10.9.8.0/24 contains none of the addresses 10.9.9.11, 10.9.9.12, 10.9.9.13, 10.9.9.1",
         ),
         (
             {"network": {"subnet": "fd00::/64"}},
-            "network.subnet: fd00::/64 has none of the addresses 10.9.9.11, 10.9.9.12, 10.9.9.13",
+            "network.subnet: fd00::/64 contains none of the addresses 10.9.9.11, 10.9.9.12, 10.9.9.13",
         ),
-        ({}, "network.subnet: 192.168.20.0/24 has none of the addresses 10.9.9.11, 10.9.9.12, 10.9.9.13"),
+        ({}, "network.subnet: 192.168.20.0/24 contains none of the addresses 10.9.9.11, 10.9.9.12, 10.9.9.13"),
     ],
 )
 def test_a_wrong_subnet_is_a_single_error(
@@ -125,6 +127,11 @@ def test_a_wrong_subnet_is_a_single_error(
     [
         ({"network": {"mode": "brige", "bridge": "br0"}}, "network.mode: 'brige' is not one of"),
         ({"install": {"method": "tar", "archive": "x"}}, "install.method: 'tar' is not one of"),
+        ({"network": {**INSIDE, "gateway": "10.9.9.300", "firstIp": "10.9.9.1"}}, "network.gateway: '10.9.9.300' is"),
+        ({"network": {**INSIDE, "gateway": "10.9.9.300"}, "nodes": FIRST}, "network.gateway: '10.9.9.300' is"),
+        ({"network": {**INSIDE, "gateway": "10.9.9.2", "firstIp": "10.9.9.300"}}, "network.firstIp: '10.9.9.300' is"),
+        ({"etcd": {"version": "9.x", "options": {"feature-gates": "a=true"}}}, "etcd.version: '9.x' is"),
+        ({"pki": {"keyType": "rsa"}, "etcd": {"cipherSuites": [RSA_SUITE]}}, "pki.keyType: 'rsa' is"),
     ],
 )
 def test_a_wrong_word_is_a_single_error(
@@ -132,6 +139,26 @@ def test_a_wrong_word_is_a_single_error(
 ) -> None:
     (found,) = errors(fields)
     assert found.startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rest"),
+    [
+        ({"foo": 1}, {"nodes": NODES}),
+        ({"network": {"gateway": "x"}}, {"network": {"subnet": "10.0.0.0/31"}}),
+        ({"etcd": {"version": "9.x"}}, {"etcd": {"peerPort": 2379}}),
+    ],
+)
+def test_a_wrong_field_hides_no_error_of_other_fields(
+    errors: Callable[[dict[str, Any]], list[str]], wrong: dict[str, Any], rest: dict[str, Any]
+) -> None:
+    shared = {name: {**wrong[name], **rest[name]} for name in wrong if name in rest}
+    assert {*errors(rest)} < {*errors({**wrong, **rest, **shared})}
+
+
+def test_an_address_that_two_fields_have_is_named_once(errors: Callable[[dict[str, Any]], list[str]]) -> None:
+    nodes = [{"name": name, "address": "10.9.9.11"} for name in ("n1", "n2")]
+    assert "network.subnet: 192.168.20.0/24 contains none of the addresses 10.9.9.11" in errors({"nodes": nodes})
 
 
 def test_the_address_outside_the_subnet_is_named_if_others_are_inside(

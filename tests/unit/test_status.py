@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from generator.engine import MachineStatus, State
+from generator.errors import UnhealthyError
 from generator.etcd.answers import Answer, Member, Status
 from generator.operations import status
 from generator.operations.baked_cluster import open_cluster
@@ -19,6 +21,7 @@ from generator.operations.hints import command
 from generator.operations.status import ClusterStatus, MemberRole
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
+from generator.vm.engine import LibvirtEngine
 from tests.unit.test_verify import member
 from tests.unit.test_verify import status as etcd_status
 
@@ -111,12 +114,13 @@ def test_the_seal_task_of_a_stopped_cluster_waits_for_its_start(cluster: Cluster
     assert task.remedy == "start the cluster, then run bake seal"
 
 
-UNSTARTED = "bake finds no VM of this cluster, and no node answers: it has not started yet, or it was destroyed"
+UNSTARTED = "bake finds no VM of this cluster here, and no node accepts a connection"
 DRIVER = "test:///default"
 
 
 @pytest.fixture
 def silent_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generator.operations.status.accepting", lambda _: set())
     monkeypatch.setattr("generator.etcd.observe.ask", lambda *_: Answer(error="no answer in time"))
     monkeypatch.setattr("generator.operations.running.delivery.served_certificate", lambda *_: None)
 
@@ -126,7 +130,7 @@ def silent_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     "words",
     [
         ["verify"], ["audit"], ["logs"], ["console", "etcd1"], ["alarm"], ["snapshot"], ["defrag"],
-        ["move-leader", "etcd1"], ["etcdctl", "member", "list"],
+        ["move-leader", "etcd1"],
     ],
 )  # fmt: skip
 def test_a_command_for_a_running_cluster_says_that_the_cluster_has_no_vms(bake: Any, words: list[str]) -> None:
@@ -135,8 +139,43 @@ def test_a_command_for_a_running_cluster_says_that_the_cluster_has_no_vms(bake: 
     assert (result.code, result.out) == (3, "")
     up = f"bake up --name prod --connect {DRIVER}"
     assert result.err == (
-        f"error: {UNSTARTED}\n  hint: to start it, run {up}; if its VMs run elsewhere, check the route to them\n"
+        f"error: {UNSTARTED}\n"
+        f"  hint: if the VMs run elsewhere, check the route to them; if the cluster has never started, run {up}\n"
     )
+
+
+@pytest.mark.parametrize("port", ["client_port", "peer_port"])
+def test_a_cluster_is_silent_only_if_no_port_accepts_a_connection(
+    cluster: ClusterPlan, port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etcd = replace(cluster.spec.etcd, **{port: 1})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+            if address != (str(cluster.nodes[1].address), 1):
+                raise ConnectionRefusedError
+            return real(server.getsockname(), timeout)
+
+        real = socket.create_connection
+        monkeypatch.setattr(socket, "create_connection", connect)
+        assert status.is_silent(cluster)
+        assert not status.is_silent(replace(cluster, spec=replace(cluster.spec, etcd=etcd)))
+
+
+@pytest.mark.parametrize("words", [["alarm"], ["status"]])
+def test_a_node_that_refuses_the_operator_is_not_silent(
+    bake: Any, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: object) -> None:
+        raise UnhealthyError("certificate expired")
+
+    monkeypatch.setattr("generator.etcd.observe.ask", lambda *_: Answer(error="certificate expired"))
+    monkeypatch.setattr("generator.operations.maintenance.alarms.list_alarms", refused)
+    monkeypatch.setattr("generator.operations.status.accepting", lambda targets: set(list(targets)[:1]))
+    bake("--nodes", 1)
+    result = bake(*words, "--connect", DRIVER)
+    assert "certificate expired" in result.out + result.err
+    assert UNSTARTED not in result.out + result.err
 
 
 @pytest.mark.usefixtures("silent_nodes")
@@ -145,7 +184,7 @@ def test_status_has_one_task_for_a_cluster_without_vms(bake: Any) -> None:
     result = bake("status", "--connect", DRIVER, "-o", "json")
     (task,) = json.loads(result.out)["tasks"]
     assert (result.code, task["task"]) == (0, UNSTARTED)
-    assert task["remedy"].startswith(f"to start it, run bake up --connect {DRIVER}")
+    assert task["remedy"].endswith(f"run bake up --connect {DRIVER}")
 
 
 @pytest.mark.usefixtures("silent_nodes")
@@ -154,7 +193,8 @@ def test_new_certificates_of_a_cluster_without_vms_are_no_error(bake: Any) -> No
     result = bake("certs", "rotate", "--connect", DRIVER)
     assert (result.code, result.out) == (0, "")
     assert result.err.count(UNSTARTED) == 1
-    assert "insert the new ISOs" in result.err
+    for node in ("etcd1", "etcd2", "etcd3"):
+        assert f"{node}: bake finds no VM; insert {Path('out').absolute()}/etcd/{node}/seed.iso into its" in result.err
 
 
 @pytest.mark.usefixtures("silent_nodes")
@@ -169,7 +209,7 @@ def test_a_cluster_may_have_vms_that_bake_does_not_know(bake: Any) -> None:
 
 
 def test_the_engine_is_not_asked_if_a_node_answers(bake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("generator.operations.status.is_answering", lambda *_: True)
+    monkeypatch.setattr("generator.operations.status.accepting", set)
     monkeypatch.setattr("generator.cli.engines.make_engine", lambda *_, **__: pytest.fail("asked"))
     monkeypatch.setattr("generator.operations.maintenance.alarms.list_alarms", lambda _: [])
     bake("--nodes", 1)
@@ -177,21 +217,46 @@ def test_the_engine_is_not_asked_if_a_node_answers(bake: Any, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("states", "is_task"),
+    ("second", "is_task"),
     [
-        ([State.MISSING, State.MISSING], True),
-        ([State.MISSING, State.FOREIGN], True),
-        ([State.MISSING, State.UNKNOWN], False),
-        ([State.MISSING, State.STOPPED], False),
-        ([], False),
+        ({"state": State.MISSING}, True),
+        ({"state": State.FOREIGN}, True),
+        ({"state": State.UNKNOWN}, False),
+        ({"state": State.STOPPED}, False),
+        ({"state": State.MISSING, "disk_size": 1}, False),
+        ({"state": State.MISSING, "data_size": 1}, False),
+        ({"state": State.MISSING, "silent_hosts": ("host2",)}, False),
     ],
 )
 def test_only_an_engine_that_has_answered_knows_that_no_vm_exists(
-    bake: Any, states: list[State], is_task: bool
+    bake: Any, second: dict[str, Any], is_task: bool
 ) -> None:
     bake("--nodes", 2)
     opened = open_cluster(Store(Path("out"), "etcd"))
-    machines = {f"etcd{n}": MachineStatus(node=f"etcd{n}", state=state) for n, state in enumerate(states, 1)}
-    found = status.start_task(opened, machines)
+    first = MachineStatus(node="etcd1", state=State.MISSING)
+    found = status.start_task(opened, {"etcd1": first, "etcd2": MachineStatus(node="etcd2", **second)})
     assert (found is not None) == is_task
-    assert found is None or found.remedy.endswith("check the route to them, or add --connect")
+    assert found is None or found.remedy == (
+        "if the VMs run elsewhere, check the route to them, or add --connect; "
+        "if the cluster has never started, run bake up"
+    )
+    assert status.start_task(opened, {}) is None
+
+
+def test_a_cluster_has_started_if_a_killed_bake_has_sealed_it(bake: Any) -> None:
+    bake("--nodes", 1)
+    Path("out/etcd/sealed").touch()
+    Path("out/.etcd.new-killed").mkdir()
+    opened = open_cluster(Store(Path("out"), "etcd"))
+    assert not opened.sealed
+    assert status.start_task(opened, {"etcd1": MachineStatus(node="etcd1", state=State.MISSING)}) is None
+
+
+@pytest.mark.parametrize("words", [["logs"], ["console", "etcd1"]])
+def test_no_node_is_probed_if_a_vm_exists(bake: Any, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a VM boots, its console and its journal are needed, and its etcd does not answer yet."""
+    booting = {"etcd1": MachineStatus(node="etcd1", state=State.RUNNING)}
+    monkeypatch.setattr(LibvirtEngine, "machines", lambda _: booting)
+    monkeypatch.setattr("generator.operations.status.accepting", lambda _: pytest.fail("probed"))
+    bake("--nodes", 1)
+    assert UNSTARTED not in bake(*words, "--connect", DRIVER).err

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -197,6 +198,28 @@ def test_a_bake_that_waits_for_an_output_folder_makes_it_again(store: Store) -> 
         assert waits.wait(60)
     other.join(60)
     assert (store.folder / "a").exists()
+
+
+def test_a_lock_survives_a_bake_that_removes_the_folder_before_it_is_opened(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders, opened = [store.out], atomic.opened
+
+    def open_late(folder: Path) -> AbstractContextManager[int]:
+        for one in folders:
+            one.rmdir()
+        folders.clear()
+        return opened(folder)
+
+    monkeypatch.setattr(atomic, "opened", open_late)
+    with store.locked(pytest.fail):
+        assert store.out.is_dir()
+    assert not folders
+
+
+def test_an_output_folder_that_no_one_can_make_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot be written"), Store(Path("/proc/none/out"), "etcd").locked(print):
+        pass
 
 
 def test_a_missing_output_folder_has_no_leftovers(store: Store) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from generator.errors import BakeError
-from generator.etcd.dial import dial, forwarded, has_route, reachable, source_address, through
+from generator.etcd.dial import accepting, dial, forwarded, has_route, reachable, source_address, through
 from generator.etcd.tunnel import open_tunnel
 from generator.vm.connection import is_remote, ssh_command
 
@@ -149,4 +149,6 @@ def test_ssh_that_fails_is_one_error_and_leaves_nothing(tmp_path: Path, monkeypa
 def test_a_port_that_refuses_is_reachable(port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = server.getsockname()[1]
-    assert reachable([("127.0.0.1", closed), ("127.0.0.1", port)]) == {("127.0.0.1", closed), ("127.0.0.1", port)}
+    both = [("127.0.0.1", closed), ("127.0.0.1", port)]
+    assert reachable(both) == {*both}
+    assert accepting(both) == {("127.0.0.1", port)}

@@ -23,7 +23,7 @@ from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.certs import Entry
 from generator.operations.running.watch import Sample, View, alarms_in, next_to_expire, view_of
 from generator.operations.seal import seal_files
-from generator.operations.status import MemberRole, size_text
+from generator.operations.status import MemberRole, Task, size_text
 from generator.pki import Role
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
@@ -131,11 +131,13 @@ def entry(owner: str, role: Role, days: int) -> Entry:
     return Entry(owner=owner, role=role, facts=Any, days_left=days, days=365, is_near=days < 30)  # type: ignore[arg-type]
 
 
-def drawn(cluster: Cluster, view: View, *certificates: Entry, width: int = 80) -> str:
+def drawn(
+    cluster: Cluster, view: View, *certificates: Entry, width: int = 80, start: Task | None = None
+) -> str:
     from rich.console import Console
 
     stream = io.StringIO()
-    picture = Picture(cluster, 2.0, {one.owner: one for one in certificates})
+    picture = Picture(cluster, 2.0, lambda: start, {one.owner: one for one in certificates})
     Console(file=stream, width=width).print(picture.parts(view, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
@@ -167,6 +169,14 @@ def test_alarms_and_tasks_are_below_the_table(cluster: Cluster) -> None:
     assert "remedy: delete keys that you do not need, run bake defrag --compact --out" in text
     assert "to do: the first node's ISO still has the bootstrap permit\n  remedy: bake seal" in text
     assert "to do" not in drawn(cluster, view_of(cluster.plan, {}, {}), width=120), "before the first answers"
+
+
+def test_a_cluster_without_vms_has_one_task_to_start_it(cluster: Cluster) -> None:
+    start = Task(task="no VM", remedy="bake up")
+    text = drawn(cluster, viewed(cluster.plan, etcd1="refused", etcd2="refused", etcd3="refused"), start=start)
+    assert text.endswith("to do: no VM\n  remedy: bake up")
+    assert text.count("to do") == 1
+    assert "no VM" not in drawn(cluster, viewed(cluster.plan, etcd1="refused"), start=start)
 
 
 @pytest.mark.parametrize("error", ["[red]x[/red]", "a:smile:b", "[/]"])

@@ -32,7 +32,7 @@ def console(node: str, follow: bool, **options: Any) -> None:
 
     cluster = open_cluster(options)
     engine = engines.make_engine(options, reporter(options), cluster)
-    refuse_unstarted(options, cluster, engine.machines)
+    refuse_unstarted(options, cluster, engine.machines())
     if sys.stdin.isatty() and sys.stdout.isatty() and not follow:
         consoles.attach(engine, node)
         return

@@ -9,7 +9,7 @@ import click
 
 from generator.cli.common import image_cache
 from generator.cli.options import cluster_options
-from generator.cli.reach import open_started
+from generator.cli.reach import open_running, refuse_silent
 from generator.cli.root import bake
 
 
@@ -21,7 +21,7 @@ def etcdctl(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> No
     """Run etcdctl with the cluster's endpoints and the operator's certificate.
 
     The program comes from bake's base image, so this machine needs no etcdctl. Give options of bake before the first
-    word of etcdctl's command. The exit code is etcdctl's.
+    word of etcdctl's command. The exit code is etcdctl's, or 3 if etcdctl fails and the cluster has no VMs.
 
     For a shell or a script with its own etcdctl, the file etcdctl.env in the cluster's folder has the same settings.
 
@@ -34,5 +34,8 @@ def etcdctl(ctx: click.Context, /, words: tuple[str, ...], **options: Any) -> No
     """
     from generator.operations.inside.etcdctl import run_etcdctl
 
-    cluster = open_started(options)
-    ctx.exit(run_etcdctl(cluster, words, cache=image_cache(options), environment=os.environ))
+    cluster = open_running(options)
+    code = run_etcdctl(cluster, words, cache=image_cache(options), environment=os.environ)
+    if code and not any(word.partition("=")[0] == "--endpoints" for word in words):
+        refuse_silent(options, cluster)
+    ctx.exit(code)

@@ -54,7 +54,7 @@ def logs(
     names = _chosen(nodes, [node.name for node in cluster.plan.nodes])
     begin = reading.parse_since(since, now=datetime.now(UTC)) if since else None
     engine = engines.make_engine(options, reporter(options), cluster)
-    refuse_unstarted(options, cluster, engine.machines)
+    refuse_unstarted(options, cluster, engine.machines())
     batches = reading.entries(engine, names, reading.Wanted(unit=unit, since=begin, lines=lines))
     if follow:
         for entry in reading.follow(batches):

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from generator.operations.baked_cluster import Cluster
     from generator.operations.certs import Entry
     from generator.operations.running.watch import Row, View, Watch
+    from generator.operations.status import Task
 
 _REDRAW = 0.25  # seconds
 _CERTIFICATES = 60.0  # seconds after which the certificates are read again, because a rotation may have renewed them
+_START_TASK = 60.0  # seconds after which the engine and the nodes are asked again, while no node answers
 _UNKNOWN = "-"
 
 
@@ -49,8 +51,11 @@ def refuse_watch(options: Mapping[str, Any]) -> None:
         raise click.UsageError(f"--watch needs a terminal that can move the cursor, and TERM is dumb; {hint}")
 
 
-def watch(cluster: Cluster, interval: float) -> None:
-    """Show the members until the user leaves. Restore the terminal, also after an error or a signal."""
+def watch(cluster: Cluster, interval: float, start_task: Callable[[], Task | None]) -> None:
+    """Show the members until the user leaves. Restore the terminal, also after an error or a signal.
+
+    `start_task`: returns the task to start a cluster without VMs, or None.
+    """
     try:
         from rich.console import Console
         from rich.live import Live
@@ -65,7 +70,7 @@ def watch(cluster: Cluster, interval: float) -> None:
     live = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
     watched = Watch(cluster.plan, client_files(cluster.store.folder), interval)
     with suppress(KeyboardInterrupt), _signals() as stopped, watched:
-        picture = Picture(cluster, interval)
+        picture = Picture(cluster, interval, start_task)
         while _show(live, partial(picture.draw, watched), stopped):
             _suspend()
 
@@ -145,12 +150,15 @@ def _no_key(seconds: float) -> str:
 
 @dataclass
 class Picture:
-    """What the terminal shows of a cluster."""
+    """What the terminal shows of a cluster. `start_task`: see `watch`; called only while no node answers."""
 
     cluster: Cluster
     interval: float
+    start_task: Callable[[], Task | None]
     _certificates: Mapping[str, Entry] = field(default_factory=dict)
     _read: float = -_CERTIFICATES
+    _start: Task | None = None
+    _sought: float = -_START_TASK
 
     def draw(self, watched: Watch) -> Any:
         from generator.operations.running.watch import next_to_expire
@@ -182,12 +190,21 @@ class Picture:
         for one in (explain(self.cluster, alarm, view.names) for alarm in view.alarms):
             yield f"alarm {one.alarm} on {one.node}: {one.meaning}\n  remedy: {one.remedy}"
         if view.complete:
-            store = self.cluster.store
+            store, start = self.cluster.store, self._found_start_task(view)
             tasks = pending_tasks(
-                self.cluster.plan, view.status, sealed=self.cluster.sealed, ca_change=load_phase(store),
-                bake=partial(command, store),
+                self.cluster.plan, view.status, sealed=self.cluster.sealed or start is not None,
+                ca_change=load_phase(store), bake=partial(command, store),
             )  # fmt: skip
-            yield from (f"to do: {task.task}\n  remedy: {task.remedy}" for task in tasks)
+            first_tasks = [start] if start else []
+            yield from (f"to do: {task.task}\n  remedy: {task.remedy}" for task in (*first_tasks, *tasks))
+
+    def _found_start_task(self, view: View) -> Task | None:
+        if view.answering:
+            return None
+        if time.monotonic() - self._sought >= _START_TASK:
+            self._start = self.start_task()
+            self._sought = time.monotonic()
+        return self._start
 
 
 def _table(rows: Iterable[Row], view: View, certificates: Mapping[str, Entry]) -> Any:
