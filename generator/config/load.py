@@ -7,7 +7,7 @@ the flag.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import islice
@@ -211,9 +211,7 @@ def _refuse_other_file(fields: Mapping[str, Any], path: Path) -> None:
     known, keys = settings_of(ClusterSpec), [*islice(fields, 20)]
     if not keys or not known.keys().isdisjoint(keys):
         return
-    from difflib import get_close_matches
-
-    if not any(get_close_matches(key, known, n=1) for key in keys):
+    if not any(_similar(key, known) for key in keys):
         message = "has none of the fields of a cluster file"
         raise InputError.one(f"{path}:1:1", message, "begin the file with `apiVersion: bake/v1`")
 
@@ -257,8 +255,15 @@ def _unread(wrong: FieldProblem, value: Any) -> Iterator[FieldPath]:
     *section, _ = wrong.path
     for key in section:
         value = value[key]
-    meant = wrong.known if section else get_close_matches(str(wrong.path[-1]), wrong.known)
+    meant = wrong.known if section else _similar(str(wrong.path[-1]), wrong.known)
     yield from ((*section, name) for name in meant if name not in value)
+
+
+def _similar(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that are similar to a name, the most similar name first."""
+    from difflib import get_close_matches  # only wrong input needs this module
+
+    return get_close_matches(name, list(known))
 
 
 def _order(where: str) -> tuple[str, int, int]:
@@ -271,7 +276,5 @@ def _order(where: str) -> tuple[str, int, int]:
 def _hint(wrong: FieldProblem) -> str | None:
     if not wrong.known:
         return wrong.hint
-    from difflib import get_close_matches
-
-    close = get_close_matches(str(wrong.path[-1]), wrong.known, n=1)
+    close = _similar(str(wrong.path[-1]), wrong.known)
     return f"did you mean {close[0]}?" if close else f"use one of these fields: {', '.join(wrong.known)}"
