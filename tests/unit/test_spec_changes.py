@@ -59,7 +59,7 @@ def test_each_change_has_the_level_of_its_field() -> None:
         "+ node etcd4: 192.168.20.34": Level.LIVE,
         "+ user app": Level.LIVE,
         "- etcd.options.pre-vote: true": Level.RESTART,
-        "~ auth.enabled: false → true": Level.LIVE,
+        "~ auth.enabled: false → true": Level.RESTART,
         "~ auth.users": Level.LIVE,
         "~ vm.memory: 1024 → 2048": Level.REBOOT,
     }
