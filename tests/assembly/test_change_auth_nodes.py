@@ -1,4 +1,4 @@
-"""`bake apply` changes the number of booted nodes while etcd's auth is on."""
+"""`bake apply` turns etcd's auth on, and changes the number of booted nodes while auth is on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.assembly.change_lab import ChangeLab
+from tests.assembly.test_change_nodes import THREE, started
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -24,10 +25,7 @@ auth:
 
 @pytest.fixture(scope="module")
 def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangeLab]:
-    work = tmp_path_factory.mktemp("change-auth")
-    (work / "cluster.yaml").write_text(SPEC)
-    with ChangeLab.booted(root, work, "--config", str(work / "cluster.yaml")) as cluster:
-        cluster.client = "users/app1"
+    with ChangeLab.booted(root, tmp_path_factory.mktemp("change-auth")) as cluster:
         yield cluster
 
 
@@ -35,8 +33,20 @@ def users(cluster: ChangeLab) -> set[str]:
     return set(cluster.ask("*etcd.users()").split())
 
 
-def test_it_grows_to_three_and_four_nodes(cluster: ChangeLab) -> None:
+def test_auth_is_turned_on_by_a_restart_of_one_etcd_after_the_other(cluster: ChangeLab) -> None:
+    """Else etcd's JSON gateway would keep the rights of the server certificate that names the node's user."""
     assert cluster.change("apply", "--nodes", "3")[-2:] == [("add", "etcd2"), ("add", "etcd3")]
+    before = {node: started(cluster, node) for node in THREE}
+    steps = cluster.change("apply", "--config", cluster.spec_file(f"nodes: 3\n{SPEC}"))
+
+    assert sorted(steps) == [("update", node) for node in THREE]
+    assert all(started(cluster, node)[1] != before[node][1] for node in THREE)
+    cluster.wait_until(lambda: users(cluster) == {"app1", "etcd-client", *THREE, "root"})
+    assert cluster.bake("verify").code == 0
+    cluster.client = "users/app1"
+
+
+def test_it_grows_to_four_nodes(cluster: ChangeLab) -> None:
     assert cluster.change("apply", "--nodes", "4")[-1] == ("add", "etcd4")
 
     assert cluster.members() == ["etcd1", "etcd2", "etcd3", "etcd4"]
