@@ -175,7 +175,7 @@ def _service_rows() -> Iterator[FieldLevel]:
     )  # fmt: skip
     yield FieldLevel(
         field="auth.enabled", level=Level.RESTART,
-        how="After the restart, a node creates users and roles, and enables auth.",
+        how="etcd restarts. A node creates users and roles, then enables auth.",
     )
     yield FieldLevel(field="auth.users", level=Level.LIVE, how="A node adds users and roles, and removes none.")
     yield FieldLevel(field="auth.roles", level=Level.LIVE, how="A node adds roles and permissions, and removes none.")
