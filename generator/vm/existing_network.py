@@ -57,8 +57,12 @@ def _interfaces() -> set[str]:
 
 
 def _bridges() -> set[str]:
-    """Return the names of this host's bridges."""
-    return {name for name in _interfaces() if Path(f"/sys/class/net/{name}/bridge").is_dir()}
+    """Return the names of this host's bridges, and of interfaces that /sys does not show.
+
+    /sys shows the interfaces of the network namespace in which it was mounted, which may be another one.
+    """
+    folders = ((name, Path("/sys/class/net", name)) for name in _interfaces())
+    return {name for name, folder in folders if (folder / "bridge").is_dir() or not folder.exists()}
 
 
 def _bridges_of_clusters(connection: Connection) -> Iterator[str]:
