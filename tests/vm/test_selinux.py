@@ -59,6 +59,16 @@ class Guest:
                 time.sleep(0.5)
         pytest.fail(f"no answer to {command!r}: {self.said()[-2000:]!r}")
 
+    def votes(self) -> int:
+        """Return how often the node has reported that it votes."""
+        return self.said().count("phase=voting")
+
+    def wait_for_vote(self, before: int) -> None:
+        deadline = time.monotonic() + 900
+        while self.votes() == before:
+            assert time.monotonic() < deadline, self.said()[-2000:]
+            time.sleep(1)
+
     def denials(self) -> list[str]:
         said = self.said()
         assert "audit_lost" not in said
@@ -131,12 +141,9 @@ def test_a_node_assembles_itself(run: Run, guest: Guest) -> None:
 
 
 def test_it_comes_back(run: Run, guest: Guest) -> None:
-    before = guest.said().count("phase=voting")
+    before = guest.votes()
     guest.type("systemctl reboot")
-    deadline = time.monotonic() + 900
-    while guest.said().count("phase=voting") == before:
-        assert time.monotonic() < deadline, guest.said()[-2000:]
-        time.sleep(1)
+    guest.wait_for_vote(before)
     verified(run)
     check(guest)
     check_firewall(guest)
@@ -144,12 +151,9 @@ def test_it_comes_back(run: Run, guest: Guest) -> None:
 
 def test_its_journal_can_be_read(run: Run, guest: Guest) -> None:
     assert "ready to serve client requests" in run("logs", "--unit", "etcd").stdout
-    voting = guest.said().count("phase=voting")
+    before = guest.votes()
     guest.ask("systemctl kill --signal=KILL etcd")
-    deadline = time.monotonic() + 300
-    while guest.said().count("phase=voting") == voting:
-        assert time.monotonic() < deadline, guest.said()[-2000:]
-        time.sleep(1)
+    guest.wait_for_vote(before)
     (failing,) = re.findall(r"phase=failing .*", guest.said())
     assert 'detail="killed KILL: ' in failing
     assert "no message" not in failing

@@ -94,16 +94,6 @@ class Console:
         sys.exit(code)
 
 
-# --- the programs --------------------------------------------------------------
-
-
-def read_ahead(etcdctl: str) -> None:
-    """Let the kernel read etcd and etcdctl into memory while this node waits, so that both start sooner."""
-    for program in (Path(etcdctl).with_name("etcd"), Path(etcdctl)):
-        with suppress(OSError), program.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
 # --- the disk -----------------------------------------------------------------
 
 
