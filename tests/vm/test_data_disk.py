@@ -179,8 +179,9 @@ def test_an_image_whose_etcd_does_not_start_stops_the_upgrade_and_has_a_way_back
     bake_in_lab: Run, etcdctl: Callable[..., Any], new_image: Callable[..., str], base_image: BootImage
 ) -> None:
     before, good, bad = members(etcdctl), f"{base_image.digest}-27", new_image("28", etcd="#!/bin/sh\nexit 1\n")
-    told = bake_in_lab("upgrade", "--yes", "--wait", 60, code=4).stderr
+    told = bake_in_lab("upgrade", "--yes", "--wait", 900, code=1).stderr
     print(told)
+    assert "etcd1: etcd does not start: exited 1" in told
     assert f"bake upgrade --to {good}" in told
     assert "snapshot of revision" in told
     done = json.loads(bake_in_lab("upgrade", "--to", good, "--yes", "--wait", 900, "-o", "json").stdout)
