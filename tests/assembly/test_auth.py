@@ -177,6 +177,20 @@ def test_nodes_come_back_with_and_without_their_disks(three: Miniature) -> None:
     assert auth_of(three, first) == ALL
 
 
+def test_a_learner_is_promoted_whichever_voter_leads(three: Miniature) -> None:
+    """The learner asks etcd2 for the leader, which is etcd3. With auth on, etcd2 cannot forward the promotion."""
+    first, _, third = three.nodes
+    status = json.loads(three.etcdctl(first, "endpoint", "status", "-w", "json"))[0]["Status"]
+    numbers = {m["name"]: m["ID"] for m in three.members(first)}
+    leader = next(node for node in three.nodes if numbers[node.plan.name] == status["leader"])
+    if leader is not third:
+        three.etcdctl(leader, "move-leader", f"{numbers['etcd3']:x}")
+    first.seal()
+    first.wipe()
+    first.start()
+    three.wait(lambda: is_on(first) and first.votes(), 40, "etcd1 is back")
+
+
 def test_a_node_that_is_no_user_yet_waits_until_one_that_votes_has_the_new_seed(cluster_of: ClusterOf) -> None:
     cluster = cluster_of(3, auth=AUTH)
     first, second, third = cluster.nodes

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +29,7 @@ from generator.health.node_checks import Planned
 from generator.operations.audit import audit
 from generator.pki import Role, issue_nodes
 from generator.plan import plan_cluster
-from tests.assembly.miniature import Miniature, Node
+from tests.assembly.miniature import GUEST, Miniature, Node
 from tests.assembly.test_certificates import pair_of, served_as
 from tests.assembly.test_verify import check, files_of, plan_of
 
@@ -196,6 +198,26 @@ def test_an_empty_node_answers_only_peers(cluster_of: ClusterOf) -> None:
     with node.waiting_empty():
         cluster.wait(answers, 10, "the node answers its peers")
         assert {name: answer(pair) for name, pair in clients(cluster)} == dict.fromkeys(dict(clients(cluster)), b"")
+
+
+def test_a_peer_reads_in_a_members_list_whether_a_learner_is_joining(cluster_of: ClusterOf) -> None:
+    """A node that waits for another learner reads this list instead of starting etcdctl again and again."""
+    cluster = cluster_of(2)
+    first, second = cluster.nodes
+    code = "import peers, sys; print(peers.lists_learner(sys.argv[1], peers.context('ETCD_PEER')))"
+
+    def lists_learner() -> str:
+        env = second.environment() | {"PYTHONPATH": str(GUEST)}
+        words = [sys.executable, "-c", code, first.plan.peer_url]
+        return subprocess.run(words, env=env, check=True, capture_output=True, text=True).stdout.strip()
+
+    cluster.start_first()
+    assert lists_learner() == "False"
+    second.join_only()
+    cluster.wait(lambda: lists_learner() == "True", 20, "the list has a learner")
+    second.start()
+    cluster.wait_all_voting(40)
+    cluster.wait(lambda: lists_learner() == "False", 20, "the list has voters only")
 
 
 def test_a_user_who_may_write_nothing_writes_nothing_by_raft_either(cluster_of: ClusterOf) -> None:

@@ -65,9 +65,9 @@ def set_up(plan: ClusterPlan, folder: Path) -> None:
 
 def start(plan: ClusterPlan, folder: Path) -> None:
     """Set the permissions as etcd-access.service does before each start of etcd."""
-    files = dict.fromkeys(("permit", "snapshot", "snapshot_record"), "")
+    files = {name: folder / name for name in ("permit", "snapshot", "snapshot_record")}
     unit = _unit("etcd-access.service", commands=tuple(access_commands(plan.spec)), **files).data.decode()
-    *_, command = re.findall(r"^ExecStart=/bin/sh -euc '([^']*)'$", unit, re.MULTILINE)
+    (command,) = re.findall(r"^ExecStart=/bin/sh -euc '([^']*)'$", unit, re.MULTILINE)
     run(here(command.replace("$$", "$"), folder))
 
 

@@ -46,7 +46,10 @@ IDENTIFIERS = {
 }  # openssl before 3.2 does not add them
 CONF_LEFT_OUT = {"ETCD_AUTO_TLS", "ETCD_PEER_AUTO_TLS"}
 CONF_ADDED = {"ETCD_PEER_CERT_ALLOWED_CN": "etcd-peer", "ETCD_LOG_OUTPUTS": "systemd/journal"}
-UNIT_CHANGED = {"ExecStart=/usr/bin/etcd": "ExecStart=/usr/libexec/bake/etcd-start /usr/bin/etcd"}
+UNIT_CHANGED = {
+    "ExecStart=/usr/bin/etcd":
+        "ExecStart=/bin/sh -euc '/usr/libexec/bake/etcd-join; exec /usr/libexec/bake/etcd-start /usr/bin/etcd'"
+}
 UNIT_ADDED = {
     "Unit": {
         "Documentation", "ConditionPathExists", "RequiresMountsFor", "StartLimitIntervalSec",

@@ -1,7 +1,8 @@
-"""The reports of empty disks between nodes: which clients get a report, and which reports count."""
+"""What nodes ask each other: reports of empty disks, a member's connections, and whether a learner is joining."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
@@ -50,10 +51,12 @@ def planned(node: Node) -> Planned:
 
 
 class Server:
-    """A server that sends one text to every client, at the address and with the certificate of a node."""
+    """A server at the address and with the certificate of a node. It sends each text to one client, and the last text
+    to all others.
+    """
 
-    def __init__(self, at: str, tls: ssl.SSLContext, body: str, status: str = "200 OK") -> None:
-        self.answer = f"HTTP/1.0 {status}\r\n\r\n{body}".encode()
+    def __init__(self, at: str, tls: ssl.SSLContext, *bodies: str, status: str = "200 OK") -> None:
+        self.answers = [f"HTTP/1.0 {status}\r\n\r\n{body}".encode() for body in bodies]
         self.tls, self.listener = tls, socket.create_server(peers.address_of(at))
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -65,7 +68,8 @@ class Server:
                 return
             with plain, suppress(OSError), self.tls.wrap_socket(plain, server_side=True) as connection:
                 connection.recv(4096)
-                connection.sendall(self.answer)
+                connection.sendall(self.answers[0])
+                del self.answers[: len(self.answers) > 1]
 
     def stop(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
@@ -74,10 +78,10 @@ class Server:
 
 @pytest.fixture
 def serve(act_as: Callable[[Node], None]) -> Iterator[Callable[..., None]]:
-    """Return `serve(url, node, body)`, which starts a server at a URL with the certificates of a node."""
+    """Return `serve(url, node, *bodies)`, which starts a server at a URL with the certificates of a node."""
     servers: list[Server] = []
 
-    def start(url: str, node: Node, body: str, status: str = "200 OK", kind: str = "ETCD_PEER") -> None:
+    def start(url: str, node: Node, *bodies: str, status: str = "200 OK", kind: str = "ETCD_PEER") -> None:
         act_as(node)
         if kind == "ETCD":  # the client port of etcd
             pki = node.root / "etc/etcd/pki"
@@ -85,7 +89,7 @@ def serve(act_as: Callable[[Node], None]) -> Iterator[Callable[..., None]]:
             tls.load_cert_chain(pki / "etcd-server.pem", pki / "etcd-server.key")
         else:
             tls = peers.context(kind, server=True)
-        servers.append(Server(url, tls, body, status))
+        servers.append(Server(url, tls, *bodies, status=status))
 
     yield start
     for server in servers:
@@ -205,7 +209,7 @@ def test_the_report_of_another_node_or_cluster_does_not_count(
     cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None], body: str, status: str
 ) -> None:
     first, second, _ = cluster.nodes
-    serve(second.plan.peer_url, second, body, status)
+    serve(second.plan.peer_url, second, body, status=status)
     act_as(first)
     assert peers.empty([planned(second)], PERMIT) == []
 
@@ -261,3 +265,57 @@ def test_a_member_is_connected_if_a_voter_reports_a_connection(
     act_as(nodes[1])
     voters = [member(nodes[0], "a1"), member(nodes[2], "c3")]
     eventually(lambda: peers.is_connected(voters, member(nodes[1], "b2")), expected)
+
+
+# ── "a learner is joining" ──────────────────────────────────────────────────────────────────────
+
+VOTER = {"id": 0xA1, "name": "etcd1", "peerURLs": ["https://a"]}
+LEARNER = {"id": 0xB2, "peerURLs": ["https://b"], "isLearner": True}
+LEARNING, DONE = json.dumps([VOTER, LEARNER]), json.dumps([VOTER])
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that wait_for_learner makes, each without waiting. Its time limit never ends."""
+    made: list[float] = []
+    monkeypatch.setattr(peers, "time", type("Time", (), {"sleep": made.append, "monotonic": lambda: 0.0}))
+    monkeypatch.setattr(peers, "CONNECT_SECONDS", 30.0)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("first", "third", "expected"),
+    [
+        ([LEARNING, LEARNING, LEARNING, DONE], [DONE], 3),
+        ([DONE], [LEARNING, LEARNING, DONE], 2),  # a voter that is behind may already or still have another list
+        ([], [LEARNING, DONE], 1),
+        ([], [], 0),
+        (["[7]"], ["{"], 0),
+    ],
+)
+def test_a_node_waits_while_a_voter_lists_a_learner(
+    cluster: Miniature,
+    serve: Callable[..., None],
+    act_as: Callable[[Node], None],
+    pauses: list[float],
+    first: list[str],
+    third: list[str],
+    expected: int,
+) -> None:
+    nodes = cluster.nodes
+    for node, bodies in ((nodes[0], first), (nodes[2], third)):
+        if bodies:
+            serve(node.plan.peer_url, node, *bodies)
+    act_as(nodes[1])
+    peers.wait_for_learner([member(nodes[0], "a1"), member(nodes[2], "c3")], 0.25)
+    assert pauses == [0.25] * expected
+
+
+def test_the_wait_for_a_learner_ends_after_a_time(
+    cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, _ = cluster.nodes
+    serve(first.plan.peer_url, first, LEARNING)
+    act_as(second)
+    monkeypatch.setattr(peers, "WAIT_SECONDS", 0.5)
+    peers.wait_for_learner([member(first, "a1")], 0.01)

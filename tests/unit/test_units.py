@@ -61,8 +61,9 @@ def test_every_unit_has_a_sandbox(node: Path, tool: Callable[[str], str]) -> Non
 
 def test_every_script_of_bake_that_a_unit_starts_is_on_the_node(node: Path) -> None:
     text = "".join(unit.read_text() for unit in services(node))
-    started = set(re.findall(r"^Exec\w+=[+-]*(/\S*/bake/\S+)", text, re.MULTILINE))
-    assert f"{LIBEXEC}/etcd-join" in started
+    commands = "".join(re.findall(r"^Exec\w+=.*\n", text, re.MULTILINE))
+    started = set(re.findall(r"/\w+/libexec/bake/[\w-]+", commands))
+    assert {f"{LIBEXEC}/etcd-join", f"{LIBEXEC}/etcd-start", f"{LIBEXEC}/etcd-firewall"} <= started
     assert {path for path in started if not (node / path.lstrip("/")).exists()} == set()
 
 

@@ -18,7 +18,6 @@ from generator.image.base import BootImage
 from tests.vm.conftest import CALL
 from tests.vm.several_hosts import WAIT, SeveralHosts
 
-pytestmark = pytest.mark.alone
 NODES = ("etcd1", "etcd2", "etcd3")
 
 

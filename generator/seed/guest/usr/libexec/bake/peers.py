@@ -1,4 +1,5 @@
-"""Ask other nodes over mutual TLS whether their disks are empty, and whether they are connected to a member.
+"""Ask other nodes over mutual TLS: whether their disks are empty, whether they are connected to a member, and whether a
+learner is among the members.
 
 A node without data waits for a cluster and reports at its peer URL that its disk is empty. etcd listens at that URL
 later. The first node starts a cluster only when every other node has reported an empty disk, because a node that does
@@ -7,6 +8,7 @@ not answer may have data.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
@@ -134,3 +136,31 @@ def is_connected(voters: list[Member], member: Member) -> bool:
 def _has_peer(metrics: str, member_id: str) -> bool:
     lines = (line for line in metrics.splitlines() if line.startswith("etcd_network_active_peers{"))
     return any(f'Remote="{member_id}"' in line and not line.endswith(" 0") for line in lines)
+
+
+# --- "a learner is joining" ---------------------------------------------------
+
+MEMBERS_PATH = "/members"  # etcd's list of members at a peer URL, which etcd itself reads when it joins
+WAIT_SECONDS = 10
+
+
+def wait_for_learner(members: list[Member], pause: float) -> None:
+    """Return when a voter's list of members no longer has a learner, when no voter shows a list, or after
+    WAIT_SECONDS.
+
+    The caller must read the list again with etcdctl. A process of etcdctl for each question would keep one CPU busy,
+    which the learner may need: VMs often share CPUs.
+    """
+    tls = context("ETCD_PEER")
+    urls = [member.peer_urls[0] for member in members if not member.is_learner]
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline and any(lists_learner(url, tls) for url in urls):
+        time.sleep(pause)
+
+
+def lists_learner(url: str, tls: ssl.SSLContext) -> bool:
+    """Return whether the member at this peer URL lists a learner. Return False if the member does not answer."""
+    try:
+        return any(member.get("isLearner") for member in json.loads(get(url, MEMBERS_PATH, tls)))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
