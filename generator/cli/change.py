@@ -102,11 +102,12 @@ def apply(**options: Any) -> None:
 def replace(replaced: tuple[str, ...], host: str | None, **options: Any) -> None:
     """Give nodes new VMs and new disks. Each node joins the cluster again and gets its data from the other members.
 
-    Use the command for a node whose disk is damaged, or to move to a new image. `bake apply` replaces a node whose VM
-    or disk is missing without this command.
+    Use the command for a node whose disk is damaged. For a new image, use `bake upgrade`. If a node's VM or disk is
+    missing, `bake apply` is enough.
 
-    With --host, the nodes move to another host. A node's old host may be down. Then switch it off for sure: when it
-    comes back, the old VM must not start, and `bake apply` removes it.
+    With --host, the nodes move to another host. A node's old host may be down. Then make sure that it is off, because
+    two VMs with the same address must not run. When the old host is on again, its old VM must not start; `bake apply`
+    removes it.
 
     \b
     Examples:

@@ -22,7 +22,7 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--first-ip": (("network", "firstIp"), str, "Address of the first node; the next nodes get the next addresses."),
     "--network-mode": (("network", "mode"), str, "Mode of the network: nat, isolated, bridge or network."),
     "--key-type": (("pki", "keyType"), str, "Type of keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
-    "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
+    "--leaf-days": (("pki", "leafDays"), int, "Validity of node and client certificates in days."),
     "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version that etcd accepts: 1.2 or 1.3."),
     "--archive": (("install", "archive"), str, "Release tarball of etcd for the ISOs. Profile rhel needs a tarball."),
     "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @up_options
 @yes_option
 def up(**options: Any) -> None:
-    """Create the ISOs, boot VMs under libvirt, wait until all nodes run etcd, and verify the cluster.
+    """Create the ISOs, boot the nodes with libvirt or Incus, wait until they run etcd, and verify the cluster.
 
     After an interruption, run the command again without options to do the missing steps.
 
@@ -68,8 +68,8 @@ def up(**options: Any) -> None:
     result, changes = bake_agreed(options, partial(_up, options))
     show_verification(result, options, changes=changes)
     if options["output"] == "text" and not options["quiet"]:
-        words = command(Store(options["out"], result.cluster), "etcdctl member list")
-        click.echo(f"To use the cluster, run: {words}", err=True)
+        etcdctl = command(Store(options["out"], result.cluster), "etcdctl")
+        click.echo(f"To use the cluster, run: {etcdctl} member list", err=True)
 
 
 def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: Any) -> Any:

@@ -116,7 +116,7 @@ def pending_tasks(
     names = {node.peer_url: node.name for node in plan.nodes}
     for member in seen.members:
         name = next((names[url] for url in member.peer_urls if url in names), None)
-        remove = f"etcdctl member remove {member.id:x}"
+        remove = f"{bake('etcdctl')} member remove {member.id:x}"
         if name is None:
             member_name = member.name or "(not started)"
             text = f"the member {member_name} ({member.id:x}, {', '.join(member.peer_urls)}) is not one of the nodes"

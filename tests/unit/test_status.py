@@ -98,7 +98,7 @@ def test_every_unplanned_state_of_a_member_has_a_remedy(cluster: ClusterPlan) ->
         "etcd3 is a learner",
         "the member evil (ff, https://192.0.2.1:2380) is not one of the nodes",
     ]
-    words = ["bake seal", "etcdctl member remove 2", "bake console etcd3", "etcdctl member remove ff"]
+    words = ["bake seal", "bake etcdctl member remove 2", "bake console etcd3", "bake etcdctl member remove ff"]
     assert all(word in remedy for word, remedy in zip(words, found.values(), strict=True))
 
 
