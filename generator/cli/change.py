@@ -79,9 +79,9 @@ def plan(ctx: click.Context, /, detailed_exitcode: bool, **options: Any) -> None
 def apply(**options: Any) -> None:
     """Change a running cluster as given: its number of nodes, its options, its VMs.
 
-    The command shows the plan and asks for consent. Then it changes one node after the other, and waits until each node
-    is healthy before it goes on to the next. --wait limits the seconds of each step. After an interruption, run the
-    command again without options to finish the change.
+    The command shows the plan and asks for confirmation. Then it changes one node after the other, and waits until each
+    node is healthy before it goes on to the next. --wait limits the seconds of each step. After an interruption, run
+    the command again without options to finish the change.
 
     \b
     Examples:
@@ -174,9 +174,9 @@ def run_apply(
     options: Mapping[str, Any], called: str, *, replaced: Collection[str] = (), upgrade: Upgrade | None = None,
     asks: bool = True,
 ) -> None:  # fmt: skip
-    """Plan a change, ask for consent, apply the change, and verify the cluster.
+    """Plan a change, ask for confirmation, apply the change, and verify the cluster.
 
-    `asks`: ask for consent before every change. Otherwise, ask only if the change deletes something or affects clients.
+    `asks`: ask before every change. Otherwise, ask only if the change deletes something or affects clients.
     """
     from generator.errors import StaleError
     from generator.operations.baked_cluster import open_cluster
@@ -271,7 +271,7 @@ def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:
 
 
 def _agree(planned: Planned, options: Mapping[str, Any]) -> None:
-    """Ask for consent. Without a terminal, --yes is needed."""
+    """Ask for confirmation. Without a terminal, --yes is needed."""
     from generator.change.spec_changes import losses
     from generator.errors import InputError
 
@@ -279,7 +279,7 @@ def _agree(planned: Planned, options: Mapping[str, Any]) -> None:
     if lost:
         confirm("Apply this change? What is deleted cannot be restored.", options, lost)
     elif not options["yes"] and not sys.stdin.isatty():
-        text = "this changes a running cluster, and bake cannot ask for consent without a terminal"
-        raise InputError.one("", text, "nothing was done; add --yes to consent")
+        text = "this changes a running cluster, and bake cannot ask for confirmation without a terminal"
+        raise InputError.one("", text, "nothing was done; add --yes to confirm")
     else:
         confirm("Apply this change?", options, ())

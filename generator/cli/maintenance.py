@@ -145,7 +145,7 @@ def disarm(**options: Any) -> None:
     would raise the alarm again at the next write.
 
     CORRUPT: the data of the members differs. Without the alarm, clients can read wrong data. The command asks for
-    consent. Without a terminal, the command needs --yes.
+    confirmation. Without a terminal, the command needs --yes.
 
     With -o json the output has the key disarmed, with the same keys as in `bake alarm`.
 

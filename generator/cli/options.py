@@ -103,7 +103,7 @@ quiet_option = _stack(
     _output_flag("-v", "--verbose", callback=_note_verbose, help="Print the traceback of an error."),
 )
 wide_option = _output_flag("--wide", help="Print each row of a table on one line, with all columns.")
-# No environment variable sets --yes, because a user's consent is valid for one command only.
+# No environment variable sets --yes, because a confirmation is valid for one command only.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
 refresh_option = click.option(
     "--refresh", is_flag=True, help="Build the base image again, with the newest packages, although it exists."

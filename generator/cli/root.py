@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {
     "0": "ok",
-    "1": "error, or you did not consent",
+    "1": "error, or you answered no",
     "2": "wrong input",
     "3": "the cluster is not healthy, or you have to do something",
     "4": "timed out",

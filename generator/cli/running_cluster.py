@@ -50,7 +50,7 @@ def up(**options: Any) -> None:
     After an interruption, run the command again without options to do the missing steps.
 
     For a cluster that has started, the command does the same as `bake apply`: it adds, removes, updates and starts
-    nodes one at a time. It asks for consent only if something is deleted or clients are affected.
+    nodes one at a time. It asks for confirmation only if something is deleted or clients are affected.
 
     \b
     Examples:
@@ -118,7 +118,7 @@ def seal(**options: Any) -> None:
     runs. If the first node of a sealed cluster loses its disk, the node joins the other nodes again and cannot start a
     second cluster. The command replaces the ISO in the drive of the first node's VM, even while the VM runs.
 
-    If no member answers, the command asks for consent, because the cluster may never have started.
+    If no member answers, the command asks for confirmation, because the cluster may never have started.
 
     To start a lost cluster anew, delete the file `sealed` in the cluster's folder and run `bake`.
 
@@ -269,7 +269,7 @@ def down(**options: Any) -> None:
 def destroy(force: bool, **options: Any) -> None:
     """Remove the cluster's VMs, disks and network, and nothing else. The baked files are kept.
 
-    The command lists everything that it removes and asks for consent. Without a terminal, the command needs --yes.
+    The command lists everything that it removes and asks for confirmation. Without a terminal, the command needs --yes.
 
     \b
     Examples:

@@ -49,9 +49,9 @@ class Baked(NamedTuple):
 
 
 class Agreed(NamedTuple):
-    """The user's input, after the user has consented to the changes.
+    """The user's input, after the user has confirmed the changes.
 
-    `digest`: the digest of the cluster's folder when the user consented. `announce`: used instead of the parameter
+    `digest`: the digest of the cluster's folder when the user confirmed. `announce`: used instead of the parameter
     `announce` of `bake`.
     """
 
