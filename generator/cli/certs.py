@@ -53,7 +53,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     With -o json the output has the keys certificates, outdated and ca_change. Each certificate has the keys owner,
     role, names, subject, issuer, serial, not_before, not_after and days_left. The key outdated has true for a node that
     does not serve the certificate in its seed, and null for a node that does not answer. The key ca_change has the
-    phase of a CA rotation, or null.
+    phase of a CA change, or null.
 
     \b
     Examples:
@@ -64,7 +64,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
       bake certs rotate etcd2        renew the certificates of one node and deliver them
       bake certs rotate operator     renew the operator's client certificate
       bake certs rotate --ca         replace the CA, in three phases
-      bake certs deliver             complete a rotation that was interrupted
+      bake certs deliver             complete a renewal that was interrupted
     """
     if ctx.invoked_subcommand is not None:
         refuse_misplaced(ctx)
@@ -84,7 +84,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
         print_table([as_row(entry, outdated) for entry in entries], wide=options["wide"], drop=["serial", "issuer"])
         if phase:
             remedy = command(cluster.store, "certs rotate --ca")
-            click.echo(f"The CA is being rotated (phase {phase}). To continue, run {remedy}", err=True)
+            click.echo(f"A CA change is in progress (phase {phase}). To continue, run {remedy}", err=True)
     expiring = [entry for entry in entries if within is not None and entry.days_left < within]
     if expiring:
         named = ", ".join(f"{entry.owner} {entry.role}" for entry in expiring)
@@ -217,7 +217,8 @@ def _rotate_ca(
         hint = "; ".join((hint, task, again) if following else (hint, again))
         raise UnhealthyError(f"phase {phase} waits for {', '.join(found.waiting)}", hint=hint)
     if options["output"] == "text" and not options["quiet"]:
-        click.echo(f"phase {phase} is complete; do this before phase {following}:" if phase else "the CA is rotated:")
+        text = f"phase {phase} is complete; do this before phase {following}:"
+        click.echo(text if phase else "the CA change is complete:")
         click.echo(f"  {task}; {again}" if phase else f"  {task}")
 
 

@@ -40,7 +40,7 @@ CHANGES = 2  # the exit code of `bake plan --detailed-exitcode` if there is some
 
 @bake.command()
 @hides("--wait")
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 if nothing is to do, and with 2 otherwise.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with code 0 if there is nothing to do, otherwise with 2.")
 @spec_options
 @up_options
 @click.pass_context
@@ -277,7 +277,7 @@ def _agree(planned: Planned, options: Mapping[str, Any]) -> None:
 
     lost = [*losses(planned.changes), *(f"{step.node}: {step.loses}" for step in planned.steps if step.loses)]
     if lost:
-        confirm("Apply this change? What is deleted cannot be restored.", options, lost)
+        confirm("Apply this change? The deletions cannot be undone.", options, lost)
     elif not options["yes"] and not sys.stdin.isatty():
         text = "this changes a running cluster, and bake cannot ask for confirmation without a terminal"
         raise InputError.one("", text, "nothing was done; add --yes to confirm")

@@ -208,7 +208,7 @@ def announce_rotation(
     changes: list[Change],
     differences: Iterable[tuple[str, str]],
 ) -> None:
-    """Show the files and fields that a rotation of certificates changes, and add them to `changes`."""
+    """Show the files and fields that a renewal of certificates or a CA change modifies, and add them to `changes`."""
     from generator.change.spec_changes import compare
     from generator.store.existing_cluster import load_existing
 

@@ -295,7 +295,7 @@ def test_rotate_renews_and_delivers_certificates(
 
 
 @pytest.mark.parametrize("json_too", [True, False])
-def test_a_rotation_that_waits_for_reboots_exits_with_3(
+def test_a_renewal_that_waits_for_reboots_exits_with_3(
     made: Bake, rack: Rack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], json_too: bool
 ) -> None:
     rack.serve(cluster := made())

@@ -538,7 +538,7 @@ def test_an_edited_input_file_is_refused(bake: Bake, picture: Picture) -> None:
         ("input.yaml", "90", "91"),
     ],
 )
-def test_a_rotation_does_not_apply_edits(
+def test_a_renewal_does_not_apply_edits(
     bake: Bake, picture: Picture, file: str, old: str, new: str, words: list[str]
 ) -> None:
     pytest.importorskip("libvirt")
@@ -552,7 +552,7 @@ def test_a_rotation_does_not_apply_edits(
     assert f"{file}: was changed after bake wrote it" in result.err
 
 
-def test_a_rotation_names_the_files_that_a_newer_version_changes(bake: Bake, older: Callable[..., None]) -> None:
+def test_a_renewal_names_the_files_that_a_newer_version_changes(bake: Bake, older: Callable[..., None]) -> None:
     pytest.importorskip("libvirt")
     bake("--nodes", 3)
     older()

@@ -238,7 +238,7 @@ def test_new_certificates_are_requested_before_the_old_ones_expire(
     assert not REQUESTS.exists()
 
 
-def test_an_external_ca_cannot_be_rotated(run_bake: Bake, ca: SigningCa) -> None:
+def test_an_external_ca_cannot_be_changed(run_bake: Bake, ca: SigningCa) -> None:
     run_bake()
     ca.sign(*requests())
     run_bake()

@@ -102,9 +102,9 @@ def deliver(
     """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached `goal`.
 
     `engine`: changes the nodes' machines; None if libvirt does not answer. `goal`: the state of a node that has applied
-    its seed. The default goal is that the node serves the certificate in its seed. `phase`: the phase of the CA
-    rotation for which the seeds were made. A node that applies its seed only at the next boot prints the text WAITS on
-    its console. `prepare`: called before a node with a machine gets its seed.
+    its seed. The default goal is that the node serves the certificate in its seed. `phase`: the phase of the CA change
+    for which the seeds were made. A node that applies its seed only at the next boot prints the text WAITS on its
+    console. `prepare`: called before a node with a machine gets its seed.
 
     Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
     its seed within `seconds`. The next call continues with the node that was too slow.
