@@ -79,7 +79,7 @@ def compact(cluster: Cluster, *, report: Report) -> int:
 
 
 def defragment(cluster: Cluster, *, force: bool, report: Report) -> tuple[Defragmentation, ...]:
-    """Defragment each member with enough free space (see `worth`), or each member if `force`. The leader is the last member.
+    """Defragment each member that needs it (see `worth`), or each member if `force`. The leader is the last member.
 
     Before each member, check that all members are healthy. Move the leader away before its defragmentation, so that
     the other members can accept writes meanwhile. Raise UnhealthyError or WaitTimeoutError at the first member that
