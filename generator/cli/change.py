@@ -277,7 +277,7 @@ def _agree(planned: Planned, options: Mapping[str, Any]) -> None:
 
     lost = [*losses(planned.changes), *(f"{step.node}: {step.loses}" for step in planned.steps if step.loses)]
     if lost:
-        confirm("Apply this change? The deletions cannot be undone.", options, lost)
+        confirm("Apply this change? It cannot be undone.", options, lost)
     elif not options["yes"] and not sys.stdin.isatty():
         text = "this changes a running cluster, and bake cannot ask for confirmation without a terminal"
         raise InputError.one("", text, "nothing was done; add --yes to confirm")

@@ -144,7 +144,7 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
       bake --nodes 3 --profile classic   configure etcd exactly as in the manual procedure
       bake --nodes 5                     write ISOs for two more nodes; bake apply adds the nodes
       bake check --config cluster.yaml   show all fields and every problem, write nothing
-      bake up --nodes 3                  bake, boot VMs, wait until they run etcd, and verify
+      bake up --nodes 3                  bake, boot the nodes, wait until they run etcd, and verify
       bake seal                          remove the bootstrap permit
       bake verify                        check the running cluster
       bake audit                         audit the running cluster against the CIS benchmark
