@@ -11,8 +11,9 @@ from pathlib import PurePosixPath
 class Artifact:
     """A file to be written: its path, bytes, permission bits, and whether it is secret.
 
-    `path` is relative to the cluster's folder for a file on the host, and absolute for a file in the guest.
-    On the host, a secret file always has mode 0600. `repr` omits the bytes, so that no log or traceback shows them.
+    `path` is relative to the cluster's folder for a file on the operator's machine, and absolute for a file in the
+    guest. On the operator's machine, a secret file always has mode 0600. `repr` omits the bytes, so that no log or
+    traceback shows them.
     """
 
     path: PurePosixPath

@@ -250,7 +250,7 @@ def table(samples: list[dict[str, object]], rounds: int) -> str:
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {rounds} rounds; the full image took "
         f"{statistics.median(full):.0f} s of processor time ({min(full):.0f} to {max(full):.0f})."
     )
-    head = ["| part | what it does | gain | range | by the clock |", "| --- " * 5 + "|"]
+    head = ["| part | what it does | gain | range | elapsed time |", "| --- " * 5 + "|"]
     return "\n".join([when, "", *head, *(row(samples, name) for name in names)])
 
 

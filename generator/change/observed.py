@@ -1,4 +1,4 @@
-"""`Observed`: what stands of a cluster, as far as it can be seen at one moment."""
+"""`Observed`: the state of a cluster, as far as bake can see it at one moment."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def power_of(machine: MachineStatus) -> Power:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What stands of a cluster.
+    """The observed state of a cluster.
 
     `members`: etcd's member list, empty if no member can return it. `answering`: the ids of the members that answered a
     linearizable read. `leader`: the leader's id, or 0. `machines`: the VMs of the cluster by node name, also of nodes

@@ -1,4 +1,4 @@
-"""Derive the steps from what stands to what is planned.
+"""Derive the steps from the observed state to the planned state.
 
 The order of the steps, with the reasons:
 1. start stopped VMs, because most steps need a quorum;
@@ -155,7 +155,7 @@ def _is_leader(node: NodePlan, seen: Observed) -> bool:
 def effect_of_stopping(node: NodePlan, seen: Observed) -> Effect:
     """Return the effect if etcd on the node stops for a while.
 
-    A cluster of one or two voters has no quorum meanwhile. The leader first hands over to another voter.
+    A cluster of one or two voters has no quorum meanwhile. If the node leads, another voter becomes the leader first.
     """
     member = seen.member_of(node)
     if member is not None and not member.is_learner and len(seen.voters) < 3:

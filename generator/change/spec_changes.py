@@ -1,7 +1,7 @@
 """Compare the existing cluster with a new spec: nodes, users, fields and files.
 
-A change that destroys something has a text in `lost` and needs the user's consent. If `lost` is empty, the change
-needs no consent. `refused` lists the changes that no running cluster can apply.
+A change that destroys something has a text in `lost` and needs the user's confirmation. If `lost` is empty, the change
+needs no confirmation. `refused` lists the changes that no running cluster can apply.
 """
 
 from __future__ import annotations

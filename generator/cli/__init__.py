@@ -85,7 +85,7 @@ def _call(settings: dict[str, Any], output: Output) -> int:
 
 
 def _end(end: BaseException, output: Output) -> int:
-    """Return exit code 130 for an interrupted command, and 1 if the user did not consent."""
+    """Return exit code 130 for an interrupted command, and 1 if the user did not confirm."""
     interrupted = isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt)
     text = "interrupted" if interrupted else "nothing was done"
     click.echo(text, err=True)

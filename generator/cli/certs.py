@@ -53,7 +53,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     With -o json the output has the keys certificates, outdated and ca_change. Each certificate has the keys owner,
     role, names, subject, issuer, serial, not_before, not_after and days_left. The key outdated has true for a node that
     does not serve the certificate in its seed, and null for a node that does not answer. The key ca_change has the
-    phase of a CA rotation, or null.
+    phase of a CA change, or null.
 
     \b
     Examples:
@@ -64,7 +64,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
       bake certs rotate etcd2        renew the certificates of one node and deliver them
       bake certs rotate operator     renew the operator's client certificate
       bake certs rotate --ca         replace the CA, in three phases
-      bake certs deliver             complete a rotation that was interrupted
+      bake certs deliver             complete a renewal that was interrupted
     """
     if ctx.invoked_subcommand is not None:
         refuse_misplaced(ctx)
@@ -84,7 +84,7 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
         print_table([as_row(entry, outdated) for entry in entries], wide=options["wide"], drop=["serial", "issuer"])
         if phase:
             remedy = command(cluster.store, "certs rotate --ca")
-            click.echo(f"The CA is being rotated (phase {phase}). To continue, run {remedy}", err=True)
+            click.echo(f"A CA change is in progress (phase {phase}). To continue, run {remedy}", err=True)
     expiring = [entry for entry in entries if within is not None and entry.days_left < within]
     if expiring:
         named = ", ".join(f"{entry.owner} {entry.role}" for entry in expiring)
@@ -105,8 +105,8 @@ def rotate(names: tuple[str, ...], wait: int, ca: bool, all_phases: bool, **opti
     command works even after the certificates have expired. If bake did not create the VMs, insert each node's new
     seed.iso into the VM's CD-ROM drive. The node applies the new ISO immediately.
 
-    After an update of bake, a new seed can contain configuration changes. A node applies configuration changes at its
-    next restart. If nodes must be restarted, the command names the nodes and exits with code 3.
+    After an update of bake, a new seed can contain configuration changes. A node applies most of them immediately. If
+    nodes must reboot to apply the others, the command names the nodes and exits with code 3.
 
     With the argument `operator`, the command renews the operator's client certificate. With the argument `user:NAME`,
     the command renews the client certificate of an etcd user. bake writes new client certificates to the cluster's
@@ -213,11 +213,12 @@ def _rotate_ca(
     )  # fmt: skip
     if found.waiting:
         hint = "start stopped nodes; if bake did not create a node's VM, insert the new seed.iso into the VM's drive"
-        hint = _restart_hint(found, cluster) if found.after_restart else hint
+        hint = _reboot_hint(cluster) if found.after_restart else hint
         hint = "; ".join((hint, task, again) if following else (hint, again))
         raise UnhealthyError(f"phase {phase} waits for {', '.join(found.waiting)}", hint=hint)
     if options["output"] == "text" and not options["quiet"]:
-        click.echo(f"phase {phase} is complete; do this before phase {following}:" if phase else "the CA is rotated:")
+        text = f"phase {phase} is complete; do this before phase {following}:"
+        click.echo(text if phase else "the CA change is complete:")
         click.echo(f"  {task}; {again}" if phase else f"  {task}")
 
 
@@ -247,16 +248,14 @@ def _deliver(cluster: Any, names: list[str], wait: int, options: Mapping[str, An
             found = delivery.deliver(cluster, engine, names, seconds=wait, report=progress.line)
     _show(found, cluster, options, **more)
     if found.after_restart:
-        text = f"{', '.join(found.after_restart)}: the configuration changes in the new seed apply at the next restart"
-        raise UnhealthyError(text, hint=_restart_hint(found, cluster))
+        text = f"{', '.join(found.after_restart)}: some configuration changes in the new seed apply at the next boot"
+        raise UnhealthyError(text, hint=_reboot_hint(cluster))
 
 
-def _restart_hint(found: Delivery, cluster: Any) -> str:
+def _reboot_hint(cluster: Any) -> str:
     from generator.operations.hints import command
 
-    domain = next(node.domain for node in cluster.plan.nodes if node.name in found.after_restart)
-    up = command(cluster.store, "up")
-    return f"restart one node after the other: run `virsh shutdown {domain}`, then `{up}`, which boots the node again"
+    return f"to reboot one node after the other, run {command(cluster.store, 'apply')}"
 
 
 def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any) -> None:
@@ -276,4 +275,4 @@ def _show(found: Delivery, cluster: Any, options: Mapping[str, Any], **more: Any
     for name in found.by_hand:
         click.echo(f"{name}: bake finds no VM; insert {cluster.store.folder / name}/seed.iso into its drive", err=True)
     if found.by_hand:
-        click.echo("restart a node if its console reports that a new seed takes effect at the next boot", err=True)
+        click.echo("reboot a node if its console reports `a new seed takes effect at the next boot`", err=True)

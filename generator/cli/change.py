@@ -40,7 +40,7 @@ CHANGES = 2  # the exit code of `bake plan --detailed-exitcode` if there is some
 
 @bake.command()
 @hides("--wait")
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 if nothing is to do, and with 2 otherwise.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with code 0 if there is nothing to do, otherwise with 2.")
 @spec_options
 @up_options
 @click.pass_context
@@ -79,9 +79,9 @@ def plan(ctx: click.Context, /, detailed_exitcode: bool, **options: Any) -> None
 def apply(**options: Any) -> None:
     """Change a running cluster as given: its number of nodes, its options, its VMs.
 
-    The command shows the plan and asks for consent. Then it changes one node after the other, and waits until each node
-    is healthy before it goes on to the next. --wait limits the seconds of each step. After an interruption, run the
-    command again without options to finish the change.
+    The command shows the plan and asks for confirmation. Then it changes one node after the other, and waits until each
+    node is healthy before it goes on to the next. --wait limits the seconds of each step. After an interruption, run
+    the command again without options to finish the change.
 
     \b
     Examples:
@@ -102,11 +102,12 @@ def apply(**options: Any) -> None:
 def replace(replaced: tuple[str, ...], host: str | None, **options: Any) -> None:
     """Give nodes new VMs and new disks. Each node joins the cluster again and gets its data from the other members.
 
-    Use the command for a node whose disk is damaged, or to move to a new image. `bake apply` replaces a node whose VM
-    or disk is missing without this command.
+    Use the command for a node whose disk is damaged. For a new image, use `bake upgrade`. If a node's VM or disk is
+    missing, `bake apply` is enough.
 
-    With --host, the nodes move to another host. A node's old host may be down. Then switch it off for sure: when it
-    comes back, the old VM must not start, and `bake apply` removes it.
+    With --host, the nodes move to another host. A node's old host may be down. Then make sure that it is off, because
+    two VMs with the same address must not run. When the old host is on again, its old VM must not start; `bake apply`
+    removes it.
 
     \b
     Examples:
@@ -173,9 +174,9 @@ def run_apply(
     options: Mapping[str, Any], called: str, *, replaced: Collection[str] = (), upgrade: Upgrade | None = None,
     asks: bool = True,
 ) -> None:  # fmt: skip
-    """Plan a change, ask for consent, apply the change, and verify the cluster.
+    """Plan a change, ask for confirmation, apply the change, and verify the cluster.
 
-    `asks`: ask for consent before every change. Otherwise, ask only if the change deletes something or affects clients.
+    `asks`: ask before every change. Otherwise, ask only if the change deletes something or affects clients.
     """
     from generator.errors import StaleError
     from generator.operations.baked_cluster import open_cluster
@@ -270,15 +271,15 @@ def _show(planned: Planned, loaded: Loaded, options: Mapping[str, Any]) -> None:
 
 
 def _agree(planned: Planned, options: Mapping[str, Any]) -> None:
-    """Ask for consent. Without a terminal, --yes is needed."""
+    """Ask for confirmation. Without a terminal, --yes is needed."""
     from generator.change.spec_changes import losses
     from generator.errors import InputError
 
     lost = [*losses(planned.changes), *(f"{step.node}: {step.loses}" for step in planned.steps if step.loses)]
     if lost:
-        confirm("Apply this change? What is deleted cannot be restored.", options, lost)
+        confirm("Apply this change? It cannot be undone.", options, lost)
     elif not options["yes"] and not sys.stdin.isatty():
-        text = "this changes a running cluster, and bake cannot ask for consent without a terminal"
-        raise InputError.one("", text, "nothing was done; add --yes to consent")
+        text = "this changes a running cluster, and bake cannot ask for confirmation without a terminal"
+        raise InputError.one("", text, "nothing was done; add --yes to confirm")
     else:
         confirm("Apply this change?", options, ())

@@ -1,4 +1,4 @@
-"""Functions that the commands share: open a cluster, load a spec, ask for consent, print results."""
+"""Functions that the commands share: open a cluster, load a spec, ask for confirmation, print results."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: 
 
 
 def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
-    """Show and return the changes. Ask for consent if a change destroys something."""
+    """Show and return the changes. Ask for confirmation if a change destroys something."""
     from generator.change.spec_changes import compare, losses, shown
 
     others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
@@ -166,7 +166,7 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
 
 
 def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, list[dict[str, Any]]]:
-    """Load the spec, ask for consent, and call `run`. Return the result of `run`, and the changes for `-o json`.
+    """Load the spec, ask for confirmation, and call `run`. Return the result of `run`, and the changes for `-o json`.
 
     `run` has the parameters `spec`, `store`, `passphrase` and `agreed` of `operations.bake.bake`. Start over if another
     command changes the cluster at the same time.
@@ -208,7 +208,7 @@ def announce_rotation(
     changes: list[Change],
     differences: Iterable[tuple[str, str]],
 ) -> None:
-    """Show the files and fields that a rotation of certificates changes, and add them to `changes`."""
+    """Show the files and fields that a renewal of certificates or a CA change modifies, and add them to `changes`."""
     from generator.change.spec_changes import compare
     from generator.store.existing_cluster import load_existing
 
@@ -219,7 +219,7 @@ def announce_rotation(
 
 
 def confirm(question: str, options: Mapping[str, Any], losses: Iterable[str]) -> None:
-    """Ask for consent on the terminal, unless --yes is given.
+    """Ask for confirmation on the terminal, unless --yes is given.
 
     Raise DeclinedError if the user answers no, and InputError if there is no terminal.
     """
@@ -229,7 +229,7 @@ def confirm(question: str, options: Mapping[str, Any], losses: Iterable[str]) ->
         return
     if not sys.stdin.isatty():
         text = f"this cannot be undone: {'; '.join(losses)}"
-        raise InputError.one("", text, "nothing was done; add --yes to consent")
+        raise InputError.one("", text, "nothing was done; add --yes to confirm")
     if not click.confirm(question, err=True):
         raise DeclinedError("nothing was done")
 

@@ -68,15 +68,15 @@ def snapshot(file: Path | None, keep: int | None, node: str | None, **options: A
 
 
 @bake.command()
-@click.option("--force", is_flag=True, help="Defragment all members, even if it does not pay.")
+@click.option("--force", is_flag=True, help="Defragment all members, even if little space is free.")
 @click.option("--compact", is_flag=True, help="First delete the history of all keys, so that more space is free.")
 @cluster_options
 def defrag(force: bool, compact: bool, **options: Any) -> None:
     """Give free space in etcd's databases back to the disks, one member at a time.
 
     etcd reuses the space of deleted data, but its database never shrinks. A member that rewrites its database serves
-    no request meanwhile. The command rewrites a database only if it pays: if at least 100 MiB and 45 % of the database
-    are free, if the database uses more than 80 % of its quota, or if the alarm NOSPACE is active.
+    no request meanwhile. The command rewrites a database only if at least 100 MiB and 45 % of the database are free, if
+    the database uses more than 80 % of its quota, or if the alarm NOSPACE is active.
 
     Before each member, the command checks that all members are healthy. The leader is the last member, and another
     member leads before its database is rewritten. The command stops at the first member that does not become healthy
@@ -145,7 +145,7 @@ def disarm(**options: Any) -> None:
     would raise the alarm again at the next write.
 
     CORRUPT: the data of the members differs. Without the alarm, clients can read wrong data. The command asks for
-    consent. Without a terminal, the command needs --yes.
+    confirmation. Without a terminal, the command needs --yes.
 
     With -o json the output has the key disarmed, with the same keys as in `bake alarm`.
 

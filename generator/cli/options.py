@@ -22,7 +22,7 @@ SPEC_FLAGS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     "--first-ip": (("network", "firstIp"), str, "Address of the first node; the next nodes get the next addresses."),
     "--network-mode": (("network", "mode"), str, "Mode of the network: nat, isolated, bridge or network."),
     "--key-type": (("pki", "keyType"), str, "Type of keys: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096."),
-    "--leaf-days": (("pki", "leafDays"), int, "Validity of the nodes' certificates in days."),
+    "--leaf-days": (("pki", "leafDays"), int, "Validity of node and client certificates in days."),
     "--tls-min-version": (("etcd", "tlsMinVersion"), str, "The oldest TLS version that etcd accepts: 1.2 or 1.3."),
     "--archive": (("install", "archive"), str, "Release tarball of etcd for the ISOs. Profile rhel needs a tarball."),
     "--archive-sha256": (("install", "sha256"), str, "The sha256 of --archive."),
@@ -103,7 +103,7 @@ quiet_option = _stack(
     _output_flag("-v", "--verbose", callback=_note_verbose, help="Print the traceback of an error."),
 )
 wide_option = _output_flag("--wide", help="Print each row of a table on one line, with all columns.")
-# No environment variable sets --yes, because a user's consent is valid for one command only.
+# No environment variable sets --yes, because a confirmation is valid for one command only.
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before changes that cannot be undone.")
 refresh_option = click.option(
     "--refresh", is_flag=True, help="Build the base image again, with the newest packages, although it exists."

@@ -123,12 +123,13 @@ def _connect_through(
 
     report, names, ssh = reporter(options), ", ".join(nodes), ssh_command(uri)
     if ssh is None:
-        report(f"warning: {names}: no answer from here; only a URI with ssh leads to them through their host")
+        remedy = "to connect through their host, use a libvirt URI with ssh, such as qemu+ssh://root@host1/system"
+        report(f"warning: {names}: no answer from this machine; {remedy}")
         return
     try:
         tunnel = context.find_root().with_resource(open_tunnel(ssh, [one for ports in nodes.values() for one in ports]))
     except BakeError as error:
-        report(f"warning: {names}: no answer from here, and {error.message}")
+        report(f"warning: {names}: no answer from this machine, and {error.message}")
         return
     context.find_root().with_resource(through(tunnel))
-    report(f"{names}: no answer from here; connecting through {ssh[-1]} with ssh")
+    report(f"{names}: no answer from this machine; connecting through {ssh[-1]} with ssh")

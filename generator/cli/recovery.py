@@ -67,7 +67,7 @@ def restore(file: Path, **options: Any) -> None:
     1,000,000,000, and all older revisions count as compacted. So clients that watch keys, such as Kubernetes, notice
     that they must read everything again.
 
-    If VMs or disks of the cluster exist, the command lists them and asks for consent, because it deletes them with
+    If VMs or disks of the cluster exist, the command lists them and asks for confirmation, because it deletes them with
     their data. It asks too if FILE is of another cluster, or was saved without a quorum. Without a terminal, it needs
     --yes. If a member answers whose VM bake does not find, the command changes nothing.
 
@@ -117,7 +117,7 @@ def _check_version(source: Source, cluster: Cluster, options: Mapping[str, Any],
 
 
 def _agree_to_lose(loss: Loss, source: Source, cluster: Cluster, options: Mapping[str, Any]) -> None:
-    """List what the restore deletes, and ask for consent."""
+    """List what the restore deletes, and ask for confirmation."""
     report = reporter({"quiet": options["quiet"] and options["yes"]})
     for line in loss.machines:
         report(f"- {line}")

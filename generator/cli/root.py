@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {
     "0": "ok",
-    "1": "error, or you did not consent",
+    "1": "error, or you answered no",
     "2": "wrong input",
     "3": "the cluster is not healthy, or you have to do something",
     "4": "timed out",
@@ -134,7 +134,7 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
     """Create a NoCloud ISO for each VM of an etcd cluster. The etcd cluster accepts only TLS connections.
 
     Without an option and without a cluster in out/etcd, the command prints this help and writes nothing. For an
-    existing cluster, `bake` without options changes nothing. A flag changes only the field that it names.
+    existing cluster, `bake` without options keeps the configuration. A flag changes only the field that it names.
     The option --config replaces all values that an earlier cluster file set. The option --profile replaces all values
     that an earlier profile set.
 
@@ -142,9 +142,9 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
     Examples:
       bake --nodes 3                     write three ISOs below out/etcd/
       bake --nodes 3 --profile classic   configure etcd exactly as in the manual procedure
-      bake --nodes 5                     add two nodes to the cluster, change nothing else
+      bake --nodes 5                     write ISOs for two more nodes; bake apply adds the nodes
       bake check --config cluster.yaml   show all fields and every problem, write nothing
-      bake up --nodes 3                  bake, boot VMs, wait until they run etcd, and verify
+      bake up --nodes 3                  bake, boot the nodes, wait until they run etcd, and verify
       bake seal                          remove the bootstrap permit
       bake verify                        check the running cluster
       bake audit                         audit the running cluster against the CIS benchmark

@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 @up_options
 @yes_option
 def up(**options: Any) -> None:
-    """Create the ISOs, boot VMs under libvirt, wait until all nodes run etcd, and verify the cluster.
+    """Create the ISOs, boot the nodes with libvirt or Incus, wait until they run etcd, and verify the cluster.
 
     After an interruption, run the command again without options to do the missing steps.
 
     For a cluster that has started, the command does the same as `bake apply`: it adds, removes, updates and starts
-    nodes one at a time. It asks for consent only if something is deleted or clients are affected.
+    nodes one at a time. It asks for confirmation only if something is deleted or clients are affected.
 
     \b
     Examples:
@@ -68,8 +68,8 @@ def up(**options: Any) -> None:
     result, changes = bake_agreed(options, partial(_up, options))
     show_verification(result, options, changes=changes)
     if options["output"] == "text" and not options["quiet"]:
-        words = command(Store(options["out"], result.cluster), "etcdctl member list")
-        click.echo(f"To use the cluster, run: {words}", err=True)
+        etcdctl = command(Store(options["out"], result.cluster), "etcdctl")
+        click.echo(f"To use the cluster, run: {etcdctl} member list", err=True)
 
 
 def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: Any) -> Any:
@@ -118,7 +118,7 @@ def seal(**options: Any) -> None:
     runs. If the first node of a sealed cluster loses its disk, the node joins the other nodes again and cannot start a
     second cluster. The command replaces the ISO in the drive of the first node's VM, even while the VM runs.
 
-    If no member answers, the command asks for consent, because the cluster may never have started.
+    If no member answers, the command asks for confirmation, because the cluster may never have started.
 
     To start a lost cluster anew, delete the file `sealed` in the cluster's folder and run `bake`.
 
@@ -269,7 +269,7 @@ def down(**options: Any) -> None:
 def destroy(force: bool, **options: Any) -> None:
     """Remove the cluster's VMs, disks and network, and nothing else. The baked files are kept.
 
-    The command lists everything that it removes and asks for consent. Without a terminal, the command needs --yes.
+    The command lists everything that it removes and asks for confirmation. Without a terminal, the command needs --yes.
 
     \b
     Examples:

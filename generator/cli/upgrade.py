@@ -31,7 +31,7 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
     The command first checks etcd's releases and saves a snapshot. Then it exchanges the root disk of each node, the
     leader last. The disk with etcd's data stays, so the node keeps its member id and its data. A node without such a
     disk is replaced: it gets its data from the other members. The command stops at the first node that does not become
-    healthy within --wait seconds. Run the command again to go on, or return to the image of before with --to.
+    healthy within --wait seconds. Run the command again to go on, or return to the previous image with --to.
 
     The new image is the newest image in the cache, or with --refresh a new image. `bake image` shows the versions. For
     your own image, give --image. bake upgrades etcd by at most one series, and never to an older series.
@@ -44,12 +44,12 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
     """
     from generator.errors import BakeError
     from generator.operations.running import upgrade as checks
-    from generator.operations.running.change import standing_cluster
+    from generator.operations.running.change import started_cluster
     from generator.operations.running.cleaning import clean_cache
     from generator.store.folder import Store
 
     spec = load({**options, "quiet": True}).spec
-    cluster = standing_cluster(Store(options["out"], spec.name))
+    cluster = started_cluster(Store(options["out"], spec.name))
     reach(options, cluster.plan)
     image = _image(spec, options, refresh=refresh, to=to)
     warning = checks.check_releases(spec, image, checks.running_releases(cluster), back=to is not None)

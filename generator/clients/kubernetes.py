@@ -2,7 +2,7 @@
 
 The kube-apiserver asks etcd to delete old revisions (a compaction). With authentication, newer versions of etcd permit
 compactions only to the role root (seen with 3.5.30; 3.5.16 permits them to each user). So with authentication, etcd
-compacts by itself (the option auto-compaction-retention), and the kube-apiserver does not.
+compacts automatically (the option auto-compaction-retention), and the kube-apiserver does not.
 """
 
 from __future__ import annotations
@@ -53,5 +53,5 @@ def configuration(app: Application) -> Configuration:
 
 
 def compacts(options: Mapping[str, Any]) -> bool:
-    """Return whether etcd deletes old revisions by itself. `options`: the field `etcd.options`."""
+    """Return whether etcd deletes old revisions automatically. `options`: the field `etcd.options`."""
     return str(options.get("auto-compaction-retention", "0")) not in ("0", "0s", "0m", "0h")

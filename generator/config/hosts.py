@@ -47,7 +47,8 @@ class HostSpec:
     )
 
     offline: bool = setting(
-        scalar(values.flag), "true if the host is out of service, so that no node gets it by itself", default=False
+        scalar(values.flag), "true if the host is out of service, so that only `nodes[].host` can choose it",
+        default=False,
     )
 
     @property

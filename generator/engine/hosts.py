@@ -78,7 +78,7 @@ class EngineOnHosts:
     _engines: dict[str, Engine | BakeError] = field(default_factory=dict, init=False)
     _named: set[str] = field(default_factory=set, init=False)  # the hosts whose failure has been reported
 
-    # --- what stands ------------------------------------------------------------------------------------------
+    # --- the state of the machines ----------------------------------------------------------------------------
 
     def machines(self) -> dict[str, MachineStatus]:
         seen = self._ask(lambda _, engine: engine.machines())

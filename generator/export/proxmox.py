@@ -114,7 +114,7 @@ def check_ids(plan: ClusterPlan, first_id: int) -> Iterator[Problem]:
     last = LAST_ID - len(plan.nodes) + 1
     if not FIRST_ID <= first_id <= last:
         text = f"{first_id} is not from {FIRST_ID} to {last}; the next VMs get the next ids"
-        yield Problem("--first-id", text, "give an id after which as many ids are free as the cluster has nodes")
+        yield Problem("--first-id", text, f"choose an id that begins {len(plan.nodes)} consecutive free ids")
 
 
 def _problems(source: Source, settings: Settings) -> Iterator[Problem]:

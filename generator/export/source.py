@@ -64,7 +64,7 @@ def check_name(flag: str, value: str) -> Iterator[Problem]:
     """Yield a problem if the name of a libvirt object cannot be an argument of virt-install."""
     if not _NAME.fullmatch(value):
         rule = "is not 1 to 63 of letters, digits, spaces and . _ : @ + -, or begins with one of . : @ + - and space"
-        yield Problem(flag, f"{shown_value(value)} {rule}", "give the name of an object with such a name")
+        yield Problem(flag, f"{shown_value(value)} {rule}", "rename the object, or use another one")
 
 
 def check_bridge(flag: str, value: str) -> Iterator[Problem]:
@@ -103,7 +103,8 @@ def check_libvirt(source: Source, settings: LibvirtSettings) -> Iterator[Problem
     if settings.bridge is not None:
         yield from check_bridge("--bridge", settings.bridge)
     if settings.network is not None and settings.bridge is not None:
-        yield Problem("--bridge", f"{shown_value(settings.bridge)} is given beside --network", "give one of the two")
+        rule = "cannot be used together with --network"
+        yield Problem("--bridge", f"{shown_value(settings.bridge)} {rule}", "give one of the two")
     is_planned = settings.network is None and settings.bridge is None
     if is_planned and source.plan.network.vlan is not None:
         text = f"{source.plan.network.vlan}: this export cannot set the VLAN of a port"
@@ -115,7 +116,7 @@ def check_libvirt(source: Source, settings: LibvirtSettings) -> Iterator[Problem
 def check_storage(flag: str, value: str) -> Iterator[Problem]:
     """Yield a problem if a value is not a storage id of Proxmox VE (PVE::JSONSchema, pve-storage-id)."""
     if not _STORAGE.fullmatch(value):
-        rule = "is not a storage id of Proxmox VE: letters, digits and . _ -, from a letter to a letter or digit"
+        rule = "is not a storage id of Proxmox VE: letters, digits and . _ -, first a letter, last a letter or digit"
         yield Problem(flag, f"{shown_value(value)} {rule}", "list the storages with `pvesm status`")
 
 

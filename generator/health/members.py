@@ -62,7 +62,7 @@ def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
             text = f"{member.name or 'a member'} ({member.id:x}, {', '.join(member.peer_urls)}) is not in the plan"
             findings.append(Finding("", Result.FAILED, text))
     ok_detail = f"{len(members)} of {len(plan.nodes)} voting"
-    remedy = "wait until a learner becomes a voter; if a member is not in the plan, run etcdctl member remove ID"
+    remedy = "wait until a learner becomes a voter; if a member is not in the plan, run bake etcdctl member remove ID"
     return combine("planned members", findings, ok_detail=ok_detail, remedy=remedy)
 
 
@@ -113,8 +113,7 @@ def no_alarms(seen: Observation) -> Check:
     findings = [Finding(node, Result.FAILED, kind) for node, kind in sorted(active)]
     if not lists:
         findings = [Finding("", Result.SKIPPED, "could not read alarms from any node")]
-    remedy = "for NOSPACE, compact and defragment, then run etcdctl alarm disarm; for CORRUPT, replace the member"
-    return combine("alarms", findings, ok_detail="none", remedy=remedy)
+    return combine("alarms", findings, ok_detail="none", remedy="run bake alarm, which shows the remedy")
 
 
 _DENIED = "permission denied"
@@ -135,8 +134,8 @@ def auth_enforced(seen: Observation) -> Check:
     if not seen.without_user:
         findings.append(Finding("", Result.SKIPPED, "not tried, because no node answers"))
     ok_detail = f"auth is on; a client without a user cannot read ({', '.join(seen.without_user)})"
-    remedy = "to see why etcd-promote.service did not enable auth, run bake console NODE; "
-    remedy += "if you have disabled auth, run etcdctl auth enable"
+    remedy = "to see why etcd-promote.service did not enable auth, run bake logs NODE --unit etcd-promote; "
+    remedy += "if you have disabled auth, run bake etcdctl auth enable"
     return combine("auth", findings, ok_detail=ok_detail, remedy=remedy)
 
 

@@ -84,7 +84,7 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
 _NEXT_STEPS = {
     PeerName.NONE: "set pki.peerName to `stated`, then run bake certs rotate",
     PeerName.STATED: "when every node uses a certificate from `bake certs rotate`, set pki.peerName to `required`",
-    PeerName.REQUIRED: "attach the nodes' new seeds, and restart one node after the other",
+    PeerName.REQUIRED: "run bake apply; with another hypervisor, insert one node's new seed after the other",
 }
 
 
@@ -105,7 +105,7 @@ def _is_firewalled(plan: ClusterPlan, view: NodeView) -> bool:
 
 def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
     """Check that the nodes' firewalls close the peer ports to this machine, which is not a node."""
-    name, remedy = "peer firewall", "on the node, run systemctl status etcd-firewall"
+    name, remedy = "peer firewall", "to see why it is open, run bake logs NODE --unit etcd-firewall"
     if plan.spec.firewall.kind is FirewallKind.NONE:
         return combine(name, [], ok_detail="the plan has no firewall", remedy=remedy)
     findings = []
@@ -156,7 +156,7 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
     ok_detail = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
     remedy = "run bake certs rotate; if the CA expires soon, run bake certs rotate --ca"
     if any(finding.result is Result.FAILED for finding in findings):
-        remedy = "the node's certificates differ from those in its seed: see /etc/etcd/pki on the node"
+        remedy = "the node's certificates differ from those in its seed: run bake certs deliver"
     elif users:
         remedy = "run bake, then bake apply: the nodes get server certificates that name no user, and restart etcd"
     findings += users

@@ -17,9 +17,9 @@ from generator.incus.client import Incus, IncusError
 from generator.incus.console import ConsoleLog, JournalLog, attach_console
 from generator.incus.image import ContainerImage, remove_images
 from generator.incus.instances import DATA, SEED, Instance
+from generator.incus.inventory import Inventory
 from generator.incus.members import choose_target, removed_unless_off, require_online, require_section
 from generator.incus.owned import remove_instance, set_state, stop_now
-from generator.incus.standing import Standing
 from generator.incus.tags import Tag, instance_name, location_of, read_tag
 from generator.incus.volumes import Volumes
 from generator.layout import SEED_ISO
@@ -49,16 +49,16 @@ class IncusEngine:
     remedy: str = "bake apply"
 
     def machines(self) -> dict[str, MachineStatus]:
-        return self._standing.machines()
+        return self._inventory.machines()
 
     def console_logs(self, *names: str) -> dict[str, ConsoleLog]:
-        return {name: ConsoleLog(self.incus, self._standing.finder(name)) for name in names or self.machines()}
+        return {name: ConsoleLog(self.incus, self._inventory.finder(name)) for name in names or self.machines()}
 
     def journals(self, *names: str) -> dict[str, JournalLog]:
-        return {name: JournalLog(self.incus, self._standing.finder(name)) for name in names or self.machines()}
+        return {name: JournalLog(self.incus, self._inventory.finder(name)) for name in names or self.machines()}
 
     def attach(self, name: str) -> None:
-        one = self._standing.existing(name)
+        one = self._inventory.existing(name)
         if one.state is not State.RUNNING:
             raise BakeError(f"the container of {name} is not running", hint="start it: bake up")
         attach_console(self.incus, one.name)
@@ -71,10 +71,10 @@ class IncusEngine:
 
     def _checked(self, names: Iterable[str]) -> list[tuple[NodePlan, Instance | None]]:
         """Return the nodes that do not run, with their instances. Raise BakeError if a node cannot start."""
-        found = self._standing.look()
-        pairs = [(node, self._standing.own(node.name, found)) for node in self.plan.select(names)]
+        found = self._inventory.look()
+        pairs = [(node, self._inventory.own(node.name, found)) for node in self.plan.select(names)]
         machines = self.machines() if any(one is None for _, one in pairs) else {}
-        members = self._standing.members()
+        members = self._inventory.members()
         for node, one in pairs:
             if one is None and machines[node.name].data_size:
                 text = f"the container of {node.name} is missing, but its volume with data exists"
@@ -102,10 +102,10 @@ class IncusEngine:
 
     def _make(self, node: NodePlan) -> Instance:
         """Make the instance of a node. Until `_complete`, it has no volumes."""
-        found, image = self._standing.look(), self._image
+        found, image = self._inventory.look(), self._image
         newest = max((one.generation for one in found.get(node.name, [])), default=0)
         others = [one.name for one in self.plan.nodes if one is not node and one.name in found]
-        members, group = tuple(self._standing.members().values()), self.plan.spec.incus.group
+        members, group = tuple(self._inventory.members().values()), self.plan.spec.incus.group
         used = [found[name][0].location for name in others]
         target = choose_target(members, used, pin=node.host, group=group)
         tag = self._tag(node.name, **self._facts())
@@ -115,7 +115,7 @@ class IncusEngine:
             **instances.definition(self.plan, node, tag),
         }  # fmt: skip
         self.incus.post("instances", body=body, **({"target": target} if target else {}))
-        return self._standing.existing(node.name)
+        return self._inventory.existing(node.name)
 
     def _complete(self, node: NodePlan, one: Instance) -> str:
         """Give an instance that does not run its volumes, its seed and the planned definition.
@@ -139,8 +139,8 @@ class IncusEngine:
         return volume
 
     def shut_down(self, *names: str) -> tuple[str, ...]:
-        found = self._standing.look()
-        pairs = [(node.name, self._standing.own(node.name, found)) for node in self.plan.select(names)]
+        found = self._inventory.look()
+        pairs = [(node.name, self._inventory.own(node.name, found)) for node in self.plan.select(names)]
         running = [(name, one) for name, one in pairs if one is not None and one.state is not State.STOPPED]
         for name, one in running:
             self._stop(name, one)
@@ -155,22 +155,22 @@ class IncusEngine:
             if error.code:
                 raise
             self.report(f"{name}: did not shut down within {self.patience:.0f} s; powering it off")
-            stop_now(self.incus, self._standing.existing(name))
+            stop_now(self.incus, self._inventory.existing(name))
 
     # --- one node ---------------------------------------------------------------------------------------------
 
     def restart(self, name: str) -> None:
-        (node,), one = self.plan.select([name]), self._standing.existing(name)
+        (node,), one = self.plan.select([name]), self._inventory.existing(name)
         if one.state is not State.STOPPED:
             self._stop(name, one)
-        self._start(node, self._standing.existing(name))
+        self._start(node, self._inventory.existing(name))
 
     def remove(self, name: str) -> tuple[str, ...]:
         """Remove a node from the members that answer."""
-        return self._remove(name, self._standing.look().get(name, []), with_volumes=True)
+        return self._remove(name, self._inventory.look().get(name, []), with_volumes=True)
 
     def remove_copies(self, name: str) -> tuple[str, ...]:
-        return self._remove(name, self._standing.look().get(name, [])[1:], with_volumes=False)
+        return self._remove(name, self._inventory.look().get(name, [])[1:], with_volumes=False)
 
     def _remove(self, name: str, found: Sequence[Instance], *, with_volumes: bool) -> tuple[str, ...]:
         """Remove instances and their volumes. `with_volumes`: also the node's volumes that have no instance."""
@@ -182,7 +182,7 @@ class IncusEngine:
                 self.report(f"warning: host {one.location} does not answer; {one.name} is left there")
             elif one.name in gone:
                 removed += remove_instance(self.incus, one)
-        for volume in self._standing.reachable_volumes():
+        for volume in self._inventory.reachable_volumes():
             tag, of_gone = read_tag(volume["config"]), volume["name"].rpartition(".")[0] in gone
             if tag is not None and tag.node == name and (with_volumes or of_gone):
                 remove = partial(self._volumes.remove, volume)
@@ -195,13 +195,13 @@ class IncusEngine:
         require_section(self.incus, self.plan.spec)
         self._image.upload(self.incus, self.report)
         if node.host:
-            require_online(self._standing.members(), node.host, "nodes[].host")
+            require_online(self._inventory.members(), node.host, "nodes[].host")
         self.remove(name)
         self._start(node, self._make(node))
 
     def reimage(self, name: str) -> None:
         (node,) = self.plan.select([name])
-        one, image = self._standing.existing(name), self._image
+        one, image = self._inventory.existing(name), self._image
         if DATA not in one.devices:
             hint = f"give the node a new container: bake replace {name}"
             raise BakeError(f"{name} has no data volume, so its data would be lost", hint=hint)
@@ -210,21 +210,21 @@ class IncusEngine:
             self._stop(name, one)
         source = {"type": "image", "fingerprint": image.fingerprint}
         self.incus.post("instances", one.name, "rebuild", body={"source": source})
-        one = self._standing.existing(name)
+        one = self._inventory.existing(name)
         # Without the digest of a seed, `_start` puts the seed into the drive.
         tag = replace(one.tag or self._tag(name), seed="", **self._facts())
         self._start(node, replace(one, tag=tag))
 
     def remove_unused_images(self) -> tuple[str, ...]:
-        if not all(one.online for one in self._standing.members().values()):
+        if not all(one.online for one in self._inventory.members().values()):
             return ()  # Incus removes no image while a member is off
-        used = {one.config.get("volatile.base_image", "") for group in self._standing.look().values() for one in group}
-        return tuple(remove_images(self.incus, self._standing.claim, kept=frozenset(used)))
+        used = {one.config.get("volatile.base_image", "") for group in self._inventory.look().values() for one in group}
+        return tuple(remove_images(self.incus, self._inventory.claim, kept=frozenset(used)))
 
     # --- the seed ---------------------------------------------------------------------------------------------
 
     def insert_seed(self, name: str, *, again: bool = False) -> bool:
-        one = self._standing.existing(name)
+        one = self._inventory.existing(name)
         is_new = self._exchange(name, one, self._seed_volume(name, one))
         if one.state is State.RUNNING and (is_new or again):
             self._apply(one)
@@ -232,7 +232,7 @@ class IncusEngine:
 
     def replace_seed(self, name: str) -> bool | None:
         self.plan.select([name])
-        one = self._standing.own(name)
+        one = self._inventory.own(name)
         if one is None:
             return None
         # The node need not read this seed: only the permit differs.
@@ -261,7 +261,7 @@ class IncusEngine:
             self.report(f"{one.node}: the container applies its seed at its next start ({error.message})")
 
     def remove_seed(self, name: str) -> bool:
-        one = self._standing.existing(name)
+        one = self._inventory.existing(name)
         if one.seed_volume:
             self.incus.put("instances", one.name, body=instances.changed(one, devices={SEED: None}))
         return self._volumes.remove_old_seeds(one.name, "") or bool(one.seed_volume)
@@ -269,14 +269,14 @@ class IncusEngine:
     # --- helpers ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def _standing(self) -> Standing:
-        return Standing(
+    def _inventory(self) -> Inventory:
+        return Inventory(
             incus=self.incus, plan=self.plan, cluster_id=self.cluster_id, report=self.report, remedy=self.remedy
         )  # fmt: skip
 
     @cached_property
     def _volumes(self) -> Volumes:
-        return self._standing.volumes
+        return self._inventory.volumes
 
     @cached_property
     def _image(self) -> ContainerImage:
@@ -288,7 +288,7 @@ class IncusEngine:
         return {"image": base.digest, "built": base.built, "root": instances.root_text(self.plan)}
 
     def _tag(self, node: str, **facts: str) -> Tag:
-        return self._standing.tag(node, **facts)
+        return self._inventory.tag(node, **facts)
 
     def _seed(self, name: str) -> Path:
         path = self.seeds / name / SEED_ISO

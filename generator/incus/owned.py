@@ -48,9 +48,9 @@ class IncusHosts:
         for volume in volumes.list():
             removed += removed_unless_off(self.incus, location_of(volume), off, partial(volumes.remove, volume))
         if off:
-            text = f"host {', '.join(sorted(off))} does not answer, so something of {cluster} is left"
+            text = f"host {', '.join(sorted(off))} does not answer, so instances or volumes of {cluster} can be left"
             done = ", ".join(dict.fromkeys(removed)) or "nothing"
-            raise BakeError(text, hint=f"when it is on again, run the same command; it has removed: {done}")
+            raise BakeError(text, hint=f"when the host is on again, run the same command; removed so far: {done}")
         removed += remove_images(self.incus, claim)
         return tuple(dict.fromkeys(removed))
 

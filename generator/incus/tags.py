@@ -20,7 +20,7 @@ _PREFIX = "user.bake."
 
 @dataclass(frozen=True, kw_only=True)
 class Tag:
-    """Whom an object belongs to, and for an instance, what it was made from.
+    """The cluster and the node of an object, and for an instance, what it was made from.
 
     `image`: digest of bake's image. `built`: when bake built the image. `root`: the values from which the root disk was
     made. `seed`: digest of the seed that was inserted last.

@@ -49,9 +49,9 @@ class Baked(NamedTuple):
 
 
 class Agreed(NamedTuple):
-    """The user's input, after the user has consented to the changes.
+    """The user's input, after the user has confirmed the changes.
 
-    `digest`: the digest of the cluster's folder when the user consented. `announce`: used instead of the parameter
+    `digest`: the digest of the cluster's folder when the user confirmed. `announce`: used instead of the parameter
     `announce` of `bake`.
     """
 
@@ -79,7 +79,7 @@ def bake(
     `spec`.
     `passphrase`: decrypts the CA key, or encrypts a CA key that is not encrypted yet.
     `renew`: owners (see `pki.PlannedCertificate`) whose certificates are replaced even if they are valid.
-    `change`: returns the CAs to use instead of the existing CAs, for example in a CA rotation.
+    `change`: returns the CAs to use instead of the existing CAs, for example in a CA change.
     `snapshot`: a snapshot and its record for the first node's ISO. The cluster is then no longer sealed, so that new
     nodes can start it with the snapshot's data.
 

@@ -68,12 +68,12 @@ def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:
 def refuse_changed(cluster: Cluster, phase: Phase | None) -> None:
     """Raise BakeError if another command has changed the cluster since this command read it.
 
-    `phase`: the phase of the CA rotation when this command read it.
+    `phase`: the phase of the CA change when this command read it.
     """
     found, hint = load_phase(cluster.store), f"run {command(cluster.store, 'certs')}, then the same command again"
     if found is not phase:
         phases = f"the phase was `{phase or 'none'}` and is now `{found or 'none'}`"
-        text = f"another command is rotating this cluster's CA: {phases}"
+        text = f"another command is changing this cluster's CA: {phases}"
         raise BakeError(text, hint=hint)
     if without_ca_files(open_cluster(cluster.store).plan.spec) != without_ca_files(cluster.plan.spec):
         raise BakeError("another command has just changed this cluster", hint=hint)
@@ -90,6 +90,6 @@ def unchanged(cluster: Cluster, phase: Phase | None = None) -> Callable[[Authori
 
 
 def without_ca_files(spec: ClusterSpec) -> ClusterSpec:
-    """Return the spec without the paths of the user's CA files, which are outdated after a CA rotation."""
+    """Return the spec without the paths of the user's CA files, which are outdated after a CA change."""
     own = replace(spec.pki, ca=CaSpec(), peer_ca=PeerCaSpec(separate=spec.pki.peer_ca.separate))
     return replace(spec, pki=own)

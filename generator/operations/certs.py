@@ -99,7 +99,7 @@ def renewal(cluster: Cluster, expiring: Iterable[Entry]) -> str:
 
 
 def refuse_during_rotation(cluster: Cluster) -> None:
-    """Raise InputError during a CA rotation, because a renewal without --ca would make nodes skip a phase."""
+    """Raise InputError during a CA change, because a renewal without --ca would make nodes skip a phase."""
     if phase := load_phase(cluster.store):
-        hint = f"first complete the rotation with {command(cluster.store, 'certs rotate --ca')}"
-        raise InputError.one("this cluster", f"its CA is being rotated (phase {phase})", hint)
+        hint = f"first complete the CA change with {command(cluster.store, 'certs rotate --ca')}"
+        raise InputError.one("this cluster", f"a CA change is in progress (phase {phase})", hint)

@@ -1,4 +1,4 @@
-"""`bake destroy`: remove a cluster's VMs, disks and network. Only `bake destroy` deletes disks with data."""
+"""`bake destroy`: remove a cluster's VMs, disks and network, with all data."""
 
 from __future__ import annotations
 

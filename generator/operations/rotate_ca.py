@@ -42,7 +42,7 @@ _GOALS = {
     Phase.REISSUE: ("serve", "a certificate of the next CA"),
     Phase.DROP: ("trust", "only the new CA"),
 }
-# The operator's task after each phase of a CA rotation, before the next phase begins.
+# The operator's task after each phase of a CA change, before the next phase begins.
 _TASKS = {
     Phase.TRUST: "give every application {folder}/etcd-ca.pem, which contains the old and the next CA",
     Phase.REISSUE: "give every application its new client certificate and key from {folder}",
@@ -51,7 +51,7 @@ _TASKS = {
 
 
 def task_after(cluster: Cluster, phase: Phase | None) -> str:
-    """Return the operator's task after a phase, or after the whole rotation if `phase` is None."""
+    """Return the operator's task after a phase, or after the whole CA change if `phase` is None."""
     task = _TASKS[phase or Phase.DROP].format(folder=cluster.store.folder / "pki")
     if names := client_names(cluster.store):
         again = command(cluster.store, "client add NAME")
@@ -79,7 +79,7 @@ def rotate_authorities(
     """Bring the nodes to the next phase or, with `all_phases`, through all remaining phases.
 
     `new_cas`: new CAs from the user. bake creates each new CA that is missing in `new_cas`. Return the current phase
-    and the result of `deliver`. If the rotation has ended, the phase in the result is None. A phase is complete if the
+    and the result of `deliver`. If the CA change has ended, the phase in the result is None. A phase is complete if the
     property `waiting` of the `Delivery` is empty.
     """
     _check(cluster, new_cas)
@@ -128,8 +128,8 @@ def _step_down(cluster: Cluster, report: Report, node: NodePlan) -> None:
 def _check(cluster: Cluster, new_cas: Mapping[Role, Authority]) -> None:
     pki_spec = cluster.plan.spec.pki
     if new_cas and (phase := load_phase(cluster.store)):
-        rule = f"this cluster's CA is already being rotated (phase {phase})"
-        hint = "to complete the current rotation first, run the command without --ca-certificate"
+        rule = f"a CA change is already in progress (phase {phase})"
+        hint = "to complete it first, run the command without --ca-certificate"
         raise InputError.one("--ca-certificate", rule, hint)
     for role, stated, flag in ((Role.CA, pki_spec.ca, "--ca"), (Role.PEER_CA, pki_spec.peer_ca, "--peer-ca")):
         if stated.certificate and role not in new_cas:
@@ -157,7 +157,7 @@ def _advanced(found: Authorities, new_cas: Mapping[Role, Authority], now: dateti
 
 
 def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> Goal:
-    """Return the state that each node must reach in a phase of a CA rotation.
+    """Return the state that each node must reach in a phase of a CA change.
 
     The certificate that a node serves shows which seed the node has applied. The client certificates that the node
     accepts show which CAs its running etcd trusts.
@@ -179,7 +179,7 @@ def _goal(cluster: Cluster, phase: Phase, found: Authorities, now: datetime) -> 
 
 def _with_key(authority: Issuer) -> Credential:
     if isinstance(authority, ExternalCa):
-        raise AssertionError("a rotation needs the keys of all CAs: this is a bug in bake")
+        raise AssertionError("a CA change needs the keys of all CAs: this is a bug in bake")
     return authority
 
 

@@ -102,11 +102,11 @@ def pending_tasks(
 ) -> Iterator[Task]:
     """Yield the pending tasks of a cluster.
 
-    `ca_change`: the current phase of a CA rotation. `images`: texts about old images. `bake`: a function that returns
+    `ca_change`: the current phase of a CA change. `images`: texts about old images. `bake`: a function that returns
     the complete bake command for a subcommand.
     """
     if ca_change:
-        yield Task(task=f"the CA is being rotated (phase {ca_change})", remedy=bake("certs rotate --ca"))
+        yield Task(task=f"a CA change is in progress (phase {ca_change})", remedy=bake("certs rotate --ca"))
     if not sealed:
         is_running = any(node.reachable for node in seen.nodes)
         remedy = bake("seal") if is_running else f"start the cluster, then run {bake('seal')}"
@@ -116,7 +116,7 @@ def pending_tasks(
     names = {node.peer_url: node.name for node in plan.nodes}
     for member in seen.members:
         name = next((names[url] for url in member.peer_urls if url in names), None)
-        remove = f"etcdctl member remove {member.id:x}"
+        remove = f"{bake('etcdctl')} member remove {member.id:x}"
         if name is None:
             member_name = member.name or "(not started)"
             text = f"the member {member_name} ({member.id:x}, {', '.join(member.peer_urls)}) is not one of the nodes"

@@ -1,4 +1,4 @@
-"""The cluster's CAs and the phases of a CA rotation.
+"""The cluster's CAs and the phases of a CA change.
 
 bake replaces a CA in phases, because etcd reads its CA file only when it starts. etcd reads its certificate again at
 each TLS handshake. In every phase, a node with new files and a node with old files trust each other.
@@ -20,7 +20,7 @@ from generator.plan import ClusterPlan
 
 
 class Phase(StrEnum):
-    """The phase of a CA rotation."""
+    """The phase of a CA change."""
 
     TRUST = "trust"  # the old CA issues certificates; nodes also trust the next CA
     REISSUE = "reissue"  # the next CA issues certificates; nodes still trust the old CA
@@ -39,7 +39,7 @@ class Authority:
 class Authorities:
     """The cluster's existing CAs by role.
 
-    `issuing`: the CAs that issue certificates. `others`: in the first phase of a rotation, the next CAs; in later
+    `issuing`: the CAs that issue certificates. `others`: in the first phase of a CA change, the next CAs; in later
     phases, the old CAs.
     """
 
@@ -52,7 +52,7 @@ class Authorities:
         return {role: one.credential for role, one in self.issuing.items()}
 
     def advanced(self, following: Mapping[Role, Authority] | None = None) -> Authorities:
-        """Return the CAs of the next phase. `following`: the new CAs that the user gives when a rotation begins."""
+        """Return the CAs of the next phase. `following`: the new CAs that the user gives when a CA change begins."""
         if self.phase is None:
             return replace(self, phase=Phase.TRUST, others=following or {})
         if self.phase is Phase.TRUST:
@@ -71,7 +71,7 @@ class Authorities:
     def trusted(self, role: Role) -> bytes | None:
         """Return a PEM file with the trusted CAs of a role, or None if the cluster has no CA with this role.
 
-        The older CA always comes first in the file, so that the second phase of a rotation does not change the file.
+        The older CA always comes first in the file, so that the second phase of a CA change does not change the file.
         A changed file would restart etcd.
         """
         found = self._trusted(role)
@@ -84,7 +84,7 @@ class Authorities:
         return [place[role].credential.cert_pem for place in places if role in place]
 
     def files(self) -> Iterator[Artifact]:
-        """Yield the CA certificates, the CA keys and the rotation's phase as files for the cluster's folder."""
+        """Yield the CA certificates, the CA keys and the phase of a CA change as files for the cluster's folder."""
         for role, one in self.issuing.items():
             yield from _files(str(role), b"".join(self._trusted(role)), one.key_file)
         if self.phase:
@@ -101,7 +101,7 @@ def _files(stem: str, pem: bytes, key_file: bytes | None) -> Iterator[Artifact]:
 
 
 def other_cas(phase: Phase) -> str:
-    """Return `next` in the first phase of a rotation, and `old` in the later phases.
+    """Return `next` in the first phase of a CA change, and `old` in the later phases.
 
     The names of the CA files in `Authorities.others` contain the returned word.
     """

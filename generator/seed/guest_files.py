@@ -45,7 +45,7 @@ class Trust:
 
     `identity`: 32 or more hexadecimal digits that identify the cluster and never change. `permit`: a secret that the
     first node needs to start the cluster; "" if there is no permit. The guest files have only the permit's digest.
-    `ca_pem`: one CA certificate, or two CA certificates in the first two phases of a CA rotation. `peer_ca_pem`: the
+    `ca_pem`: one CA certificate, or two CA certificates in the first two phases of a CA change. `peer_ca_pem`: the
     certificates of the separate peer CA, or None.
     """
 

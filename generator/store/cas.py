@@ -22,7 +22,7 @@ MAX_PEM = 1 << 16
 
 
 def non_issuing_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Role, str]]:
-    """During a CA rotation, yield the CAs that issue no certificates: either the next CAs or the old CAs.
+    """During a CA change, yield the CAs that issue no certificates: either the next CAs or the old CAs.
 
     Each result is a tuple with three elements: the word `next` or `old`, the CA's role, and the name of the CA's files
     without suffix.
@@ -33,7 +33,7 @@ def non_issuing_files(store: Store, plan: ClusterPlan) -> Iterator[tuple[str, Ro
 
 
 def load_phase(store: Store) -> Phase | None:
-    """Return the phase of the CA rotation, or None if no rotation is in progress. Raises InputError."""
+    """Return the phase of the CA change, or None if no CA change is in progress. Raises InputError."""
     raw = store.read(CHANGE)
     if raw is None:
         return None
@@ -72,7 +72,7 @@ def _load_other(store: Store, role: Role, phase: Phase, passphrase: bytes | None
     if found is None:
         where = str(store.folder / pem_path(stem))
         raise InputError.one(
-            where, "is missing, but a CA rotation is in progress", "restore the certificate and its key"
+            where, "is missing, but a CA change is in progress", "restore the certificate and its key"
         )
     return kept_authority(found, passphrase, file=store.read(key_path(stem)))
 

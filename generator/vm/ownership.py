@@ -37,7 +37,7 @@ class Claim:
             raise BakeError(f"{what} {rule}", hint=hint)
         if not self.covers(owner):
             raise BakeError(
-                f"{what} belongs to another cluster named {self.cluster}, with another CA",
+                f"{what} belongs to another cluster named {self.cluster}, with the id {owner.cluster_id}",
                 hint="give this cluster another --name, or run `bake destroy` with the other cluster's --out",
             )
         return owner

@@ -453,7 +453,7 @@ def lose_power(lab: NspawnLab, node: str) -> None:
 
 
 def change_ca(lab: NspawnLab) -> str | None:
-    """Return the phase of the rotation, or None when the rotation is complete."""
+    """Return the phase of the CA change, or None when it is complete."""
     done = bake_in_lab(lab, "certs", "rotate", "--ca", "--all-phases", "-o", "json")
     assert done.returncode in (0, 3), done.stderr
     phase = json.loads(done.stdout)["ca_change"]

@@ -80,7 +80,7 @@ def test_a_running_cluster_goes_back_to_a_snapshot(cluster: ChangeLab) -> None:
 
     refused = cluster.bake("restore", str(file))
     assert refused.code == 2
-    assert "add --yes to consent" in refused.stderr
+    assert "add --yes to confirm" in refused.stderr
     assert all(f"- {node}: the VM (etcd answers)" in refused.stderr for node in THREE)
     assert f"all changes after revision {was} are lost" in refused.stderr
     assert (cluster.count("later/"), cluster.members()) == (20, THREE)

@@ -198,7 +198,7 @@ def test_seal_warns_about_the_steps_that_it_could_not_do(bake: Bake, sealing: Ba
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 
 
-def test_seal_needs_consent_if_the_cluster_may_never_have_been_started(
+def test_seal_needs_confirmation_if_the_cluster_may_never_have_been_started(
     bake: Bake, sealing: Bake, picture: Picture
 ) -> None:
     bake("--nodes", 3)

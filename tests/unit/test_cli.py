@@ -148,7 +148,7 @@ def test_wrong_input_has_no_traceback(bake: Bake, words: list[object]) -> None:
 
 @pytest.fixture
 def question(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add a command that asks for consent."""
+    """Add a command that asks for confirmation."""
 
     @click.command()
     def ask() -> None:

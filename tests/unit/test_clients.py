@@ -225,7 +225,7 @@ def test_a_client_follows_a_new_ca(bake: Bake) -> None:
     assert certificate("one") != first
 
 
-def test_remove_needs_consent_and_deletes_only_the_clients_files(bake: Bake) -> None:
+def test_remove_needs_confirmation_and_deletes_only_the_clients_files(bake: Bake) -> None:
     bake("--nodes", 1)
     for name in ("one", "two"):
         bake("client", "add", name, "--for", "generic")

@@ -198,7 +198,7 @@ def test_a_node_without_a_report_is_named_once_and_the_others_are_judged(good: l
     assert {name: (one.result, one.detail) for name, one in found.items()} == {
         "nodes": (Result.SKIPPED, "etcd2: has not reported")
     }
-    assert "etcd-report.service" in str(found["nodes"].remedy)
+    assert "bake logs NODE --unit etcd-report" in str(found["nodes"].remedy)
     bad = [replace(good[0], report=None, no_report="has not reported"), *with_options(good, auto_tls="true")[1:]]
     assert {name: one.nodes for name, one in missed(bad).items()} == {"nodes": ("etcd1",), "2.3": ("etcd2",)}
 
@@ -214,7 +214,7 @@ def test_without_any_report_no_control_that_needs_it_passes(good: list[NodeFacts
     assert {one.id for one in CONTROLS} - set(found) == {"TLS.3"}
     assert {one.result for one in found.values()} == {Result.SKIPPED}
     assert {one.detail for one in found.values()} == {"has not reported"}
-    assert all("etcd-report.service" in one.remedy for one in found.values())
+    assert all("bake logs NODE --unit etcd-report" in one.remedy for one in found.values())
 
 
 def test_an_etcd_with_a_config_file_is_skipped(good: list[NodeFacts]) -> None:

@@ -265,4 +265,4 @@ def test_a_question_without_a_terminal_is_a_diagnostic(bake: Bake, monkeypatch: 
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     result = bake("--nodes", 1, "-o", "json")
     (one,) = listed(result)
-    assert (result.code, one["hint"]) == (2, "nothing was done; add --yes to consent")
+    assert (result.code, one["hint"]) == (2, "nothing was done; add --yes to confirm")

@@ -768,7 +768,7 @@ CHANGES = ("create", "restart", "shut_down", "remove", "replace", "reimage", "in
     [
         (None, "the existing VM etcd-etcd2 was not made by bake"),
         (tag("etcd2", cluster="other"), "belongs to the cluster other"),
-        (tag("etcd2", cluster_id="id2"), "belongs to another cluster named etcd, with another CA"),
+        (tag("etcd2", cluster_id="id2"), "belongs to another cluster named etcd, with the id id2"),
     ],
     ids=["untagged", "another cluster's", "another CA's"],
 )

@@ -131,7 +131,7 @@ def test_an_alarm_is_cleared(desk: Desk) -> None:
 
 def test_an_etcd_that_cannot_bump_the_revision_says_so(desk: Desk) -> None:
     done = desk.run(HELP="--data-dir string")
-    assert "this etcd cannot bump the revision, so restart all clients that watch keys" in done.stdout
+    assert "this etcd cannot increase the revision, so restart all clients that watch keys" in done.stdout
     assert RESTORE in desk.calls()
 
 

@@ -309,7 +309,7 @@ def test_nospace_is_not_cleared_while_a_member_does_not_answer(
             alarms.disarm(cluster, consent=refuse)
 
 
-def test_corrupt_needs_consent(trio: Pair) -> None:
+def test_corrupt_needs_confirmation(trio: Pair) -> None:
     cluster, members = trio
     members.alarms = [(3, CORRUPT)]
     with pytest.raises(DeclinedError, match="the data of etcd3 differs from the data of the other members"):

@@ -122,7 +122,7 @@ def test_a_corrupt_alarm_is_cleared_only_with_yes(bake: Bake, members: Members) 
     result = bake("alarm", "disarm")
     assert (result.code, members.alarms) == (2, [(2, 2)])
     assert "the data of etcd2 differs" in result.err
-    assert "add --yes to consent" in result.err
+    assert "add --yes to confirm" in result.err
     result = bake("alarm", "disarm", "--yes")
     assert (result.code, result.out, members.alarms) == (0, "etcd2: cleared CORRUPT\n", [])
 

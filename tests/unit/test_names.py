@@ -34,7 +34,7 @@ def top_level(store: Store) -> set[str]:
 
 
 def test_no_file_of_a_cluster_has_a_possible_node_name(now: datetime, tmp_path: Path) -> None:
-    """Use a sealed cluster with etcd users, a separate peer CA and a CA rotation in progress."""
+    """Use a sealed cluster with etcd users, a separate peer CA and a CA change in progress."""
     auth = {"enabled": True, "users": [{"name": "app"}]}
     spec, wrong = read_spec({"nodes": NODES, "auth": auth, "pki": {"peerCa": {"separate": True}}})
     store = Store(tmp_path, "etcd")

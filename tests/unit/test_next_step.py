@@ -83,7 +83,7 @@ def test_a_running_cluster_without_libvirt_is_changed_by_hand(bake: Bake) -> Non
     sealed()
     result = bake("--nodes", 2)
     assert commands(result) == []
-    assert "Next, insert each node's new ISO into the node's drive." in result.err
+    assert "Next, insert each node's new ISO into the node's drive, one node after the other." in result.err
 
 
 @pytest.mark.usefixtures("with_libvirt")

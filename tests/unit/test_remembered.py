@@ -353,7 +353,7 @@ def test_check_shows_changes_and_changes_nothing(bake: Bake, picture: Picture) -
     assert {each["lost"] for each in json.loads(result.out)["changes"]} == {"its keys are deleted"}
 
 
-# --- consent ------------------------------------------------------------------------------------------------
+# --- confirmation -------------------------------------------------------------------------------------------
 
 USERS = "auth: {enabled: true, users: [{name: alice, roles: [root]}]}\n"
 LOSSES = {
@@ -397,7 +397,7 @@ def losing_bake(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_changes_that_cannot_be_undone_need_consent(
+def test_changes_that_cannot_be_undone_need_confirmation(
     bake: Bake, losing_bake: Callable[[str], tuple[tuple[str, ...], str]], loss: str, picture: Picture
 ) -> None:
     words, text = losing_bake(loss)
@@ -415,7 +415,7 @@ def test_changes_that_cannot_be_undone_need_consent(
     assert bake().code == 0
 
 
-def test_changes_of_an_unsealed_cluster_need_no_consent(bake: Bake) -> None:
+def test_changes_of_an_unsealed_cluster_need_no_confirmation(bake: Bake) -> None:
     bake()
     assert bake("--first-ip", "192.168.20.99").code == 0
 
@@ -440,10 +440,10 @@ def test_a_terminal_is_asked(
         assert result.err.endswith("error: nothing was done\n")
 
 
-def test_consent_is_void_after_a_change_by_another_run(
+def test_a_confirmation_is_void_after_a_change_by_another_run(
     bake: Bake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another run adds two nodes after the user consented. The options would now delete keys, so bake asks again."""
+    """Another run adds two nodes after the user's answer. The options would now delete keys, so bake asks again."""
     bake("--nodes", 3)
     agree, others = common.agree, [("--nodes", "5")]
 
@@ -538,7 +538,7 @@ def test_an_edited_input_file_is_refused(bake: Bake, picture: Picture) -> None:
         ("input.yaml", "90", "91"),
     ],
 )
-def test_a_rotation_does_not_apply_edits(
+def test_a_renewal_does_not_apply_edits(
     bake: Bake, picture: Picture, file: str, old: str, new: str, words: list[str]
 ) -> None:
     pytest.importorskip("libvirt")
@@ -552,7 +552,7 @@ def test_a_rotation_does_not_apply_edits(
     assert f"{file}: was changed after bake wrote it" in result.err
 
 
-def test_a_rotation_names_the_files_that_a_newer_version_changes(bake: Bake, older: Callable[..., None]) -> None:
+def test_a_renewal_names_the_files_that_a_newer_version_changes(bake: Bake, older: Callable[..., None]) -> None:
     pytest.importorskip("libvirt")
     bake("--nodes", 3)
     older()

@@ -1,4 +1,4 @@
-"""`bake destroy` with libvirt's test driver: the owner of VMs, the list of VMs, and consent."""
+"""`bake destroy` with libvirt's test driver: the owner of VMs, the list of VMs, and confirmation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def identity() -> str:
     return Path("out/etcd/identity").read_text()[:16]
 
 
-def test_destroy_lists_what_it_removes_and_needs_consent(bake: Bake, driver: Any, start: Callable[[str], None]) -> None:
+def test_destroy_lists_what_it_removes_and_needs_confirmation(
+    bake: Bake, driver: Any, start: Callable[[str], None]
+) -> None:
     bake("--nodes", 1)
     start(identity())
     for more in ((), ("-q",)):

@@ -160,7 +160,7 @@ def test_after_the_restore_no_permit_and_no_snapshot_is_left(cluster: Cluster, p
     assert machines.isos == {}
 
 
-def test_existing_machines_are_deleted_only_with_consent(cluster: Cluster, picture: Picture) -> None:
+def test_existing_machines_are_deleted_only_after_confirmation(cluster: Cluster, picture: Picture) -> None:
     machines = Machines(states=dict.fromkeys(("etcd1", "etcd3", "etcd9"), State.STOPPED))
     before, losses = picture(FOLDER), list[Loss]()
 
@@ -177,7 +177,7 @@ def test_existing_machines_are_deleted_only_with_consent(cluster: Cluster, pictu
     assert machines.calls[:4] == ["remove etcd1", "remove etcd3", "remove etcd9", "create etcd1 etcd2 etcd3"]
 
 
-def test_a_snapshot_of_another_cluster_needs_consent(cluster: Cluster) -> None:
+def test_a_snapshot_of_another_cluster_needs_confirmation(cluster: Cluster) -> None:
     described(Path("etcd.db").absolute(), cluster_id="f" * 16)
     with pytest.raises(DeclinedError):
         run(cluster, Machines(), declined)
@@ -337,5 +337,5 @@ def test_the_question_lists_everything_that_is_lost(
         "error: this cannot be undone: etcd2: the VM (stopped), its disk (1024 MiB) with all data is deleted; "
         f"the snapshot is of another cluster (etcd, id {'f' * 16}); the snapshot is of etcd2 without a quorum: it "
         "lacks the writes that only the other members had\n"
-        "  hint: nothing was done; add --yes to consent\n"
+        "  hint: nothing was done; add --yes to confirm\n"
     )

@@ -1,4 +1,4 @@
-"""The phases of a CA rotation. Fake nodes trust the CAs and serve the certificates in their seeds."""
+"""The phases of a CA change. Fake nodes trust the CAs and serve the certificates in their seeds."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def pki_files(cluster: Cluster) -> set[str]:
     return {path.name for path in (cluster.store.folder / "pki").iterdir()}
 
 
-def test_every_node_trusts_only_the_new_ca_after_the_rotation(cluster: Cluster, rack: Rack, now: datetime) -> None:
+def test_every_node_trusts_only_the_new_ca_after_the_change(cluster: Cluster, rack: Rack, now: datetime) -> None:
     before, identity, files = authority(cluster), cluster.cluster_id, pki_files(cluster)
     assert rotate(cluster, rack, now) == (None, Delivery(done=NODES))
     after = authority(cluster)
@@ -202,7 +202,7 @@ def test_the_next_run_completes_an_interrupted_phase_and_stops(cluster: Cluster,
     assert rotate(cluster, rack, now, all_phases=False)[0] is Phase.REISSUE
 
 
-def test_a_rotation_continues_where_a_stuck_node_stopped_it(cluster: Cluster, rack: Rack, now: datetime) -> None:
+def test_a_ca_change_continues_where_a_stuck_node_stopped_it(cluster: Cluster, rack: Rack, now: datetime) -> None:
     rack.nodes["etcd2"].stuck = True
     for phase, text in ((Phase.TRUST, "trust the next CA"), (Phase.REISSUE, "serve a certificate of the next CA")):
         with pytest.raises(WaitTimeoutError, match=f"etcd2 does not {text}") as error:
@@ -255,7 +255,7 @@ def test_a_phase_waits_for_a_stopped_node(cluster: Cluster, rack: Rack, now: dat
     assert rotate(cluster, rack, now)[0] is None
 
 
-def test_a_rotation_by_hand_needs_a_run_for_each_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
+def test_a_ca_change_by_hand_needs_a_run_for_each_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
     trusted = []
     for phase in Phase:
         assert rotate(cluster, None, now) == (phase, Delivery(by_hand=NODES))
@@ -281,7 +281,7 @@ def test_an_answer_from_a_proxy_that_accepts_everyone_does_not_count(
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_a_bake_during_a_rotation_changes_nothing(cluster: Cluster, rack: Rack, now: datetime, phase: Phase) -> None:
+def test_a_bake_during_a_ca_change_changes_nothing(cluster: Cluster, rack: Rack, now: datetime, phase: Phase) -> None:
     while rotate(cluster, None, now)[0] is not phase:
         for name, node in rack.nodes.items():
             node.apply(cluster, name)
@@ -289,7 +289,7 @@ def test_a_bake_during_a_rotation_changes_nothing(cluster: Cluster, rack: Rack, 
     assert bake(spec, cluster.store, now=now, report=print).changed == ()
 
 
-def test_a_separate_ca_for_peers_is_rotated_too(
+def test_a_separate_ca_for_peers_is_changed_too(
     tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "out", "etcd")
@@ -310,7 +310,7 @@ def test_a_separate_ca_for_peers_is_rotated_too(
     assert pki.is_issued_by(leaf, pki.parse_certificate(peers, where=""))
 
 
-def test_a_rotation_from_an_expired_ca_skips_the_first_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
+def test_a_ca_change_from_an_expired_ca_skips_the_first_phase(cluster: Cluster, rack: Rack, now: datetime) -> None:
     """No node trusts another node after the CA has expired, so the first phase has no purpose."""
     late = now + timedelta(days=4000)
     with pytest.raises(InputError, match="expired on"):
@@ -324,7 +324,7 @@ def test_a_rotation_from_an_expired_ca_skips_the_first_phase(cluster: Cluster, r
     assert bake(cluster.plan.spec, cluster.store, now=late, report=print).changed == ()
 
 
-def test_a_rotation_can_end_with_the_users_own_ca(
+def test_a_ca_change_can_end_with_the_users_own_ca(
     cluster: Cluster, rack: Rack, now: datetime
 ) -> None:
     theirs = pki.create_authority(cluster.plan, now=now)
@@ -372,10 +372,10 @@ def test_a_delivery_stops_if_another_command_begins_the_next_phase(
 
 
 @pytest.mark.parametrize("words", [["rotate"], ["rotate", "etcd2"], ["deliver"]], ids=" ".join)
-def test_a_rotation_that_another_command_begins_stops_other_commands(
+def test_a_ca_change_that_another_command_begins_stops_other_commands(
     cluster: Cluster, rack: Rack, now: datetime, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    """The rotation begins after the other command has read the folder and before it locks the folder."""
+    """The CA change begins after the other command has read the folder and before it locks the folder."""
     monkeypatch.setattr(engines, "make_engine", lambda *_, **__: rack)
     monkeypatch.setattr(certs, "refuse_during_rotation", lambda cluster: begin_next_phase(cluster, now))
     monkeypatch.setattr(delivery, "served_certificate", lambda *_: None)
@@ -431,9 +431,9 @@ def test_the_command_names_the_nodes_that_it_waits_for(cluster: Cluster, rack: R
     assert [one["owner"] for one in shown["certificates"]][:5] == [
         "cluster", "cluster", "cluster, next", "cluster, next", "operator",
     ]  # fmt: skip
-    assert "The CA is being rotated (phase trust)" in call(cluster)[1]
+    assert "A CA change is in progress (phase trust)" in call(cluster)[1]
     for words in (["rotate"], ["deliver"]):
-        with pytest.raises(InputError, match=r"its CA is being rotated \(phase trust\)"):
+        with pytest.raises(InputError, match=r"a CA change is in progress \(phase trust\)"):
             call(cluster, *words)
 
 

@@ -105,7 +105,7 @@ def test_a_second_bake_keeps_the_requests(run_bake: Bake, bake: Bake, picture: P
     [(("--nodes", 1), "etcd2: its keys are deleted"), (("--config", "none.yaml"), "pending certificate requests")],
     ids=["a node", "the CA"],
 )
-def test_keys_of_pending_requests_are_not_deleted_without_consent(
+def test_keys_of_pending_requests_are_not_deleted_without_confirmation(
     run_bake: Bake, bake: Bake, picture: Picture, words: tuple[object, ...], text: str
 ) -> None:
     run_bake()
@@ -238,7 +238,7 @@ def test_new_certificates_are_requested_before_the_old_ones_expire(
     assert not REQUESTS.exists()
 
 
-def test_an_external_ca_cannot_be_rotated(run_bake: Bake, ca: SigningCa) -> None:
+def test_an_external_ca_cannot_be_changed(run_bake: Bake, ca: SigningCa) -> None:
     run_bake()
     ca.sign(*requests())
     run_bake()

@@ -192,7 +192,7 @@ def test_refused_changes_are_listed_together() -> None:
     assert [problem.where for problem in refused(found)] == ["etcd.clientPort", "etcd.peerPort"]
 
 
-def test_refused_changes_still_need_consent_only_where_something_is_lost() -> None:
+def test_refused_changes_still_need_confirmation_only_where_something_is_lost() -> None:
     mode = changes({}, {"network": {"mode": "isolated"}})
     assert (refused(mode) != [], losses(mode)) == (True, [])
     port = changes({}, {"etcd": {"peerPort": 4000}})

@@ -229,7 +229,7 @@ def test_the_next_step_for_a_sealed_cluster_is_different(bake: Bake) -> None:
     assert bake("seal", "--yes").code == 0
     said = bake("--memory", 2048, "--leaf-days", 90).err
     assert "bake seal" not in said
-    assert "Restart one node after the other" in said
+    assert "reboot the node, and wait until its console reports `settled`" in said
 
 
 def test_the_level_of_each_change_of_a_sealed_cluster_is_shown(bake: Bake) -> None:

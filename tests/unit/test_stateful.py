@@ -1,4 +1,4 @@
-"""Random sequences of commands on one folder, some of them killed: no data is lost without consent.
+"""Random sequences of commands on one folder, some of them killed: no data is lost without confirmation.
 
 A model has the expected result of each command. After each step, the folder is compared with the model.
 `BAKE_EXAMPLES=200` tests more sequences.
@@ -234,7 +234,7 @@ class Commands(RuleBasedStateMachine):
     @precondition(is_baked)
     @rule()
     def try_to_lose(self) -> None:
-        """Check that bake refuses each change that loses data without consent."""
+        """Check that bake refuses each change that loses data without confirmation."""
         for word, value in LOSING:
             flags = {word: value} if word in FLAGS else {}
             profile, config = (value if word == each else None for each in ("--profile", "--config"))
@@ -283,7 +283,7 @@ class Commands(RuleBasedStateMachine):
         if refused:
             assert end.code in (2, -9), end.said
         elif lost and not yes:
-            assert end.code == 2, f"{lost} without consent: {end}"
+            assert end.code == 2, f"{lost} without confirmation: {end}"
             assert "this cannot be undone" in end.said
             assert [text for text in lost if text not in end.said] == []
         elif end.code != -9:

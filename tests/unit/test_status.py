@@ -76,7 +76,7 @@ def test_a_planned_and_sealed_cluster_has_no_tasks(cluster: ClusterPlan) -> None
     members = [member(node, number) for number, node in enumerate(cluster.nodes, 1)]
     assert list(status.pending_tasks(cluster, seen(cluster, *members), sealed=True)) == []
     (task,) = status.pending_tasks(cluster, seen(cluster, *members), sealed=True, ca_change="trust")
-    assert (task.task, task.remedy) == ("the CA is being rotated (phase trust)", "bake certs rotate --ca")
+    assert (task.task, task.remedy) == ("a CA change is in progress (phase trust)", "bake certs rotate --ca")
 
 
 def test_an_old_image_is_a_task(cluster: ClusterPlan) -> None:
@@ -98,7 +98,7 @@ def test_every_unplanned_state_of_a_member_has_a_remedy(cluster: ClusterPlan) ->
         "etcd3 is a learner",
         "the member evil (ff, https://192.0.2.1:2380) is not one of the nodes",
     ]
-    words = ["bake seal", "etcdctl member remove 2", "bake console etcd3", "etcdctl member remove ff"]
+    words = ["bake seal", "bake etcdctl member remove 2", "bake console etcd3", "bake etcdctl member remove ff"]
     assert all(word in remedy for word, remedy in zip(words, found.values(), strict=True))
 
 

@@ -117,7 +117,7 @@ def test_the_error_of_an_upgrade_names_the_way_back(tmp_path: Path) -> None:
     before = {"etcd1": machine("etcd1", "aa"), "etcd2": machine("etcd2", "bb")}
     upgrade.add_way_back(error, cluster, before, "bb")
     assert error.hint
-    assert error.hint.startswith("see its console; to return to the image of before, run bake upgrade --to aa")
+    assert error.hint.startswith("see its console; to return to the previous image, run bake upgrade --to aa")
     upgrade.add_way_back(alone := BakeError("x"), cluster, {"etcd2": before["etcd2"]}, "bb")
     assert alone.hint is None
 

@@ -59,7 +59,7 @@ def test_the_nodes_are_reached_through_their_host_if_they_cannot_be_reached_from
     hosts.lab("exec", "nft", "-f", "-", input_text=DROP)
     try:
         through = hosts.bake("verify", "-o", "json")
-        assert "etcd1: no answer from here; connecting through 10.99.0.1 with ssh" in through.stderr
+        assert "etcd1: no answer from this machine; connecting through 10.99.0.1 with ssh" in through.stderr
         assert results(through) == results(direct)
         hosts.bake("audit")
         (seen,) = json.loads(hosts.bake("status", "-o", "json").stdout)["nodes"]

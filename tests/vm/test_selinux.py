@@ -166,7 +166,7 @@ def test_its_journal_can_be_read(run: Run, guest: Guest) -> None:
 def test_it_takes_new_certificates(run: Run, guest: Guest) -> None:
     label = "stat -c '%C %U %a %n' /etc/etcd/pki /etc/etcd/pki/*"
     before = guest.ask(label)
-    run("certs", "rotate", "--ca", "--all-phases", "--wait", 900)  # the last phase of the CA rotation restarts etcd
+    run("certs", "rotate", "--ca", "--all-phases", "--wait", 900)  # the last phase of the CA change restarts etcd
     verified(run)
     assert guest.ask(label) == before
     check(guest)

@@ -61,8 +61,9 @@ def _change(store: Store, engine: str) -> Iterator[Step]:
 
     if engine:
         yield Step(f"Next, to change the nodes one after the other with {engine}:", command(store, "apply"))
-    text = "insert each node's new ISO into the node's drive. A running node applies new certificates immediately. A "
-    text += "node applies all other changes when it restarts. Restart one node after the other."
+    text = "insert each node's new ISO into the node's drive, one node after the other. A node applies most changes "
+    text += "immediately. If a node's console reports `a new seed takes effect at the next boot`, reboot the node, and "
+    text += "wait until its console reports `settled` before you continue."
     yield Step(f"With another hypervisor, {text}" if engine else f"Next, {text}")
 
 

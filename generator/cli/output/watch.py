@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from generator.operations.status import Task
 
 _REDRAW = 0.25  # seconds
-_CERTIFICATES = 60.0  # seconds after which the certificates are read again, because a rotation may have renewed them
+_CERTIFICATES = 60.0  # seconds after which the certificates are read again, because a command may have renewed them
 _START_TASK = 60.0  # seconds after which the engine and the nodes are asked again, while no node answers
 _UNKNOWN = "-"
 
 
 def refuse_watch(options: Mapping[str, Any]) -> None:
     """Raise UsageError if a live table makes no sense: --interval without --watch, JSON, --quiet, or no terminal."""
-    hint = "without a terminal, run `bake status` again and again"
+    hint = "without a terminal, run `bake status -o json` as often as you need"
     if not options["watch"]:
         if click.get_current_context().get_parameter_source("interval") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--interval needs --watch")

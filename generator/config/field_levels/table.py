@@ -9,6 +9,7 @@ from generator.config.field_levels.row import FieldLevel
 from generator.level import Level
 
 _NEW_CLUSTER = "create a new cluster with another --name and copy the keys with `etcdctl make-mirror`"
+_DISKS = "the nodes' disks are in the current engine, project or pool"
 _ALL_OFF = "run `bake down`, `bake` with the change, then `bake up`; the cluster is off meanwhile"
 _OWN_CA = "bake uses its own copy; `bake certs rotate --ca` replaces a CA."
 _REISSUED = "Each node gets new certificates."
@@ -60,7 +61,7 @@ HOST_LEFT = FieldLevel(
 def _node_rows() -> Iterator[FieldLevel]:
     yield from (ADDED, REMOVED, REORDERED, RENAMED, MOVED, MAC, REHOSTED, HOST_ADDED, HOST_REMOVED, HOST_LEFT)
     for name in ("engine", "incus.project", "incus.pool"):
-        yield FieldLevel(field=name, level=Level.REFUSED, why="the nodes' disks are there", how=_NEW_CLUSTER)
+        yield FieldLevel(field=name, level=Level.REFUSED, why=_DISKS, how=_NEW_CLUSTER)
     for name in ("remote", "addresses", "group", "profile"):
         yield FieldLevel(field=f"incus.{name}", level=Level.NONE, how="Running containers stay as they are.")
     yield FieldLevel(field="hosts[].uri", level=Level.NONE, how="bake connects to the new URI; the VMs stay.")
@@ -97,13 +98,13 @@ def _pki_rows() -> Iterator[FieldLevel]:
         yield FieldLevel(field=f"pki.{name}", level=Level.LIVE, how=_REISSUED)
     yield FieldLevel(
         field="pki.certificates", case="while `pki.peerName` is `required`", level=Level.REFUSED,
-        why="the nodes require the peer name of the other kind of certificates",
+        why="the nodes accept only peer certificates of the current kind",
         how="first set pki.peerName to `stated`", applies=cases.requires_peer_name,
     )  # fmt: skip
     yield FieldLevel(
         field="pki.certificates", case="to `per-node` with auth", level=Level.LIVE, how=_REISSUED,
-        note="first add each node to etcd: `etcdctl user add NODE --no-password`, "
-        "`etcdctl user grant-role NODE root`", applies=cases.creates_node_users,
+        note="first add each node to etcd: `bake etcdctl user add NODE --no-password`, "
+        "`bake etcdctl user grant-role NODE root`", applies=cases.creates_node_users,
     )  # fmt: skip
     yield FieldLevel(field="pki.certificates", level=Level.LIVE, how=_REISSUED)
     yield FieldLevel(field="pki.permissions", level=Level.REBOOT, how=_REBOOTS)

@@ -49,7 +49,7 @@ def gain_of(status: Status) -> int:
 
 
 def worth(cluster: Cluster, status: Status, *, full: bool) -> tuple[bool, str]:
-    """Return whether a defragmentation pays, and the reason. `full`: whether etcd reports the alarm NOSPACE."""
+    """Return whether to defragment a member, and the reason. `full`: whether etcd reports the alarm NOSPACE."""
     gain, quota = gain_of(status), quota_of(cluster, status)
     if gain == 0:
         return False, "no free space in the database"
@@ -59,7 +59,8 @@ def worth(cluster: Cluster, status: Status, *, full: bool) -> tuple[bool, str]:
         return True, f"the database uses {status.db_size / quota:.0%} of its quota"
     if gain >= LEAST_GAIN and gain >= LEAST_SHARE * status.db_size:
         return True, f"{gain / status.db_size:.0%} of the database is free"
-    return False, f"does not pay: less than {LEAST_GAIN >> 20} MiB or {LEAST_SHARE:.0%} of the database is free"
+    least = f"at least {LEAST_GAIN >> 20} MiB and {LEAST_SHARE:.0%} of the database"
+    return False, f"too little free space: {least} must be free"
 
 
 def compact(cluster: Cluster, *, report: Report) -> int:
@@ -78,7 +79,7 @@ def compact(cluster: Cluster, *, report: Report) -> int:
 
 
 def defragment(cluster: Cluster, *, force: bool, report: Report) -> tuple[Defragmentation, ...]:
-    """Defragment each member for which it pays, or each member if `force`. The leader is the last member.
+    """Defragment each member that needs it (see `worth`), or each member if `force`. The leader is the last member.
 
     Before each member, check that all members are healthy. Move the leader away before its defragmentation, so that
     the other members can accept writes meanwhile. Raise UnhealthyError or WaitTimeoutError at the first member that

@@ -114,7 +114,7 @@ def survey(cluster: Cluster) -> Survey:
     states = tuple(_state(member, places, looks) for member in members.value)
     states = tuple(sorted(states, key=lambda one: nodes.index(one.node) if one.node else len(nodes)))
     if leader not in {state.member.id for state in states} or all(state.error for state in states):
-        text = "the nodes report another cluster, or a member that changes at the moment"
+        text = "the member list and the nodes' answers do not match; another change may be in progress"
         raise UnhealthyError(text, hint=f"run {command(cluster.store, 'status')}")
     return Survey(members=states, alarms=alarms.value, leader=leader, seconds=time.monotonic() - started)
 

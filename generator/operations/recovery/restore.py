@@ -96,7 +96,7 @@ class Restore:
     pause: float = _PAUSE
 
     def run(self, consent: Callable[[Loss], None]) -> None:
-        """Ask for consent, delete the old machines, and start new ones with the snapshot's data."""
+        """Ask for confirmation, delete the old machines, and start new ones with the snapshot's data."""
         with operation_lock(self.cluster.store, "bake restore"):
             machines = self.engine.machines()
             if loss := assess(self.cluster, self.source, machines):

@@ -1,4 +1,4 @@
-"""`bake apply`: take the steps from what stands to what is planned, one at a time.
+"""`bake apply`: take the steps from the observed state to the planned state, one at a time.
 
 After each step, bake observes the cluster and plans again. So a second run after an interruption finishes the change.
 """
@@ -87,7 +87,7 @@ class Apply:
     # --- choosing the next step -------------------------------------------------------------------------------
 
     def _next(self, *, patience: float) -> tuple[Step, Observed] | None:
-        """Return the next step as soon as it is safe, with what stands, or None if the cluster is as planned.
+        """Return the next step as soon as it is safe, with the observed state. None if the cluster is as planned.
 
         `patience`: the seconds that the cluster gets to become healthy, for example after VMs have started.
         """

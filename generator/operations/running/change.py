@@ -37,7 +37,7 @@ MakeEngine = Callable[[Cluster], Engine]
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A change: the differences between the specs, the steps on the nodes, and what stands.
+    """A change: the differences between the specs, the steps on the nodes, and the observed state.
 
     `first_obstacle`: why the first step is not safe now, or None. `warnings`: texts about the VMs.
     """
@@ -69,13 +69,13 @@ def plan_change(
     replaced: Collection[str] = (),
     image: str = "",
 ) -> Planned:
-    """Compare what stands with the new spec. Writes nothing.
+    """Compare the observed state with the new spec. Write nothing.
 
     `replaced`: nodes to replace. `image`: digest of the image that all nodes shall have, or "" if the nodes may keep
     their images. Raises InputError for changes that no running cluster can apply, for unknown nodes, and for a cluster
     that is not sealed.
     """
-    cluster = standing_cluster(store)
+    cluster = started_cluster(store)
     changes = compare(loaded.existing, loaded.spec)
     plan = plan_cluster(loaded.spec)
     names = [node.name for node in plan.nodes]
@@ -85,23 +85,23 @@ def plan_change(
         rule = f"there is no node {', '.join(map(repr, unknown))} in the cluster {plan.name}"
         raise InputError.one("NODE", rule, f"give one of {', '.join(names)}")
     wanted = replace(cluster, plan=plan)
-    stand = (made := engine(wanted)).machines()
-    if not any(one.exists for one in stand.values()):
+    machines = (made := engine(wanted)).machines()
+    if not any(one.exists for one in machines.values()):
         raise InputError.one(str(store.folder / SEALED), _NO_VMS, _FIND_VMS)
     history = preview(plan, store, now=now, passphrase=passphrase)
-    seen = observe(wanted, stand, now=now, history=history, settled=settled_seeds(made, names))
-    steps = plan_steps(plan, seen, replace=replaced, upgrade=nodes_to_upgrade(stand, image))
+    seen = observe(wanted, machines, now=now, history=history, settled=settled_seeds(made, names))
+    steps = plan_steps(plan, seen, replace=replaced, upgrade=nodes_to_upgrade(machines, image))
     first = obstacle(steps[0], plan, seen) if steps else None
-    warnings = old_images({name: one.built for name, one in stand.items()}, now=now)
+    warnings = old_images({name: one.built for name, one in machines.items()}, now=now)
     return Planned(changes=changes, steps=steps, seen=seen, first_obstacle=first, warnings=warnings)
 
 
-def nodes_to_upgrade(stand: Mapping[str, MachineStatus], image: str) -> set[str]:
+def nodes_to_upgrade(machines: Mapping[str, MachineStatus], image: str) -> set[str]:
     """Return the nodes whose root disk was made from another image. Empty if `image` is empty."""
-    return {name for name, one in stand.items() if image and one.planned and one.image not in ("", image)}
+    return {name for name, one in machines.items() if image and one.planned and one.image not in ("", image)}
 
 
-def standing_cluster(store: Store) -> Cluster:
+def started_cluster(store: Store) -> Cluster:
     """Open a cluster that has started. Raises InputError if the folder has none."""
     cluster = open_cluster(store)
     if store.read(SEALED) is None:

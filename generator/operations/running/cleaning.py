@@ -17,7 +17,7 @@ def clean_cache(cache: Path, connect: Callable[[], Hosts], *, now: datetime, rep
     try:
         used = connect().used_images()
     except BakeError:
-        report("no image was removed, because libvirt does not tell which images VMs use")
+        report("no image was removed, because bake could not list the images that VMs use")
         return []
     removed = remove_old_images(cache, used, now=now)
     for digest in removed:

@@ -73,7 +73,7 @@ class Delivery:
     """The result of `deliver`: the names of the nodes, grouped by their states.
 
     `done`: nodes that have reached the goal. `at_next_start`: stopped nodes, which apply their seeds when they start.
-    `after_restart`: running nodes, which apply their seeds after a restart. `by_hand`: nodes for which bake finds no
+    `after_restart`: running nodes, which apply their seeds at the next boot. `by_hand`: nodes for which bake finds no
     machine; the operator inserts their ISOs.
     """
 
@@ -102,9 +102,9 @@ def deliver(
     """Insert the seeds into the drives of the given nodes, one node after the other. Skip nodes that reached `goal`.
 
     `engine`: changes the nodes' machines; None if libvirt does not answer. `goal`: the state of a node that has applied
-    its seed. The default goal is that the node serves the certificate in its seed. `phase`: the phase of the CA
-    rotation for which the seeds were made. A node that applies its seed only at the next boot prints the text WAITS on
-    its console. `prepare`: called before a node with a machine gets its seed.
+    its seed. The default goal is that the node serves the certificate in its seed. `phase`: the phase of the CA change
+    for which the seeds were made. A node that applies its seed only at the next boot prints the text WAITS on its
+    console. `prepare`: called before a node with a machine gets its seed.
 
     Raise BakeError if another command has changed the cluster. Raise WaitTimeoutError if a running node does not apply
     its seed within `seconds`. The next call continues with the node that was too slow.
@@ -126,7 +126,7 @@ def deliver(
             later.append(node.name)
         else:
             report(f"{node.name}: its new seed is in the drive")
-            if _waits_for_restart(cluster, node, goal, seconds, phase, waits):
+            if _waits_for_reboot(cluster, node, goal, seconds, phase, waits):
                 report(f"{node.name}: {WAITS}")
                 restart.append(node.name)
                 continue
@@ -175,7 +175,7 @@ class _Drives:
                 self.engine.remove_seed(node.name)
 
     def listen(self, node: NodePlan) -> Callable[[], bool]:
-        """Return a function that tests whether the node's console shows that the node needs a restart."""
+        """Return a function that tests whether the node's console shows that the node needs a reboot."""
         try:
             log = self.engine.console_logs(node.name)[node.name]
         except BakeError:  # the cluster has no machines
@@ -191,10 +191,10 @@ class _Drives:
         return self.engine.machines()[node.name]
 
 
-def _waits_for_restart(
+def _waits_for_reboot(
     cluster: Cluster, node: NodePlan, goal: Goal, seconds: float, phase: Phase | None, waits: Callable[[], bool]
 ) -> bool:
-    """Wait until the node reaches `goal` or reports that it needs a restart. Return True if the node needs a restart.
+    """Wait until the node reaches `goal` or reports that it needs a reboot. Return True if the node needs a reboot.
 
     Raise WaitTimeoutError after `seconds`. Raise BakeError if another command has changed the cluster.
     """

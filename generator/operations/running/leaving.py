@@ -1,4 +1,4 @@
-"""Take a member out of a cluster: hand over its leadership, remove it, and forget the node everywhere."""
+"""Take a member out of a cluster: make another voter the leader, remove the member, and forget the node everywhere."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def step_down(cluster: Cluster, seen: Observed, step: Step, report: Report) -> N
         except EtcdError as error:
             causes.append(f"{target.name}: {error.cause}")
         else:
-            report(f"{leader.name}: handed the leadership to {target.name}")
+            report(f"{leader.name}: moved the leader to {target.name}")
             return
     hint = f"run {command(cluster.store, 'status')}"
     raise UnhealthyError(f"no other voter can lead: {'; '.join(causes) or 'none answers'}", hint=hint)

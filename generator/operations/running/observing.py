@@ -1,4 +1,4 @@
-"""Observe what stands of a cluster: etcd's members, the VMs, and the seeds that the nodes run."""
+"""Observe the state of a cluster: etcd's members, the VMs, and the seeds that the nodes run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def observe(
     history: SeedHistory | None = None,
     settled: Mapping[str, str] | None = None,
 ) -> Observed:
-    """Return what stands of the cluster.
+    """Return the observed state of the cluster.
 
     `machines`: the VMs by node name, or None if bake cannot see the VMs. `history`: the seeds made for the nodes, by
     default the seeds in the cluster's folder. `settled`: for some nodes, the seed that the node has printed on its

@@ -1,4 +1,4 @@
-"""Check whether the nodes may get another image, and say how to return to the image of before."""
+"""Check whether the nodes may get another image, and say how to return to the previous image."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def take_snapshot(cluster: Cluster, *, now: datetime, back: bool, report: Report
 
 
 def add_way_back(error: BakeError, cluster: Cluster, before: Mapping[str, MachineStatus], image: str) -> None:
-    """Add the command that returns to the image of before to the hint of an error.
+    """Add the command that returns to the previous image to the hint of an error.
 
     `before`: the machines before the upgrade. `image`: digest of the new image.
     """
     old = sorted({one.image for one in before.values() if one.planned and one.image not in ("", image)})
     ways = " or ".join(command(cluster.store, f"upgrade --to {digest}") for digest in old)
     if ways:
-        way = f"to return to the image of before, run {ways} (docs/how-to/upgrade.md)"
+        way = f"to return to the previous image, run {ways} (docs/how-to/upgrade.md)"
         error.hint = f"{error.hint}; {way}" if error.hint else way

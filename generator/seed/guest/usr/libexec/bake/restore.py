@@ -67,14 +67,14 @@ class Restore:
     @property
     def _snapshot(self) -> Path:
         if self.settings.snapshot is None:
-            raise RestoreError("there is none")
+            raise RestoreError("the seed contains no snapshot")
         return self.settings.snapshot
 
     def _restore(self, token: str) -> None:
         me = self.settings.me
         program, options = self._program()
         bump = "--bump-revision" in options
-        more = () if bump else ("; this etcd cannot bump the revision, so restart all clients that watch keys",)
+        more = () if bump else ("; this etcd cannot increase the revision, so restart all clients that watch keys",)
         self.console.say("joining", "".join(("restoring the snapshot", *more)))
         words = ["snapshot", "restore", str(self._snapshot), f"--data-dir={self.work}", f"--name={me.name}"]
         words += [f"--initial-cluster={me.name}={me.peer_url}", f"--initial-advertise-peer-urls={me.peer_url}"]
@@ -103,8 +103,8 @@ class Restore:
     def _forget_old_cluster(self) -> None:
         """Delete the records and reports of the old cluster's nodes, before another node can read them.
 
-        The other nodes would find their old member ids, and take themselves for removed members. A full database
-        refuses writes until the alarm is cleared, so the alarm is cleared too.
+        The other nodes would find their old member ids, and behave like removed members. A full database refuses
+        writes until the alarm is cleared, so the alarm is cleared too.
         """
         with self._serving() as endpoint:
             for prefix in (RECORDS, REPORTS):

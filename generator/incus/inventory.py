@@ -1,4 +1,4 @@
-"""`Standing`: what Incus has of a cluster at this moment, and the facts about each node."""
+"""`Inventory`: the instances and volumes that Incus has of a cluster at one moment, and facts about each node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOST = "nodes[].host"  # the field that an instance on another member differs in
 
 
 @dataclass(kw_only=True)
-class Standing:
+class Inventory:
     """The instances and volumes of a cluster in a project of Incus. `remedy`: the command that a hint names."""
 
     incus: Incus
