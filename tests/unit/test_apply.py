@@ -173,7 +173,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         monkeypatch.setattr(apply, "admit", lambda *_: None)
 
         def run(**more: object) -> tuple[Step, ...]:
-            settings = {"wait": 1.0, "progress": Silent(), "pause": 0.0, **more}
+            settings = {"again": lambda: "bake AGAIN", "wait": 1.0, "progress": Silent(), "pause": 0.0, **more}
             return Apply(cluster=engine.cluster, engine=engine, **settings).run()  # type: ignore[arg-type]
 
         return engine, run

@@ -183,7 +183,7 @@ def test_a_cluster_that_has_not_started_is_not_upgraded(words: list[str], messag
     [
         (["--to", "zz"], "--to: 'zz' is the beginning of 0 images"),
         (["--to", "zz", "--refresh"], "--to: cannot be used with --refresh"),
-        (["--image", "x.qcow2", "--to", "zz"], "the nodes boot your image"),
+        (["--image", "x.qcow2", "--to", "zz"], "--to: cannot be used with --image"),
         (["--image", "x.qcow2", "--refresh"], "only bake's image can be refreshed"),
     ],
 )
