@@ -61,7 +61,7 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
     if back:
         options |= {"fields": checks.fields_of(spec, image), "based_on": loaded.digest, "reason": "--to"}
     engine = engines.make_engine(options, reporter(options), cluster)
-    optional = checks.needs_no_snapshot(spec, len(cluster.plan.nodes), to=to, image=options["image"])
+    optional = checks.needs_no_snapshot(len(cluster.plan.nodes), to=to, image=options["image"])
     before, has_begun = engine.machines(), False
 
     def prepare(report: Report) -> None:

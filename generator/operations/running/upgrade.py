@@ -121,7 +121,7 @@ def take_snapshot(cluster: Cluster, *, now: datetime, optional: bool, report: Re
         report(f"snapshot of revision {done.record.revision}: {done.file}")
 
 
-def needs_no_snapshot(spec: ClusterSpec, nodes: int, *, to: str | None, image: str | None) -> bool:
+def needs_no_snapshot(nodes: int, *, to: str | None, image: str | None) -> bool:
     """Return whether the upgrade may be the way back of a cluster that an upgrade has stopped.
 
     `to`, `image`: the user's options. For an own image, bake cannot know which image is older. While two nodes or fewer
