@@ -84,7 +84,7 @@ def apply(**options: Any) -> None:
 
     The command shows the plan and asks for consent. Then it changes one node after the other, and waits until each node
     is healthy before it goes on to the next. --wait limits the seconds of each step. After an interruption, run the
-    command again without options to finish the change.
+    command again without options to finish the change (but run `bake upgrade` and `bake replace` themselves again).
 
     \b
     Examples:
@@ -119,8 +119,8 @@ def replace(replaced: tuple[str, ...], host: str | None, **options: Any) -> None
     """
     if host is not None:
         loaded = load({**options, "quiet": True})
-        fields = _moved(options, loaded, replaced, host)
-        options |= {"fields": fields, "based_on": loaded.digest, "reason": "--host"}
+        moved = _moved(options, loaded, replaced, host)
+        options |= {"fields": moved, "based_on": loaded.digest, "reason": "--host"}
 
     def words(left: Collection[str]) -> str:
         names = [name for name in replaced if name in left]

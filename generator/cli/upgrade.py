@@ -31,10 +31,12 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
     The command first checks etcd's releases and saves a snapshot. Then it exchanges the root disk of each node, the
     leader last. The disk with etcd's data stays, so the node keeps its member id and its data. A node without such a
     disk is replaced: it gets its data from the other members. The command stops at the first node that does not become
-    healthy within --wait seconds. Run the command again to go on, or return to the image of before with --to.
+    healthy within --wait seconds. Run the command again without --refresh to go on, or return to the previous image
+    with --to. Until the next upgrade, new and replaced nodes get the image of --to, too.
 
     The new image is the newest image in the cache, or with --refresh a new image. `bake image` shows the versions. For
-    your own image, give --image. bake upgrades etcd by at most one series, and never to an older series.
+    your own image, give --image. bake upgrades etcd by at most one series. It returns to an older series only with --to,
+    and only while at least one member still runs the older series.
 
     \b
     Examples:
