@@ -35,8 +35,8 @@ def upgrade(refresh: bool, to: str | None, **options: Any) -> None:
     with --to. Until the next upgrade, new and replaced nodes get the image of --to, too.
 
     The new image is the newest image in the cache, or with --refresh a new image. `bake image` shows the versions. For
-    your own image, give --image. bake upgrades etcd by at most one series. It returns to an older series only with --to,
-    and only while at least one member still runs the older series.
+    your own image, give --image. bake upgrades etcd by at most one series. It returns to an older series only with
+    --to, and only while at least one member still runs the older series.
 
     \b
     Examples:
