@@ -61,7 +61,7 @@ def _unidentified(store: Store, connect: Callable[[], Hosts]) -> InputError:
 
 
 def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
-    """If the VMs of all nodes were removed, remove the file `sealed` and the choice of an image for a new cluster."""
+    """If the VMs of all nodes were removed, remove `sealed` and the chosen image, so that a new cluster can start."""
     try:
         nodes = open_cluster(store).plan.nodes
     except (InputError, UnsignedError):

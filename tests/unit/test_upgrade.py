@@ -25,6 +25,7 @@ from generator.operations.maintenance import snapshot
 from generator.operations.running import change as change_module
 from generator.operations.running import upgrade
 from generator.operations.running.change import nodes_to_upgrade
+from generator.operations.running.chosen_image import chosen_image
 from generator.operations.running.upgrade import Release, check_releases, fields_of, needs_no_snapshot, release
 from generator.plan import ClusterPlan
 from generator.store.existing_cluster import load_existing
@@ -368,6 +369,20 @@ def test_new_disks_are_made_from_the_image_to_which_the_user_returned(
     Path("new.yaml").write_text("apiVersion: bake/v1\nnodes: 3\netcd: {version: '3.6'}\n")
     bake("upgrade", "--config", "new.yaml", "--yes")
     assert not Path("out/etcd/image.txt").exists()
+
+
+def test_a_return_that_is_killed_before_the_new_spec_is_written_has_chosen_the_image(
+    half_done: Callable[..., None], bake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the older etcd.version, `bake apply` exchanges the root disk of etcd1. It must not use the newest image."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    half_done(three((3, 6, 6), (3, 5, 26), (3, 5, 26)))
+    monkeypatch.setattr(change_module, "bake", kill)
+    bake("upgrade", "--to", "old", "--yes")
+    assert (chosen_image(Store(Path("out"), "etcd")), spec_of().etcd.version) == ("old", "3.6")
 
 
 def test_the_cache_is_cleaned_with_the_vms_of_the_clusters_own_hosts(

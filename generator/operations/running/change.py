@@ -139,11 +139,13 @@ def apply_change(
     `back`: new disks are made from `image` until the next upgrade.
     """
     with operation_lock(store, called):
+        if back:  # before `bake`, which may write an older etcd.version, for which nodes need new disks
+            choose_image(store, image, progress.line)
         bake(
             loaded.spec, store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase, agreed=agreed
         )  # fmt: skip
-        if image or loaded.spec.vm.image:
-            choose_image(store, image if back else "", progress.line)
+        if not back and (image or loaded.spec.vm.image):
+            choose_image(store, "", progress.line)
         cluster = open_cluster(store)
         machines = engine(cluster)
         run = Apply(
