@@ -15,6 +15,7 @@ SEED_HISTORY = PurePosixPath("seed-history.json")  # the seeds that bake has mad
 EVENTS = PurePosixPath("events.ndjson")  # the console records of the nodes, with the time at which bake read them
 LAST_BAKE = PurePosixPath("last-bake.json")  # when the last bake changed the folder, and what it changed
 REPORT = PurePosixPath("report.html")  # the report of the cluster
+CHOSEN_IMAGE = PurePosixPath("image.txt")  # the digest of the image that the user chose with `bake upgrade --to`
 SEED_ISO = PurePosixPath("seed.iso")  # the name of the ISO in each node's folder
 REQUESTS = PurePosixPath("requests")  # certificate signing requests for an external CA
 CLIENTS = PurePosixPath("clients")  # a folder for each application, with its certificate and its configuration

@@ -7,7 +7,7 @@ from generator.change.steps import Action, Step
 from generator.level import Level
 from generator.plan import ClusterPlan
 
-_ALONE = 2  # a cluster of so many nodes has no quorum while one of them does not start
+ALONE = 2  # a cluster of so many nodes has no quorum while one of them does not start
 
 
 def obstacle(step: Step, plan: ClusterPlan, seen: Observed) -> str | None:
@@ -15,7 +15,7 @@ def obstacle(step: Step, plan: ClusterPlan, seen: Observed) -> str | None:
     if step.action is Action.START:
         return None
     if not seen.members:
-        if step.level is Level.REPLACE and len(plan.nodes) <= _ALONE:
+        if step.level is Level.REPLACE and len(plan.nodes) <= ALONE:
             return None  # the way back for a cluster that an upgrade has stopped; its data disks stay
         return "no member returns the member list, so the cluster has no quorum"
     if step.action is Action.REPLACE and _is_elsewhere(step, plan, seen):

@@ -204,6 +204,17 @@ def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
     return ""
 
 
+def with_older_etcd(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """Return the changes with an older etcd.version allowed. The caller knows that a member still runs this version.
+
+    etcd changes the format of its data only when all members run the newer version.
+    """
+    return tuple(
+        replace(change, lost="", rule=table.ETCD_VERSION) if change.name == "etcd.version" else change
+        for change in changes
+    )
+
+
 def refused(changes: Iterable[Change]) -> list[Problem]:
     """Return a problem for each change that no running cluster can apply. Its hint is the way to the same result.
 

@@ -30,11 +30,14 @@ from generator.cli.root import bake
 
 if TYPE_CHECKING:
     from generator.config.load import Loaded
+    from generator.engine import Engine
     from generator.image.base import BootImage
+    from generator.operations.baked_cluster import Cluster
     from generator.operations.running.change import Planned
     from generator.progress import Report
     from generator.store.folder import Store
 
+Words = Callable[[Collection[str]], str]
 CHANGES = 2  # the exit code of `bake plan --detailed-exitcode` if there is something to do
 
 
@@ -81,7 +84,7 @@ def apply(**options: Any) -> None:
 
     The command shows the plan and asks for confirmation. Then it changes one node after the other, and waits until each
     node is healthy before it goes on to the next. --wait limits the seconds of each step. After an interruption, run
-    the command again without options to finish the change.
+    the command again without options to finish the change. (Run `bake upgrade` and `bake replace` again instead.)
 
     \b
     Examples:
@@ -90,7 +93,7 @@ def apply(**options: Any) -> None:
       bake apply --config cluster.yaml --yes
       bake apply                        finish an interrupted change, replace lost nodes
     """
-    run_apply(options, "apply")
+    run_apply(options, lambda _left: "apply")
 
 
 @bake.command()
@@ -115,12 +118,16 @@ def replace(replaced: tuple[str, ...], host: str | None, **options: Any) -> None
       bake replace etcd2 --host host3
       bake replace etcd2 etcd3 --yes
     """
-    called = f"replace {' '.join(replaced)}"
     if host is not None:
         loaded = load({**options, "quiet": True})
-        options |= {"fields": _moved(options, loaded, replaced, host), "based_on": loaded.digest}
-        called += f" --host {host}"
-    run_apply(options, called, replaced=replaced)
+        moved = _moved(options, loaded, replaced, host)
+        options |= {"fields": moved, "based_on": loaded.digest, "reason": "--host"}
+
+    def words(left: Collection[str]) -> str:
+        names = [name for name in replaced if name in left]
+        return " ".join(["replace", *names, *(["--host", host] if host else [])]) if names else "apply"
+
+    run_apply(options, words, replaced=replaced)
 
 
 def _moved(options: Mapping[str, Any], loaded: Loaded, moved: Collection[str], host: str) -> Mapping[str, Any]:
@@ -164,19 +171,21 @@ def has_started(options: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Upgrade:
-    """The image that all nodes shall have. `prepare`: called before the first step."""
+    """The image that all nodes shall have. `back`: whether from --to. `prepare`: called before the first step."""
 
     image: BootImage
+    back: bool
     prepare: Callable[[Report], None]
 
 
 def run_apply(
-    options: Mapping[str, Any], called: str, *, replaced: Collection[str] = (), upgrade: Upgrade | None = None,
+    options: Mapping[str, Any], words: Words, *, replaced: Collection[str] = (), upgrade: Upgrade | None = None,
     asks: bool = True,
 ) -> None:  # fmt: skip
     """Plan a change, ask for confirmation, apply the change, and verify the cluster.
 
-    `asks`: ask before every change. Otherwise, ask only if the change deletes something or affects clients.
+    `words`: returns the words of the command that does the rest, given the nodes that are not replaced yet. `asks`: ask
+    before every change. Otherwise, ask only if the change deletes something or affects clients.
     """
     from generator.errors import StaleError
     from generator.operations.baked_cluster import open_cluster
@@ -193,7 +202,7 @@ def run_apply(
             with progress_of([node.name for node in _plan(loaded).nodes], options) as progress:
                 if upgrade and planned.steps:
                     upgrade.prepare(progress.line)
-                taken = _apply(loaded, store, planned, options, called, replaced, upgrade, progress)
+                taken = _apply(loaded, store, planned, options, words, replaced, upgrade, progress)
                 result = verify_cluster(open_cluster(store), now=datetime.now(UTC), report=progress.line)
             break
         except StaleError as error:
@@ -216,24 +225,31 @@ def _placement(loaded: Loaded) -> dict[str, str]:
 
 
 def _apply(
-    loaded: Loaded, store: Store, planned: Planned, options: Mapping[str, Any], called: str,
+    loaded: Loaded, store: Store, planned: Planned, options: Mapping[str, Any], words: Words,
     replaced: Collection[str], upgrade: Upgrade | None, progress: Any,
 ) -> Any:  # fmt: skip
     from generator.operations.bake import Agreed
+    from generator.operations.hints import command
     from generator.operations.running.change import apply_change
 
-    image = upgrade.image if upgrade else None
+    image, left, has_begun = upgrade.image if upgrade else None, set(replaced), False
+
+    def make_engine(cluster: Cluster) -> Engine:
+        nonlocal has_begun
+        has_begun = True  # the cluster's folder has the change, so the command need not repeat it
+        return engines.make_engine(options, progress.line, cluster, image=image, remedy=command(store, words(replaced)))
+
     agreed = Agreed(user_input=loaded.user_input, digest=loaded.digest, announce=lambda _differences: None)
     try:
         return apply_change(
-            loaded, store, partial(engines.make_engine, options, progress.line, image=image), planned, agreed,
-            called=f"bake {called}", wait=options["wait"], progress=progress, replaced=replaced,
-            passphrase=ca_passphrase(options, loaded.spec, store), image=image.digest if image else "",
+            loaded, store, make_engine, planned, agreed,
+            called=f"bake {words(replaced)}", again=lambda: command(store, words(left)), wait=options["wait"],
+            progress=progress, replaced=left, passphrase=ca_passphrase(options, loaded.spec, store),
+            image=image.digest if image else "", back=bool(upgrade and upgrade.back),
         )  # fmt: skip
     except KeyboardInterrupt:
-        from generator.operations.hints import command
-
-        click.echo(f"To go on, run `{command(store, 'apply')}`.", err=True)
+        again = f"`{command(store, words(left))}`" if has_begun else "the same command again"
+        click.echo(f"To go on, run {again}.", err=True)
         raise
 
 
@@ -250,7 +266,7 @@ def _planned(
     planned = plan_change(
         loaded, store, partial(engines.make_engine, options, reporter(options)), now=datetime.now(UTC),
         passphrase=ca_passphrase(options, loaded.spec, store), replaced=replaced,
-        image=upgrade.image.digest if upgrade else "",
+        image=upgrade.image.digest if upgrade else "", back=bool(upgrade and upgrade.back),
     )  # fmt: skip
     for warning in planned.warnings:
         reporter(options)(f"warning: {warning}; to get a new image, run bake upgrade --refresh")

@@ -115,7 +115,8 @@ def show_names(verb: str, names: Iterable[str], options: Mapping[str, Any]) -> N
 def load(options: Mapping[str, Any]) -> Loaded:
     """Load the spec: the options override the values of the existing cluster. Print warnings.
 
-    `options["fields"]`: values that a command has computed from the cluster with the digest `options["based_on"]`.
+    `options["fields"]`: values that a command has computed from the cluster with the digest `options["based_on"]`,
+    because of the user's option `options["reason"]`.
     Raise StaleError if the cluster has changed since then.
     """
     from generator.config import load
@@ -127,7 +128,7 @@ def load(options: Mapping[str, Any]) -> Loaded:
         for flag, (path, _, _) in SPEC_FLAGS.items()
         if options.get(parameter(flag)) is not None
     }
-    flags |= {f"--host ({field})": ((field,), value) for field, value in options.get("fields", {}).items()}
+    flags |= {f"{options['reason']} ({field})": ((field,), value) for field, value in options.get("fields", {}).items()}
     find = partial(find_existing, options["out"])
     loaded = load.load(
         profile=options["profile"], config=options["config"], flags=flags, find=find, folder=Path.cwd()

@@ -128,18 +128,18 @@ def make_engine(
 ) -> Engine:
     """Connect to libvirt or Incus, and return the engine of the cluster's machines.
 
-    `image`: the image for new disks. The default is the image that the cluster's specification names. `remedy`: the
+    `image`: the image for new disks. The default is the image that `new_disk_image` returns. `remedy`: the
     command that completes an interrupted change.
     """
     from generator import vm
     from generator.engine import EngineOnHosts
-    from generator.operations.up import boot_image
+    from generator.operations.running.chosen_image import new_disk_image
 
     plan = cluster.plan
 
     @cache
     def load_image() -> BootImage:
-        return image or boot_image(plan.spec, image_cache(options), report)
+        return image or new_disk_image(cluster, image_cache(options), report)
 
     if _is_incus(plan.spec):
         from generator.incus import IncusEngine

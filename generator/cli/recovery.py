@@ -110,9 +110,9 @@ def restore(file: Path, **options: Any) -> None:
 
 def _check_version(source: Source, cluster: Cluster, options: Mapping[str, Any], report: Any) -> None:
     from generator.operations.recovery.snapshot_source import check_version, etcd_version
-    from generator.operations.up import boot_image
+    from generator.operations.running.chosen_image import new_disk_image
 
-    image = boot_image(cluster.plan.spec, image_cache(options), report)
+    image = new_disk_image(cluster, image_cache(options), report)
     check_version(source, etcd_version(cluster.plan.spec, image))
 
 

@@ -60,7 +60,7 @@ def up(**options: Any) -> None:
     """
     if has_started(options):
         reporter(options)("this cluster has started before, so `bake up` does the same as `bake apply`")
-        run_apply(options, "up", asks=False)
+        run_apply(options, lambda _left: "up", asks=False)
         return
     from generator.operations.hints import command
     from generator.store.folder import Store

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 from generator.engine import Hosts, Owned
 from generator.errors import BakeError, InputError, UnsignedError
-from generator.layout import SEALED
+from generator.layout import CHOSEN_IMAGE, SEALED
 from generator.operations.baked_cluster import open_cluster
 from generator.progress import Silent
 from generator.store.existing_keys import load_identity
@@ -61,12 +61,13 @@ def _unidentified(store: Store, connect: Callable[[], Hosts]) -> InputError:
 
 
 def _unseal_destroyed(store: Store, removed: Collection[str]) -> Iterator[str]:
-    """If the VMs of all nodes were removed, remove the file `sealed`, so that a new cluster can start."""
+    """If the VMs of all nodes were removed, remove `sealed` and the chosen image, so that a new cluster can start."""
     try:
         nodes = open_cluster(store).plan.nodes
     except (InputError, UnsignedError):
         return  # the folder has no baked cluster and no file `sealed`
     if {node.domain for node in nodes} <= set(removed):
         with store.locked(Silent().line):
-            if store.remove(SEALED):
-                yield str(store.folder / SEALED)
+            for path in (SEALED, CHOSEN_IMAGE):
+                if store.remove(path):
+                    yield str(store.folder / path)

@@ -173,7 +173,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         monkeypatch.setattr(apply, "admit", lambda *_: None)
 
         def run(**more: object) -> tuple[Step, ...]:
-            settings = {"wait": 1.0, "progress": Silent(), "pause": 0.0, **more}
+            settings = {"again": lambda: "bake AGAIN", "wait": 1.0, "progress": Silent(), "pause": 0.0, **more}
             return Apply(cluster=engine.cluster, engine=engine, **settings).run()  # type: ignore[arg-type]
 
         return engine, run
@@ -366,8 +366,9 @@ def test_an_upgrade_stops_at_the_first_node_that_does_not_come_back(start: Start
     engine, run = start(3, 3, data_disks=True)
     engine.world.leader = "etcd1"
     engine.world.take = lambda step: engine.world.power.__setitem__(step.node, Power.STOPPED)  # type: ignore[method-assign]
-    with pytest.raises(UnhealthyError, match="etcd2: its VM has stopped twice"):
+    with pytest.raises(UnhealthyError, match="etcd2: its VM has stopped twice") as error:
         run(upgrade={"etcd1", "etcd2", "etcd3"})
+    assert (error.value.hint or "").endswith("; to go on, run bake AGAIN")
     assert engine.calls == ["reimage etcd2", "create etcd2"]
 
 
@@ -477,4 +478,32 @@ def test_a_step_that_does_not_end_is_a_timeout_with_the_command_to_go_on(start: 
     with pytest.raises(WaitTimeoutError) as error:
         run(wait=0.05)
     assert "etcd2: the step `update` did not end within" in str(error.value)
-    assert "bake apply" in (error.value.hint or "")
+    assert (error.value.hint or "").startswith("see bake console etcd2")
+    assert (error.value.hint or "").endswith("; to go on, run bake AGAIN")
+
+
+def test_an_unsafe_step_names_the_command_to_go_on(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.power["etcd3"] = Power.UNKNOWN
+    with pytest.raises(UnhealthyError, match="cannot replace etcd2") as error:
+        run(replace={"etcd2"})
+    assert (error.value.hint or "").startswith("run bake status")
+    assert (error.value.hint or "").endswith("; to go on, run bake AGAIN")
+
+
+def test_after_an_interruption_only_the_nodes_without_a_new_disk_are_left_to_replace(start: Start) -> None:
+    engine, run = start(3, 3)
+    engine.world.leader, left, real = "etcd1", {"etcd2", "etcd3"}, engine.replace
+
+    def replace_first(name: str) -> None:
+        if name == "etcd3":
+            raise KeyboardInterrupt
+        real(name)
+
+    engine.replace = replace_first  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run(replace=left)
+    assert left == {"etcd3"}
+    engine.replace = real  # type: ignore[method-assign]
+    run(replace=left)
+    assert engine.calls == ["replace etcd2", "replace etcd3"]

@@ -102,3 +102,42 @@ def test_a_cluster_whose_vms_are_elsewhere_is_not_replaced(bake: Bake, standing:
 
     with pytest.raises(InputError, match="finds none of its VMs"):
         plan_change(loaded, store, lambda _: engine_of(gone), now=datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    ("words", "replaced", "again"),
+    [
+        (("apply", "--memory", 2048), set(), "bake apply"),
+        (("replace", "etcd2", "etcd3"), set(), "bake replace etcd2 etcd3"),
+        (("replace", "etcd3", "etcd2"), {"etcd3"}, "bake replace etcd2"),
+        (("replace", "etcd2"), {"etcd2"}, "bake apply"),
+    ],
+)
+def test_after_an_interruption_bake_names_the_command_that_goes_on(
+    words: tuple[object, ...], replaced: set[str], again: str, bake: Bake, standing: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    class Interrupted:
+        """Stands for `Apply`: it replaces some of the nodes, then the user presses Ctrl-C."""
+
+        def __init__(self, **settings: Any) -> None:
+            self.left = settings["replace"]
+
+        def run(self) -> None:
+            self.left -= replaced
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(change, "Apply", Interrupted)
+    result = bake(*words, "--yes")
+    assert f"To go on, run `{again}`." in result.err
+    assert result.code not in (0, 1)
+
+
+def test_an_interruption_before_the_first_change_names_the_same_command(
+    bake: Bake, standing: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(change, "bake", interrupt)
+    assert "To go on, run the same command again." in bake("replace", "etcd2", "--yes").err

@@ -26,6 +26,7 @@ from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.destroy import destroy
 from generator.operations.inside import console
 from generator.operations.running import boot_progress
+from generator.operations.running.chosen_image import choose_image, chosen_image
 from generator.operations.seal import seal_everywhere, seal_files
 from generator.operations.status import MemberRole, NodeStatus
 from generator.store.folder import Store
@@ -305,6 +306,7 @@ def test_only_a_fully_destroyed_cluster_loses_its_seal(
     baked: Cluster, now: datetime, removed: tuple[str, ...], sealed: bool
 ) -> None:
     seal(baked, now)
+    choose_image(baked.store, "old-image", print)
 
     class FakeHosts:
         def owned(self, cluster: str, *, cluster_id: str = "") -> tuple[Owned, ...]:
@@ -317,9 +319,10 @@ def test_only_a_fully_destroyed_cluster_loses_its_seal(
         def used_images(self) -> set[str]:
             return set()
 
-    mark = () if sealed else (str(baked.store.folder / "sealed"),)
+    mark = () if sealed else tuple(str(baked.store.folder / name) for name in ("sealed", "image.txt"))
     assert destroy(baked.store, FakeHosts, force=False, consent=lambda _: None) == (*removed, *mark)
     assert baked.sealed is sealed
+    assert chosen_image(baked.store) == ("old-image" if sealed else "")
     make(baked.plan.spec, baked.store, now=now, report=print)
     assert (baked.store.read("etcd1/bootstrap-permit") is None) is sealed
 

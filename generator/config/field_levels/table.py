@@ -56,6 +56,7 @@ HOST_LEFT = FieldLevel(
     field="hosts", case="a host with nodes is removed", level=Level.REFUSED, why="nodes have their VMs on this host",
     how="give these nodes another host with `nodes[].host` and run `bake apply`, then remove the host",
 )  # fmt: skip
+ETCD_VERSION = FieldLevel(field="etcd.version", level=Level.REPLACE, how="The new image contains the new etcd.")
 
 
 def _node_rows() -> Iterator[FieldLevel]:
@@ -146,9 +147,11 @@ def _pki_rows() -> Iterator[FieldLevel]:
 def _etcd_rows() -> Iterator[FieldLevel]:
     yield FieldLevel(
         field="etcd.version", case="to an older version", level=Level.REFUSED,
-        why="an older etcd cannot read the data of a newer etcd", how=_NEW_CLUSTER, applies=cases.is_older,
+        why="an older etcd cannot read the data of a newer etcd",
+        how=f"while a member still runs the older version, use `bake upgrade --to IMAGE`; otherwise, {_NEW_CLUSTER}",
+        applies=cases.is_older,
     )  # fmt: skip
-    yield FieldLevel(field="etcd.version", level=Level.REPLACE, how="The new image contains the new etcd.")
+    yield ETCD_VERSION
     for name in ("clientPort", "peerPort"):
         yield FieldLevel(field=f"etcd.{name}", level=Level.REFUSED, why=_URLS, how=_NEW_CLUSTER)
     yield FieldLevel(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -37,13 +37,15 @@ _SILENCE = 60.0  # seconds that a node gets to print that it has settled
 class Apply:
     """A run of `bake apply`.
 
-    `wait`: the number of seconds that one step may take. `agreed`: the steps that the user has agreed to, as pairs of
-    action and node; None if the user agreed to everything. `replace`: nodes that the user wants replaced. `upgrade`:
-    nodes that the user wants to have a new image.
+    `again`: returns the command that goes on after an error. `wait`: the number of seconds that one step may take.
+    `agreed`: the steps that the user has agreed to, as pairs of action and node; None if the user agreed to everything.
+    `replace`: nodes that the user wants replaced. `upgrade`: nodes that the user wants to have a new image. A node
+    leaves these sets when it has its new disk.
     """
 
     cluster: Cluster
     engine: Engine
+    again: Callable[[], str]
     wait: float
     progress: Progress
     agreed: Collection[tuple[Action, str]] | None = None
@@ -105,9 +107,9 @@ class Apply:
     def _pause_before(self, step: Step | None, reason: str, deadline: float) -> None:
         """Wait a moment because of `reason`. Raise UnhealthyError after the deadline. `step`: the next step, if any."""
         if time.monotonic() > deadline:
-            status, again = (command(self.cluster.store, word) for word in ("status", "apply"))
             text = f"cannot {step.action} {step.node}: {reason}" if step else reason
-            raise UnhealthyError(text, hint=f"run {status}; then run {again} again")
+            look = command(self.cluster.store, "status")
+            raise UnhealthyError(text, hint=f"run {look}; to go on, run {self.again()}")
         self.consoles.show()
         time.sleep(self.pause)
 
@@ -218,8 +220,7 @@ class Apply:
             if time.monotonic() > deadline:
                 look = command(self.cluster.store, f"console {step.node}")
                 text = f"{step.node}: the step `{step.action}` did not end within {self.wait:.0f} s"
-                hint = f"see {look}; to go on, run {command(self.cluster.store, 'apply')}"
-                raise WaitTimeoutError(text, hint=hint)
+                raise WaitTimeoutError(text, hint=f"see {look}; to go on, run {self.again()}")
             time.sleep(self.pause)
         if step.action not in (Action.REMOVE, Action.START):
             self._await_settled(step.node, restarts=step.level is Level.RESTART)
@@ -234,8 +235,8 @@ class Apply:
             if not machine.planned or power_of(machine) is not Power.STOPPED:
                 continue
             if name in self._started_again:
-                look, again = (command(self.cluster.store, word) for word in (f"console {name}", "apply"))
-                raise UnhealthyError(f"{name}: its VM has stopped twice", hint=f"see {look}; to go on, run {again}")
+                hint = f"see {command(self.cluster.store, f'console {name}')}; to go on, run {self.again()}"
+                raise UnhealthyError(f"{name}: its VM has stopped twice", hint=hint)
             self._started_again.add(name)
             self.progress.line(f"{name}: its VM has stopped; starting it again")
             self.consoles.begin(name)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from generator.change.gate import obstacle
 from generator.change.observed import Observed
 from generator.change.planner import plan_steps
-from generator.change.spec_changes import Change, compare, refused
+from generator.change.spec_changes import Change, compare, refused, with_older_etcd
 from generator.change.steps import Effect, Step
 from generator.config.load import Loaded
 from generator.engine import Engine, MachineStatus
@@ -20,6 +20,7 @@ from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.hints import command
 from generator.operations.running.apply import Apply
+from generator.operations.running.chosen_image import choose_image
 from generator.operations.running.consoles import settled_seeds
 from generator.operations.running.observing import observe
 from generator.operations.running.preview import preview
@@ -68,15 +69,18 @@ def plan_change(
     passphrase: bytes | None = None,
     replaced: Collection[str] = (),
     image: str = "",
+    back: bool = False,
 ) -> Planned:
     """Compare the observed state with the new spec. Write nothing.
 
     `replaced`: nodes to replace. `image`: digest of the image that all nodes shall have, or "" if the nodes may keep
-    their images. Raises InputError for changes that no running cluster can apply, for unknown nodes, and for a cluster
-    that is not sealed.
+    their images. `back`: the nodes return to this image, and a member still runs the etcd.version of `loaded`, which
+    may be older than the cluster's. Raises InputError for changes that no running cluster can apply, for unknown nodes,
+    and for a cluster that is not sealed.
     """
     cluster = started_cluster(store)
     changes = compare(loaded.existing, loaded.spec)
+    changes = with_older_etcd(changes) if back else changes
     plan = plan_cluster(loaded.spec)
     names = [node.name for node in plan.nodes]
     if problems := refused(changes):
@@ -119,25 +123,33 @@ def apply_change(
     agreed: Agreed,
     *,
     called: str,
+    again: Callable[[], str],
     wait: float,
     progress: Progress,
     passphrase: bytes | None = None,
-    replaced: Collection[str] = (),
+    replaced: set[str],
     image: str = "",
+    back: bool = False,
     pause: float = 1.0,
 ) -> tuple[Step, ...]:
     """Write the new seeds, take the steps one at a time, and return the steps.
 
-    `called`: the command that the user called, for the lock. `wait`: the number of seconds that one step may take.
+    `called`: the command that the user called, for the lock. `again`: returns the command that goes on after an error.
+    `wait`: the number of seconds that one step may take. `replaced`: nodes to replace; a replaced node leaves the set.
+    `back`: new disks are made from `image` until the next upgrade.
     """
     with operation_lock(store, called):
+        if back:  # before `bake`, which may write an older etcd.version, for which nodes need new disks
+            choose_image(store, image, progress.line)
         bake(
             loaded.spec, store, now=datetime.now(UTC), report=progress.line, passphrase=passphrase, agreed=agreed
         )  # fmt: skip
+        if not back and (image or loaded.spec.vm.image):
+            choose_image(store, "", progress.line)
         cluster = open_cluster(store)
         machines = engine(cluster)
         run = Apply(
-            cluster=cluster, engine=machines, wait=wait, progress=progress, replace=set(replaced),
+            cluster=cluster, engine=machines, again=again, wait=wait, progress=progress, replace=replaced,
             upgrade=nodes_to_upgrade(machines.machines(), image),
             agreed={step.key for step in planned.steps}, pause=pause,
         )  # fmt: skip
