@@ -114,8 +114,8 @@ class Apply:
     def _observe(self) -> Observed:
         phase = load_phase(self.cluster.store)
         refuse_changed(self.cluster, phase)
-        settled = self.consoles.settled
-        seen = observe(self.cluster, self.engine.machines(), now=datetime.now(UTC), settled=settled)
+        machines = self.engine.machines()
+        seen = observe(self.cluster, machines, now=datetime.now(UTC), applied=self.consoles.seeds)
         for node in self.cluster.plan.nodes:
             if seen.answers(node) and (node.name != self._restarting or self.consoles.has_restarted(node.name)):
                 self.consoles.answered(node.name)
@@ -259,8 +259,11 @@ class Apply:
             time.sleep(self.pause)
 
     def _empty_drive(self, node: str) -> None:
-        """Remove a seed that the node has applied, because a seed has private keys."""
-        if self.engine.remove_seed(node):
+        """Remove a seed that the node has applied, because a seed has private keys.
+
+        A node that waits for a reboot keeps its seed, because cloud-init needs a seed at the next boot.
+        """
+        if not self.consoles.waits_for_reboot(node) and self.engine.remove_seed(node):
             self.progress.line(f"{node}: seed removed from its drive")
 
     def _empty_drives(self) -> None:

@@ -19,8 +19,8 @@ from generator.layout import SEALED
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.hints import command
+from generator.operations.running.applied_seeds import applied_seeds
 from generator.operations.running.apply import Apply
-from generator.operations.running.consoles import settled_seeds
 from generator.operations.running.observing import observe
 from generator.operations.running.preview import preview
 from generator.plan import plan_cluster
@@ -89,7 +89,7 @@ def plan_change(
     if not any(one.exists for one in stand.values()):
         raise InputError.one(str(store.folder / SEALED), _NO_VMS, _FIND_VMS)
     history = preview(plan, store, now=now, passphrase=passphrase)
-    seen = observe(wanted, stand, now=now, history=history, settled=settled_seeds(made, names))
+    seen = observe(wanted, stand, now=now, history=history, applied=applied_seeds(made, names))
     steps = plan_steps(plan, seen, replace=replaced, upgrade=nodes_to_upgrade(stand, image))
     first = obstacle(steps[0], plan, seen) if steps else None
     warnings = old_images({name: one.built for name, one in stand.items()}, now=now)
