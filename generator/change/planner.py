@@ -186,7 +186,8 @@ def _additions(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -
             continue
         if node.name not in to_replace and not _has_joined(node, seen):
             reason = "has a VM, but is not a voter yet" if joining else "is a new node"
-            yield Step(action=Action.ADD, node=node.name, reason=reason)
+            loses = "the disk that is left of its earlier VM is deleted" if node.name in seen.left else ""
+            yield Step(action=Action.ADD, node=node.name, reason=reason, loses=loses)
 
 
 def _has_joined(node: NodePlan, seen: Observed) -> bool:

@@ -109,7 +109,8 @@ def _report_unchanged(
             report(f"{name}: keeps its disk, which was made from another image")
         digest = hashlib.sha256(cluster.store.read(f"{name}/{SEED_ISO}") or b"").hexdigest()
         if name not in started and seen.state is State.RUNNING and (seen.outdated or seen.seed != digest):
-            report(f"{name}: is running; to apply the changes: bake down, then bake up")
+            ways = [command(cluster.store, word) for word in ("down", "up")]
+            report(f"{name}: is running; to apply the changes: {ways[0]}, then {ways[1]}")
 
 
 def boot_image(spec: ClusterSpec, cache: Path, report: Report, *, refresh: bool = False) -> BootImage:

@@ -191,6 +191,20 @@ def test_growing_updates_the_old_nodes_and_then_adds_the_new_ones(start: Start) 
     assert set(engine.world.voters) == {f"etcd{number}" for number in range(1, 6)}
 
 
+def test_a_disk_that_is_left_of_a_removed_node_is_deleted_only_if_the_user_has_agreed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted removal has left it, and the node is planned again."""
+    engine, run = start(3, 4)
+    monkeypatch.setattr(apply, "observe", lambda *_, **__: replace(engine.world.seen(), left=frozenset({"etcd4"})))
+    with pytest.raises(StaleError, match="the next step is now to add etcd4"):
+        run(agreed=())
+    assert engine.calls == []
+    (step,) = run(agreed={(Action.ADD, "etcd4")})
+    assert step.loses == "the disk that is left of its earlier VM is deleted"
+    assert engine.calls == ["remove etcd4", "create etcd4"]
+
+
 def test_shrinking_hands_over_removes_the_member_and_then_its_vm(start: Start) -> None:
     engine, run = start(3, 1)
     engine.world.leader = "etcd3"

@@ -131,7 +131,7 @@ class Apply:
     # --- acting -----------------------------------------------------------------------------------------------
 
     def _act(self, step: Step, seen: Observed) -> None:
-        if self._interrupts(step):
+        if step.interrupts:
             step_down(self.cluster, seen, step, self.progress.line)
         {
             Action.START: self._start,
@@ -141,18 +141,14 @@ class Apply:
             Action.UPDATE: self._update,
         }[step.action](step, seen)
 
-    def _interrupts(self, step: Step) -> bool:
-        """Return whether etcd on the step's node stops, so that another voter should lead before."""
-        if step.action is Action.UPDATE:
-            return step.level is not None and step.level.rank >= Level.RESTART.rank
-        return step.action in (Action.REMOVE, Action.REPLACE)
-
     def _start(self, step: Step, seen: Observed) -> None:
         self.consoles.begin(step.node)
         self.engine.create(step.node)
 
     def _add(self, step: Step, seen: Observed) -> None:
         admit(self.cluster, seen, step.node)
+        for name in self.engine.remove(step.node) if step.loses else ():
+            self.progress.line(f"{step.node}: removed {name}")
         self._start(step, seen)
 
     def _remove(self, step: Step, seen: Observed) -> None:

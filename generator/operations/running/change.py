@@ -139,6 +139,6 @@ def apply_change(
         run = Apply(
             cluster=cluster, engine=machines, wait=wait, progress=progress, replace=set(replaced),
             upgrade=nodes_to_upgrade(machines.machines(), image),
-            agreed={step.key for step in planned.steps}, pause=pause,
+            agreed={step.key for step in planned.steps if step.loses}, pause=pause,
         )  # fmt: skip
         return run.run()

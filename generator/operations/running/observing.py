@@ -50,7 +50,13 @@ def observe(
         copies={name: one.copies for name, one in (machines or {}).items() if one.copies},
         pending=_pending(cluster.plan, history, fetch_reports(alive, files), now, applied.settled),
         waiting=frozenset(applied.waiting),
+        left=_left(machines or {}),
     )
+
+
+def _left(machines: Mapping[str, MachineStatus]) -> frozenset[str]:
+    """Return the nodes that have a disk, but no VM."""
+    return frozenset(name for name, one in machines.items() if one.state is State.MISSING and one.is_left)
 
 
 def _leaders(
