@@ -113,7 +113,8 @@ def no_alarms(seen: Observation) -> Check:
     findings = [Finding(node, Result.FAILED, kind) for node, kind in sorted(active)]
     if not lists:
         findings = [Finding("", Result.SKIPPED, "could not read alarms from any node")]
-    remedy = "for NOSPACE, compact and defragment, then run etcdctl alarm disarm; for CORRUPT, replace the member"
+    remedy = "for NOSPACE, compact and defragment, then run etcdctl alarm disarm; for CORRUPT, stop the clients, "
+    remedy += "save the data of each member, run etcdctl alarm disarm, and replace the member"
     return combine("alarms", findings, ok_detail="none", remedy=remedy)
 
 

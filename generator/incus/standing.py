@@ -24,8 +24,9 @@ HOST = "nodes[].host"  # the field that an instance on another member differs in
 
 @dataclass(kw_only=True)
 class Standing:
-    """The instances and volumes of a cluster in a project of Incus. `remedy`: completes an interrupted change. `command`: as
-    in `IncusEngine`.
+    """The instances and volumes of a cluster in a project of Incus.
+
+    `remedy`: the command that completes an interrupted change. `command`: returns a bake command for this cluster.
     """
 
     incus: Incus
@@ -84,7 +85,8 @@ class Standing:
             raise self.claim.refuse(one.tag, f"the existing Incus instance {one.name}")
         if one.state is State.UNKNOWN:
             text = f"host {one.location} does not answer, and has the container of {name}"
-            raise BakeError(text, hint=f"start the host, or create the node on another host: {self.command(f'replace {name}')}")
+            replace = self.command(f"replace {name}")
+            raise BakeError(text, hint=f"start the host, or create the node on another host: {replace}")
         return one
 
     def replace(self, name: str) -> str:

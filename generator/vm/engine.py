@@ -46,9 +46,9 @@ class LibvirtEngine:
     """Implements `generator.engine.Engine` for the VMs of a cluster under libvirt.
 
     `seeds`: the cluster's folder, which has a folder with the file `seed.iso` for each node. `load_image`: returns the
-    image for new disks; the engine calls it only if it makes a disk. `accel`: `auto`, `kvm` or `tcg`. `patience`: the
-    seconds within which a VM must shut down before the engine powers it off. `remedy`: the command that completes an
-    interrupted change. `command`: returns a bake command for this cluster. `pool`: the folder for a new storage pool, or "" for libvirt's folder.
+    image for new disks; called only if the engine makes a disk. `accel`: `auto`, `kvm` or `tcg`. `patience`: the
+    seconds for a VM's shutdown; then the engine powers it off. `remedy`: the command that completes an interrupted
+    change. `command`: returns a bake command for this cluster. `pool`: the folder for a new pool, or "" for libvirt's.
     """
 
     connection: Connection

@@ -219,6 +219,17 @@ def test_without_a_member_list_only_a_start_is_allowed() -> None:
         assert (obstacle(step, planned(3), nothing) is None) is (action is Action.START)
 
 
+@pytest.mark.parametrize("action", [Action.ADD, Action.REPLACE])
+def test_no_node_joins_while_an_alarm_makes_etcd_refuse_writes(action: Action) -> None:
+    step = Step(action=action, node="etcd3", reason="")
+    assert obstacle(step, planned(3), seen(3)) is None
+    refused = obstacle(step, planned(3), seen(3, alarms=frozenset({"CORRUPT"})))
+    assert refused is not None
+    assert "the alarm CORRUPT is active" in refused
+    update = Step(action=Action.UPDATE, node="etcd3", reason="", level=Level.LIVE)
+    assert obstacle(update, planned(3), seen(3, alarms=frozenset({"CORRUPT"}))) is None
+
+
 def test_a_live_update_needs_a_quorum_but_not_every_voter() -> None:
     step = Step(action=Action.UPDATE, node="etcd1", reason="", level=Level.LIVE)
     assert obstacle(step, planned(3), seen(3, down=[2])) is None

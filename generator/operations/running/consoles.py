@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+
 from generator.console_records import Event, Failures, Journal, LineReader
 from generator.engine import Console, Engine
 from generator.errors import BakeError
@@ -101,9 +102,9 @@ class Consoles:
         return events
 
     def _note(self, event: Event) -> None:
-        if event.phase == SETTLED and event.seed:
-            if self.settled.get(event.node) != event.seed:  # a node prints it again after each start of etcd
-                self._voting.discard(event.node)
+        # A node prints it again after each start of etcd.
+        if event.phase == SETTLED and event.seed and self.settled.get(event.node) != event.seed:
+            self._voting.discard(event.node)
         if event.phase == VOTING:
             self._voting.add(event.node)
         self.seeds.note(event)

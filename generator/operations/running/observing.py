@@ -51,6 +51,7 @@ def observe(
         pending=_pending(cluster.plan, history, fetch_reports(alive, files), now, applied.settled),
         waiting=frozenset(applied.waiting),
         left=_left(machines or {}),
+        alarms=frozenset(alarm.kind for alarm in first_answer(alive, files, Etcd.alarms).value or ()),
     )
 
 
