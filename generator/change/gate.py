@@ -18,6 +18,9 @@ def obstacle(step: Step, plan: ClusterPlan, seen: Observed) -> str | None:
         if step.level is Level.REPLACE and len(plan.nodes) <= ALONE:
             return None  # the way back for a cluster that an upgrade has stopped; its data disks stay
         return "no member returns the member list, so the cluster has no quorum"
+    if step.action in (Action.ADD, Action.REPLACE) and seen.alarms:
+        kinds = ", ".join(sorted(seen.alarms))
+        return f"the alarm {kinds} is active, so etcd refuses the writes of a node that joins; clear the alarm first"
     if step.action is Action.REPLACE and _is_elsewhere(step, plan, seen):
         return "it answers, but bake cannot see its VM, which may run on another host"
     answering = sum(member.id in seen.answering for member in seen.voters)

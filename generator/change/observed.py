@@ -44,7 +44,8 @@ class Observed:
     properties that differ. `pending`: for each node that does not run its newest seed, what the new seed costs the
     node. `rebuild`: for each VM whose disks were made from other values than the planned values, the fields that
     differ. `keeps_data`: the nodes whose data is on a disk of its own. `copies`: for some nodes, the hosts that have
-    another VM of the node.
+    another VM of the node. `waiting`: the nodes that wait for a reboot, because they got a seed that needs one.
+    `left`: the nodes of which bake finds a disk, but no VM. `alarms`: the kinds of etcd's active alarms.
     """
 
     members: tuple[Member, ...]
@@ -56,6 +57,9 @@ class Observed:
     rebuild: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keeps_data: frozenset[str] = frozenset()
     copies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
+    left: frozenset[str] = frozenset()
+    alarms: frozenset[str] = frozenset()
 
     @property
     def voters(self) -> tuple[Member, ...]:

@@ -130,7 +130,9 @@ def _updates(
     for node in sorted(waiting, key=lambda node: (seen.power_of(node.name) is Power.UNKNOWN, _is_leader(node, seen))):
         level, differing = seen.pending.get(node.name, Level.NONE), seen.outdated.get(node.name, ())
         reasons = [*(["has a new seed"] if level is not Level.NONE else []), *differing]
-        if differing:
+        if node.name in seen.waiting and level is Level.NONE:
+            reasons.insert(0, "waits for a reboot because of a seed that is no longer planned")
+        if differing or node.name in seen.waiting:
             level = max(level, Level.REBOOT, key=lambda one: one.rank)  # the VM gets its definition when it starts
         if node.name in reimaged:
             level = Level.REPLACE
@@ -184,7 +186,8 @@ def _additions(plan: ClusterPlan, seen: Observed, to_replace: Collection[str]) -
             continue
         if node.name not in to_replace and not _has_joined(node, seen):
             reason = "has a VM, but is not a voter yet" if joining else "is a new node"
-            yield Step(action=Action.ADD, node=node.name, reason=reason)
+            loses = "the disk that is left of its earlier VM is deleted" if node.name in seen.left else ""
+            yield Step(action=Action.ADD, node=node.name, reason=reason, loses=loses)
 
 
 def _has_joined(node: NodePlan, seen: Observed) -> bool:

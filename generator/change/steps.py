@@ -56,6 +56,13 @@ class Step:
         return (self.action, self.node)
 
     @property
+    def interrupts(self) -> bool:
+        """Whether etcd on the node stops, so that another voter should lead before."""
+        if self.action is Action.UPDATE:
+            return self.level is not None and self.level.rank >= Level.RESTART.rank
+        return self.action in (Action.REMOVE, Action.REPLACE)
+
+    @property
     def row(self) -> dict[str, str]:
         """The step's row in the table of `bake plan`."""
         level = f" ({self.level})" if self.level else ""

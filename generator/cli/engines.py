@@ -124,18 +124,20 @@ def make_engine(
     cluster: Cluster,
     *,
     image: BootImage | None = None,
-    remedy: str = "bake apply",
+    remedy: str | None = None,
 ) -> Engine:
     """Connect to libvirt or Incus, and return the engine of the cluster's machines.
 
     `image`: the image for new disks. The default is the image that `new_disk_image` returns. `remedy`: the
-    command that completes an interrupted change.
+    command that completes an interrupted change, by default `bake apply` for this cluster.
     """
     from generator import vm
     from generator.engine import EngineOnHosts
+    from generator.operations.hints import command
     from generator.operations.running.chosen_image import new_disk_image
 
-    plan = cluster.plan
+    plan, for_cluster = cluster.plan, partial(command, cluster.store, connect=options.get("connect"))
+    remedy = remedy or for_cluster("apply")
 
     @cache
     def load_image() -> BootImage:
@@ -146,7 +148,7 @@ def make_engine(
 
         return IncusEngine(
             incus=_incus(options, plan.spec), plan=plan, cluster_id=cluster.cluster_id, seeds=cluster.store.folder,
-            load_image=load_image, report=report, remedy=remedy,
+            load_image=load_image, report=report, remedy=remedy, command=for_cluster,
         )  # fmt: skip
     uris, hosts = _uris(options, plan.spec.hosts), {host.name: host for host in plan.spec.hosts}
 
@@ -154,7 +156,8 @@ def make_engine(
         settings = {"plan": plan, "report": report, **more}
         return vm.LibvirtEngine(
             connection=vm.connect(uri), cluster_id=cluster.cluster_id, seeds=cluster.store.folder,
-            accel=options.get("accel", "auto"), remedy=remedy, load_image=load_image, **settings,
+            accel=options.get("accel", "auto"), remedy=remedy, command=for_cluster,
+            load_image=load_image, **settings,
         )  # fmt: skip
 
     def connect_to(name: str) -> Engine:

@@ -175,7 +175,9 @@ within_option = option(
     "--within", callback=_days, metavar="DAYS",
     help="Exit with code 3 if a certificate expires within a number of days, such as 30d.",
 )
-node_wait_option = option("--wait", type=int, default=180, show_default=True, help="Seconds to wait for each node.")
+node_wait_option = option(
+    "--wait", type=click.IntRange(min=1), default=180, show_default=True, help="Seconds to wait for each node."
+)
 up_options = _stack(
     connect_option,
     option(
@@ -187,7 +189,7 @@ up_options = _stack(
         help="Folder for images; default: in the user's cache folder.",
     ),
     option(
-        "--wait", heading="libvirt", type=int, default=900, show_default=True,
+        "--wait", heading="libvirt", type=click.IntRange(min=1), default=900, show_default=True,
         help="Seconds to wait until all nodes have settled.",
     ),
 )  # fmt: skip

@@ -47,6 +47,7 @@ class IncusEngine:
     report: Report
     patience: float = 90
     remedy: str = "bake apply"
+    command: Callable[[str], str] = "bake {}".format
 
     def machines(self) -> dict[str, MachineStatus]:
         return self._inventory.machines()
@@ -60,7 +61,7 @@ class IncusEngine:
     def attach(self, name: str) -> None:
         one = self._inventory.existing(name)
         if one.state is not State.RUNNING:
-            raise BakeError(f"the container of {name} is not running", hint="start it: bake up")
+            raise BakeError(f"the container of {name} is not running", hint=f"start it: {self.command('up')}")
         attach_console(self.incus, one.name)
 
     # --- several nodes ----------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ class IncusEngine:
         for node, one in pairs:
             if one is None and machines[node.name].data_size:
                 text = f"the container of {node.name} is missing, but its volume with data exists"
-                raise BakeError(text, hint=f"give the node a new container and a new volume: bake replace {node.name}")
+                raise BakeError(text, hint=self._inventory.replace(node.name))
             if one is None and node.host:
                 require_online(members, node.host, "nodes[].host", f"{node.name}: ")
         return [(node, one) for node, one in pairs if one is None or one.state is not State.RUNNING]
@@ -108,11 +109,10 @@ class IncusEngine:
         members, group = tuple(self._inventory.members().values()), self.plan.spec.incus.group
         used = [found[name][0].location for name in others]
         target = choose_target(members, used, pin=node.host, group=group)
-        tag = self._tag(node.name, **self._facts())
         body = {
             "name": instance_name(self.plan.name, node.name, newest + 1), "type": "container",
             "source": {"type": "image", "fingerprint": image.fingerprint},
-            **instances.definition(self.plan, node, tag),
+            **instances.definition(self.plan, node, self._tag(node.name, **self._facts())),
         }  # fmt: skip
         self.incus.post("instances", body=body, **({"target": target} if target else {}))
         return self._inventory.existing(node.name)
@@ -200,11 +200,10 @@ class IncusEngine:
         self._start(node, self._make(node))
 
     def reimage(self, name: str) -> None:
-        (node,) = self.plan.select([name])
-        one, image = self._inventory.existing(name), self._image
+        (node,), one, image = self.plan.select([name]), self._inventory.existing(name), self._image
         if DATA not in one.devices:
-            hint = f"give the node a new container: bake replace {name}"
-            raise BakeError(f"{name} has no data volume, so its data would be lost", hint=hint)
+            text = f"{name} has no data volume, so its data would be lost"
+            raise BakeError(text, hint=self._inventory.replace(name))
         image.upload(self.incus, self.report)  # before the shutdown, so that the node is off for less time
         if one.state is not State.STOPPED:
             self._stop(name, one)
@@ -271,7 +270,8 @@ class IncusEngine:
     @cached_property
     def _inventory(self) -> Inventory:
         return Inventory(
-            incus=self.incus, plan=self.plan, cluster_id=self.cluster_id, report=self.report, remedy=self.remedy
+            incus=self.incus, plan=self.plan, cluster_id=self.cluster_id, report=self.report, remedy=self.remedy,
+            command=self.command,
         )  # fmt: skip
 
     @cached_property

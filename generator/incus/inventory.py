@@ -24,13 +24,17 @@ HOST = "nodes[].host"  # the field that an instance on another member differs in
 
 @dataclass(kw_only=True)
 class Inventory:
-    """The instances and volumes of a cluster in a project of Incus. `remedy`: the command that a hint names."""
+    """The instances and volumes of a cluster in a project of Incus.
+
+    `remedy`: the command that completes an interrupted change. `command`: returns a bake command for this cluster.
+    """
 
     incus: Incus
     plan: ClusterPlan
     cluster_id: str
     report: Report
     remedy: str
+    command: Callable[[str], str]
     _named: set[str] = field(default_factory=set, init=False)  # the members whose failure has been reported
 
     @cached_property
@@ -81,8 +85,13 @@ class Inventory:
             raise self.claim.refuse(one.tag, f"the existing Incus instance {one.name}")
         if one.state is State.UNKNOWN:
             text = f"host {one.location} does not answer, and has the container of {name}"
-            raise BakeError(text, hint=f"start the host, or create the node on another host: bake replace {name}")
+            replace = self.command(f"replace {name}")
+            raise BakeError(text, hint=f"start the host, or create the node on another host: {replace}")
         return one
+
+    def replace(self, name: str) -> str:
+        """Return a hint to replace a node."""
+        return f"give the node a new container and a new volume: {self.command(f'replace {name}')}"
 
     def existing(self, name: str) -> Instance:
         """Return a planned node's newest instance. Raise BakeError if the node has none."""

@@ -22,6 +22,7 @@ from generator.operations import verify
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.hints import command
+from generator.operations.running.applied_seeds import applied_seeds
 from generator.operations.running.boot_progress import SETTLED, VOTING_PHASES, follow_nodes
 from generator.operations.seal import seal_everywhere
 from generator.operations.verify import Verification
@@ -108,7 +109,8 @@ def _report_unchanged(
             report(f"{name}: keeps its disk, which was made from another image")
         digest = hashlib.sha256(cluster.store.read(f"{name}/{SEED_ISO}") or b"").hexdigest()
         if name not in started and seen.state is State.RUNNING and (seen.outdated or seen.seed != digest):
-            report(f"{name}: is running; to apply the changes: bake down, then bake up")
+            ways = [command(cluster.store, word) for word in ("down", "up")]
+            report(f"{name}: is running; to apply the changes: {ways[0]}, then {ways[1]}")
 
 
 def boot_image(spec: ClusterSpec, cache: Path, report: Report, *, refresh: bool = False) -> BootImage:
@@ -184,5 +186,5 @@ def _remove_seed(engine: Engine, cluster: Cluster, event: Event, report: Report)
     """
     meta_data = cluster.store.read(f"{event.node}/meta-data") or b""
     has_applied = bool(event.seed) and f"instance-id: {event.seed}" in meta_data.decode().splitlines()
-    if has_applied and engine.remove_seed(event.node):
+    if has_applied and event.node not in applied_seeds(engine, [event.node]).waiting and engine.remove_seed(event.node):
         report(f"{event.node}: seed removed from its drive")

@@ -84,7 +84,7 @@ class Definer:
         if replace(old, version="") == replace(self._owner(), version=""):
             return Machine(node=self.node, domain=domain, accel=self.accel, files=self._all_files(), owner=old)
         if domain.isActive():
-            self.job.report(f"{self.node.name}: is running; to apply the changes: bake down, then bake up")
+            self.job.report(f"{self.node.name}: is running; the changes apply at its next start")
         return self.redefine(domain)
 
     def redefine(self, domain: Domain) -> Machine:

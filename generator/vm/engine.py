@@ -46,9 +46,9 @@ class LibvirtEngine:
     """Implements `generator.engine.Engine` for the VMs of a cluster under libvirt.
 
     `seeds`: the cluster's folder, which has a folder with the file `seed.iso` for each node. `load_image`: returns the
-    image for new disks; the engine calls it only if it makes a disk. `accel`: `auto`, `kvm` or `tcg`. `patience`: the
-    seconds within which a VM must shut down before the engine powers it off. `remedy`: the command that completes an
-    interrupted change. `pool`: the folder for a new storage pool, or "" for libvirt's folder.
+    image for new disks; called only if the engine makes a disk. `accel`: `auto`, `kvm` or `tcg`. `patience`: the
+    seconds for a VM's shutdown; then the engine powers it off. `remedy`: the command that completes an interrupted
+    change. `command`: returns a bake command for this cluster. `pool`: the folder for a new pool, or "" for libvirt's.
     """
 
     connection: Connection
@@ -60,6 +60,7 @@ class LibvirtEngine:
     accel: str = "auto"
     patience: float = 90
     remedy: str = "bake apply"
+    command: Callable[[str], str] = "bake {}".format
     pool: str = ""
     _uploaded: set[str] = field(default_factory=set, init=False)
 
@@ -68,8 +69,7 @@ class LibvirtEngine:
         pool = self._find_pool()
         left = storage_pool.volumes_by_node(pool) if pool is not None else {}
         tagged = [owner.node for _, owner in list_domains(self.connection, self._claim) if owner.node]
-        names = dict.fromkeys([*self._nodes, *sorted({*tagged, *left})])
-        found = [self._observe(name, pool) for name in names]
+        found = [self._observe(name, pool) for name in dict.fromkeys([*self._nodes, *sorted({*tagged, *left})])]
         return {one.node: one for one in found if one.planned or one.node in left or one.state is not State.MISSING}
 
     def _observe(self, name: str, pool: Pool | None) -> MachineStatus:
@@ -145,14 +145,13 @@ class LibvirtEngine:
         with asking(f"restart the VM {node.domain}", hint=f"try again: {self.remedy}"):
             job = self._job()
             if not disk_size(job.pool, disk_volume(name)):
-                raise BakeError(f"the disk of {name} is missing", hint=f"give the node a new disk: bake replace {name}")
+                raise BakeError(f"the disk of {name} is missing", hint=self._replace(name))
             if not domain.isActive() and domain.hasManagedSaveImage():
                 domain.create()  # a saved VM has not shut down yet, and would not start with the new definition
             # The new definition comes first: if bake is interrupted after the shutdown, any start uses it.
             accel = self._accel_for((domain, owner))
             machine = of_vm(job, node, domain, owner, accel, self._seed(node)).redefine(domain)
-            if lifecycle.state_of(domain) is State.PAUSED:
-                domain.resume()
+            lifecycle.resume(domain)
             lifecycle.stop({name: domain}, self.patience, self.report)
             start_all(job, [machine], self.accel)
             seed_drive.remove_old_seeds(job.pool, name, machine.domain)
@@ -186,11 +185,9 @@ class LibvirtEngine:
         with asking(f"exchange the root disk of {name}", hint=f"try again: {self.remedy}"):
             job = self._job()
             if not disk_size(job.pool, data_volume(name)):
-                hint = f"give the node a new VM: bake replace {name}"
-                raise BakeError(f"{name} has no data disk, so its data would be lost", hint=hint)
+                raise BakeError(f"{name} has no data disk, so its data would be lost", hint=self._replace(name))
             self._upload(job)  # before the shutdown, so that the node is off for less time
-            if lifecycle.state_of(domain) is State.PAUSED:
-                domain.resume()
+            lifecycle.resume(domain)
             lifecycle.stop({name: domain}, self.patience, self.report)
             lifecycle.forget_saved(domain)
             storage_pool.remove(job.pool, disk_volume(name))
@@ -240,8 +237,11 @@ class LibvirtEngine:
     def attach(self, name: str) -> None:
         node, domain, _ = self._existing(name)
         if not domain.isActive():
-            raise BakeError(f"the VM of {name} is not running", hint="start the VM: bake up")
+            raise BakeError(f"the VM of {name} is not running", hint=f"start the VM: {self.command('up')}")
         attach_console(self.connection.getURI(), node, self.console_logs(name)[name])
+
+    def _replace(self, name: str) -> str:
+        return f"give the node a new VM: {self.command(f'replace {name}')}"
 
     @cached_property
     def _claim(self) -> Claim:

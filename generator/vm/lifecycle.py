@@ -24,6 +24,12 @@ def state_of(domain: Domain) -> State:
     return State.CRASHED if state == libvirt.VIR_DOMAIN_CRASHED else State.RUNNING
 
 
+def resume(domain: Domain) -> None:
+    """Resume a paused VM, because only a running VM can shut down."""
+    if state_of(domain) is State.PAUSED:
+        domain.resume()
+
+
 def stop(domains: Mapping[str, Domain], timeout: float, report: Report) -> tuple[str, ...]:
     """Shut down the VMs, and power off VMs that do not stop in time. Return the nodes that were running."""
     running = {name: domain for name, domain in domains.items() if domain.isActive()}

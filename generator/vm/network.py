@@ -108,7 +108,8 @@ def _refuse_change(connection: Connection, plan: NetworkPlan) -> None:
     users = _users(connection, plan.name)
     if users:
         raise BakeError(
-            f"the network {plan.name} cannot change while {', '.join(users)} use it", hint="stop the VMs: bake down"
+            f"the network {plan.name} cannot change while {', '.join(users)} use it",
+            hint="shut down these VMs, then run the same command again",
         )
 
 

@@ -220,8 +220,9 @@ def _remove_unused(pool: Pool, name: str) -> None:
     """Remove a disk that an interrupted bake has left. Raise BakeError if the disk may have data."""
     old = find_volume(pool, name)
     if old is not None and old.info()[2] > _MAX_UNUSED_OVERLAY:
+        delete = f"virsh -c {pool.connect().getURI()} vol-delete --pool {pool.name()} {name}"
         raise BakeError(
-            f"the disk {old.path()} has data, but its VM does not exist", hint="remove the disk: bake destroy"
+            f"the disk {old.path()} has data, but its VM does not exist", hint=f"if you do not need its data: {delete}"
         )
     remove(pool, name)
 
@@ -280,7 +281,7 @@ def remove_pool(connection: Connection, claim: Claim) -> list[str]:
     if others := sorted(set(names) - set(ours)):
         raise BakeError(
             f"{path_of(pool, '')} has files that bake did not make: {', '.join(others)}",
-            hint="move the files elsewhere, then: bake destroy",
+            hint="move the files elsewhere, then run the same command again",
         )
     folder = path_of(pool, "")
     pool.destroy()

@@ -18,7 +18,7 @@ from typing import Any, Self
 import yaml
 
 from generator.engine import State
-from generator.operations.running.delivery import WAITS
+from generator.operations.running.applied_seeds import WAITS
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed.guest.usr.libexec.bake.seed_change import TABLE, Seed, compare, read_seed
 from tests.assembly import processes

@@ -15,7 +15,7 @@ from generator.config import yaml12
 from generator.config.load import load
 from generator.image.base import cache_folder, default_image
 from generator.operations.bake import bake
-from generator.operations.running.delivery import WAITS
+from generator.operations.running.applied_seeds import WAITS
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
 from tests.assembly.nspawn_lab import OUR_UNITS, PATIENCE, UNTIL_QUIET, NspawnLab, strict_units, wait_until_off

@@ -24,6 +24,7 @@ from generator.etcd.maintenance_client import MaintenanceClient
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.maintenance import alarms, defrag, leader, snapshot
 from generator.operations.maintenance.survey import survey
+from generator.operations.running.observing import observe
 from generator.store.snapshot_files import parse_record
 from tests.assembly.maintained import command, fill, opened, start, writing
 from tests.assembly.miniature import Miniature
@@ -259,12 +260,16 @@ def test_a_corrupt_member_is_named_and_makes_no_snapshot(trio: tuple[Miniature, 
         etcd._call("Maintenance/Alarm", action=1, memberID=bad.member.id, alarm=2)
     (alarm,) = alarms.list_alarms(cluster)
     assert (alarm.node, alarm.alarm) == (bad.name, "CORRUPT")
+    assert observe(cluster, None, now=datetime.now(UTC)).alarms == {"CORRUPT"}
+    with pytest.raises(RefusedError, match="corrupt"):  # the writes of a node that joins, too
+        fill(cluster, 1)
     assert take(cluster, tmp_path / "a.db").record.member != bad.name
     with pytest.raises(UnhealthyError, match=f"the data of {bad.name} is corrupt"):
         defrag.defragment(cluster, force=True, report=print)
     asked: list[str] = []
     alarms.disarm(cluster, consent=asked.append)
     assert len(asked) == 1
+    assert observe(cluster, None, now=datetime.now(UTC)).alarms == frozenset()
     fill(cluster, 1)
 
 

@@ -81,6 +81,10 @@ class Guest:
     def off(self) -> Path:
         return self.root / "etc/cloud/cloud-init.disabled"
 
+    @property
+    def waits(self) -> Path:
+        return self.root / "run/bake/waits-for-boot"
+
     def bake(
         self, node: str = "etcd1", *, renew: bool = True, change: Change = lambda found: found, **settings: object
     ) -> None:

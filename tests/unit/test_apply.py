@@ -22,8 +22,8 @@ from generator.level import Level
 from generator.operations.bake import bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.running import apply
+from generator.operations.running.applied_seeds import WAITS, AppliedSeeds
 from generator.operations.running.apply import Apply
-from generator.operations.running.delivery import WAITS
 from generator.progress import Silent
 from generator.store.folder import Store
 from generator.store.seed_history import load_history
@@ -191,6 +191,20 @@ def test_growing_updates_the_old_nodes_and_then_adds_the_new_ones(start: Start) 
     assert set(engine.world.voters) == {f"etcd{number}" for number in range(1, 6)}
 
 
+def test_a_disk_that_is_left_of_a_removed_node_is_deleted_only_if_the_user_has_agreed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted removal has left it, and the node is planned again."""
+    engine, run = start(3, 4)
+    monkeypatch.setattr(apply, "observe", lambda *_, **__: replace(engine.world.seen(), left=frozenset({"etcd4"})))
+    with pytest.raises(StaleError, match="the next step is now to add etcd4"):
+        run(agreed=())
+    assert engine.calls == []
+    (step,) = run(agreed={(Action.ADD, "etcd4")})
+    assert step.loses == "the disk that is left of its earlier VM is deleted"
+    assert engine.calls == ["remove etcd4", "create etcd4"]
+
+
 def test_shrinking_hands_over_removes_the_member_and_then_its_vm(start: Start) -> None:
     engine, run = start(3, 1)
     engine.world.leader = "etcd3"
@@ -267,6 +281,43 @@ def test_a_node_that_applies_its_seed_only_at_a_boot_is_restarted(start: Start) 
     engine.world.leader = "etcd1"
     run()
     assert engine.calls == ["insert etcd1", "hand over from etcd1", "restart etcd1"]
+
+
+@pytest.mark.parametrize("heals", [False, True])
+def test_a_node_that_waits_for_a_reboot_with_a_seed_that_was_taken_back_keeps_a_seed(
+    start: Start, monkeypatch: pytest.MonkeyPatch, heals: bool
+) -> None:
+    """At its next boot, cloud-init runs, and it needs a seed. `heals`: apply-seed disables cloud-init again."""
+    engine, run = start(3, 3)
+    engine.world.leader, engine.drives = "etcd1", {"etcd2": "the seed that was taken back"}
+    applied = load_history(engine.cluster.store).nodes["etcd2"][-1].seed
+    engine._say("etcd2", f"phase=settled seed={applied}")
+    engine._say("etcd2", f'phase=waiting detail="{WAITS}"')
+    log = engine.logs["etcd2"].new
+
+    def insert(name: str, *, again: bool = False) -> bool:
+        engine._call(f"insert {name}")
+        if heals:
+            engine._say(name, f'phase=settled seed={applied} detail="the applied seed is in the drive again"')
+        return True
+
+    def observe(*_: object, applied: AppliedSeeds, **__: object) -> Observed:
+        return replace(engine.world.seen(), waiting=frozenset(applied.waiting))
+
+    monkeypatch.setattr(engine, "insert_seed", insert)
+    monkeypatch.setattr(apply, "observe", observe)
+    steps = run()
+    assert engine.drives == {}
+    if heals:
+        assert (steps, engine.calls) == ((), ["insert etcd2"])
+        return
+    assert [(step.node, step.level) for step in steps] == [("etcd2", Level.REBOOT)]
+    assert "waits for a reboot" in steps[0].reason
+    assert engine.calls == ["insert etcd2", "insert etcd2", "restart etcd2"]
+    engine.logs["etcd2"].new, engine.drives = log, {"etcd2": "a seed"}
+    monkeypatch.setattr(apply, "plan_steps", lambda *_, **__: ())  # no step reboots the node
+    run()
+    assert set(engine.drives) == {"etcd2"}, "its seed stays until it has booted"
 
 
 def test_a_vm_with_another_definition_is_restarted_and_gets_its_new_seed_then(start: Start) -> None:

@@ -24,7 +24,8 @@ from generator.operations.bake import bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.certs import entries
 from generator.operations.running import delivery
-from generator.operations.running.delivery import WAITS, Delivery, deliver, outdated
+from generator.operations.running.applied_seeds import WAITS
+from generator.operations.running.delivery import Delivery, deliver, outdated
 from generator.store.existing_keys import required_pems
 from generator.store.folder import Store
 
@@ -211,6 +212,16 @@ def test_the_delivery_continues_if_a_seed_waits_for_a_reboot(made: Bake, rack: R
     assert rack.drives == {"etcd1": True}, "the seed stays in the drive for the next boot"
     rack.older.clear()
     assert rack.deliver(made()) == Delivery(done=NODES)
+
+
+def test_a_node_that_waits_for_a_reboot_keeps_a_seed_although_its_certificate_is_up_to_date(
+    made: Bake, rack: Rack
+) -> None:
+    rack.serve(made())
+    rack.drives["etcd1"] = True
+    rack.tell("etcd1")
+    assert rack.deliver(made()) == Delivery(done=("etcd2",), after_restart=("etcd1",))
+    assert rack.said == ["insert etcd1", "remove etcd2"]
 
 
 def test_a_record_about_an_earlier_seed_does_not_count(made: Bake, rack: Rack) -> None:

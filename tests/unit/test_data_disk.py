@@ -92,6 +92,15 @@ def node(tmp_path: Path, tool: Callable[[str], str]) -> Node:
     return Node(tmp_path)
 
 
+def test_a_disk_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.detach()
+    (node.folder / "by-id" / LINK).symlink_to(tmp_path)  # a read of a folder fails, like that of a broken disk
+    code, said = node.boot()
+    assert code == 1
+    assert 'phase=failed detail="cannot read the data disk: Is a directory; etcd does not start"' in said
+
+
 def test_a_blank_disk_gets_a_file_system_and_every_later_boot_leaves_it_as_it_is(node: Node) -> None:
     code, console = node.boot()
     assert (code, console) == (

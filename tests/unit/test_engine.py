@@ -342,8 +342,10 @@ def test_a_disk_with_data_of_a_missing_vm_is_not_overwritten(world: World, monke
     world.domain("etcd1").destroy()
     world.domain("etcd1").undefine()
     monkeypatch.setattr(libvirt.virStorageVol, "info", lambda _: [0, 8 * GIB, 3 << 20])
-    with pytest.raises(BakeError, match=r"etcd1\.qcow2 has data, but its VM does not exist"):
+    with pytest.raises(BakeError, match=r"etcd1\.qcow2 has data, but its VM does not exist") as left:
         engine.create("etcd1")
+    delete = "virsh -c test:///default vol-delete --pool bake-etcd etcd1.qcow2"
+    assert left.value.hint == f"if you do not need its data: {delete}", "never `bake destroy`: the cluster may run"
 
 
 def test_only_the_addresses_of_the_named_nodes_must_be_free(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,7 +561,7 @@ def test_a_node_without_vm_or_disk_is_not_restarted(world: World) -> None:
     before = world.picture()
     with pytest.raises(BakeError, match="the disk of etcd1 is missing") as lost:
         engine.restart("etcd1")
-    assert lost.value.hint == "give the node a new disk: bake replace etcd1"
+    assert lost.value.hint == "give the node a new VM: bake replace etcd1"
     assert world.picture() == before
 
 

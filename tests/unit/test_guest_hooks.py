@@ -435,6 +435,22 @@ def test_an_unfinished_first_boot_runs_every_module_again(desk: Desk, mark: str 
     assert (desk.root / "dev/console").read_text() == f"bake: node={name} phase=cloud-init\n"
 
 
+def test_a_seed_that_cloud_init_applies_again_is_a_first_boot(desk: Desk) -> None:
+    """forget-seed has removed cloud-init's records, so all modules run, and etcd must wait until it can read its keys.
+
+    A further boot before the node has settled is a normal boot.
+    """
+    state = desk.root / "var/lib/bake"
+    state.mkdir(parents=True)
+    (state / "configured").write_text("iid-1\n")
+    (state / "seed").write_text("")
+    boot(desk)
+    assert list(state.iterdir()) == []
+    (state / "configured").write_text("iid-1\n")
+    boot(desk)
+    assert (state / "configured").exists()
+
+
 def test_bootcmd_syncs_the_disk_first(desk: Desk) -> None:
     """After a power cut between cloud-init's record and the sync, the node would have no configuration."""
     desk.program("sync", '#!/bin/sh\nls "$DESK/run" "$DESK/dev" >>"$DESK/synced"\n')

@@ -180,6 +180,31 @@ def test_cloud_init_applies_other_settings_at_the_next_boot(guest: Guest, shell:
     assert guest.insert().returncode == 0, "a second insertion before the boot is accepted"
 
 
+def test_a_node_that_gets_its_applied_seed_again_needs_no_cloud_init(guest: Guest, shell: list[str]) -> None:
+    """A node that boots with cloud-init and without a seed would get its address by DHCP."""
+    guest.forget(shell)
+    applied = guest.instance()
+    guest.bake(renew=False, **REBOOT_LEVEL)
+    guest.insert()
+    assert (guest.waits.exists(), guest.off.exists()) == (True, False)
+    guest.bake(renew=False)
+    assert guest.instance() == applied
+    assert f'phase=settled seed={applied} detail="the applied seed is in the drive again"' in guest.insert().stdout
+    assert (guest.waits.exists(), guest.off.exists()) == (False, True)
+    assert guest.insert().stdout == ""
+
+
+def test_a_node_that_gets_a_seed_without_the_reboot_applies_it_and_needs_no_cloud_init(
+    guest: Guest, shell: list[str]
+) -> None:
+    guest.forget(shell)
+    guest.bake(**REBOOT_LEVEL)
+    guest.insert()
+    guest.bake()
+    assert f"phase=settled seed={guest.instance()}" in guest.insert().stdout
+    assert (guest.waits.exists(), guest.off.exists()) == (False, True)
+
+
 def test_a_booting_node_reboots_to_apply_other_settings(guest: Guest, shell: list[str]) -> None:
     guest.forget(shell)
     systemctl = guest.root.parent / "bin/systemctl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,9 @@ def test_each_alarm_has_a_remedy(trio: Pair) -> None:
     assert "bake defrag --compact" in full.remedy
     assert "bake alarm disarm" in full.remedy
     assert (corrupt.node, corrupt.member_id, corrupt.alarm) == ("(not a member)", "ab", "CORRUPT")
+    assert "alarm disarm, then at once bake replace NODE" in re.sub(r" --(name|out) \S+(?=,|$)", "", corrupt.remedy)
+    members.alarms = [(3, CORRUPT)]
+    assert "then at once bake replace etcd3" in alarms.list_alarms(cluster)[0].remedy
     members.alarms.clear()
     assert alarms.list_alarms(cluster) == ()
 

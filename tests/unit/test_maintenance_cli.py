@@ -78,6 +78,10 @@ def test_snapshot_keeps_the_given_number(bake: Bake, members: Members, monkeypat
         (["snapshot", "out"], 0, ""),
         (["snapshot", "none/a.db"], 2, "there is no folder"),
         (["snapshot", "taken.db"], 2, "exists already"),
+        (["snapshot", "taken.db/a.db"], 2, "there is no folder"),
+        (["snapshot", "x" * 300], 2, "cannot be opened: File name too long"),
+        (["plan", "--wait", "-5"], 2, "-5 is not in the range x>=1"),
+        (["certs", "deliver", "--wait", "0"], 2, "0 is not in the range x>=1"),
         (["snapshot", "--keep", "0"], 2, "--keep: 0 is not a number of snapshots"),
         (["snapshot", "--keep", "x"], 2, "'x' is not a valid integer"),
         (["move-leader", "etcd9"], 2, "NODE: there is no node 'etcd9'"),
@@ -94,6 +98,12 @@ def test_exit_codes(bake: Bake, members: Members, words: list[str], code: int, s
     Path("taken.db").touch()
     result = bake(*words)
     assert (result.code, says in result.err) == (code, True), result.err
+
+
+def test_snapshot_of_an_unknown_node_makes_no_folder(bake: Bake, members: Members) -> None:
+    result = bake("snapshot", "--node", "nope")
+    assert (result.code, "--node: there is no node 'nope'" in result.err) == (2, True), result.err
+    assert not list(Path("out").glob("*.snapshots"))
 
 
 def test_defrag_shows_every_member(bake: Bake, members: Members) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from generator.engine import MachineStatus, State
 from generator.etcd.answers import Answer, Keys, KeyValue
 from generator.level import Level
 from generator.operations.running import observing
@@ -28,6 +29,17 @@ def reports(seed: str | None) -> Answer[Keys]:
     }  # fmt: skip
     item = KeyValue(key=b"bake/audit/etcd1", value=json.dumps(said).encode())
     return Answer(value=Keys(count=1, revision=1, items=(item,)))
+
+
+def test_a_disk_without_a_vm_is_left_and_a_vm_of_another_cluster_is_not(plan: Callable[..., ClusterPlan]) -> None:
+    machines = {
+        "etcd1": MachineStatus(node="etcd1", state=State.MISSING, disk_size=1),
+        "etcd2": MachineStatus(node="etcd2", state=State.MISSING, data_size=1),
+        "etcd3": MachineStatus(node="etcd3", state=State.MISSING),
+        "etcd4": MachineStatus(node="etcd4", state=State.FOREIGN, disk_size=1),
+        "etcd5": MachineStatus(node="etcd5", state=State.STOPPED, disk_size=1),
+    }
+    assert observing._left(machines) == {"etcd1", "etcd2"}
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,15 @@ def test_members_that_do_not_answer_are_removed_first_and_the_leader_last() -> N
     assert [step.effect for step in steps][-1] is Effect.ELECTION
 
 
+def test_a_node_that_waits_for_a_reboot_is_rebooted_although_its_seed_is_the_newest() -> None:
+    """The user has taken back a change that needs a reboot, but cloud-init runs at the node's next boot."""
+    (step,) = plan_steps(planned(3), seen(3, waiting=frozenset({"etcd2"})))
+    assert (step.action, step.node, step.level) == (Action.UPDATE, "etcd2", Level.REBOOT)
+    assert step.reason == "waits for a reboot because of a seed that is no longer planned"
+    (step,) = plan_steps(planned(3), seen(3, waiting=frozenset({"etcd2"}), pending={"etcd2": Level.LIVE}))
+    assert (step.level, step.reason) == (Level.REBOOT, "has a new seed")
+
+
 def test_a_stopped_vm_starts_first_and_a_lost_vm_is_replaced() -> None:
     assert keys(plan_steps(planned(3), seen(3, down=[2], lost=[3]))) == ["start etcd2", "replace etcd3"]
 
@@ -208,6 +217,17 @@ def test_without_a_member_list_only_a_start_is_allowed() -> None:
     for action in Action:
         step = Step(action=action, node="etcd1", reason="")
         assert (obstacle(step, planned(3), nothing) is None) is (action is Action.START)
+
+
+@pytest.mark.parametrize("action", [Action.ADD, Action.REPLACE])
+def test_no_node_joins_while_an_alarm_makes_etcd_refuse_writes(action: Action) -> None:
+    step = Step(action=action, node="etcd3", reason="")
+    assert obstacle(step, planned(3), seen(3)) is None
+    refused = obstacle(step, planned(3), seen(3, alarms=frozenset({"CORRUPT"})))
+    assert refused is not None
+    assert "the alarm CORRUPT is active" in refused
+    update = Step(action=Action.UPDATE, node="etcd3", reason="", level=Level.LIVE)
+    assert obstacle(update, planned(3), seen(3, alarms=frozenset({"CORRUPT"}))) is None
 
 
 def test_a_live_update_needs_a_quorum_but_not_every_voter() -> None:

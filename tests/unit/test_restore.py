@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from generator.artifact import Artifact
+from generator.config.load import load
 from generator.engine import MachineStatus, State
 from generator.errors import BakeError, DeclinedError, WaitTimeoutError
 from generator.layout import SEED_ISO
+from generator.operations.bake import bake as make
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.recovery import restore
+from generator.operations.recovery.pending import refuse_old_machines
 from generator.operations.recovery.restore import Loss, Restore
 from generator.operations.recovery.snapshot_source import read_source
 from generator.progress import Silent
@@ -251,10 +257,35 @@ def test_bake_up_keeps_no_old_machine_after_an_interruption(
     result = bake("up")
     assert (result.code, list(machines.states)) == (1, left)
     assert f"interrupted before it deleted the old VMs ({', '.join(left)})" in result.err
-    again = re.search(r"`bake restore (\S+)`", result.err)
+    again = re.search(r"`(bake restore .+?)`", result.err)
     assert again
-    assert read_source(Path(again[1])).data == snapshot()
+    _, _, path, *_ = shlex.split(again[1])
+    assert read_source(Path(path)).data == snapshot()
     assert "to keep the old VMs and their data: `bake seal`" in result.err
+
+
+def test_the_command_that_goes_on_is_one_for_the_shell(tmp_path: Path) -> None:
+    store = Store(tmp_path / "o 8", "prod")
+    names = (iso.SEED_SNAPSHOT, iso.SEED_SNAPSHOT_RECORD)
+    snapshots = tuple(Artifact(name, b"{}", mode=0o600, secret=True) for name in names)
+    spec = load(flags={"--name": (("name",), "prod")}).spec
+    make(spec, store, now=datetime.now(UTC), report=print, snapshot=snapshots)
+    cluster = open_cluster(store)
+    machines = {node.name: MachineStatus(node=node.name, state=State.RUNNING) for node in cluster.plan.nodes}
+    with pytest.raises(BakeError) as refused:
+        refuse_old_machines(cluster, machines)
+    again = re.search(r"to go on: `(.+?)`", refused.value.hint or "")
+    assert again
+    path = store.folder / "etcd1" / iso.SEED_SNAPSHOT
+    assert shlex.split(again[1]) == ["bake", "restore", str(path), "--name", "prod", "--out", str(store.out)]
+
+
+def test_no_repr_has_the_passphrase(cluster: Cluster) -> None:
+    source = read_source(Path("etcd.db").absolute())
+    restore = Restore(
+        cluster=cluster, source=source, engine=Machines(), wait=1, progress=Silent(), passphrase=b"correct horse"
+    )
+    assert "correct horse" not in repr(restore)
 
 
 @pytest.mark.parametrize("fails", ["create etcd1 etcd2 etcd3", ""])

@@ -10,8 +10,8 @@ import pytest
 from generator.console_records import STARTED
 from generator.errors import BakeError
 from generator.operations.baked_cluster import Cluster
-from generator.operations.running.consoles import Consoles, settled_seeds
-from generator.operations.running.delivery import WAITS
+from generator.operations.running.applied_seeds import WAITS, applied_seeds
+from generator.operations.running.consoles import Consoles
 from generator.plan import ClusterPlan
 from generator.progress import Silent
 from generator.report.timeline import make_timeline, parse_records
@@ -124,7 +124,18 @@ def test_etcd_has_restarted_although_the_node_has_settled_again_since(consoles: 
 
 def test_the_last_seed_that_a_node_has_printed_counts() -> None:
     nodes = Nodes(etcd1="bake: node=etcd1 phase=settled seed=etcd1-1\nbake: node=etcd1 phase=settled seed=etcd1-2\n")
-    assert settled_seeds(nodes, ["etcd1", "etcd2"]) == {"etcd1": "etcd1-2"}
+    assert applied_seeds(nodes, ["etcd1", "etcd2"]).settled == {"etcd1": "etcd1-2"}
+
+
+APPLIED = 'bake: node=etcd1 phase=settled seed=etcd1-1 detail="the applied seed is in the drive again"\n'
+VOTES = "bake: node=etcd1 phase=settled seed=etcd1-1\n"  # after each start of etcd
+
+
+@pytest.mark.parametrize(
+    ("text", "waits"), [(WAITING, True), (WAITING + VOTES, True), (WAITING + APPLIED, False), (APPLIED + WAITING, True)]
+)
+def test_a_node_waits_for_its_boot_until_apply_seed_has_applied_another_seed(text: str, waits: bool) -> None:
+    assert applied_seeds(Nodes(etcd1=text), ["etcd1"]).waiting == ({"etcd1"} if waits else set())
 
 
 def test_a_boot_that_bake_starts_begins_the_nodes_timeline(consoles: Make) -> None:

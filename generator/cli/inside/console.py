@@ -28,14 +28,16 @@ def console(node: str, follow: bool, **options: Any) -> None:
       bake console etcd1 | tail
       bake console etcd1 --follow > console.log
     """
+    from generator.operations.hints import command
     from generator.operations.inside import console as consoles
 
     cluster = open_cluster(options)
     engine = engines.make_engine(options, reporter(options), cluster)
+    up = command(cluster.store, "up", connect=options["connect"])
     refuse_unstarted(options, cluster, engine.machines())
     if sys.stdin.isatty() and sys.stdout.isatty() and not follow:
-        consoles.attach(engine, node)
+        consoles.attach(engine, node, up=up)
         return
-    for data in (consoles.follow if follow else consoles.printed)(engine, node):
+    for data in (consoles.follow if follow else consoles.printed)(engine, node, up=up):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

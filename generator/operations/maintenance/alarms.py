@@ -36,15 +36,15 @@ def list_alarms(cluster: Cluster, found: Survey | None = None) -> tuple[ActiveAl
 
 def explain(cluster: Cluster, alarm: Alarm, names: Mapping[int, str]) -> ActiveAlarm:
     """Return an alarm with its meaning and remedy. `names`: the members' names by id."""
-    meaning, remedy = _texts(cluster)[alarm.kind]
+    meaning, remedy = _texts(cluster, names.get(alarm.member_id, "NODE"))[alarm.kind]
     return ActiveAlarm(
         node=names.get(alarm.member_id, "(not a member)"), member_id=f"{alarm.member_id:x}", alarm=alarm.kind,
         meaning=meaning, remedy=remedy,
     )  # fmt: skip
 
 
-def _texts(cluster: Cluster) -> dict[str, tuple[str, str]]:
-    """Return meaning and remedy of each kind of alarm."""
+def _texts(cluster: Cluster, node: str) -> dict[str, tuple[str, str]]:
+    """Return meaning and remedy of each kind of alarm of a node."""
 
     def bake(words: str) -> str:
         return command(cluster.store, words)
@@ -57,8 +57,8 @@ def _texts(cluster: Cluster) -> dict[str, tuple[str, str]]:
         ),
         "CORRUPT": (
             "the data of the member differs from the data of the other members, and etcd refuses all writes",
-            "save the data folder of each member, replace the member that has the alarm, "
-            f"then run {bake('alarm disarm')}",
+            "stop the clients, save the data folder of each member, "
+            f"run {bake('alarm disarm')}, then at once {bake(f'replace {node}')}",
         ),
     }
 
@@ -72,7 +72,7 @@ def disarm(cluster: Cluster, *, consent: Callable[[str], None]) -> tuple[ActiveA
     alarms = list_alarms(cluster, found)
     if any(alarm.alarm == "NOSPACE" for alarm in alarms) and (tight := list(_without_room(cluster, found))):
         text = f"there is not enough room yet: {'; '.join(tight)}"
-        raise UnhealthyError(text, hint=_texts(cluster)["NOSPACE"][1])
+        raise UnhealthyError(text, hint=_texts(cluster, "NODE")["NOSPACE"][1])
     if corrupt := ", ".join(alarm.node for alarm in alarms if alarm.alarm == "CORRUPT"):
         consent(f"the data of {corrupt} differs from the data of the other members; without the alarm, clients read it")
     nodes = [one.node for one in found.members if one.node and one.error is None]

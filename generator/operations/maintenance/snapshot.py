@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,9 +52,10 @@ def take(
     """
     if keep is not None and keep < 1:
         raise InputError.one("--keep", f"{keep} is not a number of snapshots", "use 1 or more")
+    chosen = None if node is None else _planned(cluster, node)
     target = _target(cluster, target, now)
     snapshot_files.refuse_existing(target, cluster.cluster_id)
-    source, revision = _named(cluster, node, report) if node else _choose(cluster, survey(cluster))
+    source, revision = _named(cluster, chosen, report) if chosen else _choose(cluster, survey(cluster))
     record = _save(cluster, source, target, at_least=revision, now=now, report=report)
     removed = [] if keep is None or not record.quorum else snapshot_files.remove_older(target, cluster.cluster_id, keep)
     return Snapshot(file=target, record=record, removed=tuple(removed))
@@ -63,7 +65,12 @@ def _target(cluster: Cluster, target: Path | None, now: datetime) -> Path:
     name = f"{cluster.plan.name}-{now:%Y%m%dT%H%M%SZ}.db"
     if target is not None:
         target = target.absolute()
-        return target / name if target.is_dir() else target
+        try:
+            return target / name if stat.S_ISDIR(target.stat().st_mode) else target
+        except (FileNotFoundError, NotADirectoryError):
+            return target
+        except OSError as error:
+            raise InputError.one(str(target), f"cannot be opened: {error.strerror}", "give another FILE") from None
     folder = default_folder(cluster)
     permissions.check_parents(folder)
     try:
@@ -73,19 +80,24 @@ def _target(cluster: Cluster, target: Path | None, now: datetime) -> Path:
     return folder / name
 
 
-def _named(cluster: Cluster, name: str, report: Report) -> tuple[NodePlan, int | None]:
-    """Return a node, and the revision that it has now, or None if it has no quorum. Raise BakeError if it is silent."""
+def _planned(cluster: Cluster, name: str) -> NodePlan:
+    """Return a planned node. Raise InputError if there is none with this name."""
     node = next((one for one in cluster.plan.nodes if one.name == name), None)
     if node is None:
         names = ", ".join(one.name for one in cluster.plan.nodes)
         raise InputError.one("--node", f"there is no node {name!r} in the cluster {cluster.plan.name}", f"use {names}")
+    return node
+
+
+def _named(cluster: Cluster, node: NodePlan, report: Report) -> tuple[NodePlan, int | None]:
+    """Return a node, and the revision that it has now, or None if it has no quorum. Raise BakeError if it is silent."""
     with client_of(cluster, node.client_url) as etcd:
         etcd.status()
         try:
             return node, etcd.get(b"health", keys_only=True).revision
         except EtcdError as error:
             text = "the snapshot lacks the writes that only other members have"
-            report(f"warning: {name} has no quorum ({error.cause}); {text}")
+            report(f"warning: {node.name} has no quorum ({error.cause}); {text}")
             return node, None
 
 

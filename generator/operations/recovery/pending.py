@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,5 +36,5 @@ def refuse_old_machines(cluster: Cluster, machines: Mapping[str, MachineStatus])
     if machines[cluster.first.name].seed == hashlib.sha256(image).hexdigest():
         return
     text = f"a restore was interrupted before it deleted the old VMs ({', '.join(existing)})"
-    again, keep = command(cluster.store, f"restore {path}"), command(cluster.store, "seal")
+    again, keep = command(cluster.store, f"restore {shlex.quote(str(path))}"), command(cluster.store, "seal")
     raise BakeError(text, hint=f"to go on: `{again}`; to keep the old VMs and their data: `{keep}`")

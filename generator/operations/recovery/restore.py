@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from generator.engine import Engine, MachineStatus, State
@@ -92,7 +92,7 @@ class Restore:
     engine: Engine
     wait: float
     progress: Progress
-    passphrase: bytes | None = None
+    passphrase: bytes | None = field(default=None, repr=False)
     pause: float = _PAUSE
 
     def run(self, consent: Callable[[Loss], None]) -> None:

@@ -116,8 +116,8 @@ class Apply:
     def _observe(self) -> Observed:
         phase = load_phase(self.cluster.store)
         refuse_changed(self.cluster, phase)
-        settled = self.consoles.settled
-        seen = observe(self.cluster, self.engine.machines(), now=datetime.now(UTC), settled=settled)
+        machines = self.engine.machines()
+        seen = observe(self.cluster, machines, now=datetime.now(UTC), applied=self.consoles.seeds)
         for node in self.cluster.plan.nodes:
             if seen.answers(node) and (node.name != self._restarting or self.consoles.has_restarted(node.name)):
                 self.consoles.answered(node.name)
@@ -133,7 +133,7 @@ class Apply:
     # --- acting -----------------------------------------------------------------------------------------------
 
     def _act(self, step: Step, seen: Observed) -> None:
-        if self._interrupts(step):
+        if step.interrupts:
             step_down(self.cluster, seen, step, self.progress.line)
         {
             Action.START: self._start,
@@ -143,18 +143,14 @@ class Apply:
             Action.UPDATE: self._update,
         }[step.action](step, seen)
 
-    def _interrupts(self, step: Step) -> bool:
-        """Return whether etcd on the step's node stops, so that another voter should lead before."""
-        if step.action is Action.UPDATE:
-            return step.level is not None and step.level.rank >= Level.RESTART.rank
-        return step.action in (Action.REMOVE, Action.REPLACE)
-
     def _start(self, step: Step, seen: Observed) -> None:
         self.consoles.begin(step.node)
         self.engine.create(step.node)
 
     def _add(self, step: Step, seen: Observed) -> None:
         admit(self.cluster, seen, step.node)
+        for name in self.engine.remove(step.node) if step.loses else ():
+            self.progress.line(f"{step.node}: removed {name}")
         self._start(step, seen)
 
     def _remove(self, step: Step, seen: Observed) -> None:
@@ -260,8 +256,11 @@ class Apply:
             time.sleep(self.pause)
 
     def _empty_drive(self, node: str) -> None:
-        """Remove a seed that the node has applied, because a seed has private keys."""
-        if self.engine.remove_seed(node):
+        """Remove a seed that the node has applied, because a seed has private keys.
+
+        A node that waits for a reboot keeps its seed, because cloud-init needs a seed at the next boot.
+        """
+        if not self.consoles.waits_for_reboot(node) and self.engine.remove_seed(node):
             self.progress.line(f"{node}: seed removed from its drive")
 
     def _empty_drives(self) -> None:

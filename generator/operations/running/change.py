@@ -19,9 +19,9 @@ from generator.layout import SEALED
 from generator.operations.bake import Agreed, bake
 from generator.operations.baked_cluster import Cluster, open_cluster
 from generator.operations.hints import command
+from generator.operations.running.applied_seeds import applied_seeds
 from generator.operations.running.apply import Apply
 from generator.operations.running.chosen_image import choose_image
-from generator.operations.running.consoles import settled_seeds
 from generator.operations.running.observing import observe
 from generator.operations.running.preview import preview
 from generator.plan import plan_cluster
@@ -93,7 +93,7 @@ def plan_change(
     if not any(one.exists for one in machines.values()):
         raise InputError.one(str(store.folder / SEALED), _NO_VMS, _FIND_VMS)
     history = preview(plan, store, now=now, passphrase=passphrase)
-    seen = observe(wanted, machines, now=now, history=history, settled=settled_seeds(made, names))
+    seen = observe(wanted, machines, now=now, history=history, applied=applied_seeds(made, names))
     steps = plan_steps(plan, seen, replace=replaced, upgrade=nodes_to_upgrade(machines, image))
     first = obstacle(steps[0], plan, seen) if steps else None
     warnings = old_images({name: one.built for name, one in machines.items()}, now=now)
@@ -151,6 +151,6 @@ def apply_change(
         run = Apply(
             cluster=cluster, engine=machines, again=again, wait=wait, progress=progress, replace=replaced,
             upgrade=nodes_to_upgrade(machines.machines(), image),
-            agreed={step.key for step in planned.steps}, pause=pause,
+            agreed={step.key for step in planned.steps if step.loses}, pause=pause,
         )  # fmt: skip
         return run.run()

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 from generator.console_records import Event, Failures, Journal, LineReader
 from generator.engine import Console, Engine
 from generator.errors import BakeError
 from generator.operations.baked_cluster import Cluster
 from generator.operations.hints import command
-from generator.operations.running.boot_progress import BOOTING, SETTLED
-from generator.operations.running.delivery import WAITS
+from generator.operations.running.applied_seeds import AppliedSeeds
+from generator.operations.running.boot_progress import SETTLED
 from generator.progress import Progress
 
-CLOUD_INIT, VOTING = "cloud-init", "voting"  # phases
-
-
-def settled_seeds(engine: Engine, nodes: Iterable[str]) -> dict[str, str]:
-    """Return the instance-id of the seed that each node has applied last, for the nodes that have printed it."""
-    found = {}
-    for name, log in engine.console_logs(*nodes).items():
-        for event in LineReader(name).feed(log.read()):
-            if event.phase == SETTLED and event.seed:
-                found[name] = event.seed
-    return found
+VOTING = "voting"  # a phase
 
 
 class Consoles:
     """The consoles of all nodes. Shows new records, and remembers which seed each node has applied.
 
-    `settled`: for each node that has printed it, the instance-id of the seed that the node applied last.
+    `seeds`: which seeds the nodes have applied, and which nodes wait for a boot.
     `awaits_answers`: show that a node has settled only when `answered` is called, because a node can print it before
     its etcd has started again.
     """
@@ -41,21 +30,24 @@ class Consoles:
         self.engine, self.cluster, self.progress = engine, cluster, progress
         self.awaits_answers, self.unshown = awaits_answers, dict[str, Event]()
         self.journal = Journal(cluster.store.folder)
-        self.settled: dict[str, str] = {}
+        self.seeds = AppliedSeeds()
         self._logs: dict[str, tuple[Console, LineReader]] = {}
-        self._waiting: set[str] = set()  # nodes that have said that they apply their seed at the next boot
         self._voting: set[str] = set()  # nodes whose etcd has started since they applied a seed
         self._booted: set[str] = set()
         self._failures = Failures(lambda node: command(cluster.store, f"logs {node} --unit etcd"))
         self._read(is_old=True)  # an earlier run of bake has shown and stored it
 
+    @property
+    def settled(self) -> dict[str, str]:
+        """For each node that has printed it, the instance-id of the seed that the node applied last."""
+        return self.seeds.settled
+
     def begin(self, node: str) -> None:
         """Read a node's console from its start, because the node boots again. Store the time of the start."""
         self.journal.keep_start(node, time.time())
         self._logs.pop(node, None)
-        self._waiting.discard(node)
         self._booted.add(node)
-        self.settled.pop(node, None)
+        self.seeds.forget(node)
         self.unshown.pop(node, None)
 
     def show(self) -> None:
@@ -78,9 +70,9 @@ class Consoles:
     def waits_for_reboot(self, node: str) -> bool:
         """Return whether the node has said that it applies its new seed at its next boot.
 
-        The node says it once, perhaps to an earlier run of bake. Then it applies no other seed before its next boot.
+        The node prints it once, perhaps during an earlier run of bake.
         """
-        return node in self._waiting
+        return node in self.seeds.waiting
 
     def has_restarted(self, node: str) -> bool:
         """Return whether etcd has started since the node applied a seed. A boot starts etcd too."""
@@ -110,13 +102,9 @@ class Consoles:
         return events
 
     def _note(self, event: Event) -> None:
-        if event.phase == SETTLED and event.seed:
-            if self.settled.get(event.node) != event.seed:  # a node prints it again after each start of etcd
-                self._voting.discard(event.node)
-            self.settled[event.node] = event.seed
+        # A node prints it again after each start of etcd.
+        if event.phase == SETTLED and event.seed and self.settled.get(event.node) != event.seed:
+            self._voting.discard(event.node)
         if event.phase == VOTING:
             self._voting.add(event.node)
-        if event.detail == WAITS:
-            self._waiting.add(event.node)
-        elif event.phase in (BOOTING, CLOUD_INIT):
-            self._waiting.discard(event.node)
+        self.seeds.note(event)

@@ -20,6 +20,7 @@ from generator.etcd.observe import everywhere
 from generator.etcd.tls_hello import served_certificate
 from generator.operations.baked_cluster import Cluster, refuse_changed
 from generator.operations.hints import command
+from generator.operations.running.applied_seeds import WAITS, applied_seeds
 from generator.pki import Role
 from generator.pki.ca_phases import Phase
 from generator.plan import NodePlan
@@ -27,7 +28,6 @@ from generator.progress import Report
 from generator.store.existing_keys import required_pems
 
 _PAUSE = 0.5  # seconds between two probes of a node's port
-WAITS = "a new seed takes effect at the next boot"  # every version of apply-seed prints this text on the console
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,11 @@ def deliver(
         if node.name not in names:
             continue
         lacks, waits = goal.lacks(node), drives.listen(node) if drives else _never
-        if lacks is False:
+        if lacks is False and drives and drives.awaits_boot(node):
+            drives.insert(node, again=False)
+            report(f"{node.name}: {WAITS}")
+            restart.append(node.name)
+        elif lacks is False:
             done.append(node.name)
             if drives:
                 drives.empty(node)
@@ -183,6 +187,10 @@ class _Drives:
         reader = LineReader(node.name)
         reader.feed(log.read())  # skip the node's reports about earlier seeds
         return lambda: any(event.detail == WAITS for event in reader.feed(log.read()))
+
+    def awaits_boot(self, node: NodePlan) -> bool:
+        """Return whether cloud-init runs at the node's next boot, so that a seed must be in the drive then."""
+        return self._machine(node).exists and node.name in applied_seeds(self.engine, [node.name]).waiting
 
     def has_running(self, node: NodePlan) -> bool:
         return self._machine(node).state is State.RUNNING

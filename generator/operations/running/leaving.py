@@ -73,16 +73,18 @@ def remove_member(cluster: Cluster, seen: Observed, number: int) -> None:
 def forget_removed(cluster: Cluster, report: Report) -> None:
     """Delete the users and reports of nodes that are neither planned nor members.
 
-    The record of a removed node stays: if the removed node still runs somewhere, the record keeps it from joining.
+    The record of a removed node stays: if the removed node still runs somewhere, the record keeps it from joining. An
+    application may have the name of a removed node. Its user stays.
     """
     planned = {node.name for node in cluster.plan.nodes}
+    kept = {user.name for user in cluster.plan.spec.auth.users}
 
     def forget(etcd: MaintenanceClient) -> None:
         known = planned | {member.name for member in etcd.members()}
         gone = [name for name in _recorded(etcd) if name not in known]
         users = etcd.users() if gone and etcd.auth_enabled() else ()
         for name in gone:
-            if name in users:
+            if name in users and name not in kept:
                 etcd.delete_user(name)
                 report(f"{name}: its user in etcd is deleted")
             etcd.delete(REPORTS + name.encode())

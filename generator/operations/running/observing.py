@@ -14,6 +14,7 @@ from generator.etcd.observe import ask, attempt, everywhere, first_answer
 from generator.etcd.tls_probe import ClientFiles
 from generator.level import Level
 from generator.operations.baked_cluster import Cluster, client_files
+from generator.operations.running.applied_seeds import AppliedSeeds
 from generator.plan import ClusterPlan
 from generator.seed.history import SeedHistory
 from generator.store.seed_history import load_history
@@ -25,14 +26,14 @@ def observe(
     *,
     now: datetime,
     history: SeedHistory | None = None,
-    settled: Mapping[str, str] | None = None,
+    applied: AppliedSeeds | None = None,
 ) -> Observed:
     """Return the observed state of the cluster.
 
     `machines`: the VMs by node name, or None if bake cannot see the VMs. `history`: the seeds made for the nodes, by
-    default the seeds in the cluster's folder. `settled`: for some nodes, the seed that the node has printed on its
-    console as applied.
+    default the seeds in the cluster's folder. `applied`: what the nodes have printed about their seeds.
     """
+    applied = applied or AppliedSeeds()
     history = history or load_history(cluster.store)
     files = client_files(cluster.store.folder)
     leaders = _leaders(cluster.plan, machines, files)
@@ -47,8 +48,16 @@ def observe(
         rebuild={name: one.rebuild for name, one in (machines or {}).items() if one.rebuild},
         keeps_data=frozenset(name for name, one in (machines or {}).items() if one.has_data_disk),
         copies={name: one.copies for name, one in (machines or {}).items() if one.copies},
-        pending=_pending(cluster.plan, history, fetch_reports(alive, files), now, settled or {}),
+        pending=_pending(cluster.plan, history, fetch_reports(alive, files), now, applied.settled),
+        waiting=frozenset(applied.waiting),
+        left=_left(machines or {}),
+        alarms=frozenset(alarm.kind for alarm in first_answer(alive, files, Etcd.alarms).value or ()),
     )
+
+
+def _left(machines: Mapping[str, MachineStatus]) -> frozenset[str]:
+    """Return the nodes that have a disk, but no VM."""
+    return frozenset(name for name, one in machines.items() if one.state is State.MISSING and one.is_left)
 
 
 def _leaders(
