@@ -148,7 +148,10 @@ def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: 
 
 
 def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
-    """Show and return the changes. Ask for consent if a change destroys something."""
+    """Show and return the changes. Ask for consent if a change destroys something.
+
+    Raise InputError for a change that no running node can apply.
+    """
     from generator.change.spec_changes import compare, losses, shown
 
     others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
@@ -160,9 +163,19 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
         click.echo(line, err=True)
+    refuse(changes)
     if lost:
         confirm("This cannot be undone. Continue?", options, lost)
     return changes
+
+
+def refuse(changes: Iterable[Change]) -> None:
+    """Raise InputError for changes that no running node can apply."""
+    from generator.change.spec_changes import refused
+    from generator.errors import InputError
+
+    if problems := refused(changes, by_bake=True):
+        raise InputError(problems)
 
 
 def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, list[dict[str, Any]]]:

@@ -22,6 +22,7 @@ from generator.cli.common import (
     load,
     print_json,
     progress_of,
+    refuse,
     refuse_misplaced,
     reporter,
     show_changes,
@@ -216,6 +217,7 @@ def check(**options: Any) -> None:
     look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store))
     spec, changes = plain(loaded.spec), compare(loaded.existing, loaded.spec)
     show_changes(changes, options, reporter(options))
+    refuse(changes)
     if options["output"] == "json":
         warnings = [warning._asdict() for warning in loaded.warnings]
         print_json(spec=spec, warnings=warnings, changes=[change.data for change in changes])
