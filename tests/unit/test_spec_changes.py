@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from generator.change.spec_changes import Change, Kind, compare, file_changes, losses, refused, shown
+from generator.change.spec_changes import Change, Kind, compare, file_changes, refused, shown
 from generator.config.field_levels.cases import release
 from generator.config.fields import plain
 from generator.config.placement import with_peer_defaults
