@@ -153,11 +153,11 @@ def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
     Raise InputError for a change that no running node can apply.
     """
     from generator.change.spec_changes import compare, losses, shown
+    from generator.store.existing_cluster import cluster_names
 
-    others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
+    others = cluster_names(options["out"])
     if others and not loaded.existing:
-        names = ", ".join(others)
-        hint = f"to change an existing cluster, add --name with one of: {names}"
+        hint = f"to change an existing cluster, add --name with one of: {', '.join(others)}"
         reporter(options)(f"{loaded.spec.name} is a new cluster; {hint}")
     changes = list(compare(loaded.existing, loaded.spec))
     lost = losses(changes)

@@ -45,6 +45,7 @@ EXIT_CODES = {
     "130": "interrupted",
 }
 
+_NO_INPUT = {"out", "output", "quiet", "verbose", "yes"}  # options of `bake` that say nothing about the cluster
 
 # The subcommands of each module below `generator.cli`, except this module.
 _MODULES = {
@@ -134,8 +135,9 @@ class _Group(Group):
 def bake(ctx: click.Context, /, **options: Any) -> None:
     """Create a NoCloud ISO for each VM of an etcd cluster. The etcd cluster accepts only TLS connections.
 
-    Without an option and without a cluster in out/etcd, the command prints this help and writes nothing. For an
-    existing cluster, `bake` without options changes nothing. A flag changes only the field that it names.
+    Without an option about the cluster and without a cluster in out/etcd, the command prints this help and writes
+    nothing. For an existing cluster, `bake` without options changes nothing. A flag changes only the field that it
+    names.
     The option --config replaces all values that an earlier cluster file set. The option --profile replaces all values
     that an earlier profile set.
 
@@ -155,16 +157,29 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
     if ctx.invoked_subcommand is not None:
         refuse_misplaced(ctx)
     elif _is_silent(ctx) and not (options["out"] / DEFAULT_NAME).exists():
-        click.echo(ctx.get_help(), err=True)
-        raise click.UsageError("no option, and no cluster to bake again; begin with `bake init` or `bake --nodes 3`")
+        _refuse_nothing(ctx, options)
     else:
         _bake(options)
 
 
 def _is_silent(ctx: click.Context) -> bool:
-    """Return whether neither an option nor an environment variable says anything."""
-    sources = {ctx.get_parameter_source(str(each.name)) for each in ctx.command.params}
+    """Return whether neither an option nor an environment variable says anything about the cluster."""
+    sources = {ctx.get_parameter_source(str(each.name)) for each in ctx.command.params if each.name not in _NO_INPUT}
     return not sources & {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
+
+
+def _refuse_nothing(ctx: click.Context, options: Mapping[str, Any]) -> None:
+    """Raise an error that names the clusters in the output folder. Without a cluster, print the help first."""
+    from generator.operations.baked_cluster import no_cluster
+    from generator.store.existing_cluster import cluster_names
+    from generator.store.folder import Store
+
+    if cluster_names(options["out"]):
+        raise no_cluster(Store(options["out"], DEFAULT_NAME))
+    if not options["quiet"]:
+        click.echo(ctx.get_help(), err=True)
+    text = "no option about the cluster, and no cluster to bake again"
+    raise click.UsageError(f"{text}; begin with `bake init` or `bake --nodes 3`")
 
 
 def _bake(options: Mapping[str, Any]) -> None:
