@@ -50,7 +50,7 @@ def open_cluster(store: Store) -> Cluster:
     store.check()
     identity = load_identity(store)
     if store.read(SPEC) is None or identity is None:
-        refuse_unsigned(store)
+        refuse_unsigned(store, bake=command(store, ""))
         raise no_cluster(store)
     plan = plan_cluster(load_kept(store.folder / SPEC))
     return Cluster(store=store, plan=plan, cluster_id=short_id(identity))

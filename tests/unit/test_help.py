@@ -26,7 +26,8 @@ def test_bake_without_anything_prints_help_and_makes_nothing(bake: Bake, tmp_pat
     result = bake()
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("Usage: ")
-    assert result.err.endswith("no option about the cluster, and no cluster to bake again; begin with `bake init` or `bake --nodes 3`\n")
+    text = "no option about the cluster, and no cluster to bake again; begin with `bake init` or `bake --nodes 3`\n"
+    assert result.err.endswith(text)
     assert list(tmp_path.iterdir()) == []
 
 
