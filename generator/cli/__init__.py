@@ -29,11 +29,24 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 def main() -> None:
     """Run the command line. Turn every error into a message and an exit code."""
+    _open_closed_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     os.umask(0o077)
     gc.set_threshold(_GARBAGE)
     atexit.register(gc.freeze)  # without it, Python searches all objects for garbage at exit, which takes 30 ms
     sys.exit(_run())
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null for each standard stream that is closed.
+
+    Otherwise, the next file that bake or a program of bake opens would get the number of the stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is the stream's number
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode))
 
 
 def _run() -> int:
