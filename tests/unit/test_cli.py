@@ -218,6 +218,31 @@ def test_a_full_disk_on_standard_output_is_an_error_without_a_traceback(tmp_path
     assert done.stderr == "error: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["click", "generator.cli.options", "generator.cli.root", "generator.errors", "generator.config.load", "json"],
+)
+def test_ctrl_c_during_an_import_prints_no_traceback(tmp_path: Path, module: str) -> None:
+    script = """
+import os, signal, sys
+wanted, sys.argv[1:] = sys.argv[1], ["check", "--nodes", "1"]
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == wanted:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.modules.pop(wanted, None)
+from generator.cli import main
+main()
+"""
+    words = [sys.executable, "-c", script, module]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_closed_standard_stream_is_like_dev_null(tmp_path: Path, closed: str) -> None:
     script = f'cd "$0" && exec {sys.executable} -m generator.cli "$@" {closed}'
