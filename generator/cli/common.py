@@ -178,8 +178,8 @@ def refuse(changes: Iterable[Change]) -> None:
         raise InputError(problems)
 
 
-def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, list[dict[str, Any]]]:
-    """Load the spec, ask for consent, and call `run`. Return the result of `run`, and the changes for `-o json`.
+def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, list[Change]]:
+    """Load the spec, ask for consent, and call `run`. Return the result of `run`, and the changes.
 
     `run` has the parameters `spec`, `store`, `passphrase` and `agreed` of `operations.bake.bake`. Start over if another
     command changes the cluster at the same time.
@@ -196,8 +196,7 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, l
         store = Store(options["out"], loaded.spec.name)
         passphrase = ca_passphrase(options, loaded.spec, store)
         try:
-            result = run(loaded.spec, store, passphrase=passphrase, agreed=agreed)
-            return result, [change.data for change in changes]
+            return run(loaded.spec, store, passphrase=passphrase, agreed=agreed), changes
         except StaleError as error:
             reporter(options)(f"{error.message}: starting over")
 

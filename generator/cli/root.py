@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -168,7 +168,7 @@ def _is_silent(ctx: click.Context) -> bool:
     return not sources & {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
 
 
-def _refuse_nothing(ctx: click.Context, options: Mapping[str, Any]) -> None:
+def _refuse_nothing(ctx: click.Context, options: Mapping[str, Any]) -> NoReturn:
     """Raise an error that names the clusters in the output folder. Without a cluster, print the help first."""
     from generator.operations.baked_cluster import no_cluster
     from generator.store.existing_cluster import cluster_names
@@ -200,11 +200,11 @@ def _bake(options: Mapping[str, Any]) -> None:
         }
         for node in baked.plan.nodes
     ]  # fmt: skip
-    steps = next_steps(baked, Store(options["out"], baked.plan.name))
+    steps = next_steps(baked, Store(options["out"], baked.plan.name), changes)
     if options["output"] == "json":
         print_json(
             cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed),
-            changes=changes, next=[step.command for step in steps if step.command],
+            changes=[change.data for change in changes], next=[step.command for step in steps if step.command],
         )  # fmt: skip
     elif not options["quiet"]:
         print_table(nodes)
