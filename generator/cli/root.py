@@ -156,7 +156,7 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         refuse_misplaced(ctx)
-    elif _is_silent(ctx) and not (options["out"] / DEFAULT_NAME).exists():
+    elif _is_silent(ctx) and not _may_have_cluster(options["out"]):
         _refuse_nothing(ctx, options)
     else:
         _bake(options)
@@ -166,6 +166,13 @@ def _is_silent(ctx: click.Context) -> bool:
     """Return whether neither an option nor an environment variable says anything about the cluster."""
     sources = {ctx.get_parameter_source(str(each.name)) for each in ctx.command.params if each.name not in _NO_INPUT}
     return not sources & {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
+
+
+def _may_have_cluster(out: Path) -> bool:
+    try:
+        return (out / DEFAULT_NAME).exists()
+    except OSError:
+        return True  # the bake reports why it cannot read the folder
 
 
 def _refuse_nothing(ctx: click.Context, options: Mapping[str, Any]) -> NoReturn:
