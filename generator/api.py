@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from generator.change.spec_changes import Change, compare, losses
+from generator.change.spec_changes import Change, compare, losses, refused
 from generator.config import load as loading
 from generator.config.load import Loaded
 from generator.config.spec import ClusterSpec
@@ -132,12 +132,16 @@ def bake(
     `report`: a function that receives each line of progress and each warning.
 
     Returns the plan, the folder (`pathlib.Path`), and the names of the files that changed. Raises
-    - InputError: wrong input, a change that needs `allow_loss`, or a folder that other users can write to;
+    - InputError: wrong input, a change that needs `allow_loss` or that no running node can apply, or a folder that
+      other users can write to;
     - StaleError: another process changed the cluster after `load`; call `load` again;
     - UnsignedError: bake wrote certificate requests that an external CA must sign;
     - BakeError: everything else, such as a full disk.
     """
-    lost = losses(changes(loaded))
+    found = changes(loaded)
+    if problems := refused(found, by_bake=True):
+        raise InputError(problems)
+    lost = losses(found)
     if lost and not allow_loss:
         hint = "nothing was changed; with allow_loss=True, bake makes the change"
         raise InputError.one("", f"this cannot be undone: {'; '.join(lost)}", hint)

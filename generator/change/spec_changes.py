@@ -13,9 +13,8 @@ from enum import StrEnum
 from typing import Any
 
 from generator.config.field_levels import field_level, table
-from generator.config.field_levels.cases import release
 from generator.config.field_levels.row import FieldLevel
-from generator.config.fields import FieldPath, plain, value_text
+from generator.config.fields import plain, value_text
 from generator.config.placement import node_hosts
 from generator.config.spec import ClusterSpec
 from generator.config.user_input import ExistingCluster, flat
@@ -91,7 +90,7 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
         *_nodes(plan_cluster(old), plan, keys=existing.nodes, sealed=existing.sealed),
         *_hosts(old, new),
         *_users(old, new),
-        *_fields(old, new, sealed=existing.sealed),
+        *_fields(old, new),
     )
     return found if existing.sealed else tuple(replace(change, rule=None) for change in found)
 
@@ -99,8 +98,9 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
 _NODE_KEYS = "its keys are deleted"
 _USER_KEY = "its key is deleted"
 _REQUEST_KEYS = "the private keys of the pending certificate requests are deleted"
+_AUTH = "authentication is switched off, so every client of this cluster may read and write everything"
 _DISKS = "its VM and its disks on the old host are deleted"
-_ADDRESS = "the members of this sealed cluster still use the old addresses"
+_MAC = "the members of this sealed cluster still use the old addresses"
 
 
 def _unknown(existing: ExistingCluster, new: ClusterSpec) -> Iterator[Change]:
@@ -132,8 +132,8 @@ def _nodes(old: ClusterPlan, new: ClusterPlan, *, keys: Iterable[str], sealed: b
 
 def _moved(old: NodePlan, new: NodePlan, *, sealed: bool) -> Iterator[Change]:
     rows = (
-        ("address", table.MOVED, _ADDRESS),
-        ("mac", table.MAC, _ADDRESS),
+        ("address", table.MOVED, ""),
+        ("mac", table.MAC, _MAC),
         ("host", table.REHOSTED, _DISKS),
     )
     for part, rule, loss in rows:
@@ -175,7 +175,7 @@ def _users(old: ClusterSpec, new: ClusterSpec) -> Iterator[Change]:
             yield Change(sign="+", kind=Kind.USER, name=name, rule=rule)
 
 
-def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Change]:
+def _fields(old: ClusterSpec, new: ClusterSpec) -> Iterator[Change]:
     before, after = (flat(plain(spec)) for spec in (old, new))
     for path in dict.fromkeys((*before, *after)):
         was, now = before.get(path), after.get(path)
@@ -184,24 +184,12 @@ def _fields(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> Iterator[Cha
             sign, rule = "+" if path not in before else "-" if path not in after else "~", field_level(path, old, new)
             yield Change(
                 sign=sign, kind=Kind.FIELD, name=".".join(map(str, path)), old=was, new=now,
-                lost=_lost(path, was, now, sealed), note=rule.note, rule=rule,
+                lost=_AUTH if path == ("auth", "enabled") and was else "", note=rule.note, rule=rule,
             )  # fmt: skip
     for name in ("users", "roles"):
         if getattr(old.auth, name) != getattr(new.auth, name):
             rule = field_level(("auth", name), old, new)
             yield Change(sign="~", kind=Kind.FIELD, name=f"auth.{name}", rule=rule)
-
-
-def _lost(path: FieldPath, was: Any, now: Any, sealed: bool) -> str:
-    if path == ("auth", "enabled") and was:
-        return "authentication is switched off, so every client of this cluster may read and write everything"
-    if sealed and path in (("etcd", "clientPort"), ("etcd", "peerPort")):
-        return _ADDRESS
-    if sealed and path == ("etcd", "dataDir"):
-        return "the members of this sealed cluster have their data in the old folder"
-    if sealed and path == ("etcd", "version") and release(now) < release(was):
-        return "an older etcd cannot read the data of this sealed cluster"
-    return ""
 
 
 def with_older_etcd(changes: Iterable[Change]) -> tuple[Change, ...]:
@@ -215,14 +203,17 @@ def with_older_etcd(changes: Iterable[Change]) -> tuple[Change, ...]:
     )
 
 
-def refused(changes: Iterable[Change]) -> list[Problem]:
+def refused(changes: Iterable[Change], *, by_bake: bool = False) -> list[Problem]:
     """Return a problem for each change that no running cluster can apply. Its hint is the way to the same result.
 
-    A cluster that is not sealed does not run, so it has no such changes.
+    `by_bake`: leave out the changes that `bake` writes, because the way needs new seeds. A cluster that is not sealed
+    does not run, so it has no such changes.
     """
     changes = list(changes)
     return [
-        _refusal(change, change.rule, changes) for change in changes if change.rule and change.level is Level.REFUSED
+        _refusal(change, change.rule, changes)
+        for change in changes
+        if change.rule and change.level is Level.REFUSED and not (by_bake and change.rule.is_written)
     ]
 
 

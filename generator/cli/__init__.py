@@ -5,18 +5,25 @@ Only the module of the command that runs is imported, and it imports slow module
 
 from __future__ import annotations
 
-import atexit
-import gc
-import os
-import signal
 import sys
-from typing import Any
 
-import click
+_INTERRUPTED = 130  # exit code
 
-from generator.cli.options import VERBOSE
-from generator.cli.output.diagnostics import Output, begin, diagnostics_of, wants_json
-from generator.cli.root import bake
+try:  # the imports take half of the time of a short command
+    import atexit
+    import gc
+    import os
+    import signal
+    from typing import Any
+
+    import click
+
+    from generator.cli.options import VERBOSE
+    from generator.cli.output.diagnostics import Output, begin, diagnostics_of, wants_json
+    from generator.cli.root import bake
+except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(_INTERRUPTED)
 
 # Python searches for garbage when there are so many new objects. With Python's default of 700, it searches 100 times
 # while bake imports modules, which produce no garbage.
@@ -29,11 +36,29 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 def main() -> None:
     """Run the command line. Turn every error into a message and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    os.umask(0o077)
-    gc.set_threshold(_GARBAGE)
-    atexit.register(gc.freeze)  # without it, Python searches all objects for garbage at exit, which takes 30 ms
-    sys.exit(_run())
+    try:
+        _open_closed_streams()
+        signal.signal(signal.SIGTERM, _interrupt)
+        os.umask(0o077)
+        gc.set_threshold(_GARBAGE)
+        atexit.register(gc.freeze)  # without it, Python searches all objects for garbage at exit, which takes 30 ms
+        code = _run()
+    except KeyboardInterrupt:  # before or after the command
+        click.echo("interrupted", err=True)
+        code = _INTERRUPTED
+    sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null for each standard stream that is closed.
+
+    Otherwise, the next file that bake or a program of bake opens would get the number of the stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is the stream's number
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode))
 
 
 def _run() -> int:
@@ -54,9 +79,9 @@ def _run() -> int:
 
 def _call(settings: dict[str, Any], output: Output) -> int:
     """Call the command, and print its errors as text. Return the exit code."""
-    from generator.errors import BakeError, InputError
-
     try:
+        from generator.errors import BakeError, InputError
+
         code = bake.main(standalone_mode=False, obj=settings)  # the exit code if the command called `ctx.exit`
     except click.exceptions.Abort as abort:
         return _end(abort, output)
@@ -90,4 +115,4 @@ def _end(end: BaseException, output: Output) -> int:
     text = "interrupted" if interrupted else "nothing was done"
     click.echo(text, err=True)
     output.diagnostics += diagnostics_of(Exception(text))
-    return 130 if interrupted else 1
+    return _INTERRUPTED if interrupted else 1

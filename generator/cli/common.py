@@ -149,25 +149,38 @@ def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: 
 
 
 def agree(loaded: Loaded, options: Mapping[str, Any]) -> list[Change]:
-    """Show and return the changes. Ask for confirmation if a change destroys something."""
-    from generator.change.spec_changes import compare, losses, shown
+    """Show and return the changes. Ask for confirmation if a change destroys something.
 
-    others = sorted(path.parent.name for path in options["out"].glob("*/manifest.json"))
+    Raise InputError for a change that no running node can apply.
+    """
+    from generator.change.spec_changes import compare, losses, shown
+    from generator.store.existing_cluster import cluster_names
+
+    others = cluster_names(options["out"])
     if others and not loaded.existing:
-        names = ", ".join(others)
-        hint = f"to change an existing cluster, add --name with one of: {names}"
+        hint = f"to change an existing cluster, add --name with one of: {', '.join(others)}"
         reporter(options)(f"{loaded.spec.name} is a new cluster; {hint}")
     changes = list(compare(loaded.existing, loaded.spec))
     lost = losses(changes)
     for line in shown(changes) if lost or not options["quiet"] else ():
         click.echo(line, err=True)
+    refuse(changes)
     if lost:
         confirm("This cannot be undone. Continue?", options, lost)
     return changes
 
 
-def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, list[dict[str, Any]]]:
-    """Load the spec, ask for confirmation, and call `run`. Return the result of `run`, and the changes for `-o json`.
+def refuse(changes: Iterable[Change]) -> None:
+    """Raise InputError for changes that no running node can apply."""
+    from generator.change.spec_changes import refused
+    from generator.errors import InputError
+
+    if problems := refused(changes, by_bake=True):
+        raise InputError(problems)
+
+
+def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, list[Change]]:
+    """Load the spec, ask for confirmation, and call `run`. Return the result of `run`, and the changes.
 
     `run` has the parameters `spec`, `store`, `passphrase` and `agreed` of `operations.bake.bake`. Start over if another
     command changes the cluster at the same time.
@@ -184,8 +197,7 @@ def bake_agreed(options: Mapping[str, Any], run: Callable[..., T]) -> tuple[T, l
         store = Store(options["out"], loaded.spec.name)
         passphrase = ca_passphrase(options, loaded.spec, store)
         try:
-            result = run(loaded.spec, store, passphrase=passphrase, agreed=agreed)
-            return result, [change.data for change in changes]
+            return run(loaded.spec, store, passphrase=passphrase, agreed=agreed), changes
         except StaleError as error:
             reporter(options)(f"{error.message}: starting over")
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -22,6 +22,7 @@ from generator.cli.common import (
     load,
     print_json,
     progress_of,
+    refuse,
     refuse_misplaced,
     reporter,
     show_changes,
@@ -44,6 +45,7 @@ EXIT_CODES = {
     "130": "interrupted",
 }
 
+_NO_INPUT = {"out", "output", "quiet", "verbose", "yes"}  # options of `bake` that say nothing about the cluster
 
 # The subcommands of each module below `generator.cli`, except this module.
 _MODULES = {
@@ -133,8 +135,9 @@ class _Group(Group):
 def bake(ctx: click.Context, /, **options: Any) -> None:
     """Create a NoCloud ISO for each VM of an etcd cluster. The etcd cluster accepts only TLS connections.
 
-    Without an option and without a cluster in out/etcd, the command prints this help and writes nothing. For an
-    existing cluster, `bake` without options keeps the configuration. A flag changes only the field that it names.
+    Without an option about the cluster and without a cluster in out/etcd, the command prints this help and writes
+    nothing. For an existing cluster, `bake` without options keeps the configuration. A flag changes only the field that
+    it names.
     The option --config replaces all values that an earlier cluster file set. The option --profile replaces all values
     that an earlier profile set.
 
@@ -153,17 +156,37 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         refuse_misplaced(ctx)
-    elif _is_silent(ctx) and not (options["out"] / DEFAULT_NAME).exists():
-        click.echo(ctx.get_help(), err=True)
-        raise click.UsageError("no option, and no cluster to bake again; begin with `bake init` or `bake --nodes 3`")
+    elif _is_silent(ctx) and not _may_have_cluster(options["out"]):
+        _refuse_nothing(ctx, options)
     else:
         _bake(options)
 
 
 def _is_silent(ctx: click.Context) -> bool:
-    """Return whether neither an option nor an environment variable says anything."""
-    sources = {ctx.get_parameter_source(str(each.name)) for each in ctx.command.params}
+    """Return whether neither an option nor an environment variable says anything about the cluster."""
+    sources = {ctx.get_parameter_source(str(each.name)) for each in ctx.command.params if each.name not in _NO_INPUT}
     return not sources & {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
+
+
+def _may_have_cluster(out: Path) -> bool:
+    try:
+        return (out / DEFAULT_NAME).exists()
+    except OSError:
+        return True  # the bake reports why it cannot read the folder
+
+
+def _refuse_nothing(ctx: click.Context, options: Mapping[str, Any]) -> NoReturn:
+    """Raise an error that names the clusters in the output folder. Without a cluster, print the help first."""
+    from generator.operations.baked_cluster import no_cluster
+    from generator.store.existing_cluster import cluster_names
+    from generator.store.folder import Store
+
+    if cluster_names(options["out"]):
+        raise no_cluster(Store(options["out"], DEFAULT_NAME))
+    if not options["quiet"]:
+        click.echo(ctx.get_help(), err=True)
+    text = "no option about the cluster, and no cluster to bake again"
+    raise click.UsageError(f"{text}; begin with `bake init` or `bake --nodes 3`")
 
 
 def _bake(options: Mapping[str, Any]) -> None:
@@ -184,11 +207,11 @@ def _bake(options: Mapping[str, Any]) -> None:
         }
         for node in baked.plan.nodes
     ]  # fmt: skip
-    steps = next_steps(baked, Store(options["out"], baked.plan.name))
+    steps = next_steps(baked, Store(options["out"], baked.plan.name), changes)
     if options["output"] == "json":
         print_json(
             cluster=baked.plan.name, folder=str(baked.folder), nodes=nodes, changed=list(baked.changed),
-            changes=changes, next=[step.command for step in steps if step.command],
+            changes=[change.data for change in changes], next=[step.command for step in steps if step.command],
         )  # fmt: skip
     elif not options["quiet"]:
         print_table(nodes)
@@ -216,6 +239,7 @@ def check(**options: Any) -> None:
     look(loaded.spec, store, now=datetime.now(UTC), passphrase=ca_passphrase(options, loaded.spec, store))
     spec, changes = plain(loaded.spec), compare(loaded.existing, loaded.spec)
     show_changes(changes, options, reporter(options))
+    refuse(changes)
     if options["output"] == "json":
         warnings = [warning._asdict() for warning in loaded.warnings]
         print_json(spec=spec, warnings=warnings, changes=[change.data for change in changes])

@@ -66,7 +66,7 @@ def up(**options: Any) -> None:
     from generator.store.folder import Store
 
     result, changes = bake_agreed(options, partial(_up, options))
-    show_verification(result, options, changes=changes)
+    show_verification(result, options, changes=[change.data for change in changes])
     if options["output"] == "text" and not options["quiet"]:
         etcdctl = command(Store(options["out"], result.cluster), "etcdctl")
         click.echo(f"To use the cluster, run: {etcdctl} member list", err=True)

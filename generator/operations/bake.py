@@ -213,7 +213,7 @@ def _request_certificates(store: Store, signed: Signed, user_input: tuple[Artifa
         for artifact in (identity, *signed.files, *(() if str(SPEC) in store.manifest() else user_input)):
             folder.write(artifact)
         folder.keep_others()
-    raise unsigned(store, len(signed.missing), then=" the same command again")
+    raise unsigned(store, len(signed.missing), then="the same command again")
 
 
 def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes | None = None) -> None:

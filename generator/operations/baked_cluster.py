@@ -17,6 +17,7 @@ from generator.pki import Role
 from generator.pki.ca_phases import Authorities, Phase
 from generator.plan import ClusterPlan, NodePlan, plan_cluster, short_id
 from generator.store.cas import load_phase
+from generator.store.existing_cluster import cluster_names
 from generator.store.existing_keys import load_identity
 from generator.store.folder import Store
 from generator.store.requests import refuse_unsigned
@@ -49,11 +50,18 @@ def open_cluster(store: Store) -> Cluster:
     store.check()
     identity = load_identity(store)
     if store.read(SPEC) is None or identity is None:
-        refuse_unsigned(store)
-        where = f"there is no cluster {store.cluster!r} in {store.out}"
-        raise InputError.one("--name", where, "bake the cluster, or use the same --out as when you baked the cluster")
+        refuse_unsigned(store, bake=command(store, ""))
+        raise no_cluster(store)
     plan = plan_cluster(load_kept(store.folder / SPEC))
     return Cluster(store=store, plan=plan, cluster_id=short_id(identity))
+
+
+def no_cluster(store: Store) -> InputError:
+    """Return the error for a missing cluster. Its hint names the other clusters in the output folder."""
+    hint = "bake the cluster, or use the same --out as when you baked the cluster"
+    if names := cluster_names(store.out):
+        hint = f"add --name {names[0]}" if len(names) == 1 else f"add --name with one of: {', '.join(names)}"
+    return InputError.one("--name", f"there is no cluster {store.cluster!r} in {store.out}", hint)
 
 
 def client_files(folder: Path, stem: str = str(Role.CLIENT)) -> ClientFiles:

@@ -16,10 +16,10 @@ DEFAULT_NAME, DEFAULT_OUT = "etcd", "out"
 def command(store: Store, words: str, *, connect: str | None = None) -> str:
     """Return a bake command with `words`, and with the cluster's --name and --out if they differ from the defaults.
 
-    `connect`: the user's --connect, for a command that must reach the same libvirt. The command
-    begins with what the user typed to start bake: `scripts/bake` sets BAKE_COMMAND.
+    If `words` is empty, the command is `bake` itself. `connect`: the user's --connect, for a command that must reach
+    the same libvirt. The command begins with what the user typed to start bake: `scripts/bake` sets BAKE_COMMAND.
     """
     name = [] if store.cluster == DEFAULT_NAME else ["--name", store.cluster]
     out = [] if store.out == Path(DEFAULT_OUT).absolute() else ["--out", shlex.quote(str(store.out))]
     uri = [] if connect is None else ["--connect", shlex.quote(connect)]
-    return " ".join([os.environ.get("BAKE_COMMAND", "bake"), words, *name, *out, *uri])
+    return " ".join([os.environ.get("BAKE_COMMAND", "bake"), *filter(None, [words]), *name, *out, *uri])

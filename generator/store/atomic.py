@@ -14,11 +14,18 @@ _AT_FDCWD = -100
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Create a file. Until `write_new` sets the mode, only the owner can read the file, whatever the umask is."""
+    """Create a file, or no file after an error.
+
+    Until `write_new` sets the mode, only the owner can read the file, whatever the umask is.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        os.fchmod(file.fileno(), mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), mode)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def replace(path: Path, data: bytes) -> None:

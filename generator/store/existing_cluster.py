@@ -12,7 +12,7 @@ from generator.config.spec import FIELDS_ADDED
 from generator.config.user_input import ExistingCluster, at, parse_input, with_added
 from generator.config.values import name as parse_name
 from generator.errors import InputError
-from generator.layout import INPUT, OPERATOR, REQUESTS, SEALED, SHARED, SPEC
+from generator.layout import INPUT, MANIFEST, OPERATOR, REQUESTS, SEALED, SHARED, SPEC
 from generator.seed.iso import USER_DATA
 from generator.store.folder import Store
 
@@ -25,6 +25,11 @@ def find_existing(out: Path, name: object) -> ExistingCluster | None:
         return load_existing(Store(out, parse_name(name)))
     except ValueError:
         return None
+
+
+def cluster_names(out: Path) -> list[str]:
+    """Return the names of the clusters in an output folder. Skips the unfinished folder of a killed bake process."""
+    return sorted(path.parent.name for path in out.glob(f"[!.]*/{MANIFEST}"))
 
 
 def load_existing(store: Store) -> ExistingCluster | None:

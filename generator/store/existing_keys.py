@@ -92,13 +92,16 @@ def read_passphrase(path: Path, flag: str = "--ca-passphrase-file") -> bytes:
 def load_identity(store: Store) -> str | None:
     """Return the cluster's unique identity, or None before the first bake. Raises InputError.
 
-    The identity stays the same when the CA changes. Older versions of bake wrote no file with the identity. If the file
-    is missing, the digest of the CA certificate is the identity.
+    The identity stays the same when the CA changes. Older versions of bake wrote no file with the identity. For their
+    clusters, the digest of the CA certificate is the identity.
     """
+    manifest = store.manifest()  # read first: another process may write both files for a new cluster
     if identity := _load_hex(store, IDENTITY, "32,64"):
         return identity
+    if str(IDENTITY) in manifest:
+        raise InputError.one(str(store.folder / IDENTITY), "is missing", "restore the missing file")
     ca_pem = store.read(pem_path(Role.CA))
-    return hashlib.sha256(ca_pem).hexdigest() if ca_pem and store.manifest() else None
+    return hashlib.sha256(ca_pem).hexdigest() if ca_pem and manifest else None
 
 
 def load_permit(store: Store) -> str | None:

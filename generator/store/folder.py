@@ -20,7 +20,7 @@ from typing import Any
 from generator.artifact import Artifact
 from generator.config.values import name as parse_name
 from generator.errors import BakeError, InputError
-from generator.layout import MANIFEST
+from generator.layout import IDENTITY, MANIFEST
 from generator.store import atomic, manifest, permissions
 
 
@@ -74,13 +74,15 @@ class Store:
         self._is_checked = True
 
     def check(self) -> None:
-        """Raise InputError if the folder belongs to another cluster, or if another user can change it."""
+        """Raise InputError if the folder belongs to another cluster, has no manifest, or if others can change it."""
         self._check_out()
         try:
             names = self._names()
         except OSError as error:
             raise InputError.one(str(self.folder), f"cannot be read: {error.strerror}", "give another --out") from None
         record = self._record()
+        if record is None and IDENTITY.name in names:
+            raise InputError.one(str(self.folder / MANIFEST), "is missing", "restore the file from a backup")
         if record is None and names - {"pki"}:
             raise InputError.one(
                 str(self.folder), "is not empty, and bake did not create it", "give another --out or --name"

@@ -66,19 +66,22 @@ def unsigned(store: Store, count: int, *, then: str) -> UnsignedError:
     where = f"let the CA sign each .csr below {store.folder / REQUESTS}, then put each certificate next to its .csr"
     return UnsignedError(
         f"an external CA must issue {count} certificates",
-        hint=f"{where} (for example etcd-peer.pem next to etcd-peer.csr), then{then}",
+        hint=f"{where} (for example etcd-peer.pem next to etcd-peer.csr), then run {then}",
     )
 
 
-def refuse_unsigned(store: Store) -> None:
-    """Raise UnsignedError if the cluster's folder contains certificate signing requests."""
+def refuse_unsigned(store: Store, *, bake: str) -> None:
+    """Raise UnsignedError if the cluster's folder contains certificate signing requests.
+
+    `bake`: the command that bakes this cluster.
+    """
     paths = [path for name in store.manifest() if (path := PurePosixPath(name)).is_relative_to(REQUESTS)]
     requests = [path for path in paths if path.suffix == ".csr"]
     if count := sum(store.read(path.with_suffix(".pem")) is None for path in requests):
-        raise unsigned(store, count, then=": bake")
+        raise unsigned(store, count, then=bake)
     if requests:
         text = f"every certificate has been issued, but the cluster {store.cluster!r} is not baked yet"
-        raise UnsignedError(text, hint="run bake")
+        raise UnsignedError(text, hint=f"run {bake}")
 
 
 def collect_issued(store: Store, plan: ClusterPlan, found: Keyring, *, now: datetime) -> Signed:

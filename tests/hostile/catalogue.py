@@ -549,8 +549,8 @@ def _cluster_is_a_file() -> None:
 
 PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
     "output is a file": (lambda: Path("out").touch(), ("--nodes", "3"), "out: cannot be written: File exists"),
-    "output in a file": (lambda: Path("file").touch(), ("--out", "file/out"), "file/out: cannot be written: Not a directory"),
-    "output where nothing can be made": (None, ("--out", "/proc/bake"), "/proc/bake: cannot be written: No such file"),
+    "output in a file": (lambda: Path("file").touch(), ("--nodes", "3", "--out", "file/out"), "file/out: cannot be written: Not a directory"),
+    "output where nothing can be made": (None, ("--nodes", "3", "--out", "/proc/bake"), "/proc/bake: cannot be written: No such file"),
     "output name too long": (None, ("--out", "o" * 300), "cannot be read: File name too long"),
     "cluster's folder is a file": (_cluster_is_a_file, (), "out/etcd: is a symlink or a file, not a folder"),
     "cluster's folder is a link": (_elsewhere, (), "out/etcd: is a symlink, but bake follows no symlinks below --out"),

@@ -70,6 +70,15 @@ def test_a_loss_needs_allow_loss() -> None:
     assert [node.name for node in api.open_cluster("out").plan.nodes] == ["etcd1"]
 
 
+def test_a_change_that_no_running_node_can_apply_is_refused_despite_allow_loss() -> None:
+    baked(nodes=1)
+    Path("out/etcd/sealed").write_text("")
+    loaded = api.load("out", fields={"etcd": {"peerPort": 3380}})
+    assert [str(change.level) for change in api.changes(loaded)] == ["refused"]
+    with pytest.raises(api.InputError, match=r"etcd\.peerPort: 2380 → 3380, but members know each other"):
+        api.bake("out", loaded, allow_loss=True)
+
+
 def test_a_spec_loaded_before_another_bake_is_stale() -> None:
     loaded = api.load("out")
     baked(nodes=1)

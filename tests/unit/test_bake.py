@@ -477,6 +477,18 @@ def test_the_old_folder_stays_if_the_disk_is_full(tmp_path: Path) -> None:
 
 
 @root_only
+@pytest.mark.parametrize("size", [16, 48], ids=["no room for the schema", "no room for the cluster file"])
+def test_init_writes_no_cluster_file_to_a_full_disk(tmp_path: Path, size: int) -> None:
+    script = f"""
+        mount -t tmpfs -o size={size}k none out; "$@" init --yes out/c.yaml && exit 9; echo "code $?"; ls out
+        mount -o remount,size=1m none out; "$@" init --yes out/c.yaml; "$@" check --config out/c.yaml -q"""
+    lines = in_a_mount(script, tmp_path / "out")
+    assert lines[: lines.index("out/c.yaml")] == ["code 1", *(["bake.schema.json"] if size == 48 else [])]
+    assert any(line.endswith(": cannot be written: No space left on device") for line in lines)
+    assert "  hint: free some space, or give another path: bake init FILE" in lines
+
+
+@root_only
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 def test_bake_refuses_a_folder_without_write_permission(tmp_path: Path, mode: int) -> None:
     out = tmp_path / "out"

@@ -218,6 +218,51 @@ def test_a_full_disk_on_standard_output_is_an_error_without_a_traceback(tmp_path
     assert done.stderr == "error: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["click", "generator.cli.options", "generator.cli.root", "generator.errors", "generator.config.load", "json"],
+)
+def test_ctrl_c_during_an_import_prints_no_traceback(tmp_path: Path, module: str) -> None:
+    script = """
+import os, signal, sys
+wanted, sys.argv[1:] = sys.argv[1], ["check", "--nodes", "1"]
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == wanted:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.modules.pop(wanted, None)
+from generator.cli import main
+main()
+"""
+    words = [sys.executable, "-c", script, module]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_like_dev_null(tmp_path: Path, closed: str) -> None:
+    script = f'cd "$0" && exec {sys.executable} -m generator.cli "$@" {closed}'
+    for words in (["init", "c.yaml"], ["--nodes", "1"], ["check", "--nodes", "2"], [], ["show", "etcd1"], ["certs"]):
+        done = subprocess.run(["sh", "-c", script, tmp_path, *words], capture_output=True, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (0, False), done
+    wrong = subprocess.run(["sh", "-c", script, tmp_path, "--nodes", "9"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout, "2>" in closed or "between 1 and 7" in wrong.stderr) == (2, "", True)
+    assert (tmp_path / "out/etcd/etcd1/seed.iso").exists()
+
+
+def test_a_program_that_bake_starts_has_the_streams_that_were_closed(tmp_path: Path) -> None:
+    """Otherwise, a file that the program opens would get the number of its standard output."""
+    text = "import subprocess, sys; from generator import cli; cli._run = lambda: subprocess.call(['sh', '-c', "
+    text += "'for n in 0 1 2; do readlink /proc/self/fd/$n; done >links']); cli.main()"
+    script = f'cd "$0" && exec {sys.executable} -c "$1" <&- >&- 2>&-'
+    subprocess.run(["sh", "-c", script, tmp_path, text], check=True)
+    assert (tmp_path / "links").read_text().splitlines() == ["/dev/null", str(tmp_path / "links"), "/dev/null"]
+
+
 def test_image_accepts_every_option_of_up() -> None:
     """`scripts/bake up OPTIONS` first runs `bake image OPTIONS`."""
     image, up = ({each.name for each in cli.bake.commands[name].params} for name in ("image", "up"))

@@ -26,23 +26,36 @@ def test_bake_without_anything_prints_help_and_makes_nothing(bake: Bake, tmp_pat
     result = bake()
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("Usage: ")
-    assert result.err.endswith("no option, and no cluster to bake again; begin with `bake init` or `bake --nodes 3`\n")
+    text = "no option about the cluster, and no cluster to bake again; begin with `bake init` or `bake --nodes 3`\n"
+    assert result.err.endswith(text)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--nodes", "1"], ["--name", "prod"], ["-q"], ["-o", "json"]])
-def test_any_option_bakes(bake: Bake, words: list[str]) -> None:
+@pytest.mark.parametrize("words", [["--nodes", "1"], ["--name", "prod"], ["--profile", "default"]])
+def test_an_option_about_the_cluster_bakes(bake: Bake, words: list[str]) -> None:
     assert bake(*words).code == 0
     assert [*Path("out").glob("*/manifest.json")]
 
 
-@pytest.mark.parametrize(("variable", "value"), [("BAKE_NODES", "1"), ("BAKE_OUT", "elsewhere")])
-def test_an_environment_variable_counts_as_an_option(
-    bake: Bake, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+@pytest.mark.parametrize(
+    "words", [["-q"], ["-v"], ["-y"], ["-o", "json"], ["--out", "z"], ["-o", "text", "-vy"]], ids=" ".join
+)
+def test_an_option_that_says_nothing_about_the_cluster_makes_no_cluster(
+    bake: Bake, tmp_path: Path, words: list[str]
 ) -> None:
-    monkeypatch.setenv(variable, value)
+    result = bake(*words)
+    assert (result.code, list(tmp_path.iterdir())) == (2, [])
+    assert ("Exit codes:" in result.err) == ("-q" not in words)
+    assert "begin with `bake init` or `bake --nodes 3`" in result.err
+    assert ("begin with" in result.out) == ("json" in words)
+
+
+def test_an_environment_variable_counts_as_an_option(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAKE_OUT", "elsewhere")
+    assert (bake().code, Path("elsewhere").exists()) == (2, False)
+    monkeypatch.setenv("BAKE_NODES", "1")
     assert bake().code == 0
-    assert [*Path().glob("*/etcd/manifest.json")]
+    assert Path("elsewhere/etcd/manifest.json").exists()
 
 
 def test_an_existing_cluster_is_baked_again(bake: Bake, picture: Picture) -> None:
@@ -53,9 +66,25 @@ def test_an_existing_cluster_is_baked_again(bake: Bake, picture: Picture) -> Non
     assert picture(Path("out/etcd")) == before
 
 
-def test_another_cluster_is_not_meant(bake: Bake) -> None:
+@pytest.mark.parametrize(
+    "words", [(), ("-q",), ("certs",), ("status",), ("client",), ("show", "etcd1")], ids=" ".join
+)
+def test_the_names_of_other_clusters_are_in_the_hint(bake: Bake, words: tuple[str, ...]) -> None:
     bake("--name", "prod", "--nodes", 1)
-    assert bake().code == 2
+    (Path("out/.prod.new-1")).mkdir()
+    (Path("out/.prod.new-1/manifest.json")).touch()
+    result = bake(*words)
+    where = f"error: --name: there is no cluster 'etcd' in {Path('out').absolute()}\n"
+    assert (result.code, result.out, result.err) == (2, "", f"{where}  hint: add --name prod\n")
+    bake("--name", "lab", "--nodes", 1)
+    result = bake(*words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"{where}  hint: add --name with one of: lab, prod\n"
+
+
+def test_without_a_cluster_the_hint_names_no_cluster(bake: Bake) -> None:
+    hint = "bake the cluster, or use the same --out as when you baked the cluster"
+    assert bake("certs").err.endswith(f"  hint: {hint}\n")
 
 
 def commands(command: click.Command = cli.bake, name: str = "bake") -> Iterator[tuple[str, click.Command]]:

@@ -339,11 +339,28 @@ def test_a_cluster_without_an_identity_file_keeps_its_identity(bake: Bake) -> No
     """Older versions derived the cluster's id, which tags its VMs, from the CA's digest."""
     bake("--nodes", 1)
     (FOLDER / "identity").unlink()
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    del manifest["files"]["identity"]
+    (FOLDER / "manifest.json").write_text(json.dumps(manifest))
     old = hashlib.sha256((FOLDER / "pki/etcd-ca.pem").read_bytes()).hexdigest()
     assert open_cluster(Store(Path("out"), "etcd")).cluster_id == old[:16]
     bake("--nodes", 1)
     assert (FOLDER / "identity").read_text() == f"{old}\n"
     assert f'BAKE_PERMIT="etcd-{old[:32]}"' in (FOLDER / "etcd1/user-data").read_text()
+
+
+@pytest.mark.parametrize("words", [(), ("check",), ("certs",), ("seal", "--yes"), ("destroy", "--yes")], ids=" ".join)
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_lost_identity_is_not_replaced(bake: Bake, picture: Picture, sealed: bool, words: tuple[str, ...]) -> None:
+    bake("--nodes", 1)
+    if sealed:
+        (FOLDER / "sealed").write_text("")
+    (FOLDER / "identity").unlink()
+    before = picture(FOLDER)
+    result = bake(*words)
+    assert (result.code, picture(FOLDER)) == (2, before)
+    where = f"{(FOLDER / 'identity').absolute()}: is missing"
+    assert result.err == f"error: {where}\n  hint: restore the missing file\n"
 
 
 def test_an_identity_that_bake_did_not_write_is_refused(bake: Bake) -> None:

@@ -77,6 +77,17 @@ def test_a_running_cluster_is_changed(bake: Bake) -> None:
     assert commands(bake("--nodes", 2)) == ["bake apply"]
 
 
+@pytest.mark.usefixtures("with_libvirt")
+def test_a_change_that_no_running_node_can_apply_is_not_rolled_out(bake: Bake) -> None:
+    bake("--nodes", 1)
+    sealed()
+    result = bake("--network-mode", "isolated", "--memory", 2048)
+    assert commands(result) == []
+    assert "\nNo running node can apply this change. Next, run `bake down`, `bake` with the change, " in result.err
+    assert "insert each node's new ISO" not in result.err
+    assert json.loads(bake("--network-mode", "nat", "-o", "json").out)["next"] == []
+
+
 @pytest.mark.usefixtures("without_libvirt")
 def test_a_running_cluster_without_libvirt_is_changed_by_hand(bake: Bake) -> None:
     bake("--nodes", 1)

@@ -360,13 +360,7 @@ LOSSES = {
     "a node's keys": ((), ("--nodes", 2), "etcd3: its keys are deleted"),
     "a user's key": (("--config", "users.yaml"), ("--config", "empty.yaml", "--profile", "hardened"), "alice: its key"),
     "authentication": (("--profile", "hardened"), ("--profile", "default"), "authentication is switched off"),
-    "an address": (("sealed",), ("--first-ip", "192.168.20.99"), "still use the old addresses"),
-    "a port": (("sealed",), ("--config", "port.yaml"), "still use the old addresses"),
-    "a client port": (("sealed",), ("--config", "client.yaml"), "still use the old addresses"),
-    "an older etcd": (("--config", "newer.yaml", "sealed"), ("--config", "empty.yaml"), "an older etcd cannot read"),
     "a MAC": (("sealed",), ("--config", "mac.yaml"), "still use the old addresses"),
-    "a name": (("sealed",), ("--config", "names.yaml"), "etcd3: its keys are deleted"),
-    "the data's place": (("sealed",), ("--config", "data.yaml"), "have their data in the old folder"),
 }
 
 
@@ -376,12 +370,7 @@ def losing_bake(bake: Bake) -> Callable[[str], tuple[tuple[str, ...], str]]:
     texts = {
         "users": USERS,
         "empty": "vm: {cpus: 2}\n",
-        "port": "etcd: {peerPort: 2390}\n",
-        "client": "etcd: {clientPort: 2390}\n",
-        "newer": "etcd: {version: '3.6'}\n",
         "mac": 'nodes: [{name: etcd1, mac: "52:54:00:00:00:01"}, {name: etcd2}, {name: etcd3}]\n',
-        "names": "nodes: [{name: etcd1}, {name: etcd2}, {name: other}]\n",
-        "data": "etcd: {dataDir: /var/lib/etcd/new}\n",
     }
     for name, text in texts.items():
         Path(f"{name}.yaml").write_text(text)
@@ -415,8 +404,48 @@ def test_changes_that_cannot_be_undone_need_confirmation(
     assert bake().code == 0
 
 
+# For each change that no running node can apply: the file before and after it, the field, and the way.
+REFUSED = {
+    "an address": ("", "network: {firstIp: 192.168.20.99}", "nodes[].address: etcd1: ", "remove the node, then add it"),
+    "the network": ("", "network: {subnet: 10.9.9.0/24}", "network.subnet: ", "create a new cluster with another"),
+    "a port": ("", "etcd: {peerPort: 2390}", "etcd.peerPort: ", "create a new cluster with another --name"),
+    "a client port": ("", "etcd: {clientPort: 2390}", "etcd.clientPort: ", "create a new cluster with another --name"),
+    "an older etcd": ("etcd: {version: '3.6'}", "", "etcd.version: ", "create a new cluster with another --name"),
+    "a name": ("", "nodes: [{name: etcd1}, {name: etcd2}, {name: x}]", "nodes[].name: ", "in a second change"),
+    "the data's place": ("", "etcd: {dataDir: /var/lib/etcd/new}", "etcd.dataDir: ", "create a new cluster"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_change_that_no_running_node_can_apply_is_refused_despite_confirmation(
+    bake: Bake, case: str, picture: Picture
+) -> None:
+    before, after, where, way = REFUSED[case]
+    for name, text in (("before", before), ("after", after)):
+        Path(f"{name}.yaml").write_text(f"vm: {{cpus: 2}}\n{text}\n")
+    assert bake("--config", "before.yaml").code == 0
+    (FOLDER / "sealed").write_text("")
+    kept = picture(Path("out"))
+    for words in (("--yes",), (), ("--yes", "-q"), ("--yes", "-o", "json"), ("check",), ("check", "-o", "json")):
+        refused = bake(*words, "--config", "after.yaml")
+        assert (refused.code, picture(Path("out"))) == (2, kept)
+        assert f"error: {where}" in refused.err
+        assert way in refused.err.partition("hint: ")[2]
+        assert "add --yes" not in refused.err
+    (FOLDER / "sealed").unlink()
+    assert bake("--yes", "--config", "after.yaml").code == 0
+
+
+def test_a_refused_change_whose_way_needs_new_seeds_is_written(bake: Bake) -> None:
+    bake("--nodes", 1)
+    (FOLDER / "sealed").write_text("")
+    result = bake("--network-mode", "isolated")
+    assert (result.code, current("network", "mode")) == (0, "isolated")
+    assert "[refused] (running VMs and containers keep their network; run `bake down`, `bake` with" in result.err
+
+
 def test_changes_of_an_unsealed_cluster_need_no_confirmation(bake: Bake) -> None:
-    bake()
+    bake("--nodes", 1)
     assert bake("--first-ip", "192.168.20.99").code == 0
 
 

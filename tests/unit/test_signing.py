@@ -62,6 +62,7 @@ def test_missing_certificates_are_requested_and_nothing_is_baked(run_bake: Bake)
     result = run_bake()
     assert (result.code, result.out) == (3, "")
     assert "an external CA must issue 7 certificates" in result.err
+    assert result.err.endswith(", then run the same command again\n")
     assert [str(path.relative_to(REQUESTS)) for path in requests()] == [
         *(f"etcd{number}/etcd-{role}.csr" for number in (1, 2) for role in ("client", "peer", "server")),
         "operator/etcd-client.csr",
@@ -83,13 +84,25 @@ def test_a_cluster_that_waits_for_certificates_is_recognized(
     assert (result.code, "there is no cluster" in result.err) == (3, False)
     assert "an external CA must issue 7 certificates" in result.err
     assert f"let the CA sign each .csr below {REQUESTS.absolute()}" in result.err
-    assert result.err.rstrip().endswith("then: bake")
+    assert result.err.rstrip().endswith(", then run bake")
     assert picture(Path("out")) == before
     ca.sign(*requests()[:3])
     assert "an external CA must issue 4 certificates" in bake(*words).err
     ca.sign(*requests()[3:])
     result = bake(*words)
     assert (result.code, "every certificate has been issued" in result.err) == (3, True)
+    assert result.err.endswith("hint: run bake\n")
+
+
+def test_the_hint_names_the_cluster_that_waits_for_certificates(ca: SigningCa, bake: Bake) -> None:
+    Path("own.yaml").write_text("name: own\nnodes: 1\npki: {domain: etcd.internal, ca: {certificate: corp.pem}}\n")
+    assert bake("--config", "own.yaml", "--out", "a b").code == 3
+    place = ("--name", "own", "--out", "a b")
+    again = f"run bake --name own --out '{Path('a b').absolute()}'\n"
+    assert bake("certs", *place).err.endswith(f", then {again}")
+    ca.sign(*Path("a b/own/requests").rglob("*.csr"))
+    assert bake("certs", *place).err.endswith(f"hint: {again}")
+    assert bake(*place).code == 0
 
 
 def test_a_second_bake_keeps_the_requests(run_bake: Bake, bake: Bake, picture: Picture) -> None:

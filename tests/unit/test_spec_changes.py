@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from generator.change.spec_changes import Change, Kind, compare, file_changes, losses, refused, shown
+from generator.change.spec_changes import Change, Kind, compare, file_changes, refused, shown
 from generator.config.field_levels.cases import release
 from generator.config.fields import plain
 from generator.config.placement import with_peer_defaults
@@ -184,7 +184,7 @@ def test_refused_changes_are_shown_with_the_way() -> None:
     assert line.startswith("~ network.mode: nat → isolated [refused] (running VMs and containers keep")
     assert "; run `bake down`, " in line
     (line,) = shown(changes({}, {"etcd": {"peerPort": 4000}}))
-    assert line.endswith("[refused] (the members of this sealed cluster still use the old addresses)")
+    assert "[refused] (members know each other by their URLs; create a new cluster with another --name" in line
 
 
 def test_refused_changes_are_listed_together() -> None:
@@ -192,17 +192,17 @@ def test_refused_changes_are_listed_together() -> None:
     assert [problem.where for problem in refused(found)] == ["etcd.clientPort", "etcd.peerPort"]
 
 
-def test_refused_changes_still_need_confirmation_only_where_something_is_lost() -> None:
-    mode = changes({}, {"network": {"mode": "isolated"}})
-    assert (refused(mode) != [], losses(mode)) == (True, [])
-    port = changes({}, {"etcd": {"peerPort": 4000}})
-    assert losses(port) == ["etcd.peerPort: the members of this sealed cluster still use the old addresses"]
-    assert losses(changes({}, {"etcd": {"peerPort": 4000}}, sealed=False)) == []
+def test_bake_writes_a_refused_change_only_if_the_way_needs_new_seeds() -> None:
+    written = [{"network": {"mode": "isolated"}}, {"network": {"gateway": "192.168.20.254"}}]
+    assert [refused(changes({}, new), by_bake=True) for new in written] == [[], []]
+    assert refused(changes({"auth": True}, {}), by_bake=True) == []
+    port = {"etcd": {"peerPort": 4000}}
+    assert [problem.where for problem in refused(changes({}, port), by_bake=True)] == ["etcd.peerPort"]
+    assert refused(changes({}, port, sealed=False), by_bake=True) == []
 
 
 def test_versions_compare_as_numbers() -> None:
     assert release("3.10") > release("3.9") > release("3.6")
-    lost = "etcd.version: an older etcd cannot read the data of this sealed cluster"
-    assert losses(changes({"etcd": {"version": "3.6"}}, {})) == [lost]
+    (older,) = changes({"etcd": {"version": "3.6"}}, {})
     (newer,) = changes({}, {"etcd": {"version": "3.6"}})
-    assert (newer.level, newer.lost) == (Level.REPLACE, "")
+    assert (older.level, newer.level) == (Level.REFUSED, Level.REPLACE)

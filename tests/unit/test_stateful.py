@@ -144,14 +144,21 @@ def fixed_fields(spec: ClusterSpec) -> dict[tuple[str | int, ...], Any]:
     return {path: value for path, value in flat(plain(spec)).items() if path not in LEFT_OPEN}
 
 
-def losses(old: ClusterSpec, new: ClusterSpec, *, sealed: bool) -> list[str]:
+def losses(old: ClusterSpec, new: ClusterSpec) -> list[str]:
     """Return words that bake's message about lost data must contain, without calling bake's code for this message."""
     before, after = ({node.name: node.client_url for node in plan_cluster(spec).nodes} for spec in (old, new))
     lost = [name for name in before if name not in after]
     lost += [name for name in old.auth.common_names if name != "nobody" and name not in new.auth.common_names]
     lost += ["authentication is switched off"] * (old.auth.enabled and not new.auth.enabled)
-    moved = [name for name in before if name in after and before[name] != after[name]]
-    return lost + ["use the old addresses"] * bool(sealed and moved)
+    return lost
+
+
+def moves_members(old: ClusterSpec, new: ClusterSpec) -> bool:
+    """Return whether a member gets another URL, or a new node gets the address of a removed node."""
+    before, after = ({node.name: node.client_url for node in plan_cluster(spec).nodes} for spec in (old, new))
+    added, left = ({urls[name] for name in urls.keys() - others} for urls, others in ((after, before), (before, after)))
+    ports = old.etcd.client_port != new.etcd.client_port
+    return ports or bool(added & left) or any(before[name] != after[name] for name in before.keys() & after)
 
 
 class Commands(RuleBasedStateMachine):
@@ -171,16 +178,17 @@ class Commands(RuleBasedStateMachine):
         shutil.rmtree(self.scratch)
 
     def is_refused(self, expected: Model) -> bool:
-        """Return whether bake refuses such a cluster, such as one with users but without authentication."""
+        """Return whether bake refuses such a cluster, or this change of a cluster that has started."""
         try:
-            expected.spec(self.scratch)
+            new = expected.spec(self.scratch)
         except InputError:
             return True
-        return False
+        is_sealed = (self.folder / "sealed").exists()
+        return is_sealed and moves_members(load_kept(self.folder / "cluster.yaml"), new)
 
     def losses(self, expected: Model) -> list[str]:
         old, new = load_kept(self.folder / "cluster.yaml"), expected.spec(self.scratch)
-        return losses(old, new, sealed=(self.folder / "sealed").exists())
+        return losses(old, new)
 
     @property
     def folder(self) -> Path:

@@ -244,6 +244,11 @@ def has_other_files(store: Store) -> None:
     (store.folder / "thesis.tex").write_text("")
 
 
+def has_lost_its_manifest(store: Store) -> None:
+    store.folder.mkdir(parents=True)
+    (store.folder / "identity").write_text("")
+
+
 def has_the_manifest(text: str) -> Callable[[Store], None]:
     def prepare(store: Store) -> None:
         store.folder.mkdir(parents=True)
@@ -256,6 +261,7 @@ NOT_OURS: dict[str, tuple[Callable[[Store], None], str]] = {
     "a file": (is_a_file, "is a symlink or a file, not a folder"),
     "a symlink": (is_a_symlink, "is a symlink or a file, not a folder"),
     "other things": (has_other_files, "is not empty, and bake did not create it"),
+    "no manifest": (has_lost_its_manifest, "manifest.json: is missing\n  hint: restore the file from a backup"),
     "another cluster's": (
         has_the_manifest('{"cluster": "prod", "files": {}}'),
         "belongs to the cluster 'prod', not 'etcd'",

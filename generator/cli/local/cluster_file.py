@@ -154,13 +154,15 @@ def _write(file: Path, text: str) -> None:
         _write_schema(file.parent / SCHEMA_FILE, schema_text())
         write_new(file, text.encode(), 0o644)
     except OSError as error:
-        raise BakeError(f"{error.filename or file}: cannot be written: {error.strerror}") from None
+        hint = "free some space, or give another path: bake init FILE"
+        raise BakeError(f"{error.filename or file}: cannot be written: {error.strerror}", hint=hint) from None
 
 
 def _write_schema(path: Path, text: str) -> None:
     """Write the schema, or replace the schema of another version of bake. Leave every other file alone."""
     from generator.config.cluster_file.schema import is_cluster_schema
     from generator.errors import InputError
+    from generator.store.atomic import write_new
 
     if path.is_file():
         old = path.read_text(errors="replace")
@@ -168,5 +170,5 @@ def _write_schema(path: Path, text: str) -> None:
             return
         if not is_cluster_schema(old):
             raise InputError.one(str(path), "exists already and is not a schema of bake", "move the file away")
-    path.write_text(text)
-    path.chmod(0o644)
+        path.unlink()
+    write_new(path, text.encode(), 0o644)

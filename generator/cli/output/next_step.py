@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from generator.layout import SEALED
 
 if TYPE_CHECKING:
+    from generator.change.spec_changes import Change
     from generator.config.spec import ClusterSpec
     from generator.operations.bake import Baked
     from generator.store.folder import Store
@@ -27,13 +28,17 @@ class Step(NamedTuple):
             yield f"  {self.command}"
 
 
-def next_steps(baked: Baked, store: Store) -> list[Step]:
-    """Return the steps after a bake, the next step first."""
+def next_steps(baked: Baked, store: Store, changes: Iterable[Change]) -> list[Step]:
+    """Return the steps after a bake with these changes, the next step first."""
+    from generator.change.spec_changes import refused
+
     is_sealed, engine = store.has(SEALED), _engine(baked.plan.spec)
     if not baked.differences:
         unchanged = Step("Nothing changed. The table shows the existing ISOs.")
         return [unchanged, *([] if is_sealed else _start(store, engine))]
-    steps = _change(store, engine) if is_sealed else _start(store, engine)
+    ways = dict.fromkeys(str(problem.hint) for problem in refused(changes))
+    steps = [Step(f"No running node can apply this change. Next, {way}.") for way in ways]
+    steps = steps or list(_change(store, engine) if is_sealed else _start(store, engine))
     return [*steps, *_exports(store), Step("The ISOs contain private keys.")]
 
 

@@ -22,6 +22,7 @@ class FieldLevel(NamedTuple):
     `case`: the changes to which the row applies. If `case` is empty, the row applies to every other change.
     `how`: how the nodes apply the change. For a refused change, the way to reach the same result.
     `why`: for a refused change, the reason why no running node can apply it.
+    `is_written`: for a refused change, whether `bake` writes the new seeds anyway, because `how` needs them.
     `note`: the operator's task before nodes apply the change, or after a change that no node applies.
     `applies`: whether the row applies to a change from an old to a new spec.
     """
@@ -31,6 +32,7 @@ class FieldLevel(NamedTuple):
     how: str
     case: str = ""
     why: str = ""
+    is_written: bool = False
     note: str = ""
     applies: Applies = _always
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from generator.config.field_levels import cases
 from generator.config.field_levels.row import FieldLevel
@@ -69,7 +70,11 @@ def _node_rows() -> Iterator[FieldLevel]:
     for name in ("failureDomain", "offline"):
         yield FieldLevel(field=f"hosts[].{name}", level=Level.NONE, how="It decides only which host a node gets.")
     yield FieldLevel(field="hosts[].pool", level=Level.NONE, how="Only a new storage pool uses it.")
-    yield FieldLevel(field="hosts[].bridge", level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
+    yield _with_all_off("hosts[].bridge")
+
+
+def _with_all_off(field: str, **more: Any) -> FieldLevel:
+    return FieldLevel(field=field, level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF, is_written=True, **more)
 
 
 def _network_rows() -> Iterator[FieldLevel]:
@@ -79,14 +84,11 @@ def _network_rows() -> Iterator[FieldLevel]:
         field="network.gateway", case="to the same address", level=Level.NONE, how="Nothing changes.",
         applies=cases.same_gateway,
     )  # fmt: skip
-    yield FieldLevel(field="network.gateway", level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
-    yield FieldLevel(
-        field="network.dns", case="if the gateway becomes a DNS server", level=Level.REFUSED, why=_NETWORK,
-        how=_ALL_OFF, applies=cases.starts_dns_server,
-    )  # fmt: skip
+    yield _with_all_off("network.gateway")
+    yield _with_all_off("network.dns", case="if the gateway becomes a DNS server", applies=cases.starts_dns_server)
     yield FieldLevel(field="network.dns", level=Level.REBOOT, how=_REBOOTS)
     for name in ("network.mode", "network.bridge", "network.vlan", "network.name", "incus.nic"):
-        yield FieldLevel(field=name, level=Level.REFUSED, why=_NETWORK, how=_ALL_OFF)
+        yield _with_all_off(name)
 
 
 def _pki_rows() -> Iterator[FieldLevel]:
@@ -175,7 +177,7 @@ def _service_rows() -> Iterator[FieldLevel]:
         field="auth.enabled", case="to `false`", level=Level.REFUSED,
         why="a node does not disable etcd's authentication",
         how="run `bake` with the change, restart every node with its new seed, then run `etcdctl auth disable`",
-        applies=cases.disables_auth,
+        is_written=True, applies=cases.disables_auth,
     )  # fmt: skip
     yield FieldLevel(
         field="auth.enabled", level=Level.RESTART,
