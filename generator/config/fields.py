@@ -145,7 +145,7 @@ def section_of(kind: type[T], flag: str | None = None) -> Read:
         if not isinstance(value, dict):
             rule = "is not true, false or a section of fields" if flag else "is not a section of fields"
             wrong.append(FieldProblem(path, f"{shown_value(value)} {rule}", _section_hint(kind, flag)))
-            return _REFUSED
+            return kind(**dict(_read_fields(kind, {}, path, [])))  # in a list, later items keep their positions
         return kind(**dict(_read_fields(kind, value, path, wrong)))
 
     schema = section_schema(kind)

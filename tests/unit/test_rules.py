@@ -156,6 +156,24 @@ def test_a_wrong_field_hides_no_error_of_other_fields(
     assert {*errors(rest)} < {*errors({**wrong, **rest, **shared})}
 
 
+@pytest.mark.parametrize(
+    ("fields", "fields_with_errors"),
+    [
+        ({"nodes": ["a", "b", "c"]}, ["nodes[0]", "nodes[1]", "nodes[2]"]),
+        ({"nodes": ["a", {"name": "b"}, {"name": "b"}]}, ["nodes[0]", "nodes[2].name"]),
+        ({"install": {"method": "archive", "archive": "x", "sha256": "00"}}, ["install.sha256"]),
+        ({"install": {"method": "archive", "archive": 5, "sha256": "0" * 64}}, ["install.archive"]),
+        ({"vm": {"image": "https://example.org/a.qcow2", "sha256": "00"}}, ["vm.sha256"]),
+        ({"network": {"mode": "bridge", "bridge": "a b"}}, ["network.bridge"]),
+    ],
+)
+def test_a_field_with_an_invalid_value_has_a_single_error(
+    errors: Callable[[dict[str, Any]], list[str]], fields: dict[str, Any], fields_with_errors: list[str]
+) -> None:
+    """A rule would see the field's default instead of the value."""
+    assert [one.partition(":")[0] for one in errors(fields)] == fields_with_errors
+
+
 def test_an_address_that_two_fields_have_is_named_once(errors: Callable[[dict[str, Any]], list[str]]) -> None:
     nodes = [{"name": name, "address": "10.9.9.11"} for name in ("n1", "n2")]
     assert "network.subnet: 192.168.20.0/24 contains none of the addresses 10.9.9.11" in errors({"nodes": nodes})
