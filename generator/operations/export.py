@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from generator.artifact import Artifact
 from generator.errors import InputError, Problem
 from generator.export.source import Source, warnings
+from generator.image.custom import missing_image
 from generator.layout import SEED_ISO
 from generator.operations.baked_cluster import Cluster
 from generator.progress import Report
@@ -37,9 +38,14 @@ def export(
     build: Callable[[Source], tuple[Artifact, ...]],
     *,
     into: Path | None,
+    image: str | None = None,
     report: Report,
 ) -> Exported:
-    """Write the files that `build` returns. `into`: the folder; default: `out/<cluster>.export/<target>`."""
+    """Write the files that `build` returns.
+
+    `into`: the folder; default: `out/<cluster>.export/<target>`. `image`: the path or URL of an image that the target
+    reads on this machine.
+    """
     source = load_source(cluster)
     files = build(source)
     store = cluster.store
@@ -50,9 +56,9 @@ def export(
         raise InputError.one("--into", f"{folder.folder} {text}", "give a folder outside the cluster's folder")
     changed = folder.write_all(files, report)
     bootstrap = cluster.first.name if source.permit(cluster.first) else ""
-    return Exported(
-        folder=folder.folder, files=files, changed=changed, warnings=tuple(warnings(source)), bootstrap=bootstrap
-    )
+    missing = missing_image(image) if image else None
+    found = (*warnings(source), *([f"--image: {missing}"] if missing else []))
+    return Exported(folder=folder.folder, files=files, changed=changed, warnings=found, bootstrap=bootstrap)
 
 
 def load_source(cluster: Cluster) -> Source:
