@@ -32,9 +32,9 @@ def next_steps(baked: Baked, store: Store) -> list[Step]:
     is_sealed, engine = store.has(SEALED), _engine(baked.plan.spec)
     if not baked.differences:
         unchanged = Step("Nothing changed. The table shows the existing ISOs.")
-        return [unchanged, *([] if is_sealed else _start(store, engine))]
+        return [unchanged, *([] if is_sealed else _start(store, engine)), *_permits(baked, store)]
     steps = _change(store, engine) if is_sealed else _start(store, engine)
-    return [*steps, *_exports(store), Step("The ISOs contain private keys.")]
+    return [*steps, *_exports(store), *_permits(baked, store), Step("The ISOs contain private keys.")]
 
 
 def _engine(spec: ClusterSpec) -> str:
@@ -67,9 +67,19 @@ def _change(store: Store, engine: str) -> Iterator[Step]:
 
 
 def _exports(store: Store) -> Iterator[Step]:
-    """Yield a step for each export of the cluster, because an export contains the old ISOs."""
-    from generator.operations.hints import command
+    """Yield a step for the exports of the cluster, because they have the old ISOs."""
+    from generator.operations.export import export_again, exported
 
-    for path in sorted((store.out / f"{store.cluster}.export").glob("*/manifest.json")):
-        text = "The export has the old ISOs. Run it again, with the same options as before:"
-        yield Step(text, command(store, f"export {path.parent.name}"))
+    if targets := exported(store):
+        yield _sentence(export_again(store, targets, "the old ISOs"))
+
+
+def _permits(baked: Baked, store: Store) -> Iterator[Step]:
+    from generator.operations.export import exported_permit
+
+    if text := exported_permit(store, baked.plan):
+        yield _sentence(text)
+
+
+def _sentence(text: str) -> Step:
+    return Step(f"{text[0].upper()}{text[1:]}.")
