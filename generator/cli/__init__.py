@@ -6,11 +6,12 @@ Only the module of the command that runs is imported, and it imports slow module
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,9 +19,13 @@ from generator.cli.options import VERBOSE
 from generator.cli.output.diagnostics import Output, begin, diagnostics_of, wants_json
 from generator.cli.root import bake
 
+if TYPE_CHECKING:
+    from generator.errors import BakeError
+
 # Python searches for garbage when there are so many new objects. With Python's default of 700, it searches 100 times
 # while bake imports modules, which produce no garbage.
 _GARBAGE = 100_000
+_BROKEN_PIPE = 128 + signal.SIGPIPE  # the shell's code for a program that wrote to a pipe after the reader had ended
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
@@ -45,9 +50,9 @@ def _run() -> int:
     try:
         output.print()
     except BrokenPipeError:
-        return 1
+        return _BROKEN_PIPE
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_explained(error)}", err=True)
         return 1
     return code
 
@@ -75,13 +80,24 @@ def _call(settings: dict[str, Any], output: Output) -> int:
             click.echo(f"error: {problem}", err=True)
         output.diagnostics += diagnostics_of(error)
         return error.exit_code
-    except BrokenPipeError:
-        return 1
+    except SystemExit:  # without `standalone_mode`, click ends the process only if standard output is a closed pipe
+        return _BROKEN_PIPE
     except OSError as error:  # standard output can be a file on a full disk
-        click.echo(f"error: {error}", err=True)
-        output.diagnostics += diagnostics_of(error)
+        explained = _explained(error)
+        click.echo(f"error: {explained}", err=True)
+        output.diagnostics += diagnostics_of(explained)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _explained(error: OSError) -> BakeError:
+    """Return the error for the user. An error without a file's name is of standard output if its disk is full."""
+    from generator.errors import BakeError
+
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        text = f"standard output: cannot be written: {error.strerror}"
+        return BakeError(text, hint="free space, or write the output to another file")
+    return BakeError(str(error))
 
 
 def _end(end: BaseException, output: Output) -> int:

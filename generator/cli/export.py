@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator.cli.common import open_cluster, print_json, reporter
-from generator.cli.options import folder_options, option
+from generator.cli.options import PathType, folder_options, option
 from generator.cli.output.table import print_table
 from generator.cli.root import bake
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from generator.operations.export import Exported
 
 _into = option(
-    "--into", type=click.Path(path_type=Path), help="Folder for the files; default: OUT/NAME.export/TARGET."
+    "--into", type=PathType(), help="Folder for the files; default: OUT/NAME.export/TARGET."
 )
 _image = option("--image", help="The cloud image for the VMs; default: vm.image of the cluster file.")
 _connect = option("--connect", default="qemu:///system", show_default=True, help="URI of libvirt.")
