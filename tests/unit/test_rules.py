@@ -207,3 +207,22 @@ def test_a_wrong_number_of_nodes_hides_no_other_error(errors: Callable[[dict[str
 def test_nodes_are_counted_in_both_notations() -> None:
     assert node_count(ClusterSpec(nodes=5)) == 5
     assert node_count(read_spec({"nodes": [{"name": "a"}, {"name": "b"}]})[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"name": 5}, "name: 5 is not a string; put it in quotes"),
+        ({"name": True}, "name: true is not a string; put it in quotes"),
+        ({"name": None}, "name: null is not a string"),
+        ({"nodes": "3"}, "nodes: '3' is not a valid integer; remove the quotes"),
+        ({"nodes": "three"}, "nodes: 'three' is not a valid integer"),
+        ({"vm": {"memory": False}}, "vm.memory: false is not a valid integer"),
+        ({"access": {"rootShell": "true"}}, "access.rootShell: 'true' is not true or false; remove the quotes"),
+        ({"pki": {"subject": {"organization": 5}}}, "pki.subject.organization: 5 is not a string; put it in quotes"),
+    ],
+)
+def test_a_value_of_another_type_is_shown_as_in_the_file(
+    errors: Callable[[dict[str, Any]], list[str]], fields: dict[str, Any], problem: str
+) -> None:
+    assert errors(fields) == [problem]
