@@ -11,10 +11,11 @@ _INTERRUPTED = 130  # exit code
 
 try:  # the imports take half of the time of a short command
     import atexit
+    import errno
     import gc
     import os
     import signal
-    from typing import Any
+    from typing import TYPE_CHECKING, Any
 
     import click
 
@@ -25,9 +26,13 @@ except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(_INTERRUPTED)
 
+if TYPE_CHECKING:
+    from generator.errors import BakeError
+
 # Python searches for garbage when there are so many new objects. With Python's default of 700, it searches 100 times
 # while bake imports modules, which produce no garbage.
 _GARBAGE = 100_000
+_BROKEN_PIPE = 128 + signal.SIGPIPE  # the shell's code for a program that wrote to a pipe after the reader had ended
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
@@ -70,9 +75,9 @@ def _run() -> int:
     try:
         output.print()
     except BrokenPipeError:
-        return 1
+        return _BROKEN_PIPE
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_explained(error)}", err=True)
         return 1
     return code
 
@@ -100,13 +105,24 @@ def _call(settings: dict[str, Any], output: Output) -> int:
             click.echo(f"error: {problem}", err=True)
         output.diagnostics += diagnostics_of(error)
         return error.exit_code
-    except BrokenPipeError:
-        return 1
+    except SystemExit:  # without `standalone_mode`, click ends the process only if standard output is a closed pipe
+        return _BROKEN_PIPE
     except OSError as error:  # standard output can be a file on a full disk
-        click.echo(f"error: {error}", err=True)
-        output.diagnostics += diagnostics_of(error)
+        explained = _explained(error)
+        click.echo(f"error: {explained}", err=True)
+        output.diagnostics += diagnostics_of(explained)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _explained(error: OSError) -> BakeError:
+    """Return the error for the user. An error without a file's name is of standard output if its disk is full."""
+    from generator.errors import BakeError
+
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        text = f"standard output: cannot be written: {error.strerror}"
+        return BakeError(text, hint="free space, or write the output to another file")
+    return BakeError(str(error))
 
 
 def _end(end: BaseException, output: Output) -> int:

@@ -135,10 +135,21 @@ def load(options: Mapping[str, Any]) -> Loaded:
     )
     if options.get("based_on", loaded.digest) != loaded.digest:
         raise StaleError("another command has just changed this cluster", hint="run the same command again")
+    loaded = loaded._replace(warnings=(*loaded.warnings, *_image_warning(loaded.spec.vm.image)))
     warn(loaded.warnings, options)
     if not options["quiet"] and (kept := load.kept_fields(loaded)):
         click.echo(f"note: the cluster keeps values that differ from bake's new defaults: {'; '.join(kept)}", err=True)
     return loaded
+
+
+def _image_warning(image: str | None) -> Iterator[Problem]:
+    if image is None:
+        return
+    from generator.errors import Problem
+    from generator.image.custom import missing_image
+
+    if missing := missing_image(image):
+        yield Problem("vm.image", missing, "check the path; `bake up` and `bake export` need the image")
 
 
 def show_changes(changes: Iterable[Change], options: Mapping[str, Any], report: Callable[[str], None]) -> None:

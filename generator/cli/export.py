@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator.cli.common import open_cluster, print_json, reporter
-from generator.cli.options import folder_options, option
+from generator.cli.options import PathType, folder_options, option
 from generator.cli.output.table import print_table
 from generator.cli.root import bake
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from generator.operations.export import Exported
 
 _into = option(
-    "--into", type=click.Path(path_type=Path), help="Folder for the files; default: OUT/NAME.export/TARGET."
+    "--into", type=PathType(), help="Folder for the files; default: OUT/NAME.export/TARGET."
 )
 _image = option("--image", help="The cloud image for the VMs; default: vm.image of the cluster file.")
 _connect = option("--connect", default="qemu:///system", show_default=True, help="URI of libvirt.")
@@ -54,14 +55,24 @@ def export() -> None:
 
 
 def _run(
-    target: str, options: Mapping[str, Any], build: Callable[[Any], Any], next_step: Callable[[Exported], str]
+    target: str,
+    options: Mapping[str, Any],
+    build: Callable[[Any], Any],
+    next_step: Callable[[Exported], str],
+    *,
+    reads_image: bool = False,
 ) -> None:
+    """Export the cluster, and print the files and the next step.
+
+    `reads_image`: whether the target reads the image on this machine.
+    """
     from generator.operations import export
     from generator.operations.hints import command
 
     cluster = open_cluster(options)
     report = reporter(options)
-    done = export.export(cluster, target, build, into=options["into"], report=report)
+    image = (absolute(options["image"]) or cluster.plan.spec.vm.image) if reads_image else None
+    done = export.export(cluster, target, build, into=options["into"], image=image, report=report)
     for warning in done.warnings:
         report(f"warning: {warning}")
     if options["output"] == "json":
@@ -110,7 +121,10 @@ def virt_install(**options: Any) -> None:
 
     image = absolute(options["image"])
     settings = LibvirtSettings(image=image, **_settings(options, "connect", "pool", "network", "bridge"))
-    _run("virt-install", options, lambda source: export(source, settings), lambda done: _run_script(done, SCRIPT))
+    _run(
+        "virt-install", options, lambda source: export(source, settings),
+        lambda done: f"To create the VMs, run: sh {_quoted(done, SCRIPT)}", reads_image=True,
+    )  # fmt: skip
 
 
 @export.command("proxmox")
@@ -135,7 +149,16 @@ def proxmox(**options: Any) -> None:
     from generator.export.proxmox import SCRIPT, Settings, export
 
     settings = Settings(**_settings(options, "image", "storage", "iso_storage", "bridge", "first_id"))
-    _run("proxmox", options, lambda source: export(source, settings), lambda done: _run_script(done, SCRIPT))
+    folder = (options["out"] / options["name"]).absolute()
+
+    def next_step(done: Exported) -> str:
+        copies = f"{_quoted(done, SCRIPT)}, {shlex.quote(str(folder))} and the image"
+        return (
+            f"Copy {copies} to the host of Proxmox VE. "
+            f'To create the VMs, run there as root: sh {SCRIPT} "$PWD/{folder.name}"'
+        )
+
+    _run("proxmox", options, lambda source: export(source, settings), next_step)
 
 
 @export.command("opentofu-libvirt")
@@ -161,7 +184,7 @@ def opentofu_libvirt(**options: Any) -> None:
 
     image = absolute(options["image"])
     settings = LibvirtSettings(image=image, **_settings(options, "connect", "pool", "network", "bridge"))
-    _run("opentofu-libvirt", options, lambda source: export(source, settings), _run_tofu)
+    _run("opentofu-libvirt", options, lambda source: export(source, settings), _run_tofu, reads_image=True)
 
 
 @export.command("opentofu-proxmox")
@@ -190,7 +213,7 @@ def opentofu_proxmox(**options: Any) -> None:
     settings = Settings(
         image=image, **_settings(options, "pve_node", "storage", "iso_storage", "bridge", "first_id")
     )
-    _run("opentofu-proxmox", options, lambda source: export(source, settings), _run_tofu)
+    _run("opentofu-proxmox", options, lambda source: export(source, settings), _run_tofu, reads_image=True)
 
 
 @export.command("kubevirt")
@@ -248,13 +271,7 @@ def absolute(image: str | None) -> str | None:
 
 
 def _quoted(done: Exported, name: str = "") -> str:
-    import shlex
-
     return shlex.quote(str(done.folder / name))
-
-
-def _run_script(done: Exported, name: str) -> str:
-    return f"To create the VMs, run: sh {_quoted(done, name)}"
 
 
 def _run_tofu(done: Exported) -> str:

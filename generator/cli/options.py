@@ -80,6 +80,18 @@ _HEADINGS = {"network": "Network", "pki": "Certificates", "etcd": "etcd", "insta
 _FOLDERS_AND_OUTPUT = "Folders and output"
 
 
+class PathType(click.Path):
+    """A path. An empty text is invalid: it would mean the current folder."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(path_type=Path, **settings)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 VERBOSE = "verbose"  # a key in the object of click's context, which still exists when an error is printed
 
 
@@ -90,7 +102,7 @@ def _note_verbose(ctx: click.Context, _option: click.Parameter, value: bool) -> 
 
 
 out_option = option(
-    "--out", heading=_FOLDERS_AND_OUTPUT, default=DEFAULT_OUT, show_default=True, type=click.Path(path_type=Path),
+    "--out", heading=_FOLDERS_AND_OUTPUT, default=DEFAULT_OUT, show_default=True, type=PathType(),
     help="Folder in which bake makes a folder for each cluster.",
 )  # fmt: skip
 output_option = option(
@@ -114,7 +126,7 @@ connect_option = option(
 )
 passphrase_option = option(
     "--ca-passphrase-file", heading="Certificates",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="A file with the CA key's passphrase on its first line. bake encrypts a CA key that is not encrypted yet.",
 )
 field_options = _stack(
@@ -131,7 +143,7 @@ spec_options = _stack(
     option(
         "--config",
         heading="Cluster",
-        type=click.Path(path_type=Path),
+        type=PathType(),
         help="A cluster file (YAML). Without --config, an existing cluster keeps its fields.",
     ),
     field_options,
@@ -140,7 +152,7 @@ spec_options = _stack(
     output_option,
     quiet_option,
 )
-_file = click.Path(path_type=Path)
+_file = PathType()
 ca_options = _stack(
     click.option("--ca", is_flag=True, help="Replace the CA and all certificates of the cluster."),
     click.option("--all-phases", is_flag=True, help="Do not stop after each phase. Needs --ca."),
@@ -185,7 +197,7 @@ up_options = _stack(
         help="How to run the VMs; `auto` uses KVM, or emulation if KVM does not work.",
     ),
     option(
-        "--cache", heading="libvirt", type=click.Path(path_type=Path),
+        "--cache", heading="libvirt", type=PathType(),
         help="Folder for images; default: in the user's cache folder.",
     ),
     option(

@@ -43,6 +43,7 @@ EXIT_CODES = {
     "3": "the cluster is not healthy, or you have to do something",
     "4": "timed out",
     "130": "interrupted",
+    "141": "the program that read the output ended first",
 }
 
 _NO_INPUT = {"out", "output", "quiet", "verbose", "yes"}  # options of `bake` that say nothing about the cluster

@@ -154,6 +154,8 @@ def seal(**options: Any) -> None:
 def status(interval: float | None, **options: Any) -> None:
     """Show each node's VM and etcd member, and your pending tasks.
 
+    The exit code is 0 also if nodes do not answer, or if there are tasks. For an exit code, use `bake verify`.
+
     With --watch, a live table shows each member's role, its revision, the size of its database, the part of the
     database in use, the log entries that the member lacks (LAG), and the days until the first of its certificates
     expires. Below the table are alarms and tasks. The live table does not show the VMs.

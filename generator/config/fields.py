@@ -20,6 +20,8 @@ Schema = dict[str, Any]  # a JSON Schema (draft 2020-12)
 T = TypeVar("T")
 _REFUSED = object()
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}|<<")
+MAX_DIGITS = 20  # the module `yaml12` reads a number with more characters as text
+_WORDS = {None: "null", True: "true", False: "false"}  # the words of YAML
 _TEXTUAL = (Enum, IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
@@ -145,7 +147,7 @@ def section_of(kind: type[T], flag: str | None = None) -> Read:
         if not isinstance(value, dict):
             rule = "is not true, false or a section of fields" if flag else "is not a section of fields"
             wrong.append(FieldProblem(path, f"{shown_value(value)} {rule}", _section_hint(kind, flag)))
-            return _REFUSED
+            return kind(**dict(_read_fields(kind, {}, path, [])))  # in a list, later items keep their positions
         return kind(**dict(_read_fields(kind, value, path, wrong)))
 
     schema = section_schema(kind)
@@ -250,8 +252,8 @@ def shown_key(key: object) -> str:
 
 
 def shown_value(value: object) -> str:
-    """Return a value for a message: quoted, with unprintable characters escaped, at most 80 characters long."""
-    text = repr(value)
+    """Return a value for a message, at most 80 characters long. Text is quoted, with unprintable characters escaped."""
+    text = _WORDS[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -19,7 +19,7 @@ from generator.config.fields import FieldPath, FieldProblem, plain, settings_of,
 from generator.config.placement import with_peer_defaults
 from generator.config.rules import check_spec
 from generator.config.spec import FIELDS_ADDED, ClusterSpec, read_spec
-from generator.config.user_input import ExistingCluster, UserInput, absolute, canonical, flat, put, with_added
+from generator.config.user_input import ExistingCluster, UserInput, absolute, at, canonical, flat, put, with_added
 from generator.errors import InputError, Problem
 from generator.layout import INPUT, SPEC
 
@@ -138,11 +138,12 @@ def load(
     if profile is None:
         profile, lower = _kept_profile(existing) if existing else ("default", _read(profile_path("default"), folder))
     if config is None and existing and existing.user_input:
-        given, upper = upper, _Layers.of(existing.user_input.fields, existing.input_origins)
+        kept = existing.user_input.fields
+        given, upper = upper, _Layers.of(kept, _of_values(kept, existing.input_origins))
         upper.merge(given.value, given.origins)
     layers = _Layers()
     if existing:
-        layers.merge(existing.fields_not_set() | {"name": name}, existing.origins)
+        layers.merge(existing.fields_not_set() | {"name": name}, _of_values(existing.value, existing.origins))
     layers.merge(lower.value, lower.origins)
     layers.merge(upper.value, upper.origins)
     return _check(layers, profile, lower, upper, existing)
@@ -193,6 +194,11 @@ def _kept_profile(existing: ExistingCluster) -> tuple[str | None, _Layers]:
     where = f"{existing.where}/{INPUT} (profile {user_input.profile})"
     fields = user_input.profile_fields
     return user_input.profile, _Layers.of(fields, {(key,): where for key in fields})
+
+
+def _of_values(fields: Mapping[str, Any], origins: Mapping[FieldPath, str]) -> dict[FieldPath, str]:
+    """Return the origins without those of sections: the user adds no field to a file that bake wrote."""
+    return {path: where for path, where in origins.items() if not isinstance(at(fields, path), Mapping)}
 
 
 def _merge_flags(layers: _Layers, flags: Flags, folder: Path | None, *, over: _Layers) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network
 
 from generator.config.fields import FieldPath, Finding, duplicates
@@ -11,6 +11,8 @@ from generator.config.spec import AnyAddress, ClusterSpec
 
 _SMALLEST = 4  # number of addresses in the smallest valid subnet
 _RESERVED = 3  # addresses that no node gets: network address, gateway and, for IPv4, broadcast address
+# For each mode with an existing bridge or network: the field that names it, and an example of its value.
+ATTACHMENTS: Mapping[str, tuple[str, str]] = {"bridge": ("bridge", "br0"), "network": ("name", "default")}
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")  # no host can have an address in 0.0.0.0/8 (RFC 1122, section 3.2.1.3)
 
 
@@ -144,10 +146,11 @@ def check_macs(spec: ClusterSpec) -> Iterator[Finding]:
 def check_attachment(spec: ClusterSpec) -> Iterator[Finding]:
     """Check the fields that name an existing bridge or network."""
     network = spec.network
-    for field, mode, example in (("bridge", "bridge", "br0"), ("name", "network", "default")):
+    for mode, (field, example) in ATTACHMENTS.items():
         value = getattr(network, field)
         if network.mode == mode and value is None:
-            yield ("network", field), f"is missing, but network.mode is {mode}", f"name it, for example {example}"
+            hint = f"set network.{field} in the cluster file (--config FILE), for example {example}"
+            yield ("network", field), f"is missing, but network.mode is {mode}", hint
         if network.mode != mode and value is not None:
             yield ("network", field), f"has no effect with network.mode {network.mode}", f"set mode: {mode}"
     if network.mode != "bridge" and network.vlan is not None:

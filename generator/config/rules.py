@@ -18,8 +18,8 @@ from generator.config.spec import MAX_MEMBERS, ClusterSpec, FirewallKind, Instal
 def check_spec(spec: ClusterSpec, unread: Collection[FieldPath] = ()) -> tuple[list[Finding], list[Finding]]:
     """Return the errors and the warnings of a spec.
 
-    `unread`: fields and sections that have their defaults, because their values are invalid. A rule that needs such a
-    field would find errors that the user has not made.
+    `unread`: fields and sections that have their defaults, because their values are invalid. A rule about such a field,
+    or a rule that needs it, would find errors that the user has not made.
     """
     few = _with_valid_count(spec)
 
@@ -27,7 +27,7 @@ def check_spec(spec: ClusterSpec, unread: Collection[FieldPath] = ()) -> tuple[l
         return not any(path[: len(each)] == each for each in unread)
 
     rules = [rule for rule in _RULES if all(map(is_known, _NEEDED.get(rule, ())))]
-    refused = [finding for rule in rules for finding in rule(few)]
+    refused = [finding for rule in rules for finding in rule(few) if is_known(finding[0])]
     return [*_count(spec), *refused], list(_warnings(few))
 
 

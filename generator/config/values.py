@@ -11,11 +11,12 @@ from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from generator.config.fields import Parse, accepts, shown_value
+from generator.config.fields import MAX_DIGITS, Parse, accepts, shown_value
 from generator.layout import FOLDER_NAMES
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_QUOTE, _UNQUOTE = "; put it in quotes", "; remove the quotes"
 _ADDRESS = "[0-9A-Fa-f:.]{2,45}"
 
 
@@ -38,7 +39,7 @@ def name(value: object) -> str:
     A label with only digits is invalid, because some programs read a number as an IP address.
     """
     if not isinstance(value, str):
-        raise _refuse(value, "is not a string")
+        raise _refuse(value, f"is not a string{_QUOTE * isinstance(value, int | float)}")
     if not _LABEL.fullmatch(value):
         raise _refuse(value, "is not a host name label: 1 to 63 of a-z, 0-9 and '-', no '-' at either end (RFC 1123)")
     if value.isdigit():
@@ -85,7 +86,7 @@ def network(value: object) -> IPv4Network | IPv6Network:
     """Return a network in CIDR notation with no host bits set."""
     if isinstance(value, IPv4Network | IPv6Network):
         return value
-    if not isinstance(value, str) or "/" not in value or not value.isascii():
+    if not isinstance(value, str) or "/" not in value or "%" in value or not value.isascii():
         raise _refuse(value, "is not a network in CIDR notation")
     try:
         return ip_network(value)
@@ -106,7 +107,7 @@ def network_or_subnet(value: object) -> IPv4Network | IPv6Network | str:
 def text(value: object, *, limit: int) -> str:
     """Return a text of printable ASCII with at most `limit` characters, for certificates, YAML files and env files."""
     if not isinstance(value, str):
-        raise _refuse(value, "is not a string")
+        raise _refuse(value, f"is not a string{_QUOTE * isinstance(value, int | float)}")
     if not _PRINTABLE.fullmatch(value):
         raise _refuse(value, "has characters other than printable ASCII")
     if not 0 < len(value) <= limit:
@@ -236,7 +237,7 @@ data_dir = _matching(r"/var/lib/etcd(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", "is not a 
 @accepts(type="boolean")
 def flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise _refuse(value, "is not true or false")
+        raise _refuse(value, f"is not true or false{_UNQUOTE * (value in ('true', 'false'))}")
     return value
 
 
@@ -247,7 +248,8 @@ def whole(low: int | None = None, high: int | None = None) -> Parse[int]:
     @accepts(type="integer", **{key: limit for key, limit in limits.items() if limit is not None})
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise _refuse(value, "is not a valid integer")
+            is_quoted = isinstance(value, str) and value.isdecimal() and len(value) <= MAX_DIGITS
+            raise _refuse(value, f"is not a valid integer{_UNQUOTE * is_quoted}")
         if low is not None and value < low:
             raise _refuse(value, f"is less than {low}")
         if high is not None and value > high:

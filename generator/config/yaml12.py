@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from generator.config.fields import FieldPath, shown_key
+from generator.config.fields import MAX_DIGITS, FieldPath, shown_key
 from generator.errors import InputError, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
 _TOO_DEEP, _FLATTEN = f"is nested deeper than {MAX_DEPTH} levels", "no field needs so many levels: remove some of them"
+_CHECK = "check indentation, quotes and brackets"
 
 # YAML 1.2.2, section 10.3.2: tag resolution of the core schema.
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -58,13 +59,13 @@ def load_text(text: str, source: str) -> Document:
     except _RefusedError as refused:
         raise InputError([Problem(reader.where(refused.mark), refused.message, refused.hint)]) from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        mark: Any = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or "cannot be read"
         if "nesting depth" in message:  # since PyYAML 6.0.4, libyaml refuses deeply nested files
             raise InputError.one(reader.where(mark), _TOO_DEEP, _FLATTEN) from None
-        raise InputError.one(
-            reader.where(mark), f"is not YAML: {message}", "check indentation, quotes and brackets"
-        ) from None
+        has_tab = bool(mark) and any("\t" in line[: mark.column + 1] for line in text.splitlines()[mark.line :][:1])
+        hint = "use spaces: YAML does not allow tabs for indentation" if has_tab else _CHECK
+        raise InputError.one(reader.where(mark), f"is not YAML: {message}", hint) from None
     if reader.problems:
         raise InputError(reader.problems)
     return Document(value, reader.positions)
@@ -153,7 +154,7 @@ def _resolve(text: str) -> Any:
         return None
     if text in _BOOL:
         return _BOOL[text]
-    if len(text) <= 20 and _INT.fullmatch(text):  # longer integers stay strings; fields for numbers refuse strings
+    if len(text) <= MAX_DIGITS and _INT.fullmatch(text):  # fields for numbers refuse longer integers, as strings
         return int(text)
     if len(text) <= 40 and set(text) & set(".eE") and _FLOAT.fullmatch(text):
         return float(text)

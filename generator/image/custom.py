@@ -37,6 +37,13 @@ def custom_image(source: str, sha256: str | None, cache: Path, *, report: Report
     return BootImage(disk=path, format=info["format"], virtual_size=info["virtual-size"], digest=digest)
 
 
+def missing_image(source: str) -> str | None:
+    """Return a warning if an image is a path of this machine without a file, or None."""
+    if _URL.match(source) or Path(source).expanduser().is_file():
+        return None
+    return f"there is no file {source} on this machine"
+
+
 def _refuse(source: str, problem: str, hint: str) -> InputError:
     return InputError.one("image", f"{source!r} {problem}", hint)
 

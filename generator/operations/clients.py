@@ -100,6 +100,15 @@ def add(
     return Added(app=app, configuration=config, files=files, differences=differences, credential=credential)
 
 
+def loss_of(cluster: Cluster, name: str, kind: Kind | None, *, target: str | None) -> str | None:
+    """Return what `add` would delete, because an existing application gets another kind, or None. Raises InputError."""
+    new, old = _record(cluster.store, cluster, name, kind, target), load_record(cluster.store, name)
+    if old is None or old.kind is new.kind:
+        return None
+    text = f"{name}: its configuration for {old.kind} is deleted"
+    return text if has_common_name(old.kind) is has_common_name(new.kind) else f"{text}, and its key is replaced"
+
+
 def remove(store: Store, name: str, *, report: Report) -> tuple[str, ...]:
     """Delete the files of an application that bake wrote, and return their paths."""
     with store.locked(report):

@@ -20,6 +20,7 @@ from generator.layout import SEALED, SEED_ISO, SPEC
 from generator.operations import status
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.cluster_files import load_seal
+from generator.operations.export import exported_permit
 from generator.operations.hints import command
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
@@ -51,7 +52,8 @@ def seal(
     done = seal_everywhere(engine, cluster, now=now, report=report)
     image = cluster.store.folder / done.node / SEED_ISO
     by_hand = f"bake finds no VM of {done.node}: replace the ISO in the VM's drive with {image}"
-    return replace(done, warnings=tuple(filter(None, (by_hand if done.vm is None else "", doubt))))
+    warnings = (by_hand if done.vm is None else "", doubt, exported_permit(cluster.store, cluster.plan))
+    return replace(done, warnings=tuple(filter(None, warnings)))
 
 
 def _doubt(cluster: Cluster) -> str:

@@ -191,6 +191,14 @@ def start_task(
     return Task(task=text, remedy=remedy)
 
 
+def _unreachable_task(cluster: Cluster, machines: Mapping[str, MachineStatus], connect: str | None) -> Task:
+    """Return the task for a cluster that has started, but of which no node answers."""
+    remedy = f"check that the nodes run and that this machine has a route to {cluster.plan.spec.network.subnet}"
+    if machines:
+        remedy += f"; to start the nodes, run {command(cluster.store, 'up', connect=connect)}"
+    return Task(task="no node answers this machine", remedy=remedy)
+
+
 def _may_exist(machine: MachineStatus) -> bool:
     is_unknown = machine.state is State.UNKNOWN or bool(machine.silent_hosts)
     return machine.exists or is_unknown or machine.has_disk or machine.has_data_disk
@@ -205,14 +213,16 @@ def status(
     images = old_images({one.node: one.built for one in planned}, now=now)
     seen = cluster_status(cluster.plan, client_files(cluster.store.folder))
     nodes = tuple((node, states.get(node.name)) for node in seen.nodes)
-    start = None
-    if not any(node.reachable for node in seen.nodes) and (task := start_task(cluster, machines, connect=connect)):
-        start = task if is_silent(cluster.plan) else None
+    start = unreachable = None
+    if not any(node.reachable for node in seen.nodes):
+        task = start_task(cluster, machines, connect=connect)
+        start = task if task and is_silent(cluster.plan) else None
+        unreachable = _unreachable_task(cluster, machines, connect) if cluster.sealed else None
     tasks = pending_tasks(
         cluster.plan, seen, sealed=cluster.sealed or start is not None, ca_change=load_phase(cluster.store),
         images=images, bake=partial(command, cluster.store),
     )  # fmt: skip
-    return Overview(nodes=nodes, sealed=cluster.sealed, tasks=(*([start] if start else []), *tasks))
+    return Overview(nodes=nodes, sealed=cluster.sealed, tasks=(*filter(None, (start, unreachable)), *tasks))
 
 
 def _vm_text(machine: MachineStatus) -> str:

@@ -125,7 +125,7 @@ def parse_certificate(pem: bytes, *, where: str) -> x509.Certificate:
         certificate.extensions  # noqa: B018  reading the property raises ValueError for malformed extensions
         certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
-        raise InputError.one(where, "is not a PEM certificate", "restore the file") from None
+        raise InputError.one(where, "is not a PEM certificate", "restore the file, or give a certificate") from None
     return certificate
 
 

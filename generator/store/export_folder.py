@@ -13,6 +13,7 @@ from generator.errors import InputError, Problem
 from generator.layout import MANIFEST
 from generator.store.folder import Store
 
+_PERMIT = "bootstrap_permit"  # a key in the manifest
 _HINT = "move your files away, or give another --into"
 
 
@@ -56,12 +57,23 @@ class ExportFolder(Store):
             if str(file.path) not in listed and (path.exists() or path.is_symlink()):
                 yield Problem(str(path), "exists, and bake did not write it", _HINT)
 
-    def write_all(self, files: tuple[Artifact, ...], report: Callable[[str], None]) -> tuple[str, ...]:
+    @property
+    def has_permit(self) -> bool:
+        """Whether a file of the export contains the bootstrap permit. An invalid manifest does not say so."""
+        try:
+            return bool((self._record() or {}).get(_PERMIT))
+        except InputError:
+            return False
+
+    def write_all(
+        self, files: tuple[Artifact, ...], report: Callable[[str], None], *, has_permit: bool
+    ) -> tuple[str, ...]:
         """Replace the files of the last export. Return the names of the files that changed. Files of others stay."""
         with _named_into(), self.locked(report):
             self.check()
             self.check_files(files)
             with self.replacing() as staging:
+                staging.facts = {_PERMIT: True} if has_permit else {}
                 for file in files:
                     staging.write(file)
         return tuple(name for name in staging.changed if name != str(MANIFEST))

@@ -135,8 +135,13 @@ class Store:
             except FileNotFoundError:
                 return False
         except OSError as error:
+            where = Path(error.filename) if isinstance(error, FileExistsError) else self.out
             text = f"cannot be written: {error.strerror}"
-            raise InputError.one(str(self.out), text, "give another --out") from None
+            if where.is_symlink() and not where.exists():
+                text = f"is a symlink to {where.readlink()}, which does not exist"
+            elif where.is_file():
+                text = "is not a folder"
+            raise InputError.one(str(where), text, "give another --out") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -131,10 +131,10 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "minus one member": ("nodes: -1", "nodes", "-1", "is not between 1 and 7"),
     "a billion members": ("nodes: 1000000000", "nodes", "1000000000", "is not between 1 and 7"),
     "a count of 30 digits": (f"nodes: {'1' * 30}", "nodes", "1" * 30, "is not a valid integer"),
-    "count as text": ('nodes: "3"', "nodes", "'3'", "is not a valid integer"),
+    "count as text": ('nodes: "3"', "nodes", "'3'", "is not a valid integer; remove the quotes"),
     "count as fraction": ("nodes: 3.0", "nodes", "3.0", "is not a valid integer"),
-    "count as bool": ("nodes: true", "nodes", "True", "is not a valid integer"),
-    "count missing": ("nodes:", "nodes", "None", "is not a valid integer"),
+    "count as bool": ("nodes: true", "nodes", "true", "is not a valid integer"),
+    "count missing": ("nodes:", "nodes", "null", "is not a valid integer"),
     "count not a number": ("nodes: .nan", "nodes", "'.nan'", "is not a valid integer"),
     "count infinite": ("nodes: 1e309", "nodes", "inf", "is not a valid integer"),
     "count octal": ("nodes: 0o3", "nodes", "'0o3'", "is not a valid integer"),
@@ -268,7 +268,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "duplicate key": ("nodes: 3\nnodes: 5", "cluster.yaml:2:1", "'nodes'", "appears twice"),
     "duplicate key inside": ("vm: {cpus: 1, cpus: 2}", "cluster.yaml:1:15", "'cpus'", "appears twice"),
     "section is text": ("network: nat", "network", "'nat'", "is not a section of fields"),
-    "section is empty": ("network:", "network", "None", "is not a section of fields"),
+    "section is empty": ("network:", "network", "null", "is not a section of fields"),
     "section is a list": ("pki: [a]", "pki", "['a']", "is not a section of fields"),
     "list is text": ("network: {dns: 9.9.9.9}", "network.dns", "'9.9.9.9'", "is not a list"),
     "Norway": ("pki: {subject: {country: no}}", "pki.subject.country", "'no'", "is not two capital letters"),
@@ -316,7 +316,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
         "etcd: {options: {log-level: $(id)}}", "etcd.options.log-level", "'$(id)'", "is not plain text",
     ),
     "etcd option is a list": ("etcd: {options: {cors: [a]}}", "etcd.options.cors", "['a']", "is not a number, true, false or text"),
-    "etcd option is empty": ("etcd: {options: {cors: }}", "etcd.options.cors", "None", "is not a number, true, false or text"),
+    "etcd option is empty": ("etcd: {options: {cors: }}", "etcd.options.cors", "null", "is not a number, true, false or text"),
     "etcd option that moves data": (
         "etcd: {options: {wal-dir: /var/lib/etcd/wal}}", "etcd.options.wal-dir", "'wal-dir'", "moves the write-ahead log out of the data folder",
     ),
@@ -548,7 +548,7 @@ def _cluster_is_a_file() -> None:
 
 
 PLACES: dict[str, tuple[Callable[[], object] | None, tuple[str, ...], str]] = {
-    "output is a file": (lambda: Path("out").touch(), ("--nodes", "3"), "out: cannot be written: File exists"),
+    "output is a file": (lambda: Path("out").touch(), ("--nodes", "3"), "out: is not a folder"),
     "output in a file": (lambda: Path("file").touch(), ("--nodes", "3", "--out", "file/out"), "file/out: cannot be written: Not a directory"),
     "output where nothing can be made": (None, ("--nodes", "3", "--out", "/proc/bake"), "/proc/bake: cannot be written: No such file"),
     "output name too long": (None, ("--out", "o" * 300), "cannot be read: File name too long"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -210,12 +212,39 @@ def test_a_closed_pipe_on_standard_output_prints_no_error(tmp_path: Path) -> Non
     assert (tmp_path / "errors").read_text() == ""
 
 
+@pytest.mark.parametrize("words", [["check"], ["check", "-o", "json"]])
+def test_a_closed_pipe_on_standard_output_has_the_exit_code_of_other_programs(tmp_path: Path, words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "generator.cli", *words], cwd=tmp_path, stdout=writer, check=False)
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
 def test_a_full_disk_on_standard_output_is_an_error_without_a_traceback(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "generator.cli", "check"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(words, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: [Errno 28] No space left on device\n"
+    assert done.stderr == (
+        "error: standard output: cannot be written: No space left on device\n"
+        "  hint: free space, or write the output to another file\n"
+    )
+
+
+@pytest.mark.parametrize("words", [["--nodes", "1", "--out", ""], ["man", ""], ["check", "--out", ""]])
+def test_an_empty_path_is_refused(bake: Bake, tmp_path: Path, words: list[str]) -> None:
+    result = bake(*words)
+    assert (result.code, "the path is empty" in result.err, [*tmp_path.iterdir()]) == (2, True, [])
+
+
+@pytest.mark.parametrize("out", ["link", "link/below", "file"])
+def test_an_output_folder_that_cannot_be_made_is_named(bake: Bake, out: str) -> None:
+    Path("link").symlink_to("nowhere")
+    Path("file").touch()
+    rule = {"link": "is a symlink to nowhere, which does not exist", "file": "is not a folder"}[out.partition("/")[0]]
+    result = bake("--nodes", 1, "--out", out)
+    assert (result.code, f"{Path(out.partition('/')[0]).absolute()}: {rule}" in result.err) == (2, True), result.err
 
 
 @pytest.mark.parametrize(

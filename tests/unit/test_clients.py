@@ -154,10 +154,37 @@ def test_another_kind_replaces_the_configuration_and_keeps_the_key(bake: Bake) -
     bake("--nodes", 1)
     bake("client", "add", "one", "--for", "generic")
     key = (home("one") / "client.key").read_bytes()
-    assert bake("client", "add", "one", "--for", "prometheus").code == 0
+    assert bake("client", "add", "one", "--for", "prometheus", "--yes").code == 0
     assert not (home("one") / "etcdctl.env").exists()
     assert "/etc/prometheus/etcd/ca.pem" in (home("one") / "prometheus.yml").read_text()
     assert (home("one") / "client.key").read_bytes() == key
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "loss"),
+    [
+        ("generic", "prometheus", "one: its configuration for generic is deleted"),
+        ("patroni", "generic", "one: its configuration for patroni is deleted, and its key is replaced"),
+        ("kubernetes", "patroni", "one: its configuration for kubernetes is deleted, and its key is replaced"),
+    ],
+)
+def test_another_kind_needs_confirmation(bake: Bake, picture: Picture, old: str, new: str, loss: str) -> None:
+    bake("--nodes", 1)
+    bake("client", "add", "one", "--for", old)
+    before, key = picture(Path("out")), (home("one") / "client.key").read_bytes()
+    refused = bake("client", "add", "one", "--for", new)
+    assert (refused.code, refused.err.splitlines()[0]) == (2, f"error: this cannot be undone: {loss}")
+    assert picture(Path("out")) == before
+    assert bake("client", "add", "one", "--for", old).code == 0, "the same kind again deletes nothing"
+    assert bake("client", "add", "one", "--for", new, "--yes").code == 0
+    assert ((home("one") / "client.key").read_bytes() != key) is ("replaced" in loss)
+
+
+def test_a_wrong_option_is_refused_before_another_kind_is_confirmed(bake: Bake) -> None:
+    bake("--nodes", 1)
+    bake("client", "add", "one", "--for", "patroni")
+    refused = bake("client", "add", "one", "--for", "generic", "--dir", "tls")
+    assert (refused.code, "--dir: " in refused.err, "undone" in refused.err) == (2, True, False)
 
 
 def test_the_key_type_follows_the_cluster(bake: Bake) -> None:

@@ -280,6 +280,60 @@ def test_a_terminal_is_asked_again_after_a_wrong_answer(bake: Bake, monkeypatch:
     assert (spec.name, spec.nodes, str(spec.network.subnet)) == ("prod", 5, "10.0.0.0/24")
 
 
+def test_an_answer_that_does_not_fit_the_others_is_asked_again_at_once(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(f"default\n{'a' * 41}\nprod\n9\n5\n10.0.0.0/30\n10.0.0.0/28\n"))
+    result = bake("init")
+    assert result.code == 0, result.err
+    assert "is longer than 40 characters" in result.err
+    assert "9 is not between 1 and 7" in result.err
+    assert "10.0.0.0/30 has room for 1 node, not for 5" in result.err
+    spec = load(config=Path("cluster.yaml")).spec
+    assert (spec.name, spec.nodes, str(spec.network.subnet)) == ("prod", 5, "10.0.0.0/28")
+
+
+@pytest.mark.parametrize(
+    ("mode", "field", "answer"), [("bridge", "bridge", "br7"), ("network", "name", "lan"), ("nat", "", "")]
+)
+def test_a_terminal_is_asked_for_the_existing_network(
+    bake: Bake, monkeypatch: pytest.MonkeyPatch, mode: str, field: str, answer: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("\n\n\n\n" + f"a b\n{answer}\n" * bool(answer)))
+    result = bake("init", "--network-mode", mode)
+    assert (result.code, "'a b' is not" in result.err) == (0, bool(answer)), result.err
+    network = load(config=Path("cluster.yaml")).spec.network
+    assert (network.mode, network.bridge, network.name) == (
+        mode, answer if field == "bridge" else None, answer if field == "name" else None
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "field", "example"), [("bridge", "bridge", "br0"), ("network", "name", "default")])
+def test_without_a_terminal_the_existing_network_is_a_field_to_fill_in(
+    bake: Bake, mode: str, field: str, example: str
+) -> None:
+    result = bake("init", "--network-mode", mode)
+    assert (result.code, f"Set network.{field} in the file, then run `bake check" in result.err) == (0, True)
+    refused = bake("check", "--config", "cluster.yaml")
+    line = next(number for number, text in enumerate(Path("cluster.yaml").read_text().splitlines(), 1)
+                if text == f"  {field}: null")  # fmt: skip
+    says = f"error: cluster.yaml:{line}:3: network.{field}: is missing, but network.mode is {mode}"
+    hint = f"  hint: set network.{field} in the cluster file (--config FILE), for example {example}"
+    assert refused.err.splitlines() == [says, hint]
+    text = Path("cluster.yaml").read_text().replace(f"  {field}: null", f"  {field}: {example}")
+    Path("cluster.yaml").write_text(text)
+    assert bake("check", "--config", "cluster.yaml").code == 0
+
+
+def test_a_field_that_an_existing_cluster_lacks_has_no_place_in_a_file_of_bake(bake: Bake) -> None:
+    bake("--nodes", 1, "--subnet", "10.9.9.0/24")
+    refused = bake("--network-mode", "network")
+    assert (refused.code, refused.err.splitlines()[0]) == (
+        2, "error: network.name: is missing, but network.mode is network"
+    )  # fmt: skip
+    assert "hint: set network.name in the cluster file" in refused.err
+
+
 def test_a_terminal_is_not_asked_what_options_say(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(""))
     assert bake("init", "--yes").code == 0

@@ -186,7 +186,7 @@ def fail(error: BaseException, **data: Any) -> Callable[[dict[str, Any]], None]:
         (InputError([Problem("--nodes", "a"), Problem("x", "b")]), 2, ["a", "b"]),
         (UnhealthyError("not healthy"), 3, ["not healthy"]),
         (WaitTimeoutError("too late"), 4, ["too late"]),
-        (OSError(28, "No space left on device"), 1, ["[Errno 28] No space left on device"]),
+        (OSError(28, "No space left on device"), 1, ["standard output: cannot be written: No space left on device"]),
         (KeyboardInterrupt(), 130, ["interrupted"]),
         (click.Abort(), 1, ["nothing was done"]),
         (click.UsageError("unknown word"), 2, ["unknown word"]),
@@ -255,7 +255,8 @@ def test_a_full_disk_and_a_closed_pipe(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "generator.cli", "check", "--nodes", "9", "-o", "json"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(words, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "error: [Errno 28] No space left on device")
+    text = "error: standard output: cannot be written: No space left on device"
+    assert (done.returncode, done.stderr.splitlines()[-2]) == (1, text)
     done = subprocess.run(["sh", "-c", f"{' '.join(words)} 2>errors | true"], cwd=tmp_path, check=True)
     assert "Traceback" not in (tmp_path / "errors").read_text()
 

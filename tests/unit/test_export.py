@@ -690,6 +690,38 @@ def test_an_image_without_etcd_is_a_warning(bake: Bake) -> None:
     assert (code, "the image must contain etcd" in text) == (0, True)
 
 
+@pytest.mark.parametrize("target", ["virt-install", "opentofu-libvirt", "opentofu-proxmox"])
+def test_a_missing_image_of_this_machine_is_a_warning(baked: Bake, target: str) -> None:
+    warning = f"--image: there is no file {Path('d.qcow2').absolute()} on this machine"
+    words = ("export", target, "--image", "d.qcow2")
+    assert f"warning: {warning}" in baked(*words).err
+    assert warning in json.loads(baked(*words, "-o", "json").out)["warnings"]
+    Path("d.qcow2").touch()
+    assert "d.qcow2 on this machine" not in baked(*words).err
+    assert "on this machine" not in baked("export", target, "--image", URL).err
+
+
+def test_an_image_of_another_machine_is_not_checked(baked: Bake) -> None:
+    assert "on this machine" not in baked("export", "proxmox", "--image", "/root/d.qcow2").err
+
+
+def test_the_next_step_for_proxmox_is_on_its_host(baked: Bake) -> None:
+    result = baked("export", "proxmox", "--image", "/root/d.qcow2", "--into", "a b")
+    script, folder = Path("a b/create-vms.sh").absolute(), Path("out/etcd").absolute()
+    assert (
+        f"Copy '{script}', {folder} and the image to the host of Proxmox VE. "
+        f'To create the VMs, run there as root: sh create-vms.sh "$PWD/etcd"'
+    ) in result.err
+
+
+def test_a_missing_image_is_a_warning_of_bake_and_check(bake: Bake) -> None:
+    warning = f"vm.image: there is no file {Path('d.qcow2').absolute()} on this machine"
+    for words in (("check",), ()):
+        assert f"warning: {warning}" in bake(*words, "--nodes", 1, "--image", "d.qcow2").err
+    Path("d.qcow2").touch()
+    assert "on this machine" not in bake().err
+
+
 def test_no_image_is_an_error_that_names_the_option(baked: Bake) -> None:
     result = baked("export", "virt-install")
     assert (result.code, result.err.startswith("error: --image: no image is given")) == (2, True)

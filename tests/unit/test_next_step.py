@@ -102,7 +102,29 @@ def test_an_export_is_run_again(bake: Bake) -> None:
     bake("--nodes", 1)
     Path("cloud.qcow2").write_bytes(b"")
     assert bake("export", "virt-install", "--image", "cloud.qcow2").code == 0
-    assert commands(bake("--nodes", 2))[-1] == "bake export virt-install"
+    result = bake("--nodes", 2)
+    text = "The export virt-install has the old ISOs. Run `bake export virt-install` again, with the same options as"
+    assert (commands(result), f"{text} before.\n" in result.err) == (["bake up", "bake seal"], True)
+    assert bake("export", "proxmox", "--image", "/root/cloud.qcow2").code == 0
+    text = "The exports proxmox, virt-install have the old ISOs. Run each `bake export TARGET` again, with the same"
+    assert bake("--nodes", 3).err.count(text) == 1
+
+
+@pytest.mark.usefixtures("with_libvirt")
+def test_an_export_with_the_bootstrap_permit_is_named_until_it_is_run_again(bake: Bake) -> None:
+    bake("--nodes", 1)
+    words = ("export", "kubevirt", "--network", "lan", "--image", "https://example.org/cloud.qcow2")
+    assert bake(*words).code == 0
+    assert bake("export", "proxmox", "--image", "/root/cloud.qcow2").code == 0
+    text = "the export kubevirt has the bootstrap permit. Run `bake export kubevirt` again, with the same options as"
+    more = " before, and remove the old seed of etcd1 from the engine"
+    assert text not in bake().err
+    result = bake("seal", "--yes", "-o", "json")
+    assert text + more in json.loads(result.out)["warnings"]
+    assert bake("seal").err.count(f"warning: {text}{more}") == 1
+    assert text[0].upper() + text[1:] + more + ".\n" in bake().err
+    assert bake(*words).code == 0
+    assert "kubevirt" not in bake("seal").err + bake().err
 
 
 @pytest.mark.usefixtures("with_libvirt")

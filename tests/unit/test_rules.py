@@ -156,6 +156,24 @@ def test_a_wrong_field_hides_no_error_of_other_fields(
     assert {*errors(rest)} < {*errors({**wrong, **rest, **shared})}
 
 
+@pytest.mark.parametrize(
+    ("fields", "fields_with_errors"),
+    [
+        ({"nodes": ["a", "b", "c"]}, ["nodes[0]", "nodes[1]", "nodes[2]"]),
+        ({"nodes": ["a", {"name": "b"}, {"name": "b"}]}, ["nodes[0]", "nodes[2].name"]),
+        ({"install": {"method": "archive", "archive": "x", "sha256": "00"}}, ["install.sha256"]),
+        ({"install": {"method": "archive", "archive": 5, "sha256": "0" * 64}}, ["install.archive"]),
+        ({"vm": {"image": "https://example.org/a.qcow2", "sha256": "00"}}, ["vm.sha256"]),
+        ({"network": {"mode": "bridge", "bridge": "a b"}}, ["network.bridge"]),
+    ],
+)
+def test_a_field_with_an_invalid_value_has_a_single_error(
+    errors: Callable[[dict[str, Any]], list[str]], fields: dict[str, Any], fields_with_errors: list[str]
+) -> None:
+    """A rule would see the field's default instead of the value."""
+    assert [one.partition(":")[0] for one in errors(fields)] == fields_with_errors
+
+
 def test_an_address_that_two_fields_have_is_named_once(errors: Callable[[dict[str, Any]], list[str]]) -> None:
     nodes = [{"name": name, "address": "10.9.9.11"} for name in ("n1", "n2")]
     assert "network.subnet: 192.168.20.0/24 contains none of the addresses 10.9.9.11" in errors({"nodes": nodes})
@@ -189,3 +207,22 @@ def test_a_wrong_number_of_nodes_hides_no_other_error(errors: Callable[[dict[str
 def test_nodes_are_counted_in_both_notations() -> None:
     assert node_count(ClusterSpec(nodes=5)) == 5
     assert node_count(read_spec({"nodes": [{"name": "a"}, {"name": "b"}]})[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"name": 5}, "name: 5 is not a string; put it in quotes"),
+        ({"name": True}, "name: true is not a string; put it in quotes"),
+        ({"name": None}, "name: null is not a string"),
+        ({"nodes": "3"}, "nodes: '3' is not a valid integer; remove the quotes"),
+        ({"nodes": "three"}, "nodes: 'three' is not a valid integer"),
+        ({"vm": {"memory": False}}, "vm.memory: false is not a valid integer"),
+        ({"access": {"rootShell": "true"}}, "access.rootShell: 'true' is not true or false; remove the quotes"),
+        ({"pki": {"subject": {"organization": 5}}}, "pki.subject.organization: 5 is not a string; put it in quotes"),
+    ],
+)
+def test_a_value_of_another_type_is_shown_as_in_the_file(
+    errors: Callable[[dict[str, Any]], list[str]], fields: dict[str, Any], problem: str
+) -> None:
+    assert errors(fields) == [problem]

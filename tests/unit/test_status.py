@@ -188,6 +188,22 @@ def test_status_has_one_task_for_a_cluster_without_vms(bake: Any) -> None:
 
 
 @pytest.mark.usefixtures("silent_nodes")
+def test_a_sealed_cluster_whose_nodes_do_not_answer_has_a_task(bake: Any) -> None:
+    bake("--nodes", 3, "--name", "prod")
+    Path("out/prod/sealed").touch()
+    text = "no node answers this machine"
+    check = "check that the nodes run and that this machine has a route to 192.168.20.0/24"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("generator.cli.engines.machines_if_possible", lambda *_: {})
+        without = bake("status", "--name", "prod", "-o", "json")
+    (task,) = json.loads(without.out)["tasks"]
+    assert (without.code, task) == (0, {"task": text, "remedy": check})
+    (task,) = json.loads(bake("status", "--name", "prod", "--connect", DRIVER, "-o", "json").out)["tasks"]
+    more = f"to start the nodes, run bake up --name prod --connect {DRIVER}"
+    assert task == {"task": text, "remedy": f"{check}; {more}"}
+
+
+@pytest.mark.usefixtures("silent_nodes")
 def test_new_certificates_of_a_cluster_without_vms_are_no_error(bake: Any) -> None:
     bake("--nodes", 3)
     result = bake("certs", "rotate", "--connect", DRIVER)

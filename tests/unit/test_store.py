@@ -291,7 +291,8 @@ def test_the_folder_of_another_cluster_is_refused(
 
 def test_a_file_as_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    assert "cannot be written" in refused(lambda: write(Store(tmp_path / "out", "etcd"), artifact("a")))
+    message = refused(lambda: write(Store(tmp_path / "out", "etcd"), artifact("a")))
+    assert f"{tmp_path / 'out'}: is not a folder" in message
 
 
 def test_an_output_folder_with_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
@@ -302,7 +303,8 @@ def test_an_output_folder_with_a_name_that_is_too_long_is_refused(tmp_path: Path
 
 def test_a_dangling_symlink_as_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("nowhere")
-    assert "cannot be written" in refused(lambda: write(Store(tmp_path / "out", "etcd"), artifact("a")))
+    message = refused(lambda: write(Store(tmp_path / "out", "etcd"), artifact("a")))
+    assert f"{tmp_path / 'out'}: is a symlink to nowhere, which does not exist" in message
 
 
 def test_a_second_run_waits_and_reports_it(store: Store) -> None:

@@ -88,3 +88,11 @@ def test_any_text_loads_or_is_refused(text: str) -> None:
     except InputError:
         return
     assert not (isinstance(loaded, float) and math.isnan(loaded))
+
+
+@pytest.mark.parametrize("text", ["vm:\n\tcpus: 1", "a: 1\n\tb: 2"])
+def test_a_tab_has_its_own_hint(text: str) -> None:
+    with pytest.raises(InputError) as error:
+        yaml12.load_text(text, "c.yaml")
+    (problem,) = error.value.problems
+    assert problem.hint == "use spaces: YAML does not allow tabs for indentation"

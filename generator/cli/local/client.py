@@ -99,6 +99,7 @@ def _list(options: Mapping[str, Any]) -> None:
     help="The folder with the files on the application's machine; default: as the last time, else by the kind.",
 )
 @click.option("--renew", is_flag=True, help="Replace the certificate and the key, although they are valid.")
+@yes_option
 @passphrase_option
 @folder_options
 def add(client_name: str, kind: str | None, target: str | None, renew: bool, **options: Any) -> None:
@@ -107,7 +108,8 @@ def add(client_name: str, kind: str | None, target: str | None, renew: bool, **o
     bake writes the certificate, the key and the configuration to clients/NAME/ in the cluster's folder. The command
     changes no node. If everything is up to date, the command changes nothing, and prints the configuration again. It
     renews a certificate that expires soon (within 30 days, or within a third of its validity if this is less), or that
-    another CA issued.
+    another CA issued. If another --for than the last time replaces the configuration, the command asks for
+    confirmation.
 
     With etcd's authentication, NAME is the etcd user, and the cluster file must give the user its rights. If it does
     not, the command prints what is missing. A client for prometheus needs no etcd user.
@@ -126,10 +128,12 @@ def add(client_name: str, kind: str | None, target: str | None, renew: bool, **o
     from generator.clients.application import Kind
     from generator.operations import clients
 
-    cluster = open_cluster(options)
+    cluster, wanted = open_cluster(options), Kind(kind) if kind else None
+    if loss := clients.loss_of(cluster, client_name, wanted, target=target):
+        confirm(f"{loss}. This cannot be undone. Continue?", options, [loss])
     passphrase = ca_passphrase(options, cluster.plan.spec, cluster.store)
     done = clients.add(
-        cluster.store, client_name, Kind(kind) if kind else None, target=target, renew=renew, now=datetime.now(UTC),
+        cluster.store, client_name, wanted, target=target, renew=renew, now=datetime.now(UTC),
         passphrase=passphrase, report=reporter(options),
     )  # fmt: skip
     _show(done, options)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from generator.cli.options import PathType
 from generator.cli.root import EXIT_CODES, bake
 
 
 @bake.command(hidden=True)
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=PathType(file_okay=False))
 def man(folder: Path) -> None:
     """Write a man page for each command to FOLDER, and make the folder if it is missing.
 
@@ -31,5 +32,6 @@ def man(folder: Path) -> None:
             path.write_text(text)
             path.chmod(0o644)
     except OSError as error:
-        raise BakeError(f"{error.filename}: cannot be written: {error.strerror}") from None
+        hint = "give another FOLDER, or free space"
+        raise BakeError(f"{error.filename or folder}: cannot be written: {error.strerror}", hint=hint) from None
     click.echo(folder)

@@ -35,11 +35,11 @@ def next_steps(baked: Baked, store: Store, changes: Iterable[Change]) -> list[St
     is_sealed, engine = store.has(SEALED), _engine(baked.plan.spec)
     if not baked.differences:
         unchanged = Step("Nothing changed. The table shows the existing ISOs.")
-        return [unchanged, *([] if is_sealed else _start(store, engine))]
+        return [unchanged, *([] if is_sealed else _start(store, engine)), *_permits(baked, store)]
     ways = dict.fromkeys(str(problem.hint) for problem in refused(changes))
     steps = [Step(f"No running node can apply this change. Next, {way}.") for way in ways]
     steps = steps or list(_change(store, engine) if is_sealed else _start(store, engine))
-    return [*steps, *_exports(store), Step("The ISOs contain private keys.")]
+    return [*steps, *_exports(store), *_permits(baked, store), Step("The ISOs contain private keys.")]
 
 
 def _engine(spec: ClusterSpec) -> str:
@@ -73,9 +73,19 @@ def _change(store: Store, engine: str) -> Iterator[Step]:
 
 
 def _exports(store: Store) -> Iterator[Step]:
-    """Yield a step for each export of the cluster, because an export contains the old ISOs."""
-    from generator.operations.hints import command
+    """Yield a step for the exports of the cluster, because they have the old ISOs."""
+    from generator.operations.export import export_again, exported
 
-    for path in sorted((store.out / f"{store.cluster}.export").glob("*/manifest.json")):
-        text = "The export has the old ISOs. Run it again, with the same options as before:"
-        yield Step(text, command(store, f"export {path.parent.name}"))
+    if targets := exported(store):
+        yield _sentence(export_again(store, targets, "the old ISOs"))
+
+
+def _permits(baked: Baked, store: Store) -> Iterator[Step]:
+    from generator.operations.export import exported_permit
+
+    if text := exported_permit(store, baked.plan):
+        yield _sentence(text)
+
+
+def _sentence(text: str) -> Step:
+    return Step(f"{text[0].upper()}{text[1:]}.")

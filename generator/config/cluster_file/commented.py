@@ -12,6 +12,7 @@ from generator.config import yaml12
 from generator.config.cluster_file.schema import SCHEMA_FILE
 from generator.config.fields import FieldPath, plain, settings_of
 from generator.config.spec import ClusterSpec
+from generator.config.user_input import put
 
 _WIDTH = 100  # characters in a line of a comment
 _INTRODUCTION = (
@@ -23,18 +24,27 @@ ALWAYS: tuple[FieldPath, ...] = (("apiVersion",), ("name",), ("nodes",), ("netwo
 
 
 def commented_file(
-    spec: ClusterSpec, chosen: Collection[FieldPath], *, profile: str, commands: Collection[str] = ()
+    spec: ClusterSpec,
+    chosen: Collection[FieldPath],
+    blank: Collection[FieldPath] = (),
+    *,
+    profile: str,
+    commands: Collection[str] = (),
 ) -> str:
     """Return a cluster file that sets the fields `chosen` to their values in `spec`, and shows all other fields.
 
-    `profile`: the profile in `spec`. `commands`: commands that use the file. The file's head shows both.
+    `blank`: fields that the file sets to null, because the user must fill them in. `profile`: the profile in `spec`.
+    `commands`: commands that use the file. The file's head shows both.
     """
     head = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         *_comment(_INTRODUCTION.format(profile=profile), ""),
         *(f"# $ {command}" for command in commands),
     ]
-    body = _lines(ClusterSpec, plain(spec, with_none=True), {*ALWAYS, *chosen}, ())
+    values = plain(spec, with_none=True)
+    for path in blank:
+        put(values, path, None)
+    body = _lines(ClusterSpec, values, {*ALWAYS, *chosen, *blank}, ())
     return "\n".join([*head, *body]) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from generator.errors import BakeError, InputError
@@ -38,4 +39,5 @@ def write_output(target: Path, text: str, mark: str) -> None:
         atomic.replace(target, text.encode())
     except OSError as error:
         problem = f"{target}: cannot be written: {error.strerror}; the file has not changed"
-        raise BakeError(problem, hint="give another FILE, or free space") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise BakeError(problem, hint="give another FILE, or free space" if full else "give another FILE") from None
