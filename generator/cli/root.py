@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from generator import __version__
 from generator.cli import engines
@@ -31,7 +30,6 @@ from generator.cli.options import option, refresh_option, shows_only, spec_optio
 from generator.cli.output.grouped_help import Group
 from generator.cli.output.table import print_table
 from generator.layout import SEED_ISO
-from generator.operations.hints import DEFAULT_NAME
 
 if TYPE_CHECKING:
     from generator.operations.bake import Baked
@@ -45,8 +43,6 @@ EXIT_CODES = {
     "130": "interrupted",
     "141": "the program that read the output ended first",
 }
-
-_NO_INPUT = {"out", "output", "quiet", "verbose", "yes"}  # options of `bake` that say nothing about the cluster
 
 # The subcommands of each module below `generator.cli`, except this module.
 _MODULES = {
@@ -157,37 +153,11 @@ def bake(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         refuse_misplaced(ctx)
-    elif _is_silent(ctx) and not _may_have_cluster(options["out"]):
-        _refuse_nothing(ctx, options)
     else:
+        from generator.cli.local.no_input import refuse_without_cluster
+
+        refuse_without_cluster(ctx, options)
         _bake(options)
-
-
-def _is_silent(ctx: click.Context) -> bool:
-    """Return whether neither an option nor an environment variable says anything about the cluster."""
-    sources = {ctx.get_parameter_source(str(each.name)) for each in ctx.command.params if each.name not in _NO_INPUT}
-    return not sources & {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
-
-
-def _may_have_cluster(out: Path) -> bool:
-    try:
-        return (out / DEFAULT_NAME).exists()
-    except OSError:
-        return True  # the bake reports why it cannot read the folder
-
-
-def _refuse_nothing(ctx: click.Context, options: Mapping[str, Any]) -> NoReturn:
-    """Raise an error that names the clusters in the output folder. Without a cluster, print the help first."""
-    from generator.operations.baked_cluster import no_cluster
-    from generator.store.existing_cluster import cluster_names
-    from generator.store.folder import Store
-
-    if cluster_names(options["out"]):
-        raise no_cluster(Store(options["out"], DEFAULT_NAME))
-    if not options["quiet"]:
-        click.echo(ctx.get_help(), err=True)
-    text = "no option about the cluster, and no cluster to bake again"
-    raise click.UsageError(f"{text}; begin with `bake init` or `bake --nodes 3`")
 
 
 def _bake(options: Mapping[str, Any]) -> None:
