@@ -84,6 +84,7 @@ def _run() -> int:
 
 def _call(settings: dict[str, Any], output: Output) -> int:
     """Call the command, and print its errors as text. Return the exit code."""
+    stdout = sys.stdout
     try:
         from generator.errors import BakeError, InputError
 
@@ -105,8 +106,10 @@ def _call(settings: dict[str, Any], output: Output) -> int:
             click.echo(f"error: {problem}", err=True)
         output.diagnostics += diagnostics_of(error)
         return error.exit_code
-    except SystemExit:  # without `standalone_mode`, click ends the process only if standard output is a closed pipe
-        return _BROKEN_PIPE
+    except SystemExit:
+        if sys.stdout is not stdout:  # click replaces it if its reader has ended
+            return _BROKEN_PIPE
+        raise
     except OSError as error:  # standard output can be a file on a full disk
         explained = _explained(error)
         click.echo(f"error: {explained}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -81,7 +82,8 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     if options["output"] == "json":
         print_json(certificates=[as_data(entry) for entry in entries], outdated=outdated, ca_change=phase)
     elif not options["quiet"]:
-        print_table([as_row(entry, outdated) for entry in entries], wide=options["wide"], drop=["serial", "issuer"])
+        rows = [as_row(entry, outdated, bars=sys.stdout.isatty()) for entry in entries]
+        print_table(rows, wide=options["wide"], drop=["serial", "issuer"])
         if phase:
             remedy = command(cluster.store, "certs rotate --ca")
             click.echo(f"A CA change is in progress (phase {phase}). To continue, run {remedy}", err=True)

@@ -31,7 +31,10 @@ def refuse_misplaced(ctx: click.Context) -> None:
     """Raise UsageError for an option before the subcommand, because the subcommand would ignore the option."""
     subcommand = ctx.command.get_command(ctx, ctx.invoked_subcommand or "")  # type: ignore[attr-defined]
     known = {parameter.name for parameter in subcommand.params}
-    command = " ".join(["bake", *([] if ctx.parent is None else [str(ctx.info_name)]), str(ctx.invoked_subcommand)])
+    words = ["bake", *([] if ctx.parent is None else [str(ctx.info_name)]), str(ctx.invoked_subcommand)]
+    if isinstance(subcommand, click.Group) and not subcommand.invoke_without_command:
+        words.append(subcommand.subcommand_metavar.split()[0])
+    command = " ".join(words)
     for given in ctx.command.params:
         flag = max(given.opts, key=len)
         if ctx.get_parameter_source(str(given.name)) is not click.core.ParameterSource.COMMANDLINE:

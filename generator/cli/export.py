@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from generator.cli.common import open_cluster, print_json, reporter
-from generator.cli.options import PathType, folder_options, option
+from generator.cli.common import open_cluster, print_json, refuse_misplaced, reporter
+from generator.cli.options import PathType, folder_options, hides, option
 from generator.cli.output.table import print_table
 from generator.cli.root import bake
 
@@ -37,8 +37,11 @@ _first_id = option(
 )
 
 
-@bake.group()
-def export() -> None:
+@bake.group(subcommand_metavar="TARGET [ARGS]...")
+@hides("--name", "--out", "--output", "--quiet", "--verbose")
+@folder_options
+@click.pass_context
+def export(ctx: click.Context, /, **_options: Any) -> None:
     """Write the files with which another engine creates the VMs of a baked cluster.
 
     TARGET is the engine. The command changes no VM. It reads the cluster's folder, so run it again after each `bake`
@@ -52,6 +55,7 @@ def export() -> None:
       bake export virt-install --image debian-13-genericcloud-amd64.qcow2
       bake export kubevirt --help    show the options of a target
     """
+    refuse_misplaced(ctx)
 
 
 def _run(

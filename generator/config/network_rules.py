@@ -37,9 +37,11 @@ def check_addresses(spec: ClusterSpec) -> Iterator[Finding]:
 def _subnet_fault(spec: ClusterSpec) -> Finding | None:
     subnet, where = spec.network.subnet, ("network", "subnet")
     if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
-        return where, f"{subnet} is not a network for hosts", "use a network such as 192.168.20.0/24"
+        example = "192.168.20.0/24" if subnet.version == 4 else "fd00:20::/64"
+        return where, f"{subnet} is not a network for hosts", f"use a network such as {example}"
     if subnet.num_addresses < _SMALLEST:
-        return where, f"{subnet} has no room for nodes and a gateway", "use a /24, for example"
+        example = "/24" if subnet.version == 4 else "/64"
+        return where, f"{subnet} has no room for nodes and a gateway", f"use a {example}, for example"
     stated = [address for _, address in _stated(spec)]
     if len(stated) > 1 and not any(address in subnet for address in stated):
         message = f"{subnet} contains none of the addresses {', '.join(map(str, dict.fromkeys(stated)))}"

@@ -44,7 +44,8 @@ def _count(spec: ClusterSpec) -> Iterator[Finding]:
 def _warnings(spec: ClusterSpec) -> Iterator[Finding]:
     count = node_count(spec)
     if count % 2 == 0:
-        message = f"{count} members tolerate only as many failures as {count - 1} members"
+        fewer = f"{count - 1} member{'s' * (count > 2)}"
+        message = f"{count} members tolerate only as many failures as {fewer}"
         yield ("nodes",), message, f"use {count - 1} or {count + 1} members"
     if spec.join == "voter" and count > 1:
         yield ("join",), "'voter' can make the cluster unable to accept writes while a node joins", "use join: learner"
@@ -76,9 +77,6 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
             yield ("nodes", index, "name"), message, "use a shorter name"
         if spec.engine is EngineKind.INCUS and len(f"{spec.name}-{name}") > 56:  # Incus: 63, with a number
             yield ("nodes", index, "name"), f"{spec.name}-{name} is longer than 56 characters", "use a shorter name"
-    if len(spec.name) > 40:
-        message = f"{spec.name!r} is longer than 40 characters; the names of VMs and networks contain it"
-        yield ("name",), message, "use a shorter name"
 
 
 def _with_valid_count(spec: ClusterSpec) -> ClusterSpec:

@@ -239,7 +239,9 @@ class ClusterSpec:
     api_version: str = setting(
         scalar(values.choice("bake/v1")), "the version of the format: bake/v1", default="bake/v1"
     )
-    name: str = setting(scalar(values.name), "the cluster's name, a host name label such as etcd", default="etcd")
+    name: str = setting(
+        scalar(values.cluster_name), "the cluster's name, a host name label such as etcd", default="etcd"
+    )
     nodes: int | tuple[NodeSpec, ...] = setting(
         list_or(
             list_of(section_of(NodeSpec)).limited(minItems=1, maxItems=MAX_MEMBERS),

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from generator.config.fields import MAX_DIGITS, Parse, accepts, shown_value
+from generator.config.fields import MAX_DIGITS, Parse, Schema, accepts, shown_value
 from generator.layout import FOLDER_NAMES
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -29,25 +29,28 @@ def _whole_text(pattern: str) -> str:
     return f"^({pattern})$"
 
 
-_Name = accepts(type="string", pattern=_whole_text(_LABEL.pattern))
-
-
-@_Name
-def name(value: object) -> str:
-    """Return a lower-case RFC 1123 label.
+def _label(value: object, limit: int) -> str:
+    """Return a lower-case RFC 1123 label with at most `limit` characters.
 
     A label with only digits is invalid, because some programs read a number as an IP address.
     """
     if not isinstance(value, str):
         raise _refuse(value, f"is not a string{_QUOTE * isinstance(value, int | float)}")
-    if not _LABEL.fullmatch(value):
-        raise _refuse(value, "is not a host name label: 1 to 63 of a-z, 0-9 and '-', no '-' at either end (RFC 1123)")
+    if not _LABEL.fullmatch(value) or len(value) > limit:
+        rule = f"is not a host name label: 1 to {limit} of a-z, 0-9 and '-', no '-' at either end (RFC 1123)"
+        raise _refuse(value, rule)
     if value.isdigit():
         raise _refuse(value, "is all digits; a host name must not be a number")
     return value
 
 
-@_Name
+_NAME: Schema = {"type": "string", "pattern": _whole_text(_LABEL.pattern)}
+name = Parse(partial(_label, limit=63), _NAME)
+# The names of VMs and networks contain the cluster's name.
+cluster_name = Parse(partial(_label, limit=40), {**_NAME, "maxLength": 40})
+
+
+@accepts(**_NAME)
 def node_name(value: object) -> str:
     """Return a node's name. The names in FOLDER_NAMES are invalid, because bake uses them for files and folders."""
     if name(value) in FOLDER_NAMES:

@@ -576,7 +576,7 @@ def _sparse() -> None:
 
 HARMLESS: dict[str, Kind] = {
     **{
-        f"{count} members": Kind(words=("--nodes", str(count)), code=0, says=(f"warning: --nodes: {count} members tolerate only as many failures as {count - 1} members", "hint: "))
+        f"{count} members": Kind(words=("--nodes", str(count)), code=0, says=(f"warning: --nodes: {count} members tolerate only as many failures as {count - 1} member", "hint: "))
         for count in (2, 4, 6)
     },
     "voters at once": Kind(file="join: voter", code=0, says=("warning: ", "join: 'voter' can make the cluster unable", "hint: ")),

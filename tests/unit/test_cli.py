@@ -191,6 +191,9 @@ def test_an_interrupted_question_exits_with_130(bake: Bake, question: None, monk
         (["certs", "--name", "prod", "rotate"], "put --name after the command: bake certs rotate --name …"),
         (["certs", "--out", "dir", "deliver"], "put --out after the command: bake certs deliver --out …"),
         (["certs", "-o", "json", "rotate"], "put --output after the command: bake certs rotate --output …"),
+        (["--out", "dir", "export", "kubevirt"], "put --out after the command: bake export TARGET --out …"),
+        (["export", "--out", "dir", "kubevirt"], "put --out after the command: bake export kubevirt --out …"),
+        (["--nodes", "3", "export", "kubevirt"], "--nodes is not an option of bake export TARGET"),
         (["certs", "--within", "30d", "rotate"], "--within is not an option of bake certs rotate"),
     ],
 )

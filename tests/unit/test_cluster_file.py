@@ -286,7 +286,7 @@ def test_an_answer_that_does_not_fit_the_others_is_asked_again_at_once(
     monkeypatch.setattr("sys.stdin", Terminal(f"default\n{'a' * 41}\nprod\n9\n5\n10.0.0.0/30\n10.0.0.0/28\n"))
     result = bake("init")
     assert result.code == 0, result.err
-    assert "is longer than 40 characters" in result.err
+    assert "is not a host name label: 1 to 40 of" in result.err
     assert "9 is not between 1 and 7" in result.err
     assert "10.0.0.0/30 has room for 1 node, not for 5" in result.err
     spec = load(config=Path("cluster.yaml")).spec

@@ -45,6 +45,7 @@ def test_a_spec_without_problems_is_accepted(fields: dict[str, Any]) -> None:
     ("fields", "words"),
     [
         ({"nodes": 3}, []),
+        ({"nodes": 2}, ["2 members tolerate only as many failures as 1 member"]),
         ({"nodes": 4}, ["4 members tolerate only as many failures as 3 members"]),
         ({"join": "voter"}, ["'voter' can make the cluster unable"]),
         ({"join": "voter", "nodes": 1}, []),
@@ -202,6 +203,28 @@ def test_a_wrong_number_of_nodes_hides_no_other_error(errors: Callable[[dict[str
         "name", "address"
     }  # fmt: skip
     assert errors({"nodes": [], "network": {"firstIp": "10.9.9.9"}})[0] == "nodes: 0 is not between 1 and 7"
+
+
+def test_a_hint_has_the_address_family_of_the_subnet(tmp_path: Path) -> None:
+    hints = {}
+    for subnet in ("10.0.0.0/31", "fd00::/127", "127.0.0.0/8", "::1/128"):
+        (_, _, hints[subnet]), *_ = check_spec(read_spec({"network": {"subnet": subnet}})[0])[0]
+    assert hints == {
+        "10.0.0.0/31": "use a /24, for example", "fd00::/127": "use a /64, for example",
+        "127.0.0.0/8": "use a network such as 192.168.20.0/24", "::1/128": "use a network such as fd00:20::/64",
+    }  # fmt: skip
+
+
+def test_a_zone_of_a_network_is_refused(errors: Callable[[dict[str, Any]], list[str]]) -> None:
+    """A zone is valid on one machine only. Python's ip_network ignores it."""
+    (found,) = errors({"network": {"subnet": "fd00::%eth0/64"}})
+    assert found == "network.subnet: 'fd00::%eth0/64' is not a network in CIDR notation"
+
+
+@pytest.mark.parametrize("name", ["a" * 41, "a" * 64, "A"])
+def test_a_clusters_name_has_one_limit(errors: Callable[[dict[str, Any]], list[str]], name: str) -> None:
+    rule = "is not a host name label: 1 to 40 of a-z, 0-9 and '-', no '-' at either end (RFC 1123)"
+    assert errors({"name": name}) == [f"name: {name!r} {rule}"]
 
 
 def test_nodes_are_counted_in_both_notations() -> None:

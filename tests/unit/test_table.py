@@ -83,7 +83,7 @@ def entries() -> list[Entry]:
 
 @pytest.mark.parametrize("width", [80, 120, None])
 def test_certs(width: int | None, is_new: bool) -> None:
-    rows = [as_row(entry, {"etcd1": False, "etcd2": None}) for entry in entries()]
+    rows = [as_row(entry, {"etcd1": False, "etcd2": None}, bars=width is not None) for entry in entries()]
     compare(f"certs-{width or 'wide'}", text_of(rows, width, drop=["serial", "issuer"]), is_new)
 
 

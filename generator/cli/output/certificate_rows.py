@@ -23,13 +23,17 @@ def as_data(entry: Entry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def as_row(entry: Entry, outdated: Mapping[str, bool | None]) -> dict[str, str]:
-    """Return a certificate's row. `outdated`: whether a node serves another certificate, or None without an answer."""
+def as_row(entry: Entry, outdated: Mapping[str, bool | None], *, bars: bool) -> dict[str, str]:
+    """Return a certificate's row.
+
+    `outdated`: whether a node serves another certificate, or None without an answer. `bars`: show a bar next to the
+    number of days, for people; programs read the number more easily without a bar.
+    """
     served = {True: "no", False: "yes", None: "-"}[outdated.get(entry.owner)] if entry.role == "etcd-server" else ""
     return {
         "owner": entry.owner,
         "role": str(entry.role),
-        "days left": f"{_bar(entry.days_left, entry.days)} {entry.days_left}",
+        "days left": f"{_bar(entry.days_left, entry.days)} {entry.days_left}" if bars else str(entry.days_left),
         "names": " ".join(entry.facts.names),
         "issuer": entry.facts.issuer,
         "serial": entry.facts.serial[:16],
