@@ -30,10 +30,12 @@ from generator.cli.root import bake
 
 if TYPE_CHECKING:
     from generator.config.load import Loaded
+    from generator.config.spec import ClusterSpec
     from generator.engine import Engine
     from generator.image.base import BootImage
     from generator.operations.baked_cluster import Cluster
     from generator.operations.running.change import Planned
+    from generator.plan import ClusterPlan
     from generator.progress import Report
     from generator.store.folder import Store
 
@@ -141,7 +143,7 @@ def _moved(options: Mapping[str, Any], loaded: Loaded, moved: Collection[str], h
     from generator.config.placement import node_names
     from generator.errors import InputError
 
-    spec, plan = loaded.spec, _plan(loaded)
+    spec, plan = loaded.spec, _plan(loaded.spec)
     names = node_names(spec)
     for name in moved:
         if name not in names:
@@ -161,12 +163,6 @@ def _moved(options: Mapping[str, Any], loaded: Loaded, moved: Collection[str], h
     down = engines.silent_hosts([one for one in spec.hosts if one.name in left])
     hosts = [{**plain(one), "offline": one.offline or one.name in down} for one in spec.hosts]
     return {"nodes": nodes, "hosts": hosts}
-
-
-def has_started(options: Mapping[str, Any]) -> bool:
-    """Return whether the options name an existing cluster that has started."""
-    existing = load({**options, "quiet": True}).existing
-    return existing is not None and existing.sealed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +195,7 @@ def run_apply(
         if (asks and not planned.is_empty) or planned.is_noticed:
             _agree(planned, options)
         try:
-            with progress_of([node.name for node in _plan(loaded).nodes], options) as progress:
+            with progress_of([node.name for node in _plan(loaded.spec).nodes], options) as progress:
                 if upgrade and planned.steps:
                     upgrade.prepare(progress.line)
                 taken = _apply(loaded, store, planned, options, words, replaced, upgrade, progress)
@@ -213,15 +209,15 @@ def run_apply(
     show_verification(result, options, changes=[change.data for change in planned.changes], steps=steps)
 
 
-def _plan(loaded: Loaded) -> Any:
+def _plan(spec: ClusterSpec) -> ClusterPlan:
     from generator.plan import plan_cluster
 
-    return plan_cluster(loaded.spec)
+    return plan_cluster(spec)
 
 
 def _placement(loaded: Loaded) -> dict[str, str]:
     """Return each node's host. Empty if the cluster file has no hosts."""
-    return {node.name: node.host for node in _plan(loaded).nodes if node.host}
+    return {node.name: node.host for node in _plan(loaded.spec).nodes if node.host}
 
 
 def _apply(
@@ -257,12 +253,11 @@ def _planned(
     options: Mapping[str, Any], replaced: Collection[str] = (), upgrade: Upgrade | None = None
 ) -> tuple[Loaded, Store, Planned]:
     from generator.operations.running.change import plan_change
-    from generator.plan import plan_cluster
     from generator.store.folder import Store
 
     loaded = load(options)
     store = Store(options["out"], loaded.spec.name)
-    reach(options, *(plan_cluster(spec) for spec in (loaded.existing and loaded.existing.spec, loaded.spec) if spec))
+    reach(options, *(_plan(spec) for spec in (loaded.existing and loaded.existing.spec, loaded.spec) if spec))
     planned = plan_change(
         loaded, store, partial(engines.make_engine, options, reporter(options)), now=datetime.now(UTC),
         passphrase=ca_passphrase(options, loaded.spec, store), replaced=replaced,

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generator.cli import engines
-from generator.cli.change import has_started, run_apply
+from generator.cli.change import run_apply
 from generator.cli.common import (
     bake_agreed,
     confirm,
     image_cache,
+    load,
     open_cluster,
     print_json,
     progress_of,
@@ -58,7 +59,7 @@ def up(**options: Any) -> None:
       bake up --nodes 5 --memory 2048 --connect qemu+ssh://host/system
       bake up --config cluster.yaml --wait 300 -o json
     """
-    if has_started(options):
+    if _has_started(options):
         reporter(options)("this cluster has started before, so `bake up` does the same as `bake apply`")
         run_apply(options, lambda _left: "up", asks=False)
         return
@@ -70,6 +71,12 @@ def up(**options: Any) -> None:
     if options["output"] == "text" and not options["quiet"]:
         etcdctl = command(Store(options["out"], result.cluster), "etcdctl")
         click.echo(f"To use the cluster, run: {etcdctl} member list", err=True)
+
+
+def _has_started(options: Mapping[str, Any]) -> bool:
+    """Return whether the options name an existing cluster that has started."""
+    existing = load({**options, "quiet": True}).existing
+    return existing is not None and existing.sealed
 
 
 def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: Any) -> Any:

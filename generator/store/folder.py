@@ -84,14 +84,12 @@ class Store:
         if record is None and IDENTITY.name in names:
             raise InputError.one(str(self.folder / MANIFEST), "is missing", "restore the file from a backup")
         if record is None and names - {"pki"}:
-            raise InputError.one(
-                str(self.folder), "is not empty, and bake did not create it", "give another --out or --name"
-            )
+            rule = "is not empty, and bake did not create it"
+            raise InputError.one(str(self.folder), rule, "give another --out or --name")
         owner = record["cluster"] if record else self.cluster
         if owner != self.cluster:
-            raise InputError.one(
-                str(self.folder), f"belongs to the cluster {owner!r}, not {self.cluster!r}", f"use --name {owner}"
-            )
+            rule = f"belongs to the cluster {owner!r}, not {self.cluster!r}"
+            raise InputError.one(str(self.folder), rule, f"use --name {owner}")
 
     def _names(self) -> set[str]:
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
