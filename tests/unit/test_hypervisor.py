@@ -736,7 +736,7 @@ def test_bake_up_says_what_stays_if_it_fails_before_a_vm_starts(
     assert error.startswith("error: the VMs' host has no bridge br-none")
     assert sorted(path.name for path in Path("out").iterdir()) == ["prod"]
     Path("out/prod/sealed").touch()  # another bake has sealed the cluster after this one has read its folder
-    monkeypatch.setattr("generator.cli.running_cluster.has_started", lambda _: False)
+    monkeypatch.setattr("generator.cli.running_cluster._has_started", lambda _: False)
     done = bake("up", "--name", "prod", "--connect", "test:///default")
     assert "error: the VMs' host has no bridge br-none" in done.err
     assert "bake destroy" not in done.err
