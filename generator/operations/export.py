@@ -17,7 +17,7 @@ from generator.operations.hints import command
 from generator.plan import ClusterPlan
 from generator.progress import Report
 from generator.seed.iso import META_DATA, UNTIL_SEALED, USER_DATA
-from generator.store.export_folder import ExportFolder
+from generator.store.export_folder import ExportFolder, exports_folder
 from generator.store.folder import Store
 
 _FILES = (USER_DATA, META_DATA, PurePosixPath("network-config"))
@@ -51,7 +51,7 @@ def export(
     source = load_source(cluster)
     files = build(source)
     store = cluster.store
-    given = into or _exports(store) / target
+    given = into or exports_folder(store) / target
     folder = _folder(store, target, given)
     if store.folder.resolve() in (real := folder.folder.resolve(), *real.parents):
         text = f"is in the folder of the cluster {store.cluster!r}, which each bake replaces"
@@ -66,12 +66,12 @@ def export(
 
 def exported(store: Store) -> list[str]:
     """Return the targets of the exports of a cluster that are in the default folder."""
-    return sorted(path.parent.name for path in _exports(store).glob("*/manifest.json"))
+    return sorted(path.parent.name for path in exports_folder(store).glob("*/manifest.json"))
 
 
 def exported_permit(store: Store, plan: ClusterPlan) -> str:
     """Return what to do if the cluster is sealed, but exports still contain the bootstrap permit, or ""."""
-    found = [name for name in exported(store) if _folder(store, name, _exports(store) / name).has_permit]
+    found = [name for name in exported(store) if _folder(store, name, exports_folder(store) / name).has_permit]
     if not found or not store.has(SEALED):
         return ""
     first = next(node.name for node in plan.nodes if node.bootstrap)
@@ -85,10 +85,6 @@ def export_again(store: Store, targets: list[str], content: str) -> str:
     else:
         text = f"the exports {', '.join(targets)} have {content}. Run each `{command(store, 'export TARGET')}` again"
     return f"{text}, with the same options as before"
-
-
-def _exports(store: Store) -> Path:
-    return store.out / f"{store.cluster}.export"
 
 
 def _folder(store: Store, target: str, path: Path) -> ExportFolder:

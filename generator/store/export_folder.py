@@ -17,6 +17,11 @@ _PERMIT = "bootstrap_permit"  # a key in the manifest
 _HINT = "move your files away, or give another --into"
 
 
+def exports_folder(store: Store) -> Path:
+    """Return the default folder of a cluster's exports."""
+    return store.out / f"{store.cluster}.export"
+
+
 class ExportFolder(Store):
     """A folder with an export. Its manifest lists what bake wrote, so that bake overwrites nothing else."""
 

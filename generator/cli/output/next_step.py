@@ -31,15 +31,19 @@ class Step(NamedTuple):
 def next_steps(baked: Baked, store: Store, changes: Iterable[Change]) -> list[Step]:
     """Return the steps after a bake with these changes, the next step first."""
     from generator.change.spec_changes import refused
+    from generator.store.export_folder import exports_folder
 
+    has_exports = exports_folder(store).is_dir()  # without exports, bake need not import slow modules
+    permits = list(_permits(baked, store)) if has_exports else []
     is_sealed, engine = store.has(SEALED), _engine(baked.plan.spec)
     if not baked.differences:
         unchanged = Step("Nothing changed. The table shows the existing ISOs.")
-        return [unchanged, *([] if is_sealed else _start(store, engine)), *_permits(baked, store)]
+        return [unchanged, *([] if is_sealed else _start(store, engine)), *permits]
     ways = dict.fromkeys(str(problem.hint) for problem in refused(changes))
     steps = [Step(f"No running node can apply this change. Next, {way}.") for way in ways]
     steps = steps or list(_change(store, engine) if is_sealed else _start(store, engine))
-    return [*steps, *_exports(store), *_permits(baked, store), Step("The ISOs contain private keys.")]
+    exports = list(_exports(store)) if has_exports else []
+    return [*steps, *exports, *permits, Step("The ISOs contain private keys.")]
 
 
 def _engine(spec: ClusterSpec) -> str:
