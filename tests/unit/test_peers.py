@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -77,11 +78,11 @@ class Server:
 
 
 @pytest.fixture
-def serve(act_as: Callable[[Node], None]) -> Iterator[Callable[..., None]]:
+def serve(act_as: Callable[[Node], None]) -> Iterator[Callable[..., Server]]:
     """Return `serve(url, node, *bodies)`, which starts a server at a URL with the certificates of a node."""
     servers: list[Server] = []
 
-    def start(url: str, node: Node, *bodies: str, status: str = "200 OK", kind: str = "ETCD_PEER") -> None:
+    def start(url: str, node: Node, *bodies: str, status: str = "200 OK", kind: str = "ETCD_PEER") -> Server:
         act_as(node)
         if kind == "ETCD":  # the client port of etcd
             pki = node.root / "etc/etcd/pki"
@@ -90,6 +91,7 @@ def serve(act_as: Callable[[Node], None]) -> Iterator[Callable[..., None]]:
         else:
             tls = peers.context(kind, server=True)
         servers.append(Server(url, tls, *bodies, status=status))
+        return servers[-1]
 
     yield start
     for server in servers:
@@ -187,7 +189,7 @@ def test_a_silent_client_is_disconnected(
 
 
 def test_the_report_of_an_empty_disk_is_used(
-    cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None]
+    cluster: Miniature, serve: Callable[..., Server], act_as: Callable[[Node], None]
 ) -> None:
     first, second, third = cluster.nodes
     serve(second.plan.peer_url, second, f"etcd2 {PERMIT}\n")
@@ -206,7 +208,7 @@ def test_the_report_of_an_empty_disk_is_used(
     ],
 )
 def test_the_report_of_another_node_or_cluster_does_not_count(
-    cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None], body: str, status: str
+    cluster: Miniature, serve: Callable[..., Server], act_as: Callable[[Node], None], body: str, status: str
 ) -> None:
     first, second, _ = cluster.nodes
     serve(second.plan.peer_url, second, body, status=status)
@@ -215,7 +217,7 @@ def test_the_report_of_another_node_or_cluster_does_not_count(
 
 
 def test_the_certificate_must_contain_the_queried_address(
-    cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None]
+    cluster: Miniature, serve: Callable[..., Server], act_as: Callable[[Node], None]
 ) -> None:
     first, second, third = cluster.nodes
     serve(second.plan.peer_url, third, f"etcd2 {PERMIT}\n")
@@ -252,7 +254,7 @@ def member(node: Node, number: str) -> Member:
 )
 def test_a_member_is_connected_if_a_voter_reports_a_connection(
     cluster: Miniature,
-    serve: Callable[..., None],
+    serve: Callable[..., Server],
     act_as: Callable[[Node], None],
     first: str | None,
     third: str | None,
@@ -295,7 +297,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 )
 def test_a_node_waits_while_a_voter_lists_a_learner(
     cluster: Miniature,
-    serve: Callable[..., None],
+    serve: Callable[..., Server],
     act_as: Callable[[Node], None],
     pauses: list[float],
     first: list[str],
@@ -312,10 +314,34 @@ def test_a_node_waits_while_a_voter_lists_a_learner(
 
 
 def test_the_wait_for_a_learner_ends_after_a_time(
-    cluster: Miniature, serve: Callable[..., None], act_as: Callable[[Node], None], monkeypatch: pytest.MonkeyPatch
+    cluster: Miniature, serve: Callable[..., Server], act_as: Callable[[Node], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, _ = cluster.nodes
     serve(first.plan.peer_url, first, LEARNING)
     act_as(second)
     monkeypatch.setattr(peers, "WAIT_SECONDS", 0.5)
     peers.wait_for_learner([member(first, "a1")], 0.01)
+
+
+def test_etcd_join_starts_etcdctl_again_only_when_no_learner_is_left(
+    cluster: Miniature, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    first, second, _ = cluster.nodes
+    calls, learner = tmp_path / "calls", {"ID": 0xB2, "peerURLs": ["https://127.0.0.9:2380"], "isLearner": True}
+    voter = {"ID": 0xA1, "name": "etcd1", "peerURLs": [first.plan.peer_url], "clientURLs": [first.plan.client_url]}
+    (tmp_path / "answer").write_text(json.dumps({"members": [voter, learner]}))
+    script = f'#!/bin/sh\necho "$*" >>{calls}\ncase $* in *list*) cat {tmp_path}/answer ;; *) echo "{{}}" ;; esac\n'
+    (tmp_path / "etcdctl").write_text(script)
+    (tmp_path / "etcdctl").chmod(0o755)
+    server = serve(first.plan.peer_url, first, LEARNING, LEARNING, LEARNING, DONE)
+    env = second.environment() | {"BAKE_POLL_SECONDS": "0.05"}
+    with (
+        socket.create_server(peers.address_of(first.plan.client_url)),
+        subprocess.Popen(second.hook("etcd-join"), env=env, stdout=subprocess.DEVNULL) as process,
+    ):
+        deadline = time.monotonic() + 60
+        while not calls.exists() or calls.read_text().count("member list") < 2:
+            assert time.monotonic() < deadline, server.answers
+            time.sleep(0.02)
+        process.kill()
+    assert len(server.answers) == 1, "etcdctl was started again while a member listed a learner"
