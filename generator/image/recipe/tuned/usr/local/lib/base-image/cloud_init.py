@@ -61,6 +61,7 @@ def main() -> int:
     sys.modules["jsonschema"] = None  # type: ignore[assignment]
     yaml: Any = import_module("yaml")
     yaml.SafeLoader = yaml.CSafeLoader
+    yaml.dumper.SafeDumper = yaml.CSafeDumper
     util: Any = import_module("cloudinit.util")
     util.write_file = private_first(util)
     return int(import_module("cloudinit.cmd.main").main() or 0)
