@@ -91,8 +91,8 @@ PARTS = {
                      edit(_STARTER, "sys.modules.update({name: Deferred(name) for name in DEFERRED})", "pass")),
     "jsonschema": Part("cloud-init does not import jsonschema",
                        edit(_STARTER, 'sys.modules["jsonschema"] = None', "pass")),
-    "libyaml": Part("cloud-init reads YAML with libyaml",
-                    edit(_STARTER, "yaml.SafeLoader = yaml.CSafeLoader", "pass")),
+    "libyaml": Part("cloud-init reads and writes YAML with libyaml",
+                    edit(_STARTER, "= yaml.CSafeLoader, yaml.CSafeDumper", "= yaml.SafeLoader, yaml.SafeDumper")),
 }  # fmt: skip
 
 
