@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from generator.config.field_levels import field_level, table
 from generator.config.field_levels.row import FieldLevel
@@ -34,8 +33,7 @@ class Kind(StrEnum):
     FILE = "file"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """One change.
 
     `sign`: + for added, ~ for changed, - for removed. `part`: the changed attribute of a node. `old`, `new`: the values
@@ -92,7 +90,7 @@ def compare(existing: ExistingCluster | None, new: ClusterSpec) -> tuple[Change,
         *_users(old, new),
         *_fields(old, new),
     )
-    return found if existing.sealed else tuple(replace(change, rule=None) for change in found)
+    return found if existing.sealed else tuple(change._replace(rule=None) for change in found)
 
 
 _NODE_KEYS = "its keys are deleted"
@@ -198,7 +196,7 @@ def with_older_etcd(changes: Iterable[Change]) -> tuple[Change, ...]:
     etcd changes the format of its data only when all members run the newer version.
     """
     return tuple(
-        replace(change, lost="", rule=table.ETCD_VERSION) if change.name == "etcd.version" else change
+        change._replace(lost="", rule=table.ETCD_VERSION) if change.name == "etcd.version" else change
         for change in changes
     )
 

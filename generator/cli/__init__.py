@@ -10,9 +10,14 @@ import sys
 _INTERRUPTED = 130  # exit code
 
 try:  # the imports take half of the time of a short command
+    import gc
+
+    # Python searches for garbage when there are so many new objects. With Python's default of 700, it searches 150
+    # times while bake imports modules, which produce no garbage.
+    gc.set_threshold(100_000)
+
     import atexit
     import errno
-    import gc
     import os
     import signal
     from typing import TYPE_CHECKING, Any
@@ -29,9 +34,6 @@ except KeyboardInterrupt:
 if TYPE_CHECKING:
     from generator.errors import BakeError
 
-# Python searches for garbage when there are so many new objects. With Python's default of 700, it searches 100 times
-# while bake imports modules, which produce no garbage.
-_GARBAGE = 100_000
 _BROKEN_PIPE = 128 + signal.SIGPIPE  # the shell's code for a program that wrote to a pipe after the reader had ended
 
 
@@ -45,7 +47,6 @@ def main() -> None:
         _open_closed_streams()
         signal.signal(signal.SIGTERM, _interrupt)
         os.umask(0o077)
-        gc.set_threshold(_GARBAGE)
         atexit.register(gc.freeze)  # without it, Python searches all objects for garbage at exit, which takes 30 ms
         code = _run()
     except KeyboardInterrupt:  # before or after the command

@@ -7,7 +7,6 @@ the fields that a new cluster file or profile no longer sets. A field that is no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,8 +75,7 @@ class UserInput(NamedTuple):
         return Artifact(INPUT, f"{_HEADER}{yaml12.dump(data)}".encode())
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExistingCluster:
+class ExistingCluster(NamedTuple):
     """An existing cluster: the fields in cluster.yaml (`value`), their positions (`origins`), and the user's input.
 
     `user_input`: None if an older version of bake wrote the cluster without the user's input. `digest`: the digest of

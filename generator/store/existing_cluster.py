@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from generator.config import yaml12
@@ -63,18 +62,18 @@ def _load(store: Store, digest: str) -> ExistingCluster | None:
             hint = "undo the change, or delete the file; without the file, all fields keep their values"
             raise InputError.one(str(store.folder / INPUT), "was changed after bake wrote it", hint)
         user_input, origins = parse_input(raw.decode(), str(store.folder / INPUT))
-        found = replace(found, user_input=user_input, input_origins=origins)
+        found = found._replace(user_input=user_input, input_origins=origins)
     if str(SPEC) not in manifest:
         return found if found.user_input else None
     raw = store.read(SPEC)
     if raw is None or not _is_as_baked(manifest, SPEC, raw):
-        return replace(found, is_known=False)
+        return found._replace(is_known=False)
     document = yaml12.load_text(raw.decode(), str(store.folder / SPEC))
     origins, value = dict(document.positions), document.value
     for path in FIELDS_ADDED:
         if at(value, path) is None:
             origins[path] = f"{store.folder / SPEC} ({_OLDER})"
-    return replace(found, value=with_added(value), origins=origins)
+    return found._replace(value=with_added(value), origins=origins)
 
 
 def _is_as_baked(manifest: dict[str, dict[str, str]], path: PurePosixPath, raw: bytes) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from generator import pki
 from generator.artifact import Artifact
@@ -40,8 +41,7 @@ class Request:
         yield Artifact(self.path.with_suffix(".key"), self.key, mode=0o600, secret=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Signed:
+class Signed(NamedTuple):
     """The cluster's certificates and keys, including the certificates from an external CA.
 
     `taken`: the files of the issued certificates.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
@@ -106,6 +105,8 @@ def _table(rows: Rows, width: int | None, unwrapped: Sequence[str]) -> Iterator[
 def _wrapped(text: str, width: int) -> list[str]:
     if len(text) <= width:  # keep spaces as they are
         return [text]
+    import textwrap  # only wide tables need this module, which takes a millisecond
+
     return textwrap.wrap(text, width, break_on_hyphens=False)
 
 

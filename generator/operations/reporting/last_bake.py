@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from generator import __version__
 from generator.artifact import Artifact
@@ -21,8 +20,7 @@ from generator.store.folder import Staging, Store
 FORMAT_VERSION = "1.0"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastBake:
+class LastBake(NamedTuple):
     """The last bake that changed the folder. `changes`: the objects that `bake -o json` lists in its key `changes`.
 
     `is_first`: whether the bake made the cluster.
