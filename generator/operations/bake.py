@@ -17,7 +17,7 @@ from generator.config.spec import ClusterSpec
 from generator.config.user_input import UserInput, parse_input
 from generator.errors import InputError, Problem, StaleError
 from generator.layout import IDENTITY, INPUT, OPERATOR, SPEC
-from generator.operations.cluster_files import kept_snapshot, load_seal, node_files, operator_files
+from generator.operations.cluster_files import kept_clients, kept_snapshot, load_seal, node_files, operator_files
 from generator.operations.hints import command
 from generator.operations.reporting.last_bake import note_bake
 from generator.pki.ca_phases import Authorities, Authority, kept_authority
@@ -26,7 +26,6 @@ from generator.progress import Report
 from generator.seed.etcd_archive import read_archive
 from generator.seed.guest_files import Trust
 from generator.store import manifest
-from generator.store.client_files import kept_clients
 from generator.store.existing_keys import Keyring, load_keyring
 from generator.store.folder import Store
 from generator.store.requests import Signed, collect_issued, unsigned

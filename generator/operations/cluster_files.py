@@ -10,7 +10,7 @@ from generator import pki
 from generator.artifact import Artifact
 from generator.config import yaml12
 from generator.config.fields import plain
-from generator.layout import IDENTITY, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
+from generator.layout import CLIENTS, IDENTITY, PERMIT_COPY, SEALED, SPEC, key_path, pem_path
 from generator.pki import Role
 from generator.plan import ClusterPlan, NodePlan
 from generator.seed import guest_files, iso
@@ -94,3 +94,12 @@ def kept_snapshot(store: Store) -> tuple[Artifact, ...]:
     paths = [path for path in map(PurePosixPath, store.manifest()) if PurePosixPath(path.name) in names]
     found = {path.name: data for path in paths if (data := store.read(path)) is not None}
     return tuple(Artifact(name, found[str(name)], mode=0o600, secret=True) for name in names if str(name) in found)
+
+
+def kept_clients(store: Store) -> Iterator[Artifact]:
+    """Yield all files of the applications as they are."""
+    for name, entry in store.manifest().items():
+        path = PurePosixPath(name)
+        if path.is_relative_to(CLIENTS) and (data := store.read(path)) is not None:
+            mode = int(entry["mode"], 8)
+            yield Artifact(path, data, mode=mode, secret=mode == 0o600)

@@ -36,15 +36,6 @@ def client_names(store: Store) -> list[str]:
     return sorted(path.parts[1] for path in paths if path.parts[0] == str(CLIENTS) and path.name == str(RECORD))
 
 
-def kept_clients(store: Store, *without: str) -> Iterator[Artifact]:
-    """Yield all files of the applications as they are, except those of the applications in `without`."""
-    for name, entry in store.manifest().items():
-        path = PurePosixPath(name)
-        if path.parts[0] == str(CLIENTS) and path.parts[1] not in without and (data := store.read(path)) is not None:
-            mode = int(entry["mode"], 8)
-            yield Artifact(path, data, mode=mode, secret=mode == 0o600)
-
-
 def client_certificates(store: Store) -> Iterator[tuple[str, bytes, str]]:
     """Yield the name, the PEM text and the path of the certificate of each application that has one."""
     for name in client_names(store):
