@@ -9,7 +9,6 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -320,7 +319,7 @@ def test_a_row_is_what_seeds_and_machines_need(
     bake(specs[0], store, now=now, report=print)
     before, existing = seeds(store, plans[0]), load_existing(store)
     assert existing
-    changes = compare(replace(existing, sealed=True), specs[1])
+    changes = compare(existing._replace(sealed=True), specs[1])
     (row,) = (row for row in ROWS if (row.field, row.case) == (field, case))
     assert row in [change.rule for change in changes]
     assert highest_level(changes) is row.level
