@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from generator.store.folder import Store
 
 Words = Callable[[Collection[str]], str]
-CHANGES = 2  # the exit code of `bake plan --detailed-exitcode` if there is something to do
+CHANGES = 5  # the exit code of `bake plan --detailed-exitcode` if there is something to do; no error has this code
 
 
 @bake.command()
 @hides("--wait")
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with code 0 if there is nothing to do, otherwise with 2.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with code 0 if there is nothing to do, otherwise with 5.")
 @spec_options
 @up_options
 @click.pass_context

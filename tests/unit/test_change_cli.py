@@ -42,11 +42,12 @@ def standing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Callable[[Observed]
 def test_detailed_exit_codes(bake: Bake, standing: Callable[[Observed], None]) -> None:
     assert bake("plan", "--detailed-exitcode").code == 0
     assert bake("plan", "--nodes", 5).code == 0
-    assert bake("plan", "--nodes", 5, "--detailed-exitcode").code == 2
+    assert bake("plan", "--nodes", 5, "--detailed-exitcode").code == 5
     world = born(3)
     world.power["etcd2"] = Power.STOPPED
     standing(world.seen())
-    assert bake("plan", "--detailed-exitcode", "-o", "json").code == 2
+    assert bake("plan", "--detailed-exitcode", "-o", "json").code == 5
+    assert bake("plan", "--name", "missing", "--detailed-exitcode").code == 2
 
 
 def test_plan_writes_nothing(bake: Bake, standing: object, picture: Callable[[Path], Any]) -> None:
