@@ -18,6 +18,7 @@ from generator.health.cis_controls import CONTROLS, NODES, audit_nodes
 from generator.health.node_checks import NodeFacts, Planned
 from generator.layout import pem_path
 from generator.operations import verify
+from generator.operations.hints import command
 from generator.pki import Role, describe, digests, issuer_of, peer_check
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
@@ -85,7 +86,7 @@ def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
     stated = next(((name, str(value)) for name, value in options if name.startswith("peer-cert-allowed-")), None)
     found = {}
     for node in plan.nodes:
-        pems = required_pems(store, node.name)
+        pems = required_pems(store, node.name, command(store, ""))
         server, peer = (describe(pems[role][0]).sha256 for role in (Role.SERVER, Role.PEER))
         found[node.name] = Planned(
             server=server, peer=peer, authorities=authorities, peer_authorities=peer_authorities,

@@ -131,7 +131,7 @@ def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
 
 
 def certificate(cluster: Cluster, node: str) -> bytes:
-    return required_pems(cluster.store, node)[pki.Role.SERVER][0]
+    return required_pems(cluster.store, node, "bake")[pki.Role.SERVER][0]
 
 
 def serials(cluster: Cluster, now: datetime) -> dict[tuple[str, str], str]:
