@@ -88,7 +88,7 @@ def read_user_data(user_data: bytes, *, where: str, remedy: str = "restore the f
         seed = read_seed(yaml.load(user_data, Loader=_Loader))  # noqa: S506  derived from SafeLoader
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
         seed = None
-    if seed is None or "runcmd" not in seed.settings:  # the start of user-data can be valid YAML, but lacks the last key
+    if seed is None or "runcmd" not in seed.settings:  # the last key: a truncated file can be valid YAML
         raise InputError.one(where, "is not user-data that bake wrote", remedy)
     return seed
 
