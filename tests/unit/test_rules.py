@@ -14,6 +14,7 @@ from generator.config.rules import check_spec, node_count
 from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import InputError
 
+BIG = "9" * 29
 FINE: dict[str, dict[str, Any]] = {
     "the defaults": {},
     "one node": {"nodes": 1},
@@ -240,8 +241,8 @@ def test_nodes_are_counted_in_both_notations() -> None:
         ({"name": None}, "name: null is not a string"),
         ({"nodes": "3"}, "nodes: '3' is not a valid integer; remove the quotes"),
         ({"nodes": "three"}, "nodes: 'three' is not a valid integer"),
-        ({"nodes": "9" * 29}, f"nodes: '{'9' * 29}' is not a valid integer: it has more than 19 digits"),
-        ({"vm": {"cpus": "-" + "9" * 20}}, f"vm.cpus: '-{'9' * 20}' is not a valid integer: it has more than 19 digits"),
+        ({"nodes": BIG}, f"nodes: '{BIG}' is not a valid integer: it has more than 19 digits"),
+        ({"vm": {"cpus": f"-{BIG}"}}, f"vm.cpus: '-{BIG}' is not a valid integer: it has more than 19 digits"),
         ({"vm": {"memory": False}}, "vm.memory: false is not a valid integer"),
         ({"access": {"rootShell": "true"}}, "access.rootShell: 'true' is not true or false; remove the quotes"),
         ({"pki": {"subject": {"organization": 5}}}, "pki.subject.organization: 5 is not a string; put it in quotes"),

@@ -20,7 +20,7 @@ from generator.operations.hints import command
 from generator.operations.maintenance.survey import MemberState, Survey, client_of, survey
 from generator.plan import NodePlan
 from generator.progress import Report
-from generator.store import permissions, snapshot_files
+from generator.store import atomic, permissions, snapshot_files
 from generator.store.snapshot_files import Record, Unfinished
 
 _PAGE = 512  # the size of a bbolt database is a multiple of 512 bytes (etcdutl/snapshot/v3_snapshot.go)
@@ -76,7 +76,7 @@ def _target(cluster: Cluster, target: Path | None, now: datetime) -> Path:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise InputError.one(str(folder), f"cannot be created: {error.strerror}", "give a FILE") from None
+        raise atomic.no_write(folder, error, hint="give a FILE") from None
     return folder / name
 
 
