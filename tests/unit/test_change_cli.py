@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from generator.change.observed import Observed, Power
+from generator.cli import engines
 from generator.config.load import load
 from generator.engine import MachineStatus, State
 from generator.operations.running import change
@@ -126,11 +127,19 @@ def test_after_an_interruption_bake_names_the_command_that_goes_on(
 
         def run(self) -> None:
             self.left -= replaced
+            remedies.append(made[-1]["remedy"]())
             raise KeyboardInterrupt
 
+    def make(*_: object, **settings: Any) -> Any:
+        made.append(settings)
+        return old(*_, **settings)
+
+    made, remedies, old = list[dict[str, Any]](), list[str](), engines.make_engine
+    monkeypatch.setattr(engines, "make_engine", make)
     monkeypatch.setattr(change, "Apply", Interrupted)
     result = bake(*words, "--yes")
     assert f"To go on, run `{again}`." in result.err
+    assert remedies == [again], "the engine's errors have the hint `try again: ...`"
     assert result.code not in (0, 1)
 
 
