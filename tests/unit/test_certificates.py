@@ -333,8 +333,8 @@ def test_an_unreachable_libvirt_is_an_error_if_the_user_named_it(
 ) -> None:
     remedies = []
 
-    def fail(*_: object, remedy: str) -> None:
-        remedies.append(remedy)
+    def fail(*_: object, remedy: Callable[[], str]) -> None:
+        remedies.append(remedy())
         raise BakeError("cannot connect")
 
     rack.serve(made())

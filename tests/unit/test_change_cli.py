@@ -84,6 +84,7 @@ def test_without_a_terminal_and_yes_nothing_is_changed(
     done = bake("apply", "--nodes", 2)
     assert done.code == 2
     assert "etcd3: its keys are deleted" in done.err
+    assert "etcd2, etcd3: their keys are deleted" in bake("apply", "--nodes", 1).err
     added = bake("apply", "--nodes", 5)
     assert added.code == 2
     assert "this changes a running cluster" in added.err
