@@ -353,4 +353,4 @@ def test_a_hint_names_the_cluster_that_it_is_for(bake: Bake) -> None:
     assert f"\n  bake seal --name prod --out '{out}'\n" in result.err
     (out / "prod/etcd1/seed.iso").unlink()
     result = bake("seal", "--yes", "--name", "prod", "--out", "a b")
-    assert f"hint: bake again, then run bake seal --name prod --out '{out}'\n" in result.err
+    assert f"hint: run bake --name prod --out '{out}', then run bake seal --name prod --out '{out}'\n" in result.err
