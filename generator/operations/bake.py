@@ -154,7 +154,7 @@ def _replaced(store: Store, plan: ClusterPlan, found: Keyring) -> Iterator[str]:
     """Yield a sentence for each lost secret that bake replaces."""
     files = store.manifest()
     if str(PERMIT_COPY) in files and found.permit is None:
-        yield f"{store.folder / PERMIT_COPY} is missing, so each node gets a seed with a new bootstrap permit"
+        yield f"{store.folder / PERMIT_COPY} is missing, so bake makes a new permit, and each node gets a new seed"
     for node in plan.nodes:
         path = f"{node.name}/{iso.USER_DATA}"
         if path in files and not store.has(path):

@@ -414,7 +414,7 @@ def test_a_permit_that_is_lost_after_the_seal_is_replaced_with_a_warning(bake: B
     lost.unlink()
     result = bake()
     assert result.code == 0
-    assert f"warning: {lost} is missing, so each node gets a seed with a new bootstrap permit\n" in result.err
+    assert f"warning: {lost} is missing, so bake makes a new permit, and each node gets a new seed\n" in result.err
     assert lost.exists()
 
 
