@@ -98,6 +98,11 @@ _USER_KEY = "its key is deleted"
 _REQUEST_KEYS = "the private keys of the pending certificate requests are deleted"
 _AUTH = "authentication is switched off, so every client of this cluster may read and write everything"
 _DISKS = "its VM and its disks on the old host are deleted"
+_OF_SEVERAL = {  # the same losses of several nodes or users
+    _NODE_KEYS: "their keys are deleted",
+    _USER_KEY: "their keys are deleted",
+    _DISKS: "their VMs and their disks on the old hosts are deleted",
+}
 _MAC = "the members of this sealed cluster still use the old addresses"
 
 
@@ -231,11 +236,12 @@ def _values(*values: Any) -> str:
 
 def losses(changes: Iterable[Change]) -> list[str]:
     """Return one line for each kind of loss. A line starts with the affected nodes, users, fields and files."""
-    names = defaultdict(list)
+    names: dict[str, list[str]] = defaultdict(list)
     for change in changes:
         if change.lost:
             names[change.lost].append(change.name)
-    return [f"{', '.join(dict.fromkeys(each))}: {lost}" for lost, each in names.items()]
+    texts = {lost: _OF_SEVERAL.get(lost, lost) if len({*each}) > 1 else lost for lost, each in names.items()}
+    return [f"{', '.join(dict.fromkeys(each))}: {texts[lost]}" for lost, each in names.items()]
 
 
 def file_changes(differences: Iterable[tuple[str, str]]) -> tuple[Change, ...]:

@@ -31,7 +31,7 @@ from generator.cli.options import (
     within_option,
 )
 from generator.cli.output.certificate_rows import as_data, as_row
-from generator.cli.output.table import print_table
+from generator.cli.output.table import print_table, terminal_width, wraps
 from generator.cli.reach import open_running, start_task_if_silent
 from generator.cli.root import bake
 
@@ -82,8 +82,11 @@ def certs(ctx: click.Context, /, within: int | None, **options: Any) -> None:
     if options["output"] == "json":
         print_json(certificates=[as_data(entry) for entry in entries], outdated=outdated, ca_change=phase)
     elif not options["quiet"]:
+        width, drop = None if options["wide"] else terminal_width(), ["serial", "issuer"]
         rows = [as_row(entry, outdated, bars=sys.stdout.isatty()) for entry in entries]
-        print_table(rows, wide=options["wide"], drop=["serial", "issuer"])
+        if wraps(rows, width, "days left", drop=drop):
+            rows = [as_row(entry, outdated, bars=False) for entry in entries]
+        print_table(rows, wide=options["wide"], drop=drop)
         if phase:
             remedy = command(cluster.store, "certs rotate --ca")
             click.echo(f"A CA change is in progress (phase {phase}). To continue, run {remedy}", err=True)

@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from generator.store.folder import Store
 
 Words = Callable[[Collection[str]], str]
-CHANGES = 2  # the exit code of `bake plan --detailed-exitcode` if there is something to do
+CHANGES = 5  # the exit code of `bake plan --detailed-exitcode` if there is something to do; no error has this code
 
 
 @bake.command()
 @hides("--wait")
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with code 0 if there is nothing to do, otherwise with 2.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with code 0 if there is nothing to do, otherwise with 5.")
 @spec_options
 @up_options
 @click.pass_context
@@ -230,22 +230,24 @@ def _apply(
 
     image, left, has_begun = upgrade.image if upgrade else None, set(replaced), False
 
+    def again() -> str:
+        return command(store, words(left), connect=options["connect"])
+
     def make_engine(cluster: Cluster) -> Engine:
         nonlocal has_begun
         has_begun = True  # the cluster's folder has the change, so the command need not repeat it
-        return engines.make_engine(options, progress.line, cluster, image=image, remedy=command(store, words(replaced)))
+        return engines.make_engine(options, progress.line, cluster, image=image, remedy=again)
 
     agreed = Agreed(user_input=loaded.user_input, digest=loaded.digest, announce=lambda _differences: None)
     try:
         return apply_change(
             loaded, store, make_engine, planned, agreed,
-            called=f"bake {words(replaced)}", again=lambda: command(store, words(left)), wait=options["wait"],
+            called=f"bake {words(replaced)}", again=again, wait=options["wait"],
             progress=progress, replaced=left, passphrase=ca_passphrase(options, loaded.spec, store),
             image=image.digest if image else "", back=bool(upgrade and upgrade.back),
         )  # fmt: skip
     except KeyboardInterrupt:
-        again = f"`{command(store, words(left))}`" if has_begun else "the same command again"
-        click.echo(f"To go on, run {again}.", err=True)
+        click.echo(f"To go on, run {f'`{again()}`' if has_begun else 'the same command again'}.", err=True)
         raise
 
 

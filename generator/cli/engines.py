@@ -124,12 +124,12 @@ def make_engine(
     cluster: Cluster,
     *,
     image: BootImage | None = None,
-    remedy: str | None = None,
+    remedy: Callable[[], str] | None = None,
 ) -> Engine:
     """Connect to libvirt or Incus, and return the engine of the cluster's machines.
 
-    `image`: the image for new disks. The default is the image that `new_disk_image` returns. `remedy`: the
-    command that completes an interrupted change, by default `bake apply` for this cluster.
+    `image`: the image for new disks. The default is the image that `new_disk_image` returns. `remedy`: returns
+    the command that completes an interrupted change, by default `bake apply` for this cluster.
     """
     from generator import vm
     from generator.engine import EngineOnHosts
@@ -137,7 +137,7 @@ def make_engine(
     from generator.operations.running.chosen_image import new_disk_image
 
     plan, for_cluster = cluster.plan, partial(command, cluster.store, connect=options.get("connect"))
-    remedy = remedy or for_cluster("apply")
+    remedy = remedy or partial(for_cluster, "apply")
 
     @cache
     def load_image() -> BootImage:
@@ -183,7 +183,8 @@ def engine_if_possible(
     """
     from generator.operations.hints import command
 
-    return _if_possible(options, lambda: make_engine(options, report, cluster, remedy=command(cluster.store, remedy)))
+    again = partial(command, cluster.store, remedy)
+    return _if_possible(options, lambda: make_engine(options, report, cluster, remedy=again))
 
 
 def machines_if_possible(

@@ -40,6 +40,7 @@ EXIT_CODES = {
     "2": "wrong input",
     "3": "the cluster is not healthy, or you have to do something",
     "4": "timed out",
+    "5": "`bake plan --detailed-exitcode`: there is something to do",
     "130": "interrupted",
     "141": "the program that read the output ended first",
 }

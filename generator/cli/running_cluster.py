@@ -91,7 +91,7 @@ def _up(options: Mapping[str, Any], spec: ClusterSpec, store: Store, **agreed: A
         with progress_of(node_names(spec), options) as progress:
             boot = up.Boot(
                 engine=lambda cluster, image: engines.make_engine(
-                    options, progress.line, cluster, image=image, remedy=command(store, "up", connect=connect)
+                    options, progress.line, cluster, image=image, remedy=partial(command, store, "up", connect=connect)
                 ),
                 wait=options["wait"], cache=image_cache(options), reach=partial(reach, options), connect=connect,
             )  # fmt: skip
@@ -236,14 +236,10 @@ def audit(**options: Any) -> None:
     """
     from generator.errors import UnhealthyError
     from generator.operations import audit as auditing
-    from generator.operations.baked_cluster import client_files
 
     cluster = open_started(options)
     with progress_of((), options) as progress:
-        planned = auditing.planned_facts(cluster.store, cluster.plan)
-        found = auditing.audit(
-            cluster.plan, client_files(cluster.store.folder), planned, now=datetime.now(UTC), report=progress.line
-        )
+        found = auditing.audit_cluster(cluster, now=datetime.now(UTC), report=progress.line)
     if options["output"] == "json":
         print_json(**auditing.audit_data(found))
     elif not options["quiet"]:
@@ -266,7 +262,7 @@ def down(**options: Any) -> None:
 
     cluster = open_cluster(options)
     with progress_of((), options) as progress:
-        engine = engines.make_engine(options, progress.line, cluster, remedy=command(cluster.store, "down"))
+        engine = engines.make_engine(options, progress.line, cluster, remedy=partial(command, cluster.store, "down"))
         stopped = engine.shut_down(*(node.name for node in cluster.plan.nodes))
     show_names("stopped", stopped, options)
 

@@ -257,6 +257,13 @@ def shown_value(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def no_integer(value: object) -> str:
+    """Return the end of the message about a value that is no integer: the remedy for text of digits, or ""."""
+    if not isinstance(value, str) or not value.removeprefix("-").isdecimal():
+        return ""
+    return "; remove the quotes" if len(value) <= MAX_DIGITS else f": it has more than {MAX_DIGITS - 1} digits"
+
+
 def value_text(value: Any) -> str:
     """Return a value as text for a message, such as `true` for True and `a, b` for a list."""
     if isinstance(value, bool):

@@ -80,9 +80,12 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _with_valid_count(spec: ClusterSpec) -> ClusterSpec:
-    """Return the spec with at least one node, and at most seven, so that the other rules can check these nodes."""
+    """Return the spec with at least one node, and at most seven, so that the other rules can check these nodes.
+
+    A wrong number becomes 1, so that no rule finds an error of nodes that the user may not want.
+    """
     if isinstance(spec.nodes, int):
-        return replace(spec, nodes=min(max(spec.nodes, 1), MAX_MEMBERS))
+        return spec if 1 <= spec.nodes <= MAX_MEMBERS else replace(spec, nodes=1)
     return replace(spec, nodes=spec.nodes[:MAX_MEMBERS] or 1)
 
 

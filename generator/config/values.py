@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from generator.config.fields import MAX_DIGITS, Parse, Schema, accepts, shown_value
+from generator.config.fields import Parse, Schema, accepts, no_integer, shown_value
 from generator.layout import FOLDER_NAMES
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -251,8 +251,7 @@ def whole(low: int | None = None, high: int | None = None) -> Parse[int]:
     @accepts(type="integer", **{key: limit for key, limit in limits.items() if limit is not None})
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            is_quoted = isinstance(value, str) and value.isdecimal() and len(value) <= MAX_DIGITS
-            raise _refuse(value, f"is not a valid integer{_UNQUOTE * is_quoted}")
+            raise _refuse(value, f"is not a valid integer{no_integer(value)}")
         if low is not None and value < low:
             raise _refuse(value, f"is less than {low}")
         if high is not None and value > high:
@@ -273,9 +272,9 @@ def choice(*words: str) -> Parse[str]:
 
     @accepts(type="string", enum=[str(word) for word in words])
     def parse(value: object) -> str:
-        if isinstance(value, str) and value in words:
-            return value
-        raise _refuse(value, f"is not one of {', '.join(words)}" if len(words) > 1 else f"is not {words[0]}")
+        if not isinstance(value, str) or value not in words:
+            raise _refuse(value, f"is not one of {', '.join(words)}" if len(words) > 1 else f"is not {words[0]}")
+        return value
 
     return parse
 
@@ -290,8 +289,8 @@ def release(*releases: str) -> Parse[str]:
 
 
 def _text_of(limit: int) -> Parse[str]:
-    schema = {"type": "string", "pattern": _whole_text(_PRINTABLE.pattern), "minLength": 1, "maxLength": limit}
-    return Parse(partial(text, limit=limit), schema)
+    limits = {"minLength": 1, "maxLength": limit}
+    return Parse(partial(text, limit=limit), {"type": "string", "pattern": _whole_text(_PRINTABLE.pattern), **limits})
 
 
 text64 = _text_of(64)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from generator.etcd.answers import ClientKind, Observation
-from generator.health.check import Check, Finding, Result, combine
+from generator.health.check import Check, Command, Finding, Result, bake_command, combine, with_commands
 from generator.health.members import (
     all_keys,
     auth_enforced,
@@ -24,9 +24,14 @@ from generator.plan import ClusterPlan
 __all__ = ["Check", "Result", "all_keys", "as_rows", "check_cluster"]
 
 
-def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool) -> tuple[Check, ...]:
-    """Run all checks of `bake verify`. `sealed`: whether `bake seal` has removed the bootstrap permit."""
-    return (
+def check_cluster(
+    plan: ClusterPlan, seen: Observation, *, now: datetime, sealed: bool, command: Command = bake_command
+) -> tuple[Check, ...]:
+    """Run all checks of `bake verify`. `sealed`: whether `bake seal` has removed the bootstrap permit.
+
+    `command`: see `with_commands`.
+    """
+    checks = (
         member_list(seen),
         endpoint_health(seen),
         all_keys(seen),
@@ -42,6 +47,7 @@ def check_cluster(plan: ClusterPlan, seen: Observation, *, now: datetime, sealed
         server_certificates(plan, seen, now=now),
         bootstrap_permit(plan, sealed=sealed),
     )
+    return with_commands(checks, command)
 
 
 def bootstrap_permit(plan: ClusterPlan, *, sealed: bool) -> Check:
@@ -52,7 +58,7 @@ def bootstrap_permit(plan: ClusterPlan, *, sealed: bool) -> Check:
     first = next(node.name for node in plan.nodes if node.bootstrap)
     text = "its seed still has the bootstrap permit: with an empty disk, this node would start a second cluster"
     findings = [] if sealed else [Finding(first, Result.FAILED, text)]
-    return combine("bootstrap permit", findings, ok_detail="removed", remedy="bake seal")
+    return combine("bootstrap permit", findings, ok_detail="removed", remedy="{bake seal}")
 
 
 def as_rows(found: Iterable[Check]) -> list[dict[str, str]]:

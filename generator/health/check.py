@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -19,6 +20,8 @@ class Result(StrEnum):
     SKIPPED = "skipped"
 
 
+Command = Callable[[str], str]  # the words of a bake command → the whole command for one cluster
+_COMMAND = re.compile(r"\{bake ?([^}]*)\}")
 _PRECEDENCE = (Result.FAILED, Result.SKIPPED, Result.WARNING, Result.OK)
 
 
@@ -40,6 +43,19 @@ class Check:
     detail: str
     remedy: str | None = None
     nodes: tuple[str, ...] = ()
+
+
+def bake_command(words: str) -> str:
+    """Return the bake command with `words` for a cluster with the default name and folder."""
+    return f"bake {words}".strip()
+
+
+def with_commands(checks: Iterable[Check], command: Command) -> tuple[Check, ...]:
+    """Return the checks with whole commands in their remedies: `{bake status}` becomes `command("status")`."""
+    return tuple(
+        replace(check, remedy=check.remedy and _COMMAND.sub(lambda found: command(found[1]), check.remedy))
+        for check in checks
+    )
 
 
 def combine(

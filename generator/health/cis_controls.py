@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from generator.etcd.answers import ClientKind, Port
-from generator.health.check import Check, Finding, Result, combine
+from generator.health.check import Check, Command, Finding, Result, bake_command, combine, with_commands
 from generator.health.node_checks import (
     NodeFacts,
     NotReportedError,
@@ -45,11 +45,11 @@ class Control:
     remedy: str
 
 
-def audit_nodes(nodes: Sequence[NodeFacts]) -> tuple[Check, ...]:
+def audit_nodes(nodes: Sequence[NodeFacts], command: Command = bake_command) -> tuple[Check, ...]:
     """Return one check for each control. The name of a check is the id of its control.
 
     If only some nodes have reported, the check NODES names the others, and unknown facts about them do not change the
-    results of the controls.
+    results of the controls. `command`: see `with_commands`.
     """
     all_nodes = [facts.node.name for facts in nodes]
     silent = [facts.finding(Result.SKIPPED, facts.no_report) for facts in nodes if facts.report is None]
@@ -63,7 +63,7 @@ def audit_nodes(nodes: Sequence[NodeFacts]) -> tuple[Check, ...]:
         )  # fmt: skip
 
     missing = combine(NODES.id, silent, remedy=_NO_REPORT, all_nodes=all_nodes)
-    return (*([missing] if others else []), *map(check, CONTROLS))
+    return with_commands((*([missing] if others else []), *map(check, CONTROLS)), command)
 
 
 def _findings(control: Control, facts: NodeFacts) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def _findings(control: Control, facts: NodeFacts) -> Iterator[Finding]:
             yield facts.finding(Result.SKIPPED, str(error))
 
 
-_NO_REPORT = "a node reports when etcd starts and every ten minutes; run bake logs NODE --unit etcd-report"
+_NO_REPORT = "a node reports when etcd starts and every ten minutes; run {bake logs NODE --unit etcd-report}"
 
 
 # --- the controls -------------------------------------------------------------------
@@ -85,8 +85,8 @@ _KEYS = ("key-file", "peer-key-file")
 # The names of one option in etcd 3.6 and in etcd 3.5.
 _SKIPS_NAMES = ("peer-skip-client-san-verification", "experimental-peer-skip-client-san-verification")
 _CLIENT_PEM, _CLIENT_KEY = f"{PKI_DIR}/etcd-client.pem", f"{PKI_DIR}/etcd-client.key"
-_AGAIN = "the node's etcd.conf or unit was changed: run bake apply or, if it has nothing to do, bake replace NODE"
-_OWNER = "set pki.permissions to `owner`, and run bake apply; with another hypervisor, bake and insert the new seeds"
+_AGAIN = "the node's etcd.conf or unit was changed: run {bake apply} or, if it has nothing to do, {bake replace NODE}"
+_OWNER = "set pki.permissions to `owner`, and run {bake apply}; with another hypervisor, bake and insert the new seeds"
 
 NODES = Control(id="nodes", title="every node has reported", checks=[], remedy=_NO_REPORT)
 CONTROLS = (
@@ -138,7 +138,7 @@ CONTROLS = (
             checks=[accepts_tls_1_3], remedy="remove tls-max-version from etcd.options"),
     Control(id="TLS.4", title="the nodes present the certificates from their seeds",
             checks=[presents_planned, peer_file_is_planned],
-            remedy="the node's certificates differ from those in its seed: run bake certs deliver"),
+            remedy="the node's certificates differ from those in its seed: run {bake certs deliver}"),
     Control(id="TLS.5", title="the peer port accepts only peers",
             checks=[identifies_peers, partial(refuses, kind=ClientKind.OPERATOR, ports=[Port.PEER])],
             remedy="see docs/how-to/older-cluster.md"),

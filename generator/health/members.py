@@ -1,4 +1,7 @@
-"""Checks of `bake verify` that use etcd's answers: members, health, keys, alarms, auth, writes and data."""
+"""Checks of `bake verify` that use etcd's answers: members, health, keys, alarms, auth, writes and data.
+
+For the commands in remedies, see `check.with_commands`.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,14 @@ def member_list(seen: Observation) -> Check:
         if set(members) != set(lists[0][1])
     ]
     names = ", ".join(member.name or "(not started)" for member in lists[0][1]) if lists else ""
-    return combine("member list", findings, ok_detail=names, remedy="read the nodes' logs: bake console NODE")
+    return combine("member list", findings, ok_detail=names, remedy="read the nodes' logs: {bake console NODE}")
 
 
 def endpoint_health(seen: Observation) -> Check:
     """Check that a linearizable read through every node succeeds."""
     findings = [Finding(view.node.name, Result.FAILED, view.health.error) for view in seen.nodes if view.health.error]
     times = ", ".join(f"{view.node.name} {(view.health.value or 0) * 1000:.0f} ms" for view in seen.nodes)
-    remedy = "check that the node and its etcd run: bake status, bake console NODE"
+    remedy = "check that the node and its etcd run: {bake status}, {bake console NODE}"
     return combine("endpoint health", findings, ok_detail=times, remedy=remedy)
 
 
@@ -62,7 +65,8 @@ def planned_members(plan: ClusterPlan, seen: Observation) -> Check:
             text = f"{member.name or 'a member'} ({member.id:x}, {', '.join(member.peer_urls)}) is not in the plan"
             findings.append(Finding("", Result.FAILED, text))
     ok_detail = f"{len(members)} of {len(plan.nodes)} voting"
-    remedy = "wait until a learner becomes a voter; if a member is not in the plan, run bake etcdctl member remove ID"
+    remedy = "wait until a learner becomes a voter; if a member is not in the plan, "
+    remedy += "run {bake etcdctl} member remove ID"
     return combine("planned members", findings, ok_detail=ok_detail, remedy=remedy)
 
 
@@ -101,7 +105,7 @@ def one_cluster(seen: Observation) -> Check:
     findings += [Finding(view.node.name, Result.SKIPPED, view.status.error) for view in seen.nodes if view.status.error]
     leader = next((name for name, status in states if status.leader == status.member_id), "none of the plan's nodes")
     ok_detail = f"cluster {states[0][1].cluster_id:x}, leader {leader}" if states else ""
-    remedy = "wait for the election and run bake verify again; two cluster ids mean two clusters"
+    remedy = "wait for the election and run {bake verify} again; two cluster ids mean two clusters"
     return combine("one cluster", findings, ok_detail=ok_detail, remedy=remedy)
 
 
@@ -113,7 +117,7 @@ def no_alarms(seen: Observation) -> Check:
     findings = [Finding(node, Result.FAILED, kind) for node, kind in sorted(active)]
     if not lists:
         findings = [Finding("", Result.SKIPPED, "could not read alarms from any node")]
-    return combine("alarms", findings, ok_detail="none", remedy="run bake alarm, which shows the remedy")
+    return combine("alarms", findings, ok_detail="none", remedy="run {bake alarm}, which shows the remedy")
 
 
 _DENIED = "permission denied"
@@ -134,8 +138,8 @@ def auth_enforced(seen: Observation) -> Check:
     if not seen.without_user:
         findings.append(Finding("", Result.SKIPPED, "not tried, because no node answers"))
     ok_detail = f"auth is on; a client without a user cannot read ({', '.join(seen.without_user)})"
-    remedy = "to see why etcd-promote.service did not enable auth, run bake logs NODE --unit etcd-promote; "
-    remedy += "if you have disabled auth, run bake etcdctl auth enable"
+    remedy = "to see why etcd-promote.service did not enable auth, run {bake logs NODE --unit etcd-promote}; "
+    remedy += "if you have disabled auth, run {bake etcdctl} auth enable"
     return combine("auth", findings, ok_detail=ok_detail, remedy=remedy)
 
 
@@ -165,5 +169,5 @@ def equal_data(seen: Observation) -> Check:
     elif len({one.hash for one in digests.values()}) > 1:
         findings += [Finding(name, Result.FAILED, f"has the digest {one.hash:08x}") for name, one in digests.items()]
     ok_detail = f"digest {next(iter(digests.values())).hash:08x} on all" if digests else ""
-    remedy = "run bake verify again; if it still fails, replace the member that differs from the majority"
+    remedy = "run {bake verify} again; if it still fails, replace the member that differs from the majority"
     return combine("equal data", findings, ok_detail=ok_detail, remedy=remedy)

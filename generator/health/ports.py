@@ -14,7 +14,7 @@ from generator.health.check import Check, Finding, Result, combine
 from generator.pki import is_near_expiry
 from generator.plan import ClusterPlan, NodePlan
 
-_SKIPPED_REMEDY = "run bake verify while all nodes are up, on a machine that can reach both ports of every node"
+_SKIPPED_REMEDY = "run {bake verify} while all nodes are up, on a machine that can reach both ports of every node"
 
 _REFUSALS = {
     ClientKind.NO_CERTIFICATE: ("no certificate", "set client-cert-auth and peer-client-cert-auth"),
@@ -82,9 +82,9 @@ def only_peers(plan: ClusterPlan, seen: Observation) -> Check:
 # The operator first sets pki.peerName to `stated`, and later to `required`. If pki.peerName is `required`,
 # a node refuses peers whose certificates lack the peer name.
 _NEXT_STEPS = {
-    PeerName.NONE: "set pki.peerName to `stated`, then run bake certs rotate",
+    PeerName.NONE: "set pki.peerName to `stated`, then run {bake certs rotate}",
     PeerName.STATED: "when every node uses a certificate from `bake certs rotate`, set pki.peerName to `required`",
-    PeerName.REQUIRED: "run bake apply; with another hypervisor, insert one node's new seed after the other",
+    PeerName.REQUIRED: "run {bake apply}; with another hypervisor, insert one node's new seed after the other",
 }
 
 
@@ -105,7 +105,7 @@ def _is_firewalled(plan: ClusterPlan, view: NodeView) -> bool:
 
 def peer_firewall(plan: ClusterPlan, seen: Observation) -> Check:
     """Check that the nodes' firewalls close the peer ports to this machine, which is not a node."""
-    name, remedy = "peer firewall", "to see why it is open, run bake logs NODE --unit etcd-firewall"
+    name, remedy = "peer firewall", "to see why it is open, run {bake logs NODE --unit etcd-firewall}"
     if plan.spec.firewall.kind is FirewallKind.NONE:
         return combine(name, [], ok_detail="the plan has no firewall", remedy=remedy)
     findings = []
@@ -154,11 +154,11 @@ def server_certificates(plan: ClusterPlan, seen: Observation, *, now: datetime) 
                     text += ", and etcd's gateway gives that user's rights to clients without a common name"
                     users.append(Finding(name, Result.FAILED, text))
     ok_detail = f"issued by the cluster's CA, name their nodes, {min(days_left, default=0)} days left"
-    remedy = "run bake certs rotate; if the CA expires soon, run bake certs rotate --ca"
+    remedy = "run {bake certs rotate}; if the CA expires soon, run {bake certs rotate --ca}"
     if any(finding.result is Result.FAILED for finding in findings):
-        remedy = "the node's certificates differ from those in its seed: run bake certs deliver"
+        remedy = "the node's certificates differ from those in its seed: run {bake certs deliver}"
     elif users:
-        remedy = "run bake, then bake apply: the nodes get server certificates that name no user, and restart etcd"
+        remedy = "run {bake}, then {bake apply}: the nodes get server certificates that name no user, and restart etcd"
     findings += users
     return combine("server certificates", findings, ok_detail=ok_detail, remedy=remedy, skipped_remedy=_SKIPPED_REMEDY)
 

@@ -36,7 +36,7 @@ class IncusEngine:
 
     `seeds`: the cluster's folder, which has a folder with the file `seed.iso` for each node. `load_image`: returns the
     image for new disks; the engine calls it only if it makes a disk. `patience`: the seconds within which a container
-    must shut down before the engine powers it off. `remedy`: the command that completes an interrupted change.
+    must shut down before the engine powers it off. `remedy`: returns the command that goes on after an error.
     """
 
     incus: Incus
@@ -46,7 +46,7 @@ class IncusEngine:
     load_image: Callable[[], BootImage]
     report: Report
     patience: float = 90
-    remedy: str = "bake apply"
+    remedy: Callable[[], str] = "bake apply".format
     command: Callable[[str], str] = "bake {}".format
 
     def machines(self) -> dict[str, MachineStatus]:

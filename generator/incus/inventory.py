@@ -26,14 +26,14 @@ HOST = "nodes[].host"  # the field that an instance on another member differs in
 class Inventory:
     """The instances and volumes of a cluster in a project of Incus.
 
-    `remedy`: the command that completes an interrupted change. `command`: returns a bake command for this cluster.
+    `remedy`: returns the command that goes on after an error. `command`: returns a bake command for this cluster.
     """
 
     incus: Incus
     plan: ClusterPlan
     cluster_id: str
     report: Report
-    remedy: str
+    remedy: Callable[[], str]
     command: Callable[[str], str]
     _named: set[str] = field(default_factory=set, init=False)  # the members whose failure has been reported
 
@@ -98,7 +98,7 @@ class Inventory:
         self.plan.select([name])
         one = self.own(name)
         if one is None:
-            raise BakeError(f"{name} has no container", hint=f"create it: {self.remedy}")
+            raise BakeError(f"{name} has no container", hint=f"create it: {self.remedy()}")
         return one
 
     def reachable_volumes(self) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from generator.etcd import answers, observe
@@ -13,11 +14,13 @@ from generator.etcd.client_hello import VERSIONS
 from generator.etcd.node_report import fetch_reports, find_report
 from generator.etcd.tls_hello import accepts_version
 from generator.etcd.tls_probe import ClientFiles
-from generator.health.check import Check, Result
+from generator.health.check import Check, Command, Result, bake_command
 from generator.health.cis_controls import CONTROLS, NODES, audit_nodes
 from generator.health.node_checks import NodeFacts, Planned
 from generator.layout import pem_path
 from generator.operations import verify
+from generator.operations.baked_cluster import Cluster, client_files
+from generator.operations.hints import command
 from generator.pki import Role, describe, digests, issuer_of, peer_check
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
@@ -37,10 +40,18 @@ class Audit:
         return tuple(check for check in self.controls if check.result is not Result.OK)
 
 
+def audit_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Audit:
+    """Audit every node of a running cluster. Raise InputError if a seed is missing."""
+    plan, store = cluster.plan, cluster.store
+    planned, files = planned_facts(store, plan), client_files(store.folder)
+    return audit(plan, files, planned, now=now, report=report, command=partial(command, store))
+
+
 def audit(
-    plan: ClusterPlan, files: ClientFiles, planned: Mapping[str, Planned], *, now: datetime, report: Report
-) -> Audit:
-    """Audit every node of a running cluster."""
+    plan: ClusterPlan, files: ClientFiles, planned: Mapping[str, Planned], *, now: datetime, report: Report,
+    command: Command = bake_command,
+) -> Audit:  # fmt: skip
+    """Audit every node of a running cluster. `command`: see `with_commands`."""
     contexts = verify.probe_contexts(plan, files, now=now)
     report(f"probing {', '.join(node.name for node in plan.nodes)}")
     views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
@@ -56,7 +67,7 @@ def audit(
             probes=view.probes, versions=_versions(plan, view.node),
         )  # fmt: skip
 
-    return Audit(cluster=plan.name, controls=audit_nodes(observe.everywhere(facts_of, views)))
+    return Audit(cluster=plan.name, controls=audit_nodes(observe.everywhere(facts_of, views), command))
 
 
 def why_silent(view: answers.NodeView) -> str:
@@ -85,7 +96,7 @@ def planned_facts(store: Store, plan: ClusterPlan) -> dict[str, Planned]:
     stated = next(((name, str(value)) for name, value in options if name.startswith("peer-cert-allowed-")), None)
     found = {}
     for node in plan.nodes:
-        pems = required_pems(store, node.name)
+        pems = required_pems(store, node.name, command(store, ""))
         server, peer = (describe(pems[role][0]).sha256 for role in (Role.SERVER, Role.PEER))
         found[node.name] = Planned(
             server=server, peer=peer, authorities=authorities, peer_authorities=peer_authorities,

@@ -16,13 +16,14 @@ from generator.artifact import Artifact
 from generator.config.spec import ClusterSpec
 from generator.config.user_input import UserInput, parse_input
 from generator.errors import InputError, Problem, StaleError
-from generator.layout import IDENTITY, INPUT, OPERATOR, SPEC
+from generator.layout import IDENTITY, INPUT, OPERATOR, PERMIT_COPY, SPEC
 from generator.operations.cluster_files import kept_clients, kept_snapshot, load_seal, node_files, operator_files
 from generator.operations.hints import command
 from generator.operations.reporting.last_bake import note_bake
 from generator.pki.ca_phases import Authorities, Authority, kept_authority
 from generator.plan import ClusterPlan, plan_cluster
 from generator.progress import Report
+from generator.seed import iso
 from generator.seed.etcd_archive import read_archive
 from generator.seed.guest_files import Trust
 from generator.store import manifest
@@ -98,7 +99,11 @@ def bake(
         if agreed is None:
             _refuse_edited(store)
         user_input = (agreed.user_input.file,) if agreed else _kept_input(store, spec)
-        found = load_keyring(store, plan, now=now, passphrase=passphrase, change=change)
+        found = load_keyring(
+            store, plan, now=now, passphrase=passphrase, again=command(store, ""), change=change
+        )
+        for text in _replaced(store, plan, found):
+            report(f"warning: {text}")
         if found.newest_start and found.newest_start > now:
             report(f"warning: {_not_valid_yet(found.newest_start, now)}")
         ends = found.expiring_client(plan, now)
@@ -142,6 +147,17 @@ def _refuse_edited(store: Store) -> None:
         if listed and raw is not None and hashlib.sha256(raw).hexdigest() != listed.get("sha256"):
             hint = "undo your edit; to change the cluster, run bake with flags or with --config FILE"
             raise InputError.one(str(store.folder / path), "was changed after bake wrote it", hint)
+
+
+def _replaced(store: Store, plan: ClusterPlan, found: Keyring) -> Iterator[str]:
+    """Yield a sentence for each lost secret that bake replaces."""
+    files = store.manifest()
+    if str(PERMIT_COPY) in files and found.permit is None:
+        yield f"{store.folder / PERMIT_COPY} is missing, so bake makes a new permit, and each node gets a new seed"
+    for node in plan.nodes:
+        path = f"{node.name}/{iso.USER_DATA}"
+        if path in files and not store.has(path):
+            yield f"{store.folder / path} is missing, so {node.name} gets new certificates and keys"
 
 
 def _kept_input(store: Store, spec: ClusterSpec) -> tuple[Artifact, ...]:
@@ -233,7 +249,8 @@ def check(spec: ClusterSpec, store: Store, *, now: datetime, passphrase: bytes |
 
 
 def _check_certificates(store: Store, plan: ClusterPlan, now: datetime, passphrase: bytes | None) -> None:
-    collect_issued(store, plan, load_keyring(store, plan, now=now, passphrase=passphrase), now=now)
+    found = load_keyring(store, plan, now=now, passphrase=passphrase, again=command(store, ""))
+    collect_issued(store, plan, found, now=now)
 
 
 def check_clock(now: datetime) -> None:

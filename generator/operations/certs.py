@@ -56,7 +56,7 @@ def _certificates(cluster: Cluster) -> Iterator[tuple[str, Role, bytes | None, s
     for name, pem, where in client_certificates(store):
         yield f"client {name}", Role.CLIENT, pem, where
     for node in plan.nodes:
-        for role, (pem, _) in required_pems(store, node.name).items():
+        for role, (pem, _) in required_pems(store, node.name, command(store, "")).items():
             yield node.name, role, pem, str(store.folder / node.name / iso.USER_DATA)
 
 

@@ -115,4 +115,4 @@ def _problems(
         expected = manifest.get(str(home / name), {}).get("sha256")
         if data is None or hashlib.sha256(data).hexdigest() != expected:
             text = "is missing" if data is None else "was changed after bake wrote it"
-            yield Problem(str(store.folder / home / name), text, "bake again, then export again")
+            yield Problem(str(store.folder / home / name), text, f"run {command(store, '')}, then export again")

@@ -89,7 +89,8 @@ def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report
         image = store.read(path)
         if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(path), {}).get("sha256"):
             text = "is missing" if image is None else "was changed after bake wrote it"
-            raise InputError.one(str(store.folder / path), text, f"bake again, then run {command(store, 'seal')}")
+            hint = f"run {command(store, '')}, then run {command(store, 'seal')}"
+            raise InputError.one(str(store.folder / path), text, hint)
         files = iso.unpack(image, where=str(store.folder / path))
         kept = [file for file in files if file.path not in iso.UNTIL_SEALED]
         if seal_file and len(kept) == len(files) and not any(map(store.has, removed)):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -19,7 +20,9 @@ from generator.etcd.client import Etcd
 from generator.etcd.node_report import fetch_reports, find_report
 from generator.etcd.tls_probe import ClientFiles
 from generator.health import Check, Result
+from generator.health.check import Command, bake_command
 from generator.operations.baked_cluster import Cluster, client_files
+from generator.operations.hints import command
 from generator.pki import Role, user_stem
 from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
@@ -63,7 +66,7 @@ def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verifi
     )
     return verify(
         plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report,
-        without_user=without_user,
+        without_user=without_user, command=partial(command, cluster.store),
     )  # fmt: skip
 
 
@@ -76,11 +79,12 @@ def verify(
     sealed: bool,
     report: Report,
     without_user: ClientFiles | None = None,
+    command: Command = bake_command,
 ) -> Verification:
     """Check a running cluster. `token`: a random word; the write check uses only keys below `/bake/verify/<token>/`.
 
     `without_user`: the client certificate of a name that is no etcd user. If the spec enables auth, etcd must refuse
-    the certificate `without_user`.
+    the certificate `without_user`. `command`: see `with_commands`.
     """
     contexts = probe_contexts(plan, files, now=now)
     report(f"asking {', '.join(node.name for node in plan.nodes)}")
@@ -95,7 +99,8 @@ def verify(
     if plan.spec.auth.enabled and without_user:
         auth = observe.first_answer(alive, files, Etcd.auth_enabled)
         seen = replace(seen, auth=auth, without_user=observe.read_without_user(alive, without_user))
-    return Verification(cluster=plan.name, checks=health.check_cluster(plan, seen, now=now, sealed=sealed))
+    checks = health.check_cluster(plan, seen, now=now, sealed=sealed, command=command)
+    return Verification(cluster=plan.name, checks=checks)
 
 
 def requires_name(

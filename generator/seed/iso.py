@@ -82,12 +82,15 @@ def written_files(user_data: bytes, *, where: str) -> dict[str, bytes]:
     return {path: file.content for path, file in read_user_data(user_data, where=where).files.items()}
 
 
-def read_user_data(user_data: bytes, *, where: str) -> Seed:
-    """Return the files and settings in user-data. Raises InputError for invalid user-data."""
+def read_user_data(user_data: bytes, *, where: str, remedy: str = "restore the file from a backup") -> Seed:
+    """Return the files and settings in user-data. Raises InputError, with the hint `remedy`, for invalid user-data."""
     try:
-        return read_seed(yaml.load(user_data, Loader=_Loader))  # noqa: S506  derived from SafeLoader
+        seed = read_seed(yaml.load(user_data, Loader=_Loader))  # noqa: S506  derived from SafeLoader
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
-        raise InputError.one(where, "is not user-data that bake wrote", "restore or remove the file") from None
+        seed = None
+    if seed is None or "runcmd" not in seed.settings:  # the last key: a truncated file can be valid YAML
+        raise InputError.one(where, "is not user-data that bake wrote", remedy)
+    return seed
 
 
 def _user_data(plan: ClusterPlan, node: NodePlan, guest: Iterable[Artifact]) -> Iterator[bytes]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from generator.errors import BakeError, InputError
+
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -41,6 +43,17 @@ def replace(path: Path, data: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     sync_names(path.parent)
+
+
+def no_write(where: object, error: OSError, text: str = "", hint: str = "give another --out") -> BakeError:
+    """Return the error for the user if a file cannot be written. `text`: what is wrong; default: the system's reason.
+
+    If the path can never be a folder, it is an InputError. A read-only or a full file system is not wrong input.
+    """
+    text = text or f"cannot be written: {error.strerror}"
+    if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError):
+        return InputError.one(str(where), text, hint)
+    return BakeError(f"{where}: {text}", hint=hint)
 
 
 @contextmanager

@@ -14,11 +14,12 @@ from generator.config.load import load_kept
 from generator.config.pki import Certificates, PeerName
 from generator.config.spec import ClusterSpec
 from generator.errors import InputError
-from generator.layout import IDENTITY, OPERATOR, PERMIT_COPY, SPEC, pem_path
+from generator.layout import IDENTITY, OPERATOR, PERMIT_COPY, SEALED, SPEC, pem_path
 from generator.pki import Credential, Issuer, NodePki, PlannedCertificate, Role
 from generator.pki.ca_phases import Authorities
 from generator.plan import ClusterPlan
 from generator.seed import guest_files, iso
+from generator.seed.guest.usr.libexec.bake.seed_change import Seed
 from generator.store.cas import check_authorities, load_authorities, load_pair
 from generator.store.folder import Store
 from generator.store.permissions import check_secret
@@ -107,9 +108,19 @@ def load_identity(store: Store) -> str | None:
 def load_permit(store: Store) -> str | None:
     """Return the bootstrap permit, or None before the first bake. Raises InputError.
 
-    The permit is the secret without which the first node cannot start a cluster.
+    The permit is the secret without which the first node cannot start a cluster. If the permit is lost before the
+    cluster is sealed, a new permit could stop the first node: a seed with another permit applies immediately, but the
+    node reads the permit only when it boots. Nodes of a sealed cluster need no permit, so the result is None.
     """
-    return _load_hex(store, PERMIT_COPY, "64")
+    manifest = store.manifest()  # read first, see `load_identity`
+    permit = _load_hex(store, PERMIT_COPY, "64")
+    if permit is None and str(PERMIT_COPY) in manifest and not store.has(SEALED):
+        others = [path for path in map(PurePosixPath, manifest) if path.name == str(iso.SEED_PERMIT)]
+        copy = next((path for path in others if path != PERMIT_COPY and store.has(path)), None)
+        hint = "restore the file from a backup; if the cluster runs, you can seal it instead"
+        hint = f"copy {store.folder / copy} to this path" if copy else hint
+        raise InputError.one(str(store.folder / PERMIT_COPY), "is missing", hint)
+    return permit
 
 
 def _load_hex(store: Store, path: PurePosixPath, length: str) -> str | None:
@@ -128,12 +139,13 @@ def load_keyring(
     *,
     now: datetime,
     passphrase: bytes | None,
+    again: str = "bake",
     change: Callable[[Authorities], Authorities] = lambda found: found,
 ) -> Keyring:
     """Return the existing certificates and keys, from an earlier bake or from files that the user put into `pki/`.
 
-    `change`: a function that changes the CAs before they are checked, so that an expired CA can be replaced. Raises
-    InputError.
+    `again`: the command that bakes the cluster, for hints. `change`: a function that changes the CAs before they are
+    checked, so that an expired CA can be replaced. Raises InputError.
     """
     identity = load_identity(store)
     authorities = load_authorities(store, plan, now=now, passphrase=passphrase)
@@ -142,7 +154,7 @@ def load_keyring(
     if client:
         _check_issuer(store, issuer, client)
     users = {name: load_pair(store, pki.user_stem(name)) for name in plan.spec.auth.common_names}
-    nodes = tuple(_node_certificates(store, node.name, issuer) for node in plan.nodes)
+    nodes = tuple(_node_certificates(store, node.name, issuer, again) for node in plan.nodes)
     changed = change(authorities)
     check_authorities(changed, store, plan, now=now)
     _check_required_peer_name(plan.spec, store)
@@ -194,25 +206,44 @@ def _check_issuer(store: Store, authority: Issuer | None, issued: Credential) ->
         )
 
 
-def seed_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
-    """Return the certificate and the key of each role in a node's seed. The result is empty if the seed is missing."""
-    path = PurePosixPath(name) / iso.USER_DATA
-    user_data = store.read(path)
+def load_seed(store: Store, name: str, again: str) -> Seed | None:
+    """Return a node's seed, or None if its user-data is missing. Raises InputError if the user-data is damaged.
+
+    `again`: the command that bakes the cluster, for hints.
+    """
+    user_data = store.read(PurePosixPath(name) / iso.USER_DATA)
     if user_data is None:
-        return {}
-    return guest_files.node_credentials(iso.written_files(user_data, where=str(store.folder / path)))
+        return None
+    remedy = f"restore the file from a backup, or remove the file and run {again}, {_new_keys(name)}"
+    return iso.read_user_data(user_data, where=str(store.folder / name / iso.USER_DATA), remedy=remedy)
 
 
-def required_pems(store: Store, name: str) -> dict[Role, tuple[bytes, bytes]]:
-    """Return a baked node's certificates and keys, by role. Raises InputError if the node's seed is missing."""
-    if pems := seed_pems(store, name):
-        return pems
-    raise InputError.one(str(store.folder / name / iso.USER_DATA), "is missing", "bake again")
+def require_seed(store: Store, name: str, again: str) -> Seed:
+    """Return a node's seed. Raises InputError if its user-data is missing or damaged. `again`: see `load_seed`."""
+    if seed := load_seed(store, name, again):
+        return seed
+    remedy = f"restore the file from a backup, or run {again}, {_new_keys(name)}"
+    raise InputError.one(str(store.folder / name / iso.USER_DATA), "is missing", remedy)
 
 
-def _node_certificates(store: Store, name: str, authority: Issuer | None) -> NodePki:
+def _new_keys(name: str) -> str:
+    return f"which issues new certificates and keys for {name}"
+
+
+def required_pems(store: Store, name: str, again: str) -> dict[Role, tuple[bytes, bytes]]:
+    """Return a baked node's certificates and keys, by role. Raises InputError as `require_seed` does."""
+    return _pems(require_seed(store, name, again))
+
+
+def _pems(seed: Seed | None) -> dict[Role, tuple[bytes, bytes]]:
+    files = seed.files if seed else {}
+    return guest_files.node_credentials({path: file.content for path, file in files.items()})
+
+
+def _node_certificates(store: Store, name: str, authority: Issuer | None, again: str) -> NodePki:
     where = str(store.folder / name / iso.USER_DATA)
-    kept = {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in seed_pems(store, name).items()}
+    pems = _pems(load_seed(store, name, again))
+    kept = {role: pki.parse_credential(*pair, where=(where, where)) for role, pair in pems.items()}
     if server := kept.get(Role.SERVER):
         _check_issuer(store, authority, server)
     return kept

@@ -9,7 +9,7 @@ from os.path import abspath
 from pathlib import Path
 
 from generator.artifact import Artifact
-from generator.errors import InputError, Problem
+from generator.errors import BakeError, InputError, Problem
 from generator.layout import MANIFEST
 from generator.store.folder import Store
 
@@ -92,3 +92,5 @@ def _named_into() -> Iterator[None]:
     except InputError as error:
         changed = (one._replace(hint=one.hint and one.hint.replace("--out", "--into")) for one in error.problems)
         raise InputError(changed) from None
+    except BakeError as error:
+        raise BakeError(error.message, hint=error.hint and error.hint.replace("--out", "--into")) from None

@@ -134,12 +134,12 @@ class Store:
                 return False
         except OSError as error:
             where = Path(error.filename) if isinstance(error, FileExistsError) else self.out
-            text = f"cannot be written: {error.strerror}"
+            text = ""
             if where.is_symlink() and not where.exists():
                 text = f"is a symlink to {where.readlink()}, which does not exist"
             elif where.is_file():
                 text = "is not a folder"
-            raise InputError.one(str(where), text, "give another --out") from None
+            raise atomic.no_write(where, error, text) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -175,7 +175,7 @@ class Store:
         try:
             return Staging(self, Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self.out)))
         except OSError as error:
-            raise InputError.one(str(self.out), f"cannot be written: {error.strerror}", "give another --out") from None
+            raise atomic.no_write(self.out, error) from None
 
     @property
     def _staging_prefix(self) -> str:

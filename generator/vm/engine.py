@@ -47,8 +47,8 @@ class LibvirtEngine:
 
     `seeds`: the cluster's folder, which has a folder with the file `seed.iso` for each node. `load_image`: returns the
     image for new disks; called only if the engine makes a disk. `accel`: `auto`, `kvm` or `tcg`. `patience`: the
-    seconds for a VM's shutdown; then the engine powers it off. `remedy`: the command that completes an interrupted
-    change. `command`: returns a bake command for this cluster. `pool`: the folder for a new pool, or "" for libvirt's.
+    seconds for a VM's shutdown; then the engine powers it off. `remedy`: returns the command that completes an
+    interrupted change. `command`: returns a bake command. `pool`: the folder for a new pool, or "" for libvirt's.
     """
 
     connection: Connection
@@ -59,7 +59,7 @@ class LibvirtEngine:
     report: Report
     accel: str = "auto"
     patience: float = 90
-    remedy: str = "bake apply"
+    remedy: Callable[[], str] = "bake apply".format
     command: Callable[[str], str] = "bake {}".format
     pool: str = ""
     _uploaded: set[str] = field(default_factory=set, init=False)
@@ -104,7 +104,7 @@ class LibvirtEngine:
         return idle, new
 
     def create(self, *names: str) -> tuple[str, ...]:
-        with asking(f"start {', '.join(names)}", hint=f"try again: {self.remedy}"):
+        with asking(f"start {', '.join(names)}", hint=f"try again: {self.remedy()}"):
             idle, new = self._checked(names, self.report)
             if not idle:
                 return ()
@@ -142,7 +142,7 @@ class LibvirtEngine:
 
     def restart(self, name: str) -> None:
         node, domain, owner = self._existing(name)
-        with asking(f"restart the VM {node.domain}", hint=f"try again: {self.remedy}"):
+        with asking(f"restart the VM {node.domain}", hint=f"try again: {self.remedy()}"):
             job = self._job()
             if not disk_size(job.pool, disk_volume(name)):
                 raise BakeError(f"the disk of {name} is missing", hint=self._replace(name))
@@ -157,13 +157,13 @@ class LibvirtEngine:
             seed_drive.remove_old_seeds(job.pool, name, machine.domain)
 
     def shut_down(self, *names: str) -> tuple[str, ...]:
-        with asking(f"stop {', '.join(names)}", hint=f"try again: {self.remedy}"):
+        with asking(f"stop {', '.join(names)}", hint=f"try again: {self.remedy()}"):
             found = {node.name: self._find(node.name) for node in self.plan.select(names)}
             domains = {name: vm[0] for name, vm in found.items() if vm is not None}
             return lifecycle.stop(domains, self.patience, self.report)
 
     def remove(self, name: str) -> tuple[str, ...]:
-        with asking(f"remove the VM of {name}", hint=f"try again: {self.remedy}"):
+        with asking(f"remove the VM of {name}", hint=f"try again: {self.remedy()}"):
             found, pool = self._find(name), self._find_pool()
             removed = [lifecycle.remove_domain(found[0])] if found else []
             volumes = storage_pool.volumes_by_node(pool).get(name, []) if pool is not None else []
@@ -182,7 +182,7 @@ class LibvirtEngine:
         node, domain, _ = self._existing(name)
         self._seed(node)
         refuse_small_disk(self.plan, self._image)
-        with asking(f"exchange the root disk of {name}", hint=f"try again: {self.remedy}"):
+        with asking(f"exchange the root disk of {name}", hint=f"try again: {self.remedy()}"):
             job = self._job()
             if not disk_size(job.pool, data_volume(name)):
                 raise BakeError(f"{name} has no data disk, so its data would be lost", hint=self._replace(name))
@@ -208,12 +208,12 @@ class LibvirtEngine:
 
     def insert_seed(self, name: str, *, again: bool = False) -> bool:
         node, *vm = self._existing(name)
-        with asking(f"replace the seed of the VM {node.domain}", hint=f"try again: {self.remedy}"):
+        with asking(f"replace the seed of the VM {node.domain}", hint=f"try again: {self.remedy()}"):
             return self._drive(node, *vm).insert(self._seed(node), again=again)
 
     def replace_seed(self, name: str) -> bool | None:
         (node,) = self.plan.select([name])
-        with asking(f"replace the seed of the VM {node.domain}", hint=f"try again: {self.remedy}"):
+        with asking(f"replace the seed of the VM {node.domain}", hint=f"try again: {self.remedy()}"):
             domain, owner = self._look_up(name)
             return None if owner is None else self._drive(node, domain, owner).insert(self._seed(node), keep_empty=True)
 
@@ -225,7 +225,7 @@ class LibvirtEngine:
     def _drive(self, node: NodePlan, domain: Domain, owner: Owner) -> SeedDrive:
         pool = storage_pool.ensure_pool(self.connection, self._claim)
         return SeedDrive(
-            connection=self.connection, pool=pool, node=node.name, domain=domain, owner=owner, remedy=self.remedy
+            connection=self.connection, pool=pool, node=node.name, domain=domain, owner=owner, remedy=self.remedy()
         )  # fmt: skip
 
     def console_logs(self, *names: str) -> dict[str, VolumeLog]:
@@ -275,7 +275,7 @@ class LibvirtEngine:
         with asking(f"find the VM {node.domain}"):
             found = self._find(name)
         if found is None:
-            raise BakeError(f"{name} has no VM", hint=f"create the VM: {self.remedy}")
+            raise BakeError(f"{name} has no VM", hint=f"create the VM: {self.remedy()}")
         return node, *found
 
     def _seed(self, node: NodePlan) -> Path:

@@ -38,7 +38,8 @@ class Claim:
         if not self.covers(owner):
             raise BakeError(
                 f"{what} belongs to another cluster named {self.cluster}, with the id {owner.cluster_id}",
-                hint="give this cluster another --name, or run `bake destroy` with the other cluster's --out",
+                hint="give this cluster another --name. If the other cluster is no longer needed, remove it with "
+                f"`bake destroy --name {self.cluster} --out FOLDER`; FOLDER is the other cluster's output folder",
             )
         return owner
 

@@ -130,7 +130,7 @@ FILES: dict[str, tuple[str, str, str, str]] = {
     "nine members": ("nodes: 9", "nodes", "9", "is not between 1 and 7"),
     "minus one member": ("nodes: -1", "nodes", "-1", "is not between 1 and 7"),
     "a billion members": ("nodes: 1000000000", "nodes", "1000000000", "is not between 1 and 7"),
-    "a count of 30 digits": (f"nodes: {'1' * 30}", "nodes", "1" * 30, "is not a valid integer"),
+    "a count of 30 digits": (f"nodes: {'1' * 30}", "nodes", "1" * 30, "is not a valid integer: it has more than 19 digits"),
     "count as text": ('nodes: "3"', "nodes", "'3'", "is not a valid integer; remove the quotes"),
     "count as fraction": ("nodes: 3.0", "nodes", "3.0", "is not a valid integer"),
     "count as bool": ("nodes: true", "nodes", "true", "is not a valid integer"),

@@ -72,7 +72,7 @@ def test_the_name_that_identifies_peers_is_planned(
 
 def test_a_missing_seed_is_one_clear_error(baked: Cluster) -> None:
     (baked.store.folder / "etcd2/user-data").unlink()
-    with pytest.raises(InputError, match=r"etcd2/user-data: is missing.*\n.*bake again"):
+    with pytest.raises(InputError, match=r"etcd2/user-data: is missing.*\n.*run bake"):
         planned_facts(baked.store, baked.plan)
 
 

@@ -91,6 +91,7 @@ def test_a_folder_that_bake_did_not_write_like_this_is_not_saved(bake: Bake, sec
     result = bake("backup", "etcd.age", "--passphrase-file", secret)
     assert (result.code, result.out, Path("etcd.age").exists()) == (2, "", False)
     assert f"{path.absolute()}: was changed after bake wrote it" in result.err
+    assert "hint: restore the file from a backup, or run bake, which writes the file again" in result.err
     path.unlink()
     assert f"{path.absolute()}: is missing" in bake("backup", "etcd.age", "--passphrase-file", secret).err
 

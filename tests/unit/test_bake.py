@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -458,7 +459,7 @@ def in_a_mount(script: str, folder: Path) -> list[str]:
 def test_bake_refuses_a_read_only_file_system(tmp_path: Path) -> None:
     script = 'mount -t tmpfs -o ro none out; "$@" --nodes 1 && exit 9; echo "code $?"; find out -mindepth 1'
     lines = in_a_mount(script, tmp_path / "out")
-    assert lines[0] == "code 2"
+    assert lines[0] == "code 1"  # as `bake init` and `bake backup`: the input is not wrong
     assert lines[1].endswith("/out: cannot be written: Read-only file system")
     assert len(lines) == 3
 
@@ -489,8 +490,12 @@ def test_init_writes_no_cluster_file_to_a_full_disk(tmp_path: Path, size: int) -
 
 
 @root_only
-@pytest.mark.parametrize("mode", [0o555, 0o000])
-def test_bake_refuses_a_folder_without_write_permission(tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "code", "text"),
+    [(0o555, 1, "out: cannot be written: Permission denied"), (0o000, 2, "is not readable")],
+    ids=["read-only", "unreadable"],
+)
+def test_bake_refuses_a_folder_without_permission(tmp_path: Path, mode: int, code: int, text: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
     out.chmod(mode)
@@ -499,11 +504,13 @@ def test_bake_refuses_a_folder_without_write_permission(tmp_path: Path, mode: in
         "from generator.operations import bake; from generator.store import folder\n"
     )
     script += "os.setuid(65534); sys.argv[1:] = ['--nodes', '1', '--out', sys.argv[1]]; cli.main()"
-    for parent in list(tmp_path.parents)[:3]:
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent == Path(tempfile.gettempdir()):
+            break
         parent.chmod(0o755)
     done = subprocess.run([sys.executable, "-c", script, out], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "Permission denied" in done.stderr
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert list(out.iterdir()) == []
 

@@ -131,7 +131,7 @@ def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
 
 
 def certificate(cluster: Cluster, node: str) -> bytes:
-    return required_pems(cluster.store, node)[pki.Role.SERVER][0]
+    return required_pems(cluster.store, node, "bake")[pki.Role.SERVER][0]
 
 
 def serials(cluster: Cluster, now: datetime) -> dict[tuple[str, str], str]:
@@ -333,8 +333,8 @@ def test_an_unreachable_libvirt_is_an_error_if_the_user_named_it(
 ) -> None:
     remedies = []
 
-    def fail(*_: object, remedy: str) -> None:
-        remedies.append(remedy)
+    def fail(*_: object, remedy: Callable[[], str]) -> None:
+        remedies.append(remedy())
         raise BakeError("cannot connect")
 
     rack.serve(made())

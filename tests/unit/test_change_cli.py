@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from generator.change.observed import Observed, Power
+from generator.cli import engines
 from generator.config.load import load
 from generator.engine import MachineStatus, State
 from generator.operations.running import change
@@ -42,11 +43,12 @@ def standing(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> Callable[[Observed]
 def test_detailed_exit_codes(bake: Bake, standing: Callable[[Observed], None]) -> None:
     assert bake("plan", "--detailed-exitcode").code == 0
     assert bake("plan", "--nodes", 5).code == 0
-    assert bake("plan", "--nodes", 5, "--detailed-exitcode").code == 2
+    assert bake("plan", "--nodes", 5, "--detailed-exitcode").code == 5
     world = born(3)
     world.power["etcd2"] = Power.STOPPED
     standing(world.seen())
-    assert bake("plan", "--detailed-exitcode", "-o", "json").code == 2
+    assert bake("plan", "--detailed-exitcode", "-o", "json").code == 5
+    assert bake("plan", "--name", "missing", "--detailed-exitcode").code == 2
 
 
 def test_plan_writes_nothing(bake: Bake, standing: object, picture: Callable[[Path], Any]) -> None:
@@ -82,6 +84,7 @@ def test_without_a_terminal_and_yes_nothing_is_changed(
     done = bake("apply", "--nodes", 2)
     assert done.code == 2
     assert "etcd3: its keys are deleted" in done.err
+    assert "etcd2, etcd3: their keys are deleted" in bake("apply", "--nodes", 1).err
     added = bake("apply", "--nodes", 5)
     assert added.code == 2
     assert "this changes a running cluster" in added.err
@@ -125,11 +128,19 @@ def test_after_an_interruption_bake_names_the_command_that_goes_on(
 
         def run(self) -> None:
             self.left -= replaced
+            remedies.append(made[-1]["remedy"]())
             raise KeyboardInterrupt
 
+    def make(*_: object, **settings: Any) -> Any:
+        made.append(settings)
+        return old(*_, **settings)
+
+    made, remedies, old = list[dict[str, Any]](), list[str](), engines.make_engine
+    monkeypatch.setattr(engines, "make_engine", make)
     monkeypatch.setattr(change, "Apply", Interrupted)
     result = bake(*words, "--yes")
     assert f"To go on, run `{again}`." in result.err
+    assert remedies == [again], "the engine's errors have the hint `try again: ...`"
     assert result.code not in (0, 1)
 
 

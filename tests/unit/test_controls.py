@@ -199,6 +199,8 @@ def test_a_node_without_a_report_is_named_once_and_the_others_are_judged(good: l
         "nodes": (Result.SKIPPED, "etcd2: has not reported")
     }
     assert "bake logs NODE --unit etcd-report" in str(found["nodes"].remedy)
+    (named, *_) = audit_nodes(second(good, report=None, no_report="has not reported"), "bake {} --name prod".format)
+    assert str(named.remedy).endswith("run bake logs NODE --unit etcd-report --name prod")
     bad = [replace(good[0], report=None, no_report="has not reported"), *with_options(good, auto_tls="true")[1:]]
     assert {name: one.nodes for name, one in missed(bad).items()} == {"nodes": ("etcd1",), "2.3": ("etcd2",)}
 

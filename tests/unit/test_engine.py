@@ -706,7 +706,7 @@ def test_a_seed_that_cannot_be_inserted_is_an_error_with_the_engines_remedy(
 ) -> None:
     engine = world.engine()
     engine.create("etcd1")
-    engine.remedy = "bake certs deliver"
+    engine.remedy = "bake certs deliver".format
 
     def refuse(*_: object) -> None:
         raise libvirt.libvirtError("the tray is locked")

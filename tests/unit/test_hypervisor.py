@@ -90,7 +90,7 @@ def engine_of(driver: Any, plan: ClusterPlan, seed: bytes = b"", digest: str = "
     return vm.LibvirtEngine(
         **{
             "connection": driver, "plan": plan, "cluster_id": "id1", "seeds": driver.folder, "report": print,
-            "load_image": lambda: image, "accel": "tcg", "remedy": "bake seal", **more,
+            "load_image": lambda: image, "accel": "tcg", "remedy": "bake seal".format, **more,
         }
     )  # fmt: skip
 
@@ -162,7 +162,8 @@ def test_a_pool_of_another_owner_with_the_clusters_name_is_refused(driver: Any, 
 
 def test_a_pool_of_another_ca_is_refused(driver: Any) -> None:
     storage_pool.ensure_pool(driver, CLAIM)
-    with pytest.raises(BakeError, match="another cluster named etcd, with the id "):
+    hint = "remove it with `bake destroy --name etcd --out FOLDER`; FOLDER is the other cluster's output folder"
+    with pytest.raises(BakeError, match=f"another cluster named etcd, with the id .*\n.*{hint}"):
         storage_pool.find_pool(driver, Claim(cluster="etcd", cluster_id="id2"))
     assert storage_pool.find_pool(driver, Claim(cluster="etcd")) is not None
 

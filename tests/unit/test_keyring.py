@@ -375,11 +375,72 @@ def test_a_cluster_of_an_older_version_gets_a_secret_permit(bake: Bake) -> None:
     bake("--nodes", 1)
     identity = (FOLDER / "identity").read_text().strip()
     (FOLDER / "pki/bootstrap-permit").unlink()
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    del manifest["files"]["pki/bootstrap-permit"]
+    (FOLDER / "manifest.json").write_text(json.dumps(manifest))
     (FOLDER / "etcd1/bootstrap-permit").write_text(f"etcd-{identity}\n")
     bake("--nodes", 1)
     permit = (FOLDER / "etcd1/bootstrap-permit").read_text()
     assert permit == (FOLDER / "pki/bootstrap-permit").read_text() != f"etcd-{identity}\n"
     assert f'BAKE_PERMIT="etcd-{identity}"' in (FOLDER / "etcd1/user-data").read_text()
+
+
+@pytest.mark.parametrize("words", [(), ("check",)], ids=["bake", "check"])
+def test_a_permit_that_is_lost_before_the_seal_is_not_replaced(
+    bake: Bake, picture: Picture, words: tuple[str, ...]
+) -> None:
+    """A new permit takes effect on a running first node at its next boot, but the new SHA-256 immediately."""
+    bake("--nodes", 2)
+    kept = picture(FOLDER / "etcd1")
+    lost, copy = ((FOLDER / place / "bootstrap-permit").absolute() for place in ("pki", "etcd1"))
+    lost.unlink()
+    before = picture(FOLDER)
+    result = bake(*words)
+    assert (result.code, picture(FOLDER)) == (2, before)
+    assert f"error: {lost}: is missing\n  hint: copy {copy} to this path\n" in result.err
+    lost.write_bytes(copy.read_bytes())
+    lost.chmod(0o600)
+    assert "Nothing changed" in bake().err
+    assert picture(FOLDER / "etcd1") == kept
+    for path in (lost, copy):
+        path.unlink()
+    assert "hint: restore the file from a backup; if the cluster runs, you can seal it instead\n" in bake(*words).err
+
+
+def test_a_permit_that_is_lost_after_the_seal_is_replaced_with_a_warning(bake: Bake) -> None:
+    bake("--nodes", 2)
+    bake("seal", "--yes")
+    lost = (FOLDER / "pki/bootstrap-permit").absolute()
+    lost.unlink()
+    result = bake()
+    assert result.code == 0
+    assert f"warning: {lost} is missing, so bake makes a new permit, and each node gets a new seed\n" in result.err
+    assert lost.exists()
+
+
+# --- damaged seeds --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 40, 5000, 100_000])
+def test_a_truncated_seed_is_refused_with_the_same_remedy_everywhere(bake: Bake, picture: Picture, size: int) -> None:
+    """The start of user-data can be valid YAML that lacks keys, which bake would silently issue again."""
+    bake("--nodes", 2, "--name", "prod")
+    path = Path("out/prod/etcd2/user-data").absolute()
+    path.write_bytes(path.read_bytes()[:size])
+    before = picture(Path("out"))
+    Path("pass").write_text("correct horse\n")
+    Path("pass").chmod(0o600)
+    remedy = "remove the file and run bake --name prod, which issues new certificates and keys for etcd2"
+    says = f"error: {path}: is not user-data that bake wrote\n  hint: restore the file from a backup, or {remedy}\n"
+    for words in ((), ("check",), ("certs",), ("show", "etcd2"), ("backup", "x.age", "--passphrase-file", "pass")):
+        result = bake(*words, "--name", "prod")
+        assert (result.code, says in result.err) == (2, True), (words, result.err)
+    assert picture(Path("out")) == before
+    path.unlink()
+    done = bake("--name", "prod")
+    assert done.code == 0
+    assert f"warning: {path} is missing, so etcd2 gets new certificates and keys\n" in done.err
+    assert bake("backup", "x.age", "--passphrase-file", "pass", "--name", "prod").code == 0
 
 
 def test_a_permit_that_bake_did_not_write_is_refused(bake: Bake) -> None:

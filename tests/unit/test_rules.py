@@ -14,6 +14,7 @@ from generator.config.rules import check_spec, node_count
 from generator.config.spec import ClusterSpec, read_spec
 from generator.errors import InputError
 
+BIG = "9" * 29
 FINE: dict[str, dict[str, Any]] = {
     "the defaults": {},
     "one node": {"nodes": 1},
@@ -240,6 +241,8 @@ def test_nodes_are_counted_in_both_notations() -> None:
         ({"name": None}, "name: null is not a string"),
         ({"nodes": "3"}, "nodes: '3' is not a valid integer; remove the quotes"),
         ({"nodes": "three"}, "nodes: 'three' is not a valid integer"),
+        ({"nodes": BIG}, f"nodes: '{BIG}' is not a valid integer: it has more than 19 digits"),
+        ({"vm": {"cpus": f"-{BIG}"}}, f"vm.cpus: '-{BIG}' is not a valid integer: it has more than 19 digits"),
         ({"vm": {"memory": False}}, "vm.memory: false is not a valid integer"),
         ({"access": {"rootShell": "true"}}, "access.rootShell: 'true' is not true or false; remove the quotes"),
         ({"pki": {"subject": {"organization": 5}}}, "pki.subject.organization: 5 is not a string; put it in quotes"),
@@ -249,3 +252,11 @@ def test_a_value_of_another_type_is_shown_as_in_the_file(
     errors: Callable[[dict[str, Any]], list[str]], fields: dict[str, Any], problem: str
 ) -> None:
     assert errors(fields) == [problem]
+
+
+@pytest.mark.parametrize("nodes", [0, -1, 9, 10**19])
+def test_a_wrong_number_of_nodes_has_no_errors_that_follow_from_it(
+    errors: Callable[[dict[str, Any]], list[str]], nodes: int
+) -> None:
+    network = {"subnet": "10.0.0.0/29", "firstIp": "10.0.0.6"}
+    assert errors({"nodes": nodes, "network": network}) == [f"nodes: {nodes} is not between 1 and 7"]

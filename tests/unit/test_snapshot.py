@@ -179,6 +179,21 @@ def test_without_a_healthy_voter_there_is_no_snapshot(
         with pytest.raises(UnhealthyError, match="the data of etcd1 is corrupt"):
             take(found, tmp_path / "a.db", now)
         assert list(tmp_path.iterdir()) == []
+        (tmp_path / "out").mkdir(mode=0o700)
+        with pytest.raises(UnhealthyError, match="the data of etcd1 is corrupt"):
+            take(found, None, now)
+        assert not (tmp_path / "out/etcd.snapshots").exists(), "an empty folder"
+
+
+def test_a_silent_node_makes_no_snapshot_and_leaves_no_folder(
+    plan: Callable[..., ClusterPlan], tmp_path: Path, now: datetime
+) -> None:
+    (tmp_path / "out").mkdir(mode=0o700)
+    with serving(plan(nodes=3), tmp_path / "out") as (found, members):
+        members.replies["etcd2", "Maintenance/Status"] = (StatusCode.UNAVAILABLE, "etcdserver: no leader")
+        with pytest.raises(BakeError, match=r"no leader\n  hint: run bake status.*, and name a node that answers"):
+            snapshot.take(found, None, keep=None, now=now, report=print, node="etcd2")
+        assert not (tmp_path / "out/etcd.snapshots").exists()
 
 
 def test_a_learner_makes_no_snapshot(plan: Callable[..., ClusterPlan], tmp_path: Path, now: datetime) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generator.cli.output.certificate_rows import as_row
-from generator.cli.output.table import _dropped, lines, print_table
+from generator.cli.output.table import _dropped, lines, print_table, wraps
 from generator.etcd.answers import ClientKind, Port
 from generator.health.cis_controls import audit_nodes
 from generator.health.node_checks import NodeFacts
@@ -85,6 +87,23 @@ def entries() -> list[Entry]:
 def test_certs(width: int | None, is_new: bool) -> None:
     rows = [as_row(entry, {"etcd1": False, "etcd2": None}, bars=width is not None) for entry in entries()]
     compare(f"certs-{width or 'wide'}", text_of(rows, width, drop=["serial", "issuer"]), is_new)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(60, True), (80, False), (None, False)])
+def test_the_bar_would_wrap_only_on_a_narrow_terminal(width: int | None, expected: bool) -> None:
+    rows = [as_row(entry, {}, bars=True) for entry in entries()]
+    assert wraps(rows, width, "days left", drop=["serial", "issuer"]) is expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace")
+@pytest.mark.parametrize(("columns", "has_bars"), [(60, False), (80, True)])
+def test_certs_has_bars_if_the_terminal_has_room_for_them(tmp_path: Path, columns: int, has_bars: bool) -> None:
+    bake, settings = [sys.executable, "-m", "generator.cli"], {"PYTHONPATH": str(ROOT)}
+    subprocess.run([*bake, "-q", "--nodes", "1"], cwd=tmp_path, check=True, env=os.environ | settings)
+    command = ["unshare", "--net", *bake, "certs"]  # no node of another cluster answers
+    with terminal.Terminal(command, folder=tmp_path, columns=columns, env=settings) as here:
+        assert here.ended() == 0
+        assert ("█" in here.raw.decode()) is has_bars
 
 
 @pytest.mark.parametrize("width", [80, 120, None])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,10 @@ from generator.health import Check, Result
 from generator.health.check import Finding, combine, group
 from generator.operations import verify
 from generator.operations.baked_cluster import client_files
+from generator.operations.hints import command
 from generator.operations.verify import Verification
 from generator.plan import ClusterPlan, NodePlan
+from generator.store.folder import Store
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DEAD = Probe(reply=Reply.UNREACHABLE, detail="connection refused")
@@ -385,6 +389,27 @@ def test_an_etcd_without_the_option_in_its_seed_fails(
     check = only({name: one for name, one in found.items() if one.result is not Result.OK}, "client certificate")
     assert check.nodes == ("etcd2",)
     assert "run bake apply" in str(check.remedy)
+
+
+def test_the_commands_in_remedies_name_the_cluster(
+    healthy: Observation, plan: Callable[..., ClusterPlan], tmp_path: Path
+) -> None:
+    """Without --name and --out, a command would change the cluster `etcd` in the working folder."""
+    made = plan(nodes=3, auth={"enabled": True}, firewall={"kind": "none"}, pki={"peerCa": {"separate": False}})
+    silent = tuple(
+        replace(view, **{name: Answer(error="no answer") for name in ("members", "status", "health", "alarms")})
+        for view in healthy.nodes
+    )
+    seen = replace(healthy, nodes=silent, writes={}, hashes={}, auth=Answer(value=False))
+    store, named = Store(tmp_path / "x", "prod"), f"--name prod --out {tmp_path / 'x'}"
+    found = health.check_cluster(made, seen, now=NOW, sealed=False, command=partial(command, store))
+    remedies = {check.name: check.remedy or "" for check in found}
+    assert remedies["bootstrap permit"] == f"bake seal {named}"
+    assert remedies["one cluster"].startswith(f"wait for the election and run bake verify {named} again;")
+    assert remedies["auth"].endswith(f"run bake etcdctl {named} auth enable")
+    for remedy in remedies.values():
+        assert "{" not in remedy
+        assert len(re.findall(r"\bbake [a-z]", remedy)) == remedy.count(named), remedy
 
 
 @pytest.mark.parametrize(("name", "step"), [("none", "to `stated`, then run bake certs"), ("stated", "to `required`")])

@@ -77,7 +77,7 @@ def test_a_plan_changes_nothing(hosts: Hosts) -> None:
     assert hosts.steps("plan", "--nodes", 3) == planned
     placement = json.loads(hosts.bake("plan", "--nodes", 3, "-o", "json").stdout)["placement"]
     assert placement == {f"etcd{number}": f"host{number}" for number in (1, 2, 3)}
-    hosts.bake("plan", "--nodes", 3, "--detailed-exitcode", code=2)
+    hosts.bake("plan", "--nodes", 3, "--detailed-exitcode", code=5)
     hosts.bake("plan", "--detailed-exitcode")
 
 

@@ -61,17 +61,14 @@ def show(node: str, path: str | None, private_key: bool, **options: Any) -> None
 
 def _files(cluster: Cluster, node: str) -> list[NodeFile]:
     from generator.errors import InputError
-    from generator.seed.iso import USER_DATA, read_user_data
+    from generator.operations.hints import command
     from generator.seed.node_files import node_files
+    from generator.store.existing_keys import require_seed
 
     names = [one.name for one in cluster.plan.nodes]
     if node not in names:
         raise InputError.one("NODE", f"there is no node {node!r}", f"use one of {', '.join(names)}")
-    place = f"{node}/{USER_DATA}"
-    raw = cluster.store.read(place)
-    if raw is None:
-        raise InputError.one(str(cluster.store.folder / place), "is missing", "bake the cluster again")
-    return node_files(read_user_data(raw, where=str(cluster.store.folder / place)), cluster.plan.spec)
+    return node_files(require_seed(cluster.store, node, command(cluster.store, "")), cluster.plan.spec)
 
 
 def _chosen(files: list[NodeFile], path: str) -> NodeFile:

@@ -21,11 +21,25 @@ def print_table(rows: Rows, *, wide: bool = False, drop: Sequence[str] = (), bel
 
     `wide`: print each row on one line, also on a terminal. `drop`, `below`: see `lines`.
     """
-    width = None if wide or not sys.stdout.isatty() else shutil.get_terminal_size().columns
+    width = None if wide else terminal_width()
     for line in lines(rows, width, drop=drop, below=below):
         click.echo(line)
     if left_out := _dropped(rows, width, drop, below):
         click.echo(f"left out: {', '.join(left_out)}; to see all columns, add --wide", err=True)
+
+
+def terminal_width() -> int | None:
+    """Return the number of columns of the terminal, or None if stdout is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def wraps(rows: Rows, width: int | None, column: str, *, drop: Sequence[str]) -> bool:
+    """Return whether a table of at most `width` characters has wrapped cells in a column. `drop`: see `lines`."""
+    if width is None or not rows:
+        return False
+    left_out = _dropped(rows, width, drop, None)
+    kept = [{key: text for key, text in row.items() if key not in left_out} for row in rows]
+    return _fitted(kept, width, drop).get(column, 0) < _natural(kept).get(column, 0)
 
 
 def lines(rows: Rows, width: int | None, *, drop: Sequence[str] = (), below: str | None = None) -> Iterator[str]:

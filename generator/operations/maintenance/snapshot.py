@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from generator.operations.hints import command
 from generator.operations.maintenance.survey import MemberState, Survey, client_of, survey
 from generator.plan import NodePlan
 from generator.progress import Report
-from generator.store import permissions, snapshot_files
+from generator.store import atomic, permissions, snapshot_files
 from generator.store.snapshot_files import Record, Unfinished
 
 _PAGE = 512  # the size of a bbolt database is a multiple of 512 bytes (etcdutl/snapshot/v3_snapshot.go)
@@ -53,12 +54,24 @@ def take(
     if keep is not None and keep < 1:
         raise InputError.one("--keep", f"{keep} is not a number of snapshots", "use 1 or more")
     chosen = None if node is None else _planned(cluster, node)
-    target = _target(cluster, target, now)
-    snapshot_files.refuse_existing(target, cluster.cluster_id)
-    source, revision = _named(cluster, chosen, report) if chosen else _choose(cluster, survey(cluster))
-    record = _save(cluster, source, target, at_least=revision, now=now, report=report)
+    with _without_empty_folder(default_folder(cluster)):
+        target = _target(cluster, target, now)
+        snapshot_files.refuse_existing(target, cluster.cluster_id)
+        source, revision = _named(cluster, chosen, report) if chosen else _choose(cluster, survey(cluster))
+        record = _save(cluster, source, target, at_least=revision, now=now, report=report)
     removed = [] if keep is None or not record.quorum else snapshot_files.remove_older(target, cluster.cluster_id, keep)
     return Snapshot(file=target, record=record, removed=tuple(removed))
+
+
+@contextmanager
+def _without_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove a folder if it is empty after an error or an interruption."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # the folder is not empty, or does not exist
+            folder.rmdir()
+        raise
 
 
 def _target(cluster: Cluster, target: Path | None, now: datetime) -> Path:
@@ -76,7 +89,7 @@ def _target(cluster: Cluster, target: Path | None, now: datetime) -> Path:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise InputError.one(str(folder), f"cannot be created: {error.strerror}", "give a FILE") from None
+        raise atomic.no_write(folder, error, hint="give a FILE") from None
     return folder / name
 
 
@@ -92,7 +105,11 @@ def _planned(cluster: Cluster, name: str) -> NodePlan:
 def _named(cluster: Cluster, node: NodePlan, report: Report) -> tuple[NodePlan, int | None]:
     """Return a node, and the revision that it has now, or None if it has no quorum. Raise BakeError if it is silent."""
     with client_of(cluster, node.client_url) as etcd:
-        etcd.status()
+        try:
+            etcd.status()
+        except EtcdError as error:
+            error.hint = error.hint or f"run {command(cluster.store, 'status')}, and name a node that answers"
+            raise
         try:
             return node, etcd.get(b"health", keys_only=True).revision
         except EtcdError as error:

@@ -27,11 +27,11 @@ from generator.seed.guest_files import ARCHIVE_NAME
 from generator.seed.seed_level import SEED_FILES
 from generator.store import manifest
 from generator.store.backup_file import read_backup, write_backup
+from generator.store.existing_keys import require_seed
 from generator.store.folder import Store
 
 FORMAT_VERSION = "1.0"
 INDEX = PurePosixPath("backup.json")
-_BAKE_AGAIN = "restore the file, or write it again: bake"
 _NOT_SAVED = (SEED_ISO.name, str(iso.SEED_SNAPSHOT), str(iso.SEED_SNAPSHOT_RECORD))
 
 
@@ -68,12 +68,19 @@ def _saved(store: Store) -> Iterator[Artifact]:
         if PurePosixPath(name).name in _NOT_SAVED:
             continue
         data = store.read(name)
+        if PurePosixPath(name).name == str(iso.USER_DATA):
+            require_seed(store, PurePosixPath(name).parent.name, command(store, ""))
         if data is None:
-            raise InputError.one(str(store.folder / name), "is missing", _BAKE_AGAIN)
+            raise InputError.one(str(store.folder / name), "is missing", _again(store))
         artifact = Artifact(PurePosixPath(store.cluster) / name, data, mode=int(entry["mode"], 8))
         if artifact.sha256 != entry.get("sha256", artifact.sha256):
-            raise InputError.one(str(store.folder / name), "was changed after bake wrote it", _BAKE_AGAIN)
+            raise InputError.one(str(store.folder / name), "was changed after bake wrote it", _again(store))
         yield artifact
+
+
+def _again(store: Store) -> str:
+    bake = command(store, "")
+    return f"restore the file from a backup, or run {bake}, which writes the file again or says why it cannot"
 
 
 def _tarball(cluster: Cluster) -> Iterator[Artifact]:
@@ -84,7 +91,7 @@ def _tarball(cluster: Cluster) -> Iterator[Artifact]:
     image = cluster.store.read(path)
     where = str(cluster.store.folder / path)
     if image is None:
-        raise InputError.one(where, "is missing", _BAKE_AGAIN)
+        raise InputError.one(where, "is missing", _again(cluster.store))
     yield from (file for file in iso.unpack(image, where=where) if file.path.name == ARCHIVE_NAME)
 
 

@@ -16,7 +16,7 @@ from generator.health import Check, Result
 from generator.health.check import Finding, group
 from generator.operations import audit as auditing
 from generator.operations import certs, verify
-from generator.operations.baked_cluster import Cluster, client_files
+from generator.operations.baked_cluster import Cluster
 from generator.operations.maintenance.alarms import ActiveAlarm, list_alarms
 from generator.operations.reporting.last_bake import LastBake, edited_files, load_last_bake
 from generator.operations.reporting.summary import tiles, verdict
@@ -105,17 +105,12 @@ def query(
         return found
     plan = cluster.plan
     found.verification = attempt("the checks", lambda: verify.verify_cluster(cluster, now=now, report=report))
-    found.audit = attempt("the audit", lambda: _audit(cluster, now, report))
+    found.audit = attempt("the audit", lambda: auditing.audit_cluster(cluster, now=now, report=report))
     found.alarms = attempt("the alarms", lambda: list_alarms(cluster))
     found.outdated = attempt("the served certificates", lambda: outdated(cluster)) or {}
     if silent := [node.name for node, _ in found.overview.nodes if not node.reachable]:
         notices.append(f"{', '.join(silent)} of {len(plan.nodes)} nodes: etcd does not answer")
     return found
-
-
-def _audit(cluster: Cluster, now: datetime, report: Report) -> auditing.Audit:
-    planned = auditing.planned_facts(cluster.store, cluster.plan)
-    return auditing.audit(cluster.plan, client_files(cluster.store.folder), planned, now=now, report=report)
 
 
 def content(cluster: Cluster, found: Found, *, now: datetime) -> Content:

@@ -64,7 +64,7 @@ def _is_outdated(cluster: Cluster, node: NodePlan) -> bool | None:
     served = served_certificate(str(node.address), cluster.plan.spec.etcd.client_port)
     if served is None:
         return None
-    in_seed, _ = required_pems(cluster.store, node.name)[Role.SERVER]
+    in_seed, _ = required_pems(cluster.store, node.name, command(cluster.store, ""))[Role.SERVER]
     return pki.describe(served).sha256 != pki.describe(in_seed).sha256
 
 

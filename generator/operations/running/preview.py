@@ -7,6 +7,7 @@ from datetime import datetime
 from generator import pki
 from generator.layout import SHARED
 from generator.level import Level
+from generator.operations.hints import command
 from generator.pki import NODE_ROLES, Role
 from generator.plan import ClusterPlan
 from generator.seed import guest_files, iso
@@ -21,7 +22,7 @@ _NOT_ISSUED = "not issued yet"  # stands for the id of a seed with a new certifi
 
 def preview(plan: ClusterPlan, store: Store, *, now: datetime, passphrase: bytes | None) -> SeedHistory:
     """Return the history of seeds as it would be after a bake. Raises InputError as `bake` does."""
-    found = load_keyring(store, plan, now=now, passphrase=passphrase)
+    found = load_keyring(store, plan, now=now, passphrase=passphrase, again=command(store, ""))
     trust = Trust(
         identity=found.identity or "", permit=found.permit or "",
         ca_pem=found.authorities.trusted(Role.CA) or b"", peer_ca_pem=found.authorities.trusted(Role.PEER_CA),
