@@ -80,7 +80,7 @@ def _names(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _with_valid_count(spec: ClusterSpec) -> ClusterSpec:
-    """Return the spec with at least one node, and at most seven, so that the other rules can check these nodes.
+    """Return the spec with one to seven nodes, so that the other rules can check these nodes.
 
     A wrong number becomes 1, so that no rule finds an error of nodes that the user may not want.
     """
