@@ -103,8 +103,8 @@ class Etcd:
         )
 
     def alarms(self) -> tuple[Alarm, ...]:
-        """Return the cluster's active alarms."""
-        alarms = self._call("Maintenance/Alarm").alarms
+        """Return the cluster's active alarms, sorted by member id and kind; etcd's own order is random."""
+        alarms = sorted(self._call("Maintenance/Alarm").alarms, key=lambda one: (one.memberID, one.alarm))
         try:
             return tuple(Alarm(member_id=one.memberID, kind=ALARMS[one.alarm]) for one in alarms)
         except IndexError:

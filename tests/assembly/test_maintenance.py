@@ -240,7 +240,7 @@ def test_a_full_database_takes_writes_again_after_compaction_defragmentation_and
     assert {one.alarm for one in found} == {"NOSPACE"}
     with pytest.raises(UnhealthyError, match="there is not enough room yet"):
         alarms.disarm(cluster, consent=print)
-    assert alarms.list_alarms(cluster) == found
+    assert set(found) <= set(alarms.list_alarms(cluster))  # another member can raise its alarm a moment later
     defrag.compact(cluster, report=print)
     with pytest.raises(UnhealthyError, match="there is not enough room yet"):  # a compaction shrinks no database
         alarms.disarm(cluster, consent=print)

@@ -11,6 +11,7 @@ import pytest
 from grpc import StatusCode
 
 from generator.errors import DeclinedError, InputError, UnhealthyError, WaitTimeoutError
+from generator.etcd.answers import Alarm
 from generator.operations.baked_cluster import Cluster
 from generator.operations.maintenance import alarms, defrag, leader, survey
 from generator.plan import ClusterPlan
@@ -261,6 +262,16 @@ def test_compact_reaches_every_member(trio: Pair) -> None:
 
 def refuse(loss: str) -> None:
     raise DeclinedError(loss)
+
+
+def test_alarms_are_in_the_order_of_the_nodes(trio: Pair) -> None:
+    """The order of the members' ids, which etcd chooses, says nothing to a person."""
+    cluster, members = trio
+    members.alarms = [(0xAB, NOSPACE), (3, NOSPACE), (1, NOSPACE)]
+    assert [one.node for one in alarms.list_alarms(cluster)] == ["etcd1", "etcd3", "(not a member)"]
+    names = {1: "etcd3", 2: "etcd2", 3: "etcd1"}
+    found = [Alarm(member_id=member, kind="NOSPACE") for member in names]
+    assert [one.node for one in alarms.explain(cluster, found, names)] == ["etcd1", "etcd2", "etcd3"]
 
 
 def test_each_alarm_has_a_remedy(trio: Pair) -> None:

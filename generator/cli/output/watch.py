@@ -187,7 +187,7 @@ class Picture:
         if self._certificates:
             first = min(self._certificates.values(), key=lambda one: (one.days_left, one.role))
             yield f"next certificate to expire: {first.owner} {first.role}, in {first.days_left} days"
-        for one in (explain(self.cluster, alarm, view.names) for alarm in view.alarms):
+        for one in explain(self.cluster, view.alarms, view.names):
             yield f"alarm {one.alarm} on {one.node}: {one.meaning}\n  remedy: {one.remedy}"
         if view.complete:
             store, start = self.cluster.store, self._found_start_task(view)

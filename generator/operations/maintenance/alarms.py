@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from generator.errors import UnhealthyError
@@ -28,14 +28,19 @@ class ActiveAlarm:
 
 
 def list_alarms(cluster: Cluster, found: Survey | None = None) -> tuple[ActiveAlarm, ...]:
-    """Return the active alarms."""
+    """Return the active alarms in the order of the plan's nodes."""
     found = found or survey(cluster)
-    names = {one.member.id: one.name for one in found.members}
-    return tuple(explain(cluster, alarm, names) for alarm in found.alarms)
+    return explain(cluster, found.alarms, {one.member.id: one.name for one in found.members})
 
 
-def explain(cluster: Cluster, alarm: Alarm, names: Mapping[int, str]) -> ActiveAlarm:
-    """Return an alarm with its meaning and remedy. `names`: the members' names by id."""
+def explain(cluster: Cluster, found: Sequence[Alarm], names: Mapping[int, str]) -> tuple[ActiveAlarm, ...]:
+    """Return alarms with meanings and remedies, in the order of the plan's nodes. `names`: the members' names by id."""
+    places = {node.name: place for place, node in enumerate(cluster.plan.nodes)}
+    explained = (_explain(cluster, alarm, names) for alarm in found)
+    return tuple(sorted(explained, key=lambda one: places.get(one.node, len(places))))
+
+
+def _explain(cluster: Cluster, alarm: Alarm, names: Mapping[int, str]) -> ActiveAlarm:
     meaning, remedy = _texts(cluster, names.get(alarm.member_id, "NODE"))[alarm.kind]
     return ActiveAlarm(
         node=names.get(alarm.member_id, "(not a member)"), member_id=f"{alarm.member_id:x}", alarm=alarm.kind,
