@@ -86,12 +86,11 @@ def seal_files(store: Store, plan: ClusterPlan, *, now: datetime, report: Report
             text = "another command has just changed this cluster's nodes"
             raise BakeError(text, hint=f"run {command(store, 'seal')} again")
         seal_file = load_seal(store)
-        image = store.read(path)
+        image, hint = store.read(path), f"run {command(store, '')}, then run {command(store, 'seal')}"
         if image is None or hashlib.sha256(image).hexdigest() != store.manifest().get(str(path), {}).get("sha256"):
             text = "is missing" if image is None else "was changed after bake wrote it"
-            hint = f"run {command(store, '')}, then run {command(store, 'seal')}"
             raise InputError.one(str(store.folder / path), text, hint)
-        files = iso.unpack(image, where=str(store.folder / path))
+        files = iso.unpack(image, where=str(store.folder / path), remedy=hint)
         kept = [file for file in files if file.path not in iso.UNTIL_SEALED]
         if seal_file and len(kept) == len(files) and not any(map(store.has, removed)):
             return False

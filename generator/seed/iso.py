@@ -37,6 +37,7 @@ SEED_PERMIT = PurePosixPath("bootstrap-permit")
 # The first node restores this snapshot before it starts the cluster. bake removes both files with the permit.
 SEED_SNAPSHOT, SEED_SNAPSHOT_RECORD = PurePosixPath("snapshot.db"), PurePosixPath("snapshot.json")
 UNTIL_SEALED = (SEED_PERMIT, SEED_SNAPSHOT, SEED_SNAPSHOT_RECORD)
+_BAKE_AGAIN = "run the bake command of this cluster again"
 # The date in the ISO's volume descriptor is fixed, so that the same files always give the same ISO.
 _EPOCH = 1_577_836_800.0  # 2020-01-01T00:00:00Z
 
@@ -245,8 +246,11 @@ def pack(files: Iterable[Artifact]) -> Artifact:
     return Artifact(SEED_ISO, image.getvalue(), mode=0o600, secret=True)
 
 
-def unpack(image: bytes, *, where: str = "") -> tuple[Artifact, ...]:
-    """Return the files of an ISO. Raises InputError if the ISO is incomplete or `pack` did not create it."""
+def unpack(image: bytes, *, where: str = "", remedy: str = _BAKE_AGAIN) -> tuple[Artifact, ...]:
+    """Return the files of an ISO.
+
+    Raises InputError, with the hint `remedy`, if the ISO is incomplete or `pack` did not create it.
+    """
     iso = _pycdlib().PyCdlib()
     files: list[Artifact] = []
     try:
@@ -259,7 +263,7 @@ def unpack(image: bytes, *, where: str = "") -> tuple[Artifact, ...]:
             name = PurePosixPath(record.rock_ridge.name().decode())
             files.append(Artifact(name, content.getvalue(), mode=0o600, secret=True))
     except _pycdlib().pycdlibexception.PyCdlibException:
-        raise InputError.one(where, "is not an ISO that bake wrote", "bake again") from None
+        raise InputError.one(where, "is not an ISO that bake wrote", remedy) from None
     return tuple(files)
 
 

@@ -96,6 +96,21 @@ def test_a_folder_that_bake_did_not_write_like_this_is_not_saved(bake: Bake, sec
     assert f"{path.absolute()}: is missing" in bake("backup", "etcd.age", "--passphrase-file", secret).err
 
 
+def test_a_backup_needs_the_iso_that_has_the_tarball_of_etcd(bake: Bake, secret: Path) -> None:
+    archive = Path(__file__).parents[1] / "data/etcd.tar.gz"
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    words = ("--profile", "rhel", "--archive", archive, "--archive-sha256", digest)
+    assert bake(*words).code == 0
+    path = FOLDER / "etcd1/seed.iso"
+    path.write_bytes(path.read_bytes()[:40_000])
+    result = bake("backup", "etcd.age", "--passphrase-file", secret)
+    assert (result.code, result.out, Path("etcd.age").exists()) == (2, "", False)
+    assert f"{path.absolute()}: is not an ISO that bake wrote" in result.err
+    assert "hint: restore the file from a backup, or run bake, which writes the file again" in result.err
+    assert bake(*words).code == 0
+    assert bake("backup", "etcd.age", "--passphrase-file", secret).code == 0
+
+
 def test_no_other_bake_changes_the_folder_while_it_is_read(bake: Bake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backup with files of two bakes would be refused by `bake recover`."""
     bake("--nodes", 2)

@@ -92,7 +92,8 @@ def _tarball(cluster: Cluster) -> Iterator[Artifact]:
     where = str(cluster.store.folder / path)
     if image is None:
         raise InputError.one(where, "is missing", _again(cluster.store))
-    yield from (file for file in iso.unpack(image, where=where) if file.path.name == ARCHIVE_NAME)
+    files = iso.unpack(image, where=where, remedy=_again(cluster.store))
+    yield from (file for file in files if file.path.name == ARCHIVE_NAME)
 
 
 def recover(path: Path, out: Path, passphrase: bytes, *, report: Report) -> Cluster:
