@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from generator.etcd import client as etcd_client
 from generator.image.base import BootImage, cache_folder, default_image
 from generator.plan import ClusterPlan
 from tests.vm.cloud_image import cloud_image
@@ -145,10 +146,12 @@ def lab_network(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     there = os.open(f"/proc/{request.getfixturevalue('lab').process_id()}/ns/net", os.O_RDONLY)
     enter_network(there)
+    etcd_client._make_loop.cache_clear()  # the thread of the event loop stays in the network in which it was started
     try:
         yield
     finally:
         enter_network(_machine)
+        etcd_client._make_loop.cache_clear()
         os.close(there)
 
 
