@@ -185,7 +185,7 @@ def run_apply(
     """
     from generator.errors import StaleError
     from generator.operations.baked_cluster import open_cluster
-    from generator.operations.verify import verify_cluster
+    from generator.operations.verify import verify_changed
 
     while True:
         loaded, store, planned = _planned(options, replaced, upgrade)
@@ -199,7 +199,7 @@ def run_apply(
                 if upgrade and planned.steps:
                     upgrade.prepare(progress.line)
                 taken = _apply(loaded, store, planned, options, words, replaced, upgrade, progress)
-                result = verify_cluster(open_cluster(store), now=datetime.now(UTC), report=progress.line)
+                result = verify_changed(open_cluster(store), report=progress.line)
             break
         except StaleError as error:
             if planned.steps:

@@ -83,7 +83,7 @@ def restore(file: Path, **options: Any) -> None:
     from generator.operations.recovery.pending import pending_snapshot
     from generator.operations.recovery.restore import Restore
     from generator.operations.recovery.snapshot_source import check_users, read_source
-    from generator.operations.verify import verify_cluster
+    from generator.operations.verify import verify_changed
 
     cluster, source = open_running(options), read_source(file.absolute())
     check_users(source, cluster.plan)
@@ -103,7 +103,7 @@ def restore(file: Path, **options: Any) -> None:
             if pending_snapshot(cluster):
                 click.echo(f"To finish the restore, run `{command(cluster.store, 'up')}`.", err=True)
             raise
-        result = verify_cluster(reopen(cluster.store), now=datetime.now(UTC), report=progress.line)
+        result = verify_changed(reopen(cluster.store), report=progress.line)
     snapshot = {"file": str(source.path), "revision": source.facts.revision, "etcd_version": source.etcd_version}
     show_verification(result, options, snapshot=snapshot)
 

@@ -120,6 +120,11 @@ class Probe:
     certificate: Certificate | None = None
     distrusted: str | None = None  # why the server's certificate failed verification
 
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether no connection was possible. A server whose certificate failed verification has answered."""
+        return self.reply is Reply.UNREACHABLE and not self.distrusted
+
 
 class Port(StrEnum):
     CLIENT = "client port"
@@ -164,13 +169,27 @@ class Observation:
     # For each node with an audit report: whether etcd refuses certificates that lack the peer name.
     requires_name: Mapping[str, bool] = field(default_factory=dict)
 
+    @property
+    def unanswered(self) -> str | None:
+        """The first call that a node did not answer, with the cause. None if all nodes answered, or if none did."""
+        if not any(view.status.value for view in self.nodes):
+            return None
+        for view in self.nodes:
+            name = view.node.name
+            probes = [one for (port, _), one in view.probes.items() if port is Port.CLIENT and one.is_unreachable]
+            digest = self.hashes.get(name)
+            causes = [view.health.error, self.writes.get(name), digest.error if digest else None]
+            if cause := next(filter(None, [*causes, *(one.detail for one in probes)]), None):
+                return f"{name}: {cause}"
+        return None
+
 
 def is_firewalled(probes: Mapping[tuple[Port, ClientKind], Probe]) -> bool:
     """Return whether the operator can use a node's client port but cannot reach its peer port."""
     client, peer = (probes.get((port, ClientKind.OPERATOR)) for port in (Port.CLIENT, Port.PEER))
     if client is None or peer is None or client.reply is not Reply.SERVED:
         return False
-    return peer.reply is Reply.UNREACHABLE and not peer.distrusted
+    return peer.is_unreachable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,6 @@ from generator.etcd.answers import (
     NodeView,
     Port,
     Probe,
-    Reply,
 )
 from generator.etcd.client import Etcd, EtcdError
 from generator.etcd.tls_probe import ClientFiles, probe
@@ -48,7 +47,7 @@ def everywhere(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
 def view_node(plan: ClusterPlan, node: NodePlan, files: ClientFiles, contexts: Contexts) -> NodeView:
     """Query one node. If the client port is unreachable, send no further queries to the node."""
     first = probe(str(node.address), plan.spec.etcd.client_port, contexts[Port.CLIENT, ClientKind.OPERATOR])
-    if first.reply is Reply.UNREACHABLE and not first.distrusted:
+    if first.is_unreachable:
         return absent(node, first.detail, {(Port.CLIENT, kind): first for kind in ClientKind})
     probes = dict(_probes(plan, node, contexts, first))
     with Etcd(node.client_url, files) as etcd:
@@ -83,7 +82,7 @@ def _probes(
     yield (Port.CLIENT, ClientKind.OPERATOR), first
     peer = probe(address, ports.peer_port, contexts[Port.PEER, ClientKind.OPERATOR])
     yield (Port.PEER, ClientKind.OPERATOR), peer
-    closed = peer.reply is Reply.UNREACHABLE and not peer.distrusted
+    closed = peer.is_unreachable
     for kind in (ClientKind.NO_CERTIFICATE, ClientKind.FOREIGN_CA, ClientKind.NO_TLS):
         yield (Port.CLIENT, kind), probe(address, ports.client_port, contexts[Port.CLIENT, kind])
         yield (Port.PEER, kind), peer if closed else probe(address, ports.peer_port, contexts[Port.PEER, kind])

@@ -84,7 +84,7 @@ def up(
     wait_until_settled(engine, cluster, seconds=boot.wait, progress=progress)
     boot.reach(cluster.plan)
     _wait_for_addresses(cluster.plan)
-    return verify.verify_cluster(cluster, now=datetime.now(UTC), report=progress.line)
+    return verify.verify_changed(cluster, report=progress.line)
 
 
 def _wait_for_addresses(plan: ClusterPlan) -> None:

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
@@ -28,6 +28,7 @@ from generator.plan import ClusterPlan, NodePlan, plan_cluster
 from generator.progress import Report
 
 _REPORT_SECONDS = 10
+_ELECTION_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +56,11 @@ class Verification:
         return tuple(check for check in self.checks if check.result is Result.SKIPPED)
 
 
-def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verification:
-    """Check the running cluster. Query every node. Report a warning if this machine has no route to the nodes."""
+def verify_cluster(cluster: Cluster, *, now: datetime, report: Report, wait: float = 0) -> Verification:
+    """Check the running cluster. Query every node. Report a warning if this machine has no route to the nodes.
+
+    `wait`: see `verify`.
+    """
     plan = cluster.plan
     if not dial.has_route(str(cluster.first.address), plan.spec.etcd.client_port):
         text = f"this machine has no route to the nodes' subnet {plan.network.subnet}, so it cannot ask the nodes"
@@ -66,8 +70,13 @@ def verify_cluster(cluster: Cluster, *, now: datetime, report: Report) -> Verifi
     )
     return verify(
         plan, files, now=now, token=secrets.token_hex(8), sealed=cluster.sealed, report=report,
-        without_user=without_user, command=partial(command, cluster.store),
+        without_user=without_user, command=partial(command, cluster.store), wait=wait,
     )  # fmt: skip
+
+
+def verify_changed(cluster: Cluster, *, report: Report) -> Verification:
+    """Check a cluster that bake has just changed: every node has joined, but an election may not have ended."""
+    return verify_cluster(cluster, now=datetime.now(UTC), report=report, wait=_ELECTION_SECONDS)
 
 
 def verify(
@@ -80,13 +89,40 @@ def verify(
     report: Report,
     without_user: ClientFiles | None = None,
     command: Command = bake_command,
+    wait: float = 0,
 ) -> Verification:
     """Check a running cluster. `token`: a random word; the write check uses only keys below `/bake/verify/<token>/`.
 
     `without_user`: the client certificate of a name that is no etcd user. If the spec enables auth, etcd must refuse
-    the certificate `without_user`. `command`: see `with_commands`.
+    the certificate `without_user`. `command`: see `with_commands`. `wait`: for how many seconds to query the nodes
+    again if only a part of them answers.
     """
-    contexts = probe_contexts(plan, files, now=now)
+    contexts, deadline = probe_contexts(plan, files, now=now), time.monotonic() + wait
+    seen = _observe(plan, files, contexts, now=now, token=token, report=report, without_user=without_user)
+    if wait and seen.unanswered:
+        report(f"waiting up to {wait:.0f} s for all nodes to answer: {seen.unanswered}")
+    while seen.unanswered and time.monotonic() < deadline:
+        time.sleep(1)
+        seen = _observe(plan, files, contexts, now=now, token=token, report=_ignore, without_user=without_user)
+    checks = health.check_cluster(plan, seen, now=now, sealed=sealed, command=command)
+    return Verification(cluster=plan.name, checks=checks)
+
+
+def _ignore(line: str) -> None:
+    """Report nothing: the first query has reported what bake does."""
+
+
+def _observe(
+    plan: ClusterPlan,
+    files: ClientFiles,
+    contexts: observe.Contexts,
+    *,
+    now: datetime,
+    token: str,
+    report: Report,
+    without_user: ClientFiles | None,
+) -> answers.Observation:
+    """Query every node. For the parameters see `verify`."""
     report(f"asking {', '.join(node.name for node in plan.nodes)}")
     views = observe.everywhere(lambda node: observe.view_node(plan, node, files, contexts), plan.nodes)
     alive = [view.node for view in views if view.health.error is None]
@@ -99,8 +135,7 @@ def verify(
     if plan.spec.auth.enabled and without_user:
         auth = observe.first_answer(alive, files, Etcd.auth_enabled)
         seen = replace(seen, auth=auth, without_user=observe.read_without_user(alive, without_user))
-    checks = health.check_cluster(plan, seen, now=now, sealed=sealed, command=command)
-    return Verification(cluster=plan.name, checks=checks)
+    return seen
 
 
 def requires_name(

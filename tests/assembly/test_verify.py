@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,10 +57,12 @@ def files_of(cluster: Miniature) -> ClientFiles:
     )  # fmt: skip
 
 
-def check(cluster: Miniature, files: ClientFiles | None = None, auth: AuthSpec = NO_AUTH) -> Verification:
+def check(
+    cluster: Miniature, files: ClientFiles | None = None, auth: AuthSpec = NO_AUTH, **more: Any
+) -> Verification:
     return verify(
         plan_of(cluster, auth), files or files_of(cluster), now=datetime.now(UTC), token=secrets.token_hex(8),
-        sealed=True, report=print,
+        sealed=True, **{"report": print, **more},
     )  # fmt: skip
 
 
@@ -129,6 +132,21 @@ def test_a_node_that_is_down_is_named_and_its_member_still_known(three: Miniatur
     down = cluster_status(plan_of(three), files_of(three)).nodes[1]
     assert (down.reachable, down.role, down.error) == (False, MemberRole.VOTER, "connection refused")
     assert down.member_id
+
+
+def test_after_a_change_it_waits_for_a_node_that_does_not_answer_yet(three: Miniature) -> None:
+    """The node starts only when the first query has failed, so the test does not depend on the node's speed."""
+    late = three.nodes[1]
+    late.kill()
+    lines: list[str] = []
+
+    def report(line: str) -> None:
+        lines.append(line)
+        if line.startswith("waiting up to 120 s for all nodes to answer: "):
+            late.start()
+
+    assert failed(check(three, report=report, wait=120)) == {}
+    assert [line.split()[0] for line in lines] == ["asking", "writing", "waiting"]
 
 
 def test_without_a_majority_it_is_unhealthy_within_one_time_limit(three: Miniature) -> None:

@@ -112,8 +112,8 @@ def test_the_data_is_complete_before_it_becomes_the_nodes_data(desk: Desk) -> No
         "etcdutl snapshot restore --help",
         RESTORE + BUMP,
         "etcd data=/lib/etcd/.restoring client=https://127.0.0.1 notify=",
-        "etcdctl del --prefix bake/members/",
-        "etcdctl del --prefix bake/audit/",
+        "etcdctl del --prefix --command-timeout=60s bake/members/",
+        "etcdctl del --prefix --command-timeout=60s bake/audit/",
         "etcdctl alarm list",
     ]
 

@@ -231,6 +231,20 @@ def test_a_failed_defragmentation_is_reported(trio: Pair) -> None:
     assert made(members, "Defragment") == ["etcd2"]
 
 
+def test_a_health_check_during_an_election_is_repeated(trio: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, members = trio
+    read, pauses = ("etcd2", "KV/Range"), []
+    members.replies[read] = (StatusCode.UNAVAILABLE, "etcdserver: leader changed")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        members.replies.pop(read, None)
+
+    monkeypatch.setattr(survey.time, "sleep", pause)
+    assert list(survey.healthy(cluster).defects()) == []
+    assert len(pauses) == 1
+
+
 def test_a_health_check_that_took_too_long_is_repeated(trio: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey, "FRESH_SECONDS", 60)
     assert survey.healthy(trio[0]).seconds < 60

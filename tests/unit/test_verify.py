@@ -139,6 +139,26 @@ def only(found: dict[str, Check], name: str, result: Result = Result.FAILED) -> 
     return found[name]
 
 
+def test_a_missing_answer_is_named(healthy: Observation) -> None:
+    """After a change, bake queries the nodes again while an answer is missing."""
+    whole = healthy
+    no_answer: Answer[Any] = Answer(error="no answer in time")
+    second = {**whole.nodes[1].probes, (Port.CLIENT, ClientKind.NO_TLS): DEAD}
+    closed = {**whole.nodes[1].probes, (Port.PEER, ClientKind.OPERATOR): DEAD}
+    expired = replace(DEAD, distrusted="certificate has expired")
+    for found, expected in (
+        (whole, None),
+        (with_node(whole, 1, health=no_answer), "etcd2: no answer in time"),
+        (replace(whole, writes={**whole.writes, "etcd3": "write: leader changed"}), "etcd3: write: leader changed"),
+        (replace(whole, hashes={**whole.hashes, "etcd1": no_answer}), "etcd1: no answer in time"),
+        (with_node(whole, 1, probes=second), "etcd2: connection refused"),
+        (with_node(whole, 1, probes=closed), None),  # the firewall can close the peer port to this machine
+        (with_node(whole, 1, probes=dict.fromkeys(second, expired)), None),
+        (replace(whole, nodes=tuple(replace(view, status=no_answer, health=no_answer) for view in whole.nodes)), None),
+    ):
+        assert found.unanswered == expected
+
+
 def test_a_healthy_cluster_passes_every_check(healthy: Observation, bad_checks: BadChecks) -> None:
     assert bad_checks(healthy) == {}
 

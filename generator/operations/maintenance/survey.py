@@ -58,8 +58,8 @@ class Survey:
 
     @property
     def agrees(self) -> bool:
-        """Whether all members that answer have the same leader."""
-        return all(one.status.leader == self.leader for one in self.members if one.status)
+        """Whether all members that answer have the same leader and can read, which they cannot during an election."""
+        return all(one.status.leader == self.leader and not one.error for one in self.members if one.status)
 
     def lag(self, one: MemberState) -> int:
         """Return how many log entries a member lacks."""

@@ -108,7 +108,7 @@ class Restore:
         """
         with self._serving() as endpoint:
             for prefix in (RECORDS, REPORTS):
-                self.cluster.ctl("del", "--prefix", prefix, endpoint=endpoint)
+                self.cluster.ctl("del", "--prefix", "--command-timeout=60s", prefix, endpoint=endpoint, limit=60)
             if self.cluster.ctl("alarm", "list", endpoint=endpoint).strip():
                 self.cluster.ctl("defrag", "--command-timeout=600s", endpoint=endpoint, limit=600)
                 self.cluster.ctl("alarm", "disarm", endpoint=endpoint)
