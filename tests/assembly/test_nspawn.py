@@ -464,6 +464,7 @@ def test_a_seed_of_another_node_changes_nothing(lab: NspawnLab) -> None:
 
 def members(lab: NspawnLab) -> list[str]:
     """Return the members' ids, names and roles in etcdctl's list."""
-    script = f". {lab.folder}/etcdctl.env; etcdctl {' '.join(ETCDCTL_LIMITS)} member list -w simple | cut -d, -f1-4,6 | sort"
+    listed = f"etcdctl {' '.join(ETCDCTL_LIMITS)} member list -w simple"
+    script = f". {lab.folder}/etcdctl.env; {listed} | cut -d, -f1-4,6 | sort"
     environment = {"PATH": f"{default_image(cache_folder(), report=print).bin_dir}:{os.environ['PATH']}"}
     return lab.run("env", *(f"{k}={v}" for k, v in environment.items()), "sh", "-c", script).stdout.splitlines()

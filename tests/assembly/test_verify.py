@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -34,6 +35,7 @@ from tests.assembly.miniature import Miniature, Node
 
 pytestmark = pytest.mark.etcd
 ClusterOf = Callable[..., Miniature]
+T = TypeVar("T")
 NO_AUTH = AuthSpec()
 
 
@@ -86,7 +88,7 @@ def keys(cluster: Miniature, prefix: bytes = b"") -> Keys:
         return etcd.get(prefix, prefix=True)
 
 
-def within[T](seconds: float, call: Callable[[], T]) -> T:
+def within(seconds: float, call: Callable[[], T]) -> T:
     """Return the result of a call that ends within the limit. Try three times, because a busy machine may be slow."""
     took = []
     for _ in range(3):
