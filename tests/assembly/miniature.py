@@ -310,11 +310,11 @@ class Miniature:
         """
         env = node.environment("etc/etcd/bake.env")  # below, `words` may override the limits
         command = [str(self.tools.bin_dir / "etcdctl"), *ETCDCTL_LIMITS, "--endpoints", node.plan.client_url, *words]
-        for more in (True, True, True, False) if check and words[0] == "put" else (False,):
+        for pause in (1, 1, 1, 0) if check and words[0] == "put" else (0,):
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30 * PATIENCE)
             if done.returncode == 0:
                 return done.stdout  # the errors are warnings about calls that etcd's client has repeated
-            time.sleep(more)
+            time.sleep(pause)
         assert not check, done.stderr
         return done.stdout + done.stderr
 
