@@ -16,7 +16,7 @@ from generator.operations.bake import bake
 from generator.operations.baked_cluster import Cluster
 from generator.operations.clients import Added
 from generator.store.folder import Store
-from tests.assembly.miniature import PATIENCE, Miniature
+from tests.assembly.miniature import ETCDCTL_LIMITS, PATIENCE, Miniature
 
 # As in the how-to pages.
 ROLES = (
@@ -90,8 +90,5 @@ def etcdctl_command(cluster: Miniature, store: Store, name: str) -> tuple[list[s
         files = [store.folder / "clients" / name / part for part in ("ca.pem", "client.pem", "client.key")]
     own = dict(zip(("ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY"), map(str, files), strict=True))
     endpoints = ",".join(node.plan.client_url for node in cluster.nodes)
-    command = [
-        str(cluster.tools.bin_dir / "etcdctl"), "--endpoints", endpoints, "--dial-timeout=10s",
-        "--command-timeout=20s",
-    ]  # fmt: skip
+    command = [str(cluster.tools.bin_dir / "etcdctl"), "--endpoints", endpoints, *ETCDCTL_LIMITS]
     return command, {**own, "PATH": os.environ["PATH"]}

@@ -26,9 +26,10 @@ from generator.etcd.tls_probe import ClientFiles
 from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.maintenance import snapshot
 from generator.store.folder import Store
-from tests.assembly.miniature import Miniature
+from tests.assembly.miniature import PATIENCE, Miniature
 
 ROOT = Path(__file__).parents[2]
+ENOUGH = 100  # acknowledged writes
 
 
 def opened(cluster: Miniature, out: Path) -> Cluster:
@@ -50,7 +51,7 @@ class Writer(threading.Thread):
         super().__init__(daemon=True)
         self.client, self.prefix, self.value = Etcd(url, files), f"written/{name}/".encode(), os.urandom(size)
         self.acknowledged: dict[bytes, float] = {}
-        self.over, self.ended = threading.Event(), 0.0
+        self.over, self.begun, self.ended = threading.Event(), time.monotonic(), 0.0
         self.errors: list[str] = []
 
     def run(self) -> None:
@@ -68,8 +69,8 @@ class Writer(threading.Thread):
         self.client.close()
 
     def gap(self) -> float:
-        """Return the longest time between two acknowledgements, or between the last acknowledgement and the end."""
-        times = [*self.acknowledged.values(), *([self.ended] if self.ended else [])]
+        """Return the longest time in seconds without an acknowledgement, from the begin to the end of the writes."""
+        times = [self.begun, *self.acknowledged.values(), self.ended or time.monotonic()]
         return max(later - earlier for earlier, later in pairwise(times))
 
 
@@ -84,6 +85,9 @@ def writing(cluster: Cluster, size: int = 64) -> Iterator[list[Writer]]:
         time.sleep(1)
         yield writers
         time.sleep(1)
+        deadline = time.monotonic() + 60 * PATIENCE
+        while sum(len(writer.acknowledged) for writer in writers) <= ENOUGH and time.monotonic() < deadline:
+            time.sleep(0.1)
     finally:
         for writer in writers:
             writer.over.set()
@@ -92,7 +96,7 @@ def writing(cluster: Cluster, size: int = 64) -> Iterator[list[Writer]]:
     with Etcd(cluster.plan.nodes[0].client_url, files) as etcd:
         found = {item.key for item in etcd.get(b"written/", prefix=True, keys_only=True).items}
     acknowledged = {key for writer in writers for key in writer.acknowledged}
-    assert len(acknowledged) > 100
+    assert len(acknowledged) > ENOUGH
     assert acknowledged <= found, f"lost: {sorted(acknowledged - found)[:5]}"
     for writer in writers:
         print(f"{writer.prefix.decode()}: {len(writer.acknowledged)} writes, gap {writer.gap():.3f} s, {writer.errors}")

@@ -40,6 +40,7 @@ PLACES = ("/etc/etcd/", "/var/lib/etcd", "/var/lib/bake", "/run/etcd", "/run/bak
 Process = subprocess.Popen[Any]
 RESTART_DELAY = 0.2  # in place of the unit's RestartSec, which is too long for a test
 PATIENCE = 6  # a busy machine may need this many times longer than a quiet machine
+ETCDCTL_LIMITS = ("--dial-timeout=10s", "--command-timeout=20s")  # at least four times etcdctl's defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,11 +304,18 @@ class Miniature:
             node.kill()
 
     def etcdctl(self, node: Node, *words: str, check: bool = True) -> str:
-        env = node.environment("etc/etcd/bake.env")
-        limits = ("--dial-timeout=10s", "--command-timeout=20s")  # four times the defaults; `words` may override them
-        command = [str(self.tools.bin_dir / "etcdctl"), *limits, "--endpoints", node.plan.client_url, *words]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30 * PATIENCE)
-        assert done.returncode == 0 or not check, done.stderr
+        """Run etcdctl and return its standard output. If it fails and `check` is false, also return its errors.
+
+        If a `put` must succeed, it is tried several times, because etcd refuses writes during an election.
+        """
+        env = node.environment("etc/etcd/bake.env")  # below, `words` may override the limits
+        command = [str(self.tools.bin_dir / "etcdctl"), *ETCDCTL_LIMITS, "--endpoints", node.plan.client_url, *words]
+        for pause in (1, 1, 1, 0) if check and words[0] == "put" else (0,):
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30 * PATIENCE)
+            if done.returncode == 0:
+                return done.stdout  # the errors are warnings about calls that etcd's client has repeated
+            time.sleep(pause)
+        assert not check, done.stderr
         return done.stdout + done.stderr
 
     def members(self, node: Node) -> list[dict[str, Any]]:

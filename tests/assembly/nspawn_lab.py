@@ -12,8 +12,10 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -29,6 +31,9 @@ _numbers = count(1)
 PATIENCE = 6  # a busy machine may need this many times longer than a quiet machine
 # systemctl does not wait for the jobs that a job has started, for example with `--no-block`.
 UNTIL_QUIET = "while systemctl list-jobs --no-legend | grep -q .; do sleep 0.1; done"
+# Publishes a new report, and tries again as systemd does: during an election, which may happen at any time on a busy
+# machine, etcd refuses a report. `start` would wait for a job that is running already, with an older state of the node.
+REPORT = "for _ in $(seq 60); do systemctl restart etcd-audit etcd-report && exit; sleep 1; done; exit 1"
 RECORD = re.compile(rb"bake: node=(\S+) phase=(\S+)")
 
 # Runs in a separate mount namespace: mounts a writable layer over the shared root, a cgroup2 hierarchy and the seed,
@@ -194,11 +199,20 @@ class NspawnLab:
 
         `timeout` is the limit on a quiet machine. Raise TimeoutError with the last lines of the consoles.
         """
+        return self._wait(
+            lambda: all(self.phases(node).count(phase) >= times for node in nodes), phase, *nodes, timeout=timeout
+        )
+
+    def wait_for_text(self, node: str, text: str, *, times: int = 1) -> None:
+        """Wait until the node's console has the text `times` times. A record arrives there after its unit has ended."""
+        self._wait(lambda: self.console(node).count(text) >= times, text, node, timeout=60)
+
+    def _wait(self, condition: Callable[[], bool], what: str, *nodes: str, timeout: float) -> float:
         start = time.monotonic()
-        while any(self.phases(node).count(phase) < times for node in nodes):
+        while not condition():
             if time.monotonic() - start > timeout * PATIENCE:
                 tails = "\n".join(f"--- {node}\n{self.console(node)[-3000:]}" for node in nodes)
-                raise TimeoutError(f"no {phase!r} within {timeout * PATIENCE} s\n{tails}")
+                raise TimeoutError(f"no {what!r} within {timeout * PATIENCE} s\n{tails}")
             time.sleep(0.1)
         return time.monotonic() - start
 
@@ -222,6 +236,21 @@ class NspawnLab:
             ["nsenter", "--target", str(leader), "--all", "--root", "--wd", "/bin/sh", "-c", script],
             capture_output=True, text=True, check=check, timeout=600, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         )  # fmt: skip
+
+
+def bake_in_lab(lab: NspawnLab, *words: str) -> subprocess.CompletedProcess[str]:
+    return lab.run(sys.executable, "-m", "generator.cli", *words, "--out", str(lab.folder.parent), check=False)
+
+
+def healthy(lab: NspawnLab, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command such as `bake audit`; the default is `bake verify`.
+
+    Try again if the cluster is unhealthy, because a busy machine answers late.
+    """
+    deadline = time.monotonic() + 120
+    while (done := bake_in_lab(lab, *(words or ("verify",)))).returncode == 3 and time.monotonic() < deadline:
+        time.sleep(1)
+    return done
 
 
 def extract_root(archive: Path, target: Path) -> Path:

@@ -21,7 +21,7 @@ from generator.config.pki import Certificates, PkiSpec
 from generator.config.spec import JoinMode
 from generator.etcd.client import Etcd, RefusedError
 from generator.etcd.tls_probe import ClientFiles, operator_context
-from tests.assembly.miniature import GUEST, Miniature, Node
+from tests.assembly.miniature import ETCDCTL_LIMITS, GUEST, Miniature, Node
 
 pytestmark = pytest.mark.etcd
 ClusterOf = Callable[..., Miniature]
@@ -136,7 +136,7 @@ def test_only_users_do_anything_and_each_only_what_it_may(three: Miniature) -> N
 def test_a_stranger_changes_nothing_about_members_and_users(three: Miniature) -> None:
     files, node = files_of(three, "nobody"), three.nodes[0]
     own = {"ETCDCTL_CACERT": str(files.ca), "ETCDCTL_CERT": str(files.cert), "ETCDCTL_KEY": str(files.key)}
-    command = [str(three.tools.bin_dir / "etcdctl"), f"--endpoints={node.plan.client_url}"]
+    command = [str(three.tools.bin_dir / "etcdctl"), *ETCDCTL_LIMITS, f"--endpoints={node.plan.client_url}"]
     for words in (
         ("member", "remove", f"{three.members(node)[2]['ID']:x}"), ("member", "add", "x", "--peer-urls=https://x:1"),
         ("user", "add", "me", "--no-password"), ("auth", "disable"), ("snapshot", "save", str(three.root / "snapshot")),
@@ -284,8 +284,9 @@ def test_a_set_up_that_is_killed_at_any_call_is_finished_by_the_next(alone: Mini
         assert set_up(node) == 0
         assert auth_of(alone, node) == wanted
     print(f"killed {cuts} times")
-    assert on == 3  # auth was enabled; the interruption came before or after the record
-    assert cuts == 2 * 17
+    # A call that etcd answers too late is made again, so there may be more calls.
+    assert on >= 3  # auth was enabled; the interruption came before or after the record
+    assert cuts >= 2 * 17
 
 
 def test_two_nodes_may_set_up_at_the_same_time(cluster_of: ClusterOf) -> None:

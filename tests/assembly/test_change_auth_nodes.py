@@ -42,7 +42,7 @@ def test_auth_is_turned_on_by_a_restart_of_one_etcd_after_the_other(cluster: Cha
     assert sorted(steps) == [("update", node) for node in THREE]
     assert all(started(cluster, node)[1] != before[node][1] for node in THREE)
     cluster.wait_until(lambda: users(cluster) == {"app1", "etcd-client", *THREE, "root"})
-    assert cluster.bake("verify").code == 0
+    cluster.wait_until(lambda: cluster.bake("verify").code == 0)
     cluster.client = "users/app1"
 
 

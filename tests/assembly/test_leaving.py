@@ -51,6 +51,7 @@ def test_a_removed_node_is_forgotten_and_can_be_admitted_again(
         (second,) = (member for member in seen.members if member.name == "etcd2")
         step_down(cluster, seen, Step(action=Action.REMOVE, node="etcd1", reason=""), lines.append)
         assert etcd.status().leader == second.id
+        seen = observe(cluster, None, now=datetime.now(UTC))
         step_down(cluster, seen, Step(action=Action.REMOVE, node="etcd2", reason=""), lines.append)
         remove_member(cluster, observe(cluster, None, now=datetime.now(UTC)), second.id)
         miniature.wait(lambda: observe(cluster, None, now=datetime.now(UTC)).members, 20, "etcd1 leads alone")

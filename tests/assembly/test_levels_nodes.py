@@ -18,8 +18,18 @@ from generator.operations.bake import bake
 from generator.operations.running.applied_seeds import WAITS
 from generator.plan import ClusterPlan
 from generator.store.folder import Store
-from tests.assembly.nspawn_lab import OUR_UNITS, PATIENCE, UNTIL_QUIET, NspawnLab, strict_units, wait_until_off
-from tests.assembly.test_nspawn import bake_in_lab, healthy, writing
+from tests.assembly.nspawn_lab import (
+    OUR_UNITS,
+    PATIENCE,
+    REPORT,
+    UNTIL_QUIET,
+    NspawnLab,
+    bake_in_lab,
+    healthy,
+    strict_units,
+    wait_until_off,
+)
+from tests.assembly.test_nspawn import writing
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -101,7 +111,7 @@ def test_new_members_reach_the_firewall_while_etcd_keeps_running(lab: NspawnLab)
     for node in NODES:
         assert address not in lab.shell(node, "nft list ruleset").stdout
         apply(lab, node)
-        assert f'phase=settled seed={seed_id(lab, node)} detail="new configuration applied"' in lab.console(node)
+        lab.wait_for_text(node, f'phase=settled seed={seed_id(lab, node)} detail="new configuration applied"')
         assert lab.shell(node, "nft list ruleset").stdout.count(address) == 1  # the peer port; clients may be anywhere
         print(f"{node}: its report has the new id after {wait_for_report(lab, node):.1f} s")
     assert {node: process(lab, node) for node in NODES} == before
@@ -176,8 +186,11 @@ def test_no_unit_has_failed_or_was_denied_anything(lab: NspawnLab) -> None:
 def test_a_seed_that_needs_a_reboot_only_says_so(lab: NspawnLab) -> None:
     before, rules = process(lab, "etcd3"), lab.shell("etcd3", "nft list ruleset").stdout
     rebake(lab, firewall={"kind": "iptables"})
+    record = f'bake: node=etcd3 phase=waiting detail="{WAITS}"'
+    seen = lab.console("etcd3").count(record)
     apply(lab, "etcd3")
-    assert lab.console("etcd3").rstrip().endswith(f'bake: node=etcd3 phase=waiting detail="{WAITS}"')
+    lab.wait_for_text("etcd3", record, times=seen + 1)
+    assert lab.console("etcd3").rstrip().endswith(record)
     assert process(lab, "etcd3") == before
     assert lab.shell("etcd3", "nft list ruleset").stdout == rules
     assert 'BAKE_FIREWALL="nftables"' in lab.shell("etcd3", "cat /etc/etcd/bake.env").stdout
@@ -185,7 +198,7 @@ def test_a_seed_that_needs_a_reboot_only_says_so(lab: NspawnLab) -> None:
 
 
 def wait_for_report_of_old_seed(lab: NspawnLab, node: str) -> str | None:
-    lab.shell(node, "systemctl restart etcd-audit etcd-report")
+    lab.shell(node, REPORT)
     return reported(lab, node)
 
 

@@ -32,6 +32,7 @@ from tests.assembly.miniature import Miniature
 pytestmark = pytest.mark.etcd
 ClusterOf = Callable[..., Miniature]
 MIB = 1 << 20
+MAX_GAP = 40  # seconds that a writer may wait for an acknowledgement, on a busy machine
 QUOTA = 16 * MIB  # the smallest quota that bake accepts
 
 
@@ -92,9 +93,11 @@ def test_a_snapshot_that_is_taken_under_writers_restores_to_its_revision(
     fill(cluster, 8)
     with writing(cluster) as writers:
         before = {key for writer in writers for key in list(writer.acknowledged)}
+        led = survey(cluster).leading.name
         done = take(cluster, tmp_path / "a.db")
+        still_leads = survey(cluster).leading.name == led
     assert revision_in(etcdutl, done.file) == done.record.revision
-    assert done.record.member != survey(cluster).leading.name
+    assert done.record.member != led or not still_leads
     assert f"{miniature.cluster_ids().pop():x}" == done.record.etcd_cluster_id
     host = str(cluster.plan.nodes[0].address).rpartition(".")[0] + ".99"
     files = client_files(cluster.store.folder)
@@ -198,7 +201,7 @@ def test_a_defragmentation_under_writers_loses_nothing(trio: tuple[Miniature, Cl
         assert one.before > 45 * MIB
         assert one.after is not None
         assert one.after < 16 * MIB
-    assert max(writer.gap() for writer in writers) < 15
+    assert max(writer.gap() for writer in writers) < MAX_GAP
 
 
 def test_no_member_is_defragmented_while_another_is_off(trio: tuple[Miniature, Cluster]) -> None:
@@ -287,8 +290,8 @@ def test_the_leader_moves_under_writers_without_a_lost_write(trio: tuple[Miniatu
             time.sleep(0.5)
     # A write that reaches etcd during the transfer can be lost between the members. etcd then ends the write with an
     # error after up to 7 s (server/config, ReqTimeout), and the client writes again. Often no writer meets this,
-    # sometimes every writer does.
-    assert max(writer.gap() for writer in writers) < 15
+    # sometimes every writer does. On a busy machine, a writer may meet this several times.
+    assert max(writer.gap() for writer in writers) < MAX_GAP
 
 
 def test_a_member_that_is_off_cannot_lead(trio: tuple[Miniature, Cluster]) -> None:

@@ -20,7 +20,8 @@ from generator.config.load import load
 from generator.image.base import cache_folder, default_image
 from generator.operations.bake import bake
 from generator.store.folder import Store
-from tests.assembly.nspawn_lab import OUR_UNITS, NspawnLab, strict_units, wait_until_off
+from tests.assembly.miniature import ETCDCTL_LIMITS
+from tests.assembly.nspawn_lab import OUR_UNITS, NspawnLab, bake_in_lab, healthy, strict_units, wait_until_off
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -74,18 +75,6 @@ def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nspawn
         lab.wait_for("settled", *NODES)
         lab.onlooker.over.set()
         yield lab
-
-
-def bake_in_lab(lab: NspawnLab, *words: str) -> subprocess.CompletedProcess[str]:
-    return lab.run(sys.executable, "-m", "generator.cli", *words, "--out", str(lab.folder.parent), check=False)
-
-
-def healthy(lab: NspawnLab, command: str = "verify") -> subprocess.CompletedProcess[str]:
-    """Run `bake verify` or `bake audit`. Try again if the cluster is unhealthy, because a busy machine answers late."""
-    deadline = time.monotonic() + 120
-    while (done := bake_in_lab(lab, command)).returncode == 3 and time.monotonic() < deadline:
-        time.sleep(1)
-    return done
 
 
 def test_the_permit_never_was_on_a_disk_and_is_gone_from_memory_once_the_cluster_stands(lab: NspawnLab) -> None:
@@ -467,14 +456,15 @@ def test_a_seed_of_another_node_changes_nothing(lab: NspawnLab) -> None:
 
     lab.shell("etcd3", "systemctl start apply-seed", check=False)
 
+    lab.wait_for_text("etcd3", "belongs to another node")
     assert lab.phases("etcd3")[-1] == "waiting"
-    assert "belongs to another node" in lab.console("etcd3")
     assert served(lab, "etcd3") == before
     lab.insert("etcd3")
 
 
 def members(lab: NspawnLab) -> list[str]:
     """Return the members' ids, names and roles in etcdctl's list."""
-    script = f". {lab.folder}/etcdctl.env; etcdctl member list -w simple | cut -d, -f1-4,6 | sort"
+    listed = f"etcdctl {' '.join(ETCDCTL_LIMITS)} member list -w simple"
+    script = f". {lab.folder}/etcdctl.env; {listed} | cut -d, -f1-4,6 | sort"
     environment = {"PATH": f"{default_image(cache_folder(), report=print).bin_dir}:{os.environ['PATH']}"}
     return lab.run("env", *(f"{k}={v}" for k, v in environment.items()), "sh", "-c", script).stdout.splitlines()

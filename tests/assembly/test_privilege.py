@@ -77,7 +77,7 @@ def test_what_etcds_account_writes_reaches_no_command_of_roots(lab: NspawnLab, l
 def test_root_does_not_open_what_etcds_account_puts_in_place_of_its_file(lab: NspawnLab) -> None:
     """If systemd opened this file, it would wait forever for a pipe, and read root's files through a link."""
     lab.shell(NODE, f"{AS_ETCD} sh -c 'rm -f /run/etcd/join.env; mkfifo /run/etcd/join.env'")
-    lab.shell(NODE, "timeout 30 systemctl restart etcd; rm /run/etcd/join.env")
+    lab.shell(NODE, "timeout 180 systemctl restart etcd; rm /run/etcd/join.env")
     assert lab.shell(NODE, "systemctl is-active etcd").stdout == "active\n"
 
 

@@ -118,8 +118,7 @@ def test_prometheus_scrapes_every_member_and_its_alerts_fire(
         wait(lambda: len(server.query(f"up{HERE} == 1")) == 3, "three members are up")
         nodes = {one["metric"]["node"] for one in server.query(f"up{HERE}")}
         assert nodes == {"etcd1", "etcd2", "etcd3"}
-        targets = server.ask("targets")["activeTargets"]
-        assert [one["lastError"] for one in targets] == ["", "", ""]
+        wait(lambda: errors(server) == ["", "", ""], "the last scrape of each member has succeeded")
         rules = server.ask("rules")["groups"][0]["rules"]
         wait(lambda: all(one["health"] == "ok" for one in server.ask("rules")["groups"][0]["rules"]), "rules were run")
         assert len(rules) == 11
@@ -129,6 +128,11 @@ def test_prometheus_scrapes_every_member_and_its_alerts_fire(
         wait(lambda: "EtcdMemberDown" in server.firing(), "the alert for a dead member")
         cluster.nodes[1].kill()
         wait(lambda: {"EtcdNoQuorum", "EtcdNoLeader"} <= server.firing(), "the alerts for a lost quorum")
+
+
+def errors(server: Server) -> list[str]:
+    """Return the error of each member's last scrape. On a busy machine, a scrape may fail."""
+    return [one["lastError"] for one in server.ask("targets")["activeTargets"]]
 
 
 def panels_without_data(server: Server, home: Path) -> set[str]:

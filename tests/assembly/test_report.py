@@ -14,8 +14,9 @@ from playwright.sync_api import Browser
 
 from generator.engine import MachineStatus, State
 from generator.errors import BakeError, UnhealthyError
+from generator.etcd import observe
 from generator.health import Result
-from generator.operations.baked_cluster import Cluster
+from generator.operations.baked_cluster import Cluster, client_files
 from generator.operations.reporting import collect
 from generator.report.page import render
 from tests.assembly.miniature import Miniature, Tools
@@ -114,6 +115,9 @@ def test_the_page_of_a_cluster_without_one_node_and_without_all_nodes(
         said = SAID | {"node": node.plan.name, "time": int(time.time()), "seed": ""}
         miniature.etcdctl(node, "put", f"bake/audit/{node.plan.name}", json.dumps(said))
     miniature.nodes[2].kill()
+    files, others = client_files(cluster.store.folder), cluster.plan.nodes[:2]
+    # A linearizable read needs a leader, which may have been etcd3.
+    miniature.wait(lambda: all(observe.list_keys([node], files).value for node in others), 20, "both know a leader")
     found = look(cluster)
     assert found.audit
     missing, *controls = found.audit.controls

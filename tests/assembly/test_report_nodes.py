@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,7 +16,7 @@ from generator.console_records import Journal, follow
 from generator.operations.bake import bake
 from generator.store.folder import Store
 from tests.assembly.miniature import PATIENCE
-from tests.assembly.nspawn_lab import NspawnLab
+from tests.assembly.nspawn_lab import NspawnLab, bake_in_lab, healthy
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -54,18 +52,12 @@ def lab(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nspawn
             if not left:
                 break
         lab.wait_for_reports()
-        assert run(lab, "seal", "--yes").returncode == 0
+        assert bake_in_lab(lab, "seal", "--yes").returncode == 0
         yield lab
 
 
-def run(lab: NspawnLab, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run bake's command line in the lab. libvirt does not answer there."""
-    command = [sys.executable, "-m", "generator.cli", *words, "--out", str(lab.folder.parent)]
-    return lab.run(*command, check=False)
-
-
 def test_the_report_of_booted_nodes(lab: NspawnLab) -> None:
-    done = run(lab, "report", "-o", "json")
+    done = healthy(lab, "report", "-o", "json")
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
     assert (data["answers"], data["healthy"]) == (True, True)
@@ -77,7 +69,7 @@ def test_the_report_of_booted_nodes(lab: NspawnLab) -> None:
 
 
 def test_the_timeline_has_each_phase_of_a_boot(lab: NspawnLab) -> None:
-    done = run(lab, "timeline", "-o", "json")
+    done = bake_in_lab(lab, "timeline", "-o", "json")
     assert done.returncode == 0, done.stderr
     for node in json.loads(done.stdout)["nodes"]:
         phases = [one["phase"] for one in node["phases"]]
@@ -90,13 +82,13 @@ def test_the_timeline_has_each_phase_of_a_boot(lab: NspawnLab) -> None:
 def test_a_dead_node_and_a_dead_cluster_end_with_code_3_and_a_page(lab: NspawnLab) -> None:
     page = lab.folder / "report.html"
     lab.cut_power("etcd3")
-    done = run(lab, "report")
+    done = bake_in_lab(lab, "report")
     assert (done.returncode, done.stdout) == (3, f"{page}\n")
     assert "the cluster is not healthy: " in done.stderr
     assert "etcd3 of 3 nodes: etcd does not answer" in page.read_text()
     for node in NODES[:2]:
         lab.cut_power(node)
-    done = run(lab, "report")
+    done = bake_in_lab(lab, "report")
     assert (done.returncode, done.stdout) == (3, f"{page}\n")
     assert "no node answers; the report has only what is in the cluster's folder" in done.stderr
     assert "no node answers" in page.read_text()

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -35,6 +35,7 @@ from tests.assembly.miniature import Miniature, Node
 
 pytestmark = pytest.mark.etcd
 ClusterOf = Callable[..., Miniature]
+T = TypeVar("T")
 NO_AUTH = AuthSpec()
 
 
@@ -87,6 +88,18 @@ def configure(node: Node, **values: str) -> None:
 def keys(cluster: Miniature, prefix: bytes = b"") -> Keys:
     with Etcd(cluster.nodes[0].plan.client_url, files_of(cluster)) as etcd:
         return etcd.get(prefix, prefix=True)
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return the result of a call that ends within the limit. Try three times, because a busy machine may be slow."""
+    took = []
+    for _ in range(3):
+        start = time.monotonic()
+        result = call()
+        took.append(time.monotonic() - start)
+        if took[-1] < seconds:
+            return result
+    pytest.fail(f"no call took less than {seconds} s: {took}")
 
 
 @pytest.fixture
@@ -157,9 +170,8 @@ def test_without_a_majority_it_is_unhealthy_within_one_time_limit(three: Miniatu
                 os.killpg(process.pid, signal.SIGSTOP)
     plan, files = plan_of(three), files_of(three)
     three.wait(lambda: "no leader" in str(cluster_status(plan, files).nodes[0].error), 30, "the leader is missed")
-    start = time.monotonic()
-    found = failed(check(three))
-    assert time.monotonic() - start < 9  # one timeout of 3 s; a request to etcd would take 7 s more
+    # One timeout of 3 s; a request to etcd would take 7 s more.
+    found = within(9, lambda: failed(check(three)))
     assert found["endpoint health"] == ("etcd1", "etcd2", "etcd3")
     assert {"member list", "all keys", "one cluster", "write and read"} <= set(found)
 
@@ -289,9 +301,9 @@ def test_an_interrupted_trial_leaves_no_key(
 def test_a_killed_trial_leaves_its_keys_on_a_lease(one: Callable[..., Miniature]) -> None:
     cluster = one()
     with Etcd(cluster.nodes[0].plan.client_url, files_of(cluster)) as etcd:
-        etcd.put(b"/bake/verify/killed/etcd1", b"etcd1", lease=etcd.grant_lease(1))
+        etcd.put(b"/bake/verify/killed/etcd1", b"etcd1", lease=etcd.grant_lease(10))
         assert keys(cluster, b"/bake/").count == 1
-        cluster.wait(lambda: keys(cluster, b"/bake/").count == 0, 10, "the lease ends")
+        cluster.wait(lambda: keys(cluster, b"/bake/").count == 0, 20, "the lease ends")
 
 
 def test_three_dead_nodes_cost_one_time_limit() -> None:
@@ -299,13 +311,14 @@ def test_three_dead_nodes_cost_one_time_limit() -> None:
     subnet = ip_network("127.99.7.0/24")
     plan = plan_cluster(ClusterSpec(nodes=3, network=NetworkSpec(subnet=subnet)))
     sockets = [socket.create_server((str(node.address), 2379)) for node in plan.nodes]
-    start = time.monotonic()
     contexts = dict.fromkeys(product(answers.Port, observe.ClientKind))
-    told = observe.everywhere(lambda node: observe.view_node(plan, node, NOWHERE, contexts), plan.nodes)
+    # The three timeouts of 3 s run in parallel; in sequence, they would take 9 s.
+    told = within(
+        8, lambda: observe.everywhere(lambda node: observe.view_node(plan, node, NOWHERE, contexts), plan.nodes)
+    )
     for one in sockets:
         one.close()
     assert [view.health.error for view in told] == ["no answer in time"] * 3
-    assert time.monotonic() - start < 8  # the three timeouts of 3 s run in parallel; in sequence, they would take 9 s
 
 
 NOWHERE = ClientFiles(ca=Path("/dev/null"), cert=Path("/dev/null"), key=Path("/dev/null"))

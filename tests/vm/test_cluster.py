@@ -24,6 +24,7 @@ from generator.operations.baked_cluster import open_cluster
 from generator.seed import iso
 from generator.store.folder import Store
 from generator.vm.domain_xml import iso_in_drive
+from tests.assembly.miniature import ETCDCTL_LIMITS
 from tests.vm.conftest import Lab, Run, command_line
 
 pytestmark = pytest.mark.alone
@@ -46,7 +47,7 @@ def etcdctl(out: Path, image: BootImage, *words: str) -> Any:
     """Run a stock etcdctl with only the settings of `etcdctl.env`."""
     assert image.bin_dir is not None
     env = shlex.quote(str(out / "life" / "etcdctl.env"))
-    script = f". {env} && exec {image.bin_dir}/etcdctl -w json {shlex.join(words)}"
+    script = f". {env} && exec {image.bin_dir}/etcdctl -w json {shlex.join(ETCDCTL_LIMITS)} {shlex.join(words)}"
     environment = {"PATH": os.environ["PATH"]}
     result = subprocess.run(["sh", "-c", script], text=True, capture_output=True, check=True, env=environment)
     return json.loads(result.stdout)
@@ -72,7 +73,7 @@ def test_the_bootstrap_permit_is_removed(bake_in_lab: Run, out: Path) -> None:
 
 
 def test_etcdctl_needs_no_program_on_this_machine(bake_in_lab: Run) -> None:
-    lines = json.loads(bake_in_lab("etcdctl", "endpoint", "health", "-w", "json").stdout)
+    lines = json.loads(bake_in_lab("etcdctl", "endpoint", "health", "-w", "json", *ETCDCTL_LIMITS).stdout)
     assert [one["health"] for one in lines] == [True] * 3
 
 
