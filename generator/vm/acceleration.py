@@ -1,8 +1,8 @@
 """Choose KVM if KVM works, else emulation.
 
 The existence of `/dev/kvm` does not prove that KVM works. Under some nested hypervisors, KVM starts VMs, but a guest
-crashes at its first privileged instruction. bake checks three things: libvirt offers KVM, the CPU has the flag vmx or
-svm, and a new VM does not stop within a few seconds.
+crashes at its first privileged instruction, or half a minute later while its kernel unpacks itself. bake checks three
+things: libvirt offers KVM, the CPU has the flag vmx or svm, and a new VM runs until its console has output.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from generator.vm.domain_xml import Accel
 _CPUINFO = Path("/proc/cpuinfo")
 _VIRTUALISES = re.compile(r"^flags\s*:.*\b(vmx|svm)\b", re.MULTILINE)
 _WATCH_SECONDS = 5.0
+_SILENT_SECONDS = 60.0
 
 
 def choose_accel(connection: Connection, wish: str, report: Report, cpuinfo: Path = _CPUINFO) -> Accel:
@@ -55,19 +56,35 @@ def is_kvm_error(error: Any, cluster: str) -> bool:
     return "kvm" in message_of(error).replace(cluster, "").lower()
 
 
+def has_stopped(error: Any) -> bool:
+    """Return whether libvirt cannot resume a VM because KVM failed while it ran. The text is QEMU's."""
+    return "Resetting the Virtual Machine is required" in message_of(error)
+
+
 def find_crashed(
     domains: Iterable[Domain],
+    has_output: Callable[[Domain], bool],
+    report: Report,
     *,
-    seconds: float = _WATCH_SECONDS,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Domain]:
-    """Watch VMs that were just started. Return the VMs that stop within `seconds`."""
-    running, crashed = list(domains), []
-    end = clock() + seconds
-    while running and clock() < end:
-        stopped = [domain for domain in running if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING]
+    """Watch VMs that were just started. Return the VMs that stop.
+
+    The function watches a VM for at least 5 seconds, and then until its console has output or 60 seconds have passed.
+    `has_output`: returns whether a VM's console has output.
+    """
+    watched, crashed, is_reported = list(domains), [], False
+    start = clock()
+    while watched and clock() - start < _SILENT_SECONDS:
+        stopped = [domain for domain in watched if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING]
         crashed += stopped
-        running = [domain for domain in running if domain not in stopped]
+        watched = [domain for domain in watched if domain not in stopped]
+        if clock() - start >= _WATCH_SECONDS:
+            watched = [domain for domain in watched if not has_output(domain)]
+            if watched and not is_reported:
+                names = ", ".join(domain.name() for domain in watched)
+                report(f"waiting up to {_SILENT_SECONDS:.0f} s for console output, which shows that KVM works: {names}")
+                is_reported = True
         sleep(0.1)
     return crashed

@@ -9,8 +9,9 @@ from generator.image.base import BootImage
 from generator.plan import ClusterPlan, NodePlan
 from generator.progress import Report
 from generator.vm import network, storage_pool
-from generator.vm.acceleration import find_crashed, is_kvm_error
+from generator.vm.acceleration import find_crashed, has_stopped, is_kvm_error
 from generator.vm.connection import Connection, asking, is_local, libvirt, message_of, tolerating
+from generator.vm.console import VolumeLog
 from generator.vm.definition import Job, Machine, accel_of, image_volume
 from generator.vm.domain_xml import Accel, domain_xml
 from generator.vm.storage_pool import console_volume, renamed_volume
@@ -58,23 +59,32 @@ def upload_image(job: Job, image: BootImage) -> None:
 
 def start_all(job: Job, machines: list[Machine], wish: str) -> list[Machine]:
     """Start every stopped VM, and return the started VMs. With `--accel auto`, emulate a VM that fails under KVM."""
+    saved = [machine for machine in machines if machine.domain.hasManagedSaveImage()]
     started = [machine for machine in machines if _start(job, machine, wish)]
-    watched = [machine for machine in started if accel_of(machine.domain) is Accel.KVM and wish == "auto"]
-    crashed = find_crashed(machine.domain for machine in watched)
+    new = [machine for machine in started if machine not in saved]  # a saved VM has run under KVM before
+    watched = [machine for machine in new if accel_of(machine.domain) is Accel.KVM and wish == "auto"]
+    logs = {one.domain: VolumeLog(lambda: job.pool, console_volume(one.node.name)) for one in watched}
+    crashed = find_crashed(logs, lambda domain: bool(logs[domain].read()), job.report)
     for machine in watched:
         if machine.domain in crashed:
-            _emulate(job, machine, "crashed under KVM within seconds")
+            _emulate(job, machine, "crashed under KVM")
     return started
 
 
 def _start(job: Job, machine: Machine, wish: str) -> bool:
     """Start a VM if it is stopped. Return whether the VM was stopped.
 
-    With `--accel auto`, emulate a VM that KVM cannot start.
+    With `--accel auto`, emulate a VM that KVM cannot start or resume.
     """
     domain = machine.domain
     if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
-        domain.resume()
+        try:
+            domain.resume()
+        except libvirt.libvirtError as error:
+            if accel_of(domain) is not Accel.KVM or wish != "auto" or not has_stopped(error):
+                raise
+            _emulate(job, machine, "stopped under KVM")
+            return True
     if domain.isActive():
         return False
     # Remove the rotated console log of the VM's previous run. Without virtlogd, libvirt does not remove rotated logs.

@@ -13,7 +13,7 @@ import pytest
 from generator.config.load import load
 from generator.operations.bake import bake
 from generator.store.folder import Store
-from tests.assembly.nspawn_lab import OUR_UNITS, UNTIL_QUIET, NspawnLab, strict_units
+from tests.assembly.nspawn_lab import OUR_UNITS, REPORT, UNTIL_QUIET, NspawnLab, strict_units
 
 pytestmark = [
     pytest.mark.nspawn,
@@ -70,7 +70,8 @@ def test_the_library_tells_whose_program_has_loaded_it(lab: NspawnLab, library: 
 def test_what_etcds_account_writes_reaches_no_command_of_roots(lab: NspawnLab, library: str) -> None:
     lab.shell(NODE, f"{AS_ETCD} sh -c 'echo LD_PRELOAD={library} >>/run/etcd/join.env'")
     lab.shell(NODE, "systemctl restart etcd")
-    lab.shell(NODE, "systemctl start etcd-report forget-seed")
+    lab.shell(NODE, "systemctl start forget-seed")
+    lab.shell(NODE, REPORT)
     assert loaded(lab) == []
 
 

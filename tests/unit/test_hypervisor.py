@@ -578,29 +578,51 @@ def test_a_cluster_with_kvm_in_its_name_does_not_cause_emulation(
 
 
 class StoppingVm:
-    """A VM that stops after this number of queries of its state."""
+    """A VM that stops after this number of queries of its state. `prints`: whether its console has output."""
 
-    def __init__(self, queries: float) -> None:
-        self.queries = queries
+    def __init__(self, queries: float, *, prints: bool = True) -> None:
+        self.queries, self.prints = queries, prints
 
     def state(self) -> tuple[int, int]:
         self.queries -= 1
         return (libvirt.VIR_DOMAIN_RUNNING if self.queries >= 0 else libvirt.VIR_DOMAIN_SHUTOFF, 0)
 
+    def name(self) -> str:
+        return "etcd-etcd1"
+
+
+class Watch:
+    """Calls `find_crashed` with a clock that runs ahead."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.said: list[str] = []
+
+    def crashed(self, *vms: StoppingVm) -> list[Any]:
+        self.seconds = 0.0
+        clock, sleep = (lambda: self.seconds), self._sleep
+        return acceleration.find_crashed(vms, lambda vm: vm.prints, self.said.append, clock=clock, sleep=sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
 
 def test_all_vms_are_watched_at_the_same_time() -> None:
-    passed = 0.0
+    watch, healthy, dying = Watch(), [StoppingVm(float("inf")) for _ in range(50)], StoppingVm(3)
+    assert watch.crashed(*healthy, dying) == [dying]
+    assert watch.seconds == pytest.approx(5, abs=0.2)
+    assert len(watch.crashed(StoppingVm(2), StoppingVm(1))) == 2
+    assert watch.seconds < 1, "the function returns when no VM runs"
+    assert watch.said == []
 
-    def sleep(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
 
-    healthy, dying = [StoppingVm(float("inf")) for _ in range(50)], StoppingVm(3)
-    assert acceleration.find_crashed([*healthy, dying], clock=lambda: passed, sleep=sleep) == [dying]
-    assert passed == pytest.approx(5, abs=0.2)
-    passed = 0.0
-    assert len(acceleration.find_crashed([StoppingVm(2), StoppingVm(1)], clock=lambda: passed, sleep=sleep)) == 2
-    assert passed < 1, "the function returns when no VM runs"
+def test_a_vm_without_console_output_is_watched_longer() -> None:
+    watch, late = Watch(), StoppingVm(300, prints=False)
+    assert watch.crashed(StoppingVm(300), late) == [late]
+    assert watch.seconds == pytest.approx(30, abs=0.2)
+    assert watch.said == ["waiting up to 60 s for console output, which shows that KVM works: etcd-etcd1"]
+    assert watch.crashed(StoppingVm(float("inf"), prints=False)) == []
+    assert watch.seconds == pytest.approx(60, abs=0.2)
 
 
 # --- the console's log --------------------------------------------------------------------------------------

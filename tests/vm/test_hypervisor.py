@@ -394,12 +394,15 @@ def test_an_address_that_somebody_has_is_refused_before_anything_is_made(world: 
         subprocess.run(["ip", "addr", "del", "10.123.0.32/32", "dev", "lo"], check=True)
 
 
-def test_a_guest_that_dies_under_kvm_lives_on_emulated(
-    one: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def broken_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
     if acceleration._VIRTUALISES.search(Path("/proc/cpuinfo").read_text()) or not Path("/dev/kvm").exists():
         pytest.skip("needs a machine with a /dev/kvm that does not work")
     monkeypatch.setattr(engine_module, "choose_accel", lambda *_: Accel.KVM)
+
+
+@pytest.mark.usefixtures("broken_kvm")
+def test_a_guest_that_dies_under_kvm_lives_on_emulated(one: World, tmp_path: Path) -> None:
     one.boot()
     one.wait_ready(tmp_path)
     assert one.engine().machines()["etcd1"].accel == "tcg"
@@ -407,6 +410,22 @@ def test_a_guest_that_dies_under_kvm_lives_on_emulated(
     before = one.picture()
     assert one.boot() == ()  # after a failure of KVM, the VM stays emulated
     assert one.picture() == before
+
+
+@pytest.mark.usefixtures("broken_kvm")
+def test_a_guest_that_kvm_has_stopped_later_is_emulated_at_the_next_start(
+    one: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(acceleration, "_SILENT_SECONDS", 0)
+        one.boot()
+    deadline = time.monotonic() + 600
+    while one.states() == ["running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert one.boot() == ("etcd1",)
+    one.wait_ready(tmp_path)
+    assert one.engine().machines()["etcd1"].accel == "tcg"
 
 
 def test_the_console_is_a_terminal_that_ctrl_bracket_leaves(one: World, tmp_path: Path) -> None:
