@@ -28,6 +28,9 @@ settings.register_profile(
     "bake", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("bake")
+# A shell without job control ignores SIGINT in its background processes, and every child would inherit this.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 TIERS = ("etcd", "nspawn", "vm")  # from fast to slow
 
 
