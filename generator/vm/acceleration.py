@@ -1,8 +1,8 @@
 """Choose KVM if KVM works, else emulation.
 
 The existence of `/dev/kvm` does not prove that KVM works. Under some nested hypervisors, KVM starts VMs, but a guest
-crashes at its first privileged instruction, or half a minute later while its kernel unpacks itself. bake checks three
-things: libvirt offers KVM, the CPU has the flag vmx or svm, and a new VM runs until its console has output.
+crashes at its first privileged instruction, or up to half a minute later while its kernel unpacks itself. bake checks
+three things: libvirt offers KVM, the CPU has the flag vmx or svm, and a new VM runs until its console has output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from generator.vm.domain_xml import Accel
 _CPUINFO = Path("/proc/cpuinfo")
 _VIRTUALISES = re.compile(r"^flags\s*:.*\b(vmx|svm)\b", re.MULTILINE)
 _WATCH_SECONDS = 5.0
-_SILENT_SECONDS = 60.0
+_SILENT_SECONDS = 120.0
 
 
 def choose_accel(connection: Connection, wish: str, report: Report, cpuinfo: Path = _CPUINFO) -> Accel:
@@ -71,7 +71,7 @@ def find_crashed(
 ) -> list[Domain]:
     """Watch VMs that were just started. Return the VMs that stop.
 
-    The function watches a VM for at least 5 seconds, and then until its console has output or 60 seconds have passed.
+    The function watches a VM for at least 5 seconds, and then until its console has output or 120 seconds have passed.
     `has_output`: returns whether a VM's console has output.
     """
     watched, crashed, is_reported = list(domains), [], False

@@ -620,9 +620,9 @@ def test_a_vm_without_console_output_is_watched_longer() -> None:
     watch, late = Watch(), StoppingVm(300, prints=False)
     assert watch.crashed(StoppingVm(300), late) == [late]
     assert watch.seconds == pytest.approx(30, abs=0.2)
-    assert watch.said == ["waiting up to 60 s for console output, which shows that KVM works: etcd-etcd1"]
+    assert watch.said == ["waiting up to 120 s for console output, which shows that KVM works: etcd-etcd1"]
     assert watch.crashed(StoppingVm(float("inf"), prints=False)) == []
-    assert watch.seconds == pytest.approx(60, abs=0.2)
+    assert watch.seconds == pytest.approx(120, abs=0.2)
 
 
 # --- the console's log --------------------------------------------------------------------------------------
