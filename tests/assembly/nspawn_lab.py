@@ -52,6 +52,14 @@ exec systemd-nspawn --quiet --directory="$WORK/mnt/root" --machine="$MACHINE" --
     --capability=CAP_NET_ADMIN --timezone=off --bind-ro="$WORK/medium:/run/bake/seed"
 """
 
+# Without systemd on this machine, nobody removes the cgroups of an ended container. The kernel may still end processes.
+_REMOVE_CGROUPS = """
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+for _ in $(seq 100); do
+    find /sys/fs/cgroup -depth -path "/sys/fs/cgroup/$PREFIX-*" -type d -delete 2>/dev/null && exit
+    sleep 0.1
+done
+"""
 
 _UNSHARE = ("unshare", "--mount", "--propagation=private", "--pid", "--mount-proc", "--fork", "--kill-child")
 
@@ -89,6 +97,8 @@ class NspawnLab:
             self._disconnect(name)
         with suppress(subprocess.CalledProcessError):
             ip("netns", "delete", self.hub)
+        environment = {"PATH": os.environ["PATH"], "PREFIX": self.prefix}
+        subprocess.run(["unshare", "--mount", "sh", "-c", _REMOVE_CGROUPS], env=environment, check=False)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _netns(self, node: str) -> str:
